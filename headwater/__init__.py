@@ -1,0 +1,1 @@
+"""headwater: a feature store with lightweight heads."""

@@ -1,0 +1,1 @@
+"""Encoders, and the run that fills a store."""

@@ -1,0 +1,99 @@
+"""The exception tree.
+
+HeadwaterError
+├── InputError (ValueError)            an argument or option that cannot be used
+├── ManifestError (ValueError)         the user's table
+│   └── ManifestNotFound (FileNotFoundError)
+├── ImageError (ValueError)            an image that cannot be read
+│   └── ImageNotFound (FileNotFoundError)
+├── StoreError (ValueError)            what is on disk is not what it should be
+│   ├── StoreNotFound (FileNotFoundError)
+│   ├── SpecMismatch                   features of different specs would be mixed
+│   └── StoreBusy (RuntimeError)       another process writes the same features
+├── DiskError (OSError)                the disk is full or refuses
+├── EncoderError (ValueError)          an encoder that cannot be built or fed
+├── HeadError (ValueError)             a head that cannot be fitted or loaded
+├── SplitError (ValueError)            a split that cannot be made
+└── MissingExtra (ImportError)         an optional dependency is not installed
+
+Each is also the builtin error that it is, so that code which knows nothing of headwater can catch it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HeadwaterError(Exception):
+    """Base of every error that is a user's to mend: its message says what, where and what to do."""
+
+
+class InputError(HeadwaterError, ValueError):
+    """An argument or option that cannot be used."""
+
+
+class ManifestError(HeadwaterError, ValueError):
+    """The manifest cannot be used as it is."""
+
+
+class ManifestNotFound(ManifestError, FileNotFoundError):
+    """There is no manifest at this path."""
+
+
+class ImageError(HeadwaterError, ValueError):
+    """An image cannot be read."""
+
+
+class ImageNotFound(ImageError, FileNotFoundError):
+    """There is no image file at this path."""
+
+
+class StoreError(HeadwaterError, ValueError):
+    """What is on disk is not what it should be."""
+
+
+class StoreNotFound(StoreError, FileNotFoundError):
+    """There is no store, or no such features in it."""
+
+
+class SpecMismatch(StoreError):
+    """Features of different specs would be mixed; the message names the fields that differ."""
+
+
+class StoreBusy(StoreError, RuntimeError):
+    """Another process is writing the same features."""
+
+
+class DiskError(HeadwaterError, OSError):
+    """The disk is full, or refuses to be written to."""
+
+
+class EncoderError(HeadwaterError, ValueError):
+    """An encoder cannot be built, or cannot encode what it was given."""
+
+
+class HeadError(HeadwaterError, ValueError):
+    """A head cannot be fitted, saved or loaded."""
+
+
+class SplitError(HeadwaterError, ValueError):
+    """Rows cannot be split as asked."""
+
+
+class MissingExtra(HeadwaterError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """Return `` Did you mean 'X'?`` for the closest of ``allowed``, or an empty string.
+
+    Examples
+    --------
+    >>> nearest("densty", ["density", "patient"])
+    " Did you mean 'density'?"
+    >>> nearest("zzz", ["density", "patient"])
+    ''
+    """
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

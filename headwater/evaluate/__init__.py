@@ -1,0 +1,1 @@
+"""Splits, metrics and the protocol: arrays in, numbers out."""

@@ -1,0 +1,1 @@
+"""Heads: arrays in, predictions out."""

@@ -1,0 +1,1 @@
+"""Which samples exist, and the pixels and words each of them holds."""
