@@ -1,0 +1,36 @@
+"""The feature store: what is on disk, and how it is read and added to."""
+
+from headwater.store.blocks import ArrayLike, MappedArray, RaggedArray, SelectedRows
+from headwater.store.features import BlockResult, BlockTask, Features, FeatureWriter
+from headwater.store.spec import FeatureSpec, Modality
+from headwater.store.store import (
+    KEY_COLUMNS,
+    Data,
+    Roles,
+    Store,
+    create_store,
+    hex_from_keys,
+    keys_from_hex,
+    open_store,
+)
+
+__all__ = [
+    "KEY_COLUMNS",
+    "ArrayLike",
+    "BlockResult",
+    "BlockTask",
+    "Data",
+    "FeatureSpec",
+    "FeatureWriter",
+    "Features",
+    "MappedArray",
+    "Modality",
+    "RaggedArray",
+    "Roles",
+    "SelectedRows",
+    "Store",
+    "create_store",
+    "hex_from_keys",
+    "keys_from_hex",
+    "open_store",
+]

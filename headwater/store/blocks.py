@@ -1,0 +1,320 @@
+"""Arrays in blocks: plain zarr v3 chunks on disk, mapped into memory to be read.
+
+A chunk is one file, ``c.I.0``, holding ``chunk_rows`` rows of raw little-endian numbers and nothing else, so it is
+mapped and used in place. The last chunk is as long as the others, as zarr wants it.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import StoreError
+from headwater.store._files import digest, replacing, write_json
+
+Array = NDArray[Any]
+Selector = SupportsIndex | slice | Array | Sequence[int]
+
+
+class ArrayLike(Protocol):
+    """What heads, retrieval and evaluation ask of an array: a shape, a type, rows, and a way to stream it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any) -> Array: ...
+    def blocks(self) -> Iterator[tuple[slice, Array]]: ...
+
+
+def write_array_metadata(folder: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
+    """Write the ``zarr.json`` of an array of ``shape`` in chunks of ``chunk_rows`` whole rows."""
+    fill: float | int | str = "NaN" if dtype.kind == "f" else 0
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "zarr.json",
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(shape),
+            "data_type": dtype.name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [chunk_rows, *shape[1:]]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": fill,
+            "codecs": [_codec(dtype)],
+            "attributes": {},
+        },
+    )
+
+
+def _codec(dtype: np.dtype[Any]) -> dict[str, Any]:
+    if dtype.itemsize == 1:
+        return {"name": "bytes"}
+    return {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def write_group_metadata(folder: Path, attributes: dict[str, Any]) -> None:
+    """Write the ``zarr.json`` of a group."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+class MappedArray:
+    """An array on disk, in chunks of whole rows, each mapped when it is first touched.
+
+    Parameters
+    ----------
+    folder
+        The zarr array's folder.
+    shape
+        Its shape; ``shape[0]`` counts rows.
+    chunk_rows
+        Rows a chunk.
+    dtype
+        Type of its numbers.
+
+    Notes
+    -----
+    ``array[i:j]`` inside one chunk is a view of the file; other selections copy. A chunk that was never written
+    reads as NaN (numbers with a point) or 0. Nothing read through this class can be written to.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], chunk_rows: int, dtype: Any) -> None:
+        self.folder = folder
+        self.shape = shape
+        self.chunk_rows = chunk_rows
+        self.dtype = np.dtype(dtype)
+        self._chunks: dict[int, Array] = {}
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks, the last one perhaps not full."""
+        return -(-self.shape[0] // self.chunk_rows)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"MappedArray({self.folder.name}, shape={self.shape}, dtype={self.dtype})"
+
+    def chunk_path(self, index: int) -> Path:
+        """Return the file of chunk ``index``."""
+        return self.folder / ".".join(["c", str(index), *["0"] * (self.ndim - 1)])
+
+    def chunk(self, index: int) -> Array:
+        """Return chunk ``index``, mapped, of shape ``(rows, ...)``; the last one holds only rows that exist."""
+        rows = min(self.chunk_rows, self.shape[0] - index * self.chunk_rows)
+        if index not in self._chunks:
+            self._chunks[index] = self._map(index)
+        return self._chunks[index][:rows]
+
+    def _map(self, index: int) -> Array:
+        full = (self.chunk_rows, *self.shape[1:])
+        path = self.chunk_path(index)
+        try:
+            with path.open("rb") as file:
+                buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (FileNotFoundError, ValueError):  # never written; an empty file cannot be mapped
+            return np.broadcast_to(self._fill, full)
+        expected = int(np.prod(full)) * self.dtype.itemsize
+        if len(buffer) != expected:
+            raise StoreError(
+                f"{path}: {len(buffer)} bytes where {expected} belong. Run: headwater verify on the store."
+            )
+        return np.frombuffer(buffer, self.dtype).reshape(full)
+
+    def __getitem__(self, rows: Selector) -> Array:
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(self.shape[0])
+            if step == 1:
+                return self._span(start, max(start, stop))
+            rows = np.arange(start, stop, step)
+        index = np.asarray(rows)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        if index.ndim == 0:
+            row: Array = self[index[None]][0]
+            return row
+        return self._gather(_checked(index, self.shape[0]))
+
+    def _span(self, start: int, stop: int) -> Array:
+        first, last = start // self.chunk_rows, (stop - 1) // self.chunk_rows
+        if first == last:
+            return self.chunk(first)[start - first * self.chunk_rows : stop - first * self.chunk_rows]
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        at = 0
+        for index in range(first, last + 1):
+            base = index * self.chunk_rows
+            part = self.chunk(index)[max(start - base, 0) : stop - base]
+            out[at : at + len(part)] = part
+            at += len(part)
+        return out
+
+    def _gather(self, rows: NDArray[np.int64]) -> Array:
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        chunks, within = np.divmod(rows, self.chunk_rows)
+        order = np.argsort(chunks, kind="stable")
+        ends = np.flatnonzero(np.diff(chunks[order], append=-1)) + 1
+        start = 0
+        for end in ends.tolist():
+            places = order[start:end]
+            out[places] = self.chunk(int(chunks[places[0]]))[within[places]]
+            start = end
+        return out
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Yield ``(rows, values)`` chunk by chunk, without copying."""
+        for index in range(self.n_chunks):
+            values = self.chunk(index)
+            start = index * self.chunk_rows
+            yield slice(start, start + len(values)), values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        whole = self._span(0, self.shape[0])
+        return np.array(whole, dtype=dtype, copy=copy if copy else None)
+
+    def write_chunk(self, index: int, values: Array) -> None:
+        """Replace chunk ``index`` by ``values``, of shape ``(rows, ...)``, atomically and durably."""
+        padding = np.broadcast_to(self._fill, (self.chunk_rows - len(values), *self.shape[1:]))
+        with replacing(self.chunk_path(index)) as beside, beside.open("wb") as file:
+            for part in (np.asarray(values, self.dtype), padding):
+                file.write(raw_bytes(part).data)
+        self._chunks.pop(index, None)
+
+    @property
+    def _fill(self) -> Array:
+        """What rows that were never written read as."""
+        return np.array(np.nan if self.dtype.kind == "f" else 0, self.dtype)
+
+
+class SelectedRows:
+    """Some rows of an array, in a given order, still without copying: ``array[index]``, lazily.
+
+    Parameters
+    ----------
+    array
+        Any `ArrayLike`.
+    index
+        Row numbers, int64, of shape ``(n_rows,)``.
+    """
+
+    def __init__(self, array: MappedArray, index: NDArray[np.int64]) -> None:
+        self.array = array
+        self.index = index
+        self.dtype = array.dtype
+        self.shape = (len(index), *array.shape[1:])
+        self._contiguous = bool(len(index)) and bool((np.diff(index) == 1).all())
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"SelectedRows(shape={self.shape}, dtype={self.dtype})"
+
+    def __getitem__(self, rows: Selector) -> Array:
+        if isinstance(rows, slice) and self._contiguous:
+            start, stop, step = rows.indices(self.shape[0])
+            if step == 1:
+                first = int(self.index[0])
+                return self.array[first + start : first + max(start, stop)]
+        chosen = self.index[np.asarray(rows) if isinstance(rows, Sequence) else rows]
+        return self.array[chosen]
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Yield ``(rows, values)`` in order, about a chunk at a time."""
+        step = max(1, self.array.chunk_rows)
+        for start in range(0, self.shape[0], step):
+            stop = min(start + step, self.shape[0])
+            yield slice(start, stop), self[start:stop]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self[:], dtype=dtype, copy=copy if copy else None)
+
+
+class RaggedArray:
+    """One matrix an item, each with its own number of rows.
+
+    Parameters
+    ----------
+    values
+        All rows, of shape ``(n_all, dim)``.
+    offsets, lengths
+        First row and number of rows of each item, int64, of shape ``(n_items,)``. Items need not lie side by
+        side: each block starts at a chunk of its own.
+    """
+
+    def __init__(self, values: MappedArray, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        self.values = values
+        self.offsets = offsets
+        self.lengths = lengths
+        self.dtype = values.dtype
+        self.dim = values.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __repr__(self) -> str:
+        return f"RaggedArray(n_items={len(self)}, dim={self.dim}, dtype={self.dtype})"
+
+    def __getitem__(self, item: SupportsIndex) -> Array:
+        """Return the matrix of one item, of shape ``(n_tokens, dim)``."""
+        start, length = int(self.offsets[item]), int(self.lengths[item])
+        return self.values[start : start + length]
+
+    def select(self, index: NDArray[np.int64]) -> RaggedArray:
+        """Return the items ``index``, in that order, without copying a value."""
+        return RaggedArray(self.values, self.offsets[index], self.lengths[index])
+
+    def padded(self, index: NDArray[np.int64] | Sequence[int]) -> tuple[Array, NDArray[np.bool_]]:
+        """Return items ``index`` as one array, and where it holds tokens.
+
+        Returns
+        -------
+        tokens : of shape (n_rows, longest, dim), zero beyond an item's own tokens
+        attention_mask : bool, of shape (n_rows, longest)
+        """
+        index = np.asarray(index)
+        lengths = self.lengths[index]
+        longest = int(lengths.max(initial=0))
+        attention_mask = np.arange(longest) < lengths[:, None]
+        tokens = np.zeros((len(index), longest, self.dim), self.dtype)
+        tokens[attention_mask] = self.values[(self.offsets[index][:, None] + np.arange(longest))[attention_mask]]
+        return tokens, attention_mask
+
+
+def digest_rows(values: Array, ranges: Sequence[tuple[int, int]]) -> str:
+    """Return the checksum of some half-open ranges of rows of ``values``."""
+    return digest(*(raw_bytes(values[start:stop]) for start, stop in ranges))
+
+
+def raw_bytes(values: Array) -> NDArray[np.uint8]:
+    """Return the bytes of ``values`` in C order, without copying where they lie so already."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
+def _checked(index: Array, n_rows: int) -> NDArray[np.int64]:
+    if index.size and index.dtype.kind not in "iu":
+        raise TypeError(f"rows are selected by integers, booleans or slices, not by {index.dtype}.")
+    index = index.astype(np.int64, copy=False)
+    if index.size and (int(index.max()) >= n_rows or int(index.min()) < -n_rows):
+        raise IndexError(f"row {int(index.max())} of an array of {n_rows} rows.")
+    return np.where(index < 0, index + n_rows, index) if index.size and index.min() < 0 else index

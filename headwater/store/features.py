@@ -1,0 +1,429 @@
+"""One encoder's features of one modality: its arrays, its journal, and the one way to add to them.
+
+On disk, below ``features.zarr/NAME/MODALITY``::
+
+    keys           [n_items, 16] uint8     content keys; row i of every array belongs to keys[i]
+    status         [n_items] uint8         0 to do, 1 stored, 2 failed
+    pooled         [n_items, dim]
+    tokens         [n_items, n_tokens, token_dim]                     images
+    tokens/values  [n_all, token_dim], tokens/offsets, tokens/lengths  [n_items]     texts
+
+Order of writing, each step durable before the next. A plan: arrays grow, keys are written, the journal says so. A
+block: its chunks, its chunk of ``status``, its line in the journal. Whatever a crash leaves behind is therefore either
+spoken of by the journal and whole, or not spoken of and made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import StoreBusy, StoreError, StoreNotFound
+from headwater.store._files import disk_errors
+from headwater.store.blocks import (
+    Array,
+    MappedArray,
+    RaggedArray,
+    digest_rows,
+    write_array_metadata,
+    write_group_metadata,
+)
+from headwater.store.journal import BlockLine, Journal, JournalState, PlanLine, Ranges
+from headwater.store.spec import FeatureSpec
+
+TO_DO, STORED, FAILED = 0, 1, 2
+KEY_BYTES = 16
+KEY_CHUNK = 65_536
+BLOCK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """One block to be made: its number and the rows in it, ascending, that are to do."""
+
+    block: int
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What became of the rows of a `BlockTask`.
+
+    Attributes
+    ----------
+    rows
+        Row numbers, int64, ascending, of shape ``(n,)``.
+    pooled
+        Of shape ``(n, dim)``; rows of failed items are ignored.
+    tokens
+        Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None when not stored.
+    failed
+        Why each failed row failed, by row number.
+    """
+
+    rows: NDArray[np.int64]
+    pooled: Array
+    tokens: Array | Sequence[Array] | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+
+class Features:
+    """A feature set as the journal last spoke of it; reading it never waits for a writer.
+
+    Open one with ``Store.features``.
+    """
+
+    def __init__(self, folder: Path, journal: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self.journal = Journal(journal)
+        try:
+            group = json.loads((folder / "zarr.json").read_text())
+            pooled = json.loads((folder / "pooled" / "zarr.json").read_text())
+        except FileNotFoundError as error:
+            raise StoreNotFound(f"{folder}: no features called {name!r} here.") from error
+        except ValueError as error:
+            raise StoreError(f"{folder}: zarr.json cannot be read ({error}). Restore it from a backup.") from error
+        self.spec = FeatureSpec.from_dict(group["attributes"])
+        self.block_rows = int(pooled["chunk_grid"]["configuration"]["chunk_shape"][0])
+        self.state: JournalState = self.journal.read()
+
+    @classmethod
+    def create(cls, folder: Path, journal: Path, name: str, spec: FeatureSpec, n_items: int) -> Features:
+        """Make an empty feature set, with blocks of a size that suits ``n_items``."""
+        rows = block_rows(spec, n_items)
+        write_array_metadata(folder / "keys", (0, KEY_BYTES), KEY_CHUNK, np.dtype(np.uint8))
+        write_array_metadata(folder / "status", (0,), rows, np.dtype(np.uint8))
+        write_array_metadata(folder / "pooled", (0, spec.dim), rows, np.dtype(spec.dtype))
+        if spec.ragged:
+            write_group_metadata(folder / "tokens", {})
+            for part in ("offsets", "lengths"):
+                write_array_metadata(folder / "tokens" / part, (0,), KEY_CHUNK, np.dtype(np.int64))
+        elif spec.has_tokens:
+            shape = (0, int(spec.n_tokens or 0), int(spec.token_dim or 0))
+            write_array_metadata(folder / "tokens", shape, rows, np.dtype(spec.dtype))
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        write_group_metadata(folder, spec.to_dict())  # last: a feature set without it does not exist
+        return cls(folder, journal, name)
+
+    def refresh(self) -> Features:
+        """Return the same feature set as the journal speaks of it now."""
+        return Features(self.folder, self.journal.path, self.name)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items that have a row."""
+        return self.state.plan.items
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks, the last one perhaps not full."""
+        return -(-self.n_items // self.block_rows)
+
+    def __repr__(self) -> str:
+        return f"Features({self.name!r}, {self.n_items} items, dim {self.spec.dim})"
+
+    # Reading
+
+    @cached_property
+    def keys(self) -> Array:
+        """Content keys, uint8, of shape ``(n_items, 16)``."""
+        return np.asarray(self._array("keys", (self.n_items, KEY_BYTES), KEY_CHUNK, np.uint8))
+
+    @cached_property
+    def pooled(self) -> MappedArray:
+        """Pooled features, of shape ``(n_items, dim)``; NaN where an item has none."""
+        return self._array("pooled", (self.n_items, self.spec.dim), self.block_rows, self.spec.dtype)
+
+    @cached_property
+    def tokens(self) -> MappedArray | RaggedArray:
+        """Token features: of shape ``(n_items, n_tokens, token_dim)`` for images, ragged for texts."""
+        if not self.spec.has_tokens:
+            raise StoreError(
+                f"{self.name} holds no tokens. Embed again with --tokens all and another --name to store them."
+            )
+        token_dim = int(self.spec.token_dim or 0)
+        if not self.spec.ragged:
+            shape = (self.n_items, int(self.spec.n_tokens or 0), token_dim)
+            return self._array("tokens", shape, self.block_rows, self.spec.dtype)
+        offsets, lengths = (
+            np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
+            for part in ("offsets", "lengths")
+        )
+        return RaggedArray(self._token_values(offsets, lengths), offsets, lengths)
+
+    def _token_values(self, offsets: Array, lengths: Array) -> MappedArray:
+        chunk = self._token_chunk_rows()
+        return self._array(
+            "tokens/values", (_end(offsets, lengths), int(self.spec.token_dim or 0)), chunk, self.spec.dtype
+        )
+
+    def _token_chunk_rows(self) -> int:
+        metadata = json.loads((self.folder / "tokens" / "values" / "zarr.json").read_text())
+        return int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
+
+    @cached_property
+    def status(self) -> NDArray[np.uint8]:
+        """Status of each item by the journal, uint8, of shape ``(n_items,)``: 0 to do, 1 stored, 2 failed."""
+        status = np.zeros(self.n_items, np.uint8)
+        for line in self.state.blocks.values():
+            for start, stop in line.stored:
+                status[start:stop] = STORED
+            status[list(line.failed)] = FAILED
+        return status
+
+    @cached_property
+    def failed(self) -> dict[int, str]:
+        """Why each failed row failed, by row number."""
+        return {row: why for line in self.state.blocks.values() for row, why in line.failed.items()}
+
+    def rows_of(self, keys: Array) -> NDArray[np.int64]:
+        """Return the row of each of ``keys`` (uint8, shape ``(n, 16)``), -1 for a key that has none."""
+        known, order = self._sorted_keys
+        wanted = as_words(keys)
+        if not len(known):
+            return np.full(len(wanted), -1, np.int64)
+        place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return np.where(known[place] == wanted, order[place], -1)
+
+    @cached_property
+    def _sorted_keys(self) -> tuple[Array, NDArray[np.int64]]:
+        words = as_words(self.keys)
+        order = np.argsort(words, kind="stable")
+        return words[order], order
+
+    def _array(self, part: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any) -> MappedArray:
+        return MappedArray(self.folder / part, shape, chunk_rows, dtype)
+
+    # Checking
+
+    def verify(self) -> Iterator[str]:
+        """Compare every array with the journal's checksums; yield a line for each that differs."""
+        for part, expected in self.state.plan.sums.items():
+            if self._sum_planned(part, self.n_items) != expected:
+                yield f"{self.name}: {part} differs from its checksum"
+        for line in self.state.blocks.values():
+            for part, expected in line.sums.items():
+                try:
+                    actual = digest_rows(*self._block_rows(part, line.block, line.stored))
+                except StoreError as error:
+                    yield str(error)
+                    continue
+                if actual != expected:
+                    yield f"{self.name}: block {line.block} of {part} differs from its checksum"
+
+    def _sum_planned(self, part: str, n_items: int) -> str:
+        planned = self.keys if part == "keys" else np.asarray(self._array(part, (n_items,), KEY_CHUNK, np.int64))
+        return digest_rows(planned, [(0, n_items)])
+
+    def _block_rows(self, part: str, block: int, stored: Ranges) -> tuple[Array, Ranges]:
+        """Return the values of one block of one array, and where in them the rows ``stored`` are."""
+        start = block * self.block_rows
+        if part != "tokens/values":
+            array = self.pooled if part == "pooled" else self.tokens
+            assert isinstance(array, MappedArray)
+            return array.chunk(block), tuple((a - start, b - start) for a, b in stored)
+        tokens = self.tokens
+        assert isinstance(tokens, RaggedArray)
+        stop = min(start + self.block_rows, self.n_items)
+        first, last = int(tokens.offsets[start]), _end(tokens.offsets[:stop], tokens.lengths[:stop])
+        ranges = tuple(
+            (int(tokens.offsets[a]) - first, _end(tokens.offsets[:b], tokens.lengths[:b]) - first) for a, b in stored
+        )
+        return tokens.values[first:last], ranges
+
+    # Writing
+
+    @contextmanager
+    def writing(self) -> Iterator[FeatureWriter]:
+        """Hold the one right to write this feature set.
+
+        Raises
+        ------
+        StoreBusy
+            When another process holds it; the message names its host and process.
+        """
+        path = self.journal.path.with_suffix(".lock")
+        with disk_errors(path), path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise StoreBusy(
+                    f"{self.name} is being written by {lock.read().strip() or 'another process'}. Wait for it to end, "
+                    "or stop it, then run the same command again."
+                ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+            yield FeatureWriter(self.refresh())
+
+
+class FeatureWriter:
+    """Adds items to a feature set. Get one from `Features.writing`."""
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        self._environment = ""
+
+    def set_environment(self, environment: Mapping[str, Any]) -> None:
+        """Record what the coming blocks are made in."""
+        self._environment = self.features.journal.append_environment(environment)
+
+    def plan(
+        self, keys: Array, lengths: NDArray[np.int64] | None = None, retry_failed: bool = False
+    ) -> list[BlockTask]:
+        """Give rows to new keys, and return what is to do for ``keys``.
+
+        Parameters
+        ----------
+        keys
+            Content keys of distinct items, uint8, of shape ``(n, 16)``.
+        lengths
+            Number of tokens of each item, for ragged tokens.
+        retry_failed
+            Try items again that failed before.
+        """
+        rows = self.features.rows_of(keys)
+        new = np.flatnonzero(rows < 0)
+        if len(new):
+            self._grow(keys[new], lengths[new] if lengths is not None else None)
+            rows[new] = self.features.n_items - len(new) + np.arange(len(new))
+        status = self.features.status[rows]
+        todo = np.sort(rows[(status == TO_DO) | ((status == FAILED) if retry_failed else False)])
+        blocks, starts = np.unique(todo // self.features.block_rows, return_index=True)
+        return [BlockTask(int(block), part) for block, part in zip(blocks, np.split(todo, starts[1:]))]
+
+    def _grow(self, keys: Array, lengths: NDArray[np.int64] | None) -> None:
+        old = self.features
+        spec, n_items = old.spec, old.n_items + len(keys)
+        all_keys = np.concatenate([old.keys, keys])
+        sums = {"keys": digest_rows(all_keys, [(0, n_items)])}
+        grown: list[tuple[str, Array]] = [("keys", all_keys)]
+        if spec.ragged:
+            if lengths is None:
+                raise ValueError("ragged tokens need the lengths of new items.")
+            grown += self._place_tokens(lengths)
+            sums |= {part: digest_rows(array, [(0, n_items)]) for part, array in grown[1:]}
+        for part, array in grown:
+            write_array_metadata(old.folder / part, array.shape, KEY_CHUNK, array.dtype)
+            target = old._array(part, array.shape, KEY_CHUNK, array.dtype)
+            for chunk in range(old.n_items // KEY_CHUNK, target.n_chunks):
+                target.write_chunk(chunk, array[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])
+        write_array_metadata(old.folder / "status", (n_items,), old.block_rows, np.dtype(np.uint8))
+        write_array_metadata(old.folder / "pooled", (n_items, spec.dim), old.block_rows, np.dtype(spec.dtype))
+        if spec.has_tokens and not spec.ragged:
+            shape = (n_items, int(spec.n_tokens or 0), int(spec.token_dim or 0))
+            write_array_metadata(old.folder / "tokens", shape, old.block_rows, np.dtype(spec.dtype))
+        old.journal.append(PlanLine(items=n_items, sums=sums))
+        self.features = old.refresh()
+
+    def _place_tokens(self, new_lengths: NDArray[np.int64]) -> list[tuple[str, Array]]:
+        """Give out token rows, so that a block owns whole chunks; return the grown offsets and lengths."""
+        old, rows = self.features, self.features.block_rows
+        n_old = old.n_items
+        if n_old:
+            tokens = old.tokens
+            assert isinstance(tokens, RaggedArray)
+            offsets, lengths = tokens.offsets, np.concatenate([tokens.lengths, new_lengths])
+            chunk = old._token_chunk_rows()
+        else:
+            offsets, lengths = np.empty(0, np.int64), new_lengths.astype(np.int64)
+            sums = np.add.reduceat(lengths, np.arange(0, len(lengths), rows))
+            chunk = max(16, -(-int(sums.max()) // 16) * 16)
+        new_offsets = np.empty(len(new_lengths), np.int64)
+        end = _end(offsets, lengths[:n_old])
+        for start in range(n_old - n_old % rows, len(lengths), rows):
+            first, stop = max(start, n_old), min(start + rows, len(lengths))
+            at = end if start < n_old else -(-end // chunk) * chunk
+            ends = at + np.cumsum(lengths[first:stop])
+            new_offsets[first - n_old : stop - n_old] = ends - lengths[first:stop]
+            end = int(ends[-1]) if len(ends) else at
+        shape = (end, int(old.spec.token_dim or 0))
+        write_array_metadata(old.folder / "tokens" / "values", shape, chunk, np.dtype(old.spec.dtype))
+        return [("tokens/offsets", np.concatenate([offsets, new_offsets])), ("tokens/lengths", lengths)]
+
+    def commit(self, task: BlockTask, result: BlockResult) -> None:
+        """Write one block, durably: its chunks, its status, its line in the journal."""
+        features, spec = self.features, self.features.spec
+        start = task.block * features.block_rows
+        before = features.state.blocks.get(task.block, BlockLine(block=task.block, stored=(), sums={}))
+        good = ~np.isin(result.rows, list(result.failed))
+        rows = result.rows[good]
+
+        parts = ["pooled"]
+        self._write_dense(features.pooled, task.block, rows, result.pooled[good])
+        if spec.ragged:
+            parts.append("tokens/values")
+            self._write_ragged(task.block, rows, [m for m, ok in zip(result.tokens or (), good, strict=True) if ok])
+        elif spec.has_tokens:
+            assert isinstance(features.tokens, MappedArray)
+            parts.append("tokens")
+            self._write_dense(features.tokens, task.block, rows, np.asarray(result.tokens)[good])
+
+        failed = {row: why for row, why in before.failed.items() if row not in rows} | dict(result.failed)
+        status = features.status[start : start + features.block_rows]
+        status[rows - start] = STORED
+        status[np.array(sorted(failed), np.int64) - start] = FAILED
+        features._array("status", (features.n_items,), features.block_rows, np.uint8).write_chunk(task.block, status)
+
+        stored = _union(before.stored, rows)
+        sums = {part: digest_rows(*features._block_rows(part, task.block, stored)) for part in parts}
+        line = BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self._environment)
+        features.journal.append(line)
+        features.state.blocks[task.block] = line
+
+    def _write_dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> None:
+        chunk = np.array(array.chunk(block))
+        chunk[rows - block * self.features.block_rows] = values
+        array.write_chunk(block, chunk)
+
+    def _write_ragged(self, block: int, rows: NDArray[np.int64], matrices: Sequence[Array]) -> None:
+        tokens = self.features.tokens
+        assert isinstance(tokens, RaggedArray)
+        start = block * self.features.block_rows
+        stop = min(start + self.features.block_rows, len(tokens))
+        first, last = int(tokens.offsets[start]), _end(tokens.offsets[:stop], tokens.lengths[:stop])
+        values = np.array(tokens.values[first:last])
+        for row, matrix in zip(rows.tolist(), matrices, strict=True):
+            at = int(tokens.offsets[row]) - first
+            values[at : at + int(tokens.lengths[row])] = matrix
+        chunk = tokens.values.chunk_rows
+        for at in range(0, last - first, chunk):
+            tokens.values.write_chunk((first + at) // chunk, values[at : at + chunk])
+
+
+def block_rows(spec: FeatureSpec, n_items: int) -> int:
+    """Return how many items make a block: a power of two, some 32 blocks a run, at most about 64 MB each."""
+    tokens = (spec.n_tokens or 256) * (spec.token_dim or 0) if spec.has_tokens else 0
+    item_bytes = (spec.dim + tokens) * np.dtype(spec.dtype).itemsize
+    wanted = min(max(n_items // 32, 64), 4096, max(BLOCK_BYTES // item_bytes, 16))
+    return 1 << (wanted.bit_length() - 1)
+
+
+def as_words(keys: Array) -> Array:
+    """View content keys (uint8, ``(n, 16)``) as one sortable word each."""
+    return np.ascontiguousarray(keys).view("S16").reshape(-1)
+
+
+def _end(offsets: Array, lengths: Array) -> int:
+    """Return the row after the last token."""
+    return int(offsets[-1] + lengths[-1]) if len(offsets) else 0
+
+
+def _union(ranges: Ranges, rows: NDArray[np.int64]) -> Ranges:
+    """Return the half-open ranges that cover ``ranges`` and ``rows``."""
+    marks = np.unique(np.concatenate([rows, *(np.arange(start, stop) for start, stop in ranges)]))
+    breaks = np.flatnonzero(np.diff(marks) != 1) + 1
+    return tuple((int(part[0]), int(part[-1]) + 1) for part in np.split(marks, breaks) if len(part))

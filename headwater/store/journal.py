@@ -1,0 +1,158 @@
+"""The journal: one line a finished block, and one for each plan and environment.
+
+The journal is the truth about a feature set. It is only ever appended to, a line at a time, each made durable
+before the next step; a block or an item that it does not speak of does not exist. A last line without its
+newline is a write that a crash cut short, and is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headwater.errors import StoreError
+from headwater.store._files import digest, disk_errors, sync_folder
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanLine:
+    """Rows were given out: ``items`` rows exist from now on.
+
+    ``sums`` holds the checksum of each array that is known when rows are given out (keys; for ragged tokens
+    their lengths and offsets), over the rows ``0 .. items``.
+    """
+
+    items: int
+    sums: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockLine:
+    """A block was written.
+
+    ``stored`` are half-open ranges of rows; a checksum in ``sums`` covers the bytes of these rows, in order, of one
+    array. A later line of the same block may add stored rows, never change one, so that the older line stays true of
+    the newer chunk until the newer line is there. ``failed`` says why each failed row failed.
+    """
+
+    block: int
+    stored: Ranges
+    sums: Mapping[str, str]
+    failed: Mapping[int, str] = field(default_factory=dict)
+    environment: str = ""
+
+
+@dataclass(frozen=True)
+class JournalState:
+    """What the lines of a journal add up to."""
+
+    plan: PlanLine = PlanLine(items=0, sums={})
+    blocks: dict[int, BlockLine] = field(default_factory=dict)
+    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class Journal:
+    """The journal of one feature set, at ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> JournalState:
+        """Return the state that all whole lines add up to; an absent journal is an empty one.
+
+        Raises
+        ------
+        StoreError
+            When a line other than a cut-off last one cannot be read.
+        """
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return JournalState()
+        plan, blocks, environments = PlanLine(items=0, sums={}), {}, {}
+        for number, line in enumerate(text.split(b"\n")[:-1], start=1):
+            try:
+                value = json.loads(line)
+                if "block" in value:
+                    blocks[value["block"]] = _block_from(value)
+                elif "items" in value:
+                    plan = PlanLine(items=value["items"], sums=value["sums"])
+                elif "environment" in value:
+                    environments[value["environment"]] = value["is"]
+                else:
+                    raise KeyError("block")
+            except (ValueError, KeyError, TypeError) as error:
+                raise StoreError(
+                    f"{self.path}: line {number} cannot be read ({error}). Restore the file from a backup, or "
+                    "delete these features and embed again."
+                ) from error
+        return JournalState(plan, blocks, environments)
+
+    def append(self, line: PlanLine | BlockLine) -> None:
+        """Add a line, durably."""
+        if isinstance(line, PlanLine):
+            self._append({"items": line.items, "sums": dict(line.sums)})
+        else:
+            self._append(
+                {
+                    "block": line.block,
+                    "stored": [list(r) for r in line.stored],
+                    "sums": dict(line.sums),
+                    "failed": {str(row): reason for row, reason in line.failed.items()},
+                    "environment": line.environment,
+                }
+            )
+
+    def append_environment(self, environment: Mapping[str, Any]) -> str:
+        """Add an environment, unless the journal has it, and return its name."""
+        name = digest(json.dumps(environment, sort_keys=True).encode())[:8]
+        if name not in self.read().environments:
+            self._append({"environment": name, "is": dict(environment)})
+        return name
+
+    def _append(self, value: Mapping[str, Any]) -> None:
+        new = not self.path.exists()
+        with disk_errors(self.path), self.path.open("ab") as file:
+            start = self._cut_unfinished()
+            try:
+                file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(self.path, start)
+                raise
+        if new:
+            sync_folder(self.path.parent)
+
+    def _cut_unfinished(self) -> int:
+        """Drop a last line that a crash cut short; return the length of what remains, in bytes."""
+        with self.path.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            keep = end
+            while keep:
+                start = max(0, keep - 65536)
+                file.seek(start)
+                newline = file.read(keep - start).rfind(b"\n")
+                if newline >= 0:
+                    keep = start + newline + 1
+                    break
+                keep = start
+            if keep < end:
+                file.truncate(keep)
+            return keep
+
+
+def _block_from(value: Mapping[str, Any]) -> BlockLine:
+    return BlockLine(
+        block=value["block"],
+        stored=tuple((start, stop) for start, stop in value["stored"]),
+        sums=value["sums"],
+        failed={int(row): reason for row, reason in value["failed"].items()},
+        environment=value["environment"],
+    )

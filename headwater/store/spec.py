@@ -1,0 +1,100 @@
+"""What defines a vector, and what was merely around when it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from headwater.errors import SpecMismatch, StoreError
+
+Modality = Literal["image", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """All that a stored vector depends on besides the item's content.
+
+    Two feature sets are the same when every field is equal. What does not belong here (compute precision,
+    library versions, device, batch size) is the environment, which the journal records with every block.
+
+    Attributes
+    ----------
+    encoder
+        The encoder's spec, such as ``timm:resnet34.a1_in1k``.
+    modality
+        ``"image"`` or ``"text"``.
+    weights
+        BLAKE2b-128 digest of the encoder's parameters and buffers; empty where there are none.
+    adapter
+        Digest of the adapter's parameters, or None.
+    preprocessing
+        How pixels or words become the encoder's input: plain JSON values.
+    layer, pooling
+        Where in the encoder the features are taken, and how tokens become one vector.
+    dim, dtype
+        Length and stored type (``float16`` or ``float32``) of a pooled vector.
+    tokens
+        ``"none"``, ``"all"``, or the number of tokens they are pooled to.
+    n_tokens
+        Tokens an item, or None where items differ (texts) or none are stored.
+    token_dim
+        Length of a token, or None when no tokens are stored.
+    """
+
+    encoder: str
+    modality: Modality
+    dim: int
+    weights: str = ""
+    adapter: str | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    layer: str = "last"
+    pooling: str = "default"
+    dtype: str = "float16"
+    tokens: str = "none"
+    n_tokens: int | None = None
+    token_dim: int | None = None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether token features are stored beside the pooled ones."""
+        return self.tokens != "none"
+
+    @property
+    def ragged(self) -> bool:
+        """Whether items have different numbers of tokens."""
+        return self.has_tokens and self.n_tokens is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "preprocessing": dict(self.preprocessing)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:
+        """Rebuild a spec from `to_dict`.
+
+        Raises
+        ------
+        StoreError
+            When fields are unknown or missing, as in a store written by a newer headwater.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        missing = sorted({"encoder", "modality", "dim"} - set(values))
+        if unknown or missing:
+            raise StoreError(
+                f"a feature spec has unknown fields {unknown} and lacks {missing}: the store was written by "
+                "another version of headwater. Upgrade headwater to read it."
+            )
+        return cls(**values)
+
+    def require_same(self, other: FeatureSpec, where: str) -> None:
+        """Raise `SpecMismatch`, naming every field that differs, unless ``other`` equals this spec."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        differing = [name for name in mine if mine[name] != theirs[name]]
+        if differing:
+            changes = "; ".join(f"{name}: stored {mine[name]!r}, now {theirs[name]!r}" for name in differing)
+            raise SpecMismatch(
+                f"{where} was made by a different encoder setting ({changes}). Pass --name to store the new "
+                "features under another name."
+            )

@@ -1,0 +1,303 @@
+"""A store: a table of samples, and the features of the images and texts they hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.errors import InputError, StoreError, StoreNotFound, nearest
+from headwater.store._files import replacing, write_json
+from headwater.store.blocks import Array, RaggedArray, SelectedRows, write_group_metadata
+from headwater.store.features import FAILED, KEY_BYTES, STORED, Features
+from headwater.store.spec import FeatureSpec
+
+FORMAT = 1
+KEY_COLUMNS = {"image": "image_key", "text": "text_key"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns of the samples table hold what, and where relative image paths start."""
+
+    id: str
+    image: str | None
+    text: str | None
+    root: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples with their features, row by row.
+
+    Attributes
+    ----------
+    inputs
+        For each feature set that was asked for, an array-like of ``n_samples`` rows, mapped, not loaded.
+    table
+        The samples' columns, in the same order.
+    ids
+        Their ids, of shape ``(n_samples,)``.
+    left_out
+        Columns ``id`` and ``reason``: samples that were asked for but have no features.
+    """
+
+    inputs: Mapping[str, SelectedRows | RaggedArray]
+    table: pl.DataFrame
+    ids: NDArray[np.str_]
+    left_out: pl.DataFrame
+
+    @property
+    def X(self) -> SelectedRows | RaggedArray:
+        """The only input.
+
+        Raises
+        ------
+        InputError
+            When several feature sets were read: take them from ``inputs``.
+        """
+        if len(self.inputs) != 1:
+            raise InputError(f"several inputs were read ({', '.join(self.inputs)}): use data.inputs[NAME].")
+        return next(iter(self.inputs.values()))
+
+
+class Store:
+    """A store on a local disk. Make one with `create_store`, open one with `open_store`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    # Samples
+
+    @cached_property
+    def samples(self) -> pl.DataFrame:
+        """The samples table: all manifest columns, ``image_key`` and ``text_key`` (32 hex digits or null)."""
+        path = self.path / "samples.parquet"
+        if not path.exists():
+            raise StoreNotFound(f"{self.path}: no samples yet. Run: headwater embed MANIFEST {self.path}")
+        try:
+            return pl.read_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            raise StoreError(f"{path}: cannot be read ({_first_line(error)}). Embed the manifest again.") from error
+
+    @cached_property
+    def roles(self) -> Roles:
+        """Which columns hold what."""
+        self.samples  # noqa: B018  (raises with the right words when there is none)
+        return Roles(**json.loads(pl.read_parquet_metadata(self.path / "samples.parquet")["headwater"]))
+
+    def has_samples(self) -> bool:
+        """Whether a manifest was embedded into this store."""
+        return (self.path / "samples.parquet").exists()
+
+    def write_samples(self, table: pl.DataFrame, roles: Roles) -> None:
+        """Replace the samples table, atomically."""
+        with replacing(self.path / "samples.parquet") as beside:
+            table.write_parquet(beside, metadata={"headwater": json.dumps(vars(roles))})
+        for cached in ("samples", "roles"):
+            self.__dict__.pop(cached, None)
+
+    def select(self, where: str | None) -> pl.DataFrame:
+        """Return the samples for which the boolean SQL expression ``where`` holds.
+
+        Raises
+        ------
+        InputError
+            When the expression cannot be used; the message lists the columns.
+        """
+        if where is None:
+            return self.samples
+        try:
+            chosen = self.samples.filter(pl.sql_expr(where))
+        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+            columns = ", ".join(self.samples.columns)
+            raise InputError(f"--where {where!r} cannot be used ({_first_line(error)}). Columns: {columns}.") from error
+        if chosen.is_empty():
+            raise InputError(f"--where {where!r} holds for none of the {len(self.samples)} samples.")
+        return chosen
+
+    # Features
+
+    def feature_names(self) -> list[str]:
+        """Return the names ``NAME/MODALITY`` of all feature sets, sorted."""
+        found = self._group.glob("*/*/pooled/zarr.json")
+        return sorted(f"{p.parts[-4]}/{p.parts[-3]}" for p in found if (p.parents[1] / "zarr.json").exists())
+
+    def features(self, name: str) -> Features:
+        """Open the features ``NAME/MODALITY``.
+
+        Raises
+        ------
+        StoreNotFound
+            When there are none; the message lists those that there are.
+        """
+        names = self.feature_names()
+        if name not in names:
+            there = ", ".join(names) or "none yet"
+            raise StoreNotFound(f"{self.path}: no features {name!r}.{nearest(name, names)} There are: {there}.")
+        return Features(self._group / name, self._journal(name), name)
+
+    def require_features(self, name: str, spec: FeatureSpec, n_items: int) -> Features:
+        """Open the features ``name``, or make them; refuse them when they are of another spec.
+
+        Raises
+        ------
+        SpecMismatch
+            When the stored spec differs from ``spec``; the message names the fields.
+        """
+        _check_name(name)
+        if name in self.feature_names():
+            features = self.features(name)
+            features.spec.require_same(spec, f"{self.path}: {name}")
+            return features
+        write_group_metadata((self._group / name).parent, {})
+        return Features.create(self._group / name, self._journal(name), name, spec, n_items)
+
+    @property
+    def _group(self) -> Path:
+        return self.path / "features.zarr"
+
+    def _journal(self, name: str) -> Path:
+        return self.path / "journal" / f"{name}.jsonl"
+
+    def read(self, *names: str, where: str | None = None, tokens: bool = False) -> Data:
+        """Read features together with their samples.
+
+        Parameters
+        ----------
+        names
+            One or more feature sets, ``NAME/MODALITY``. Only samples that have all of them are returned.
+        where
+            A boolean SQL expression over the manifest's columns, such as ``magnification = 200``.
+        tokens
+            Read token features instead of pooled ones.
+
+        Returns
+        -------
+        Data
+            Its arrays are mapped: nothing is copied until rows are taken.
+
+        Raises
+        ------
+        InputError, StoreNotFound
+            When ``where`` or a name cannot be used, or no sample has all the features.
+        """
+        table = self.select(where)
+        reason = np.full(len(table), "", object)
+        rows: dict[str, NDArray[np.int64]] = {}
+        opened = {name: self.features(name) for name in names}
+        for name, features in opened.items():
+            rows[name] = self._rows(table, features, reason)
+        keep = reason == ""
+        ids = table[self.roles.id].to_numpy().astype(np.str_)
+        left_out = pl.DataFrame({"id": ids[~keep], "reason": reason[~keep].astype(np.str_)})
+        if not keep.any():
+            raise InputError(f"{self.path}: none of the samples has {' and '.join(names)}: {reason[0]}.")
+        inputs: dict[str, SelectedRows | RaggedArray] = {}
+        for name, features in opened.items():
+            array = features.tokens if tokens else features.pooled
+            chosen = rows[name][keep]
+            inputs[name] = array.select(chosen) if isinstance(array, RaggedArray) else SelectedRows(array, chosen)
+        return Data(inputs, table.filter(pl.Series(keep)), ids[keep], left_out)
+
+    def _rows(self, table: pl.DataFrame, features: Features, reason: NDArray[Any]) -> NDArray[np.int64]:
+        """Return each sample's row in ``features``, and write into ``reason`` why one has none."""
+        column = table[KEY_COLUMNS[features.spec.modality]]
+        rows = np.full(len(table), -1, np.int64)
+        present = column.is_not_null().to_numpy()
+        rows[present] = features.rows_of(keys_from_hex(column.drop_nulls()))
+        status = np.where(rows >= 0, features.status[rows] if features.n_items else 0, 0)
+        for place in np.flatnonzero((status != STORED) & (reason == "")):
+            if not present[place]:
+                reason[place] = f"no {features.spec.modality}"
+            elif status[place] == FAILED:
+                reason[place] = features.failed[int(rows[place])]
+            else:
+                reason[place] = f"not embedded yet in {features.name}"
+        return rows
+
+    def verify(self) -> Iterator[str]:
+        """Yield a line for everything in the store that differs from its checksum."""
+        if self.has_samples() and len(self.samples) == 0:
+            yield f"{self.path}: samples.parquet is empty"
+        for name in self.feature_names():
+            yield from self.features(name).verify()
+
+
+def create_store(path: str | Path) -> Store:
+    """Open the store at ``path``, or make an empty one.
+
+    Raises
+    ------
+    StoreError
+        When something else is there, or a store of a newer format.
+    """
+    path = Path(path)
+    if (path / "store.json").exists():
+        return open_store(path)
+    if path.is_file() or (path.is_dir() and any(p.name[0] != "." for p in path.iterdir())):
+        kind = "a file" if path.is_file() else "a folder with other things in it"
+        raise StoreError(f"{path} is {kind}, not a store. Give a path that does not exist yet.")
+    path.mkdir(parents=True, exist_ok=True)
+    write_group_metadata(path / "features.zarr", {})
+    write_json(path / "store.json", {"format": FORMAT})
+    return Store(path)
+
+
+def open_store(path: str | Path) -> Store:
+    """Open an existing store.
+
+    Raises
+    ------
+    StoreNotFound
+        When there is nothing at ``path``.
+    StoreError
+        When something else is there, or a store of a newer format.
+    """
+    path = Path(path)
+    try:
+        version = json.loads((path / "store.json").read_text())["format"]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.exists():
+            raise StoreError(f"{path} is not a headwater store (it has no store.json).") from error
+        raise StoreNotFound(f"{path}: no store here. Run: headwater embed MANIFEST {path}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}/store.json cannot be read ({error!r}).") from error
+    if version != FORMAT:
+        raise StoreError(f"{path} has format {version}; this headwater reads format {FORMAT}. Upgrade headwater.")
+    return Store(path)
+
+
+def keys_from_hex(column: pl.Series) -> Array:
+    """Return the content keys in a column of 32 hex digits, uint8, of shape ``(n, 16)``."""
+    return np.frombuffer(bytes.fromhex("".join(column.to_list())), np.uint8).reshape(-1, KEY_BYTES)
+
+
+def hex_from_keys(keys: Array) -> list[str]:
+    """Return content keys (uint8, ``(n, 16)``) as 32 hex digits each."""
+    text = keys.tobytes().hex()
+    return [text[i : i + 2 * KEY_BYTES] for i in range(0, len(text), 2 * KEY_BYTES)]
+
+
+def _check_name(name: str) -> None:
+    parts = name.split("/")
+    if len(parts) != 2 or parts[1] not in KEY_COLUMNS or not _NAME.fullmatch(parts[0]):
+        raise InputError(
+            f"{name!r} cannot name features: write NAME/image or NAME/text, NAME in letters, digits, '.', '_' and '-'."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
