@@ -1,0 +1,170 @@
+"""Many small convex problems minimised together by one preconditioned L-BFGS.
+
+Every step is taken for all problems at once, so that its cost is a few large matrix products; step lengths,
+convergence and memory are each problem's own. A problem that has converged leaves the batch.
+
+References
+----------
+Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms 7.4 (two-loop recursion) and 3.1 (backtracking).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+Array = Any  # an array of the namespace that the objective lives in
+
+SUFFICIENT_DECREASE = 1e-4
+MAX_BACKTRACKS = 12
+
+
+class Evaluation(NamedTuple):
+    """Values of some problems at a point each.
+
+    ``value`` has shape ``(p,)`` and type float64, ``gradient`` has shape ``(p, k, m)``, and ``curvature`` of shape
+    ``(p, k)`` is whatever the objective's preconditioner wants to know about the point.
+    """
+
+    value: Array
+    gradient: Array
+    curvature: Array
+
+
+class Objective(Protocol):
+    """What is minimised: independent problems, each over parameters of shape ``(k, m)``."""
+
+    xp: Any
+
+    def evaluate(self, theta: Array, which: Array) -> Evaluation:
+        """Evaluate the problems numbered ``which`` (shape ``(p,)``) at ``theta`` (shape ``(p, k, m)``)."""
+        ...
+
+    def precondition(self, gradient: Array, curvature: Array, which: Array) -> Array:
+        """Multiply ``gradient`` by an approximate inverse Hessian of each problem."""
+        ...
+
+
+@dataclass
+class Minimum:
+    """Where the search ended, for each of P problems."""
+
+    theta: Array
+    value: Array
+    n_iter: Array
+    converged: Array
+
+
+def minimise(objective: Objective, theta: Array, *, tol: float, max_iter: int, memory: int = 10) -> Minimum:
+    """Minimise all problems from ``theta``, of shape ``(P, k, m)``.
+
+    A problem has converged when the decrease that its quasi-Newton model still promises is below ``tol`` times its
+    value. It is given up, not converged, when rounding keeps every step from lowering it.
+    """
+    xp = objective.xp
+    n_problems = theta.shape[0]
+    end = Minimum(
+        theta=xp.asarray(theta, copy=True),
+        value=xp.zeros(n_problems, dtype=xp.float64),
+        n_iter=xp.zeros(n_problems, dtype=xp.int64),
+        converged=xp.zeros(n_problems, dtype=xp.bool),
+    )
+    noise = 8 * float(xp.finfo(theta.dtype).eps)
+    alive = xp.arange(n_problems)
+    at = objective.evaluate(theta, alive)
+    pairs: list[tuple[Array, Array, Array]] = []
+    for iteration in range(max_iter + 1):
+        direction = -_two_loop(objective, at, alive, pairs)
+        slope = _dot(xp, at.gradient, direction)
+        converged = -slope <= 2 * tol * xp.abs(at.value)
+        if iteration == max_iter:
+            _record(end, alive, theta, at.value, iteration, converged)
+            return end
+        trial, new, stuck = _search(objective, theta, at, direction, slope, alive, converged, noise)
+        leaving = converged | stuck
+        _record(end, alive[leaving], theta[leaving], at.value[leaving], iteration, converged[leaving])
+        keep = ~leaving
+        if not bool(xp.any(keep)):
+            return end
+        if bool(xp.any(leaving)):
+            alive, theta, trial = alive[keep], theta[keep], trial[keep]
+            at, new = Evaluation(*(part[keep] for part in at)), Evaluation(*(part[keep] for part in new))
+            pairs = [(s[keep], y[keep], rho[keep]) for s, y, rho in pairs]
+        step, change = trial - theta, new.gradient - at.gradient
+        curvature = _dot(xp, step, change)
+        usable = curvature > noise * xp.sqrt(_dot(xp, step, step) * _dot(xp, change, change))
+        rho = xp.where(usable, 1 / xp.where(usable, curvature, xp.ones_like(curvature)), xp.zeros_like(curvature))
+        pairs = [*pairs[-(memory - 1) :], (step, change, rho)]
+        theta, at = trial, new
+    return end
+
+
+def _record(end: Minimum, which: Array, theta: Array, value: Array, iteration: int, converged: Array) -> None:
+    end.theta[which] = theta
+    end.value[which] = value
+    end.n_iter[which] = iteration
+    end.converged[which] = converged
+
+
+def _two_loop(objective: Objective, at: Evaluation, alive: Array, pairs: list[tuple[Array, Array, Array]]) -> Array:
+    """Return the inverse quasi-Newton matrix times the gradient; a pair whose ``rho`` is 0 has no say."""
+    xp = objective.xp
+    q = at.gradient
+    alphas = []
+    for s, y, rho in reversed(pairs):
+        alpha = rho * _dot(xp, s, q)
+        alphas.append(alpha)
+        q = q - _per_problem(alpha, q) * y
+    q = objective.precondition(q, at.curvature, alive)
+    for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
+        q = q + _per_problem(alpha - rho * _dot(xp, y, q), q) * s
+    return q
+
+
+def _search(
+    objective: Objective,
+    theta: Array,
+    at: Evaluation,
+    direction: Array,
+    slope: Array,
+    alive: Array,
+    converged: Array,
+    noise: float,
+) -> tuple[Array, Evaluation, Array]:
+    """Backtrack each problem's step from 1 until its value has decreased enough; say which never did."""
+    xp = objective.xp
+    trial = theta + direction
+    new = objective.evaluate(trial, alive)
+    length = xp.ones_like(at.value)
+
+    def poor(value: Array) -> Array:
+        enough = at.value + SUFFICIENT_DECREASE * length * slope + noise * xp.abs(at.value)
+        return ~(value <= enough) & ~converged
+
+    bad = poor(new.value)
+    for _ in range(MAX_BACKTRACKS):
+        if not bool(xp.any(bad)):
+            break
+        excess = new.value - at.value - length * slope  # of the value over its tangent: t² / 2 times the curvature
+        fitted = xp.where(excess > 0, -slope * length**2 / (2 * xp.where(excess > 0, excess, 1.0)), 0.5 * length)
+        shorter = xp.where(
+            xp.isfinite(fitted), xp.minimum(xp.maximum(fitted, 0.1 * length), 0.5 * length), 0.1 * length
+        )
+        length = xp.where(bad, shorter, length)
+        retried = theta[bad] + _per_problem(length[bad], direction) * direction[bad]
+        again = objective.evaluate(retried, alive[bad])
+        trial[bad] = retried
+        for part, value in zip(new, again, strict=True):
+            part[bad] = value
+        bad = poor(new.value)
+    return trial, new, bad
+
+
+def _dot(xp: Any, a: Array, b: Array) -> Array:
+    """Return each problem's inner product, in float64, of shape ``(p,)``."""
+    return xp.sum(a * b, axis=(1, 2), dtype=xp.float64)
+
+
+def _per_problem(scale: Array, like: Array) -> Array:
+    """Shape one number a problem so that it multiplies ``(p, k, m)``, in the type of ``like``."""
+    return scale.astype(like.dtype)[:, None, None] if hasattr(scale, "astype") else scale.to(like.dtype)[:, None, None]

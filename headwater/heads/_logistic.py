@@ -1,0 +1,300 @@
+"""L2-penalised logistic regression, many fits at once.
+
+For each problem, over rows i of its row set with labels y and rows z of centred, scaled features::
+
+    sum_i loss(y_i, z_i W + b)  +  ‖W‖² / (2 C)
+
+which is scikit-learn's objective (``C * sum of losses + ‖W‖² / 2``, intercept free) divided by C.
+
+The Hessian of a problem is about ``M ⊗ S + I / C``, S being the scatter of the standardised rows that all problems
+share and M the mean covariance of the predicted class indicators, p (1 - p) for two classes and diag(p) - p pᵀ for
+more. One eigendecomposition of S and small ones of M therefore precondition every fold and penalty, and their error is
+left to L-BFGS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.heads._lbfgs import Evaluation, Minimum, minimise
+from headwater.heads._rows import Chunk, TrainingRows
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What is to be solved, for P problems of ``n_outputs`` columns each.
+
+    Attributes
+    ----------
+    set_of
+        The row set of each problem, int64, of shape ``(P,)``.
+    C
+        Inverse penalty of each, float64, of shape ``(P,)``.
+    target_of
+        The column of ``targets`` that each has, int64, of shape ``(P,)``.
+    targets
+        Two classes (``n_outputs`` 1): signs ±1, of shape ``(n_samples, n_targets)``. More: class numbers, of shape
+        ``(n_samples, 1)``.
+    n_outputs
+        1 for two classes, else the number of classes.
+    """
+
+    set_of: NDArray[np.int64]
+    C: NDArray[np.float64]
+    target_of: NDArray[np.int64]
+    targets: NDArray[Any]
+    n_outputs: int
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Fitted problems in the units of X: ``logits = X @ coef.T + intercept``.
+
+    ``coef`` has shape ``(P, k, d)`` and type float64, ``intercept`` ``(P, k)``, the others ``(P,)``. ``objective`` is
+    scikit-learn's.
+    """
+
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    objective: NDArray[np.float64]
+    n_iter: NDArray[np.int64]
+    converged: NDArray[np.bool_]
+
+
+class LogisticObjective:
+    """Value, gradient and preconditioner of `Problems`, as `minimise` wants them.
+
+    Parameters are rows ``[W, b]`` of length d + 1, in each problem's own standardised units.
+    """
+
+    def __init__(self, rows: TrainingRows, problems: Problems, factor: tuple[Array, Array], dtype: Any) -> None:
+        self.rows, self.problems, self.xp, self.dtype = rows, problems, rows.xp, dtype
+        self.eigenvalues, self.eigenvectors = factor
+        xp = rows.xp
+        self.scale = xp.astype(1 / rows.std, dtype)  # (sets, d): z = x * scale + shift
+        self.shift = xp.astype(-rows.mean / rows.std, dtype)
+        self.n_rows = rows.put(rows.inside.sum(0), xp.float64)
+        self.C = rows.put(problems.C, xp.float64)
+        self.targets = rows.put(problems.targets, xp.float32 if problems.n_outputs == 1 else xp.int64)
+
+    def start(self) -> Array:
+        """Return parameters of zero weights and of intercepts that fit the class frequencies."""
+        p, k = len(self.problems.C), self.problems.n_outputs
+        b = np.zeros((p, k))
+        targets, inside = self.problems.targets, self.rows.inside
+        for s in np.unique(self.problems.set_of):
+            here = targets[inside[:, s]]
+            mine = np.flatnonzero(self.problems.set_of == s)
+            if k == 1:
+                positive = (here > 0).mean(0)[self.problems.target_of[mine]]
+                b[mine, 0] = np.log(positive) - np.log1p(-positive)
+            else:
+                b[mine] = np.log(np.bincount(here[:, 0].astype(np.int64), minlength=k) / len(here))
+        theta = np.zeros((p, k, self.rows.n_features + 1))
+        theta[:, :, -1] = b - b.mean(1, keepdims=True) if k > 1 else b
+        return self.rows.put(theta, self.dtype)
+
+    def evaluate(self, theta: Array, which: Array) -> Evaluation:
+        """Return value, gradient and the mean indicator covariance M of the problems ``which`` at ``theta``."""
+        xp = self.xp
+        p, k, m = theta.shape
+        which_np = np.asarray(which.cpu() if hasattr(which, "cpu") else which)
+        sets = self.problems.set_of[which_np]
+        weights, intercepts = theta[:, :, :-1], theta[:, :, -1]
+        scale, shift = self.scale[sets][:, None], self.shift[sets][:, None]
+        # z W + b in terms of the shared x: scaled weights, and an intercept that takes up the centring
+        coef = weights * scale
+        offset = intercepts + xp.sum(weights * shift, axis=2)
+        value = self.rows.put(np.zeros(p), xp.float64)
+        coef_gradient = self.rows.put(np.zeros((p, k, m - 1)), self.dtype)
+        offset_gradient = self.rows.put(np.zeros((p, k)), xp.float64)
+        covariance = self.rows.put(np.zeros((p, k, k)), xp.float64)
+        for mine, losses, residual_X, residuals, spread in self.rows.map(
+            lambda chunk: self._chunk(chunk, coef, offset, which_np, sets)
+        ):
+            value[mine] += losses
+            coef_gradient[mine] += residual_X
+            offset_gradient[mine] += residuals
+            covariance[mine] += spread
+        C = self.C[which]
+        value = value + xp.sum(weights * weights, axis=(1, 2), dtype=xp.float64) / (2 * C)
+        offset_gradient = xp.astype(offset_gradient, self.dtype)
+        gradient = xp.concat(
+            [
+                coef_gradient * scale
+                + offset_gradient[:, :, None] * shift
+                + weights / xp.astype(C, self.dtype)[:, None, None],
+                offset_gradient[:, :, None],
+            ],
+            axis=2,
+        )
+        return Evaluation(value, gradient, covariance / self.n_rows[sets][:, None, None])
+
+    def _chunk(
+        self, chunk: Chunk, coef: Array, offset: Array, which: NDArray[np.int64], sets: NDArray[np.int64]
+    ) -> tuple[Any, Array, Array, Array, Array]:
+        """Return the share of some rows in the losses and gradients of the problems that use them."""
+        xp, k = self.xp, self.problems.n_outputs
+        column = np.full(self.rows.inside.shape[1], -1)
+        column[chunk.sets] = np.arange(len(chunk.sets))
+        mine = np.flatnonzero(column[sets] >= 0)
+        every = len(mine) == len(sets)
+        d = coef.shape[2]
+        W = (coef if every else coef[mine]).reshape(-1, d)
+        b = (offset if every else offset[mine]).reshape(-1)
+        X = xp.astype(chunk.X, self.dtype, copy=False)
+        inside = None if chunk.inside is None else xp.astype(chunk.inside[:, column[sets[mine]]], self.dtype)
+        targets = self.targets[chunk.rows]
+        logits = X @ W.T + b
+        if k == 1:
+            signs = targets if targets.shape[1] == 1 else targets[:, self.problems.target_of[which[mine]]]
+            losses, residuals, spread = _binary(xp, logits, signs, inside)
+        else:
+            losses, residuals, spread = _multinomial(xp, logits.reshape(len(chunk.rows), -1, k), targets[:, 0], inside)
+        return (
+            slice(None) if every else mine,
+            losses,
+            (residuals.T @ X).reshape(-1, k, d),
+            xp.sum(residuals, axis=0, dtype=xp.float64).reshape(-1, k),
+            spread,
+        )
+
+    def precondition(self, gradient: Array, curvature: Array, which: Array) -> Array:
+        """Multiply by the inverse of ``n M ⊗ S + I / C`` (weights) and of ``n M`` (intercepts)."""
+        xp = self.xp
+        sets = self.problems.set_of[np.asarray(which.cpu() if hasattr(which, "cpu") else which)]
+        p, k, m = gradient.shape
+        if k > 1:
+            spread, classes = xp.linalg.eigh(curvature)
+            classes = xp.astype(classes, self.dtype)
+            gradient = classes.mT @ gradient
+        else:
+            spread = curvature[:, :, 0]
+        spread = xp.maximum(spread, xp.full_like(spread, 1e-6)) * self.n_rows[sets][:, None]
+        stiffness = xp.astype(spread, self.dtype)[:, :, None] * self.eigenvalues
+        penalty = xp.astype(1 / self.C[which], self.dtype)[:, None, None]
+        weights = gradient[:, :, :-1]
+        rotated = (weights.reshape(p * k, m - 1) @ self.eigenvectors).reshape(p, k, -1)
+        if self.eigenvectors.shape[1] == m - 1:
+            inner, rest = rotated / (stiffness + penalty), 0.0
+        else:  # beyond the rank of S all eigenvalues are at the floor, the first one's
+            least = stiffness[:, :, :1] + penalty
+            inner, rest = rotated * (1 / (stiffness + penalty) - 1 / least), weights / least
+        weights = (inner.reshape(p * k, -1) @ self.eigenvectors.T).reshape(p, k, m - 1) + rest
+        intercepts = gradient[:, :, -1:] / xp.astype(spread, self.dtype)[:, :, None]
+        out = xp.concat([weights, intercepts], axis=2)
+        return classes @ out if k > 1 else out
+
+
+def _binary(xp: Any, logits: Array, signs: Array, inside: Array | None) -> tuple[Array, Array, Array]:
+    """Return loss sums (float64), residuals dloss/dlogit, and sums of p (1 - p), of shape ``(p, 1, 1)``."""
+    margin = logits * signs
+    loss = xp.log1p(xp.exp(-xp.abs(margin))) - xp.minimum(margin, xp.zeros_like(margin))
+    wrong = xp.exp(-(margin + loss))  # probability of the other class, exact in both tails
+    if inside is not None:
+        loss, wrong = loss * inside, wrong * inside
+    spread = xp.sum(wrong * (1 - wrong), axis=0, dtype=xp.float64)[:, None, None]
+    return xp.sum(loss, axis=0, dtype=xp.float64), -signs * wrong, spread
+
+
+def _multinomial(xp: Any, logits: Array, labels: Array, inside: Array | None) -> tuple[Array, Array, Array]:
+    """Return loss sums, residuals and sums of diag(p) - p pᵀ; logits have shape ``(r, problems, classes)``."""
+    r, p, k = logits.shape
+    logits = logits - xp.max(logits, axis=2, keepdims=True)
+    own = xp.arange(k, device=_device(labels))[None, :] == labels[:, None]
+    own = xp.astype(own, logits.dtype)[:, None, :]
+    exps = xp.exp(logits)
+    total = xp.sum(exps, axis=2, keepdims=True)
+    probabilities = exps / total
+    loss = xp.log(total[:, :, 0]) - xp.sum(logits * own, axis=2)
+    residuals = probabilities - own
+    if inside is not None:
+        loss, residuals = loss * inside, residuals * inside[:, :, None]
+        probabilities = probabilities * inside[:, :, None]
+    by_problem = xp.permute_dims(probabilities, (1, 0, 2))
+    spread = xp.eye(k, dtype=logits.dtype, device=_device(labels)) * xp.sum(probabilities, axis=0)[:, None, :]
+    spread = xp.astype(spread - by_problem.mT @ by_problem, xp.float64)
+    return xp.sum(loss, axis=0, dtype=xp.float64), residuals.reshape(r, p * k), spread
+
+
+def _device(array: Array) -> Any:
+    return getattr(array, "device", None)
+
+
+def factorise(rows: TrainingRows) -> tuple[Array, Array]:
+    """Return eigenvalues and eigenvectors of the mean scatter of the working rows, of rank at most their number.
+
+    Eigenvalues are held above a floor at which rounding no longer tells them from 0: a step along such a direction
+    would be noise divided by the penalty.
+    """
+    xp, d = rows.xp, rows.n_features
+    n = len(rows.order)
+    scatter = rows.put(np.zeros((d, d)))
+    for part in rows.map(lambda chunk: chunk.X.T @ chunk.X):
+        scatter += part
+    values, vectors = xp.linalg.eigh(scatter / n)
+    rank = min(n, d)
+    values = values[d - rank :]
+    floor = 10 * float(xp.finfo(rows.float).eps) * float(values[-1])
+    return xp.maximum(values, xp.full_like(values, floor)), vectors[:, d - rank :]
+
+
+def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, max_columns: int = 1024) -> Solution:
+    """Solve all problems, first in float32, then what that leaves unsolved in float64.
+
+    ``max_columns`` bounds the columns that are worked on together, and with them the memory.
+    """
+    factor = factorise(rows)
+    step = max(1, max_columns // problems.n_outputs)
+    parts = []
+    for start in range(0, len(problems.C), step):
+        part = _some(problems, slice(start, start + step))
+        parts.append((part, _solve_part(rows, part, factor, tol, max_iter)))
+    theta = np.concatenate([_numpy(end.theta).astype(np.float64) for _, end in parts])
+    std, mean = _numpy(rows.std)[problems.set_of][:, None], _numpy(rows.mean)[problems.set_of][:, None]
+    width, center = _numpy(rows.width), _numpy(rows.center)
+    coef = theta[:, :, :-1] / std.astype(np.float64) / width
+    intercept = theta[:, :, -1] - (coef * (center + mean.astype(np.float64) * width)).sum(2)
+    value = np.concatenate([_numpy(end.value) for _, end in parts])
+    return Solution(
+        coef=coef,
+        intercept=intercept,
+        objective=value * problems.C,
+        n_iter=np.concatenate([_numpy(end.n_iter) for _, end in parts]),
+        converged=np.concatenate([_numpy(end.converged) for _, end in parts]),
+    )
+
+
+def _solve_part(
+    rows: TrainingRows, problems: Problems, factor: tuple[Array, Array], tol: float, max_iter: int
+) -> Minimum:
+    xp = rows.xp
+    objective = LogisticObjective(rows, problems, factor, rows.float)
+    end = minimise(objective, objective.start(), tol=tol, max_iter=max_iter)
+    left = np.flatnonzero(~_numpy(end.converged))
+    if len(left):
+        exact = (xp.astype(factor[0], xp.float64), xp.astype(factor[1], xp.float64))
+        objective = LogisticObjective(rows, _some(problems, left), exact, xp.float64)
+        start = xp.astype(end.theta[left], xp.float64)
+        again = minimise(objective, start, tol=tol, max_iter=max_iter)
+        end.theta = xp.astype(end.theta, xp.float64)
+        end.theta[left] = again.theta
+        end.value[left], end.converged[left] = again.value, again.converged
+        end.n_iter[left] += again.n_iter
+    return end
+
+
+def _some(problems: Problems, which: Any) -> Problems:
+    return Problems(
+        problems.set_of[which], problems.C[which], problems.target_of[which], problems.targets, problems.n_outputs
+    )
+
+
+def _numpy(array: Array) -> NDArray[Any]:
+    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

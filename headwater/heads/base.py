@@ -1,0 +1,87 @@
+"""What every head can do beyond a scikit-learn estimator: be fitted many times at once, and be saved."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+
+Fit = tuple[NDArray[np.int64], Mapping[str, Any]]
+Input = Any  # an array-like of features, or a dict of them by name
+State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+
+
+class Head(BaseEstimator):  # type: ignore[misc]
+    """A small model on features: arrays in, class probabilities out.
+
+    A head is a scikit-learn classifier. X is a NumPy array or any array-like that has ``shape``, ``dtype``,
+    ``array[rows]`` and ``blocks()``; a head over several inputs takes a dict of them.
+    """
+
+    def fit_many(self, X: Input, y: NDArray[Any], fits: Sequence[Fit]) -> list[Self]:
+        """Fit copies of this head on parts of the rows, each with settings of its own.
+
+        Parameters
+        ----------
+        X
+            Features of shape ``(n_samples, ...)``.
+        y
+            Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``.
+        fits
+            For each fit, its training rows (int64) and the parameters that differ from this head's. Row arrays that
+            are shared between fits should be the same object.
+
+        Returns
+        -------
+        list
+            A fitted head for each fit, in order.
+        """
+        return [clone(self).set_params(**params).fit(take(X, rows), y[rows]) for rows, params in fits]
+
+    @classmethod
+    def predict_proba_many(
+        cls, heads: Sequence[Self], X: Input, rows: Sequence[NDArray[np.int64]]
+    ) -> list[NDArray[np.floating[Any]]]:
+        """Return ``head.predict_proba(X[rows])`` for each head with its rows."""
+        return [head.predict_proba(take(X, part)) for head, part in zip(heads, rows, strict=True)]
+
+    @abstractmethod
+    def fit(self, X: Input, y: NDArray[Any]) -> Self:
+        """Fit on all rows."""
+
+    @abstractmethod
+    def predict_proba(self, X: Input) -> NDArray[np.floating[Any]]:
+        """Return class probabilities, of shape ``(n_samples, n_classes)``; for labels, ``(n_samples, n_labels)``."""
+
+    @abstractmethod
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return the settings to choose among when the user names none."""
+
+    @abstractmethod
+    def to_state(self) -> State:
+        """Return a fitted head as plain JSON values and arrays."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a head from `to_state`."""
+
+
+def take(X: Input, rows: NDArray[np.int64]) -> Input:
+    """Return the rows of an input, or of each of several."""
+    if isinstance(X, Mapping):
+        return {name: part[rows] for name, part in X.items()}
+    return X[rows]
+
+
+def blocks(X: Any, rows: int = 8192) -> Iterator[tuple[slice, Any]]:
+    """Yield ``(rows, values)`` over an array or array-like, in order."""
+    if hasattr(X, "blocks"):
+        yield from X.blocks()
+        return
+    for start in range(0, X.shape[0], rows):
+        yield slice(start, min(start + rows, X.shape[0])), X[start : start + rows]

@@ -1,0 +1,333 @@
+"""The linear probe: L2-penalised logistic regression, solved for all folds and penalties at once."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from threadpoolctl import threadpool_limits
+
+from headwater.errors import HeadError
+from headwater.heads._logistic import Problems, Solution, solve
+from headwater.heads._rows import TrainingRows
+from headwater.heads.base import Fit, Head, State, blocks
+
+
+class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
+    """L2-penalised logistic regression on frozen features.
+
+    Minimises ``C * sum of losses + ‖W‖² / 2`` with a free intercept: the objective of scikit-learn's
+    ``LogisticRegression``, after standardising each column on the training rows as
+    ``make_pipeline(StandardScaler(), LogisticRegression(C))`` does. Two classes: logistic loss. More: multinomial.
+    Labels of shape ``(n_samples, n_labels)``: an independent two-class problem a label.
+
+    Parameters
+    ----------
+    C
+        Inverse strength of the penalty, above 0.
+    standardize
+        Whether columns are scaled by their standard deviation on the training rows. (Centring changes nothing, since
+        the intercept is free.)
+    tol
+        The search ends when the objective is within this share of its minimum, as estimated by its own model.
+    max_iter
+        Most iterations of L-BFGS.
+    n_threads
+        Threads for NumPy input; None for one a core.
+    max_bytes
+        Training rows that take more than this in float32 are streamed from X block by block in each iteration.
+
+    Attributes
+    ----------
+    classes_ : of shape (n_classes,)
+        Sorted labels; ``arange(n_labels)`` for several labels.
+    coef_ : float64, of shape (1, d), (n_classes, d) or (n_labels, d)
+        Weights for X as it comes: standardisation is folded in.
+    intercept_ : float64, of shape (1,), (n_classes,) or (n_labels,)
+    objective_ : float
+        Value of the objective (summed over labels).
+    n_iter_ : int
+        Iterations taken.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((200, 5)); y = X[:, 0] + 0.1 * rng.standard_normal(200) > 0
+    >>> LinearProbe(C=10).fit(X[:150], y[:150]).score(X[150:], y[150:])
+    0.98
+    """
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        standardize: bool = True,
+        tol: float = 1e-8,
+        max_iter: int = 500,
+        n_threads: int | None = None,
+        max_bytes: int = 4 << 30,
+    ) -> None:
+        self.C = C
+        self.standardize = standardize
+        self.tol = tol
+        self.max_iter = max_iter
+        self.n_threads = n_threads
+        self.max_bytes = max_bytes
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return 17 penalties, evenly spaced in their logarithm from 1e-6 to 1e2."""
+        return [{"C": float(c)} for c in np.logspace(-6, 2, 17)]
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit on all rows.
+
+        Parameters
+        ----------
+        X
+            Features of shape ``(n_samples, d)``.
+        y
+            Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``.
+
+        Raises
+        ------
+        HeadError
+            When there is one class only, or a feature is not finite (the message names rows).
+        """
+        if _is_plain(X):
+            X, y = validate_data(self, X, y, multi_output=True, dtype=[np.float32, np.float64, np.float16])
+        (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(X.shape[0]), {})])
+        self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
+        return self
+
+    def fit_many(self, X: Any, y: NDArray[Any], fits: Sequence[Fit]) -> list[Self]:
+        """Fit many probes together; see `Head.fit_many`. Parameters other than C group the fits into batches."""
+        check_classification_targets(y)
+        heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
+        for head in heads:
+            if not head.C > 0:
+                raise HeadError(f"C must be above 0, but is {head.C!r}.")
+        multilabel = y.ndim == 2 and y.shape[1] > 1
+        y = y if multilabel else column_or_1d(y, warn=True)
+        codes, classes = (y, np.arange(y.shape[1])) if multilabel else _coded(y)
+        batches: dict[Any, list[int]] = {}
+        present: dict[int, NDArray[np.int64]] = {}
+        for i, ((rows, _), head) in enumerate(zip(fits, heads, strict=True)):
+            if id(rows) not in present:
+                present[id(rows)] = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
+            settings = {k: v for k, v in head.get_params().items() if k != "C"}
+            batches.setdefault((*sorted(settings.items()), tuple(present[id(rows)])), []).append(i)
+        for (*_, seen), chosen in batches.items():
+            if len(seen) < 2 and not multilabel:
+                raise HeadError(
+                    f"the training rows hold one class only ({classes[seen[0]]!r}): at least two are needed."
+                )
+            _solve_batch([heads[i] for i in chosen], X, codes, classes, np.array(seen), [fits[i][0] for i in chosen])
+        return heads
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return logits, of shape ``(n_samples,)`` for two classes, else ``(n_samples, n_classes)``."""
+        logits = self._logits(X)
+        return logits[:, 0] if logits.shape[1] == 1 and not self._multilabel else logits
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return probabilities, of shape ``(n_samples, n_classes)``; for several labels, each label's own."""
+        return _probabilities(self._logits(X), self._multilabel)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the likeliest class of each row; for several labels, 0 or 1 for each."""
+        logits = self._logits(X)
+        if self._multilabel:
+            return (logits > 0).astype(np.int64)
+        best = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(1)
+        chosen: NDArray[Any] = self.classes_[best]
+        return chosen
+
+    @classmethod
+    def predict_proba_many(
+        cls, heads: Sequence[Self], X: Any, rows: Sequence[NDArray[np.int64]]
+    ) -> list[NDArray[np.floating[Any]]]:
+        """Return ``head.predict_proba(X[rows])`` for each head, one matrix product for heads that share rows."""
+        out: list[Any] = [None] * len(heads)
+        sharing: dict[int, list[int]] = {}
+        for i, part in enumerate(rows):
+            sharing.setdefault(id(part), []).append(i)
+        for members in sharing.values():
+            values = np.asarray(X[rows[members[0]]], np.float64)
+            sizes = np.cumsum([len(heads[i].intercept_) for i in members])
+            coef = np.concatenate([heads[i].coef_ for i in members])
+            intercept = np.concatenate([heads[i].intercept_ for i in members])
+            logits = np.split(values @ coef.T + intercept, sizes[:-1], axis=1)
+            for i, part in zip(members, logits, strict=True):
+                out[i] = _probabilities(part, heads[i]._multilabel)
+        return out
+
+    def to_state(self) -> State:
+        """Return a fitted probe as plain JSON values and arrays."""
+        check_is_fitted(self)
+        values = {
+            "params": self.get_params(),
+            "classes": self.classes_.tolist(),
+            "multilabel": self._multilabel,
+            "objective": self.objective_,
+            "n_iter": self.n_iter_,
+        }
+        return values, {"coef": self.coef_, "intercept": self.intercept_}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a probe from `to_state`."""
+        head = cls(**values["params"])
+        head.classes_ = np.array(values["classes"])
+        head.coef_, head.intercept_ = arrays["coef"], arrays["intercept"]
+        head.objective_, head.n_iter_ = values["objective"], values["n_iter"]
+        head.multilabel_ = values["multilabel"]
+        head.n_features_in_ = head.coef_.shape[1]
+        return head
+
+    @property
+    def _multilabel(self) -> bool:
+        return bool(self.multilabel_)
+
+    def _logits(self, X: Any) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        if _is_plain(X):
+            X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64, np.float16])
+        if X.shape[1] != self.coef_.shape[1]:
+            raise HeadError(f"X has {X.shape[1]} features, but this probe was fitted on {self.coef_.shape[1]}.")
+        out = np.empty((X.shape[0], len(self.intercept_)))
+        for rows, values in blocks(X):
+            out[rows] = _numpy(values) @ self.coef_.T + self.intercept_
+        return out
+
+
+def _solve_batch(
+    heads: Sequence[LinearProbe],
+    X: Any,
+    codes: NDArray[Any],
+    classes: NDArray[Any],
+    seen: NDArray[np.int64],
+    fit_rows: Sequence[NDArray[np.int64]],
+) -> None:
+    """Fit heads that differ only in C and rows, and whose rows hold the same classes."""
+    first = heads[0]
+    unique: dict[int, NDArray[np.int64]] = {id(rows): rows for rows in fit_rows}
+    number = {key: s for s, key in enumerate(unique)}
+    set_of = np.array([number[id(rows)] for rows in fit_rows])
+    C = np.array([head.C for head in heads], np.float64)
+    multilabel = codes.ndim == 2
+    with threadpool_limits(1 if _is_numpy_like(X) else None, "blas"):
+        rows = TrainingRows(
+            X,
+            list(unique.values()),
+            scale=first.standardize,
+            max_bytes=first.max_bytes,
+            n_threads=first.n_threads or len(os.sched_getaffinity(0)),
+        )
+        if multilabel:
+            solution, where = _solve_labels(rows, codes, set_of, C, first)
+        else:
+            places = np.searchsorted(seen, codes).astype(np.int64)
+            targets = (2.0 * places - 1 if len(seen) == 2 else places)[:, None]
+            n_outputs = 1 if len(seen) == 2 else len(seen)
+            problems = Problems(set_of, C, np.zeros(len(C), np.int64), targets, n_outputs)
+            solution = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
+            where = np.arange(len(C))[:, None]
+    if not solution.converged.all():
+        warnings.warn(
+            f"{(~solution.converged).sum()} of {len(C)} fits did not reach tol={first.tol} in {first.max_iter} "
+            "iterations: raise max_iter, or leave out the largest C.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    for i, head in enumerate(heads):
+        mine = where[i]
+        head.classes_ = classes[seen]
+        head.coef_ = solution.coef[mine].reshape(-1, solution.coef.shape[2])
+        head.intercept_ = solution.intercept[mine].reshape(-1)
+        head.objective_ = float(solution.objective[mine].sum())
+        head.n_iter_ = int(solution.n_iter[mine].max())
+        head.multilabel_ = multilabel
+        head.n_features_in_ = head.coef_.shape[1]
+
+
+def _solve_labels(
+    rows: TrainingRows, labels: NDArray[Any], set_of: NDArray[np.int64], C: NDArray[np.float64], first: LinearProbe
+) -> tuple[Solution, NDArray[np.int64]]:
+    """Solve a two-class problem a fit and label; return them and where fit i's label l is, of shape ``(fits, labels)``.
+
+    A label that is the same in all training rows has no finite fit: it gets zero weights and the intercept of its
+    smoothed frequency, ``(n_positive + 1/2) / (n + 1)``.
+    """
+    n_fits, n_labels = len(C), labels.shape[1]
+    signs = 2.0 * (labels > 0) - 1
+    positives = rows.inside.T.astype(np.int64) @ (labels > 0)
+    n = rows.inside.sum(0)[:, None]
+    varied = ((positives > 0) & (positives < n))[set_of].reshape(-1)
+    target_of = np.tile(np.arange(n_labels), n_fits)
+    problems = Problems(
+        np.repeat(set_of, n_labels)[varied], np.repeat(C, n_labels)[varied], target_of[varied], signs, 1
+    )
+    solved = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
+    odds = (positives + 0.5) / (n - positives + 0.5)
+    intercept = np.log(odds)[set_of].reshape(-1, 1)
+    intercept[varied] = solved.intercept
+
+    def spread(values: NDArray[Any], fill: Any) -> NDArray[Any]:
+        out = np.full((n_fits * n_labels, *values.shape[1:]), fill, values.dtype)
+        out[varied] = values
+        return out
+
+    full = Solution(
+        spread(solved.coef, 0),
+        intercept,
+        spread(solved.objective, 0),
+        spread(solved.n_iter, 0),
+        spread(solved.converged, True),
+    )
+    return full, np.arange(n_fits * n_labels).reshape(n_fits, n_labels)
+
+
+def _coded(y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Return each label's number and the sorted labels."""
+    if type_of_target(y) == "continuous":
+        raise HeadError("labels are continuous numbers: a linear probe wants classes.")
+    classes, codes = np.unique(y, return_inverse=True)
+    return codes, classes
+
+
+def _probabilities(logits: NDArray[Any], multilabel: bool) -> NDArray[np.float64]:
+    if multilabel or logits.shape[1] == 1:
+        positive = np.exp(-np.logaddexp(0, -logits))
+        return positive if multilabel else np.concatenate([1 - positive, positive], axis=1)
+    exps: NDArray[np.float64] = np.exp(logits - logits.max(1, keepdims=True))
+    exps /= exps.sum(1, keepdims=True)
+    return exps
+
+
+def _is_plain(X: Any) -> bool:
+    """Whether X is for scikit-learn's own validation: not an array-like of blocks, nor another library's array."""
+    return not hasattr(X, "blocks") and not (hasattr(X, "__dlpack__") and not isinstance(X, np.ndarray))
+
+
+def _is_numpy_like(X: Any) -> bool:
+    return isinstance(X, np.ndarray) or hasattr(X, "blocks")
+
+
+def _numpy(values: Any) -> NDArray[Any]:
+    if isinstance(values, np.ndarray):
+        return values.astype(np.float64, copy=False) if values.dtype == np.float16 else values
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
