@@ -216,7 +216,8 @@ class Features:
         for line in self.state.blocks.values():
             for part, expected in line.sums.items():
                 try:
-                    actual = digest_rows(*self._block_rows(part, line.block, line.stored))
+                    ranges = self._ranges_in(part, line.block, line.stored)
+                    actual = digest_rows(self._block_values(part, line.block), ranges)
                 except StoreError as error:
                     yield str(error)
                     continue
@@ -227,21 +228,35 @@ class Features:
         planned = self.keys if part == "keys" else np.asarray(self._array(part, (n_items,), KEY_CHUNK, np.int64))
         return digest_rows(planned, [(0, n_items)])
 
-    def _block_rows(self, part: str, block: int, stored: Ranges) -> tuple[Array, Ranges]:
-        """Return the values of one block of one array, and where in them the rows ``stored`` are."""
-        start = block * self.block_rows
+    def _block_values(self, part: str, block: int) -> Array:
+        """Return the values of one block of one array."""
         if part != "tokens/values":
             array = self.pooled if part == "pooled" else self.tokens
             assert isinstance(array, MappedArray)
-            return array.chunk(block), tuple((a - start, b - start) for a, b in stored)
+            return array.chunk(block)
         tokens = self.tokens
         assert isinstance(tokens, RaggedArray)
+        first, last = self._token_span(block)
+        return tokens.values[first:last]
+
+    def _token_span(self, block: int) -> tuple[int, int]:
+        """Return the half-open range of token rows that a block fills."""
+        tokens = self.tokens
+        assert isinstance(tokens, RaggedArray)
+        start = block * self.block_rows
         stop = min(start + self.block_rows, self.n_items)
-        first, last = int(tokens.offsets[start]), _end(tokens.offsets[:stop], tokens.lengths[:stop])
-        ranges = tuple(
+        return int(tokens.offsets[start]), _end(tokens.offsets[:stop], tokens.lengths[:stop])
+
+    def _ranges_in(self, part: str, block: int, stored: Ranges) -> Ranges:
+        """Return where in `_block_values` the rows ``stored`` are."""
+        if part != "tokens/values":
+            start = block * self.block_rows
+            return tuple((a - start, b - start) for a, b in stored)
+        tokens, first = self.tokens, self._token_span(block)[0]
+        assert isinstance(tokens, RaggedArray)
+        return tuple(
             (int(tokens.offsets[a]) - first, _end(tokens.offsets[:b], tokens.lengths[:b]) - first) for a, b in stored
         )
-        return tokens.values[first:last], ranges
 
     # Writing
 
@@ -362,15 +377,15 @@ class FeatureWriter:
         good = ~np.isin(result.rows, list(result.failed))
         rows = result.rows[good]
 
-        parts = ["pooled"]
-        self._write_dense(features.pooled, task.block, rows, result.pooled[good])
-        if spec.ragged:
-            parts.append("tokens/values")
-            self._write_ragged(task.block, rows, [m for m, ok in zip(result.tokens or (), good, strict=True) if ok])
-        elif spec.has_tokens:
+        written: dict[str, Array] = {}
+        if len(rows):
+            written["pooled"] = self._write_dense(features.pooled, task.block, rows, result.pooled[good])
+        if len(rows) and spec.ragged:
+            matrices = [matrix for matrix, ok in zip(result.tokens or (), good, strict=True) if ok]
+            written["tokens/values"] = self._write_ragged(task.block, rows, matrices)
+        elif len(rows) and spec.has_tokens:
             assert isinstance(features.tokens, MappedArray)
-            parts.append("tokens")
-            self._write_dense(features.tokens, task.block, rows, np.asarray(result.tokens)[good])
+            written["tokens"] = self._write_dense(features.tokens, task.block, rows, np.asarray(result.tokens)[good])
 
         failed = {row: why for row, why in before.failed.items() if row not in rows} | dict(result.failed)
         status = features.status[start : start + features.block_rows]
@@ -379,22 +394,25 @@ class FeatureWriter:
         features._array("status", (features.n_items,), features.block_rows, np.uint8).write_chunk(task.block, status)
 
         stored = _union(before.stored, rows)
-        sums = {part: digest_rows(*features._block_rows(part, task.block, stored)) for part in parts}
+        sums = dict(before.sums) | {
+            part: digest_rows(values, features._ranges_in(part, task.block, stored)) for part, values in written.items()
+        }
         line = BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self._environment)
         features.journal.append(line)
         features.state.blocks[task.block] = line
 
-    def _write_dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> None:
+    def _write_dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
+        """Write rows of a block, those that were there before kept; return the whole block."""
         chunk = np.array(array.chunk(block))
         chunk[rows - block * self.features.block_rows] = values
         array.write_chunk(block, chunk)
+        return chunk
 
-    def _write_ragged(self, block: int, rows: NDArray[np.int64], matrices: Sequence[Array]) -> None:
+    def _write_ragged(self, block: int, rows: NDArray[np.int64], matrices: Sequence[Array]) -> Array:
+        """Write the tokens of some items of a block, those that were there before kept; return them all."""
         tokens = self.features.tokens
         assert isinstance(tokens, RaggedArray)
-        start = block * self.features.block_rows
-        stop = min(start + self.features.block_rows, len(tokens))
-        first, last = int(tokens.offsets[start]), _end(tokens.offsets[:stop], tokens.lengths[:stop])
+        first, last = self.features._token_span(block)
         values = np.array(tokens.values[first:last])
         for row, matrix in zip(rows.tolist(), matrices, strict=True):
             at = int(tokens.offsets[row]) - first
@@ -402,6 +420,7 @@ class FeatureWriter:
         chunk = tokens.values.chunk_rows
         for at in range(0, last - first, chunk):
             tokens.values.write_chunk((first + at) // chunk, values[at : at + chunk])
+        return values
 
 
 def block_rows(spec: FeatureSpec, n_items: int) -> int:

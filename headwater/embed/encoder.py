@@ -1,0 +1,225 @@
+"""What an encoder is: content in, features out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from headwater.errors import EncoderError, ImageError, nearest
+from headwater.sources import load_bytes, read_image
+from headwater.store import FeatureSpec, Modality
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Prepared = TypeVar("Prepared")
+
+
+def content_key(data: bytes) -> bytes:
+    """Return the BLAKE2b-128 digest of an item's bytes: its key, 16 bytes."""
+    return blake2b(data, digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Content:
+    """One item: its key, and where its pixels or words are.
+
+    Attributes
+    ----------
+    key
+        `content_key` of the file's bytes, or of the text in UTF-8.
+    source
+        The image file, or the text itself.
+    """
+
+    key: bytes
+    source: Path | str
+
+    def image(self) -> Image.Image:
+        """Read the image, in mode RGB.
+
+        Raises
+        ------
+        ImageError
+            When it cannot be read, or is no longer the content that the key was made from.
+        """
+        data = load_bytes(Path(self.source))
+        if content_key(data) != self.key:
+            raise ImageError(f"{self.source}: changed while it was being embedded")
+        return read_image(data)
+
+    def text(self) -> str:
+        """Return the text."""
+        return str(self.source)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of a batch.
+
+    Attributes
+    ----------
+    pooled
+        float32, of shape ``(n, dim)``.
+    tokens
+        float32, of shape ``(n, n_tokens, token_dim)``; for texts a list of n matrices; None when not asked for.
+    """
+
+    pooled: NDArray[np.float32]
+    tokens: NDArray[np.float32] | Sequence[NDArray[np.float32]] | None = None
+
+
+class Encoder(ABC, Generic[Prepared]):
+    """Turns images, texts or both into features.
+
+    An encoder gives an item the same vector alone, in any batch, in any order, and in any thread, up to rounding.
+
+    Attributes
+    ----------
+    name
+        The encoder spec that it was built from.
+    modalities
+        What it can encode.
+    tokens
+        ``"none"``, ``"all"``, or the number of tokens to pool to.
+    """
+
+    name: str
+    modalities: frozenset[Modality]
+    tokens: str = "none"
+    threads_own_cores = False
+    """Whether several threads may encode at once, each on a core of its own; else one batch is encoded at a time."""
+
+    @abstractmethod
+    def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
+        """Return what defines this encoder's features of one modality."""
+
+    @abstractmethod
+    def prepare(self, modality: Modality, content: Content) -> Prepared:
+        """Read an item and make it ready for `encode`; called from several threads at once.
+
+        Raises
+        ------
+        ImageError
+            When an image cannot be read.
+        """
+
+    @abstractmethod
+    def encode(self, modality: Modality, batch: Sequence[Prepared]) -> Encoded:
+        """Encode prepared items."""
+
+    def length(self, modality: Modality, prepared: Prepared) -> int:
+        """Return how many tokens will be stored of a prepared item, where items differ."""
+        return 0
+
+    def settle(self, modality: Modality, batch: Sequence[Prepared]) -> None:
+        """Choose what the device is fastest and safe at, by trying it on a first batch."""
+
+    def environment(self) -> dict[str, Any]:
+        """Return what is recorded with the features but does not define them: versions, device, precision."""
+        return {"numpy": np.__version__}
+
+    def restore(self, environment: Mapping[str, Any]) -> None:
+        """Go on as in the environment of an earlier run, so that a run that is taken up again equals one in a piece."""
+
+
+BACKENDS = {
+    "timm": "headwater.embed.from_timm:TimmEncoder",
+    "open_clip": "headwater.embed.from_open_clip:OpenClipEncoder",
+    "hf": "headwater.embed.from_hub:HubEncoder",
+    "builtin": "headwater.embed.builtin:builtin_encoder",
+    "stub": "headwater.embed.builtin:StubEncoder",
+}
+
+
+def load_encoder(
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    tokens: str = "none",
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Encoder[Any]:
+    """Build the encoder that ``spec`` names.
+
+    Parameters
+    ----------
+    spec
+        ``timm:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``, ``hf:ORG/NAME``,
+        ``hf:DIRECTORY``, ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
+    weights
+        A local state dict, safetensors or a torch file, to use in place of the named weights.
+    tokens
+        ``"none"``, ``"all"``, or the number of tokens to pool to.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    precision
+        ``auto`` uses bf16 where the device is fast at it and a first batch shows that it is safe.
+
+    Raises
+    ------
+    EncoderError
+        When the spec names nothing, or the weights do not fit.
+    """
+    backend, _, name = spec.partition(":")
+    if backend not in BACKENDS:
+        raise EncoderError(
+            f"unknown encoder {spec!r}.{nearest(backend, BACKENDS)} "
+            f"An encoder is written BACKEND:NAME, BACKEND one of {', '.join(BACKENDS)}."
+        )
+    if not name:
+        raise EncoderError(f"encoder {spec!r} names no model: write {backend}:NAME.")
+    if tokens not in ("none", "all") and not (tokens.isdigit() and int(tokens) > 0):
+        raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
+    module, _, attribute = BACKENDS[backend].partition(":")
+    build = getattr(import_module(module), attribute)
+    if backend in ("builtin", "stub"):
+        if weights is not None:
+            raise EncoderError(f"{spec} has no weights to replace: leave --weights out.")
+        if tokens != "none":
+            raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
+        built: Encoder[Any] = build(name)
+    else:
+        built = build(name, weights=weights, tokens=tokens, device=device, precision=precision)
+    return built
+
+
+def unique_texts(texts: Sequence[str | None]) -> tuple[list[Content], NDArray[np.int64]]:
+    """Return the distinct texts as contents, and each text's place among them, -1 where there is none."""
+    return _unique([None if text is None else (content_key(text.encode()), text) for text in texts])
+
+
+def unique_images(
+    paths: Sequence[Path | None], keys: Sequence[bytes | None]
+) -> tuple[list[Content], NDArray[np.int64]]:
+    """Return the distinct images as contents, and each path's place among them, -1 where it has no key."""
+    return _unique(
+        [None if key is None or path is None else (key, path) for path, key in zip(paths, keys, strict=True)]
+    )
+
+
+def _unique(items: Sequence[tuple[bytes, Path | str] | None]) -> tuple[list[Content], NDArray[np.int64]]:
+    places: dict[bytes, int] = {}
+    contents: list[Content] = []
+    place = np.full(len(items), -1, np.int64)
+    for i, item in enumerate(items):
+        if item is None:
+            continue
+        key, source = item
+        if key not in places:
+            places[key] = len(contents)
+            contents.append(Content(key, source))
+        place[i] = places[key]
+    return contents, place
+
+
+def key_of_file(path: Path) -> bytes:
+    """Return the content key of an image file."""
+    return content_key(load_bytes(path))

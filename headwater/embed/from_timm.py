@@ -1,0 +1,132 @@
+"""Encoders from timm."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._extras import need
+from headwater.embed._preprocess import ImagePipeline
+from headwater.embed._torch import Frozen, fit_weights, load_state, to_numpy
+from headwater.embed.encoder import Content, Encoded, Encoder, Precision
+from headwater.embed.pooling import pool_grid
+from headwater.errors import EncoderError
+from headwater.store import FeatureSpec, Modality
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TimmEncoder(Encoder[NDArray[Any]]):
+    """A timm model without its classifier.
+
+    The pooled feature is ``forward_head(forward_features(x), pre_logits=True)``, tokens are the feature map or patch
+    tokens of ``forward_features``, class and register tokens left out. Preprocessing is the model's own evaluation
+    transform.
+
+    References
+    ----------
+    Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models
+    """
+
+    modalities = frozenset[Modality]({"image"})
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None = None,
+        tokens: str = "none",
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        timm = need("timm", "encoders")
+        self.name, self.tokens = f"timm:{name}", tokens
+        try:
+            model = timm.create_model(name, pretrained=weights is None, num_classes=0)
+        except RuntimeError as error:
+            if "Unknown model" not in str(error):
+                raise EncoderError(f"{self.name}: cannot be built ({error}).") from error
+            close = difflib.get_close_matches(name, timm.list_models(), n=3)
+            hint = f" Did you mean {', '.join(close)}?" if close else ""
+            raise EncoderError(f"{self.name}: timm has no such model.{hint}") from error
+        except OSError as error:
+            raise EncoderError(
+                f"{self.name}: its weights could not be fetched from the hub. Without a network, pass --weights FILE."
+            ) from error
+        if weights is not None:
+            classifier = model.pretrained_cfg.get("classifier") or ()
+            heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+            fit_weights(model, load_state(weights), f"--weights {weights}", optional=heads)
+        self._config = timm.data.resolve_model_data_config(model)
+        self._pipeline = ImagePipeline(timm.data.create_transform(**self._config, is_training=False))
+        self._channels_last_map = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self._prefix = int(getattr(model, "num_prefix_tokens", 0))
+        patches = getattr(model, "patch_embed", None)
+        self._grid = tuple(getattr(patches, "grid_size", ()) or ())
+        self._frozen = Frozen(model, device, precision)
+        self.threads_own_cores = self._frozen.device == "cpu"
+        channels, height, width = self._config["input_size"]
+        blank = np.zeros((height, width, channels), np.uint8)
+        probe = self.encode("image", [blank])
+        self._dim = probe.pooled.shape[1]
+        self._token_shape = None if probe.tokens is None else np.shape(probe.tokens)[1:]
+
+    def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
+        """Return what defines these features."""
+        return FeatureSpec(
+            encoder=self.name,
+            modality=modality,
+            weights=self._frozen.digest,
+            preprocessing={k: list(v) if isinstance(v, tuple) else v for k, v in self._config.items()},
+            layer="forward_features",
+            pooling="forward_head(pre_logits)",
+            dim=self._dim,
+            dtype=dtype,
+            tokens=self.tokens,
+            n_tokens=None if self._token_shape is None else self._token_shape[0],
+            token_dim=None if self._token_shape is None else self._token_shape[1],
+        )
+
+    def prepare(self, modality: Modality, content: Content) -> NDArray[Any]:
+        """Read, resize and crop an image."""
+        return self._pipeline.prepare(content.image())
+
+    def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
+        """Encode prepared images."""
+        features, pooled = self._frozen.run(_forward, self._pipeline.batch(batch, self._frozen))
+        tokens = None if self.tokens == "none" else to_numpy(self._tokens(features))
+        return Encoded(to_numpy(pooled), tokens)
+
+    def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
+        """Try bf16."""
+        self._frozen.settle(lambda model, x: _forward(model, x)[1], self._pipeline.batch(batch, self._frozen))
+
+    def environment(self) -> dict[str, Any]:
+        """Return versions, device and precision."""
+        return {**self._frozen.environment(), "timm": need("timm", "encoders").__version__}
+
+    def restore(self, environment: Mapping[str, Any]) -> None:
+        """Take over an earlier run's precision."""
+        self._frozen.restore(environment)
+
+    def _tokens(self, features: Tensor) -> Tensor:
+        """Return tokens of shape ``(n, n_tokens, dim)`` from a feature map or a sequence."""
+        if features.ndim == 3:
+            sequence = features[:, self._prefix :]
+            if self.tokens == "all":
+                return sequence
+            height, width = self._grid if len(self._grid) == 2 else (1, sequence.shape[1])
+            return pool_grid(sequence.reshape(len(features), height, width, -1), int(self.tokens))
+        grid = features if self._channels_last_map else features.permute(0, 2, 3, 1)
+        return grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
+
+
+def _forward(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    features = model.forward_features(x)
+    return features, model.forward_head(features, pre_logits=True)

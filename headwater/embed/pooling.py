@@ -1,0 +1,50 @@
+"""Making fewer tokens of many."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headwater._extras import need
+from headwater.errors import EncoderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def grid_of(n_tokens: int, height: int, width: int) -> tuple[int, int]:
+    """Return rows and columns of a grid of ``n_tokens`` cells, shaped as nearly like ``height`` x ``width`` as can be.
+
+    Raises
+    ------
+    EncoderError
+        When there are more tokens asked for than the grid has.
+
+    Examples
+    --------
+    >>> grid_of(16, 14, 14)
+    (4, 4)
+    >>> grid_of(8, 16, 8)
+    (4, 2)
+    """
+    if n_tokens > height * width:
+        raise EncoderError(f"--tokens {n_tokens}: this encoder makes {height} x {width} = {height * width} tokens.")
+    pairs = [(rows, n_tokens // rows) for rows in range(1, n_tokens + 1) if n_tokens % rows == 0]
+    return min(pairs, key=lambda pair: abs(pair[0] * width - pair[1] * height))
+
+
+def pool_grid(tokens: Tensor, n_tokens: int) -> Tensor:
+    """Average a grid of tokens ``(n, height, width, dim)`` down to ``(n, n_tokens, dim)``, adaptively."""
+    torch = need("torch", "encoders")
+    grid = grid_of(n_tokens, tokens.shape[1], tokens.shape[2])
+    pooled = torch.nn.functional.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2).float(), grid)
+    flat: Tensor = pooled.flatten(2).transpose(1, 2)
+    return flat
+
+
+def pool_sequence(tokens: Tensor, n_tokens: int) -> Tensor:
+    """Average a sequence of tokens ``(length, dim)`` down to ``n_tokens`` where it is longer."""
+    if tokens.shape[0] <= n_tokens:
+        return tokens
+    torch = need("torch", "encoders")
+    pooled: Tensor = torch.nn.functional.adaptive_avg_pool1d(tokens.float().T[None], n_tokens)[0].T
+    return pooled

@@ -1,0 +1,280 @@
+"""The run that fills a feature set: decode, encode and write, all at once, a block at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.embed.encoder import Content, Encoded, Encoder
+from headwater.errors import EncoderError, ImageError
+from headwater.store import BlockResult, BlockTask, Features, Modality
+
+SAME_COSINE = 0.999
+N_PROBES = 4
+TEXTS_AT_ONCE = 16
+"""Texts are sorted by length among this many batches."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class EmbedResult:
+    """What a run did: items embedded, failed (why, by content), and found finished before."""
+
+    embedded: int = 0
+    failed: list[tuple[Content, str]] = field(default_factory=list)
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Some rows of a block, prepared and encoded together."""
+
+    task: BlockTask
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Done:
+    job: _Job
+    encoded: Encoded | None
+    good: NDArray[np.int64]
+    failed: dict[int, str]
+
+
+def fill(
+    features: Features,
+    encoder: Encoder[Any],
+    contents: Sequence[Content],
+    *,
+    batch_size: int = 32,
+    workers: int | None = None,
+    stop_on_error: bool = False,
+    retry_failed: bool = False,
+    progress: Progress | None = None,
+) -> EmbedResult:
+    """Embed the contents that ``features`` lacks.
+
+    Parameters
+    ----------
+    features
+        The feature set; its spec must be the encoder's.
+    contents
+        Distinct items.
+    batch_size
+        Items that are encoded together.
+    workers
+        Threads; None for one a core.
+    stop_on_error
+        Raise at the first item that cannot be read, instead of recording it as failed.
+    retry_failed
+        Try items again that failed in an earlier run.
+    progress
+        Called with the numbers of items done and failed so far, from this thread.
+
+    Raises
+    ------
+    ImageError
+        With ``stop_on_error``, for the first item that cannot be read.
+    EncoderError
+        When stored items, embedded again, no longer come out the same.
+    """
+    modality = features.spec.modality
+    keys = np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16)
+    result = EmbedResult()
+    with features.writing() as writer:
+        lengths = _lengths(encoder, modality, contents) if features.spec.ragged else None
+        tasks = writer.plan(keys, lengths, retry_failed=retry_failed)
+        n_todo = sum(len(task.rows) for task in tasks)
+        result.kept = len(contents) - n_todo
+        if not tasks:
+            return result
+        content_of = dict(zip(writer.features.rows_of(keys).tolist(), contents, strict=True))
+        _settle(encoder, modality, writer.features, contents)
+        _require_same_vectors(encoder, writer.features, content_of)
+        writer.set_environment(encoder.environment())
+        n_workers = workers or len(os.sched_getaffinity(0))
+        n_done = 0
+        pending: dict[int, list[_Done]] = defaultdict(list)
+        for done in _encode_all(
+            encoder, modality, _jobs(tasks, modality, batch_size), content_of, batch_size, n_workers
+        ):
+            if done.failed and stop_on_error:
+                row, why = next(iter(done.failed.items()))
+                raise ImageError(f"{content_of[row].source}: {why}")
+            task = done.job.task
+            pending[task.block].append(done)
+            if sum(len(d.job.rows) for d in pending[task.block]) == len(task.rows):
+                block = _assemble(task, pending.pop(task.block), features.spec.dtype)
+                writer.commit(task, block)
+                result.failed += [(content_of[row], why) for row, why in block.failed.items()]
+            n_done += len(done.job.rows)
+            if progress is not None:
+                progress(n_done, len(result.failed))
+        result.embedded = n_todo - len(result.failed)
+    return result
+
+
+def _lengths(encoder: Encoder[Any], modality: Modality, contents: Sequence[Content]) -> NDArray[np.int64]:
+    return np.array([encoder.length(modality, encoder.prepare(modality, c)) for c in contents], np.int64)
+
+
+def _jobs(tasks: Sequence[BlockTask], modality: Modality, batch_size: int) -> Iterator[_Job]:
+    step = batch_size if modality == "image" else batch_size * TEXTS_AT_ONCE
+    for task in tasks:
+        for start in range(0, len(task.rows), step):
+            yield _Job(task, task.rows[start : start + step])
+
+
+def _encode_all(
+    encoder: Encoder[Any],
+    modality: Modality,
+    jobs: Iterator[_Job],
+    content_of: dict[int, Content],
+    batch_size: int,
+    n_workers: int,
+) -> Iterator[_Done]:
+    """Yield finished jobs in order; workers prepare, and encode as well where the encoder lets each own a core."""
+
+    def prepare(job: _Job) -> tuple[list[Any], list[int], dict[int, str]]:
+        prepared, good, failed = [], [], {}
+        for row in job.rows.tolist():
+            try:
+                prepared.append(encoder.prepare(modality, content_of[row]))
+                good.append(row)
+            except ImageError as error:
+                failed[row] = str(error)
+        return prepared, good, failed
+
+    def encode(job: _Job, prepared: list[Any], good: list[int], failed: dict[int, str]) -> _Done:
+        encoded = _encode_sorted(encoder, modality, prepared, batch_size) if prepared else None
+        return _Done(job, encoded, np.array(good, np.int64), failed)
+
+    def both(job: _Job) -> _Done:
+        if encoder.threads_own_cores:
+            _own_one_core()
+        return encode(job, *prepare(job))
+
+    with ThreadPoolExecutor(n_workers, thread_name_prefix="embed") as pool:
+        waiting: deque[tuple[_Job, Future[Any]]] = deque()
+        work: Callable[[_Job], Any] = both if encoder.threads_own_cores else prepare
+
+        def finish() -> _Done:
+            job, future = waiting.popleft()
+            value = future.result()
+            return value if isinstance(value, _Done) else encode(job, *value)
+
+        try:
+            for job in jobs:
+                waiting.append((job, pool.submit(work, job)))
+                if len(waiting) > 2 * n_workers:
+                    yield finish()
+            while waiting:
+                yield finish()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _own_one_core() -> None:
+    """Keep torch, where it is loaded, from spreading this thread's work over all cores."""
+    import sys
+
+    if "torch" in sys.modules:
+        from headwater.embed._torch import use_one_thread
+
+        use_one_thread()
+
+
+def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: list[Any], batch_size: int) -> Encoded:
+    """Encode batch by batch, items of like length together."""
+    if modality == "image" or not hasattr(prepared[0], "shape"):
+        order = np.arange(len(prepared))
+    else:
+        order = np.argsort([len(p) for p in prepared], kind="stable")
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    parts = [encoder.encode(modality, [prepared[i] for i in batch]) for batch in batches]
+    back = np.argsort(order, kind="stable")
+    pooled = np.concatenate([part.pooled for part in parts])[back]
+    if parts[0].tokens is None:
+        return Encoded(pooled)
+    if isinstance(parts[0].tokens, np.ndarray):
+        return Encoded(pooled, np.concatenate([np.asarray(part.tokens) for part in parts])[back])
+    matrices = [matrix for part in parts for matrix in part.tokens or ()]
+    return Encoded(pooled, [matrices[i] for i in back])
+
+
+def _assemble(task: BlockTask, parts: Sequence[_Done], dtype: str) -> BlockResult:
+    """Put the jobs of a block together in the stored type; an item that does not fit into it fails."""
+    failed = {row: why for part in parts for row, why in part.failed.items()}
+    encoded = [(part.good, part.encoded) for part in parts if part.encoded is not None]
+    if not encoded:
+        return BlockResult(task.rows, np.zeros((len(task.rows), 1), dtype), None, failed)
+    place = {row: i for i, row in enumerate(task.rows.tolist())}
+    pooled = np.full((len(task.rows), encoded[0][1].pooled.shape[1]), np.nan, dtype)
+    first = encoded[0][1].tokens
+    tokens: Any = None
+    if isinstance(first, np.ndarray):
+        tokens = np.full((len(task.rows), *first.shape[1:]), np.nan, dtype)
+    elif first is not None:
+        tokens = [np.empty((0, first[0].shape[1]), dtype)] * len(task.rows)
+    with np.errstate(over="ignore"):
+        for good, part in encoded:
+            at = [place[row] for row in good.tolist()]
+            pooled[at] = part.pooled
+            if isinstance(tokens, list):
+                for i, matrix in zip(at, part.tokens or (), strict=True):
+                    tokens[i] = matrix.astype(dtype)
+            elif tokens is not None:
+                tokens[at] = part.tokens
+    finite = np.isfinite(pooled).all(1)
+    if tokens is not None:
+        finite &= [bool(np.isfinite(matrix).all()) for matrix in tokens]
+    for row in task.rows[~finite].tolist():
+        failed.setdefault(row, f"its features are not finite in {dtype}; try --dtype float32 or --precision fp32")
+    return BlockResult(task.rows, pooled, tokens, failed)
+
+
+def _settle(encoder: Encoder[Any], modality: Modality, features: Features, contents: Sequence[Content]) -> None:
+    """Let the encoder choose its precision: as in the last run if there was one, else by trying some items."""
+    if features.state.blocks:
+        last = list(features.state.blocks.values())[-1]
+        encoder.restore(features.state.environments.get(last.environment, {}))
+        return
+    batch = []
+    for content in contents[: 8 * N_PROBES]:
+        try:
+            batch.append(encoder.prepare(modality, content))
+        except ImageError:
+            continue
+        if len(batch) == 2 * N_PROBES:
+            break
+    if batch:
+        encoder.settle(modality, batch)
+
+
+def _require_same_vectors(encoder: Encoder[Any], features: Features, content_of: dict[int, Content]) -> None:
+    """Embed some stored items again and compare: what no key can tell, such as a transform that changed, shows here."""
+    stored = [row for row in content_of if features.status[row] == 1]
+    chosen = [stored[i] for i in np.linspace(0, len(stored) - 1, min(N_PROBES, len(stored))).astype(int)]
+    for row in chosen:
+        try:
+            prepared = encoder.prepare(features.spec.modality, content_of[row])
+        except ImageError:
+            continue
+        now = encoder.encode(features.spec.modality, [prepared]).pooled[0].astype(np.float64)
+        then = features.pooled[row].astype(np.float64)
+        scale = np.linalg.norm(now) * np.linalg.norm(then)
+        cosine = float(now @ then / scale) if scale else float(np.array_equal(now, then))
+        if cosine < SAME_COSINE:
+            raise EncoderError(
+                f"{features.name}: {content_of[row].source} embedded again differs from what is stored (cosine "
+                f"{cosine:.4f}): the encoder or its preprocessing has changed. Pass --name to start a new feature set."
+            )

@@ -1,0 +1,261 @@
+"""Image files: whatever is on disk, out comes 8-bit RGB.
+
+Every sample becomes 8 bits by a rule that looks at what the file *declares*, never at the values of one
+image, so that the same tissue photographed twice is not stretched in two different ways:
+
+=====================================  =================================================================
+in the file                            out, 0 to 255
+=====================================  =================================================================
+8-bit grey, RGB, YCbCr, CMYK, palette  as decoded; grey is repeated in the three channels
+1, 2, 4-bit grey                       full scale is 255
+16-bit grey                            ``round(v / 257)``, also when no value in the file is above 4095
+12-bit grey TIFF                       ``round(255 * v / 4095)``
+16-bit colour, or grey with alpha      ``v // 256``, the high byte (Pillow's; within one of the rounded value)
+PGM, PPM with a maxval                 ``round(255 * v / maxval)``
+32-bit or signed integer TIFF          as 16-bit grey; an error when a value is outside 0 to 65535
+32-bit float TIFF                      ``round(255 * v)``; an error when a value is outside 0 to 1
+=====================================  =================================================================
+
+TIFFs that declare white as zero are inverted. Alpha, and the transparent entry of a palette, are composited
+on white, the background of a slide scanner. EXIF orientation is applied. Of a file with several frames, the
+first is read. Embedded colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from headwater.errors import ImageError, ImageNotFound
+
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "load_bytes", "read_image"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"})
+"""The file name suffixes, in lower case, that count as images in a folder."""
+
+MAX_PIXELS = 1 << 28
+"""The number of pixels (width times height) above which an image is refused before it is decoded."""
+
+# `Image.open` would check Pillow's own, process-wide pixel limit, and try formats such as EPS that run code;
+# the plugin's class, chosen by the first bytes, does neither.
+_READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
+    (re.compile(rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]"), TiffImagePlugin.TiffImageFile),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
+    (re.compile(rb"P[1-6][\s#]"), PpmImagePlugin.PpmImageFile),
+    (re.compile(rb"BM"), BmpImagePlugin.BmpImageFile),
+)
+
+# Magic number, width, height, maxval, one blank; comments run from "#" to the end of the line.
+_NETPBM_HEADER = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * 3 + rb"\s")
+
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC = 256, 257, 258, 262
+_WHITE_IS_ZERO = 0
+
+
+def load_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read the encoded bytes of an image file, undecoded.
+
+    Raises
+    ------
+    ImageNotFound
+        When there is no such file.
+    ImageError
+        When it is a folder, or may not be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageNotFound(f"image file not found: {path}") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"a folder stands where an image file should be: {path}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot read image file ({reason}): {path}") from error
+
+
+def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image into 8-bit RGB.
+
+    Reads PNG, JPEG, TIFF, BMP, WebP and PBM/PGM/PPM, told apart by their first bytes, whatever the file is
+    called. How other depths and colour spaces become 8-bit RGB is laid down at the top of this module.
+    Nothing global is read or changed: any number of threads may call it.
+
+    Parameters
+    ----------
+    source
+        Path of the file, or its encoded bytes.
+    max_pixels
+        Refuse an image of more pixels than this, before any of them is decoded. Pillow itself refuses a
+        WebP of more than 178,956,970 pixels.
+
+    Returns
+    -------
+    Image.Image
+        Loaded and upright, of mode ``"RGB"``.
+
+    Raises
+    ------
+    ImageNotFound
+        When there is no such file.
+    ImageError
+        When the bytes are not an image, are cut short or damaged, hold too many pixels, or hold values that
+        have no fixed scale.
+
+    Examples
+    --------
+    A PGM whose white is 4095, as 12-bit detectors write it:
+
+    >>> image = read_image(b"P5 2 1 4095 " + bytes([0x0F, 0xFF, 0x08, 0x00]))
+    >>> image.mode, image.size, image.getpixel((0, 0)), image.getpixel((1, 0))
+    ('RGB', (2, 1), (255, 255, 255), (128, 128, 128))
+    """
+    if isinstance(source, bytes):
+        data, where = source, ""
+    else:
+        data, where = load_bytes(source), f": {os.fspath(source)}"
+    try:
+        return _decode(data, max_pixels)
+    except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
+        raise ImageError(_reason(error, data) + where) from error
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise ImageError("empty image file (0 bytes)")
+    reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
+    if reader is None:
+        raise ImageError("not an image (known are PNG, JPEG, TIFF, BMP, WebP, PGM and PPM)")
+    header = _NETPBM_HEADER.match(data)
+    if header and int(header[4]) != 255:
+        return _decode_netpbm(data, header, max_pixels)
+
+    image = reader(io.BytesIO(data))
+    _check_size(*image.size, max_pixels)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Left to itself, Pillow allocates these pixels too, but only after asking its process-wide limit.
+        size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
+        image.im = Image.new(image.mode, size, None).im
+    image.load()
+    _set_upright(image)
+    return _to_rgb(image, data)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height == 0:
+        raise ImageError(f"image without pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"image too large: {width} x {height} is {width * height:,} pixels, and at most {max_pixels:,} "
+            "are allowed; cut it into tiles, or raise max_pixels"
+        )
+
+
+def _decode_netpbm(data: bytes, header: re.Match[bytes], max_pixels: int) -> Image.Image:
+    """Decode a binary PGM or PPM of any maxval; Pillow's own loop takes 0.6 s a megapixel."""
+    width, height, maxval = (int(token) for token in header.groups()[1:])
+    _check_size(width, height, max_pixels)
+    if not 0 < maxval < 65536:
+        raise ImageError(f"damaged image: a maxval of {maxval}, where 1 to 65535 is allowed")
+    shape = (height, width) if header[1] == b"5" else (height, width, 3)
+    dtype = np.dtype("u1" if maxval < 256 else ">u2")
+    n_samples = int(np.prod(shape))
+    if len(data) - header.end() < n_samples * dtype.itemsize:
+        raise ImageError(f"truncated image ({len(data)} bytes)")
+    samples = np.frombuffer(data, dtype, n_samples, offset=header.end()).reshape(shape)
+    image = Image.fromarray(_to_8_bits(np.minimum(samples, maxval), maxval))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _set_upright(image: ImageFile.ImageFile) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
+        return  # metadata that cannot be parsed says nothing about the pixels: they are read as they lie
+
+
+def _to_rgb(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """Convert a loaded, upright image of any mode; ``data`` holds the file's header."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_wide_grey(image)).convert("RGB")
+    if image.mode in ("La", "RGBa"):  # premultiplied: Pillow converts these in two steps only
+        return _on_white(image.convert(image.mode.upper()))
+    if image.mode in ("LA", "PA", "RGBA"):
+        return _on_white(image)
+    if "transparency" in image.info:
+        # Of a PNG only. A colour key of less or more than 8 bits does not compare with 8-bit samples.
+        bit_depth = data[24]
+        if image.mode == "P" or bit_depth == 8:
+            return _on_white(image)
+        del image.info["transparency"]
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba)
+    return white
+
+
+def _wide_grey(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+    """Scale grey samples of more than 8 bits; shape (height, width)."""
+    samples: npt.NDArray[Any] = np.asarray(image)
+    full_scale, white_is_zero = 65535, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        white_is_zero = image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
+        if image.mode.startswith("I;16"):
+            full_scale = (1 << image.tag_v2[_TIFF_BITS][0]) - 1
+
+    low, high = samples.min(), samples.max()
+    if image.mode == "F":
+        if not (low >= 0 and high <= 1):  # also when either is NaN
+            raise ImageError(
+                f"floating-point samples from {low:.4g} to {high:.4g} have no fixed scale; store values in 0 to 1"
+            )
+        grey: npt.NDArray[np.uint8] = np.rint(samples * 255).astype(np.uint8)
+    elif low < 0 or high > 65535:
+        raise ImageError(f"integer samples from {low} to {high} have no fixed scale; store values in 0 to 65535")
+    else:
+        grey = _to_8_bits(samples, full_scale)
+    return np.invert(grey) if white_is_zero else grey
+
+
+def _to_8_bits(samples: npt.NDArray[Any], full_scale: int) -> npt.NDArray[np.uint8]:
+    """Compute ``round(255 * samples / full_scale)`` for integers in 0 to ``full_scale``, at most 65535."""
+    scaled = (samples.astype(np.uint32) * 255 + full_scale // 2) // full_scale
+    return scaled.astype(np.uint8)
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """Put into one line why an image could not be decoded."""
+    if isinstance(error, ImageError):
+        return str(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    riff_is_short = data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if riff_is_short or isinstance(error, EOFError | IndexError | struct.error):
+        return f"truncated image ({len(data)} bytes)"
+    if re.search("truncat|not enough image data|reached eof|requires a buffer", text, re.IGNORECASE):
+        return f"truncated image ({len(data)} bytes)"
+    return f"damaged or unsupported image ({text})"

@@ -1,0 +1,339 @@
+"""The user's table: which samples exist, and which columns hold their ids, images and texts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from headwater.errors import ManifestError, ManifestNotFound, nearest
+from headwater.sources.images import IMAGE_SUFFIXES
+
+__all__ = ["Manifest", "read_manifest"]
+
+# Names that give a column its role, best first; names in one tuple are equally good.
+_NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "id": (("id",), ("sample_id",), ("image_id", "uid", "uuid")),
+    "image": (
+        ("image",),
+        ("image_path",),
+        ("path", "file", "filename", "file_name", "file_path", "filepath", "image_file", "img", "img_path"),
+    ),
+    "text": (
+        ("text",),
+        ("caption", "report", "note", "notes", "description", "sentence", "findings", "impression"),
+    ),
+}
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Manifest:
+    """A table of samples and the roles of its columns; `read_manifest` makes one.
+
+    Parameters
+    ----------
+    table
+        One row a sample. The columns of the three roles are strings; the ids are unique.
+    id
+        Name of the column with the sample ids.
+    image
+        Name of the column with the image paths, or None.
+    text
+        Name of the column with the texts, or None.
+    root
+        The folder that relative image paths start from.
+    """
+
+    table: pl.DataFrame
+    id: str
+    image: str | None
+    text: str | None
+    root: Path
+
+    @property
+    def n_samples(self) -> int:
+        """Number of rows."""
+        return self.table.height
+
+    @property
+    def ids(self) -> list[str]:
+        """The sample ids, in the table's order."""
+        return self.require(self.id).to_list()
+
+    def image_paths(self) -> list[Path | None]:
+        """Return where each sample's image file should be; None for a sample without an image.
+
+        Relative paths start from `root`. Whether the files exist is not looked at.
+        """
+        if self.image is None:
+            return [None] * self.n_samples
+        return [self.root / value if value else None for value in self._filled(self.image)]
+
+    def texts(self) -> list[str | None]:
+        """Return each sample's text, untouched; None for a sample without one, or with blanks only."""
+        if self.text is None:
+            return [None] * self.n_samples
+        return self._filled(self.text)
+
+    def require(self, column: str) -> pl.Series:
+        """Return a column of the table.
+
+        Raises
+        ------
+        ManifestError
+            When there is no such column; the message lists those there are.
+        """
+        if column not in self.table.columns:
+            raise ManifestError(f"the manifest has {_no_column(column, self.table.columns)}")
+        return self.table[column]
+
+    def _filled(self, column: str) -> list[str | None]:
+        values = self.require(column)
+        return values.set(_blank(values), None).to_list()
+
+
+def read_manifest(
+    path: str | os.PathLike[str],
+    *,
+    id: str | None = None,
+    image: str | None = None,
+    text: str | None = None,
+) -> Manifest:
+    """Read a manifest and settle which columns hold ids, images and texts.
+
+    A role that is not given is found by the column's name, in any case: ``id``, ``sample_id`` or
+    ``image_id``; ``image``, ``image_path``, ``path`` or ``file``; ``text``, ``caption``, ``report`` or
+    ``notes``; and the like. Without an id column, image paths serve as ids where every row has its own, else
+    row numbers, counted from 1; they become a column ``id``. So they do beside an ``image_id`` (or ``uid``)
+    that was not asked for and does not tell the rows apart.
+
+    Columns of the three roles are read as text: an id ``007`` stays ``007``.
+
+    Parameters
+    ----------
+    path
+        A ``.csv``, ``.tsv``, ``.parquet``, ``.jsonl`` or ``.ndjson`` file; or a folder with one subfolder a
+        class, which becomes a table of ``id`` (the relative path without its suffix, or with it where two
+        files differ in nothing else), ``image`` and ``label``, sorted by ``image``. Files and folders whose
+        names start with a dot are left out.
+    id, image, text
+        Names of the columns with these roles.
+
+    Returns
+    -------
+    Manifest
+        With every row checked to have a unique id and an image, a text, or both.
+
+    Raises
+    ------
+    ManifestNotFound
+        When there is no such file or folder.
+    ManifestError
+        When the file cannot be parsed or is empty; when a column asked for is missing, or two columns could
+        have one role; when ids repeat or are missing; when a row has neither image nor text.
+    """
+    path = Path(path)
+    asked = {"id": id, "image": image, "text": text}
+    if path.is_dir():
+        table, root = _read_folder(path), path.absolute()
+    elif path.exists():
+        table, root = _read_file(path, asked), path.absolute().parent
+    else:
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ManifestNotFound(
+            f"manifest not found: {path}.{nearest(path.name, siblings)} Give a CSV, TSV, Parquet or JSON-lines "
+            "file, or a folder with one subfolder a class."
+        )
+    if table.is_empty():
+        raise ManifestError(f"{path}: the manifest has no rows")
+
+    roles = _find_roles(table.columns, asked, path)
+    image, text = roles["image"], roles["text"]
+    if image is None and text is None:
+        raise ManifestError(
+            f"{path}: neither an image nor a text column was found. Pass --image COLUMN or --text COLUMN; "
+            f"columns are {_listed(table.columns)}."
+        )
+    # One column may have two roles: image paths asked for as ids, say.
+    table = _with_text_columns(table, sorted({column for column in roles.values() if column is not None}), path)
+    _check_content(table, [column for column in (image, text) if column is not None], path)
+
+    found = roles["id"]
+    if found is None or (asked["id"] is None and _is_weak_id(table[found])):
+        table, found = _with_made_ids(table, image), "id"
+    _check_ids(table[found], path)
+    return Manifest(table, id=found, image=image, text=text, root=root)
+
+
+def _read_file(path: Path, asked: dict[str, str | None]) -> pl.DataFrame:
+    """Read a table file; the columns of a CSV that have a role are read as strings."""
+    suffix = path.suffix.lower()
+    if suffix not in (*_SEPARATORS, *_JSON_LINES, ".parquet"):
+        known = ", ".join([*_SEPARATORS, ".parquet", *_JSON_LINES])
+        raise ManifestError(f"{path}: {suffix or 'no suffix'} is not a kind of manifest. Known are {known}.")
+    try:
+        data = path.read_bytes()
+        if suffix == ".parquet":
+            return pl.read_parquet(data)
+        if suffix in _JSON_LINES:
+            return pl.read_ndjson(data, infer_schema_length=None)
+        separator = _SEPARATORS[suffix]
+        header = pl.read_csv(data, separator=separator, n_rows=0, infer_schema=False).columns
+        as_text = [column for column in _find_roles(header, asked, path).values() if column is not None]
+        return pl.read_csv(
+            data,
+            separator=separator,
+            infer_schema_length=None,
+            schema_overrides=dict.fromkeys(as_text, pl.String),
+        )
+    except pl.exceptions.PolarsError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ManifestError(
+            f"{path}: cannot be parsed as {suffix[1:]} ({reason}). Mend it, or export it anew."
+        ) from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _read_folder(folder: Path) -> pl.DataFrame:
+    """List the images of a folder with one subfolder a class."""
+    loose = sorted(path.name for path in _visible(folder) if _is_image(path))
+    if loose:
+        raise ManifestError(
+            f"{folder}: {len(loose)} images lie outside a class folder ({_listed(loose)}). Move them into one "
+            "subfolder a class, or write a manifest file."
+        )
+    images = sorted(
+        path.relative_to(folder).as_posix()
+        for subfolder in _visible(folder)
+        if subfolder.is_dir()
+        for path in _images_below(subfolder)
+    )
+    if not images:
+        raise ManifestError(f"{folder}: no images in subfolders; known suffixes are {_listed(sorted(IMAGE_SUFFIXES))}")
+    stems = [image.removesuffix(Path(image).suffix) for image in images]
+    n_with_stem = Counter(stems)
+    return pl.DataFrame(
+        {
+            "id": [stem if n_with_stem[stem] == 1 else image for stem, image in zip(stems, images)],
+            "image": images,
+            "label": [image.split("/", 1)[0] for image in images],
+        },
+        schema=dict.fromkeys(("id", "image", "label"), pl.String),
+    )
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _images_below(path)
+        elif _is_image(path):
+            yield path
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _find_roles(columns: list[str], asked: dict[str, str | None], path: Path) -> dict[str, str | None]:
+    """Settle the column of each role: the one asked for, else one found by name, else None."""
+    roles: dict[str, str | None] = {}
+    for role, column in asked.items():
+        if column is not None and column not in columns:
+            raise ManifestError(f"{path}: --{role}: there is {_no_column(column, columns)}")
+        roles[role] = _find_by_name(role, columns, path) if column is None else column
+    return roles
+
+
+def _find_by_name(role: str, columns: list[str], path: Path) -> str | None:
+    for names in _NAMES[role]:
+        found = [column for column in columns if _normalised(column) in names]
+        if len(found) > 1 and len(names) == 1 and names[0] in found:
+            return names[0]  # spelt exactly so: better than "ID" or "Image"
+        if len(found) > 1:
+            raise ManifestError(f"{path}: columns {_listed(found)} could each hold the {role}. Pass --{role} COLUMN.")
+        if found:
+            return found[0]
+    return None
+
+
+def _normalised(column: str) -> str:
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _with_text_columns(table: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:
+    for column in columns:
+        dtype = table.schema[column]
+        if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+            raise ManifestError(f"{path}: column {column!r} holds {dtype}, where text is needed")
+    return table.with_columns(pl.col(columns).cast(pl.String))
+
+
+def _is_weak_id(ids: pl.Series) -> bool:
+    """Whether a column named, say, ``image_id`` turns out to name something shared by several rows."""
+    return _normalised(ids.name) in _NAMES["id"][-1] and (ids.null_count() > 0 or ids.n_unique() < len(ids))
+
+
+def _with_made_ids(table: pl.DataFrame, image: str | None) -> pl.DataFrame:
+    """Put a column ``id`` first: the image paths when they tell the rows apart, else row numbers from 1."""
+    if image is not None and not _blank(table[image]).any() and table[image].n_unique() == table.height:
+        ids = table[image]
+    else:
+        ids = pl.Series(range(1, table.height + 1)).cast(pl.String)
+    return table.select(ids.alias("id"), pl.all())
+
+
+def _check_content(table: pl.DataFrame, columns: list[str], path: Path) -> None:
+    empty = pl.Series([True]).new_from_index(0, table.height)
+    for column in columns:
+        empty &= _blank(table[column])
+    if empty.any():
+        what = " and ".join(repr(column) for column in columns)
+        raise ManifestError(
+            f"{path}: {_rows(empty)} neither image nor text ({what} empty). Fill them in, or leave them out."
+        )
+
+
+def _check_ids(ids: pl.Series, path: Path) -> None:
+    blank = _blank(ids)
+    if blank.any():
+        raise ManifestError(f"{path}: {_rows(blank)} no id in column {ids.name!r}. Fill them in, or pass --id COLUMN.")
+    n_rows = Counter(ids.filter(ids.is_duplicated()).to_list())
+    if n_rows:
+        repeated = [f"{sample_id!r} ({n} rows)" for sample_id, n in n_rows.items()]
+        raise ManifestError(
+            f"{path}: {len(repeated)} ids of column {ids.name!r} stand in several rows: "
+            f"{_listed(repeated, quote=False)}. Ids must be unique: mend them, or pass --id COLUMN."
+        )
+
+
+def _blank(values: pl.Series) -> pl.Series:
+    """Whether each string is null, empty, or white space only."""
+    return values.is_null() | (values.fill_null("").str.strip_chars() == "")
+
+
+def _rows(mask: pl.Series) -> str:
+    """Name the rows where a mask is true, with a verb: ``row 3 has`` or ``rows 3, 7 have``."""
+    numbers = [str(index + 1) for index in mask.arg_true()]
+    if len(numbers) == 1:
+        return f"row {numbers[0]} has"
+    return f"{len(numbers)} rows ({_listed(numbers, quote=False)}) have"
+
+
+def _no_column(column: str, columns: list[str]) -> str:
+    return f"no column {column!r}.{nearest(column, columns)} Columns are {_listed(columns, most=40)}."
+
+
+def _listed(words: list[str], *, most: int = 5, quote: bool = True) -> str:
+    shown = [repr(word) if quote else word for word in words[:most]]
+    return ", ".join(shown) + (f" and {len(words) - most} more" if len(words) > most else "")
