@@ -1,6 +1,22 @@
 """Heads: arrays in, predictions out."""
 
 from headwater.heads.base import Fit, Head
+from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
+from headwater.heads.persist import HEADS, load_head, make_head, save_head
+from headwater.heads.zero_shot import Prompts, ZeroShot, mean_prompt, read_prompts
 
-__all__ = ["Fit", "Head", "LinearProbe"]
+__all__ = [
+    "HEADS",
+    "Concatenated",
+    "Fit",
+    "Head",
+    "LinearProbe",
+    "Prompts",
+    "ZeroShot",
+    "load_head",
+    "make_head",
+    "mean_prompt",
+    "read_prompts",
+    "save_head",
+]

@@ -1,1 +1,17 @@
-"""Nearest neighbours over arrays."""
+"""Nearest neighbours over arrays: exact, or by an index."""
+
+from headwater.retrieve.exact import search
+from headwater.retrieve.index import Kind, VectorIndex, build_index, recall_at_10
+from headwater.retrieve.persist import IndexInfo, load_index, read_index_info, save_index
+
+__all__ = [
+    "IndexInfo",
+    "Kind",
+    "VectorIndex",
+    "build_index",
+    "load_index",
+    "read_index_info",
+    "recall_at_10",
+    "save_index",
+    "search",
+]

@@ -1,0 +1,69 @@
+"""What splits and metrics both ask of a column: whether values are missing, and which distinct ones it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import InputError
+
+
+def count_nulls(values: NDArray[Any]) -> int:
+    """Count the values that are None, NaN or not-a-time.
+
+    Examples
+    --------
+    >>> count_nulls(np.array(["a", None, float("nan")], dtype=object))
+    2
+    """
+    if values.dtype.kind == "f":
+        return int(np.isnan(values).sum())
+    if values.dtype.kind in "mM":
+        return int(np.isnat(values).sum())
+    if values.dtype.kind == "O":
+        return sum(value is None or value != value for value in values.ravel())
+    return 0
+
+
+def encode(values: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the sorted distinct values and, for each value, the number of the distinct one it is.
+
+    Parameters
+    ----------
+    values : array of shape (n,)
+        Strings, integers, booleans or floats, without nulls.
+    what
+        The name of the column, for the error.
+
+    Returns
+    -------
+    distinct : array of shape (n_distinct,)
+        Sorted, as `numpy.unique` sorts.
+    codes : int64 array of shape (n,)
+        ``distinct[codes]`` equals ``values``.
+
+    Raises
+    ------
+    InputError
+        When the values are of kinds that cannot be put in order, such as strings among numbers.
+
+    Examples
+    --------
+    >>> encode(np.array(["b", "a", "b"]), "label")[1]
+    array([1, 0, 1])
+    """
+    try:
+        distinct, codes = np.unique(values, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in values})
+        raise InputError(f"{what} mixes values of different kinds ({', '.join(kinds)}): use one.") from None
+    return distinct, codes.astype(np.int64, copy=False)
+
+
+def counted(n: int, noun: str) -> str:
+    """Write a number with its noun in the right form: ``1 row``, ``2 rows``, ``3 classes``."""
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n} {noun}{'es' if noun.endswith('s') else 's'}"

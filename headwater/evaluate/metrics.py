@@ -1,0 +1,346 @@
+"""How good predictions are: one dictionary of named numbers for each kind of task.
+
+A metric that needs a class, or both sides of a label, that the tested rows lack is NaN. It is never replaced by a
+number that would mean something else, such as a mean over the classes that happen to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from headwater.errors import InputError, nearest
+from headwater.evaluate._labels import count_nulls, counted, encode
+from headwater.evaluate._measures import auc, average_precision, ece, f1_micro, macro, of_each_label
+
+Task = Literal["binary", "multiclass", "multilabel"]
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+_LEAST = float(np.finfo(np.float64).eps)  # probabilities below it count as it, so that one error is not infinite
+_N_TOP = 3
+
+
+def infer_task(y: ArrayLike) -> Task:
+    """Say which kind of task labels make.
+
+    Parameters
+    ----------
+    y : array of shape (n_samples,) or (n_samples, n_labels)
+        Classes (strings, integers, booleans), or 0/1 indicators of several labels.
+
+    Returns
+    -------
+    {"binary", "multiclass", "multilabel"}
+        For two distinct classes, for more, and for two dimensions.
+
+    Raises
+    ------
+    InputError
+        When there is one class only, a label is null, or the labels are measurements rather than classes.
+
+    Examples
+    --------
+    >>> infer_task(["benign", "malignant", "benign"])
+    'binary'
+    >>> infer_task([[0, 1], [1, 1]])
+    'multilabel'
+    """
+    labels = np.asarray(y)
+    if labels.ndim == 2:
+        _indicators(labels)
+        return "multilabel"
+    if labels.ndim != 1 or len(labels) == 0:
+        raise InputError(f"y has shape {labels.shape}: (n_samples,) or (n_samples, n_labels) is needed.")
+    _refuse_nulls(labels)
+    classes, _ = encode(labels, "y")
+    if classes.dtype.kind == "f" and not np.equal(np.mod(classes, 1), 0).all():
+        raise InputError(f"y holds measurements such as {classes[0]}, not classes: put them into classes first.")
+    if len(classes) == 1:
+        raise InputError(f"y is {classes[0]!s} in every row: at least two classes are needed.")
+    return "binary" if len(classes) == 2 else "multiclass"
+
+
+def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLike | None = None) -> dict[str, float]:
+    """Compute every metric of a task.
+
+    Parameters
+    ----------
+    task
+        "binary", "multiclass" or "multilabel".
+    y_true : array of shape (n_samples,), or (n_samples, n_labels) for "multilabel"
+        True classes, or 0/1 indicators.
+    scores : float array of shape (n_samples, n_classes) or (n_samples, n_labels)
+        Probabilities of the classes, in the order of `classes`, adding up to 1; or a probability for each label. For
+        "binary" also of shape (n_samples,): the probability of ``classes[1]``.
+    classes : array of shape (n_classes,), optional
+        All classes, sorted as `numpy.unique` sorts; those of `y_true` when left out. Without effect for "multilabel".
+
+    Returns
+    -------
+    dict of str to float
+        **binary**: accuracy, balanced_accuracy, precision, recall, f1 (of ``classes[1]``, predicted where its
+        probability is above 0.5), f1_macro, auc, average_precision, log_loss, ece, brier.
+
+        **multiclass**: accuracy, balanced_accuracy, precision and recall (means over the classes), f1_macro,
+        f1_micro, auc (the mean over the classes of one against the rest), auc_macro (the same), auc_micro, log_loss,
+        ece.
+
+        **multilabel**: auc_micro, auc_macro, average_precision (the mean over the labels), and, from labels predicted
+        where their probability is above 0.5, f1_micro, f1_macro, hamming (the share of wrong entries). From the three
+        labels with the highest scores of each sample, whatever the scores: top3_f1_micro, top3_f1_macro, top3_hamming,
+        and top3_1, top3_2, top3_3, the share of samples with at least 1, 2, 3 true labels among them.
+
+    Raises
+    ------
+    InputError
+        When scores are NaN, not between 0 and 1, or do not add up to 1; when a label is null or not in `classes`; or
+        when shapes do not fit.
+
+    Notes
+    -----
+    A metric that needs a class that no row of `y_true` has is NaN; with several labels, so is a mean over labels one of
+    which no row has (for AUC: or every row has). Metrics that need no class, such as accuracy, log_loss and brier, are
+    always numbers.
+
+    A precision of nothing predicted is 0. `log_loss` counts probabilities below 2.2e-16 as that. `ece` is the expected
+    calibration error [1]_ of the predicted class, in 15 bins of equal width. Of equal scores, the earlier column counts
+    as the higher.
+
+    References
+    ----------
+    .. [1] Guo, C., Pleiss, G., Sun, Y., Weinberger, K. Q. (2017). On calibration of modern neural networks. ICML,
+       equation 3.
+
+    Examples
+    --------
+    >>> metrics = score("binary", ["no", "no", "yes", "yes"], [0.1, 0.6, 0.4, 0.9])
+    >>> metrics["accuracy"], metrics["auc"], metrics["recall"]
+    (0.5, 0.75, 0.5)
+    """
+    if task not in _TASKS:
+        raise InputError(f"there is no task {task!r}: {', '.join(_TASKS)}.{nearest(task, _TASKS)}")
+    labels, probabilities = np.asarray(y_true), np.asarray(scores, dtype=np.float64)
+    if len(labels) == 0:
+        raise InputError("there are no rows to score.")
+    _refuse_nulls(labels)
+    if n_nan := int(np.isnan(probabilities).sum()):
+        raise InputError(f"scores are NaN in {counted(n_nan, 'place')}: the head that made them did not converge.")
+    if (probabilities < -1e-6).any() or (probabilities > 1 + 1e-6).any():
+        low, high = probabilities.min(), probabilities.max()
+        raise InputError(f"scores lie between {low:.3g} and {high:.3g}: probabilities, from 0 to 1, are needed.")
+    probabilities = probabilities.clip(0, 1)
+    if task == "multilabel":
+        truth = _indicators(labels)
+        _refuse_shape(probabilities, truth.shape)
+        return _multilabel(truth, probabilities)
+    codes, n_classes = _class_codes(labels, classes)
+    if task == "binary" and n_classes != 2:
+        raise InputError(f"a binary task has two classes, but there {'is' if n_classes == 1 else 'are'} {n_classes}.")
+    if task == "binary" and probabilities.ndim == 1:
+        probabilities = np.column_stack([1 - probabilities, probabilities])
+    _refuse_shape(probabilities, (len(codes), n_classes))
+    off = np.abs(probabilities.sum(axis=1) - 1)
+    if off.max() > 1e-3:  # what rounding to float16 can do, and a little more
+        row = int(off.argmax())
+        raise InputError(f"the scores of row {row} add up to {probabilities[row].sum():.3g}: 1 is needed.")
+    return _TASKS[task](codes, probabilities)
+
+
+def summarise(
+    fold_metrics: Sequence[Mapping[str, float | None]],
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Compute the mean and the standard deviation over folds of every metric.
+
+    Parameters
+    ----------
+    fold_metrics
+        The metrics of each fold. A metric that is NaN, None or absent in a fold does not count there; see
+        `count_folds` for how many are left.
+
+    Returns
+    -------
+    mean, std
+        The sample standard deviation (divisor n - 1). Where there is nothing to tell, which is a mean of no fold or a
+        standard deviation of one, stands None rather than NaN, since JSON has no NaN.
+
+    Examples
+    --------
+    >>> summarise([{"auc": 0.5, "f1": 1.0}, {"auc": 1.0, "f1": float("nan")}])
+    ({'auc': 0.75, 'f1': 1.0}, {'auc': 0.3535533905932738, 'f1': None})
+    """
+    mean: dict[str, float | None] = {}
+    std: dict[str, float | None] = {}
+    for name, values in _by_metric(fold_metrics).items():
+        mean[name] = float(np.mean(values)) if values else None
+        std[name] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return mean, std
+
+
+def count_folds(fold_metrics: Sequence[Mapping[str, float | None]]) -> dict[str, int]:
+    """Count the folds that have a number for each metric: those that `summarise` takes the mean of.
+
+    Examples
+    --------
+    >>> count_folds([{"auc": 0.5, "f1": 1.0}, {"auc": 1.0, "f1": float("nan")}])
+    {'auc': 2, 'f1': 1}
+    """
+    return {name: len(values) for name, values in _by_metric(fold_metrics).items()}
+
+
+def log_loss_many(y_codes: ArrayLike, probabilities: NDArray[Any]) -> Floats:
+    """Compute the log loss of many models on the same samples at once, to select among them.
+
+    Parameters
+    ----------
+    y_codes : int array of shape (n_samples,)
+        The true class of each sample, as a column of `probabilities`.
+    probabilities : float array of shape (n_models, n_samples, n_classes)
+        Only the entries of the true classes are read.
+
+    Returns
+    -------
+    float64 array of shape (n_models,)
+        Natural logarithm, mean over the samples; probabilities below 2.2e-16 count as that. Infinite for a model that
+        has NaN among the entries read, so that it is never the best.
+
+    Raises
+    ------
+    InputError
+        When shapes do not fit, or a code is not a column.
+
+    Examples
+    --------
+    >>> even, sure = np.full((2, 2), 0.5), np.eye(2)
+    >>> log_loss_many([0, 1], np.stack([even, sure])).round(3)
+    array([0.693, 0.   ])
+    """
+    codes = np.asarray(y_codes)
+    if probabilities.ndim != 3 or codes.shape != probabilities.shape[1:2] or len(codes) == 0:
+        raise InputError(
+            f"probabilities of shape (n_models, {len(codes)}, n_classes) are needed, got {probabilities.shape}."
+        )
+    if codes.min() < 0 or codes.max() >= probabilities.shape[2]:
+        raise InputError(
+            f"codes run from {codes.min()} to {codes.max()}, but there are {probabilities.shape[2]} columns."
+        )
+    of_truth = probabilities[:, np.arange(len(codes)), codes].astype(np.float64)  # (n_models, n_samples)
+    losses = np.log(1 / np.clip(of_truth, _LEAST, 1)).mean(axis=1)
+    return cast(Floats, np.where(np.isnan(losses), np.inf, losses))
+
+
+# The tasks
+
+
+def _binary(codes: Codes, probabilities: Floats) -> dict[str, float]:
+    truth = codes == 1
+    predicted = probabilities[:, 1] > probabilities[:, 0]
+    precision, recall, f1 = of_each_label(np.eye(2, dtype=bool)[codes], np.column_stack([~predicted, predicted]))
+    return {
+        "accuracy": float(np.mean(truth == predicted)),
+        "balanced_accuracy": float(recall.mean()),
+        "precision": float(precision[1]),
+        "recall": float(recall[1]),
+        "f1": float(f1[1]),
+        "f1_macro": float(f1.mean()),
+        "auc": auc(truth, probabilities[:, 1]),
+        "average_precision": average_precision(truth, probabilities[:, 1]),
+        "log_loss": float(log_loss_many(codes, probabilities[None])[0]),
+        "ece": ece(codes, probabilities),
+        "brier": float(np.mean((probabilities[:, 1] - truth) ** 2)),
+    }
+
+
+def _multiclass(codes: Codes, probabilities: Floats) -> dict[str, float]:
+    one_hot = np.eye(probabilities.shape[1], dtype=bool)
+    truth, predicted = one_hot[codes], one_hot[probabilities.argmax(axis=1)]
+    precision, recall, f1 = of_each_label(truth, predicted)
+    one_against_rest = macro(auc, truth, probabilities)
+    return {
+        "accuracy": float(np.mean(truth[predicted])),
+        "balanced_accuracy": float(recall.mean()),
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "f1_macro": float(f1.mean()),
+        "f1_micro": f1_micro(truth, predicted),
+        "auc": one_against_rest,
+        "auc_macro": one_against_rest,
+        "auc_micro": auc(truth.ravel(), probabilities.ravel()),
+        "log_loss": float(log_loss_many(codes, probabilities[None])[0]),
+        "ece": ece(codes, probabilities),
+    }
+
+
+def _multilabel(truth: NDArray[np.bool_], probabilities: Floats) -> dict[str, float]:
+    predicted = probabilities > 0.5
+    highest = np.argsort(-probabilities, axis=1, kind="stable")[:, :_N_TOP]
+    top = np.zeros_like(truth)
+    np.put_along_axis(top, highest, True, axis=1)
+    n_hits = np.sum(truth & top, axis=1)
+    return {
+        "auc_micro": auc(truth.ravel(), probabilities.ravel()),
+        "auc_macro": macro(auc, truth, probabilities),
+        "average_precision": macro(average_precision, truth, probabilities),
+        "f1_micro": f1_micro(truth, predicted),
+        "f1_macro": float(of_each_label(truth, predicted)[2].mean()),
+        "hamming": float(np.mean(truth != predicted)),
+        "top3_f1_micro": f1_micro(truth, top),
+        "top3_f1_macro": float(of_each_label(truth, top)[2].mean()),
+        "top3_hamming": float(np.mean(truth != top)),
+        **{f"top3_{least}": float(np.mean(n_hits >= least)) for least in range(1, _N_TOP + 1)},
+    }
+
+
+_TASKS: dict[str, Callable[[Any, Floats], dict[str, float]]] = {
+    "binary": _binary,
+    "multiclass": _multiclass,
+    "multilabel": _multilabel,
+}
+
+
+# What comes in and goes out
+
+
+def _by_metric(fold_metrics: Sequence[Mapping[str, float | None]]) -> dict[str, list[float]]:
+    """Collect the numbers of each metric, leaving out what is undefined; metrics in the order they are first met."""
+    names = dict.fromkeys(name for metrics in fold_metrics for name in metrics)
+    every = {name: [metrics.get(name) for metrics in fold_metrics] for name in names}
+    return {name: [v for v in values if v is not None and v == v] for name, values in every.items()}
+
+
+def _refuse_nulls(labels: NDArray[Any]) -> None:
+    if n_null := count_nulls(labels):
+        raise InputError(f"the label is null in {counted(n_null, 'row')}: leave those rows out.")
+
+
+def _refuse_shape(scores: Floats, shape: tuple[int, ...]) -> None:
+    if scores.shape != shape:
+        raise InputError(f"scores have shape {scores.shape}, but {shape} is needed: a column for each class.")
+
+
+def _indicators(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    if labels.ndim != 2 or 0 in labels.shape:
+        raise InputError(f"y has shape {labels.shape}: (n_samples, n_labels) is needed for several labels.")
+    if not np.isin(labels, (0, 1)).all():
+        raise InputError("y has two dimensions, so it must hold 0 and 1 only, a column for each label.")
+    return labels.astype(np.bool_)
+
+
+def _class_codes(labels: NDArray[Any], classes: ArrayLike | None) -> tuple[Codes, int]:
+    """Return the place of each label in `classes`, and how many classes there are."""
+    if labels.ndim != 1:
+        raise InputError(f"y has shape {labels.shape}: (n_samples,) is needed.")
+    present, codes = encode(labels, "y")
+    if classes is None:
+        return codes, len(present)
+    known, order = encode(np.asarray(classes), "classes")
+    if not np.array_equal(order, np.arange(len(known))):
+        raise InputError("classes must be sorted and distinct, and the columns of scores in that order.")
+    place = {name: number for number, name in enumerate(known.tolist())}
+    unknown = [name for name in present.tolist() if name not in place]
+    if unknown:
+        raise InputError(f"y holds {unknown[0]!r}, which is not one of the classes ({', '.join(map(str, place))}).")
+    return np.array([place[name] for name in present.tolist()])[codes], len(known)

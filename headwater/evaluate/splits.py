@@ -1,0 +1,351 @@
+"""Which rows train and which rows test: folds, hold-outs and given splits, by class and by group.
+
+A group (a patient, a slide, a study) is never divided: all of its rows are on one side of every split.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from headwater.errors import SplitError
+from headwater.evaluate._labels import count_nulls, counted, encode
+from headwater.evaluate._stratify import count_labels, spread
+
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_SIDES = {
+    "train": False,
+    "training": False,
+    "val": False,
+    "valid": False,
+    "validation": False,
+    "test": True,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One division of the rows of a table into those that train and those that test.
+
+    Attributes
+    ----------
+    fold
+        Number of the fold whose rows are tested, from 0.
+    train : int64 array of shape (n_train,)
+        Row numbers in ascending order.
+    test : int64 array of shape (n_test,)
+        Row numbers in ascending order; none of them is in `train`.
+    """
+
+    fold: int
+    train: Rows
+    test: Rows
+
+
+def make_splits(
+    y: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    n_folds: int = 5,
+    split: ArrayLike | None = None,
+    holdout: float | None = None,
+    seed: int = 0,
+) -> list[Split]:
+    """Divide rows into training and test rows, once or once for each fold.
+
+    Without `split` and `holdout`, every row is tested in exactly one of `n_folds` folds. With one label for each
+    row the folds are those of scikit-learn, so that published ones can be made again: ``StratifiedKFold`` or, with
+    `groups`, ``StratifiedGroupKFold``, with ``shuffle=True, random_state=seed``. With several labels for each row
+    they are balanced label by label, rarest first, whole groups at a time.
+
+    Parameters
+    ----------
+    y : array of shape (n_samples,) or (n_samples, n_labels)
+        Classes, as strings, numbers or booleans; or 0/1 indicators of several labels.
+    groups : array of shape (n_samples,), optional
+        What must not be divided, such as patient numbers. Every row has one.
+    n_folds
+        Number of folds, at least 2. Without effect beside `split` or `holdout`.
+    split : array of shape (n_samples,), optional
+        A split that is given: either "train" and "test" (one fold; "val", "valid" and "validation" count as train,
+        since selection happens inside the training rows), or fold numbers 0 to k - 1, each fold tested in turn.
+    holdout
+        Share of the rows to test, between 0 and 1 (one fold). Stratified; without `groups` and with one label for
+        each row, the split of scikit-learn's ``StratifiedShuffleSplit``. With groups the share is met as nearly as
+        whole groups allow.
+    seed
+        The same seed gives the same splits.
+
+    Returns
+    -------
+    list of Split
+        In the order of the folds. When each row has one label, every class of `y` is among the training rows of
+        every fold. A class in fewer rows or groups than there are folds is missing from some test rows; the metrics
+        that need it are then NaN there.
+
+    Raises
+    ------
+    SplitError
+        When the rows cannot be split so: more folds than groups; a label, group or split that is null; a constant
+        label; a fold that would test nothing, or train without one of the classes; a given split that has values of
+        other kinds or divides a group.
+    InputError
+        When values of a column are of kinds that cannot be put in order, such as strings among numbers.
+
+    Examples
+    --------
+    >>> y = ["benign", "malignant"] * 3
+    >>> patient = [1, 1, 2, 2, 3, 3]
+    >>> for split in make_splits(y, groups=patient, n_folds=3):
+    ...     print(split.fold, split.train, split.test)
+    0 [0 1 2 3] [4 5]
+    1 [0 1 4 5] [2 3]
+    2 [2 3 4 5] [0 1]
+    """
+    if split is not None and holdout is not None:
+        raise SplitError("split and holdout were both given: pass one of them.")
+    targets, classes = _targets(y)
+    names, units = _groups(groups, len(targets))
+    if split is not None:
+        tested = _given(_column(split, "split", len(targets)))
+        if names is not None and units is not None:
+            _refuse_divided(tested, names, units)
+    elif holdout is not None:
+        tested = [_held_out(targets, units, holdout, seed)]
+    else:
+        _refuse_too_many(n_folds, len(targets) if names is None else len(names), _unit(units))
+        tested = _folds(targets, units, n_folds, seed)
+    return _splits(tested, targets, classes)
+
+
+def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int) -> list[Split]:
+    """Divide the training rows of a fold once more, to select parameters inside them.
+
+    Made as `make_splits` makes folds, with two allowances for there being fewer rows: the number of folds goes down
+    to the number of groups (never below 2), and a group without which a class would be missing from the training
+    rows of a fold stays in training there instead of being tested.
+
+    Parameters
+    ----------
+    y : array of shape (n_train,) or (n_train, n_labels)
+        The labels of the training rows alone.
+    groups : array of shape (n_train,) or None
+        Their groups.
+    n_folds
+        Number of folds wished for, at least 2.
+    seed
+        The same seed gives the same splits.
+
+    Returns
+    -------
+    list of Split
+        Row numbers count within `y`, so ``train[split.train]`` are those of the table. With one label for each row,
+        every class is among the training rows of every fold.
+
+    Raises
+    ------
+    SplitError
+        When nothing can be selected on these rows: fewer than two groups, or fewer than two classes that are in two
+        groups each.
+    """
+    targets, classes = _targets(y)
+    names, units = _groups(groups, len(targets))
+    n_units = len(targets) if names is None else len(names)
+    n_folds = min(n_folds, max(n_units, 2))
+    _refuse_too_many(n_folds, n_units, _unit(units))
+    if classes is None:
+        return _splits(_folds(targets, units, n_folds, seed), targets, None)
+
+    divisible = np.arange(len(targets)) if units is None else units
+    units_of_class = np.bincount(np.unique(np.column_stack([divisible, targets]), axis=0)[:, 1])
+    if np.sort(units_of_class)[-2] < 2:
+        rare, noun = classes[np.argmin(units_of_class)], _unit(units)
+        raise SplitError(
+            f"parameters cannot be selected on these training rows: class {rare!s} is in one {noun} only, and two "
+            f"classes must be in two {noun}s each. Give the parameters, or add samples."
+        )
+    n_folds = min(n_folds, int(np.bincount(targets).max()))  # more than that cannot be stratified
+    tested = [_keep_classes(test, targets, divisible) for test in _folds(targets, units, n_folds, seed)]
+    return _splits([test for test in tested if test.any()], targets, classes)
+
+
+# What comes in
+
+
+def _column(values: ArrayLike, what: str, n_samples: int) -> NDArray[Any]:
+    """Return `values` as an array with a value for each of the samples, or refuse them."""
+    column = np.asarray(values)
+    if column.shape != (n_samples,):
+        raise SplitError(f"{what} has shape {column.shape}, but there are {counted(n_samples, 'sample')}.")
+    if n_null := count_nulls(column):
+        raise SplitError(f"{what} is null in {counted(n_null, 'row')}: fill them in, or leave the rows out.")
+    return column
+
+
+def _groups(groups: ArrayLike | None, n_samples: int) -> tuple[NDArray[Any] | None, Rows | None]:
+    """Return the distinct groups and, for each sample, the number of its group; or nothing."""
+    return (None, None) if groups is None else encode(_column(groups, "groups", n_samples), "groups")
+
+
+def _unit(units: Rows | None) -> str:
+    """Name what is not divided."""
+    return "row" if units is None else "group"
+
+
+def _targets(y: ArrayLike) -> tuple[Rows, NDArray[Any] | None]:
+    """Return class codes (n,) and the classes, or 0/1 indicators (n, n_labels) and None."""
+    labels = np.asarray(y)
+    if labels.ndim not in (1, 2) or labels.shape[0] == 0:
+        raise SplitError(f"y has shape {labels.shape}: (n_samples,) or (n_samples, n_labels) is needed.")
+    if n_null := count_nulls(labels):
+        raise SplitError(f"the label is null in {counted(n_null, 'row')}: leave those rows out.")
+    if labels.ndim == 2:
+        if not np.isin(labels, (0, 1)).all():
+            raise SplitError("y has two dimensions, so it must hold 0 and 1 only, a column for each label.")
+        indicators = labels.astype(np.int64)
+        if (indicators == indicators[0]).all():
+            raise SplitError("the labels are the same in every row: there is nothing to learn.")
+        return indicators, None
+    classes, codes = encode(labels, "y")
+    if len(classes) == 1:
+        raise SplitError(f"the label is {classes[0]!s} in every row: there is nothing to learn.")
+    return codes, classes
+
+
+def _refuse_too_many(n_folds: int, n_units: int, noun: str) -> None:
+    if n_folds < 2:
+        raise SplitError(f"{counted(n_folds, 'fold')} asked for: at least 2 are needed (or a holdout of 0.2).")
+    if n_folds > n_units:
+        there = "there is" if n_units == 1 else "there are"
+        raise SplitError(f"{n_folds} folds asked for, but {there} only {counted(n_units, noun)} to divide.")
+
+
+# Ways to choose the tested rows: each returns masks of shape (n_samples,), True where a row is tested
+
+
+def _folds(targets: Rows, units: Rows | None, n_folds: int, seed: int) -> list[Mask]:
+    if targets.ndim == 2:
+        fold = spread(*count_labels(targets, units), np.full(n_folds, 1 / n_folds), seed)
+        fold_of_row = fold if units is None else fold[units]
+        return [fold_of_row == number for number in range(n_folds)]
+
+    largest = int(np.bincount(targets).max())
+    if n_folds > largest:
+        raise SplitError(f"{n_folds} folds asked for, but the largest class is in {counted(largest, 'row')} only.")
+    # Imported here: it takes most of a second, and a command that splits nothing need not wait for it.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    kind = StratifiedKFold if units is None else StratifiedGroupKFold
+    folds = kind(n_splits=n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class rarer than the folds is allowed here: see "Returns" of make_splits.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        rows = [test for _, test in folds.split(np.empty(len(targets)), targets, units)]
+    return [_mask(test, len(targets)) for test in rows]
+
+
+def _held_out(targets: Rows, units: Rows | None, share: float, seed: int) -> Mask:
+    if not 0 < share < 1:
+        raise SplitError(f"holdout={share} is not a share of the rows: pass a number between 0 and 1, such as 0.2.")
+    n_units = len(targets) if units is None else int(units.max()) + 1
+    if n_units < 2:
+        raise SplitError(f"there is only {counted(n_units, _unit(units))}: none to hold out.")
+    if targets.ndim == 2 or units is not None:
+        side = spread(*count_labels(targets, units), np.array([1 - share, share]), seed)
+        held: Mask = (side if units is None else side[units]) == 1
+        return held
+
+    from sklearn.model_selection import StratifiedShuffleSplit  # here for the reason given in _folds
+
+    try:
+        chosen = StratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+        _, test = next(chosen.split(np.empty(len(targets)), targets))
+    except ValueError as error:
+        raise SplitError(f"holdout={share} cannot be stratified: {error}") from error
+    return _mask(test, len(targets))
+
+
+def _given(column: NDArray[Any]) -> list[Mask]:
+    values, codes = encode(column, "split")
+    names = [str(value).strip().casefold() for value in values.tolist()]
+    if all(name in _SIDES for name in names):
+        return [np.array([_SIDES[name] for name in names])[codes]]
+    numbers = [_fold_number(name) for name in names]
+    unknown = [value for value, number in zip(values.tolist(), numbers) if number is None]
+    if unknown:
+        few = ", ".join(repr(value) for value in unknown[:3])
+        raise SplitError(f"split has values it cannot have ({few}): train, val and test, or fold numbers from 0.")
+    found = sorted({number for number in numbers if number is not None})
+    if found != list(range(len(found))) or len(found) < 2:
+        raise SplitError(f"split has the fold numbers {found}: 0 to k - 1 are needed, at least two, none left out.")
+    fold_of_row = np.array(numbers, dtype=np.int64)[codes]
+    return [fold_of_row == number for number in found]
+
+
+def _fold_number(name: str) -> int | None:
+    """Read a fold number, also one that became a float on its way (``2.0``)."""
+    try:
+        number = float(name)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def _mask(rows: Rows, n_samples: int) -> Mask:
+    mask = np.zeros(n_samples, dtype=np.bool_)
+    mask[rows] = True
+    return mask
+
+
+def _keep_classes(test: Mask, codes: Rows, units: Rows) -> Mask:
+    """Take units out of the tested rows until every class is among the others."""
+    test = test.copy()
+    for code in range(int(codes.max()) + 1):
+        members = np.flatnonzero(codes == code)
+        if test[members].all():
+            test[units == units[members[0]]] = False
+    return test
+
+
+# What goes out
+
+
+def _refuse_divided(tested: Iterable[Mask], groups: NDArray[Any], units: Rows) -> None:
+    divided = np.zeros(len(groups), dtype=np.bool_)
+    sizes = np.bincount(units)
+    for test in tested:
+        n_tested = np.bincount(units[test], minlength=len(groups))
+        divided |= (n_tested > 0) & (n_tested < sizes)
+    if n_divided := int(divided.sum()):
+        raise SplitError(
+            f"split divides {counted(n_divided, 'group')}, {groups[divided.argmax()]!s} for one: all rows of a group "
+            "must be on one side. Correct the split, or pass no groups if they do not matter."
+        )
+
+
+def _splits(tested: list[Mask], targets: Rows, classes: NDArray[Any] | None) -> list[Split]:
+    """Turn masks into splits, refusing those that nothing can be trained or tested with."""
+    splits = []
+    for fold, test in enumerate(tested):
+        split = Split(fold, np.flatnonzero(~test), np.flatnonzero(test))
+        for side, rows in (("test", split.test), ("training", split.train)):
+            if len(rows) == 0:
+                raise SplitError(f"fold {fold} has no {side} rows: ask for fewer folds, or change the split.")
+        if classes is not None:
+            missing = np.bincount(targets[split.train], minlength=len(classes)) == 0
+            if missing.any():
+                raise SplitError(
+                    f"fold {fold} has no training rows of class {classes[missing.argmax()]!s}, all of them are tested: "
+                    "it needs rows in more groups. Leave the class out, merge it with another, or try another seed."
+                )
+        splits.append(split)
+    if not splits:
+        raise SplitError("every row is needed to train on, so none can be tested: add samples.")
+    return splits

@@ -1,0 +1,83 @@
+"""Heads on disk: ``head.json`` and ``head.safetensors``, nothing that runs when it is read."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from headwater.errors import HeadError, nearest
+from headwater.heads.base import Head
+
+FORMAT = 1
+HEADS = {
+    "linear": "headwater.heads.linear:LinearProbe",
+    "zero-shot": "headwater.heads.zero_shot:ZeroShot",
+}
+
+
+def head_class(kind: str) -> type[Any]:
+    """Return the class of heads called ``kind``.
+
+    Raises
+    ------
+    HeadError
+        When there is none; the message suggests the nearest name.
+    """
+    if kind not in HEADS:
+        raise HeadError(f"unknown head {kind!r}.{nearest(kind, HEADS)} There are: {', '.join(HEADS)}.")
+    module, _, name = HEADS[kind].partition(":")
+    found: type[Any] = getattr(import_module(module), name)
+    return found
+
+
+def make_head(kind: str, params: dict[str, Any]) -> Head:
+    """Build an unfitted head.
+
+    Raises
+    ------
+    HeadError
+        When there is no such head or parameter; the message lists the parameters.
+    """
+    cls = head_class(kind)
+    known = cls._get_param_names()
+    for name in params:
+        if name not in known:
+            raise HeadError(
+                f"head {kind!r} has no parameter {name!r}.{nearest(name, known)} It has: {', '.join(known)}."
+            )
+    head: Head = cls(**params)
+    return head
+
+
+def save_head(head: Any, kind: str, folder: Path) -> None:
+    """Write a fitted head into ``folder``."""
+    from safetensors.numpy import save_file
+
+    values, arrays = head.to_state()
+    (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **values}, indent=2) + "\n")
+    save_file(arrays, folder / "head.safetensors")
+
+
+def load_head(folder: Path) -> Any:
+    """Read a head that `save_head` wrote.
+
+    Raises
+    ------
+    HeadError
+        When there is none, or one of a newer format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        values = json.loads((folder / "head.json").read_text())
+        arrays = load_file(folder / "head.safetensors")
+    except FileNotFoundError as error:
+        raise HeadError(f"{folder}: no head here. Run: headwater fit-head … --out {folder}") from error
+    except (ValueError, SafetensorError) as error:
+        raise HeadError(f"{folder}: the head cannot be read ({error}).") from error
+    if values.get("format") != FORMAT:
+        raise HeadError(f"{folder}: a head of format {values.get('format')}; upgrade headwater.")
+    return head_class(values["head"]).from_state(values, arrays)

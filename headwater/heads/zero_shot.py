@@ -1,0 +1,157 @@
+"""Zero-shot classification: an image goes to the class whose description is nearest."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from headwater.errors import HeadError, InputError
+from headwater.heads.base import State, blocks
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What describes each class: every template filled with every descriptor.
+
+    Attributes
+    ----------
+    templates
+        Sentences with ``{}`` where a descriptor goes.
+    classes
+        The descriptors of each class, by label.
+    """
+
+    templates: tuple[str, ...]
+    classes: Mapping[str, tuple[str, ...]]
+
+    def texts_of(self, label: str) -> list[str]:
+        """Return the prompts of a class, templates first.
+
+        Examples
+        --------
+        >>> Prompts(("a {}.", "one {}"), {"x": ("cat", "dog")}).texts_of("x")
+        ['a cat.', 'a dog.', 'one cat.', 'one dog.']
+        """
+        return [template.replace("{}", word) for template in self.templates for word in self.classes[label]]
+
+    @property
+    def texts(self) -> list[str]:
+        """All prompts, class by class."""
+        return [text for label in self.classes for text in self.texts_of(label)]
+
+
+def read_prompts(path: str | Path) -> Prompts:
+    """Read prompts from a TOML file.
+
+    The file holds ``templates``, a list of sentences with ``{}``, and a table ``[classes]`` with a descriptor, or a
+    list of them, for each label.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or holds something else; the message says what is wrong.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"--prompts {path}: no such file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--prompts {path}: not TOML ({error}).") from error
+    templates = values.get("templates", ["{}"])
+    classes = values.get("classes")
+    if not isinstance(classes, dict) or len(classes) < 2:
+        raise InputError(
+            f"--prompts {path}: needs a table [classes] with a descriptor for each of at least two labels."
+        )
+    if not isinstance(templates, list) or not templates or not all("{}" in str(t) for t in templates):
+        raise InputError(f"--prompts {path}: templates must be a list of sentences, each with {{}} in it.")
+    named = {label: tuple([words] if isinstance(words, str) else words) for label, words in classes.items()}
+    empty = [label for label, words in named.items() if not words or not all(isinstance(w, str) for w in words)]
+    if empty:
+        raise InputError(f"--prompts {path}: class {empty[0]!r} needs a descriptor, or a list of them, in quotes.")
+    return Prompts(tuple(templates), named)
+
+
+class ZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Probabilities from the cosine to each class's mean prompt; nothing is fitted to images.
+
+    The features of a class's prompts are each brought to length 1, averaged, and brought to length 1 again; the
+    probabilities of an image are the softmax of ``logit_scale`` times its cosines.
+
+    Parameters
+    ----------
+    class_features
+        float, of shape ``(n_classes, d)``.
+    classes
+        Labels, of shape ``(n_classes,)``.
+    logit_scale
+        The encoder's own; 100 is what CLIP's training ends at.
+
+    References
+    ----------
+    Radford et al., Learning transferable visual models from natural language supervision, 2021, section 3.1.4.
+    """
+
+    def __init__(self, class_features: NDArray[Any], classes: Sequence[Any], logit_scale: float = 100.0) -> None:
+        self.class_features = class_features
+        self.classes = classes
+        self.logit_scale = logit_scale
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """Sorted labels."""
+        return np.sort(np.asarray(self.classes))
+
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Do nothing: there is nothing to fit."""
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return class probabilities, of shape ``(n_samples, n_classes)``, in the order of ``classes_``."""
+        text = np.asarray(self.class_features, np.float64)[np.argsort(np.asarray(self.classes), kind="stable")]
+        if X.shape[1] != text.shape[1]:
+            raise HeadError(
+                f"images have {X.shape[1]} features and prompts {text.shape[1]}: they must come from one dual encoder."
+            )
+        out = np.empty((X.shape[0], len(text)))
+        for rows, values in blocks(X):
+            out[rows] = self.logit_scale * unit(values) @ unit(text).T
+        exps: NDArray[np.float64] = np.exp(out - out.max(1, keepdims=True))
+        return exps / exps.sum(1, keepdims=True)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the likeliest class of each row."""
+        best: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        return best
+
+    def to_state(self) -> State:
+        """Return plain JSON values and arrays."""
+        values = {"classes": np.asarray(self.classes).tolist(), "logit_scale": self.logit_scale}
+        return values, {"class_features": np.asarray(self.class_features, np.float32)}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a head from `to_state`."""
+        return cls(arrays["class_features"], values["classes"], values["logit_scale"])
+
+
+def mean_prompt(features: NDArray[Any]) -> NDArray[np.float64]:
+    """Average a class's prompt features ``(n_prompts, d)``, each of length 1, to one of length 1, ``(d,)``."""
+    mean: NDArray[np.float64] = unit(unit(features).mean(0)[None])[0]
+    return mean
+
+
+def unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """Bring vectors to length 1; a zero vector stays zero."""
+    vectors = np.asarray(vectors, np.float64)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float64] = vectors / np.where(length > 0, length, 1)
+    return scaled

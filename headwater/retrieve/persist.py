@@ -1,0 +1,205 @@
+"""An index on disk: the file that FAISS writes, and beside it a page of JSON that says what it is of."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from headwater.errors import DiskError, StoreError, StoreNotFound
+from headwater.retrieve.index import Kind, VectorIndex, load_faiss
+
+FORMAT = 1
+_REBUILD = "Build it again: headwater index"
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What is written beside an index.
+
+    Attributes
+    ----------
+    kind
+        "flat", "ivf", "hnsw" or "ivfpq".
+    dim
+        Length of the vectors.
+    n_rows
+        Number of rows of the features, usable or not.
+    n_vectors
+        Number of rows that are in the index.
+    fingerprint
+        Identifies the features that the index was built from.
+    recall_at_10
+        As measured after building, from 0 to 1; None where it was not.
+    checksum
+        BLAKE2b-128 digest of the FAISS file, 32 hex digits.
+    """
+
+    kind: Kind
+    dim: int
+    n_rows: int
+    n_vectors: int
+    fingerprint: str
+    recall_at_10: float | None
+    checksum: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is written as JSON."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, entries: dict[str, Any]) -> IndexInfo:
+        """Read what `to_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            When the format is another one, entries are missing or unknown, or there is no such kind.
+        """
+        fields = dict(entries)
+        if (version := fields.pop("format", None)) != FORMAT:
+            raise ValueError(f"format is {version!r}, {FORMAT} is needed")
+        if difference := fields.keys() ^ cls.__dataclass_fields__.keys():
+            raise ValueError(f"entries are missing or unknown: {', '.join(sorted(difference))}")
+        if fields["kind"] not in get_args(Kind):
+            raise ValueError(f"there is no kind {fields['kind']!r}")
+        return cls(**fields)
+
+
+def save_index(
+    index: VectorIndex, path: str | os.PathLike[str], *, fingerprint: str, recall_at_10: float | None = None
+) -> IndexInfo:
+    """Write an index to ``path`` and what it is of to ``path`` + ``.json``.
+
+    Each file is written beside its place and then put there, so that a file is there whole or not at all. An index
+    that a crash left with the JSON of its forerunner does not match its checksum, and is refused when it is loaded.
+
+    Parameters
+    ----------
+    index
+        As built.
+    path
+        The FAISS file to write, replacing one that is there. Its directory is made when it does not exist.
+    fingerprint
+        A word that changes when the features do; `load_index` compares it.
+    recall_at_10
+        What `headwater.retrieve.recall_at_10` measured.
+
+    Returns
+    -------
+    IndexInfo
+        What was written beside the index.
+
+    Raises
+    ------
+    DiskError
+        When the disk is full or refuses.
+    """
+    place = Path(path)
+    half = place.with_name(f".{place.name}.{os.getpid()}.part")
+    side = _side(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        load_faiss().write_index(index.native, os.fspath(half))
+        info = IndexInfo(
+            kind=index.kind,
+            dim=index.dim,
+            n_rows=index.n_rows,
+            n_vectors=index.n_vectors,
+            fingerprint=fingerprint,
+            recall_at_10=recall_at_10,
+            checksum=_checksum(half),
+        )
+        half.replace(place)
+        half.write_text(json.dumps(info.to_dict(), indent=2) + "\n", encoding="utf-8")
+        half.replace(side)
+    except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError where a write fails
+        raise DiskError(f"{place}: the index cannot be written: {_first_line(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):  # what is wrong with the place has been said
+            half.unlink()
+    return info
+
+
+def read_index_info(path: str | os.PathLike[str]) -> IndexInfo:
+    """Read what stands beside the index at ``path``, without loading the index.
+
+    Raises
+    ------
+    StoreNotFound
+        When there is no index.
+    StoreError
+        When the JSON beside it cannot be read.
+    """
+    side = _side(Path(path))
+    try:
+        entries = json.loads(side.read_text(encoding="utf-8"))
+        if not isinstance(entries, dict):
+            raise ValueError("an object is needed")
+        return IndexInfo.from_dict(entries)
+    except FileNotFoundError:
+        raise StoreNotFound(f"{os.fspath(path)}: there is no index here. Build it: headwater index") from None
+    except OSError as error:
+        raise StoreError(f"{side}: cannot be read: {error.strerror}. {_REBUILD}") from error
+    except ValueError as error:
+        raise StoreError(f"{side}: not the description of an index: {_first_line(error)}. {_REBUILD}") from error
+
+
+def load_index(path: str | os.PathLike[str], *, fingerprint: str | None = None) -> VectorIndex:
+    """Load the index that `save_index` wrote.
+
+    Parameters
+    ----------
+    path
+        The FAISS file. It is checked against its checksum before FAISS reads it.
+    fingerprint
+        Of the features that are to be searched; not compared when left out.
+
+    Raises
+    ------
+    StoreNotFound
+        When there is no index.
+    StoreError
+        When the index is of other features, is damaged, or is of a kind that this version of FAISS cannot read.
+    MissingExtra
+        When FAISS is not installed.
+    """
+    place = Path(path)
+    info = read_index_info(place)
+    if fingerprint is not None and fingerprint != info.fingerprint:
+        raise StoreError(
+            f"{place}: the index was built from other features ({info.fingerprint}) than these ({fingerprint}). "
+            f"{_REBUILD}"
+        )
+    try:
+        found = _checksum(place)
+    except FileNotFoundError:
+        raise StoreNotFound(f"{place}: there is no index here. Build it: headwater index") from None
+    except OSError as error:
+        raise StoreError(f"{place}: cannot be read: {error.strerror}. {_REBUILD}") from error
+    if found != info.checksum:
+        raise StoreError(f"{place}: the index is damaged: its checksum is {found}, not {info.checksum}. {_REBUILD}")
+    try:
+        native = load_faiss().read_index(os.fspath(place))
+    except RuntimeError as error:
+        raise StoreError(f"{place}: FAISS cannot read the index: {_first_line(error)}. {_REBUILD}") from error
+    if (native.d, native.ntotal) != (info.dim, info.n_vectors):
+        raise StoreError(f"{place}: the index is not the one that the JSON beside it is of. {_REBUILD}")
+    return VectorIndex(info.kind, info.dim, info.n_rows, native)
+
+
+def _side(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
