@@ -1,17 +1,26 @@
-"""Encoders, and the run that fills a store."""
+"""Encoders, and the run that fills a store.
 
-from headwater.embed.encoder import (
-    Content,
-    Encoded,
-    Encoder,
-    Precision,
-    content_key,
-    key_of_file,
-    load_encoder,
-    unique_images,
-    unique_texts,
-)
-from headwater.embed.run import EmbedResult, fill
+Names are looked up when they are first used: this package is loaded with ``import headwater``, which must cost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.embed.encoder import (
+        Content,
+        Encoded,
+        Encoder,
+        Precision,
+        content_key,
+        key_of_file,
+        load_encoder,
+        unique_images,
+        unique_texts,
+    )
+    from headwater.embed.run import EmbedResult, fill
 
 __all__ = [
     "Content",
@@ -26,3 +35,9 @@ __all__ = [
     "unique_images",
     "unique_texts",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'headwater.embed' has no attribute {name!r}")
+    return getattr(import_module(f"headwater.embed.{'run' if name in ('EmbedResult', 'fill') else 'encoder'}"), name)

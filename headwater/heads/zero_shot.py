@@ -125,7 +125,8 @@ class ZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for rows, values in blocks(X):
             out[rows] = self.logit_scale * unit(values) @ unit(text).T
         exps: NDArray[np.float64] = np.exp(out - out.max(1, keepdims=True))
-        return exps / exps.sum(1, keepdims=True)
+        exps /= exps.sum(1, keepdims=True)
+        return exps
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the likeliest class of each row."""

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreBusy, StoreError, StoreNotFound
-from headwater.store._files import disk_errors
+from headwater.store._files import digest, disk_errors
 from headwater.store.blocks import (
     Array,
     MappedArray,
@@ -205,6 +205,13 @@ class Features:
 
     def _array(self, part: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any) -> MappedArray:
         return MappedArray(self.folder / part, shape, chunk_rows, dtype)
+
+    @property
+    def fingerprint(self) -> str:
+        """A word that changes when any stored value does."""
+        sums = [sorted(self.state.plan.sums.items())]
+        sums += [sorted(self.state.blocks[block].sums.items()) for block in sorted(self.state.blocks)]
+        return digest(json.dumps(sums).encode())
 
     # Checking
 

@@ -40,6 +40,8 @@ class FeatureSpec:
         Tokens an item, or None where items differ (texts) or none are stored.
     token_dim
         Length of a token, or None when no tokens are stored.
+    logit_scale
+        What a dual encoder multiplies cosines by; None for other encoders.
     """
 
     encoder: str
@@ -54,6 +56,7 @@ class FeatureSpec:
     tokens: str = "none"
     n_tokens: int | None = None
     token_dim: int | None = None
+    logit_scale: float | None = None
 
     @property
     def has_tokens(self) -> bool:

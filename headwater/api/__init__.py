@@ -1,0 +1,28 @@
+"""The verbs: paths in and paths out. The only place where stores, encoders, heads and evaluation meet."""
+
+from headwater.api.demo import DemoResult, demo
+from headwater.api.embed import Embedded, embed
+from headwater.api.fit import fit_head
+from headwater.api.inspect import StoreInfo, info, verify
+from headwater.api.run import Run, open_run
+from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
+from headwater.api.zero_shot import zero_shot
+
+__all__ = [
+    "DemoResult",
+    "Embedded",
+    "Hit",
+    "IndexSummary",
+    "Run",
+    "StoreInfo",
+    "demo",
+    "embed",
+    "fit_head",
+    "hit_lines",
+    "index",
+    "info",
+    "open_run",
+    "similar",
+    "verify",
+    "zero_shot",
+]

@@ -1,0 +1,77 @@
+"""Features of texts that are not in the manifest: prompts and queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.embed import Encoder, fill, load_encoder, unique_texts
+from headwater.errors import StoreError, StoreNotFound
+from headwater.store import FeatureSpec, Store
+
+DEFAULT_LOGIT_SCALE = 100.0
+
+
+def encoder_of(store: Store, name: str, *, weights: str | Path | None, device: str) -> Encoder[Any]:
+    """Load the encoder that made the features ``name``, and make sure that it is the same.
+
+    Raises
+    ------
+    StoreError
+        When what was loaded is not what made these features; the message names what differs.
+    """
+    features = store.features(name)
+    spec = features.spec
+    last = list(features.state.environments.values())[-1:]
+    weights = weights or (last[0].get("weights_file") if last else None)
+    encoder = load_encoder(spec.encoder, weights=weights, tokens=spec.tokens, device=device)
+    encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{store.path}: {name}")
+    return encoder
+
+
+def features_of_texts(
+    store: Store, name: str, texts: Sequence[str], *, weights: str | Path | None, device: str
+) -> tuple[NDArray[np.float64], float]:
+    """Return the features of texts, of shape ``(n, dim)``, and the encoder's logit scale.
+
+    Texts that the features ``name`` lack are embedded and stored there.
+
+    Raises
+    ------
+    StoreError
+        When a text could not be embedded, or the encoder has no text side.
+    """
+    contents, place = unique_texts(texts)
+    keys = np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16)
+    features = store.features(name) if name in store.feature_names() else None
+    rows = np.full(len(contents), -1) if features is None else features.rows_of(keys)
+    if features is None or (rows < 0).any() or (features.status[rows] != 1).any():
+        encoder = _text_encoder(store, name, weights=weights, device=device)
+        spec: FeatureSpec = encoder.spec("text", "float16" if features is None else features.spec.dtype)
+        features = store.require_features(name, spec, len(contents))
+        fill(features, encoder, contents)
+        features = features.refresh()
+        rows = features.rows_of(keys)
+    failed = [contents[i].source for i in np.flatnonzero(features.status[rows] != 1)]
+    if failed:
+        raise StoreError(f"{name}: {len(failed)} texts could not be embedded, such as {failed[0]!r}.")
+    scale = features.spec.logit_scale
+    return features.pooled[rows[place]].astype(np.float64), DEFAULT_LOGIT_SCALE if scale is None else scale
+
+
+def _text_encoder(store: Store, name: str, *, weights: str | Path | None, device: str) -> Encoder[Any]:
+    """Load the dual encoder that made ``NAME/text`` or, failing that, ``NAME/image``."""
+    base = name.removesuffix("/text")
+    made = [n for n in (name, f"{base}/image") if n in store.feature_names()]
+    if not made:
+        raise StoreNotFound(
+            f"{store.path}: no features called {base!r}. There are: {', '.join(store.feature_names())}."
+        )
+    encoder = encoder_of(store, made[0], weights=weights, device=device)
+    if "text" not in encoder.modalities:
+        raise StoreError(f"{encoder.name} has no text side: words and images can be compared in a dual encoder only.")
+    return encoder

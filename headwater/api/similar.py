@@ -1,0 +1,241 @@
+"""similar and index: nearest neighbours of a sample, an image or a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.api._progress import progress_bar
+from headwater.api._samples import require_column
+from headwater.api._texts import encoder_of, features_of_texts
+from headwater.embed import Content, key_of_file
+from headwater.errors import InputError, StoreNotFound, nearest
+from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search
+from headwater.store import Features, SelectedRows, Store, keys_from_hex, open_store
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One similar sample.
+
+    Attributes
+    ----------
+    rank
+        From 1.
+    score
+        Cosine similarity.
+    id
+        The sample.
+    row
+        All columns of the sample, keys left out.
+    """
+
+    rank: int
+    score: float
+    id: str
+    row: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"rank": self.rank, "score": self.score, **self.row, "id": self.id}
+
+
+def hit_lines(hits: Sequence[Hit]) -> list[str]:
+    """Return a table of hits for people: as many columns as fit, the widest cut."""
+    if not hits:
+        return ["nothing found"]
+    columns = [c for c in hits[0].row if any(h.row[c] is not None for h in hits)]
+    table = [["rank", "score", *columns]]
+    table += [[str(h.rank), f"{h.score:.4f}", *(_short(h.row[c]) for c in columns)] for h in hits]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def _short(value: Any, most: int = 40) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@dataclass(frozen=True)
+class IndexSummary:
+    """An index that was built: its file, kind, vectors, and recall@10 against exact search."""
+
+    path: str
+    kind: str
+    n_vectors: int
+    recall_at_10: float
+
+
+def similar(
+    store: str | Path | Store,
+    *,
+    features: str,
+    id: str | None = None,
+    image: str | Path | None = None,
+    text: str | None = None,
+    k: int = 10,
+    where: str | None = None,
+    exclude_same: str | None = None,
+    index: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+) -> list[Hit]:
+    """Find the samples whose features are most similar, by cosine, to a sample, an image or a sentence.
+
+    Parameters
+    ----------
+    store
+        A store, or where it is.
+    features
+        The features to search in, ``NAME/MODALITY``.
+    id, image, text
+        What to search for, one of them: a sample of the store, an image file, or words.
+    k
+        How many to find.
+    where
+        A boolean SQL expression: only these samples are found.
+    exclude_same
+        With ``id``: samples with the same value in this column, such as the patient, are not found.
+    index
+        Search in an index of this kind, built by `headwater.api.index`, rather than exactly.
+    weights, device
+        For loading the encoder, should the image or the text have to be embedded.
+
+    Raises
+    ------
+    InputError, StoreError
+        When the question cannot be answered; the message says why.
+    """
+    if sum(q is not None for q in (id, image, text)) != 1:
+        raise InputError("say what to search for: one of --id, --image and --text.")
+    if exclude_same is not None and id is None:
+        raise InputError("--exclude-same goes with --id: only a sample of the store has columns.")
+    opened = store if isinstance(store, Store) else open_store(store)
+    found = opened.features(features)
+    own = None if id is None else _sample(opened, id)
+    if own is not None:
+        query = _query_of_sample(opened, found, own)
+    elif image is not None:
+        query = _query_of_image(opened, found, Path(image), weights, device)
+    else:
+        name = f"{features.split('/')[0]}/text"
+        query = features_of_texts(opened, name, [str(text)], weights=weights, device=device)[0][0]
+    data = opened.read(features, where=where)
+    allowed = np.ones(len(data.ids), bool) if id is None else data.ids != id
+    if exclude_same is not None and own is not None:
+        require_column(opened, exclude_same)
+        value = own[exclude_same]
+        if value is not None:
+            allowed &= data.table[exclude_same].ne_missing(value).to_numpy()
+    X = data.inputs[features]
+    assert isinstance(X, SelectedRows)
+    if index is None:
+        scores, rows = search(X, query[None], k, rows=allowed)
+    else:
+        scores, rows = _search_index(opened, found, index, X.index, query, k, allowed)
+    hits = []
+    for rank, (score, row) in enumerate(zip(scores[0].tolist(), rows[0].tolist(), strict=True), start=1):
+        if row < 0:
+            break
+        values = data.table.row(row, named=True)
+        shown = {c: v for c, v in values.items() if c not in ("image_key", "text_key")}
+        hits.append(Hit(rank, score, str(data.ids[row]), shown))
+    return hits
+
+
+def index(
+    store: str | Path | Store, *, features: str, kind: str = "hnsw", seed: int = 0, progress: bool = False
+) -> IndexSummary:
+    """Build a FAISS index of stored features and measure its recall against exact search.
+
+    Parameters
+    ----------
+    kind
+        ``flat``, ``ivf``, ``hnsw`` or ``ivfpq``.
+
+    Raises
+    ------
+    InputError
+        When there are too few items for the kind, or no such kind.
+    MissingExtra
+        When faiss is not installed.
+    """
+    kinds = get_args(Kind)
+    if kind not in kinds:
+        raise InputError(f"unknown kind of index {kind!r}.{nearest(kind, kinds)} There are: {', '.join(kinds)}.")
+    opened = store if isinstance(store, Store) else open_store(store)
+    found = opened.features(features)
+    with progress_bar(f"index {features}", found.n_items, show=progress) as update:
+        built = build_index(found.pooled, kind, seed=seed, progress=update)  # type: ignore[arg-type]
+    recall = recall_at_10(built, found.pooled, seed=seed)
+    path = _index_path(opened, features, kind)
+    save_index(built, path, fingerprint=found.fingerprint, recall_at_10=recall)
+    return IndexSummary(str(path), kind, built.n_vectors, recall)
+
+
+def _index_path(store: Store, features: str, kind: str) -> Path:
+    return store.path / "index" / f"{features}.{kind}.faiss"
+
+
+def _search_index(
+    store: Store,
+    features: Features,
+    kind: str,
+    items: NDArray[np.int64],
+    query: NDArray[Any],
+    k: int,
+    allowed: NDArray[np.bool_],
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Search an index of items; return the first allowed sample of each item found."""
+    path = _index_path(store, features.name, kind)
+    if not path.exists():
+        raise StoreNotFound(
+            f"{path}: no such index. Run: headwater index {store.path} --features {features.name} --kind {kind}"
+        )
+    opened = load_index(path, fingerprint=features.fingerprint)
+    samples = np.flatnonzero(allowed)
+    sample_of = np.full(features.n_items, -1)
+    sample_of[items[samples[::-1]]] = samples[::-1]
+    scores, rows = opened.search(query[None], k, rows=sample_of >= 0)
+    return scores, np.where(rows < 0, -1, sample_of[rows])
+
+
+def _sample(store: Store, id: str) -> dict[str, Any]:
+    ids = store.samples[store.roles.id].cast(str)
+    place = ids.index_of(id)
+    if place is None:
+        raise InputError(f"no sample {id!r}.{nearest(id, ids.to_list())}")
+    return store.samples.row(place, named=True)
+
+
+def _query_of_sample(store: Store, features: Features, sample: dict[str, Any]) -> NDArray[Any]:
+    import polars as pl
+
+    key = sample[f"{features.spec.modality}_key"]
+    row = -1 if key is None else int(features.rows_of(keys_from_hex(pl.Series([key])))[0])
+    if row < 0 or features.status[row] != 1:
+        raise InputError(f"sample {sample[store.roles.id]!r} has no features in {features.name}.")
+    vector: NDArray[Any] = features.pooled[row]
+    return vector
+
+
+def _query_of_image(
+    store: Store, features: Features, path: Path, weights: str | Path | None, device: str
+) -> NDArray[Any]:
+    """Return the stored features of an image file, or embed it."""
+    base = features.name.split("/")[0]
+    name = f"{base}/image"
+    key = key_of_file(path)
+    stored = features if features.name == name else store.features(name)
+    row = int(stored.rows_of(np.frombuffer(key, np.uint8)[None])[0])
+    if row >= 0 and stored.status[row] == 1:
+        found: NDArray[Any] = stored.pooled[row]
+        return found
+    encoder = encoder_of(store, name, weights=weights, device=device)
+    embedded: NDArray[Any] = encoder.encode("image", [encoder.prepare("image", Content(key, path))]).pooled[0]
+    return embedded

@@ -1,0 +1,104 @@
+"""zero-shot: score images by their distance to prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from headwater.api._samples import require_column, with_labels
+from headwater.api._texts import features_of_texts
+from headwater.api.run import Run, environment, metrics_of, predictions_of, run_folder, write_run
+from headwater.errors import InputError
+from headwater.evaluate import Fold, Outcome, Split, score, summarise
+from headwater.evaluate.metrics import Task
+from headwater.heads import ZeroShot, mean_prompt, read_prompts
+from headwater.store import Store, open_store
+
+
+def zero_shot(
+    store: str | Path | Store,
+    *,
+    features: str,
+    prompts: str | Path,
+    label: str,
+    where: str | None = None,
+    by: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    out: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Run:
+    """Score images by how near they are to each class's prompts, in the stored features of a dual encoder.
+
+    Prompts are texts like any other: those that ``NAME/text`` holds already are not embedded again, the others are,
+    and stay there.
+
+    Parameters
+    ----------
+    store
+        A store, or where it is.
+    features
+        The encoder's name in the store: ``NAME`` of ``NAME/image`` and ``NAME/text``.
+    prompts
+        A TOML file; see `headwater.heads.read_prompts`.
+    label
+        The column that holds the true class.
+    where, by, out, progress
+        As for `fit_head`.
+    weights, device
+        For loading the encoder, should prompts have to be embedded.
+
+    Raises
+    ------
+    InputError, HeadError, StoreError, EncoderError
+        Each with one line that says what, where and what to do.
+    """
+    target = run_folder(out)
+    opened = store if isinstance(store, Store) else open_store(store)
+    name = features.removesuffix("/image").removesuffix("/text")
+    described = read_prompts(prompts)
+    require_column(opened, label)
+    data, y = with_labels(opened.read(f"{name}/image", where=where), [label], None)
+    y = y.astype(str)
+    unknown = sorted(set(y.tolist()) - set(described.classes))
+    if unknown:
+        raise InputError(f"--prompts {prompts} says nothing of label {unknown[0]!r}; it has {list(described.classes)}.")
+    vectors, scale = features_of_texts(opened, f"{name}/text", described.texts, weights=weights, device=device)
+    ends = np.cumsum([len(described.texts_of(c)) for c in described.classes])
+    means = np.stack([mean_prompt(part) for part in np.split(vectors, ends[:-1])])
+    head = ZeroShot(means, list(described.classes), logit_scale=scale)
+    scores = head.predict_proba(data.X)
+    task: Task = "binary" if len(head.classes_) == 2 else "multiclass"
+    metrics_found = score(task, y, scores, classes=head.classes_)
+    everything = Split(0, np.arange(0), np.arange(len(y)))
+    outcome = Outcome(
+        task=task,
+        classes=head.classes_,
+        folds=[Fold(everything, {}, scores, metrics_found)],
+        mean=summarise([metrics_found])[0],
+        std=summarise([metrics_found])[1],
+        head=head,
+        params={},
+        selection={"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"},
+    )
+    config = {
+        "command": "zero-shot",
+        "store": str(opened.path),
+        "features": {n: opened.features(n).spec.to_dict() for n in (f"{name}/image", f"{name}/text")},
+        "label": [label],
+        "head": "zero-shot",
+        "prompts": {
+            "templates": list(described.templates),
+            "classes": {k: list(v) for k, v in described.classes.items()},
+        },
+        "logit_scale": scale,
+        "where": where,
+        "by": by,
+        "environment": environment(),
+    }
+    by_values = None if by is None else data.table[require_column(opened, by)].to_numpy()
+    predictions = predictions_of(data.ids, y, outcome, None)
+    metrics = metrics_of(outcome, data, by, by_values, y)
+    return write_run(target, Run(target, config, metrics, predictions, head), "zero-shot")

@@ -1,0 +1,284 @@
+"""The command line: parse, make one call, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="headwater",
+    help="A feature store with lightweight heads: encoders run once, heads fit in seconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store, a directory such as lung.hw.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Where = Annotated[str | None, typer.Option(metavar="SQL", help="Only samples for which this holds: 'age > 50'.")]
+By = Annotated[str | None, typer.Option(metavar="COL", help="Give results for each value of this column too.")]
+Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run directory to write.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local state dict, safetensors or torch.")]
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line and status 1."""
+    from headwater.errors import HeadwaterError
+
+    try:
+        app()
+    except HeadwaterError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped. Finished blocks are kept: run the same command again to go on.", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    print(f"headwater: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _show(lines: list[str], value: Any, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    else:
+        print("\n".join(lines))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write it.")] = Path("headwater-demo"),
+    seed: Annotated[int, typer.Option(help="Of the made-up images.")] = 0,
+) -> None:
+    """Do everything once, on data made on the spot, without a network, in under a minute."""
+    from headwater import api
+
+    result = api.demo(out, seed=seed, progress=_say)
+    print("\n".join(["", *result.lines(), "", f"Everything is in {result.out}. Next: headwater embed --help"]))
+
+
+@app.command()
+def embed(
+    manifest: Annotated[Path, typer.Argument(help="CSV, TSV, Parquet, JSON lines, or a folder a class.")],
+    store: Store,
+    encoder: Annotated[str, typer.Option(metavar="SPEC", help="Such as timm:resnet34.a1_in1k or builtin:texture.")],
+    weights: Weights = None,
+    name: Annotated[str | None, typer.Option(help="What to call the features.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="COL", help="Column of image paths.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COL", help="Column of texts.")] = None,
+    id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids.")] = None,
+    tokens: Annotated[str, typer.Option(metavar="none|all|N", help="Token features to store too.")] = "none",
+    dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(help="Items encoded together.")] = 32,
+    workers: Annotated[int | None, typer.Option(help="Threads; one a core by default.")] = None,
+    on_error: Annotated[str, typer.Option(metavar="skip|stop", help="What to do about an unreadable item.")] = "skip",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try items again that failed before.")] = False,
+    json: Json = False,
+) -> None:
+    """Run an encoder once over images and texts, and store the features."""
+    from headwater import api
+
+    done = api.embed(
+        manifest,
+        store,
+        encoder=encoder,
+        weights=weights,
+        name=name,
+        image=image,
+        text=text,
+        id=id,
+        tokens=tokens,
+        dtype=dtype,
+        precision=precision,  # type: ignore[arg-type]
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        on_error=on_error,
+        retry_failed=retry_failed,
+        progress=True,
+    )
+    _show(done.lines(), done.to_dict(), json)
+
+
+@app.command("fit-head")
+def fit_head(
+    store: Store,
+    features: Annotated[list[str], typer.Option(metavar="NAME/MODALITY", help="Features; repeat for several inputs.")],
+    label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
+    head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A parameter; repeat.")] = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
+    folds: Annotated[int, typer.Option(help="Folds of cross-validation.")] = 5,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
+    holdout: Annotated[float | None, typer.Option(help="Share of samples to test once, instead of folds.")] = None,
+    where: Where = None,
+    by: By = None,
+    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Fit a head on stored features; parameters are selected inside the training rows of each fold."""
+    from headwater import api
+
+    run = api.fit_head(
+        store,
+        features=features,
+        label=label,
+        head=head,
+        params=_params(set_ or []),
+        groups=groups,
+        folds=folds,
+        split=split,
+        holdout=holdout,
+        where=where,
+        by=by,
+        label_separator=label_separator,
+        seed=seed,
+        out=out,
+        progress=_say,
+    )
+    _show(run.lines(), run.metrics, json)
+
+
+@app.command("zero-shot")
+def zero_shot(
+    store: Store,
+    features: Annotated[str, typer.Option(metavar="NAME", help="The dual encoder's name in the store.")],
+    prompts: Annotated[Path, typer.Option(metavar="FILE.toml", help="Templates and descriptors of each class.")],
+    label: Annotated[str, typer.Option(metavar="COL", help="Column that holds the true class.")],
+    where: Where = None,
+    by: By = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Score images by how near they are to the prompts of each class."""
+    from headwater import api
+
+    run = api.zero_shot(
+        store,
+        features=features,
+        prompts=prompts,
+        label=label,
+        where=where,
+        by=by,
+        weights=weights,
+        device=device,
+        out=out,
+        progress=_say,
+    )
+    _show(run.lines(), run.metrics, json)
+
+
+@app.command()
+def similar(
+    store: Store,
+    features: Annotated[str, typer.Option(metavar="NAME/MODALITY", help="The features to search in.")],
+    id: Annotated[str | None, typer.Option(help="Search for cases like this sample.")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Search for cases like this image.")] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="Search for cases that these words describe.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many to find.")] = 10,
+    where: Where = None,
+    exclude_same: Annotated[
+        str | None, typer.Option(metavar="COL", help="Leave out those with the same value.")
+    ] = None,
+    index: Annotated[str | None, typer.Option(metavar="KIND", help="Search in this index instead of exactly.")] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Find similar cases."""
+    from headwater import api
+
+    hits = api.similar(
+        store,
+        features=features,
+        id=id,
+        image=image,
+        text=text,
+        k=k,
+        where=where,
+        exclude_same=exclude_same,
+        index=index,
+        weights=weights,
+        device=device,
+    )
+    _show(api.hit_lines(hits), [hit.to_dict() for hit in hits], json)
+
+
+@app.command()
+def index(
+    store: Store,
+    features: Annotated[str, typer.Option(metavar="NAME/MODALITY", help="The features to index.")],
+    kind: Annotated[str, typer.Option(help="flat, ivf, hnsw or ivfpq.")] = "hnsw",
+    seed: Annotated[int, typer.Option(help="Of training and of the measured queries.")] = 0,
+    json: Json = False,
+) -> None:
+    """Build a FAISS index and measure its recall against exact search."""
+    from headwater import api
+
+    built = api.index(store, features=features, kind=kind, seed=seed, progress=True)
+    line = f"{built.kind} index of {built.n_vectors:,} items, recall@10 {built.recall_at_10:.3f}, in {built.path}"
+    _show([line], vars(built), json)
+
+
+@app.command()
+def info(
+    store: Store,
+    failed: Annotated[bool, typer.Option("--failed", help="List the items that failed, and why.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what a store holds."""
+    from headwater import api
+
+    found = api.info(store)
+    _show(found.lines(failed=failed), found.to_dict(), json)
+
+
+@app.command()
+def verify(store: Store, json: Json = False) -> None:
+    """Read every checksum; status 1 when something differs."""
+    from headwater import api
+
+    problems = api.verify(store)
+    _show(problems or [f"{store}: every checksum is right"], {"problems": problems}, json)
+    if problems:
+        sys.exit(1)
+
+
+def _params(assignments: list[str]) -> dict[str, Any]:
+    """Read ``PARAM=VALUE``: VALUE as JSON where it is, else as words."""
+    import json
+
+    from headwater.errors import InputError
+
+    params: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {assignment}: write PARAM=VALUE, such as C=0.1.")
+        try:
+            params[name] = json.loads(value)
+        except ValueError:
+            params[name] = value
+    return params
