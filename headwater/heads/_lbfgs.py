@@ -82,7 +82,11 @@ def minimise(objective: Objective, theta: Array, *, tol: float, max_iter: int, m
             return end
         trial, new, stuck = _search(objective, theta, at, direction, slope, alive, converged, noise)
         leaving = converged | stuck
-        _record(end, alive[leaving], theta[leaving], at.value[leaving], iteration, converged[leaving])
+        # the step that would have brought little is taken all the same: it was paid for
+        ahead = (new.value < at.value)[leaving]
+        last = xp.where(ahead[:, None, None], trial[leaving], theta[leaving])
+        value = xp.where(ahead, new.value[leaving], at.value[leaving])
+        _record(end, alive[leaving], last, value, iteration + 1, converged[leaving])
         keep = ~leaving
         if not bool(xp.any(keep)):
             return end
@@ -107,7 +111,10 @@ def _record(end: Minimum, which: Array, theta: Array, value: Array, iteration: i
 
 
 def _two_loop(objective: Objective, at: Evaluation, alive: Array, pairs: list[tuple[Array, Array, Array]]) -> Array:
-    """Return the inverse quasi-Newton matrix times the gradient; a pair whose ``rho`` is 0 has no say."""
+    """Return the inverse quasi-Newton matrix times the gradient; a pair whose ``rho`` is 0 has no say.
+
+    The preconditioner is scaled by what it made of the last pair (Nocedal and Wright, eq. 7.20).
+    """
     xp = objective.xp
     q = at.gradient
     alphas = []
@@ -116,6 +123,12 @@ def _two_loop(objective: Objective, at: Evaluation, alive: Array, pairs: list[tu
         alphas.append(alpha)
         q = q - _per_problem(alpha, q) * y
     q = objective.precondition(q, at.curvature, alive)
+    if pairs:
+        s, y, rho = pairs[-1]
+        stretched = _dot(xp, y, objective.precondition(y, at.curvature, alive))
+        usable = (rho > 0) & (stretched > 0)
+        scale = xp.where(usable, _dot(xp, s, y) / xp.where(usable, stretched, 1.0), xp.ones_like(stretched))
+        q = q * _per_problem(scale, q)
     for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
         q = q + _per_problem(alpha - rho * _dot(xp, y, q), q) * s
     return q

@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.heads._lbfgs import Evaluation, Minimum, minimise
-from headwater.heads._rows import Chunk, TrainingRows
+from headwater.heads._rows import Chunk, TrainingRows, to_numpy
 
 Array = Any
+
+FLOAT32_TOL = 1e-6  # below this share of the objective, float32 no longer tells up from down
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,15 @@ class LogisticObjective:
     Parameters are rows ``[W, b]`` of length d + 1, in each problem's own standardised units.
     """
 
-    def __init__(self, rows: TrainingRows, problems: Problems, factor: tuple[Array, Array], dtype: Any) -> None:
+    def __init__(
+        self, rows: TrainingRows, problems: Problems, spectrum: tuple[Array, Array | None], dtype: Any
+    ) -> None:
         self.rows, self.problems, self.xp, self.dtype = rows, problems, rows.xp, dtype
-        self.eigenvalues, self.eigenvectors = factor
         xp = rows.xp
-        self.scale = xp.astype(1 / rows.std, dtype)  # (sets, d): z = x * scale + shift
-        self.shift = xp.astype(-rows.mean / rows.std, dtype)
+        self.eigenvalues = xp.astype(spectrum[0], dtype)
+        self.eigenvectors = None if spectrum[1] is None else xp.astype(spectrum[1], dtype)
+        self.scale = xp.astype(rows.scale, dtype)
+        self.shift = xp.astype(rows.shift, dtype)
         self.n_rows = rows.put(rows.inside.sum(0), xp.float64)
         self.C = rows.put(problems.C, xp.float64)
         self.targets = rows.put(problems.targets, xp.float32 if problems.n_outputs == 1 else xp.int64)
@@ -96,7 +101,7 @@ class LogisticObjective:
                 b[mine, 0] = np.log(positive) - np.log1p(-positive)
             else:
                 b[mine] = np.log(np.bincount(here[:, 0].astype(np.int64), minlength=k) / len(here))
-        theta = np.zeros((p, k, self.rows.n_features + 1))
+        theta = np.zeros((p, k, self.rows.n_columns + 1))
         theta[:, :, -1] = b - b.mean(1, keepdims=True) if k > 1 else b
         return self.rows.put(theta, self.dtype)
 
@@ -104,7 +109,7 @@ class LogisticObjective:
         """Return value, gradient and the mean indicator covariance M of the problems ``which`` at ``theta``."""
         xp = self.xp
         p, k, m = theta.shape
-        which_np = np.asarray(which.cpu() if hasattr(which, "cpu") else which)
+        which_np = to_numpy(which)
         sets = self.problems.set_of[which_np]
         weights, intercepts = theta[:, :, :-1], theta[:, :, -1]
         scale, shift = self.scale[sets][:, None], self.shift[sets][:, None]
@@ -115,9 +120,8 @@ class LogisticObjective:
         coef_gradient = self.rows.put(np.zeros((p, k, m - 1)), self.dtype)
         offset_gradient = self.rows.put(np.zeros((p, k)), xp.float64)
         covariance = self.rows.put(np.zeros((p, k, k)), xp.float64)
-        for mine, losses, residual_X, residuals, spread in self.rows.map(
-            lambda chunk: self._chunk(chunk, coef, offset, which_np, sets)
-        ):
+        shares = self.rows.map(lambda chunk: self._chunk(chunk, coef, offset, which_np, sets), sets)
+        for mine, losses, residual_X, residuals, spread in shares:
             value[mine] += losses
             coef_gradient[mine] += residual_X
             offset_gradient[mine] += residuals
@@ -168,7 +172,7 @@ class LogisticObjective:
     def precondition(self, gradient: Array, curvature: Array, which: Array) -> Array:
         """Multiply by the inverse of ``n M ⊗ S + I / C`` (weights) and of ``n M`` (intercepts)."""
         xp = self.xp
-        sets = self.problems.set_of[np.asarray(which.cpu() if hasattr(which, "cpu") else which)]
+        sets = self.problems.set_of[to_numpy(which)]
         p, k, m = gradient.shape
         if k > 1:
             spread, classes = xp.linalg.eigh(curvature)
@@ -177,16 +181,20 @@ class LogisticObjective:
         else:
             spread = curvature[:, :, 0]
         spread = xp.maximum(spread, xp.full_like(spread, 1e-6)) * self.n_rows[sets][:, None]
-        stiffness = xp.astype(spread, self.dtype)[:, :, None] * self.eigenvalues
+        own = self.eigenvalues[sets if len(self.eigenvalues) > 1 else np.zeros_like(sets)]
+        stiffness = xp.astype(spread, self.dtype)[:, :, None] * own[:, None, :]
         penalty = xp.astype(1 / self.C[which], self.dtype)[:, None, None]
         weights = gradient[:, :, :-1]
-        rotated = (weights.reshape(p * k, m - 1) @ self.eigenvectors).reshape(p, k, -1)
-        if self.eigenvectors.shape[1] == m - 1:
-            inner, rest = rotated / (stiffness + penalty), 0.0
-        else:  # beyond the rank of S all eigenvalues are at the floor, the first one's
-            least = stiffness[:, :, :1] + penalty
-            inner, rest = rotated * (1 / (stiffness + penalty) - 1 / least), weights / least
-        weights = (inner.reshape(p * k, -1) @ self.eigenvectors.T).reshape(p, k, m - 1) + rest
+        if self.eigenvectors is None:
+            weights = weights / (stiffness + penalty)
+        else:
+            rotated = (weights.reshape(p * k, m - 1) @ self.eigenvectors).reshape(p, k, -1)
+            if self.eigenvectors.shape[1] == m - 1:
+                inner, rest = rotated / (stiffness + penalty), 0.0
+            else:  # beyond the rank of S all eigenvalues are at the floor, the first one's
+                least = stiffness[:, :, :1] + penalty
+                inner, rest = rotated * (1 / (stiffness + penalty) - 1 / least), weights / least
+            weights = (inner.reshape(p * k, -1) @ self.eigenvectors.T).reshape(p, k, m - 1) + rest
         intercepts = gradient[:, :, -1:] / xp.astype(spread, self.dtype)[:, :, None]
         out = xp.concat([weights, intercepts], axis=2)
         return classes @ out if k > 1 else out
@@ -227,62 +235,42 @@ def _device(array: Array) -> Any:
     return getattr(array, "device", None)
 
 
-def factorise(rows: TrainingRows) -> tuple[Array, Array]:
-    """Return eigenvalues and eigenvectors of the mean scatter of the working rows, of rank at most their number.
-
-    Eigenvalues are held above a floor at which rounding no longer tells them from 0: a step along such a direction
-    would be noise divided by the penalty.
-    """
-    xp, d = rows.xp, rows.n_features
-    n = len(rows.order)
-    scatter = rows.put(np.zeros((d, d)))
-    for part in rows.map(lambda chunk: chunk.X.T @ chunk.X):
-        scatter += part
-    values, vectors = xp.linalg.eigh(scatter / n)
-    rank = min(n, d)
-    values = values[d - rank :]
-    floor = 10 * float(xp.finfo(rows.float).eps) * float(values[-1])
-    return xp.maximum(values, xp.full_like(values, floor)), vectors[:, d - rank :]
-
-
 def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, max_columns: int = 1024) -> Solution:
     """Solve all problems, first in float32, then what that leaves unsolved in float64.
 
     ``max_columns`` bounds the columns that are worked on together, and with them the memory.
     """
-    factor = factorise(rows)
+    spectrum = rows.spectrum()
     step = max(1, max_columns // problems.n_outputs)
     parts = []
     for start in range(0, len(problems.C), step):
         part = _some(problems, slice(start, start + step))
-        parts.append((part, _solve_part(rows, part, factor, tol, max_iter)))
-    theta = np.concatenate([_numpy(end.theta).astype(np.float64) for _, end in parts])
-    std, mean = _numpy(rows.std)[problems.set_of][:, None], _numpy(rows.mean)[problems.set_of][:, None]
-    width, center = _numpy(rows.width), _numpy(rows.center)
-    coef = theta[:, :, :-1] / std.astype(np.float64) / width
-    intercept = theta[:, :, -1] - (coef * (center + mean.astype(np.float64) * width)).sum(2)
-    value = np.concatenate([_numpy(end.value) for _, end in parts])
+        parts.append((part, _solve_part(rows, part, spectrum, tol, max_iter)))
+    theta = np.concatenate([to_numpy(end.theta).astype(np.float64) for _, end in parts])
+    coef, intercept = rows.to_features(theta, problems.set_of)
+    value = np.concatenate([to_numpy(end.value) for _, end in parts])
     return Solution(
         coef=coef,
         intercept=intercept,
         objective=value * problems.C,
-        n_iter=np.concatenate([_numpy(end.n_iter) for _, end in parts]),
-        converged=np.concatenate([_numpy(end.converged) for _, end in parts]),
+        n_iter=np.concatenate([to_numpy(end.n_iter) for _, end in parts]),
+        converged=np.concatenate([to_numpy(end.converged) for _, end in parts]),
     )
 
 
 def _solve_part(
-    rows: TrainingRows, problems: Problems, factor: tuple[Array, Array], tol: float, max_iter: int
+    rows: TrainingRows, problems: Problems, spectrum: tuple[Array, Array | None], tol: float, max_iter: int
 ) -> Minimum:
     xp = rows.xp
-    objective = LogisticObjective(rows, problems, factor, rows.float)
-    end = minimise(objective, objective.start(), tol=tol, max_iter=max_iter)
-    left = np.flatnonzero(~_numpy(end.converged))
+    objective = LogisticObjective(rows, problems, spectrum, rows.float)
+    first_tol = tol if rows.float == xp.float64 else max(tol, FLOAT32_TOL)
+    end = minimise(objective, objective.start(), tol=first_tol, max_iter=max_iter)
+    if rows.float == xp.float64:
+        return end
+    left = np.flatnonzero(~to_numpy(end.converged) | (tol < FLOAT32_TOL))
     if len(left):
-        exact = (xp.astype(factor[0], xp.float64), xp.astype(factor[1], xp.float64))
-        objective = LogisticObjective(rows, _some(problems, left), exact, xp.float64)
-        start = xp.astype(end.theta[left], xp.float64)
-        again = minimise(objective, start, tol=tol, max_iter=max_iter)
+        objective = LogisticObjective(rows, _some(problems, left), spectrum, xp.float64)
+        again = minimise(objective, xp.astype(end.theta[left], xp.float64), tol=tol, max_iter=max_iter)
         end.theta = xp.astype(end.theta, xp.float64)
         end.theta[left] = again.theta
         end.value[left], end.converged[left] = again.value, again.converged
@@ -294,7 +282,3 @@ def _some(problems: Problems, which: Any) -> Problems:
     return Problems(
         problems.set_of[which], problems.C[which], problems.target_of[which], problems.targets, problems.n_outputs
     )
-
-
-def _numpy(array: Array) -> NDArray[Any]:
-    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)

@@ -1,12 +1,17 @@
-"""Training rows for many fits at once: one working matrix, its moments in each fit, and the order to walk it in.
+"""Training rows for many fits at once: what the solver walks over, and how its weights become weights for X.
 
-All fits share one float32 matrix of standardised rows. A fit's own centring and scaling is folded into its weights,
-so nothing is copied for a fold. Rows are ordered by the fits that they belong to, so that a chunk of rows is
-multiplied only with the fits that use it.
+`SharedRows`: all fits share one float32 matrix of standardised rows. A fit's own centring and scaling is folded into
+its weights, so nothing is copied for a fold. Rows are ordered by the fits that they belong to, so that a chunk of rows
+is multiplied only with the fits that use it.
+
+`RotatedRows`: where a fit has fewer rows than columns, its weights lie in the space that its rows span. Each row set
+is rotated into that space, which is smaller, and in which the scatter is diagonal.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +29,8 @@ T = TypeVar("T")
 
 CHUNK_ROWS = 1024
 MIN_CHUNK_ROWS = 256
+ROTATE_BELOW = 0.75  # rows a column
+ROTATE_ROWS = 1024  # more rows are a decomposition too dear
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,118 @@ class Chunk:
     inside: Array | None
 
 
-class TrainingRows:
-    """The rows that any of several row sets uses.
+class TrainingRows(ABC):
+    """The rows that any of several row sets uses, as the solver sees them.
+
+    Attributes
+    ----------
+    xp
+        The namespace of the arrays.
+    inside
+        Which row of X is in which set, bool, of shape ``(n_samples, n_sets)``.
+    n_columns
+        Columns of a chunk's X: weights that the solver has for each output.
+    scale, shift
+        Of shape ``(n_sets, n_columns)``: in set s, the rows that the penalty is about are ``x * scale[s] + shift[s]``.
+    """
+
+    xp: Any
+    inside: NDArray[np.bool_]
+    n_columns: int
+    scale: Array
+    shift: Array
+
+    def __init__(self, X: Any, row_sets: Sequence[NDArray[np.int64]], n_threads: int) -> None:
+        self.source = X
+        foreign = not isinstance(X, np.ndarray) and not hasattr(X, "blocks")
+        self.xp = array_namespace(X) if foreign else array_namespace(np.empty(0))
+        self._place = {"device": device(X)} if foreign else {}
+        self._pool = None if foreign or n_threads == 1 else ThreadPoolExecutor(n_threads)
+        self._in_flight = 2 * n_threads
+        self.inside = np.zeros((X.shape[0], len(row_sets)), bool)
+        for s, rows in enumerate(row_sets):
+            self.inside[rows, s] = True
+
+    @property
+    def float(self) -> Any:
+        """The working type."""
+        return self.xp.float32
+
+    def put(self, values: Any, dtype: Any = None) -> Array:
+        """Return ``values`` as an array of the library and on the device that X lives in."""
+        return self.xp.asarray(values, dtype=dtype or self.float, **self._place)
+
+    @abstractmethod
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield all used rows, a chunk at a time."""
+
+    @abstractmethod
+    def spectrum(self) -> tuple[Array, Array | None]:
+        """Return eigenvalues ``(n_sets, rank)`` and eigenvectors ``(n_columns, rank)`` of the mean scatter.
+
+        Eigenvectors are None where the scatter is diagonal as it stands. Eigenvalues are held above a floor at which
+        rounding no longer tells them from 0: a step along such a direction would be noise divided by the penalty.
+        """
+
+    @abstractmethod
+    def to_features(
+        self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Turn the solver's parameters ``(P, k, n_columns + 1)`` into weights ``(P, k, d)`` and intercepts for X."""
+
+    def map(self, function: Callable[[Chunk], T], sets: NDArray[np.int64] | None = None) -> Iterator[T]:
+        """Yield ``function(chunk)`` for each chunk that has rows of any of ``sets`` (all sets when left out).
+
+        In order; several threads work on chunks, few of which are in flight.
+        """
+        wanted = np.ones(self.inside.shape[1], bool)
+        if sets is not None:
+            wanted[:] = False
+            wanted[sets] = True
+        chunks = (chunk for chunk in self.chunks() if wanted[chunk.sets].any())
+        if self._pool is None:
+            yield from map(function, chunks)
+            return
+        waiting: deque[Future[T]] = deque()
+        for chunk in chunks:
+            waiting.append(self._pool.submit(function, chunk))
+            if len(waiting) > self._in_flight:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _used(self, rows: slice) -> NDArray[np.int64]:
+        """Return the row numbers within a span of rows that any set uses."""
+        numbers: NDArray[np.int64] = rows.start + np.flatnonzero(self.inside[rows].any(1))
+        return numbers
+
+    def _load(self, order: NDArray[np.int64]) -> Array:
+        """Return rows of X, as they are, in the working type."""
+        if not hasattr(self.source, "blocks"):
+            index = order if isinstance(self.source, np.ndarray) else self.put(order, self.xp.int64)
+            return self.xp.astype(self.source[index], self.float)
+        out = np.empty((len(order), self.source.shape[1]), np.float32)
+        place = np.empty(len(self.inside), np.int64)
+        place[order] = np.arange(len(order))
+        for rows, values in blocks(self.source):
+            chosen = self._used(rows)
+            out[place[chosen]] = values[chosen - rows.start]
+        return out
+
+    def _require_finite(self, moments: Array) -> None:
+        if bool(self.xp.all(self.xp.isfinite(moments))):
+            return
+        bad = [
+            int(row)
+            for rows, values in blocks(self.source)
+            for row in self._used(rows)
+            if not bool(self.xp.all(self.xp.isfinite(values[row - rows.start])))
+        ]
+        raise HeadError(f"features are not finite in {len(bad)} rows, the first being {bad[:5]}.")
+
+
+class SharedRows(TrainingRows):
+    """One working matrix for all row sets.
 
     Parameters
     ----------
@@ -69,40 +186,23 @@ class TrainingRows:
     def __init__(
         self, X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, max_bytes: int, n_threads: int
     ) -> None:
-        self.source = X
-        foreign = not isinstance(X, np.ndarray) and not hasattr(X, "blocks")
-        self.xp = array_namespace(X) if foreign else array_namespace(np.empty(0))
-        self._place = {"device": device(X)} if foreign else {}
-        self.n_threads = 1 if foreign else n_threads
-        self.inside = np.zeros((X.shape[0], len(row_sets)), bool)
-        for s, rows in enumerate(row_sets):
-            self.inside[rows, s] = True
-        self.n_features = int(X.shape[1])
+        super().__init__(X, row_sets, n_threads)
+        self.n_columns = int(X.shape[1])
         self.used = np.flatnonzero(self.inside.any(1))
         self.order = self.used[np.lexsort(self.inside[self.used].T[::-1])]
-        self._scale = scale
-        in_memory = len(self.order) * self.n_features * 4 <= max_bytes
-        matrix = self._load() if in_memory else None
+        self._scaled = scale
+        in_memory = len(self.order) * self.n_columns * 4 <= max_bytes
+        matrix = self._load(self.order) if in_memory else None
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the moments
             self.center, self.width = self._moments_of_all(matrix)
-        self._require_finite()
+        self._require_finite(self.center + self.width)
         self._chunks: list[Chunk] | None = None
         if matrix is not None:
             matrix -= self.center
             matrix /= self.width
             self._chunks = list(self._cut(matrix))
-        self.mean, self.std = self._moments_of_sets()
-
-    @property
-    def float(self) -> Any:
-        """The working type."""
-        return self.xp.float32
-
-    def put(self, values: Any, dtype: Any = None) -> Array:
-        """Return ``values`` as an array of the library and on the device that X lives in."""
-        return self.xp.asarray(values, dtype=dtype or self.float, **self._place)
-
-    # Walking over the rows
+        mean, std = self._moments_of_sets()
+        self.scale, self.shift = 1 / std, -mean / std
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all used rows, a chunk at a time."""
@@ -116,48 +216,25 @@ class TrainingRows:
                 picked = self.xp.astype(values[part - rows.start], self.float)
                 yield self._chunk((picked - self.center) / self.width, part)
 
-    def map(self, function: Callable[[Chunk], T]) -> Iterator[T]:
-        """Yield ``function(chunk)`` in order, chunks being worked on by several threads, few in flight."""
-        if self.n_threads == 1:
-            yield from map(function, self.chunks())
-            return
-        with ThreadPoolExecutor(self.n_threads) as pool:
-            waiting: list[Future[T]] = []
-            for chunk in self.chunks():
-                waiting.append(pool.submit(function, chunk))
-                if len(waiting) > 2 * self.n_threads:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
+    def spectrum(self) -> tuple[Array, Array | None]:
+        """Decompose the scatter of all used rows, which that of each set is near to."""
+        xp, d, n = self.xp, self.n_columns, len(self.order)
+        scatter = self.put(np.zeros((d, d)))
+        for part in self.map(lambda chunk: chunk.X.T @ chunk.X):
+            scatter += part
+        values, vectors = xp.linalg.eigh(scatter / n)
+        rank = min(n, d)
+        return _floored(xp, values[None, d - rank :]), vectors[:, d - rank :]
 
-    def _load(self) -> Array:
-        """Return the used rows in walking order, as they are, in the working type."""
-        if not hasattr(self.source, "blocks"):
-            index = self.order if isinstance(self.source, np.ndarray) else self.put(self.order, self.xp.int64)
-            return self.xp.astype(self.source[index], self.float)
-        out = np.empty((len(self.order), self.n_features), np.float32)
-        place = np.empty(len(self.inside), np.int64)
-        place[self.order] = np.arange(len(self.order))
-        for rows, values in blocks(self.source):
-            chosen = self._used(rows)
-            out[place[chosen]] = values[chosen - rows.start]
-        return out
-
-    def _used(self, rows: slice) -> NDArray[np.int64]:
-        """Return the row numbers within a span of rows that any set uses."""
-        numbers: NDArray[np.int64] = rows.start + np.flatnonzero(self.inside[rows].any(1))
-        return numbers
-
-    def _require_finite(self) -> None:
-        if bool(self.xp.all(self.xp.isfinite(self.center) & self.xp.isfinite(self.width))):
-            return
-        bad = [
-            int(row)
-            for rows, values in blocks(self.source)
-            for row in self._used(rows)
-            if not bool(self.xp.all(self.xp.isfinite(values[row - rows.start])))
-        ]
-        raise HeadError(f"features are not finite in {len(bad)} rows, the first being {bad[:5]}.")
+    def to_features(
+        self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Undo each set's scaling and the shared one."""
+        scale, shift = (to_numpy(part).astype(np.float64)[set_of][:, None] for part in (self.scale, self.shift))
+        center, width = (to_numpy(part).astype(np.float64) for part in (self.center, self.width))
+        weights = theta[:, :, :-1]
+        coef = weights * scale / width
+        return coef, theta[:, :, -1] + (weights * shift).sum(2) - (coef * center).sum(2)
 
     def _cut(self, X: Array) -> Iterator[Chunk]:
         """Cut the working matrix, where the row sets change if there is such a place not too soon."""
@@ -196,19 +273,19 @@ class TrainingRows:
         mean = total / n
         std = _positive_std(xp, square / n - mean * mean, mean)
         center = xp.astype(mean + shift, self.float)
-        return center, xp.astype(std, self.float) if self._scale else xp.ones_like(center)
+        return center, xp.astype(std, self.float) if self._scaled else xp.ones_like(center)
 
     def _moments_of_sets(self) -> tuple[Array, Array]:
         """Return each set's mean and standard deviation in working units, of shape ``(n_sets, d)``."""
         xp = self.xp
-        shape = (self.inside.shape[1], self.n_features)
+        shape = (self.inside.shape[1], self.n_columns)
         total, square = self.put(np.zeros(shape), xp.float64), self.put(np.zeros(shape), xp.float64)
         for sets, part, squares in self.map(self._chunk_moments):
             total[sets] += part
             square[sets] += squares
         n = self.put(self.inside.sum(0)[:, None], xp.float64)
         mean = total / n
-        std = _positive_std(xp, square / n - mean * mean, mean) if self._scale else xp.ones_like(mean)
+        std = _positive_std(xp, square / n - mean * mean, mean) if self._scaled else xp.ones_like(mean)
         return xp.astype(mean, self.float), xp.astype(std, self.float)
 
     def _chunk_moments(self, chunk: Chunk) -> tuple[Array, Array, Array]:
@@ -218,6 +295,103 @@ class TrainingRows:
             return chunk.sets, xp.sum(X, axis=0), xp.sum(X * X, axis=0)
         inside = xp.astype(chunk.inside, xp.float64).T
         return chunk.sets, inside @ X, inside @ (X * X)
+
+
+class RotatedRows(TrainingRows):
+    """A matrix of its own for each row set, in the space that its rows span.
+
+    With Z the standardised rows of a set, ``Z Zᵀ = U Λ Uᵀ``; its matrix is ``Y = U Λ^½``, and weights w for Y are
+    weights ``Zᵀ Y Λ⁻¹ w`` of the same length for Z. Parameters are as for `SharedRows`.
+    """
+
+    def __init__(self, X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, n_threads: int) -> None:
+        super().__init__(X, row_sets, n_threads)
+        xp = self.xp
+        self.row_sets = [np.sort(rows) for rows in row_sets]
+        self.n_columns = max(len(rows) for rows in row_sets)
+        used = np.flatnonzero(self.inside.any(1))
+        self._place_of = np.empty(len(self.inside), np.int64)
+        self._place_of[used] = np.arange(len(used))
+        self._matrix = self._load(used)
+        self._scaled = scale
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._require_finite(xp.sum(xp.astype(self._matrix, xp.float64), axis=0))
+        self.scale = self.put(np.ones((len(row_sets), self.n_columns)))
+        self.shift = self.put(np.zeros((len(row_sets), self.n_columns)))
+        self._values = self.put(np.zeros((len(row_sets), self.n_columns)), xp.float64)
+        self._chunks = [self._rotate(s) for s in range(len(row_sets))]
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield a chunk a row set."""
+        yield from self._chunks
+
+    @property
+    def float(self) -> Any:
+        """The working type: so few numbers are as well kept exactly."""
+        return self.xp.float64
+
+    def spectrum(self) -> tuple[Array, Array | None]:
+        """Return each set's own eigenvalues."""
+        n = self.put([[len(rows)] for rows in self.row_sets], self.xp.float64)
+        return _floored(self.xp, self.xp.astype(self._values / n, self.float)), None
+
+    def to_features(
+        self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Rotate weights back, and undo each set's scaling."""
+        p, k, _ = theta.shape
+        coef, intercept = np.empty((p, k, self._matrix.shape[1])), theta[:, :, -1].copy()
+        for s in np.unique(set_of):
+            mine = np.flatnonzero(set_of == s)
+            Z, mean, std = (to_numpy(part) for part in self._standardised(int(s)))
+            Y, values = to_numpy(self._chunks[s].X).astype(np.float64), to_numpy(self._values[s])
+            inverse = np.where(values > 0, 1 / np.where(values > 0, values, 1), 0)
+            weights = (theta[mine, :, :-1] * inverse).reshape(-1, len(values)) @ Y.T @ Z
+            coef[mine] = (weights / std).reshape(len(mine), k, -1)
+            intercept[mine] -= coef[mine] @ mean
+        return coef, intercept
+
+    def _standardised(self, s: int) -> tuple[Array, Array, Array]:
+        """Return a set's rows in float64, centred and scaled, and their means and standard deviations."""
+        xp = self.xp
+        index = self.put(self._place_of[self.row_sets[s]], xp.int64)
+        Z = xp.astype(self._matrix[index], xp.float64)
+        mean = xp.mean(Z, axis=0)
+        Z = Z - mean
+        variance = xp.mean(Z * Z, axis=0)
+        std = _positive_std(xp, variance, mean) if self._scaled else xp.ones_like(mean)
+        return Z / std, mean, std
+
+    def _rotate(self, s: int) -> Chunk:
+        xp = self.xp
+        Z, _, _ = self._standardised(s)
+        values, vectors = xp.linalg.eigh(Z @ Z.T)
+        values = xp.where(values > 1e-12 * values[-1], values, xp.zeros_like(values))
+        Y = self.put(np.zeros((Z.shape[0], self.n_columns)))
+        Y[:, : Z.shape[0]] = xp.astype(vectors * xp.sqrt(values), self.float)
+        self._values[s, : Z.shape[0]] = values
+        return Chunk(Y, self.row_sets[s], np.array([s]), None)
+
+
+def training_rows(
+    X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, max_bytes: int, n_threads: int
+) -> TrainingRows:
+    """Return the rows in the form that is solved fastest; parameters as for `SharedRows`."""
+    most = max(len(rows) for rows in row_sets)
+    if most <= min(ROTATE_BELOW * X.shape[1], ROTATE_ROWS) and 8 * most * most * len(row_sets) <= max_bytes:
+        return RotatedRows(X, row_sets, scale=scale, n_threads=n_threads)
+    return SharedRows(X, row_sets, scale=scale, max_bytes=max_bytes, n_threads=n_threads)
+
+
+def _floored(xp: Any, values: Array) -> Array:
+    """Hold eigenvalues ``(n_sets, rank)`` above the level of rounding."""
+    floor = 10 * float(xp.finfo(values.dtype).eps) * xp.max(values, axis=1, keepdims=True)
+    return xp.maximum(values, floor + xp.zeros_like(values))
+
+
+def to_numpy(array: Array) -> NDArray[Any]:
+    """Return an array of any library as NumPy's."""
+    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
 
 
 def _positive_std(xp: Any, variance: Array, mean: Array) -> Array:

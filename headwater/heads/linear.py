@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from headwater.errors import HeadError
 from headwater.heads._logistic import Problems, Solution, solve
-from headwater.heads._rows import TrainingRows
+from headwater.heads._rows import TrainingRows, to_numpy, training_rows
 from headwater.heads.base import Fit, Head, State, blocks
 
 
@@ -71,7 +71,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         C: float = 1.0,
         *,
         standardize: bool = True,
-        tol: float = 1e-8,
+        tol: float = 1e-6,
         max_iter: int = 500,
         n_threads: int | None = None,
         max_bytes: int = 4 << 30,
@@ -210,7 +210,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
             raise HeadError(f"X has {X.shape[1]} features, but this probe was fitted on {self.coef_.shape[1]}.")
         out = np.empty((X.shape[0], len(self.intercept_)))
         for rows, values in blocks(X):
-            out[rows] = _numpy(values) @ self.coef_.T + self.intercept_
+            out[rows] = to_numpy(values).astype(np.float64, copy=False) @ self.coef_.T + self.intercept_
         return out
 
 
@@ -230,7 +230,7 @@ def _solve_batch(
     C = np.array([head.C for head in heads], np.float64)
     multilabel = codes.ndim == 2
     with threadpool_limits(1 if _is_numpy_like(X) else None, "blas"):
-        rows = TrainingRows(
+        rows = training_rows(
             X,
             list(unique.values()),
             scale=first.standardize,
@@ -325,9 +325,3 @@ def _is_plain(X: Any) -> bool:
 
 def _is_numpy_like(X: Any) -> bool:
     return isinstance(X, np.ndarray) or hasattr(X, "blocks")
-
-
-def _numpy(values: Any) -> NDArray[Any]:
-    if isinstance(values, np.ndarray):
-        return values.astype(np.float64, copy=False) if values.dtype == np.float16 else values
-    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)

@@ -12,8 +12,8 @@ from sklearn.preprocessing import StandardScaler
 from headwater.errors import HeadError
 from headwater.heads import LinearProbe
 from headwater.heads._lbfgs import minimise
-from headwater.heads._logistic import LogisticObjective, Problems, factorise
-from headwater.heads._rows import TrainingRows
+from headwater.heads._logistic import LogisticObjective, Problems
+from headwater.heads._rows import RotatedRows, SharedRows, training_rows
 
 
 def features(n=400, d=30, seed=0):
@@ -67,7 +67,7 @@ def test_every_fit_of_a_grid_reaches_scikit_learns_minimum(n_classes, standardiz
     y = labels(X, n_classes)
     Cs = [1e-5, 1e-2, 100.0] if standardize else [1e-5, 1e-2]
     fits = [(rows, {"C": C}) for rows in folds_of(len(X)) for C in Cs]
-    heads = LinearProbe(standardize=standardize).fit_many(X, y, fits)
+    heads = LinearProbe(standardize=standardize, tol=1e-8).fit_many(X, y, fits)
     for head, (rows, params) in zip(heads, fits, strict=True):
         coef, intercept, std = reference(X[rows], y[rows], params["C"], standardize)
         best = objective(coef, intercept, X[rows], y[rows], params["C"], std)
@@ -80,24 +80,41 @@ def test_every_fit_of_a_grid_reaches_scikit_learns_minimum(n_classes, standardiz
             assert np.abs(head.predict_proba(X) - expected).max() < 3e-3
 
 
-def test_gradient_and_value_agree():
+@pytest.mark.parametrize("rotated", [False, True])
+def test_gradient_and_value_agree(rotated):
     """The gradient is the finite difference of the value, two classes and more, masks and shared rows included."""
     X = features(90, 6)
     sets = folds_of(90)
-    rows = TrainingRows(X, sets, scale=True, max_bytes=1 << 30, n_threads=1)
+    if rotated:
+        rows = RotatedRows(X, sets, scale=True, n_threads=1)
+    else:
+        rows = SharedRows(X, sets, scale=True, max_bytes=1 << 30, n_threads=1)
     for n_classes in (2, 3):
         y = labels(X, n_classes)
         targets = (2.0 * y - 1 if n_classes == 2 else y)[:, None]
         k = 1 if n_classes == 2 else n_classes
         problems = Problems(np.array([0, 1, 2]), np.array([0.1, 1, 10.0]), np.zeros(3, int), targets, k)
-        values, vectors = factorise(rows)
-        target = LogisticObjective(rows, problems, (values.astype(float), vectors.astype(float)), np.float64)
+        target = LogisticObjective(rows, problems, rows.spectrum(), np.float64)
         rng = np.random.default_rng(0)
-        theta, step = rng.standard_normal((2, 3, k, 7))
+        theta, step = rng.standard_normal((2, 3, k, rows.n_columns + 1))
         which = np.arange(3)
         ahead, behind = (target.evaluate(theta + sign * 1e-5 * step, which).value for sign in (1, -1))
         slope = (target.evaluate(theta, which).gradient * step).sum((1, 2))
         assert np.allclose((ahead - behind) / 2e-5, slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_fewer_rows_than_columns_are_solved_in_the_space_they_span(n_classes):
+    """Rotating each row set into its own space changes the cost and not the answer."""
+    X = features(120, 300)
+    y = labels(X, n_classes)
+    fits = [(rows, {"C": C}) for rows in folds_of(120) for C in (1e-4, 1e-2, 1.0, 100.0)]
+    assert isinstance(training_rows(X, [fits[0][0]], scale=True, max_bytes=1 << 30, n_threads=1), RotatedRows)
+    for head, (rows, params) in zip(LinearProbe(tol=1e-8).fit_many(X, y, fits), fits, strict=True):
+        coef, intercept, std = reference(X[rows], y[rows], params["C"])
+        best = objective(coef, intercept, X[rows], y[rows], params["C"], std)
+        ours = objective(head.coef_, head.intercept_, X[rows], y[rows], params["C"], std)
+        assert ours <= best * (1 + 2e-6)
 
 
 def test_solving_together_equals_solving_alone():
@@ -142,7 +159,7 @@ def test_a_constant_column_does_no_harm():
     X[:, 2] = 7.25
     X[:150, 3] = -1.5
     y = labels(features(200, 5))
-    head, whole = LinearProbe().fit_many(X, y, [(np.arange(150), {}), (np.arange(200), {})])
+    head, whole = LinearProbe(tol=1e-9).fit_many(X, y, [(np.arange(150), {}), (np.arange(200), {})])
     expected = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-8)).fit(X[:150], y[:150])
     assert head.predict_proba(X) == pytest.approx(expected.predict_proba(X), abs=1e-3)
     assert np.isfinite(whole.coef_).all()
