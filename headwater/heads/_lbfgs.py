@@ -121,16 +121,16 @@ def _two_loop(objective: Objective, at: Evaluation, alive: Array, pairs: list[tu
     for s, y, rho in reversed(pairs):
         alpha = rho * _dot(xp, s, q)
         alphas.append(alpha)
-        q = q - _per_problem(alpha, q) * y
+        q = q - _per_problem(xp, alpha, q) * y
     q = objective.precondition(q, at.curvature, alive)
     if pairs:
         s, y, rho = pairs[-1]
         stretched = _dot(xp, y, objective.precondition(y, at.curvature, alive))
         usable = (rho > 0) & (stretched > 0)
         scale = xp.where(usable, _dot(xp, s, y) / xp.where(usable, stretched, 1.0), xp.ones_like(stretched))
-        q = q * _per_problem(scale, q)
+        q = q * _per_problem(xp, scale, q)
     for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-        q = q + _per_problem(alpha - rho * _dot(xp, y, q), q) * s
+        q = q + _per_problem(xp, alpha - rho * _dot(xp, y, q), q) * s
     return q
 
 
@@ -164,7 +164,7 @@ def _search(
             xp.isfinite(fitted), xp.minimum(xp.maximum(fitted, 0.1 * length), 0.5 * length), 0.1 * length
         )
         length = xp.where(bad, shorter, length)
-        retried = theta[bad] + _per_problem(length[bad], direction) * direction[bad]
+        retried = theta[bad] + _per_problem(xp, length[bad], direction) * direction[bad]
         again = objective.evaluate(retried, alive[bad])
         trial[bad] = retried
         for part, value in zip(new, again, strict=True):
@@ -174,10 +174,10 @@ def _search(
 
 
 def _dot(xp: Any, a: Array, b: Array) -> Array:
-    """Return each problem's inner product, in float64, of shape ``(p,)``."""
-    return xp.sum(a * b, axis=(1, 2), dtype=xp.float64)
+    """Return each problem's inner product, float64, of shape ``(p,)``."""
+    return xp.astype(xp.vecdot(a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)), xp.float64)
 
 
-def _per_problem(scale: Array, like: Array) -> Array:
+def _per_problem(xp: Any, scale: Array, like: Array) -> Array:
     """Shape one number a problem so that it multiplies ``(p, k, m)``, in the type of ``like``."""
-    return scale.astype(like.dtype)[:, None, None] if hasattr(scale, "astype") else scale.to(like.dtype)[:, None, None]
+    return xp.astype(scale, like.dtype)[:, None, None]

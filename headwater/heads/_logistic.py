@@ -75,15 +75,10 @@ class LogisticObjective:
     Parameters are rows ``[W, b]`` of length d + 1, in each problem's own standardised units.
     """
 
-    def __init__(
-        self, rows: TrainingRows, problems: Problems, spectrum: tuple[Array, Array | None], dtype: Any
-    ) -> None:
+    def __init__(self, rows: TrainingRows, problems: Problems, dtype: Any) -> None:
         self.rows, self.problems, self.xp, self.dtype = rows, problems, rows.xp, dtype
         xp = rows.xp
-        self.eigenvalues = xp.astype(spectrum[0], dtype)
-        self.eigenvectors = None if spectrum[1] is None else xp.astype(spectrum[1], dtype)
-        self.scale = xp.astype(rows.scale, dtype)
-        self.shift = xp.astype(rows.shift, dtype)
+        self.eigenvalues = xp.astype(rows.eigenvalues, dtype)
         self.n_rows = rows.put(rows.inside.sum(0), xp.float64)
         self.C = rows.put(problems.C, xp.float64)
         self.targets = rows.put(problems.targets, xp.float32 if problems.n_outputs == 1 else xp.int64)
@@ -101,24 +96,22 @@ class LogisticObjective:
                 b[mine, 0] = np.log(positive) - np.log1p(-positive)
             else:
                 b[mine] = np.log(np.bincount(here[:, 0].astype(np.int64), minlength=k) / len(here))
-        theta = np.zeros((p, k, self.rows.n_columns + 1))
+        theta = np.zeros((p, k, self.rows.n_weights + 1))
         theta[:, :, -1] = b - b.mean(1, keepdims=True) if k > 1 else b
         return self.rows.put(theta, self.dtype)
 
     def evaluate(self, theta: Array, which: Array) -> Evaluation:
         """Return value, gradient and the mean indicator covariance M of the problems ``which`` at ``theta``."""
         xp = self.xp
-        p, k, m = theta.shape
+        p, k, _ = theta.shape
         which_np = to_numpy(which)
         sets = self.problems.set_of[which_np]
-        weights, intercepts = theta[:, :, :-1], theta[:, :, -1]
-        scale, shift = self.scale[sets][:, None], self.shift[sets][:, None]
-        # z W + b in terms of the shared x: scaled weights, and an intercept that takes up the centring
-        coef = weights * scale
-        offset = intercepts + xp.sum(weights * shift, axis=2)
+        weights = theta[:, :, :-1]
+        coef, offset = self.rows.to_coef(weights, sets)
+        offset = offset + theta[:, :, -1]
         value = self.rows.put(np.zeros(p), xp.float64)
-        coef_gradient = self.rows.put(np.zeros((p, k, m - 1)), self.dtype)
-        offset_gradient = self.rows.put(np.zeros((p, k)), xp.float64)
+        coef_gradient = xp.zeros_like(coef)
+        offset_gradient = xp.zeros_like(offset)
         covariance = self.rows.put(np.zeros((p, k, k)), xp.float64)
         shares = self.rows.map(lambda chunk: self._chunk(chunk, coef, offset, which_np, sets), sets)
         for mine, losses, residual_X, residuals, spread in shares:
@@ -127,17 +120,11 @@ class LogisticObjective:
             offset_gradient[mine] += residuals
             covariance[mine] += spread
         C = self.C[which]
-        value = value + xp.sum(weights * weights, axis=(1, 2), dtype=xp.float64) / (2 * C)
-        offset_gradient = xp.astype(offset_gradient, self.dtype)
-        gradient = xp.concat(
-            [
-                coef_gradient * scale
-                + offset_gradient[:, :, None] * shift
-                + weights / xp.astype(C, self.dtype)[:, None, None],
-                offset_gradient[:, :, None],
-            ],
-            axis=2,
-        )
+        value = value + _squared(xp, weights) / (2 * C)
+        gradient = xp.empty_like(theta)
+        gradient[:, :, :-1] = self.rows.to_weights(coef_gradient, offset_gradient, sets)
+        gradient[:, :, :-1] += weights / xp.astype(C, self.dtype)[:, None, None]
+        gradient[:, :, -1] = offset_gradient
         return Evaluation(value, gradient, covariance / self.n_rows[sets][:, None, None])
 
     def _chunk(
@@ -165,7 +152,7 @@ class LogisticObjective:
             slice(None) if every else mine,
             losses,
             (residuals.T @ X).reshape(-1, k, d),
-            xp.sum(residuals, axis=0, dtype=xp.float64).reshape(-1, k),
+            xp.sum(residuals, axis=0).reshape(-1, k),
             spread,
         )
 
@@ -173,7 +160,7 @@ class LogisticObjective:
         """Multiply by the inverse of ``n M ⊗ S + I / C`` (weights) and of ``n M`` (intercepts)."""
         xp = self.xp
         sets = self.problems.set_of[to_numpy(which)]
-        p, k, m = gradient.shape
+        k = gradient.shape[1]
         if k > 1:
             spread, classes = xp.linalg.eigh(curvature)
             classes = xp.astype(classes, self.dtype)
@@ -182,22 +169,19 @@ class LogisticObjective:
             spread = curvature[:, :, 0]
         spread = xp.maximum(spread, xp.full_like(spread, 1e-6)) * self.n_rows[sets][:, None]
         own = self.eigenvalues[sets if len(self.eigenvalues) > 1 else np.zeros_like(sets)]
-        stiffness = xp.astype(spread, self.dtype)[:, :, None] * own[:, None, :]
-        penalty = xp.astype(1 / self.C[which], self.dtype)[:, None, None]
-        weights = gradient[:, :, :-1]
-        if self.eigenvectors is None:
-            weights = weights / (stiffness + penalty)
-        else:
-            rotated = (weights.reshape(p * k, m - 1) @ self.eigenvectors).reshape(p, k, -1)
-            if self.eigenvectors.shape[1] == m - 1:
-                inner, rest = rotated / (stiffness + penalty), 0.0
-            else:  # beyond the rank of S all eigenvalues are at the floor, the first one's
-                least = stiffness[:, :, :1] + penalty
-                inner, rest = rotated * (1 / (stiffness + penalty) - 1 / least), weights / least
-            weights = (inner.reshape(p * k, -1) @ self.eigenvectors.T).reshape(p, k, m - 1) + rest
-        intercepts = gradient[:, :, -1:] / xp.astype(spread, self.dtype)[:, :, None]
-        out = xp.concat([weights, intercepts], axis=2)
+        spread = xp.astype(spread, self.dtype)[:, :, None]
+        out = xp.empty_like(gradient)
+        out[:, :, :-1] = gradient[:, :, :-1] / (
+            spread * own[:, None, :] + xp.astype(1 / self.C[which], self.dtype)[:, None, None]
+        )
+        out[:, :, -1:] = gradient[:, :, -1:] / spread
         return classes @ out if k > 1 else out
+
+
+def _squared(xp: Any, weights: Array) -> Array:
+    """Return each problem's squared length, float64, of shape ``(p,)``."""
+    flat = weights.reshape(weights.shape[0], -1)
+    return xp.astype(xp.vecdot(flat, flat), xp.float64)
 
 
 def _binary(xp: Any, logits: Array, signs: Array, inside: Array | None) -> tuple[Array, Array, Array]:
@@ -207,7 +191,7 @@ def _binary(xp: Any, logits: Array, signs: Array, inside: Array | None) -> tuple
     wrong = xp.exp(-(margin + loss))  # probability of the other class, exact in both tails
     if inside is not None:
         loss, wrong = loss * inside, wrong * inside
-    spread = xp.sum(wrong * (1 - wrong), axis=0, dtype=xp.float64)[:, None, None]
+    spread = xp.astype(xp.sum(wrong * (1 - wrong), axis=0), xp.float64)[:, None, None]
     return xp.sum(loss, axis=0, dtype=xp.float64), -signs * wrong, spread
 
 
@@ -240,12 +224,11 @@ def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, 
 
     ``max_columns`` bounds the columns that are worked on together, and with them the memory.
     """
-    spectrum = rows.spectrum()
     step = max(1, max_columns // problems.n_outputs)
     parts = []
     for start in range(0, len(problems.C), step):
         part = _some(problems, slice(start, start + step))
-        parts.append((part, _solve_part(rows, part, spectrum, tol, max_iter)))
+        parts.append((part, _solve_part(rows, part, tol, max_iter)))
     theta = np.concatenate([to_numpy(end.theta).astype(np.float64) for _, end in parts])
     coef, intercept = rows.to_features(theta, problems.set_of)
     value = np.concatenate([to_numpy(end.value) for _, end in parts])
@@ -258,18 +241,16 @@ def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, 
     )
 
 
-def _solve_part(
-    rows: TrainingRows, problems: Problems, spectrum: tuple[Array, Array | None], tol: float, max_iter: int
-) -> Minimum:
+def _solve_part(rows: TrainingRows, problems: Problems, tol: float, max_iter: int) -> Minimum:
     xp = rows.xp
-    objective = LogisticObjective(rows, problems, spectrum, rows.float)
+    objective = LogisticObjective(rows, problems, rows.float)
     first_tol = tol if rows.float == xp.float64 else max(tol, FLOAT32_TOL)
     end = minimise(objective, objective.start(), tol=first_tol, max_iter=max_iter)
     if rows.float == xp.float64:
         return end
     left = np.flatnonzero(~to_numpy(end.converged) | (tol < FLOAT32_TOL))
     if len(left):
-        objective = LogisticObjective(rows, _some(problems, left), spectrum, xp.float64)
+        objective = LogisticObjective(rows, _some(problems, left), xp.float64)
         again = minimise(objective, xp.astype(end.theta[left], xp.float64), tol=tol, max_iter=max_iter)
         end.theta = xp.astype(end.theta, xp.float64)
         end.theta[left] = again.theta

@@ -15,11 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from headwater.errors import HeadError
 from headwater.heads.base import blocks
@@ -58,23 +60,27 @@ class Chunk:
 class TrainingRows(ABC):
     """The rows that any of several row sets uses, as the solver sees them.
 
+    The solver's weights for a set are about rows that are centred, scaled and rotated so that their scatter is
+    diagonal, or nearly so. Chunks hold rows as they are kept; `to_coef` and `to_weights` go between the two.
+
     Attributes
     ----------
     xp
         The namespace of the arrays.
     inside
         Which row of X is in which set, bool, of shape ``(n_samples, n_sets)``.
-    n_columns
-        Columns of a chunk's X: weights that the solver has for each output.
-    scale, shift
-        Of shape ``(n_sets, n_columns)``: in set s, the rows that the penalty is about are ``x * scale[s] + shift[s]``.
+    n_weights
+        Weights that the solver has for each output.
+    eigenvalues
+        Of the mean scatter of each set, or of all alike, of shape ``(n_sets, n_weights)`` or ``(1, n_weights)``. Held
+        above a floor at which rounding no longer tells them from 0: a step along such a direction would be noise
+        divided by the penalty.
     """
 
     xp: Any
     inside: NDArray[np.bool_]
-    n_columns: int
-    scale: Array
-    shift: Array
+    n_weights: int
+    eigenvalues: Array
 
     def __init__(self, X: Any, row_sets: Sequence[NDArray[np.int64]], n_threads: int) -> None:
         self.source = X
@@ -101,18 +107,18 @@ class TrainingRows(ABC):
         """Yield all used rows, a chunk at a time."""
 
     @abstractmethod
-    def spectrum(self) -> tuple[Array, Array | None]:
-        """Return eigenvalues ``(n_sets, rank)`` and eigenvectors ``(n_columns, rank)`` of the mean scatter.
+    def to_coef(self, weights: Array, sets: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Turn weights ``(p, k, n_weights)`` into weights ``(p, k, columns)`` and offsets ``(p, k)`` for chunks' X."""
 
-        Eigenvectors are None where the scatter is diagonal as it stands. Eigenvalues are held above a floor at which
-        rounding no longer tells them from 0: a step along such a direction would be noise divided by the penalty.
-        """
+    @abstractmethod
+    def to_weights(self, coef: Array, offset: Array, sets: NDArray[np.int64]) -> Array:
+        """Turn a gradient by what `to_coef` returns into one by what it takes: its transpose."""
 
     @abstractmethod
     def to_features(
         self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Turn the solver's parameters ``(P, k, n_columns + 1)`` into weights ``(P, k, d)`` and intercepts for X."""
+        """Turn the solver's parameters ``(P, k, n_weights + 1)`` into weights ``(P, k, d)`` and intercepts for X."""
 
     def map(self, function: Callable[[Chunk], T], sets: NDArray[np.int64] | None = None) -> Iterator[T]:
         """Yield ``function(chunk)`` for each chunk that has rows of any of ``sets`` (all sets when left out).
@@ -127,13 +133,14 @@ class TrainingRows(ABC):
         if self._pool is None:
             yield from map(function, chunks)
             return
-        waiting: deque[Future[T]] = deque()
-        for chunk in chunks:
-            waiting.append(self._pool.submit(function, chunk))
-            if len(waiting) > self._in_flight:
+        with _threads().limit(limits=1, user_api="blas"):  # each thread of the pool is a core's worth
+            waiting: deque[Future[T]] = deque()
+            for chunk in chunks:
+                waiting.append(self._pool.submit(function, chunk))
+                if len(waiting) > self._in_flight:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
     def _used(self, rows: slice) -> NDArray[np.int64]:
         """Return the row numbers within a span of rows that any set uses."""
@@ -145,6 +152,8 @@ class TrainingRows(ABC):
         if not hasattr(self.source, "blocks"):
             index = order if isinstance(self.source, np.ndarray) else self.put(order, self.xp.int64)
             return self.xp.astype(self.source[index], self.float)
+        if len(order) < 64:
+            return np.asarray(self.source[order], np.float32)
         out = np.empty((len(order), self.source.shape[1]), np.float32)
         place = np.empty(len(self.inside), np.int64)
         place[order] = np.arange(len(order))
@@ -187,22 +196,18 @@ class SharedRows(TrainingRows):
         self, X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, max_bytes: int, n_threads: int
     ) -> None:
         super().__init__(X, row_sets, n_threads)
-        self.n_columns = int(X.shape[1])
+        self.n_weights = int(X.shape[1])
         self.used = np.flatnonzero(self.inside.any(1))
         self.order = self.used[np.lexsort(self.inside[self.used].T[::-1])]
         self._scaled = scale
-        in_memory = len(self.order) * self.n_columns * 4 <= max_bytes
-        matrix = self._load(self.order) if in_memory else None
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the moments
-            self.center, self.width = self._moments_of_all(matrix)
-        self._require_finite(self.center + self.width)
-        self._chunks: list[Chunk] | None = None
-        if matrix is not None:
-            matrix -= self.center
-            matrix /= self.width
-            self._chunks = list(self._cut(matrix))
-        mean, std = self._moments_of_sets()
-        self.scale, self.shift = 1 / std, -mean / std
+        in_memory = len(self.order) * self.n_weights * 4 <= max_bytes
+        self._chunks = list(self._cut(self._load(self.order))) if in_memory else None
+        self._measure()
+        if self._chunks is not None:
+            for _ in self.map(self._standardise):
+                pass
+        values, self._vectors = self._decompose()
+        self.eigenvalues = _floored(self.xp, values[None])
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all used rows, a chunk at a time."""
@@ -216,25 +221,45 @@ class SharedRows(TrainingRows):
                 picked = self.xp.astype(values[part - rows.start], self.float)
                 yield self._chunk((picked - self.center) / self.width, part)
 
-    def spectrum(self) -> tuple[Array, Array | None]:
-        """Decompose the scatter of all used rows, which that of each set is near to."""
-        xp, d, n = self.xp, self.n_columns, len(self.order)
-        scatter = self.put(np.zeros((d, d)))
-        for part in self.map(lambda chunk: chunk.X.T @ chunk.X):
-            scatter += part
-        values, vectors = xp.linalg.eigh(scatter / n)
-        rank = min(n, d)
-        return _floored(xp, values[None, d - rank :]), vectors[:, d - rank :]
+    def _standardise(self, chunk: Chunk) -> None:
+        X = chunk.X
+        X -= self.center
+        X /= self.width
+
+    def to_coef(self, weights: Array, sets: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Rotate back, and fold each set's centring and scaling in."""
+        p, k, m = weights.shape
+        xp, dtype = self.xp, weights.dtype
+        W = (weights.reshape(p * k, m) @ xp.astype(self._vectors, dtype, copy=False).T).reshape(p, k, m)
+        scale, shift = (xp.astype(part[sets][:, None], dtype, copy=False) for part in (self._scale, self._shift))
+        return W * scale, xp.sum(W * shift, axis=2)
+
+    def to_weights(self, coef: Array, offset: Array, sets: NDArray[np.int64]) -> Array:
+        """Transpose of `to_coef`."""
+        p, k, m = coef.shape
+        xp, dtype = self.xp, coef.dtype
+        scale, shift = (xp.astype(part[sets][:, None], dtype, copy=False) for part in (self._scale, self._shift))
+        W = coef * scale + offset[:, :, None] * shift
+        return (W.reshape(p * k, m) @ xp.astype(self._vectors, dtype, copy=False)).reshape(p, k, m)
 
     def to_features(
         self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Undo each set's scaling and the shared one."""
-        scale, shift = (to_numpy(part).astype(np.float64)[set_of][:, None] for part in (self.scale, self.shift))
+        """Undo the rotation, each set's scaling and the shared one."""
+        scale, shift = (to_numpy(part).astype(np.float64)[set_of][:, None] for part in (self._scale, self._shift))
         center, width = (to_numpy(part).astype(np.float64) for part in (self.center, self.width))
-        weights = theta[:, :, :-1]
+        weights = theta[:, :, :-1] @ to_numpy(self._vectors).astype(np.float64).T
         coef = weights * scale / width
         return coef, theta[:, :, -1] + (weights * shift).sum(2) - (coef * center).sum(2)
+
+    def _decompose(self) -> tuple[Array, Array]:
+        """Decompose the scatter of all used rows, which that of each set is near to."""
+        d = self.n_weights
+        scatter = self.put(np.zeros((d, d)))
+        for part in self.map(lambda chunk: chunk.X.T @ chunk.X):
+            scatter += part
+        values, vectors = self.xp.linalg.eigh(scatter / len(self.order))
+        return values, vectors
 
     def _cut(self, X: Array) -> Iterator[Chunk]:
         """Cut the working matrix, where the row sets change if there is such a place not too soon."""
@@ -256,45 +281,37 @@ class SharedRows(TrainingRows):
 
     # Moments
 
-    def _moments_of_all(self, matrix: Array | None) -> tuple[Array, Array]:
-        """Return mean and standard deviation of each column over the used rows, each of shape ``(d,)``."""
-        xp, n = self.xp, len(self.used)
-        shift: Array = None
-        total: Array = 0.0
-        square: Array = 0.0
-        for rows, values in blocks(self.source if matrix is None else matrix):
-            picked = values if matrix is not None else values[self._used(rows) - rows.start]
-            if not picked.shape[0]:
-                continue
-            part = xp.astype(picked, xp.float64)
-            shift = part[0] if shift is None else shift  # a value of the column's own size, against cancellation
-            total = total + xp.sum(part - shift, axis=0)
-            square = square + xp.sum((part - shift) ** 2, axis=0)
-        mean = total / n
-        std = _positive_std(xp, square / n - mean * mean, mean)
-        center = xp.astype(mean + shift, self.float)
-        return center, xp.astype(std, self.float) if self._scaled else xp.ones_like(center)
-
-    def _moments_of_sets(self) -> tuple[Array, Array]:
-        """Return each set's mean and standard deviation in working units, of shape ``(n_sets, d)``."""
+    def _measure(self) -> None:
+        """Find the mean and standard deviation of each column over all used rows, and over each set's, in one pass."""
         xp = self.xp
-        shape = (self.inside.shape[1], self.n_columns)
+        shape = (self.inside.shape[1] + 1, self.n_weights)  # the last is of all used rows
         total, square = self.put(np.zeros(shape), xp.float64), self.put(np.zeros(shape), xp.float64)
-        for sets, part, squares in self.map(self._chunk_moments):
-            total[sets] += part
-            square[sets] += squares
-        n = self.put(self.inside.sum(0)[:, None], xp.float64)
-        mean = total / n
-        std = _positive_std(xp, square / n - mean * mean, mean) if self._scaled else xp.ones_like(mean)
-        return xp.astype(mean, self.float), xp.astype(std, self.float)
+        zero = self.put(np.zeros(self.n_weights))
+        self.center, self.width = zero, zero + 1  # as chunks are so far
+        # a row's values are of each column's own size: taking them off first keeps differences from cancelling
+        shift = xp.astype(self._load(self.used[:1])[0], xp.float64)
 
-    def _chunk_moments(self, chunk: Chunk) -> tuple[Array, Array, Array]:
-        xp = self.xp
-        X = xp.astype(chunk.X, xp.float64)
-        if chunk.inside is None:
-            return chunk.sets, xp.sum(X, axis=0), xp.sum(X * X, axis=0)
-        inside = xp.astype(chunk.inside, xp.float64).T
-        return chunk.sets, inside @ X, inside @ (X * X)
+        def moments(chunk: Chunk) -> tuple[NDArray[np.int64], Array, Array]:
+            X = xp.astype(chunk.X, xp.float64) - shift
+            every = xp.ones((1, len(chunk.rows)), dtype=xp.float64, device=device(X))
+            inside = every if chunk.inside is None else xp.concat([xp.astype(chunk.inside, xp.float64).T, every])
+            return chunk.sets, inside @ X, inside @ (X * X)
+
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the moments
+            for sets, part, squares in self.map(moments):
+                which = np.append(sets, len(total) - 1)
+                total[which] += part
+                square[which] += squares
+            n = self.put(np.append(self.inside.sum(0), len(self.used))[:, None], xp.float64)
+            mean = total / n
+            std = _positive_std(xp, square / n - mean * mean, mean)
+        self._require_finite(mean[-1] + std[-1])
+        if not self._scaled:
+            std = xp.ones_like(std)
+        self.center = xp.astype(mean[-1] + shift, self.float)
+        self.width = xp.astype(std[-1], self.float)
+        self._scale = xp.astype(std[-1] / std[:-1], self.float)
+        self._shift = xp.astype((mean[-1] - mean[:-1]) / std[:-1], self.float)
 
 
 class RotatedRows(TrainingRows):
@@ -308,7 +325,7 @@ class RotatedRows(TrainingRows):
         super().__init__(X, row_sets, n_threads)
         xp = self.xp
         self.row_sets = [np.sort(rows) for rows in row_sets]
-        self.n_columns = max(len(rows) for rows in row_sets)
+        self.n_weights = max(len(rows) for rows in row_sets)
         used = np.flatnonzero(self.inside.any(1))
         self._place_of = np.empty(len(self.inside), np.int64)
         self._place_of[used] = np.arange(len(used))
@@ -316,10 +333,10 @@ class RotatedRows(TrainingRows):
         self._scaled = scale
         with np.errstate(invalid="ignore", over="ignore"):
             self._require_finite(xp.sum(xp.astype(self._matrix, xp.float64), axis=0))
-        self.scale = self.put(np.ones((len(row_sets), self.n_columns)))
-        self.shift = self.put(np.zeros((len(row_sets), self.n_columns)))
-        self._values = self.put(np.zeros((len(row_sets), self.n_columns)), xp.float64)
+        self._values = self.put(np.zeros((len(row_sets), self.n_weights)), xp.float64)
         self._chunks = [self._rotate(s) for s in range(len(row_sets))]
+        n = self.put([[len(rows)] for rows in row_sets])
+        self.eigenvalues = _floored(xp, self._values / n)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield a chunk a row set."""
@@ -330,10 +347,13 @@ class RotatedRows(TrainingRows):
         """The working type: so few numbers are as well kept exactly."""
         return self.xp.float64
 
-    def spectrum(self) -> tuple[Array, Array | None]:
-        """Return each set's own eigenvalues."""
-        n = self.put([[len(rows)] for rows in self.row_sets], self.xp.float64)
-        return _floored(self.xp, self.xp.astype(self._values / n, self.float)), None
+    def to_coef(self, weights: Array, sets: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Return the weights as they are: chunks hold rotated rows."""
+        return weights, self.xp.zeros_like(weights[:, :, 0])
+
+    def to_weights(self, coef: Array, offset: Array, sets: NDArray[np.int64]) -> Array:
+        """Transpose of `to_coef`."""
+        return coef
 
     def to_features(
         self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
@@ -367,7 +387,7 @@ class RotatedRows(TrainingRows):
         Z, _, _ = self._standardised(s)
         values, vectors = xp.linalg.eigh(Z @ Z.T)
         values = xp.where(values > 1e-12 * values[-1], values, xp.zeros_like(values))
-        Y = self.put(np.zeros((Z.shape[0], self.n_columns)))
+        Y = self.put(np.zeros((Z.shape[0], self.n_weights)))
         Y[:, : Z.shape[0]] = xp.astype(vectors * xp.sqrt(values), self.float)
         self._values[s, : Z.shape[0]] = values
         return Chunk(Y, self.row_sets[s], np.array([s]), None)
@@ -381,6 +401,12 @@ def training_rows(
     if most <= min(ROTATE_BELOW * X.shape[1], ROTATE_ROWS) and 8 * most * most * len(row_sets) <= max_bytes:
         return RotatedRows(X, row_sets, scale=scale, n_threads=n_threads)
     return SharedRows(X, row_sets, scale=scale, max_bytes=max_bytes, n_threads=n_threads)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Return the handle on the BLAS libraries that are loaded; finding them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _floored(xp: Any, values: Array) -> Array:

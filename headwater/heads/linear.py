@@ -13,7 +13,6 @@ from sklearn.base import ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
-from threadpoolctl import threadpool_limits
 
 from headwater.errors import HeadError
 from headwater.heads._logistic import Problems, Solution, solve
@@ -229,23 +228,22 @@ def _solve_batch(
     set_of = np.array([number[id(rows)] for rows in fit_rows])
     C = np.array([head.C for head in heads], np.float64)
     multilabel = codes.ndim == 2
-    with threadpool_limits(1 if _is_numpy_like(X) else None, "blas"):
-        rows = training_rows(
-            X,
-            list(unique.values()),
-            scale=first.standardize,
-            max_bytes=first.max_bytes,
-            n_threads=first.n_threads or len(os.sched_getaffinity(0)),
-        )
-        if multilabel:
-            solution, where = _solve_labels(rows, codes, set_of, C, first)
-        else:
-            places = np.searchsorted(seen, codes).astype(np.int64)
-            targets = (2.0 * places - 1 if len(seen) == 2 else places)[:, None]
-            n_outputs = 1 if len(seen) == 2 else len(seen)
-            problems = Problems(set_of, C, np.zeros(len(C), np.int64), targets, n_outputs)
-            solution = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
-            where = np.arange(len(C))[:, None]
+    rows = training_rows(
+        X,
+        list(unique.values()),
+        scale=first.standardize,
+        max_bytes=first.max_bytes,
+        n_threads=first.n_threads or len(os.sched_getaffinity(0)),
+    )
+    if multilabel:
+        solution, where = _solve_labels(rows, codes, set_of, C, first)
+    else:
+        places = np.searchsorted(seen, codes).astype(np.int64)
+        targets = (2.0 * places - 1 if len(seen) == 2 else places)[:, None]
+        n_outputs = 1 if len(seen) == 2 else len(seen)
+        problems = Problems(set_of, C, np.zeros(len(C), np.int64), targets, n_outputs)
+        solution = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
+        where = np.arange(len(C))[:, None]
     if not solution.converged.all():
         warnings.warn(
             f"{(~solution.converged).sum()} of {len(C)} fits did not reach tol={first.tol} in {first.max_iter} "
@@ -321,7 +319,3 @@ def _probabilities(logits: NDArray[Any], multilabel: bool) -> NDArray[np.float64
 def _is_plain(X: Any) -> bool:
     """Whether X is for scikit-learn's own validation: not an array-like of blocks, nor another library's array."""
     return not hasattr(X, "blocks") and not (hasattr(X, "__dlpack__") and not isinstance(X, np.ndarray))
-
-
-def _is_numpy_like(X: Any) -> bool:
-    return isinstance(X, np.ndarray) or hasattr(X, "blocks")

@@ -94,9 +94,9 @@ def test_gradient_and_value_agree(rotated):
         targets = (2.0 * y - 1 if n_classes == 2 else y)[:, None]
         k = 1 if n_classes == 2 else n_classes
         problems = Problems(np.array([0, 1, 2]), np.array([0.1, 1, 10.0]), np.zeros(3, int), targets, k)
-        target = LogisticObjective(rows, problems, rows.spectrum(), np.float64)
+        target = LogisticObjective(rows, problems, np.float64)
         rng = np.random.default_rng(0)
-        theta, step = rng.standard_normal((2, 3, k, rows.n_columns + 1))
+        theta, step = rng.standard_normal((2, 3, k, rows.n_weights + 1))
         which = np.arange(3)
         ahead, behind = (target.evaluate(theta + sign * 1e-5 * step, which).value for sign in (1, -1))
         slope = (target.evaluate(theta, which).gradient * step).sum((1, 2))

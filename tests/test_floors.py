@@ -1,0 +1,89 @@
+"""Every file imports its own folder or a lower floor, and heavy packages only inside functions."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "headwater"
+FLOORS = {
+    "errors": 0,
+    "_extras": 0.5,  # the lower half of the ground floor is errors alone
+    "sources": 1,
+    "store": 1,
+    "embed": 2,
+    "heads": 2,
+    "retrieve": 2,
+    "evaluate": 2,
+    "finetune": 3,
+    "api": 4,
+    "report": 5,
+    "serve": 5,
+    "cli": 6,
+}
+ARRAYS_ONLY = {"heads", "retrieve", "evaluate"}
+HEAVY = {"torch", "torchvision", "timm", "open_clip", "transformers", "peft", "faiss", "xgboost", "matplotlib", "zarr"}
+TOP = ("__init__", "__main__")  # the package itself, which looks its verbs up when they are used
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in TOP)
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of headwater that a file imports, at module level or inside functions, typing-only ones included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the floor"
+            if node.module == "headwater":
+                found |= {f"headwater.{alias.name}" for alias in node.names}
+            elif (node.module or "").startswith("headwater."):
+                found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("headwater")}
+    return found
+
+
+def strings(path: Path) -> set[str]:
+    """Places named by strings, as registries do: ``"headwater.embed.from_timm:TimmEncoder"``."""
+    nodes = (
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    )
+    return {n.value.partition(":")[0] for n in nodes if n.value.startswith("headwater.") and " " not in n.value}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path):
+    """A file imports its own folder, or a floor below it; heads, retrieval and evaluation see arrays, never stores."""
+    me = part(path)
+    others = {name.split(".")[1] for name in imported(path) | strings(path) if "." in name} - {me}
+    up = {other for other in others if FLOORS[other] >= FLOORS[me]}
+    assert not up, f"{me} (floor {FLOORS[me]}) must not import {sorted(up)}"
+    if me in ARRAYS_ONLY:
+        assert not others & {"sources", "store"}, "takes arrays, not stores"
+
+
+def test_every_part_has_a_floor():
+    """A new folder or file at the top must be given its floor here."""
+    assert {part(path) for path in FILES} <= set(FLOORS)
+
+
+def test_importing_everything_is_light():
+    """Importing every module of the package loads none of the heavy dependencies."""
+    names = [".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__") for p in FILES]
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {names!r}]; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & {name.split(".")[0] for name in loaded.stdout.split()}
+
+
+def test_help_loads_no_arrays():
+    """``headwater --help`` parses and prints: it imports neither numpy nor polars."""
+    code = "import sys; sys.argv = ['headwater', '--help']; from headwater.cli import main\n"
+    code += "try: main()\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "fit-head" in done.stdout
+    assert not {"numpy", "polars", "sklearn"} & {name.split(".")[0] for name in done.stderr.split()}
