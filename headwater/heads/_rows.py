@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 CHUNK_ROWS = 1024
 MIN_CHUNK_ROWS = 256
+MOMENT_ROWS = 256  # in float64 at once, to stay in the cache
 ROTATE_BELOW = 0.75  # rows a column
 ROTATE_ROWS = 1024  # more rows are a decomposition too dear
 
@@ -292,10 +293,16 @@ class SharedRows(TrainingRows):
         shift = xp.astype(self._load(self.used[:1])[0], xp.float64)
 
         def moments(chunk: Chunk) -> tuple[NDArray[np.int64], Array, Array]:
-            X = xp.astype(chunk.X, xp.float64) - shift
-            every = xp.ones((1, len(chunk.rows)), dtype=xp.float64, device=device(X))
+            every = xp.ones((1, len(chunk.rows)), dtype=xp.float64, device=device(chunk.X))
             inside = every if chunk.inside is None else xp.concat([xp.astype(chunk.inside, xp.float64).T, every])
-            return chunk.sets, inside @ X, inside @ (X * X)
+            sums = squares = 0.0
+            for start in range(0, len(chunk.rows), MOMENT_ROWS):
+                some = slice(start, start + MOMENT_ROWS)
+                X = xp.astype(chunk.X[some], xp.float64) - shift
+                sums = sums + inside[:, some] @ X
+                X *= X
+                squares = squares + inside[:, some] @ X
+            return chunk.sets, sums, squares
 
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the moments
             for sets, part, squares in self.map(moments):
