@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Group(TyperGroup):
+    """The commands, with Ctrl-C answered here: what click and typer make of it differs between versions."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("stopped. What was finished is kept: run the same command again to go on.", 130)
+
 
 app = typer.Typer(
     name="headwater",
     help="A feature store with lightweight heads: encoders run once, heads fit in seconds.",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,6 +39,7 @@ By = Annotated[str | None, typer.Option(metavar="COL", help="Give results for ea
 Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run directory to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local state dict, safetensors or torch.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
 def main() -> None:
@@ -34,16 +50,35 @@ def main() -> None:
         app()
     except HeadwaterError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("stopped. Finished blocks are kept: run the same command again to go on.", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+    except OSError as error:  # what the system refuses, wherever it does
+        _fail(_refusal(error), 1)
 
 
 def _fail(line: str, status: int) -> NoReturn:
     print(f"headwater: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def _refusal(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full. Free some space and run the same command again; what was finished is kept."
+    return f"{where}{error.strerror or error}"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from headwater import __version__
+
+        print(f"headwater {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """A feature store with lightweight heads: encoders run once, heads fit in seconds."""
 
 
 def _show(lines: list[str], value: Any, as_json: bool) -> None:
@@ -62,7 +97,7 @@ def _say(line: str) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write it.")] = Path("headwater-demo"),
-    seed: Annotated[int, typer.Option(help="Of the made-up images.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Do everything once, on data made on the spot, without a network, in under a minute."""
     from headwater import api
@@ -73,7 +108,9 @@ def demo(
 
 @app.command()
 def embed(
-    manifest: Annotated[Path, typer.Argument(help="CSV, TSV, Parquet, JSON lines, or a folder a class.")],
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="CSV, TSV, Parquet or JSON lines, or a folder a class.")
+    ],
     store: Store,
     encoder: Annotated[str, typer.Option(metavar="SPEC", help="Such as timm:resnet34.a1_in1k or builtin:texture.")],
     weights: Weights = None,
@@ -85,8 +122,8 @@ def embed(
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(help="Items encoded together.")] = 32,
-    workers: Annotated[int | None, typer.Option(help="Threads; one a core by default.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items encoded together.")] = 32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
     on_error: Annotated[str, typer.Option(metavar="skip|stop", help="What to do about an unreadable item.")] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try items again that failed before.")] = False,
     json: Json = False,
@@ -130,7 +167,7 @@ def fit_head(
     where: Where = None,
     by: By = None,
     label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the splits.")] = 0,
+    seed: Seed = 0,
     out: Out = None,
     json: Json = False,
 ) -> None:
@@ -197,7 +234,7 @@ def similar(
     text: Annotated[
         str | None, typer.Option(metavar="WORDS", help="Search for cases that these words describe.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many to find.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many to find.")] = 10,
     where: Where = None,
     exclude_same: Annotated[
         str | None, typer.Option(metavar="COL", help="Leave out those with the same value.")
@@ -223,7 +260,8 @@ def similar(
         weights=weights,
         device=device,
     )
-    _show(api.hit_lines(hits), [hit.to_dict() for hit in hits], json)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    _show(api.hit_lines(hits, width=width), [hit.to_dict() for hit in hits], json)
 
 
 @app.command()
@@ -231,7 +269,7 @@ def index(
     store: Store,
     features: Annotated[str, typer.Option(metavar="NAME/MODALITY", help="The features to index.")],
     kind: Annotated[str, typer.Option(help="flat, ivf, hnsw or ivfpq.")] = "hnsw",
-    seed: Annotated[int, typer.Option(help="Of training and of the measured queries.")] = 0,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Build a FAISS index and measure its recall against exact search."""
@@ -261,7 +299,8 @@ def verify(store: Store, json: Json = False) -> None:
     from headwater import api
 
     problems = api.verify(store)
-    _show(problems or [f"{store}: every checksum is right"], {"problems": problems}, json)
+    lines = [*problems, f"{store}: {len(problems)} of what it holds differ from their checksums"]
+    _show(lines if problems else [f"{store}: every checksum is right"], {"problems": problems}, json)
     if problems:
         sys.exit(1)
 

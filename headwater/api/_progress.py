@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PLAIN_EVERY = 30.0  # seconds between plain lines
+AT_ONCE = 1.0  # a step that takes less needs no line
 
 Update = Callable[[int, int], None]
 
@@ -56,12 +57,12 @@ def _plain(what: str, total: int, unit: str) -> Update:
     def update(done: int, failed: int = 0) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < PLAIN_EVERY and done < total:
+        if now - last < PLAIN_EVERY and (done < total or now - start < AT_ONCE):
             return
         last = now
         rate = done / max(now - start, 1e-9)
-        failures = f", {failed} failed" if failed else ""
+        failures = f", {failed:,} failed" if failed else ""
         left = f", {(total - done) / rate:,.0f} s left" if done < total and rate else ""
-        print(f"{what}: {done}/{total} ({rate:,.1f} {unit}/s{left}{failures})", file=sys.stderr, flush=True)
+        print(f"{what}: {done:,}/{total:,} ({rate:,.1f} {unit}/s{left}{failures})", file=sys.stderr, flush=True)
 
     return update

@@ -2,69 +2,139 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.api._lines import counted
 from headwater.errors import InputError, nearest
-from headwater.evaluate import infer_task
 from headwater.store import Data, RaggedArray, SelectedRows, Store
 
 PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "case_id", "participant", "mrn")
 
 
-def require_column(store: Store, column: str) -> str:
+@dataclass(frozen=True)
+class Labels:
+    """What is to be predicted.
+
+    Attributes
+    ----------
+    y
+        Classes, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
+    names
+        What the columns of ``y`` are called; None where each sample has one class.
+    """
+
+    y: NDArray[Any]
+    names: list[str] | None
+
+
+def require_column(store: Store, column: str, option: str) -> str:
     """Return ``column``, or say which columns there are."""
     columns = store.samples.columns
     if column not in columns:
-        raise InputError(f"no column {column!r}.{nearest(column, columns)} Columns: {', '.join(columns)}.")
+        there = ", ".join(columns)
+        raise InputError(f"{option}: no column {column!r}.{nearest(column, columns)} Columns: {there}.")
     return column
 
 
-def with_labels(data: Data, columns: Sequence[str], separator: str | None) -> tuple[Data, NDArray[Any]]:
-    """Return the samples that have a label, and their labels, of shape ``(n,)`` or 0/1 ``(n, n_labels)``."""
-    present = np.logical_and.reduce([data.table[c].is_not_null().to_numpy() for c in columns])
-    if not present.any():
-        raise InputError(f"label column {columns[0]!r} is empty in all {len(present):,} samples.")
-    if not present.all():
-        data = _only(data, present, f"no {columns[0]}")
-    column = data.table[columns[0]]
+def full_column(data: Data, column: str, option: str) -> NDArray[Any]:
+    """Return a column that has a value for every sample."""
+    values = data.table[column]
+    if values.dtype.is_nested():
+        raise InputError(f"{option} {column} holds {values.dtype}: words or whole numbers are needed.")
+    empty = values.is_null().to_numpy()
+    if empty.any():
+        raise InputError(
+            f"{option} {column} is empty in {counted(int(empty.sum()), 'sample')}, such as "
+            f"{str(data.ids[empty][0])!r}: fill it in, or leave them out with --where '\"{column}\" IS NOT NULL'."
+        )
+    return values.to_numpy()
+
+
+def levels(data: Data, column: str) -> NDArray[Any]:
+    """Return a column as words, "(empty)" where it is."""
+    values = data.table[column]
+    if values.dtype.is_nested():
+        raise InputError(f"--by {column} holds {values.dtype}: words or whole numbers are needed.")
+    return values.cast(pl.String).fill_null("(empty)").to_numpy()
+
+
+def with_labels(data: Data, columns: Sequence[str], separator: str | None) -> tuple[Data, Labels]:
+    """Return the samples that have a label, and their labels; the others join those left out, with the reason."""
+    if separator is not None and len(columns) > 1:
+        raise InputError(f"--label-separator goes with one --label, but there are {len(columns)}.")
+    for name in columns:
+        data = _with_values(data, name)
+    if len(columns) > 1:
+        return data, _several_columns(data.table.select(columns))
+    column = _cleaned(data.table[columns[0]])
     if separator is not None:
         column = column.cast(pl.String).str.split(separator)
     if column.dtype == pl.List:
-        return data, _indicators(column)
-    if len(columns) > 1:
-        y = data.table.select(columns).to_numpy()
-        if not np.isin(y, (0, 1)).all():
-            raise InputError(f"label columns {', '.join(columns)} must hold 0 and 1 when there are several.")
-        return data, y.astype(np.int64)
+        return data, _several_labels(column)
     if column.n_unique() == 1:
-        raise InputError(
-            f"label column {columns[0]!r} is {column[0]!r} in all {len(column):,} samples: there is nothing to learn."
-        )
-    values = column.to_numpy()
-    infer_task(values)
-    return data, values
+        n = counted(len(column), "sample")
+        raise InputError(f"label column {columns[0]!r} is {column[0]!r} in all {n}: there is nothing to learn.")
+    return data, Labels(column.to_numpy(), None)
 
 
-def _only(data: Data, keep: NDArray[np.bool_], reason: str) -> Data:
-    dropped = pl.DataFrame({"id": data.ids[~keep], "reason": [reason] * int((~keep).sum())})
+def _with_values(data: Data, name: str) -> Data:
+    """Leave out the samples for which a column is empty."""
+    present = _cleaned(data.table[name]).is_not_null()
+    if present.all():
+        return data
+    if not present.any():
+        raise InputError(f"label column {name!r} is empty in all {counted(len(present), 'sample')}.")
+    keep = present.to_numpy()
     rows = np.flatnonzero(keep)
     inputs = {
-        name: X.select(rows) if isinstance(X, RaggedArray) else SelectedRows(X.array, X.index[rows])
-        for name, X in data.inputs.items()
+        feature: X.select(rows) if isinstance(X, RaggedArray) else SelectedRows(X.array, X.index[rows])
+        for feature, X in data.inputs.items()
     }
-    left_out = pl.concat([data.left_out.cast(pl.String), dropped.cast(pl.String)])
-    return Data(inputs, data.table.filter(pl.Series(keep)), data.ids[keep], left_out)
+    dropped = pl.DataFrame({"id": data.ids[~keep], "reason": [f"no {name}"] * int((~keep).sum())})
+    left_out = pl.concat([part.cast(pl.String) for part in (data.left_out, dropped)])
+    return Data(inputs, data.table.filter(present), data.ids[keep], left_out)
 
 
-def _indicators(column: pl.Series) -> NDArray[np.int64]:
-    values = [[str(v).strip() for v in row] for row in column.to_list()]
-    names = sorted({v for row in values for v in row if v})
-    return np.array([[int(name in row) for name in names] for row in values], np.int64)
+def _cleaned(column: pl.Series) -> pl.Series:
+    """Return a label column as classes or lists, null where there is none: blanks and NaN are none, 1.0 is 1."""
+    dtype = column.dtype
+    if dtype == pl.Null or dtype.is_integer() or dtype in (pl.Boolean, pl.List):
+        return column
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        words = column.cast(pl.String)
+        return words.set(words.str.strip_chars() == "", None)
+    if not dtype.is_float():
+        raise InputError(f"label column {column.name!r} holds {dtype}: words, whole numbers or lists are needed.")
+    numbers = column.fill_nan(None)
+    if (numbers.drop_nulls() % 1 != 0).any():
+        raise InputError(
+            f"label column {column.name!r} holds measurements such as {numbers.drop_nulls()[0]}, not classes: "
+            "put them into classes first."
+        )
+    return numbers.cast(pl.Int64)
+
+
+def _several_columns(table: pl.DataFrame) -> Labels:
+    y = table.to_numpy()
+    for name, column in zip(table.columns, y.T, strict=True):
+        if not np.isin(column, (0, 1)).all():
+            raise InputError(f"label column {name!r} must hold 0 and 1 only, since there are several.")
+    return Labels(y.astype(np.int64), list(table.columns))
+
+
+def _several_labels(column: pl.Series) -> Labels:
+    values = [{word for v in row if v is not None and (word := str(v).strip())} for row in column.to_list()]
+    names = sorted(set().union(*values))
+    if len(names) < 2:
+        raise InputError(f"label column {column.name!r} holds {counted(len(names), 'label')}: at least two are needed.")
+    return Labels(np.array([[name in row for name in names] for row in values], np.int64), names)
 
 
 def group_column(store: Store, groups: str | None) -> str | None:
@@ -74,9 +144,17 @@ def group_column(store: Store, groups: str | None) -> str | None:
     if groups is not None:
         return groups
     for column in store.samples.columns:
-        if column.lower() in PATIENT_COLUMNS and store.samples[column].n_unique() < len(store.samples):
+        if _normalised(column) in PATIENT_COLUMNS and store.samples[column].n_unique() < len(store.samples):
             raise InputError(
-                f"the manifest has a column {column!r}: pass --groups {column} to keep each whole in every split, "
-                "or --groups none if rows are independent."
+                f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep each whole in every "
+                "split, or --groups none if rows are independent."
             )
     return None
+
+
+def _normalised(column: str) -> str:
+    return re.sub(r"[\s-]+", "_", column.strip().lower())
+
+
+def _shell(word: str) -> str:
+    return word if re.fullmatch(r"[\w.-]+", word) else f"{word!r}"

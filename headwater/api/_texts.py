@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.embed import Encoder, fill, load_encoder, unique_texts
-from headwater.errors import StoreError, StoreNotFound
-from headwater.store import FeatureSpec, Store
+from headwater.embed import Content, Encoder, fill, load_encoder, unique_texts
+from headwater.errors import StoreError, StoreNotFound, nearest
+from headwater.store import Features, FeatureSpec, Store
 
 DEFAULT_LOGIT_SCALE = 100.0
+STORED = 1  # as status says
 
 
 def encoder_of(store: Store, name: str, *, weights: str | Path | None, device: str) -> Encoder[Any]:
@@ -46,21 +47,54 @@ def features_of_texts(
         When a text could not be embedded, or the encoder has no text side.
     """
     contents, place = unique_texts(texts)
-    keys = np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16)
     features = store.features(name) if name in store.feature_names() else None
-    rows = np.full(len(contents), -1) if features is None else features.rows_of(keys)
-    if features is None or (rows < 0).any() or (features.status[rows] != 1).any():
+    rows = np.full(len(contents), -1) if features is None else _rows_of(features, contents)
+    if features is None or (rows < 0).any():
         encoder = _text_encoder(store, name, weights=weights, device=device)
         spec: FeatureSpec = encoder.spec("text", "float16" if features is None else features.spec.dtype)
-        features = store.require_features(name, spec, len(contents))
+        # Blocks of a size that suits the samples' own texts, should they follow.
+        features = store.require_features(name, spec, max(len(contents), len(store.samples)))
         fill(features, encoder, contents)
         features = features.refresh()
-        rows = features.rows_of(keys)
-    failed = [contents[i].source for i in np.flatnonzero(features.status[rows] != 1)]
+        rows = _rows_of(features, contents)
+    failed = [contents[i].source for i in np.flatnonzero(rows < 0)]
     if failed:
         raise StoreError(f"{name}: {len(failed)} texts could not be embedded, such as {failed[0]!r}.")
     scale = features.spec.logit_scale
     return features.pooled[rows[place]].astype(np.float64), DEFAULT_LOGIT_SCALE if scale is None else scale
+
+
+def features_of_query(
+    store: Store, name: str, text: str, *, weights: str | Path | None, device: str
+) -> NDArray[np.floating[Any]]:
+    """Return the features of one text, of shape ``(dim,)``; what is asked once is not stored."""
+    contents, _ = unique_texts([text])
+    if name in store.feature_names():
+        features = store.features(name)
+        (row,) = _rows_of(features, contents)
+        if row >= 0:
+            stored: NDArray[np.floating[Any]] = features.pooled[int(row)]
+            return stored
+    encoder = _text_encoder(store, name, weights=weights, device=device)
+    embedded: NDArray[np.floating[Any]] = encoder.encode("text", [encoder.prepare("text", contents[0])]).pooled[0]
+    return embedded
+
+
+def require_dual(store: Store, image: str, text: str) -> None:
+    """Raise `StoreError` unless one encoder made both feature sets."""
+    one, other = store.features(image).spec, store.features(text).spec
+    if (one.encoder, one.weights, one.adapter, one.dim) != (other.encoder, other.weights, other.adapter, other.dim):
+        raise StoreError(
+            f"{store.path}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
+            "compared in one dual encoder only."
+        )
+
+
+def _rows_of(features: Features, contents: Sequence[Content]) -> NDArray[np.int64]:
+    """Return the row of each item, -1 for one that is not stored."""
+    rows = features.rows_of(np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16))
+    rows[rows >= 0] = np.where(features.status[rows[rows >= 0]] == STORED, rows[rows >= 0], -1)
+    return rows
 
 
 def _text_encoder(store: Store, name: str, *, weights: str | Path | None, device: str) -> Encoder[Any]:
@@ -68,10 +102,14 @@ def _text_encoder(store: Store, name: str, *, weights: str | Path | None, device
     base = name.removesuffix("/text")
     made = [n for n in (name, f"{base}/image") if n in store.feature_names()]
     if not made:
+        names = sorted({n.split("/")[0] for n in store.feature_names()})
         raise StoreNotFound(
-            f"{store.path}: no features called {base!r}. There are: {', '.join(store.feature_names())}."
+            f"{store.path}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
         )
     encoder = encoder_of(store, made[0], weights=weights, device=device)
     if "text" not in encoder.modalities:
-        raise StoreError(f"{encoder.name} has no text side: words and images can be compared in a dual encoder only.")
+        raise StoreError(
+            f"{encoder.name}, which made {made[0]}, has no text side: words and images can be compared in a dual "
+            "encoder only."
+        )
     return encoder

@@ -76,7 +76,7 @@ def demo(
     say = progress or (lambda line: None)
     folder = Path(out)
     marker = folder / "made-by-headwater-demo"
-    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+    if (folder.is_dir() and any(folder.iterdir()) and not marker.exists()) or folder.is_file():
         raise InputError(f"--out {folder} holds something else. Give a folder that does not exist yet.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
 from headwater.embed import (
     Content,
@@ -24,9 +26,21 @@ from headwater.embed import (
     unique_images,
     unique_texts,
 )
-from headwater.errors import ImageError, InputError, ManifestError
+from headwater.errors import ImageError, InputError, ManifestError, nearest
 from headwater.sources import Manifest, read_manifest
-from headwater.store import KEY_COLUMNS, Modality, Roles, Store, create_store, hex_from_keys
+from headwater.store import (
+    KEY_COLUMNS,
+    Features,
+    Modality,
+    Roles,
+    Store,
+    check_name,
+    create_store,
+    find_store,
+    hex_from_keys,
+)
+
+SHOWN = 5  # failures that a report lists
 
 
 class Embedded(Store):
@@ -38,48 +52,55 @@ class Embedded(Store):
         Rows of the manifest.
     results
         For each feature set, what its run did.
-    unreadable
-        Samples whose file could not be read at all, and why.
+    failed
+        For each feature set, why samples of the manifest have no features, by sample id; those that failed in an
+        earlier run, and were not tried again, are among them.
+    n_failed_before
+        For each feature set, how many items failed in an earlier run.
+    not_encoded
+        Columns that were named but that the encoder has no use for, by modality.
     """
 
     def __init__(self, path: Path, n_samples: int) -> None:
         super().__init__(path)
         self.n_samples = n_samples
         self.results: dict[str, EmbedResult] = {}
-        self.unreadable: list[tuple[str, str]] = []
+        self.failed: dict[str, dict[str, str]] = {}
+        self.n_failed_before: dict[str, int] = {}
+        self.not_encoded: dict[Modality, str] = {}
 
     @property
     def n_failed(self) -> int:
-        """Items that have no features because they could not be read or encoded."""
-        return len(self.unreadable) + sum(len(result.failed) for result in self.results.values())
+        """Samples without features because they could not be read or encoded."""
+        return len({id for failed in self.failed.values() for id in failed})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "store": str(self.path),
-            "n_samples": self.n_samples,
-            "features": {
-                name: {"embedded": r.embedded, "kept": r.kept, "failed": {str(c.source): why for c, why in r.failed}}
-                for name, r in self.results.items()
-            },
-            "unreadable": dict(self.unreadable),
+        features = {
+            name: {"embedded": r.embedded, "kept": r.kept - self.n_failed_before[name], "failed": self.failed[name]}
+            for name, r in self.results.items()
         }
+        return {"store": str(self.path), "n_samples": self.n_samples, "features": features}
 
     def lines(self) -> list[str]:
         """Say in a few lines what was done, what was skipped and where the result is."""
         out = []
         for name, result in self.results.items():
-            kept = f", {result.kept:,} there already" if result.kept else ""
-            failed = f", {len(result.failed):,} failed" if result.failed else ""
-            out.append(f"{name}: {result.embedded:,} items embedded{kept}{failed}")
-        problems = self.unreadable + [
-            (str(content.source), why) for result in self.results.values() for content, why in result.failed
+            failed, before = self.failed[name], self.n_failed_before[name]
+            parts = [f"{counted(result.embedded, 'item')} embedded"]
+            parts += [f"{result.kept - before:,} there already"] if result.kept > before else []
+            parts += [f"{counted(len(failed), 'sample')} failed"] if failed else []
+            out.append(f"{name}: {', '.join(parts)}")
+            out += [f"  {id}: {why}" for id, why in list(failed.items())[:SHOWN]]
+            if len(failed) > SHOWN:
+                out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.path} --failed")
+            if before:
+                out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed tries again")
+        out += [
+            f"column {column!r} was left alone: its {m}s need another encoder" for m, column in self.not_encoded.items()
         ]
-        out += [f"  failed: {why if where in why else f'{where}: {why}'}" for where, why in problems[:5]]
-        if len(problems) > 5:
-            out.append(f"  … and {len(problems) - 5:,} more: headwater info {self.path} --failed")
-        out.append(f"{self.n_samples:,} samples in {self.path}")
-        return out
+        without = f", {self.n_failed:,} of them without features" if self.n_failed else ""
+        return [*out, f"{counted(self.n_samples, 'sample')}{without}, in {self.path}"]
 
 
 def embed(
@@ -138,34 +159,53 @@ def embed(
     ManifestError, EncoderError, StoreError, ImageError, DiskError
         Each with one line that says what, where and what to do.
     """
-    if on_error not in ("skip", "stop"):
-        raise InputError(f"--on-error must be skip or stop, but is {on_error!r}.")
-    if dtype not in ("float16", "float32"):
-        raise InputError(f"--dtype must be float16 or float32, but is {dtype!r}.")
+    _one_of("--on-error", on_error, ("skip", "stop"))
+    _one_of("--dtype", dtype, ("float16", "float32"))
+    _one_of("--device", device, ("auto", "cpu", "cuda"))
+    _one_of("--precision", precision, get_args(Precision))
+    for option, number in (("--batch-size", batch_size), ("--workers", workers)):
+        if number is not None and number < 1:
+            raise InputError(f"{option} must be at least 1, but is {number}.")
+    found = find_store(store)
     table = read_manifest(manifest, id=id, image=image, text=text)
     model = load_encoder(encoder, weights=weights, tokens=tokens, device=device, precision=precision)
-    wanted = _modalities(table, model, image, text)
+    wanted, not_encoded = _modalities(table, model, image, text)
+    base = default_name(encoder) if name is None else name
+    specs = {modality: model.spec(modality, dtype) for modality in wanted}
+    for modality, spec in specs.items():
+        check_name(f"{base}/{modality}")
+        if found is not None:
+            found.check_features(f"{base}/{modality}", spec)
+    items = {modality: _items(table, modality, workers, on_error, progress) for modality in wanted}
+    # Only now, when nothing that can be foreseen stands in the way, is anything written.
     target = Embedded(create_store(store).path, table.n_samples)
-    contents, keys = {}, {}
+    target.not_encoded = not_encoded
+    _write_samples(target, table, items)
     for modality in wanted:
-        contents[modality], keys[modality], unreadable = _contents(table, modality, workers, on_error, progress)
-        target.unreadable += unreadable
-    _write_samples(target, table, keys)
-    for modality in wanted:
-        full_name = f"{name or default_name(encoder)}/{modality}"
-        features = target.require_features(full_name, model.spec(modality, dtype), len(contents[modality]))
-        with progress_bar(f"embed {full_name}", len(contents[modality]), show=progress) as update:
-            target.results[full_name] = fill(
-                features,
-                model,
-                contents[modality],
-                batch_size=batch_size,
-                workers=workers,
-                stop_on_error=on_error == "stop",
-                retry_failed=retry_failed,
-                progress=update,
-            )
+        full_name, contents = f"{base}/{modality}", items[modality].contents
+        features = target.require_features(full_name, specs[modality], len(contents))
+        with progress_bar(f"embed {full_name}", len(contents), show=progress) as update:
+            try:
+                result = fill(
+                    features,
+                    model,
+                    contents,
+                    batch_size=batch_size,
+                    workers=workers,
+                    stop_on_error=on_error == "stop",
+                    retry_failed=retry_failed,
+                    progress=update,
+                )
+            except ImageError as error:
+                raise type(error)(f"{error}. {_SKIP}") from error
+        target.results[full_name] = result
+        failed = _failed_items(features.refresh(), contents)
+        target.n_failed_before[full_name] = len(failed) - len(result.failed)
+        target.failed[full_name] = items[modality].failed_samples(table.ids, failed)
     return target
+
+
+_SKIP = "Pass --on-error skip to leave such rows out."
 
 
 def default_name(encoder: str) -> str:
@@ -178,17 +218,24 @@ def default_name(encoder: str) -> str:
     """
     _, _, model = encoder.partition(":")
     model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
-    kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in model).strip("-._")
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"
 
 
-def _modalities(table: Manifest, model: Encoder[object], image: str | None, text: str | None) -> list[Modality]:
-    """Return what is to be embedded: what the manifest has and the encoder can, in a fixed order."""
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{option} {value!r}.{nearest(value, allowed)} There are: {', '.join(allowed)}.")
+
+
+def _modalities(
+    table: Manifest, model: Encoder[object], image: str | None, text: str | None
+) -> tuple[list[Modality], dict[Modality, str]]:
+    """Return what is to be embedded, and the columns that were named but that the encoder has no use for.
+
+    Naming one is no mistake: it is how a manifest is read in which several columns could hold the texts.
+    """
     columns: dict[Modality, str | None] = {"image": table.image, "text": table.text}
     asked: dict[Modality, str | None] = {"image": image, "text": text}
-    for modality, column in asked.items():
-        if column is not None and modality not in model.modalities:
-            raise InputError(f"{model.name} cannot encode {modality}s: leave --{modality} {column} out.")
     wanted: list[Modality] = [m for m, c in columns.items() if c is not None and m in model.modalities]
     if not wanted:
         can = " and ".join(f"{m}s" for m in sorted(model.modalities))
@@ -196,40 +243,57 @@ def _modalities(table: Manifest, model: Encoder[object], image: str | None, text
             f"{model.name} encodes {can}, but the manifest has no such column. "
             f"Name it with {' or '.join(f'--{m} COLUMN' for m in sorted(model.modalities))}."
         )
-    return wanted
+    return wanted, {m: c for m, c in asked.items() if c is not None and m not in model.modalities}
 
 
-def _contents(
-    table: Manifest, modality: Modality, workers: int | None, on_error: str, progress: bool
-) -> tuple[list[Content], pl.Series, list[tuple[str, str]]]:
-    """Return the distinct items, each row's key as hex or null, and the rows whose file could not be read."""
+@dataclass(frozen=True)
+class _Items:
+    """The items of one modality: what is distinct, each row's key as hex or null, and why rows have none, by id."""
+
+    contents: list[Content]
+    keys: pl.Series
+    unreadable: dict[str, str]
+
+    def failed_samples(self, ids: Sequence[str], failed: Mapping[str, str]) -> dict[str, str]:
+        """Say why samples have no features, by id, given why items failed, by key."""
+        found = ((id, failed.get(key) or self.unreadable.get(id)) for id, key in zip(ids, self.keys, strict=True))
+        return {id: why for id, why in found if why is not None}
+
+
+def _items(table: Manifest, modality: Modality, workers: int | None, on_error: str, progress: bool) -> _Items:
+    """Read every file or text once, for its key."""
     if modality == "text":
         contents, place = unique_texts(table.texts())
-        return contents, _key_column(contents, place, modality), []
+        return _Items(contents, _key_column(contents, place, modality), {})
     paths, ids = table.image_paths(), table.ids
     keys: list[bytes | None] = []
-    unreadable: list[tuple[str, str]] = []
-    distinct = sorted({path for path in paths if path is not None})
-    with (
-        ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool,
-        progress_bar("read files", len(distinct), unit="files", show=progress) as update,
-    ):
-        key_of: dict[Path, bytes | ImageError] = {}
-        for file, key in zip(distinct, pool.map(_key_or_error, distinct), strict=True):
-            key_of[file] = key
-            if len(key_of) % 256 == 0 or len(key_of) == len(distinct):
-                update(len(key_of), 0)
+    unreadable: dict[str, str] = {}
+    key_of = _keys_of_files(sorted({path for path in paths if path is not None}), workers, progress)
     for row, path in enumerate(paths):
         found = None if path is None else key_of[path]
         if isinstance(found, ImageError):
-            error = f"manifest row {row + 1} ({ids[row]!r}): {found}"
             if on_error == "stop":
-                raise type(found)(f"{error}. Pass --on-error skip to leave such rows out.")
-            unreadable.append((ids[row], error))
+                raise type(found)(f"manifest row {row + 1} ({ids[row]!r}): {found}. {_SKIP}")
+            unreadable[ids[row]] = str(found)
             found = None
         keys.append(found)
     contents, place = unique_images(paths, keys)
-    return contents, _key_column(contents, place, modality), unreadable
+    return _Items(contents, _key_column(contents, place, modality), unreadable)
+
+
+def _keys_of_files(paths: Sequence[Path], workers: int | None, progress: bool) -> dict[Path, bytes | ImageError]:
+    found: dict[Path, bytes | ImageError] = {}
+    n_failed = 0
+    with (
+        ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool,
+        progress_bar("read files", len(paths), unit="files", show=progress) as update,
+    ):
+        for path, key in zip(paths, pool.map(_key_or_error, paths), strict=True):
+            found[path] = key
+            n_failed += isinstance(key, ImageError)
+            if len(found) % 256 == 0 or len(found) == len(paths):
+                update(len(found), n_failed)
+    return found
 
 
 def _key_or_error(path: Path) -> bytes | ImageError:
@@ -240,30 +304,59 @@ def _key_or_error(path: Path) -> bytes | ImageError:
 
 
 def _key_column(contents: Sequence[Content], place: NDArray[np.int64], modality: Modality) -> pl.Series:
-    keys = np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16)
-    names = np.array([*hex_from_keys(keys), None], object)  # place -1 is the last: none
-    return pl.Series(KEY_COLUMNS[modality], names[place], dtype=pl.String)
+    names = [*hex_from_keys(_keys(contents)), None]  # place -1 is the last: none
+    return pl.Series(KEY_COLUMNS[modality], [names[i] for i in place.tolist()], dtype=pl.String)
 
 
-def _write_samples(store: Store, table: Manifest, keys: dict[Modality, pl.Series]) -> None:
-    """Replace the samples; a key of a modality that this run did not look at is kept where its cell is the same."""
+def _keys(contents: Sequence[Content]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16)
+
+
+def _failed_items(features: Features, contents: Sequence[Content]) -> dict[str, str]:
+    """Return why items of this manifest failed, by key as hex."""
+    keys = _keys(contents)
+    why = [features.failed.get(row) for row in features.rows_of(keys).tolist()]
+    return {key: reason for key, reason in zip(hex_from_keys(keys), why, strict=True) if reason is not None}
+
+
+def _write_samples(store: Store, table: Manifest, items: Mapping[Modality, _Items]) -> None:
+    """Replace the samples; of a modality that this run does not look at, what was known of a row is kept."""
     samples = table.table.drop([c for c in KEY_COLUMNS.values() if c in table.table.columns])
-    roles = Roles(id=table.id, image=table.image, text=table.text, root=str(table.root))
     columns: dict[Modality, str | None] = {"image": table.image, "text": table.text}
-    for modality, column in columns.items():
-        key_column = KEY_COLUMNS[modality]
-        found = keys[modality] if modality in keys else _earlier_keys(store, table, column, key_column)
-        samples = samples.with_columns(found.alias(key_column))
-    store.write_samples(samples, roles)
+    unreadable: Mapping[str, str] = {}
+    keys = []
+    for modality in columns:
+        if modality in items:
+            keys.append(items[modality].keys)
+            unreadable = items[modality].unreadable if modality == "image" else unreadable
+            continue
+        known = _known_before(store, table, modality)
+        if known is None:
+            keys.append(pl.Series(KEY_COLUMNS[modality], [None] * table.n_samples, dtype=pl.String))
+            continue
+        columns[modality], same = known
+        keys.append(same[KEY_COLUMNS[modality]])
+        if modality == "image":
+            still = set(same.filter(pl.col("_known"))["_id"])
+            unreadable = {id: why for id, why in store.unreadable.items() if id in still}
+    roles = Roles(id=table.id, image=columns["image"], text=columns["text"], root=str(table.root))
+    store.write_samples(samples.with_columns(keys), roles, unreadable)
 
 
-def _earlier_keys(store: Store, table: Manifest, column: str | None, key_column: str) -> pl.Series:
-    nothing = pl.Series(key_column, [None] * table.n_samples, dtype=pl.String)
-    if column is None or not store.has_samples():
-        return nothing
-    old = store.samples
-    if column not in old.columns or store.roles.id not in old.columns:
-        return nothing
-    known = old.select(pl.col(store.roles.id).cast(pl.String).alias("_id"), pl.col(column).alias("_cell"), key_column)
-    rows = pl.DataFrame({"_id": table.ids, "_cell": table.table[column]})
-    return rows.join(known, on=["_id", "_cell"], how="left", maintain_order="left")[key_column]
+def _known_before(store: Store, table: Manifest, modality: Modality) -> tuple[str, pl.DataFrame] | None:
+    """Return the column that holds a modality by the last run that looked at it, and what it found out.
+
+    Rows are known again by their id and an unchanged cell: ``_id``, ``_known`` and the key column, a row for each of
+    ``table``. None when nothing is known: no earlier run, another folder that paths start from, or no such column.
+    """
+    if not store.has_samples():
+        return None
+    old, roles = store.samples, store.roles
+    column = roles.image if modality == "image" else roles.text
+    if column is None or column not in table.table.columns or (modality == "image" and roles.root != str(table.root)):
+        return None
+    id, cell = pl.col(roles.id).cast(pl.String).alias("_id"), pl.col(column).cast(pl.String).alias("_cell")
+    known = old.select(id, cell, KEY_COLUMNS[modality], pl.lit(True).alias("_known"))
+    rows = pl.DataFrame({"_id": table.ids, "_cell": table.table[column].cast(pl.String)})
+    same = rows.join(known, on=["_id", "_cell"], how="left", maintain_order="left")
+    return column, same.with_columns(pl.col("_known").fill_null(False))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from headwater.api._samples import group_column, require_column, with_labels
-from headwater.api.run import Run, environment, metrics_of, predictions_of, run_folder, write_run
+from headwater.api._lines import counted
+from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
+from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
+from headwater.errors import InputError
 from headwater.evaluate import cross_validate, make_splits
-from headwater.heads import Concatenated, make_head
+from headwater.heads import Concatenated, Head, make_head
 from headwater.store import Store, open_store
 
 
@@ -77,40 +80,48 @@ def fit_head(
     """
     say = progress or (lambda line: None)
     target = run_folder(out)
+    given = dict(params or {})
+    model = _head(head, given)
+    if seed < 0:
+        raise InputError(f"--seed must be at least 0, but is {seed}.")
     opened = store if isinstance(store, Store) else open_store(store)
-    names = [features] if isinstance(features, str) else list(features)
-    labels = [label] if isinstance(label, str) else list(label)
-    grouped_by = group_column(opened, groups)
-    for column in [*labels, *(c for c in (grouped_by, split, by) if c is not None)]:
-        require_column(opened, column)
-    data = opened.read(*names, where=where)
-    data, y = with_labels(data, labels, label_separator)
-    say(f"{len(y):,} samples with {' and '.join(names)}")
-    values = {c: data.table[c].to_numpy() for c in (grouped_by, split, by) if c is not None}
-    group_values = None if grouped_by is None else values[grouped_by]
+    names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
+    labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
+    for column in labels:
+        require_column(opened, column, "--label")
+    columns = {"--groups": group_column(opened, groups), "--split": split, "--by": by}
+    for option, name in columns.items():
+        if name is not None:
+            require_column(opened, name, option)
+    data, found = with_labels(opened.read(*names, where=where), labels, label_separator)
+    y = found.y
+    say(f"{counted(len(y), 'sample')} with {' and '.join(names)}")
+    values = {o: full_column(data, name, o) for o, name in columns.items() if name is not None and o != "--by"}
     splits = make_splits(
-        y,
-        groups=group_values,
-        n_folds=folds,
-        split=None if split is None else values[split],
-        holdout=holdout,
-        seed=seed,
+        y, groups=values.get("--groups"), n_folds=folds, split=values.get("--split"), holdout=holdout, seed=seed
     )
-    model = make_head(head, dict(params or {}))
-    grid = [p for p in model.default_grid() if not set(p) & set(params or {})] or [{}]
-    X = data.X if len(names) == 1 else Concatenated(list(data.inputs.values()))
     outcome = cross_validate(
-        model, X, y, splits, grid=grid, groups=group_values, n_inner_folds=inner_folds, seed=seed, progress=say
+        model,
+        data.X if len(names) == 1 else Concatenated(list(data.inputs.values())),
+        y,
+        splits,
+        grid=[p for p in model.default_grid() if not set(p) & set(given)] or [{}],
+        groups=values.get("--groups"),
+        n_inner_folds=inner_folds,
+        seed=seed,
+        progress=say,
     )
+    classes = outcome.classes.tolist() if found.names is None else found.names
     config = {
         "command": "fit-head",
-        "store": str(opened.path),
-        "features": {name: opened.features(name).spec.to_dict() for name in names},
+        "store": str(opened.path.resolve()),
+        "features": described(opened, names),
         "label": labels,
         "label_separator": label_separator,
+        "classes": classes,
         "head": head,
-        "params": dict(params or {}),
-        "groups": grouped_by or "none",
+        "params": given,
+        "groups": columns["--groups"] or "none",
         "folds": folds if split is None and holdout is None else None,
         "split": split,
         "holdout": holdout,
@@ -120,6 +131,42 @@ def fit_head(
         "inner_folds": inner_folds,
         "environment": environment(),
     }
-    predictions = predictions_of(data.ids, y, outcome, labels if y.ndim == 2 and len(labels) > 1 else None)
-    metrics = metrics_of(outcome, data, by, None if by is None else values[by], y)
+    metrics = metrics_of(
+        outcome, data, y, classes=classes, params=given, by=None if by is None else (by, levels(data, by))
+    )
+    predictions = predictions_of(data.ids, y, outcome, [str(c) for c in classes])
     return write_run(target, Run(target, config, metrics, predictions, outcome.head), head)
+
+
+def _head(kind: str, params: dict[str, Any]) -> Head:
+    """Build an unfitted head; refuse a parameter of the wrong type."""
+    if kind == "zero-shot":
+        raise InputError("--head zero-shot has nothing to fit: run headwater zero-shot.")
+    head = make_head(kind, params)
+    hints = get_type_hints(type(head).__init__)
+    for name, value in params.items():
+        if name in hints and not _is_a(value, hints[name]):
+            raise InputError(f"--set {name}={value}: {name} must be {_worded(hints[name])}.")
+    return head
+
+
+def _worded(hint: Any) -> str:
+    """Say what type is needed, as one writes it in JSON."""
+    if get_origin(hint) in (Union, UnionType, Literal):
+        parts = get_args(hint)
+        return " or ".join(map(_worded if get_origin(hint) is not Literal else str, parts))
+    return _WORDS.get(hint, str(hint))
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value that was read as JSON is of a type; a whole number is a float too, a truth value is not."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_a(value, part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return not isinstance(hint, type) or isinstance(value, (int, float) if hint is float else hint)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headwater.store import Store, open_store
+from headwater.api._lines import aligned, counted, size
+from headwater.store import KEY_COLUMNS, Features, Store, open_store
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class StoreInfo:
     features
         For each feature set: items, stored, failed, to do, dim, dtype, tokens, encoder, bytes on disk.
     failed
-        For each feature set, why each failed item failed, by its key.
+        For each feature set, why samples have no features, by sample id; items that no sample has any more stand
+        under their key.
     """
 
     path: str
@@ -31,21 +33,29 @@ class StoreInfo:
 
     def lines(self, *, failed: bool = False) -> list[str]:
         """Say in a few lines what there is; with ``failed``, what failed and why."""
-        out = [f"{self.path}: {self.n_samples:,} samples, columns {', '.join(self.columns)}"]
-        for name, f in self.features.items():
-            rest = "".join(
-                f", {f[what]:,} {words}" for what, words in (("failed", "failed"), ("to_do", "to do")) if f[what]
-            )
-            tokens = "" if f["tokens"] == "none" else f", tokens {f['tokens']}"
-            size = f"{f['bytes'] / 1e6:,.1f} MB"
-            out.append(f"  {name}: {f['stored']:,} x {f['dim']} {f['dtype']}{tokens}{rest}, {size}, by {f['encoder']}")
-            if failed:
-                out += [f"    {key}: {why}" for key, why in self.failed[name].items()]
+        out = [f"{self.path}: {counted(self.n_samples, 'sample')}"]
+        if self.columns:
+            out.append(f"  columns: {', '.join(self.columns)}")
+        out += [f"  {line}" for line in aligned([_cells(name, f) for name, f in self.features.items()])]
+        n_failed = sum(map(len, self.failed.values()))
+        for name, why in self.failed.items() if failed else ():
+            out += [f"failed in {name}:", *(f"  {line}" for line in aligned([[i, w] for i, w in why.items()]))]
+        if failed and not n_failed:
+            out.append("nothing failed")
+        elif n_failed and not failed:
+            out.append(f"{counted(n_failed, 'sample')} failed: headwater info {self.path} --failed")
         return out
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return dict(vars(self))
+
+
+def _cells(name: str, features: dict[str, Any]) -> list[str]:
+    tokens = "" if features["tokens"] == "none" else f" + tokens {features['tokens']}"
+    rest = [f"{features[k]:,} {words}" for k, words in (("failed", "failed"), ("to_do", "to do")) if features[k]]
+    shape = f"{features['stored']:,} x {features['dim']} {features['dtype']}{tokens}"
+    return [name, shape, size(features["bytes"]), features["encoder"], ", ".join(rest)]
 
 
 def info(store: str | Path | Store) -> StoreInfo:
@@ -67,7 +77,8 @@ def info(store: str | Path | Store) -> StoreInfo:
             "weights": found.spec.weights,
             "bytes": sum(p.stat().st_size for p in found.folder.rglob("*") if p.is_file()),
         }
-        failed[name] = {found.keys[row].tobytes().hex(): why for row, why in found.failed.items()}
+        if why := _failures(opened, found):
+            failed[name] = why
     there = opened.has_samples()
     return StoreInfo(
         path=str(opened.path),
@@ -76,6 +87,20 @@ def info(store: str | Path | Store) -> StoreInfo:
         features=features,
         failed=failed,
     )
+
+
+def _failures(store: Store, features: Features) -> dict[str, str]:
+    """Say why samples have no features, by id, or by key for an item that no sample has."""
+    by_key = {features.keys[row].tobytes().hex(): why for row, why in features.failed.items()}
+    if not store.has_samples():
+        return by_key
+    modality = features.spec.modality
+    keys = store.samples[KEY_COLUMNS[modality]].to_list()
+    ids = store.samples[store.roles.id].cast(str).to_list()
+    unreadable = store.unreadable if modality == "image" else {}
+    found = ((id, by_key.get(key) if key else unreadable.get(id)) for id, key in zip(ids, keys, strict=True))
+    by_id = {id: why for id, why in found if why is not None}
+    return by_id | {key: why for key, why in by_key.items() if key not in set(keys)}
 
 
 def verify(store: str | Path | Store) -> list[str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,11 +19,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.api._lines import aligned, counted
 from headwater.errors import HeadError, InputError
 from headwater.evaluate import Outcome, score, summarise
 from headwater.heads import load_head, save_head
-from headwater.store import Data
+from headwater.store import Data, Store
 
+RUN_FILES = ("config.json", "head.json", "head.safetensors", "predictions.parquet", "metrics.json")
 MAIN_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "auc_micro", "f1_micro", "hamming", "log_loss")
 
 
@@ -58,17 +65,21 @@ class Run:
 
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""
-        names = [name for name in MAIN_METRICS if self.mean.get(name) is not None]
         n_folds = len(self.metrics["folds"])
         folds = f"mean ± standard deviation over {n_folds} folds" if n_folds > 1 else "one test set"
-        out = [f"{self.metrics['task']}, {self.metrics['n_samples']:,} samples, {folds}"]
-        out += [f"  {name:<18} {_plus_minus(self.mean[name], self.std.get(name))}" for name in names]
-        for level, part in self.metrics.get("by", {}).get("levels", {}).items():
-            shown = "  ".join(f"{n} {_plus_minus(part['mean'].get(n), part['std'].get(n))}" for n in names[:3])
-            out.append(f"  {self.metrics['by']['column']} = {level} ({part['n_samples']:,}): {shown}")
-        out += [f"  left out: {n:,} samples ({reason})" for reason, n in self.metrics["left_out"].items()]
-        if self.path is not None:
-            out.append(f"run in {self.path}")
+        out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
+        names = [name for name in MAIN_METRICS if self.mean.get(name) is not None]
+        out += _indented([[name, _plus_minus(self.mean, self.std, name)] for name in names])
+        if "by" in self.metrics:
+            levels = self.metrics["by"]["levels"]
+            table = [[self.metrics["by"]["column"], "samples", *names[:4]]]
+            table += [
+                [level, f"{part['n_samples']:,}", *(_plus_minus(part["mean"], part["std"], n) for n in names[:4])]
+                for level, part in levels.items()
+            ]
+            out += ["", *_indented(table)]
+        out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in self.metrics["left_out"].items()]
+        out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
         return out
 
 
@@ -94,17 +105,22 @@ def open_run(path: str | Path) -> Run:
 
 
 def run_folder(out: str | Path | None) -> Path | None:
+    """Return where a run is to be written, unless something else is there."""
     if out is None:
         return None
     path = Path(out)
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "metrics.json").exists()):
+    if path.is_dir():
+        names = {p.name for p in path.iterdir()}
+        taken = not (names <= set(RUN_FILES) or "metrics.json" in names)
+    else:
+        taken = path.exists()
+    if taken:
         raise InputError(f"--out {path} holds something that is not a run. Give another path.")
     return path
 
 
-def predictions_of(
-    ids: NDArray[np.str_], y: NDArray[Any], outcome: Outcome, label_names: Sequence[str] | None
-) -> pl.DataFrame:
+def predictions_of(ids: NDArray[np.str_], y: NDArray[Any], outcome: Outcome, names: Sequence[str]) -> pl.DataFrame:
+    """Return a row for each tested sample; several labels stand as lists of their names."""
     parts = []
     for fold in outcome.folds:
         test = fold.split.test
@@ -113,30 +129,52 @@ def predictions_of(
             columns["label"] = y[test]
             columns["predicted"] = outcome.classes[fold.scores.argmax(1)]
         else:
-            columns["label"] = [np.flatnonzero(row).tolist() for row in y[test]]
-            columns["predicted"] = [np.flatnonzero(row).tolist() for row in fold.scores > 0.5]
-        for c, name in enumerate(label_names or outcome.classes.tolist()):
+            columns["label"] = _named(y[test] == 1, names)
+            columns["predicted"] = _named(fold.scores > 0.5, names)
+        for c, name in enumerate(names):
             columns[f"score_{name}"] = fold.scores[:, c]
         parts.append(pl.DataFrame(columns))
     return pl.concat(parts)
 
 
+def _named(chosen: NDArray[np.bool_], names: Sequence[str]) -> pl.Series:
+    return pl.Series([[names[i] for i in np.flatnonzero(row).tolist()] for row in chosen], dtype=pl.List(pl.String))
+
+
 def metrics_of(
-    outcome: Outcome, data: Data, by: str | None, by_values: NDArray[Any] | None, y: NDArray[Any]
+    outcome: Outcome,
+    data: Data,
+    y: NDArray[Any],
+    *,
+    classes: Sequence[Any],
+    params: Mapping[str, Any] | None = None,
+    by: tuple[str, NDArray[Any]] | None = None,
 ) -> dict[str, Any]:
-    reasons = data.left_out["reason"].value_counts(sort=True) if len(data.left_out) else None
+    """Return what ``metrics.json`` holds.
+
+    Parameters
+    ----------
+    outcome, data, y
+        What was found, on which samples, with which labels.
+    classes
+        What the columns of scores are called.
+    params
+        Parameters that were given rather than selected.
+    by
+        A column and its value for each sample.
+    """
     out: dict[str, Any] = {
         "task": outcome.task,
-        "classes": outcome.classes.tolist(),
+        "classes": list(classes),
         "n_samples": len(y),
-        "left_out": {} if reasons is None else dict(reasons.iter_rows()),
+        "left_out": dict(Counter(map(kind_of, data.left_out["reason"])).most_common()),
         "selection": dict(outcome.selection),
         "folds": [
             {
                 "fold": fold.split.fold,
                 "n_train": len(fold.split.train),
                 "n_test": len(fold.split.test),
-                "params": dict(fold.params),
+                "params": {**(params or {}), **fold.params},
                 **_json_safe(fold.metrics),
             }
             for fold in outcome.folds
@@ -144,15 +182,26 @@ def metrics_of(
         "mean": dict(outcome.mean),
         "std": dict(outcome.std),
     }
-    if by is not None and by_values is not None:
-        out["by"] = {"column": by, "levels": _levels(outcome, by_values, y)}
+    if by is not None:
+        out["by"] = {"column": by[0], "levels": _levels(outcome, by[1], y)}
     return out
+
+
+def kind_of(reason: str) -> str:
+    """Return what is common to the reasons of many samples: no path, no size.
+
+    Examples
+    --------
+    >>> kind_of("truncated image (812 bytes): scans/7.png")
+    'truncated image'
+    """
+    return reason.split(": ")[0].split(" (")[0]
 
 
 def _levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
     """Score each level's test rows by themselves, in each fold that has any."""
     levels: dict[str, Any] = {}
-    for level in sorted(set(values.tolist()), key=str):
+    for level in sorted(set(values.tolist()), key=_natural):
         found, n = [], 0
         for fold in outcome.folds:
             here = values[fold.split.test] == level
@@ -166,14 +215,44 @@ def _levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[str
 
 
 def write_run(target: Path | None, run: Run, kind: str) -> Run:
-    if target is not None:
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "config.json").write_text(json.dumps(run.config, indent=2, ensure_ascii=False, default=str) + "\n")
-        run.predictions.write_parquet(target / "predictions.parquet")
-        save_head(run.head, kind, target)
-        text = json.dumps(run.metrics, indent=2, ensure_ascii=False, default=str) + "\n"
-        (target / "metrics.json").write_text(text)  # last: a directory without it is not a run
+    """Write a run, whole: its files are made beside their place, and moved there one after the other."""
+    if target is None:
+        return run
+    data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
+    run.predictions.write_parquet(data)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(target) as folder:
+        (folder / "config.json").write_text(_json(run.config))
+        (folder / "predictions.parquet").write_bytes(data.getvalue())
+        save_head(run.head, kind, folder)
+        (folder / "metrics.json").write_text(_json(run.metrics))
+        target.mkdir(exist_ok=True)
+        (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
+        for name in RUN_FILES:
+            (folder / name).replace(target / name)
     return run
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``target``, and take it away in the end."""
+    folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def described(store: Store, names: Sequence[str]) -> dict[str, Any]:
+    """Return what identifies features: their spec, and a word that changes when any stored value does."""
+    found = {name: store.features(name) for name in names}
+    return {name: {**f.spec.to_dict(), "fingerprint": f.fingerprint} for name, f in found.items()}
 
 
 def environment() -> dict[str, str]:
@@ -185,7 +264,20 @@ def _json_safe(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else float(value) for name, value in metrics.items()}
 
 
-def _plus_minus(mean: float | None, std: float | None) -> str:
+def _plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | None], name: str) -> str:
+    mean, std = means.get(name), stds.get(name)
     if mean is None:
         return "–"
     return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def _indented(table: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {line}" for line in aligned(table)] if table else []
+
+
+def _natural(word: str) -> tuple[int, float, str]:
+    """Sort numbers by value, before words."""
+    try:
+        return 0, float(word), word
+    except ValueError:
+        return 1, 0.0, word

@@ -10,13 +10,17 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.api._lines import aligned, cut
 from headwater.api._progress import progress_bar
 from headwater.api._samples import require_column
-from headwater.api._texts import encoder_of, features_of_texts
+from headwater.api._texts import STORED, encoder_of, features_of_query, require_dual
 from headwater.embed import Content, key_of_file
 from headwater.errors import InputError, StoreNotFound, nearest
 from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search
 from headwater.store import Features, SelectedRows, Store, keys_from_hex, open_store
+
+MOST = 40  # characters of a cell that are shown
+SUGGEST_AMONG = 10_000  # ids: looking for the nearest of more takes too long
 
 
 @dataclass(frozen=True)
@@ -42,23 +46,18 @@ class Hit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"rank": self.rank, "score": self.score, **self.row, "id": self.id}
+        own = {"rank": self.rank, "score": self.score, "id": self.id}
+        return own | {column: value for column, value in self.row.items() if column not in own}
 
 
-def hit_lines(hits: Sequence[Hit]) -> list[str]:
-    """Return a table of hits for people: as many columns as fit, the widest cut."""
+def hit_lines(hits: Sequence[Hit], *, width: int | None = None) -> list[str]:
+    """Return a table of hits for people: long cells are shortened, and lines longer than ``width`` cut."""
     if not hits:
         return ["nothing found"]
-    columns = [c for c in hits[0].row if any(h.row[c] is not None for h in hits)]
-    table = [["rank", "score", *columns]]
-    table += [[str(h.rank), f"{h.score:.4f}", *(_short(h.row[c]) for c in columns)] for h in hits]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-
-
-def _short(value: Any, most: int = 40) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    columns = [c for c, first in hits[0].row.items() if first != hits[0].id and any(h.row[c] is not None for h in hits)]
+    table = [["rank", "score", "id", *columns]]
+    table += [[str(h.rank), f"{h.score:.4f}", h.id, *(cut(h.row[c], MOST) for c in columns)] for h in hits]
+    return aligned(table, width=width)
 
 
 @dataclass(frozen=True)
@@ -115,23 +114,25 @@ def similar(
         raise InputError("say what to search for: one of --id, --image and --text.")
     if exclude_same is not None and id is None:
         raise InputError("--exclude-same goes with --id: only a sample of the store has columns.")
+    if k < 1:
+        raise InputError(f"-k must be at least 1, but is {k}.")
     opened = store if isinstance(store, Store) else open_store(store)
     found = opened.features(features)
+    if exclude_same is not None:
+        require_column(opened, exclude_same, "--exclude-same")
+    if index is not None:
+        require_kind(index)
     own = None if id is None else _sample(opened, id)
+    data = opened.read(features, where=where)
     if own is not None:
         query = _query_of_sample(opened, found, own)
     elif image is not None:
         query = _query_of_image(opened, found, Path(image), weights, device)
     else:
-        name = f"{features.split('/')[0]}/text"
-        query = features_of_texts(opened, name, [str(text)], weights=weights, device=device)[0][0]
-    data = opened.read(features, where=where)
+        query = _query_of_text(opened, found, str(text), weights, device)
     allowed = np.ones(len(data.ids), bool) if id is None else data.ids != id
-    if exclude_same is not None and own is not None:
-        require_column(opened, exclude_same)
-        value = own[exclude_same]
-        if value is not None:
-            allowed &= data.table[exclude_same].ne_missing(value).to_numpy()
+    if exclude_same is not None and own is not None and own[exclude_same] is not None:
+        allowed &= data.table[exclude_same].ne_missing(own[exclude_same]).to_numpy()
     X = data.inputs[features]
     assert isinstance(X, SelectedRows)
     if index is None:
@@ -165,17 +166,24 @@ def index(
     MissingExtra
         When faiss is not installed.
     """
-    kinds = get_args(Kind)
-    if kind not in kinds:
-        raise InputError(f"unknown kind of index {kind!r}.{nearest(kind, kinds)} There are: {', '.join(kinds)}.")
+    require_kind(kind)
+    if seed < 0:
+        raise InputError(f"--seed must be at least 0, but is {seed}.")
     opened = store if isinstance(store, Store) else open_store(store)
     found = opened.features(features)
     with progress_bar(f"index {features}", found.n_items, show=progress) as update:
-        built = build_index(found.pooled, kind, seed=seed, progress=update)  # type: ignore[arg-type]
+        built = build_index(found.pooled, kind, seed=seed, progress=lambda done, _: update(done, 0))  # type: ignore[arg-type]
     recall = recall_at_10(built, found.pooled, seed=seed)
     path = _index_path(opened, features, kind)
     save_index(built, path, fingerprint=found.fingerprint, recall_at_10=recall)
     return IndexSummary(str(path), kind, built.n_vectors, recall)
+
+
+def require_kind(kind: str) -> None:
+    """Raise `InputError` unless there is such a kind of index."""
+    kinds = get_args(Kind)
+    if kind not in kinds:
+        raise InputError(f"unknown kind of index {kind!r}.{nearest(kind, kinds)} There are: {', '.join(kinds)}.")
 
 
 def _index_path(store: Store, features: str, kind: str) -> Path:
@@ -191,7 +199,7 @@ def _search_index(
     k: int,
     allowed: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Search an index of items; return the first allowed sample of each item found."""
+    """Search an index of items; return the samples that they stand in, an item's own in their order."""
     path = _index_path(store, features.name, kind)
     if not path.exists():
         raise StoreNotFound(
@@ -199,17 +207,20 @@ def _search_index(
         )
     opened = load_index(path, fingerprint=features.fingerprint)
     samples = np.flatnonzero(allowed)
-    sample_of = np.full(features.n_items, -1)
-    sample_of[items[samples[::-1]]] = samples[::-1]
-    scores, rows = opened.search(query[None], k, rows=sample_of >= 0)
-    return scores, np.where(rows < 0, -1, sample_of[rows])
+    samples = samples[np.argsort(items[samples], kind="stable")]
+    owners = items[samples]  # ascending, so that an item's samples lie side by side
+    scores, found = opened.search(query[None], k, rows=np.bincount(owners, minlength=features.n_items) > 0)
+    real = found[0] >= 0
+    first, stop = (np.searchsorted(owners, found[0][real], side) for side in ("left", "right"))
+    rows = [samples[a:b] for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
+    return np.repeat(scores[0][real], stop - first)[None, :k], np.concatenate([*rows, samples[:0]])[None, :k]
 
 
 def _sample(store: Store, id: str) -> dict[str, Any]:
     ids = store.samples[store.roles.id].cast(str)
     place = ids.index_of(id)
     if place is None:
-        raise InputError(f"no sample {id!r}.{nearest(id, ids.to_list())}")
+        raise InputError(f"--id: no sample {id!r}.{nearest(id, ids.head(SUGGEST_AMONG).to_list())}")
     return store.samples.row(place, named=True)
 
 
@@ -218,8 +229,10 @@ def _query_of_sample(store: Store, features: Features, sample: dict[str, Any]) -
 
     key = sample[f"{features.spec.modality}_key"]
     row = -1 if key is None else int(features.rows_of(keys_from_hex(pl.Series([key])))[0])
-    if row < 0 or features.status[row] != 1:
-        raise InputError(f"sample {sample[store.roles.id]!r} has no features in {features.name}.")
+    if row < 0 or features.status[row] != STORED:
+        id = str(sample[store.roles.id])
+        why = features.failed.get(row) or (store.unreadable.get(id) if key is None else None)
+        raise InputError(f"sample {id!r} has no features in {features.name}{f': {why}' if why else ''}.")
     vector: NDArray[Any] = features.pooled[row]
     return vector
 
@@ -228,14 +241,27 @@ def _query_of_image(
     store: Store, features: Features, path: Path, weights: str | Path | None, device: str
 ) -> NDArray[Any]:
     """Return the stored features of an image file, or embed it."""
-    base = features.name.split("/")[0]
-    name = f"{base}/image"
+    name = f"{features.name.split('/')[0]}/image"
+    if features.name != name:
+        require_dual(store, name, features.name)
     key = key_of_file(path)
-    stored = features if features.name == name else store.features(name)
+    stored = store.features(name)
     row = int(stored.rows_of(np.frombuffer(key, np.uint8)[None])[0])
-    if row >= 0 and stored.status[row] == 1:
+    if row >= 0 and stored.status[row] == STORED:
         found: NDArray[Any] = stored.pooled[row]
         return found
     encoder = encoder_of(store, name, weights=weights, device=device)
     embedded: NDArray[Any] = encoder.encode("image", [encoder.prepare("image", Content(key, path))]).pooled[0]
     return embedded
+
+
+def _query_of_text(
+    store: Store, features: Features, text: str, weights: str | Path | None, device: str
+) -> NDArray[Any]:
+    """Return the stored features of a text, or embed it."""
+    name = f"{features.name.split('/')[0]}/text"
+    if not text.strip():
+        raise InputError("--text is empty: say in words what to search for.")
+    if features.name != name and name in store.feature_names():
+        require_dual(store, features.name, name)
+    return features_of_query(store, name, text, weights=weights, device=device)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from headwater.api._samples import require_column, with_labels
-from headwater.api._texts import features_of_texts
-from headwater.api.run import Run, environment, metrics_of, predictions_of, run_folder, write_run
-from headwater.errors import InputError
+from headwater.api._lines import counted
+from headwater.api._samples import levels, require_column, with_labels
+from headwater.api._texts import features_of_texts, require_dual
+from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
+from headwater.errors import InputError, nearest
 from headwater.evaluate import Fold, Outcome, Split, score, summarise
 from headwater.evaluate.metrics import Task
 from headwater.heads import ZeroShot, mean_prompt, read_prompts
@@ -56,19 +57,30 @@ def zero_shot(
         Each with one line that says what, where and what to do.
     """
     target = run_folder(out)
+    described_as = read_prompts(prompts)
     opened = store if isinstance(store, Store) else open_store(store)
     name = features.removesuffix("/image").removesuffix("/text")
-    described = read_prompts(prompts)
-    require_column(opened, label)
-    data, y = with_labels(opened.read(f"{name}/image", where=where), [label], None)
-    y = y.astype(str)
-    unknown = sorted(set(y.tolist()) - set(described.classes))
+    image, text = f"{name}/image", f"{name}/text"
+    require_column(opened, label, "--label")
+    if by is not None:
+        require_column(opened, by, "--by")
+    data, found = with_labels(opened.read(image, where=where), [label], None)
+    if found.names is not None:
+        raise InputError(f"label column {label!r} holds lists: zero-shot needs one class for each sample.")
+    y = found.y.astype(str)
+    unknown = sorted(set(y.tolist()) - set(described_as.classes))
     if unknown:
-        raise InputError(f"--prompts {prompts} says nothing of label {unknown[0]!r}; it has {list(described.classes)}.")
-    vectors, scale = features_of_texts(opened, f"{name}/text", described.texts, weights=weights, device=device)
-    ends = np.cumsum([len(described.texts_of(c)) for c in described.classes])
+        there = ", ".join(described_as.classes)
+        near = nearest(unknown[0], described_as.classes)
+        raise InputError(f"--prompts {prompts} says nothing of label {unknown[0]!r}.{near} It has: {there}.")
+    if text in opened.feature_names():
+        require_dual(opened, image, text)
+    if progress is not None:
+        progress(f"{counted(len(y), 'sample')} with {image}, {counted(len(set(described_as.texts)), 'prompt')}")
+    vectors, scale = features_of_texts(opened, text, described_as.texts, weights=weights, device=device)
+    ends = np.cumsum([len(described_as.texts_of(c)) for c in described_as.classes])
     means = np.stack([mean_prompt(part) for part in np.split(vectors, ends[:-1])])
-    head = ZeroShot(means, list(described.classes), logit_scale=scale)
+    head = ZeroShot(means, list(described_as.classes), logit_scale=scale)
     scores = head.predict_proba(data.X)
     task: Task = "binary" if len(head.classes_) == 2 else "multiclass"
     metrics_found = score(task, y, scores, classes=head.classes_)
@@ -85,20 +97,21 @@ def zero_shot(
     )
     config = {
         "command": "zero-shot",
-        "store": str(opened.path),
-        "features": {n: opened.features(n).spec.to_dict() for n in (f"{name}/image", f"{name}/text")},
+        "store": str(opened.path.resolve()),
+        "features": described(opened, [image, text]),
         "label": [label],
+        "classes": head.classes_.tolist(),
         "head": "zero-shot",
         "prompts": {
-            "templates": list(described.templates),
-            "classes": {k: list(v) for k, v in described.classes.items()},
+            "templates": list(described_as.templates),
+            "classes": {k: list(v) for k, v in described_as.classes.items()},
         },
         "logit_scale": scale,
         "where": where,
         "by": by,
         "environment": environment(),
     }
-    by_values = None if by is None else data.table[require_column(opened, by)].to_numpy()
-    predictions = predictions_of(data.ids, y, outcome, None)
-    metrics = metrics_of(outcome, data, by, by_values, y)
+    classes = head.classes_.tolist()
+    metrics = metrics_of(outcome, data, y, classes=classes, by=None if by is None else (by, levels(data, by)))
+    predictions = predictions_of(data.ids, y, outcome, classes)
     return write_run(target, Run(target, config, metrics, predictions, head), "zero-shot")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
+import logging
+import pickle
 import platform
 import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from headwater.embed.encoder import Precision
 
 SAFE_COSINE = 0.999
+TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def resolve_device(device: str) -> str:
@@ -54,32 +60,25 @@ class Frozen:
         ``auto``, ``cpu`` or ``cuda``.
     precision
         ``fp32``, ``bf16``, ``fp16``; ``auto`` starts in fp32 until `settle` has tried bf16.
+    weights
+        The file that the parameters were read from, when a user named one.
     """
 
-    def __init__(self, module: nn.Module, device: str, precision: Precision) -> None:
+    def __init__(self, module: nn.Module, device: str, precision: Precision, weights: str | Path | None = None) -> None:
         self.device = resolve_device(device)
         self.digest = digest_of(module)
-        self.module = module.eval().requires_grad_(False).to(self.device)
-        if self.device == "cpu" or _has_convolutions(module):
-            self.module = self.module.to(memory_format=_torch().channels_last)
-        self.asked = precision
-        self.precision = "fp32"
-        if precision not in ("auto", "fp32", "bf16", "fp16"):
-            raise EncoderError(f"precision must be auto, fp32, bf16 or fp16, but is {precision!r}.")
-        if precision not in ("auto", "fp32"):
-            self.cast(precision)
+        self.precision: str = "fp32" if precision == "auto" else precision
+        self._open = precision == "auto"
+        self._weights = weights
+        frozen = module.eval().requires_grad_(False).to(self.device).to(memory_format=_torch().channels_last)
+        self.module: nn.Module = frozen.to(self.dtype)
+        self._modules: dict[str, nn.Module] = {self.precision: self.module}
 
     @property
     def dtype(self) -> TorchType:
         """The floating-point type that the module computes in."""
-        torch = _torch()
-        types: dict[str, TorchType] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        return types[self.precision]
-
-    def cast(self, precision: str) -> None:
-        """Compute in ``precision`` from now on."""
-        self.precision = precision
-        self.module = self.module.to(self.dtype)
+        named: TorchType = getattr(_torch(), TYPES[self.precision])
+        return named
 
     def run(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Call ``function(module, *inputs)`` without gradients."""
@@ -87,42 +86,98 @@ class Frozen:
             return function(self.module, *inputs)
 
     def settle(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
-        """Go over to bf16, when that was left open, is fast here, and changes no pooled vector by much."""
-        if self.asked != "auto" or self.precision != "fp32" or not fast_at_bf16(self.device):
+        """Choose between fp32 and bf16, when that was left open, by what bf16 changes in pooled vectors.
+
+        Parameters
+        ----------
+        function
+            Makes pooled features, of shape ``(n, dim)``, of the module and ``inputs``.
+        """
+        if not self._open or not fast_at_bf16(self.device):
             return
         torch = _torch()
+        self._use("fp32")
         exact = self.run(function, *inputs).float()
-        full = self.module
-        self.module = copy.deepcopy(full)
-        self.cast("bf16")
+        self._use("bf16")
         near = self.run(function, *(x.to(self.dtype) if x.is_floating_point() else x for x in inputs)).float()
         cosine = torch.nn.functional.cosine_similarity(exact, near, dim=1)
         if not bool((cosine >= SAFE_COSINE).all()):
-            self.module, self.precision = full, "fp32"
-
-    def environment(self) -> dict[str, Any]:
-        """Return versions, device and precision."""
-        torch = _torch()
-        name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
-        return {"torch": torch.__version__, "device": f"{self.device} ({name})", "precision": self.precision}
+            self._use("fp32")
+            del self._modules["bf16"]
 
     def restore(self, environment: Mapping[str, Any]) -> None:
         """Take over the precision of an earlier run, when it was left open."""
-        earlier = environment.get("precision", "fp32")
-        if self.asked == "auto" and earlier != self.precision:
-            self.cast(earlier)
-        if self.asked == "auto":
-            self.asked = earlier
+        if self._open:
+            self._use(environment.get("precision", "fp32"))
+
+    def _use(self, precision: str) -> None:
+        """Compute in ``precision`` from now on; the module in fp32 is kept, for what is asked next."""
+        self.precision = precision
+        if precision not in self._modules:
+            self._modules[precision] = copy.deepcopy(self._modules["fp32"]).to(self.dtype)
+        self.module = self._modules[precision]
+
+    def environment(self, library: str) -> dict[str, Any]:
+        """Return versions of torch and ``library``, device, precision, and the weights file if there is one."""
+        torch = _torch()
+        name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
+        values = {
+            "torch": torch.__version__,
+            library: need(library, "encoders").__version__,
+            "device": f"{self.device} ({name})",
+            "precision": self.precision,
+        }
+        return values if self._weights is None else {**values, "weights_file": str(Path(self._weights).resolve())}
 
 
-_one_thread = threading.local()
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep off the terminal what model libraries log and count while they load; what matters of it is raised.
+
+    Whoever has set up logging still gets open_clip's and timm's records: the handler that is added drops its own copy
+    only. open_clip logs through the root logger, which without any handler would be given one for good.
+    """
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        with _quiet_transformers():
+            yield
+    finally:
+        root.removeHandler(handler)
 
 
-def use_one_thread() -> None:
-    """Let this thread's torch operations run on this thread alone."""
-    if not getattr(_one_thread, "set", False):
-        _torch().set_num_threads(1)
-        _one_thread.set = True
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    if "transformers" not in sys.modules:
+        yield
+        return
+    library, hub = need("transformers.utils.logging", "encoders"), need("huggingface_hub.utils", "encoders")
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    downloads = not hub.are_progress_bars_disabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    if downloads:
+        hub.enable_progress_bars()  # a download may take minutes and is worth a bar
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
+        if not downloads:
+            hub.disable_progress_bars()
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let torch operations of threads that start in the body run on their own thread alone."""
+    torch = _torch()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fast_at_bf16(device: str) -> bool:
@@ -140,13 +195,13 @@ def _cpu_flags() -> str:
         return ""
 
 
-def load_state(path: str | Path) -> dict[str, Any]:
+def load_state(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict: safetensors, or a torch file without anything but tensors.
 
     Raises
     ------
     EncoderError
-        When the file is missing or cannot be read.
+        When the file is missing, cannot be read, or holds something else.
     """
     path = Path(path)
     torch = _torch()
@@ -156,12 +211,20 @@ def load_state(path: str | Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             loaded: Any = need("safetensors.torch", "encoders").load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # of a file by another pickle protocol; what cannot be read is an error
+                warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise EncoderError(
+            f"--weights {path}: not a file of tensors alone. Nothing is unpickled here: save the model's state_dict()."
+        ) from error
     except Exception as error:  # the libraries raise many kinds for a damaged file
-        raise EncoderError(f"--weights {path}: cannot be read as weights ({_first_line(error)}).") from error
+        raise EncoderError(f"--weights {path}: cannot be read as weights ({first_line(error)}).") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise EncoderError(f"--weights {path}: holds no state dict, which maps names to tensors.")
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 
@@ -186,6 +249,12 @@ def fit_weights(module: nn.Module, state: Mapping[str, Any], source: str, option
         for n in own
         if n in state and state[n].shape != own[n].shape
     ]
+    require_fit(source, missing, extra, shapes)
+    module.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
+
+
+def require_fit(source: str, missing: Sequence[str], extra: Sequence[str], shapes: Sequence[str]) -> None:
+    """Raise `EncoderError`, naming them, when tensors are missing, left over or of another shape."""
     problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
         for what, names in (("tensors missing", missing), ("unknown", extra), ("of another shape", shapes))
@@ -193,16 +262,25 @@ def fit_weights(module: nn.Module, state: Mapping[str, Any], source: str, option
     ]
     if problems:
         raise EncoderError(f"{source}: the weights do not fit this model: {'; '.join(problems)}.")
-    module.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
 
 
 def digest_of(module: nn.Module) -> str:
-    """Return the BLAKE2b-128 digest of a module's parameters and buffers, names and shapes included."""
-    state = blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        state.update(tensor.detach().cpu().contiguous().view(-1).view(_torch().uint8).numpy().data)
-    return state.hexdigest()
+    """Return a BLAKE2b-128 digest of a module's parameters and buffers, with their shapes.
+
+    Names are left out: libraries rename parameters from version to version, and the values are what counts.
+    """
+    parts = []
+    for tensor in module.state_dict().values():
+        one = blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=16)
+        one.update(tensor.detach().cpu().contiguous().view(-1).view(_torch().uint8).numpy().data)
+        parts.append(one.digest())
+    return blake2b(b"".join(sorted(parts)), digest_size=16).hexdigest()
+
+
+def digest_of_vocabulary(tokenizer: Any) -> str:
+    """Return the BLAKE2b-128 digest of the words of a transformers tokenizer, with their numbers."""
+    words = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return blake2b(words.encode(), digest_size=16).hexdigest()
 
 
 def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
@@ -211,13 +289,10 @@ def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
     return values
 
 
-def _has_convolutions(module: nn.Module) -> bool:
-    return any(isinstance(part, _torch().nn.Conv2d) for part in module.modules())
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, without its full stop."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
 
 
 def _torch() -> Any:
     return need("torch", "encoders")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -62,7 +62,8 @@ class TextureEncoder(Encoder[NDArray[np.float32]]):
         """Read an image and describe it; this is where the work is, so that it spreads over cores."""
         image = content.image()
         scale = self.SIDES[0] / min(image.size)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        longest = 4 * self.SIDES[0]  # a line of pixels is squashed, or it would become a huge image
+        size = (min(longest, round(image.width * scale)), min(longest, round(image.height * scale)))
         return self._describe(np.asarray(image.resize(size)))
 
     def encode(self, modality: Modality, batch: Sequence[NDArray[np.float32]]) -> Encoded:

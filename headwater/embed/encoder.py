@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater.embed._memory import ask_for_huge_pages
 from headwater.errors import EncoderError, ImageError, nearest
 from headwater.sources import load_bytes, read_image
 from headwater.store import FeatureSpec, Modality
@@ -52,8 +53,11 @@ class Content:
         """
         data = load_bytes(Path(self.source))
         if content_key(data) != self.key:
-            raise ImageError(f"{self.source}: changed while it was being embedded")
-        return read_image(data)
+            raise ImageError(f"changed while it was being embedded: {self.source}")
+        try:
+            return read_image(data)
+        except ImageError as error:
+            raise ImageError(f"{error}: {self.source}") from error
 
     def text(self) -> str:
         """Return the text."""
@@ -178,6 +182,8 @@ def load_encoder(
         raise EncoderError(f"encoder {spec!r} names no model: write {backend}:NAME.")
     if tokens not in ("none", "all") and not (tokens.isdigit() and int(tokens) > 0):
         raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
+    if precision not in get_args(Precision):
+        raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
     module, _, attribute = BACKENDS[backend].partition(":")
     build = getattr(import_module(module), attribute)
     if backend in ("builtin", "stub"):
@@ -187,6 +193,8 @@ def load_encoder(
             raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
         built: Encoder[Any] = build(name)
     else:
+        ask_for_huge_pages()
+        import_module("headwater.embed._torch").resolve_device(device)  # before anything is downloaded
         built = build(name, weights=weights, tokens=tokens, device=device, precision=precision)
     return built
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from headwater._extras import need
-from headwater.embed._torch import Frozen, fit_weights, load_state, to_numpy
+from headwater.embed._torch import (
+    Frozen,
+    digest_of_vocabulary,
+    first_line,
+    load_state,
+    quiet_libraries,
+    require_fit,
+    to_numpy,
+)
 from headwater.embed.encoder import Content, Encoded, Encoder, Precision
-from headwater.embed.pooling import pool_grid, pool_sequence
+from headwater.embed.pooling import grid_of_sequence, pool_grid, pool_sequence
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 
@@ -25,9 +35,10 @@ if TYPE_CHECKING:
 class HubEncoder(Encoder[NDArray[Any]]):
     """A transformers model: a dual encoder (CLIP, SigLIP), a vision model, or a text model like BERT.
 
-    Pooled features are, for a dual encoder, the projections that its training compares; for a vision model, the class
-    token after the last norm, or the mean over the feature map where there is none; for a text model, the mean over
-    its tokens. Tokens are the last hidden state, without class and register tokens (images) or padding (texts).
+    Pooled features are, for a dual encoder, the projections that its training compares; for a vision model, what it
+    pools by itself, or else its class token, or else the mean; for a text model, the mean over its tokens. A pooler
+    with a dense layer (BERT, ViT) is left out: it was trained for another task, and many published weights lack it.
+    Tokens are the last hidden state, without class and register tokens (images) or padding (texts).
 
     Parameters
     ----------
@@ -44,57 +55,59 @@ class HubEncoder(Encoder[NDArray[Any]]):
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
-        transformers = need("transformers", "encoders")
+        need("transformers", "encoders")
         self.name, self.tokens = f"hf:{name}", tokens
-        try:
-            config = transformers.AutoConfig.from_pretrained(name)
-            if weights is None:
-                model = transformers.AutoModel.from_pretrained(name, dtype="float32")
-            else:
-                model = transformers.AutoModel.from_config(config)
-                fit_weights(model, load_state(weights), f"--weights {weights}")
-            dual = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
-            sees = dual or model.main_input_name == "pixel_values"
-            self._processor = transformers.AutoImageProcessor.from_pretrained(name) if sees else None
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(name) if dual or not sees else None
-        except (OSError, ValueError, ImportError) as error:
-            raise EncoderError(
-                f"{self.name}: cannot be loaded ({str(error).strip().splitlines()[0]}) Without a network, give a "
-                "directory: hf:DIRECTORY."
-            ) from error
-        self.modalities = frozenset[Modality]((["image"] if sees else []) + (["text"] if self._tokenizer else []))  # type: ignore[arg-type]
-        self._dual = dual
-        self.logit_scale = float(model.logit_scale.exp()) if dual else None
-        self._has_class_token = bool(getattr(getattr(model, "embeddings", None), "cls_token", None) is not None)
-        vision = getattr(config, "vision_config", config)
-        self._registers = int(getattr(vision, "num_register_tokens", 0) or 0)
-        self._patch = getattr(vision, "patch_size", None)
-        text = getattr(config, "text_config", config)
-        self._max_length = int(getattr(text, "max_position_embeddings", 512))
-        self._frozen = Frozen(model, device, precision)
-        self.threads_own_cores = self._frozen.device == "cpu"
-        probes: dict[Modality, Encoded] = {}
-        if self._processor is not None:
-            blank = need("PIL.Image", "encoders").new("RGB", (64, 64))
-            probes["image"] = self._encode_images([self._pixels(blank)])
+        with quiet_libraries():
+            model, self._processor, self._tokenizer = _build(name, self.name, weights)
+        self._dual = self._processor is not None and self._tokenizer is not None
+        self.logit_scale = float(model.logit_scale.detach().exp()) if self._dual else None
+        vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
+        self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
+        patch = getattr(vision, "patch_size", None)
+        self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
         if self._tokenizer is not None:
-            probes["text"] = self._encode_texts([self._ids("a")])
+            positions = int(getattr(text, "max_position_embeddings", None) or 512)
+            self._max_length = min(positions, int(self._tokenizer.model_max_length))
+            self._vocabulary = digest_of_vocabulary(self._tokenizer)
+        # SigLIP pools the last position, padding or not: its texts are always padded to the full length.
+        self._pads_fully = str(model.config.model_type).startswith("siglip")
+        self._frozen = Frozen(model, device, precision, weights)
+        self.threads_own_cores = self._frozen.device == "cpu"
+        try:
+            probes = self._probe()
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise EncoderError(
+                f"{self.name}: a {model.config.model_type} model cannot be used as an encoder ({first_line(error)})."
+            ) from error
+        self.modalities = frozenset(probes)
         self._dims = {m: e.pooled.shape[1] for m, e in probes.items()}
         self._token_shapes = {
             m: None if e.tokens is None else (np.shape(e.tokens)[1] if m == "image" else None, e.tokens[0].shape[1])
             for m, e in probes.items()
         }
 
+    def _probe(self) -> dict[Modality, Encoded]:
+        """Encode one item of each modality."""
+        probes: dict[Modality, Encoded] = {}
+        if self._processor is not None:
+            probes["image"] = self._encode_images([self._pixels(Image.new("RGB", (64, 64)))])
+        if self._tokenizer is not None:
+            probes["text"] = self._encode_texts([self._ids("a")])
+        return probes
+
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features."""
         shape = self._token_shapes[modality]
-        pooling = "projection" if self._dual else "mean"
         if modality == "image":
-            preprocessing = _plain(self._processor.to_dict())  # type: ignore[union-attr]
-            if not self._dual and self._has_class_token:
-                pooling = "class token"
+            preprocessing = _plain(self._processor.to_dict())
+            pooling = "projection" if self._dual else "default"
         else:
-            preprocessing = {"tokenizer": type(self._tokenizer).__name__, "max_length": self._max_length}
+            preprocessing = {
+                "tokenizer": type(self._tokenizer).__name__,
+                "max_length": self._max_length,
+                "vocabulary": self._vocabulary,
+            }
+            pooling = "projection" if self._dual else "mean"
         return FeatureSpec(
             encoder=self.name,
             modality=modality,
@@ -107,6 +120,7 @@ class HubEncoder(Encoder[NDArray[Any]]):
             tokens=self.tokens,
             n_tokens=None if shape is None else shape[0],
             token_dim=None if shape is None else shape[1],
+            logit_scale=self.logit_scale,
         )
 
     def prepare(self, modality: Modality, content: Content) -> NDArray[Any]:
@@ -132,7 +146,7 @@ class HubEncoder(Encoder[NDArray[Any]]):
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""
-        return {**self._frozen.environment(), "transformers": need("transformers", "encoders").__version__}
+        return self._frozen.environment("transformers")
 
     def restore(self, environment: Mapping[str, Any]) -> None:
         """Take over an earlier run's precision."""
@@ -142,7 +156,7 @@ class HubEncoder(Encoder[NDArray[Any]]):
 
     def _pixels(self, image: Any) -> NDArray[np.float32]:
         """Return what the image processor makes, float32 of shape ``(3, height, width)``."""
-        values: NDArray[np.float32] = np.asarray(self._processor(images=image, return_tensors="np")["pixel_values"][0])  # type: ignore[misc]
+        values: NDArray[np.float32] = np.asarray(self._processor(images=image, return_tensors="np")["pixel_values"][0])
         return values
 
     def _batch(self, batch: Sequence[NDArray[Any]]) -> Tensor:
@@ -161,40 +175,49 @@ class HubEncoder(Encoder[NDArray[Any]]):
         if self._dual:
             out = model.get_image_features(pixel_values=x)
             return out.pooler_output, out.last_hidden_state
-        hidden = model(pixel_values=x).last_hidden_state
+        out = model(pixel_values=x)
+        hidden, pooled = out.last_hidden_state, out.get("pooler_output")
+        if pooled is not None:
+            return pooled.flatten(1), hidden
         if hidden.ndim == 4:
             return hidden.mean((2, 3)), hidden
         return hidden[:, 0] if self._has_class_token else hidden.mean(1), hidden
 
     def _image_tokens(self, hidden: Tensor, height: int, width: int) -> Tensor:
-        """Return tokens of shape ``(n, n_tokens, dim)``, class and register tokens left out."""
+        """Return tokens of shape ``(n, n_tokens, dim)``, class and register tokens, which come first, left out."""
         if hidden.ndim == 4:
             grid = hidden.permute(0, 2, 3, 1)
         else:
-            patch = self._patch if isinstance(self._patch, int) else None
-            rows, columns = (height // patch, width // patch) if patch else (1, hidden.shape[1])
-            patches = hidden[:, hidden.shape[1] - rows * columns :] if hidden.shape[1] >= rows * columns else hidden
-            if patches.shape[1] != rows * columns:
-                rows, columns = _square(patches.shape[1])
-            grid = patches.reshape(len(hidden), rows, columns, -1)
+            rows, columns = (height // self._patch[0], width // self._patch[1]) if self._patch else (1, hidden.shape[1])
+            patches = hidden[:, max(0, hidden.shape[1] - rows * columns) :]
+            grid = patches.reshape(len(patches), *grid_of_sequence(patches.shape[1], (rows, columns)), -1)
         return grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
 
     # Texts
 
     def _ids(self, text: str) -> NDArray[np.int64]:
-        limit = min(self._max_length, int(self._tokenizer.model_max_length))  # type: ignore[union-attr]
-        ids = self._tokenizer(text, truncation=True, max_length=limit)["input_ids"]  # type: ignore[misc]
-        return np.asarray(ids, np.int64)
+        ids = self._tokenizer(text, truncation=True, max_length=self._max_length)["input_ids"]
+        return np.asarray(ids or [self._pad], np.int64)
+
+    @property
+    def _pad(self) -> int:
+        return int(self._tokenizer.pad_token_id or 0)
+
+    def _own(self, ids: NDArray[np.int64], length: int) -> slice:
+        """Return where a text's own tokens are among ``length`` padded ones."""
+        left = self._pads_fully and self._tokenizer.padding_side == "left"
+        return slice(length - len(ids), length) if left else slice(0, len(ids))
 
     def _padded(self, batch: Sequence[NDArray[Any]]) -> Tensors:
         """Return ids and attention mask, of shape ``(n, longest)``."""
         torch = need("torch", "encoders")
-        longest = max(len(ids) for ids in batch)
-        padded = np.full((len(batch), longest), int(self._tokenizer.pad_token_id or 0), np.int64)  # type: ignore[union-attr]
-        mask = np.zeros_like(padded)
+        longest = self._max_length if self._pads_fully else max(len(ids) for ids in batch)
+        padded = np.full((len(batch), longest), self._pad, np.int64)
+        mask = np.zeros_like(padded) if "attention_mask" in self._tokenizer.model_input_names else np.ones_like(padded)
         for i, ids in enumerate(batch):
-            padded[i, : len(ids)] = ids
-            mask[i, : len(ids)] = 1
+            own = self._own(ids, longest)
+            padded[i, own] = ids
+            mask[i, own] = 1
         device = self._frozen.device
         return torch.from_numpy(padded).to(device), torch.from_numpy(mask).to(device)
 
@@ -202,8 +225,9 @@ class HubEncoder(Encoder[NDArray[Any]]):
         pooled, hidden = self._frozen.run(self._read, *self._padded(batch))
         if self.tokens == "none":
             return Encoded(to_numpy(pooled))
-        n = hidden.shape[1] if self.tokens == "all" else int(self.tokens)
-        tokens = [to_numpy(pool_sequence(h[: len(ids)], n)) for h, ids in zip(hidden, batch, strict=True)]
+        longest = hidden.shape[1]
+        n = longest if self.tokens == "all" else int(self.tokens)
+        tokens = [to_numpy(pool_sequence(h[self._own(ids, longest)], n)) for h, ids in zip(hidden, batch, strict=True)]
         return Encoded(to_numpy(pooled), tokens)
 
     def _read(self, model: Any, ids: Tensor, mask: Tensor) -> Tensors:
@@ -215,14 +239,51 @@ class HubEncoder(Encoder[NDArray[Any]]):
         return (hidden * weights).sum(1) / weights.sum(1), hidden
 
 
-def _square(n: int) -> tuple[int, int]:
-    side = int(n**0.5)
-    return (side, side) if side * side == n else (1, n)
+def _build(name: str, spec: str, weights: str | Path | None) -> tuple[Any, Any, Any]:
+    """Make a transformers model, its image processor and its tokenizer; None for what it does not need."""
+    transformers = need("transformers", "encoders")
+    options: dict[str, Any] = {"trust_remote_code": False}
+    state = None if weights is None else load_state(weights)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+        kind = transformers.AutoModel if state is None else _kind_of(config)
+        model, report = kind.from_pretrained(
+            name if state is None else None,
+            config=config,
+            state_dict=state,
+            dtype="float32",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
+            **options,
+        )
+        dual = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+        sees = dual or model.main_input_name == "pixel_values"
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **options) if sees else None
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options) if dual or not sees else None
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise EncoderError(
+            f"{spec}: cannot be loaded ({first_line(error)}). Without a network, give a directory: hf:DIRECTORY."
+        ) from error
+    missing = sorted(n for n in report["missing_keys"] if not n.startswith("pooler."))
+    shapes = sorted(f"{n} {tuple(own)} where {tuple(ours)} belongs" for n, own, ours in report["mismatched_keys"])
+    require_fit(spec if weights is None else f"--weights {weights}", missing, (), shapes)
+    if hasattr(getattr(model, "pooler", None), "dense"):
+        model.pooler = None
+    return model, processor, tokenizer
+
+
+def _kind_of(config: Any) -> Any:
+    """Return the class of a configuration's model."""
+    with need("torch", "encoders").device("meta"):
+        return type(need("transformers", "encoders").AutoModel.from_config(config, trust_remote_code=False))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON values among an image processor's settings, those that do not change pixels left out."""
-    kept = {
-        k: v for k, v in values.items() if k not in ("processor_class", "_processor_class", "data_format", "device")
-    }
-    return {k: v for k, v in kept.items() if v is None or isinstance(v, (bool, int, float, str, list, dict))}
+    """Return an image processor's settings as JSON values, those that do not change pixels left out."""
+    left_out = ("processor_class", "_processor_class", "data_format", "device")
+    kept: dict[str, Any] = json.loads(json.dumps(dict(values), default=_plain_value))
+    return {k: v for k, v in kept.items() if k not in left_out}
+
+
+def _plain_value(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else str(value)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
-from headwater.embed._torch import Frozen, fit_weights, load_state, to_numpy
+from headwater.embed._torch import (
+    Frozen,
+    digest_of_vocabulary,
+    first_line,
+    fit_weights,
+    load_state,
+    quiet_libraries,
+    to_numpy,
+)
 from headwater.embed.encoder import Content, Encoded, Encoder, Precision
 from headwater.embed.pooling import pool_grid, pool_sequence
-from headwater.errors import EncoderError
+from headwater.errors import EncoderError, nearest
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
@@ -51,41 +60,19 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
-        open_clip = need("open_clip", "encoders")
+        need("open_clip", "encoders")
         self.name, self.tokens = f"open_clip:{name}", tokens
-        whole = name.startswith(("hf-hub:", "local-dir:"))
-        model_name, _, tag = (name, "", "") if whole else name.partition("/")
-        if not whole and model_name not in open_clip.list_models():
-            close = difflib.get_close_matches(model_name, open_clip.list_models(), n=3)
-            hint = f" Did you mean {', '.join(close)}?" if close else ""
-            raise EncoderError(f"{self.name}: open_clip has no such model.{hint}")
-        if not whole and not tag and weights is None:
-            tags = [t for m, t in open_clip.list_pretrained() if m == model_name]
-            raise EncoderError(
-                f"{self.name} names no weights: write open_clip:{model_name}/WEIGHTS, WEIGHTS one of "
-                f"{', '.join(tags)}, or pass --weights FILE."
-            )
-        try:
-            model, _, transform = open_clip.create_model_and_transforms(
-                model_name, pretrained=tag if tag and weights is None else None, load_weights=weights is None
-            )
-            self._tokenize = open_clip.get_tokenizer(model_name)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise EncoderError(
-                f"{self.name}: cannot be loaded ({str(error).splitlines()[0]}). Without a network, pass --weights FILE "
-                "or open_clip:local-dir:DIRECTORY."
-            ) from error
+        with quiet_libraries():
+            model, self._tokenize = _build(name, self.name, with_weights=weights is None)
         if weights is not None:
             fit_weights(model, load_state(weights), f"--weights {weights}", optional=("text.transformer.embeddings.",))
-        self.logit_scale = float(model.logit_scale.exp())
-        config = model.visual.preprocess_cfg
-        self._config = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
-        self._pipeline = ImagePipeline(transform)
-        self._frozen = Frozen(model, device, precision)
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self._config = {k: list(v) if isinstance(v, tuple) else v for k, v in model.visual.preprocess_cfg.items()}
+        transforms = need("open_clip.transform", "encoders")
+        self._pipeline = ImagePipeline(transforms.image_transform_v2(transforms.PreprocessCfg(**self._config), False))
+        self._frozen = Frozen(model, device, precision, weights)
         self.threads_own_cores = self._frozen.device == "cpu"
-        size = self._config["size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        image = self.encode("image", [np.zeros((height, width, 3), np.uint8)])
+        image = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))])
         text = self.encode("text", [self._ids("a")])
         self._dims = {"image": image.pooled.shape[1], "text": text.pooled.shape[1]}
         self._token_shapes = {
@@ -97,18 +84,20 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
         """Return what defines these features."""
         shape = self._token_shapes[modality]
         texts = {"tokenizer": type(self._tokenize).__name__, "context_length": self._tokenize.context_length}
-        images = {k: list(v) if isinstance(v, tuple) else v for k, v in self._config.items()}
+        if inner := getattr(self._tokenize, "tokenizer", None):
+            texts["vocabulary"] = digest_of_vocabulary(inner)
         return FeatureSpec(
             encoder=self.name,
             modality=modality,
             weights=self._frozen.digest,
-            preprocessing=images if modality == "image" else texts,
+            preprocessing=self._config if modality == "image" else texts,
             pooling="projection",
             dim=self._dims[modality],
             dtype=dtype,
             tokens=self.tokens,
             n_tokens=None if shape is None else shape[0],
             token_dim=None if shape is None else shape[1],
+            logit_scale=self.logit_scale,
         )
 
     def prepare(self, modality: Modality, content: Content) -> NDArray[Any]:
@@ -130,11 +119,11 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
         if modality == "image":
             self._frozen.settle(lambda model, x: model.encode_image(x), self._pipeline.batch(batch, self._frozen))
         else:
-            self._frozen.settle(lambda model, ids: _text_tokens(model, ids)[0], self._padded(batch))
+            self._frozen.settle(lambda model, ids: model.encode_text(ids), self._padded(batch))
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""
-        return {**self._frozen.environment(), "open_clip": need("open_clip", "encoders").__version__}
+        return self._frozen.environment("open_clip")
 
     def restore(self, environment: Mapping[str, Any]) -> None:
         """Take over an earlier run's precision."""
@@ -145,9 +134,7 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
         if self.tokens == "none":
             return Encoded(to_numpy(self._frozen.run(lambda model: model.encode_image(x))))
         out = self._frozen.run(
-            lambda model: model.forward_intermediates(
-                image=x, image_indices=1, normalize=False, normalize_intermediates=True
-            )
+            lambda model: model.visual.forward_intermediates(x, indices=1, normalize_intermediates=True)
         )
         grid = out["image_intermediates"][-1].permute(0, 2, 3, 1)
         tokens = grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
@@ -185,9 +172,55 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
 def _text_tokens(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return pooled text features and the last layer's tokens."""
     tower = getattr(model, "text", None)
-    if tower is not None and not hasattr(tower, "forward_intermediates"):  # a Hugging Face text tower
-        tower.output_tokens = True
-        pooled, hidden = tower(ids)
-        return pooled, hidden
+    if isinstance(tower, need("open_clip.hf_model", "encoders").HFTextEncoder):  # it would leave out the class token
+        mask = (ids != tower.config.pad_token_id).long()
+        hidden = tower.transformer(input_ids=ids, attention_mask=mask)
+        return tower.proj(tower.pooler(hidden, mask)), hidden.last_hidden_state
     out = model.forward_intermediates(text=ids, text_indices=1, normalize=False, normalize_intermediates=True)
     return out["text_features"], out["text_intermediates"][-1]
+
+
+def _build(name: str, spec: str, *, with_weights: bool) -> tuple[Any, Any]:
+    """Make an open_clip model and its tokenizer."""
+    open_clip = need("open_clip", "encoders")
+    whole = name.startswith(("hf-hub:", "local-dir:"))
+    model_name, _, tag = (name, "", "") if whole else name.partition("/")
+    trained: dict[str, Any] = {} if whole else _training_of(open_clip, model_name, tag, spec, with_weights)
+    try:
+        with warnings.catch_warnings():  # weights that say nothing about QuickGELU go by their model's configuration
+            warnings.filterwarnings("ignore", "QuickGELU mismatch", UserWarning)
+            model = open_clip.create_model(
+                model_name,
+                pretrained=tag if tag and with_weights else None,
+                load_weights=with_weights,
+                require_pretrained=with_weights,
+                pretrained_text=False,
+                force_quick_gelu=bool(trained.get("quick_gelu")),
+                force_preprocess_cfg=trained,
+            )
+        return model, open_clip.get_tokenizer(model_name)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EncoderError(
+            f"{spec}: cannot be loaded ({first_line(error)}). Without a network, pass --weights FILE or "
+            "open_clip:local-dir:DIRECTORY."
+        ) from error
+
+
+def _training_of(open_clip: Any, model_name: str, tag: str, spec: str, with_weights: bool) -> dict[str, Any]:
+    """Return how the weights ``tag`` were trained; empty without a tag."""
+    if model_name not in open_clip.list_models():
+        close = difflib.get_close_matches(model_name, open_clip.list_models(), n=3)
+        hint = f" Did you mean {', '.join(close)}?" if close else ""
+        raise EncoderError(f"{spec}: open_clip has no such model.{hint}")
+    tags = [t for m, t in open_clip.list_pretrained() if m == model_name]
+    if (tag and tag not in tags) or (not tag and with_weights):
+        what = f"open_clip has no weights {tag!r} of it.{nearest(tag, tags)}" if tag else "names no weights."
+        raise EncoderError(
+            f"{spec}: {what} Write open_clip:{model_name}/WEIGHTS, WEIGHTS one of {', '.join(tags)}, "
+            "or pass --weights FILE."
+        )
+    trained: dict[str, Any] = open_clip.get_pretrained_cfg(model_name, tag) if tag else {}
+    plain = model_name.removesuffix("-quickgelu")
+    if tag and plain != model_name and not trained.get("quick_gelu"):
+        raise EncoderError(f"{spec}: these weights were trained without QuickGELU. Write open_clip:{plain}/{tag}.")
+    return trained

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
-from headwater.embed._torch import Frozen, fit_weights, load_state, to_numpy
+from headwater.embed._torch import Frozen, first_line, fit_weights, load_state, quiet_libraries, to_numpy
 from headwater.embed.encoder import Content, Encoded, Encoder, Precision
-from headwater.embed.pooling import pool_grid
+from headwater.embed.pooling import grid_of_sequence, pool_grid
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 
@@ -47,33 +48,22 @@ class TimmEncoder(Encoder[NDArray[Any]]):
     ) -> None:
         timm = need("timm", "encoders")
         self.name, self.tokens = f"timm:{name}", tokens
-        try:
-            model = timm.create_model(name, pretrained=weights is None, num_classes=0)
-        except RuntimeError as error:
-            if "Unknown model" not in str(error):
-                raise EncoderError(f"{self.name}: cannot be built ({error}).") from error
-            close = difflib.get_close_matches(name, timm.list_models(), n=3)
-            hint = f" Did you mean {', '.join(close)}?" if close else ""
-            raise EncoderError(f"{self.name}: timm has no such model.{hint}") from error
-        except OSError as error:
-            raise EncoderError(
-                f"{self.name}: its weights could not be fetched from the hub. Without a network, pass --weights FILE."
-            ) from error
+        with quiet_libraries():
+            model = _build(timm, name, self.name, pretrained=weights is None)
         if weights is not None:
             classifier = model.pretrained_cfg.get("classifier") or ()
             heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-            fit_weights(model, load_state(weights), f"--weights {weights}", optional=heads)
+            fit_weights(model, load_state(weights), f"--weights {weights}", optional=[f"{head}." for head in heads])
         self._config = timm.data.resolve_model_data_config(model)
         self._pipeline = ImagePipeline(timm.data.create_transform(**self._config, is_training=False))
         self._channels_last_map = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         patches = getattr(model, "patch_embed", None)
-        self._grid = tuple(getattr(patches, "grid_size", ()) or ())
-        self._frozen = Frozen(model, device, precision)
+        self._grid = tuple(getattr(patches, "grid_size", None) or ())
+        self._frozen = Frozen(model, device, precision, weights)
         self.threads_own_cores = self._frozen.device == "cpu"
-        channels, height, width = self._config["input_size"]
-        blank = np.zeros((height, width, channels), np.uint8)
-        probe = self.encode("image", [blank])
+        _, height, width = self._config["input_size"]
+        probe = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (width, height)))])
         self._dim = probe.pooled.shape[1]
         self._token_shape = None if probe.tokens is None else np.shape(probe.tokens)[1:]
 
@@ -109,7 +99,7 @@ class TimmEncoder(Encoder[NDArray[Any]]):
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""
-        return {**self._frozen.environment(), "timm": need("timm", "encoders").__version__}
+        return self._frozen.environment("timm")
 
     def restore(self, environment: Mapping[str, Any]) -> None:
         """Take over an earlier run's precision."""
@@ -121,10 +111,25 @@ class TimmEncoder(Encoder[NDArray[Any]]):
             sequence = features[:, self._prefix :]
             if self.tokens == "all":
                 return sequence
-            height, width = self._grid if len(self._grid) == 2 else (1, sequence.shape[1])
-            return pool_grid(sequence.reshape(len(features), height, width, -1), int(self.tokens))
+            height, width = grid_of_sequence(sequence.shape[1], self._grid)
+            return pool_grid(sequence.reshape(len(sequence), height, width, -1), int(self.tokens))
         grid = features if self._channels_last_map else features.permute(0, 2, 3, 1)
         return grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
+
+
+def _build(timm: Any, name: str, spec: str, *, pretrained: bool) -> Any:
+    """Make a timm model without its classifier."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except RuntimeError as error:
+        if not str(error).startswith(("Unknown model", "Invalid pretrained tag")):
+            raise EncoderError(f"{spec}: cannot be built ({first_line(error)}).") from error
+        close = difflib.get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], n=3)
+        hint = f" Did you mean {', '.join(close)}?" if close else ""
+        raise EncoderError(f"{spec}: timm has no such model.{hint}") from error
+    except (OSError, ValueError) as error:
+        what = "cannot be read" if name.startswith("local-dir:") else "cannot be fetched from the hub"
+        raise EncoderError(f"{spec}: {what} ({first_line(error)}). Without a network, pass --weights FILE.") from error
 
 
 def _forward(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:

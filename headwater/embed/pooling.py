@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from headwater._extras import need
@@ -30,6 +31,20 @@ def grid_of(n_tokens: int, height: int, width: int) -> tuple[int, int]:
         raise EncoderError(f"--tokens {n_tokens}: this encoder makes {height} x {width} = {height * width} tokens.")
     pairs = [(rows, n_tokens // rows) for rows in range(1, n_tokens + 1) if n_tokens % rows == 0]
     return min(pairs, key=lambda pair: abs(pair[0] * width - pair[1] * height))
+
+
+def grid_of_sequence(n_tokens: int, expected: tuple[int, ...]) -> tuple[int, int]:
+    """Return rows and columns of a grid laid out as a sequence: ``expected`` where that fits, else a square or a row.
+
+    Examples
+    --------
+    >>> grid_of_sequence(6, (2, 3)), grid_of_sequence(49, (56, 56)), grid_of_sequence(5, ())
+    ((2, 3), (7, 7), (1, 5))
+    """
+    if len(expected) == 2 and expected[0] * expected[1] == n_tokens:
+        return expected
+    side = math.isqrt(n_tokens)
+    return (side, side) if side * side == n_tokens else (1, n_tokens)
 
 
 def pool_grid(tokens: Tensor, n_tokens: int) -> Tensor:

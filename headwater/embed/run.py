@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.embed._memory import keep_freed_memory
 from headwater.embed.encoder import Content, Encoded, Encoder
 from headwater.errors import EncoderError, ImageError
 from headwater.store import BlockResult, BlockTask, Features, Modality
@@ -20,6 +23,8 @@ SAME_COSINE = 0.999
 N_PROBES = 4
 TEXTS_AT_ONCE = 16
 """Texts are sorted by length among this many batches."""
+CORE_BATCH = 16
+"""Items that one core encodes together at most: fewer, and torch convolves slowly; more, and caches overflow."""
 
 Progress = Callable[[int, int], None]
 
@@ -69,7 +74,7 @@ def fill(
     contents
         Distinct items.
     batch_size
-        Items that are encoded together.
+        Items that are encoded together, at most; on the CPU no more than 16, a batch a core.
     workers
         Threads; None for one a core.
     stop_on_error
@@ -103,21 +108,21 @@ def fill(
         n_workers = workers or len(os.sched_getaffinity(0))
         n_done = 0
         pending: dict[int, list[_Done]] = defaultdict(list)
-        for done in _encode_all(
-            encoder, modality, _jobs(tasks, modality, batch_size), content_of, batch_size, n_workers
-        ):
-            if done.failed and stop_on_error:
-                row, why = next(iter(done.failed.items()))
-                raise ImageError(f"{content_of[row].source}: {why}")
-            task = done.job.task
-            pending[task.block].append(done)
-            if sum(len(d.job.rows) for d in pending[task.block]) == len(task.rows):
-                block = _assemble(task, pending.pop(task.block), features.spec.dtype)
-                writer.commit(task, block)
-                result.failed += [(content_of[row], why) for row, why in block.failed.items()]
-            n_done += len(done.job.rows)
-            if progress is not None:
-                progress(n_done, len(result.failed))
+        size = min(batch_size, CORE_BATCH) if encoder.threads_own_cores else batch_size
+        jobs = _jobs(tasks, modality, size)
+        with closing(_encode_all(encoder, modality, jobs, content_of, size, n_workers)) as finished:
+            for done in finished:
+                if done.failed and stop_on_error:
+                    raise ImageError(next(iter(done.failed.values())))
+                task = done.job.task
+                pending[task.block].append(done)
+                if sum(len(d.job.rows) for d in pending[task.block]) == len(task.rows):
+                    block = _assemble(task, pending.pop(task.block), features.spec.dtype)
+                    writer.commit(task, block)
+                    result.failed += [(content_of[row], why) for row, why in block.failed.items()]
+                n_done += len(done.job.rows)
+                if progress is not None:
+                    progress(n_done, len(result.failed))
         result.embedded = n_todo - len(result.failed)
     return result
 
@@ -140,7 +145,7 @@ def _encode_all(
     content_of: dict[int, Content],
     batch_size: int,
     n_workers: int,
-) -> Iterator[_Done]:
+) -> Generator[_Done]:
     """Yield finished jobs in order; workers prepare, and encode as well where the encoder lets each own a core."""
 
     def prepare(job: _Job) -> tuple[list[Any], list[int], dict[int, str]]:
@@ -158,11 +163,9 @@ def _encode_all(
         return _Done(job, encoded, np.array(good, np.int64), failed)
 
     def both(job: _Job) -> _Done:
-        if encoder.threads_own_cores:
-            _own_one_core()
         return encode(job, *prepare(job))
 
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="embed") as pool:
+    with _one_core_a_thread(), ThreadPoolExecutor(n_workers, thread_name_prefix="embed") as pool:
         waiting: deque[tuple[_Job, Future[Any]]] = deque()
         work: Callable[[_Job], Any] = both if encoder.threads_own_cores else prepare
 
@@ -183,19 +186,21 @@ def _encode_all(
                 future.cancel()
 
 
-def _own_one_core() -> None:
-    """Keep torch, where it is loaded, from spreading this thread's work over all cores."""
-    import sys
+@contextmanager
+def _one_core_a_thread() -> Iterator[None]:
+    """Keep torch, where it is loaded, from spreading each worker's work over all cores."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from headwater.embed._torch import one_thread_each
 
-    if "torch" in sys.modules:
-        from headwater.embed._torch import use_one_thread
-
-        use_one_thread()
+    with one_thread_each(), keep_freed_memory():
+        yield
 
 
 def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: list[Any], batch_size: int) -> Encoded:
     """Encode batch by batch, items of like length together."""
-    if modality == "image" or not hasattr(prepared[0], "shape"):
+    if modality == "image":
         order = np.arange(len(prepared))
     else:
         order = np.argsort([len(p) for p in prepared], kind="stable")

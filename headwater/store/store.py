@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
-from headwater.store._files import replacing, write_json
+from headwater.store._files import write_bytes, write_json
 from headwater.store.blocks import Array, RaggedArray, SelectedRows, write_group_metadata
 from headwater.store.features import FAILED, KEY_BYTES, STORED, Features
 from headwater.store.spec import FeatureSpec
@@ -95,18 +96,46 @@ class Store:
     @cached_property
     def roles(self) -> Roles:
         """Which columns hold what."""
+        try:
+            return Roles(**json.loads(self._samples_metadata["headwater"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.path}/samples.parquet was written by something else: it does not say which columns hold ids, "
+                "images and texts. Embed the manifest again."
+            ) from error
+
+    @cached_property
+    def unreadable(self) -> dict[str, str]:
+        """Why the image file of a sample could not be read at all, so that it has no key, by sample id."""
+        found: dict[str, str] = json.loads(self._samples_metadata.get("headwater.unreadable", "{}"))
+        return found
+
+    @property
+    def _samples_metadata(self) -> dict[str, str]:
         self.samples  # noqa: B018  (raises with the right words when there is none)
-        return Roles(**json.loads(pl.read_parquet_metadata(self.path / "samples.parquet")["headwater"]))
+        return pl.read_parquet_metadata(self.path / "samples.parquet")
 
     def has_samples(self) -> bool:
         """Whether a manifest was embedded into this store."""
         return (self.path / "samples.parquet").exists()
 
-    def write_samples(self, table: pl.DataFrame, roles: Roles) -> None:
-        """Replace the samples table, atomically."""
-        with replacing(self.path / "samples.parquet") as beside:
-            table.write_parquet(beside, metadata={"headwater": json.dumps(vars(roles))})
-        for cached in ("samples", "roles"):
+    def write_samples(self, table: pl.DataFrame, roles: Roles, unreadable: Mapping[str, str] | None = None) -> None:
+        """Replace the samples table, atomically.
+
+        Parameters
+        ----------
+        table
+            A row a sample: all manifest columns, ``image_key`` and ``text_key``.
+        roles
+            Which columns hold what.
+        unreadable
+            Why the image file of a sample could not be read at all, by sample id.
+        """
+        metadata = {"headwater": json.dumps(vars(roles)), "headwater.unreadable": json.dumps(dict(unreadable or {}))}
+        data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
+        table.write_parquet(data, metadata=metadata)
+        write_bytes(self.path / "samples.parquet", data.getvalue())
+        for cached in ("samples", "roles", "unreadable"):
             self.__dict__.pop(cached, None)
 
     def select(self, where: str | None) -> pl.DataFrame:
@@ -122,8 +151,7 @@ class Store:
         try:
             chosen = self.samples.filter(pl.sql_expr(where))
         except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-            columns = ", ".join(self.samples.columns)
-            raise InputError(f"--where {where!r} cannot be used ({_first_line(error)}). Columns: {columns}.") from error
+            raise InputError(f"--where {where!r} cannot be used ({_why(error, self.samples.columns)}") from error
         if chosen.is_empty():
             raise InputError(f"--where {where!r} holds for none of the {len(self.samples)} samples.")
         return chosen
@@ -154,16 +182,30 @@ class Store:
 
         Raises
         ------
+        InputError
+            When ``name`` cannot name features.
         SpecMismatch
             When the stored spec differs from ``spec``; the message names the fields.
+        StoreBusy
+            When another process is writing them.
         """
-        _check_name(name)
+        self.check_features(name, spec)
+        if name in self.feature_names():
+            return self.features(name)
+        parent = (self._group / name).parent
+        for folder in (self._group, parent):  # the first is missing where making the store was cut short
+            if not (folder / "zarr.json").exists():
+                write_group_metadata(folder, {})
+        return Features.create(self._group / name, self._journal(name), name, spec, n_items)
+
+    def check_features(self, name: str, spec: FeatureSpec) -> None:
+        """Raise what `require_features` would, and change nothing but what a killed run left unfinished."""
+        check_name(name)
         if name in self.feature_names():
             features = self.features(name)
             features.spec.require_same(spec, f"{self.path}: {name}")
-            return features
-        write_group_metadata((self._group / name).parent, {})
-        return Features.create(self._group / name, self._journal(name), name, spec, n_items)
+            with features.writing():
+                _remove_unfinished(features.folder)
 
     @property
     def _group(self) -> Path:
@@ -214,19 +256,31 @@ class Store:
 
     def _rows(self, table: pl.DataFrame, features: Features, reason: NDArray[Any]) -> NDArray[np.int64]:
         """Return each sample's row in ``features``, and write into ``reason`` why one has none."""
-        column = table[KEY_COLUMNS[features.spec.modality]]
+        modality = features.spec.modality
+        column = table[KEY_COLUMNS[modality]]
         rows = np.full(len(table), -1, np.int64)
         present = column.is_not_null().to_numpy()
         rows[present] = features.rows_of(keys_from_hex(column.drop_nulls()))
         status = np.where(rows >= 0, features.status[rows] if features.n_items else 0, 0)
         for place in np.flatnonzero((status != STORED) & (reason == "")):
-            if not present[place]:
-                reason[place] = f"no {features.spec.modality}"
-            elif status[place] == FAILED:
+            if present[place] and status[place] == FAILED:
                 reason[place] = features.failed[int(rows[place])]
-            else:
+            elif present[place]:
                 reason[place] = f"not embedded yet in {features.name}"
+            else:
+                reason[place] = self._why_no_key(table, int(place), features)
         return rows
+
+    def _why_no_key(self, table: pl.DataFrame, place: int, features: Features) -> str:
+        """Say why a sample has no key: nothing there, a file that could not be read, or never looked at."""
+        modality = features.spec.modality
+        role = self.roles.image if modality == "image" else self.roles.text
+        if role is None or not str(table[role][place] or "").strip():
+            return f"no {modality}"
+        id = str(table[self.roles.id][place])
+        if modality == "image" and id in self.unreadable:
+            return self.unreadable[id]
+        return f"not embedded yet in {features.name}"
 
     def verify(self) -> Iterator[str]:
         """Yield a line for everything in the store that differs from its checksum."""
@@ -245,15 +299,32 @@ def create_store(path: str | Path) -> Store:
         When something else is there, or a store of a newer format.
     """
     path = Path(path)
+    found = find_store(path)
+    if found is not None:
+        return found
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "store.json", {"format": FORMAT})  # first: should the next step fail, it is made up for later
+    write_group_metadata(path / "features.zarr", {})
+    return Store(path)
+
+
+def find_store(path: str | Path) -> Store | None:
+    """Open the store at ``path``; return None where one could be made.
+
+    Raises
+    ------
+    StoreError
+        When something else is there, or a store of a newer format.
+    """
+    path = Path(path)
     if (path / "store.json").exists():
         return open_store(path)
-    if path.is_file() or (path.is_dir() and any(p.name[0] != "." for p in path.iterdir())):
-        kind = "a file" if path.is_file() else "a folder with other things in it"
+    if path.is_dir() and all(p.name[0] == "." for p in path.iterdir()):
+        return None
+    if path.exists():
+        kind = "a folder with other things in it" if path.is_dir() else "a file"
         raise StoreError(f"{path} is {kind}, not a store. Give a path that does not exist yet.")
-    path.mkdir(parents=True, exist_ok=True)
-    write_group_metadata(path / "features.zarr", {})
-    write_json(path / "store.json", {"format": FORMAT})
-    return Store(path)
+    return None
 
 
 def open_store(path: str | Path) -> Store:
@@ -274,7 +345,7 @@ def open_store(path: str | Path) -> Store:
             raise StoreError(f"{path} is not a headwater store (it has no store.json).") from error
         raise StoreNotFound(f"{path}: no store here. Run: headwater embed MANIFEST {path}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}/store.json cannot be read ({error!r}).") from error
+        raise StoreError(f"{path}/store.json cannot be read ({error!r}): restore it from a backup.") from error
     if version != FORMAT:
         raise StoreError(f"{path} has format {version}; this headwater reads format {FORMAT}. Upgrade headwater.")
     return Store(path)
@@ -291,12 +362,29 @@ def hex_from_keys(keys: Array) -> list[str]:
     return [text[i : i + 2 * KEY_BYTES] for i in range(0, len(text), 2 * KEY_BYTES)]
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise `InputError` unless ``name`` can name features."""
     parts = name.split("/")
     if len(parts) != 2 or parts[1] not in KEY_COLUMNS or not _NAME.fullmatch(parts[0]):
         raise InputError(
             f"{name!r} cannot name features: write NAME/image or NAME/text, NAME in letters, digits, '.', '_' and '-'."
         )
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove files that a killed run had begun to write beside the ones that they were to replace."""
+    for place in (folder.parent.glob(".*.tmp"), folder.rglob(".*.tmp")):
+        for beside in place:
+            beside.unlink(missing_ok=True)
+
+
+def _why(error: Exception, columns: list[str]) -> str:
+    """Say why an SQL expression cannot be used, and what it could speak of."""
+    line = _first_line(error).split("; valid columns")[0]
+    unknown = re.search(r'unable to find column "(.+)"', line)
+    if unknown is None:
+        return f"{line}). Columns: {', '.join(columns)}."
+    return f"{line}).{nearest(unknown[1], columns)} Columns: {', '.join(columns)}; words stand in single quotes."
 
 
 def _first_line(error: Exception) -> str:

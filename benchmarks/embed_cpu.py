@@ -1,0 +1,171 @@
+"""Embedding on the CPU, from JPEG files to stored features: how near to the bound, how far from a plain loop.
+
+Two ratios a model, both sides measured in one run, in turn:
+
+- *of the bound*: images a second, end to end, divided by ``cores / (p + f)``, where ``p`` are the core-seconds that
+  one image takes to be decoded and transformed, and ``f`` those of the bare model's forward pass on ready tensors in
+  the same precision, each measured alone on one thread, best of several. Nothing that decodes and encodes every image
+  once, on these cores, can be faster. What is missing is the normalised batch, the store, and the cores' getting in
+  each other's way.
+- *of a plain loop*: against timm as its documentation shows it, a DataLoader over files and the model in fp32, with
+  torch's own threads.
+
+Run: python benchmarks/embed_cpu.py [--images N] [--repeats N]
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from headwater.embed import Content, fill, key_of_file, load_encoder
+from headwater.embed._memory import keep_freed_memory
+from headwater.embed._torch import fast_at_bf16
+from headwater.embed.run import CORE_BATCH
+from headwater.store import create_store
+
+WEIGHTS = Path(__file__).parents[1] / ".." / "shared" / "data" / "weights" / "mobilenetv2_100.safetensors"
+MODELS = ["mobilenetv2_100", "vit_small_patch16_224"]
+CORES = len(os.sched_getaffinity(0))
+
+
+def make_images(folder, n_images):
+    """Save smooth random JPEG files of 512 to 768 pixels a side."""
+    random = np.random.default_rng(0)
+    for i in range(n_images):
+        width, height = random.integers(512, 769, 2).tolist()
+        coarse = Image.fromarray(random.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
+        fine = random.normal(0, 6, (height, width, 3))
+        pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) + fine
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:05}.jpg", quality=90)
+    return sorted(folder.glob("*.jpg"))
+
+
+def weights_of(name, folder):
+    """Return the real weights file where there is one, else a file of random weights."""
+    if name == "mobilenetv2_100" and WEIGHTS.exists():
+        return WEIGHTS
+    file = folder / f"{name}.pt"
+    if not file.exists():
+        torch.manual_seed(0)
+        torch.save(timm.create_model(name).state_dict(), file)
+    return file
+
+
+def headwater_rate(name, weights, contents, folder, precision):
+    """Return images a second from files to a finished feature set."""
+    encoder = load_encoder(f"timm:{name}", weights=weights, device="cpu", precision=precision)
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        features = create_store(Path(store) / "a.hw").require_features(
+            "f/image", encoder.spec("image", "float16"), len(contents)
+        )
+        start = time.perf_counter()
+        assert fill(features, encoder, contents).embedded == len(contents)
+        return len(contents) / (time.perf_counter() - start), encoder.environment()["precision"]
+
+
+def bound_rate(name, weights, contents, precision):
+    """Return the images a second that the cores allow; see above."""
+    encoder = load_encoder(f"timm:{name}", weights=weights, device="cpu", precision=precision)
+    model, dtype = encoder._frozen.module, encoder._frozen.dtype
+    some = contents[: 2 * CORE_BATCH]
+    x = torch.randn(CORE_BATCH, 3, 224, 224).to(dtype).to(memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with keep_freed_memory(), torch.inference_mode():
+        preparing = best(lambda: [encoder.prepare("image", content) for content in some]) / len(some)
+        forward = best(lambda: model(x)) / CORE_BATCH
+    torch.set_num_threads(before)
+    return CORES / (preparing + forward), preparing, forward
+
+
+def best(function, repeats=5):
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+class Files(torch.utils.data.Dataset):
+    def __init__(self, files, transform):
+        self.files = files
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return self.transform(Image.open(self.files[index]).convert("RGB"))
+
+
+def plain_rate(name, weights, files):
+    """Return images a second of timm as its documentation shows it."""
+    model = timm.create_model(name, num_classes=0).eval()
+    state = encoder_state(weights)
+    model.load_state_dict(state, strict=False)
+    config = timm.data.resolve_model_data_config(model)
+    dataset = Files(files, timm.data.create_transform(**config, is_training=False))
+    start = time.perf_counter()
+    loader = torch.utils.data.DataLoader(dataset, batch_size=32, num_workers=CORES)
+    with torch.inference_mode():
+        features = torch.cat([model(batch) for batch in loader])
+    assert len(features) == len(files)
+    return len(files) / (time.perf_counter() - start)
+
+
+def encoder_state(weights):
+    if weights.suffix == ".pt":
+        return torch.load(weights, weights_only=True)
+    from safetensors.torch import load_file
+
+    return load_file(weights)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=384)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    options = parser.parse_args()
+    chosen = "bf16" if fast_at_bf16("cpu") else "fp32"
+    print(f"{CORES} cores, torch {torch.__version__}, {options.images} JPEG files of 512 to 768 pixels a side")
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_images(Path(folder), options.images)
+        contents = [Content(key_of_file(file), file) for file in files]
+        for name in options.models:
+            weights = weights_of(name, Path(folder))
+            of_bound = {}
+            for precision in sorted({"fp32", chosen}):
+                pairs = []
+                for _ in range(options.repeats):
+                    bound, preparing, forward = bound_rate(name, weights, contents, precision)
+                    rate, _ = headwater_rate(name, weights, contents, Path(folder), precision)
+                    pairs.append((rate / bound, rate, bound, preparing, forward))
+                of_bound[precision] = sorted(pairs)[len(pairs) // 2]
+            loops = []
+            for _ in range(options.repeats):
+                plain = plain_rate(name, weights, files)
+                rate, settled = headwater_rate(name, weights, contents, Path(folder), "auto")
+                loops.append((rate / plain, rate, plain))
+            print(f"\n{name}")
+            for precision, (ratio, rate, bound, preparing, forward) in of_bound.items():
+                print(
+                    f"  of the bound, {precision}:  {ratio:.2f}  ({rate:.1f} of {bound:.1f} images/s; one core: "
+                    f"prepare {1e3 * preparing:.2f} ms, forward {1e3 * forward:.2f} ms)"
+                )
+            ratio, rate, plain = sorted(loops)[len(loops) // 2]
+            print(f"  of a plain loop, auto ({settled}):  {ratio:.2f}x  ({rate:.1f} against {plain:.1f} images/s)")
+            print(f"  all ratios: {[round(r, 2) for r, *_ in loops]}, {statistics.median(r for r, *_ in loops):.2f}")
+
+
+if __name__ == "__main__":
+    main()

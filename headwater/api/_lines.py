@@ -1,0 +1,58 @@
+"""Words and tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def counted(n: int, noun: str) -> str:
+    """Write a number with its noun in the right form.
+
+    Examples
+    --------
+    >>> counted(1, "sample"), counted(1200, "item")
+    ('1 sample', '1,200 items')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[str]:
+    """Return rows of cells as lines, columns under each other; what lies beyond ``width`` is cut.
+
+    Examples
+    --------
+    >>> aligned([["id", "label"], ["case 12", "benign"]])
+    ['id       label', 'case 12  benign']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines if width is None else [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+
+
+def cut(value: Any, most: int) -> str:
+    r"""Return a value on one line of at most ``most`` characters.
+
+    Examples
+    --------
+    >>> cut("two\nlines", 6), cut(None, 6)
+    ('two l…', '')
+    """
+    text = "" if value is None else " ".join(str(value).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def size(n_bytes: int) -> str:
+    """Write a number of bytes for people.
+
+    Examples
+    --------
+    >>> size(312), size(70_400), size(3_200_000_000)
+    ('312 B', '70.4 kB', '3.2 GB')
+    """
+    value, unit = float(n_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{n_bytes} B" if unit == "B" else f"{value:,.1f} {unit}"

@@ -1,0 +1,297 @@
+"""Fixtures shared by several folders: tiny encoders of every kind, saved to disk as their libraries save them."""
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the network fails at once, instead of after retries
+
+SIDE = 64
+WORDS = [
+    "a",
+    "the",
+    "of",
+    "benign",
+    "malignant",
+    "tissue",
+    "gland",
+    "left",
+    "right",
+    "breast",
+    "mass",
+    "with",
+    "severe",
+]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny encoder on disk."""
+
+    spec: str
+    modalities: tuple[str, ...]
+    folder: Path | None = None
+
+
+def build_timm(folder, architecture, **model_args):
+    """Save a timm model, dropout and all, as a directory that ``timm:local-dir:`` reads."""
+    import timm
+    from safetensors.torch import save_file
+
+    model = scatter(timm.create_model(architecture, **model_args))
+    config = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "model_args": model_args,
+        "pretrained_cfg": {
+            **{k: v for k, v in model.pretrained_cfg.items() if k in ("mean", "std", "interpolation", "first_conv")},
+            "input_size": [3, SIDE, SIDE],
+            "classifier": model.pretrained_cfg["classifier"],
+            "crop_pct": 0.9,
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return Tiny(f"timm:local-dir:{folder}", ("image",), folder)
+
+
+def build_open_clip(folder, vision, text):
+    """Save an open_clip model as a directory that ``open_clip:local-dir:`` reads."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    custom = "hf_model_name" in text or "timm_model_name" in vision
+    config = {"embed_dim": 24, "vision_cfg": {"image_size": SIDE, **vision}, "text_cfg": {"context_length": 24, **text}}
+    model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+    settings = {
+        "model_cfg": {**config, "custom_text": custom},
+        "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(settings))
+    state = {name: tensor.contiguous() for name, tensor in scatter(model).state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return Tiny(f"open_clip:local-dir:{folder}", ("image", "text"), folder)
+
+
+def build_hub(folder, model, processor=None, tokenizer=None):
+    """Save a transformers model with its image processor and tokenizer."""
+    for part in (scatter(model), processor, tokenizer):
+        if part is not None:
+            part.save_pretrained(folder)
+    modalities = tuple(m for m, p in (("image", processor), ("text", tokenizer)) if p is not None)
+    return Tiny(f"hf:{folder}", modalities, folder)
+
+
+def scatter(model):
+    """Give every parameter and statistic a value of its own, by a fixed seed, so that none is idle."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point() or tensor.ndim == 0:
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if name.endswith("running_var"):
+                tensor.copy_(1 + noise.abs())
+            elif tensor.ndim == 1:
+                tensor.add_(0.1 * noise)
+            else:
+                tensor.copy_(noise / max(np.prod(tensor.shape[1:]), 16) ** 0.5)
+    return model
+
+
+def wordpieces():
+    """Return a tokenizer like BERT's, of few words and all letters."""
+    from transformers import BertTokenizer
+
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ",", "!", *WORDS[1:], *letters, *(f"##{c}" for c in letters)]
+    return BertTokenizer(vocab={word: i for i, word in enumerate(vocab)}, model_max_length=32)
+
+
+def byte_pairs():
+    """Return a tokenizer like CLIP's, of all bytes and without merges."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    vocab = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(vocab)}, merges=[], model_max_length=32)
+
+
+def sentence_pieces():
+    """Return a tokenizer like SigLIP's: it ends with ``</s>``, pads with it too, and gives no attention mask."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<unk>", "</s>", *WORDS])}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        eos_token="</s>",
+        pad_token="</s>",
+        model_max_length=16,
+        model_input_names=["input_ids"],
+    )
+
+
+WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+PIXELS = {"image_size": SIDE, "patch_size": 16}
+
+
+def processor(kind):
+    """Return a transformers image processor for images of `SIDE` pixels."""
+    import transformers
+
+    size = {"shortest_edge": SIDE + 8} if kind in ("CLIP", "Bit") else {"height": SIDE, "width": SIDE}
+    crop = {"crop_size": {"height": SIDE, "width": SIDE}} if kind in ("CLIP", "Bit") else {}
+    if kind == "ConvNext":
+        size, crop = {"shortest_edge": SIDE}, {"crop_pct": 0.9}
+    return getattr(transformers, f"{kind}ImageProcessor")(size=size, **crop)
+
+
+def hub(folder, kind):
+    """Build the transformers member ``kind``."""
+    import transformers as t
+
+    if kind == "clip":
+        text = t.CLIPTextConfig(
+            **WIDTHS, vocab_size=514, max_position_embeddings=32, bos_token_id=512, eos_token_id=513
+        )
+        vision = t.CLIPVisionConfig(**WIDTHS, **PIXELS, attention_dropout=0.3)
+        config = t.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=24)
+        return build_hub(folder, t.CLIPModel(config), processor("CLIP"), byte_pairs())
+    if kind == "siglip":
+        text = t.SiglipTextConfig(
+            **WIDTHS, vocab_size=20, max_position_embeddings=16, projection_size=32, bos_token_id=1, eos_token_id=1
+        )
+        vision = t.SiglipVisionConfig(**WIDTHS, **PIXELS, attention_dropout=0.3)
+        config = t.SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
+        return build_hub(folder, t.SiglipModel(config), processor("Siglip"), sentence_pieces())
+    if kind == "clip_vision":
+        return build_hub(folder, t.CLIPVisionModel(t.CLIPVisionConfig(**WIDTHS, **PIXELS)), processor("CLIP"))
+    if kind == "vit":
+        return build_hub(folder, t.ViTModel(t.ViTConfig(**WIDTHS, **PIXELS, **DROPS)), processor("ViT"))
+    if kind == "dinov2":
+        config = t.Dinov2Config(**WIDTHS, **PIXELS, **DROPS, drop_path_rate=0.3)
+        return build_hub(folder, t.Dinov2Model(config), processor("Bit"))
+    if kind == "dinov2_registers":
+        config = t.Dinov2WithRegistersConfig(**WIDTHS, **PIXELS, **DROPS, drop_path_rate=0.3, num_register_tokens=3)
+        return build_hub(folder, t.Dinov2WithRegistersModel(config), processor("Bit"))
+    if kind == "convnext":
+        config = t.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], drop_path_rate=0.3)
+        return build_hub(folder, t.ConvNextModel(config), processor("ConvNext"))
+    if kind == "resnet":
+        config = t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
+        return build_hub(folder, t.ResNetModel(config), processor("ConvNext"))
+    if kind == "swin":
+        config = t.SwinConfig(image_size=SIDE, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4, **DROPS)
+        return build_hub(folder, t.SwinModel(config), processor("ViT"))
+    config = t.BertConfig(**WIDTHS, **DROPS, vocab_size=len(wordpieces()), max_position_embeddings=40)
+    return build_hub(folder, t.BertModel(config), None, wordpieces())
+
+
+def open_clip_with_bert(folder):
+    """Build an open_clip model whose text tower is a BERT."""
+    hub(folder, "bert")  # config and tokenizer; its own weights are not used
+    (folder / "model.safetensors").unlink()
+    text = {
+        "hf_model_name": str(folder),
+        "hf_tokenizer_name": str(folder),
+        "hf_pooler_type": "cls_last_hidden_state_pooler",
+        "hf_proj_type": "mlp",
+        "hf_model_pretrained": False,
+    }
+    return build_open_clip(folder, {"layers": 2, "width": 32, "head_width": 16, "patch_size": 16}, text)
+
+
+HUB_KINDS = ["clip", "siglip", "clip_vision", "vit", "dinov2", "dinov2_registers", "convnext", "resnet", "swin", "bert"]
+TEXT_TOWER = {"vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+MEMBERS = {
+    "timm-conv": lambda folder: build_timm(folder, "test_resnet", drop_rate=0.5, drop_path_rate=0.3),
+    "timm-vit": lambda folder: build_timm(folder, "test_vit", img_size=SIDE, drop_rate=0.3, drop_path_rate=0.3),
+    "timm-vit-registers": lambda folder: build_timm(folder, "test_vit3", img_size=SIDE, drop_rate=0.3),
+    "timm-nhwc": lambda folder: build_timm(
+        folder,
+        "swin_tiny_patch4_window7_224",
+        img_size=SIDE,
+        window_size=4,
+        embed_dim=16,
+        depths=[1, 1],
+        num_heads=[2, 2],
+        drop_rate=0.3,
+    ),
+    "open_clip": lambda folder: build_open_clip(
+        folder, {"layers": 2, "width": 32, "head_width": 16, "patch_size": 16, "patch_dropout": 0.5}, TEXT_TOWER
+    ),
+    "open_clip-resnet": lambda folder: build_open_clip(
+        folder, {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16}, TEXT_TOWER
+    ),
+    "open_clip-timm": lambda folder: build_open_clip(
+        folder,
+        {"timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear"},
+        TEXT_TOWER,
+    ),
+    "open_clip-bert": open_clip_with_bert,
+    **{
+        f"hf-{kind}": lambda folder, kind=kind: hub(folder, kind)
+        for kind in [
+            "clip",
+            "siglip",
+            "clip_vision",
+            "vit",
+            "dinov2",
+            "dinov2_registers",
+            "convnext",
+            "resnet",
+            "swin",
+            "bert",
+        ]
+    },
+    "texture": lambda folder: Tiny("builtin:texture", ("image",)),
+    "ngram": lambda folder: Tiny("builtin:ngram", ("text",)),
+    "stub": lambda folder: Tiny("stub:16", ("image", "text")),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Return a function from a member's name to its `Tiny`, built when it is first asked for."""
+    built = {}
+
+    def build(name):
+        if name not in built:
+            built[name] = MEMBERS[name](tmp_path_factory.mktemp(name))
+        return built[name]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """Return a function that saves a smooth random image, the same for the same seed."""
+
+    def save(path, seed, size=(72, 64)):
+        random = np.random.default_rng(zlib.crc32(f"picture {seed}".encode()))
+        coarse = random.integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def image_files(tmp_path_factory, picture):
+    """Return some images of different sizes and colours, as files."""
+    folder = tmp_path_factory.mktemp("images")
+    return [picture(folder / f"{i}.png", i, size) for i, size in enumerate([(90, 70), (64, 64), (41, 120), (200, 150)])]

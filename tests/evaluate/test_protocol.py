@@ -1,0 +1,245 @@
+"""Nested selection: what is reported was seen by nothing, and what is selected is what scikit-learn selects."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from headwater.errors import HeadError, SplitError
+from headwater.evaluate import cross_validate, inner_splits, make_splits
+from headwater.evaluate.protocol import align
+from headwater.heads import LinearProbe
+from headwater.heads.base import Head
+
+GRID = [{"C": float(c)} for c in np.logspace(-3, 1, 25)]
+
+
+def data(n=120, n_classes=3, seed=0):
+    """Noisy classes in ten dimensions, in groups of four rows."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, n_classes, n)
+    X = rng.standard_normal((n, 10)) + 0.7 * np.eye(n_classes, 10)[y]
+    return X, np.array(["ash", "beech", "cedar"])[y], np.repeat(np.arange(n // 4), 4)
+
+
+class Spy(Head):
+    """A head that tells by how far rows are from class means, sharpened by C, and keeps what each fit was given."""
+
+    fits = []
+
+    def __init__(self, C=1.0):
+        self.C = C
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        self.means_ = np.stack([X[y == c].mean(0) for c in self.classes_])
+        return self
+
+    def fit_many(self, X, y, fits):
+        Spy.fits.append([(rows, dict(params)) for rows, params in fits])
+        return super().fit_many(X, y, fits)
+
+    def predict_proba(self, X):
+        distance = ((X[:, None] - self.means_) ** 2).sum(2)
+        p = np.exp(-self.C * (distance - distance.min(1, keepdims=True)))
+        return p / p.sum(1, keepdims=True)
+
+    def default_grid(self):
+        return GRID
+
+    def to_state(self):
+        raise NotImplementedError
+
+    @classmethod
+    def from_state(cls, values, arrays):
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """Start each test with nothing seen."""
+    Spy.fits = []
+
+
+@pytest.mark.parametrize(("head", "tolerance"), [(Spy(), 0), (LinearProbe(), 1e-4)])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_labels_of_test_rows_change_nothing_but_the_score(head, tolerance, grouped):
+    """With the labels of a fold's test rows poisoned, its parameters and predictions are the same, its score is not."""
+    X, y, patient = data()
+    groups = patient if grouped else None
+    splits = make_splits(y, groups=groups, n_folds=4)
+    honest = cross_validate(head, X, y, splits, grid=GRID, groups=groups)
+    assert len({fold.params["C"] for fold in honest.folds} | {honest.params["C"]}) > 1, "all the same proves nothing"
+    for fold in honest.folds:
+        poisoned = y.copy()
+        poisoned[fold.split.test] = np.roll(np.unique(y), 1)[np.searchsorted(np.unique(y), y[fold.split.test])]
+        again = cross_validate(head, X, poisoned, splits, grid=GRID, groups=groups).folds[fold.split.fold]
+        assert again.params == fold.params
+        assert np.abs(again.scores - fold.scores).max() <= tolerance
+        assert again.metrics["log_loss"] != fold.metrics["log_loss"]
+
+
+def test_features_of_test_rows_are_not_looked_at():
+    """Replacing a fold's test features by others leaves its parameters as they are: no scaling has seen them."""
+    X, y, _ = data()
+    splits = make_splits(y, n_folds=3)
+    honest = cross_validate(LinearProbe(), X, y, splits, grid=GRID)
+    for fold in honest.folds:
+        other = X.copy()
+        other[fold.split.test] = 5 - 3 * other[fold.split.test]
+        again = cross_validate(LinearProbe(), other, y, splits, grid=GRID).folds[fold.split.fold]
+        assert again.params == fold.params
+
+
+def test_every_fit_stays_inside_its_training_rows():
+    """Fits for selection use part of a fold's training rows, whole groups of them; the reported fit uses them all."""
+    X, y, groups = data()
+    splits = make_splits(y, groups=groups, n_folds=3)
+    cross_validate(Spy(), X, y, splits, grid=GRID, groups=groups, n_inner_folds=4)
+    selecting, reporting = Spy.fits
+    assert [params for _, params in selecting] == GRID * (4 * 4)  # three folds, and all rows for the final head
+    for i, (rows, _) in enumerate(selecting):
+        owner = i // (4 * len(GRID))
+        train = splits[owner].train if owner < 3 else np.arange(len(y))
+        assert set(rows) < set(train)
+        assert not set(groups[rows]) & set(groups[np.setdiff1d(train, rows)])
+    assert [rows.tolist() for rows, _ in reporting] == [*(s.train.tolist() for s in splits), list(range(len(y)))]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_selects_what_scikit_learn_selects(n_classes, grouped):
+    """Each fold's C is the one with the lowest log loss, pooled over rows, of scikit-learn's pipeline on the same rows."""
+    X, y, groups = data(n_classes=n_classes, seed=3)
+    groups = groups if grouped else None
+    splits = make_splits(y, groups=groups, n_folds=4, seed=1)
+    outcome = cross_validate(LinearProbe(tol=1e-9), X, y, splits, grid=GRID, groups=groups, n_inner_folds=3, seed=1)
+    chosen = []
+    for split in splits:
+        inside = None if groups is None else groups[split.train]
+        cv = [(inner.train, inner.test) for inner in inner_splits(y[split.train], inside, 3, 1)]
+
+        def pooled(estimator, X, y, cv=cv):
+            """Give each fold the weight of its rows: scikit-learn's mean over folds is then the mean over rows."""
+            return -log_loss(y, estimator.predict_proba(X), labels=estimator.classes_) * len(y) * len(cv)
+
+        pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000, tol=1e-9))
+        search = GridSearchCV(pipeline, {"logisticregression__C": [p["C"] for p in GRID]}, scoring=pooled, cv=cv)
+        search.fit(X[split.train], y[split.train])
+        chosen.append({"C": search.best_params_["logisticregression__C"]})
+        fold = outcome.folds[split.fold]
+        assert np.abs(fold.scores - search.predict_proba(X[split.test])).max() < 1e-3
+    assert [fold.params for fold in outcome.folds] == chosen
+    assert len({fold.params["C"] for fold in outcome.folds}) > 1 or n_classes == 2
+
+
+def test_the_loss_is_pooled_over_rows():
+    """Inner folds of unequal size count by their rows: the choice is that of one log loss over all of them."""
+    X, y, _ = data(seed=5)
+    groups = np.repeat([0, 1, 2, 3, 4, 5, 6, 7], [50, 20, 14, 12, 9, 7, 5, 3])
+    splits = make_splits(y, groups=groups, n_folds=2)
+    outcome = cross_validate(Spy(), X, y, splits, grid=GRID, groups=groups, n_inner_folds=3)
+    for split, fold in zip(splits, outcome.folds, strict=True):
+        cv = [(i.train, i.test) for i in inner_splits(y[split.train], groups[split.train], 3, 0)]
+        assert len({len(test) for _, test in cv}) > 1
+        losses = []
+        for params in GRID:
+            p = np.empty((len(split.train), 3))
+            for train, test in cv:
+                p[test] = Spy(**params).fit(X[split.train[train]], y[split.train[train]]).predict_proba(X[split.train[test]])
+            losses.append(log_loss(y[split.train], p))
+        assert fold.params == GRID[int(np.argmin(losses))]
+
+
+def test_of_equal_settings_the_earlier_is_taken():
+    """Among settings with the same loss the first of the grid is selected."""
+    X, y, _ = data()
+    grid = [{"C": 0.3}, {"C": 0.1}, {"C": 0.1, "tol": 1e-6}]
+    outcome = cross_validate(LinearProbe(), X, y, make_splits(y, n_folds=2), grid=[*grid[1:], *grid[1:]])
+    assert all(fold.params == grid[1] for fold in outcome.folds)
+
+
+def test_nothing_to_select():
+    """With one setting nothing is selected, no inner fold is made, and the outcome says so."""
+    X, y, _ = data()
+    outcome = cross_validate(Spy(), X, y, make_splits(y, n_folds=3), grid=[{"C": 2.0}])
+    assert len(Spy.fits) == 1
+    assert outcome.selection["by"] is None
+    assert outcome.selection["inner_folds"] is None
+    assert outcome.params == {"C": 2.0}
+
+
+def test_the_final_head_is_fitted_on_all_rows():
+    """The head that is handed out was fitted on all rows, with parameters selected on all rows."""
+    X, y, groups = data()
+    outcome = cross_validate(LinearProbe(), X, y, make_splits(y, groups=groups), grid=GRID, groups=groups)
+    alone = LinearProbe(**outcome.params).fit(X, y)
+    assert np.allclose(outcome.head.predict_proba(X), alone.predict_proba(X), atol=1e-4)
+    assert outcome.selection["final_params"] == outcome.params
+
+
+def test_the_same_seed_gives_the_same_outcome():
+    """Everything in an outcome is the same when it is computed again, to the bit."""
+    X, y, groups = data()
+    splits = make_splits(y, groups=groups)
+    one, two = (cross_validate(LinearProbe(), X, y, splits, grid=GRID, groups=groups) for _ in range(2))
+    assert one.mean == two.mean
+    assert all(np.array_equal(a.scores, b.scores) for a, b in zip(one.folds, two.folds, strict=True))
+    assert np.array_equal(one.head.coef_, two.head.coef_)
+
+
+def test_several_labels():
+    """For several labels the scores have a column for each, and the metrics are those of several labels."""
+    X, y, groups = data()
+    Y = np.column_stack([y == "ash", (y == "beech") | (X[:, 5] > 0)]).astype(int)
+    outcome = cross_validate(LinearProbe(), X, Y, make_splits(Y, groups=groups), grid=GRID, groups=groups)
+    assert outcome.task == "multilabel"
+    assert all(fold.scores.shape == (len(fold.split.test), 2) for fold in outcome.folds)
+    assert outcome.mean["auc_macro"] > 0.6
+
+
+def test_a_class_that_inner_training_rows_lack():
+    """A class that some inner training rows lack counts there with probability 0, and the selection goes on."""
+    X, y, groups = data(n_classes=2)
+    y = y.astype(object)
+    y[:8] = "yew"  # two groups
+    outcome = cross_validate(LinearProbe(), X, y, make_splits(y, groups=groups, n_folds=2), grid=GRID, groups=groups)
+    assert outcome.classes.tolist() == ["ash", "beech", "yew"]
+    assert all(fold.scores.shape[1] == 3 for fold in outcome.folds)
+
+
+def test_align_puts_columns_where_their_class_is():
+    """Probabilities get a column for each class, 0 for one that the head never saw."""
+    p = np.array([[0.25, 0.75]])
+    assert align(p, np.array(["b", "d"]), np.array(["a", "b", "c", "d"])).tolist() == [[0, 0.25, 0, 0.75]]
+
+
+def test_training_rows_of_one_group():
+    """Training rows that cannot be divided further are refused, since nothing could be selected honestly."""
+    X, y, _ = data(n=40, n_classes=2)
+    groups = np.repeat([0, 1], 20)
+    with pytest.raises(SplitError):
+        cross_validate(LinearProbe(), X, y, make_splits(y, groups=groups, n_folds=2), grid=GRID, groups=groups)
+
+
+def test_probabilities_that_are_not_numbers():
+    """When no setting gives numbers the run stops, rather than reporting a choice made of NaN."""
+
+    class Broken(Spy):
+        def predict_proba(self, X):
+            return np.full((len(X), len(self.classes_)), np.nan)
+
+    X, y, _ = data(n_classes=2)
+    with pytest.raises(HeadError, match="finite"):
+        cross_validate(Broken(), X, y, make_splits(y), grid=GRID)
+
+
+def test_progress_counts_the_fits():
+    """What is said on the way names the number of settings, of fits and of heads."""
+    X, y, _ = data()
+    said = []
+    cross_validate(Spy(), X, y, make_splits(y, n_folds=3), grid=GRID, n_inner_folds=4, progress=said.append)
+    assert said == [f"selecting among 25 settings: {4 * 4 * 25} fits", "fitting 4 heads"]
