@@ -47,7 +47,7 @@ def main() -> None:
     from headwater.errors import HeadwaterError
 
     try:
-        app()
+        app(prog_name="headwater")
     except HeadwaterError as error:
         _fail(str(error), 1)
     except OSError as error:  # what the system refuses, wherever it does
@@ -68,9 +68,9 @@ def _refusal(error: OSError) -> str:
 
 def _version(asked: bool) -> None:
     if asked:
-        from headwater import __version__
+        from importlib.metadata import version
 
-        print(f"headwater {__version__}")
+        print(f"headwater {version('headwater')}")
         raise typer.Exit
 
 

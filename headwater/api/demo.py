@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headwater.api.embed import embed
 from headwater.api.fit import fit_head
-from headwater.api.run import Run
+from headwater.api.run import Run, plus_minus
 from headwater.api.similar import Hit, similar
 from headwater.errors import InputError
 from headwater.sources.synthetic import make_histology
@@ -41,7 +41,7 @@ class DemoResult:
             f"  {'features':<14}{'accuracy':>16}{'F1':>16}{'AUC':>16}",
         ]
         for name, run in self.runs.items():
-            cells = [f"{run.mean[m]:.3f} ± {run.std[m]:.3f}" for m in ("accuracy", "f1_macro", "auc")]
+            cells = [plus_minus(run.mean, run.std, m) for m in ("accuracy", "f1_macro", "auc")]
             out.append(f"  {name:<14}" + "".join(f"{cell:>16}" for cell in cells))
         same = sum(hit.row["label"] == self.query_label for hit in self.hits)
         out += [

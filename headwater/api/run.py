@@ -69,12 +69,12 @@ class Run:
         folds = f"mean ± standard deviation over {n_folds} folds" if n_folds > 1 else "one test set"
         out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
         names = [name for name in MAIN_METRICS if self.mean.get(name) is not None]
-        out += _indented([[name, _plus_minus(self.mean, self.std, name)] for name in names])
+        out += _indented([[name, plus_minus(self.mean, self.std, name)] for name in names])
         if "by" in self.metrics:
             levels = self.metrics["by"]["levels"]
             table = [[self.metrics["by"]["column"], "samples", *names[:4]]]
             table += [
-                [level, f"{part['n_samples']:,}", *(_plus_minus(part["mean"], part["std"], n) for n in names[:4])]
+                [level, f"{part['n_samples']:,}", *(plus_minus(part["mean"], part["std"], n) for n in names[:4])]
                 for level, part in levels.items()
             ]
             out += ["", *_indented(table)]
@@ -264,7 +264,8 @@ def _json_safe(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else float(value) for name, value in metrics.items()}
 
 
-def _plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | None], name: str) -> str:
+def plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | None], name: str) -> str:
+    """Write a mean and its standard deviation, where there are such."""
     mean, std = means.get(name), stds.get(name)
     if mean is None:
         return "–"

@@ -199,7 +199,7 @@ def _search_index(
     k: int,
     allowed: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Search an index of items; return the samples that they stand in, an item's own in their order."""
+    """Search an index of items; return the samples that they stand in, of equal ones the first first."""
     path = _index_path(store, features.name, kind)
     if not path.exists():
         raise StoreNotFound(
@@ -212,8 +212,10 @@ def _search_index(
     scores, found = opened.search(query[None], k, rows=np.bincount(owners, minlength=features.n_items) > 0)
     real = found[0] >= 0
     first, stop = (np.searchsorted(owners, found[0][real], side) for side in ("left", "right"))
-    rows = [samples[a:b] for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
-    return np.repeat(scores[0][real], stop - first)[None, :k], np.concatenate([*rows, samples[:0]])[None, :k]
+    parts = [samples[a:b] for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
+    rows, of_rows = np.concatenate([*parts, samples[:0]]), np.repeat(scores[0][real], stop - first)
+    order = np.lexsort((rows, -of_rows))[:k]
+    return of_rows[None, order], rows[None, order]
 
 
 def _sample(store: Store, id: str) -> dict[str, Any]:

@@ -12,14 +12,6 @@ _MOST = (1 << 31) - 1
 _USUAL_TRIM, _USUAL_PAD, _USUAL_MMAP = 64 << 20, 128 << 10, 32 << 20
 
 
-def ask_for_huge_pages() -> None:
-    """Let torch ask the system for huge pages, unless the user has decided; of effect before torch's first tensor.
-
-    Activations are tens of megabytes; cleared in pages of 4 kB, they take as long as the arithmetic of a small model.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
     """Let the C library hand out freed memory again, while the body runs, instead of giving it back to the system.

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from headwater.embed._memory import ask_for_huge_pages
 from headwater.errors import EncoderError, ImageError, nearest
 from headwater.sources import load_bytes, read_image
 from headwater.store import FeatureSpec, Modality
@@ -193,7 +192,6 @@ def load_encoder(
             raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
         built: Encoder[Any] = build(name)
     else:
-        ask_for_huge_pages()
         import_module("headwater.embed._torch").resolve_device(device)  # before anything is downloaded
         built = build(name, weights=weights, tokens=tokens, device=device, precision=precision)
     return built

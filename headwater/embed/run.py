@@ -23,8 +23,8 @@ SAME_COSINE = 0.999
 N_PROBES = 4
 TEXTS_AT_ONCE = 16
 """Texts are sorted by length among this many batches."""
-CORE_BATCH = 16
-"""Items that one core encodes together at most: fewer, and torch convolves slowly; more, and caches overflow."""
+CORE_BATCH = 8
+"""Items that one core encodes together, at most: more are no faster, and outgrow what malloc keeps for a thread."""
 
 Progress = Callable[[int, int], None]
 
@@ -74,7 +74,7 @@ def fill(
     contents
         Distinct items.
     batch_size
-        Items that are encoded together, at most; on the CPU no more than 16, a batch a core.
+        Items that are encoded together, at most; on the CPU no more than 8, a batch a core.
     workers
         Threads; None for one a core.
     stop_on_error

@@ -107,7 +107,7 @@ class Store:
     @cached_property
     def unreadable(self) -> dict[str, str]:
         """Why the image file of a sample could not be read at all, so that it has no key, by sample id."""
-        found: dict[str, str] = json.loads(self._samples_metadata.get("headwater.unreadable", "{}"))
+        found: dict[str, str] = json.loads(self._samples_metadata.get("unreadable", "{}"))
         return found
 
     @property
@@ -131,7 +131,7 @@ class Store:
         unreadable
             Why the image file of a sample could not be read at all, by sample id.
         """
-        metadata = {"headwater": json.dumps(vars(roles)), "headwater.unreadable": json.dumps(dict(unreadable or {}))}
+        metadata = {"headwater": json.dumps(vars(roles)), "unreadable": json.dumps(dict(unreadable or {}))}
         data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
         table.write_parquet(data, metadata=metadata)
         write_bytes(self.path / "samples.parquet", data.getvalue())

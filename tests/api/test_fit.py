@@ -61,7 +61,7 @@ def noisy(make_store):
         cyst=findings[:, 1],
         findings=["; ".join(words[row]) or "none" for row in findings],
         listed=[words[row].tolist() for row in findings],
-        some=[None if i % 10 == 0 else ("", "a", "b")[i % 3] for i in range(N)],
+        some=[None if i % 10 == 0 else ("", "a", "b", " ", "a", "b")[i % 6] for i in range(N)],
     )
 
 
@@ -86,7 +86,7 @@ def fit(command, noisy, tmp_path):
     ("label", "task", "metrics"), [("grade", "binary", BINARY), ("kind", "multiclass", MULTICLASS)]
 )
 def test_metrics(fit, label, task, metrics):
-    """metrics.json holds the task, the samples, each fold with its sizes, parameters and metrics, mean and deviation."""
+    """metrics.json holds task, samples, each fold with its sizes, parameters and metrics, mean and deviation."""
     found, _ = fit(label=label)
     assert found["task"] == task
     assert found["n_samples"] == N
@@ -113,7 +113,7 @@ def test_metrics_say_how_parameters_were_chosen(fit):
 
 
 def test_predictions(fit):
-    """Every sample is predicted exactly once, in the fold that tested it, and the metrics are those of the predictions."""
+    """Every sample is predicted exactly once, in the fold that tested it, and the metrics are of the predictions."""
     metrics, run = fit(label="grade")
     table = pl.read_parquet(run.path / "predictions.parquet")
     assert table.columns == ["id", "fold", "label", "predicted", "score_high", "score_low"]
@@ -296,9 +296,7 @@ def test_features_of_some_samples(make_store, write_features, command):
 # Labels
 
 
-@pytest.mark.parametrize(
-    ("label", "classes"), [("number", [0, 1, 2]), ("share", [0, 1, 2]), ("sure", [False, True])]
-)
+@pytest.mark.parametrize(("label", "classes"), [("number", [0, 1, 2]), ("share", [0, 1, 2]), ("sure", [False, True])])
 def test_labels_of_other_types(fit, label, classes):
     """Whole numbers, floats that are whole and truth values are classes, and come back as such."""
     metrics, run = fit(label=label)

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
 
-from headwater.api import verify
+from headwater.api import open_run, verify
+from headwater.errors import HeadError
 
-N_IMAGES = 220
-KILLS = 5
+N_IMAGES = 180
+KILLS = 4
 
 
 @pytest.fixture(scope="module")
@@ -102,30 +104,52 @@ def test_ctrl_c(many, whole, tmp_path, files_of):
     assert files_of(store / "features.zarr") == files_of(whole[0] / "features.zarr")
 
 
-@pytest.mark.parametrize("step", range(1, 25, 2))
-def test_killed_before_any_file_takes_its_place(command, images, tmp_path, files_of, monkeypatch, step):
-    """Wherever a run ends between two files, making the store included, the same command finishes it."""
+class Killed(BaseException):
+    """What ends a run at once."""
 
-    class Killed(BaseException):
-        pass
 
-    words = ("embed", images / "manifest.csv", tmp_path / "a.hw", "--encoder", "stub:8")
-    replace, count = type(tmp_path).replace, 0
+def dying(step):
+    """Return a way to replace a file that ends the run instead when it is called for the ``step``-th time."""
+    replace, count = Path.replace, 0
 
-    def dying(self, target):
+    def die(self, target):
         nonlocal count
         count += 1
         if count == step:
             raise Killed
         return replace(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(type(tmp_path), "replace", dying)
-        command(*words)
+    return die
+
+
+@pytest.mark.parametrize("step", range(1, 25, 2))
+def test_killed_before_any_file_takes_its_place(command, images, tmp_path, files_of, monkeypatch, step):
+    """Wherever a run ends between two files, making the store included, the same command finishes it."""
+
+    words = ("embed", images / "manifest.csv", tmp_path / "a.hw", "--encoder", "stub:8")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying(step))
+        with pytest.raises(Killed):
+            command(*words)
     assert command(*words).status == 0
     command("embed", images / "manifest.csv", tmp_path / "b.hw", "--encoder", "stub:8")
     assert files_of(tmp_path / "a.hw" / "features.zarr") == files_of(tmp_path / "b.hw" / "features.zarr")
     assert verify(tmp_path / "a.hw") == []
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_killed_while_a_run_is_replaced(command, store, tmp_path, monkeypatch, step):
+    """A run of which half was replaced is no run, never a mixture of two; the same command replaces the rest."""
+    words = ("fit-head", store, "--features", "texture/image", "--label", "grade", "--out", tmp_path / "run")
+    assert command(*words, "--groups", "patient").status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dying(step))
+        with pytest.raises(Killed):
+            command(*words, "--groups", "none")
+    with pytest.raises(HeadError, match="no run here"):
+        open_run(tmp_path / "run")
+    assert command(*words, "--groups", "none").status == 0
+    assert open_run(tmp_path / "run").config["groups"] == "none"
 
 
 # A full disk

@@ -209,7 +209,9 @@ def test_a_column_that_the_samples_lack(refused, store, option):
 def test_labels_that_teach_nothing(refused, store):
     """A label column that is constant, or empty, is refused."""
     for label, expected in (("same", "'same' is 'x' in all 48 samples"), ("empty", "'empty' is empty in all 48")):
-        assert expected in refused("fit-head", store, "--features", "texture/image", "--label", label, "--groups", "none")
+        assert expected in refused(
+            "fit-head", store, "--features", "texture/image", "--label", label, "--groups", "none"
+        )
 
 
 def test_labels_that_are_measurements(refused, images, store):

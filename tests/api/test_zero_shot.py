@@ -117,11 +117,11 @@ def test_texts_of_the_manifest_are_prompts_too(command, store, tmp_path, files_o
 
 
 def test_a_store_of_images_alone(command, gallery, tmp_path):
-    """Where only images were embedded, the prompts begin the encoder's text features, in blocks that suit the samples."""
+    """Where only images were embedded, the prompts begin the encoder's text features."""
     from headwater.api import embed
 
     table = pl.read_csv(gallery / "manifest.csv").drop("caption")
-    table = table.with_columns(pl.lit(f"{gallery}/") + pl.col("image"))
+    table = table.with_columns(image=pl.lit(f"{gallery}/") + pl.col("image"))
     table.write_csv(tmp_path / "manifest.csv")
     embed(tmp_path / "manifest.csv", tmp_path / "a.hw", encoder="stub:8")
     toml(tmp_path / "p.toml", ["{}"], {"low": "pale", "high": "dark"})

@@ -1,5 +1,7 @@
 """Nested selection: what is reported was seen by nothing, and what is selected is what scikit-learn selects."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -28,7 +30,7 @@ def data(n=120, n_classes=3, seed=0):
 class Spy(Head):
     """A head that tells by how far rows are from class means, sharpened by C, and keeps what each fit was given."""
 
-    fits = []
+    fits: ClassVar = []
 
     def __init__(self, C=1.0):
         self.C = C
@@ -112,7 +114,7 @@ def test_every_fit_stays_inside_its_training_rows():
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_selects_what_scikit_learn_selects(n_classes, grouped):
-    """Each fold's C is the one with the lowest log loss, pooled over rows, of scikit-learn's pipeline on the same rows."""
+    """Each fold's C is the one with the lowest log loss, pooled over rows, of scikit-learn's pipeline."""
     X, y, groups = data(n_classes=n_classes, seed=3)
     groups = groups if grouped else None
     splits = make_splits(y, groups=groups, n_folds=4, seed=1)
@@ -149,7 +151,9 @@ def test_the_loss_is_pooled_over_rows():
         for params in GRID:
             p = np.empty((len(split.train), 3))
             for train, test in cv:
-                p[test] = Spy(**params).fit(X[split.train[train]], y[split.train[train]]).predict_proba(X[split.train[test]])
+                p[test] = (
+                    Spy(**params).fit(X[split.train[train]], y[split.train[train]]).predict_proba(X[split.train[test]])
+                )
             losses.append(log_loss(y[split.train], p))
         assert fold.params == GRID[int(np.argmin(losses))]
 
