@@ -220,7 +220,7 @@ TEXT_TOWER = {"vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 MEMBERS = {
     "timm-conv": lambda folder: build_timm(folder, "test_resnet", drop_rate=0.5, drop_path_rate=0.3),
     "timm-vit": lambda folder: build_timm(folder, "test_vit", img_size=SIDE, drop_rate=0.3, drop_path_rate=0.3),
-    "timm-vit-registers": lambda folder: build_timm(folder, "test_vit3", img_size=SIDE, drop_rate=0.3),
+    "timm-vit-registers": lambda folder: build_timm(folder, "test_vit", img_size=SIDE, reg_tokens=3, drop_rate=0.3),
     "timm-nhwc": lambda folder: build_timm(
         folder,
         "swin_tiny_patch4_window7_224",

@@ -36,7 +36,7 @@ class StoreInfo:
         out = [f"{self.path}: {counted(self.n_samples, 'sample')}"]
         if self.columns:
             out.append(f"  columns: {', '.join(self.columns)}")
-        out += [f"  {line}" for line in aligned([_cells(name, f) for name, f in self.features.items()])]
+        out += [f"  {line}" for line in aligned([self._cells(name) for name in self.features])]
         n_failed = sum(map(len, self.failed.values()))
         for name, why in self.failed.items() if failed else ():
             out += [f"failed in {name}:", *(f"  {line}" for line in aligned([[i, w] for i, w in why.items()]))]
@@ -46,16 +46,17 @@ class StoreInfo:
             out.append(f"{counted(n_failed, 'sample')} failed: headwater info {self.path} --failed")
         return out
 
+    def _cells(self, name: str) -> list[str]:
+        features = self.features[name]
+        tokens = "" if features["tokens"] == "none" else f" + tokens {features['tokens']}"
+        shape = f"{features['stored']:,} x {features['dim']} {features['dtype']}{tokens}"
+        failed = [f"{counted(len(self.failed[name]), 'sample')} failed"] if name in self.failed else []
+        to_do = [f"{counted(features['to_do'], 'item')} to do"] if features["to_do"] else []
+        return [name, shape, size(features["bytes"]), features["encoder"], ", ".join(failed + to_do)]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return dict(vars(self))
-
-
-def _cells(name: str, features: dict[str, Any]) -> list[str]:
-    tokens = "" if features["tokens"] == "none" else f" + tokens {features['tokens']}"
-    rest = [f"{features[k]:,} {words}" for k, words in (("failed", "failed"), ("to_do", "to do")) if features[k]]
-    shape = f"{features['stored']:,} x {features['dim']} {features['dtype']}{tokens}"
-    return [name, shape, size(features["bytes"]), features["encoder"], ", ".join(rest)]
 
 
 def info(store: str | Path | Store) -> StoreInfo:

@@ -26,7 +26,11 @@ from headwater.heads import load_head, save_head
 from headwater.store import Data, Store
 
 RUN_FILES = ("config.json", "head.json", "head.safetensors", "predictions.parquet", "metrics.json")
-MAIN_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "auc", "auc_micro", "f1_micro", "hamming", "log_loss")
+MAIN_METRICS = {
+    "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+    "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Run:
         n_folds = len(self.metrics["folds"])
         folds = f"mean ± standard deviation over {n_folds} folds" if n_folds > 1 else "one test set"
         out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
-        names = [name for name in MAIN_METRICS if self.mean.get(name) is not None]
+        names = [name for name in MAIN_METRICS[self.metrics["task"]] if self.mean.get(name) is not None]
         out += _indented([[name, plus_minus(self.mean, self.std, name)] for name in names])
         if "by" in self.metrics:
             levels = self.metrics["by"]["levels"]
@@ -236,6 +240,7 @@ def write_run(target: Path | None, run: Run, kind: str) -> Run:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """Give an empty folder beside ``target``, and take it away in the end."""
+    target = target.resolve()  # "." has no name to put anything beside
     folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

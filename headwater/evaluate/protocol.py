@@ -148,7 +148,8 @@ def cross_validate(
         "grouped": groups is not None,
         "grid": [dict(params) for params in grid],
         "final_params": dict(grid[chosen[-1]]),
-        "final_params_rows": "inner folds of all samples; the saved head is fitted on all samples",
+        "final_params_rows": "inner folds of all samples" if len(grid) > 1 else None,
+        "saved_head": "fitted on all samples; no reported number is its",
     }
     return Outcome(task, classes, folds, mean, std, fitted[-1], grid[chosen[-1]], selection)
 

@@ -158,7 +158,12 @@ def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int
     targets, classes = _targets(y)
     names, units = _groups(groups, len(targets))
     n_units = len(targets) if names is None else len(names)
-    n_folds = min(n_folds, max(n_units, 2))
+    if n_units < 2:
+        raise SplitError(
+            f"parameters cannot be selected on these training rows: they are all of one {_unit(units)}. "
+            "Give the parameters, or add samples."
+        )
+    n_folds = min(n_folds, n_units)
     _refuse_too_many(n_folds, n_units, _unit(units))
     if classes is None:
         return _splits(_folds(targets, units, n_folds, seed), targets, None)

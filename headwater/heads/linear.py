@@ -62,7 +62,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
     >>> rng = np.random.default_rng(0)
     >>> X = rng.standard_normal((200, 5)); y = X[:, 0] + 0.1 * rng.standard_normal(200) > 0
     >>> LinearProbe(C=10).fit(X[:150], y[:150]).score(X[150:], y[150:])
-    0.98
+    1.0
     """
 
     def __init__(
@@ -117,8 +117,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         check_classification_targets(y)
         heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
         for head in heads:
-            if not head.C > 0:
-                raise HeadError(f"C must be above 0, but is {head.C!r}.")
+            head._require_usable()
         multilabel = y.ndim == 2 and y.shape[1] > 1
         y = y if multilabel else column_or_1d(y, warn=True)
         codes, classes = (y, np.arange(y.shape[1])) if multilabel else _coded(y)
@@ -136,6 +135,12 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
                 )
             _solve_batch([heads[i] for i in chosen], X, codes, classes, np.array(seen), [fits[i][0] for i in chosen])
         return heads
+
+    def _require_usable(self) -> None:
+        limits = {"C": self.C, "tol": self.tol, "max_iter": self.max_iter, "n_threads": self.n_threads}
+        for name, value in limits.items():
+            if value is not None and not value > 0:
+                raise HeadError(f"{name} must be above 0, but is {value!r}.")
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Return logits, of shape ``(n_samples,)`` for two classes, else ``(n_samples, n_classes)``."""

@@ -53,11 +53,11 @@ def make_head(kind: str, params: dict[str, Any]) -> Head:
 
 def save_head(head: Any, kind: str, folder: Path) -> None:
     """Write a fitted head into ``folder``."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     values, arrays = head.to_state()
     (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **values}, indent=2) + "\n")
-    save_file(arrays, folder / "head.safetensors")
+    (folder / "head.safetensors").write_bytes(save(arrays))
 
 
 def load_head(folder: Path) -> Any:
@@ -78,6 +78,12 @@ def load_head(folder: Path) -> Any:
         raise HeadError(f"{folder}: no head here. Run: headwater fit-head … --out {folder}") from error
     except (ValueError, SafetensorError) as error:
         raise HeadError(f"{folder}: the head cannot be read ({error}).") from error
-    if values.get("format") != FORMAT:
-        raise HeadError(f"{folder}: a head of format {values.get('format')}; upgrade headwater.")
-    return head_class(values["head"]).from_state(values, arrays)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        written = values.get("format") if isinstance(values, dict) else "unknown"
+        raise HeadError(
+            f"{folder}: a head of format {written}, this headwater reads format {FORMAT}. Upgrade headwater."
+        )
+    try:
+        return head_class(values["head"]).from_state(values, arrays)
+    except (KeyError, TypeError) as error:
+        raise HeadError(f"{folder}: the head is incomplete ({error}). Fit it again.") from error

@@ -36,8 +36,8 @@ class Prompts:
 
         Examples
         --------
-        >>> Prompts(("a {}.", "one {}"), {"x": ("cat", "dog")}).texts_of("x")
-        ['a cat.', 'a dog.', 'one cat.', 'one dog.']
+        >>> Prompts(("a {}", "one {}"), {"x": ("cat", "dog")}).texts_of("x")
+        ['a cat', 'a dog', 'one cat', 'one dog']
         """
         return [template.replace("{}", word) for template in self.templates for word in self.classes[label]]
 
@@ -71,12 +71,14 @@ def read_prompts(path: str | Path) -> Prompts:
         raise InputError(
             f"--prompts {path}: needs a table [classes] with a descriptor for each of at least two labels."
         )
-    if not isinstance(templates, list) or not templates or not all("{}" in str(t) for t in templates):
+    if not isinstance(templates, list) or not templates or not all(isinstance(t, str) and "{}" in t for t in templates):
         raise InputError(f"--prompts {path}: templates must be a list of sentences, each with {{}} in it.")
-    named = {label: tuple([words] if isinstance(words, str) else words) for label, words in classes.items()}
-    empty = [label for label, words in named.items() if not words or not all(isinstance(w, str) for w in words)]
-    if empty:
-        raise InputError(f"--prompts {path}: class {empty[0]!r} needs a descriptor, or a list of them, in quotes.")
+    named: dict[str, tuple[str, ...]] = {}
+    for label, words in classes.items():
+        listed = [words] if isinstance(words, str) else words
+        if not isinstance(listed, list) or not listed or not all(isinstance(w, str) and w.strip() for w in listed):
+            raise InputError(f"--prompts {path}: class {label!r} needs a descriptor, or a list of them, in quotes.")
+        named[label] = tuple(listed)
     return Prompts(tuple(templates), named)
 
 

@@ -184,6 +184,16 @@ def test_the_report(command, noisy, tmp_path):
     assert "--out RUN" in command(*words).out.splitlines()[-1]
 
 
+def test_a_run_in_the_current_folder(command, noisy, tmp_path, monkeypatch):
+    """A run can be written where one is, if that folder is empty."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    words = ("fit-head", noisy.path, "--features", "made/image", "--label", "kind", "--groups", "patient")
+    assert command(*words, "--out", ".").status == 0
+    assert open_run(".").metrics["n_samples"] == N
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "made.hw"]
+
+
 def test_json(command, noisy):
     """With --json, standard output is the metrics as JSON without NaN, and what is said on the way goes elsewhere."""
     words = ("fit-head", noisy.path, "--features", "made/image", "--label", "kind", "--groups", "patient", "--json")

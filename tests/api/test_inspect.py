@@ -42,7 +42,7 @@ def test_info_counts_what_is_to_do(make_store):
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))  # the last block is lost
     found = info(store).features["made/image"]
     assert (found["items"], found["stored"], found["to_do"]) == (200, 192, 8)
-    assert any("8 to do" in line for line in info(store).lines())
+    assert any("8 items to do" in line for line in info(store).lines())
 
 
 def test_items_that_no_sample_has(make_store):

@@ -164,7 +164,7 @@ def small_disk(tmp_path):
     if shutil.which("mount") is None or subprocess.run(line, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_disk_that_is_full(command, images, small_disk):

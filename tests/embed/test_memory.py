@@ -37,7 +37,8 @@ def test_every_setting_is_set_back(libc):
         with _memory.keep_freed_memory():
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     *changes, last = libc.set
     names = [what for what, _ in changes]
     assert len(names) == 6
