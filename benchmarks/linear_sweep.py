@@ -96,7 +96,7 @@ def binary() -> None:
     probe = LinearProbe()
     probe.fit_many(X, y, fits_of(splits))
     ours, theirs = take_turns(
-        lambda: probe.fit_many(X, y, fits_of(splits)), lambda: grid_search(X, y, splits, 1e-4), repeats=2
+        lambda: probe.fit_many(X, y, fits_of(splits)), lambda: grid_search(X, y, splits, 1e-4), repeats=3
     )
     report("binary, scikit-learn at its default tolerance", ours, theirs, 25)
     excess = compare_objectives(X, y, splits, probe.fit_many(X, y, fits_of(splits)), 1e-4)

@@ -115,7 +115,8 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
     def fit_many(self, X: Any, y: NDArray[Any], fits: Sequence[Fit]) -> list[Self]:
         """Fit many probes together; see `Head.fit_many`. Parameters other than C group the fits into batches."""
         check_classification_targets(y)
-        heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
+        shared = self.get_params()
+        heads = [type(self)(**{**shared, **params}) for _, params in fits]
         for head in heads:
             head._require_usable()
         multilabel = y.ndim == 2 and y.shape[1] > 1
@@ -126,7 +127,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         for i, ((rows, _), head) in enumerate(zip(fits, heads, strict=True)):
             if id(rows) not in present:
                 present[id(rows)] = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
-            settings = {k: v for k, v in head.get_params().items() if k != "C"}
+            settings = {k: getattr(head, k) for k in shared if k != "C"}
             batches.setdefault((*sorted(settings.items()), tuple(present[id(rows)])), []).append(i)
         for (*_, seen), chosen in batches.items():
             if len(seen) < 2 and not multilabel:
