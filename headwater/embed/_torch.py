@@ -87,22 +87,20 @@ class Frozen:
         with _torch().inference_mode():
             return function(self.module, *inputs)
 
-    def settle(self, function: Callable[..., Tensor], *inputs: Tensor) -> None:
+    def settle(self, encode: Callable[[Any], Tensor]) -> None:
         """Choose between fp32 and bf16, when that was left open, by what bf16 changes in pooled vectors.
 
         Parameters
         ----------
-        function
-            Makes pooled features, of shape ``(n, dim)``, of the module and ``inputs``.
+        encode
+            Makes pooled features, of shape ``(n, dim)``, with the module that it is given and inputs of `dtype`.
         """
         if not self._open or not fast_at_bf16(self.device):
             return
-        torch = _torch()
         self._use("fp32")
-        exact = self.run(function, *inputs).float()
+        exact = self.run(encode).float()
         self._use("bf16")
-        near = self.run(function, *(x.to(self.dtype) if x.is_floating_point() else x for x in inputs)).float()
-        cosine = torch.nn.functional.cosine_similarity(exact, near, dim=1)
+        cosine = _torch().nn.functional.cosine_similarity(exact, self.run(encode).float(), dim=1)
         if not bool((cosine >= SAFE_COSINE).all()):
             self._use("fp32")
             del self._modules["bf16"]

@@ -75,6 +75,8 @@ class HubEncoder(Encoder[NDArray[Any]]):
         self.threads_own_cores = self._frozen.device == "cpu"
         try:
             probes = self._probe()
+        except EncoderError:
+            raise
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise EncoderError(
                 f"{self.name}: a {model.config.model_type} model cannot be used as an encoder ({first_line(error)})."
@@ -140,9 +142,9 @@ class HubEncoder(Encoder[NDArray[Any]]):
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
         if modality == "image":
-            self._frozen.settle(lambda model, x: self._see(model, x)[0], self._batch(batch))
+            self._frozen.settle(lambda model: self._see(model, self._batch(batch))[0])
         else:
-            self._frozen.settle(lambda model, ids, mask: self._read(model, ids, mask)[0], *self._padded(batch))
+            self._frozen.settle(lambda model: self._read(model, *self._padded(batch))[0])
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""

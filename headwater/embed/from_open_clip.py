@@ -117,9 +117,9 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
         if modality == "image":
-            self._frozen.settle(lambda model, x: model.encode_image(x), self._pipeline.batch(batch, self._frozen))
+            self._frozen.settle(lambda model: model.encode_image(self._pipeline.batch(batch, self._frozen)))
         else:
-            self._frozen.settle(lambda model, ids: model.encode_text(ids), self._padded(batch))
+            self._frozen.settle(lambda model: model.encode_text(self._padded(batch)))
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""

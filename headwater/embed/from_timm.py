@@ -95,7 +95,7 @@ class TimmEncoder(Encoder[NDArray[Any]]):
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
-        self._frozen.settle(lambda model, x: _forward(model, x)[1], self._pipeline.batch(batch, self._frozen))
+        self._frozen.settle(lambda model: _forward(model, self._pipeline.batch(batch, self._frozen))[1])
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""

@@ -18,6 +18,7 @@ class Cancels(torch.nn.Module):
         self.large = torch.nn.Parameter(torch.tensor([4096.0]))
 
     def forward(self, x):
+        x = x.to(self.large.dtype)
         return (x + self.large) - self.large
 
 
@@ -71,6 +72,24 @@ def test_auto_takes_bf16_where_vectors_stay(tiny, image_files):
     assert cosines(near, exact).min() >= 0.999
 
 
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("member", ["timm-vit", "open_clip", "hf-clip"])
+def test_settling_again(tiny, image_files, member):
+    """An encoder that fills one feature set after another settles each time, whatever it settled on before."""
+    encoder = load_encoder(tiny(member).spec, device="cpu")
+    texts = ["gland", "benign tissue"]
+    prepared = {
+        "image": images(encoder, image_files)[1],
+        "text": [encoder.prepare("text", Content(content_key(text.encode()), text)) for text in texts]
+        if "text" in encoder.modalities
+        else [],
+    }
+    for modality in ("image", "text", "image"):
+        if prepared[modality]:
+            encoder.settle(modality, prepared[modality])
+            assert np.isfinite(encoder.encode(modality, prepared[modality]).pooled).all()
+
+
 @pytest.mark.usefixtures("slow")
 def test_auto_stays_in_fp32_on_a_slow_device(tiny, image_files):
     encoder = load_encoder(tiny("timm-vit").spec, device="cpu")
@@ -84,7 +103,7 @@ def test_auto_stays_in_fp32_where_vectors_suffer():
     frozen = Frozen(Cancels(), "cpu", "auto")
     x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
     before = frozen.run(lambda module, x: module(x), x)
-    frozen.settle(lambda module, x: module(x), x)
+    frozen.settle(lambda module: module(x))
     assert frozen.precision == "fp32"
     assert torch.equal(frozen.run(lambda module, x: module(x), x), before)
 
@@ -92,7 +111,7 @@ def test_auto_stays_in_fp32_where_vectors_suffer():
 @pytest.mark.usefixtures("fast")
 def test_not_a_number_is_not_near():
     frozen = Frozen(torch.nn.Identity(), "cpu", "auto")
-    frozen.settle(lambda module, x: module(x) * torch.nan, torch.ones(2, 2))
+    frozen.settle(lambda module: module(torch.ones(2, 2)) * torch.nan)
     assert frozen.precision == "fp32"
 
 
@@ -101,9 +120,9 @@ def test_each_modality_settles_for_itself():
     """What was found for images says nothing of texts; going back to fp32 gives the exact weights back."""
     frozen = Frozen(Cancels(), "cpu", "auto")
     x = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    frozen.settle(lambda module, x: x * 2, x)
+    frozen.settle(lambda module: x * 2)
     assert frozen.precision == "bf16"
-    frozen.settle(lambda module, x: module(x), x)
+    frozen.settle(lambda module: module(x))
     assert frozen.precision == "fp32"
     assert frozen.module.large.item() == 4096
     frozen.restore({"precision": "bf16"})

@@ -135,10 +135,12 @@ def test_unusable_options(tmp_path):
         load_encoder(SPEC, device="tpu")
 
 
-def test_more_tokens_than_there_are(state, tmp_path):
+def test_more_tokens_than_there_are(state, tiny, tmp_path):
     save_file(state, tmp_path / "a.safetensors")
     said = error_of(tmp_path / "a.safetensors", tokens="999")
     assert said == "--tokens 999: this encoder makes 5 x 5 = 25 tokens."
+    for member in ("hf-vit", "open_clip"):
+        assert error_of(None, tiny(member).spec, tokens="99") == "--tokens 99: this encoder makes 4 x 4 = 16 tokens."
 
 
 @pytest.mark.parametrize("spec", [SPEC, "timm:hf-hub:no/such", "hf:no/such", "open_clip:hf-hub:no/such"])
