@@ -59,7 +59,7 @@ def objective(Z: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndar
     return float(C * loss + 0.5 * (coef.astype(np.float64) ** 2).sum())
 
 
-def compare_objectives(X, y, splits, heads, tol: float, some=EVERY) -> float:
+def compare_objectives(X, y, splits, heads, tol: float, some=EVERY, dtype=np.float32) -> float:
     """Return the largest relative excess of our objective over scikit-learn's, over the first fold's penalties."""
     train = splits[0][0]
     scaler = StandardScaler().fit(X[train].astype(np.float64))
@@ -69,7 +69,7 @@ def compare_objectives(X, y, splits, heads, tol: float, some=EVERY) -> float:
         model = LogisticRegression(C=CS[i], tol=tol, max_iter=1000 if tol > 1e-6 else 20_000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(Z.astype(np.float32) if tol > 1e-6 else Z, y[train])
+            model.fit(Z.astype(dtype), y[train])
         theirs = objective(Z, y[train], model.coef_, model.intercept_, CS[i])
         head = heads[i]
         ours = objective(Z, y[train], head.coef_ * scaler.scale_, head.intercept_ + head.coef_ @ scaler.mean_, CS[i])
@@ -104,21 +104,24 @@ def binary() -> None:
 
 
 def tight() -> None:
+    """To objectives that agree to 1e-6, which scikit-learn reaches on float64 rows only."""
     X = features()
     y = (scores(X, 1)[:, 0] > 0).astype(int)
     splits = folds(y)
     probe = LinearProbe(tol=1e-8)
-    some = CS[[0, 4, 8, 12, 16, 19]]
-    ours, theirs = take_turns(
-        lambda: probe.fit_many(X, y, fits_of(splits)),
-        lambda: grid_search(X, y, splits, 1e-8, some, max_iter=20_000),
-        repeats=1,
-    )
+    some = [0, 4, 8, 12, 16, 19]
     print("  scikit-learn timed on 6 of the 20 penalties, times 20 / 6")
-    report("binary, scikit-learn at tol 1e-8", ours, theirs * len(CS) / len(some), 100)
+    for rows, wanted in ((X.astype(np.float64), 100), (X, None)):
+        ours, theirs = take_turns(
+            lambda: probe.fit_many(X, y, fits_of(splits)),
+            lambda rows=rows: grid_search(rows, y, splits, 1e-8, CS[some], max_iter=20_000),
+            repeats=1,
+        )
+        report(f"binary, scikit-learn at tol 1e-8, {rows.dtype}", ours, theirs * len(CS) / len(some), wanted)
     heads = probe.fit_many(X, y, fits_of(splits))
-    excess = compare_objectives(X, y, splits, heads, 1e-10, some=(0, 4, 8, 12, 16, 19))
-    print(f"  objective over scikit-learn's, largest of 6 penalties: {excess:+.1e} relative (at most 1e-6)", flush=True)
+    for dtype in (np.float64, np.float32):
+        excess = compare_objectives(X, y, splits, heads, 1e-8, some, dtype)
+        print(f"  objective over scikit-learn's in {dtype.__name__}, largest of 6 penalties: {excess:+.1e} relative")
 
 
 def multiclass() -> None:

@@ -55,11 +55,11 @@ class Minimum:
     converged: Array
 
 
-def minimise(objective: Objective, theta: Array, *, tol: float, max_iter: int, memory: int = 10) -> Minimum:
+def minimise(objective: Objective, theta: Array, *, tol: Array, max_iter: int, memory: int = 10) -> Minimum:
     """Minimise all problems from ``theta``, of shape ``(P, k, m)``.
 
-    A problem has converged when the decrease that its quasi-Newton model still promises is below ``tol`` times its
-    value. It is given up, not converged, when rounding keeps every step from lowering it.
+    A problem has converged when the decrease that its quasi-Newton model still promises is below its ``tol`` (float64,
+    of shape ``(P,)``). It is given up, not converged, when rounding keeps every step from lowering it.
     """
     xp = objective.xp
     n_problems = theta.shape[0]
@@ -76,7 +76,7 @@ def minimise(objective: Objective, theta: Array, *, tol: float, max_iter: int, m
     for iteration in range(max_iter + 1):
         direction = -_two_loop(objective, at, alive, pairs)
         slope = _dot(xp, at.gradient, direction)
-        converged = -slope <= 2 * tol * xp.abs(at.value)
+        converged = -slope <= 2 * tol[alive]
         if iteration == max_iter:
             _record(end, alive, theta, at.value, iteration, converged)
             return end

@@ -25,7 +25,7 @@ from headwater.heads._rows import Chunk, TrainingRows, to_numpy
 
 Array = Any
 
-FLOAT32_TOL = 1e-6  # below this share of the objective, float32 no longer tells up from down
+FLOAT32_TOL = 1e-6  # of the loss of constant predictions; below it, float32 no longer tells up from down
 
 
 @dataclass(frozen=True)
@@ -81,23 +81,15 @@ class LogisticObjective:
         self.eigenvalues = xp.astype(rows.eigenvalues, dtype)
         self.n_rows = rows.put(rows.inside.sum(0), xp.float64)
         self.C = rows.put(problems.C, xp.float64)
-        self.targets = rows.put(problems.targets, xp.float32 if problems.n_outputs == 1 else xp.int64)
+        self._constant, loss = _constant_predictions(problems, rows.inside)
+        self.constant_loss = rows.put(loss, xp.float64)
+        self.targets = rows.put(problems.targets.T, xp.float32 if problems.n_outputs == 1 else xp.int64)
 
     def start(self) -> Array:
         """Return parameters of zero weights and of intercepts that fit the class frequencies."""
-        p, k = len(self.problems.C), self.problems.n_outputs
-        b = np.zeros((p, k))
-        targets, inside = self.problems.targets, self.rows.inside
-        for s in np.unique(self.problems.set_of):
-            here = targets[inside[:, s]]
-            mine = np.flatnonzero(self.problems.set_of == s)
-            if k == 1:
-                positive = (here > 0).mean(0)[self.problems.target_of[mine]]
-                b[mine, 0] = np.log(positive) - np.log1p(-positive)
-            else:
-                b[mine] = np.log(np.bincount(here[:, 0].astype(np.int64), minlength=k) / len(here))
+        p, k = self._constant.shape
         theta = np.zeros((p, k, self.rows.n_weights + 1))
-        theta[:, :, -1] = b - b.mean(1, keepdims=True) if k > 1 else b
+        theta[:, :, -1] = self._constant
         return self.rows.put(theta, self.dtype)
 
     def evaluate(self, theta: Array, which: Array) -> Evaluation:
@@ -138,21 +130,21 @@ class LogisticObjective:
         every = len(mine) == len(sets)
         d = coef.shape[2]
         W = (coef if every else coef[mine]).reshape(-1, d)
-        b = (offset if every else offset[mine]).reshape(-1)
+        b = offset if every else offset[mine]
         X = xp.astype(chunk.X, self.dtype, copy=False)
-        inside = None if chunk.inside is None else xp.astype(chunk.inside[:, column[sets[mine]]], self.dtype)
-        targets = self.targets[chunk.rows]
-        logits = X @ W.T + b
+        inside = None if chunk.inside is None else xp.astype(chunk.inside[column[sets[mine]]], self.dtype)
+        targets = self.targets[:, chunk.rows]
+        logits = (W @ X.T).reshape(-1, k, len(chunk.rows)) + b[:, :, None]
         if k == 1:
-            signs = targets if targets.shape[1] == 1 else targets[:, self.problems.target_of[which[mine]]]
-            losses, residuals, spread = _binary(xp, logits, signs, inside)
+            signs = targets if len(targets) == 1 else targets[self.problems.target_of[which[mine]]]
+            losses, residuals, spread = _binary(xp, logits[:, 0], signs, inside)
         else:
-            losses, residuals, spread = _multinomial(xp, logits.reshape(len(chunk.rows), -1, k), targets[:, 0], inside)
+            losses, residuals, spread = _multinomial(xp, logits, targets[0], inside)
         return (
             slice(None) if every else mine,
             losses,
-            (residuals.T @ X).reshape(-1, k, d),
-            xp.sum(residuals, axis=0).reshape(-1, k),
+            (residuals.reshape(-1, len(chunk.rows)) @ X).reshape(-1, k, d),
+            xp.sum(residuals, axis=2),
             spread,
         )
 
@@ -178,6 +170,26 @@ class LogisticObjective:
         return classes @ out if k > 1 else out
 
 
+def _constant_predictions(
+    problems: Problems, inside: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the intercepts ``(P, k)`` that predict each problem's class frequencies, and the losses ``(P,)``."""
+    p, k = len(problems.C), problems.n_outputs
+    logits, loss = np.empty((p, k)), np.empty(p)
+    for s in np.unique(problems.set_of):
+        here = problems.targets[inside[:, s]]
+        mine = np.flatnonzero(problems.set_of == s)
+        if k == 1:
+            positive = (here > 0).mean(0)[problems.target_of[mine]]
+            shares = np.stack([1 - positive, positive], axis=1)
+            logits[mine, 0] = np.log(positive) - np.log1p(-positive)
+        else:
+            shares = np.bincount(here[:, 0].astype(np.int64), minlength=k)[None] / len(here)
+            logits[mine] = np.log(shares) - np.log(shares).mean()
+        loss[mine] = -len(here) * (shares * np.log(shares)).sum(1)
+    return logits, loss
+
+
 def _squared(xp: Any, weights: Array) -> Array:
     """Return each problem's squared length, float64, of shape ``(p,)``."""
     flat = weights.reshape(weights.shape[0], -1)
@@ -185,34 +197,40 @@ def _squared(xp: Any, weights: Array) -> Array:
 
 
 def _binary(xp: Any, logits: Array, signs: Array, inside: Array | None) -> tuple[Array, Array, Array]:
-    """Return loss sums (float64), residuals dloss/dlogit, and sums of p (1 - p), of shape ``(p, 1, 1)``."""
+    """Return loss sums (float64), residuals dloss/dlogit, and sums of p (1 - p), of shape ``(p, 1, 1)``.
+
+    ``logits`` and ``inside`` have shape ``(p, r)``, and the residuals ``(p, 1, r)``.
+    """
     margin = logits * signs
     loss = xp.log1p(xp.exp(-xp.abs(margin))) - xp.minimum(margin, xp.zeros_like(margin))
     wrong = xp.exp(-(margin + loss))  # probability of the other class, exact in both tails
     if inside is not None:
         loss, wrong = loss * inside, wrong * inside
-    spread = xp.astype(xp.sum(wrong * (1 - wrong), axis=0), xp.float64)[:, None, None]
-    return xp.sum(loss, axis=0, dtype=xp.float64), -signs * wrong, spread
+    spread = xp.astype(xp.sum(wrong * (1 - wrong), axis=1), xp.float64)[:, None, None]
+    return xp.sum(loss, axis=1, dtype=xp.float64), (-signs * wrong)[:, None, :], spread
 
 
 def _multinomial(xp: Any, logits: Array, labels: Array, inside: Array | None) -> tuple[Array, Array, Array]:
-    """Return loss sums, residuals and sums of diag(p) - p pᵀ; logits have shape ``(r, problems, classes)``."""
-    r, p, k = logits.shape
-    logits = logits - xp.max(logits, axis=2, keepdims=True)
-    own = xp.arange(k, device=_device(labels))[None, :] == labels[:, None]
-    own = xp.astype(own, logits.dtype)[:, None, :]
-    exps = xp.exp(logits)
-    total = xp.sum(exps, axis=2, keepdims=True)
-    probabilities = exps / total
-    loss = xp.log(total[:, :, 0]) - xp.sum(logits * own, axis=2)
+    """Return loss sums (float64), residuals and sums of diag(p) - p pᵀ, of shape ``(p, k, k)``.
+
+    ``logits`` and the residuals have shape ``(p, k, r)``, ``inside`` has ``(p, r)``. Rows run along memory, so that
+    sums over classes are sums of long vectors.
+    """
+    k = logits.shape[1]
+    logits = logits - xp.max(logits, axis=1, keepdims=True)
+    own = xp.astype(xp.arange(k, device=_device(labels))[:, None] == labels, logits.dtype)
+    probabilities = xp.exp(logits)
+    total = xp.sum(probabilities, axis=1)
+    loss = xp.log(total) - xp.sum(logits * own, axis=1)
+    probabilities /= total[:, None, :]
     residuals = probabilities - own
     if inside is not None:
-        loss, residuals = loss * inside, residuals * inside[:, :, None]
-        probabilities = probabilities * inside[:, :, None]
-    by_problem = xp.permute_dims(probabilities, (1, 0, 2))
-    spread = xp.eye(k, dtype=logits.dtype, device=_device(labels)) * xp.sum(probabilities, axis=0)[:, None, :]
-    spread = xp.astype(spread - by_problem.mT @ by_problem, xp.float64)
-    return xp.sum(loss, axis=0, dtype=xp.float64), residuals.reshape(r, p * k), spread
+        loss = loss * inside
+        residuals *= inside[:, None, :]
+        probabilities *= inside[:, None, :]
+    spread = xp.eye(k, dtype=logits.dtype, device=_device(labels)) * xp.sum(probabilities, axis=2)[:, None, :]
+    spread = xp.astype(spread - probabilities @ probabilities.mT, xp.float64)
+    return xp.sum(loss, axis=1, dtype=xp.float64), residuals, spread
 
 
 def _device(array: Array) -> Any:
@@ -221,6 +239,10 @@ def _device(array: Array) -> Any:
 
 def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, max_columns: int = 1024) -> Solution:
     """Solve all problems, first in float32, then what that leaves unsolved in float64.
+
+    A problem is solved when another step promises to lower its loss by no more than ``tol`` times the loss of
+    predicting the class frequencies for all rows: as scikit-learn's tolerance, a matter of loss a row, so that weak
+    penalties, whose objective is small, are not solved to more digits than strong ones.
 
     ``max_columns`` bounds the columns that are worked on together, and with them the memory.
     """
@@ -244,14 +266,15 @@ def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, 
 def _solve_part(rows: TrainingRows, problems: Problems, tol: float, max_iter: int) -> Minimum:
     xp = rows.xp
     objective = LogisticObjective(rows, problems, rows.float)
-    first_tol = tol if rows.float == xp.float64 else max(tol, FLOAT32_TOL)
-    end = minimise(objective, objective.start(), tol=first_tol, max_iter=max_iter)
+    share = tol if rows.float == xp.float64 else max(tol, FLOAT32_TOL)
+    end = minimise(objective, objective.start(), tol=share * objective.constant_loss, max_iter=max_iter)
     if rows.float == xp.float64:
         return end
     left = np.flatnonzero(~to_numpy(end.converged) | (tol < FLOAT32_TOL))
     if len(left):
         objective = LogisticObjective(rows, _some(problems, left), xp.float64)
-        again = minimise(objective, xp.astype(end.theta[left], xp.float64), tol=tol, max_iter=max_iter)
+        start = xp.astype(end.theta[left], xp.float64)
+        again = minimise(objective, start, tol=tol * objective.constant_loss, max_iter=max_iter)
         end.theta = xp.astype(end.theta, xp.float64)
         end.theta[left] = again.theta
         end.value[left], end.converged[left] = again.value, again.converged

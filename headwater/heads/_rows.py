@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -49,7 +50,7 @@ class Chunk:
     sets
         The row sets that at least one of them is in, int64, of shape ``(s,)``.
     inside
-        Which row is in which of ``sets``, of shape ``(r, s)`` and the type of ``X``; None when all are in all.
+        Which row is in which of ``sets``, of shape ``(s, r)`` and the type of ``X``; None when all are in all.
     """
 
     X: Array
@@ -134,14 +135,13 @@ class TrainingRows(ABC):
         if self._pool is None:
             yield from map(function, chunks)
             return
-        with _threads().limit(limits=1, user_api="blas"):  # each thread of the pool is a core's worth
-            waiting: deque[Future[T]] = deque()
-            for chunk in chunks:
-                waiting.append(self._pool.submit(function, chunk))
-                if len(waiting) > self._in_flight:
-                    yield waiting.popleft().result()
-            while waiting:
+        waiting: deque[Future[T]] = deque()
+        for chunk in chunks:
+            waiting.append(self._pool.submit(function, chunk))
+            if len(waiting) > self._in_flight:
                 yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def _used(self, rows: slice) -> NDArray[np.int64]:
         """Return the row numbers within a span of rows that any set uses."""
@@ -278,7 +278,7 @@ class SharedRows(TrainingRows):
         inside = self.inside[rows]
         sets = np.flatnonzero(inside.any(0))
         inside = inside[:, sets]
-        return Chunk(X, rows, sets, None if inside.all() else self.put(inside))
+        return Chunk(X, rows, sets, None if inside.all() else self.put(inside.T))
 
     # Moments
 
@@ -294,7 +294,7 @@ class SharedRows(TrainingRows):
 
         def moments(chunk: Chunk) -> tuple[NDArray[np.int64], Array, Array]:
             every = xp.ones((1, len(chunk.rows)), dtype=xp.float64, device=device(chunk.X))
-            inside = every if chunk.inside is None else xp.concat([xp.astype(chunk.inside, xp.float64).T, every])
+            inside = every if chunk.inside is None else xp.concat([xp.astype(chunk.inside, xp.float64), every])
             sums = squares = 0.0
             for start in range(0, len(chunk.rows), MOMENT_ROWS):
                 some = slice(start, start + MOMENT_ROWS)
@@ -398,6 +398,16 @@ class RotatedRows(TrainingRows):
         Y[:, : Z.shape[0]] = xp.astype(vectors * xp.sqrt(values), self.float)
         self._values[s, : Z.shape[0]] = values
         return Chunk(Y, self.row_sets[s], np.array([s]), None)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep NumPy's matrix products to the thread that asks for them, while rows are in use.
+
+    Each thread of ours is a core's worth of work; those of the BLAS library would wait for theirs by spinning.
+    """
+    with _threads().limit(limits=1, user_api="blas"):
+        yield
 
 
 def training_rows(

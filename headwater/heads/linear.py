@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from headwater.errors import HeadError
 from headwater.heads._logistic import Problems, Solution, solve
-from headwater.heads._rows import TrainingRows, to_numpy, training_rows
+from headwater.heads._rows import TrainingRows, one_blas_thread, to_numpy, training_rows
 from headwater.heads.base import Fit, Head, State, blocks
 
 
@@ -36,7 +36,8 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         Whether columns are scaled by their standard deviation on the training rows. (Centring changes nothing, since
         the intercept is free.)
     tol
-        The search ends when the objective is within this share of its minimum, as estimated by its own model.
+        The search ends when another step promises to lower the loss by no more than this share of the loss of
+        predicting the class frequencies for all rows.
     max_iter
         Most iterations of L-BFGS.
     n_threads
@@ -234,22 +235,23 @@ def _solve_batch(
     set_of = np.array([number[id(rows)] for rows in fit_rows])
     C = np.array([head.C for head in heads], np.float64)
     multilabel = codes.ndim == 2
-    rows = training_rows(
-        X,
-        list(unique.values()),
-        scale=first.standardize,
-        max_bytes=first.max_bytes,
-        n_threads=first.n_threads or len(os.sched_getaffinity(0)),
-    )
-    if multilabel:
-        solution, where = _solve_labels(rows, codes, set_of, C, first)
-    else:
-        places = np.searchsorted(seen, codes).astype(np.int64)
-        targets = (2.0 * places - 1 if len(seen) == 2 else places)[:, None]
-        n_outputs = 1 if len(seen) == 2 else len(seen)
-        problems = Problems(set_of, C, np.zeros(len(C), np.int64), targets, n_outputs)
-        solution = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
-        where = np.arange(len(C))[:, None]
+    with one_blas_thread():
+        rows = training_rows(
+            X,
+            list(unique.values()),
+            scale=first.standardize,
+            max_bytes=first.max_bytes,
+            n_threads=first.n_threads or len(os.sched_getaffinity(0)),
+        )
+        if multilabel:
+            solution, where = _solve_labels(rows, codes, set_of, C, first)
+        else:
+            places = np.searchsorted(seen, codes).astype(np.int64)
+            targets = (2.0 * places - 1 if len(seen) == 2 else places)[:, None]
+            n_outputs = 1 if len(seen) == 2 else len(seen)
+            problems = Problems(set_of, C, np.zeros(len(C), np.int64), targets, n_outputs)
+            solution = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
+            where = np.arange(len(C))[:, None]
     if not solution.converged.all():
         warnings.warn(
             f"{(~solution.converged).sum()} of {len(C)} fits did not reach tol={first.tol} in {first.max_iter} "
