@@ -256,6 +256,8 @@ class _Items:
 
     def failed_samples(self, ids: Sequence[str], failed: Mapping[str, str]) -> dict[str, str]:
         """Say why samples have no features, by id, given why items failed, by key."""
+        if not failed:
+            return dict(self.unreadable)
         found = ((id, failed.get(key) or self.unreadable.get(id)) for id, key in zip(ids, self.keys, strict=True))
         return {id: why for id, why in found if why is not None}
 
@@ -315,8 +317,11 @@ def _keys(contents: Sequence[Content]) -> NDArray[np.uint8]:
 def _failed_items(features: Features, contents: Sequence[Content]) -> dict[str, str]:
     """Return why items of this manifest failed, by key as hex."""
     keys = _keys(contents)
-    why = [features.failed.get(row) for row in features.rows_of(keys).tolist()]
-    return {key: reason for key, reason in zip(hex_from_keys(keys), why, strict=True) if reason is not None}
+    rows = features.rows_of(keys)
+    failed = np.isin(rows, np.fromiter(features.failed, np.int64))
+    return {
+        key: features.failed[row] for key, row in zip(hex_from_keys(keys[failed]), rows[failed].tolist(), strict=True)
+    }
 
 
 def _write_samples(store: Store, table: Manifest, items: Mapping[Modality, _Items]) -> None:
