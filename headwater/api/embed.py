@@ -306,8 +306,8 @@ def _key_or_error(path: Path) -> bytes | ImageError:
 
 
 def _key_column(contents: Sequence[Content], place: NDArray[np.int64], modality: Modality) -> pl.Series:
-    names = [*hex_from_keys(_keys(contents)), None]  # place -1 is the last: none
-    return pl.Series(KEY_COLUMNS[modality], [names[i] for i in place.tolist()], dtype=pl.String)
+    keys = pl.Series(KEY_COLUMNS[modality], [c.key for c in contents], dtype=pl.Binary).bin.encode("hex")
+    return keys.gather(pl.Series(place, dtype=pl.Int64).set(pl.Series(place < 0), None))
 
 
 def _keys(contents: Sequence[Content]) -> NDArray[np.uint8]:

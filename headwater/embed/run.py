@@ -38,6 +38,19 @@ class EmbedResult:
     kept: int = 0
 
 
+class _Rows:
+    """The content of each row of a feature set, as far as this run knows it."""
+
+    def __init__(self, rows: NDArray[np.int64], contents: Sequence[Content]) -> None:
+        self.rows = rows
+        self._contents = contents
+        self._place = np.full(rows.max() + 1, -1)
+        self._place[rows] = np.arange(len(rows))
+
+    def __getitem__(self, row: int) -> Content:
+        return self._contents[int(self._place[row])]
+
+
 @dataclass(frozen=True)
 class _Job:
     """Some rows of a block, prepared and encoded together."""
@@ -101,7 +114,7 @@ def fill(
         result.kept = len(contents) - n_todo
         if not tasks:
             return result
-        content_of = dict(zip(writer.features.rows_of(keys).tolist(), contents, strict=True))
+        content_of = _Rows(writer.features.rows_of(keys), contents)
         _settle(encoder, modality, writer.features, contents)
         _require_same_vectors(encoder, writer.features, content_of)
         writer.set_environment(encoder.environment())
@@ -142,7 +155,7 @@ def _encode_all(
     encoder: Encoder[Any],
     modality: Modality,
     jobs: Iterator[_Job],
-    content_of: dict[int, Content],
+    content_of: _Rows,
     batch_size: int,
     n_workers: int,
 ) -> Generator[_Done]:
@@ -265,11 +278,10 @@ def _settle(encoder: Encoder[Any], modality: Modality, features: Features, conte
         encoder.settle(modality, batch)
 
 
-def _require_same_vectors(encoder: Encoder[Any], features: Features, content_of: dict[int, Content]) -> None:
+def _require_same_vectors(encoder: Encoder[Any], features: Features, content_of: _Rows) -> None:
     """Embed some stored items again and compare: what no key can tell, such as a transform that changed, shows here."""
-    stored = [row for row in content_of if features.status[row] == 1]
-    chosen = [stored[i] for i in np.linspace(0, len(stored) - 1, min(N_PROBES, len(stored))).astype(int)]
-    for row in chosen:
+    stored = content_of.rows[features.status[content_of.rows] == 1]
+    for row in stored[np.linspace(0, len(stored) - 1, min(N_PROBES, len(stored))).astype(int)].tolist():
         try:
             prepared = encoder.prepare(features.spec.modality, content_of[row])
         except ImageError:

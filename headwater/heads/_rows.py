@@ -90,7 +90,7 @@ class TrainingRows(ABC):
         self.xp = array_namespace(X) if foreign else array_namespace(np.empty(0))
         self._place = {"device": device(X)} if foreign else {}
         self._pool = None if foreign or n_threads == 1 else ThreadPoolExecutor(n_threads)
-        self._in_flight = 2 * n_threads
+        self._n_threads = n_threads
         self.inside = np.zeros((X.shape[0], len(row_sets)), bool)
         for s, rows in enumerate(row_sets):
             self.inside[rows, s] = True
@@ -138,10 +138,19 @@ class TrainingRows(ABC):
         waiting: deque[Future[T]] = deque()
         for chunk in chunks:
             waiting.append(self._pool.submit(function, chunk))
-            if len(waiting) > self._in_flight:
+            if len(waiting) > 2 * self._n_threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    def _share(self, function: Callable[[slice], None], n: int) -> None:
+        """Call ``function`` with spans that make up ``range(n)``, one a thread."""
+        if self._pool is None or n == 1:
+            function(slice(0, n))
+            return
+        ends = np.linspace(0, n, self._n_threads + 1).astype(int).tolist()
+        for _ in self._pool.map(function, map(slice, ends, ends[1:])):
+            pass
 
     def _used(self, rows: slice) -> NDArray[np.int64]:
         """Return the row numbers within a span of rows that any set uses."""
@@ -229,19 +238,37 @@ class SharedRows(TrainingRows):
 
     def to_coef(self, weights: Array, sets: NDArray[np.int64]) -> tuple[Array, Array]:
         """Rotate back, and fold each set's centring and scaling in."""
-        p, k, m = weights.shape
         xp, dtype = self.xp, weights.dtype
-        W = (weights.reshape(p * k, m) @ xp.astype(self._vectors, dtype, copy=False).T).reshape(p, k, m)
-        scale, shift = (xp.astype(part[sets][:, None], dtype, copy=False) for part in (self._scale, self._shift))
-        return W * scale, xp.sum(W * shift, axis=2)
+        vectors = xp.astype(self._vectors, dtype, copy=False)
+        coef, offset = xp.empty_like(weights), xp.zeros_like(weights[:, :, 0])
+
+        def turn(some: slice) -> None:
+            W = (weights[some].reshape(-1, weights.shape[2]) @ vectors.T).reshape(weights[some].shape)
+            scale, shift = self._fold(sets[some], dtype)
+            coef[some] = W * scale
+            offset[some] = xp.sum(W * shift, axis=2)
+
+        self._share(turn, len(sets))
+        return coef, offset
 
     def to_weights(self, coef: Array, offset: Array, sets: NDArray[np.int64]) -> Array:
         """Transpose of `to_coef`."""
-        p, k, m = coef.shape
         xp, dtype = self.xp, coef.dtype
-        scale, shift = (xp.astype(part[sets][:, None], dtype, copy=False) for part in (self._scale, self._shift))
-        W = coef * scale + offset[:, :, None] * shift
-        return (W.reshape(p * k, m) @ xp.astype(self._vectors, dtype, copy=False)).reshape(p, k, m)
+        vectors = xp.astype(self._vectors, dtype, copy=False)
+        weights = xp.empty_like(coef)
+
+        def turn(some: slice) -> None:
+            scale, shift = self._fold(sets[some], dtype)
+            W = coef[some] * scale + offset[some][:, :, None] * shift
+            weights[some] = (W.reshape(-1, coef.shape[2]) @ vectors).reshape(W.shape)
+
+        self._share(turn, len(sets))
+        return weights
+
+    def _fold(self, sets: NDArray[np.int64], dtype: Any) -> tuple[Array, Array]:
+        """Return what each set's weights are multiplied by for the shared rows, and its centre there."""
+        scale, shift = (self.xp.astype(part[sets][:, None], dtype, copy=False) for part in (self._scale, self._shift))
+        return scale, shift
 
     def to_features(
         self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
