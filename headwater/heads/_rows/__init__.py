@@ -1,0 +1,28 @@
+"""Training rows for many fits at once, in the form that is solved fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.heads._rows.base import Chunk, TrainingRows, one_blas_thread, to_numpy
+from headwater.heads._rows.rotated import RotatedRows
+from headwater.heads._rows.shared import SharedRows
+
+__all__ = ["Chunk", "RotatedRows", "SharedRows", "TrainingRows", "one_blas_thread", "to_numpy", "training_rows"]
+
+ROTATE_BELOW = 0.75  # rows a column
+ROTATE_ROWS = 1024  # more rows are a decomposition too dear
+
+
+def training_rows(
+    X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, max_bytes: int, n_threads: int
+) -> TrainingRows:
+    """Return the rows in the form that is solved fastest; parameters as for `SharedRows`."""
+    most = max(len(rows) for rows in row_sets)
+    if most <= min(ROTATE_BELOW * X.shape[1], ROTATE_ROWS) and 8 * most * most * len(row_sets) <= max_bytes:
+        return RotatedRows(X, row_sets, scale=scale, n_threads=n_threads)
+    return SharedRows(X, row_sets, scale=scale, max_bytes=max_bytes, n_threads=n_threads)

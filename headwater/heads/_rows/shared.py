@@ -1,0 +1,185 @@
+"""One float32 matrix of standardised rows for all fits.
+
+A fit's own centring and scaling is folded into its weights, so nothing is copied for a fold. Rows are ordered by the
+fits that they belong to, so that a chunk of rows is multiplied only with the fits that use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import device
+from numpy.typing import NDArray
+
+from headwater.heads._rows.base import Array, Chunk, TrainingRows, floored, positive_std, to_numpy
+from headwater.heads.base import blocks
+
+CHUNK_ROWS = 1024
+MIN_CHUNK_ROWS = 256
+MOMENT_ROWS = 256  # in float64 at once, to stay in the cache
+
+
+class SharedRows(TrainingRows):
+    """One working matrix for all row sets.
+
+    Parameters
+    ----------
+    X
+        Features of shape ``(n_samples, d)``: an array of NumPy or of another array-API library, or an array-like
+        with ``blocks()``.
+    row_sets
+        Row numbers, one array a set.
+    scale
+        Whether columns are divided by their standard deviations besides being centred.
+    max_bytes
+        When the working matrix would be larger, rows are streamed from ``X`` again in each pass.
+    n_threads
+        Threads that work on chunks (NumPy only; other libraries bring their own).
+    """
+
+    def __init__(
+        self, X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, max_bytes: int, n_threads: int
+    ) -> None:
+        super().__init__(X, row_sets, n_threads)
+        self.n_weights = int(X.shape[1])
+        self.used = np.flatnonzero(self.inside.any(1))
+        self.order = self.used[np.lexsort(self.inside[self.used].T[::-1])]
+        self._scaled = scale
+        in_memory = len(self.order) * self.n_weights * 4 <= max_bytes
+        self._chunks = list(self._cut(self._load(self.order))) if in_memory else None
+        self._measure()
+        if self._chunks is not None:
+            for _ in self.map(self._standardise):
+                pass
+        values, self._vectors = self._decompose()
+        self.eigenvalues = floored(self.xp, values[None])
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield all used rows, a chunk at a time."""
+        if self._chunks is not None:
+            yield from self._chunks
+            return
+        for rows, values in blocks(self.source):
+            chosen = self._used(rows)
+            for start in range(0, len(chosen), CHUNK_ROWS):
+                part = chosen[start : start + CHUNK_ROWS]
+                picked = self.xp.astype(values[part - rows.start], self.float)
+                yield self._chunk((picked - self.center) / self.width, part)
+
+    def _standardise(self, chunk: Chunk) -> None:
+        X = chunk.X
+        X -= self.center
+        X /= self.width
+
+    def to_coef(self, weights: Array, sets: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Rotate back, and fold each set's centring and scaling in."""
+        xp, dtype = self.xp, weights.dtype
+        vectors = xp.astype(self._vectors, dtype, copy=False)
+        coef, offset = xp.empty_like(weights), xp.zeros_like(weights[:, :, 0])
+
+        def turn(some: slice) -> None:
+            W = (weights[some].reshape(-1, weights.shape[2]) @ vectors.T).reshape(weights[some].shape)
+            scale, shift = self._fold(sets[some], dtype)
+            coef[some] = W * scale
+            offset[some] = xp.sum(W * shift, axis=2)
+
+        self._share(turn, len(sets))
+        return coef, offset
+
+    def to_weights(self, coef: Array, offset: Array, sets: NDArray[np.int64]) -> Array:
+        """Transpose of `to_coef`."""
+        xp, dtype = self.xp, coef.dtype
+        vectors = xp.astype(self._vectors, dtype, copy=False)
+        weights = xp.empty_like(coef)
+
+        def turn(some: slice) -> None:
+            scale, shift = self._fold(sets[some], dtype)
+            W = coef[some] * scale + offset[some][:, :, None] * shift
+            weights[some] = (W.reshape(-1, coef.shape[2]) @ vectors).reshape(W.shape)
+
+        self._share(turn, len(sets))
+        return weights
+
+    def _fold(self, sets: NDArray[np.int64], dtype: Any) -> tuple[Array, Array]:
+        """Return what each set's weights are multiplied by for the shared rows, and its centre there."""
+        scale, shift = (self.xp.astype(part[sets][:, None], dtype, copy=False) for part in (self._scale, self._shift))
+        return scale, shift
+
+    def to_features(
+        self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Undo the rotation, each set's scaling and the shared one."""
+        scale, shift = (to_numpy(part).astype(np.float64)[set_of][:, None] for part in (self._scale, self._shift))
+        center, width = (to_numpy(part).astype(np.float64) for part in (self.center, self.width))
+        weights = theta[:, :, :-1] @ to_numpy(self._vectors).astype(np.float64).T
+        coef = weights * scale / width
+        return coef, theta[:, :, -1] + (weights * shift).sum(2) - (coef * center).sum(2)
+
+    def _decompose(self) -> tuple[Array, Array]:
+        """Decompose the scatter of all used rows, which that of each set is near to."""
+        d = self.n_weights
+        scatter = self.put(np.zeros((d, d)))
+        for part in self.map(lambda chunk: chunk.X.T @ chunk.X):
+            scatter += part
+        values, vectors = self.xp.linalg.eigh(scatter / len(self.order))
+        return values, vectors
+
+    def _cut(self, X: Array) -> Iterator[Chunk]:
+        """Cut the working matrix, where the row sets change if there is such a place not too soon."""
+        inside = self.inside[self.order]
+        changes = np.flatnonzero((inside[1:] != inside[:-1]).any(1)) + 1
+        start = 0
+        while start < len(inside):
+            stop = min(start + CHUNK_ROWS, len(inside))
+            good = changes[(changes >= start + MIN_CHUNK_ROWS) & (changes < stop)]
+            stop = int(good[-1]) if len(good) else stop
+            yield self._chunk(X[start:stop], self.order[start:stop])
+            start = stop
+
+    def _chunk(self, X: Array, rows: NDArray[np.int64]) -> Chunk:
+        inside = self.inside[rows]
+        sets = np.flatnonzero(inside.any(0))
+        inside = inside[:, sets]
+        return Chunk(X, rows, sets, None if inside.all() else self.put(inside.T))
+
+    # Moments
+
+    def _measure(self) -> None:
+        """Find the mean and standard deviation of each column over all used rows, and over each set's, in one pass."""
+        xp = self.xp
+        shape = (self.inside.shape[1] + 1, self.n_weights)  # the last is of all used rows
+        total, square = self.put(np.zeros(shape), xp.float64), self.put(np.zeros(shape), xp.float64)
+        zero = self.put(np.zeros(self.n_weights))
+        self.center, self.width = zero, zero + 1  # as chunks are so far
+        # a row's values are of each column's own size: taking them off first keeps differences from cancelling
+        shift = xp.astype(self._load(self.used[:1])[0], xp.float64)
+
+        def moments(chunk: Chunk) -> tuple[NDArray[np.int64], Array, Array]:
+            every = xp.ones((1, len(chunk.rows)), dtype=xp.float64, device=device(chunk.X))
+            inside = every if chunk.inside is None else xp.concat([xp.astype(chunk.inside, xp.float64), every])
+            sums = squares = 0.0
+            for start in range(0, len(chunk.rows), MOMENT_ROWS):
+                some = slice(start, start + MOMENT_ROWS)
+                X = xp.astype(chunk.X[some], xp.float64) - shift
+                sums = sums + inside[:, some] @ X
+                X *= X
+                squares = squares + inside[:, some] @ X
+            return chunk.sets, sums, squares
+
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the moments
+            for sets, part, squares in self.map(moments):
+                which = np.append(sets, len(total) - 1)
+                total[which] += part
+                square[which] += squares
+            n = self.put(np.append(self.inside.sum(0), len(self.used))[:, None], xp.float64)
+            mean = total / n
+            std = positive_std(xp, square / n - mean * mean, mean)
+        self._require_finite(mean[-1] + std[-1])
+        if not self._scaled:
+            std = xp.ones_like(std)
+        self.center = xp.astype(mean[-1] + shift, self.float)
+        self.width = xp.astype(std[-1], self.float)
+        self._scale = xp.astype(std[-1] / std[:-1], self.float)
+        self._shift = xp.astype((mean[-1] - mean[:-1]) / std[:-1], self.float)
