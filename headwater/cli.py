@@ -54,7 +54,8 @@ def main() -> None:
     except OSError as error:  # what the system refuses, wherever it does
         _fail(_refusal(error), 1)
     finally:
-        gc.freeze()  # else the interpreter looks through all that was imported for cycles as it ends: a quarter second
+        if "torch" not in sys.modules:  # some of whose libraries count what is left, and complain
+            gc.freeze()  # else the interpreter looks through all that was imported for cycles: a quarter second
 
 
 def _fail(line: str, status: int) -> NoReturn:

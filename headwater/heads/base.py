@@ -73,9 +73,20 @@ class Head(BaseEstimator):  # type: ignore[misc]
 
 def take(X: Input, rows: NDArray[np.int64]) -> Input:
     """Return the rows of an input, or of each of several."""
-    if isinstance(X, Mapping):
+    if is_several(X):
         return {name: part[rows] for name, part in X.items()}
     return X[rows]
+
+
+def is_several(X: Input) -> bool:
+    """Whether X is a dict of inputs; one kind of sparse matrix, which has a shape, is a dict as well."""
+    return isinstance(X, Mapping) and not hasattr(X, "shape")
+
+
+def n_rows(X: Input) -> int:
+    """Return the number of rows of an input, or of several alike."""
+    part = next(iter(X.values())) if is_several(X) else X
+    return int(part.shape[0])
 
 
 def blocks(X: Any, rows: int = 8192) -> Iterator[tuple[slice, Any]]:

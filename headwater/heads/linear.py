@@ -9,18 +9,18 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
 from headwater.errors import HeadError
+from headwater.heads._classifier import Classifier, encode_labels, probabilities, require_two
 from headwater.heads._logistic import Problems, Solution, solve
 from headwater.heads._rows import TrainingRows, one_blas_thread, to_numpy, training_rows
-from headwater.heads.base import Fit, Head, State, blocks
+from headwater.heads.base import Fit, State, blocks
 
 
-class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
+class LinearProbe(Classifier):
     """L2-penalised logistic regression on frozen features.
 
     Minimises ``C * sum of losses + ‖W‖² / 2`` with a free intercept: the objective of scikit-learn's
@@ -83,35 +83,9 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         self.n_threads = n_threads
         self.max_bytes = max_bytes
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
-        return tags
-
     def default_grid(self) -> list[dict[str, Any]]:
         """Return 17 penalties, evenly spaced in their logarithm from 1e-6 to 1e2."""
         return [{"C": float(c)} for c in np.logspace(-6, 2, 17)]
-
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit on all rows.
-
-        Parameters
-        ----------
-        X
-            Features of shape ``(n_samples, d)``.
-        y
-            Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``.
-
-        Raises
-        ------
-        HeadError
-            When there is one class only, or a feature is not finite (the message names rows).
-        """
-        if _is_plain(X):
-            X, y = validate_data(self, X, y, multi_output=True, dtype=[np.float32, np.float64, np.float16])
-        (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(X.shape[0]), {})])
-        self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
-        return self
 
     def fit_many(self, X: Any, y: NDArray[Any], fits: Sequence[Fit]) -> list[Self]:
         """Fit many probes together; see `Head.fit_many`. Parameters other than C group the fits into batches."""
@@ -120,9 +94,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         heads = [type(self)(**{**shared, **params}) for _, params in fits]
         for head in heads:
             head._require_usable()
-        multilabel = y.ndim == 2 and y.shape[1] > 1
-        y = y if multilabel else column_or_1d(y, warn=True)
-        codes, classes = (y, np.arange(y.shape[1])) if multilabel else _coded(y)
+        codes, classes, multilabel = encode_labels(y)
         batches: dict[Any, list[int]] = {}
         present: dict[int, NDArray[np.int64]] = {}
         for i, ((rows, _), head) in enumerate(zip(fits, heads, strict=True)):
@@ -131,10 +103,8 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
             settings = {k: getattr(head, k) for k in shared if k != "C"}
             batches.setdefault((*sorted(settings.items()), tuple(present[id(rows)])), []).append(i)
         for (*_, seen), chosen in batches.items():
-            if len(seen) < 2 and not multilabel:
-                raise HeadError(
-                    f"the training rows hold one class only ({classes[seen[0]]!r}): at least two are needed."
-                )
+            if not multilabel:
+                require_two(np.array(seen), classes)
             _solve_batch([heads[i] for i in chosen], X, codes, classes, np.array(seen), [fits[i][0] for i in chosen])
         return heads
 
@@ -143,24 +113,6 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         for name, value in limits.items():
             if value is not None and not value > 0:
                 raise HeadError(f"{name} must be above 0, but is {value!r}.")
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return logits, of shape ``(n_samples,)`` for two classes, else ``(n_samples, n_classes)``."""
-        logits = self._logits(X)
-        return logits[:, 0] if logits.shape[1] == 1 and not self._multilabel else logits
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return probabilities, of shape ``(n_samples, n_classes)``; for several labels, each label's own."""
-        return _probabilities(self._logits(X), self._multilabel)
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the likeliest class of each row; for several labels, 0 or 1 for each."""
-        logits = self._logits(X)
-        if self._multilabel:
-            return (logits > 0).astype(np.int64)
-        best = (logits[:, 0] > 0).astype(int) if logits.shape[1] == 1 else logits.argmax(1)
-        chosen: NDArray[Any] = self.classes_[best]
-        return chosen
 
     @classmethod
     def predict_proba_many(
@@ -178,7 +130,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
             intercept = np.concatenate([heads[i].intercept_ for i in members])
             logits = np.split(values @ coef.T + intercept, sizes[:-1], axis=1)
             for i, part in zip(members, logits, strict=True):
-                out[i] = _probabilities(part, heads[i]._multilabel)
+                out[i] = probabilities(np.asarray(part, np.float64), heads[i].multilabel_)
         return out
 
     def to_state(self) -> State:
@@ -187,7 +139,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         values = {
             "params": self.get_params(),
             "classes": self.classes_.tolist(),
-            "multilabel": self._multilabel,
+            "multilabel": self.multilabel_,
             "objective": self.objective_,
             "n_iter": self.n_iter_,
         }
@@ -204,16 +156,7 @@ class LinearProbe(ClassifierMixin, Head):  # type: ignore[misc]
         head.n_features_in_ = head.coef_.shape[1]
         return head
 
-    @property
-    def _multilabel(self) -> bool:
-        return bool(self.multilabel_)
-
     def _logits(self, X: Any) -> NDArray[np.float64]:
-        check_is_fitted(self)
-        if _is_plain(X):
-            X = validate_data(self, X, reset=False, dtype=[np.float32, np.float64, np.float16])
-        if X.shape[1] != self.coef_.shape[1]:
-            raise HeadError(f"X has {X.shape[1]} features, but this probe was fitted on {self.coef_.shape[1]}.")
         out = np.empty((X.shape[0], len(self.intercept_)))
         for rows, values in blocks(X):
             out[rows] = to_numpy(values).astype(np.float64, copy=False) @ self.coef_.T + self.intercept_
@@ -305,25 +248,3 @@ def _solve_labels(
         spread(solved.converged, True),
     )
     return full, np.arange(n_fits * n_labels).reshape(n_fits, n_labels)
-
-
-def _coded(y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return each label's number and the sorted labels."""
-    if type_of_target(y) == "continuous":
-        raise HeadError("labels are continuous numbers: a linear probe wants classes.")
-    classes, codes = np.unique(y, return_inverse=True)
-    return codes, classes
-
-
-def _probabilities(logits: NDArray[Any], multilabel: bool) -> NDArray[np.float64]:
-    if multilabel or logits.shape[1] == 1:
-        positive = np.exp(-np.logaddexp(0, -logits))
-        return positive if multilabel else np.concatenate([1 - positive, positive], axis=1)
-    exps: NDArray[np.float64] = np.exp(logits - logits.max(1, keepdims=True))
-    exps /= exps.sum(1, keepdims=True)
-    return exps
-
-
-def _is_plain(X: Any) -> bool:
-    """Whether X is for scikit-learn's own validation: not an array-like of blocks, nor another library's array."""
-    return not hasattr(X, "blocks") and not (hasattr(X, "__dlpack__") and not isinstance(X, np.ndarray))
