@@ -25,9 +25,9 @@ import timm
 import torch
 from PIL import Image
 
+from headwater._devices import fast_at_bf16
 from headwater.embed import Content, fill, key_of_file, load_encoder
 from headwater.embed._memory import keep_freed_memory
-from headwater.embed._torch import fast_at_bf16
 from headwater.embed.run import CORE_BATCH
 from headwater.store import create_store
 

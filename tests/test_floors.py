@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1] / "headwater"
 FLOORS = {
     "errors": 0,
     "_extras": 0.5,  # the lower half of the ground floor is errors alone
+    "_devices": 0.7,
     "sources": 1,
     "store": 1,
     "embed": 2,

@@ -7,7 +7,6 @@ import json
 import logging
 import pickle
 import platform
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._devices import fast_at_bf16, resolve_device
 from headwater._extras import need
 from headwater.errors import EncoderError
 
@@ -30,23 +30,6 @@ if TYPE_CHECKING:
 
 SAFE_COSINE = 0.999
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
-def resolve_device(device: str) -> str:
-    """Return ``cuda`` or ``cpu``.
-
-    Raises
-    ------
-    EncoderError
-        When CUDA is asked for and not there.
-    """
-    torch = need("torch", "encoders")
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise EncoderError("--device cuda: torch sees no CUDA device here. Pass --device cpu.")
-    if device not in ("auto", "cpu", "cuda"):
-        raise EncoderError(f"device must be auto, cpu or cuda, but is {device!r}.")
-    return ("cuda" if there else "cpu") if device == "auto" else device
 
 
 class Frozen:
@@ -178,21 +161,6 @@ def one_thread_each() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def fast_at_bf16(device: str) -> bool:
-    """Whether plain bf16 is faster than fp32 on this device."""
-    torch = _torch()
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(re.search(r"avx512_bf16|amx_bf16", _cpu_flags()))
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._devices import resolve_device
 from headwater.errors import EncoderError, ImageError, nearest
 from headwater.sources import load_bytes, read_image
 from headwater.store import FeatureSpec, Modality
@@ -192,7 +193,7 @@ def load_encoder(
             raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
         built: Encoder[Any] = build(name)
     else:
-        import_module("headwater.embed._torch").resolve_device(device)  # before anything is downloaded
+        resolve_device(device)  # before anything is downloaded
         built = build(name, weights=weights, tokens=tokens, device=device, precision=precision)
     return built
 

@@ -24,7 +24,9 @@ class Head(Protocol):
 
     classes_: NDArray[Any]
 
-    def fit_many(self, X: Any, y: NDArray[Any], fits: Sequence[tuple[Rows, Params]]) -> list[Any]: ...
+    def fit_many(
+        self, X: Any, y: NDArray[Any], fits: Sequence[tuple[Rows, Params]], *, groups: NDArray[Any] | None
+    ) -> list[Any]: ...
     def predict_proba_many(self, heads: Sequence[Any], X: Any, rows: Sequence[Rows]) -> list[Floats]: ...
 
 
@@ -134,7 +136,8 @@ def cross_validate(
     else:
         chosen = [0] * len(outer)
     say(f"fitting {len(outer)} heads")
-    fitted = head.fit_many(X, y, [(split.train, grid[best]) for split, best in zip(outer, chosen, strict=True)])
+    fits = [(split.train, grid[best]) for split, best in zip(outer, chosen, strict=True)]
+    fitted = head.fit_many(X, y, fits, groups=groups)
     tested = head.predict_proba_many(fitted[:-1], X, [split.test for split in splits])
     folds = []
     for split, best, model, probabilities in zip(splits, chosen, fitted, tested, strict=False):
@@ -186,7 +189,7 @@ def _select(
             fits += [(train, params) for params in grid]
             tests += [test] * len(grid)
             owner.append(o)
-    probabilities = head.predict_proba_many(heads := head.fit_many(X, y, fits), X, tests)
+    probabilities = head.predict_proba_many(heads := head.fit_many(X, y, fits, groups=groups), X, tests)
     total = np.zeros((len(outer), len(grid)))
     for i, o in enumerate(owner):
         some = slice(i * len(grid), (i + 1) * len(grid))

@@ -3,11 +3,13 @@
 from headwater.heads.base import Fit, Head
 from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
+from headwater.heads.mlp import MLP
 from headwater.heads.persist import HEADS, load_head, make_head, save_head
 from headwater.heads.zero_shot import Prompts, ZeroShot, mean_prompt, read_prompts
 
 __all__ = [
     "HEADS",
+    "MLP",
     "Concatenated",
     "Fit",
     "Head",

@@ -22,7 +22,9 @@ class Head(BaseEstimator):  # type: ignore[misc]
     ``array[rows]`` and ``blocks()``; a head over several inputs takes a dict of them.
     """
 
-    def fit_many(self, X: Input, y: NDArray[Any], fits: Sequence[Fit]) -> list[Self]:
+    def fit_many(
+        self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
+    ) -> list[Self]:
         """Fit copies of this head on parts of the rows, each with settings of its own.
 
         Parameters
@@ -34,6 +36,9 @@ class Head(BaseEstimator):  # type: ignore[misc]
         fits
             For each fit, its training rows (int64) and the parameters that differ from this head's. Row arrays that
             are shared between fits should be the same object.
+        groups
+            Of shape ``(n_samples,)``: what a head must keep whole when it holds out some of its training rows, to stop
+            by or to calibrate on.
 
         Returns
         -------

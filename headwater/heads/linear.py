@@ -87,7 +87,9 @@ class LinearProbe(Classifier):
         """Return 17 penalties, evenly spaced in their logarithm from 1e-6 to 1e2."""
         return [{"C": float(c)} for c in np.logspace(-6, 2, 17)]
 
-    def fit_many(self, X: Any, y: NDArray[Any], fits: Sequence[Fit]) -> list[Self]:
+    def fit_many(
+        self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
+    ) -> list[Self]:
         """Fit many probes together; see `Head.fit_many`. Parameters other than C group the fits into batches."""
         check_classification_targets(y)
         shared = self.get_params()

@@ -13,6 +13,7 @@ from headwater.heads.base import Head
 FORMAT = 1
 HEADS = {
     "linear": "headwater.heads.linear:LinearProbe",
+    "mlp": "headwater.heads.mlp:MLP",
     "zero-shot": "headwater.heads.zero_shot:ZeroShot",
 }
 

@@ -1,0 +1,41 @@
+"""Where torch computes, and in what."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from headwater._extras import need
+from headwater.errors import InputError
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cuda`` or ``cpu``.
+
+    Raises
+    ------
+    InputError
+        When CUDA is asked for and not there.
+    """
+    torch = need("torch", "encoders")
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise InputError("--device cuda: torch sees no CUDA device here. Pass --device cpu.")
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu or cuda, but is {device!r}.")
+    return ("cuda" if there else "cpu") if device == "auto" else device
+
+
+def fast_at_bf16(device: str) -> bool:
+    """Whether plain bf16 is faster than fp32 on this device."""
+    torch = need("torch", "encoders")
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(re.search(r"avx512_bf16|amx_bf16", _cpu_flags()))
+
+
+def _cpu_flags() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""

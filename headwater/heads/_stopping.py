@@ -1,0 +1,48 @@
+"""Training rows that are held out to stop by."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_ROWS = 20  # fewer tell nothing when a share of them is held out
+
+
+def rows_to_stop_by(codes: NDArray[Any], groups: NDArray[Any] | None, share: float, seed: int) -> NDArray[np.int64]:
+    """Return the numbers of rows to hold out, whole groups of them, each class in proportion where that can be.
+
+    Parameters
+    ----------
+    codes
+        Class numbers, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
+    groups
+        Of shape ``(n,)``; None where rows are independent.
+    share
+        About how many of the rows.
+
+    Returns
+    -------
+    int64, sorted; empty where there are too few rows or groups, or a class would be left without training rows.
+    """
+    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedGroupKFold, StratifiedKFold
+
+    none = np.zeros(0, np.int64)
+    n_units = len(codes) if groups is None else len(np.unique(groups))
+    n_folds = round(1 / share) if share > 0 else 0
+    if n_folds < 2 or len(codes) < LEAST_ROWS or n_units < n_folds:
+        return none
+    empty = np.empty((len(codes), 0))
+    if codes.ndim == 2 or np.bincount(codes)[np.unique(codes)].min() < n_folds:
+        splitter: Any = ShuffleSplit if groups is None else GroupShuffleSplit
+        kept, held = next(splitter(1, test_size=share, random_state=seed).split(empty, None, groups))
+    else:
+        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of rare classes
+            kept, held = next(splitter(n_folds, shuffle=True, random_state=seed).split(empty, codes, groups))
+    if codes.ndim == 1 and len(np.unique(codes[kept])) < len(np.unique(codes)):
+        return none
+    return np.sort(held).astype(np.int64)

@@ -1,0 +1,284 @@
+"""Many small networks trained at once, by AdamW, each stopping at its own best.
+
+Rows are drawn, and units dropped, by random numbers that depend on a seed alone: a network comes out the same whatever
+its company.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._extras import need
+from headwater.heads._network import Params, Shape, forward, initial, losses, one_network, spread
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+    from torch import dtype as TorchType
+
+STOP_ROWS = 4096  # evaluated at once
+Gather = Callable[["Tensor"], list["Tensor"]]
+"""Takes row numbers, int64, of shape ``(g, b)``; returns each input's rows, float32, ``(g, b, d)``."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, and in which steps, networks are trained; ``warmup`` is in epochs."""
+
+    epochs: int
+    batch_size: int
+    warmup: float
+    patience: int | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Networks that share their training rows.
+
+    Attributes
+    ----------
+    train, stop
+        Row numbers to train on, and to stop by (may be empty), int64.
+    class_weight
+        Float32, of shape ``(n_outputs,)`` where classes exclude each other, else ``(2, n_outputs)``: of each label's
+        negatives and positives.
+    seed
+        Of the initial weights, the order of rows, and the units dropped.
+    lr, weight_decay, dropout, smoothing
+        Settings of each network, float32, of shape ``(m,)``.
+    """
+
+    train: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    class_weight: NDArray[np.float32]
+    seed: int
+    lr: NDArray[np.float32]
+    weight_decay: NDArray[np.float32]
+    dropout: NDArray[np.float32]
+    smoothing: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One network.
+
+    Attributes
+    ----------
+    params
+        Weights ``(fan_in, units)`` and biases ``(units,)``, float32, for inputs as they come.
+    n_epochs
+        Epochs after which they were what they are.
+    curve
+        Loss on the rows to stop by after each epoch, float32; empty where there are none.
+    """
+
+    params: dict[str, NDArray[np.float32]]
+    n_epochs: int
+    curve: NDArray[np.float32]
+
+
+def train(
+    shape: Shape,
+    schedule: Schedule,
+    groups: Sequence[Group],
+    gather: Gather,
+    targets: Tensor,
+    dtype: TorchType,
+) -> list[list[Trained]]:
+    """Train the networks of some groups, all of the same number; return those of each group.
+
+    Parameters
+    ----------
+    targets
+        Class numbers, int64, of shape ``(n,)`` (``softmax``), else 0/1, float32, of shape ``(n, n_outputs)``.
+    dtype
+        Of matrix products; parameters, losses and everything else are float32.
+
+    References
+    ----------
+    Loshchilov and Hutter, Decoupled weight decay regularization, 2019 (AdamW; biases are not decayed), and SGDR, 2017
+    (cosine schedule).
+    """
+    torch = need("torch", "encoders")
+    device = targets.device
+    order, noise_of = ([torch.Generator().manual_seed(2 * group.seed + i) for group in groups] for i in (0, 1))
+    lr, weight_decay, dropout, smoothing = (
+        torch.as_tensor(np.stack([getattr(group, name) for group in groups]), device=device)
+        for name in ("lr", "weight_decay", "dropout", "smoothing")
+    )
+    class_weight = torch.as_tensor(np.stack([group.class_weight for group in groups]), device=device)
+    params = {name: p.to(device) for name, p in initial(shape, lr.shape[1], order).items()}
+    optimiser = _AdamW(params, lr, weight_decay)
+    scaling = _Scaling(groups, gather, dtype, device)
+    n_steps = math.ceil(max(len(group.train) for group in groups) / schedule.batch_size)
+    drops = bool(dropout.any())
+
+    patience = schedule.patience if all(len(group.stop) for group in groups) else None
+    best = {name: p.clone() for name, p in params.items()}
+    best_loss = torch.full(lr.shape, torch.inf, device=device)
+    n_epochs = torch.zeros(lr.shape, dtype=torch.int64, device=device)
+    curve = []
+    for epoch in range(schedule.epochs):
+        rows, present = _shuffled([group.train for group in groups], order, n_steps)
+        batches = zip(rows.to(device).chunk(n_steps, 1), present.to(device).chunk(n_steps, 1), strict=True)
+        for step, (batch, there) in enumerate(batches):
+            noise = _noise(shape, batch.shape[1], noise_of, device) if drops else None
+            leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+            with torch.enable_grad():
+                logits = forward(shape, leaves, scaling(gather(batch)), dropout, noise)
+                loss, weight = losses(shape, logits, targets[batch], class_weight, smoothing, there)
+                gradients = torch.autograd.grad((loss / weight).sum(), list(leaves.values()))
+            optimiser.step(dict(zip(params, gradients, strict=True)), _factor(epoch + (step + 1) / n_steps, schedule))
+        if patience is None:
+            continue
+        now = _stop_loss(shape, params, groups, lambda rows: scaling(gather(rows)), targets, class_weight, 0 * lr)
+        curve.append(now)
+        better = (now < best_loss) & (epoch - n_epochs < patience)  # one that has stopped does not go on
+        best_loss = torch.where(better, now, best_loss)
+        n_epochs = torch.where(better, epoch + 1, n_epochs)
+        best = {name: torch.where(spread(better, p), p, best[name]) for name, p in params.items()}
+        if bool((epoch + 1 - n_epochs >= patience).all()):
+            break
+    if patience is None:
+        best, n_epochs = params, n_epochs + schedule.epochs
+    g, m = lr.shape
+    curves = torch.stack(curve, -1).cpu().numpy() if curve else np.zeros((g, m, 0), np.float32)
+
+    def trained(i: int, j: int) -> Trained:
+        return Trained(scaling.fold_in(one_network(best, i, j, m), i), int(n_epochs[i, j]), curves[i, j])
+
+    return [[trained(i, j) for j in range(m)] for i in range(g)]
+
+
+class _AdamW:
+    """AdamW with a learning rate and a weight decay for each network.
+
+    PyTorch's own, which takes one of each, is given a scratch at zero for each parameter and leaves the step there.
+    """
+
+    def __init__(self, params: Params, lr: Tensor, weight_decay: Tensor) -> None:
+        torch = need("torch", "encoders")
+        self.params = params
+        self.scratch = {name: torch.zeros_like(p) for name, p in params.items()}
+        self.adam = torch.optim.Adam(list(self.scratch.values()), lr=1.0, fused=True)
+        self.lr = {name: spread(lr, p) for name, p in params.items()}
+        self.decay = {name: spread(lr * weight_decay * name.endswith("weight"), p) for name, p in params.items()}
+
+    def step(self, gradients: Params, factor: float) -> None:
+        """Move all parameters, with learning rates times ``factor``."""
+        for name, gradient in gradients.items():
+            self.scratch[name].grad = gradient.contiguous()  # the fused step goes by memory, not by strides
+        self.adam.step()
+        for name, p in self.params.items():
+            p.mul_(1 - factor * self.decay[name]).addcmul_(self.scratch[name], self.lr[name], value=factor)
+            self.scratch[name].zero_()
+
+
+def _factor(epoch: float, schedule: Schedule) -> float:
+    """Return what learning rates are multiplied by: up in a line, then down as half a cosine."""
+    if epoch <= schedule.warmup:
+        return epoch / schedule.warmup
+    return 0.5 * (1 + math.cos(math.pi * (epoch - schedule.warmup) / (schedule.epochs - schedule.warmup)))
+
+
+def _shuffled(
+    rows: Sequence[NDArray[np.int64]], generators: Sequence[Generator], n_steps: int
+) -> tuple[Tensor, Tensor]:
+    """Return each group's rows in random order, of shape ``(g, n)``, and which are not there just to fill up."""
+    torch = need("torch", "encoders")
+    length = math.ceil(max(map(len, rows)) / n_steps) * n_steps
+    numbers = torch.zeros((len(rows), length), dtype=torch.int64)
+    present = torch.zeros((len(rows), length), dtype=torch.bool)
+    # what fills up is spread over all batches, so that none is short
+    places = torch.arange(length).view(n_steps, -1).T.reshape(-1)
+    for i, (mine, generator) in enumerate(zip(rows, generators, strict=True)):
+        there = places[: len(mine)]
+        numbers[i, there] = torch.from_numpy(mine)[torch.randperm(len(mine), generator=generator)]
+        present[i, there] = True
+    return numbers, present
+
+
+def _noise(shape: Shape, b: int, generators: Sequence[Generator], device: Any) -> list[Tensor]:
+    torch = need("torch", "encoders")
+    return [torch.stack([torch.rand(b, h, generator=g) for g in generators]).to(device) for h in shape.hidden]
+
+
+def _stop_loss(
+    shape: Shape,
+    params: Params,
+    groups: Sequence[Group],
+    inputs: Callable[[Tensor], list[Tensor]],
+    targets: Tensor,
+    class_weight: Tensor,
+    none: Tensor,
+) -> Tensor:
+    """Return each network's mean loss on its group's rows to stop by, of shape ``(g, m)``."""
+    torch = need("torch", "encoders")
+    most = max(len(group.stop) for group in groups)
+    numbers, present = np.zeros((len(groups), most), np.int64), np.zeros((len(groups), most), bool)
+    for i, group in enumerate(groups):
+        numbers[i, : len(group.stop)] = group.stop
+        present[i, : len(group.stop)] = True
+    rows, there = torch.as_tensor(numbers, device=none.device), torch.as_tensor(present, device=none.device)
+    total, weight = none, none
+    with torch.no_grad():
+        for part, counted in zip(rows.split(STOP_ROWS, 1), there.split(STOP_ROWS, 1), strict=True):
+            logits = forward(shape, params, inputs(part), none, None)
+            more = losses(shape, logits, targets[part], class_weight, none, counted)
+            total, weight = total + more[0], weight + more[1]
+    out: Tensor = total / weight
+    return out
+
+
+class _Scaling:
+    """Each group's standardisation: columns of its training rows to mean 0 and standard deviation 1."""
+
+    def __init__(self, groups: Sequence[Group], gather: Gather, dtype: TorchType, device: Any) -> None:
+        torch = need("torch", "encoders")
+        self._dtype = dtype
+        found = [_moments(gather, torch.as_tensor(group.train, device=device)[None]) for group in groups]
+        # each of shape (g, 1, d), an input
+        self.mean = [torch.cat(means)[:, None] for means in zip(*([mean for mean, _ in f] for f in found), strict=True)]
+        self.std = [torch.cat(stds)[:, None] for stds in zip(*([std for _, std in f] for f in found), strict=True)]
+        self._scale = [(mean.float(), std.float()) for mean, std in zip(self.mean, self.std, strict=True)]
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Scale inputs of shape ``(g, b, d)``."""
+        return [((x - mean) / std).to(self._dtype) for x, (mean, std) in zip(inputs, self._scale, strict=True)]
+
+    def fold_in(self, params: Params, group: int) -> dict[str, NDArray[np.float32]]:
+        """Return a network's parameters for inputs as they come; weights that inputs share become each one's own."""
+        out = {name: p.double() for name, p in params.items()}
+        if "in.bias" in out and "in1.weight" not in out:  # a sum of inputs, or one input
+            out |= {f"in{i}.weight": out["in0.weight"] for i in range(1, len(self.mean))}
+        for name in [name for name in out if name.startswith(("in", "gate")) and name.endswith("weight")]:
+            layer, *rest = name.removesuffix(".weight").split(".")
+            i = int(rest[0] if rest else layer.removeprefix("in"))
+            bias = "in.bias" if "in.bias" in out else f"{layer}.bias"
+            out[name] = out[name] / self.std[i][group, 0, :, None]
+            out[bias] = out[bias] - self.mean[i][group, 0] @ out[name]
+        return {name: p.float().cpu().numpy() for name, p in out.items()}
+
+
+def _moments(gather: Gather, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return each input's column means and standard deviations (1 where constant), float64, of shape ``(1, d)``."""
+    torch = need("torch", "encoders")
+    shift = [x.double() for x in gather(rows[:, :1])]
+    first, second = [torch.zeros_like(s[:, 0]) for s in shift], [torch.zeros_like(s[:, 0]) for s in shift]
+    for part in torch.split(rows, STOP_ROWS, 1):
+        for i, x in enumerate(gather(part)):
+            values = x.double() - shift[i]
+            first[i] += values.sum(1)
+            second[i] += (values * values).sum(1)
+    out = []
+    for one, two, start in zip(first, second, shift, strict=True):
+        mean = one / rows.shape[1]
+        variance = two / rows.shape[1] - mean * mean
+        std = torch.where(variance <= 1e-12 * (1 + mean * mean), 1.0, variance.clamp(min=0).sqrt())
+        out.append((mean + start[:, 0], std))
+    return out

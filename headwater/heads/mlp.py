@@ -1,0 +1,389 @@
+"""Multi-layer perceptrons on frozen features, one input or several, trained many at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from headwater._devices import fast_at_bf16, resolve_device
+from headwater._extras import need
+from headwater.errors import HeadError, nearest
+from headwater.heads._classifier import Classifier, encode_labels, require_two
+from headwater.heads._network import Fusion, Loss, Shape
+from headwater.heads._stopping import rows_to_stop_by
+from headwater.heads.base import Fit, Input, State, is_several, n_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from headwater.heads._training import Gather, Group
+
+PREDICTED_ROWS = 8192
+NETWORK_SETTINGS = ("lr", "weight_decay", "dropout", "label_smoothing")
+"""What networks that are trained together may differ in, besides their rows."""
+
+
+class MLP(Classifier):
+    """A multi-layer perceptron on frozen features, of any depth and width; over several inputs, a fusion head.
+
+    Inputs are standardised on the training rows. Hidden layers are followed by ReLU and dropout. It is trained by AdamW
+    with a linear warm-up and a cosine schedule, and stops early by some of its training rows, whole groups of them
+    where groups are given. `fit_many` trains networks of one shape together: as a sweep, settings and folds at once.
+
+    Parameters
+    ----------
+    hidden
+        Units of each hidden layer; ``()`` is a linear model.
+    dropout
+        Share of hidden units that are left out while training, from 0 to below 1.
+    lr, weight_decay
+        Of AdamW; the highest learning rate.
+    epochs, batch_size, warmup
+        Most passes over the training rows, rows a step, and epochs until the learning rate is at its highest.
+    patience
+        Epochs without a lower loss on the rows held out after which training ends, and the parameters of the lowest
+        are taken; None to hold out nothing and train for all epochs.
+    stop_share
+        Share of the training rows that are held out to stop by.
+    loss
+        ``cross-entropy`` (for two classes and for labels, the logistic loss), or ``focal``, which multiplies it by
+        ``(1 - p) ** gamma``, p being the probability of what is true.
+    label_smoothing
+        Share of each target that is spread evenly over the classes.
+    class_weight
+        ``balanced`` weighs each class by the inverse of its frequency in the training rows.
+    fusion
+        How a dict of inputs becomes one: ``concat``, side by side; ``sum``, added up after standardising, for inputs
+        of equal length; ``gated``, each through a tanh layer of the first hidden width, times a sigmoid gate that sees
+        all inputs, then added up.
+    seed
+        Of everything random.
+    precision
+        Of matrix products while training: ``fp32``, ``bf16``, or ``auto``, which is bf16 where that is faster.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    max_bytes
+        Features that take more than this in float32 are read batch by batch instead of being kept on the device.
+
+    Attributes
+    ----------
+    classes_, multilabel_, n_features_in_
+        As `LinearProbe` has them.
+    params_ : dict of str to float32 array
+        Weights ``(fan_in, units)`` and biases ``(units,)``, for inputs as they come: standardisation is folded in.
+    inputs_ : dict of str to int, or None
+        Columns of each input by name; None where X is one array.
+    n_epochs_ : int
+        Epochs that the parameters have seen.
+    curve_ : float32, of shape (n_epochs,)
+        Loss on the rows held out after each epoch.
+
+    References
+    ----------
+    Arevalo et al., Gated multimodal units for information fusion, 2017, for ``gated``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((400, 2)).astype("float32"); y = X[:, 0] * X[:, 1] > 0
+    >>> bool(MLP(hidden=(32,), lr=0.01).fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.9)
+    True
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int] = (512,),
+        *,
+        dropout: float = 0.0,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+        epochs: int = 100,
+        batch_size: int = 256,
+        warmup: float = 1.0,
+        patience: int | None = 10,
+        stop_share: float = 0.15,
+        loss: Loss = "cross-entropy",
+        gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        class_weight: Literal["balanced"] | None = None,
+        fusion: Fusion = "concat",
+        seed: int = 0,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        max_bytes: int = 4 << 30,
+    ) -> None:
+        self.hidden = hidden
+        self.dropout = dropout
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.warmup = warmup
+        self.patience = patience
+        self.stop_share = stop_share
+        self.loss = loss
+        self.gamma = gamma
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.fusion = fusion
+        self.seed = seed
+        self.precision = precision
+        self.device = device
+        self.max_bytes = max_bytes
+
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return 12 settings: three learning rates, two weight decays, with and without dropout."""
+        return [
+            {"lr": lr, "weight_decay": decay, "dropout": dropout}
+            for lr in (1e-4, 1e-3, 1e-2)
+            for decay in (1e-2, 1.0)
+            for dropout in (0.0, 0.5)
+        ]
+
+    def fit_many(
+        self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
+    ) -> list[Self]:
+        """Train many networks together; see `Head.fit_many`.
+
+        Parameters other than ``lr``, ``weight_decay``, ``dropout`` and ``label_smoothing`` divide them into batches.
+        """
+        heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
+        for head in heads:
+            head._require_usable(X)
+        codes, classes, multilabel = encode_labels(y)
+        batches: dict[str, list[int]] = {}
+        for i, head in enumerate(heads):
+            shared = {k: v for k, v in head.get_params().items() if k not in NETWORK_SETTINGS}
+            batches.setdefault(json.dumps(shared, default=list), []).append(i)
+        for chosen in batches.values():
+            _train_batch(
+                [heads[i] for i in chosen], X, codes, classes, multilabel, [fits[i][0] for i in chosen], groups
+            )
+        return heads
+
+    def to_state(self) -> State:
+        """Return a fitted network as plain JSON values and arrays."""
+        check_is_fitted(self)
+        values = {
+            "params": {**self.get_params(), "hidden": list(self.hidden)},
+            "classes": self.classes_.tolist(),
+            "multilabel": self.multilabel_,
+            "inputs": self.inputs_,
+            "n_epochs": self.n_epochs_,
+        }
+        return values, {"curve": self.curve_, **{f"params.{name}": p for name, p in self.params_.items()}}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a network from `to_state`."""
+        head = cls(**values["params"])
+        head.classes_ = np.array(values["classes"])
+        head.multilabel_, head.inputs_, head.n_epochs_ = values["multilabel"], values["inputs"], values["n_epochs"]
+        head.curve_ = arrays["curve"]
+        head.params_ = {n.removeprefix("params."): p for n, p in arrays.items() if n.startswith("params.")}
+        head.n_features_in_ = sum(len(p) for n, p in head.params_.items() if n.startswith("in") and p.ndim == 2)
+        return head
+
+    def _require_usable(self, X: Input) -> None:
+        for name in ("lr", "epochs", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise HeadError(f"{name} must be above 0, but is {getattr(self, name)!r}.")
+        for name in ("weight_decay", "warmup", "gamma"):
+            if not getattr(self, name) >= 0:
+                raise HeadError(f"{name} must be at least 0, but is {getattr(self, name)!r}.")
+        for name in ("dropout", "label_smoothing", "stop_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise HeadError(f"{name} must be a share, from 0 to below 1, but is {getattr(self, name)!r}.")
+        if self.patience is not None and not self.patience > 0:
+            raise HeadError(f"patience must be above 0, or null for all epochs, but is {self.patience!r}.")
+        if self.warmup >= self.epochs:
+            raise HeadError(f"warmup ({self.warmup}) must be below epochs ({self.epochs}).")
+        choices: dict[str, tuple[str | None, ...]] = {
+            "loss": ("cross-entropy", "focal"),
+            "fusion": ("concat", "sum", "gated"),
+        }
+        choices |= {"device": ("auto", "cpu", "cuda"), "class_weight": (None, "balanced")}
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                words = ["null" if a is None else a for a in allowed]
+                raise HeadError(f"{name} {value!r}.{nearest(str(value), words)} There are: {', '.join(words)}.")
+        if isinstance(self.hidden, str) or not all(isinstance(h, int | np.integer) and h > 0 for h in self.hidden):
+            raise HeadError(f"hidden must be a list of numbers of units, such as [512, 512], but is {self.hidden!r}.")
+        if self.fusion == "gated" and not self.hidden:
+            raise HeadError("fusion 'gated' needs a hidden layer.")
+        widths = sorted({part.shape[1] for part in X.values()}) if is_several(X) else []
+        if self.fusion == "sum" and len(widths) > 1:
+            raise HeadError(
+                f"fusion 'sum' needs inputs of equal length, but they have {' and '.join(map(str, widths))} columns: "
+                "use concat or gated."
+            )
+
+    def _logits(self, X: Input) -> NDArray[np.float32]:
+        parts = {"": X} if self.inputs_ is None else X
+        if self.inputs_ is not None and (not is_several(X) or set(X) != set(self.inputs_)):
+            raise HeadError(f"this head wants a dict of {', '.join(self.inputs_)}.")
+        names = [""] if self.inputs_ is None else list(self.inputs_)
+        n = n_rows(X)
+        out = np.empty((n, self._n_outputs), np.float32)
+        for start in range(0, n, PREDICTED_ROWS):
+            rows = np.arange(start, min(start + PREDICTED_ROWS, n))
+            out[rows] = self._forward([np.asarray(parts[name][rows], np.float32) for name in names])
+        return out
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.classes_) if self.multilabel_ or len(self.classes_) > 2 else 1
+
+    def _forward(self, inputs: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        p = self.params_
+        every = range(len(inputs))
+        if self.fusion == "gated":
+            x: Any = 0
+            for i in every:
+                gate = sum(inputs[j] @ p[f"gate{i}.{j}.weight"] for j in every) + p[f"gate{i}.bias"]
+                x = x + np.tanh(inputs[i] @ p[f"in{i}.weight"] + p[f"in{i}.bias"]) / (1 + np.exp(-gate))
+        else:
+            x = sum(inputs[i] @ p[f"in{i}.weight"] for i in every) + p["in.bias"]
+        for layer in range(len(self.hidden)):
+            if layer or self.fusion != "gated":
+                x = np.maximum(x, 0)
+            x = x @ p[f"{layer}.weight"] + p[f"{layer}.bias"]
+        logits: NDArray[np.float32] = x
+        return logits
+
+
+def _train_batch(
+    heads: Sequence[MLP],
+    X: Input,
+    codes: NDArray[Any],
+    classes: NDArray[Any],
+    multilabel: bool,
+    fit_rows: Sequence[NDArray[np.int64]],
+    groups: NDArray[Any] | None,
+) -> None:
+    """Train heads that differ only in their rows and in what networks of a batch may differ in."""
+    from headwater.heads._training import Schedule, train
+
+    first = heads[0]
+    sharing: dict[int, list[int]] = {}
+    for i, rows in enumerate(fit_rows):
+        sharing.setdefault(id(rows), []).append(i)
+    inputs = list(X.values()) if is_several(X) else [X]
+    torch = need("torch", "encoders")
+    device = resolve_device(first.device)
+    fast = first.precision == "bf16" or (first.precision == "auto" and fast_at_bf16(device))
+    dtype = torch.bfloat16 if fast else torch.float32
+    gather, place = _on_device(inputs, list({id(r): r for r in fit_rows}.values()), device, first.max_bytes)
+    schedule = Schedule(first.epochs, first.batch_size, first.warmup, first.patience)
+    for members in sharing.values():
+        rows = fit_rows[members[0]]
+        seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
+        if not multilabel:
+            require_two(seen, classes)
+        shape = Shape(
+            tuple(int(part.shape[1]) for part in inputs),
+            tuple(int(h) for h in first.hidden),
+            1 if len(seen) == 2 and not multilabel else len(seen),
+            len(seen) > 2 and not multilabel,
+            first.fusion,
+            first.loss,
+            first.gamma,
+        )
+        mine = [heads[i] for i in members]
+        group = _group(mine, rows, codes, seen, shape, groups, place)
+        targets = _targets(codes, seen, shape, place, device)
+        (trained,) = train(shape, schedule, [group], gather, targets, dtype)
+        for head, network in zip(mine, trained, strict=True):
+            head.classes_ = classes[seen]
+            head.multilabel_ = multilabel
+            head.params_, head.n_epochs_, head.curve_ = network.params, network.n_epochs, network.curve
+            head.inputs_ = {name: int(part.shape[1]) for name, part in X.items()} if is_several(X) else None
+            head.n_features_in_ = sum(shape.inputs)
+
+
+def _group(
+    heads: Sequence[MLP],
+    rows: NDArray[np.int64],
+    codes: NDArray[Any],
+    seen: NDArray[np.int64],
+    shape: Shape,
+    groups: NDArray[Any] | None,
+    place: NDArray[np.int64],
+) -> Group:
+    from headwater.heads._training import Group
+
+    first = heads[0]
+    stop = np.zeros(0, np.int64)
+    if first.patience is not None:
+        share = None if groups is None else groups[rows]
+        stop = rows_to_stop_by(codes[rows], share, first.stop_share, first.seed)
+    train = np.setdiff1d(np.arange(len(rows)), stop)
+    settings = {
+        name: np.array([getattr(head, attribute) for head in heads], np.float32)
+        for name, attribute in zip(("lr", "weight_decay", "dropout", "smoothing"), NETWORK_SETTINGS, strict=True)
+    }
+    weight = _class_weight(codes[rows[train]], seen, shape, first.class_weight)
+    return Group(place[rows[train]], place[rows[stop]], weight, first.seed, **settings)
+
+
+def _class_weight(
+    codes: NDArray[Any], seen: NDArray[np.int64], shape: Shape, class_weight: str | None
+) -> NDArray[np.float32]:
+    """Return a weight a class ``(k,)``, or for each label's negatives and positives ``(2, k)``."""
+    if class_weight is None:
+        return np.ones(shape.n_outputs if shape.softmax else (2, shape.n_outputs), np.float32)
+    if shape.softmax:
+        n = (codes[:, None] == seen).sum(0)
+        return np.asarray(len(codes) / (len(seen) * np.maximum(n, 1)), np.float32)
+    positive = (codes > 0).sum(0) if codes.ndim == 2 else np.array([(codes == seen[1]).sum()])
+    n = np.stack([len(codes) - positive, positive])
+    return np.asarray(len(codes) / (2 * np.maximum(n, 1)), np.float32)
+
+
+def _targets(
+    codes: NDArray[Any], seen: NDArray[np.int64], shape: Shape, place: NDArray[np.int64], device: Any
+) -> Tensor:
+    torch = need("torch", "encoders")
+    used = np.flatnonzero(place >= 0)
+    if codes.ndim == 2:
+        out: Tensor = torch.as_tensor(codes[used].astype(np.float32), device=device)
+        return out
+    number = np.searchsorted(seen, codes[used]).clip(max=len(seen) - 1)
+    if shape.softmax:
+        return torch.as_tensor(number, device=device)  # type: ignore[no-any-return]
+    return torch.as_tensor(number[:, None].astype(np.float32), device=device)  # type: ignore[no-any-return]
+
+
+def _on_device(
+    inputs: Sequence[Any], row_sets: Sequence[NDArray[np.int64]], device: str, max_bytes: int
+) -> tuple[Gather, NDArray[np.int64]]:
+    """Return a way to get rows of the inputs, and the place of each row of X among those used (or -1)."""
+    torch = need("torch", "encoders")
+    used = np.unique(np.concatenate(row_sets))
+    place = np.full(inputs[0].shape[0], -1)
+    place[used] = np.arange(len(used))
+    kept: list[Any] | None = None
+    if 4 * len(used) * sum(part.shape[1] for part in inputs) <= max_bytes:
+        kept = [torch.as_tensor(np.asarray(part[used], np.float32), device=device) for part in inputs]
+        for part in kept:
+            bad = (~torch.isfinite(part).all(1)).nonzero()[:, 0].cpu().numpy()
+            if len(bad):
+                raise HeadError(
+                    f"features are not finite in {len(bad)} rows, the first being {used[bad[:5]].tolist()}."
+                )
+
+    def gather(rows: Tensor) -> list[Tensor]:
+        if kept is not None:
+            return [part[rows] for part in kept]
+        numbers = used[rows.cpu().numpy().reshape(-1)]
+        read = [torch.as_tensor(np.asarray(part[numbers], np.float32), device=device) for part in inputs]
+        return [values.view(*rows.shape, -1) for values in read]
+
+    return gather, place
