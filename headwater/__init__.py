@@ -6,18 +6,26 @@ Encoders run once and fill a store; heads are fitted on what is stored, in secon
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.api import embed as embed
 
 __version__ = "0.1.0"
 
-# A package once loaded stays where its import put it, in the way of the verb of the same name. So the package is loaded
-# first and that name given back: `headwater.embed(...)` is the verb, `from headwater.embed import ...` the package.
-import_module("headwater.embed")
-del globals()["embed"]
+
+class _Verb(ModuleType):
+    """A package that is also the verb of its name: ``headwater.embed(...)`` beside ``import headwater.embed.run``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return import_module("headwater.api").embed(*args, **kwargs)
+
+
+import_module("headwater.embed").__class__ = _Verb
 
 _LAZY = {
     "demo": "headwater.api",
-    "embed": "headwater.api",
     "fit_head": "headwater.api",
     "index": "headwater.api",
     "info": "headwater.api",

@@ -290,7 +290,7 @@ def _require_same_vectors(encoder: Encoder[Any], features: Features, content_of:
         then = features.pooled[row].astype(np.float64)
         scale = np.linalg.norm(now) * np.linalg.norm(then)
         cosine = float(now @ then / scale) if scale else float(np.array_equal(now, then))
-        if cosine < SAME_COSINE:
+        if not cosine >= SAME_COSINE:  # NaN is not the same
             raise EncoderError(
                 f"{features.name}: {content_of[row].source} embedded again differs from what is stored (cosine "
                 f"{cosine:.4f}): the encoder or its preprocessing has changed. Pass --name to start a new feature set."

@@ -279,6 +279,6 @@ def _moments(gather: Gather, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     for one, two, start in zip(first, second, shift, strict=True):
         mean = one / rows.shape[1]
         variance = two / rows.shape[1] - mean * mean
-        std = torch.where(variance <= 1e-12 * (1 + mean * mean), 1.0, variance.clamp(min=0).sqrt())
+        std = torch.where(variance <= 1e-12 * mean * mean, 1.0, variance.clamp(min=0).sqrt())
         out.append((mean + start[:, 0], std))
     return out

@@ -135,6 +135,8 @@ def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
         data, where = load_bytes(source), f": {os.fspath(source)}"
     try:
         return _decode(data, max_pixels)
+    except MemoryError:
+        raise  # says nothing of the file
     except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
         raise ImageError(_reason(error, data) + where) from error
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -31,6 +33,29 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably; nothing where it is there already."""
+    with disk_errors(folder):
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            sync_folder(path.parent)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, waiting for whoever has it, in this process or another."""
+    with disk_errors(path), path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove files that a killed run had begun to write in ``folder`` beside the ones that they were to replace."""
+    for beside in folder.glob(".*.tmp"):
+        beside.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -46,7 +71,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     When the body fails, ``path`` is as it was and nothing is left beside it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with disk_errors(path):
         try:
             yield beside

@@ -7,7 +7,7 @@ mapped and used in place. The last chunk is as long as the others, as zarr wants
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex
 
@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
-from headwater.store._files import digest, replacing, write_json
+from headwater.store._files import digest, make_folder, replacing, write_json
 
 Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
+
+
+_DAMAGED = "stored features were damaged from outside. Restore the file from a backup, or embed into a new store."
 
 
 class ArrayLike(Protocol):
@@ -36,7 +39,7 @@ class ArrayLike(Protocol):
 def write_array_metadata(folder: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
     """Write the ``zarr.json`` of an array of ``shape`` in chunks of ``chunk_rows`` whole rows."""
     fill: float | int | str = "NaN" if dtype.kind == "f" else 0
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(
         folder / "zarr.json",
         {
@@ -64,7 +67,7 @@ def _codec(dtype: np.dtype[Any]) -> dict[str, Any]:
 
 def write_group_metadata(folder: Path, attributes: dict[str, Any]) -> None:
     """Write the ``zarr.json`` of a group."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
@@ -81,18 +84,29 @@ class MappedArray:
         Rows a chunk.
     dtype
         Type of its numbers.
+    written
+        Says whether a chunk has been written, by its number. One that has not reads as NaN (numbers with a point) or
+        0, whatever lies on disk; one that has must be there.
 
     Notes
     -----
-    ``array[i:j]`` inside one chunk is a view of the file; other selections copy. A chunk that was never written
-    reads as NaN (numbers with a point) or 0. Nothing read through this class can be written to.
+    ``array[i:j]`` inside one chunk is a view of the file; other selections copy. Nothing read through this class can be
+    written to.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], chunk_rows: int, dtype: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: tuple[int, ...],
+        chunk_rows: int,
+        dtype: Any,
+        written: Callable[[int], bool] = lambda index: True,
+    ) -> None:
         self.folder = folder
         self.shape = shape
         self.chunk_rows = chunk_rows
         self.dtype = np.dtype(dtype)
+        self._written = written
         self._chunks: dict[int, Array] = {}
 
     @property
@@ -119,6 +133,8 @@ class MappedArray:
         """Return chunk ``index``, mapped, of shape ``(rows, ...)``; the last one holds only rows that exist."""
         rows = min(self.chunk_rows, self.shape[0] - index * self.chunk_rows)
         if index not in self._chunks:
+            if not self._written(index):
+                return np.broadcast_to(self._fill, (rows, *self.shape[1:]))
             self._chunks[index] = self._map(index)
         return self._chunks[index][:rows]
 
@@ -128,13 +144,13 @@ class MappedArray:
         try:
             with path.open("rb") as file:
                 buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (FileNotFoundError, ValueError):  # never written; an empty file cannot be mapped
-            return np.broadcast_to(self._fill, full)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path} is missing: {_DAMAGED}") from error
+        except ValueError as error:  # an empty file cannot be mapped
+            raise StoreError(f"{path} is empty: {_DAMAGED}") from error
         expected = int(np.prod(full)) * self.dtype.itemsize
         if len(buffer) != expected:
-            raise StoreError(
-                f"{path}: {len(buffer)} bytes where {expected} belong. Run: headwater verify on the store."
-            )
+            raise StoreError(f"{path}: {len(buffer)} bytes where {expected} belong: {_DAMAGED}")
         return np.frombuffer(buffer, self.dtype).reshape(full)
 
     def __getitem__(self, rows: Selector) -> Array:

@@ -19,7 +19,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreBusy, StoreError, StoreNotFound
-from headwater.store._files import digest, disk_errors
+from headwater.store._files import digest, disk_errors, make_folder, remove_unfinished, sync_folder
 from headwater.store.blocks import (
     Array,
     MappedArray,
@@ -101,7 +101,14 @@ class Features:
 
     @classmethod
     def create(cls, folder: Path, journal: Path, name: str, spec: FeatureSpec, n_items: int) -> Features:
-        """Make an empty feature set, with blocks of a size that suits ``n_items``."""
+        """Make an empty feature set, with blocks of a size that suits ``n_items``.
+
+        A journal that is there already speaks of features that have been deleted, and goes.
+        """
+        make_folder(journal.parent)
+        if journal.exists():
+            journal.unlink()
+            sync_folder(journal.parent)
         rows = block_rows(spec, n_items)
         write_array_metadata(folder / "keys", (0, KEY_BYTES), KEY_CHUNK, np.dtype(np.uint8))
         write_array_metadata(folder / "status", (0,), rows, np.dtype(np.uint8))
@@ -113,7 +120,6 @@ class Features:
         elif spec.has_tokens:
             shape = (0, int(spec.n_tokens or 0), int(spec.token_dim or 0))
             write_array_metadata(folder / "tokens", shape, rows, np.dtype(spec.dtype))
-        journal.parent.mkdir(parents=True, exist_ok=True)
         write_group_metadata(folder, spec.to_dict())  # last: a feature set without it does not exist
         return cls(folder, journal, name)
 
@@ -144,7 +150,7 @@ class Features:
     @cached_property
     def pooled(self) -> MappedArray:
         """Pooled features, of shape ``(n_items, dim)``; NaN where an item has none."""
-        return self._array("pooled", (self.n_items, self.spec.dim), self.block_rows, self.spec.dtype)
+        return self._array("pooled", (self.n_items, self.spec.dim), self.block_rows, self.spec.dtype, self._written)
 
     @cached_property
     def tokens(self) -> MappedArray | RaggedArray:
@@ -156,7 +162,7 @@ class Features:
         token_dim = int(self.spec.token_dim or 0)
         if not self.spec.ragged:
             shape = (self.n_items, int(self.spec.n_tokens or 0), token_dim)
-            return self._array("tokens", shape, self.block_rows, self.spec.dtype)
+            return self._array("tokens", shape, self.block_rows, self.spec.dtype, self._written)
         offsets, lengths = (
             np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
             for part in ("offsets", "lengths")
@@ -165,9 +171,17 @@ class Features:
 
     def _token_values(self, offsets: Array, lengths: Array) -> MappedArray:
         chunk = self._token_chunk_rows()
-        return self._array(
-            "tokens/values", (_end(offsets, lengths), int(self.spec.token_dim or 0)), chunk, self.spec.dtype
-        )
+        starts = offsets[:: self.block_rows]  # a block's tokens start at a chunk of their own
+
+        def written(index: int) -> bool:
+            return self._written(int(np.searchsorted(starts, index * chunk, side="right")) - 1)
+
+        shape = (_end(offsets, lengths), int(self.spec.token_dim or 0))
+        return self._array("tokens/values", shape, chunk, self.spec.dtype, written)
+
+    def _written(self, block: int) -> bool:
+        """Whether the journal says that a block holds anything."""
+        return block in self.state.blocks and bool(self.state.blocks[block].stored)
 
     def _token_chunk_rows(self) -> int:
         metadata = json.loads((self.folder / "tokens" / "values" / "zarr.json").read_text())
@@ -203,8 +217,15 @@ class Features:
         order = np.argsort(words, kind="stable")
         return words[order], order
 
-    def _array(self, part: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any) -> MappedArray:
-        return MappedArray(self.folder / part, shape, chunk_rows, dtype)
+    def _array(
+        self,
+        part: str,
+        shape: tuple[int, ...],
+        chunk_rows: int,
+        dtype: Any,
+        written: Callable[[int], bool] = lambda index: True,
+    ) -> MappedArray:
+        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written)
 
     @property
     def fingerprint(self) -> str:
@@ -218,18 +239,37 @@ class Features:
     def verify(self) -> Iterator[str]:
         """Compare every array with the journal's checksums; yield a line for each that differs."""
         for part, expected in self.state.plan.sums.items():
-            if self._sum_planned(part, self.n_items) != expected:
-                yield f"{self.name}: {part} differs from its checksum"
+            try:
+                if self._sum_planned(part, self.n_items) != expected:
+                    yield f"{self.name}: {part} differs from its checksum"
+            except StoreError as error:
+                yield str(error)
         for line in self.state.blocks.values():
-            for part, expected in line.sums.items():
-                try:
-                    ranges = self._ranges_in(part, line.block, line.stored)
-                    actual = digest_rows(self._block_values(part, line.block), ranges)
-                except StoreError as error:
-                    yield str(error)
-                    continue
-                if actual != expected:
+            yield from self._differences(line)
+        yield from self._wrong_status()
+
+    def _differences(self, line: BlockLine) -> Iterator[str]:
+        """Yield a line for each array of a block that differs from its checksum."""
+        for part, expected in line.sums.items():
+            try:
+                ranges = self._ranges_in(part, line.block, line.stored)
+                if digest_rows(self._block_values(part, line.block), ranges) != expected:
                     yield f"{self.name}: block {line.block} of {part} differs from its checksum"
+            except StoreError as error:
+                yield str(error)
+
+    def _wrong_status(self) -> Iterator[str]:
+        """Yield a line for each block of which ``status`` says less than the journal; a killed run may leave more."""
+        for block, line in self.state.blocks.items():
+            start = block * self.block_rows
+            array = self._array("status", (self.n_items,), self.block_rows, np.uint8)
+            try:
+                found, said = array.chunk(block), self.status[start : start + self.block_rows]
+            except StoreError as error:
+                yield str(error)
+                continue
+            if bool(((said == STORED) & (found != STORED)).any() or ((said == FAILED) & (found == TO_DO)).any()):
+                yield f"{self.name}: block {line.block} of status differs from the journal"
 
     def _sum_planned(self, part: str, n_items: int) -> str:
         planned = self.keys if part == "keys" else np.asarray(self._array(part, (n_items,), KEY_CHUNK, np.int64))
@@ -289,6 +329,8 @@ class Features:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
+            for folder in (self.folder.parent, self.folder, *(path.parent for path in self.folder.rglob("zarr.json"))):
+                remove_unfinished(folder)
             yield FeatureWriter(self.refresh())
 
 
@@ -377,10 +419,19 @@ class FeatureWriter:
         return [("tokens/offsets", np.concatenate([offsets, new_offsets])), ("tokens/lengths", lengths)]
 
     def commit(self, task: BlockTask, result: BlockResult) -> None:
-        """Write one block, durably: its chunks, its status, its line in the journal."""
+        """Write one block, durably: its chunks, its status, its line in the journal.
+
+        Raises
+        ------
+        StoreError
+            When rows that the block holds already are no longer what they were.
+        """
         features, spec = self.features, self.features.spec
         start = task.block * features.block_rows
         before = features.state.blocks.get(task.block, BlockLine(block=task.block, stored=(), sums={}))
+        damaged = next(features._differences(before), None)  # a new checksum would hide it
+        if damaged is not None:
+            raise StoreError(f"{damaged}. Nothing is added to it: restore it from a backup, or embed into a new store.")
         good = ~np.isin(result.rows, list(result.failed))
         rows = result.rows[good]
 

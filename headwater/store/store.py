@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
-from headwater.store._files import write_bytes, write_json
+from headwater.store._files import locked, make_folder, remove_unfinished, write_bytes, write_json
 from headwater.store.blocks import Array, RaggedArray, SelectedRows, write_group_metadata
 from headwater.store.features import FAILED, KEY_BYTES, STORED, Features
 from headwater.store.spec import FeatureSpec
@@ -80,6 +81,14 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the one right to change which samples and feature sets there are; what was read before is read anew."""
+        with locked(self.path / ".lock"):
+            remove_unfinished(self.path)
+            self._forget_samples()
+            yield
+
     # Samples
 
     @cached_property
@@ -135,6 +144,9 @@ class Store:
         data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
         table.write_parquet(data, metadata=metadata)
         write_bytes(self.path / "samples.parquet", data.getvalue())
+        self._forget_samples()
+
+    def _forget_samples(self) -> None:
         for cached in ("samples", "roles", "unreadable"):
             self.__dict__.pop(cached, None)
 
@@ -189,23 +201,25 @@ class Store:
         StoreBusy
             When another process is writing them.
         """
-        self.check_features(name, spec)
-        if name in self.feature_names():
-            return self.features(name)
-        parent = (self._group / name).parent
-        for folder in (self._group, parent):  # the first is missing where making the store was cut short
-            if not (folder / "zarr.json").exists():
-                write_group_metadata(folder, {})
-        return Features.create(self._group / name, self._journal(name), name, spec, n_items)
+        check_name(name)
+        with self.changing():
+            self.check_features(name, spec)
+            if name in self.feature_names():
+                return self.features(name)
+            parent = (self._group / name).parent
+            for folder in (self._group, parent):  # the first is missing where making the store was cut short
+                if not (folder / "zarr.json").exists():
+                    write_group_metadata(folder, {})
+            return Features.create(self._group / name, self._journal(name), name, spec, n_items)
 
     def check_features(self, name: str, spec: FeatureSpec) -> None:
-        """Raise what `require_features` would, and change nothing but what a killed run left unfinished."""
+        """Raise what `require_features` would, and change nothing."""
         check_name(name)
         if name in self.feature_names():
             features = self.features(name)
             features.spec.require_same(spec, f"{self.path}: {name}")
             with features.writing():
-                _remove_unfinished(features.folder)
+                pass
 
     @property
     def _group(self) -> Path:
@@ -302,7 +316,7 @@ def create_store(path: str | Path) -> Store:
     found = find_store(path)
     if found is not None:
         return found
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     write_json(path / "store.json", {"format": FORMAT})  # first: should the next step fail, it is made up for later
     write_group_metadata(path / "features.zarr", {})
     return Store(path)
@@ -369,13 +383,6 @@ def check_name(name: str) -> None:
         raise InputError(
             f"{name!r} cannot name features: write NAME/image or NAME/text, NAME in letters, digits, '.', '_' and '-'."
         )
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove files that a killed run had begun to write beside the ones that they were to replace."""
-    for place in (folder.parent.glob(".*.tmp"), folder.rglob(".*.tmp")):
-        for beside in place:
-            beside.unlink(missing_ok=True)
 
 
 def _why(error: Exception, columns: list[str]) -> str:

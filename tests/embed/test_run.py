@@ -207,6 +207,17 @@ def test_an_encoder_that_changed_is_caught(many_images, tmp_path):
     assert fill(features, encoder, contents).embedded == 50
 
 
+def test_stored_vectors_that_are_not_numbers_are_no_match(many_images, tmp_path):
+    """What is stored and cannot be compared is not taken for the same."""
+    encoder, contents = Counting(), contents_of(many_images)
+    features = features_of(tmp_path / "a.hw", encoder, "image")
+    fill(features, encoder, contents[:40])
+    path = features.refresh().pooled.chunk_path(0)
+    path.write_bytes(np.full(path.stat().st_size // 2, np.nan, np.float16).tobytes())
+    with pytest.raises(EncoderError, match="differs from what is stored"):
+        fill(features.refresh(), encoder, contents)
+
+
 def test_an_error_of_the_encoder_ends_the_run(many_images, tmp_path):
     """What is not an image's fault is not recorded as one."""
 

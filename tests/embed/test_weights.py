@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from headwater.embed import load_encoder
-from headwater.errors import EncoderError
+from headwater.errors import EncoderError, InputError
 
 SPEC = "timm:test_resnet"
 
@@ -131,7 +131,7 @@ def test_unusable_options(tmp_path):
     assert error_of(tmp_path / "a", "builtin:ngram").endswith("has no weights to replace: leave --weights out.")
     assert error_of(None, SPEC, tokens="0") == "tokens must be none, all or a number, but is '0'."
     assert error_of(None, SPEC, precision="fp8") == "precision must be auto, fp32, bf16, fp16, but is 'fp8'."
-    with pytest.raises(EncoderError, match="device must be auto, cpu or cuda, but is 'tpu'"):
+    with pytest.raises(InputError, match="device must be auto, cpu or cuda, but is 'tpu'"):
         load_encoder(SPEC, device="tpu")
 
 

@@ -158,6 +158,16 @@ def test_separable_data_has_a_finite_fit(C):
     assert excess(1e-12) <= 1e-5 * best
 
 
+@pytest.mark.parametrize("shape", [(300, 20), (60, 200)])
+@pytest.mark.parametrize("factor", [1e-7, 1e6])
+def test_the_unit_of_a_column_does_not_matter(shape, factor):
+    """Columns are standardised however small or large their numbers are."""
+    X = features(*shape)
+    y = labels(X)
+    usual, scaled = LinearProbe(C=0.1).fit(X, y), LinearProbe(C=0.1).fit(X * np.float32(factor), y)
+    assert scaled.predict_proba(X * np.float32(factor)) == pytest.approx(usual.predict_proba(X), abs=2e-3)
+
+
 def test_a_constant_column_does_no_harm():
     """A column without spread gets no say, also when it is constant in the training rows of one fold only."""
     X = features(200, 5)

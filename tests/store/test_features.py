@@ -1,5 +1,6 @@
 """A feature set: rows are given out once, blocks are made in any order, the journal alone is believed."""
 
+import shutil
 import subprocess
 import sys
 import warnings
@@ -228,12 +229,59 @@ def test_one_flipped_byte_is_found(store, part):
 
 
 def test_a_missing_block_file_is_found(store):
-    """A chunk that disappeared reads as NaN, and verify says so."""
+    """A chunk that the journal speaks of must be there: what reads it says so, and so does verify."""
     features = write(store.require_features("f/image", spec(), 100), keys_of(range(100)))
     features.pooled.chunk_path(1).unlink()
     features = features.refresh()
-    assert np.isnan(features.pooled[64:]).all()
-    assert list(features.verify()) == ["f/image: block 1 of pooled differs from its checksum"]
+    assert np.isfinite(features.pooled[:64]).all()
+    for read in (lambda: features.pooled[64:], lambda: features.pooled[[70]], lambda: list(features.pooled.blocks())):
+        with pytest.raises(StoreError, match=r"c\.1\.0 is missing"):
+            read()
+    assert ["c.1.0 is missing" in line for line in features.verify()] == [True]
+
+
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+def test_damage_is_not_hidden_by_adding_to_the_block(store, damage):
+    """Rows that a block holds are compared with their checksum before a new one is made over them."""
+    keys = keys_of(range(40))
+    features = write(store.require_features("f/image", spec(), 40), keys[:20])
+    path = features.pooled.chunk_path(0)
+    if damage == "flip":
+        data = bytearray(path.read_bytes())
+        data[5] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+    before = features.journal.path.read_bytes()
+    with pytest.raises(StoreError, match=r"differs from its checksum|is missing"):
+        write(features.refresh(), keys)
+    assert features.journal.path.read_bytes().count(b'"block"') == before.count(b'"block"')
+    assert list(features.refresh().verify())
+
+
+def test_a_journal_of_deleted_features_is_not_believed(store):
+    """Features whose folder was deleted start anew, whatever their journal says."""
+    write(store.require_features("f/image", spec(), 100), keys_of(range(100)))
+    shutil.rmtree(store.path / "features.zarr" / "f")
+    features = store.require_features("f/image", spec(), 50)
+    assert features.n_items == 0
+    features = write(features, keys_of(range(50)))
+    assert np.array_equal(features.pooled[:], vectors(np.arange(50)))
+    assert list(features.verify()) == []
+
+
+def test_a_changed_status_is_found(store):
+    """Status that says less than the journal is named; status that a killed run left ahead of it is not."""
+    features = write(store.require_features("f/image", spec(), 100), keys_of(range(100)), only=1)
+    path = features.folder / "status" / "c.0"
+    status = bytearray(path.read_bytes())
+    status[3] = 0
+    path.write_bytes(status)
+    assert list(features.verify()) == ["f/image: block 0 of status differs from the journal"]
+    status[3] = 1
+    path.write_bytes(status)
+    (features.folder / "status" / "c.1").write_bytes(bytes([1] * 64))
+    assert list(features.verify()) == []
 
 
 def test_a_short_block_file_is_refused(store):

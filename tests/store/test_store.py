@@ -1,6 +1,7 @@
 """The store: made, found or refused; its samples replaced whole; features and samples read together."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -313,7 +314,33 @@ def test_verify_looks_at_every_feature_set(store):
     assert list(store.verify()) == []
     for name in ("f/image", "g/text"):
         (store.path / "features.zarr" / name / "pooled" / "c.0.0").unlink()
-    assert [line.split(":")[0] for line in store.verify()] == ["f/image", "g/text"]
+    assert [name in line for name, line in zip(("f/image", "g/text"), store.verify(), strict=True)] == [True, True]
+
+
+def test_changes_of_a_store_wait_for_each_other(store):
+    """Reading the samples and writing them back is one step, whoever does it at the same time."""
+    samples(store, [1])
+    rows = 20
+
+    def add(number):
+        with open_store(store.path).changing():
+            mine = open_store(store.path)
+            table = mine.samples
+            more = table[:1].with_columns(pl.lit(f"new{number}").alias(mine.roles.id))
+            mine.write_samples(pl.concat([table, more]), mine.roles)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(rows)))
+    assert len(open_store(store.path).samples) == 1 + rows
+
+
+def test_two_that_make_the_same_features_make_them_once(store):
+    """The block size that the first chose is the one that both write by."""
+    with ThreadPoolExecutor(8) as pool:
+        made = list(
+            pool.map(lambda n: open_store(store.path).require_features("h/image", spec(), n), [64, 100_000] * 8)
+        )
+    assert len({features.block_rows for features in made}) == 1
 
 
 def test_keys_as_hex():

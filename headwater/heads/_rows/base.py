@@ -199,5 +199,5 @@ def to_numpy(array: Array) -> NDArray[Any]:
 
 def positive_std(xp: Any, variance: Array, mean: Array) -> Array:
     """Return standard deviations, 1 for a column that is constant but for rounding."""
-    constant = variance <= 1e-12 * (1 + mean * mean)
+    constant = variance <= 1e-12 * mean * mean
     return xp.where(constant, xp.ones_like(variance), xp.sqrt(xp.where(constant, xp.ones_like(variance), variance)))
