@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import warnings
 import zlib
@@ -87,8 +88,23 @@ def test_a_second_manifest_over_the_same_images(command, images):
     done = command("embed", images / "two.parquet", images / "a.hw", "--encoder", "builtin:texture")
     assert done.out.splitlines() == [
         "texture/image: 0 items embedded, 2 there already",
+        "16 earlier samples are no longer listed: this manifest took the place of the one before (what was embedded "
+        "is kept)",
         f"2 samples, in {images / 'a.hw'}",
     ]
+    table = pl.read_csv(images / "manifest.csv")
+    table.tail(15).write_csv(images / "three.csv")
+    command("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
+    done = command("embed", images / "three.csv", images / "a.hw", "--encoder", "builtin:texture", "--json")
+    assert json.loads(done.out)["n_unlisted"] == 1
+
+
+def test_samples_that_cannot_be_read_are_written_anew(images):
+    """A damaged samples table is replaced by the manifest's, as its error advises."""
+    embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture")
+    (images / "a.hw" / "samples.parquet").write_bytes(b"PAR1")
+    assert embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture").n_unlisted == 0
+    assert len(open_store(images / "a.hw").read("texture/image").ids) == 16
 
 
 def test_one_content_in_many_rows(images):
@@ -142,6 +158,19 @@ def test_keys_of_other_files_are_not_taken_over(images, tmp_path, paint):
     assert open_store(images / "a.hw").samples["image_key"].null_count() == 16
 
 
+@pytest.mark.parametrize("way", ["{}/images", "../gallery/images", "../other/../gallery/images"])
+def test_keys_of_the_same_files_are_taken_over(images, tmp_path, way):
+    """The same image files, listed by a manifest of texts in another folder, keep their keys."""
+    table = pl.read_csv(images / "manifest.csv")
+    embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture")
+    then = open_store(images / "a.hw").samples["image_key"]
+    (tmp_path / "other").mkdir()
+    table = table.with_columns(pl.col("image").str.replace("images", way.format(images)))
+    table.write_csv(tmp_path / "other" / "manifest.csv")
+    embed(tmp_path / "other" / "manifest.csv", images / "a.hw", encoder="builtin:ngram")
+    assert open_store(images / "a.hw").samples["image_key"].equals(then)
+
+
 def test_rows_that_were_not_looked_at_are_not_said_to_lack_an_image(images, paint):
     """A row that a run over texts added has an image that is to be embedded, rather than none."""
     embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture")
@@ -162,6 +191,26 @@ def test_a_column_named_for_another_encoder(command, images):
     done = command(*words, "--text", "findings")
     assert done.status == 0
     assert "column 'findings' was left alone: its texts need another encoder" in done.out
+
+
+@pytest.mark.parametrize(("column", "kind"), [("image_key", "image"), ("text_key", "text")])
+def test_a_column_of_keys_of_ones_own(refused, images, column, kind):
+    """A manifest's own column under the name of headwater's keys is refused, rather than lost."""
+    table = pl.read_csv(images / "manifest.csv").with_columns(pl.lit("c9f0f895fb98ab9159f51fd0297e236d").alias(column))
+    table.write_csv(images / "manifest.csv")
+    error = refused("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
+    assert f"column '{column}' is the manifest's own, but headwater keeps digests of {kind}s" in error
+    assert "Rename" in error
+
+
+def test_a_manifest_that_was_exported_from_a_store(images):
+    """The samples table of a store, keys and all, is a manifest as well, for that store and for another."""
+    embed(images / "manifest.csv", images / "a.hw", encoder="stub:8")
+    open_store(images / "a.hw").samples.write_parquet(images / "exported.parquet")
+    for store in ("a.hw", "b.hw"):
+        embed(images / "exported.parquet", images / store, encoder="builtin:ngram")
+        embed(images / "exported.parquet", images / store, encoder="builtin:texture")
+        assert open_store(images / store).samples.equals(pl.read_parquet(images / "exported.parquet"))
 
 
 # Anything reads it
@@ -317,6 +366,22 @@ def test_stop_at_the_first_image_that_is_damaged(command, images):
     (images / "images" / "14.png").write_bytes(whole)
     assert command(*words).status == 0
     assert verify(images / "a.hw") == []
+
+
+def test_stop_at_what_failed_in_an_earlier_run(refused, command, damaged):
+    """With --on-error stop, samples that failed before end the run with their names, unless they are tried again."""
+    for i in (0, 5):  # these have no key, so that they would end the run as files that are not there
+        shutil.rmtree(damaged / "images" / f"0{i}.png", ignore_errors=True)
+        (damaged / "images" / f"0{i}.png").write_bytes(b"no image" + bytes([i]))
+    words = ("embed", damaged / "manifest.csv", damaged / "a.hw", "--encoder", "builtin:texture")
+    command(*words)
+    error = refused(*words, "--on-error", "stop")
+    assert "texture/image: 6 samples failed in an earlier run: 's00' (not an image" in error
+    assert "'s04'" in error
+    assert "and 1 more. Pass --retry-failed to try again, or --on-error skip" in error
+    for i in range(6):
+        (damaged / "images" / f"0{i}.png").write_bytes((damaged / "images" / f"1{i}.png").read_bytes())
+    assert command(*words, "--on-error", "stop").status == 0
 
 
 def test_nothing_can_be_read(command, images):
