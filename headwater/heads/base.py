@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,14 @@ class Head(BaseEstimator):  # type: ignore[misc]
 
     A head is a scikit-learn classifier. X is a NumPy array or any array-like that has ``shape``, ``dtype``,
     ``array[rows]`` and ``blocks()``; a head over several inputs takes a dict of them.
+
+    Attributes
+    ----------
+    takes_inputs
+        Whether X may be a dict of inputs; others are given them side by side.
     """
+
+    takes_inputs: ClassVar[bool] = False
 
     def fit_many(
         self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None

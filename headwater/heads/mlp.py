@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from headwater.heads._training import Gather, Group
 
+Precision = Literal["auto", "fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
 PREDICTED_ROWS = 8192
 NETWORK_SETTINGS = ("lr", "weight_decay", "dropout", "label_smoothing")
 """What networks that are trained together may differ in, besides their rows."""
@@ -56,7 +58,8 @@ class MLP(Classifier):
     label_smoothing
         Share of each target that is spread evenly over the classes.
     class_weight
-        ``balanced`` weighs each class by the inverse of its frequency in the training rows.
+        ``balanced`` weighs each class by the inverse of its frequency in the training rows; or a dict of weights by
+        class (of one label for several: by 0 and 1), 1 for those it leaves out.
     fusion
         How a dict of inputs becomes one: ``concat``, side by side; ``sum``, added up after standardising, for inputs
         of equal length; ``gated``, each through a tanh layer of the first hidden width, times a sigmoid gate that sees
@@ -96,6 +99,8 @@ class MLP(Classifier):
     True
     """
 
+    takes_inputs = True
+
     def __init__(
         self,
         hidden: Sequence[int] = (512,),
@@ -111,11 +116,11 @@ class MLP(Classifier):
         loss: Loss = "cross-entropy",
         gamma: float = 2.0,
         label_smoothing: float = 0.0,
-        class_weight: Literal["balanced"] | None = None,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
         fusion: Fusion = "concat",
         seed: int = 0,
-        precision: Literal["auto", "fp32", "bf16"] = "auto",
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Precision = "auto",
+        device: Device = "auto",
         max_bytes: int = 4 << 30,
     ) -> None:
         self.hidden = hidden
@@ -170,8 +175,10 @@ class MLP(Classifier):
     def to_state(self) -> State:
         """Return a fitted network as plain JSON values and arrays."""
         check_is_fitted(self)
+        weights = self.class_weight
+        plain = {str(k): v for k, v in weights.items()} if isinstance(weights, Mapping) else weights
         values = {
-            "params": {**self.get_params(), "hidden": list(self.hidden)},
+            "params": {**self.get_params(), "hidden": list(self.hidden), "class_weight": plain},
             "classes": self.classes_.tolist(),
             "multilabel": self.multilabel_,
             "inputs": self.inputs_,
@@ -182,7 +189,7 @@ class MLP(Classifier):
     @classmethod
     def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Rebuild a network from `to_state`."""
-        head = cls(**values["params"])
+        head = cls(**{**values["params"], "hidden": tuple(values["params"]["hidden"])})
         head.classes_ = np.array(values["classes"])
         head.multilabel_, head.inputs_, head.n_epochs_ = values["multilabel"], values["inputs"], values["n_epochs"]
         head.curve_ = arrays["curve"]
@@ -204,16 +211,12 @@ class MLP(Classifier):
             raise HeadError(f"patience must be above 0, or null for all epochs, but is {self.patience!r}.")
         if self.warmup >= self.epochs:
             raise HeadError(f"warmup ({self.warmup}) must be below epochs ({self.epochs}).")
-        choices: dict[str, tuple[str | None, ...]] = {
-            "loss": ("cross-entropy", "focal"),
-            "fusion": ("concat", "sum", "gated"),
-        }
-        choices |= {"device": ("auto", "cpu", "cuda"), "class_weight": (None, "balanced")}
-        for name, allowed in choices.items():
-            value = getattr(self, name)
+        for name, kind in {"loss": Loss, "fusion": Fusion, "precision": Precision, "device": Device}.items():
+            value, allowed = getattr(self, name), get_args(kind)
             if value not in allowed:
-                words = ["null" if a is None else a for a in allowed]
-                raise HeadError(f"{name} {value!r}.{nearest(str(value), words)} There are: {', '.join(words)}.")
+                raise HeadError(f"{name} {value!r}.{nearest(str(value), allowed)} There are: {', '.join(allowed)}.")
+        if not isinstance(self.class_weight, Mapping) and self.class_weight not in (None, "balanced"):
+            raise HeadError(f"class_weight must be balanced, null, or a weight a class, but is {self.class_weight!r}.")
         if isinstance(self.hidden, str) or not all(isinstance(h, int | np.integer) and h > 0 for h in self.hidden):
             raise HeadError(f"hidden must be a list of numbers of units, such as [512, 512], but is {self.hidden!r}.")
         if self.fusion == "gated" and not self.hidden:
@@ -297,7 +300,7 @@ def _train_batch(
             first.gamma,
         )
         mine = [heads[i] for i in members]
-        group = _group(mine, rows, codes, seen, shape, groups, place)
+        group = _group(mine, rows, codes, classes, seen, shape, groups, place)
         targets = _targets(codes, seen, shape, place, device)
         (trained,) = train(shape, schedule, [group], gather, targets, dtype)
         for head, network in zip(mine, trained, strict=True):
@@ -312,6 +315,7 @@ def _group(
     heads: Sequence[MLP],
     rows: NDArray[np.int64],
     codes: NDArray[Any],
+    classes: NDArray[Any],
     seen: NDArray[np.int64],
     shape: Shape,
     groups: NDArray[Any] | None,
@@ -329,22 +333,36 @@ def _group(
         name: np.array([getattr(head, attribute) for head in heads], np.float32)
         for name, attribute in zip(("lr", "weight_decay", "dropout", "smoothing"), NETWORK_SETTINGS, strict=True)
     }
-    weight = _class_weight(codes[rows[train]], seen, shape, first.class_weight)
+    known = np.array([0, 1]) if codes.ndim == 2 else classes[seen]
+    weight = _class_weight(codes[rows[train]], seen, known, shape, first.class_weight)
     return Group(place[rows[train]], place[rows[stop]], weight, first.seed, **settings)
 
 
 def _class_weight(
-    codes: NDArray[Any], seen: NDArray[np.int64], shape: Shape, class_weight: str | None
+    codes: NDArray[Any],
+    seen: NDArray[np.int64],
+    known: NDArray[Any],
+    shape: Shape,
+    class_weight: Mapping[Any, float] | str | None,
 ) -> NDArray[np.float32]:
     """Return a weight a class ``(k,)``, or for each label's negatives and positives ``(2, k)``."""
-    if class_weight is None:
-        return np.ones(shape.n_outputs if shape.softmax else (2, shape.n_outputs), np.float32)
-    if shape.softmax:
-        n = (codes[:, None] == seen).sum(0)
-        return np.asarray(len(codes) / (len(seen) * np.maximum(n, 1)), np.float32)
-    positive = (codes > 0).sum(0) if codes.ndim == 2 else np.array([(codes == seen[1]).sum()])
-    n = np.stack([len(codes) - positive, positive])
-    return np.asarray(len(codes) / (2 * np.maximum(n, 1)), np.float32)
+    if class_weight == "balanced":
+        n = _counts(codes, seen, shape)
+        return np.asarray(n.sum(0) / (len(n) * np.maximum(n, 1)), np.float32)
+    weights = np.ones(len(known), np.float32)
+    if isinstance(class_weight, Mapping):
+        given = {str(name): value for name, value in class_weight.items()}
+        weights = np.array([given.get(str(name), 1.0) for name in known.tolist()], np.float32)
+    return weights if shape.softmax else np.repeat(weights[:, None], shape.n_outputs, axis=1)
+
+
+def _counts(codes: NDArray[Any], seen: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
+    """Return how many rows each class has ``(k,)``, or each label's negatives and positives ``(2, k)``."""
+    if codes.ndim == 2:
+        positive = (codes > 0).sum(0)
+        return np.stack([len(codes) - positive, positive])
+    n: NDArray[np.int64] = (codes[:, None] == seen).sum(0)
+    return n if shape.softmax else n[:, None]
 
 
 def _targets(

@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headwater.errors import HeadError, nearest
 from headwater.heads.base import Head
 
@@ -58,7 +60,8 @@ def save_head(head: Any, kind: str, folder: Path) -> None:
 
     values, arrays = head.to_state()
     (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **values}, indent=2) + "\n")
-    (folder / "head.safetensors").write_bytes(save(arrays))
+    # safetensors writes memory as it lies, whatever the strides
+    (folder / "head.safetensors").write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
 
 
 def load_head(folder: Path) -> Any:

@@ -1,0 +1,288 @@
+"""The multi-layer perceptron: its losses, its training against PyTorch's own, and its ways to join inputs."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from headwater.errors import HeadError
+from headwater.heads import MLP
+from headwater.heads._network import Shape, losses
+from headwater.heads._stopping import rows_to_stop_by
+
+
+def features(n=400, d=8, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def twisted(X, seed=1):
+    """Classes that no linear model tells apart."""
+    return (X[:, 0] * X[:, 1] > 0).astype(int)
+
+
+# Losses
+
+
+def shape_of(k, *, softmax, loss="cross-entropy", gamma=2.0):
+    return Shape((3,), (), k, softmax, "concat", loss, gamma)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_pytorchs(smoothing):
+    """Over classes, without class weights: PyTorch's cross-entropy with its label smoothing."""
+    logits, targets = torch.randn(2, 3, 7, 4), torch.randint(0, 4, (2, 7))
+    total, weight = losses(
+        shape_of(4, softmax=True),
+        logits,
+        targets,
+        torch.ones(2, 4),
+        torch.full((2, 3), smoothing),
+        torch.ones(2, 7) > 0,
+    )
+    for g in range(2):
+        for m in range(3):
+            expected = nn.functional.cross_entropy(logits[g, m], targets[g], label_smoothing=smoothing)
+            assert (total / weight)[g, m].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_weighted_cross_entropy_is_pytorchs():
+    """Class weights multiply each row's loss, and the mean is over weights."""
+    logits, targets, weights = torch.randn(1, 1, 9, 3), torch.randint(0, 3, (1, 9)), torch.tensor([[0.2, 1.0, 3.0]])
+    total, weight = losses(shape_of(3, softmax=True), logits, targets, weights, torch.zeros(1, 1), torch.ones(1, 9) > 0)
+    expected = nn.functional.cross_entropy(logits[0, 0], targets[0], weight=weights[0])
+    assert (total / weight).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_binary_cross_entropy_is_pytorchs():
+    """For labels: PyTorch's logistic loss, at large logits too, rows that only fill up left out."""
+    logits, targets = 30 * torch.randn(1, 2, 6, 5), (torch.rand(1, 6, 5) > 0.5).float()
+    present = torch.tensor([[True, True, False, True, True, False]])
+    total, weight = losses(shape_of(5, softmax=False), logits, targets, torch.ones(1, 2, 5), torch.zeros(1, 2), present)
+    for m in range(2):
+        expected = nn.functional.binary_cross_entropy_with_logits(logits[0, m][present[0]], targets[0][present[0]])
+        assert (total / weight)[0, m].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_focal_loss_is_its_formula(softmax):
+    """-(1 - p) ** gamma log p, p being the probability of what is true."""
+    logits = torch.randn(1, 1, 6, 3, dtype=torch.float64)
+    if softmax:
+        targets = torch.randint(0, 3, (1, 6))
+        p = torch.softmax(logits[0, 0], -1)[torch.arange(6), targets[0]]
+        weights = torch.ones(1, 3)
+    else:
+        targets = (torch.rand(1, 6, 3) > 0.5).double()
+        chance = torch.sigmoid(logits[0, 0])
+        p = torch.where(targets[0] > 0, chance, 1 - chance)
+        weights = torch.ones(1, 2, 3)
+    shape = shape_of(3, softmax=softmax, loss="focal", gamma=1.5)
+    total, weight = losses(shape, logits, targets, weights, torch.zeros(1, 1), torch.ones(1, 6) > 0)
+    expected = (-((1 - p) ** 1.5) * p.log()).mean()
+    assert (total / weight).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+# Training
+
+
+def test_training_is_pytorchs_adamw():
+    """From the same start, over the same batches, the parameters are those of a plain PyTorch loop."""
+    X = features()
+    y = np.digitize(X[:, 0] + X[:, 1] ** 2, [0.3, 1.2])
+    head = MLP(
+        hidden=(16,),
+        epochs=3,
+        batch_size=400,
+        warmup=0.0,
+        patience=None,
+        lr=0.01,
+        weight_decay=0.3,
+        seed=4,
+        precision="fp32",
+    )
+    head.fit(X, y)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    draw = torch.Generator().manual_seed(2 * 4)
+    with torch.no_grad():  # in the order in which the head draws its own
+        for name, size, fan_in in (
+            ("0.weight", (16, 8), 8),
+            ("0.bias", (16, 1), 8),
+            ("2.weight", (16, 3), 16),
+            ("2.bias", (1, 3), 16),
+        ):
+            values = torch.empty(size).uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=draw)
+            parameter = model.get_parameter(name)
+            parameter.copy_(values.T if name == "2.weight" else values.view(parameter.shape))
+    weights = [p for n, p in model.named_parameters() if n.endswith("weight")]
+    biases = [p for n, p in model.named_parameters() if n.endswith("bias")]
+    groups = [{"params": weights, "weight_decay": 0.3}, {"params": biases, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=0.01)
+    Z = torch.from_numpy((X - X.mean(0)) / X.std(0))
+    for step in range(3):
+        for group in optimiser.param_groups:
+            group["lr"] = 0.01 * 0.5 * (1 + np.cos(np.pi * (step + 1) / 3))
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(Z), torch.from_numpy(y)).backward()
+        optimiser.step()
+    with torch.no_grad():
+        expected = torch.softmax(model(Z), 1).numpy()
+    assert head.predict_proba(X) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"hidden": (16, 16), "dropout": 0.2}, {"loss": "focal"}, {"batch_size": 32}])
+def test_learns_what_a_linear_model_cannot(options):
+    """Products of columns are learnt, with each of the options."""
+    X = features(800)
+    y = twisted(X)
+    head = MLP(**{"hidden": (64,), "lr": 0.01, **options}).fit(X[:600], y[:600])
+    assert head.score(X[600:], y[600:]) > 0.85
+
+
+def test_stops_at_the_lowest_loss_on_rows_held_out():
+    """Where labels are noise, training ends early, and the parameters are those of the lowest loss."""
+    X = features(300, 50)
+    y = np.random.default_rng(5).integers(0, 2, 300)
+    head = MLP(hidden=(64,), lr=0.01, patience=5).fit(X, y)
+    assert len(head.curve_) < 30
+    assert head.n_epochs_ == head.curve_.argmin() + 1 == len(head.curve_) - 5
+    assert np.abs(head.predict_proba(X) - 0.5).mean() < 0.4
+
+
+def test_class_weights_balance():
+    """Balanced weights raise what is predicted of a rare class."""
+    X = features(1000, 4)
+    y = ((X[:, 0] + np.random.default_rng(0).standard_normal(1000)) > 2.2).astype(int)
+    plain, balanced = (MLP(hidden=(8,), lr=0.01, class_weight=weight).fit(X, y) for weight in (None, "balanced"))
+    assert plain.predict_proba(X)[:, 1].mean() == pytest.approx(y.mean(), abs=0.03)
+    assert balanced.predict_proba(X)[:, 1].mean() > 2 * y.mean()
+
+
+def test_bf16_is_near_fp32():
+    """The precision of matrix products moves probabilities little."""
+    X = features(600)
+    y = twisted(X)
+    near, exact = (
+        MLP(hidden=(32,), lr=0.01, epochs=20, patience=None, precision=precision).fit(X, y).predict_proba(X)
+        for precision in ("bf16", "fp32")
+    )
+    assert np.abs(near - exact).mean() < 0.02
+
+
+def test_features_that_do_not_fit_are_read_batch_by_batch():
+    """Streaming gives what keeping all of them gives."""
+    X = features(300)
+    y = twisted(X)
+    kept, streamed = (MLP(hidden=(8,), epochs=5, precision="fp32", max_bytes=n).fit(X, y) for n in (1 << 30, 0))
+    assert streamed.predict_proba(X) == pytest.approx(kept.predict_proba(X), abs=1e-5)
+
+
+# Rows to stop by
+
+
+def test_groups_are_held_out_whole():
+    """Rows to stop by are whole groups, and about the share asked for."""
+    rng = np.random.default_rng(0)
+    groups, codes = rng.integers(0, 40, 500), rng.integers(0, 3, 500)
+    held = rows_to_stop_by(codes, groups, 0.2, 0)
+    assert 50 < len(held) < 150
+    assert not set(groups[held]) & set(np.delete(groups, held))
+    assert np.array_equal(held, rows_to_stop_by(codes, groups, 0.2, 0))
+    assert len(rows_to_stop_by(codes[:, None] == np.arange(3), groups, 0.2, 0))
+
+
+def test_nothing_is_held_out_where_too_little_is_there():
+    """A class keeps training rows, and few rows or groups are all trained on."""
+    assert not len(rows_to_stop_by(np.array([0, 1] * 5), None, 0.2, 0))
+    assert not len(rows_to_stop_by(np.arange(60) % 2, np.arange(60) % 3, 0.2, 0))
+    one_group_holds_class_1 = np.repeat([0, 1], 30)
+    assert not len(rows_to_stop_by(one_group_holds_class_1, np.repeat(np.arange(6), 10) // 3, 0.2, 0))
+
+
+# Several inputs
+
+
+@pytest.mark.parametrize("fusion", ["concat", "gated"])
+def test_what_only_both_inputs_tell_is_learnt(fusion):
+    """Two inputs, each of which alone says nothing, are used together."""
+    X = features(1000, 4)
+    y = twisted(X)
+    both = {"a": X[:, [0, 2]], "b": X[:, [1, 3]]}
+    train, test = ({n: part[s] for n, part in both.items()} for s in (slice(700), slice(700, None)))
+    head = MLP(hidden=(64, 64), lr=0.01, fusion=fusion).fit(train, y[:700])
+    assert head.score(test, y[700:]) > 0.9
+    assert head.inputs_ == {"a": 2, "b": 2}
+    alone = MLP(hidden=(64, 64), lr=0.01).fit(train["a"], y[:700])
+    assert alone.score(test["a"], y[700:]) < 0.65
+
+
+def test_concat_of_inputs_is_one_wide_input():
+    """A dict of inputs side by side is as good as one array of all columns."""
+    X = features(600)
+    y = twisted(X)
+    joined = MLP(hidden=(32,), lr=0.01).fit({"a": X[:, :1], "b": X[:, 1:]}, y)
+    whole = MLP(hidden=(32,), lr=0.01).fit(X, y)
+    assert joined.score({"a": X[:, :1], "b": X[:, 1:]}, y) == pytest.approx(whole.score(X, y), abs=0.03)
+
+
+def test_sum_adds_standardised_inputs():
+    """The sum of inputs is fitted as the MLP on the sum of the standardised columns."""
+    A, B = features(seed=1), 100 * features(seed=2) + 7
+    y = ((A + (B - 7) / 100)[:, 0] > 0).astype(int)
+    head = MLP(fusion="sum", hidden=(16,), lr=0.01).fit({"a": A, "b": B}, y)
+    assert head.score({"a": A, "b": B}, y) > 0.9
+    with pytest.raises(HeadError, match="equal length, but they have 3 and 8 columns"):
+        MLP(fusion="sum").fit({"a": A[:, :3], "b": B}, y)
+
+
+@pytest.mark.parametrize("fusion", ["concat", "sum", "gated"])
+@pytest.mark.parametrize("hidden", [(8,), (8, 4)])
+def test_numpy_predicts_what_torch_trained(fusion, hidden, monkeypatch):
+    """The saved parameters, applied by NumPy to inputs as they come, give the logits of the trained network."""
+    from headwater.heads import _training
+
+    seen = {}
+    forward = _training.forward
+
+    def watched(shape, params, inputs, dropout, noise):
+        logits = forward(shape, params, inputs, dropout, noise)
+        if noise is None and not torch.is_grad_enabled():
+            seen["logits"] = logits[0, 0].numpy()
+        return logits
+
+    monkeypatch.setattr(_training, "forward", watched)
+    X = {"a": 3 * features(seed=1) + 5, "b": features(seed=2)}
+    y = twisted(X["a"])
+    head = MLP(hidden=hidden, fusion=fusion, epochs=2, warmup=0.0, patience=1, precision="fp32", lr=1e-9).fit(X, y)
+    stop = rows_to_stop_by(y, None, 0.15, 0)
+    mine = head.decision_function({name: part[stop] for name, part in X.items()})
+    assert mine == pytest.approx(seen["logits"][:, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"hidden": "512"}, "list of numbers of units"),
+        ({"hidden": (0,)}, "list of numbers of units"),
+        ({"lr": 0}, "lr must be above 0"),
+        ({"dropout": 1.0}, "from 0 to below 1"),
+        ({"fusion": "add"}, "There are: concat, sum, gated"),
+        ({"loss": "focus"}, "Did you mean 'focal'"),
+        ({"fusion": "gated", "hidden": ()}, "needs a hidden layer"),
+        ({"warmup": 100.0}, "must be below epochs"),
+        ({"patience": 0}, "patience must be above 0"),
+    ],
+)
+def test_unusable_settings(params, said):
+    """A setting that cannot be used is named, with what can."""
+    with pytest.raises(HeadError, match=said):
+        MLP(**params).fit(features(50), twisted(features(50)))
+
+
+def test_other_inputs_are_refused():
+    """A head over several inputs wants those it was fitted on."""
+    X = features(60)
+    head = MLP(hidden=(4,), epochs=2).fit({"a": X[:, :4], "b": X[:, 4:]}, twisted(X))
+    with pytest.raises(HeadError, match="wants a dict of a, b"):
+        head.predict({"a": X[:, :4], "c": X[:, 4:]})
+    with pytest.raises(HeadError, match="fitted on 8"):
+        head.predict({"a": X[:, :4], "b": X[:, 5:]})
