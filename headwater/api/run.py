@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import aligned, counted
 from headwater.errors import HeadError, InputError
-from headwater.evaluate import Outcome, score, summarise
+from headwater.evaluate import Outcome, count_folds, score, summarise
 from headwater.heads import load_head, save_head
 from headwater.store import Data, Store
 
+COMMANDS = ("fit-head", "zero-shot")  # whose runs they are
 RUN_FILES = ("config.json", "head.json", "head.safetensors", "predictions.parquet", "metrics.json")
 MAIN_METRICS = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
@@ -72,19 +73,30 @@ class Run:
         n_folds = len(self.metrics["folds"])
         folds = f"mean ± standard deviation over {n_folds} folds" if n_folds > 1 else "one test set"
         out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
-        names = [name for name in MAIN_METRICS[self.metrics["task"]] if self.mean.get(name) is not None]
-        out += _indented([[name, plus_minus(self.mean, self.std, name)] for name in names])
+        main = MAIN_METRICS[self.metrics["task"]]
+        names = [name for name in main if self.mean.get(name) is not None]
+        out += _indented([[name, _over_folds(self.metrics, name, n_folds)] for name in names])
+        if len(names) < len(main):
+            out.append(self._undefined([name for name in main if name not in names]))
         if "by" in self.metrics:
             levels = self.metrics["by"]["levels"]
             table = [[self.metrics["by"]["column"], "samples", *names[:4]]]
             table += [
-                [level, f"{part['n_samples']:,}", *(plus_minus(part["mean"], part["std"], n) for n in names[:4])]
+                [level, f"{part['n_samples']:,}", *(_over_folds(part, n, n_folds) for n in names[:4])]
                 for level, part in levels.items()
             ]
             out += ["", *_indented(table)]
         out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in self.metrics["left_out"].items()]
         out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
         return out
+
+    def _undefined(self, names: Sequence[str]) -> str:
+        """Say why metrics are not among those that came out."""
+        every = "with and without every label" if self.metrics["task"] == "multilabel" else "of every class"
+        why = "no fold has them" if len(self.metrics["folds"]) > 1 else "they are not all there"
+        if absent := self.metrics.get("classes_without_samples"):
+            why = f"there are none of {', '.join(map(repr, absent))}"
+        return f"not defined: {', '.join(names)} (needing tested samples {every}, and {why})"
 
 
 def open_run(path: str | Path) -> Run:
@@ -114,13 +126,21 @@ def run_folder(out: str | Path | None) -> Path | None:
         return None
     path = Path(out)
     if path.is_dir():
-        names = {p.name for p in path.iterdir()}
-        taken = not (names <= set(RUN_FILES) or "metrics.json" in names)
+        taken = any(path.iterdir()) and not _is_run(path)
     else:
         taken = path.exists()
     if taken:
         raise InputError(f"--out {path} holds something that is not a run. Give another path.")
     return path
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a directory holds a run, or what is left of one whose writing was cut short."""
+    try:
+        config = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("command") in COMMANDS
 
 
 def predictions_of(ids: NDArray[np.str_], y: NDArray[Any], outcome: Outcome, names: Sequence[str]) -> pl.DataFrame:
@@ -185,7 +205,10 @@ def metrics_of(
         ],
         "mean": dict(outcome.mean),
         "std": dict(outcome.std),
+        "n_folds": count_folds([fold.metrics for fold in outcome.folds]),
     }
+    if absent := _without_samples(y, classes):
+        out["classes_without_samples"] = absent
     if by is not None:
         out["by"] = {"column": by[0], "levels": _levels(outcome, by[1], y)}
     return out
@@ -214,8 +237,15 @@ def _levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[str
                 rows = fold.split.test[here]
                 found.append(score(outcome.task, y[rows], fold.scores[here], classes=outcome.classes))
         mean, std = summarise(found)
-        levels[str(level)] = {"n_samples": n, "folds": len(found), "mean": mean, "std": std}
+        counts = {"n_samples": n, "folds": len(found)}
+        levels[str(level)] = {**counts, "mean": mean, "std": std, "n_folds": count_folds(found)}
     return levels
+
+
+def _without_samples(y: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
+    """Return the classes, or the labels where there are several, that no sample has."""
+    present = set(y.tolist()) if y.ndim == 1 else {classes[i] for i in np.flatnonzero(y.any(0)).tolist()}
+    return [c for c in classes if c not in present]
 
 
 def write_run(target: Path | None, run: Run, kind: str) -> Run:
@@ -275,6 +305,13 @@ def plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | Non
     if mean is None:
         return "–"
     return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def _over_folds(summary: Mapping[str, Any], name: str, n_folds: int) -> str:
+    """Write a mean and its standard deviation, and over how many folds they are where not over all."""
+    n = summary.get("n_folds", {}).get(name, n_folds)
+    of_folds = f" ({n} of {counted(n_folds, 'fold')})" if 0 < n < n_folds else ""
+    return plus_minus(summary["mean"], summary["std"], name) + of_folds
 
 
 def _indented(table: Sequence[Sequence[str]]) -> list[str]:

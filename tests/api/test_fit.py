@@ -102,6 +102,34 @@ def test_metrics(fit, label, task, metrics):
         assert found["std"][name] == pytest.approx(np.std(values, ddof=1))
 
 
+def test_numbers_say_over_how_many_folds_they_are(command, make_store, tmp_path):
+    """A metric that some folds lack is counted in metrics.json and in print, of each level too, beside one of all."""
+    rng = np.random.default_rng(0)
+    y = np.array(["rare"] * 3 + ["often"] * 37)
+    store = make_store(rng.standard_normal((40, 4)), label=y.tolist(), half=["ab"[i % 2] for i in range(40)])
+    words = ("fit-head", store.path, "--features", "made/image", "--label", "label", "--groups", "none")
+    done = command(*words, "--folds", "5", "--by", "half", "--out", tmp_path / "run", "--set", "C=1")
+    run = open_run(tmp_path / "run")
+    assert run.metrics["n_folds"]["auc"] == 3
+    assert run.metrics["n_folds"]["accuracy"] == 5
+    levels = run.metrics["by"]["levels"]
+    assert sum(part["n_folds"]["auc"] for part in levels.values()) == 3
+    lines = {line.split()[0]: line for line in done.out.splitlines() if line.strip()}
+    assert lines["auc"].endswith("(3 of 5 folds)")
+    assert "of 5 folds" not in lines["accuracy"]
+    assert f"({levels['a']['n_folds']['balanced_accuracy']} of 5 folds)" in lines["a"]
+
+
+def test_metrics_that_no_fold_has(command, make_store):
+    """A metric that is not defined in any fold is named, with the reason."""
+    X = np.random.default_rng(0).standard_normal((30, 3))
+    store = make_store(X, label=["a"] * 2 + ["b"] * 28, fold=[0, 1] + [2, 3] * 14)
+    words = ("--features", "made/image", "--label", "label", "--groups", "none", "--split", "fold", "--set", "C=1")
+    out = command("fit-head", store.path, *words).out.splitlines()
+    why = "needing tested samples of every class, and no fold has them"
+    assert f"not defined: balanced_accuracy, f1_macro, auc ({why})" in out
+
+
 def test_metrics_say_how_parameters_were_chosen(fit):
     """metrics.json says by what, on which rows, and among which settings parameters were selected."""
     selection = fit()[0]["selection"]

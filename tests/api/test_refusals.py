@@ -318,6 +318,30 @@ def test_out_that_holds_something_else(refused, store, images):
         assert "is not a run" in refused("fit-head", store, *FIT, "--out", out)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"model_type": "bert"}'),
+        ("config.json", '["fit-head"]'),
+        ("config.json", '{"command": "train"}'),
+        ("config.json", "no JSON"),
+        ("metrics.json", "{}"),
+    ],
+)
+def test_out_that_holds_something_of_a_like_name(refused, store, tmp_path, name, text):
+    """A folder is a run by what its config.json says, not by the names of its files."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).write_text(text)
+    assert "is not a run" in refused("fit-head", store, *FIT, "--out", tmp_path / "model")
+
+
+def test_out_that_holds_half_a_run(command, store, tmp_path):
+    """A run whose writing was cut short is written over."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"command": "zero-shot"}')
+    assert command("fit-head", store, *FIT, "--out", tmp_path / "run").status == 0
+
+
 def test_demo_does_not_clear_a_folder(refused, images):
     """The demonstration makes its folder anew only where it made it."""
     for out in (images, images / "manifest.csv"):

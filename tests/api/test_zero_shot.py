@@ -85,6 +85,17 @@ def test_the_run(command, dual, tmp_path):
     assert config["logit_scale"] == SCALE
 
 
+def test_a_class_that_no_sample_has(command, dual, tmp_path):
+    """Metrics that need a class which only the prompts have are named in print, with the class; also in the run."""
+    store, *_ = dual
+    words = ("zero-shot", store.path, "--features", "made", "--label", "place", "--where", "place <> 'west'")
+    done = command(*words, "--prompts", toml(tmp_path / "p.toml"), "--out", tmp_path / "run")
+    (line,) = [line for line in done.out.splitlines() if line.startswith("not defined")]
+    assert line.startswith("not defined: balanced_accuracy, f1_macro, auc")
+    assert "there are none of 'west'" in line
+    assert open_run(tmp_path / "run").metrics["classes_without_samples"] == ["west"]
+
+
 def test_labels_that_are_numbers(command, make_store, write_features, tmp_path):
     """A label column of numbers is compared with the prompts file as words."""
     store = make_store(np.eye(4), label=[0, 1, 0, 1])
