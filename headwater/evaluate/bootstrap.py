@@ -1,0 +1,186 @@
+"""Intervals by drawing patients again: of a metric, and of the difference between two models.
+
+What is drawn are the groups of each fold's test rows, with replacement; a metric is then the mean over folds, as it is
+reported. All draws are made at once: a draw is a weight for every row, so that most metrics are sums weighted by one
+matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import InputError
+from headwater.evaluate.metrics import Task
+
+Floats = NDArray[np.float64]
+ROWS_AT_ONCE = 4_000_000  # weights, of rows times draws
+METRICS: Mapping[Task, tuple[str, ...]] = {
+    "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier"),
+    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+    "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+}
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """The tested rows of one fold, and what a model said of them.
+
+    Attributes
+    ----------
+    truth
+        Class numbers, int64, of shape ``(n,)``; or 0/1 of shape ``(n, n_labels)``.
+    scores
+        Probabilities, of shape ``(n, n_classes)`` or ``(n, n_labels)``.
+    groups
+        What is drawn, int64, of shape ``(n,)``.
+    """
+
+    truth: NDArray[np.int64]
+    scores: Floats
+    groups: NDArray[np.int64]
+
+
+def bootstrap(
+    task: Task, models: Sequence[Sequence[FoldScores]], *, n_draws: int = 2000, seed: int = 0
+) -> dict[str, Floats]:
+    """Draw the groups of each fold again and again, and measure every model on the same draws.
+
+    Parameters
+    ----------
+    models
+        For each model, its folds; rows and groups of all models are the same, in the same order.
+
+    Returns
+    -------
+    dict of str to float64 array of shape (n_models, 1 + n_draws)
+        For each metric its value, first as it is and then in each draw: the mean over the folds in which it is defined,
+        NaN where it is in none.
+
+    References
+    ----------
+    Efron and Tibshirani, An introduction to the bootstrap, 1993, chapters 6 and 8 (clusters are what is drawn).
+    """
+    rng = np.random.default_rng(seed)
+    totals: dict[str, Floats] = {name: np.zeros((len(models), 1 + n_draws)) for name in METRICS[task]}
+    counts = {name: np.zeros((len(models), 1 + n_draws)) for name in METRICS[task]}
+    for fold in range(len(models[0])):
+        groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
+        n_groups = int(groups.max()) + 1
+        step = max(1, ROWS_AT_ONCE // len(groups))
+        draws = np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
+        for start in range(0, 1 + n_draws, step):
+            some = slice(start, start + step)
+            weights = draws[some][:, groups]
+            for m, model in enumerate(models):
+                found = _MEASURES[task](model[fold].truth, model[fold].scores, weights)
+                for name, values in found.items():
+                    defined = ~np.isnan(values)
+                    totals[name][m, some] += np.where(defined, values, 0)
+                    counts[name][m, some] += defined
+    with np.errstate(invalid="ignore"):
+        return {name: totals[name] / np.where(counts[name] > 0, counts[name], np.nan) for name in totals}
+
+
+def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of draws, float64, of shape ``(n_draws,)``; NaN where there are none.
+
+    References
+    ----------
+    Efron and Tibshirani, 1993, section 13.3.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"a level is between 0 and 1, such as 0.95, but is {level}.")
+    kept = values[~np.isnan(values)]
+    if not len(kept):
+        return float("nan"), float("nan")
+    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def p_of_difference(differences: Floats) -> float:
+    """Return the two-sided p of draws of a difference: twice the share on the other side of 0, never below 1 / draws.
+
+    References
+    ----------
+    Efron and Tibshirani, 1993, section 15.4, by inverting the percentile interval.
+    """
+    kept = differences[~np.isnan(differences)]
+    n = len(kept)
+    if n == 0:
+        return float("nan")
+    tail = min((kept <= 0).sum(), (kept >= 0).sum())
+    return float(min(1.0, 2 * (tail + 1) / (n + 1)))
+
+
+# Metrics for many weightings of the same rows: weights have shape (draws, n), results (draws,)
+
+
+def _of_classes(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> dict[str, Floats]:
+    k = scores.shape[1]
+    predicted = scores.argmax(1)
+    cells = weights @ np.eye(k * k)[truth * k + predicted]
+    confusion = cells.reshape(-1, k, k)  # (draws, truth, predicted)
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    of_truth, of_predicted = confusion.sum(2), confusion.sum(1)
+    missing = (of_truth == 0).any(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        recall = right / of_truth
+        f1 = 2 * right / (of_truth + of_predicted)
+    least = np.finfo(np.float64).eps
+    loss = -np.log(np.clip(scores[np.arange(len(truth)), truth], least, 1))
+    total = weights.sum(1)
+    out = {
+        "accuracy": right.sum(1) / total,
+        "balanced_accuracy": np.where(missing, np.nan, recall.mean(1)),
+        "f1_macro": np.where(missing, np.nan, f1.mean(1)),
+        "log_loss": weights @ loss / total,
+    }
+    if k == 2:
+        out["auc"] = _auc(truth == 1, scores[:, 1], weights)
+        out["brier"] = weights @ (scores[:, 1] - truth) ** 2 / total
+    else:
+        out["auc"] = np.mean([_auc(truth == c, scores[:, c], weights) for c in range(k)], axis=0)
+    return out
+
+
+def _of_labels(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> dict[str, Floats]:
+    predicted = scores > 0.5
+    positive = truth > 0
+    both = weights @ (positive & predicted)
+    of_truth, of_predicted = weights @ positive, weights @ predicted
+    with np.errstate(divide="ignore", invalid="ignore"):
+        f1 = np.where(of_truth > 0, 2 * both / (of_truth + of_predicted), np.nan)
+        f1_micro = 2 * both.sum(1) / (of_truth.sum(1) + of_predicted.sum(1))
+    each = np.stack([_auc(positive[:, c], scores[:, c], weights) for c in range(scores.shape[1])])
+    repeated = np.repeat(weights, scores.shape[1], axis=1)
+    return {
+        "auc_macro": each.mean(0),
+        "auc_micro": _auc(positive.ravel(), scores.ravel(), repeated),
+        "f1_macro": f1.mean(1),
+        "f1_micro": f1_micro,
+        "hamming": weights @ (positive != predicted).mean(1) / weights.sum(1),
+    }
+
+
+_MEASURES: Mapping[str, Any] = {"binary": _of_classes, "multiclass": _of_classes, "multilabel": _of_labels}
+
+
+def _auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """Return the AUC under each weighting, ties counted half; NaN where a class has no weight."""
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    w, truth = weights[:, order], positive[order]
+    negative = np.cumsum(np.where(truth, 0, w), axis=1)
+    starts = np.searchsorted(ordered, ordered, side="left")
+    ends = np.searchsorted(ordered, ordered, side="right") - 1
+    padded = np.concatenate([np.zeros((len(w), 1)), negative], axis=1)
+    below = (padded[:, starts] + negative[:, ends]) / 2
+    of_positive = np.where(truth, w, 0)
+    pairs = of_positive.sum(1) * negative[:, -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(pairs > 0, (of_positive * below).sum(1) / pairs, np.nan)

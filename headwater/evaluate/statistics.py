@@ -1,0 +1,338 @@
+"""Whether a difference is real: intervals and tests that respect folds and patients.
+
+Which to use when stands in docs/evaluation.md. Where a function takes ``groups``, rows of one group (a patient) are
+taken to be alike: what is drawn, or counted as independent, are groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from headwater.errors import InputError
+
+Floats = NDArray[np.float64]
+
+
+class Comparison(NamedTuple):
+    """What a test found.
+
+    Attributes
+    ----------
+    statistic
+        The test's own number.
+    p
+        Two-sided.
+    least_p
+        The smallest p that data of this size could give, where that is worth knowing; else 0.
+    """
+
+    statistic: float
+    p: float
+    least_p: float = 0.0
+
+
+class AUCs(NamedTuple):
+    """Areas under the curve of r models on the same rows, of shape ``(r,)``, and their covariance, ``(r, r)``."""
+
+    auc: Floats
+    covariance: Floats
+
+
+# On rows: one set of tested rows, two models or more
+
+
+def delong(truth: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None) -> AUCs:
+    """Estimate the AUC of each model and their covariance, without resampling.
+
+    Parameters
+    ----------
+    truth : bool array of shape (n_samples,)
+        Which rows are positive.
+    scores : float array of shape (r, n_samples)
+        Scores of r models.
+    groups : array of shape (n_samples,), optional
+        Rows of a group are correlated; left out, each row is on its own.
+
+    Raises
+    ------
+    InputError
+        When one of the two classes is missing, or in fewer than two groups.
+
+    References
+    ----------
+    DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988; for groups Obuchowski, Biometrics 53, 1997, section 2.
+
+    Examples
+    --------
+    >>> delong([0, 0, 1, 1], [[0.1, 0.4, 0.35, 0.8]]).auc
+    array([0.75])
+    """
+    positive, values = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
+    if np.isnan(values).any():
+        raise InputError("scores are NaN: a model that made them did not converge.")
+    cluster = np.arange(len(positive)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    m, n = int(positive.sum()), int((~positive).sum())
+    n_positive = np.bincount(cluster, positive)
+    n_negative = np.bincount(cluster, ~positive)
+    here, there = int((n_positive > 0).sum()), int((n_negative > 0).sum())
+    if here < 2 or there < 2:
+        raise InputError(
+            f"an interval of the AUC needs both classes in at least two groups each, but there are {here} with "
+            f"positives and {there} with negatives."
+        )
+    # the share of the other class that each row is on the right side of, ties counted half
+    wins = np.stack([_placements(row, positive) for row in values])
+    auc = wins[:, positive].mean(1)
+    # sums over the rows of each group, less what is expected of so many
+    off_positive = np.stack([np.bincount(cluster, row * positive) for row in wins]) - n_positive * auc[:, None]
+    off_negative = np.stack([np.bincount(cluster, row * ~positive) for row in wins]) - n_negative * auc[:, None]
+    n_clusters = len(n_positive)
+    covariance = here / (here - 1) / m**2 * off_positive @ off_positive.T
+    covariance += there / (there - 1) / n**2 * off_negative @ off_negative.T
+    mixed = n_clusters / (n_clusters - 1) / (m * n) * off_positive @ off_negative.T
+    return AUCs(auc, covariance + mixed + mixed.T)
+
+
+def compare_aucs(found: AUCs, first: int = 0, second: int = 1) -> Comparison:
+    """Test whether two of some models have the same AUC.
+
+    References
+    ----------
+    DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988, section 4: a normal statistic.
+    """
+    from scipy.stats import norm
+
+    contrast = np.zeros(len(found.auc))
+    contrast[[first, second]] = 1, -1
+    variance = float(contrast @ found.covariance @ contrast)
+    difference = float(contrast @ found.auc)
+    if variance <= 1e-16:
+        return (
+            Comparison(0.0, 1.0) if abs(difference) < 1e-12 else Comparison(float(np.copysign(np.inf, difference)), 0.0)
+        )
+    z = difference / variance**0.5
+    return Comparison(z, float(2 * norm.sf(abs(z))))
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> Comparison:
+    """Test whether two models are right equally often, on independent rows.
+
+    Parameters
+    ----------
+    first, second : bool arrays of shape (n_samples,)
+        Where each model is right.
+
+    Returns
+    -------
+    Comparison
+        The statistic is the number of rows that only the first has right, less those that only the second has; p is
+        exact, from the binomial distribution of the rows in which they differ.
+
+    References
+    ----------
+    McNemar, Psychometrika 12, 1947.
+    """
+    from scipy.stats import binomtest
+
+    a, b = np.asarray(first, bool), np.asarray(second, bool)
+    only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+    n = only_first + only_second
+    if n == 0:
+        return Comparison(0.0, 1.0, 1.0)
+    p = float(binomtest(only_first, n).pvalue)
+    return Comparison(float(only_first - only_second), p, min(1.0, 2.0 ** (1 - n)))
+
+
+# On folds: one number a fold for each model
+
+
+def wilcoxon(first: ArrayLike, second: ArrayLike) -> Comparison:
+    """Test whether two models differ over folds, by the ranks of their differences.
+
+    Folds in which they are equal say nothing and are left out. ``least_p`` is what n folds can give at best: with five
+    folds 0.0625, so that no result of theirs is below 0.05.
+
+    References
+    ----------
+    Wilcoxon, Biometrics Bulletin 1, 1945; p is exact for up to 25 folds without ties of size.
+    """
+    from scipy.stats import wilcoxon as test
+
+    difference = _paired(first, second)
+    difference = difference[np.abs(difference) > 1e-12]
+    if len(difference) == 0:
+        return Comparison(0.0, 1.0, 1.0)
+    sizes = np.abs(difference)
+    exact = len(difference) <= 25 and len(np.unique(sizes.round(12))) == len(sizes)
+    found = test(difference, method="exact" if exact else "approx", correction=not exact)
+    return Comparison(float(found.statistic), min(1.0, float(found.pvalue)), min(1.0, 2.0 ** (1 - len(difference))))
+
+
+def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Comparison:
+    """Test whether two models differ over folds, allowing for training rows that folds share.
+
+    Parameters
+    ----------
+    first, second : float arrays of shape (n_folds,)
+        A metric of each model in each fold.
+    test_to_train
+        Test rows of a fold for each training row: 1 / (k - 1) in k-fold cross-validation.
+
+    References
+    ----------
+    Nadeau and Bengio, Inference for the generalization error, Machine Learning 52, 2003, section 5.3: the variance of
+    the mean is taken as ``(1 / n + test_to_train)`` times that of the differences, with n - 1 degrees of freedom.
+    """
+    from scipy.stats import t as student
+
+    difference = _paired(first, second)
+    n = len(difference)
+    if n < 2:
+        raise InputError("a t test over folds needs at least two folds.")
+    variance = float(difference.var(ddof=1))
+    if variance <= 1e-24:
+        return _certain(float(difference.mean()))
+    statistic = float(difference.mean()) / ((1 / n + test_to_train) * variance) ** 0.5
+    return Comparison(statistic, float(2 * student.sf(abs(statistic), n - 1)))
+
+
+class Ranks(NamedTuple):
+    """What a comparison of many models found.
+
+    Attributes
+    ----------
+    test
+        Whether they differ at all.
+    mean_rank
+        Of shape ``(n_models,)``; 1 is the best.
+    p
+        Of each pair, two-sided, of shape ``(n_models, n_models)``; already corrected for the number of pairs.
+    """
+
+    test: Comparison
+    mean_rank: Floats
+    p: Floats
+
+
+def friedman(values: ArrayLike) -> Ranks:
+    """Compare many models over folds, or over data sets, by their ranks.
+
+    Parameters
+    ----------
+    values : float array of shape (n_folds, n_models)
+        A metric, higher being better.
+
+    References
+    ----------
+    Friedman, JASA 32, 1937; Nemenyi's post-hoc test, as in Demšar, JMLR 7, 2006, section 3.2.2.
+    """
+    from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+    table = np.asarray(values, np.float64)
+    if table.ndim != 2 or table.shape[1] < 3 or len(table) < 2:
+        raise InputError("the Friedman test needs at least three models and two folds.")
+    if np.isnan(table).any():
+        raise InputError("the Friedman test needs a number for every model in every fold.")
+    n, k = table.shape
+    ranks = rankdata(-table.round(12), axis=1)
+    if (ranks == ranks[:, :1]).all():
+        return Ranks(Comparison(0.0, 1.0), ranks.mean(0), np.ones((k, k)))
+    found = friedmanchisquare(*table.round(12).T)
+    mean = ranks.mean(0)
+    distance = np.abs(mean[:, None] - mean[None]) / (k * (k + 1) / (6 * n)) ** 0.5
+    p = studentized_range.sf(distance * 2**0.5, k, np.inf)
+    np.fill_diagonal(p, 1.0)
+    return Ranks(Comparison(float(found.statistic), float(found.pvalue)), mean, np.clip(p, 0, 1))
+
+
+# Over many tests
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Adjust p values so that the chance of any false discovery stays at the level.
+
+    References
+    ----------
+    Holm, Scandinavian Journal of Statistics 6, 1979.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03])
+    array([0.03, 0.06, 0.06])
+    """
+    values = _probabilities(p)
+    order = np.argsort(values, kind="stable")
+    grown = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return _unsorted(grown, order)
+
+
+def benjamini_hochberg(p: ArrayLike) -> Floats:
+    """Adjust p values so that the share of false discoveries among all stays at the level.
+
+    References
+    ----------
+    Benjamini and Hochberg, JRSS B 57, 1995.
+
+    Examples
+    --------
+    >>> benjamini_hochberg([0.01, 0.04, 0.03])
+    array([0.03, 0.04, 0.04])
+    """
+    values = _probabilities(p)
+    order = np.argsort(values, kind="stable")
+    n = len(values)
+    shrunk = np.minimum.accumulate((values[order] * n / np.arange(1, n + 1))[::-1])[::-1]
+    return _unsorted(shrunk, order)
+
+
+# Shared
+
+
+def _placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """Return, for each row, the share of the other class that it is on the right side of; ties count half."""
+    out = np.empty(len(scores))
+    for side, sign in ((positive, 1), (~positive, -1)):
+        others = np.sort(sign * scores[~side])
+        own = sign * scores[side]
+        below = np.searchsorted(others, own, side="left") + np.searchsorted(others, own, side="right")
+        out[side] = below / (2 * len(others))
+    return out
+
+
+def _certain(difference: float) -> Comparison:
+    """Return what a test says of a difference that does not vary."""
+    if abs(difference) < 1e-12:
+        return Comparison(0.0, 1.0)
+    return Comparison(float(np.copysign(np.inf, difference)), 0.0)
+
+
+def _paired(first: ArrayLike, second: ArrayLike) -> Floats:
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
+        raise InputError(f"two models' numbers, one a fold, are needed; they have shapes {a.shape} and {b.shape}.")
+    if np.isnan(a).any() or np.isnan(b).any():
+        raise InputError("a metric is undefined in some fold: tests over folds need a number in each.")
+    difference: Floats = a - b
+    return difference
+
+
+def _probabilities(p: ArrayLike) -> Floats:
+    values = np.asarray(p, np.float64)
+    if values.ndim != 1 or np.isnan(values).any() or (values < 0).any() or (values > 1).any():
+        raise InputError("p values are numbers from 0 to 1.")
+    return values
+
+
+def _unsorted(values: Floats, order: NDArray[Any]) -> Floats:
+    out = np.empty_like(values)
+    out[order] = np.minimum(values, 1.0)
+    return out
+
+
+def pairs(n: int) -> Sequence[tuple[int, int]]:
+    """Return all pairs of n things, each once."""
+    return [(i, j) for i in range(n) for j in range(i + 1, n)]

@@ -1,0 +1,240 @@
+"""Tests and intervals agree with independent implementations, and hold what they promise on simulated data."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headwater.errors import InputError
+from headwater.evaluate import score
+from headwater.evaluate.bootstrap import METRICS, FoldScores, bootstrap, interval, p_of_difference
+from headwater.evaluate.statistics import (
+    benjamini_hochberg,
+    compare_aucs,
+    corrected_t,
+    delong,
+    friedman,
+    holm,
+    mcnemar,
+    wilcoxon,
+)
+
+# DeLong
+
+
+def brute_force_delong(truth, scores):
+    """The formulas of the paper, pair by pair."""
+    x, y = scores[:, truth], scores[:, ~truth]
+    psi = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])
+    m, n = x.shape[1], y.shape[1]
+    return psi.mean((1, 2)), np.cov(psi.mean(2)) / m + np.cov(psi.mean(1)) / n
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.integers(2, 30), st.integers(2, 30), st.booleans())
+def test_delong_is_its_formula(seed, m, n, ties):
+    """AUCs and covariance of several models are the paper's, with and without ties."""
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.repeat([True, False], [m, n]))
+    scores = rng.integers(0, 4, (3, m + n)).astype(float) if ties else rng.standard_normal((3, m + n))
+    found = delong(truth, scores)
+    auc, covariance = brute_force_delong(truth, scores)
+    assert found.auc == pytest.approx(auc)
+    assert found.covariance == pytest.approx(covariance, abs=1e-12)
+
+
+def test_delong_with_groups_counts_patients():
+    """Rows repeated within patients add nothing: the variance is that of the patients alone."""
+    rng = np.random.default_rng(0)
+    truth = rng.random(60) > 0.4
+    scores = rng.standard_normal((2, 60)) + truth
+    once = delong(truth, scores)
+    repeated = delong(np.repeat(truth, 5), np.repeat(scores, 5, axis=1), np.repeat(np.arange(60), 5))
+    assert repeated.auc == pytest.approx(once.auc)
+    assert repeated.covariance == pytest.approx(once.covariance)
+    ignored = delong(np.repeat(truth, 5), np.repeat(scores, 5, axis=1))
+    assert (np.diag(ignored.covariance) < 0.3 * np.diag(once.covariance)).all()
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_delong_has_its_size(clustered):
+    """Where two models are equally good, about one test in twenty finds a difference at 0.05."""
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(600):
+        per_patient = 4 if clustered else 1
+        patients = np.repeat(np.arange(60), per_patient)
+        truth = (rng.random(60) > 0.5)[patients]
+        shared = rng.standard_normal(60)[patients]
+        noise = rng.standard_normal((2, 60))[:, patients] + 0.5 * rng.standard_normal((2, len(patients)))
+        scores = truth + shared + noise
+        found.append(compare_aucs(delong(truth, scores, patients)).p < 0.05)
+    assert 0.02 < np.mean(found) < 0.085
+
+
+def test_delong_wants_both_classes():
+    with pytest.raises(InputError, match="at least two groups each, but there are 1 with positives"):
+        delong([True, True, False, False], np.zeros((1, 4)), [0, 0, 1, 2])
+    with pytest.raises(InputError, match="NaN"):
+        delong([True, False, True, False], [[0.1, np.nan, 0.2, 0.3]])
+
+
+def test_equal_models_do_not_differ():
+    found = delong([0, 1, 0, 1], [[0.1, 0.4, 0.2, 0.3]] * 2)
+    assert compare_aucs(found).p == 1
+    assert mcnemar([True, False], [True, False]).p == 1
+    assert wilcoxon([0.5, 0.6], [0.5, 0.6]).p == 1
+    assert corrected_t([0.5, 0.6], [0.5, 0.6], 0.25).p == 1
+
+
+# Others
+
+
+def test_mcnemar_is_exact():
+    """The rows in which two models differ are coin tosses."""
+    first = np.repeat([True, True, False, False], [40, 9, 2, 10])
+    second = np.repeat([True, False, True, False], [40, 9, 2, 10])
+    found = mcnemar(first, second)
+    assert found.statistic == 7
+    assert found.p == pytest.approx(2 * scipy.stats.binom.cdf(2, 11, 0.5))
+    assert found.least_p == pytest.approx(2**-10)
+
+
+def test_wilcoxon_over_five_folds_is_never_below_its_least():
+    """The least p of five folds is 0.0625, and is said."""
+    found = wilcoxon([0.9, 0.91, 0.92, 0.93, 0.95], [0.8, 0.805, 0.8, 0.79, 0.7])
+    assert found.p == found.least_p == 0.0625
+    assert found.p == scipy.stats.wilcoxon([0.1, 0.105, 0.12, 0.14, 0.25]).pvalue
+
+
+def test_corrected_t_is_wider_than_the_plain_one():
+    """Nadeau and Bengio's variance: (1 / n + test / train) times that of the differences."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 10)) + np.array([[0.8], [0]])
+    found, plain = corrected_t(a, b, 1 / 9), scipy.stats.ttest_rel(a, b)
+    assert found.statistic == pytest.approx(plain.statistic * ((1 / 10) / (1 / 10 + 1 / 9)) ** 0.5)
+    assert found.p > plain.pvalue
+    assert corrected_t(a, b, 0).p == pytest.approx(plain.pvalue)
+
+
+def test_friedman_and_nemenyi():
+    """Friedman's statistic is scipy's; Nemenyi's critical difference is Demšar's table."""
+    rng = np.random.default_rng(0)
+    values = rng.random((14, 4))
+    found = friedman(values)
+    assert found.test.p == pytest.approx(scipy.stats.friedmanchisquare(*values.T).pvalue)
+    assert found.mean_rank == pytest.approx(scipy.stats.rankdata(-values, axis=1).mean(0))
+    critical = 2.569 * (4 * 5 / (6 * 14)) ** 0.5  # q at 0.05 for four models: Demšar 2006, table 5(a)
+    distance = np.abs(found.mean_rank[:, None] - found.mean_rank)
+    assert ((found.p < 0.05) == (distance > critical)).all()
+    assert friedman(np.ones((5, 3))).test.p == 1
+    with pytest.raises(InputError, match="at least three models"):
+        friedman(np.ones((5, 2)))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_adjusted_p_values(p):
+    """Holm's and Benjamini-Hochberg's adjustments, against their definitions and scipy."""
+    assert benjamini_hochberg(p) == pytest.approx(scipy.stats.false_discovery_control(p))
+    expected = [max(min(1, sum(q >= r for q in p) * r) for r in p if r <= own) for own in p]
+    assert holm(p) == pytest.approx(expected)
+    assert (holm(p) >= benjamini_hochberg(p) - 1e-12).all()
+
+
+@pytest.mark.parametrize("test", [wilcoxon, lambda a, b: corrected_t(a, b, 0.25)])
+def test_folds_without_a_number_are_refused(test):
+    with pytest.raises(InputError, match="undefined in some fold"):
+        test([0.5, np.nan, 0.7], [0.4, 0.5, 0.6])
+    with pytest.raises(InputError, match="shapes"):
+        test([0.5], [0.4, 0.5])
+
+
+# Bootstrap
+
+
+def fold_of(task, rng, n=60, quality=1.0):
+    k = {"binary": 2, "multiclass": 3, "multilabel": 4}[task]
+    if task == "multilabel":
+        truth = (rng.random((n, k)) > 0.6).astype(int)
+        scores = 1 / (1 + np.exp(-(quality * (truth - 0.5) + rng.standard_normal((n, k)))))
+    else:
+        truth = rng.integers(0, k, n)
+        raw = np.exp(quality * np.eye(k)[truth] + rng.standard_normal((n, k)))
+        scores = raw / raw.sum(1, keepdims=True)
+    return FoldScores(truth, scores.round(1 if rng.random() > 0.5 and task == "multilabel" else 6), np.arange(n) // 3)
+
+
+@pytest.mark.parametrize("task", METRICS)
+def test_a_draw_is_the_metric_of_the_rows_drawn(task):
+    """Every weighted metric equals the plain metric of the rows repeated as often as they were drawn."""
+    rng = np.random.default_rng(0)
+    fold = fold_of(task, rng)
+    values = bootstrap(task, [[fold]], n_draws=20, seed=3)
+    draws = np.random.default_rng(3).multinomial(20, [1 / 20] * 20, 20)
+    classes = None if task == "multilabel" else np.arange(fold.scores.shape[1])
+    plain = score(task, fold.truth, fold.scores, classes=classes)
+    for name in METRICS[task]:
+        assert values[name][0, 0] == pytest.approx(plain[name]), name
+    for i, draw in enumerate(draws):
+        rows = np.concatenate([np.flatnonzero(fold.groups == g) for g, n in enumerate(draw) for _ in range(n)])
+        expected = score(task, fold.truth[rows], fold.scores[rows], classes=classes)
+        for name in METRICS[task]:
+            assert values[name][0, i + 1] == pytest.approx(expected[name], nan_ok=True), name
+
+
+def test_folds_are_averaged_as_they_are_reported():
+    """Several folds: the mean over those in which the metric is defined."""
+    rng = np.random.default_rng(0)
+    folds = [fold_of("binary", rng, n) for n in (30, 60, 90)]
+    one_class = FoldScores(np.zeros(9, int), np.full((9, 2), 0.5), np.arange(9))
+    values = bootstrap("binary", [[*folds, one_class]], n_draws=5)
+    aucs = [score("binary", f.truth, f.scores, classes=[0, 1])["auc"] for f in folds]
+    assert values["auc"][0, 0] == pytest.approx(np.mean(aucs))
+
+
+def test_memory_does_not_change_draws(monkeypatch):
+    """Draws made in several parts are those made at once."""
+    fold = fold_of("binary", np.random.default_rng(0))
+    whole = bootstrap("binary", [[fold]], n_draws=50)
+    monkeypatch.setattr("headwater.evaluate.bootstrap.ROWS_AT_ONCE", 400)
+    parts = bootstrap("binary", [[fold]], n_draws=50)
+    assert all(parts[name] == pytest.approx(whole[name]) for name in whole)
+
+
+def test_patients_widen_the_interval():
+    """Rows that repeat each other within patients are no more information."""
+    rng = np.random.default_rng(0)
+    fold = fold_of("binary", rng, 80)
+    repeat = np.repeat(np.arange(80), 6)
+    by_patient = FoldScores(fold.truth[repeat], fold.scores[repeat], repeat)
+    by_row = FoldScores(fold.truth[repeat], fold.scores[repeat], np.arange(480))
+    once = FoldScores(fold.truth, fold.scores, np.arange(80))
+    width = {}
+    for name, one in (("patient", by_patient), ("row", by_row), ("once", once)):
+        low, high = interval(bootstrap("binary", [[one]], n_draws=1000)["auc"][0, 1:])
+        width[name] = high - low
+    assert width["patient"] == pytest.approx(width["once"], rel=0.15)
+    assert width["row"] < 0.6 * width["patient"]
+
+
+def test_the_interval_covers():
+    """Ninety-five in a hundred intervals of the accuracy hold the truth, give or take."""
+    rng = np.random.default_rng(0)
+    held = []
+    for seed in range(150):
+        right = rng.random(80) < 0.7
+        scores = np.where(right[:, None], [[0.2, 0.8]], [[0.8, 0.2]])
+        found = bootstrap("binary", [[FoldScores(np.ones(80, int), scores, np.arange(80))]], n_draws=400, seed=seed)
+        low, high = interval(found["accuracy"][0, 1:])
+        held.append(low <= 0.7 <= high)
+    assert 0.88 < np.mean(held) < 0.99
+
+
+def test_p_of_a_difference():
+    """Draws on both sides of 0 make a large p, draws on one side the least that so many can make."""
+    assert p_of_difference(np.linspace(-1, 1, 999)) == pytest.approx(1, abs=0.01)
+    assert p_of_difference(np.linspace(0.1, 1, 999)) == pytest.approx(0.002)
+    assert np.isnan(p_of_difference(np.array([np.nan])))
+    with pytest.raises(InputError, match="between 0 and 1"):
+        interval(np.zeros(3), 95)
