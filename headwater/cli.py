@@ -165,7 +165,7 @@ def fit_head(
     head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A parameter; repeat.")] = None,
     groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
-    folds: Annotated[int, typer.Option(help="Folds of cross-validation.")] = 5,
+    folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
     holdout: Annotated[float | None, typer.Option(help="Share of samples to test once, instead of folds.")] = None,
     where: Where = None,
@@ -320,6 +320,8 @@ def _params(assignments: list[str]) -> dict[str, Any]:
         name, equals, value = assignment.partition("=")
         if not equals or not name:
             raise InputError(f"--set {assignment}: write PARAM=VALUE, such as C=0.1.")
+        if name in params:
+            raise InputError(f"--set {assignment}: {name} was set before. Pass it once.")
         try:
             params[name] = json.loads(value)
         except ValueError:

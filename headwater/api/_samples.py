@@ -13,9 +13,14 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.errors import InputError, nearest
-from headwater.store import Data, RaggedArray, SelectedRows, Store
+from headwater.store import KEY_COLUMNS, Data, Modality, RaggedArray, SelectedRows, Store
 
-PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "case_id", "participant", "mrn")
+# Names of columns of whatever several samples can be of, in small letters and digits alone.
+PATIENT_COLUMNS = {
+    *("patient", "patients", "patientid", "patientno", "patientnr", "pid", "mrn"),
+    *("subject", "subjectid", "participant", "participantid", "donor", "donorid"),
+    *("case", "caseid", "exam", "examid", "studyid", "slide", "slideid"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,23 @@ def full_column(data: Data, column: str, option: str) -> NDArray[Any]:
     values = data.table[column]
     if values.dtype.is_nested():
         raise InputError(f"{option} {column} holds {values.dtype}: words or whole numbers are needed.")
-    empty = values.is_null().to_numpy()
+    empty = without_blanks(values).is_null().to_numpy()
     if empty.any():
+        blank = empty.sum() > values.null_count()
+        given = f'LENGTH(TRIM("{column}")) > 0' if blank else f'"{column}" IS NOT NULL'
         raise InputError(
             f"{option} {column} is empty in {counted(int(empty.sum()), 'sample')}, such as "
-            f"{str(data.ids[empty][0])!r}: fill it in, or leave them out with --where '\"{column}\" IS NOT NULL'."
+            f"{str(data.ids[empty][0])!r}: fill it in, or leave them out with --where '{given}'."
         )
     return values.to_numpy()
+
+
+def without_blanks(values: pl.Series) -> pl.Series:
+    """Return a column in which words of nothing but white space are null."""
+    if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return values
+    words = values.cast(pl.String)
+    return words.set(words.str.strip_chars() == "", None)
 
 
 def levels(data: Data, column: str) -> NDArray[Any]:
@@ -62,7 +77,7 @@ def levels(data: Data, column: str) -> NDArray[Any]:
     values = data.table[column]
     if values.dtype.is_nested():
         raise InputError(f"--by {column} holds {values.dtype}: words or whole numbers are needed.")
-    return values.cast(pl.String).fill_null("(empty)").to_numpy()
+    return without_blanks(values).cast(pl.String).fill_null("(empty)").to_numpy()
 
 
 def with_labels(data: Data, columns: Sequence[str], separator: str | None) -> tuple[Data, Labels]:
@@ -108,8 +123,7 @@ def _cleaned(column: pl.Series) -> pl.Series:
     if dtype == pl.Null or dtype.is_integer() or dtype in (pl.Boolean, pl.List):
         return column
     if dtype in (pl.String, pl.Categorical, pl.Enum):
-        words = column.cast(pl.String)
-        return words.set(words.str.strip_chars() == "", None)
+        return without_blanks(column)
     if not dtype.is_float():
         raise InputError(f"label column {column.name!r} holds {dtype}: words, whole numbers or lists are needed.")
     numbers = column.fill_nan(None)
@@ -144,7 +158,7 @@ def group_column(store: Store, groups: str | None) -> str | None:
     if groups is not None:
         return groups
     for column in store.samples.columns:
-        if _normalised(column) in PATIENT_COLUMNS and store.samples[column].n_unique() < len(store.samples):
+        if _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
             raise InputError(
                 f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep each whole in every "
                 "split, or --groups none if rows are independent."
@@ -152,8 +166,34 @@ def group_column(store: Store, groups: str | None) -> str | None:
     return None
 
 
-def _normalised(column: str) -> str:
-    return re.sub(r"[\s-]+", "_", column.strip().lower())
+def _letters(column: str) -> str:
+    """Return the small letters and digits of a column's name: ``Patient.ID`` is ``patientid``."""
+    return re.sub(r"[\W_]+", "", column.lower())
+
+
+def _repeats(values: pl.Series) -> bool:
+    """Whether some value stands in several rows; an empty cell is no value."""
+    there = values if values.dtype.is_nested() else without_blanks(values).drop_nulls()
+    return bool(there.n_unique() < len(there))
+
+
+def n_across_groups(data: Data, groups: NDArray[Any]) -> dict[Modality, int]:
+    """Count the contents, by modality, that stand in rows of more than one group.
+
+    Parameters
+    ----------
+    data
+        The samples, with the features that are used.
+    groups
+        Their groups, of shape ``(n_samples,)``.
+    """
+    modalities: set[Modality] = {"image" if name.endswith("/image") else "text" for name in data.inputs}
+    _, codes = np.unique(groups, return_inverse=True)
+    counts: dict[Modality, int] = {}
+    for modality in sorted(modalities):
+        pairs = pl.DataFrame({"key": data.table[KEY_COLUMNS[modality]], "group": codes}).unique()
+        counts[modality] = int((pairs["key"].value_counts()["count"] > 1).sum())
+    return counts
 
 
 def _shell(word: str) -> str:

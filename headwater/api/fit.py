@@ -8,12 +8,14 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from headwater.api._lines import counted
-from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
+from headwater.api._samples import full_column, group_column, levels, n_across_groups, require_column, with_labels
 from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
 from headwater.errors import InputError
 from headwater.evaluate import cross_validate, make_splits
 from headwater.heads import Concatenated, Head, make_head
 from headwater.store import Store, open_store
+
+FOLDS = 5
 
 
 def fit_head(
@@ -24,7 +26,7 @@ def fit_head(
     head: str = "linear",
     params: Mapping[str, Any] | None = None,
     groups: str | None = None,
-    folds: int = 5,
+    folds: int | None = None,
     split: str | None = None,
     holdout: float | None = None,
     where: str | None = None,
@@ -53,7 +55,7 @@ def fit_head(
         The column whose values must not be divided between training and test, such as the patient; ``"none"`` to
         say that rows are independent.
     folds, split, holdout
-        How to split: that many folds; by a column; or one share of the rows.
+        How to split, one of them: that many folds; by a column; or one share of the rows. Five folds by default.
     where
         A boolean SQL expression over the manifest's columns: only these samples are used.
     by
@@ -84,6 +86,9 @@ def fit_head(
     model = _head(head, given)
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
+    if folds is not None and (split is not None or holdout is not None):
+        raise InputError(f"--folds goes without {'--split' if split is not None else '--holdout'}: pass one of them.")
+    n_folds = FOLDS if folds is None else folds
     opened = store if isinstance(store, Store) else open_store(store)
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
     labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
@@ -97,8 +102,15 @@ def fit_head(
     y = found.y
     say(f"{counted(len(y), 'sample')} with {' and '.join(names)}")
     values = {o: full_column(data, name, o) for o, name in columns.items() if name is not None and o != "--by"}
+    across = {} if "--groups" not in values else n_across_groups(data, values["--groups"])
+    for modality, n in across.items():
+        if n:
+            say(
+                f"identical {modality}s in more than one {columns['--groups']}: {n:,}. One {modality} can then be on "
+                "both sides of a split, which flatters the numbers"
+            )
     splits = make_splits(
-        y, groups=values.get("--groups"), n_folds=folds, split=values.get("--split"), holdout=holdout, seed=seed
+        y, groups=values.get("--groups"), n_folds=n_folds, split=values.get("--split"), holdout=holdout, seed=seed
     )
     outcome = cross_validate(
         model,
@@ -122,7 +134,7 @@ def fit_head(
         "head": head,
         "params": given,
         "groups": columns["--groups"] or "none",
-        "folds": folds if split is None and holdout is None else None,
+        "folds": n_folds if split is None and holdout is None else None,
         "split": split,
         "holdout": holdout,
         "where": where,
@@ -134,6 +146,8 @@ def fit_head(
     metrics = metrics_of(
         outcome, data, y, classes=classes, params=given, by=None if by is None else (by, levels(data, by))
     )
+    if across:
+        metrics["identical_across_groups"] = sum(across.values())
     predictions = predictions_of(data.ids, y, outcome, [str(c) for c in classes])
     return write_run(target, Run(target, config, metrics, predictions, outcome.head), head)
 

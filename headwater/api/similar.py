@@ -131,8 +131,10 @@ def similar(
     else:
         query = _query_of_text(opened, found, str(text), weights, device)
     allowed = np.ones(len(data.ids), bool) if id is None else data.ids != id
-    if exclude_same is not None and own is not None and own[exclude_same] is not None:
-        allowed &= data.table[exclude_same].ne_missing(own[exclude_same]).to_numpy()
+    if exclude_same is not None and own is not None:
+        value = own[exclude_same]
+        if value is not None and str(value).strip():
+            allowed &= data.table[exclude_same].ne_missing(value).to_numpy()
     X = data.inputs[features]
     assert isinstance(X, SelectedRows)
     if index is None:

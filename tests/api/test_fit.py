@@ -174,6 +174,21 @@ def test_groups_are_never_divided(fit, noisy):
     assert all(len(seen) == 1 for seen in folds.values())
 
 
+def test_identical_contents_in_several_groups(command, make_store, tmp_path):
+    """Images that stand in samples of more than one patient are counted, and what that means is said on the way."""
+    store = make_store(np.random.default_rng(0).standard_normal((40, 3)), label=["a", "b"] * 20, who=range(40))
+    keys = store.samples["image_key"].to_list()
+    who = [i // 4 for i in range(40)]
+    keys[1], keys[4], keys[5], keys[39] = keys[0], keys[0], keys[8], keys[8]  # twice in patient 0, and in 1, 2 and 9
+    columns = {"image_key": pl.Series(keys), "who": pl.Series(who)}
+    store.write_samples(store.samples.with_columns(**columns), store.roles)
+    words = ("fit-head", store.path, "--features", "made/image", "--label", "label", "--set", "C=1", "--groups")
+    done = command(*words, "who", "--out", tmp_path / "run")
+    assert "identical images in more than one who: 2. One image can then be on both sides of a split" in done.err
+    assert open_run(tmp_path / "run").metrics["identical_across_groups"] == 2
+    assert "identical" not in command(*words, "none").err
+
+
 def test_config_holds_what_is_needed_to_repeat_it(fit, noisy):
     """config.json holds every argument, the features with their specs, and the versions."""
     config = fit("--seed", "3", "--where", "age >= 0", "--by", "year")[1].config
@@ -258,6 +273,7 @@ def test_by(fit, noisy):
     assert levels["north"]["mean"]["accuracy"] == pytest.approx(np.mean(by_fold))
     assert levels["north"]["folds"] == len(by_fold)
     assert list(fit("--by", "year")[0]["by"]["levels"]) == ["2009", "2010", "2011"]
+    assert list(fit("--by", "some")[0]["by"]["levels"]) == ["(empty)", "a", "b"]
 
 
 def test_by_is_printed(command, noisy):

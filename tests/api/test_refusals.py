@@ -245,6 +245,19 @@ def test_groups_that_are_missing(refused, images):
     assert "IS NOT NULL" in error
 
 
+@pytest.mark.parametrize("option", ["--groups", "--split"])
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_groups_that_are_blank(refused, make_store, blank, option):
+    """A blank cell is no group: ten patients and a blank in half the rows are not eleven groups."""
+    who = [f"p{i}" if i < 10 else blank for i in range(20)]
+    store = make_store([[float(i)] for i in range(20)], label=["a", "b"] * 10, who=who)
+    words = ("fit-head", store.path, "--features", "made/image", "--label", "label", option, "who")
+    error = refused(*words)
+    assert f"{option} who is empty in 10 samples, such as 'r010'" in error
+    where = error.split("--where '")[1].split("'")[0]
+    assert len(store.select(where)) == 10
+
+
 def test_an_obvious_patient_column(refused, store, command, tmp_path):
     """Without --groups, a manifest with a patient column is refused; --groups none says that it was meant so."""
     error = refused("fit-head", store, *FIT[:-2], "--out", tmp_path / "run")
@@ -253,15 +266,20 @@ def test_an_obvious_patient_column(refused, store, command, tmp_path):
     assert command("fit-head", store, *FIT).status == 0
 
 
-@pytest.mark.parametrize("column", ["Patient ID", "subject-id", "MRN"])
-def test_patient_columns_are_known_by_many_names(refused, images, column):
-    """A patient column counts as one in any case, with spaces or hyphens."""
-    from headwater.api import embed
+PATIENTS = "Patient ID,subject-id,MRN,Patient.ID,PatientID,patient_no,patient_nr,patients,pid,case,Case ID,slide"
+PATIENTS += ",slide_id,study_id,donor,donor_id,exam_id,participant"
 
-    pl.read_csv(images / "manifest.csv").rename({"patient": column}).write_csv(images / "manifest.csv")
-    embed(images / "manifest.csv", images / "a.hw", encoder="stub:8")
-    error = refused("fit-head", images / "a.hw", "--features", "stub-8/image", "--label", "grade")
-    assert f"a column {column!r}" in error
+
+@pytest.mark.parametrize("column", PATIENTS.split(","))
+def test_patient_columns_are_known_by_many_names(refused, command, make_store, column):
+    """A patient column counts as one in any case, with any separators, but only where a value repeats."""
+    columns = {"label": ["a", "b"] * 10, column: [f"p{i // 2}" for i in range(20)]}
+    store = make_store([[float(i)] for i in range(20)], **columns)
+    words = ("fit-head", store.path, "--features", "made/image", "--label", "label", "--set", "C=1")
+    assert f"a column {column!r}" in refused(*words)
+    for own in ([f"p{i}" for i in range(20)], [f"p{i}" if i < 10 else (None, "")[i % 2] for i in range(20)]):
+        store.write_samples(store.samples.with_columns(pl.Series(column, own)), store.roles)
+        assert command(*words).status == 0
 
 
 @pytest.mark.parametrize(
@@ -279,6 +297,9 @@ def test_patient_columns_are_known_by_many_names(refused, images, column):
         (("--set", "C=-1"), "C must be above 0"),
         (("--folds", "1"), "at least 2"),
         (("--folds", "100"), "100 folds asked for"),
+        (("--folds", "5", "--holdout", "0.2"), "--folds goes without --holdout"),
+        (("--folds", "3", "--split", "site"), "--folds goes without --split"),
+        (("--set", "C=1", "--set", "C=2"), "--set C=2: C was set before"),
         (("--holdout", "2"), "between 0 and 1"),
         (("--holdout", "0.2", "--split", "site"), "pass one of them"),
         (("--split", "site"), "train, val and test"),

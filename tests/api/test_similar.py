@@ -134,6 +134,12 @@ def test_an_index_answers_by_words(store):
     same(similar(store, **asked, index="flat"), similar(store, **asked))
 
 
+def test_exclude_same_blank(make_store):
+    """A blank cell says nothing: samples that have one are not of the same patient."""
+    store = make_store(np.eye(4), patient=["", "", "p", ""])
+    assert len(similar(store, features="made/image", id="r000", exclude_same="patient")) == 3
+
+
 @pytest.mark.parametrize("k", [1, 5, 100])
 def test_a_flat_index_equals_the_exact_search(store, k):
     """A flat index finds what the exact search finds, where several samples share an item too."""
