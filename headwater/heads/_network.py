@@ -3,7 +3,8 @@
 Parameters have an axis for networks that share their training rows (the settings of a sweep), m, and one before it for
 different rows (folds), g. Networks that share rows also share batches, so that the first layer, where most of the work
 is, is one matrix product for all of them: its weights have shape ``(g, m * h, d)`` and its biases ``(g, m * h, 1)``;
-those of later layers have ``(g, m, h, k)`` and ``(g, m, 1, k)``.
+those of later layers have ``(g, m, k, h)`` and ``(g, m, k, 1)``. Units come before rows throughout, so that no matrix
+is ever turned over in memory.
 """
 
 from __future__ import annotations
@@ -77,43 +78,47 @@ def initial(shape: Shape, m: int, generators: Sequence[Generator]) -> Params:
         params["in.bias"] = drawn(sum(inputs), units[0], 1)
     wide = {name: p.repeat(1, m, 1) for name, p in params.items()}
     for layer, (fan_in, k) in enumerate(pairwise(units)):
-        for name, rows in (("weight", fan_in), ("bias", 1)):
-            wide[f"{layer}.{name}"] = drawn(fan_in, 1, rows, k).repeat(1, m, 1, 1)
+        for name, columns in (("weight", fan_in), ("bias", 1)):
+            wide[f"{layer}.{name}"] = drawn(fan_in, 1, k, columns).repeat(1, m, 1, 1)
     return wide
 
 
 def forward(shape: Shape, params: Params, inputs: list[Tensor], dropout: Tensor, noise: list[Tensor] | None) -> Tensor:
     """Return logits, float32, of shape ``(g, m, b, n_outputs)``, of inputs ``(g, b, d)``.
 
-    Matrix products are in the type of the inputs; their results are float32. ``noise`` holds uniform numbers
-    ``(g, b, units)`` for each hidden layer; units below ``dropout`` are left out.
+    All but the logits is computed in the type of the inputs. ``noise`` holds uniform numbers
+    ``(g, units, b)`` for each hidden layer; units below ``dropout`` are left out.
     """
     torch = need("torch", "encoders")
     g, m = dropout.shape
     every = range(len(inputs))
+    cast = {name: p.to(inputs[0].dtype) for name, p in params.items()}
 
-    def product(x: Tensor, weight: Tensor) -> Tensor:
-        out: Tensor = (x @ weight.to(x.dtype)).float()
+    columns = [x.mT for x in inputs]
+
+    def layer(name: str, *products: Tensor) -> Tensor:
+        out: Tensor = sum(products[1:], products[0]) + cast[name]
         return out
 
     if shape.fusion == "gated":
-        x = torch.zeros((), device=dropout.device)
+        x = torch.zeros((), dtype=inputs[0].dtype, device=dropout.device)
         for i in every:
-            gate = sum(product(inputs[j], params[f"gate{i}.{j}.weight"].mT) for j in every) + params[f"gate{i}.bias"].mT
-            own = product(inputs[i], params[f"in{i}.weight"].mT) + params[f"in{i}.bias"].mT
+            gate = layer(f"gate{i}.bias", *(cast[f"gate{i}.{j}.weight"] @ columns[j] for j in every))
+            own = layer(f"in{i}.bias", cast[f"in{i}.weight"] @ columns[i])
             x = x + torch.sigmoid(gate) * torch.tanh(own)
     else:
-        summed = [torch.stack(inputs).sum(0)] if shape.fusion == "sum" else inputs
-        x = sum(product(one, params[f"in{i}.weight"].mT) for i, one in enumerate(summed)) + params["in.bias"].mT
-    x = x.view(g, x.shape[1], m, -1).transpose(1, 2)
-    for layer in range(len(shape.hidden)):
-        if layer or shape.fusion != "gated":
+        parts = [torch.stack(columns).sum(0)] if shape.fusion == "sum" else columns
+        x = layer("in.bias", *(cast[f"in{i}.weight"] @ part for i, part in enumerate(parts)))
+    x = x.view(g, m, -1, x.shape[2])
+    for number in range(len(shape.hidden)):
+        if number or shape.fusion != "gated":
             x = torch.relu(x)
         if noise is not None:
             rate = dropout[:, :, None, None]
-            x = x * (noise[layer][:, None] >= rate) / (1 - rate)
-        x = product(x.to(inputs[0].dtype), params[f"{layer}.weight"]) + params[f"{layer}.bias"]
-    return x  # type: ignore[no-any-return]
+            x = x * ((noise[number][:, None] >= rate) / (1 - rate)).to(x.dtype)
+        x = layer(f"{number}.bias", cast[f"{number}.weight"] @ x)
+    logits: Tensor = x.mT.float()
+    return logits
 
 
 def losses(
@@ -165,6 +170,6 @@ def one_network(params: Params, i: int, j: int, m: int) -> Params:
     """Return the parameters of one network: weights ``(fan_in, units)``, biases ``(units,)``."""
     out = {}
     for name, p in params.items():
-        mine = p[i, j] if p.ndim == 4 else p[i].view(m, -1, p.shape[2])[j].T
-        out[name] = mine[0] if name.endswith("bias") else mine
+        mine = p[i, j] if p.ndim == 4 else p[i].view(m, -1, p.shape[2])[j]
+        out[name] = mine[:, 0] if name.endswith("bias") else mine.T
     return out

@@ -205,7 +205,7 @@ def _shuffled(
 
 def _noise(shape: Shape, b: int, generators: Sequence[Generator], device: Any) -> list[Tensor]:
     torch = need("torch", "encoders")
-    return [torch.stack([torch.rand(b, h, generator=g) for g in generators]).to(device) for h in shape.hidden]
+    return [torch.stack([torch.rand(h, b, generator=g) for g in generators]).to(device) for h in shape.hidden]
 
 
 def _stop_loss(

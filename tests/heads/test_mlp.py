@@ -107,12 +107,12 @@ def test_training_is_pytorchs_adamw():
         for name, size, fan_in in (
             ("0.weight", (16, 8), 8),
             ("0.bias", (16, 1), 8),
-            ("2.weight", (16, 3), 16),
-            ("2.bias", (1, 3), 16),
+            ("2.weight", (3, 16), 16),
+            ("2.bias", (3, 1), 16),
         ):
             values = torch.empty(size).uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=draw)
             parameter = model.get_parameter(name)
-            parameter.copy_(values.T if name == "2.weight" else values.view(parameter.shape))
+            parameter.copy_(values.view(parameter.shape))
     weights = [p for n, p in model.named_parameters() if n.endswith("weight")]
     biases = [p for n, p in model.named_parameters() if n.endswith("bias")]
     groups = [{"params": weights, "weight_decay": 0.3}, {"params": biases, "weight_decay": 0.0}]
