@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -89,9 +90,18 @@ def _show(lines: list[str], value: Any, as_json: bool) -> None:
     if as_json:
         import json
 
-        print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, default=str, allow_nan=False))
     else:
         print("\n".join(lines))
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a value with null in place of numbers that JSON has no words for: NaN and the infinities."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _say(line: str) -> None:

@@ -21,8 +21,9 @@ class StoreInfo:
     features
         For each feature set: items, stored, failed, to do, dim, dtype, tokens, encoder, bytes on disk.
     failed
-        For each feature set, why samples have no features, by sample id; items that no sample has any more stand
-        under their key.
+        For each feature set, why samples have no features, by sample id.
+    unlisted
+        For each feature set, why items failed that no sample has any more, by key.
     """
 
     path: str
@@ -30,6 +31,7 @@ class StoreInfo:
     columns: list[str]
     features: dict[str, dict[str, Any]]
     failed: dict[str, dict[str, str]]
+    unlisted: dict[str, dict[str, str]]
 
     def lines(self, *, failed: bool = False) -> list[str]:
         """Say in a few lines what there is; with ``failed``, what failed and why."""
@@ -37,10 +39,11 @@ class StoreInfo:
         if self.columns:
             out.append(f"  columns: {', '.join(self.columns)}")
         out += [f"  {line}" for line in aligned([self._cells(name) for name in self.features])]
-        n_failed = sum(map(len, self.failed.values()))
-        for name, why in self.failed.items() if failed else ():
-            out += [f"failed in {name}:", *(f"  {line}" for line in aligned([[i, w] for i, w in why.items()]))]
-        if failed and not n_failed:
+        n_failed = len({id for why in self.failed.values() for id in why})
+        for words, listed in (("failed in", self.failed), ("of no sample any more, failed in", self.unlisted)):
+            for name, why in listed.items() if failed else ():
+                out += [f"{words} {name}:", *(f"  {line}" for line in aligned([[i, w] for i, w in why.items()]))]
+        if failed and not (self.failed or self.unlisted):
             out.append("nothing failed")
         elif n_failed and not failed:
             out.append(f"{counted(n_failed, 'sample')} failed: headwater info {self.path} --failed")
@@ -62,7 +65,7 @@ class StoreInfo:
 def info(store: str | Path | Store) -> StoreInfo:
     """Say what a store holds."""
     opened = store if isinstance(store, Store) else open_store(store)
-    features, failed = {}, {}
+    features, failed, unlisted = {}, {}, {}
     for name in opened.feature_names():
         found = opened.features(name)
         status = found.status
@@ -78,8 +81,11 @@ def info(store: str | Path | Store) -> StoreInfo:
             "weights": found.spec.weights,
             "bytes": sum(p.stat().st_size for p in found.folder.rglob("*") if p.is_file()),
         }
-        if why := _failures(opened, found):
-            failed[name] = why
+        of_samples, of_none = _failures(opened, found)
+        if of_samples:
+            failed[name] = of_samples
+        if of_none:
+            unlisted[name] = of_none
     there = opened.has_samples()
     return StoreInfo(
         path=str(opened.path),
@@ -87,21 +93,23 @@ def info(store: str | Path | Store) -> StoreInfo:
         columns=opened.samples.columns if there else [],
         features=features,
         failed=failed,
+        unlisted=unlisted,
     )
 
 
-def _failures(store: Store, features: Features) -> dict[str, str]:
-    """Say why samples have no features, by id, or by key for an item that no sample has."""
+def _failures(store: Store, features: Features) -> tuple[dict[str, str], dict[str, str]]:
+    """Say why samples have no features, by id, and why items failed that no sample has, by key."""
     by_key = {features.keys[row].tobytes().hex(): why for row, why in features.failed.items()}
     if not store.has_samples():
-        return by_key
+        return {}, by_key
     modality = features.spec.modality
     keys = store.samples[KEY_COLUMNS[modality]].to_list()
     ids = store.samples[store.roles.id].cast(str).to_list()
     unreadable = store.unreadable if modality == "image" else {}
     found = ((id, by_key.get(key) if key else unreadable.get(id)) for id, key in zip(ids, keys, strict=True))
     by_id = {id: why for id, why in found if why is not None}
-    return by_id | {key: why for key, why in by_key.items() if key not in set(keys)}
+    listed = set(keys)
+    return by_id, {key: why for key, why in by_key.items() if key not in listed}
 
 
 def verify(store: str | Path | Store) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +19,7 @@ from headwater.errors import InputError, StoreNotFound, nearest
 from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search
 from headwater.store import Features, SelectedRows, Store, keys_from_hex, open_store
 
+OWN = ("rank", "score", "id")
 MOST = 40  # characters of a cell that are shown
 SUGGEST_AMONG = 10_000  # ids: looking for the nearest of more takes too long
 
@@ -45,17 +46,40 @@ class Hit:
     row: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return plain JSON values; a column that is called like one of the hit's own is ``manifest_…``."""
         own = {"rank": self.rank, "score": self.score, "id": self.id}
-        return own | {column: value for column, value in self.row.items() if column not in own}
+        names = _column_names(self.row)
+        columns = {names[c]: value for c, value in self.row.items() if not (c == "id" and value == self.id)}
+        return own | columns
+
+
+def _column_names(columns: Iterable[str]) -> dict[str, str]:
+    """Return what a manifest's columns are called beside a hit's own rank, score and id.
+
+    Examples
+    --------
+    >>> _column_names(["label", "score"])
+    {'label': 'label', 'score': 'manifest_score'}
+    """
+    names: dict[str, str] = {}
+    columns = list(columns)
+    for column in columns:
+        name = column
+        while name in OWN or (name != column and name in columns):
+            name = f"manifest_{name}"
+        names[column] = name
+    return names
 
 
 def hit_lines(hits: Sequence[Hit], *, width: int | None = None) -> list[str]:
     """Return a table of hits for people: long cells are shortened, and lines longer than ``width`` cut."""
     if not hits:
         return ["nothing found"]
-    columns = [c for c, first in hits[0].row.items() if first != hits[0].id and any(h.row[c] is not None for h in hits)]
-    table = [["rank", "score", "id", *columns]]
+    columns = [
+        c for c in hits[0].row if any(h.row[c] is not None for h in hits) and not all(h.row[c] == h.id for h in hits)
+    ]
+    names = _column_names(hits[0].row)
+    table = [[*OWN, *(names[c] for c in columns)]]
     table += [[str(h.rank), f"{h.score:.4f}", h.id, *(cut(h.row[c], MOST) for c in columns)] for h in hits]
     return aligned(table, width=width)
 

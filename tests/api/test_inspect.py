@@ -46,7 +46,7 @@ def test_info_counts_what_is_to_do(make_store):
 
 
 def test_items_that_no_sample_has(make_store):
-    """A failed item that the samples no longer hold is listed under its key."""
+    """A failed item that the samples no longer hold is listed under its key, and not counted as a sample."""
     store = make_store(np.eye(4))
     from headwater.store import BlockResult
 
@@ -55,7 +55,21 @@ def test_items_that_no_sample_has(make_store):
     with features.writing() as writer:
         (task,) = writer.plan(key)
         writer.commit(task, BlockResult(task.rows, np.zeros((1, 4), np.float32), failed={int(task.rows[0]): "gone"}))
-    assert info(store).failed == {"made/image": {"09" * 16: "gone"}}
+    found = info(store)
+    assert (found.failed, found.unlisted) == ({}, {"made/image": {"09" * 16: "gone"}})
+    assert not any("sample failed" in line for line in found.lines())
+    assert found.lines(failed=True)[-2:] == ["of no sample any more, failed in made/image:", f"  {'09' * 16}  gone"]
+
+
+def test_a_sample_that_failed_twice(command, images):
+    """A sample that failed in two feature sets is one sample that failed; an item of two samples is two."""
+    for name in ("02.png", "03.png"):
+        (images / "images" / name).write_bytes(b"no image")
+    words = ("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
+    for name in ("one", "two"):
+        command(*words, "--name", name)
+    lines = command("info", images / "a.hw").out.splitlines()
+    assert lines[-1].startswith("2 samples failed")
 
 
 def test_verify(command, store):

@@ -60,6 +60,7 @@ def test_rows_come_with_all_their_columns(vectors):
     assert set(hit.row) == {"id", "patient", "age", "score", "image"}
     assert hit.row["score"] == f"own {int(hit.id[1:])}"
     assert hit.to_dict()["score"] == hit.score
+    assert hit.to_dict()["manifest_score"] == hit.row["score"]
 
 
 def test_more_than_there_are(command, vectors):
@@ -211,6 +212,38 @@ def test_hits_are_printed_in_columns():
     """Hits are lines with columns under each other, the id first and once, empty columns left out."""
     lines = hit_lines(hits(empty=None, label="benign"))
     assert lines == ["rank  score   id      label", "1     0.9000  case 1  benign", "2     0.8000  case 2  benign"]
+
+
+def test_columns_called_like_a_hits_own():
+    """A manifest's own score, rank or id stands beside the hit's under a name that no other column has."""
+    found = hits(score="own", manifest_score="other", rank=7, id="elsewhere")
+    assert hit_lines(found)[0].split() == [
+        *("rank", "score", "id", "manifest_manifest_score", "manifest_score", "manifest_rank", "manifest_id")
+    ]
+    values = found[0].to_dict()
+    assert (values["rank"], values["score"], values["id"]) == (1, 0.9, "case 1")
+    assert (values["manifest_manifest_score"], values["manifest_score"]) == ("own", "other")
+    assert (values["manifest_rank"], values["manifest_id"]) == (7, "elsewhere")
+
+
+def test_a_column_that_is_the_id_by_chance():
+    """A column is left out for repeating the id only where it does so in every line."""
+    found = [Hit(rank, 0.5, f"p{rank}", {"patient": "p1"}) for rank in (1, 2)]
+    assert [line.split()[-1] for line in hit_lines(found)] == ["patient", "p1", "p1"]
+
+
+def test_json_has_no_nan(command, make_store):
+    """Numbers that JSON cannot hold are null in it."""
+    numbers = [1.5, float("nan"), float("inf"), None]
+    store = make_store(np.eye(4) + 1, width=numbers, widths=[[number] for number in numbers])
+    done = command("similar", store.path, "--features", "made/image", "--id", "r000", "--json")
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    found = json.loads(done.out, parse_constant=refuse)
+    assert {hit["width"] for hit in found} == {None}
+    assert [len(hit["widths"]) for hit in found] == [1, 1, 1]
 
 
 def test_hits_stay_on_their_line():
