@@ -29,6 +29,7 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_WORDS_FOR = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _JSON_LINES = (".jsonl", ".ndjson")
 
 
@@ -135,8 +136,8 @@ def read_manifest(
     ManifestNotFound
         When there is no such file or folder.
     ManifestError
-        When the file cannot be parsed or is empty; when a column asked for is missing, or two columns could
-        have one role; when ids repeat or are missing; when a row has neither image nor text.
+        When the file cannot be parsed or is empty; when a column asked for is missing, two have one name, or two
+        could have one role; when ids repeat or are missing; when a row has neither image nor text.
     """
     path = Path(path)
     asked = {"id": id, "image": image, "text": text}
@@ -185,6 +186,7 @@ def _read_file(path: Path, asked: dict[str, str | None]) -> pl.DataFrame:
             return pl.read_ndjson(data, infer_schema_length=None)
         separator = _SEPARATORS[suffix]
         header = pl.read_csv(data, separator=separator, n_rows=0, infer_schema=False).columns
+        _check_header(header, data, separator, path)
         as_text = [column for column in _find_roles(header, asked, path).values() if column is not None]
         return pl.read_csv(
             data,
@@ -194,11 +196,39 @@ def _read_file(path: Path, asked: dict[str, str | None]) -> pl.DataFrame:
         )
     except pl.exceptions.PolarsError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ManifestError(
-            f"{path}: cannot be parsed as {suffix[1:]} ({reason}). Mend it, or export it anew."
-        ) from error
+        advice = "Mend it, or export it anew." if suffix == ".parquet" or _is_utf8(data) else "Save it as UTF-8."
+        raise ManifestError(f"{path}: cannot be parsed as {suffix[1:]} ({reason}). {advice}") from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _check_header(header: list[str], data: bytes, separator: str, path: Path) -> None:
+    """Refuse a header that is not in UTF-8, that another separator divides, or that names two columns alike."""
+    if any("\ufffd" in column for column in header):
+        raise ManifestError(f"{path}: the names of columns are not in UTF-8. Save it as UTF-8.")
+    others = [other for other in _WORDS_FOR if other != separator and other in header[0]]
+    if len(header) == 1 and others:
+        suffix = {separator: suffix for suffix, separator in _SEPARATORS.items()}.get(others[0])
+        advice = f"Name it {path.stem}{suffix}, or save" if suffix else "Save"
+        raise ManifestError(
+            f"{path}: the file seems to be separated by {_WORDS_FOR[others[0]]}: its only column is {header[0]!r}. "
+            f"{advice} it with {_WORDS_FOR[separator]}."
+        )
+    if not any("_duplicated_" in column for column in header):  # as polars calls the second of two
+        return
+    data = data.lstrip(b"\r\n")
+    names = pl.read_csv(data, separator=separator, n_rows=1, has_header=False, infer_schema=False).row(0)
+    repeated = [name for name, n in Counter(name for name in names if name and name.strip()).items() if n > 1]
+    if repeated:
+        raise ManifestError(f"{path}: several columns are called {_listed(repeated)}. Give each a name of its own.")
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_folder(folder: Path) -> pl.DataFrame:

@@ -233,6 +233,48 @@ def test_a_file_that_cannot_be_parsed_is_named_with_the_reason(tmp_path: Path, n
     assert re.search(r"cannot be parsed as (csv|parquet|jsonl) \(.+\)", complaint(path))
 
 
+@pytest.mark.parametrize(
+    ("name", "separator", "words"),
+    [
+        ("m.csv", ";", "seems to be separated by semicolons: .* Save it with commas"),
+        ("m.csv", "\t", "seems to be separated by tabs: .* Name it m.tsv, or save it with commas"),
+        ("m.tsv", ",", "seems to be separated by commas: .* Name it m.csv, or save it with tabs"),
+        ("m.tsv", ";", "seems to be separated by semicolons: .* Save it with tabs"),
+    ],
+)
+@pytest.mark.parametrize("roles", [{}, {"image": "image"}])
+def test_a_file_of_another_separator_is_told_by_its_only_column(
+    tmp_path: Path, name: str, separator: str, words: str, roles: dict[str, str]
+) -> None:
+    path = tmp_path / name
+    path.write_text("id;image;width\na;x.png;1,5\n".replace(";", separator))
+    assert re.search(words, complaint(path, **roles))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("m.csv", "id,text\n1,café\n".encode("latin-1")),
+        ("m.csv", "id,text,café\n1,a,2\n".encode("latin-1")),
+        ("m.csv", "id,text\n1,café\n".encode("utf-16")),
+        ("m.tsv", "id\ttext\n1\tcafé\n".encode("utf-16")),
+        ("m.jsonl", '{"id": 1, "text": "café"}\n'.encode("latin-1")),
+    ],
+)
+def test_a_file_in_another_encoding_is_to_be_saved_as_utf8(tmp_path: Path, name: str, data: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    assert "Save it as UTF-8" in complaint(path)
+
+
+@pytest.mark.parametrize("start", ["", "\n\n", "\ufeff"])
+def test_columns_of_one_name_are_named(tmp_path: Path, start: str) -> None:
+    path = csv(tmp_path, f"{start}id,text,lab,lab,age,age,,\n1,a,b,c,2,3,,\n")
+    assert "several columns are called 'lab', 'age'. Give each a name of its own" in complaint(path)
+    path = csv(tmp_path, "id,text,lab,lab_duplicated_0,,\n1,a,b,c,,\n")
+    assert read_manifest(path).table["lab_duplicated_0"].to_list() == ["c"]
+
+
 def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
     assert "has no rows" in complaint(csv(tmp_path, "id,image\n"))
 
