@@ -208,6 +208,22 @@ def fit_head(
     _show(run.lines(), run.metrics, json)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run directories on the same samples.")],
+    metric: Annotated[str | None, typer.Option(help="What to compare; the AUC by default.")] = None,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    draws: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 2000,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Say whether runs differ: intervals by patient, paired differences, and every test that applies."""
+    from headwater import api
+
+    found = api.compare(runs, metric=metric, level=level, n_draws=draws, seed=seed)
+    _show(found.lines(), found.to_dict(), json)
+
+
 @app.command("zero-shot")
 def zero_shot(
     store: Store,

@@ -1,5 +1,6 @@
 """The verbs: paths in and paths out. The only place where stores, encoders, heads and evaluation meet."""
 
+from headwater.api.compare import Compared, Difference, compare
 from headwater.api.demo import DemoResult, demo
 from headwater.api.embed import Embedded, embed
 from headwater.api.fit import fit_head
@@ -9,12 +10,15 @@ from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
 from headwater.api.zero_shot import zero_shot
 
 __all__ = [
+    "Compared",
     "DemoResult",
+    "Difference",
     "Embedded",
     "Hit",
     "IndexSummary",
     "Run",
     "StoreInfo",
+    "compare",
     "demo",
     "embed",
     "fit_head",

@@ -112,9 +112,13 @@ def fit_head(
     splits = make_splits(
         y, groups=values.get("--groups"), n_folds=n_folds, split=values.get("--split"), holdout=holdout, seed=seed
     )
+    if len(names) == 1:
+        X: Any = data.X
+    else:
+        X = dict(data.inputs) if model.takes_inputs else Concatenated(list(data.inputs.values()))
     outcome = cross_validate(
         model,
-        data.X if len(names) == 1 else Concatenated(list(data.inputs.values())),
+        X,
         y,
         splits,
         grid=[p for p in model.default_grid() if not set(p) & set(given)] or [{}],
@@ -148,7 +152,7 @@ def fit_head(
     )
     if across:
         metrics["identical_across_groups"] = sum(across.values())
-    predictions = predictions_of(data.ids, y, outcome, [str(c) for c in classes])
+    predictions = predictions_of(data.ids, y, outcome, [str(c) for c in classes], values.get("--groups"))
     return write_run(target, Run(target, config, metrics, predictions, outcome.head), head)
 
 

@@ -45,7 +45,8 @@ class Run:
     config, metrics
         What ``config.json`` and ``metrics.json`` hold.
     predictions
-        A row for each tested sample: ``id``, ``fold``, ``label``, ``predicted`` and ``score_<class>``.
+        A row for each tested sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups, and
+        ``score_<class>``.
     head
         The head fitted on all samples.
     """
@@ -143,7 +144,13 @@ def _is_run(path: Path) -> bool:
     return isinstance(config, dict) and config.get("command") in COMMANDS
 
 
-def predictions_of(ids: NDArray[np.str_], y: NDArray[Any], outcome: Outcome, names: Sequence[str]) -> pl.DataFrame:
+def predictions_of(
+    ids: NDArray[np.str_],
+    y: NDArray[Any],
+    outcome: Outcome,
+    names: Sequence[str],
+    groups: NDArray[Any] | None = None,
+) -> pl.DataFrame:
     """Return a row for each tested sample; several labels stand as lists of their names."""
     parts = []
     for fold in outcome.folds:
@@ -155,6 +162,8 @@ def predictions_of(ids: NDArray[np.str_], y: NDArray[Any], outcome: Outcome, nam
         else:
             columns["label"] = _named(y[test] == 1, names)
             columns["predicted"] = _named(fold.scores > 0.5, names)
+        if groups is not None:
+            columns["group"] = pl.Series(groups[test]).cast(pl.String)
         for c, name in enumerate(names):
             columns[f"score_{name}"] = fold.scores[:, c]
         parts.append(pl.DataFrame(columns))

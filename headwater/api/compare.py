@@ -1,0 +1,328 @@
+"""compare: whether the difference between runs is real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.api._lines import aligned, counted
+from headwater.api.run import Run, open_run
+from headwater.errors import InputError, nearest
+from headwater.evaluate import bootstrap as draw
+from headwater.evaluate import statistics
+
+LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece")
+DEFAULT_METRIC = {"binary": "auc", "multiclass": "auc", "multilabel": "auc_macro"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two runs beside each other.
+
+    Attributes
+    ----------
+    first, second
+        Names of the runs.
+    difference
+        Of the metric, first less second: the mean over folds.
+    low, high
+        Its interval, groups of each fold being drawn again.
+    p
+        Two-sided, of each test that can be made: ``bootstrap``, ``delong`` and ``mcnemar`` on rows, ``wilcoxon`` and
+        ``corrected_t`` over folds.
+    least_p
+        The smallest p that a test could give, where data of this size keep it from being small.
+    p_holm
+        Of the bootstrap, corrected for the number of pairs; None where there is one pair.
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p: Mapping[str, float]
+    least_p: Mapping[str, float]
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison of runs found.
+
+    Attributes
+    ----------
+    metric, level, n_draws
+        What was measured, and how.
+    drawn
+        What was drawn again: ``"group"`` or ``"sample"``.
+    runs
+        For each run its ``value``, ``low``, ``high``.
+    differences
+        Each pair of runs.
+    friedman_p
+        Whether three or more runs differ at all, over folds; None for two.
+    notes
+        What could not be tested, and why.
+    """
+
+    metric: str
+    level: float
+    n_draws: int
+    drawn: str
+    n_samples: int
+    runs: Mapping[str, Mapping[str, float]]
+    differences: Sequence[Difference]
+    friedman_p: float | None
+    notes: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**vars(self), "runs": dict(self.runs), "differences": [vars(d) for d in self.differences]}
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what came out."""
+        share = f"{100 * self.level:g} %"
+        what = "samples" if self.drawn == "sample" else "groups"
+        out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {what} again"]
+        table = [["run", self.metric, share]]
+        table += [[n, f"{v['value']:.3f}", _interval(v["low"], v["high"])] for n, v in self.runs.items()]
+        out += [f"  {line}" for line in aligned(table)]
+        tests = list(dict.fromkeys(name for d in self.differences for name in d.p))
+        head = ["difference", "", share, *(f"p {name.replace('_', ' ')}" for name in tests)]
+        head += ["p Holm"] if len(self.differences) > 1 else []
+        rows = [head]
+        for d in self.differences:
+            row = [f"{d.first} - {d.second}", f"{d.difference:+.3f}", _interval(d.low, d.high, "+")]
+            row += [_p(d.p.get(name), d.least_p.get(name)) for name in tests]
+            rows.append([*row, _p(d.p_holm)] if len(self.differences) > 1 else row)
+        out += ["", *(f"  {line}" for line in aligned(rows))]
+        if self.friedman_p is not None:
+            out.append(f"all runs alike, by their ranks over folds (Friedman): p {_p(self.friedman_p)}")
+        return [*out, *self.notes]
+
+
+def compare(
+    runs: Sequence[str | Path | Run],
+    *,
+    metric: str | None = None,
+    level: float = 0.95,
+    n_draws: int = 2000,
+    seed: int = 0,
+) -> Compared:
+    """Compare runs that tested the same samples: intervals, paired differences, and every test that applies.
+
+    Parameters
+    ----------
+    runs
+        Two or more runs, or where they are.
+    metric
+        A metric of the task; the AUC (macro, for labels) when left out.
+    level
+        Of the intervals.
+    n_draws
+        Draws of the bootstrap.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    Compared
+
+    Raises
+    ------
+    InputError
+        When runs predict different things or tested different samples.
+    """
+    if len(runs) < 2:
+        raise InputError("at least two runs are needed to compare.")
+    if n_draws < 100:
+        raise InputError(f"--draws must be at least 100, but is {n_draws}.")
+    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    names = _names(opened)
+    task = opened[0].metrics["task"]
+    known = draw.METRICS[task]
+    metric = metric or DEFAULT_METRIC[task]
+    if metric not in known:
+        raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} runs there are: {', '.join(known)}.")
+    tables = _aligned(opened, names)
+    classes = [str(c) for c in opened[0].metrics["classes"]]
+    truth = _truth(tables[0], classes, task)
+    grouped = all("group" in table.columns for table in tables)
+    groups = _codes(tables[0]["group"]) if grouped else np.arange(len(truth))
+    same_folds = all(table["fold"].equals(tables[0]["fold"]) for table in tables)
+    scores = [_scores(table, classes) for table in tables]
+
+    if same_folds:
+        fold_of = tables[0]["fold"].to_numpy()
+        parts = [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of)]
+    else:
+        parts = [np.arange(len(truth))]
+    models = [[draw.FoldScores(truth[rows], values[rows], groups[rows]) for rows in parts] for values in scores]
+    drawn = draw.bootstrap(task, models, n_draws=n_draws, seed=seed)[metric]
+    found: dict[str, dict[str, float]] = {}
+    for name, row in zip(names, drawn, strict=True):
+        low, high = draw.interval(row[1:], level)
+        found[name] = {"value": float(row[0]), "low": low, "high": high}
+
+    rows = _Rows(task, metric, truth, scores, groups if grouped else None)
+    folds = _Folds(models, task, metric) if same_folds and len(parts) > 1 else None
+    differences = []
+    for i, j in combinations(range(len(names)), 2):
+        p, least = rows.tests(i, j)
+        if folds is not None:
+            more, more_least = folds.tests(i, j)
+            p, least = p | more, least | more_least
+        change = drawn[i] - drawn[j]
+        low, high = draw.interval(change[1:], level)
+        p = {"bootstrap": draw.p_of_difference(change[1:]), **p}
+        differences.append(Difference(names[i], names[j], float(change[0]), low, high, p, least, None))
+    if len(differences) > 1:
+        adjusted = statistics.holm([d.p["bootstrap"] for d in differences])
+        differences = [
+            Difference(**{**vars(d), "p_holm": float(q)}) for d, q in zip(differences, adjusted, strict=True)
+        ]
+    friedman_p = folds.friedman() if folds is not None and len(names) > 2 else None
+    notes = [] if same_folds else ["folds differ between the runs: no tests over folds, and all rows are one test set"]
+    notes += rows.notes + (folds.notes if folds is not None else [])
+    kind = "group" if grouped else "sample"
+    return Compared(metric, level, n_draws, kind, len(truth), found, differences, friedman_p, notes)
+
+
+class _Rows:
+    """Tests on rows."""
+
+    def __init__(
+        self,
+        task: str,
+        metric: str,
+        truth: NDArray[np.int64],
+        scores: Sequence[NDArray[np.float64]],
+        groups: NDArray[np.int64] | None,
+    ) -> None:
+        self.notes: list[str] = []
+        self._aucs: statistics.AUCs | None = None
+        self._right: list[NDArray[np.bool_]] | None = None
+        if task == "binary" and metric == "auc":
+            try:
+                self._aucs = statistics.delong(truth == 1, np.stack([s[:, 1] for s in scores]), groups)
+            except InputError as error:
+                self.notes.append(f"no DeLong test: {error}")
+        if metric == "accuracy" and groups is None:
+            self._right = [s.argmax(1) == truth for s in scores]
+        elif metric == "accuracy":
+            self.notes.append("no McNemar test: it takes rows to be independent, and here they come in groups")
+
+    def tests(self, i: int, j: int) -> tuple[dict[str, float], dict[str, float]]:
+        if self._aucs is not None:
+            return {"delong": statistics.compare_aucs(self._aucs, i, j).p}, {}
+        if self._right is not None:
+            found = statistics.mcnemar(self._right[i], self._right[j])
+            return {"mcnemar": found.p}, {"mcnemar": found.least_p}
+        return {}, {}
+
+
+class _Folds:
+    """Tests over folds."""
+
+    def __init__(self, models: Sequence[Sequence[draw.FoldScores]], task: Any, metric: str) -> None:
+        n_folds = len(models[0])
+        one_each = [[[model[fold]] for model in models] for fold in range(n_folds)]
+        values = np.stack([draw.bootstrap(task, each, n_draws=0)[metric][:, 0] for each in one_each])
+        self.values = values[~np.isnan(values).any(1)]  # (folds, models)
+        sizes = np.array([len(part.truth) for part in models[0]])
+        self.test_to_train = float(np.mean(sizes / np.maximum(sizes.sum() - sizes, 1)))
+        self.sign = -1 if metric in LOWER_IS_BETTER else 1
+        self.notes = []
+        if len(self.values) < n_folds:
+            self.notes.append(
+                f"{metric} is defined in {len(self.values)} of {n_folds} folds: tests over folds use these"
+            )
+
+    def tests(self, i: int, j: int) -> tuple[dict[str, float], dict[str, float]]:
+        if len(self.values) < 2:
+            return {}, {}
+        first, second = self.values[:, i], self.values[:, j]
+        ranks = statistics.wilcoxon(first, second)
+        t = statistics.corrected_t(first, second, self.test_to_train)
+        return {"corrected_t": t.p, "wilcoxon": ranks.p}, {"wilcoxon": ranks.least_p}
+
+    def friedman(self) -> float | None:
+        if len(self.values) < 2:
+            return None
+        return statistics.friedman(self.sign * self.values).test.p
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return the shortest ends of the runs' paths that tell them apart."""
+    paths = [Path(f"run {i + 1}") if run.path is None else run.path.resolve() for i, run in enumerate(runs)]
+    if len(set(paths)) < len(paths):
+        raise InputError("a run is compared with itself: name each run once.")
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
+    """Return the predictions of all runs in the order of the first; refuse runs about different things."""
+    first = runs[0]
+    order = first.predictions["id"]
+    if order.is_duplicated().any():
+        raise InputError(f"{names[0]} tested samples more than once: such runs cannot be compared yet.")
+    tables = []
+    for run, name in zip(runs, names, strict=True):
+        for what in ("task", "classes"):
+            if run.metrics[what] != first.metrics[what]:
+                raise InputError(
+                    f"{names[0]} and {name} have different {what}: {first.metrics[what]} and {run.metrics[what]}."
+                )
+        mine = set(run.predictions["id"])
+        if mine != set(order) or len(run.predictions) != len(order):
+            only, more = len(set(order) - mine), len(mine - set(order))
+            raise InputError(
+                f"{names[0]} and {name} tested different samples ({only} and {more} that the other lacks): fit both on "
+                "the same ones, with --where if need be."
+            )
+        table = pl.DataFrame({"id": order}).join(run.predictions, on="id", how="left", maintain_order="left")
+        if not table["label"].equals(first.predictions["label"]):
+            raise InputError(f"{names[0]} and {name} have different labels for the same samples.")
+        tables.append(table)
+    return tables
+
+
+def _truth(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[np.int64]:
+    """Return class numbers ``(n,)``, or 0/1 ``(n, n_labels)``."""
+    if task == "multilabel":
+        return np.array([[name in row for name in classes] for row in table["label"].to_list()], np.int64)
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[str(value)] for value in table["label"].to_list()], np.int64)
+
+
+def _scores(table: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.float64]:
+    return table.select([f"score_{name}" for name in classes]).to_numpy().astype(np.float64)
+
+
+def _codes(column: pl.Series) -> NDArray[np.int64]:
+    codes: NDArray[np.int64] = np.unique(column.cast(pl.String).to_numpy().astype(str), return_inverse=True)[1]
+    return codes
+
+
+def _interval(low: float, high: float, sign: str = "") -> str:
+    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _p(p: float | None, least: float | None = None) -> str:
+    """Write a p value; one that could hardly have been smaller says so."""
+    if p is None or p != p:
+        return "–"
+    word = "<0.001" if p < 0.001 else f"{p:.3f}"
+    return f"{word} (least {least:.2g})" if least is not None and least > 0.01 else word
