@@ -388,11 +388,23 @@ def test_labels_in_one_column(fit):
     """A separator, or a column of lists, makes as many labels as there are different words."""
     split, run = fit("--label-separator", ";", label="findings")
     assert split["classes"] == ["calcification", "cyst", "mass", "none"]
+    assert split["left_out"] == {}
     assert {word for words in run.predictions["label"] for word in words} == set(split["classes"])
     listed, _ = fit(label="listed", out="listed")
     assert listed["task"] == "multilabel"
     assert listed["classes"] == ["calcification", "cyst", "mass"]
     assert listed["mean"]["auc_macro"] > 0.7
+
+
+def test_a_cell_without_labels(command, make_store, tmp_path):
+    """An empty cell leaves its sample out; the separator alone says that the sample has none of the labels."""
+    cells = ["a", "a;b", "b", ";", None, " "] * 8
+    store = make_store(np.random.default_rng(0).standard_normal((48, 3)), tags=cells)
+    words = ("fit-head", store.path, "--features", "made/image", "--label", "tags", "--label-separator", ";")
+    assert command(*words, "--set", "C=1", "--out", tmp_path / "run").status == 0
+    run = open_run(tmp_path / "run")
+    assert run.metrics["left_out"] == {"no tags": 16}
+    assert sorted(map(tuple, run.predictions["label"].unique())) == [(), ("a",), ("a", "b"), ("b",)]
 
 
 def test_the_python_call_is_the_command(noisy):
