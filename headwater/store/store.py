@@ -317,9 +317,12 @@ def create_store(path: str | Path) -> Store:
     if found is not None:
         return found
     make_folder(path)
-    write_json(path / "store.json", {"format": FORMAT})  # first: should the next step fail, it is made up for later
-    write_group_metadata(path / "features.zarr", {})
-    return Store(path)
+    store = Store(path)
+    with store.changing():
+        if not (path / "store.json").exists():  # else another process was quicker
+            write_json(path / "store.json", {"format": FORMAT})  # first: should the next step fail, it is made up for
+            write_group_metadata(path / "features.zarr", {})
+    return store
 
 
 def find_store(path: str | Path) -> Store | None:

@@ -6,6 +6,7 @@ import shutil
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -421,3 +422,14 @@ def test_a_place_that_may_not_be_written(refused, images):
     """A folder that may not be written to is named."""
     images.chmod(0o555)
     assert str(images) in refused("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
+
+
+def test_two_that_write_the_same_store_at_once(images, tmp_path):
+    """Images and texts embedded side by side into a new store: neither loses what the other found out."""
+    manifest, path = images / "manifest.csv", tmp_path / "both.hw"
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda encoder: embed(manifest, path, encoder=encoder), ["builtin:texture", "builtin:ngram"]))
+    samples = open_store(path).samples
+    assert samples["image_key"].null_count() == samples["text_key"].null_count() == 0
+    assert open_store(path).feature_names() == ["ngram/text", "texture/image"]
+    assert not list(path.rglob(".*.tmp"))
