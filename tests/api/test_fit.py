@@ -144,7 +144,7 @@ def test_predictions(fit):
     """Every sample is predicted exactly once, in the fold that tested it, and the metrics are of the predictions."""
     metrics, run = fit(label="grade")
     table = pl.read_parquet(run.path / "predictions.parquet")
-    assert table.columns == ["id", "fold", "label", "predicted", "score_high", "score_low"]
+    assert table.columns == ["id", "fold", "label", "predicted", "group", "score_high", "score_low"]
     assert sorted(table["id"]) == [f"r{i:03d}" for i in range(N)]
     assert np.allclose(table["score_high"] + table["score_low"], 1)
     for fold in metrics["folds"]:
@@ -373,7 +373,7 @@ def test_several_label_columns(fit, noisy):
     assert metrics["task"] == "multilabel"
     assert metrics["classes"] == ["mass", "cyst"]
     assert set(metrics["mean"]) == MULTILABEL
-    assert run.predictions.columns == ["id", "fold", "label", "predicted", "score_mass", "score_cyst"]
+    assert run.predictions.columns == ["id", "fold", "label", "predicted", "group", "score_mass", "score_cyst"]
     expected = {
         id: [name for name, on in (("mass", mass), ("cyst", cyst)) if on]
         for id, mass, cyst in noisy.samples.select("id", "mass", "cyst").rows()

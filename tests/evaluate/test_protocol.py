@@ -40,9 +40,9 @@ class Spy(Head):
         self.means_ = np.stack([X[y == c].mean(0) for c in self.classes_])
         return self
 
-    def fit_many(self, X, y, fits):
+    def fit_many(self, X, y, fits, *, groups=None):
         Spy.fits.append([(rows, dict(params)) for rows, params in fits])
-        return super().fit_many(X, y, fits)
+        return super().fit_many(X, y, fits, groups=groups)
 
     def predict_proba(self, X):
         distance = ((X[:, None] - self.means_) ** 2).sum(2)
