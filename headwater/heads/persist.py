@@ -16,6 +16,8 @@ FORMAT = 1
 HEADS = {
     "linear": "headwater.heads.linear:LinearProbe",
     "mlp": "headwater.heads.mlp:MLP",
+    "knn": "headwater.heads.neighbours:KNN",
+    "prototypes": "headwater.heads.neighbours:Prototypes",
     "zero-shot": "headwater.heads.zero_shot:ZeroShot",
 }
 

@@ -5,11 +5,13 @@ import pytest
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from headwater.errors import HeadError
-from headwater.heads import HEADS, MLP, LinearProbe, load_head, save_head
+from headwater.heads import HEADS, KNN, MLP, LinearProbe, Prototypes, load_head, save_head
 
 MEMBERS = {
     "linear": (LinearProbe(), {"C": 10.0}),
     "mlp": (MLP(hidden=(16,), epochs=25, batch_size=32, lr=1e-2, precision="fp32"), {"lr": 1e-3}),
+    "knn": (KNN(k=5), {"k": 30}),
+    "prototypes": (Prototypes(), {"temperature": 1.0}),
 }
 every_head = pytest.mark.parametrize("kind", MEMBERS)
 CHECKS = [

@@ -1,0 +1,223 @@
+"""Heads that compare with training rows, or with the mean of each class: nothing is trained."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from headwater.errors import HeadError
+from headwater.heads._classifier import Classifier, encode_labels, require_two
+from headwater.heads.base import Fit, State, blocks
+
+Floats = NDArray[np.float32]
+QUERIES = 2048  # compared at once
+LEAST = 1e-12  # a share of votes below it counts as it, so that a logit is finite
+
+
+class _ByCosine(Classifier):
+    """What compares by the cosine of rows, from which the mean training row has been taken."""
+
+    centre_: NDArray[np.float64]
+
+    def fit_many(
+        self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
+    ) -> list[Self]:
+        """Fit copies of this head; see `Head.fit_many`. Fits that share rows share their arrays."""
+        codes, classes, multilabel = encode_labels(y)
+        heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
+        shared: dict[tuple[int, bool], tuple[NDArray[np.float64], Floats]] = {}
+        for (rows, _), head in zip(fits, heads, strict=True):
+            head._require_usable()
+            key = (id(rows), head.centre)
+            if key not in shared:
+                shared[key] = _prepared(X, rows, head.centre)
+            head.centre_, unit = shared[key]
+            seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
+            if not multilabel:
+                require_two(seen, classes)
+            truth = codes[rows] > 0 if multilabel else codes[rows][:, None] == seen
+            head.classes_, head.multilabel_, head.n_features_in_ = classes[seen], multilabel, len(head.centre_)
+            head._keep(unit, truth)
+        return heads
+
+    @abstractmethod
+    def _require_usable(self) -> None: ...
+
+    @abstractmethod
+    def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
+        """Keep what is needed of training rows of length 1 ``(n, d)`` and their indicators ``(n, n_classes)``."""
+
+    @abstractmethod
+    def _votes(self, queries: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return each class's logit, or label's, for rows of length 1, of shape ``(n, n_classes)``."""
+
+    def _logits(self, X: Any) -> NDArray[np.float64]:
+        out = np.empty((X.shape[0], len(self.classes_)))
+        for rows, values in blocks(X):
+            for start in range(0, len(values), QUERIES):
+                queries = unit_rows(np.asarray(values[start : start + QUERIES], np.float64) - self.centre_)
+                out[rows.start + start : rows.start + start + len(queries)] = self._votes(queries)
+        if self.multilabel_ or len(self.classes_) > 2:
+            return out
+        return out[:, 1:] - out[:, :1]
+
+
+class KNN(_ByCosine):
+    """k nearest neighbours by cosine, each voting with ``exp(cosine / temperature)``.
+
+    Parameters
+    ----------
+    k
+        Neighbours; no more than there are training rows.
+    temperature
+        The smaller, the more the nearest count.
+    centre
+        Whether the mean training row is taken off first.
+
+    Attributes
+    ----------
+    classes_, multilabel_, n_features_in_
+        As `LinearProbe` has them.
+    centre_ : float64, of shape (d,)
+        What is taken off.
+    rows_ : float32, of shape (n_train, d)
+        Training rows, of length 1.
+    truth_ : bool, of shape (n_train, n_classes)
+        Which classes, or labels, each has.
+
+    References
+    ----------
+    Wu et al., Unsupervised feature learning via non-parametric instance discrimination, 2018, section 3.4; the settings
+    k = 20 and temperature 0.07 are those with which self-supervised encoders are compared.
+    """
+
+    def __init__(self, k: int = 20, *, temperature: float = 0.07, centre: bool = True) -> None:
+        self.k = k
+        self.temperature = temperature
+        self.centre = centre
+
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return six numbers of neighbours, from 1 to 100, by three temperatures."""
+        return [{"k": k, "temperature": t} for k in (1, 5, 10, 20, 50, 100) for t in (0.03, 0.07, 0.2)]
+
+    def _require_usable(self) -> None:
+        for name in ("k", "temperature"):
+            if not getattr(self, name) > 0:
+                raise HeadError(f"{name} must be above 0, but is {getattr(self, name)!r}.")
+
+    def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
+        self.rows_, self.truth_ = unit, truth
+
+    def _votes(self, queries: NDArray[np.float64]) -> NDArray[np.float64]:
+        cosine = queries @ self.rows_.T
+        k = min(self.k, len(self.rows_))
+        nearest: NDArray[np.int64] = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+        near = np.take_along_axis(cosine, nearest, axis=1)
+        weight = np.exp((near - near.max(1, keepdims=True)) / self.temperature)
+        weight /= weight.sum(1, keepdims=True)
+        share = np.clip((weight[:, :, None] * self.truth_[nearest]).sum(1), LEAST, 1 - LEAST)
+        logits: NDArray[np.float64] = np.log(share) - np.log1p(-share) if self.multilabel_ else np.log(share)
+        return logits
+
+    def to_state(self) -> State:
+        """Return a fitted head as plain JSON values and arrays."""
+        check_is_fitted(self)
+        values = {"params": self.get_params(), "classes": self.classes_.tolist(), "multilabel": self.multilabel_}
+        return values, {"centre": self.centre_, "rows": self.rows_, "truth": self.truth_}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a head from `to_state`."""
+        head = cls(**values["params"])
+        head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
+        head.centre_, head.rows_, head.truth_ = arrays["centre"], arrays["rows"], arrays["truth"]
+        head.n_features_in_ = len(head.centre_)
+        return head
+
+
+class Prototypes(_ByCosine):
+    """The mean of each class, and the cosine to it: what few labelled rows allow.
+
+    The logit of a class is the cosine to its mean divided by ``temperature``; of a label, the difference of the cosines
+    to the means of the rows with and without it.
+
+    Parameters
+    ----------
+    temperature
+        The smaller, the surer the probabilities.
+    centre
+        Whether the mean training row is taken off first.
+
+    Attributes
+    ----------
+    classes_, multilabel_, n_features_in_
+        As `LinearProbe` has them.
+    centre_ : float64, of shape (d,)
+        What is taken off.
+    prototypes_ : float32, of shape (n_classes, d), or (2, n_labels, d)
+        Mean directions, of length 1; for labels of the rows without and with each.
+
+    References
+    ----------
+    Wang et al., SimpleShot: revisiting nearest-neighbor classification for few-shot learning, 2019, with centring and
+    L2 normalisation.
+    """
+
+    def __init__(self, temperature: float = 0.1, *, centre: bool = True) -> None:
+        self.temperature = temperature
+        self.centre = centre
+
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return nine temperatures, evenly spaced in their logarithm from 0.01 to 1."""
+        return [{"temperature": float(t)} for t in np.logspace(-2, 0, 9)]
+
+    def _require_usable(self) -> None:
+        if not self.temperature > 0:
+            raise HeadError(f"temperature must be above 0, but is {self.temperature!r}.")
+
+    def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
+        sides = np.stack([~truth, truth]) if self.multilabel_ else truth
+        sums = np.swapaxes(sides, -1, -2).astype(np.float64) @ unit
+        self.prototypes_ = unit_rows(sums).astype(np.float32)
+
+    def _votes(self, queries: NDArray[np.float64]) -> NDArray[np.float64]:
+        cosine = queries @ np.swapaxes(self.prototypes_, -1, -2)
+        logits: NDArray[np.float64] = (cosine[1] - cosine[0] if self.multilabel_ else cosine) / self.temperature
+        return logits
+
+    def to_state(self) -> State:
+        """Return a fitted head as plain JSON values and arrays."""
+        check_is_fitted(self)
+        values = {"params": self.get_params(), "classes": self.classes_.tolist(), "multilabel": self.multilabel_}
+        return values, {"centre": self.centre_, "prototypes": self.prototypes_}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a head from `to_state`."""
+        head = cls(**values["params"])
+        head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
+        head.centre_, head.prototypes_ = arrays["centre"], arrays["prototypes"]
+        head.n_features_in_ = len(head.centre_)
+        return head
+
+
+def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bring rows to length 1; a zero row stays zero."""
+    length = np.linalg.norm(values, axis=-1, keepdims=True)
+    out: NDArray[np.float64] = values / np.where(length > 0, length, 1)
+    return out
+
+
+def _prepared(X: Any, rows: NDArray[np.int64], centre: bool) -> tuple[NDArray[np.float64], Floats]:
+    """Return what is taken off, and the training rows without it, of length 1."""
+    values = np.asarray(X[rows], np.float64)
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        raise HeadError(f"features are not finite in {len(bad)} rows, the first being {rows[bad[:5]].tolist()}.")
+    mean = values.mean(0) if centre else np.zeros(values.shape[1])
+    return mean, unit_rows(values - mean).astype(np.float32)
