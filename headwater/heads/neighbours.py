@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from headwater.errors import HeadError
+from headwater.errors import HeadError, nearest
 from headwater.heads._classifier import Classifier, encode_labels, require_two
 from headwater.heads.base import Fit, State, blocks
 
 Floats = NDArray[np.float32]
+Scaling = Literal["none", "centre", "standardize"]
 QUERIES = 2048  # compared at once
 LEAST = 1e-12  # a share of votes below it counts as it, so that a logit is finite
 
 
 class _ByCosine(Classifier):
-    """What compares by the cosine of rows, from which the mean training row has been taken."""
+    """What compares by the cosine of rows, scaled as the training rows say."""
 
+    scaling: Scaling
     centre_: NDArray[np.float64]
+    width_: NDArray[np.float64]
 
     def fit_many(
         self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
@@ -30,13 +33,13 @@ class _ByCosine(Classifier):
         """Fit copies of this head; see `Head.fit_many`. Fits that share rows share their arrays."""
         codes, classes, multilabel = encode_labels(y)
         heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
-        shared: dict[tuple[int, bool], tuple[NDArray[np.float64], Floats]] = {}
+        shared: dict[tuple[int, Scaling], tuple[NDArray[np.float64], NDArray[np.float64], Floats]] = {}
         for (rows, _), head in zip(fits, heads, strict=True):
             head._require_usable()
-            key = (id(rows), head.centre)
+            key = (id(rows), head.scaling)
             if key not in shared:
-                shared[key] = _prepared(X, rows, head.centre)
-            head.centre_, unit = shared[key]
+                shared[key] = _prepared(X, rows, head.scaling)
+            head.centre_, head.width_, unit = shared[key]
             seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
             if not multilabel:
                 require_two(seen, classes)
@@ -60,7 +63,8 @@ class _ByCosine(Classifier):
         out = np.empty((X.shape[0], len(self.classes_)))
         for rows, values in blocks(X):
             for start in range(0, len(values), QUERIES):
-                queries = unit_rows(np.asarray(values[start : start + QUERIES], np.float64) - self.centre_)
+                some = np.asarray(values[start : start + QUERIES], np.float64)
+                queries = unit_rows((some - self.centre_) / self.width_)
                 out[rows.start + start : rows.start + start + len(queries)] = self._votes(queries)
         if self.multilabel_ or len(self.classes_) > 2:
             return out
@@ -76,15 +80,16 @@ class KNN(_ByCosine):
         Neighbours; no more than there are training rows.
     temperature
         The smaller, the more the nearest count.
-    centre
-        Whether the mean training row is taken off first.
+    scaling
+        What is done before rows are brought to length 1: ``centre`` takes the mean training row off, ``standardize``
+        also divides columns by their standard deviations, ``none`` leaves them.
 
     Attributes
     ----------
     classes_, multilabel_, n_features_in_
         As `LinearProbe` has them.
-    centre_ : float64, of shape (d,)
-        What is taken off.
+    centre_, width_ : float64, of shape (d,)
+        What is taken off, and what is divided by.
     rows_ : float32, of shape (n_train, d)
         Training rows, of length 1.
     truth_ : bool, of shape (n_train, n_classes)
@@ -96,19 +101,22 @@ class KNN(_ByCosine):
     k = 20 and temperature 0.07 are those with which self-supervised encoders are compared.
     """
 
-    def __init__(self, k: int = 20, *, temperature: float = 0.07, centre: bool = True) -> None:
+    def __init__(self, k: int = 20, *, temperature: float = 0.07, scaling: Scaling = "centre") -> None:
         self.k = k
         self.temperature = temperature
-        self.centre = centre
+        self.scaling = scaling
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return six numbers of neighbours, from 1 to 100, by three temperatures."""
-        return [{"k": k, "temperature": t} for k in (1, 5, 10, 20, 50, 100) for t in (0.03, 0.07, 0.2)]
+        """Return six numbers of neighbours, from 1 to 100, by three temperatures and two scalings."""
+        return [
+            {"k": k, "temperature": t, "scaling": scaling}
+            for scaling in ("centre", "standardize")
+            for k in (1, 5, 10, 20, 50, 100)
+            for t in (0.03, 0.07, 0.2)
+        ]
 
     def _require_usable(self) -> None:
-        for name in ("k", "temperature"):
-            if not getattr(self, name) > 0:
-                raise HeadError(f"{name} must be above 0, but is {getattr(self, name)!r}.")
+        _require_usable(self, "k", "temperature")
 
     def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
         self.rows_, self.truth_ = unit, truth
@@ -128,14 +136,15 @@ class KNN(_ByCosine):
         """Return a fitted head as plain JSON values and arrays."""
         check_is_fitted(self)
         values = {"params": self.get_params(), "classes": self.classes_.tolist(), "multilabel": self.multilabel_}
-        return values, {"centre": self.centre_, "rows": self.rows_, "truth": self.truth_}
+        return values, {"centre": self.centre_, "width": self.width_, "rows": self.rows_, "truth": self.truth_}
 
     @classmethod
     def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Rebuild a head from `to_state`."""
         head = cls(**values["params"])
         head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
-        head.centre_, head.rows_, head.truth_ = arrays["centre"], arrays["rows"], arrays["truth"]
+        head.centre_, head.width_ = arrays["centre"], arrays["width"]
+        head.rows_, head.truth_ = arrays["rows"], arrays["truth"]
         head.n_features_in_ = len(head.centre_)
         return head
 
@@ -150,15 +159,16 @@ class Prototypes(_ByCosine):
     ----------
     temperature
         The smaller, the surer the probabilities.
-    centre
-        Whether the mean training row is taken off first.
+    scaling
+        What is done before rows are brought to length 1: ``centre`` takes the mean training row off, ``standardize``
+        also divides columns by their standard deviations, ``none`` leaves them.
 
     Attributes
     ----------
     classes_, multilabel_, n_features_in_
         As `LinearProbe` has them.
-    centre_ : float64, of shape (d,)
-        What is taken off.
+    centre_, width_ : float64, of shape (d,)
+        What is taken off, and what is divided by.
     prototypes_ : float32, of shape (n_classes, d), or (2, n_labels, d)
         Mean directions, of length 1; for labels of the rows without and with each.
 
@@ -168,17 +178,20 @@ class Prototypes(_ByCosine):
     L2 normalisation.
     """
 
-    def __init__(self, temperature: float = 0.1, *, centre: bool = True) -> None:
+    def __init__(self, temperature: float = 0.1, *, scaling: Scaling = "centre") -> None:
         self.temperature = temperature
-        self.centre = centre
+        self.scaling = scaling
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return nine temperatures, evenly spaced in their logarithm from 0.01 to 1."""
-        return [{"temperature": float(t)} for t in np.logspace(-2, 0, 9)]
+        """Return nine temperatures, evenly spaced in their logarithm from 0.01 to 1, by two scalings."""
+        return [
+            {"temperature": float(t), "scaling": scaling}
+            for scaling in ("centre", "standardize")
+            for t in np.logspace(-2, 0, 9)
+        ]
 
     def _require_usable(self) -> None:
-        if not self.temperature > 0:
-            raise HeadError(f"temperature must be above 0, but is {self.temperature!r}.")
+        _require_usable(self, "temperature")
 
     def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
         sides = np.stack([~truth, truth]) if self.multilabel_ else truth
@@ -194,14 +207,14 @@ class Prototypes(_ByCosine):
         """Return a fitted head as plain JSON values and arrays."""
         check_is_fitted(self)
         values = {"params": self.get_params(), "classes": self.classes_.tolist(), "multilabel": self.multilabel_}
-        return values, {"centre": self.centre_, "prototypes": self.prototypes_}
+        return values, {"centre": self.centre_, "width": self.width_, "prototypes": self.prototypes_}
 
     @classmethod
     def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Rebuild a head from `to_state`."""
         head = cls(**values["params"])
         head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
-        head.centre_, head.prototypes_ = arrays["centre"], arrays["prototypes"]
+        head.centre_, head.width_, head.prototypes_ = arrays["centre"], arrays["width"], arrays["prototypes"]
         head.n_features_in_ = len(head.centre_)
         return head
 
@@ -213,11 +226,28 @@ def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def _prepared(X: Any, rows: NDArray[np.int64], centre: bool) -> tuple[NDArray[np.float64], Floats]:
-    """Return what is taken off, and the training rows without it, of length 1."""
+def _prepared(
+    X: Any, rows: NDArray[np.int64], scaling: Scaling
+) -> tuple[NDArray[np.float64], NDArray[np.float64], Floats]:
+    """Return what is taken off and divided by, and the training rows so scaled, of length 1."""
     values = np.asarray(X[rows], np.float64)
     bad = np.flatnonzero(~np.isfinite(values).all(1))
     if len(bad):
         raise HeadError(f"features are not finite in {len(bad)} rows, the first being {rows[bad[:5]].tolist()}.")
-    mean = values.mean(0) if centre else np.zeros(values.shape[1])
-    return mean, unit_rows(values - mean).astype(np.float32)
+    mean, width = np.zeros(values.shape[1]), np.ones(values.shape[1])
+    if scaling != "none":
+        mean = values.mean(0)
+        values -= mean
+    if scaling == "standardize":
+        std = np.sqrt((values * values).mean(0))
+        width = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # 1 for a column that is constant but for rounding
+    return mean, width, unit_rows(values / width).astype(np.float32)
+
+
+def _require_usable(head: _ByCosine, *positive: str) -> None:
+    for name in positive:
+        if not getattr(head, name) > 0:
+            raise HeadError(f"{name} must be above 0, but is {getattr(head, name)!r}.")
+    if head.scaling not in get_args(Scaling):
+        allowed = get_args(Scaling)
+        raise HeadError(f"scaling {head.scaling!r}.{nearest(head.scaling, allowed)} There are: {', '.join(allowed)}.")

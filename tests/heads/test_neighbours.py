@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.neighbors import KNeighborsClassifier
 
 from headwater.errors import HeadError
 from headwater.heads import KNN, Prototypes
@@ -37,8 +37,8 @@ def test_prototypes_are_nearest_centroids():
     mean = X[:200].mean(0)
     Z = unit(X[:200] - mean)
     centroids = unit(np.stack([Z[y[:200] == c].mean(0) for c in range(3)]))
-    reference = NearestCentroid().fit(np.repeat(centroids, 2, axis=0), np.repeat(np.arange(3), 2))
-    assert (head.predict(X[200:]) == reference.predict(unit(X[200:] - mean))).all()
+    nearest = KNeighborsClassifier(1).fit(centroids, np.arange(3))
+    assert (head.predict(X[200:]) == nearest.predict(unit(X[200:] - mean))).all()
     cosine = unit(X[200:] - mean) @ centroids.T
     expected = np.exp(cosine / 0.1) / np.exp(cosine / 0.1).sum(1, keepdims=True)
     assert head.predict_proba(X[200:]) == pytest.approx(expected, abs=1e-4)
@@ -62,7 +62,27 @@ def test_fits_of_the_same_rows_share_them():
     assert heads[0].rows_ is heads[1].rows_
 
 
-@pytest.mark.parametrize("head", [KNN(k=0), KNN(temperature=0), Prototypes(temperature=-1)])
-def test_unusable_settings(head):
-    with pytest.raises(HeadError, match="must be above 0"):
+@pytest.mark.parametrize("kind", [KNN, Prototypes])
+def test_standardised_columns_have_no_unit(kind):
+    """With columns standardised, their units make no difference."""
+    X, y = data()
+    units = np.logspace(-3, 3, X.shape[1]).astype(np.float32)
+    usual, other = (kind(scaling="standardize").fit(Z[:200], y[:200]) for Z in (X, X * units))
+    assert other.predict_proba(X[200:] * units) == pytest.approx(usual.predict_proba(X[200:]), abs=1e-4)
+    assert kind(scaling="centre").fit((X * units)[:200], y[:200]).score((X * units)[200:], y[200:]) < usual.score(
+        X[200:], y[200:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (KNN(k=0), "k must be above 0"),
+        (KNN(temperature=0), "temperature must be above 0"),
+        (Prototypes(temperature=-1), "temperature must be above 0"),
+        (Prototypes(scaling="center"), "Did you mean 'centre'"),
+    ],
+)
+def test_unusable_settings(head, said):
+    with pytest.raises(HeadError, match=said):
         head.fit(*data(50))
