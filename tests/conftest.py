@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a test process a core: more threads would spin
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the network fails at once, instead of after retries
 
 SIDE = 64

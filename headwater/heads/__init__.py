@@ -1,6 +1,7 @@
 """Heads: arrays in, predictions out."""
 
 from headwater.heads.base import Fit, Head
+from headwater.heads.boosting import XGBoost
 from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
@@ -18,6 +19,7 @@ __all__ = [
     "LinearProbe",
     "Prompts",
     "Prototypes",
+    "XGBoost",
     "ZeroShot",
     "load_head",
     "make_head",

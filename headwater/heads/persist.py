@@ -18,6 +18,7 @@ HEADS = {
     "mlp": "headwater.heads.mlp:MLP",
     "knn": "headwater.heads.neighbours:KNN",
     "prototypes": "headwater.heads.neighbours:Prototypes",
+    "xgboost": "headwater.heads.boosting:XGBoost",
     "zero-shot": "headwater.heads.zero_shot:ZeroShot",
 }
 

@@ -5,13 +5,14 @@ import pytest
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from headwater.errors import HeadError
-from headwater.heads import HEADS, KNN, MLP, LinearProbe, Prototypes, load_head, save_head
+from headwater.heads import HEADS, KNN, MLP, LinearProbe, Prototypes, XGBoost, load_head, save_head
 
 MEMBERS = {
     "linear": (LinearProbe(), {"C": 10.0}),
     "mlp": (MLP(hidden=(16,), epochs=25, batch_size=32, lr=1e-2, precision="fp32"), {"lr": 1e-3}),
     "knn": (KNN(k=5), {"k": 30}),
     "prototypes": (Prototypes(), {"temperature": 1.0}),
+    "xgboost": (XGBoost(n_rounds=40, n_threads=1), {"max_depth": 2}),
 }
 every_head = pytest.mark.parametrize("kind", MEMBERS)
 CHECKS = [
