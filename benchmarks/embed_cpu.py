@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from _timing import best
 from PIL import Image
 
 from headwater._devices import fast_at_bf16
@@ -87,20 +88,11 @@ def bound_rate(name, weights, contents, precision):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with keep_freed_memory(), torch.inference_mode():
-        decoding = best(lambda: [encoder.prepare("image", content) for content in some]) / len(some)
-        scaling = best(lambda: encoder._pipeline.batch(prepared[:CORE_BATCH], encoder._frozen)) / CORE_BATCH
-        forward = best(lambda: model(x)) / CORE_BATCH
+        decoding = best(lambda: [encoder.prepare("image", content) for content in some], 5) / len(some)
+        scaling = best(lambda: encoder._pipeline.batch(prepared[:CORE_BATCH], encoder._frozen), 5) / CORE_BATCH
+        forward = best(lambda: model(x), 5) / CORE_BATCH
     torch.set_num_threads(before)
     return CORES / (decoding + scaling + forward), decoding + scaling, forward
-
-
-def best(function, repeats=5):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 class Files(torch.utils.data.Dataset):

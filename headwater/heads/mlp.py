@@ -35,7 +35,8 @@ class MLP(Classifier):
 
     Inputs are standardised on the training rows. Hidden layers are followed by ReLU and dropout. It is trained by AdamW
     with a linear warm-up and a cosine schedule, and stops early by some of its training rows, whole groups of them
-    where groups are given. `fit_many` trains networks of one shape together: as a sweep, settings and folds at once.
+    where groups are given. `fit_many` trains together what shares a shape and training rows: the settings of a
+    sweep at once, folds one after the other.
 
     Parameters
     ----------

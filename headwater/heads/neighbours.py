@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ class _ByCosine(Classifier):
     scaling: Scaling
     centre_: NDArray[np.float64]
     width_: NDArray[np.float64]
+    kept: ClassVar[tuple[str, ...]]
+    """Arrays that a fitted head has besides, without their final underscore."""
 
     def fit_many(
         self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
@@ -47,6 +49,22 @@ class _ByCosine(Classifier):
             head.classes_, head.multilabel_, head.n_features_in_ = classes[seen], multilabel, len(head.centre_)
             head._keep(unit, truth)
         return heads
+
+    def to_state(self) -> State:
+        """Return a fitted head as plain JSON values and arrays."""
+        check_is_fitted(self)
+        values = {"params": self.get_params(), "classes": self.classes_.tolist(), "multilabel": self.multilabel_}
+        return values, {name: getattr(self, f"{name}_") for name in ("centre", "width", *self.kept)}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a head from `to_state`."""
+        head = cls(**values["params"])
+        head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
+        for name in ("centre", "width", *cls.kept):
+            setattr(head, f"{name}_", arrays[name])
+        head.n_features_in_ = len(head.centre_)
+        return head
 
     @abstractmethod
     def _require_usable(self) -> None: ...
@@ -101,6 +119,8 @@ class KNN(_ByCosine):
     k = 20 and temperature 0.07 are those with which self-supervised encoders are compared.
     """
 
+    kept = ("rows", "truth")
+
     def __init__(self, k: int = 20, *, temperature: float = 0.07, scaling: Scaling = "centre") -> None:
         self.k = k
         self.temperature = temperature
@@ -132,22 +152,6 @@ class KNN(_ByCosine):
         logits: NDArray[np.float64] = np.log(share) - np.log1p(-share) if self.multilabel_ else np.log(share)
         return logits
 
-    def to_state(self) -> State:
-        """Return a fitted head as plain JSON values and arrays."""
-        check_is_fitted(self)
-        values = {"params": self.get_params(), "classes": self.classes_.tolist(), "multilabel": self.multilabel_}
-        return values, {"centre": self.centre_, "width": self.width_, "rows": self.rows_, "truth": self.truth_}
-
-    @classmethod
-    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Rebuild a head from `to_state`."""
-        head = cls(**values["params"])
-        head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
-        head.centre_, head.width_ = arrays["centre"], arrays["width"]
-        head.rows_, head.truth_ = arrays["rows"], arrays["truth"]
-        head.n_features_in_ = len(head.centre_)
-        return head
-
 
 class Prototypes(_ByCosine):
     """The mean of each class, and the cosine to it: what few labelled rows allow.
@@ -178,6 +182,8 @@ class Prototypes(_ByCosine):
     L2 normalisation.
     """
 
+    kept = ("prototypes",)
+
     def __init__(self, temperature: float = 0.1, *, scaling: Scaling = "centre") -> None:
         self.temperature = temperature
         self.scaling = scaling
@@ -202,21 +208,6 @@ class Prototypes(_ByCosine):
         cosine = queries @ np.swapaxes(self.prototypes_, -1, -2)
         logits: NDArray[np.float64] = (cosine[1] - cosine[0] if self.multilabel_ else cosine) / self.temperature
         return logits
-
-    def to_state(self) -> State:
-        """Return a fitted head as plain JSON values and arrays."""
-        check_is_fitted(self)
-        values = {"params": self.get_params(), "classes": self.classes_.tolist(), "multilabel": self.multilabel_}
-        return values, {"centre": self.centre_, "width": self.width_, "prototypes": self.prototypes_}
-
-    @classmethod
-    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Rebuild a head from `to_state`."""
-        head = cls(**values["params"])
-        head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
-        head.centre_, head.width_, head.prototypes_ = arrays["centre"], arrays["width"], arrays["prototypes"]
-        head.n_features_in_ = len(head.centre_)
-        return head
 
 
 def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -329,8 +329,8 @@ class Features:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
-            for folder in (self.folder.parent, self.folder, *(path.parent for path in self.folder.rglob("zarr.json"))):
-                remove_unfinished(folder)
+            for metadata in self.folder.rglob("zarr.json"):
+                remove_unfinished(metadata.parent)
             yield FeatureWriter(self.refresh())
 
 

@@ -85,7 +85,8 @@ class Store:
     def changing(self) -> Iterator[None]:
         """Hold the one right to change which samples and feature sets there are; what was read before is read anew."""
         with locked(self.path / ".lock"):
-            remove_unfinished(self.path)
+            for folder in (self.path, self._group, *self._group.glob("*")):
+                remove_unfinished(folder)
             self._forget_samples()
             yield
 

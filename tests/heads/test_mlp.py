@@ -9,6 +9,7 @@ from headwater.errors import HeadError
 from headwater.heads import MLP
 from headwater.heads._network import Shape, losses
 from headwater.heads._stopping import rows_to_stop_by
+from headwater.heads._training import Group, Schedule, train
 
 
 def features(n=400, d=8, seed=0):
@@ -127,6 +128,34 @@ def test_training_is_pytorchs_adamw():
     with torch.no_grad():
         expected = torch.softmax(model(Z), 1).numpy()
     assert head.predict_proba(X) == pytest.approx(expected, abs=2e-4)
+
+
+def test_row_sets_of_different_size_train_together_as_alone():
+    """Networks of several row sets, one of them shorter, come out as each row set's own do."""
+    X = torch.from_numpy(features(300))
+    targets = torch.from_numpy(twisted(X.numpy()).astype(np.float32))[:, None]
+    settings = {
+        name: np.array(values, np.float32)
+        for name, values in {
+            "lr": [1e-2, 1e-3],
+            "weight_decay": [0.1, 0.1],
+            "dropout": [0.0, 0.3],
+            "smoothing": [0, 0.1],
+        }.items()
+    }
+    groups = [
+        Group(np.arange(0, 250), np.arange(250, 300), np.ones((2, 1), np.float32), seed, **settings) for seed in (0, 1)
+    ] + [Group(np.arange(20, 230), np.arange(230, 260), np.ones((2, 1), np.float32), 2, **settings)]
+    shape = Shape((8,), (16,), 1, False, "concat", "cross-entropy", 2.0)
+    schedule = Schedule(epochs=4, batch_size=300, warmup=1.0, patience=3)
+    together = train(shape, schedule, groups, lambda rows: [X[rows]], targets, torch.float32)
+    for group, networks in zip(groups, together, strict=True):
+        (alone,) = train(shape, schedule, [group], lambda rows: [X[rows]], targets, torch.float32)
+        for a, b in zip(alone, networks, strict=True):
+            assert a.n_epochs == b.n_epochs
+            assert a.curve == pytest.approx(b.curve, abs=2e-2 if len(group.train) < 250 else 1e-5)
+            if len(group.train) == 250:  # dropout draws depend on the rows a batch has room for
+                assert all(a.params[name] == pytest.approx(b.params[name], abs=1e-5) for name in a.params)
 
 
 @pytest.mark.parametrize("options", [{}, {"hidden": (16, 16), "dropout": 0.2}, {"loss": "focal"}, {"batch_size": 32}])
