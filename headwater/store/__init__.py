@@ -1,7 +1,7 @@
 """The feature store: what is on disk, and how it is read and added to."""
 
 from headwater.store.blocks import ArrayLike, MappedArray, RaggedArray, SelectedRows
-from headwater.store.features import BlockResult, BlockTask, Features, FeatureWriter
+from headwater.store.features import Features
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
     KEY_COLUMNS,
@@ -15,6 +15,7 @@ from headwater.store.store import (
     keys_from_hex,
     open_store,
 )
+from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 
 __all__ = [
     "KEY_COLUMNS",

@@ -19,12 +19,11 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,43 +38,16 @@ from headwater.store.blocks import (
     write_array_metadata,
     write_group_metadata,
 )
-from headwater.store.journal import BlockLine, Journal, JournalState, PlanLine, Ranges
+from headwater.store.journal import BlockLine, Journal, JournalState, Ranges
 from headwater.store.spec import FeatureSpec
+
+if TYPE_CHECKING:
+    from headwater.store.writer import FeatureWriter
 
 TO_DO, STORED, FAILED = 0, 1, 2
 KEY_BYTES = 16
 KEY_CHUNK = 65_536
 BLOCK_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class BlockTask:
-    """One block to be made: its number and the rows in it, ascending, that are to do."""
-
-    block: int
-    rows: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """What became of the rows of a `BlockTask`.
-
-    Attributes
-    ----------
-    rows
-        Row numbers, int64, ascending, of shape ``(n,)``.
-    pooled
-        Of shape ``(n, dim)``; rows of failed items are ignored.
-    tokens
-        Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None when not stored.
-    failed
-        Why each failed row failed, by row number.
-    """
-
-    rows: NDArray[np.int64]
-    pooled: Array
-    tokens: Array | Sequence[Array] | None = None
-    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 class Features:
@@ -176,7 +148,7 @@ class Features:
         def written(index: int) -> bool:
             return self._written(int(np.searchsorted(starts, index * chunk, side="right")) - 1)
 
-        shape = (_end(offsets, lengths), int(self.spec.token_dim or 0))
+        shape = (end_of(offsets, lengths), int(self.spec.token_dim or 0))
         return self._array("tokens/values", shape, chunk, self.spec.dtype, written)
 
     def _written(self, block: int) -> bool:
@@ -292,7 +264,7 @@ class Features:
         assert isinstance(tokens, RaggedArray)
         start = block * self.block_rows
         stop = min(start + self.block_rows, self.n_items)
-        return int(tokens.offsets[start]), _end(tokens.offsets[:stop], tokens.lengths[:stop])
+        return int(tokens.offsets[start]), end_of(tokens.offsets[:stop], tokens.lengths[:stop])
 
     def _ranges_in(self, part: str, block: int, stored: Ranges) -> Ranges:
         """Return where in `_block_values` the rows ``stored`` are."""
@@ -302,7 +274,7 @@ class Features:
         tokens, first = self.tokens, self._token_span(block)[0]
         assert isinstance(tokens, RaggedArray)
         return tuple(
-            (int(tokens.offsets[a]) - first, _end(tokens.offsets[:b], tokens.lengths[:b]) - first) for a, b in stored
+            (int(tokens.offsets[a]) - first, end_of(tokens.offsets[:b], tokens.lengths[:b]) - first) for a, b in stored
         )
 
     # Writing
@@ -316,6 +288,8 @@ class Features:
         StoreBusy
             When another process holds it; the message names its host and process.
         """
+        from headwater.store.writer import FeatureWriter  # which is about this class
+
         path = self.journal.path.with_suffix(".lock")
         with disk_errors(path), path.open("a+") as lock:
             try:
@@ -334,153 +308,6 @@ class Features:
             yield FeatureWriter(self.refresh())
 
 
-class FeatureWriter:
-    """Adds items to a feature set. Get one from `Features.writing`."""
-
-    def __init__(self, features: Features) -> None:
-        self.features = features
-        self._environment = ""
-
-    def set_environment(self, environment: Mapping[str, Any]) -> None:
-        """Record what the coming blocks are made in."""
-        self._environment = self.features.journal.append_environment(environment)
-
-    def plan(
-        self, keys: Array, lengths: NDArray[np.int64] | None = None, retry_failed: bool = False
-    ) -> list[BlockTask]:
-        """Give rows to new keys, and return what is to do for ``keys``.
-
-        Parameters
-        ----------
-        keys
-            Content keys of distinct items, uint8, of shape ``(n, 16)``.
-        lengths
-            Number of tokens of each item, for ragged tokens.
-        retry_failed
-            Try items again that failed before.
-        """
-        rows = self.features.rows_of(keys)
-        new = np.flatnonzero(rows < 0)
-        if len(new):
-            self._grow(keys[new], lengths[new] if lengths is not None else None)
-            rows[new] = self.features.n_items - len(new) + np.arange(len(new))
-        status = self.features.status[rows]
-        todo = np.sort(rows[(status == TO_DO) | ((status == FAILED) if retry_failed else False)])
-        blocks, starts = np.unique(todo // self.features.block_rows, return_index=True)
-        return [BlockTask(int(block), part) for block, part in zip(blocks, np.split(todo, starts[1:]))]
-
-    def _grow(self, keys: Array, lengths: NDArray[np.int64] | None) -> None:
-        old = self.features
-        spec, n_items = old.spec, old.n_items + len(keys)
-        all_keys = np.concatenate([old.keys, keys])
-        sums = {"keys": digest_rows(all_keys, [(0, n_items)])}
-        grown: list[tuple[str, Array]] = [("keys", all_keys)]
-        if spec.ragged:
-            if lengths is None:
-                raise ValueError("ragged tokens need the lengths of new items.")
-            grown += self._place_tokens(lengths)
-            sums |= {part: digest_rows(array, [(0, n_items)]) for part, array in grown[1:]}
-        for part, array in grown:
-            write_array_metadata(old.folder / part, array.shape, KEY_CHUNK, array.dtype)
-            target = old._array(part, array.shape, KEY_CHUNK, array.dtype)
-            for chunk in range(old.n_items // KEY_CHUNK, target.n_chunks):
-                target.write_chunk(chunk, array[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])
-        write_array_metadata(old.folder / "status", (n_items,), old.block_rows, np.dtype(np.uint8))
-        write_array_metadata(old.folder / "pooled", (n_items, spec.dim), old.block_rows, np.dtype(spec.dtype))
-        if spec.has_tokens and not spec.ragged:
-            shape = (n_items, int(spec.n_tokens or 0), int(spec.token_dim or 0))
-            write_array_metadata(old.folder / "tokens", shape, old.block_rows, np.dtype(spec.dtype))
-        old.journal.append(PlanLine(items=n_items, sums=sums))
-        self.features = old.refresh()
-
-    def _place_tokens(self, new_lengths: NDArray[np.int64]) -> list[tuple[str, Array]]:
-        """Give out token rows, so that a block owns whole chunks; return the grown offsets and lengths."""
-        old, rows = self.features, self.features.block_rows
-        n_old = old.n_items
-        if n_old:
-            tokens = old.tokens
-            assert isinstance(tokens, RaggedArray)
-            offsets, lengths = tokens.offsets, np.concatenate([tokens.lengths, new_lengths])
-            chunk = old._token_chunk_rows()
-        else:
-            offsets, lengths = np.empty(0, np.int64), new_lengths.astype(np.int64)
-            sums = np.add.reduceat(lengths, np.arange(0, len(lengths), rows))
-            chunk = max(16, -(-int(sums.max()) // 16) * 16)
-        new_offsets = np.empty(len(new_lengths), np.int64)
-        end = _end(offsets, lengths[:n_old])
-        for start in range(n_old - n_old % rows, len(lengths), rows):
-            first, stop = max(start, n_old), min(start + rows, len(lengths))
-            at = end if start < n_old else -(-end // chunk) * chunk
-            ends = at + np.cumsum(lengths[first:stop])
-            new_offsets[first - n_old : stop - n_old] = ends - lengths[first:stop]
-            end = int(ends[-1]) if len(ends) else at
-        shape = (end, int(old.spec.token_dim or 0))
-        write_array_metadata(old.folder / "tokens" / "values", shape, chunk, np.dtype(old.spec.dtype))
-        return [("tokens/offsets", np.concatenate([offsets, new_offsets])), ("tokens/lengths", lengths)]
-
-    def commit(self, task: BlockTask, result: BlockResult) -> None:
-        """Write one block, durably: its chunks, its status, its line in the journal.
-
-        Raises
-        ------
-        StoreError
-            When rows that the block holds already are no longer what they were.
-        """
-        features, spec = self.features, self.features.spec
-        start = task.block * features.block_rows
-        before = features.state.blocks.get(task.block, BlockLine(block=task.block, stored=(), sums={}))
-        damaged = next(features._differences(before), None)  # a new checksum would hide it
-        if damaged is not None:
-            raise StoreError(f"{damaged}. Nothing is added to it: restore it from a backup, or embed into a new store.")
-        good = ~np.isin(result.rows, list(result.failed))
-        rows = result.rows[good]
-
-        written: dict[str, Array] = {}
-        if len(rows):
-            written["pooled"] = self._write_dense(features.pooled, task.block, rows, result.pooled[good])
-        if len(rows) and spec.ragged:
-            matrices = [matrix for matrix, ok in zip(result.tokens or (), good, strict=True) if ok]
-            written["tokens/values"] = self._write_ragged(task.block, rows, matrices)
-        elif len(rows) and spec.has_tokens:
-            assert isinstance(features.tokens, MappedArray)
-            written["tokens"] = self._write_dense(features.tokens, task.block, rows, np.asarray(result.tokens)[good])
-
-        failed = {row: why for row, why in before.failed.items() if row not in rows} | dict(result.failed)
-        status = features.status[start : start + features.block_rows]
-        status[rows - start] = STORED
-        status[np.array(sorted(failed), np.int64) - start] = FAILED
-        features._array("status", (features.n_items,), features.block_rows, np.uint8).write_chunk(task.block, status)
-
-        stored = _union(before.stored, rows)
-        sums = dict(before.sums) | {
-            part: digest_rows(values, features._ranges_in(part, task.block, stored)) for part, values in written.items()
-        }
-        line = BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self._environment)
-        features.journal.append(line)
-        features.state.blocks[task.block] = line
-
-    def _write_dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
-        """Write rows of a block, those that were there before kept; return the whole block."""
-        chunk = np.array(array.chunk(block))
-        chunk[rows - block * self.features.block_rows] = values
-        array.write_chunk(block, chunk)
-        return chunk
-
-    def _write_ragged(self, block: int, rows: NDArray[np.int64], matrices: Sequence[Array]) -> Array:
-        """Write the tokens of some items of a block, those that were there before kept; return them all."""
-        tokens = self.features.tokens
-        assert isinstance(tokens, RaggedArray)
-        first, last = self.features._token_span(block)
-        values = np.array(tokens.values[first:last])
-        for row, matrix in zip(rows.tolist(), matrices, strict=True):
-            at = int(tokens.offsets[row]) - first
-            values[at : at + int(tokens.lengths[row])] = matrix
-        chunk = tokens.values.chunk_rows
-        for at in range(0, last - first, chunk):
-            tokens.values.write_chunk((first + at) // chunk, values[at : at + chunk])
-        return values
-
-
 def block_rows(spec: FeatureSpec, n_items: int) -> int:
     """Return how many items make a block: a power of two, some 32 blocks a run, at most about 64 MB each."""
     tokens = (spec.n_tokens or 256) * (spec.token_dim or 0) if spec.has_tokens else 0
@@ -494,13 +321,6 @@ def as_words(keys: Array) -> Array:
     return np.ascontiguousarray(keys).view("S16").reshape(-1)
 
 
-def _end(offsets: Array, lengths: Array) -> int:
+def end_of(offsets: Array, lengths: Array) -> int:
     """Return the row after the last token."""
     return int(offsets[-1] + lengths[-1]) if len(offsets) else 0
-
-
-def _union(ranges: Ranges, rows: NDArray[np.int64]) -> Ranges:
-    """Return the half-open ranges that cover ``ranges`` and ``rows``."""
-    marks = np.unique(np.concatenate([rows, *(np.arange(start, stop) for start, stop in ranges)]))
-    breaks = np.flatnonzero(np.diff(marks) != 1) + 1
-    return tuple((int(part[0]), int(part[-1]) + 1) for part in np.split(marks, breaks) if len(part))
