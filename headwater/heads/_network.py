@@ -1,4 +1,4 @@
-"""Small networks, many of one shape at once: their parameters, logits and losses.
+"""Small networks, many of one shape at once: their parameters and logits.
 
 Parameters have an axis for networks that share their training rows (the settings of a sweep), m, and one before it for
 different rows (folds), g. Networks that share rows also share batches, so that the first layer, where most of the work
@@ -15,12 +15,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from headwater._extras import need
+from headwater.heads._objective import Objective
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 Fusion = Literal["concat", "sum", "gated"]
-Loss = Literal["cross-entropy", "focal"]
 Params = dict[str, "Tensor"]
 
 
@@ -34,23 +34,16 @@ class Shape:
         Columns of each input.
     hidden
         Units of each hidden layer.
-    n_outputs
-        Logits.
-    softmax
-        Whether logits are of classes that exclude each other; else each is a label's own.
+    objective
+        What logits stand for.
     fusion
         How several inputs become one; see `headwater.heads.MLP`.
-    loss, gamma
-        ``cross-entropy`` (logistic, where a logit stands for itself) or ``focal``, with its exponent.
     """
 
     inputs: tuple[int, ...]
     hidden: tuple[int, ...]
-    n_outputs: int
-    softmax: bool
+    objective: Objective
     fusion: Fusion
-    loss: Loss
-    gamma: float
 
 
 def initial(shape: Shape, m: int, generators: Sequence[Generator]) -> Params:
@@ -63,7 +56,7 @@ def initial(shape: Shape, m: int, generators: Sequence[Generator]) -> Params:
         drawn: Tensor = torch.stack([torch.empty(size).uniform_(-bound, bound, generator=g) for g in generators])
         return drawn
 
-    units = [*shape.hidden, shape.n_outputs]
+    units = [*shape.hidden, shape.objective.n_outputs]
     params = {}
     if shape.fusion == "gated":
         for i, d in enumerate(shape.inputs):
@@ -119,44 +112,6 @@ def forward(shape: Shape, params: Params, inputs: list[Tensor], dropout: Tensor,
         x = layer(f"{number}.bias", cast[f"{number}.weight"] @ x)
     logits: Tensor = x.mT.float()
     return logits
-
-
-def losses(
-    shape: Shape, logits: Tensor, targets: Tensor, class_weight: Tensor, smoothing: Tensor, present: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return each network's sum of weighted losses and of weights, both of shape ``(g, m)``.
-
-    Parameters
-    ----------
-    logits
-        Of shape ``(g, m, b, k)``.
-    targets
-        Of shape ``(g, b)``, or ``(g, b, k)`` where each logit is a label's own.
-    present
-        Rows that count, bool, of shape ``(g, b)``.
-
-    References
-    ----------
-    Lin et al., Focal loss for dense object detection, 2017, eq. 4; Szegedy et al., Rethinking the Inception
-    architecture, 2016, section 7 (label smoothing).
-    """
-    torch = need("torch", "encoders")
-    smooth = smoothing[:, :, None, None]
-    if shape.softmax:
-        log_p = torch.log_softmax(logits, -1)
-        own = targets[:, None, :, None].expand(*log_p.shape[:3], 1)
-        log_own = log_p.gather(-1, own)
-        loss = -(1 - smooth) * log_own - smooth * log_p.mean(-1, keepdim=True)
-        weight = class_weight.gather(1, targets)[:, None, :, None]
-    else:
-        truth = targets[:, None]
-        log_own = -torch.nn.functional.softplus(logits * (1 - 2 * truth))
-        loss = torch.nn.functional.softplus(logits) - (truth * (1 - smooth) + smooth / 2) * logits
-        weight = torch.where(truth > 0, class_weight[:, None, None, 1], class_weight[:, None, None, 0])
-    if shape.loss == "focal":
-        loss = loss * (1 - log_own.exp()) ** shape.gamma
-    weight = (weight * present[:, None, :, None]).expand_as(loss)
-    return (loss * weight).sum((2, 3)), weight.sum((2, 3)).clamp(min=1e-12)
 
 
 def spread(values: Tensor, like: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._extras import need
-from headwater.heads._network import Params, Shape, forward, initial, losses, one_network, spread
+from headwater.heads._network import Params, Shape, forward, initial, one_network, spread
+from headwater.heads._objective import losses
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -131,7 +132,7 @@ def train(
             leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
             with torch.enable_grad():
                 logits = forward(shape, leaves, scaling(gather(batch)), dropout, noise)
-                loss, weight = losses(shape, logits, targets[batch], class_weight, smoothing, there)
+                loss, weight = losses(shape.objective, logits, targets[batch], class_weight, smoothing, there)
                 gradients = torch.autograd.grad((loss / weight).sum(), list(leaves.values()))
             optimiser.step(dict(zip(params, gradients, strict=True)), _factor(epoch + (step + 1) / n_steps, schedule))
         if patience is None:
@@ -229,7 +230,7 @@ def _stop_loss(
     with torch.no_grad():
         for part, counted in zip(rows.split(STOP_ROWS, 1), there.split(STOP_ROWS, 1), strict=True):
             logits = forward(shape, params, inputs(part), none, None)
-            more = losses(shape, logits, targets[part], class_weight, none, counted)
+            more = losses(shape.objective, logits, targets[part], class_weight, none, counted)
             total, weight = total + more[0], weight + more[1]
     out: Tensor = total / weight
     return out

@@ -14,7 +14,8 @@ from headwater._devices import fast_at_bf16, resolve_device
 from headwater._extras import need
 from headwater.errors import HeadError, nearest
 from headwater.heads._classifier import Classifier, encode_labels, require_two
-from headwater.heads._network import Fusion, Loss, Shape
+from headwater.heads._network import Fusion, Shape
+from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
 from headwater.heads._stopping import rows_to_stop_by
 from headwater.heads.base import Fit, Input, State, is_several, n_rows
 
@@ -117,7 +118,7 @@ class MLP(Classifier):
         loss: Loss = "cross-entropy",
         gamma: float = 2.0,
         label_smoothing: float = 0.0,
-        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        class_weight: ClassWeight = None,
         fusion: Fusion = "concat",
         seed: int = 0,
         precision: Precision = "auto",
@@ -294,15 +295,12 @@ def _train_batch(
         shape = Shape(
             tuple(int(part.shape[1]) for part in inputs),
             tuple(int(h) for h in first.hidden),
-            1 if len(seen) == 2 and not multilabel else len(seen),
-            len(seen) > 2 and not multilabel,
+            objective_of(len(seen), multilabel, first.loss, first.gamma),
             first.fusion,
-            first.loss,
-            first.gamma,
         )
         mine = [heads[i] for i in members]
         group = _group(mine, rows, codes, classes, seen, shape, groups, place)
-        targets = _targets(codes, seen, shape, place, device)
+        targets = targets_of(codes, seen, shape.objective, place, device)
         (trained,) = train(shape, schedule, [group], gather, targets, dtype)
         for head, network in zip(mine, trained, strict=True):
             head.classes_ = classes[seen]
@@ -335,49 +333,8 @@ def _group(
         for name, attribute in zip(("lr", "weight_decay", "dropout", "smoothing"), NETWORK_SETTINGS, strict=True)
     }
     known = np.array([0, 1]) if codes.ndim == 2 else classes[seen]
-    weight = _class_weight(codes[rows[train]], seen, known, shape, first.class_weight)
+    weight = class_weights(codes[rows[train]], seen, known, shape.objective, first.class_weight)
     return Group(place[rows[train]], place[rows[stop]], weight, first.seed, **settings)
-
-
-def _class_weight(
-    codes: NDArray[Any],
-    seen: NDArray[np.int64],
-    known: NDArray[Any],
-    shape: Shape,
-    class_weight: Mapping[Any, float] | str | None,
-) -> NDArray[np.float32]:
-    """Return a weight a class ``(k,)``, or for each label's negatives and positives ``(2, k)``."""
-    if class_weight == "balanced":
-        n = _counts(codes, seen, shape)
-        return np.asarray(n.sum(0) / (len(n) * np.maximum(n, 1)), np.float32)
-    weights = np.ones(len(known), np.float32)
-    if isinstance(class_weight, Mapping):
-        given = {str(name): value for name, value in class_weight.items()}
-        weights = np.array([given.get(str(name), 1.0) for name in known.tolist()], np.float32)
-    return weights if shape.softmax else np.repeat(weights[:, None], shape.n_outputs, axis=1)
-
-
-def _counts(codes: NDArray[Any], seen: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
-    """Return how many rows each class has ``(k,)``, or each label's negatives and positives ``(2, k)``."""
-    if codes.ndim == 2:
-        positive = (codes > 0).sum(0)
-        return np.stack([len(codes) - positive, positive])
-    n: NDArray[np.int64] = (codes[:, None] == seen).sum(0)
-    return n if shape.softmax else n[:, None]
-
-
-def _targets(
-    codes: NDArray[Any], seen: NDArray[np.int64], shape: Shape, place: NDArray[np.int64], device: Any
-) -> Tensor:
-    torch = need("torch", "encoders")
-    used = np.flatnonzero(place >= 0)
-    if codes.ndim == 2:
-        out: Tensor = torch.as_tensor(codes[used].astype(np.float32), device=device)
-        return out
-    number = np.searchsorted(seen, codes[used]).clip(max=len(seen) - 1)
-    if shape.softmax:
-        return torch.as_tensor(number, device=device)  # type: ignore[no-any-return]
-    return torch.as_tensor(number[:, None].astype(np.float32), device=device)  # type: ignore[no-any-return]
 
 
 def _on_device(

@@ -7,7 +7,8 @@ from torch import nn
 
 from headwater.errors import HeadError
 from headwater.heads import MLP
-from headwater.heads._network import Shape, losses
+from headwater.heads._network import Shape
+from headwater.heads._objective import Objective, losses
 from headwater.heads._stopping import rows_to_stop_by
 from headwater.heads._training import Group, Schedule, train
 
@@ -24,8 +25,8 @@ def twisted(X, seed=1):
 # Losses
 
 
-def shape_of(k, *, softmax, loss="cross-entropy", gamma=2.0):
-    return Shape((3,), (), k, softmax, "concat", loss, gamma)
+def objective_of(k, *, softmax, loss="cross-entropy", gamma=2.0):
+    return Objective(k, softmax, loss, gamma)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -33,7 +34,7 @@ def test_cross_entropy_is_pytorchs(smoothing):
     """Over classes, without class weights: PyTorch's cross-entropy with its label smoothing."""
     logits, targets = torch.randn(2, 3, 7, 4), torch.randint(0, 4, (2, 7))
     total, weight = losses(
-        shape_of(4, softmax=True),
+        objective_of(4, softmax=True),
         logits,
         targets,
         torch.ones(2, 4),
@@ -49,7 +50,9 @@ def test_cross_entropy_is_pytorchs(smoothing):
 def test_weighted_cross_entropy_is_pytorchs():
     """Class weights multiply each row's loss, and the mean is over weights."""
     logits, targets, weights = torch.randn(1, 1, 9, 3), torch.randint(0, 3, (1, 9)), torch.tensor([[0.2, 1.0, 3.0]])
-    total, weight = losses(shape_of(3, softmax=True), logits, targets, weights, torch.zeros(1, 1), torch.ones(1, 9) > 0)
+    total, weight = losses(
+        objective_of(3, softmax=True), logits, targets, weights, torch.zeros(1, 1), torch.ones(1, 9) > 0
+    )
     expected = nn.functional.cross_entropy(logits[0, 0], targets[0], weight=weights[0])
     assert (total / weight).item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -58,7 +61,9 @@ def test_binary_cross_entropy_is_pytorchs():
     """For labels: PyTorch's logistic loss, at large logits too, rows that only fill up left out."""
     logits, targets = 30 * torch.randn(1, 2, 6, 5), (torch.rand(1, 6, 5) > 0.5).float()
     present = torch.tensor([[True, True, False, True, True, False]])
-    total, weight = losses(shape_of(5, softmax=False), logits, targets, torch.ones(1, 2, 5), torch.zeros(1, 2), present)
+    total, weight = losses(
+        objective_of(5, softmax=False), logits, targets, torch.ones(1, 2, 5), torch.zeros(1, 2), present
+    )
     for m in range(2):
         expected = nn.functional.binary_cross_entropy_with_logits(logits[0, m][present[0]], targets[0][present[0]])
         assert (total / weight)[0, m].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -77,7 +82,7 @@ def test_focal_loss_is_its_formula(softmax):
         chance = torch.sigmoid(logits[0, 0])
         p = torch.where(targets[0] > 0, chance, 1 - chance)
         weights = torch.ones(1, 2, 3)
-    shape = shape_of(3, softmax=softmax, loss="focal", gamma=1.5)
+    shape = objective_of(3, softmax=softmax, loss="focal", gamma=1.5)
     total, weight = losses(shape, logits, targets, weights, torch.zeros(1, 1), torch.ones(1, 6) > 0)
     expected = (-((1 - p) ** 1.5) * p.log()).mean()
     assert (total / weight).item() == pytest.approx(expected.item(), rel=1e-6)
@@ -146,7 +151,7 @@ def test_row_sets_of_different_size_train_together_as_alone():
     groups = [
         Group(np.arange(0, 250), np.arange(250, 300), np.ones((2, 1), np.float32), seed, **settings) for seed in (0, 1)
     ] + [Group(np.arange(20, 230), np.arange(230, 260), np.ones((2, 1), np.float32), 2, **settings)]
-    shape = Shape((8,), (16,), 1, False, "concat", "cross-entropy", 2.0)
+    shape = Shape((8,), (16,), Objective(1, False, "cross-entropy", 2.0), "concat")
     schedule = Schedule(epochs=4, batch_size=300, warmup=1.0, patience=3)
     together = train(shape, schedule, groups, lambda rows: [X[rows]], targets, torch.float32)
     for group, networks in zip(groups, together, strict=True):

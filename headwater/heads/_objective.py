@@ -1,0 +1,123 @@
+"""What networks are trained for: losses of logits, weights of classes, and targets as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._extras import need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Loss = Literal["cross-entropy", "focal"]
+ClassWeight = Mapping[Any, float] | Literal["balanced"] | None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What logits stand for, and how far they are from the truth.
+
+    Attributes
+    ----------
+    n_outputs
+        Logits.
+    softmax
+        Whether logits are of classes that exclude each other; else each is a label's own.
+    loss, gamma
+        ``cross-entropy`` (logistic, where a logit stands for itself) or ``focal``, with its exponent.
+    """
+
+    n_outputs: int
+    softmax: bool
+    loss: Loss
+    gamma: float
+
+
+def objective_of(n_seen: int, multilabel: bool, loss: Loss, gamma: float) -> Objective:
+    """Return the objective for ``n_seen`` classes, or labels: one logit for two classes, else one each."""
+    return Objective(1 if n_seen == 2 and not multilabel else n_seen, n_seen > 2 and not multilabel, loss, gamma)
+
+
+def losses(
+    objective: Objective, logits: Tensor, targets: Tensor, class_weight: Tensor, smoothing: Tensor, present: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return each network's sum of weighted losses and of weights, both of shape ``(g, m)``.
+
+    Parameters
+    ----------
+    logits
+        Of shape ``(g, m, b, k)``.
+    targets
+        Of shape ``(g, b)``, or ``(g, b, k)`` where each logit is a label's own.
+    present
+        Rows that count, bool, of shape ``(g, b)``.
+
+    References
+    ----------
+    Lin et al., Focal loss for dense object detection, 2017, eq. 4; Szegedy et al., Rethinking the Inception
+    architecture, 2016, section 7 (label smoothing).
+    """
+    torch = need("torch", "encoders")
+    smooth = smoothing[:, :, None, None]
+    if objective.softmax:
+        log_p = torch.log_softmax(logits, -1)
+        own = targets[:, None, :, None].expand(*log_p.shape[:3], 1)
+        log_own = log_p.gather(-1, own)
+        loss = -(1 - smooth) * log_own - smooth * log_p.mean(-1, keepdim=True)
+        weight = class_weight.gather(1, targets)[:, None, :, None]
+    else:
+        truth = targets[:, None]
+        log_own = -torch.nn.functional.softplus(logits * (1 - 2 * truth))
+        loss = torch.nn.functional.softplus(logits) - (truth * (1 - smooth) + smooth / 2) * logits
+        weight = torch.where(truth > 0, class_weight[:, None, None, 1], class_weight[:, None, None, 0])
+    if objective.loss == "focal":
+        loss = loss * (1 - log_own.exp()) ** objective.gamma
+    weight = (weight * present[:, None, :, None]).expand_as(loss)
+    return (loss * weight).sum((2, 3)), weight.sum((2, 3)).clamp(min=1e-12)
+
+
+def class_weights(
+    codes: NDArray[Any],
+    seen: NDArray[np.int64],
+    known: NDArray[Any],
+    objective: Objective,
+    class_weight: Mapping[Any, float] | str | None,
+) -> NDArray[np.float32]:
+    """Return a weight a class ``(k,)``, or for each label's negatives and positives ``(2, k)``."""
+    if class_weight == "balanced":
+        n = _counts(codes, seen, objective)
+        return np.asarray(n.sum(0) / (len(n) * np.maximum(n, 1)), np.float32)
+    weights = np.ones(len(known), np.float32)
+    if isinstance(class_weight, Mapping):
+        given = {str(name): value for name, value in class_weight.items()}
+        weights = np.array([given.get(str(name), 1.0) for name in known.tolist()], np.float32)
+    return weights if objective.softmax else np.repeat(weights[:, None], objective.n_outputs, axis=1)
+
+
+def _counts(codes: NDArray[Any], seen: NDArray[np.int64], objective: Objective) -> NDArray[np.int64]:
+    """Return how many rows each class has ``(k,)``, or each label's negatives and positives ``(2, k)``."""
+    if codes.ndim == 2:
+        positive = (codes > 0).sum(0)
+        return np.stack([len(codes) - positive, positive])
+    n: NDArray[np.int64] = (codes[:, None] == seen).sum(0)
+    return n if objective.softmax else n[:, None]
+
+
+def targets_of(
+    codes: NDArray[Any], seen: NDArray[np.int64], objective: Objective, place: NDArray[np.int64], device: Any
+) -> Tensor:
+    """Return the targets of the rows that have a place, in that order, as `losses` wants them."""
+    torch = need("torch", "encoders")
+    used = np.flatnonzero(place >= 0)
+    if codes.ndim == 2:
+        out: Tensor = torch.as_tensor(codes[used].astype(np.float32), device=device)
+        return out
+    number = np.searchsorted(seen, codes[used]).clip(max=len(seen) - 1)
+    if objective.softmax:
+        return torch.as_tensor(number, device=device)  # type: ignore[no-any-return]
+    return torch.as_tensor(number[:, None].astype(np.float32), device=device)  # type: ignore[no-any-return]
