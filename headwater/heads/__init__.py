@@ -1,29 +1,42 @@
 """Heads: arrays in, predictions out."""
 
+from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP
 from headwater.heads.base import Fit, Head
 from headwater.heads.boosting import XGBoost
+from headwater.heads.explain import deletion, relevance
 from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
 from headwater.heads.neighbours import KNN, Prototypes
 from headwater.heads.persist import HEADS, load_head, make_head, save_head
+from headwater.heads.tokens import Bags, Masked
 from headwater.heads.zero_shot import Prompts, ZeroShot, mean_prompt, read_prompts
 
 __all__ = [
     "HEADS",
     "KNN",
+    "MIL",
     "MLP",
+    "Bags",
+    "CoAttention",
     "Concatenated",
+    "CrossAttention",
     "Fit",
     "Head",
     "LinearProbe",
+    "Masked",
+    "MergedAttention",
     "Prompts",
     "Prototypes",
+    "SelfAttention",
+    "TokenMLP",
     "XGBoost",
     "ZeroShot",
+    "deletion",
     "load_head",
     "make_head",
     "mean_prompt",
     "read_prompts",
+    "relevance",
     "save_head",
 ]

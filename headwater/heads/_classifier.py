@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from headwater.errors import HeadError
 from headwater.heads.base import Head, Input, is_several, n_rows
+from headwater.heads.tokens import Ragged
 
 FLOATS = (np.float32, np.float64, np.float16)
 
@@ -55,7 +56,7 @@ class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
             When there is one class only, or a feature is not finite (the message names rows).
         """
         if is_plain(X):
-            X, y = validate_data(self, X, y, multi_output=True, dtype=list(FLOATS))
+            X, y = validated(self, X, y, multi_output=True)
         (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(n_rows(X)), {})])
         self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
         return self
@@ -88,7 +89,7 @@ class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
         """
         check_is_fitted(self)
         if is_plain(X):
-            X = validate_data(self, X, reset=False, dtype=list(FLOATS))
+            X = validated(self, X, reset=False)
         width = sum(part.shape[1] for part in X.values()) if is_several(X) else X.shape[1]
         if width != self.n_features_in_:
             raise HeadError(f"X has {width} features, but this head was fitted on {self.n_features_in_}.")
@@ -131,10 +132,16 @@ def probabilities(logits: NDArray[np.floating[Any]], multilabel: bool) -> NDArra
     return exps
 
 
+def validated(head: Classifier, *arrays: Any, **checks: Any) -> Any:
+    """Return what scikit-learn makes of arrays; rows may be matrices where a head takes tokens."""
+    return validate_data(head, *arrays, dtype=list(FLOATS), allow_nd=head.takes_tokens, **checks)
+
+
 def is_plain(X: Any) -> bool:
     """Whether X is for scikit-learn's own validation: no dict, array-like of blocks, or another library's array."""
     return (
         not is_several(X)
+        and not isinstance(X, Ragged)
         and not hasattr(X, "blocks")
         and not (hasattr(X, "__dlpack__") and not isinstance(X, np.ndarray))
     )

@@ -134,7 +134,7 @@ def train(
                 logits = forward(shape, leaves, scaling(gather(batch)), dropout, noise)
                 loss, weight = losses(shape.objective, logits, targets[batch], class_weight, smoothing, there)
                 gradients = torch.autograd.grad((loss / weight).sum(), list(leaves.values()))
-            optimiser.step(dict(zip(params, gradients, strict=True)), _factor(epoch + (step + 1) / n_steps, schedule))
+            optimiser.step(dict(zip(params, gradients, strict=True)), factor(epoch + (step + 1) / n_steps, schedule))
         if patience is None:
             continue
         now = _stop_loss(shape, params, groups, lambda rows: scaling(gather(rows)), targets, class_weight, 0 * lr)
@@ -180,7 +180,7 @@ class _AdamW:
             self.scratch[name].zero_()
 
 
-def _factor(epoch: float, schedule: Schedule) -> float:
+def factor(epoch: float, schedule: Schedule) -> float:
     """Return what learning rates are multiplied by: up in a line, then down as half a cosine."""
     if epoch <= schedule.warmup:
         return epoch / schedule.warmup

@@ -25,9 +25,12 @@ class Head(BaseEstimator):  # type: ignore[misc]
     ----------
     takes_inputs
         Whether X may be a dict of inputs; others are given them side by side.
+    takes_tokens
+        Whether rows of an input may be matrices; others are given one vector a row.
     """
 
     takes_inputs: ClassVar[bool] = False
+    takes_tokens: ClassVar[bool] = False
 
     def fit_many(
         self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
@@ -98,7 +101,7 @@ def is_several(X: Input) -> bool:
 def n_rows(X: Input) -> int:
     """Return the number of rows of an input, or of several alike."""
     part = next(iter(X.values())) if is_several(X) else X
-    return int(part.shape[0])
+    return len(part)
 
 
 def blocks(X: Any, rows: int = 8192) -> Iterator[tuple[slice, Any]]:

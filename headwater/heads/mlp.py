@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from headwater._devices import fast_at_bf16, resolve_device
 from headwater._extras import need
-from headwater.errors import HeadError, nearest
+from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
 from headwater.heads._network import Fusion, Shape
 from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
+from headwater.heads._settings import require_one_of, require_training
 from headwater.heads._stopping import rows_to_stop_by
 from headwater.heads.base import Fit, Input, State, is_several, n_rows
 
@@ -200,27 +201,8 @@ class MLP(Classifier):
         return head
 
     def _require_usable(self, X: Input) -> None:
-        for name in ("lr", "epochs", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise HeadError(f"{name} must be above 0, but is {getattr(self, name)!r}.")
-        for name in ("weight_decay", "warmup", "gamma"):
-            if not getattr(self, name) >= 0:
-                raise HeadError(f"{name} must be at least 0, but is {getattr(self, name)!r}.")
-        for name in ("dropout", "label_smoothing", "stop_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise HeadError(f"{name} must be a share, from 0 to below 1, but is {getattr(self, name)!r}.")
-        if self.patience is not None and not self.patience > 0:
-            raise HeadError(f"patience must be above 0, or null for all epochs, but is {self.patience!r}.")
-        if self.warmup >= self.epochs:
-            raise HeadError(f"warmup ({self.warmup}) must be below epochs ({self.epochs}).")
-        for name, kind in {"loss": Loss, "fusion": Fusion, "precision": Precision, "device": Device}.items():
-            value, allowed = getattr(self, name), get_args(kind)
-            if value not in allowed:
-                raise HeadError(f"{name} {value!r}.{nearest(str(value), allowed)} There are: {', '.join(allowed)}.")
-        if not isinstance(self.class_weight, Mapping) and self.class_weight not in (None, "balanced"):
-            raise HeadError(f"class_weight must be balanced, null, or a weight a class, but is {self.class_weight!r}.")
-        if isinstance(self.hidden, str) or not all(isinstance(h, int | np.integer) and h > 0 for h in self.hidden):
-            raise HeadError(f"hidden must be a list of numbers of units, such as [512, 512], but is {self.hidden!r}.")
+        require_training(self)
+        require_one_of(self, loss=Loss, fusion=Fusion, precision=Precision, device=Device)
         if self.fusion == "gated" and not self.hidden:
             raise HeadError("fusion 'gated' needs a hidden layer.")
         widths = sorted({part.shape[1] for part in X.values()}) if is_several(X) else []

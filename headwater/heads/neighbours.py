@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from headwater.errors import HeadError, nearest
+from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
+from headwater.heads._settings import require_above_0, require_one_of
 from headwater.heads.base import Fit, State, blocks
 
 Floats = NDArray[np.float32]
@@ -136,7 +137,8 @@ class KNN(_ByCosine):
         ]
 
     def _require_usable(self) -> None:
-        _require_usable(self, "k", "temperature")
+        require_above_0(self, "k", "temperature")
+        require_one_of(self, scaling=Scaling)
 
     def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
         self.rows_, self.truth_ = unit, truth
@@ -197,7 +199,8 @@ class Prototypes(_ByCosine):
         ]
 
     def _require_usable(self) -> None:
-        _require_usable(self, "temperature")
+        require_above_0(self, "temperature")
+        require_one_of(self, scaling=Scaling)
 
     def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
         sides = np.stack([~truth, truth]) if self.multilabel_ else truth
@@ -233,12 +236,3 @@ def _prepared(
         std = np.sqrt((values * values).mean(0))
         width = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # 1 for a column that is constant but for rounding
     return mean, width, unit_rows(values / width).astype(np.float32)
-
-
-def _require_usable(head: _ByCosine, *positive: str) -> None:
-    for name in positive:
-        if not getattr(head, name) > 0:
-            raise HeadError(f"{name} must be above 0, but is {getattr(head, name)!r}.")
-    if head.scaling not in get_args(Scaling):
-        allowed = get_args(Scaling)
-        raise HeadError(f"scaling {head.scaling!r}.{nearest(head.scaling, allowed)} There are: {', '.join(allowed)}.")

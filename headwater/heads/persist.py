@@ -19,6 +19,12 @@ HEADS = {
     "knn": "headwater.heads.neighbours:KNN",
     "prototypes": "headwater.heads.neighbours:Prototypes",
     "xgboost": "headwater.heads.boosting:XGBoost",
+    "token-mlp": "headwater.heads.attention:TokenMLP",
+    "self-attention": "headwater.heads.attention:SelfAttention",
+    "merged-attention": "headwater.heads.attention:MergedAttention",
+    "cross-attention": "headwater.heads.attention:CrossAttention",
+    "co-attention": "headwater.heads.attention:CoAttention",
+    "mil": "headwater.heads.attention:MIL",
     "zero-shot": "headwater.heads.zero_shot:ZeroShot",
 }
 

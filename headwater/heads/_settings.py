@@ -1,0 +1,53 @@
+"""Checks of a head's settings, each refusing with the name, what is allowed and what came."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+
+from headwater.errors import HeadError, nearest
+
+
+def require_above_0(head: Any, *names: str) -> None:
+    """Refuse settings that are not above 0."""
+    for name in names:
+        if not getattr(head, name) > 0:
+            raise HeadError(f"{name} must be above 0, but is {getattr(head, name)!r}.")
+
+
+def require_at_least_0(head: Any, *names: str) -> None:
+    """Refuse settings below 0."""
+    for name in names:
+        if not getattr(head, name) >= 0:
+            raise HeadError(f"{name} must be at least 0, but is {getattr(head, name)!r}.")
+
+
+def require_share(head: Any, *names: str) -> None:
+    """Refuse settings that are no share, from 0 to below 1."""
+    for name in names:
+        if not 0 <= getattr(head, name) < 1:
+            raise HeadError(f"{name} must be a share, from 0 to below 1, but is {getattr(head, name)!r}.")
+
+
+def require_one_of(head: Any, **kinds: Any) -> None:
+    """Refuse settings that are none of the words of their ``Literal``."""
+    for name, kind in kinds.items():
+        value, allowed = getattr(head, name), get_args(kind)
+        if value not in allowed:
+            raise HeadError(f"{name} {value!r}.{nearest(str(value), allowed)} There are: {', '.join(allowed)}.")
+
+
+def require_training(head: Any) -> None:
+    """Refuse unusable settings of a network's training, which all networks have alike."""
+    require_above_0(head, "lr", "epochs", "batch_size")
+    require_at_least_0(head, "weight_decay", "warmup", "gamma")
+    require_share(head, "dropout", "label_smoothing", "stop_share")
+    if head.patience is not None and not head.patience > 0:
+        raise HeadError(f"patience must be above 0, or null for all epochs, but is {head.patience!r}.")
+    if head.warmup >= head.epochs:
+        raise HeadError(f"warmup ({head.warmup}) must be below epochs ({head.epochs}).")
+    if not isinstance(head.class_weight, dict) and head.class_weight not in (None, "balanced"):
+        raise HeadError(f"class_weight must be balanced, null, or a weight a class, but is {head.class_weight!r}.")
+    if isinstance(head.hidden, str) or not all(isinstance(h, int | np.integer) and h > 0 for h in head.hidden):
+        raise HeadError(f"hidden must be a list of numbers of units, such as [512, 512], but is {head.hidden!r}.")

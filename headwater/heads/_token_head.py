@@ -1,0 +1,341 @@
+"""What heads over token features have in common: settings, fitting, predicting, explaining, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from headwater._devices import fast_at_bf16, resolve_device
+from headwater._extras import need
+from headwater.errors import HeadError
+from headwater.heads._attention import Aggregator, Pool, Tokenizer, TokenShape, forward
+from headwater.heads._classifier import Classifier, encode_labels, is_plain, probabilities, require_two, validated
+from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
+from headwater.heads._settings import require_above_0, require_one_of, require_training
+from headwater.heads._stopping import rows_to_stop_by
+from headwater.heads.base import Fit, Input, State, is_several, n_rows
+from headwater.heads.tokens import token_count, token_width
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Precision = Literal["auto", "fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
+PREDICTED_ROWS = 256
+
+
+class TokenHead(Classifier):
+    """A network over token features of one input or several; its kinds say how tokens are brought together.
+
+    An input is an array-like of tokens ``(n, t, d)``, of vectors ``(n, d)`` (one token each), or has
+    ``padded(rows)``, such as the ragged tokens of texts, `Bags` and `Masked`. Tokens are standardised on the training
+    rows and projected to a common width; no positions are added to what the encoder knows of them. Of several inputs
+    an item may lack some. Training is that of `MLP` (AdamW, warm-up, cosine, early stopping by group), with gradients
+    clipped to a norm of 1; rows are read as they are needed, so tokens may be larger than memory.
+
+    Parameters
+    ----------
+    tokenizer
+        How an input becomes tokens of the common width: ``project`` takes each as it is; ``mix`` then makes
+        ``n_tokens`` of them by a linear layer over tokens (ragged ones are first averaged down to at most as many);
+        ``average`` and ``max`` pool them, adaptively, to ``n_tokens``; ``pooled-linear`` and ``pooled-mlp`` make
+        ``n_tokens`` from the mean of an item's tokens, or its pooled feature.
+    n_tokens
+        Tokens that tokenizers other than ``project`` make.
+    width
+        Of tokens, after projection; a multiple of ``heads``.
+    blocks, heads
+        Attention blocks, and heads in each.
+    pool
+        How each input's tokens become one vector: ``max``, ``mean``, or ``attention`` (gated).
+    hidden
+        Units of the hidden layers (GELU) between pooling and logits.
+    dropout
+        Share of numbers left out of each residual branch and before each layer after pooling.
+    lr, weight_decay, epochs, batch_size, warmup, patience, stop_share, loss, gamma, label_smoothing, class_weight, \
+seed, precision, device
+        As `MLP` has them.
+
+    Attributes
+    ----------
+    classes_, multilabel_
+        As `LinearProbe` has them.
+    params_ : dict of str to float32 array
+        Weights ``(units, fan_in)`` and biases ``(units,)``, for tokens as they come.
+    inputs_ : dict of str to int, or None
+        Columns of each input by name; None where X is one array.
+    shape_ : TokenShape
+        What the network is made of.
+    n_epochs_, curve_
+        As `MLP` has them.
+    """
+
+    takes_inputs = True
+    takes_tokens = True
+    aggregator: ClassVar[Aggregator]
+    rectified: ClassVar[bool] = False
+    least_inputs: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer = "project",
+        *,
+        n_tokens: int = 64,
+        width: int = 128,
+        blocks: int = 2,
+        heads: int = 4,
+        pool: Pool = "max",
+        hidden: Sequence[int] = (256,),
+        dropout: float = 0.1,
+        lr: float = 5e-4,
+        weight_decay: float = 1e-2,
+        epochs: int = 40,
+        batch_size: int = 64,
+        warmup: float = 1.0,
+        patience: int | None = 8,
+        stop_share: float = 0.15,
+        loss: Loss = "cross-entropy",
+        gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        class_weight: ClassWeight = None,
+        seed: int = 0,
+        precision: Precision = "auto",
+        device: Device = "auto",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.n_tokens = n_tokens
+        self.width = width
+        self.blocks = blocks
+        self.heads = heads
+        self.pool = pool
+        self.hidden = hidden
+        self.dropout = dropout
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.warmup = warmup
+        self.patience = patience
+        self.stop_share = stop_share
+        self.loss = loss
+        self.gamma = gamma
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.seed = seed
+        self.precision = precision
+        self.device = device
+
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return one setting, the head's own: selection would train it once for each inner fold and setting."""
+        return [{}]
+
+    def fit_many(
+        self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
+    ) -> list[Self]:
+        """Train networks one after the other; see `Head.fit_many`.
+
+        Raises
+        ------
+        HeadError
+            When a setting, a label or a row cannot be used, or memory runs out (naming what to lower).
+        """
+        heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
+        for head in heads:
+            head._require_usable(X)
+        labels = encode_labels(y)
+        for (rows, _), head in zip(fits, heads, strict=True):
+            head._train(X, rows, *labels, groups)
+        return heads
+
+    def _train(
+        self,
+        X: Input,
+        rows: NDArray[np.int64],
+        codes: NDArray[Any],
+        classes: NDArray[Any],
+        multilabel: bool,
+        groups: NDArray[Any] | None,
+    ) -> None:
+        from headwater.heads._token_training import Reader, Settings, train
+        from headwater.heads._training import Schedule
+
+        torch = need("torch", "encoders")
+        device = resolve_device(self.device)
+        seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
+        if not multilabel:
+            require_two(seen, classes)
+        inputs = _listed(X)
+        self.shape_ = self._shape(inputs, len(seen), multilabel)
+        objective = self.shape_.objective
+        stop = np.zeros(0, np.int64)
+        if self.patience is not None:
+            of_rows = None if groups is None else groups[rows]
+            stop = rows[rows_to_stop_by(codes[rows], of_rows, self.stop_share, self.seed)]
+        training = np.setdiff1d(rows, stop, assume_unique=False) if len(stop) else rows
+        known = np.array([0, 1]) if codes.ndim == 2 else classes[seen]
+        fast = self.precision == "bf16" or (self.precision == "auto" and fast_at_bf16(device))
+        try:
+            trained = train(
+                self.shape_,
+                Schedule(self.epochs, self.batch_size, self.warmup, self.patience),
+                Settings(self.lr, self.weight_decay, self.dropout, self.label_smoothing, self.seed),
+                training,
+                stop,
+                Reader(inputs, device, may_miss=len(inputs) > 1),
+                targets_of(codes, seen, objective, np.arange(len(codes)), device),
+                class_weights(codes[training], seen, known, objective, self.class_weight),
+                torch.bfloat16 if fast else torch.float32,
+            )
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise HeadError(
+                    f"out of memory on {device}: lower batch_size (now {self.batch_size}), or store fewer tokens "
+                    "(embed --tokens N)."
+                ) from error
+            raise
+        self.classes_, self.multilabel_ = classes[seen], multilabel
+        self.params_, self.n_epochs_, self.curve_ = trained.params, trained.n_epochs, trained.curve
+        self.inputs_ = {name: token_width(part) for name, part in X.items()} if is_several(X) else None
+        self.n_features_in_ = sum(self.shape_.inputs)
+
+    def _shape(self, inputs: Sequence[Any], n_seen: int, multilabel: bool) -> TokenShape:
+        return TokenShape(
+            inputs=tuple(map(token_width, inputs)),
+            lengths=tuple(map(token_count, inputs)),
+            tokenizer=self.tokenizer,
+            n_tokens=int(self.n_tokens),
+            aggregator=self.aggregator,
+            width=int(self.width),
+            blocks=int(self.blocks),
+            heads=int(self.heads),
+            pool=self.pool,
+            hidden=tuple(int(h) for h in self.hidden),
+            rectified=self.rectified,
+            objective=objective_of(n_seen, multilabel, self.loss, self.gamma),
+        )
+
+    def _require_usable(self, X: Input) -> None:
+        require_training(self)
+        require_above_0(self, "n_tokens", "width", "heads")
+        require_one_of(self, tokenizer=Tokenizer, pool=Pool, loss=Loss, precision=Precision, device=Device)
+        if self.aggregator != "none":
+            require_above_0(self, "blocks")
+            if self.width % self.heads:
+                raise HeadError(f"width ({self.width}) must be a multiple of heads ({self.heads}).")
+        parts = _listed(X)
+        if len(parts) < self.least_inputs:
+            raise HeadError(
+                f"{self.aggregator}-attention needs two inputs, such as image and text, but has one: add another, or "
+                "use self-attention."
+            )
+        lengths = {len(part) for part in parts}
+        if len(lengths) > 1:
+            raise HeadError(f"inputs have different numbers of rows: {sorted(lengths)}.")
+
+    # Predicting
+
+    def logits(self, X: Input) -> NDArray[np.floating[Any]]:
+        """Return one column for two classes, one a class for more, or one a label; see `Classifier.logits`."""
+        check_is_fitted(self)
+        if is_plain(X) and self.inputs_ is None:
+            X = validated(self, X, reset=False)
+        return self._logits(X)
+
+    def _logits(self, X: Input) -> NDArray[np.float32]:
+        return self._logits_of(X, np.arange(n_rows(X)))
+
+    @classmethod
+    def predict_proba_many(
+        cls, heads: Sequence[Self], X: Input, rows: Sequence[NDArray[np.int64]]
+    ) -> list[NDArray[np.floating[Any]]]:
+        """Return the probabilities that each head gives its rows of X."""
+        every = zip(heads, rows, strict=True)
+        return [probabilities(head._logits_of(X, part), head.multilabel_) for head, part in every]
+
+    def _logits_of(self, X: Input, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        from headwater.heads._token_training import ahead
+
+        torch = need("torch", "encoders")
+        reader, params = self.reading(X)
+        out = [np.zeros((0, self.shape_.objective.n_outputs), np.float32)]
+        parts = [rows[start : start + PREDICTED_ROWS] for start in range(0, len(rows), PREDICTED_ROWS)]
+        with torch.inference_mode():
+            for _, tokens in ahead(reader, parts):
+                out.append(forward(self.shape_, params, tokens)[0].cpu().numpy())
+        return np.concatenate(out)
+
+    def reading(self, X: Input) -> tuple[Any, dict[str, Tensor]]:
+        """Return what reads rows of X, and the parameters where they are used."""
+        from headwater.heads._token_training import Reader
+
+        torch = need("torch", "encoders")
+        if self.inputs_ is None:
+            parts = _listed(X)
+        elif is_several(X) and set(X) == set(self.inputs_):
+            parts = [X[name] for name in self.inputs_]
+        else:
+            raise HeadError(f"this head wants a dict of {', '.join(self.inputs_)}.")
+        widths = tuple(map(token_width, parts))
+        if widths != self.shape_.inputs:
+            have, want = " and ".join(map(str, widths)), " and ".join(map(str, self.shape_.inputs))
+            raise HeadError(f"X has {have} features, but this head was fitted on {want}.")
+        if self.tokenizer == "mix":
+            counts = tuple(map(token_count, parts))
+            if any(
+                a is not None and b is not None and a != b for a, b in zip(counts, self.shape_.lengths, strict=True)
+            ):
+                raise HeadError(f"X has {counts} tokens an item, but this head mixes {self.shape_.lengths}.")
+        device = resolve_device(self.device)
+        params = {name: torch.from_numpy(p).to(device) for name, p in self.params_.items()}
+        return Reader(parts, device, may_miss=len(parts) > 1), params
+
+    # Saving
+
+    def to_state(self) -> State:
+        """Return a fitted network as plain JSON values and arrays."""
+        check_is_fitted(self)
+        weights = self.class_weight
+        plain = {str(k): v for k, v in weights.items()} if isinstance(weights, Mapping) else weights
+        values = {
+            "params": {**self.get_params(), "hidden": list(self.hidden), "class_weight": plain},
+            "classes": self.classes_.tolist(),
+            "multilabel": self.multilabel_,
+            "inputs": self.inputs_,
+            "widths": list(self.shape_.inputs),
+            "lengths": list(self.shape_.lengths),
+            "n_epochs": self.n_epochs_,
+        }
+        return values, {"curve": self.curve_, **{f"params.{name}": p for name, p in self.params_.items()}}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a network from `to_state`."""
+        head = cls(**{**values["params"], "hidden": tuple(values["params"]["hidden"])})
+        head.classes_ = np.array(values["classes"])
+        head.multilabel_, head.inputs_, head.n_epochs_ = values["multilabel"], values["inputs"], values["n_epochs"]
+        head.curve_ = arrays["curve"]
+        head.params_ = {n.removeprefix("params."): np.array(p) for n, p in arrays.items() if n.startswith("params.")}
+        head.shape_ = TokenShape(
+            tuple(values["widths"]),
+            tuple(values["lengths"]),
+            head.tokenizer,
+            head.n_tokens,
+            cls.aggregator,
+            head.width,
+            head.blocks,
+            head.heads,
+            head.pool,
+            tuple(head.hidden),
+            cls.rectified,
+            objective_of(len(head.classes_), head.multilabel_, head.loss, head.gamma),
+        )
+        head.n_features_in_ = sum(head.shape_.inputs)
+        return head
+
+
+def _listed(X: Input) -> list[Any]:
+    return list(X.values()) if is_several(X) else [X]

@@ -1,0 +1,182 @@
+"""Heads in which the tokens of one input, or of several, attend to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.heads._attention import Pool, Tokenizer
+from headwater.heads._objective import ClassWeight, Loss
+from headwater.heads._token_head import Device, Precision, TokenHead
+
+
+class SelfAttention(TokenHead):
+    """The tokens of each input attend to themselves; inputs meet after pooling. See `TokenHead`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((200, 5, 8)).astype("float32")
+    >>> y = (X[:, :, 0].max(1) > 1).astype(int)
+    >>> head = SelfAttention(width=16, blocks=1, heads=2, hidden=(), lr=3e-3, epochs=20, device="cpu")
+    >>> bool(head.fit(X[:150], y[:150]).score(X[150:], y[150:]) > 0.7)
+    True
+    """
+
+    aggregator = "self"
+
+
+class MergedAttention(TokenHead):
+    """The tokens of all inputs attend to each other as one sequence. See `TokenHead`."""
+
+    aggregator = "merged"
+
+
+class CrossAttention(TokenHead):
+    """The tokens of each input attend to those of the others. See `TokenHead`."""
+
+    aggregator = "cross"
+    least_inputs = 2
+
+
+class CoAttention(TokenHead):
+    """In each block, the tokens of each input attend to themselves, then to those of the others. See `TokenHead`.
+
+    ``blocks=3, heads=4, pool="max", hidden=(1024, 512), tokenizer="mix", n_tokens=256`` is what is published for
+    mammograms with reports made from their metadata.
+    """
+
+    aggregator = "co"
+    least_inputs = 2
+
+
+class TokenMLP(TokenHead):
+    """The tokens of each input are pooled, and an MLP sees what came of them: the rival without attention.
+
+    With ``hidden=()`` and ``pool="mean"`` it is linear in tokens, so that `headwater.heads.relevance` is exact. See
+    `TokenHead`; ``blocks`` and ``heads`` are not used.
+    """
+
+    aggregator = "none"
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer = "project",
+        *,
+        n_tokens: int = 64,
+        width: int = 128,
+        blocks: int = 0,
+        heads: int = 1,
+        pool: Pool = "mean",
+        hidden: Sequence[int] = (256,),
+        dropout: float = 0.1,
+        lr: float = 5e-4,
+        weight_decay: float = 1e-2,
+        epochs: int = 40,
+        batch_size: int = 64,
+        warmup: float = 1.0,
+        patience: int | None = 8,
+        stop_share: float = 0.15,
+        loss: Loss = "cross-entropy",
+        gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        class_weight: ClassWeight = None,
+        seed: int = 0,
+        precision: Precision = "auto",
+        device: Device = "auto",
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            n_tokens=n_tokens,
+            width=width,
+            blocks=blocks,
+            heads=heads,
+            pool=pool,
+            hidden=hidden,
+            dropout=dropout,
+            lr=lr,
+            weight_decay=weight_decay,
+            epochs=epochs,
+            batch_size=batch_size,
+            warmup=warmup,
+            patience=patience,
+            stop_share=stop_share,
+            loss=loss,
+            gamma=gamma,
+            label_smoothing=label_smoothing,
+            class_weight=class_weight,
+            seed=seed,
+            precision=precision,
+            device=device,
+        )
+
+
+class MIL(TokenMLP):
+    """Multiple-instance learning: a bag's instances are projected, rectified, pooled and classified.
+
+    X is `Bags`, or any token input whose tokens are instances. ``pool="attention"`` is attention-based MIL (ABMIL);
+    ``mean`` and ``max`` are its rivals. `instance_weights` says how much of a bag each instance is. See `TokenHead`.
+
+    References
+    ----------
+    Ilse et al., Attention-based deep multiple instance learning, 2018.
+    """
+
+    rectified = True
+
+    def __init__(
+        self,
+        pool: Pool = "attention",
+        *,
+        width: int = 128,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.25,
+        lr: float = 5e-4,
+        weight_decay: float = 1e-2,
+        epochs: int = 60,
+        batch_size: int = 16,
+        warmup: float = 1.0,
+        patience: int | None = 10,
+        stop_share: float = 0.15,
+        loss: Loss = "cross-entropy",
+        gamma: float = 2.0,
+        label_smoothing: float = 0.0,
+        class_weight: ClassWeight = None,
+        seed: int = 0,
+        precision: Precision = "auto",
+        device: Device = "auto",
+    ) -> None:
+        super().__init__(
+            pool=pool,
+            width=width,
+            hidden=hidden,
+            dropout=dropout,
+            lr=lr,
+            weight_decay=weight_decay,
+            epochs=epochs,
+            batch_size=batch_size,
+            warmup=warmup,
+            patience=patience,
+            stop_share=stop_share,
+            loss=loss,
+            gamma=gamma,
+            label_smoothing=label_smoothing,
+            class_weight=class_weight,
+            seed=seed,
+            precision=precision,
+            device=device,
+        )
+
+    def instance_weights(self, X: Any, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return each instance's share of its bag, float32, of shape ``(n_rows, largest)``; NaN where there is none.
+
+        Shares of a bag add up to 1: attention, equal shares for ``mean``, and for ``max`` the share of columns whose
+        maximum an instance holds.
+        """
+        from headwater.heads.explain import relevance  # which is about every head over tokens
+
+        return relevance(self, X, rows, method="attention")[0]
