@@ -249,8 +249,9 @@ class _Scaling:
         return [((values - mean.float()) / std.float(), mask) for (values, mask), mean, std in scales]
 
     def fold_in(self, params: Params) -> dict[str, NDArray[np.float32]]:
-        """Return parameters for tokens as they come."""
+        """Return parameters for tokens as they come, and the means ``mean0``, … of the training tokens."""
         out = {name: p.double() for name, p in params.items()}
+        out |= {f"mean{i}": mean for i, mean in enumerate(self.mean)}
         for i, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
             out[f"project{i}.weight"] = out[f"project{i}.weight"] / std
             out[f"project{i}.bias"] = out[f"project{i}.bias"] - out[f"project{i}.weight"] @ mean

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Relevance = Literal["gradient", "occlusion", "attention"]
+PATH_STEPS = 24  # of integrated gradients
 OfClass = Callable[["Tensor"], "Tensor"]
 
 
@@ -46,8 +47,10 @@ def relevance(
     target
         Number of the class, or label, in ``classes_``; each row's own likeliest when left out.
     method
-        ``gradient``: the gradient of the class's logit times the token's distance from the item's mean token, summed
-        over columns; for what is linear in tokens, the change of the logit were the token that mean.
+        ``gradient``: integrated gradients of the class's logit, on the way from the mean token of the training rows in
+        every place to the item's own, summed over columns. They add up to the difference of the two logits; for what
+        is linear in tokens, each is the change of the logit were the token that mean. (Of a linear probe, the mean
+        token of the item, so that they add up to 0.)
         ``occlusion``: how far the logit falls when the token is left out.
         ``attention``: the token's share in pooling, the same for all classes: attention, equal shares for ``mean``, and
         for ``max`` the share of columns whose maximum it holds.
@@ -64,9 +67,9 @@ def relevance(
 
     References
     ----------
-    Shrikumar et al., Learning important features through propagating activation differences, 2017 (gradient times
-    input, against a reference); Zeiler and Fergus, Visualizing and understanding convolutional networks, 2014
-    (occlusion); Zhou et al., Learning deep features for discriminative localization, 2016 (class activation maps).
+    Sundararajan et al., Axiomatic attribution for deep networks, 2017 (integrated gradients); Zeiler and Fergus,
+    Visualizing and understanding convolutional networks, 2014 (occlusion); Zhou et al., Learning deep features for
+    discriminative localization, 2016 (class activation maps, which a linear probe's are).
     """
     check_is_fitted(head)
     if method not in get_args(Relevance):
@@ -176,16 +179,19 @@ def _class_activation(
 
 
 def _gradient(shape: TokenShape, params: Params, tokens: list[Tokens], chosen: OfClass) -> list[NDArray[np.float32]]:
+    """Integrate gradients on the way from items of which every token is the mean one of the training rows."""
     torch = need("torch", "encoders")
-    leaves = [(values.clone().requires_grad_(), mask) for values, mask in tokens]
-    with torch.enable_grad():
-        logits, _ = forward(shape, params, leaves)
-        gradients = torch.autograd.grad(chosen(logits).sum(), [values for values, _ in leaves])
-    out = []
-    for (values, mask), gradient in zip(tokens, gradients, strict=True):
-        mean = (values * mask[..., None]).sum(1, keepdim=True) / mask.sum(1).clamp(min=1)[:, None, None]
-        out.append(_where((gradient * (values - mean)).sum(2), mask))
-    return out
+    means = [params[f"mean{i}"] for i in range(len(tokens))]
+    totals = [torch.zeros_like(values) for values, _ in tokens]
+    for step in range(PATH_STEPS):
+        share = (step + 0.5) / PATH_STEPS
+        leaves = [(m + share * (x - m)).detach().requires_grad_() for (x, _), m in zip(tokens, means, strict=True)]
+        with torch.enable_grad():
+            logits, _ = forward(shape, params, [(leaf, mask) for leaf, (_, mask) in zip(leaves, tokens, strict=True)])
+            gradients = torch.autograd.grad(chosen(logits).sum(), leaves)
+        totals = [total + gradient / PATH_STEPS for total, gradient in zip(totals, gradients, strict=True)]
+    parts = zip(tokens, means, totals, strict=True)
+    return [_where((total * (values - mean)).sum(2), mask) for (values, mask), mean, total in parts]
 
 
 def _occlusion(shape: TokenShape, params: Params, tokens: list[Tokens], i: int, chosen: OfClass) -> Tensor:
