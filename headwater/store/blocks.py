@@ -255,6 +255,10 @@ class SelectedRows:
         chosen = self.index[np.asarray(rows) if isinstance(rows, Sequence) else rows]
         return self.array[chosen]
 
+    def select(self, index: NDArray[np.int64]) -> SelectedRows:
+        """Return the rows ``index`` of these, in that order, without copying a value."""
+        return SelectedRows(self.array, self.index[index])
+
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Yield ``(rows, values)`` in order, about a chunk at a time."""
         step = max(1, self.array.chunk_rows)
@@ -297,8 +301,11 @@ class RaggedArray:
         return self.values[start : start + length]
 
     def select(self, index: NDArray[np.int64]) -> RaggedArray:
-        """Return the items ``index``, in that order, without copying a value."""
-        return RaggedArray(self.values, self.offsets[index], self.lengths[index])
+        """Return the items ``index``, in that order, without copying a value; below 0, an item without tokens."""
+        there = index >= 0
+        return RaggedArray(
+            self.values, np.where(there, self.offsets[index], 0), np.where(there, self.lengths[index], 0)
+        )
 
     def padded(self, index: NDArray[np.int64] | Sequence[int]) -> tuple[Array, NDArray[np.bool_]]:
         """Return items ``index`` as one array, and where it holds tokens.

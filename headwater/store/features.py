@@ -128,8 +128,10 @@ class Features:
     def tokens(self) -> MappedArray | RaggedArray:
         """Token features: of shape ``(n_items, n_tokens, token_dim)`` for images, ragged for texts."""
         if not self.spec.has_tokens:
+            name = self.name.partition("/")[0]
             raise StoreError(
-                f"{self.name} holds no tokens. Embed again with --tokens all and another --name to store them."
+                f"{self.name} holds no tokens. Store them with: headwater embed MANIFEST STORE --encoder "
+                f"{self.spec.encoder} --name {name}-tokens --tokens all"
             )
         token_dim = int(self.spec.token_dim or 0)
         if not self.spec.ragged:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,15 @@ class Data:
         Their ids, of shape ``(n_samples,)``.
     left_out
         Columns ``id`` and ``reason``: samples that were asked for but have no features.
+    present
+        Where samples may lack some of the inputs: bool, of shape ``(n_samples,)``, for each of them.
     """
 
     inputs: Mapping[str, SelectedRows | RaggedArray]
     table: pl.DataFrame
     ids: NDArray[np.str_]
     left_out: pl.DataFrame
+    present: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def X(self) -> SelectedRows | RaggedArray:
@@ -229,17 +232,22 @@ class Store:
     def _journal(self, name: str) -> Path:
         return self.path / "journal" / f"{name}.jsonl"
 
-    def read(self, *names: str, where: str | None = None, tokens: bool = False) -> Data:
+    def read(
+        self, *names: str, where: str | None = None, tokens: bool | Collection[str] = False, partial: bool = False
+    ) -> Data:
         """Read features together with their samples.
 
         Parameters
         ----------
         names
-            One or more feature sets, ``NAME/MODALITY``. Only samples that have all of them are returned.
+            One or more feature sets, ``NAME/MODALITY``.
         where
             A boolean SQL expression over the manifest's columns, such as ``magnification = 200``.
         tokens
-            Read token features instead of pooled ones.
+            Read token features instead of pooled ones: of all, or of those named.
+        partial
+            Return samples that have some of the features, and say in ``present`` which; else those that have all. A
+            sample's row of what it lacks is some other's.
 
         Returns
         -------
@@ -249,25 +257,33 @@ class Store:
         Raises
         ------
         InputError, StoreNotFound
-            When ``where`` or a name cannot be used, or no sample has all the features.
+            When ``where`` or a name cannot be used, or no sample has the features.
         """
         table = self.select(where)
-        reason = np.full(len(table), "", object)
-        rows: dict[str, NDArray[np.int64]] = {}
         opened = {name: self.features(name) for name in names}
-        for name, features in opened.items():
-            rows[name] = self._rows(table, features, reason)
-        keep = reason == ""
+        reasons = {name: np.full(len(table), "", object) for name in names}
+        rows = {name: self._rows(table, features, reasons[name]) for name, features in opened.items()}
+        reason = np.full(len(table), "", object)
+        for each in reasons.values():
+            reason = np.where(reason == "", each, reason)
+        there = np.stack([each == "" for each in reasons.values()])
+        keep = there.any(0) if partial else there.all(0)
         ids = table[self.roles.id].to_numpy().astype(np.str_)
         left_out = pl.DataFrame({"id": ids[~keep], "reason": reason[~keep].astype(np.str_)})
         if not keep.any():
             raise InputError(f"{self.path}: none of the samples has {' and '.join(names)}: {reason[0]}.")
         inputs: dict[str, SelectedRows | RaggedArray] = {}
         for name, features in opened.items():
-            array = features.tokens if tokens else features.pooled
-            chosen = rows[name][keep]
-            inputs[name] = array.select(chosen) if isinstance(array, RaggedArray) else SelectedRows(array, chosen)
-        return Data(inputs, table.filter(pl.Series(keep)), ids[keep], left_out)
+            array = (
+                features.tokens if (name in tokens if isinstance(tokens, Collection) else tokens) else features.pooled
+            )
+            chosen = np.where(reasons[name] == "", rows[name], -1)[keep]
+            if isinstance(array, RaggedArray):
+                inputs[name] = array.select(chosen)
+            else:
+                inputs[name] = SelectedRows(array, np.maximum(chosen, 0))
+        present = dict(zip(names, there[:, keep], strict=True)) if partial else {}
+        return Data(inputs, table.filter(pl.Series(keep)), ids[keep], left_out, present)
 
     def _rows(self, table: pl.DataFrame, features: Features, reason: NDArray[Any]) -> NDArray[np.int64]:
         """Return each sample's row in ``features``, and write into ``reason`` why one has none."""

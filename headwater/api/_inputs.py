@@ -1,0 +1,125 @@
+"""What a head reads: pooled or token features, of samples or of bags of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.api._samples import full_column
+from headwater.errors import InputError, nearest
+from headwater.heads import Bags, Concatenated, Head, Masked
+from headwater.store import Data, RaggedArray, Store
+
+Missing = Literal["drop", "keep"]
+POOLED = ":pooled"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which feature sets are read, and how.
+
+    Attributes
+    ----------
+    names
+        Feature sets, ``NAME/MODALITY``.
+    tokens
+        Those of which tokens are read.
+    partial
+        Whether a sample may lack some of them.
+    bags
+        The column whose values make a bag of the samples that share them; None where each sample is a row.
+    """
+
+    names: tuple[str, ...]
+    tokens: frozenset[str]
+    partial: bool
+    bags: str | None
+
+
+def wanted(
+    store: Store, features: Sequence[str], kind: str, head: Head, *, missing: Missing = "drop", bags: str | None = None
+) -> Wanted:
+    """Say what a head reads of features that were asked for as ``NAME/MODALITY``, or ``NAME/MODALITY:pooled``.
+
+    Raises
+    ------
+    InputError
+        When a head wants tokens that are not stored, bags that it has no use for, or has none for missing inputs.
+    """
+    if missing not in get_args(Missing):
+        raise InputError(f"--missing {missing}: drop or keep.{nearest(missing, get_args(Missing))}")
+    names = tuple(dict.fromkeys(name.removesuffix(POOLED) for name in features))
+    if len(names) < len(set(features)):
+        raise InputError("--features: one feature set is named twice, pooled and not.")
+    if missing == "keep" and (not head.takes_tokens or len(names) < 2):
+        raise InputError(
+            "--missing keep is for heads over the tokens of several inputs, such as co-attention: others need all."
+        )
+    if bags is not None and kind != "mil":
+        raise InputError(f"--bags {bags} goes with --head mil, not with {kind}.")
+    of_pooled = (
+        not head.takes_tokens or bags is not None or str(head.get_params().get("tokenizer")).startswith("pooled")
+    )
+    tokens = frozenset() if of_pooled else frozenset(name for name in names if f"{name}{POOLED}" not in features)
+    for name in sorted(tokens):
+        spec = store.features(name).spec
+        if not spec.has_tokens:
+            short = name.partition("/")[0]
+            bagged = " To put samples into bags, pass --bags COL." if kind == "mil" else ""
+            raise InputError(
+                f"--head {kind} wants tokens, and {name} holds none. Store them with: headwater embed MANIFEST "
+                f"{store.path} --encoder {spec.encoder} --name {short}-tokens --tokens all. Or pass --features "
+                f"{name}{POOLED} to take its pooled feature for one token.{bagged}"
+            )
+    return Wanted(names, tokens, missing == "keep", bags)
+
+
+def read(store: Store, what: Wanted, where: str | None, used: Sequence[str] = ()) -> Data:
+    """Read what is wanted; with bags, a row is a bag, and has of the columns ``used`` what its samples agree on."""
+    data = store.read(*what.names, where=where, tokens=what.tokens, partial=what.partial)
+    return data if what.bags is None else _bagged(data, what.bags, used)
+
+
+def inputs_of(head: Head, data: Data) -> Any:
+    """Return what a head is given: one array-like, or several as it takes them."""
+    parts = {
+        name: Masked(X, data.present[name]) if name in data.present and not isinstance(X, RaggedArray) else X
+        for name, X in data.inputs.items()
+    }
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return parts if head.takes_inputs else Concatenated(list(parts.values()))
+
+
+def _bagged(data: Data, column: str, used: Sequence[str]) -> Data:
+    """Return a row for each bag: the samples that have one value of a column."""
+    groups = full_column(data, column, "--bags")
+    values, codes = np.unique(groups.astype(np.str_), return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+    first = pl.DataFrame({column: values})
+    for name in dict.fromkeys(used):
+        if name != column:
+            first = first.with_columns(_agreed(data.table[name], members, column, values).alias(name))
+    inputs: dict[str, Any] = {name: Bags(X, members) for name, X in data.inputs.items()}
+    return Data(inputs, first, values, data.left_out)
+
+
+def _agreed(values: pl.Series, members: Sequence[NDArray[np.int64]], column: str, names: NDArray[np.str_]) -> pl.Series:
+    """Return what the samples of each bag have in a column, null where they have nothing."""
+    found = []
+    for rows, name in zip(members, names.tolist(), strict=True):
+        here = values[rows].drop_nulls().unique(maintain_order=True)
+        if len(here) > 1:
+            several = " and ".join(repr(value) for value in here.to_list()[:2])
+            raise InputError(
+                f"--bags {column}: samples of {name!r} have {several} in {values.name!r}. A bag has one: add a column "
+                "that is the same in all samples of a bag."
+            )
+        found.append(here[0] if len(here) else None)
+    return pl.Series(values.name, found, dtype=values.dtype)
