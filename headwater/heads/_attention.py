@@ -161,6 +161,7 @@ def _tokenized(shape: TokenShape, params: Params, i: int, values: Tensor, mask: 
     """Bring an input's tokens to the common width, and to another number where the tokenizer says so."""
     torch = need("torch", "encoders")
     there = mask.any(1)
+    values = values.to(params[f"project{i}.weight"].dtype)
     if shape.tokenizer.startswith("pooled"):
         mean = (values * mask[..., None]).sum(1) / mask.sum(1).clamp(min=1)[:, None]
         x = linear(params, f"project{i}", mean)

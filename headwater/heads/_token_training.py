@@ -40,7 +40,7 @@ class Settings:
 
 
 class Reader:
-    """Takes rows of each input to the device, as ``(values, mask)`` in float32; says which rows are not finite.
+    """Takes rows of each input to the device, as ``(values, mask)``, as they are stored; refuses rows not finite.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Reader:
             bad = rows[~(there.any(0) if self.may_miss else there.all(0))]
             raise HeadError(f"{len(bad)} rows have no tokens, the first being {bad[:5].tolist()}: leave them out.")
         on = self.device
-        return [(torch.from_numpy(x).to(on).float(), torch.from_numpy(mask).to(on)) for x, mask in read]
+        return [(torch.from_numpy(x).to(on), torch.from_numpy(mask).to(on)) for x, mask in read]
 
     def check(self, rows: Rows) -> None:
         """Read rows for no more than to refuse all together those that are not finite."""
@@ -226,7 +226,7 @@ class _Scaling:
         shift: list[Any] = [None] * len(d)
         for _, inputs in ahead(read, np.array_split(some, math.ceil(len(some) / CHECKED_ROWS))):
             for i, (values, mask) in enumerate(inputs):
-                tokens = values[mask]
+                tokens = values[mask].float()
                 if len(tokens) and shift[i] is None:
                     shift[i] = tokens.mean(0).double()  # near the mean, so that squares lose no digits
                 if len(tokens):
@@ -244,9 +244,9 @@ class _Scaling:
             self.std.append(torch.where(constant | (variance == 0), 1.0, variance.sqrt()))
 
     def __call__(self, inputs: list[Tokens]) -> list[Tokens]:
-        """Scale tokens."""
+        """Scale tokens, to float32."""
         scales = zip(inputs, self.mean, self.std, strict=True)
-        return [((values - mean.float()) / std.float(), mask) for (values, mask), mean, std in scales]
+        return [((values - mean.float()).div_(std.float()), mask) for (values, mask), mean, std in scales]
 
     def fold_in(self, params: Params) -> dict[str, NDArray[np.float32]]:
         """Return parameters for tokens as they come, and the means ``mean0``, … of the training tokens."""
