@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,17 @@ class Split:
         Row numbers in ascending order.
     test : int64 array of shape (n_test,)
         Row numbers in ascending order; none of them is in `train`.
+    seed
+        What the split was drawn with.
+    draw
+        Number of the draw of its training rows, where they were drawn again and again; see `few_shots`.
     """
 
     fold: int
     train: Rows
     test: Rows
+    seed: int = 0
+    draw: int = 0
 
 
 def make_splits(
@@ -122,7 +128,7 @@ def make_splits(
     else:
         _refuse_too_many(n_folds, len(targets) if names is None else len(names), _unit(units))
         tested = _folds(targets, units, n_folds, seed)
-    return _splits(tested, targets, classes)
+    return [replace(found, seed=seed) for found in _splits(tested, targets, classes)]
 
 
 def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int) -> list[Split]:
