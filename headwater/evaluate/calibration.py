@@ -252,8 +252,9 @@ def reliability(task: Task, truth: Integers, scores: Floats) -> dict[str, list[A
 def _sharpened(scores: Floats, sharpness: float) -> Floats:
     """Return ``softmax(sharpness * log(scores))``."""
     logits = sharpness * np.log(np.clip(scores, _LEAST, 1))
-    exps: Floats = np.exp(logits - logits.max(1, keepdims=True))
-    return exps / exps.sum(1, keepdims=True)
+    exps = np.exp(logits - logits.max(1, keepdims=True))
+    sharpened: Floats = exps / exps.sum(1, keepdims=True)
+    return sharpened
 
 
 def _sharpened_labels(scores: Floats, sharpness: Floats) -> Floats:
@@ -292,4 +293,7 @@ def _steps(truth: NDArray[np.bool_], scores: Floats) -> Steps | None:
 
 
 def _stepped(scores: Floats, steps: Steps | None) -> Floats:
-    return scores if steps is None else np.interp(scores, steps.x, steps.y).astype(np.float64)
+    if steps is None:
+        return scores
+    mapped: Floats = np.interp(scores, steps.x, steps.y)
+    return mapped
