@@ -30,11 +30,13 @@ from headwater.store import Data, Store
 COMMANDS = ("fit-head", "zero-shot")  # whose runs they are
 RUN_FILES = ("config.json", "head.json", "head.safetensors", "predictions.parquet", "metrics.json")
 DECISION = "decision.json"  # where a run has one
-MAIN_METRICS = {
+MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
 }
+N_TOP = 3
+TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for so many labels
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Run:
         folds = f"mean ± standard deviation over {over(self.metrics['folds'])}" if n_folds > 1 else "one test set"
         out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
         main = MAIN_METRICS[self.metrics["task"]]
+        if self.metrics.get("labels_per_sample") == {"least": N_TOP, "most": N_TOP}:
+            main += TOP_METRICS
         names = [name for name in main if self.mean.get(name) is not None]
         out += indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])
         if len(names) < len(main):
@@ -229,6 +233,8 @@ def metrics_of(
         **summary([fold.metrics for fold in outcome.folds]),
         **means_of_repeats(outcome),
     }
+    if y.ndim == 2:
+        out["labels_per_sample"] = {"least": int(y.sum(1).min()), "most": int(y.sum(1).max())}
     if absent := _without_samples(y, classes):
         out["classes_without_samples"] = absent
     if by is not None:

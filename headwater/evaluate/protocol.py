@@ -191,4 +191,4 @@ def _losses(codes: NDArray[Any], probabilities: Floats) -> NDArray[np.float64]:
         return log_loss_many(codes, probabilities)
     p = np.clip(probabilities, _LEAST, 1 - _LEAST)
     losses: NDArray[np.float64] = -np.where(codes > 0, np.log(p), np.log1p(-p)).mean((1, 2))
-    return losses
+    return np.where(np.isnan(losses), np.inf, losses)  # else NaN would be the lowest

@@ -293,6 +293,19 @@ def test_config_and_print(fit, command, breasts, tmp_path):
     assert python.metrics == run.metrics
 
 
+def test_three_labels_a_sample(make_store, command):
+    """Where each sample has three labels, what its three highest scores say is printed too."""
+    rng = np.random.default_rng(0)
+    tags = [";".join(sorted(rng.choice(["a", "b", "c", "d", "e"], 3, replace=False))) for _ in range(60)]
+    store = make_store(rng.standard_normal((60, 4)), tags=tags, more=["a", *tags[1:]])
+    words = ("--features", "made/image", "--label-separator", ";", "--groups", "none", "--set", "C=1", "--label")
+    three, other = (command("fit-head", store.path, *words, label).out for label in ("tags", "more"))
+    assert [line.split()[0] for line in three.splitlines() if "top3" in line] == [
+        f"top3_{what}" for what in ("f1_micro", "f1_macro", "hamming", "1", "2", "3")
+    ]
+    assert "top3" not in other
+
+
 # Refusals
 
 
@@ -329,6 +342,14 @@ def test_options_that_several_labels_have_no_use_for(refused, breasts, words):
     """What needs one class a sample is refused for several labels."""
     asked = ("--features", "made/image", "--label", "x", "--label", "z", "--groups", "patient")
     assert "multilabel task" in refused("fit-head", breasts.path, *asked, *words)
+
+
+def test_a_class_that_training_rows_lack(refused, make_store):
+    """A given split that trains without one of the classes is refused, with the class."""
+    part = ["train", "test"] * 20
+    store = make_store(np.eye(40), label=[("a", "b")[p == "test" and i > 20] for i, p in enumerate(part)], part=part)
+    asked = ("--features", "made/image", "--label", "label", "--split", "part", "--set", "C=1")
+    assert "no training rows of class b" in refused("fit-head", store.path, *asked)
 
 
 def test_exams_whose_images_disagree(refused, make_store):

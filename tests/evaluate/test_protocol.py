@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from headwater.errors import HeadError, SplitError
+from headwater.errors import HeadError, InputError, SplitError
 from headwater.evaluate import cross_validate, inner_splits, make_splits
 from headwater.evaluate.protocol import align
 from headwater.heads import LinearProbe
@@ -288,6 +288,26 @@ def test_probabilities_that_are_not_numbers():
     X, y, _ = data(n_classes=2)
     with pytest.raises(HeadError, match="finite"):
         cross_validate(Broken(), X, y, make_splits(y), grid=GRID)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_setting_that_gives_no_numbers_is_not_selected(several):
+    """Among settings one of which gives NaN another is selected, for one label a row and for several."""
+
+    class Diverges(Spy):
+        def fit(self, X, y):
+            self.classes_ = np.arange(2)
+            return self
+
+        def predict_proba(self, X):
+            return np.full((len(X), 2), np.nan if self.C == 1.0 else 0.5)
+
+    X, y, _ = data(n_classes=2)
+    labels = np.column_stack([y == "ash", X[:, 0] > 0]).astype(int) if several else (y == "ash").astype(int)
+    outcome = cross_validate(Diverges(), X, labels, make_splits(labels), grid=[{"C": 1.0}, {"C": 2.0}])
+    assert {fold.params["C"] for fold in outcome.folds} == {2.0}
+    with pytest.raises(InputError, match="scores are NaN"):
+        cross_validate(Diverges(), X, labels, make_splits(labels), grid=[{"C": 1.0}])
 
 
 def test_progress_counts_the_fits():
