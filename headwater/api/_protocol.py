@@ -107,6 +107,9 @@ class Protocol:
             yield "--draws", "goes with --shots, the rows of each class to draw."
         if self.conformal_per_class and self.conformal is None:
             yield "--conformal-per-class", "goes with --conformal, the share of sets that may be wrong."
+        if self.conformal is not None and self.shots is not None and not self.conformal_per_class:
+            why = "as many rows of each class are drawn, and those tested are not so even."
+            yield "--conformal", f"with --shots goes with --conformal-per-class: {why}"
         if self.aggregate is not None and self.per is None:
             yield "--aggregate", "goes with --per, the column of what images belong to."
 

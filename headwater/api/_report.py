@@ -5,7 +5,7 @@ All of it is fitted to out-of-fold scores of training rows, fold by fold, and re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,10 +24,11 @@ from headwater.evaluate.calibration import (
     fit_calibrator,
     reliability,
 )
-from headwater.evaluate.conformal import coverage, fit_sets
+from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold
 
+Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # of some of a fold's test rows
 INSIDE = "out-of-fold scores of each fold's own training rows"
 
 
@@ -200,7 +201,7 @@ def _conformal(
     """Return how sets of each fold do on its test rows, the rule of the saved head, and the sets."""
     truth = outcome.truth(y)
 
-    def rule(rows: OutOfFold) -> Any:
+    def rule(rows: OutOfFold) -> PredictionSets:
         return fit_sets(truth[rows.rows], rows.scores, alpha, per_class=per_class)
 
     sets = [rule(_inside(fold))(fold.scores) for fold in outcome.folds]
@@ -213,9 +214,12 @@ def _conformal(
         **summary(found),
     }
     if levels is not None:
-        measures = [lambda fold, here, s=s: coverage(truth[fold.split.test[here]], s[here]) for s in sets]
-        section["by"] = dict(_levels(outcome, levels, measures))
+        section["by"] = dict(_levels(outcome, levels, [_coverage_of(s, truth) for s in sets]))
     return section, {**what, **rule(_inside(outcome)).to_dict()}, sets
+
+
+def _coverage_of(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Measure:
+    return lambda fold, here: coverage(truth[fold.split.test[here]], sets[here])
 
 
 def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) -> dict[str, Any]:
@@ -233,7 +237,9 @@ def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) ->
     }
 
 
-def _levels(outcome: Outcome, values: NDArray[Any], measures: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _levels(
+    outcome: Outcome, values: NDArray[Any], measures: Sequence[Measure]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure each level's test rows by themselves, in each fold that has any, each fold in its way."""
     for level in sorted(set(values.tolist()), key=natural):
         found, rows = [], []

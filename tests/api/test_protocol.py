@@ -319,6 +319,7 @@ def test_three_labels_a_sample(make_store, command):
         ("density", ("--sensitivity", "0.9"), "--sensitivity needs two classes, but this is a multiclass task"),
         ("finding", ("--conformal", "0"), "--conformal 0: a share between 0 and 1"),
         ("finding", ("--conformal-per-class",), "goes with --conformal"),
+        ("finding", ("--conformal", "0.1", "--shots", "5"), "--conformal with --shots goes with --conformal-per-class"),
         ("finding", ("--draws", "3"), "--draws goes with --shots"),
         ("finding", ("--aggregate", "max"), "--aggregate goes with --per"),
         ("finding", ("--per", "breast", "--aggregate", "men"), "Did you mean 'mean'?"),
