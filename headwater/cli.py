@@ -182,6 +182,28 @@ def fit_head(
     by: By = None,
     label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
     seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat all of it with so many seeds, from --seed on.")] = 1,
+    shots: Annotated[int | None, typer.Option(min=1, help="Train on so many rows a class, drawn in each fold.")] = None,
+    draws: Annotated[int | None, typer.Option(min=1, help="How often to draw them.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="temperature|isotonic", help="Calibrate scores inside the training rows.")
+    ] = None,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="Report a threshold chosen for it inside the training rows.")
+    ] = None,
+    specificity: Annotated[float | None, typer.Option(help="The same for a specificity.")] = None,
+    conformal: Annotated[
+        float | None, typer.Option(metavar="ALPHA", help="Prediction sets that miss the class in at most this share.")
+    ] = None,
+    conformal_per_class: Annotated[
+        bool, typer.Option("--conformal-per-class", help="Let that hold for each class by itself.")
+    ] = False,
+    per: Annotated[
+        str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
+    ] = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
@@ -202,6 +224,16 @@ def fit_head(
         by=by,
         label_separator=label_separator,
         seed=seed,
+        seeds=seeds,
+        shots=shots,
+        draws=draws,
+        calibrate=calibrate,  # type: ignore[arg-type]
+        sensitivity=sensitivity,
+        specificity=specificity,
+        conformal=conformal,
+        conformal_per_class=conformal_per_class,
+        per=per,
+        aggregate=aggregate,  # type: ignore[arg-type]
         out=out,
         progress=_say,
     )

@@ -276,8 +276,6 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
     """Return the predictions of all runs in the order of the first; refuse runs about different things."""
     first = runs[0]
     order = first.predictions["id"]
-    if order.is_duplicated().any():
-        raise InputError(f"{names[0]} tested samples more than once: such runs cannot be compared yet.")
     tables = []
     for run, name in zip(runs, names, strict=True):
         for what in ("task", "classes"):
@@ -285,8 +283,13 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
                 raise InputError(
                     f"{names[0]} and {name} have different {what}: {first.metrics[what]} and {run.metrics[what]}."
                 )
+        if run.predictions["id"].is_duplicated().any():
+            raise InputError(
+                f"{name} tested samples more than once, with several seeds or draws: its folds share samples, so that "
+                "they cannot be drawn as independent. Compare runs of one seed."
+            )
         mine = set(run.predictions["id"])
-        if mine != set(order) or len(run.predictions) != len(order):
+        if mine != set(order):
             only, more = len(set(order) - mine), len(mine - set(order))
             raise InputError(
                 f"{names[0]} and {name} tested different samples ({only} and {more} that the other lacks): fit both on "

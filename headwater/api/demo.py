@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from headwater.api._numbers import plus_minus
 from headwater.api.embed import embed
 from headwater.api.fit import fit_head
-from headwater.api.run import Run, plus_minus
+from headwater.api.run import Run
 from headwater.api.similar import Hit, similar
 from headwater.errors import InputError
 from headwater.sources.synthetic import make_histology

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headwater.api._lines import counted
+from headwater.api._protocol import Protocol
+from headwater.api._report import reported
 from headwater.api._samples import full_column, group_column, levels, n_across_groups, require_column, with_labels
 from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
 from headwater.errors import InputError
-from headwater.evaluate import cross_validate, make_splits
+from headwater.evaluate import Outcome, Split, cross_validate, infer_task, joined, make_splits
+from headwater.evaluate.aggregate import How, Units, refuse_straddling, units_of
+from headwater.evaluate.calibration import Method
+from headwater.evaluate.shots import few_shots
 from headwater.heads import Concatenated, Head, make_head
-from headwater.store import Store, open_store
-
-FOLDS = 5
+from headwater.store import Data, Store, open_store
 
 
 def fit_head(
@@ -32,7 +39,17 @@ def fit_head(
     where: str | None = None,
     by: str | None = None,
     seed: int = 0,
+    seeds: int = 1,
     inner_folds: int = 4,
+    shots: int | None = None,
+    draws: int | None = None,
+    calibrate: Method | None = None,
+    sensitivity: float | None = None,
+    specificity: float | None = None,
+    conformal: float | None = None,
+    conformal_per_class: bool = False,
+    per: str | None = None,
+    aggregate: How | None = None,
     label_separator: str | None = None,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
@@ -61,9 +78,28 @@ def fit_head(
     by
         A column: results are also given for each of its values.
     seed
-        Of the splits.
+        Of the splits, of draws, and of a head that draws itself.
+    seeds
+        How often all of it is repeated, with seeds from `seed` on. The head is that of the first.
     inner_folds
         Folds of the training rows in which parameters are selected.
+    shots
+        Train on that many rows of each class alone, drawn from the training rows of each fold, from as many groups as
+        there are. The head that is saved is fitted on one such draw of all rows.
+    draws
+        How often to draw them.
+    calibrate
+        Calibrate scores by ``"temperature"`` or ``"isotonic"``, fitted to out-of-fold scores of the training rows.
+    sensitivity, specificity
+        One of them: report what a threshold gives that was chosen to reach it on out-of-fold scores of the training
+        rows. The positive class is the one that sorts last.
+    conformal
+        Make prediction sets that miss the true class at most in this share of the samples, such as 0.1.
+    conformal_per_class
+        Whether that is to hold for each class by itself.
+    per, aggregate
+        A column of what samples belong to, such as the exam, and how their scores make one of it: ``"mean"`` (the
+        default), ``"max"`` or ``"noisy-or"``. Everything is reported at that level too.
     label_separator
         Splits the label column's text into several labels, such as ``";"``.
     out
@@ -84,49 +120,44 @@ def fit_head(
     target = run_folder(out)
     given = dict(params or {})
     model = _head(head, given)
-    if seed < 0:
-        raise InputError(f"--seed must be at least 0, but is {seed}.")
-    if folds is not None and (split is not None or holdout is not None):
-        raise InputError(f"--folds goes without {'--split' if split is not None else '--holdout'}: pass one of them.")
-    n_folds = FOLDS if folds is None else folds
+    protocol = Protocol(
+        groups=groups,
+        folds=folds,
+        split=split,
+        holdout=holdout,
+        by=by,
+        seed=seed,
+        seeds=seeds,
+        inner_folds=inner_folds,
+        shots=shots,
+        draws=draws,
+        calibrate=calibrate,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        conformal=conformal,
+        conformal_per_class=conformal_per_class,
+        per=per,
+        aggregate=aggregate,
+    )
+    protocol.refuse()
+    _refuse_same_repeats(protocol, head, model, given)
     opened = store if isinstance(store, Store) else open_store(store)
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
     labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
     for column in labels:
         require_column(opened, column, "--label")
-    columns = {"--groups": group_column(opened, groups), "--split": split, "--by": by}
-    for option, name in columns.items():
-        if name is not None:
-            require_column(opened, name, option)
+    protocol = replace(protocol, groups=group_column(opened, groups))
+    for option, name in protocol.columns.items():
+        require_column(opened, name, option)
     data, found = with_labels(opened.read(*names, where=where), labels, label_separator)
     y = found.y
+    protocol.refuse_for(infer_task(y))
     say(f"{counted(len(y), 'sample')} with {' and '.join(names)}")
-    values = {o: full_column(data, name, o) for o, name in columns.items() if name is not None and o != "--by"}
-    across = {} if "--groups" not in values else n_across_groups(data, values["--groups"])
-    for modality, n in across.items():
-        if n:
-            say(
-                f"identical {modality}s in more than one {columns['--groups']}: {n:,}. One {modality} can then be on "
-                "both sides of a split, which flatters the numbers"
-            )
-    splits = make_splits(
-        y, groups=values.get("--groups"), n_folds=n_folds, split=values.get("--split"), holdout=holdout, seed=seed
-    )
-    if len(names) == 1:
-        X: Any = data.X
-    else:
-        X = dict(data.inputs) if model.takes_inputs else Concatenated(list(data.inputs.values()))
-    outcome = cross_validate(
-        model,
-        X,
-        y,
-        splits,
-        grid=[p for p in model.default_grid() if not set(p) & set(given)] or [{}],
-        groups=values.get("--groups"),
-        n_inner_folds=inner_folds,
-        seed=seed,
-        progress=say,
-    )
+    rows = _Columns.read(data, protocol)
+    n_identical = _say_identical(data, protocol.groups, rows.groups, say)
+    splits = _splits(y, rows, protocol)
+    outcome = _cross_validated(head, given, _inputs(model, data, names), y, splits, rows.groups, protocol, say)
+    report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
     classes = outcome.classes.tolist() if found.names is None else found.names
     config = {
         "command": "fit-head",
@@ -137,23 +168,132 @@ def fit_head(
         "classes": classes,
         "head": head,
         "params": given,
-        "groups": columns["--groups"] or "none",
-        "folds": n_folds if split is None and holdout is None else None,
-        "split": split,
-        "holdout": holdout,
         "where": where,
-        "by": by,
-        "seed": seed,
-        "inner_folds": inner_folds,
+        **protocol.to_dict(),
         "environment": environment(),
     }
-    metrics = metrics_of(
-        outcome, data, y, classes=classes, params=given, by=None if by is None else (by, levels(data, by))
-    )
-    if across:
-        metrics["identical_across_groups"] = sum(across.values())
-    predictions = predictions_of(data.ids, y, outcome, [str(c) for c in classes], values.get("--groups"))
-    return write_run(target, Run(target, config, metrics, predictions, outcome.head), head)
+    levels_by = None if by is None or rows.levels is None else (by, rows.levels)
+    metrics = metrics_of(report.outcome, data, y, classes=classes, params=given, by=levels_by) | report.metrics
+    if n_identical is not None:
+        metrics["identical_across_groups"] = n_identical
+    words = [str(c) for c in classes]
+    predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
+    decision = {"classes": classes, **report.decision} if report.decision else {}
+    return write_run(target, Run(target, config, metrics, predictions, outcome.head, decision), head)
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """What the protocol's columns hold for each sample."""
+
+    groups: NDArray[Any] | None
+    split: NDArray[Any] | None
+    levels: NDArray[Any] | None
+    units: Units | None
+
+    @classmethod
+    def read(cls, data: Data, protocol: Protocol) -> _Columns:
+        groups, split, by, per = protocol.groups, protocol.split, protocol.by, protocol.per
+        return cls(
+            groups=None if groups is None else full_column(data, groups, "--groups"),
+            split=None if split is None else full_column(data, split, "--split"),
+            levels=None if by is None else levels(data, by),
+            units=None if per is None else units_of(full_column(data, per, "--per"), per),
+        )
+
+
+def _inputs(model: Head, data: Data, names: Sequence[str]) -> Any:
+    """Return what a head reads: one array-like, or several as it takes them."""
+    if len(names) == 1:
+        return data.X
+    return dict(data.inputs) if model.takes_inputs else Concatenated(list(data.inputs.values()))
+
+
+def _say_identical(
+    data: Data, column: str | None, groups: NDArray[Any] | None, say: Callable[[str], None]
+) -> int | None:
+    """Say how many contents stand in rows of several groups, and return it; None where there are no groups."""
+    if groups is None:
+        return None
+    across = n_across_groups(data, groups)
+    for modality, n in across.items():
+        if n:
+            say(
+                f"identical {modality}s in more than one {column}: {n:,}. One {modality} can then be on "
+                "both sides of a split, which flatters the numbers"
+            )
+    return sum(across.values())
+
+
+def _splits(y: NDArray[Any], rows: _Columns, protocol: Protocol) -> list[list[Split]]:
+    """Return the splits of each seed."""
+    found = [
+        make_splits(
+            y, groups=rows.groups, n_folds=protocol.n_folds, split=rows.split, holdout=protocol.holdout, seed=seed
+        )
+        for seed in protocol.every_seed
+    ]
+    if rows.units is not None:
+        for splits in found:
+            refuse_straddling(rows.units, splits)
+    return found
+
+
+def _cross_validated(
+    kind: str,
+    given: dict[str, Any],
+    X: Any,
+    y: NDArray[Any],
+    splits: Sequence[Sequence[Split]],
+    groups: NDArray[Any] | None,
+    protocol: Protocol,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Cross-validate with each seed, and return all folds as one outcome."""
+    outcomes = []
+    for seed, of_seed in zip(protocol.every_seed, splits, strict=True):
+        if protocol.seeds > 1:
+            say(f"seed {seed}")
+        model = _seeded(kind, given, seed)
+        final = None
+        if protocol.shots is not None:
+            everything = Split(len(of_seed), np.arange(len(y)), np.arange(0), seed)
+            final = few_shots([everything], y, groups, shots=protocol.shots)[0].train
+            of_seed = few_shots(of_seed, y, groups, shots=protocol.shots, n_draws=protocol.n_draws)
+        outcome = cross_validate(
+            model,
+            X,
+            y,
+            of_seed,
+            grid=[p for p in model.default_grid() if not set(p) & set(given)] or [{}],
+            groups=groups,
+            n_inner_folds=protocol.inner_folds,
+            seed=seed,
+            final=final,
+            out_of_fold=protocol.needs_out_of_fold,
+            progress=say,
+        )
+        outcomes.append(outcome)
+    return joined(outcomes)
+
+
+def _seeded(kind: str, given: dict[str, Any], seed: int) -> Head:
+    """Build an unfitted head; one that draws at random draws with the seed, unless it was given its own."""
+    model = make_head(kind, given)
+    return make_head(kind, {"seed": seed, **given}) if "seed" in model.get_params() else model
+
+
+def _refuse_same_repeats(protocol: Protocol, kind: str, model: Head, given: Mapping[str, Any]) -> None:
+    """Refuse repetitions that would all be the same, or of which the head is to know nothing."""
+    if protocol.seeds == 1:
+        return
+    if "seed" in given:
+        raise InputError("--set seed=… goes without --seeds, which give the head theirs.")
+    if protocol.split is not None and protocol.shots is None and "seed" not in model.get_params():
+        raise InputError(
+            f"--seeds {protocol.seeds} with --split {protocol.split}: the split stays and a {kind} head draws nothing, "
+            "so that each repetition would be the same. Leave --seeds out."
+        )
 
 
 def _head(kind: str, params: dict[str, Any]) -> Head:

@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,24 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater.api._lines import aligned, counted
+from headwater.api._lines import counted
+from headwater.api._numbers import indented, json_safe, numbered, over, over_folds, summary
+from headwater.api._report import by_levels, lines_of, means_of_repeats
 from headwater.errors import HeadError, InputError
-from headwater.evaluate import Outcome, count_folds, score, summarise
+from headwater.evaluate import Outcome
 from headwater.heads import load_head, save_head
 from headwater.store import Data, Store
 
 COMMANDS = ("fit-head", "zero-shot")  # whose runs they are
 RUN_FILES = ("config.json", "head.json", "head.safetensors", "predictions.parquet", "metrics.json")
-MAIN_METRICS = {
+DECISION = "decision.json"  # where a run has one
+MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
 }
+N_TOP = 3
+TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for so many labels
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,14 @@ class Run:
     config, metrics
         What ``config.json`` and ``metrics.json`` hold.
     predictions
-        A row for each tested sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups, and
-        ``score_<class>``.
+        A row for each tested sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups,
+        ``set`` where there are prediction sets, and ``score_<class>``; with several seeds or draws a row for each of
+        them, and their numbers as ``seed`` and ``draw``.
     head
         The head fitted on all samples.
+    decision
+        What ``decision.json`` holds: the calibrator, the threshold and the rule of prediction sets that go with the
+        head's scores; empty where none was asked for.
     """
 
     path: Path | None
@@ -56,6 +65,7 @@ class Run:
     metrics: Mapping[str, Any]
     predictions: pl.DataFrame
     head: Any
+    decision: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> Mapping[str, float | None]:
@@ -72,21 +82,24 @@ class Run:
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""
         n_folds = len(self.metrics["folds"])
-        folds = f"mean ± standard deviation over {n_folds} folds" if n_folds > 1 else "one test set"
+        folds = f"mean ± standard deviation over {over(self.metrics['folds'])}" if n_folds > 1 else "one test set"
         out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
         main = MAIN_METRICS[self.metrics["task"]]
+        if self.metrics.get("labels_per_sample") == {"least": N_TOP, "most": N_TOP}:
+            main += TOP_METRICS
         names = [name for name in main if self.mean.get(name) is not None]
-        out += _indented([[name, _over_folds(self.metrics, name, n_folds)] for name in names])
+        out += indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])
         if len(names) < len(main):
             out.append(self._undefined([name for name in main if name not in names]))
         if "by" in self.metrics:
             levels = self.metrics["by"]["levels"]
             table = [[self.metrics["by"]["column"], "samples", *names[:4]]]
             table += [
-                [level, f"{part['n_samples']:,}", *(_over_folds(part, n, n_folds) for n in names[:4])]
+                [level, f"{part['n_samples']:,}", *(over_folds(part, n, n_folds) for n in names[:4])]
                 for level, part in levels.items()
             ]
-            out += ["", *_indented(table)]
+            out += ["", *indented(table)]
+        out += lines_of(self.metrics, n_folds, main)
         out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in self.metrics["left_out"].items()]
         out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
         return out
@@ -113,9 +126,10 @@ def open_run(path: str | Path) -> Run:
         config = json.loads((path / "config.json").read_text())
         metrics = json.loads((path / "metrics.json").read_text())
         predictions = pl.read_parquet(path / "predictions.parquet")
+        decision = json.loads((path / DECISION).read_text()) if (path / DECISION).exists() else {}
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error
-    return Run(path, config, metrics, predictions, load_head(path))
+    return Run(path, config, metrics, predictions, load_head(path), decision)
 
 
 # Making one
@@ -150,12 +164,14 @@ def predictions_of(
     outcome: Outcome,
     names: Sequence[str],
     groups: NDArray[Any] | None = None,
+    sets: Sequence[NDArray[np.bool_]] | None = None,
 ) -> pl.DataFrame:
-    """Return a row for each tested sample; several labels stand as lists of their names."""
+    """Return a row for each tested sample; several labels, and prediction sets, stand as lists of their names."""
     parts = []
-    for fold in outcome.folds:
+    for f, fold in enumerate(outcome.folds):
         test = fold.split.test
-        columns: dict[str, Any] = {"id": ids[test], "fold": np.full(len(test), fold.split.fold)}
+        columns: dict[str, Any] = {"id": ids[test]}
+        columns |= {name: np.full(len(test), number) for name, number in numbered(fold, outcome).items()}
         if y.ndim == 1:
             columns["label"] = y[test]
             columns["predicted"] = outcome.classes[fold.scores.argmax(1)]
@@ -164,6 +180,8 @@ def predictions_of(
             columns["predicted"] = _named(fold.scores > 0.5, names)
         if groups is not None:
             columns["group"] = pl.Series(groups[test]).cast(pl.String)
+        if sets is not None:
+            columns["set"] = _named(sets[f], names)
         for c, name in enumerate(names):
             columns[f"score_{name}"] = fold.scores[:, c]
         parts.append(pl.DataFrame(columns))
@@ -204,22 +222,23 @@ def metrics_of(
         "selection": dict(outcome.selection),
         "folds": [
             {
-                "fold": fold.split.fold,
+                **numbered(fold, outcome),
                 "n_train": len(fold.split.train),
                 "n_test": len(fold.split.test),
                 "params": {**(params or {}), **fold.params},
-                **_json_safe(fold.metrics),
+                **json_safe(fold.metrics),
             }
             for fold in outcome.folds
         ],
-        "mean": dict(outcome.mean),
-        "std": dict(outcome.std),
-        "n_folds": count_folds([fold.metrics for fold in outcome.folds]),
+        **summary([fold.metrics for fold in outcome.folds]),
+        **means_of_repeats(outcome),
     }
+    if y.ndim == 2:
+        out["labels_per_sample"] = {"least": int(y.sum(1).min()), "most": int(y.sum(1).max())}
     if absent := _without_samples(y, classes):
         out["classes_without_samples"] = absent
     if by is not None:
-        out["by"] = {"column": by[0], "levels": _levels(outcome, by[1], y)}
+        out["by"] = {"column": by[0], "levels": by_levels(outcome, by[1], y)}
     return out
 
 
@@ -232,23 +251,6 @@ def kind_of(reason: str) -> str:
     'truncated image'
     """
     return reason.split(": ")[0].split(" (")[0]
-
-
-def _levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
-    """Score each level's test rows by themselves, in each fold that has any."""
-    levels: dict[str, Any] = {}
-    for level in sorted(set(values.tolist()), key=_natural):
-        found, n = [], 0
-        for fold in outcome.folds:
-            here = values[fold.split.test] == level
-            if here.any():
-                n += int(here.sum())
-                rows = fold.split.test[here]
-                found.append(score(outcome.task, y[rows], fold.scores[here], classes=outcome.classes))
-        mean, std = summarise(found)
-        counts = {"n_samples": n, "folds": len(found)}
-        levels[str(level)] = {**counts, "mean": mean, "std": std, "n_folds": count_folds(found)}
-    return levels
 
 
 def _without_samples(y: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
@@ -268,10 +270,14 @@ def write_run(target: Path | None, run: Run, kind: str) -> Run:
         (folder / "config.json").write_text(_json(run.config))
         (folder / "predictions.parquet").write_bytes(data.getvalue())
         save_head(run.head, kind, folder)
+        if run.decision:
+            (folder / DECISION).write_text(_json(run.decision))
         (folder / "metrics.json").write_text(_json(run.metrics))
         target.mkdir(exist_ok=True)
         (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
-        for name in RUN_FILES:
+        if not run.decision:
+            (target / DECISION).unlink(missing_ok=True)  # an earlier run's says nothing of this head
+        for name in (*([DECISION] if run.decision else []), *RUN_FILES):
             (folder / name).replace(target / name)
     return run
 
@@ -302,34 +308,3 @@ def described(store: Store, names: Sequence[str]) -> dict[str, Any]:
 def environment() -> dict[str, str]:
     packages = ("headwater", "numpy", "scikit-learn", "polars")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
-
-
-def _json_safe(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else float(value) for name, value in metrics.items()}
-
-
-def plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | None], name: str) -> str:
-    """Write a mean and its standard deviation, where there are such."""
-    mean, std = means.get(name), stds.get(name)
-    if mean is None:
-        return "–"
-    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
-
-
-def _over_folds(summary: Mapping[str, Any], name: str, n_folds: int) -> str:
-    """Write a mean and its standard deviation, and over how many folds they are where not over all."""
-    n = summary.get("n_folds", {}).get(name, n_folds)
-    of_folds = f" ({n} of {counted(n_folds, 'fold')})" if 0 < n < n_folds else ""
-    return plus_minus(summary["mean"], summary["std"], name) + of_folds
-
-
-def _indented(table: Sequence[Sequence[str]]) -> list[str]:
-    return [f"  {line}" for line in aligned(table)] if table else []
-
-
-def _natural(word: str) -> tuple[int, float, str]:
-    """Sort numbers by value, before words."""
-    try:
-        return 0, float(word), word
-    except ValueError:
-        return 1, 0.0, word

@@ -12,7 +12,7 @@ from headwater.api._samples import levels, require_column, with_labels
 from headwater.api._texts import features_of_texts, require_dual
 from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
 from headwater.errors import InputError, nearest
-from headwater.evaluate import Fold, Outcome, Split, score, summarise
+from headwater.evaluate import Fold, Outcome, Split, score
 from headwater.evaluate.metrics import Task
 from headwater.heads import ZeroShot, mean_prompt, read_prompts
 from headwater.store import Store, open_store
@@ -89,8 +89,6 @@ def zero_shot(
         task=task,
         classes=head.classes_,
         folds=[Fold(everything, {}, scores, metrics_found)],
-        mean=summarise([metrics_found])[0],
-        std=summarise([metrics_found])[1],
         head=head,
         params={},
         selection={"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"},

@@ -1,11 +1,13 @@
 """Splits, metrics and the protocol: arrays in, numbers out."""
 
 from headwater.evaluate.metrics import Task, count_folds, infer_task, log_loss_many, score, summarise
-from headwater.evaluate.protocol import Fold, Outcome, cross_validate
+from headwater.evaluate.outcome import Fold, Outcome, OutOfFold, joined
+from headwater.evaluate.protocol import cross_validate
 from headwater.evaluate.splits import Split, inner_splits, make_splits
 
 __all__ = [
     "Fold",
+    "OutOfFold",
     "Outcome",
     "Split",
     "Task",
@@ -13,6 +15,7 @@ __all__ = [
     "cross_validate",
     "infer_task",
     "inner_splits",
+    "joined",
     "log_loss_many",
     "make_splits",
     "score",

@@ -63,7 +63,13 @@ def ece(codes: NDArray[np.int64], probabilities: Floats) -> float:
     """Compute the expected calibration error of the predicted class, in bins that include their upper edge."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == codes
-    # Rounded, since 0.6 is an edge: neither float32 nor taking 0.4 from 1 may carry it over.
-    place = np.ceil((confidence * N_BINS).round(4)).astype(np.int64) - 1
+    place, _ = ece_places(confidence)
     # |mean correct - mean confidence| of a bin, weighted with its share of the samples: the sizes cancel
     return float(np.abs(np.bincount(place, weights=correct - confidence)).sum() / len(codes))
+
+
+def ece_places(confidence: Floats) -> tuple[NDArray[np.int64], int]:
+    """Return the bin of each confidence, from 0, and how many bins there are."""
+    # Rounded, since 0.6 is an edge: neither float32 nor taking 0.4 from 1 may carry it over.
+    place = np.ceil((confidence * N_BINS).round(4)).astype(np.int64) - 1
+    return np.maximum(place, 0), N_BINS

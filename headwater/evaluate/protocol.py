@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import HeadError
-from headwater.evaluate.metrics import Task, infer_task, log_loss_many, score, summarise
+from headwater.evaluate._labels import counted
+from headwater.evaluate.metrics import infer_task, log_loss_many, score
+from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
 from headwater.evaluate.splits import Split, inner_splits
 
 Rows = NDArray[np.int64]
@@ -30,56 +31,6 @@ class Head(Protocol):
     def predict_proba_many(self, heads: Sequence[Any], X: Any, rows: Sequence[Rows]) -> list[Floats]: ...
 
 
-@dataclass(frozen=True)
-class Fold:
-    """One fold, reported.
-
-    Attributes
-    ----------
-    split
-        Its training and test rows.
-    params
-        The parameters that were selected inside the training rows.
-    scores
-        Class probabilities of the test rows, float64, of shape ``(n_test, n_classes)``.
-    metrics
-        `headwater.evaluate.score` of them.
-    """
-
-    split: Split
-    params: Params
-    scores: NDArray[np.float64]
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What cross-validation found.
-
-    Attributes
-    ----------
-    task, classes
-        Kind of task, and the classes in the order of the columns of scores.
-    folds
-        One for each split.
-    mean, std
-        Of each metric over the folds.
-    head, params
-        A head fitted on all rows, for new cases, and the parameters selected on all rows. No reported number is its.
-    selection
-        How parameters were selected, in words and numbers that belong beside the result.
-    """
-
-    task: Task
-    classes: NDArray[Any]
-    folds: Sequence[Fold]
-    mean: Mapping[str, float | None]
-    std: Mapping[str, float | None]
-    head: Any
-    params: Params
-    selection: Mapping[str, Any]
-
-
 def cross_validate(
     head: Head,
     X: Any,
@@ -90,6 +41,8 @@ def cross_validate(
     groups: NDArray[Any] | None = None,
     n_inner_folds: int = 4,
     seed: int = 0,
+    final: Rows | None = None,
+    out_of_fold: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Select, fit and report, fold by fold, with all fits of a kind solved together.
@@ -115,6 +68,10 @@ def cross_validate(
         Inner folds; fewer where training rows have fewer groups.
     seed
         Of the inner folds.
+    final : int64 array, optional
+        The rows that the head for new cases is fitted on; all of them when left out.
+    out_of_fold
+        Make inner folds even where there is nothing to select, for the out-of-fold scores of training rows.
     progress
         Called with a line about each step.
 
@@ -126,35 +83,39 @@ def cross_validate(
     say = progress or (lambda line: None)
     task = infer_task(y)
     classes, codes = (np.arange(y.shape[1]), y) if task == "multilabel" else np.unique(y, return_inverse=True)
-    everything = Split(len(splits), np.arange(len(y)), np.arange(0))
-    outer = [*splits, everything]
+    rows = np.arange(len(y)) if final is None else final
+    outer = [*splits, Split(len(splits), rows, np.arange(0))]
     grid = list(grid)
-    if len(grid) > 1:
-        n_fits = len(outer) * n_inner_folds * len(grid)
-        say(f"selecting among {len(grid)} settings: {n_fits} fits")
-        chosen = _select(head, X, y, codes, classes, outer, grid, groups, n_inner_folds, seed)
-    else:
-        chosen = [0] * len(outer)
+    chosen = [0] * len(outer)
+    insides: Sequence[OutOfFold | None] = [None] * len(outer)
+    selects = len(grid) > 1
+    if selects or out_of_fold:
+        inner = [_inner(split, y, groups, n_inner_folds, seed) for split in outer]
+        n_fits = sum(map(len, inner)) * len(grid)
+        what = f"selecting among {len(grid)} settings" if selects else "scoring training rows out of fold"
+        say(f"{what}: {n_fits} fits")
+        chosen, insides = _select(head, X, y, codes, classes, inner, grid, groups)
     say(f"fitting {len(outer)} heads")
     fits = [(split.train, grid[best]) for split, best in zip(outer, chosen, strict=True)]
     fitted = head.fit_many(X, y, fits, groups=groups)
     tested = head.predict_proba_many(fitted[:-1], X, [split.test for split in splits])
     folds = []
-    for split, best, model, probabilities in zip(splits, chosen, fitted, tested, strict=False):
+    for split, best, inside, model, probabilities in zip(splits, chosen, insides, fitted, tested, strict=False):
         scores = align(probabilities, model.classes_, classes).astype(np.float64)
-        folds.append(Fold(split, grid[best], scores, score(task, y[split.test], scores, classes=classes)))
-    mean, std = summarise([fold.metrics for fold in folds])
+        metrics = score(task, y[split.test], scores, classes=classes)
+        folds.append(Fold(split, grid[best], scores, metrics, inside))
+    on = "all samples" if final is None else f"{counted(len(rows), 'row')}, drawn as those of a fold are"
     selection = {
-        "by": "log_loss" if len(grid) > 1 else None,
-        "rows": "inner folds of each fold's own training rows" if len(grid) > 1 else None,
-        "inner_folds": n_inner_folds if len(grid) > 1 else None,
+        "by": "log_loss" if selects else None,
+        "rows": "inner folds of each fold's own training rows" if selects else None,
+        "inner_folds": n_inner_folds if selects else None,
         "grouped": groups is not None,
         "grid": [dict(params) for params in grid],
         "final_params": dict(grid[chosen[-1]]),
-        "final_params_rows": "inner folds of all samples" if len(grid) > 1 else None,
-        "saved_head": "fitted on all samples; no reported number is its",
+        "final_params_rows": f"inner folds of {on}" if selects else None,
+        "saved_head": f"fitted on {on}; no reported number is its",
     }
-    return Outcome(task, classes, folds, mean, std, fitted[-1], grid[chosen[-1]], selection)
+    return Outcome(task, classes, folds, fitted[-1], grid[chosen[-1]], selection, insides[-1])
 
 
 def align(probabilities: Floats, known: NDArray[Any], classes: NDArray[Any]) -> Floats:
@@ -166,39 +127,62 @@ def align(probabilities: Floats, known: NDArray[Any], classes: NDArray[Any]) -> 
     return out
 
 
+class _Inner(NamedTuple):
+    """Rows of the table: those that an inner fold trains on, and those it tests."""
+
+    train: Rows
+    test: Rows
+
+
+def _inner(split: Split, y: NDArray[Any], groups: NDArray[Any] | None, n_inner_folds: int, seed: int) -> list[_Inner]:
+    """Divide the training rows of a split once more."""
+    inside = None if groups is None else groups[split.train]
+    found = inner_splits(y[split.train], inside, n_inner_folds, seed)
+    return [_Inner(split.train[inner.train], split.train[inner.test]) for inner in found]
+
+
 def _select(
     head: Head,
     X: Any,
     y: NDArray[Any],
     codes: NDArray[Any],
     classes: NDArray[Any],
-    outer: Sequence[Split],
+    outer: Sequence[Sequence[_Inner]],
     grid: Sequence[Params],
     groups: NDArray[Any] | None,
-    n_inner_folds: int,
-    seed: int,
-) -> list[int]:
-    """Return, for each outer split, the place in ``grid`` of the parameters with the lowest inner log loss."""
-    fits: list[tuple[Rows, Params]] = []
-    tests: list[Rows] = []
-    owner: list[int] = []
-    for o, split in enumerate(outer):
-        inside = None if groups is None else groups[split.train]
-        for inner in inner_splits(y[split.train], inside, n_inner_folds, seed):
-            train, test = split.train[inner.train], split.train[inner.test]
-            fits += [(train, params) for params in grid]
-            tests += [test] * len(grid)
-            owner.append(o)
-    probabilities = head.predict_proba_many(heads := head.fit_many(X, y, fits, groups=groups), X, tests)
-    total = np.zeros((len(outer), len(grid)))
-    for i, o in enumerate(owner):
-        some = slice(i * len(grid), (i + 1) * len(grid))
-        aligned = [align(p, h.classes_, classes) for p, h in zip(probabilities[some], heads[some], strict=True)]
-        test = tests[some.start]
-        total[o] += _losses(codes[test], np.stack(aligned)) * len(test)
-    if np.isinf(total).all(1).any():
-        raise HeadError("no setting of the grid gives finite probabilities on the inner folds.")
-    return [int(best) for best in total.argmin(1)]
+) -> tuple[list[int], list[OutOfFold]]:
+    """Return, for the inner folds of each outer split, the best place in ``grid`` and the scores that it gave.
+
+    The best has the lowest log loss, over the rows of all inner folds.
+    """
+    inner = [fold for folds in outer for fold in folds]
+    fits = [(fold.train, params) for fold in inner for params in grid]
+    tests = [fold.test for fold in inner for _ in grid]
+    heads = head.fit_many(X, y, fits, groups=groups)
+    found = head.predict_proba_many(heads, X, tests)
+    aligned = [align(p, h.classes_, classes) for p, h in zip(found, heads, strict=True)]
+    places: list[int] = []
+    insides: list[OutOfFold] = []
+    start = 0
+    for folds in outer:
+        of_fold = [aligned[start + i * len(grid) :][: len(grid)] for i in range(len(folds))]
+        start += len(folds) * len(grid)
+        loss = sum(
+            _losses(codes[fold.test], np.stack(settings)) * len(fold.test)
+            for fold, settings in zip(folds, of_fold, strict=True)
+        )
+        if np.isinf(loss).all():
+            raise HeadError("no setting of the grid gives finite probabilities on the inner folds.")
+        best = int(np.argmin(loss))
+        places.append(best)
+        insides.append(
+            OutOfFold(
+                rows=np.concatenate([fold.test for fold in folds]),
+                fold=np.repeat(np.arange(len(folds)), [len(fold.test) for fold in folds]),
+                scores=np.concatenate([settings[best] for settings in of_fold]).astype(np.float64),
+            )
+        )
+    return places, insides
 
 
 def _losses(codes: NDArray[Any], probabilities: Floats) -> NDArray[np.float64]:
@@ -207,4 +191,4 @@ def _losses(codes: NDArray[Any], probabilities: Floats) -> NDArray[np.float64]:
         return log_loss_many(codes, probabilities)
     p = np.clip(probabilities, _LEAST, 1 - _LEAST)
     losses: NDArray[np.float64] = -np.where(codes > 0, np.log(p), np.log1p(-p)).mean((1, 2))
-    return losses
+    return np.where(np.isnan(losses), np.inf, losses)  # else NaN would be the lowest

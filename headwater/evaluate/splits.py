@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,17 @@ class Split:
         Row numbers in ascending order.
     test : int64 array of shape (n_test,)
         Row numbers in ascending order; none of them is in `train`.
+    seed
+        What the split was drawn with.
+    draw
+        Number of the draw of its training rows, where they were drawn again and again; see `few_shots`.
     """
 
     fold: int
     train: Rows
     test: Rows
+    seed: int = 0
+    draw: int = 0
 
 
 def make_splits(
@@ -122,11 +128,11 @@ def make_splits(
     else:
         _refuse_too_many(n_folds, len(targets) if names is None else len(names), _unit(units))
         tested = _folds(targets, units, n_folds, seed)
-    return _splits(tested, targets, classes)
+    return [replace(found, seed=seed) for found in _splits(tested, targets, classes)]
 
 
 def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int) -> list[Split]:
-    """Divide the training rows of a fold once more, to select parameters inside them.
+    """Divide the training rows of a fold once more, to select parameters and to calibrate inside them.
 
     Made as `make_splits` makes folds, with two allowances for there being fewer rows: the number of folds goes down
     to the number of groups (never below 2), and a group without which a class would be missing from the training
@@ -160,8 +166,8 @@ def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int
     n_units = len(targets) if names is None else len(names)
     if n_units < 2:
         raise SplitError(
-            f"parameters cannot be selected on these training rows: they are all of one {_unit(units)}. "
-            "Give the parameters, or add samples."
+            f"parameters cannot be selected, nor anything calibrated, on these training rows: they are all of one "
+            f"{_unit(units)}. Give the parameters and calibrate nothing, or add samples."
         )
     n_folds = min(n_folds, n_units)
     _refuse_too_many(n_folds, n_units, _unit(units))
@@ -173,8 +179,9 @@ def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int
     if np.sort(units_of_class)[-2] < 2:
         rare, noun = classes[np.argmin(units_of_class)], _unit(units)
         raise SplitError(
-            f"parameters cannot be selected on these training rows: class {rare!s} is in one {noun} only, and two "
-            f"classes must be in two {noun}s each. Give the parameters, or add samples."
+            f"parameters cannot be selected, nor anything calibrated, on these training rows: class {rare!s} is in "
+            f"one {noun} only, and two classes must be in two {noun}s each. Give the parameters and calibrate nothing, "
+            "or add samples."
         )
     n_folds = min(n_folds, int(np.bincount(targets).max()))  # more than that cannot be stratified
     tested = [_keep_classes(test, targets, divisible) for test in _folds(targets, units, n_folds, seed)]

@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from headwater.errors import HeadError, SplitError
+from headwater.errors import HeadError, InputError, SplitError
 from headwater.evaluate import cross_validate, inner_splits, make_splits
 from headwater.evaluate.protocol import align
 from headwater.heads import LinearProbe
@@ -221,6 +221,55 @@ def test_align_puts_columns_where_their_class_is():
     assert align(p, np.array(["b", "d"]), np.array(["a", "b", "c", "d"])).tolist() == [[0, 0.25, 0, 0.75]]
 
 
+@pytest.mark.parametrize("grid", [GRID, [{"C": 2.0}]])
+def test_out_of_fold_scores(grid):
+    """Each training row is scored once, by a head with the selected parameters that saw neither it nor its group."""
+    X, y, groups = data()
+    splits = make_splits(y, groups=groups, n_folds=3)
+    outcome = cross_validate(Spy(), X, y, splits, grid=grid, groups=groups, n_inner_folds=4, out_of_fold=True)
+    everything = np.arange(len(y))
+    reported = [*((f.split.train, f.params, f.inside) for f in outcome.folds)]
+    for train, params, inside in [*reported, (everything, outcome.params, outcome.inside)]:
+        assert sorted(inside.rows) == train.tolist()
+        for number in np.unique(inside.fold):
+            tested = inside.rows[inside.fold == number]
+            others = np.setdiff1d(train, tested)
+            assert not set(groups[tested]) & set(groups[others])
+            alone = Spy(**params).fit(X[others], y[others]).predict_proba(X[tested])
+            assert np.array_equal(inside.scores[inside.fold == number], alone)
+
+
+def test_out_of_fold_scores_are_made_when_asked_for():
+    """Where there is nothing to select and nobody asks, no inner fold is made."""
+    X, y, _ = data()
+    outcome = cross_validate(Spy(), X, y, make_splits(y, n_folds=3), grid=[{"C": 2.0}])
+    assert outcome.inside is None
+    assert all(fold.inside is None for fold in outcome.folds)
+
+
+def test_rows_that_every_inner_fold_trains_on_have_no_out_of_fold_score():
+    """A class in one group only stays in training inside: its rows are not among those scored out of fold."""
+    X, y, groups = data(n_classes=2)
+    y = y.astype(object)
+    y[:4] = "yew"  # one group
+    split = np.where(groups % 3 == 2, "test", "train")
+    outcome = cross_validate(LinearProbe(), X, y, make_splits(y, groups=groups, split=split), groups=groups, grid=GRID)
+    train = outcome.folds[0].split.train
+    assert sorted(outcome.folds[0].inside.rows) == np.setdiff1d(train, np.arange(4)).tolist()
+
+
+def test_the_final_head_may_be_fitted_on_some_rows():
+    """Where rows are named for the head that is handed out, it is fitted and its parameters are selected on those."""
+    X, y, groups = data()
+    rows = np.arange(0, len(y), 2)
+    splits = make_splits(y, groups=groups)
+    outcome = cross_validate(LinearProbe(tol=1e-9), X, y, splits, grid=GRID, groups=groups, final=rows)
+    alone = LinearProbe(tol=1e-9, **outcome.params).fit(X[rows], y[rows])
+    assert np.allclose(outcome.head.predict_proba(X), alone.predict_proba(X), atol=1e-4)
+    assert set(outcome.inside.rows) <= set(rows)
+    assert "60 rows" in outcome.selection["saved_head"]
+
+
 def test_training_rows_of_one_group():
     """Training rows that cannot be divided further are refused, since nothing could be selected honestly."""
     X, y, _ = data(n=40, n_classes=2)
@@ -239,6 +288,26 @@ def test_probabilities_that_are_not_numbers():
     X, y, _ = data(n_classes=2)
     with pytest.raises(HeadError, match="finite"):
         cross_validate(Broken(), X, y, make_splits(y), grid=GRID)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_setting_that_gives_no_numbers_is_not_selected(several):
+    """Among settings one of which gives NaN another is selected, for one label a row and for several."""
+
+    class Diverges(Spy):
+        def fit(self, X, y):
+            self.classes_ = np.arange(2)
+            return self
+
+        def predict_proba(self, X):
+            return np.full((len(X), 2), np.nan if self.C == 1.0 else 0.5)
+
+    X, y, _ = data(n_classes=2)
+    labels = np.column_stack([y == "ash", X[:, 0] > 0]).astype(int) if several else (y == "ash").astype(int)
+    outcome = cross_validate(Diverges(), X, labels, make_splits(labels), grid=[{"C": 1.0}, {"C": 2.0}])
+    assert {fold.params["C"] for fold in outcome.folds} == {2.0}
+    with pytest.raises(InputError, match="scores are NaN"):
+        cross_validate(Diverges(), X, labels, make_splits(labels), grid=[{"C": 1.0}])
 
 
 def test_progress_counts_the_fits():

@@ -266,7 +266,10 @@ def test_inner_splits_keep_the_only_group_of_a_class_in_training():
 
 
 def test_inner_splits_are_refused_where_nothing_can_be_selected():
-    with pytest.raises(SplitError, match="cannot be selected on these training rows: they are all of one group"):
+    with pytest.raises(
+        SplitError,
+        match="cannot be selected, nor anything calibrated, on these training rows: they are all of one group",
+    ):
         inner_splits([0, 1, 0], [7, 7, 7], 5, 0)
     with pytest.raises(SplitError, match="class 1 is in one group only"):
         inner_splits([0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 2, 2], 5, 0)

@@ -1,0 +1,75 @@
+"""Metrics over folds: for JSON, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headwater.api._lines import aligned, counted
+from headwater.evaluate import Fold, Outcome, count_folds, summarise
+
+
+def summary(folds: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+    """Return mean, standard deviation and number of folds of each metric."""
+    mean, std = summarise(folds)
+    return {"mean": mean, "std": std, "n_folds": count_folds(folds)}
+
+
+def json_safe(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return numbers with None for NaN, which JSON lacks."""
+    return {name: None if np.isnan(value) else float(value) for name, value in metrics.items()}
+
+
+def repeats(outcome: Outcome) -> list[str]:
+    """Return what tells folds of one number apart: ``seed`` and ``draw``, where there are several."""
+    splits = [fold.split for fold in outcome.folds]
+    return [name for name in ("seed", "draw") if len({getattr(split, name) for split in splits}) > 1]
+
+
+def numbered(fold: Fold, outcome: Outcome) -> dict[str, int]:
+    """Return the number of a fold, with its seed and draw where there are several."""
+    return {name: getattr(fold.split, name) for name in ("fold", *repeats(outcome))}
+
+
+def over(folds: Sequence[Mapping[str, Any]]) -> str:
+    """Say over what means of folds are.
+
+    Examples
+    --------
+    >>> over([{"fold": 0}, {"fold": 1}])
+    '2 folds'
+    >>> over([{"fold": 0, "seed": 0}, {"fold": 1, "seed": 0}, {"fold": 0, "seed": 1}, {"fold": 1, "seed": 1}])
+    '2 folds x 2 seeds'
+    """
+    there = [name for name in ("fold", "seed", "draw") if name in folds[0]]
+    return " x ".join(counted(len({fold[name] for fold in folds}), name) for name in there)
+
+
+def plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | None], name: str) -> str:
+    """Write a mean and its standard deviation, where there are such."""
+    mean, std = means.get(name), stds.get(name)
+    if mean is None:
+        return "–"
+    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def over_folds(part: Mapping[str, Any], name: str, n_folds: int) -> str:
+    """Write a mean and its standard deviation, and over how many folds they are where not over all."""
+    n = part.get("n_folds", {}).get(name, n_folds)
+    of_folds = f" ({n} of {counted(n_folds, 'fold')})" if 0 < n < n_folds else ""
+    return plus_minus(part["mean"], part["std"], name) + of_folds
+
+
+def indented(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, set in."""
+    return [f"  {line}" for line in aligned(table)] if table else []
+
+
+def natural(word: str) -> tuple[int, float, str]:
+    """Sort numbers by value, before words."""
+    try:
+        return 0, float(word), word
+    except ValueError:
+        return 1, 0.0, word

@@ -1,0 +1,310 @@
+"""What a run reports beyond its metrics: calibration, a threshold, prediction sets, and the same of exams or patients.
+
+All of it is fitted to out-of-fold scores of training rows, fold by fold, and reported on the test rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.api._lines import counted
+from headwater.api._numbers import indented, json_safe, natural, numbered, over_folds, plus_minus, summary
+from headwater.api._protocol import Protocol
+from headwater.evaluate import Fold, Outcome, OutOfFold, score
+from headwater.evaluate.aggregate import Units, aggregated
+from headwater.evaluate.calibration import (
+    Method,
+    calibration_error,
+    cross_calibrated,
+    fit_calibrator,
+    reliability,
+)
+from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
+from headwater.evaluate.outcome import rescored
+from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold
+
+Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # of some of a fold's test rows
+INSIDE = "out-of-fold scores of each fold's own training rows"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What is reported beyond the metrics.
+
+    Attributes
+    ----------
+    outcome
+        With the scores that are reported: calibrated ones, where that was asked for.
+    metrics
+        Parts of ``metrics.json``, by their keys.
+    decision
+        What turns scores of the saved head into decisions: ``decision.json``.
+    sets
+        Prediction sets of each fold's test rows, bool, of shape ``(n_test, n_classes)``.
+    """
+
+    outcome: Outcome
+    metrics: dict[str, Any] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
+    sets: Sequence[NDArray[np.bool_]] | None = None
+
+
+def reported(
+    outcome: Outcome,
+    y: NDArray[Any],
+    protocol: Protocol,
+    *,
+    levels: NDArray[Any] | None = None,
+    units: Units | None = None,
+) -> Report:
+    """Make everything that a protocol asks for beyond the metrics.
+
+    Parameters
+    ----------
+    outcome, y
+        What was found, with which labels.
+    protocol
+        What to make.
+    levels
+        The value of ``--by`` of each row.
+    units
+        What ``--per`` says rows belong to.
+    """
+    metrics: dict[str, Any] = {}
+    decision: dict[str, Any] = {}
+    if protocol.calibrate is not None:
+        outcome, metrics["calibration"], decision["calibrator"] = _calibrated(outcome, y, protocol.calibrate)
+    metrics["reliability"] = _reliability(outcome, y)
+    sets = _decide(outcome, y, protocol, metrics, decision, levels)
+    if units is not None:
+        of_units, labels = aggregated(outcome, y, units, protocol.how)
+        metrics["per"] = _per(of_units, labels, units, protocol)
+        decided: dict[str, Any] = {}
+        _decide(of_units, labels, protocol, metrics["per"], decided, None)
+        if decided:
+            decision["per"] = {"column": units.column, "aggregate": protocol.how, **decided}
+    if decision:
+        decision["fitted_to"] = "out-of-fold scores of the rows that the saved head was fitted on"
+    return Report(outcome, metrics, decision, sets)
+
+
+def by_levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
+    """Score each level's test rows by themselves, in each fold that has any."""
+
+    def measure(fold: Fold, here: NDArray[np.bool_]) -> dict[str, float]:
+        return score(outcome.task, y[fold.split.test[here]], fold.scores[here], classes=outcome.classes)
+
+    return dict(_levels(outcome, values, [measure] * len(outcome.folds)))
+
+
+def means_of_repeats(outcome: Outcome) -> dict[str, Any]:
+    """Return the mean over folds for each seed, and for each draw, where there are several."""
+    out: dict[str, Any] = {}
+    for name in ("seed", "draw"):
+        numbers = dict.fromkeys(getattr(fold.split, name) for fold in outcome.folds)
+        if len(numbers) > 1:
+            of_number = {n: [f.metrics for f in outcome.folds if getattr(f.split, name) == n] for n in numbers}
+            out[f"by_{name}"] = [{name: n, "mean": summary(found)["mean"]} for n, found in of_number.items()]
+    return out
+
+
+# Each part
+
+
+def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outcome, dict[str, Any], dict[str, Any]]:
+    """Return the outcome with calibrated scores, what that changed, and the calibrator of the saved head."""
+    truth = outcome.truth(y)
+
+    def inside(rows: OutOfFold) -> OutOfFold:
+        """Calibrate out-of-fold scores without their own help, so that they are like those of test rows."""
+        scores = cross_calibrated(method, outcome.task, truth[rows.rows], rows.scores, rows.fold)
+        return replace(rows, scores=scores)
+
+    folds = []
+    for fold in outcome.folds:
+        rows = _inside(fold)
+        fitted = fit_calibrator(method, outcome.task, truth[rows.rows], rows.scores)
+        folds.append(rescored(fold, outcome, y, fitted(fold.scores), inside(rows)))
+    own = _inside(outcome)
+    calibrator = fit_calibrator(method, outcome.task, truth[own.rows], own.scores)
+    after = replace(outcome, folds=folds, inside=inside(own))
+    errors = [
+        [calibration_error(outcome.task, truth[f.split.test], f.scores) for f in found.folds]
+        for found in (outcome, after)
+    ]
+    section = {
+        "method": method,
+        "fitted_to": INSIDE,
+        "folds": [
+            {**numbered(fold, outcome), "uncalibrated": before, "calibrated": now}
+            for fold, before, now in zip(folds, *errors, strict=True)
+        ],
+        "uncalibrated": {**summary(errors[0]), "reliability": _reliability(outcome, y)},
+        "calibrated": summary(errors[1]),
+    }
+    return after, section, calibrator.to_dict()
+
+
+def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, list[Any]]:
+    """Return the bins of all tested rows together."""
+    truth = np.concatenate([outcome.truth(y)[fold.split.test] for fold in outcome.folds])
+    return reliability(outcome.task, truth, np.concatenate([fold.scores for fold in outcome.folds]))
+
+
+def _decide(
+    outcome: Outcome,
+    y: NDArray[Any],
+    protocol: Protocol,
+    metrics: dict[str, Any],
+    decision: dict[str, Any],
+    levels: NDArray[Any] | None,
+) -> Sequence[NDArray[np.bool_]] | None:
+    """Add threshold and prediction sets to what is reported and kept; return the sets."""
+    if protocol.target is not None:
+        metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target)
+    if protocol.conformal is None:
+        return None
+    found = _conformal(outcome, y, protocol.conformal, protocol.conformal_per_class, levels)
+    metrics["conformal"], decision["conformal"], sets = found
+    return sets
+
+
+def _threshold(outcome: Outcome, y: NDArray[Any], target: Target, at: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a threshold of each fold with what it gives on the test rows, and that of the saved head."""
+    positive = outcome.truth(y) == 1
+
+    def choose(rows: OutOfFold) -> float:
+        return choose_threshold(positive[rows.rows], rows.scores[:, 1], target=target, at=at)
+
+    found = []
+    for fold in outcome.folds:
+        threshold = choose(_inside(fold))
+        found.append({"threshold": threshold, **at_threshold(positive[fold.split.test], fold.scores[:, 1], threshold)})
+    what = {"target": target, "at": at, "positive": outcome.classes.tolist()[1]}
+    section = {
+        **what,
+        "chosen_on": INSIDE,
+        "folds": [{**numbered(f, outcome), **json_safe(v)} for f, v in zip(outcome.folds, found, strict=True)],
+        **summary(found),
+    }
+    return section, {**what, "threshold": choose(_inside(outcome))}
+
+
+def _conformal(
+    outcome: Outcome, y: NDArray[Any], alpha: float, per_class: bool, levels: NDArray[Any] | None
+) -> tuple[dict[str, Any], dict[str, Any], list[NDArray[np.bool_]]]:
+    """Return how sets of each fold do on its test rows, the rule of the saved head, and the sets."""
+    truth = outcome.truth(y)
+
+    def rule(rows: OutOfFold) -> PredictionSets:
+        return fit_sets(truth[rows.rows], rows.scores, alpha, per_class=per_class)
+
+    sets = [rule(_inside(fold))(fold.scores) for fold in outcome.folds]
+    found = [coverage(truth[f.split.test], s) for f, s in zip(outcome.folds, sets, strict=True)]
+    what = {"alpha": alpha, "per_class": per_class}
+    section = {
+        **what,
+        "fitted_to": INSIDE,
+        "folds": [{**numbered(f, outcome), **v} for f, v in zip(outcome.folds, found, strict=True)],
+        **summary(found),
+    }
+    if levels is not None:
+        section["by"] = dict(_levels(outcome, levels, [_coverage_of(s, truth) for s in sets]))
+    return section, {**what, **rule(_inside(outcome)).to_dict()}, sets
+
+
+def _coverage_of(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Measure:
+    return lambda fold, here: coverage(truth[fold.split.test[here]], sets[here])
+
+
+def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) -> dict[str, Any]:
+    """Return the metrics of units, as those of rows are reported."""
+    folds = [
+        {**numbered(f, outcome), "n_train": len(f.split.train), "n_test": len(f.split.test), **json_safe(f.metrics)}
+        for f in outcome.folds
+    ]
+    return {
+        "column": units.column,
+        "aggregate": protocol.how,
+        "n_units": len(y),
+        "folds": folds,
+        **summary([fold.metrics for fold in outcome.folds]),
+    }
+
+
+def _levels(
+    outcome: Outcome, values: NDArray[Any], measures: Sequence[Measure]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure each level's test rows by themselves, in each fold that has any, each fold in its way."""
+    for level in sorted(set(values.tolist()), key=natural):
+        found, rows = [], []
+        for fold, measure in zip(outcome.folds, measures, strict=True):
+            here = values[fold.split.test] == level
+            if here.any():
+                rows.append(fold.split.test[here])
+                found.append(measure(fold, here))
+        n_samples = len(np.unique(np.concatenate(rows))) if rows else 0
+        yield str(level), {"n_samples": n_samples, "folds": len(found), **summary(found)}
+
+
+def _inside(found: Fold | Outcome) -> OutOfFold:
+    if found.inside is None:
+        raise RuntimeError("cross_validate was not asked for out-of-fold scores")  # a defect, not a user's mistake
+    return found.inside
+
+
+# In words
+
+
+def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> list[str]:
+    """Say what was found beyond the metrics of the run.
+
+    Parameters
+    ----------
+    metrics
+        What ``metrics.json`` holds.
+    n_folds
+        Folds, of all seeds and draws.
+    main
+        Metrics to print of units.
+    """
+    out = []
+    if "calibration" in metrics:
+        part = metrics["calibration"]
+        table = [["", "before", "after"]]
+        for name in part["calibrated"]["mean"]:
+            cells = [plus_minus(p["mean"], p["std"], name) for p in (part["uncalibrated"], part["calibrated"])]
+            table.append([name, *cells])
+        out += ["", f"calibrated ({part['method']}, fitted inside the training rows)", *indented(table)]
+    out += _decision_lines(metrics, n_folds)
+    if "per" in metrics:
+        part = metrics["per"]
+        names = [name for name in main if part["mean"].get(name) is not None]
+        out += ["", f"{counted(part['n_units'], part['column'])} ({part['aggregate']} of the samples' scores)"]
+        out += indented([[name, over_folds(part, name, n_folds)] for name in names])
+        out += _decision_lines(part, n_folds)
+    return out
+
+
+def _decision_lines(metrics: Mapping[str, Any], n_folds: int) -> list[str]:
+    """Say what a threshold and prediction sets give."""
+    out = []
+    if "threshold" in metrics:
+        part = metrics["threshold"]
+        out += ["", f"threshold for a {part['target']} of {part['at']:g}, chosen inside the training rows"]
+        out += indented([[name, over_folds(part, name, n_folds)] for name in part["mean"]])
+    if "conformal" in metrics:
+        part = metrics["conformal"]
+        each = " of each class" if part["per_class"] else ""
+        out += ["", f"sets that may miss {100 * part['alpha']:g} %{each}, fitted inside the training rows"]
+        names = list(part["mean"])
+        rows = [["", *names], ["all", *(over_folds(part, name, n_folds) for name in names)]]
+        for level, of_level in part.get("by", {}).items():
+            rows.append([level, *(over_folds(of_level, name, n_folds) for name in names)])
+        out += indented(rows)
+    return out

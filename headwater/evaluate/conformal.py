@@ -1,0 +1,113 @@
+"""Prediction sets that hold the true class as often as was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import InputError
+
+Bools = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PredictionSets:
+    """A rule that gives each row the classes that cannot be ruled out.
+
+    Attributes
+    ----------
+    least
+        The probability from which a class is in the set, one for each class. Minus infinity for a class that is always
+        in it, since there were too few rows to rule it out.
+    """
+
+    least: tuple[float, ...]
+
+    def __call__(self, scores: Floats) -> Bools:
+        """Return which classes are in the set of each row, bool, of shape ``(n_samples, n_classes)``."""
+        return scores >= np.array(self.least)
+
+    def to_dict(self) -> dict[str, list[float | None]]:
+        """Return plain JSON values; null for a class that is always in the set."""
+        return {"least": [None if np.isinf(p) else p for p in self.least]}
+
+
+def fit_sets(truth: Integers, scores: Floats, alpha: float, *, per_class: bool = False) -> PredictionSets:
+    """Find sets that leave out the true class of at most a share ``alpha`` of new rows.
+
+    Split conformal prediction with the score ``1 - p(true class)``: when new rows and these are exchangeable, a set
+    holds the true class with probability at least ``1 - alpha``, whatever the head [1]_; among sets from the same
+    probabilities these are the smallest on average, and may be empty [2]_.
+
+    Parameters
+    ----------
+    truth : int64 array of shape (n_samples,)
+        Class numbers.
+    scores : float64 array of shape (n_samples, n_classes)
+        Probabilities of rows that the head did not see.
+    alpha
+        Between 0 and 1.
+    per_class
+        Whether the promise is to hold for each class by itself, rows of each being compared with each other alone [2]_.
+
+    References
+    ----------
+    .. [1] Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; also Romano, Sesia and Candès,
+       Classification with valid and adaptive coverage, NeurIPS 2020, section 1.
+    .. [2] Sadinle, Lei and Wasserman, Least ambiguous set-valued classifiers with bounded error levels, JASA 114, 2019,
+       theorem 1 and section 2.2.
+
+    Examples
+    --------
+    >>> scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
+    >>> fit_sets(np.array([0, 0, 0, 1]), scores, 0.4).least
+    (0.7, 0.7)
+    """
+    require_alpha(alpha)
+    of_truth = scores[np.arange(len(truth)), truth]
+    n_classes = scores.shape[1]
+    if not per_class:
+        return PredictionSets((_least(of_truth, alpha),) * n_classes)
+    return PredictionSets(tuple(_least(of_truth[truth == c], alpha) for c in range(n_classes)))
+
+
+def coverage(truth: Integers, sets: Bools) -> dict[str, float]:
+    """Compute how often sets hold the true class, and how large they are.
+
+    Returns
+    -------
+    dict of str to float
+        ``coverage``, ``mean_size``, and ``empty`` and ``single``, the shares of sets of no class and of one. NaN for no
+        rows.
+
+    Examples
+    --------
+    >>> coverage(np.array([0, 1]), np.array([[True, False], [True, True]]))
+    {'coverage': 1.0, 'mean_size': 1.5, 'empty': 0.0, 'single': 0.5}
+    """
+    if len(truth) == 0:
+        return dict.fromkeys(("coverage", "mean_size", "empty", "single"), float("nan"))
+    sizes = sets.sum(1)
+    return {
+        "coverage": float(sets[np.arange(len(truth)), truth].mean()),
+        "mean_size": float(sizes.mean()),
+        "empty": float((sizes == 0).mean()),
+        "single": float((sizes == 1).mean()),
+    }
+
+
+def require_alpha(alpha: float) -> None:
+    """Refuse what is no share of sets that may be wrong."""
+    if not 0 < alpha < 1:
+        raise InputError(f"--conformal {alpha:g}: a share between 0 and 1 is needed, such as 0.1 for sets of 90 %.")
+
+
+def _least(of_truth: Floats, alpha: float) -> float:
+    """Return the probability that all but a share alpha of true classes have, one new row being counted too."""
+    n = len(of_truth)
+    n_kept = int(np.ceil((n + 1) * (1 - alpha) - 1e-9))
+    return float(np.sort(of_truth)[n - n_kept]) if n_kept <= n else -np.inf

@@ -1,0 +1,120 @@
+"""What cross-validation found: folds with their scores, and the head for new cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.evaluate.metrics import Task, score, summarise
+from headwater.evaluate.splits import Split
+
+Rows = NDArray[np.int64]
+Params = Mapping[str, Any]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """Scores of training rows, each row's by a head that saw neither it nor its group.
+
+    What is fitted to scores (a calibrator, a threshold, the size of prediction sets) is fitted to these, so that test
+    rows stay unseen. The heads are those of the inner folds, with the selected parameters: they saw somewhat fewer rows
+    than the head that is reported.
+
+    Attributes
+    ----------
+    rows : int64 array of shape (n,)
+        Training rows that some inner fold tested. A row that every inner fold needs to train on is not among them.
+    fold : int64 array of shape (n,)
+        The inner fold that tested each.
+    scores : float64 array of shape (n, n_classes)
+        Class probabilities.
+    """
+
+    rows: Rows
+    fold: Rows
+    scores: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One fold, reported.
+
+    Attributes
+    ----------
+    split
+        Its training and test rows.
+    params
+        The parameters that were selected inside the training rows.
+    scores
+        Class probabilities of the test rows, float64, of shape ``(n_test, n_classes)``.
+    metrics
+        `headwater.evaluate.score` of them.
+    inside
+        Out-of-fold scores of the training rows, where inner folds were made.
+    """
+
+    split: Split
+    params: Params
+    scores: Floats
+    metrics: Mapping[str, float]
+    inside: OutOfFold | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What cross-validation found.
+
+    Attributes
+    ----------
+    task, classes
+        Kind of task, and the classes in the order of the columns of scores.
+    folds
+        One for each split.
+    head, params
+        A head for new cases, fitted on all rows unless others were named, and the parameters selected on them. No
+        reported number is its.
+    selection
+        How parameters were selected, in words and numbers that belong beside the result.
+    inside
+        Out-of-fold scores of the rows that `head` was fitted on, where inner folds were made.
+    """
+
+    task: Task
+    classes: NDArray[Any]
+    folds: Sequence[Fold]
+    head: Any
+    params: Params
+    selection: Mapping[str, Any]
+    inside: OutOfFold | None = None
+
+    @property
+    def mean(self) -> dict[str, float | None]:
+        """Mean of each metric over the folds; see `headwater.evaluate.summarise`."""
+        return summarise([fold.metrics for fold in self.folds])[0]
+
+    @property
+    def std(self) -> dict[str, float | None]:
+        """Standard deviation of each metric over the folds."""
+        return summarise([fold.metrics for fold in self.folds])[1]
+
+    def truth(self, y: NDArray[Any]) -> Rows:
+        """Return labels as columns of scores: class numbers ``(n,)``, or 0/1 ``(n, n_labels)``."""
+        if self.task == "multilabel":
+            return y.astype(np.int64)
+        return np.searchsorted(self.classes, y).astype(np.int64)
+
+
+def rescored(fold: Fold, outcome: Outcome, y: NDArray[Any], scores: Floats, inside: OutOfFold | None) -> Fold:
+    """Return a fold with other scores, and with the metrics of those."""
+    metrics = score(outcome.task, y[fold.split.test], scores, classes=outcome.classes)
+    return replace(fold, scores=scores, metrics=metrics, inside=inside)
+
+
+def joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return one outcome with the folds of all; the head is that of the first."""
+    return replace(outcomes[0], folds=[fold for outcome in outcomes for fold in outcome.folds])

@@ -1,0 +1,90 @@
+"""Thresholds at a wanted sensitivity or specificity, and what they give on other rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import InputError
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Target = Literal["sensitivity", "specificity"]
+
+
+def choose_threshold(truth: Bools, scores: Floats, *, target: Target, at: float) -> float:
+    """Choose the threshold that reaches a sensitivity at the best specificity, or the other way round.
+
+    A row counts as positive when its score is at the threshold or above.
+
+    Parameters
+    ----------
+    truth : bool array of shape (n_samples,)
+        Which rows are positive.
+    scores : float64 array of shape (n_samples,)
+        Their scores; of rows that the head did not see, else the threshold is too hopeful.
+    target
+        What has to be reached.
+    at
+        The least share, above 0 and at most 1.
+
+    Returns
+    -------
+    float
+        For a sensitivity the highest such threshold: the score of a positive row. For a specificity the lowest: just
+        above the score of a negative row.
+
+    Raises
+    ------
+    InputError
+        When the share is none, or no row is of the class that it is a share of.
+
+    Examples
+    --------
+    >>> truth, scores = np.array([False, False, True, True]), np.array([0.1, 0.6, 0.4, 0.9])
+    >>> choose_threshold(truth, scores, target="sensitivity", at=0.95)
+    0.4
+    """
+    require_share(at, f"--{target}")
+    of_class = np.sort(scores[truth] if target == "sensitivity" else scores[~truth])
+    if len(of_class) == 0:
+        kind = "positive" if target == "sensitivity" else "negative"
+        raise InputError(f"a threshold for a {target} needs {kind} rows, but there are none to choose it on.")
+    n_needed = int(np.ceil(at * len(of_class) - 1e-9))  # 0.95 of 20 is 19, whatever rounding makes of it
+    if target == "sensitivity":
+        return float(of_class[-n_needed])
+    return float(np.nextafter(of_class[n_needed - 1], np.inf))
+
+
+def at_threshold(truth: Bools, scores: Floats, threshold: float) -> dict[str, float]:
+    """Compute sensitivity, specificity and predictive values of calling rows at or above a threshold positive.
+
+    Returns
+    -------
+    dict of str to float
+        ``sensitivity``, ``specificity``, ``ppv``, ``npv``; NaN for a share of no rows.
+
+    Examples
+    --------
+    >>> at_threshold(np.array([False, False, True, True]), np.array([0.1, 0.6, 0.4, 0.9]), 0.4)
+    {'sensitivity': 1.0, 'specificity': 0.5, 'ppv': 0.6666666666666666, 'npv': 1.0}
+    """
+    called = scores >= threshold
+    return {
+        "sensitivity": _share(called[truth]),
+        "specificity": _share(~called[~truth]),
+        "ppv": _share(truth[called]),
+        "npv": _share(~truth[~called]),
+    }
+
+
+def require_share(share: float, option: str) -> None:
+    """Refuse what is no share of rows that could be reached."""
+    if not 0 < share <= 1:
+        raise InputError(f"{option} {share:g}: a share above 0 and at most 1 is needed, such as 0.95.")
+
+
+def _share(right: Bools) -> float:
+    return float(right.mean()) if len(right) else float("nan")
