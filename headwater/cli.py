@@ -177,6 +177,8 @@ def fit_head(
     groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
+    bags: Annotated[str | None, typer.Option(metavar="COL", help="For --head mil: what samples are bags of.")] = None,
+    missing: Annotated[str, typer.Option(metavar="drop|keep", help="Samples that lack one of the features.")] = "drop",
     holdout: Annotated[float | None, typer.Option(help="Share of samples to test once, instead of folds.")] = None,
     where: Where = None,
     by: By = None,
@@ -219,6 +221,8 @@ def fit_head(
         groups=groups,
         folds=folds,
         split=split,
+        bags=bags,
+        missing=missing,  # type: ignore[arg-type]
         holdout=holdout,
         where=where,
         by=by,

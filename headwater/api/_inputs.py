@@ -79,7 +79,7 @@ def wanted(
     return Wanted(names, tokens, missing == "keep", bags)
 
 
-def read(store: Store, what: Wanted, where: str | None, used: Sequence[str] = ()) -> Data:
+def read_inputs(store: Store, what: Wanted, where: str | None, used: Sequence[str] = ()) -> Data:
     """Read what is wanted; with bags, a row is a bag, and has of the columns ``used`` what its samples agree on."""
     data = store.read(*what.names, where=where, tokens=what.tokens, partial=what.partial)
     return data if what.bags is None else _bagged(data, what.bags, used)

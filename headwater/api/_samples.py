@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.errors import InputError, nearest
-from headwater.store import KEY_COLUMNS, Data, Modality, RaggedArray, SelectedRows, Store
+from headwater.store import KEY_COLUMNS, Data, Modality, Store
 
 # Names of columns of whatever several samples can be of, in small letters and digits alone.
 PATIENT_COLUMNS = {
@@ -108,13 +108,11 @@ def _with_values(data: Data, name: str) -> Data:
         raise InputError(f"label column {name!r} is empty in all {counted(len(present), 'sample')}.")
     keep = present.to_numpy()
     rows = np.flatnonzero(keep)
-    inputs = {
-        feature: X.select(rows) if isinstance(X, RaggedArray) else SelectedRows(X.array, X.index[rows])
-        for feature, X in data.inputs.items()
-    }
+    inputs = {feature: X.select(rows) for feature, X in data.inputs.items()}
+    there = {feature: part[rows] for feature, part in data.present.items()}
     dropped = pl.DataFrame({"id": data.ids[~keep], "reason": [f"no {name}"] * int((~keep).sum())})
     left_out = pl.concat([part.cast(pl.String) for part in (data.left_out, dropped)])
-    return Data(inputs, data.table.filter(present), data.ids[keep], left_out)
+    return Data(inputs, data.table.filter(present), data.ids[keep], left_out, there)
 
 
 def _cleaned(column: pl.Series) -> pl.Series:
@@ -151,14 +149,14 @@ def _several_labels(column: pl.Series) -> Labels:
     return Labels(np.array([[name in row for name in names] for row in values], np.int64), names)
 
 
-def group_column(store: Store, groups: str | None) -> str | None:
-    """Return the column of groups; refuse to pass over an obvious one in silence."""
+def group_column(store: Store, groups: str | None, bags: str | None = None) -> str | None:
+    """Return the column of groups; refuse to pass over an obvious one in silence. Bags are whole in any split."""
     if groups == "none":
         return None
     if groups is not None:
         return groups
     for column in store.samples.columns:
-        if _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
+        if column != bags and _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
             raise InputError(
                 f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep each whole in every "
                 "split, or --groups none if rows are independent."

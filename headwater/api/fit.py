@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.api._inputs import Missing, inputs_of, read_inputs, wanted
 from headwater.api._lines import counted
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
@@ -21,7 +22,7 @@ from headwater.evaluate import Outcome, Split, cross_validate, infer_task, joine
 from headwater.evaluate.aggregate import How, Units, refuse_straddling, units_of
 from headwater.evaluate.calibration import Method
 from headwater.evaluate.shots import few_shots
-from headwater.heads import Concatenated, Head, make_head
+from headwater.heads import Head, make_head
 from headwater.store import Data, Store, open_store
 
 
@@ -41,6 +42,8 @@ def fit_head(
     seed: int = 0,
     seeds: int = 1,
     inner_folds: int = 4,
+    bags: str | None = None,
+    missing: Missing = "drop",
     shots: int | None = None,
     draws: int | None = None,
     calibrate: Method | None = None,
@@ -61,7 +64,8 @@ def fit_head(
     store
         A store, or where it is.
     features
-        One or more feature sets, ``NAME/MODALITY``; several are put side by side.
+        One or more feature sets, ``NAME/MODALITY``; several are put side by side, or fused as the head does it. Heads
+        over tokens read tokens, and the pooled feature as one token of ``NAME/MODALITY:pooled``.
     label
         The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task.
     head
@@ -83,6 +87,12 @@ def fit_head(
         How often all of it is repeated, with seeds from `seed` on. The head is that of the first.
     inner_folds
         Folds of the training rows in which parameters are selected.
+    bags
+        For multiple-instance learning: the column whose values make one bag of the samples that share them, such as the
+        slide. A row is then a bag, and each bag has one label.
+    missing
+        ``"drop"`` leaves out samples that lack one of the features; ``"keep"`` keeps them, for heads over the tokens of
+        several inputs.
     shots
         Train on that many rows of each class alone, drawn from the training rows of each fold, from as many groups as
         there are. The head that is saved is fitted on one such draw of all rows.
@@ -146,29 +156,34 @@ def fit_head(
     labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
     for column in labels:
         require_column(opened, column, "--label")
-    protocol = replace(protocol, groups=group_column(opened, groups))
-    for option, name in protocol.columns.items():
+    protocol = replace(protocol, groups=group_column(opened, groups, bags))
+    for option, name in {**protocol.columns, **({} if bags is None else {"--bags": bags})}.items():
         require_column(opened, name, option)
-    data, found = with_labels(opened.read(*names, where=where), labels, label_separator)
+    what = wanted(opened, names, head, model, missing=missing, bags=bags)
+    read = read_inputs(opened, what, where, used=[*labels, *protocol.columns.values()])
+    data, found = with_labels(read, labels, label_separator)
     y = found.y
     protocol.refuse_for(infer_task(y))
-    say(f"{counted(len(y), 'sample')} with {' and '.join(names)}")
+    say(f"{counted(len(y), 'sample' if bags is None else 'bag')} with {' and '.join(names)}")
     rows = _Columns.read(data, protocol)
     n_identical = _say_identical(data, protocol.groups, rows.groups, say)
     splits = _splits(y, rows, protocol)
-    outcome = _cross_validated(head, given, _inputs(model, data, names), y, splits, rows.groups, protocol, say)
+    outcome = _cross_validated(head, given, inputs_of(model, data), y, splits, rows.groups, protocol, say)
     report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
     classes = outcome.classes.tolist() if found.names is None else found.names
     config = {
         "command": "fit-head",
         "store": str(opened.path.resolve()),
-        "features": described(opened, names),
+        "features": described(opened, what.names),
         "label": labels,
         "label_separator": label_separator,
         "classes": classes,
         "head": head,
         "params": given,
         "where": where,
+        "tokens": sorted(what.tokens),
+        "bags": bags,
+        "missing": missing,
         **protocol.to_dict(),
         "environment": environment(),
     }
@@ -200,13 +215,6 @@ class _Columns:
             levels=None if by is None else levels(data, by),
             units=None if per is None else units_of(full_column(data, per, "--per"), per),
         )
-
-
-def _inputs(model: Head, data: Data, names: Sequence[str]) -> Any:
-    """Return what a head reads: one array-like, or several as it takes them."""
-    if len(names) == 1:
-        return data.X
-    return dict(data.inputs) if model.takes_inputs else Concatenated(list(data.inputs.values()))
 
 
 def _say_identical(

@@ -64,6 +64,10 @@ class Bags:
     def __len__(self) -> int:
         return len(self.members)
 
+    def select(self, index: NDArray[np.int64]) -> Bags:
+        """Return bags ``index``, in that order."""
+        return Bags(self.instances, [self.members[i] for i in index])
+
     def padded(self, index: NDArray[np.int64]) -> tuple[NDArray[Any], Mask]:
         """Return bags ``index`` as one array ``(n_bags, largest, d)``, zero beyond a bag's own, and its mask."""
         chosen = [self.members[i] for i in np.asarray(index)]

@@ -1,0 +1,125 @@
+"""fit-head on token features and on bags: what is read, from where, and what is refused."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from headwater.api import embed, fit_head, open_run
+from headwater.store import open_store
+
+QUICK = {"width": 16, "heads": 2, "blocks": 1, "hidden": [16], "epochs": 6, "lr": 0.003, "precision": "fp32"}
+
+
+@pytest.fixture(scope="session")
+def with_tokens(gallery, tiny, tmp_path_factory):
+    """A store of the gallery with all tokens of a ViT and of a BERT; a fifth of the captions are missing."""
+    folder = tmp_path_factory.mktemp("tokens")
+    table = pl.read_csv(gallery / "manifest.csv").with_columns(
+        image=str(gallery) + "/" + pl.col("image"),
+        caption=pl.when(pl.col("age") % 5 > 0).then(pl.col("caption")),
+    )
+    table.write_csv(folder / "manifest.csv")
+    for member, name in (("timm-vit", "vit"), ("hf-bert", "bert")):
+        embed(folder / "manifest.csv", folder / "t.hw", encoder=tiny(member).spec, name=name, tokens="all")
+    return folder / "t.hw"
+
+
+def test_co_attention_from_the_command_line(with_tokens, command, tmp_path):
+    """Image and text tokens go into a co-attention head, and the run can be opened and read."""
+    sets = [word for name, value in QUICK.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    done = command(
+        *("fit-head", with_tokens, "--features", "vit/image", "--features", "bert/text", "--label", "grade"),
+        *("--groups", "patient", "--folds", "3", "--head", "co-attention", "--out", tmp_path / "run", *sets),
+    )
+    assert done.status == 0, done.err
+    run = open_run(tmp_path / "run")
+    assert run.metrics["n_samples"] == 38
+    assert run.config["tokens"] == ["bert/text", "vit/image"]
+    data = open_store(with_tokens).read("vit/image", "bert/text", tokens=True)
+    assert run.head.predict_proba(data.inputs).shape == (38, 2)
+    assert run.head.shape_.lengths == (data.inputs["vit/image"].shape[1], None)
+
+
+def test_samples_that_lack_a_text_are_kept(with_tokens):
+    """With missing="keep" a sample needs one of the features, and is tested like the others."""
+    run = fit_head(
+        with_tokens,
+        features=["vit/image", "bert/text"],
+        label="grade",
+        head="merged-attention",
+        params=QUICK,
+        groups="patient",
+        folds=3,
+        missing="keep",
+    )
+    assert run.metrics["n_samples"] == 48
+    assert not run.metrics["left_out"]
+    assert set(run.predictions["id"]) == {f"s{i:02d}" for i in range(48)}
+
+
+def test_a_pooled_feature_is_one_token(with_tokens, filled):
+    """NAME/MODALITY:pooled reads the pooled feature, as one token beside those of another input."""
+    run = fit_head(
+        with_tokens,
+        features=["vit/image", "bert/text:pooled"],
+        label="grade",
+        head="cross-attention",
+        params=QUICK,
+        groups="patient",
+        folds=3,
+    )
+    assert run.head.shape_.lengths[1] == 1
+    assert run.config["tokens"] == ["vit/image"]
+
+
+def test_bags_are_the_rows_of_a_run(filled):
+    """With bags a row is a patient: labels, groups and predictions are by patient, and each is in one fold."""
+    table = open_store(filled).samples
+    truth = dict(table.group_by("patient").agg(pl.col("site").first()).iter_rows())
+    run = fit_head(
+        filled,
+        features="texture/image",
+        label="site",
+        head="mil",
+        params={"epochs": 5, "width": 16},
+        bags="patient",
+        folds=3,
+    )
+    assert run.metrics["n_samples"] == 12
+    assert dict(run.predictions.select("id", "label").iter_rows()) == truth
+    assert run.config["bags"] == "patient"
+
+
+def test_tokens_that_are_not_stored_come_with_the_line_that_stores_them(filled, refused):
+    """A head over tokens names the command that would store them."""
+    words = ("--label", "grade", "--groups", "none", "--head", "self-attention")
+    line = refused("fit-head", filled, "--features", "texture/image", *words)
+    assert "--encoder builtin:texture --name texture-tokens --tokens all" in line
+    assert "texture/image:pooled" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--head", "linear", "--missing", "keep"), "heads over the tokens of several inputs"),
+        (("--head", "linear", "--bags", "patient"), "goes with --head mil"),
+        (("--head", "mil", "--bags", "patient"), "samples of 'p0' have 'low' and 'high' in 'grade'"),
+        (("--head", "mil", "--bags", "patents"), "Did you mean 'patient'"),
+        (("--head", "mil", "--missing", "kept"), "drop or keep"),
+    ],
+)
+def test_refusals(filled, refused, words, said):
+    """Options that a head has no use for, and bags without one label, are refused with one line."""
+    line = refused("fit-head", filled, "--features", "texture/image", "--label", "grade", "--groups", "none", *words)
+    assert said in line
+
+
+def test_partial_reading(with_tokens):
+    """A store says which samples have what, and gives no tokens to those that have none."""
+    data = open_store(with_tokens).read("vit/image", "bert/text", tokens=["bert/text"], partial=True)
+    assert len(data.ids) == 48
+    assert data.present["bert/text"].sum() == 38
+    assert np.array_equal(data.inputs["bert/text"].lengths > 0, data.present["bert/text"])
+    assert data.inputs["vit/image"].ndim == 2
