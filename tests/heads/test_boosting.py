@@ -18,7 +18,8 @@ def test_probabilities_are_xgboosts(n_classes):
     """Without rows held out, the trees are those of XGBClassifier with the same settings."""
     X, y = data()
     y = np.minimum(y, n_classes - 1)
-    head = XGBoost(30, max_depth=3, lr=0.2, colsample=0.7, patience=None, n_threads=1).fit(X[:300], y[:300])
+    head = XGBoost(30, max_depth=3, lr=0.2, colsample=0.7, patience=None, max_bin=100, n_threads=1)
+    head.fit(X[:300], y[:300])
     reference = XGBClassifier(
         n_estimators=30,
         max_depth=3,
@@ -26,6 +27,7 @@ def test_probabilities_are_xgboosts(n_classes):
         colsample_bytree=0.7,
         min_child_weight=1,
         tree_method="hist",
+        max_bin=100,
         random_state=0,
         n_jobs=1,
     ).fit(X[:300], y[:300])
@@ -65,3 +67,14 @@ def test_bins_are_made_once_for_all_settings(monkeypatch):
 def test_unusable_settings(params, said):
     with pytest.raises(HeadError, match=said):
         XGBoost(**params).fit(*data(60))
+
+
+def test_settings_side_by_side_are_those_alone():
+    """Settings that are boosted at once, on the bins they share, grow the trees that each grows alone."""
+    X, y = data(400)
+    rows = np.arange(300)
+    settings = [{"max_depth": depth, "lr": lr} for depth in (2, 3, 5) for lr in (0.1, 0.3)]
+    together = XGBoost(30, n_threads=4).fit_many(X, y, [(rows, params) for params in settings])
+    for params, head in zip(settings, together, strict=True):
+        (alone,) = XGBoost(30, n_threads=1).fit_many(X, y, [(rows, params)])
+        assert np.array_equal(head.predict_proba(X), alone.predict_proba(X))
