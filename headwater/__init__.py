@@ -25,6 +25,7 @@ class _Verb(ModuleType):
 import_module("headwater.embed").__class__ = _Verb
 
 _LAZY = {
+    "audit": "headwater.api",
     "compare": "headwater.api",
     "demo": "headwater.api",
     "fit_head": "headwater.api",

@@ -41,6 +41,9 @@ By = Annotated[str | None, typer.Option(metavar="COL", help="Give results for ea
 Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run directory to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local state dict, safetensors or torch.")]
+Leakage = Annotated[
+    str | None, typer.Option(metavar="REASON", help="Go on though the split leaks; kept in metrics.json.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
@@ -181,6 +184,7 @@ def fit_head(
     where: Where = None,
     by: By = None,
     label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    allow_leakage: Leakage = None,
     seed: Seed = 0,
     out: Out = None,
     json: Json = False,
@@ -201,6 +205,7 @@ def fit_head(
         where=where,
         by=by,
         label_separator=label_separator,
+        allow_leakage=allow_leakage,
         seed=seed,
         out=out,
         progress=_say,
@@ -308,6 +313,47 @@ def index(
     built = api.index(store, features=features, kind=kind, seed=seed, progress=True)
     line = f"{built.kind} index of {built.n_vectors:,} items, recall@10 {built.recall_at_10:.3f}, in {built.path}"
     _show([line], vars(built), json)
+
+
+@app.command()
+def audit(
+    store: Store,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME/MODALITY", help="Features; may be left out where there is one set."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COL", help="Say which duplicates differ in it.")] = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with the sides of a split.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Look at the folds that fit-head would make.")] = None,
+    seed: Seed = 0,
+    where: Where = None,
+    false_alarms: Annotated[
+        float, typer.Option(help="Share of unrelated pairs that may be taken for near duplicates.")
+    ] = 1e-5,
+    threshold: Annotated[float | None, typer.Option(help="A whitened cosine similarity to use instead.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the pairs, as .csv or .parquet.")] = None,
+    json: Json = False,
+) -> None:
+    """Find exact and near duplicates, and what of them straddles groups, a split or labels."""
+    from headwater import api
+
+    found = api.audit(
+        store,
+        features=features,
+        label=label,
+        groups=groups,
+        split=split,
+        folds=folds,
+        seed=seed,
+        where=where,
+        false_alarms=false_alarms,
+        threshold=threshold,
+        out=out,
+        progress=True,
+    )
+    lines = found.lines() + ([f"pairs in {out}"] if out is not None else [])
+    _show(lines, found.to_dict(), json)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.errors import InputError, nearest
-from headwater.store import KEY_COLUMNS, Data, Modality, RaggedArray, SelectedRows, Store
+from headwater.store import Data, RaggedArray, SelectedRows, Store
 
 # Names of columns of whatever several samples can be of, in small letters and digits alone.
 PATIENT_COLUMNS = {
@@ -175,25 +175,6 @@ def _repeats(values: pl.Series) -> bool:
     """Whether some value stands in several rows; an empty cell is no value."""
     there = values if values.dtype.is_nested() else without_blanks(values).drop_nulls()
     return bool(there.n_unique() < len(there))
-
-
-def n_across_groups(data: Data, groups: NDArray[Any]) -> dict[Modality, int]:
-    """Count the contents, by modality, that stand in rows of more than one group.
-
-    Parameters
-    ----------
-    data
-        The samples, with the features that are used.
-    groups
-        Their groups, of shape ``(n_samples,)``.
-    """
-    modalities: set[Modality] = {"image" if name.endswith("/image") else "text" for name in data.inputs}
-    _, codes = np.unique(groups, return_inverse=True)
-    counts: dict[Modality, int] = {}
-    for modality in sorted(modalities):
-        pairs = pl.DataFrame({"key": data.table[KEY_COLUMNS[modality]], "group": codes}).unique()
-        counts[modality] = int((pairs["key"].value_counts()["count"] > 1).sum())
-    return counts
 
 
 def _shell(word: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from headwater.api._leakage import check_leakage
 from headwater.api._lines import counted
-from headwater.api._samples import full_column, group_column, levels, n_across_groups, require_column, with_labels
+from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
 from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
 from headwater.errors import InputError
 from headwater.evaluate import cross_validate, make_splits
@@ -34,6 +35,7 @@ def fit_head(
     seed: int = 0,
     inner_folds: int = 4,
     label_separator: str | None = None,
+    allow_leakage: str | None = None,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Run:
@@ -66,6 +68,9 @@ def fit_head(
         Folds of the training rows in which parameters are selected.
     label_separator
         Splits the label column's text into several labels, such as ``";"``.
+    allow_leakage
+        Why it is no matter that the same images, near duplicates of them, or samples of one group are on both sides of
+        a split, which is refused otherwise. Kept in ``metrics.json``.
     out
         The run directory to write; none is written when left out.
     progress
@@ -102,15 +107,22 @@ def fit_head(
     y = found.y
     say(f"{counted(len(y), 'sample')} with {' and '.join(names)}")
     values = {o: full_column(data, name, o) for o, name in columns.items() if name is not None and o != "--by"}
-    across = {} if "--groups" not in values else n_across_groups(data, values["--groups"])
-    for modality, n in across.items():
-        if n:
-            say(
-                f"identical {modality}s in more than one {columns['--groups']}: {n:,}. One {modality} can then be on "
-                "both sides of a split, which flatters the numbers"
-            )
     splits = make_splits(
-        y, groups=values.get("--groups"), n_folds=n_folds, split=values.get("--split"), holdout=holdout, seed=seed
+        y,
+        # A split that is given may divide groups when that is allowed, and is refused or counted below.
+        groups=values.get("--groups") if split is None else None,
+        n_folds=n_folds,
+        split=values.get("--split"),
+        holdout=holdout,
+        seed=seed,
+    )
+    leakage = check_leakage(
+        data,
+        splits,
+        groups=values.get("--groups"),
+        group_column=columns["--groups"],
+        allowed=allow_leakage,
+        say=say,
     )
     if len(names) == 1:
         X: Any = data.X
@@ -145,13 +157,13 @@ def fit_head(
         "by": by,
         "seed": seed,
         "inner_folds": inner_folds,
+        "allow_leakage": allow_leakage,
         "environment": environment(),
     }
     metrics = metrics_of(
         outcome, data, y, classes=classes, params=given, by=None if by is None else (by, levels(data, by))
     )
-    if across:
-        metrics["identical_across_groups"] = sum(across.values())
+    metrics["leakage"] = leakage
     predictions = predictions_of(data.ids, y, outcome, [str(c) for c in classes], values.get("--groups"))
     return write_run(target, Run(target, config, metrics, predictions, outcome.head), head)
 
