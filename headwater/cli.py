@@ -229,6 +229,51 @@ def compare(
     _show(found.lines(), found.to_dict(), json)
 
 
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The other data set's store.")],
+    label: Annotated[list[str], typer.Option(metavar="COL", help="Column of the truth; repeat for several labels.")],
+    features: Annotated[
+        list[str] | None, typer.Option(metavar="NAME/MODALITY", help="Features, where they are called otherwise.")
+    ] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="LABEL=CLASS", help="What a label means; LABEL= leaves it out.")
+    ] = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What is drawn again for intervals.")] = None,
+    where: Where = None,
+    by: By = None,
+    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    draws: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 2000,
+    allow_leakage: Leakage = None,
+    seed: Seed = 0,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Test a fitted head on another data set, untouched, and say how much worse it is there."""
+    from headwater import api
+
+    made = api.evaluate(
+        run,
+        store,
+        label=label,
+        features=features,
+        mapping=_mapping(map_ or []),
+        groups=groups,
+        where=where,
+        by=by,
+        label_separator=label_separator,
+        level=level,
+        n_draws=draws,
+        seed=seed,
+        allow_leakage=allow_leakage,
+        out=out,
+        progress=_say,
+    )
+    _show(made.lines(), made.metrics, json)
+
+
 @app.command("zero-shot")
 def zero_shot(
     store: Store,
@@ -399,3 +444,18 @@ def _params(assignments: list[str]) -> dict[str, Any]:
         except ValueError:
             params[name] = value
     return params
+
+
+def _mapping(pairs: list[str]) -> dict[str, str | None]:
+    """Read ``LABEL=CLASS``, at the last equals sign; ``LABEL=`` is a label to leave out."""
+    from headwater.errors import InputError
+
+    mapping: dict[str, str | None] = {}
+    for pair in pairs:
+        name, equals, target = pair.rpartition("=")
+        if not equals or not name:
+            raise InputError(f"--map {pair}: write LABEL=CLASS, or LABEL= to leave the label out.")
+        if name in mapping:
+            raise InputError(f"--map {pair}: {name} was mapped before. Pass it once.")
+        mapping[name] = target or None
+    return mapping

@@ -5,6 +5,7 @@ from headwater.api.audit import Audit, audit
 from headwater.api.compare import Compared, Difference, compare
 from headwater.api.demo import DemoResult, demo
 from headwater.api.embed import Embedded, embed
+from headwater.api.evaluate import evaluate
 from headwater.api.fit import fit_head
 from headwater.api.inspect import StoreInfo, info, verify
 from headwater.api.run import Run, open_run
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "demo",
     "embed",
+    "evaluate",
     "fit_head",
     "hit_lines",
     "index",

@@ -80,8 +80,13 @@ def levels(data: Data, column: str) -> NDArray[Any]:
     return without_blanks(values).cast(pl.String).fill_null("(empty)").to_numpy()
 
 
-def with_labels(data: Data, columns: Sequence[str], separator: str | None) -> tuple[Data, Labels]:
-    """Return the samples that have a label, and their labels; the others join those left out, with the reason."""
+def with_labels(
+    data: Data, columns: Sequence[str], separator: str | None, *, constant: bool = False
+) -> tuple[Data, Labels]:
+    """Return the samples that have a label, and their labels; the others join those left out, with the reason.
+
+    A column of one label is refused unless it may be ``constant``: nothing can be learned from it.
+    """
     if separator is not None and len(columns) > 1:
         raise InputError(f"--label-separator goes with one --label, but there are {len(columns)}.")
     for name in columns:
@@ -93,7 +98,7 @@ def with_labels(data: Data, columns: Sequence[str], separator: str | None) -> tu
         column = column.cast(pl.String).str.split(separator)
     if column.dtype == pl.List:
         return data, _several_labels(column)
-    if column.n_unique() == 1:
+    if column.n_unique() == 1 and not constant:
         n = counted(len(column), "sample")
         raise InputError(f"label column {columns[0]!r} is {column[0]!r} in all {n}: there is nothing to learn.")
     return data, Labels(column.to_numpy(), None)
@@ -106,15 +111,19 @@ def _with_values(data: Data, name: str) -> Data:
         return data
     if not present.any():
         raise InputError(f"label column {name!r} is empty in all {counted(len(present), 'sample')}.")
-    keep = present.to_numpy()
+    return keep_samples(data, present.to_numpy(), f"no {name}")
+
+
+def keep_samples(data: Data, keep: NDArray[np.bool_], reason: str) -> Data:
+    """Leave out the samples that are not to be kept, for a reason."""
     rows = np.flatnonzero(keep)
     inputs = {
         feature: X.select(rows) if isinstance(X, RaggedArray) else SelectedRows(X.array, X.index[rows])
         for feature, X in data.inputs.items()
     }
-    dropped = pl.DataFrame({"id": data.ids[~keep], "reason": [f"no {name}"] * int((~keep).sum())})
+    dropped = pl.DataFrame({"id": data.ids[~keep], "reason": [reason] * int((~keep).sum())})
     left_out = pl.concat([part.cast(pl.String) for part in (data.left_out, dropped)])
-    return Data(inputs, data.table.filter(present), data.ids[keep], left_out)
+    return Data(inputs, data.table.filter(pl.Series(keep)), data.ids[keep], left_out)
 
 
 def _cleaned(column: pl.Series) -> pl.Series:

@@ -93,10 +93,11 @@ class Whitening:
 class Tail:
     """How similar unrelated rows are at most: the upper tail of the similarity of pairs.
 
-    Beyond ``start`` the share of pairs falls off exponentially with the similarity's Fisher transform, z = arctanh(s):
-    ``P(z > start + x) = share * exp(-x / scale)``. For directions at random in d dimensions this is exact in the limit,
-    with a scale of 1 / (d - 1), since ``P(s > t)`` falls as ``(1 - t²)^((d - 1) / 2)``; for features of images, whose
-    directions are not at random, start and scale are measured.
+    Beyond ``start`` the share of pairs is taken to fall off exponentially with the similarity's Fisher transform,
+    z = arctanh(s): ``P(z > start + x) = share * exp(-x / scale)``. Between directions at random in d dimensions,
+    ``P(s > t)`` falls as ``(1 - t²)^((d - 1) / 2)``, which is ``exp(-(d - 1) z)`` in the limit and faster before it, so
+    that for these the threshold is on the safe side. Features of images lie more densely in some places than in others,
+    which makes their tail heavier; whitened, it was found to be about exponential (benchmarks/audit_duplicates.py).
 
     Attributes
     ----------
