@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import ThreadpoolController
 
 from headwater.errors import InputError
 from headwater.retrieve.exact import Features, blocks, unit
@@ -27,6 +29,12 @@ COPIES = 10  # a row is taken to have at most so many copies, so that pairs rare
 LEAST_ROWS = 30  # of fewer the tail cannot be told
 NO_ANGLE = 1 - 1e-6  # above it, float32 cannot tell a similarity from 1
 _QUERIES, _COLUMNS = 1024, 4096  # 16 MiB of similarities at once
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Return what sets the number of threads; to look for the libraries takes a while."""
+    return ThreadpoolController()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +69,9 @@ class Whitening:
         mean = X.mean(0)
         X -= mean
         # Of the two products that have the same eigenvalues, the smaller.
-        values, vectors = np.linalg.eigh(X.T @ X if dim <= n else X @ X.T)
+        product = X.T @ X if dim <= n else X @ X.T
+        with _blas().limit(limits=1):  # threads that wait for each other cost more than they gain, beside other work
+            values, vectors = np.linalg.eigh(product)
         values, vectors = values[::-1], vectors[:, ::-1]
         kept = min(n_components, max(n // ROWS_A_DIM, 1), int((values > LEAST_VARIANCE * values[0]).sum()))
         values, vectors = values[:kept], vectors[:, :kept]
@@ -82,10 +92,9 @@ class Whitening:
         mean, components = self.mean.astype(np.float32), self.components.astype(np.float32)
         out = np.zeros((X.shape[0], self.n_components), np.float32)
         if self.n_components:
-            for span, block in blocks(X):
-                values = np.asarray(block, np.float32)
-                finite = np.isfinite(values).all(1)
-                out[span][finite] = unit((values[finite] - mean) @ components)[0]
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite becomes zeros
+                for span, block in blocks(X):
+                    out[span] = unit((np.asarray(block, np.float32) - mean) @ components)[0]
         return out
 
 

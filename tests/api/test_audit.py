@@ -90,7 +90,7 @@ def test_lines(command, planted):
 
 
 def test_folds_are_those_of_fit_head(command, planted, tmp_path):
-    """With --folds, duplicates are looked at across the folds that fit-head makes for the same label, groups and seed."""
+    """With --folds, duplicates are looked at across the folds that fit-head makes for the same settings."""
     found = audit(planted, label="label", groups="who", folds=4, seed=3)
     assert found.groups_across_split == 0
     words = ("--features", "made/image", "--label", "label", "--groups", "who", "--folds", "4", "--seed", "3")
