@@ -138,11 +138,11 @@ def test_honest_features_are_not_refused(fit, make_store, made, seed):
 def test_what_is_common_is_no_copy(fit, make_store, noise):
     """Images that are all alike, such as empty glass, are counted apart, said, and refuse nothing."""
     X = noise.copy()
-    X[:30] = X[0] + 0.02 * np.random.default_rng(2).standard_normal((30, 40))
+    X[:34] = X[0] + 0.02 * np.random.default_rng(2).standard_normal((34, 40))
     done, leakage = fit(make_store(X, label=LABEL))
     assert done.status == 0
     near = leakage["near_duplicates"]
-    assert near["n_like_many"] >= 25
+    assert near["n_like_many"] >= 30
     assert near["n_with_copies"] <= 5
     assert "of them more than 20" in done.err
 
