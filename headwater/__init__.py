@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.api import embed as embed
+    from headwater.api import evaluate as evaluate
 
 __version__ = "0.1.0"
 
@@ -19,12 +20,15 @@ class _Verb(ModuleType):
     """A package that is also the verb of its name: ``headwater.embed(...)`` beside ``import headwater.embed.run``."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return import_module("headwater.api").embed(*args, **kwargs)
+        verb = self.__name__.removeprefix("headwater.")
+        return getattr(import_module("headwater.api"), verb)(*args, **kwargs)
 
 
-import_module("headwater.embed").__class__ = _Verb
+for _name in ("embed", "evaluate"):
+    import_module(f"headwater.{_name}").__class__ = _Verb
 
 _LAZY = {
+    "audit": "headwater.api",
     "compare": "headwater.api",
     "demo": "headwater.api",
     "fit_head": "headwater.api",

@@ -41,6 +41,9 @@ By = Annotated[str | None, typer.Option(metavar="COL", help="Give results for ea
 Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run directory to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local state dict, safetensors or torch.")]
+Leakage = Annotated[
+    str | None, typer.Option(metavar="REASON", help="Go on though the split leaks; kept in metrics.json.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
@@ -183,6 +186,7 @@ def fit_head(
     where: Where = None,
     by: By = None,
     label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    allow_leakage: Leakage = None,
     seed: Seed = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Repeat all of it with so many seeds, from --seed on.")] = 1,
     shots: Annotated[int | None, typer.Option(min=1, help="Train on so many rows a class, drawn in each fold.")] = None,
@@ -227,6 +231,7 @@ def fit_head(
         where=where,
         by=by,
         label_separator=label_separator,
+        allow_leakage=allow_leakage,
         seed=seed,
         seeds=seeds,
         shots=shots,
@@ -258,6 +263,51 @@ def compare(
 
     found = api.compare(runs, metric=metric, level=level, n_draws=draws, seed=seed)
     _show(found.lines(), found.to_dict(), json)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The other data set's store.")],
+    label: Annotated[list[str], typer.Option(metavar="COL", help="Column of the truth; repeat for several labels.")],
+    features: Annotated[
+        list[str] | None, typer.Option(metavar="NAME/MODALITY", help="Features, where they are called otherwise.")
+    ] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="LABEL=CLASS", help="What a label means; LABEL= leaves it out.")
+    ] = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What is drawn again for intervals.")] = None,
+    where: Where = None,
+    by: By = None,
+    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    draws: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 2000,
+    allow_leakage: Leakage = None,
+    seed: Seed = 0,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Test a fitted head on another data set, untouched, and say how much worse it is there."""
+    from headwater import api
+
+    made = api.evaluate(
+        run,
+        store,
+        label=label,
+        features=features,
+        mapping=_mapping(map_ or []),
+        groups=groups,
+        where=where,
+        by=by,
+        label_separator=label_separator,
+        level=level,
+        n_draws=draws,
+        seed=seed,
+        allow_leakage=allow_leakage,
+        out=out,
+        progress=_say,
+    )
+    _show(made.lines(), made.metrics, json)
 
 
 @app.command("zero-shot")
@@ -347,6 +397,47 @@ def index(
 
 
 @app.command()
+def audit(
+    store: Store,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME/MODALITY", help="Features; may be left out where there is one set."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COL", help="Say which duplicates differ in it.")] = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with the sides of a split.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Look at the folds that fit-head would make.")] = None,
+    seed: Seed = 0,
+    where: Where = None,
+    false_alarms: Annotated[
+        float, typer.Option(help="Share of unrelated pairs that may be taken for near duplicates.")
+    ] = 1e-5,
+    threshold: Annotated[float | None, typer.Option(help="A whitened cosine similarity to use instead.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the pairs, as .csv or .parquet.")] = None,
+    json: Json = False,
+) -> None:
+    """Find exact and near duplicates, and what of them straddles groups, a split or labels."""
+    from headwater import api
+
+    found = api.audit(
+        store,
+        features=features,
+        label=label,
+        groups=groups,
+        split=split,
+        folds=folds,
+        seed=seed,
+        where=where,
+        false_alarms=false_alarms,
+        threshold=threshold,
+        out=out,
+        progress=True,
+    )
+    lines = found.lines() + ([f"pairs in {out}"] if out is not None else [])
+    _show(lines, found.to_dict(), json)
+
+
+@app.command()
 def info(
     store: Store,
     failed: Annotated[bool, typer.Option("--failed", help="List the items that failed, and why.")] = False,
@@ -389,3 +480,18 @@ def _params(assignments: list[str]) -> dict[str, Any]:
         except ValueError:
             params[name] = value
     return params
+
+
+def _mapping(pairs: list[str]) -> dict[str, str | None]:
+    """Read ``LABEL=CLASS``, at the last equals sign; ``LABEL=`` is a label to leave out."""
+    from headwater.errors import InputError
+
+    mapping: dict[str, str | None] = {}
+    for pair in pairs:
+        name, equals, target = pair.rpartition("=")
+        if not equals or not name:
+            raise InputError(f"--map {pair}: write LABEL=CLASS, or LABEL= to leave the label out.")
+        if name in mapping:
+            raise InputError(f"--map {pair}: {name} was mapped before. Pass it once.")
+        mapping[name] = target or None
+    return mapping

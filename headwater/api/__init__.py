@@ -1,8 +1,11 @@
 """The verbs: paths in and paths out. The only place where stores, encoders, heads and evaluation meet."""
 
+from headwater.api._duplicates import Duplicates
+from headwater.api.audit import Audit, audit
 from headwater.api.compare import Compared, Difference, compare
 from headwater.api.demo import DemoResult, demo
 from headwater.api.embed import Embedded, embed
+from headwater.api.evaluate import evaluate
 from headwater.api.fit import fit_head
 from headwater.api.inspect import StoreInfo, info, verify
 from headwater.api.run import Run, open_run
@@ -10,17 +13,21 @@ from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
 from headwater.api.zero_shot import zero_shot
 
 __all__ = [
+    "Audit",
     "Compared",
     "DemoResult",
     "Difference",
+    "Duplicates",
     "Embedded",
     "Hit",
     "IndexSummary",
     "Run",
     "StoreInfo",
+    "audit",
     "compare",
     "demo",
     "embed",
+    "evaluate",
     "fit_head",
     "hit_lines",
     "index",

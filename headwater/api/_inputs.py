@@ -85,7 +85,28 @@ def read_inputs(store: Store, what: Wanted, where: str | None, used: Sequence[st
     return data if what.bags is None else _bagged(data, what.bags, used)
 
 
-def inputs_of(head: Head, data: Data) -> Any:
+def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) -> tuple[Data, NDArray[np.int64]]:
+    """Return samples with pooled features, and the row of ``data`` that each is in: of its bag, or its own.
+
+    Where samples may lack inputs, those that have the images, or else the first input.
+    """
+    if not what.tokens and not what.partial and what.bags is None:
+        return data, np.arange(len(data.ids))
+    names: Sequence[str] = what.names
+    if what.partial:
+        names = [name for name in what.names if name.endswith("/image")] or what.names[:1]
+    samples = store.read(*names, where=where)
+    of = samples.ids if what.bags is None else samples.table[what.bags].cast(pl.String).to_numpy().astype(np.str_)
+    order = np.argsort(data.ids)
+    place = np.minimum(np.searchsorted(data.ids[order], of), len(order) - 1)
+    there = data.ids[order][place] == of
+    kept = np.flatnonzero(there)
+    inputs = {name: X.select(kept) for name, X in samples.inputs.items()}
+    left = samples.left_out
+    return Data(inputs, samples.table[kept], samples.ids[kept], left), order[place[kept]].astype(np.int64)
+
+
+def inputs_of(head: Any, data: Data) -> Any:
     """Return what a head is given: one array-like, or several as it takes them."""
     parts = {
         name: Masked(X, data.present[name]) if name in data.present and not isinstance(X, RaggedArray) else X
@@ -93,7 +114,7 @@ def inputs_of(head: Head, data: Data) -> Any:
     }
     if len(parts) == 1:
         return next(iter(parts.values()))
-    return parts if head.takes_inputs else Concatenated(list(parts.values()))
+    return parts if isinstance(head, Head) and head.takes_inputs else Concatenated(list(parts.values()))
 
 
 def _bagged(data: Data, column: str, used: Sequence[str]) -> Data:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.errors import InputError, nearest
-from headwater.store import KEY_COLUMNS, Data, Modality, Store
+from headwater.store import Data, Store
 
 # Names of columns of whatever several samples can be of, in small letters and digits alone.
 PATIENT_COLUMNS = {
@@ -80,8 +80,13 @@ def levels(data: Data, column: str) -> NDArray[Any]:
     return without_blanks(values).cast(pl.String).fill_null("(empty)").to_numpy()
 
 
-def with_labels(data: Data, columns: Sequence[str], separator: str | None) -> tuple[Data, Labels]:
-    """Return the samples that have a label, and their labels; the others join those left out, with the reason."""
+def with_labels(
+    data: Data, columns: Sequence[str], separator: str | None, *, constant: bool = False
+) -> tuple[Data, Labels]:
+    """Return the samples that have a label, and their labels; the others join those left out, with the reason.
+
+    A column of one label is refused unless it may be ``constant``: nothing can be learned from it.
+    """
     if separator is not None and len(columns) > 1:
         raise InputError(f"--label-separator goes with one --label, but there are {len(columns)}.")
     for name in columns:
@@ -93,7 +98,7 @@ def with_labels(data: Data, columns: Sequence[str], separator: str | None) -> tu
         column = column.cast(pl.String).str.split(separator)
     if column.dtype == pl.List:
         return data, _several_labels(column)
-    if column.n_unique() == 1:
+    if column.n_unique() == 1 and not constant:
         n = counted(len(column), "sample")
         raise InputError(f"label column {columns[0]!r} is {column[0]!r} in all {n}: there is nothing to learn.")
     return data, Labels(column.to_numpy(), None)
@@ -106,13 +111,17 @@ def _with_values(data: Data, name: str) -> Data:
         return data
     if not present.any():
         raise InputError(f"label column {name!r} is empty in all {counted(len(present), 'sample')}.")
-    keep = present.to_numpy()
+    return keep_samples(data, present.to_numpy(), f"no {name}")
+
+
+def keep_samples(data: Data, keep: NDArray[np.bool_], reason: str) -> Data:
+    """Leave out the samples that are not to be kept, for a reason."""
     rows = np.flatnonzero(keep)
     inputs = {feature: X.select(rows) for feature, X in data.inputs.items()}
     there = {feature: part[rows] for feature, part in data.present.items()}
-    dropped = pl.DataFrame({"id": data.ids[~keep], "reason": [f"no {name}"] * int((~keep).sum())})
+    dropped = pl.DataFrame({"id": data.ids[~keep], "reason": [reason] * int((~keep).sum())})
     left_out = pl.concat([part.cast(pl.String) for part in (data.left_out, dropped)])
-    return Data(inputs, data.table.filter(present), data.ids[keep], left_out, there)
+    return Data(inputs, data.table.filter(pl.Series(keep)), data.ids[keep], left_out, there)
 
 
 def _cleaned(column: pl.Series) -> pl.Series:
@@ -173,25 +182,6 @@ def _repeats(values: pl.Series) -> bool:
     """Whether some value stands in several rows; an empty cell is no value."""
     there = values if values.dtype.is_nested() else without_blanks(values).drop_nulls()
     return bool(there.n_unique() < len(there))
-
-
-def n_across_groups(data: Data, groups: NDArray[Any]) -> dict[Modality, int]:
-    """Count the contents, by modality, that stand in rows of more than one group.
-
-    Parameters
-    ----------
-    data
-        The samples, with the features that are used.
-    groups
-        Their groups, of shape ``(n_samples,)``.
-    """
-    modalities: set[Modality] = {"image" if name.endswith("/image") else "text" for name in data.inputs}
-    _, codes = np.unique(groups, return_inverse=True)
-    counts: dict[Modality, int] = {}
-    for modality in sorted(modalities):
-        pairs = pl.DataFrame({"key": data.table[KEY_COLUMNS[modality]], "group": codes}).unique()
-        counts[modality] = int((pairs["key"].value_counts()["count"] > 1).sum())
-    return counts
 
 
 def _shell(word: str) -> str:

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._lines import aligned, counted
+from headwater.api._predictions import codes_of, scores_of, truth_of
 from headwater.api.run import Run, open_run
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
@@ -154,11 +155,11 @@ def compare(
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} runs there are: {', '.join(known)}.")
     tables = _aligned(opened, names)
     classes = [str(c) for c in opened[0].metrics["classes"]]
-    truth = _truth(tables[0], classes, task)
+    truth = truth_of(tables[0], classes, task)
     grouped = all("group" in table.columns for table in tables)
-    groups = _codes(tables[0]["group"]) if grouped else np.arange(len(truth))
+    groups = codes_of(tables[0]["group"]) if grouped else np.arange(len(truth))
     same_folds = all(table["fold"].equals(tables[0]["fold"]) for table in tables)
-    scores = [_scores(table, classes) for table in tables]
+    scores = [scores_of(table, classes) for table in tables]
 
     if same_folds:
         fold_of = tables[0]["fold"].to_numpy()
@@ -300,23 +301,6 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
             raise InputError(f"{names[0]} and {name} have different labels for the same samples.")
         tables.append(table)
     return tables
-
-
-def _truth(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[np.int64]:
-    """Return class numbers ``(n,)``, or 0/1 ``(n, n_labels)``."""
-    if task == "multilabel":
-        return np.array([[name in row for name in classes] for row in table["label"].to_list()], np.int64)
-    number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[str(value)] for value in table["label"].to_list()], np.int64)
-
-
-def _scores(table: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.float64]:
-    return table.select([f"score_{name}" for name in classes]).to_numpy().astype(np.float64)
-
-
-def _codes(column: pl.Series) -> NDArray[np.int64]:
-    codes: NDArray[np.int64] = np.unique(column.cast(pl.String).to_numpy().astype(str), return_inverse=True)[1]
-    return codes
 
 
 def _interval(low: float, high: float, sign: str = "") -> str:

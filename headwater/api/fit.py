@@ -11,11 +11,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.api._inputs import Missing, inputs_of, read_inputs, wanted
+from headwater.api._inputs import Missing, Wanted, inputs_of, read_inputs, samples_behind, wanted
+from headwater.api._leakage import Report, check_leakage
 from headwater.api._lines import counted
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
-from headwater.api._samples import full_column, group_column, levels, n_across_groups, require_column, with_labels
+from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
 from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
 from headwater.errors import InputError
 from headwater.evaluate import Outcome, Split, cross_validate, infer_task, joined, make_splits
@@ -54,6 +55,7 @@ def fit_head(
     per: str | None = None,
     aggregate: How | None = None,
     label_separator: str | None = None,
+    allow_leakage: str | None = None,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Run:
@@ -112,6 +114,9 @@ def fit_head(
         default), ``"max"`` or ``"noisy-or"``. Everything is reported at that level too.
     label_separator
         Splits the label column's text into several labels, such as ``";"``.
+    allow_leakage
+        Why it is no matter that the same images, near duplicates of them, or samples of one group are on both sides of
+        a split, which is refused otherwise. Kept in ``metrics.json``.
     out
         The run directory to write; none is written when left out.
     progress
@@ -166,8 +171,8 @@ def fit_head(
     protocol.refuse_for(infer_task(y))
     say(f"{counted(len(y), 'sample' if bags is None else 'bag')} with {' and '.join(names)}")
     rows = _Columns.read(data, protocol)
-    n_identical = _say_identical(data, protocol.groups, rows.groups, say)
     splits = _splits(y, rows, protocol)
+    leakage = _checked_leakage(opened, what, where, data, splits, rows.groups, protocol.groups, allow_leakage, say)
     outcome = _cross_validated(head, given, inputs_of(model, data), y, splits, rows.groups, protocol, say)
     report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
     classes = outcome.classes.tolist() if found.names is None else found.names
@@ -184,13 +189,13 @@ def fit_head(
         "tokens": sorted(what.tokens),
         "bags": bags,
         "missing": missing,
+        "allow_leakage": allow_leakage,
         **protocol.to_dict(),
         "environment": environment(),
     }
     levels_by = None if by is None or rows.levels is None else (by, rows.levels)
     metrics = metrics_of(report.outcome, data, y, classes=classes, params=given, by=levels_by) | report.metrics
-    if n_identical is not None:
-        metrics["identical_across_groups"] = n_identical
+    metrics["leakage"] = leakage
     words = [str(c) for c in classes]
     predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
     decision = {"classes": classes, **report.decision} if report.decision else {}
@@ -217,27 +222,49 @@ class _Columns:
         )
 
 
-def _say_identical(
-    data: Data, column: str | None, groups: NDArray[Any] | None, say: Callable[[str], None]
-) -> int | None:
-    """Say how many contents stand in rows of several groups, and return it; None where there are no groups."""
-    if groups is None:
-        return None
-    across = n_across_groups(data, groups)
-    for modality, n in across.items():
-        if n:
-            say(
-                f"identical {modality}s in more than one {column}: {n:,}. One {modality} can then be on "
-                "both sides of a split, which flatters the numbers"
+def _checked_leakage(
+    store: Store,
+    what: Wanted,
+    where: str | None,
+    data: Data,
+    splits: Sequence[Sequence[Split]],
+    groups: NDArray[Any] | None,
+    group_column: str | None,
+    allowed: str | None,
+    say: Callable[[str], None],
+) -> Report:
+    """Look for leaks in the splits of every seed, sample by sample where rows are bags; return what the first has."""
+    samples, row = samples_behind(store, what, where, data)
+    of_samples = None if groups is None else groups[row]
+    found: list[Report] = []
+    for of_seed in splits:
+        by_sample = [
+            replace(
+                split,
+                train=np.flatnonzero(np.isin(row, split.train)),
+                test=np.flatnonzero(np.isin(row, split.test)),
             )
-    return sum(across.values())
+            for split in of_seed
+        ]
+        quiet = say if not found else lambda line: None
+        report = check_leakage(
+            samples, by_sample, groups=of_samples, group_column=group_column, allowed=allowed, say=quiet
+        )
+        found.append(report)
+    return found[0]
 
 
 def _splits(y: NDArray[Any], rows: _Columns, protocol: Protocol) -> list[list[Split]]:
     """Return the splits of each seed."""
     found = [
         make_splits(
-            y, groups=rows.groups, n_folds=protocol.n_folds, split=rows.split, holdout=protocol.holdout, seed=seed
+            y,
+            # A split that is given may divide groups when that is allowed, and is refused or counted later.
+            groups=rows.groups if rows.split is None else None,
+            n_folds=protocol.n_folds,
+            split=rows.split,
+            holdout=protocol.holdout,
+            seed=seed,
         )
         for seed in protocol.every_seed
     ]

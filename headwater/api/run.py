@@ -27,8 +27,9 @@ from headwater.evaluate import Outcome
 from headwater.heads import load_head, save_head
 from headwater.store import Data, Store
 
-COMMANDS = ("fit-head", "zero-shot")  # whose runs they are
-RUN_FILES = ("config.json", "head.json", "head.safetensors", "predictions.parquet", "metrics.json")
+COMMANDS = ("fit-head", "zero-shot", "evaluate")  # whose runs they are
+HEAD_FILES = ("head.json", "head.safetensors")
+RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
 DECISION = "decision.json"  # where a run has one
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
@@ -99,6 +100,8 @@ class Run:
                 for level, part in levels.items()
             ]
             out += ["", *indented(table)]
+        if "external" in self.metrics:
+            out += ["", *_against_internal(self.metrics["external"])]
         out += lines_of(self.metrics, n_folds, main)
         out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in self.metrics["left_out"].items()]
         out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
@@ -259,8 +262,11 @@ def _without_samples(y: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
     return [c for c in classes if c not in present]
 
 
-def write_run(target: Path | None, run: Run, kind: str) -> Run:
-    """Write a run, whole: its files are made beside their place, and moved there one after the other."""
+def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None = None) -> Run:
+    """Write a run, whole: its files are made beside their place, and moved there one after the other.
+
+    The head is written as it is, or copied from the run ``head_of``.
+    """
     if target is None:
         return run
     data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
@@ -269,7 +275,11 @@ def write_run(target: Path | None, run: Run, kind: str) -> Run:
     with _beside(target) as folder:
         (folder / "config.json").write_text(_json(run.config))
         (folder / "predictions.parquet").write_bytes(data.getvalue())
-        save_head(run.head, kind, folder)
+        if head_of is None:
+            save_head(run.head, kind, folder)
+        else:
+            for name in HEAD_FILES:
+                shutil.copyfile(head_of / name, folder / name)
         if run.decision:
             (folder / DECISION).write_text(_json(run.decision))
         (folder / "metrics.json").write_text(_json(run.metrics))
@@ -308,3 +318,22 @@ def described(store: Store, names: Sequence[str]) -> dict[str, Any]:
 def environment() -> dict[str, str]:
     packages = ("headwater", "numpy", "scikit-learn", "polars")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def _against_internal(external: Mapping[str, Any]) -> list[str]:
+    """Write a table of what a head reached on other data beside the estimate within its own."""
+    drawn = " and ".join(dict.fromkeys(f"{unit}s" for unit in external["drawn"].values()))
+    rows = [["", "within its own data", "here", "drop"]]
+    for name, found in external["metrics"].items():
+        cells = [
+            "–" if found[part]["value"] is None else _with_interval(found[part], "+" if part == "drop" else "")
+            for part in ("internal", "external", "drop")
+        ]
+        rows.append([name, *cells])
+    title = f"against {external['run']}, with {external['level']:.0%} intervals by drawing {drawn} again"
+    return [title, *indented(rows)]
+
+
+def _with_interval(found: Mapping[str, float | None], sign: str) -> str:
+    low, high = ("–" if v is None else f"{v:{sign}.3f}" for v in (found["low"], found["high"]))
+    return f"{found['value']:{sign}.3f} [{low}, {high}]"

@@ -1,9 +1,18 @@
-"""Splits, metrics and the protocol: arrays in, numbers out."""
+"""Splits, metrics and the protocol: arrays in, numbers out.
 
-from headwater.evaluate.metrics import Task, count_folds, infer_task, log_loss_many, score, summarise
-from headwater.evaluate.outcome import Fold, Outcome, OutOfFold, joined
-from headwater.evaluate.protocol import cross_validate
-from headwater.evaluate.splits import Split, inner_splits, make_splits
+Names are looked up when they are first used: this package is loaded with ``import headwater``, which must cost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.evaluate.metrics import Task, count_folds, infer_task, log_loss_many, score, summarise
+    from headwater.evaluate.outcome import Fold, Outcome, OutOfFold, joined
+    from headwater.evaluate.protocol import cross_validate
+    from headwater.evaluate.splits import Split, inner_splits, make_splits
 
 __all__ = [
     "Fold",
@@ -21,3 +30,16 @@ __all__ = [
     "score",
     "summarise",
 ]
+
+_PLACES = {
+    **dict.fromkeys(("Task", "count_folds", "infer_task", "log_loss_many", "score", "summarise"), "metrics"),
+    **dict.fromkeys(("Fold", "OutOfFold", "Outcome", "joined"), "outcome"),
+    "cross_validate": "protocol",
+    **dict.fromkeys(("Split", "inner_splits", "make_splits"), "splits"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'headwater.evaluate' has no attribute {name!r}")
+    return getattr(import_module(f"headwater.evaluate.{_PLACES[name]}"), name)

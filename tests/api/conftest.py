@@ -157,9 +157,9 @@ def _keys_of(n, start=0):
 def make_store(tmp_path):
     """Return a function that makes a store of given vectors and columns, no image behind it."""
 
-    def make(X, name="made/image", **columns):
-        store = create_store(tmp_path / "made.hw")
-        keys = _keys_of(len(X))
+    def make(X, name="made/image", path="made.hw", first_key=0, **columns):
+        store = create_store(tmp_path / path)
+        keys = _keys_of(len(X), first_key)
         hexed = pl.Series(hex_from_keys(keys), dtype=pl.String)
         none = pl.Series([None] * len(X), dtype=pl.String)
         table = pl.DataFrame({"id": [f"r{i:03d}" for i in range(len(X))], **columns})

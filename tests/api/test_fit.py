@@ -183,10 +183,10 @@ def test_identical_contents_in_several_groups(command, make_store, tmp_path):
     columns = {"image_key": pl.Series(keys), "who": pl.Series(who)}
     store.write_samples(store.samples.with_columns(**columns), store.roles)
     words = ("fit-head", store.path, "--features", "made/image", "--label", "label", "--set", "C=1", "--groups")
-    done = command(*words, "who", "--out", tmp_path / "run")
+    done = command(*words, "who", "--allow-leakage", "a test", "--out", tmp_path / "run")
     assert "identical images in more than one who: 2. One image can then be on both sides of a split" in done.err
-    assert open_run(tmp_path / "run").metrics["identical_across_groups"] == 2
-    assert "identical" not in command(*words, "none").err
+    assert open_run(tmp_path / "run").metrics["leakage"]["identical_across_groups"] == {"image": 2}
+    assert "more than one" not in command(*words, "none", "--allow-leakage", "a test").err
 
 
 def test_config_holds_what_is_needed_to_repeat_it(fit, noisy):

@@ -1,0 +1,50 @@
+"""Which samples hold the same content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.store import KEY_COLUMNS, Data, Modality, keys_from_hex
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """The distinct contents of samples.
+
+    Attributes
+    ----------
+    of_sample : int64 array of shape (n_samples,)
+        The number of each sample's content.
+    first : int64 array of shape (n_contents,)
+        The first sample that holds each content.
+    """
+
+    of_sample: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many samples hold each content, of shape ``(n_contents,)``."""
+        return np.bincount(self.of_sample)
+
+    def samples(self, content: int) -> NDArray[np.int64]:
+        """Return the samples that hold a content."""
+        return np.flatnonzero(self.of_sample == content)
+
+
+def contents_of(data: Data, modality: Modality) -> Contents:
+    """Number the contents of samples, by their keys, in the order in which they first come."""
+    words = keys_from_hex(data.table[KEY_COLUMNS[modality]]).view("S16").reshape(-1)
+    _, first, numbers = np.unique(words, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return Contents(place[numbers], first[order].astype(np.int64))
+
+
+def modality_of(name: str) -> Modality:
+    """Return the modality of features called ``NAME/MODALITY``."""
+    return "image" if name.endswith("/image") else "text"

@@ -1,0 +1,288 @@
+"""audit: duplicates in a store, exact and near, and what of them straddles groups, splits and labels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.api._duplicates import Cluster, Columns, Counts, Duplicates, find_duplicates
+from headwater.api._lines import aligned, counted, cut
+from headwater.api._samples import full_column, group_column, require_column, with_labels
+from headwater.errors import InputError
+from headwater.evaluate import Split, make_splits
+from headwater.evaluate.leakage import Sides
+from headwater.store import Data, Store, open_store
+
+MOST_SIDES = 100  # of a split
+SHOWN = 5  # clusters, in print
+SHOWN_IDS = 4  # of each
+MOST = 24  # characters of a cell that are shown
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit of a store found.
+
+    Attributes
+    ----------
+    path, n_samples, n_left_out
+        Of the store: samples looked at, and those without features or a label.
+    label, groups, split
+        Columns; ``split`` is "5 folds" where folds were made.
+    groups_across_split
+        Groups on both sides of a split; None without groups or split.
+    found
+        For each feature set.
+    pairs
+        A row for each pair: ``features``, ``kind`` (identical or near), ``cluster``, ``similarity``, ``id_a``,
+        ``id_b``, and ``group``, ``label`` and ``side`` of both, where there are such.
+    """
+
+    path: str
+    n_samples: int
+    n_left_out: int
+    label: str | None
+    groups: str | None
+    split: str | None
+    groups_across_split: int | None
+    found: Sequence[Duplicates]
+    pairs: pl.DataFrame = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, without the pairs."""
+        return {**{k: v for k, v in vars(self).items() if k != "pairs"}, "found": [asdict(one) for one in self.found]}
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what was found."""
+        out = [f"{self.path}: {counted(self.n_samples, 'sample')}"]
+        if self.n_left_out:
+            out.append(f"left out: {counted(self.n_left_out, 'sample')} without features or label")
+        if self.groups_across_split is not None:
+            out.append(f"groups of {self.groups} on both sides of {self.split}: {self.groups_across_split:,}")
+        for one in self.found:
+            out += ["", *self._of(one)]
+        return out
+
+    def _of(self, one: Duplicates) -> list[str]:
+        out = [f"{one.features}: {counted(one.n_contents, 'distinct content')}"]
+        out.append(f"  identical: {self._counts(one.identical, 'content')}")
+        if one.threshold is None:
+            out.append("  near duplicates cannot be told: too few contents, or too much alike")
+        else:
+            out += [
+                f"  near duplicates: {self._counts(one.near, 'pair')}",
+                f"    above a whitened cosine of {one.threshold:.3f} ({one.n_components} components): an estimated "
+                f"{one.false_alarms:.2g} of unrelated pairs are, which would be {one.expected_pairs:,.1f} here",
+            ]
+            if one.across_groups_rate is not None:
+                out.append(f"    measured: {one.across_groups_rate:.2g} of pairs of different {self.groups} are")
+        if not one.clusters.n:
+            rate = f" at a false-alarm rate of {one.false_alarms:.2g}" if one.threshold is not None else ""
+            return [*out, f"  no duplicates found{rate}"]
+        out.append(f"  together: {self._counts(one.clusters, 'cluster')}")
+        return out + [f"    {line}" for line in aligned(self._table(one.worst[:SHOWN]))]
+
+    def _counts(self, counts: Counts, noun: str) -> str:
+        """Write how many, in how many samples, and what straddles."""
+        if not counts.n:
+            return "none"
+        words = [f"{counted(counts.samples, 'sample')} in {counted(counts.n, noun)}"]
+        for n, what in (
+            (counts.across_groups, f"in several {self.groups}"),
+            (counts.across_split, f"on both sides of {self.split}"),
+            (counts.labels_differ, f"with different {self.label}"),
+        ):
+            if n is not None:
+                words.append(f"{n:,} {what}")
+        return ", ".join(words)
+
+    def _table(self, clusters: Sequence[Cluster]) -> list[list[str]]:
+        named = (("groups", self.groups), ("labels", self.label), ("sides", self.split))
+        columns = [(part, name) for part, name in named if name is not None]
+        rows = [["similarity", "samples", "ids", *(name for _, name in columns)]]
+        for one in clusters:
+            more = ", …" if len(one.ids) > SHOWN_IDS else ""
+            cells = [f"{one.similarity:.3f}", f"{len(one.ids):,}", ", ".join(one.ids[:SHOWN_IDS]) + more]
+            for part, _ in columns:
+                cells.append(cut(", ".join(dict.fromkeys(getattr(one, part))), MOST))
+            rows.append(cells)
+        return rows
+
+
+def audit(
+    store: str | Path | Store,
+    *,
+    features: str | Sequence[str] | None = None,
+    label: str | None = None,
+    groups: str | None = None,
+    split: str | None = None,
+    folds: int | None = None,
+    seed: int = 0,
+    where: str | None = None,
+    false_alarms: float = 1e-5,
+    threshold: float | None = None,
+    out: str | Path | None = None,
+    progress: bool = False,
+) -> Audit:
+    """Look for duplicates, exact and near, and say which of them straddle groups, splits and labels.
+
+    Exact duplicates are contents that stand in several samples. Near duplicates are different contents whose features,
+    whitened, are more similar than unrelated ones are; how similar these are is measured on the data, without labels.
+
+    Parameters
+    ----------
+    store
+        A store, or where it is.
+    features
+        One or more feature sets, ``NAME/MODALITY``, each looked at by itself; it may be left out where there is one.
+    label
+        A column: duplicates whose values differ are counted. Samples without a value are left out.
+    groups
+        The column whose values must not be divided, such as the patient; ``"none"`` for independent rows. Pairs of one
+        group are not taken for unrelated ones.
+    split
+        A column of a split: its values are the sides.
+    folds, seed
+        Rather than by a column, look at the folds that `fit_head` would make.
+    where
+        A boolean SQL expression over the manifest's columns: only these samples are looked at.
+    false_alarms
+        The share of unrelated pairs that may be taken for near duplicates.
+    threshold
+        A whitened cosine similarity to use instead.
+    out
+        A file for the pairs, ``.csv`` or ``.parquet``.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Audit
+
+    Raises
+    ------
+    InputError, SplitError, StoreError
+        Each with one line that says what, where and what to do.
+    """
+    target = _pairs_file(out)
+    if not 0 < false_alarms <= 1e-2:
+        raise InputError(f"--false-alarms must be above 0 and at most 0.01, but is {false_alarms}.")
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"--threshold must be between 0 and 1, but is {threshold}.")
+    if split is not None and folds is not None:
+        raise InputError("--folds goes without --split: pass one of them.")
+    if folds is not None and label is None:
+        raise InputError("--folds needs --label: folds are balanced by it. Pass the one that fit-head would get.")
+    if seed < 0:
+        raise InputError(f"--seed must be at least 0, but is {seed}.")
+    opened = store if isinstance(store, Store) else open_store(store)
+    names = _names(opened, features)
+    column = group_column(opened, groups)
+    for option, name in (("--label", label), ("--groups", column), ("--split", split)):
+        if name is not None:
+            require_column(opened, name, option)
+    data = opened.read(*names, where=where)
+    y = None
+    if label is not None:
+        data, found = with_labels(data, [label], None)
+        y = found.y
+    group = None if column is None else full_column(data, column, "--groups")
+    columns = _columns_of(data, y, group, split, folds, seed)
+    parts = [
+        find_duplicates(data, name, columns, false_alarms=false_alarms, threshold=threshold, progress=progress)
+        for name in names
+    ]
+    across = None
+    if group is not None and columns.splits:
+        codes = np.unique(group, return_inverse=True)[1]
+        across = int(Sides.of(codes, columns.splits).straddling().sum())
+    pairs = pl.concat([table for _, table in parts])
+    if target is not None:
+        _write(pairs, target)
+    return Audit(
+        path=str(opened.path),
+        n_samples=len(data.ids),
+        n_left_out=len(data.left_out),
+        label=label,
+        groups=column,
+        split=split if folds is None else counted(folds, "fold"),
+        groups_across_split=across,
+        found=[one for one, _ in parts],
+        pairs=pairs,
+    )
+
+
+def _names(store: Store, features: str | Sequence[str] | None) -> list[str]:
+    if features:
+        return [features] if isinstance(features, str) else list(dict.fromkeys(features))
+    names = store.feature_names()
+    if len(names) != 1:
+        there = ", ".join(names) or "none yet"
+        raise InputError(f"{store.path}: say which features to audit with --features. There are: {there}.")
+    return names
+
+
+def _columns_of(
+    data: Data,
+    y: NDArray[Any] | None,
+    group: NDArray[Any] | None,
+    split: str | None,
+    folds: int | None,
+    seed: int,
+) -> Columns:
+    """Gather what samples are told apart by; each value of a split's column is tested against all others."""
+    labels = None if y is None else _words(y)
+    groups = None if group is None else _words(group)
+    if folds is not None:
+        splits: Sequence[Split] = make_splits(y if y is not None else [], groups=group, n_folds=folds, seed=seed)
+        side = np.empty(len(data.ids), object)
+        for one in splits:
+            side[one.test] = f"fold {one.fold}"
+        return Columns(labels, groups, side.astype(str), splits)
+    if split is None:
+        return Columns(labels, groups, None, [])
+    side = _words(full_column(data, split, "--split"))
+    values = np.unique(side)
+    if not 2 <= len(values) <= MOST_SIDES:
+        n = counted(len(values), "value")
+        raise InputError(f"--split {split} has {n}: 2 to {MOST_SIDES} are needed, such as train and test.")
+    splits = [Split(n, np.flatnonzero(side != v), np.flatnonzero(side == v)) for n, v in enumerate(values.tolist())]
+    return Columns(labels, groups, side, splits)
+
+
+MOST_SIDES = 100
+
+
+def _words(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values as words; rows of 0 and 1 as the numbers of the labels that are there."""
+    if values.ndim == 2:
+        return np.array([" ".join(map(str, np.flatnonzero(row).tolist())) for row in values])
+    return values.astype(str)
+
+
+def _pairs_file(out: str | Path | None) -> Path | None:
+    if out is None:
+        return None
+    path = Path(out)
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--out {path}: pairs are written as .csv or .parquet.")
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder. Give a file.")
+    return path
+
+
+def _write(pairs: pl.DataFrame, path: Path) -> None:
+    data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
+    if path.suffix == ".csv":
+        pairs.write_csv(data)
+    else:
+        pairs.write_parquet(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.getvalue())

@@ -1,0 +1,387 @@
+"""evaluate: a fitted head on another data set, untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.api._contents import modality_of
+from headwater.api._inputs import Wanted, inputs_of, read_inputs, samples_behind
+from headwater.api._lines import counted
+from headwater.api._predictions import codes_of, scores_of, truth_of
+from headwater.api._samples import (
+    Labels,
+    full_column,
+    group_column,
+    keep_samples,
+    levels,
+    require_column,
+    with_labels,
+)
+from headwater.api.compare import LOWER_IS_BETTER
+from headwater.api.run import Run, described, environment, metrics_of, open_run, predictions_of, run_folder, write_run
+from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, nearest
+from headwater.evaluate import Fold, Outcome, Split, Task, score
+from headwater.evaluate import bootstrap as draw
+from headwater.evaluate.calibration import calibrator_from_dict
+from headwater.evaluate.thresholds import at_threshold
+from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
+
+# Identical reports are written from templates, at any place; where more of them are the same, so is the data.
+SAME_TEXTS = 0.5
+
+Draws = dict[str, NDArray[np.float64]]
+
+
+def evaluate(
+    run: str | Path | Run,
+    store: str | Path | Store,
+    *,
+    label: str | Sequence[str],
+    features: str | Sequence[str] | None = None,
+    mapping: Mapping[str, str | None] | None = None,
+    groups: str | None = None,
+    where: str | None = None,
+    by: str | None = None,
+    label_separator: str | None = None,
+    level: float = 0.95,
+    n_draws: int = 2000,
+    seed: int = 0,
+    allow_leakage: str | None = None,
+    out: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Run:
+    """Test a fitted, saved head on another data set; nothing is fitted, scaled, selected or calibrated anew.
+
+    Parameters
+    ----------
+    run
+        A run of `fit_head` or `zero_shot`, or where it is. Its head was fitted on all of its samples.
+    store
+        The other data set: a store, or where it is.
+    label
+        The column that holds the true class; for several labels as for `fit_head`.
+    features
+        The feature sets of the other store, in the order of the run's, where they are called otherwise. They must be
+        of the same spec, field by field.
+    mapping
+        What labels of the other data set mean in the run: ``{"normal": "benign"}``. None or ``""`` leaves samples with
+        that label out (of several labels, that label).
+    groups, where, by, label_separator
+        As for `fit_head`; groups are what is drawn again for intervals.
+    level, n_draws, seed
+        Of the intervals, and the draws that make them.
+    allow_leakage
+        Why it is no matter that the other data set holds samples that the head was fitted on, which is refused
+        otherwise. Kept in ``metrics.json``.
+    out
+        The run directory to write; none is written when left out. The head's files are copied.
+    progress
+        Called with a line about each step.
+
+    Returns
+    -------
+    Run
+        Its ``metrics["external"]`` holds, for each metric, the value within the run's own data, the value here, and the
+        drop, positive when this is worse, each with its interval.
+
+    Raises
+    ------
+    InputError, SpecMismatch, SplitError, HeadError, StoreError
+        Each with one line that says what, where and what to do.
+
+    Notes
+    -----
+    The internal estimate is the run's own: the mean over its folds of heads that were fitted without the fold. Its
+    groups are drawn again within each fold, those of the other data set within it, independently of each other.
+    """
+    say = progress or (lambda line: None)
+    fitted = run if isinstance(run, Run) else open_run(run)
+    target = _target(out, fitted)
+    if fitted.config["command"] == "evaluate":
+        raise InputError(
+            f"{_name(fitted)} is itself an evaluation. Pass the run that it is of: {fitted.config['run']}."
+        )
+    if n_draws < 100:
+        raise InputError(f"--draws must be at least 100, but is {n_draws}.")
+    if not 0 < level < 1:
+        raise InputError(f"--level must be between 0 and 1, such as 0.95, but is {level}.")
+    if seed < 0:
+        raise InputError(f"--seed must be at least 0, but is {seed}.")
+    opened = store if isinstance(store, Store) else open_store(store)
+    own = _inputs_of(fitted)
+    names = _features(fitted, own, opened, features)
+    labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
+    column = group_column(opened, groups)
+    for option, name in [*(("--label", name) for name in labels), ("--groups", column), ("--by", by)]:
+        if name is not None:
+            require_column(opened, name, option)
+    what = _wanted(fitted, own, names)
+    read = read_inputs(opened, what, where, used=[*labels, *(name for name in (column, by) if name is not None)])
+    data, found = with_labels(read, labels, label_separator, constant=True)
+    task: Task = fitted.metrics["task"]
+    classes = fitted.metrics["classes"]
+    data, y = _mapped(data, found, classes, task, dict(mapping or {}))
+    group = None if column is None else full_column(data, column, "--groups")
+    say(f"{counted(len(y), 'sample')} with {' and '.join(names)}; nothing is fitted")
+    samples, _ = samples_behind(opened, what, where, data)
+    shared = _shared(fitted, own, samples, opened, group, column, say)
+    _refuse_shared(shared, len(y), fitted, allow_leakage, say)
+
+    head = fitted.head
+    scores = np.asarray(head.predict_proba(_inputs(data, own, names, head)), np.float64)
+    if "calibrator" in fitted.decision:
+        scores = calibrator_from_dict(fitted.decision["calibrator"])(scores)
+    known = np.arange(len(classes)) if task == "multilabel" else np.asarray(head.classes_)
+    truth = y if task == "multilabel" else known[y]
+    found_metrics = score(task, truth, scores, classes=known)
+    outcome = Outcome(
+        task=task,
+        classes=known,
+        folds=[Fold(Split(0, np.arange(0), np.arange(len(y))), {}, scores, found_metrics)],
+        head=head,
+        params={},
+        selection={"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"},
+    )
+    metrics = metrics_of(outcome, data, truth, classes=classes, by=None if by is None else (by, levels(data, by)))
+    inside, unit = _draws_of(fitted, task, [str(c) for c in classes], n_draws, seed)
+    codes = np.arange(len(y)) if group is None else codes_of(pl.Series(group))
+    outside = draw.bootstrap(task, [[draw.FoldScores(y, scores, codes)]], n_draws=n_draws, seed=seed + 1)
+    metrics["external"] = {
+        "run": _name(fitted),
+        "level": level,
+        "n_draws": n_draws,
+        "drawn": {"internal": unit, "external": "sample" if group is None else "group"},
+        "metrics": {name: _beside(name, inside[name][0], outside[name][0], level) for name in outside},
+        "shared": shared,
+        "allowed": allow_leakage,
+    }
+    if "threshold" in fitted.decision:
+        threshold = float(fitted.decision["threshold"])
+        metrics["external"]["threshold"] = {"threshold": threshold, **at_threshold(y == 1, scores[:, 1], threshold)}
+    config = {
+        "command": "evaluate",
+        "run": _name(fitted),
+        "store": str(opened.path.resolve()),
+        "features": described(opened, names),
+        "label": labels,
+        "label_separator": label_separator,
+        "map": dict(mapping or {}),
+        "classes": classes,
+        "head": fitted.config["head"],
+        "groups": column or "none",
+        "where": where,
+        "by": by,
+        "level": level,
+        "n_draws": n_draws,
+        "seed": seed,
+        "allow_leakage": allow_leakage,
+        "environment": environment(),
+    }
+    predictions = predictions_of(data.ids, truth, outcome, [str(c) for c in classes], group)
+    made = Run(target, config, metrics, predictions, head, fitted.decision)
+    return write_run(target, made, fitted.config["head"], head_of=fitted.path)
+
+
+# What goes in
+
+
+def _name(run: Run) -> str:
+    return "a run that was not written" if run.path is None else str(run.path.resolve())
+
+
+def _target(out: str | Path | None, run: Run) -> Path | None:
+    target = run_folder(out)
+    if target is not None and run.path is not None and target.resolve() == run.path.resolve():
+        raise InputError(f"--out {out} is the run that is evaluated, which must stay as it is. Give another path.")
+    return target
+
+
+def _inputs_of(run: Run) -> list[str]:
+    """Return the feature sets that a run's head reads; of zero-shot runs the images, not the prompts."""
+    names = list(run.config["features"])
+    return names[:1] if run.config["command"] == "zero-shot" else names
+
+
+def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequence[str] | None) -> list[str]:
+    """Return the feature sets of the other store, in the run's order; refuse those of another spec."""
+    names = [features] if isinstance(features, str) else list(features or own)
+    if len(names) != len(own):
+        raise InputError(
+            f"the run reads {' and '.join(own)}, but --features names {counted(len(names), 'feature set')}: name one "
+            "for each, in that order."
+        )
+    there = store.feature_names()
+    for name, mine in zip(names, own, strict=True):
+        wanted = {k: v for k, v in run.config["features"][mine].items() if k != "fingerprint"}
+        if name not in there:
+            same = [n for n in there if store.features(n).spec.to_dict() == wanted]
+            hint = f" Pass --features {same[0]}." if same else f" There are: {', '.join(there) or 'none yet'}."
+            raise InputError(f"{store.path}: no features {name!r}, which the run reads.{hint}")
+        found = store.features(name).spec.to_dict()
+        FeatureSpec.from_dict(wanted)  # a run of a newer headwater may have fields that are not known here
+        differing = [field for field in found if found[field] != wanted.get(field, found[field])]
+        if differing:
+            changes = "; ".join(f"{field}: {wanted[field]!r} in the run, {found[field]!r} here" for field in differing)
+            raise SpecMismatch(
+                f"{store.path}: {name} is not of the spec that the head was fitted on ({changes}). Embed this data set "
+                f"as the run's was, with --encoder {wanted['encoder']}."
+            )
+    return names
+
+
+def _wanted(run: Run, own: Sequence[str], names: Sequence[str]) -> Wanted:
+    """Say what the run's head reads, by the names that the other store has for it."""
+    config = run.config
+    tokens = frozenset(name for mine, name in zip(own, names, strict=True) if mine in config.get("tokens", ()))
+    return Wanted(tuple(names), tokens, config.get("missing") == "keep", config.get("bags"))
+
+
+def _inputs(data: Data, own: Sequence[str], names: Sequence[str], head: Any) -> Any:
+    """Return what the head is given, by the names it was fitted with."""
+    mine = dict(zip(names, own, strict=True))
+    named = replace(
+        data,
+        inputs={mine[name]: X for name, X in data.inputs.items()},
+        present={mine[name]: part for name, part in data.present.items()},
+    )
+    return inputs_of(head, named)
+
+
+def _mapped(
+    data: Data, found: Labels, classes: Sequence[Any], task: Task, mapping: dict[str, str | None]
+) -> tuple[Data, NDArray[np.int64]]:
+    """Return the samples that are kept, and class numbers ``(n,)`` or 0/1 ``(n, n_labels)`` in the run's order."""
+    if (found.names is not None) != (task == "multilabel"):
+        several, one = ("several labels", "one label")
+        had, has = (several, one) if task == "multilabel" else (one, several)
+        raise InputError(f"the run has {had} a sample, but --label gives {has}: pass --label as the run had it.")
+    words = [str(c) for c in classes]
+    there = found.names if found.names is not None else sorted({str(v) for v in found.y.tolist()})
+    for name, target in mapping.items():
+        if name not in there:
+            raise InputError(f"--map {name}={target or ''}: no label {name!r} here.{nearest(name, there)}")
+        if target and target not in words:
+            raise InputError(
+                f"--map {name}={target}: the run has no class {target!r}.{nearest(target, words)} It has: "
+                f"{', '.join(words)}."
+            )
+    number = {name: words.index(str(mapping.get(name, name))) for name in there if mapping.get(name, name) in words}
+    dropped = {name for name in mapping if not mapping[name]}
+    unknown = [name for name in there if name not in number and name not in dropped]
+    if unknown:
+        raise InputError(
+            f"label {unknown[0]!r} is none of the run's classes ({', '.join(words)}): pass --map '{unknown[0]}=CLASS', "
+            f"or --map '{unknown[0]}=' to leave it out."
+        )
+    if found.names is not None:
+        return data, _several(found, number, words)
+    values = np.array([number.get(str(v), -1) for v in found.y.tolist()])
+    keep = values >= 0
+    if not keep.any():
+        raise InputError("--map leaves all samples out: none is left to test.")
+    return (data, values) if keep.all() else (keep_samples(data, keep, "left out by --map"), values[keep])
+
+
+def _several(found: Labels, number: Mapping[str, int], words: Sequence[str]) -> NDArray[np.int64]:
+    """Return 0/1 in the order of the run's labels: a label that no sample here has is 0."""
+    y = np.zeros((len(found.y), len(words)), np.int64)
+    for column, name in enumerate(found.names or ()):
+        if name in number:
+            y[:, number[name]] |= found.y[:, column].astype(np.int64)
+    return y
+
+
+# Whether it is another data set
+
+
+def _shared(
+    run: Run,
+    own: Sequence[str],
+    data: Data,
+    store: Store,
+    group: NDArray[Any] | None,
+    column: str | None,
+    say: Callable[[str], None],
+) -> dict[str, int] | None:
+    """Count what these samples share with those that the head was fitted on; None where that cannot be known."""
+    if run.config["command"] == "zero-shot":
+        return {}
+    try:
+        theirs = open_store(run.config["store"])
+        trained, _ = with_labels(
+            theirs.read(*own, where=run.config["where"]), run.config["label"], run.config["label_separator"]
+        )
+    except HeadwaterError as error:
+        say(f"whether the head was fitted on any of these samples cannot be checked: {error}")
+        return None
+    shared: dict[str, int] = {}
+    for modality in sorted({modality_of(name) for name in own}):
+        key = KEY_COLUMNS[modality]
+        shared[modality] = int(data.table[key].is_in(trained.table[key].to_list()).sum())
+    # A patient is known by a name within one data set only.
+    if (
+        group is not None
+        and column is not None
+        and column == run.config["groups"]
+        and theirs.path.resolve() == store.path.resolve()
+    ):
+        values = trained.table[column].cast(pl.String).to_list()
+        shared["groups"] = len(set(group.astype(str).tolist()) & set(values))
+    return shared
+
+
+def _refuse_shared(
+    shared: Mapping[str, int] | None, n: int, run: Run, allowed: str | None, say: Callable[[str], None]
+) -> None:
+    """Refuse samples that the head was fitted on; texts alone when most are the same."""
+    if allowed is not None and not allowed.strip():
+        raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
+    there = {kind: count for kind, count in (shared or {}).items() if count}
+    if not there:
+        return
+    of = {"image": "samples whose image it was fitted on", "text": "samples whose text it was fitted on"}
+    of["groups"] = f"{run.config.get('groups')} values that it was fitted on"
+    words = " and ".join(f"{count:,} {of[kind]}" for kind, count in there.items())
+    texts_only = set(there) == {"text"}
+    if allowed is None and not (texts_only and there["text"] <= SAME_TEXTS * n):
+        raise SplitError(
+            f"this is not an external data set of the head: among {counted(n, 'sample')} there are {words}. Leave them "
+            "out with --where, or pass --allow-leakage REASON."
+        )
+    say(f"{'' if allowed is None else f'allowed ({allowed}): '}{words}, of {counted(n, 'sample')}")
+
+
+# What comes out
+
+
+def _draws_of(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: int) -> tuple[Draws, str]:
+    """Return each metric of a run's own predictions, as it is and in each draw, and what was drawn."""
+    table = run.predictions
+    truth, scores = truth_of(table, classes, task), scores_of(table, classes)
+    grouped = "group" in table.columns
+    groups = codes_of(table["group"]) if grouped else np.arange(len(table))
+    fold = table["fold"].to_numpy()
+    parts = [np.flatnonzero(fold == number) for number in np.unique(fold)]
+    folds = [draw.FoldScores(truth[rows], scores[rows], groups[rows]) for rows in parts]
+    return draw.bootstrap(task, [folds], n_draws=n_draws, seed=seed), "group" if grouped else "sample"
+
+
+def _beside(
+    metric: str, internal: NDArray[np.float64], external: NDArray[np.float64], level: float
+) -> dict[str, dict[str, float | None]]:
+    """Return a metric inside, outside, and its drop, each with its interval; a drop above 0 is for the worse."""
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    drawn = {"internal": internal, "external": external, "drop": sign * (internal - external)}
+    out: dict[str, dict[str, float | None]] = {}
+    for part, values in drawn.items():
+        low, high = draw.interval(values[1:], level)
+        numbers = {"value": float(values[0]), "low": low, "high": high}
+        out[part] = {name: None if np.isnan(number) else number for name, number in numbers.items()}
+    return out
