@@ -2,9 +2,10 @@
 
 For each problem, over rows i of its row set with labels y and rows z of centred, scaled features::
 
-    sum_i loss(y_i, z_i W + b)  +  ‖W‖² / (2 C)
+    sum_i w_i loss(y_i, z_i W + b)  +  ‖W‖² / (2 C)
 
-which is scikit-learn's objective (``C * sum of losses + ‖W‖² / 2``, intercept free) divided by C.
+which is scikit-learn's objective (``C * sum of losses + ‖W‖² / 2``, intercept free) divided by C. The weight w_i is
+that of the row times that of its class in the problem.
 
 The Hessian of a problem is about ``M ⊗ S + I / C``, S being the scatter of the standardised rows that all problems
 share and M the mean covariance of the predicted class indicators, p (1 - p) for two classes and diag(p) - p pᵀ for
@@ -14,7 +15,7 @@ left to L-BFGS.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,10 @@ class Problems:
         ``(n_samples, 1)``.
     n_outputs
         1 for two classes, else the number of classes.
+    class_weight
+        What the loss of a row of each class counts, float64, of shape ``(P, n_classes)``; None for 1.
+    sample_weight
+        What the loss of each row of X counts, float64, of shape ``(n_samples,)``; None for 1.
     """
 
     set_of: NDArray[np.int64]
@@ -52,6 +57,8 @@ class Problems:
     target_of: NDArray[np.int64]
     targets: NDArray[Any]
     n_outputs: int
+    class_weight: NDArray[np.float64] | None = None
+    sample_weight: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,10 @@ class LogisticObjective:
         self.n_rows = rows.put(rows.inside.sum(0), xp.float64)
         self.C = rows.put(problems.C, xp.float64)
         self._constant, loss = _constant_predictions(problems, rows.inside)
+        self._class_weight, self._sample_weight = (
+            None if weight is None else rows.put(weight, dtype)
+            for weight in (problems.class_weight, problems.sample_weight)
+        )
         self.constant_loss = rows.put(loss, xp.float64)
         self.targets = rows.put(problems.targets.T, xp.float32 if problems.n_outputs == 1 else xp.int64)
 
@@ -137,9 +148,11 @@ class LogisticObjective:
         logits = (W @ X.T).reshape(-1, k, len(chunk.rows)) + b[:, :, None]
         if k == 1:
             signs = targets if len(targets) == 1 else targets[self.problems.target_of[which[mine]]]
-            losses, residuals, spread = _binary(xp, logits[:, 0], signs, inside)
+            weight = self._weight(inside, which[mine], signs > 0, chunk.rows)
+            losses, residuals, spread = _binary(xp, logits[:, 0], signs, weight)
         else:
-            losses, residuals, spread = _multinomial(xp, logits, targets[0], inside)
+            weight = self._weight(inside, which[mine], targets[0], chunk.rows)
+            losses, residuals, spread = _multinomial(xp, logits, targets[0], weight)
         return (
             slice(None) if every else mine,
             losses,
@@ -147,6 +160,23 @@ class LogisticObjective:
             xp.sum(residuals, axis=2),
             spread,
         )
+
+    def _weight(
+        self, inside: Array | None, which: NDArray[np.int64], labels: Array, rows: NDArray[np.int64]
+    ) -> Array | None:
+        """Return what rows count in problems, of shape ``(p, r)``; None where all count 1.
+
+        ``labels`` are class numbers, of shape ``(r,)``, or whether a row is of the second of two, ``(p or 1, r)``.
+        """
+        weight = inside
+        if self._class_weight is not None:
+            table = self._class_weight[which]
+            own = table[:, labels] if labels.ndim == 1 else self.xp.where(labels, table[:, 1:], table[:, :1])
+            weight = own if weight is None else weight * own
+        if self._sample_weight is not None:
+            own = self._sample_weight[rows][None]
+            weight = own + self.xp.zeros((len(which), 1), dtype=self.dtype) if weight is None else weight * own
+        return weight
 
     def precondition(self, gradient: Array, curvature: Array, which: Array) -> Array:
         """Multiply by the inverse of ``n M ⊗ S + I / C`` (weights) and of ``n M`` (intercepts)."""
@@ -178,16 +208,25 @@ def _constant_predictions(
     logits, loss = np.empty((p, k)), np.empty(p)
     for s in np.unique(problems.set_of):
         here = problems.targets[inside[:, s]]
+        each = np.ones(len(here)) if problems.sample_weight is None else problems.sample_weight[inside[:, s]]
         mine = np.flatnonzero(problems.set_of == s)
         if k == 1:
-            positive = (here > 0).mean(0)[problems.target_of[mine]]
-            shares = np.stack([1 - positive, positive], axis=1)
-            logits[mine, 0] = np.log(positive) - np.log1p(-positive)
+            positive = (each @ (here > 0))[problems.target_of[mine]]
+            mass = np.stack([each.sum() - positive, positive], axis=1)
         else:
-            shares = np.bincount(here[:, 0].astype(np.int64), minlength=k)[None] / len(here)
-            logits[mine] = np.log(shares) - np.log(shares).mean()
-        loss[mine] = -len(here) * (shares * np.log(shares)).sum(1)
+            mass = np.bincount(here[:, 0].astype(np.int64), each, minlength=k)[None].repeat(len(mine), 0)
+        if problems.class_weight is not None:
+            mass = mass * problems.class_weight[mine]
+        total = mass.sum(1, keepdims=True)
+        shares = np.maximum(mass / total, np.finfo(np.float64).tiny)  # a class may weigh nothing
+        logits[mine] = np.log(shares[:, 1:]) - np.log(shares[:, :1]) if k == 1 else _centred(np.log(shares))
+        loss[mine] = -(mass * np.log(shares)).sum(1)
     return logits, loss
+
+
+def _centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    out: NDArray[np.float64] = values - values.mean(1, keepdims=True)
+    return out
 
 
 def _squared(xp: Any, weights: Array) -> Array:
@@ -196,24 +235,25 @@ def _squared(xp: Any, weights: Array) -> Array:
     return xp.astype(xp.vecdot(flat, flat), xp.float64)
 
 
-def _binary(xp: Any, logits: Array, signs: Array, inside: Array | None) -> tuple[Array, Array, Array]:
+def _binary(xp: Any, logits: Array, signs: Array, weight: Array | None) -> tuple[Array, Array, Array]:
     """Return loss sums (float64), residuals dloss/dlogit, and sums of p (1 - p), of shape ``(p, 1, 1)``.
 
-    ``logits`` and ``inside`` have shape ``(p, r)``, and the residuals ``(p, 1, r)``.
+    ``logits`` and ``weight`` have shape ``(p, r)``, and the residuals ``(p, 1, r)``.
     """
     margin = logits * signs
     loss = xp.log1p(xp.exp(-xp.abs(margin))) - xp.minimum(margin, xp.zeros_like(margin))
     wrong = xp.exp(-(margin + loss))  # probability of the other class, exact in both tails
-    if inside is not None:
-        loss, wrong = loss * inside, wrong * inside
-    spread = xp.astype(xp.sum(wrong * (1 - wrong), axis=1), xp.float64)[:, None, None]
+    spread = wrong * (1 - wrong)
+    if weight is not None:
+        loss, wrong, spread = loss * weight, wrong * weight, spread * weight
+    spread = xp.astype(xp.sum(spread, axis=1), xp.float64)[:, None, None]
     return xp.sum(loss, axis=1, dtype=xp.float64), (-signs * wrong)[:, None, :], spread
 
 
-def _multinomial(xp: Any, logits: Array, labels: Array, inside: Array | None) -> tuple[Array, Array, Array]:
+def _multinomial(xp: Any, logits: Array, labels: Array, weight: Array | None) -> tuple[Array, Array, Array]:
     """Return loss sums (float64), residuals and sums of diag(p) - p pᵀ, of shape ``(p, k, k)``.
 
-    ``logits`` and the residuals have shape ``(p, k, r)``, ``inside`` has ``(p, r)``. Rows run along memory, so that
+    ``logits`` and the residuals have shape ``(p, k, r)``, ``weight`` has ``(p, r)``. Rows run along memory, so that
     sums over classes are sums of long vectors.
     """
     k = logits.shape[1]
@@ -224,12 +264,13 @@ def _multinomial(xp: Any, logits: Array, labels: Array, inside: Array | None) ->
     loss = xp.log(total) - xp.sum(logits * own, axis=1)
     probabilities /= total[:, None, :]
     residuals = probabilities - own
-    if inside is not None:
-        loss = loss * inside
-        residuals *= inside[:, None, :]
-        probabilities *= inside[:, None, :]
-    spread = xp.eye(k, dtype=logits.dtype, device=_device(labels)) * xp.sum(probabilities, axis=2)[:, None, :]
-    spread = xp.astype(spread - probabilities @ probabilities.mT, xp.float64)
+    counted = probabilities
+    if weight is not None:
+        loss = loss * weight
+        residuals *= weight[:, None, :]
+        counted = probabilities * weight[:, None, :]
+    spread = xp.eye(k, dtype=logits.dtype, device=_device(labels)) * xp.sum(counted, axis=2)[:, None, :]
+    spread = xp.astype(spread - counted @ probabilities.mT, xp.float64)
     return xp.sum(loss, axis=1, dtype=xp.float64), residuals, spread
 
 
@@ -283,6 +324,11 @@ def _solve_part(rows: TrainingRows, problems: Problems, tol: float, max_iter: in
 
 
 def _some(problems: Problems, which: Any) -> Problems:
-    return Problems(
-        problems.set_of[which], problems.C[which], problems.target_of[which], problems.targets, problems.n_outputs
+    weight = problems.class_weight
+    return replace(
+        problems,
+        set_of=problems.set_of[which],
+        C=problems.C[which],
+        target_of=problems.target_of[which],
+        class_weight=None if weight is None else weight[which],
     )

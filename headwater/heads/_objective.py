@@ -87,11 +87,16 @@ def class_weights(
     known: NDArray[Any],
     objective: Objective,
     class_weight: Mapping[Any, float] | str | None,
+    sample_weight: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
-    """Return a weight a class ``(k,)``, or for each label's negatives and positives ``(2, k)``."""
+    """Return a weight a class ``(k,)``, or for each label's negatives and positives ``(2, k)``.
+
+    ``balanced`` counts rows by their own weights, where they have such, as scikit-learn does.
+    """
     if class_weight == "balanced":
-        n = _counts(codes, seen, objective)
-        return np.asarray(n.sum(0) / (len(n) * np.maximum(n, 1)), np.float32)
+        n = _counts(codes, seen, objective, np.ones(len(codes)) if sample_weight is None else sample_weight)
+        n = np.where(n > 0, n, 1)  # whatever a class without rows counts
+        return np.asarray(n.sum(0) / (len(n) * n), np.float32)
     weights = np.ones(len(known), np.float32)
     if isinstance(class_weight, Mapping):
         given = {str(name): value for name, value in class_weight.items()}
@@ -99,12 +104,14 @@ def class_weights(
     return weights if objective.softmax else np.repeat(weights[:, None], objective.n_outputs, axis=1)
 
 
-def _counts(codes: NDArray[Any], seen: NDArray[np.int64], objective: Objective) -> NDArray[np.int64]:
+def _counts(
+    codes: NDArray[Any], seen: NDArray[np.int64], objective: Objective, each: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return how many rows each class has ``(k,)``, or each label's negatives and positives ``(2, k)``."""
     if codes.ndim == 2:
-        positive = (codes > 0).sum(0)
-        return np.stack([len(codes) - positive, positive])
-    n: NDArray[np.int64] = (codes[:, None] == seen).sum(0)
+        positive = each @ (codes > 0)
+        return np.maximum(np.stack([each.sum() - positive, positive]), 0)
+    n: NDArray[np.float64] = each @ (codes[:, None] == seen).astype(np.float64)
     return n if objective.softmax else n[:, None]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
 
 from headwater.errors import HeadError, nearest
+from headwater.heads._objective import ClassWeight
 
 
 def require_above_0(head: Any, *names: str) -> None:
@@ -47,7 +49,20 @@ def require_training(head: Any) -> None:
         raise HeadError(f"patience must be above 0, or null for all epochs, but is {head.patience!r}.")
     if head.warmup >= head.epochs:
         raise HeadError(f"warmup ({head.warmup}) must be below epochs ({head.epochs}).")
-    if not isinstance(head.class_weight, dict) and head.class_weight not in (None, "balanced"):
-        raise HeadError(f"class_weight must be balanced, null, or a weight a class, but is {head.class_weight!r}.")
+    require_class_weight(head)
     if isinstance(head.hidden, str) or not all(isinstance(h, int | np.integer) and h > 0 for h in head.hidden):
         raise HeadError(f"hidden must be a list of numbers of units, such as [512, 512], but is {head.hidden!r}.")
+
+
+def require_class_weight(head: Any) -> None:
+    """Refuse weights of classes that are none, or below 0."""
+    given = head.class_weight
+    if not isinstance(given, dict) and given not in (None, "balanced"):
+        raise HeadError(f"class_weight must be balanced, null, or a weight a class, but is {given!r}.")
+    if isinstance(given, dict) and not all(isinstance(w, int | float) and w >= 0 for w in given.values()):
+        raise HeadError(f"class_weight must hold numbers of at least 0, but is {given!r}.")
+
+
+def plain_class_weight(given: ClassWeight) -> dict[str, float] | str | None:
+    """Return class weights as plain JSON values; classes are known by their names."""
+    return {str(name): float(weight) for name, weight in given.items()} if isinstance(given, Mapping) else given

@@ -15,7 +15,7 @@ from headwater.errors import HeadError
 from headwater.heads._attention import Aggregator, Pool, Tokenizer, TokenShape, forward
 from headwater.heads._classifier import Classifier, encode_labels, is_plain, probabilities, require_two, validated
 from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
-from headwater.heads._settings import require_above_0, require_one_of, require_training
+from headwater.heads._settings import plain_class_weight, require_above_0, require_one_of, require_training
 from headwater.heads._stopping import rows_to_stop_by
 from headwater.heads.base import Fit, Input, State, is_several, n_rows
 from headwater.heads.tokens import token_count, token_width
@@ -298,10 +298,12 @@ seed, precision, device
     def to_state(self) -> State:
         """Return a fitted network as plain JSON values and arrays."""
         check_is_fitted(self)
-        weights = self.class_weight
-        plain = {str(k): v for k, v in weights.items()} if isinstance(weights, Mapping) else weights
         values = {
-            "params": {**self.get_params(), "hidden": list(self.hidden), "class_weight": plain},
+            "params": {
+                **self.get_params(),
+                "hidden": list(self.hidden),
+                "class_weight": plain_class_weight(self.class_weight),
+            },
             "classes": self.classes_.tolist(),
             "multilabel": self.multilabel_,
             "inputs": self.inputs_,

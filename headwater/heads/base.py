@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
+from headwater.heads.tokens import Ragged
+
 Fit = tuple[NDArray[np.int64], Mapping[str, Any]]
 Input = Any  # an array-like of features, or a dict of them by name
 State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
@@ -101,7 +103,7 @@ def is_several(X: Input) -> bool:
 def n_rows(X: Input) -> int:
     """Return the number of rows of an input, or of several alike."""
     part = next(iter(X.values())) if is_several(X) else X
-    return len(part)
+    return len(part) if isinstance(part, Ragged) else int(part.shape[0])
 
 
 def blocks(X: Any, rows: int = 8192) -> Iterator[tuple[slice, Any]]:

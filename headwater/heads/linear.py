@@ -16,7 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, probabilities, require_two
 from headwater.heads._logistic import Problems, Solution, solve
+from headwater.heads._objective import ClassWeight, Objective, class_weights
 from headwater.heads._rows import TrainingRows, one_blas_thread, to_numpy, training_rows
+from headwater.heads._settings import plain_class_weight, require_class_weight
 from headwater.heads.base import Fit, State, blocks
 
 
@@ -32,6 +34,9 @@ class LinearProbe(Classifier):
     ----------
     C
         Inverse strength of the penalty, above 0.
+    class_weight
+        What the loss of a row counts: ``balanced`` weighs each class by the inverse of its frequency in the training
+        rows, as scikit-learn does; or a dict of weights by class (of labels: by 0 and 1), 1 for those left out.
     standardize
         Whether columns are scaled by their standard deviation on the training rows. (Centring changes nothing, since
         the intercept is free.)
@@ -70,6 +75,7 @@ class LinearProbe(Classifier):
         self,
         C: float = 1.0,
         *,
+        class_weight: ClassWeight = None,
         standardize: bool = True,
         tol: float = 1e-6,
         max_iter: int = 500,
@@ -77,6 +83,7 @@ class LinearProbe(Classifier):
         max_bytes: int = 4 << 30,
     ) -> None:
         self.C = C
+        self.class_weight = class_weight
         self.standardize = standardize
         self.tol = tol
         self.max_iter = max_iter
@@ -88,9 +95,19 @@ class LinearProbe(Classifier):
         return [{"C": float(c)} for c in np.logspace(-6, 2, 17)]
 
     def fit_many(
-        self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
+        self,
+        X: Any,
+        y: NDArray[Any],
+        fits: Sequence[Fit],
+        *,
+        groups: NDArray[Any] | None = None,
+        sample_weight: NDArray[np.floating[Any]] | None = None,
     ) -> list[Self]:
-        """Fit many probes together; see `Head.fit_many`. Parameters other than C group the fits into batches."""
+        """Fit many probes together; see `Head.fit_many`. Parameters other than C group the fits into batches.
+
+        ``sample_weight``, of shape ``(n_samples,)``, is what the loss of each row of X counts; standardisation counts
+        all rows alike, as ``make_pipeline(StandardScaler(), LogisticRegression())`` does.
+        """
         check_classification_targets(y)
         shared = self.get_params()
         heads = [type(self)(**{**shared, **params}) for _, params in fits]
@@ -102,12 +119,13 @@ class LinearProbe(Classifier):
         for i, ((rows, _), head) in enumerate(zip(fits, heads, strict=True)):
             if id(rows) not in present:
                 present[id(rows)] = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
-            settings = {k: getattr(head, k) for k in shared if k != "C"}
+            settings = {k: getattr(head, k) for k in shared if k not in ("C", "class_weight")}
             batches.setdefault((*sorted(settings.items()), tuple(present[id(rows)])), []).append(i)
         for (*_, seen), chosen in batches.items():
             if not multilabel:
                 require_two(np.array(seen), classes)
-            _solve_batch([heads[i] for i in chosen], X, codes, classes, np.array(seen), [fits[i][0] for i in chosen])
+            mine = [heads[i] for i in chosen], [fits[i][0] for i in chosen]
+            _solve_batch(*mine, X, codes, classes, np.array(seen), sample_weight)
         return heads
 
     def _require_usable(self) -> None:
@@ -115,6 +133,7 @@ class LinearProbe(Classifier):
         for name, value in limits.items():
             if value is not None and not value > 0:
                 raise HeadError(f"{name} must be above 0, but is {value!r}.")
+        require_class_weight(self)
 
     @classmethod
     def predict_proba_many(
@@ -139,7 +158,7 @@ class LinearProbe(Classifier):
         """Return a fitted probe as plain JSON values and arrays."""
         check_is_fitted(self)
         values = {
-            "params": self.get_params(),
+            "params": {**self.get_params(), "class_weight": plain_class_weight(self.class_weight)},
             "classes": self.classes_.tolist(),
             "multilabel": self.multilabel_,
             "objective": self.objective_,
@@ -167,19 +186,22 @@ class LinearProbe(Classifier):
 
 def _solve_batch(
     heads: Sequence[LinearProbe],
+    fit_rows: Sequence[NDArray[np.int64]],
     X: Any,
     codes: NDArray[Any],
     classes: NDArray[Any],
     seen: NDArray[np.int64],
-    fit_rows: Sequence[NDArray[np.int64]],
+    sample_weight: NDArray[np.floating[Any]] | None,
 ) -> None:
-    """Fit heads that differ only in C and rows, and whose rows hold the same classes."""
+    """Fit heads that differ only in C, class weights and rows, and whose rows hold the same classes."""
     first = heads[0]
     unique: dict[int, NDArray[np.int64]] = {id(rows): rows for rows in fit_rows}
     number = {key: s for s, key in enumerate(unique)}
     set_of = np.array([number[id(rows)] for rows in fit_rows])
     C = np.array([head.C for head in heads], np.float64)
     multilabel = codes.ndim == 2
+    weights = None if sample_weight is None else _weights_of_rows(sample_weight, len(codes))
+    class_weight = _weights_of_classes(heads, fit_rows, codes, classes, seen, weights)
     with one_blas_thread():
         rows = training_rows(
             X,
@@ -189,12 +211,14 @@ def _solve_batch(
             n_threads=first.n_threads or len(os.sched_getaffinity(0)),
         )
         if multilabel:
-            solution, where = _solve_labels(rows, codes, set_of, C, first)
+            solution, where = _solve_labels(rows, codes, set_of, C, first, class_weight, weights)
         else:
             places = np.searchsorted(seen, codes).astype(np.int64)
             targets = (2.0 * places - 1 if len(seen) == 2 else places)[:, None]
             n_outputs = 1 if len(seen) == 2 else len(seen)
-            problems = Problems(set_of, C, np.zeros(len(C), np.int64), targets, n_outputs)
+            of_first = np.zeros(len(C), np.int64)
+            of_classes = None if class_weight is None else class_weight[:, :, 0]
+            problems = Problems(set_of, C, of_first, targets, n_outputs, of_classes, weights)
             solution = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
             where = np.arange(len(C))[:, None]
     if not solution.converged.all():
@@ -215,8 +239,50 @@ def _solve_batch(
         head.n_features_in_ = head.coef_.shape[1]
 
 
+def _weights_of_rows(sample_weight: NDArray[np.floating[Any]], n: int) -> NDArray[np.float64]:
+    weights = np.asarray(sample_weight, np.float64)
+    if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise HeadError(f"sample_weight must be {n} numbers of at least 0, one a row.")
+    return weights
+
+
+def _weights_of_classes(
+    heads: Sequence[LinearProbe],
+    fit_rows: Sequence[NDArray[np.int64]],
+    codes: NDArray[Any],
+    classes: NDArray[Any],
+    seen: NDArray[np.int64],
+    sample_weight: NDArray[np.float64] | None,
+) -> NDArray[np.float64] | None:
+    """Return what each class counts in each fit, of shape ``(fits, n_classes, 1)``, or ``(fits, 2, n_labels)``."""
+    if all(head.class_weight is None for head in heads):
+        return None
+    several = codes.ndim == 2
+    # as of classes that exclude each other, also where there are two of them: a weight for each
+    objective = Objective(codes.shape[1] if several else len(seen), not several, "cross-entropy", 0.0)
+    known = np.array([0, 1]) if several else classes[seen]
+    found = [
+        class_weights(
+            codes[rows],
+            seen,
+            known,
+            objective,
+            head.class_weight,
+            None if sample_weight is None else sample_weight[rows],
+        )
+        for head, rows in zip(heads, fit_rows, strict=True)
+    ]
+    return np.stack([weights if several else weights[:, None] for weights in found]).astype(np.float64)
+
+
 def _solve_labels(
-    rows: TrainingRows, labels: NDArray[Any], set_of: NDArray[np.int64], C: NDArray[np.float64], first: LinearProbe
+    rows: TrainingRows,
+    labels: NDArray[Any],
+    set_of: NDArray[np.int64],
+    C: NDArray[np.float64],
+    first: LinearProbe,
+    class_weight: NDArray[np.float64] | None,
+    sample_weight: NDArray[np.float64] | None,
 ) -> tuple[Solution, NDArray[np.int64]]:
     """Solve a two-class problem a fit and label; return them and where fit i's label l is, of shape ``(fits, labels)``.
 
@@ -229,8 +295,15 @@ def _solve_labels(
     n = rows.inside.sum(0)[:, None]
     varied = ((positives > 0) & (positives < n))[set_of].reshape(-1)
     target_of = np.tile(np.arange(n_labels), n_fits)
+    of_labels = None if class_weight is None else class_weight.transpose(0, 2, 1).reshape(-1, 2)[varied]
     problems = Problems(
-        np.repeat(set_of, n_labels)[varied], np.repeat(C, n_labels)[varied], target_of[varied], signs, 1
+        np.repeat(set_of, n_labels)[varied],
+        np.repeat(C, n_labels)[varied],
+        target_of[varied],
+        signs,
+        1,
+        of_labels,
+        sample_weight,
     )
     solved = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
     odds = (positives + 0.5) / (n - positives + 0.5)

@@ -298,3 +298,68 @@ def test_the_optimiser_finds_the_bottom_of_each_bowl():
     end = minimise(Quadratics(stiffness), np.zeros((5, 1, 8)), tol=np.full(5, 1e-12), max_iter=300)
     assert end.converged.all()
     assert end.theta == pytest.approx(np.ones((5, 1, 8)), abs=1e-4)
+
+
+# Weights
+
+
+@pytest.mark.parametrize(("n", "n_classes"), [(400, 2), (400, 4), (60, 2), (60, 3)])
+def test_weights_are_scikit_learns(n, n_classes):
+    """Weights of classes and of rows count as in scikit-learn, with many rows and with fewer rows than columns."""
+    X, rng = features(n, 80), np.random.default_rng(3)
+    y = np.minimum(labels(X, n_classes), (rng.random(n) * n_classes * 2).astype(int))  # uneven classes
+    weight = rng.uniform(0, 3, n)
+    rows = folds_of(n, 3)
+    given = {0: 0.2, n_classes - 1: 4.0}
+    fits = [(part, {"C": 0.01, "class_weight": w}) for part in rows for w in (None, "balanced", given)]
+    heads = LinearProbe(tol=1e-9).fit_many(X, y, fits, sample_weight=weight)
+    for head, (part, params) in zip(heads, fits, strict=True):
+        scaler = StandardScaler().fit(X[part].astype(np.float64))
+        model = LogisticRegression(C=0.01, class_weight=params["class_weight"], tol=1e-10, max_iter=5000)
+        model.fit(scaler.transform(X[part].astype(np.float64)), y[part], sample_weight=weight[part])
+        expected = model.decision_function(scaler.transform(X.astype(np.float64)))
+        found = head.decision_function(X)
+        if found.ndim == 2:
+            found, expected = found - found.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True)
+        assert found == pytest.approx(expected, abs=2e-3)
+
+
+def test_each_label_has_weights_of_its_own():
+    """Of several labels, each is balanced by its own frequency, as a two-class problem by itself."""
+    X = features(300)
+    Y = np.stack([labels(X, 2), labels(X, 5, seed=2) == 0], axis=1).astype(int)
+    head = LinearProbe(C=0.1, class_weight="balanced", tol=1e-9).fit(X, Y)
+    for label in range(2):
+        alone = LinearProbe(C=0.1, class_weight="balanced", tol=1e-9).fit(X, Y[:, label])
+        assert head.coef_[label] == pytest.approx(alone.coef_[0], rel=1e-2, abs=1e-5)
+        model = LogisticRegression(C=0.1, class_weight="balanced", tol=1e-10, max_iter=5000)
+        Z = StandardScaler().fit_transform(X.astype(np.float64))
+        expected = model.fit(Z, Y[:, label]).decision_function(Z)
+        assert head.decision_function(X)[:, label] == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_rare_class_is_found_when_balanced():
+    """One positive in a thousand: balanced weights give sensitivity, where plain ones give none."""
+    rng = np.random.default_rng(0)
+    y = np.zeros(20_000, int)
+    y[:20] = 1
+    X = (rng.standard_normal((20_000, 8)) + 1.5 * y[:, None]).astype(np.float32)
+    plain, balanced = (LinearProbe(C=1e-3, class_weight=w).fit(X, y) for w in (None, "balanced"))
+    assert plain.predict(X)[y == 1].mean() < 0.3
+    assert balanced.predict(X)[y == 1].mean() > 0.8
+
+
+@pytest.mark.parametrize("wrong", ["balance", {0: -1.0}, 3])
+def test_unusable_class_weights(wrong):
+    """Weights of classes that are none are refused."""
+    X = features(50)
+    with pytest.raises(HeadError, match="class_weight must"):
+        LinearProbe(class_weight=wrong).fit(X, labels(X))
+
+
+def test_unusable_sample_weights():
+    """Weights of rows that are negative, or not one a row, are refused."""
+    X = features(50)
+    for wrong in (np.ones(49), -np.ones(50), np.full(50, np.nan)):
+        with pytest.raises(HeadError, match="50 numbers of at least 0"):
+            LinearProbe().fit_many(X, labels(X), [(np.arange(50), {})], sample_weight=wrong)
