@@ -95,8 +95,8 @@ def class_weights(
     """
     if class_weight == "balanced":
         n = _counts(codes, seen, objective, np.ones(len(codes)) if sample_weight is None else sample_weight)
-        n = np.where(n > 0, n, 1)  # whatever a class without rows counts
-        return np.asarray(n.sum(0) / (len(n) * n), np.float32)
+        some = np.where(n > 0, n, 1)  # whatever a class without rows counts
+        return np.asarray(n.sum(0) / (len(n) * some), np.float32)
     weights = np.ones(len(known), np.float32)
     if isinstance(class_weight, Mapping):
         given = {str(name): value for name, value in class_weight.items()}
@@ -110,8 +110,9 @@ def _counts(
     """Return how many rows each class has ``(k,)``, or each label's negatives and positives ``(2, k)``."""
     if codes.ndim == 2:
         positive = each @ (codes > 0)
-        return np.maximum(np.stack([each.sum() - positive, positive]), 0)
-    n: NDArray[np.float64] = each @ (codes[:, None] == seen).astype(np.float64)
+        both: NDArray[np.float64] = np.maximum(np.stack([each.sum() - positive, positive]), 0)
+        return both
+    n: NDArray[np.float64] = np.asarray(each @ (codes[:, None] == seen), np.float64)
     return n if objective.softmax else n[:, None]
 
 
