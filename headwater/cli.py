@@ -310,6 +310,23 @@ def evaluate(
     _show(made.lines(), made.metrics, json)
 
 
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run of fit-head.")],
+    id: Annotated[str, typer.Option(help="The sample to explain.")],
+    target: Annotated[str | None, typer.Option("--class", help="The class; the likeliest by default.")] = None,
+    method: Annotated[str, typer.Option(help="gradient, occlusion or attention.")] = "gradient",
+    store: Annotated[Path | None, typer.Option(metavar="STORE", help="Another store than the run's.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the image under a heat map.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what in a sample speaks for a class, from stored tokens."""
+    from headwater import api
+
+    found = api.explain(run, id=id, target=target, method=method, store=store, out=out)  # type: ignore[arg-type]
+    _show(found.lines(), found.to_dict(), json)
+
+
 @app.command("zero-shot")
 def zero_shot(
     store: Store,

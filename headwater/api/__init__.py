@@ -6,6 +6,7 @@ from headwater.api.compare import Compared, Difference, compare
 from headwater.api.demo import DemoResult, demo
 from headwater.api.embed import Embedded, embed
 from headwater.api.evaluate import evaluate
+from headwater.api.explain import Explained, explain
 from headwater.api.fit import fit_head
 from headwater.api.inspect import StoreInfo, info, verify
 from headwater.api.run import Run, open_run
@@ -19,6 +20,7 @@ __all__ = [
     "Difference",
     "Duplicates",
     "Embedded",
+    "Explained",
     "Hit",
     "IndexSummary",
     "Run",
@@ -28,6 +30,7 @@ __all__ = [
     "demo",
     "embed",
     "evaluate",
+    "explain",
     "fit_head",
     "hit_lines",
     "index",

@@ -1,5 +1,6 @@
 """Heads: arrays in, predictions out."""
 
+from headwater.heads._token_head import TokenHead
 from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP
 from headwater.heads.base import Fit, Head
 from headwater.heads.boosting import XGBoost
@@ -29,6 +30,7 @@ __all__ = [
     "Prompts",
     "Prototypes",
     "SelfAttention",
+    "TokenHead",
     "TokenMLP",
     "XGBoost",
     "ZeroShot",

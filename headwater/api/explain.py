@@ -1,0 +1,249 @@
+"""explain: what in an image, and which of the words, speaks for what a head says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.api._heat import as_grid, heat_map, seen_region
+from headwater.api._inputs import Wanted, inputs_of, read_inputs
+from headwater.api._lines import aligned
+from headwater.api.run import Run, open_run
+from headwater.errors import HeadwaterError, InputError, nearest
+from headwater.heads import LinearProbe, TokenHead, deletion, relevance
+from headwater.heads.explain import Relevance
+from headwater.sources.images import read_image
+from headwater.store import Data, Store, open_store
+
+SHOWN = 8  # tokens that are listed
+RANDOM_ORDERS = 20
+SAME = 0.99  # cosine, between a pooled feature and the mean of its tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """What speaks for a class in one sample.
+
+    Attributes
+    ----------
+    id, target, probability
+        The sample, the class (or label), and what the head gives it.
+    method
+        How relevance was found; see `headwater.heads.relevance`.
+    relevance
+        For each input, the relevance of each of its tokens, float32, of shape ``(t,)``.
+    words
+        For each input of texts, its tokens where the tokenizer could be read, else their numbers.
+    check
+        For each input, the mean probability of the likeliest class while tokens are taken away (``deletion``) and put
+        back (``insertion``), most relevant first, and the same in random order; empty for a linear probe.
+    picture
+        Where the heat map was written; None where none was.
+    """
+
+    id: str
+    target: Any
+    probability: float
+    method: str
+    relevance: Mapping[str, NDArray[np.float32]]
+    words: Mapping[str, Sequence[str]]
+    check: Mapping[str, Mapping[str, float]]
+    picture: Path | None
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what came out."""
+        out = [f"{self.id}: {self.target}, probability {self.probability:.3f} (relevance by {self.method})"]
+        for name, values in self.relevance.items():
+            order = np.argsort(-np.abs(values), kind="stable")[:SHOWN]
+            labels = self.words.get(name)
+            shown = [[labels[i] if labels else f"token {i}", f"{values[i]:+.4f}"] for i in order.tolist()]
+            out += [f"{name}, the {len(shown)} of {len(values)} tokens that count most:"]
+            out += [f"  {line}" for line in aligned(shown)]
+            if name in self.check:
+                found = self.check[name]
+                out.append(
+                    f"  taken away in this order the class keeps {found['deletion']:.3f} on average, at random "
+                    f"{found['deletion_random']:.3f}; put back {found['insertion']:.3f}, at random "
+                    f"{found['insertion_random']:.3f}"
+                )
+        out.append(f"heat map in {self.picture}" if self.picture else "--out FILE.png draws a heat map")
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "id": self.id,
+            "target": str(self.target),
+            "probability": self.probability,
+            "method": self.method,
+            "relevance": {name: values.tolist() for name, values in self.relevance.items()},
+            "words": {name: list(words) for name, words in self.words.items()},
+            "check": {name: dict(found) for name, found in self.check.items()},
+            "picture": None if self.picture is None else str(self.picture),
+        }
+
+
+def explain(
+    run: str | Path | Run,
+    *,
+    id: str,
+    target: str | None = None,
+    method: Relevance = "gradient",
+    store: str | Path | Store | None = None,
+    out: str | Path | None = None,
+) -> Explained:
+    """Say which tokens of a sample speak for a class, from the store, without running the encoder.
+
+    The run's saved head is asked: one over tokens, or a linear probe on image features that are the mean of tokens.
+
+    Parameters
+    ----------
+    run
+        A run of `fit_head`.
+    id
+        The sample.
+    target
+        A class, or label; the likeliest when left out.
+    method
+        ``gradient``, ``occlusion`` or ``attention``; see `headwater.heads.relevance`.
+    store
+        Where the features are; the run's own store when left out.
+    out
+        A picture to write: the image under a heat map of its tokens.
+
+    Raises
+    ------
+    InputError, HeadError, StoreError
+        Each with one line that says what, where and what to do.
+    """
+    fitted = run if isinstance(run, Run) else open_run(run)
+    if fitted.config.get("bags"):
+        raise InputError(
+            "a run on bags has a weight for each instance in instances.parquet: there is no image to draw."
+        )
+    opened = store if isinstance(store, Store) else open_store(store or fitted.config["store"])
+    data = _one_sample(opened, fitted, id)
+    head = fitted.head
+    X = inputs_of(head, data)
+    names = list(data.inputs)
+    classes = [str(c) for c in fitted.metrics["classes"]]
+    if target is not None and target not in classes:
+        raise InputError(f"--class {target}: no such class.{nearest(target, classes)} There are: {', '.join(classes)}.")
+    rows = np.array([0])
+    scores = _scores(opened, fitted, head, X, names, id)
+    chosen = int(np.argmax(scores)) if target is None else classes.index(target)
+    found = relevance(head, X, rows, target=chosen, method=method)
+    kept = {name: values[0][~np.isnan(values[0])] for name, values in zip(names, found, strict=True)}
+    check = {}
+    if isinstance(head, TokenHead):
+        check = {name: _checked(head, X, values, name) for name, values in zip(names, found, strict=True)}
+    picture = None if out is None else _draw(opened, data, kept, Path(out))
+    words = {name: _words(opened, data, name, len(kept[name])) for name in names if name.endswith("/text")}
+    return Explained(id, classes[chosen], float(scores[chosen]), method, kept, words, check, picture)
+
+
+def _one_sample(store: Store, run: Run, id: str) -> Data:
+    """Read one sample's tokens."""
+    ids = store.samples[store.roles.id].cast(str).to_list()
+    if id not in ids:
+        raise InputError(f"--id {id}: no such sample in {store.path}.{nearest(id, ids)}")
+    config = run.config
+    names = tuple(config["features"])
+    tokens = frozenset(config.get("tokens") or ())
+    if not tokens:
+        if not isinstance(run.head, LinearProbe) or len(names) > 1 or not names[0].endswith("/image"):
+            raise InputError(
+                f"a {config['head']} head on {' and '.join(names)} has no tokens to point at. Fit one over tokens "
+                "(--head self-attention, co-attention, token-mlp), or a linear one on the image features alone."
+            )
+        tokens = frozenset(names)
+    data = read_inputs(store, Wanted(names, tokens, config.get("missing") == "keep", None), None)
+    row = np.flatnonzero(data.ids == id)
+    if not len(row):
+        reasons = dict(data.left_out.iter_rows())
+        raise InputError(f"--id {id} has no features in {store.path}: {reasons.get(id, 'not embedded')}.")
+    return Data(
+        {name: X.select(row) for name, X in data.inputs.items()},
+        data.table[row.tolist()],
+        data.ids[row],
+        data.left_out,
+        {name: part[row] for name, part in data.present.items()},
+    )
+
+
+def _scores(store: Store, run: Run, head: Any, X: Any, names: Sequence[str], id: str) -> NDArray[np.float64]:
+    """Return the head's probabilities; of a linear probe those of the pooled feature, which its tokens must make."""
+    if isinstance(head, TokenHead):
+        return np.asarray(type(head).predict_proba_many([head], X, [np.array([0])])[0][0], np.float64)
+    data = store.read(names[0])
+    pooled = np.asarray(data.X[np.flatnonzero(data.ids == id)], np.float64)
+    mean = np.asarray(X[np.array([0])], np.float64).mean(1)
+    cosine = float((pooled * mean).sum() / (np.linalg.norm(pooled) * np.linalg.norm(mean)))
+    if mean.shape != pooled.shape or cosine < SAME:
+        raise InputError(
+            f"the pooled feature of {names[0]} is not the mean of its tokens (cosine {cosine:.3f}): a linear probe on "
+            "it says nothing of tokens. Fit a head over tokens: --head token-mlp --set hidden=[]."
+        )
+    return np.asarray(head.predict_proba(pooled)[0], np.float64)
+
+
+def _checked(head: TokenHead, X: Any, values: NDArray[np.float32], name: str) -> dict[str, float]:
+    """Take tokens away and put them back, most relevant first and in random orders."""
+    rows = np.array([0])
+    place = None if head.inputs_ is None else name
+    gone, back = deletion(head, X, rows, values, name=place)
+    rng = np.random.default_rng(0)
+    orders = [
+        np.where(np.isnan(values), np.nan, rng.random(values.shape)).astype(np.float32) for _ in range(RANDOM_ORDERS)
+    ]
+    by_chance = [deletion(head, X, rows, order, name=place) for order in orders]
+    return {
+        "deletion": float(gone.mean()),
+        "insertion": float(back.mean()),
+        "deletion_random": float(np.mean([one for one, _ in by_chance])),
+        "insertion_random": float(np.mean([other for _, other in by_chance])),
+    }
+
+
+def _draw(store: Store, data: Data, found: Mapping[str, NDArray[np.float32]], out: Path) -> Path:
+    name = next((name for name in found if name.endswith("/image")), None)
+    role = store.roles.image
+    if name is None or role is None:
+        raise InputError(f"--out {out}: the run reads no image features, so there is no image to draw over.")
+    grid = as_grid(found[name])
+    if grid is None:
+        raise InputError(f"--out {out}: {len(found[name])} tokens of {name} make no square grid to draw.")
+    path = Path(store.roles.root) / str(data.table[role][0])
+    try:
+        image = read_image(path)
+    except HeadwaterError as error:
+        raise InputError(f"--out {out}: the image cannot be read ({error}).") from error
+    region = seen_region(store.features(name).spec.preprocessing, image.width, image.height)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        heat_map(image, grid, region).save(out)
+    except ValueError as error:
+        raise InputError(f"--out {out}: give it the ending of a picture, such as .png.") from error
+    return out
+
+
+def _words(store: Store, data: Data, name: str, n: int) -> list[str]:
+    """Return a text's tokens as its encoder's tokenizer cuts them, where it is at hand and agrees; else numbers."""
+    numbers = [f"token {i}" for i in range(n)]
+    spec = store.features(name).spec
+    role = store.roles.text
+    if not spec.encoder.startswith("hf:") or role is None or spec.tokens != "all" or n < 2:
+        return numbers
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(spec.encoder.removeprefix("hf:"), local_files_only=True)
+    except (ImportError, OSError, ValueError):
+        return numbers
+    ids = tokenizer(str(data.table[role][0]), truncation=True)["input_ids"]
+    return list(tokenizer.convert_ids_to_tokens(ids)) if len(ids) == n else numbers

@@ -1,0 +1,90 @@
+"""explain: what of an image and of a text speaks for a class, from the store and the saved head."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from headwater.api import embed, explain, fit_head
+from headwater.api._heat import as_grid, heat_map, seen_region
+from headwater.store import open_store
+
+QUICK = {"width": 16, "heads": 2, "blocks": 1, "hidden": [16], "epochs": 4, "lr": 0.003, "precision": "fp32"}
+
+
+@pytest.fixture(scope="session")
+def tokens(gallery, tiny, tmp_path_factory):
+    """A store of the gallery with all tokens of a ViT, of a convolutional network and of a BERT."""
+    folder = tmp_path_factory.mktemp("explain")
+    table = pl.read_csv(gallery / "manifest.csv").with_columns(image=str(gallery) + "/" + pl.col("image"))
+    table.write_csv(folder / "manifest.csv")
+    for member, name in (("timm-vit", "vit"), ("timm-conv", "conv"), ("hf-bert", "bert")):
+        embed(folder / "manifest.csv", folder / "t.hw", encoder=tiny(member).spec, name=name, tokens="all")
+    return folder / "t.hw"
+
+
+def fitted(store, out, features, head, params):
+    return fit_head(
+        store, features=features, label="grade", groups="patient", folds=3, head=head, params=params, out=out
+    )
+
+
+def test_image_and_words(tokens, command, tmp_path):
+    """A co-attention head says of each token of image and text how much it counts, and draws the image's."""
+    fitted(tokens, tmp_path / "run", ["vit/image", "bert/text"], "co-attention", QUICK)
+    done = command("explain", tmp_path / "run", "--id", "s03", "--out", tmp_path / "heat.png", "--json")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    data = open_store(tokens).read("vit/image", "bert/text", tokens=True, where="id = 's03'")
+    assert len(found["relevance"]["vit/image"]) == data.inputs["vit/image"].shape[1]
+    words = found["words"]["bert/text"]
+    assert len(words) == data.inputs["bert/text"].lengths[0]
+    assert words[0] == "[CLS]"
+    assert "tissue" in words
+    assert set(found["check"]["bert/text"]) == {"deletion", "insertion", "deletion_random", "insertion_random"}
+    with Image.open(tmp_path / "heat.png") as picture:
+        assert min(picture.size) >= 448
+
+
+def test_a_linear_probe_has_a_map_where_pooling_is_a_mean(tokens, tmp_path):
+    """Relevance under a linear probe adds up to nothing, and its probability is that of the run's head."""
+    run = fitted(tokens, tmp_path / "run", ["conv/image"], "linear", {"C": 0.01})
+    found = explain(tmp_path / "run", id="s03", target="high")
+    data = open_store(tokens).read("conv/image", where="id = 's03'")
+    assert found.probability == pytest.approx(run.head.predict_proba(data.X)[0][run.head.classes_ == "high"][0])
+    assert found.relevance["conv/image"].sum() == pytest.approx(0, abs=1e-3)
+    other = explain(tmp_path / "run", id="s03", target="low")
+    assert other.relevance["conv/image"] == pytest.approx(-found.relevance["conv/image"], abs=1e-5)
+
+
+def test_refusals(tokens, filled, refused, command, tmp_path):
+    """What cannot be explained is refused with one line that says what can."""
+    fitted(tokens, tmp_path / "vit", ["vit/image"], "linear", {"C": 0.01})
+    fitted(tokens, tmp_path / "text", ["bert/text"], "token-mlp", {**QUICK, "blocks": 0})
+    fitted(filled, tmp_path / "knn", ["texture/image"], "knn", {"k": 3})
+    assert "not the mean of its tokens" in refused("explain", tmp_path / "vit", "--id", "s00")
+    assert "Fit one over tokens" in refused("explain", tmp_path / "knn", "--id", "s00")
+    assert "Did you mean 's01'" in refused("explain", tmp_path / "text", "--id", "S01")
+    assert "There are: high, low" in refused("explain", tmp_path / "text", "--id", "s00", "--class", "hi")
+    assert "There are: gradient" in refused("explain", tmp_path / "text", "--id", "s00", "--method", "shap")
+    assert "no image to draw" in refused("explain", tmp_path / "text", "--id", "s00", "--out", tmp_path / "a.png")
+
+
+def test_the_map_lies_where_the_encoder_looked():
+    """Red lies over the part of the image that the tokens came from, and nothing beside it."""
+    assert as_grid(np.zeros(5)) is None
+    assert seen_region({"resize_mode": "shortest"}, 100, 60) == (20, 0, 80, 60)
+    hub = {"do_center_crop": True, "size": {"shortest_edge": 80}, "crop_size": {"height": 40, "width": 40}}
+    assert seen_region(hub, 100, 100) == (25, 25, 75, 75)
+    grid = np.zeros((4, 4))
+    grid[0, 3] = 1.0
+    image = Image.new("RGB", (600, 500), (90, 90, 90))
+    drawn = np.asarray(heat_map(image, grid, (50.0, 0.0, 550.0, 500.0)).convert("RGB"), int)
+    assert drawn.shape == (500, 600, 3)
+    redder = drawn[..., 0] - drawn[..., 2]
+    assert np.unravel_index(redder.argmax(), redder.shape)[0] < 125
+    assert 425 <= np.unravel_index(redder.argmax(), redder.shape)[1] < 550
+    assert not redder[:, :50].any()
+    assert not redder[:, 550:].any()
