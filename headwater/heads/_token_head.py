@@ -177,7 +177,7 @@ seed, precision, device
             stop = rows[rows_to_stop_by(codes[rows], of_rows, self.stop_share, self.seed)]
         training = np.setdiff1d(rows, stop, assume_unique=False) if len(stop) else rows
         known = np.array([0, 1]) if codes.ndim == 2 else classes[seen]
-        # Not on CPUs, even those that multiply in bf16: its attention and norms were measured at four times the time.
+        # On CPUs when asked for only: whether attention and norms gain by it depends on the processor.
         fast = self.precision == "bf16" or (self.precision == "auto" and device == "cuda" and fast_at_bf16(device))
         try:
             trained = train(
