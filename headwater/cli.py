@@ -41,6 +41,9 @@ By = Annotated[str | None, typer.Option(metavar="COL", help="Give results for ea
 Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run directory to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local state dict, safetensors or torch.")]
+Trials = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Select among N settings that Optuna proposes, not a grid.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
@@ -173,7 +176,10 @@ def fit_head(
     features: Annotated[list[str], typer.Option(metavar="NAME/MODALITY", help="Features; repeat for several inputs.")],
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
     head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A parameter; repeat.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAM=VALUE", help="A parameter, or a list of values to select among; repeat."),
+    ] = None,
     groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
@@ -206,6 +212,14 @@ def fit_head(
     aggregate: Annotated[
         str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
     ] = None,
+    samples_with: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME/MODALITY", help="Only samples that have these features too; repeat."),
+    ] = None,
+    trials: Trials = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Each input alone, shuffled inputs and random ones, on the same splits.")
+    ] = False,
     out: Out = None,
     json: Json = False,
 ) -> None:
@@ -238,6 +252,9 @@ def fit_head(
         conformal_per_class=conformal_per_class,
         per=per,
         aggregate=aggregate,  # type: ignore[arg-type]
+        samples_with=samples_with or (),
+        trials=trials,
+        controls=controls,
         out=out,
         progress=_say,
     )

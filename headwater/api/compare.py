@@ -17,9 +17,7 @@ from headwater.api.run import Run, open_run
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
-
-LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece")
-DEFAULT_METRIC = {"binary": "auc", "multiclass": "auc", "multilabel": "auc_macro"}
+from headwater.evaluate.bootstrap import DEFAULT_METRIC, LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -180,10 +178,9 @@ def compare(
         if folds is not None:
             more, more_least = folds.tests(i, j)
             p, least = p | more, least | more_least
-        change = drawn[i] - drawn[j]
-        low, high = draw.interval(change[1:], level)
-        p = {"bootstrap": draw.p_of_difference(change[1:]), **p}
-        differences.append(Difference(names[i], names[j], float(change[0]), low, high, p, least, None))
+        change = draw.difference(drawn[i], drawn[j], level)
+        p = {"bootstrap": change.p, **p}
+        differences.append(Difference(names[i], names[j], change.value, change.low, change.high, p, least, None))
     if len(differences) > 1:
         adjusted = statistics.holm([d.p["bootstrap"] for d in differences])
         differences = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, probabilities, require_two
 from headwater.heads._logistic import Problems, Solution, solve
 from headwater.heads._rows import TrainingRows, one_blas_thread, to_numpy, training_rows
-from headwater.heads.base import Fit, State, blocks
+from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 
 class LinearProbe(Classifier):
@@ -65,6 +65,8 @@ class LinearProbe(Classifier):
     >>> LinearProbe(C=10).fit(X[:150], y[:150]).score(X[150:], y[150:])
     1.0
     """
+
+    search_space: ClassVar[SearchSpace] = {"C": ("log", 1e-7, 1e3)}
 
     def __init__(
         self,
