@@ -262,6 +262,74 @@ def fit_head(
 
 
 @app.command()
+def sweep(
+    store: Store,
+    features: Annotated[
+        list[str], typer.Option(metavar="NAME/MODALITY[+…]", help="Inputs; join several by +, repeat for others.")
+    ],
+    label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write leaderboard, trials and runs.")],
+    heads: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Kind of head; repeat. Linear.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="HEAD.PARAM=VALUE", help="A parameter, or a list to select among; repeat."),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="The same from a file, a table a kind of head.")
+    ] = None,
+    trials: Trials = None,
+    metric: Annotated[str | None, typer.Option(help="What the leaderboard is sorted by; the AUC by default.")] = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
+    holdout: Annotated[float | None, typer.Option(help="Test this share of the rows instead of folds.")] = None,
+    bags: Annotated[str | None, typer.Option(metavar="COL", help="For --heads mil: what samples are bags of.")] = None,
+    where: Where = None,
+    by: By = None,
+    label_separator: Annotated[
+        str | None, typer.Option(help="Split the label column into several labels, as in 'a; b'.")
+    ] = None,
+    seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How often to repeat it all, with seeds from --seed on.")] = 1,
+    per: Annotated[
+        str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Evaluate inputs x heads x settings on the same splits, to a leaderboard; the same command goes on."""
+    from headwater import api
+
+    done = api.sweep(
+        store,
+        features=features,
+        label=label,
+        out=out,
+        heads=heads or "linear",
+        params=_params_of_heads(set_ or []),
+        grid=grid,
+        trials=trials,
+        metric=metric,
+        groups=groups,
+        folds=folds,
+        split=split,
+        holdout=holdout,
+        bags=bags,
+        where=where,
+        by=by,
+        label_separator=label_separator,
+        seed=seed,
+        seeds=seeds,
+        per=per,
+        aggregate=aggregate,  # type: ignore[arg-type]
+        progress=True,
+    )
+    _show(done.lines(), done.to_dict(), json)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run directories on the same samples.")],
     metric: Annotated[str | None, typer.Option(help="What to compare; the AUC by default.")] = None,
@@ -405,4 +473,17 @@ def _params(assignments: list[str]) -> dict[str, Any]:
             params[name] = json.loads(value)
         except ValueError:
             params[name] = value
+    return params
+
+
+def _params_of_heads(assignments: list[str]) -> dict[str, dict[str, Any]]:
+    """Read ``HEAD.PARAM=VALUE``, to parameters by head."""
+    from headwater.errors import InputError
+
+    params: dict[str, dict[str, Any]] = {}
+    for name, value in _params(assignments).items():
+        head, dot, param = name.partition(".")
+        if not dot or not head or not param:
+            raise InputError(f"--set {name}=…: write HEAD.PARAM=VALUE, such as linear.C=[0.1,1].")
+        params.setdefault(head, {})[param] = value
     return params

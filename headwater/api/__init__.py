@@ -7,6 +7,7 @@ from headwater.api.fit import fit_head
 from headwater.api.inspect import StoreInfo, info, verify
 from headwater.api.run import Run, open_run
 from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
+from headwater.api.sweep import Sweep, sweep
 from headwater.api.zero_shot import zero_shot
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "IndexSummary",
     "Run",
     "StoreInfo",
+    "Sweep",
     "compare",
     "demo",
     "embed",
@@ -27,6 +29,7 @@ __all__ = [
     "info",
     "open_run",
     "similar",
+    "sweep",
     "verify",
     "zero_shot",
 ]

@@ -8,6 +8,7 @@ from itertools import product
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from headwater._extras import need
 from headwater.errors import InputError
 from headwater.evaluate import TPE, Grid, Searches
 from headwater.heads import Head, head_class, make_head
@@ -50,6 +51,8 @@ class Chosen:
             raise InputError("--head zero-shot has nothing to fit: run headwater zero-shot.")
         if trials is not None and trials < 1:
             raise InputError(f"--trials must be at least 1, but is {trials}.")
+        if trials is not None:
+            need("optuna", "sweep")  # before anything is fitted
         hints = get_type_hints(head_class(kind).__init__)
         make_head(kind, dict(params))  # which knows the names
         fixed: dict[str, Any] = {}
@@ -86,7 +89,7 @@ class Chosen:
         if self.trials is not None:
             free = {name: where for name, where in head.search_space.items() if name not in self.given}
             choices = {name: ("choice", tuple(values)) for name, values in self.lists.items()}
-            return TPE({**free, **choices}, self.trials, seed)
+            return TPE({**free, **choices}, self.trials, seed) if free or choices else Grid([{}])
         own = [params for params in head.default_grid() if not set(params) & self.given] or [{}]
         listed = [dict(zip(self.lists, values, strict=True)) for values in product(*self.lists.values())]
         return Grid([{**params, **chosen} for chosen in listed for params in own])

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._lines import aligned, counted
+from headwater.api._tested import codes_of, interval_words, p_words, scores_of, truth_of
 from headwater.api.run import Run, open_run
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
@@ -91,19 +92,19 @@ class Compared:
         what = "samples" if self.drawn == "sample" else "groups"
         out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {what} again"]
         table = [["run", self.metric, share]]
-        table += [[n, f"{v['value']:.3f}", _interval(v["low"], v["high"])] for n, v in self.runs.items()]
+        table += [[n, f"{v['value']:.3f}", interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
         out += [f"  {line}" for line in aligned(table)]
         tests = list(dict.fromkeys(name for d in self.differences for name in d.p))
         head = ["difference", "", share, *(f"p {name.replace('_', ' ')}" for name in tests)]
         head += ["p Holm"] if len(self.differences) > 1 else []
         rows = [head]
         for d in self.differences:
-            row = [f"{d.first} - {d.second}", f"{d.difference:+.3f}", _interval(d.low, d.high, "+")]
-            row += [_p(d.p.get(name), d.least_p.get(name)) for name in tests]
-            rows.append([*row, _p(d.p_holm)] if len(self.differences) > 1 else row)
+            row = [f"{d.first} - {d.second}", f"{d.difference:+.3f}", interval_words(d.low, d.high, "+")]
+            row += [p_words(d.p.get(name), d.least_p.get(name)) for name in tests]
+            rows.append([*row, p_words(d.p_holm)] if len(self.differences) > 1 else row)
         out += ["", *(f"  {line}" for line in aligned(rows))]
         if self.friedman_p is not None:
-            out.append(f"all runs alike, by their ranks over folds (Friedman): p {_p(self.friedman_p)}")
+            out.append(f"all runs alike, by their ranks over folds (Friedman): p {p_words(self.friedman_p)}")
         return [*out, *self.notes]
 
 
@@ -152,11 +153,11 @@ def compare(
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} runs there are: {', '.join(known)}.")
     tables = _aligned(opened, names)
     classes = [str(c) for c in opened[0].metrics["classes"]]
-    truth = _truth(tables[0], classes, task)
+    truth = truth_of(tables[0], classes, task)
     grouped = all("group" in table.columns for table in tables)
-    groups = _codes(tables[0]["group"]) if grouped else np.arange(len(truth))
+    groups = codes_of(tables[0]["group"]) if grouped else np.arange(len(truth))
     same_folds = all(table["fold"].equals(tables[0]["fold"]) for table in tables)
-    scores = [_scores(table, classes) for table in tables]
+    scores = [scores_of(table, classes) for table in tables]
 
     if same_folds:
         fold_of = tables[0]["fold"].to_numpy()
@@ -297,32 +298,3 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
             raise InputError(f"{names[0]} and {name} have different labels for the same samples.")
         tables.append(table)
     return tables
-
-
-def _truth(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[np.int64]:
-    """Return class numbers ``(n,)``, or 0/1 ``(n, n_labels)``."""
-    if task == "multilabel":
-        return np.array([[name in row for name in classes] for row in table["label"].to_list()], np.int64)
-    number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[str(value)] for value in table["label"].to_list()], np.int64)
-
-
-def _scores(table: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.float64]:
-    return table.select([f"score_{name}" for name in classes]).to_numpy().astype(np.float64)
-
-
-def _codes(column: pl.Series) -> NDArray[np.int64]:
-    codes: NDArray[np.int64] = np.unique(column.cast(pl.String).to_numpy().astype(str), return_inverse=True)[1]
-    return codes
-
-
-def _interval(low: float, high: float, sign: str = "") -> str:
-    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _p(p: float | None, least: float | None = None) -> str:
-    """Write a p value; one that could hardly have been smaller says so."""
-    if p is None or p != p:
-        return "–"
-    word = "<0.001" if p < 0.001 else f"{p:.3f}"
-    return f"{word} (least {least:.2g})" if least is not None and least > 0.01 else word

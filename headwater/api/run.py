@@ -131,15 +131,33 @@ def open_run(path: str | Path) -> Run:
         When there is no run at ``path``.
     """
     path = Path(path)
+    found = read_results(path)
+    return Run(path, found.config, found.metrics, found.predictions, load_head(path), found.decision, found.trials)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run directory holds besides its head; see `Run`."""
+
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    predictions: pl.DataFrame
+    decision: Mapping[str, Any]
+    trials: pl.DataFrame | None
+
+
+def read_results(path: Path) -> Results:
+    """Read a run directory without its head, which may be large."""
     try:
-        config = json.loads((path / "config.json").read_text())
-        metrics = json.loads((path / "metrics.json").read_text())
-        predictions = pl.read_parquet(path / "predictions.parquet")
-        decision = json.loads((path / DECISION).read_text()) if (path / DECISION).exists() else {}
-        trials = pl.read_parquet(path / TRIALS) if (path / TRIALS).exists() else None
+        return Results(
+            config=json.loads((path / "config.json").read_text()),
+            metrics=json.loads((path / "metrics.json").read_text()),
+            predictions=pl.read_parquet(path / "predictions.parquet"),
+            decision=json.loads((path / DECISION).read_text()) if (path / DECISION).exists() else {},
+            trials=pl.read_parquet(path / TRIALS) if (path / TRIALS).exists() else None,
+        )
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error
-    return Run(path, config, metrics, predictions, load_head(path), decision, trials)
 
 
 # Making one
