@@ -32,7 +32,7 @@ def shuffled(X: Any, seed: int) -> Any:
     Examples
     --------
     >>> shuffled(np.arange(5), seed=0)
-    array([2, 0, 1, 3, 4])
+    array([2, 4, 3, 0, 1])
     """
     there = X.lengths > 0 if isinstance(X, Ragged) else np.ones(len(X), bool)
     order = np.arange(len(there))

@@ -79,14 +79,14 @@ def test_noise_has_the_shape_of_what_it_stands_for(kind):
 
 def test_noise_is_the_same_however_it_is_read():
     """A row of noise is the same alone, in any order, in slices, in blocks, and beside others."""
-    noise = noise_like(np.zeros((2500, 5)), 7)
+    noise = noise_like(np.zeros((2500, 50)), 7)
     whole = noise[:]
     rows = np.array([2400, 3, 3, 77])
     assert np.array_equal(noise[rows], whole[rows])
     assert np.array_equal(noise[5], whole[5])
     assert np.array_equal(noise[np.arange(2500) == 9], whole[9:10])
     assert np.array_equal(np.concatenate([values for _, values in blocks(noise)]), whole)
-    assert np.array_equal(Concatenated([noise, noise])[rows][:, 5:], whole[rows])
+    assert np.array_equal(Concatenated([noise, noise])[rows][:, 50:], whole[rows])
     assert len(np.unique(whole)) > 0.99 * whole.size
     texts = noise_like(Texts(np.arange(N)), 7)
     assert np.array_equal(texts.padded(np.array([13]))[0][0, :3], texts.padded(np.array([9, 13]))[0][1, :3])
