@@ -37,6 +37,7 @@ _LAZY = {
     "info": "headwater.api",
     "open_run": "headwater.api",
     "similar": "headwater.api",
+    "sweep": "headwater.api",
     "verify": "headwater.api",
     "zero_shot": "headwater.api",
     "open_store": "headwater.store",

@@ -44,6 +44,9 @@ Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local stat
 Leakage = Annotated[
     str | None, typer.Option(metavar="REASON", help="Go on though the split leaks; kept in metrics.json.")
 ]
+Trials = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Select among N settings that Optuna proposes, not a grid.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
@@ -176,7 +179,10 @@ def fit_head(
     features: Annotated[list[str], typer.Option(metavar="NAME/MODALITY", help="Features; repeat for several inputs.")],
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
     head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A parameter; repeat.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAM=VALUE", help="A parameter, or a list of values to select among; repeat."),
+    ] = None,
     groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
@@ -210,6 +216,14 @@ def fit_head(
     aggregate: Annotated[
         str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
     ] = None,
+    samples_with: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME/MODALITY", help="Only samples that have these features too; repeat."),
+    ] = None,
+    trials: Trials = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Each input alone, shuffled inputs and random ones, on the same splits.")
+    ] = False,
     out: Out = None,
     json: Json = False,
 ) -> None:
@@ -243,10 +257,83 @@ def fit_head(
         conformal_per_class=conformal_per_class,
         per=per,
         aggregate=aggregate,  # type: ignore[arg-type]
+        samples_with=samples_with or (),
+        trials=trials,
+        controls=controls,
         out=out,
         progress=_say,
     )
     _show(run.lines(), run.metrics, json)
+
+
+@app.command()
+def sweep(
+    store: Store,
+    features: Annotated[
+        list[str], typer.Option(metavar="NAME/MODALITY[+…]", help="Inputs; join several by +, repeat for others.")
+    ],
+    label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write leaderboard, trials and runs.")],
+    heads: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Kind of head; repeat. Linear.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="HEAD.PARAM=VALUE", help="A parameter, or a list to select among; repeat."),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="The same from a file, a table a kind of head.")
+    ] = None,
+    trials: Trials = None,
+    metric: Annotated[str | None, typer.Option(help="What the leaderboard is sorted by; the AUC by default.")] = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
+    holdout: Annotated[float | None, typer.Option(help="Test this share of the rows instead of folds.")] = None,
+    bags: Annotated[str | None, typer.Option(metavar="COL", help="For --heads mil: what samples are bags of.")] = None,
+    where: Where = None,
+    by: By = None,
+    label_separator: Annotated[
+        str | None, typer.Option(help="Split the label column into several labels, as in 'a; b'.")
+    ] = None,
+    seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="How often to repeat it all, with seeds from --seed on.")] = 1,
+    per: Annotated[
+        str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
+    ] = None,
+    allow_leakage: Leakage = None,
+    json: Json = False,
+) -> None:
+    """Evaluate inputs x heads x settings on the same splits, to a leaderboard; the same command goes on."""
+    from headwater import api
+
+    done = api.sweep(
+        store,
+        features=features,
+        label=label,
+        out=out,
+        heads=heads or "linear",
+        params=_params_of_heads(set_ or []),
+        grid=grid,
+        trials=trials,
+        metric=metric,
+        groups=groups,
+        folds=folds,
+        split=split,
+        holdout=holdout,
+        bags=bags,
+        where=where,
+        by=by,
+        label_separator=label_separator,
+        allow_leakage=allow_leakage,
+        seed=seed,
+        seeds=seeds,
+        per=per,
+        aggregate=aggregate,  # type: ignore[arg-type]
+        progress=True,
+    )
+    _show(done.lines(), done.to_dict(), json)
 
 
 @app.command()
@@ -512,3 +599,16 @@ def _mapping(pairs: list[str]) -> dict[str, str | None]:
             raise InputError(f"--map {pair}: {name} was mapped before. Pass it once.")
         mapping[name] = target or None
     return mapping
+
+
+def _params_of_heads(assignments: list[str]) -> dict[str, dict[str, Any]]:
+    """Read ``HEAD.PARAM=VALUE``, to parameters by head."""
+    from headwater.errors import InputError
+
+    params: dict[str, dict[str, Any]] = {}
+    for name, value in _params(assignments).items():
+        head, dot, param = name.partition(".")
+        if not dot or not head or not param:
+            raise InputError(f"--set {name}=…: write HEAD.PARAM=VALUE, such as linear.C=[0.1,1].")
+        params.setdefault(head, {})[param] = value
+    return params

@@ -11,6 +11,7 @@ from headwater.api.fit import fit_head
 from headwater.api.inspect import StoreInfo, info, verify
 from headwater.api.run import Run, open_run
 from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
+from headwater.api.sweep import Sweep, sweep
 from headwater.api.zero_shot import zero_shot
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "IndexSummary",
     "Run",
     "StoreInfo",
+    "Sweep",
     "audit",
     "compare",
     "demo",
@@ -37,6 +39,7 @@ __all__ = [
     "info",
     "open_run",
     "similar",
+    "sweep",
     "verify",
     "zero_shot",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -33,16 +33,26 @@ class Wanted:
         Whether a sample may lack some of them.
     bags
         The column whose values make a bag of the samples that share them; None where each sample is a row.
+    also
+        Feature sets that are not read, but that a sample must have.
     """
 
     names: tuple[str, ...]
     tokens: frozenset[str]
     partial: bool
     bags: str | None
+    also: tuple[str, ...] = ()
 
 
 def wanted(
-    store: Store, features: Sequence[str], kind: str, head: Head, *, missing: Missing = "drop", bags: str | None = None
+    store: Store,
+    features: Sequence[str],
+    kind: str,
+    head: Head,
+    *,
+    missing: Missing = "drop",
+    bags: str | None = None,
+    also: Sequence[str] = (),
 ) -> Wanted:
     """Say what a head reads of features that were asked for as ``NAME/MODALITY``, or ``NAME/MODALITY:pooled``.
 
@@ -60,6 +70,8 @@ def wanted(
         raise InputError(
             "--missing keep is for heads over the tokens of several inputs, such as co-attention: others need all."
         )
+    if missing == "keep" and also:
+        raise InputError("--samples-with goes without --missing keep: it leaves out samples that lack a feature.")
     if bags is not None and kind != "mil":
         raise InputError(f"--bags {bags} goes with --head mil, not with {kind}.")
     of_pooled = (
@@ -76,12 +88,14 @@ def wanted(
                 f"{store.path} --encoder {spec.encoder} --name {short}-tokens --tokens all. Or pass --features "
                 f"{name}{POOLED} to take its pooled feature for one token.{bagged}"
             )
-    return Wanted(names, tokens, missing == "keep", bags)
+    return Wanted(names, tokens, missing == "keep", bags, tuple(name for name in also if name not in names))
 
 
 def read_inputs(store: Store, what: Wanted, where: str | None, used: Sequence[str] = ()) -> Data:
     """Read what is wanted; with bags, a row is a bag, and has of the columns ``used`` what its samples agree on."""
-    data = store.read(*what.names, where=where, tokens=what.tokens, partial=what.partial)
+    data = store.read(*what.names, *what.also, where=where, tokens=what.tokens, partial=what.partial)
+    if what.also:
+        data = replace(data, inputs={name: data.inputs[name] for name in what.names})
     return data if what.bags is None else _bagged(data, what.bags, used)
 
 
@@ -106,15 +120,19 @@ def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) ->
     return Data(inputs, samples.table[kept], samples.ids[kept], left), order[place[kept]].astype(np.int64)
 
 
-def inputs_of(head: Any, data: Data) -> Any:
-    """Return what a head is given: one array-like, or several as it takes them."""
-    parts = {
+def parts_of(data: Data) -> dict[str, Any]:
+    """Return each input by name, with what samples lack of it."""
+    return {
         name: Masked(X, data.present[name]) if name in data.present and not isinstance(X, RaggedArray) else X
         for name, X in data.inputs.items()
     }
+
+
+def given_to(head: Any, parts: Mapping[str, Any]) -> Any:
+    """Return inputs as a head takes them: one array-like, or several."""
     if len(parts) == 1:
         return next(iter(parts.values()))
-    return parts if isinstance(head, Head) and head.takes_inputs else Concatenated(list(parts.values()))
+    return dict(parts) if isinstance(head, Head) and head.takes_inputs else Concatenated(list(parts.values()))
 
 
 def _bagged(data: Data, column: str, used: Sequence[str]) -> Data:

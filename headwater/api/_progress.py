@@ -41,7 +41,7 @@ def progress_bar(what: str, total: int, *, unit: str = "items", show: bool = Tru
         start = time.monotonic()
 
         def update(done: int, failed: int = 0) -> None:
-            rate = f"{done / max(time.monotonic() - start, 1e-9):,.1f} {unit}/s"
+            rate = _rate(done / max(time.monotonic() - start, 1e-9), unit)
             bar.update(task, completed=done, rate=rate, failures=f"[red]{failed} failed" if failed else "")
 
         yield update
@@ -63,6 +63,17 @@ def _plain(what: str, total: int, unit: str) -> Update:
         rate = done / max(now - start, 1e-9)
         failures = f", {failed:,} failed" if failed else ""
         left = f", {(total - done) / rate:,.0f} s left" if done < total and rate else ""
-        print(f"{what}: {done:,}/{total:,} ({rate:,.1f} {unit}/s{left}{failures})", file=sys.stderr, flush=True)
+        print(f"{what}: {done:,}/{total:,} ({_rate(rate, unit)}{left}{failures})", file=sys.stderr, flush=True)
 
     return update
+
+
+def _rate(rate: float, unit: str) -> str:
+    """Write how fast steps go; slow ones by what each takes.
+
+    Examples
+    --------
+    >>> _rate(1234.5, "items"), _rate(0.02, "cells")
+    ('1,234.5 items/s', '50 s for each of the cells')
+    """
+    return f"{1 / rate:,.0f} s for each of the {unit}" if 0 < rate < 0.1 else f"{rate:,.1f} {unit}/s"

@@ -13,14 +13,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._lines import aligned, counted
-from headwater.api._predictions import codes_of, scores_of, truth_of
+from headwater.api._tested import codes_of, interval_words, p_words, scores_of, truth_of
 from headwater.api.run import Run, open_run
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
-
-LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece")
-DEFAULT_METRIC = {"binary": "auc", "multiclass": "auc", "multilabel": "auc_macro"}
+from headwater.evaluate.bootstrap import DEFAULT_METRIC, LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -94,19 +92,19 @@ class Compared:
         what = "samples" if self.drawn == "sample" else "groups"
         out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {what} again"]
         table = [["run", self.metric, share]]
-        table += [[n, f"{v['value']:.3f}", _interval(v["low"], v["high"])] for n, v in self.runs.items()]
+        table += [[n, f"{v['value']:.3f}", interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
         out += [f"  {line}" for line in aligned(table)]
         tests = list(dict.fromkeys(name for d in self.differences for name in d.p))
         head = ["difference", "", share, *(f"p {name.replace('_', ' ')}" for name in tests)]
         head += ["p Holm"] if len(self.differences) > 1 else []
         rows = [head]
         for d in self.differences:
-            row = [f"{d.first} - {d.second}", f"{d.difference:+.3f}", _interval(d.low, d.high, "+")]
-            row += [_p(d.p.get(name), d.least_p.get(name)) for name in tests]
-            rows.append([*row, _p(d.p_holm)] if len(self.differences) > 1 else row)
+            row = [f"{d.first} - {d.second}", f"{d.difference:+.3f}", interval_words(d.low, d.high, "+")]
+            row += [p_words(d.p.get(name), d.least_p.get(name)) for name in tests]
+            rows.append([*row, p_words(d.p_holm)] if len(self.differences) > 1 else row)
         out += ["", *(f"  {line}" for line in aligned(rows))]
         if self.friedman_p is not None:
-            out.append(f"all runs alike, by their ranks over folds (Friedman): p {_p(self.friedman_p)}")
+            out.append(f"all runs alike, by their ranks over folds (Friedman): p {p_words(self.friedman_p)}")
         return [*out, *self.notes]
 
 
@@ -181,10 +179,9 @@ def compare(
         if folds is not None:
             more, more_least = folds.tests(i, j)
             p, least = p | more, least | more_least
-        change = drawn[i] - drawn[j]
-        low, high = draw.interval(change[1:], level)
-        p = {"bootstrap": draw.p_of_difference(change[1:]), **p}
-        differences.append(Difference(names[i], names[j], float(change[0]), low, high, p, least, None))
+        change = draw.difference(drawn[i], drawn[j], level)
+        p = {"bootstrap": change.p, **p}
+        differences.append(Difference(names[i], names[j], change.value, change.low, change.high, p, least, None))
     if len(differences) > 1:
         adjusted = statistics.holm([d.p["bootstrap"] for d in differences])
         differences = [
@@ -301,15 +298,3 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
             raise InputError(f"{names[0]} and {name} have different labels for the same samples.")
         tables.append(table)
     return tables
-
-
-def _interval(low: float, high: float, sign: str = "") -> str:
-    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def _p(p: float | None, least: float | None = None) -> str:
-    """Write a p value; one that could hardly have been smaller says so."""
-    if p is None or p != p:
-        return "–"
-    word = "<0.001" if p < 0.001 else f"{p:.3f}"
-    return f"{word} (least {least:.2g})" if least is not None and least > 0.01 else word

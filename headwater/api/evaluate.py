@@ -12,9 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._contents import modality_of
-from headwater.api._inputs import Wanted, inputs_of, read_inputs, samples_behind
+from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.api._lines import counted
-from headwater.api._predictions import codes_of, scores_of, truth_of
 from headwater.api._samples import (
     Labels,
     full_column,
@@ -24,11 +23,12 @@ from headwater.api._samples import (
     require_column,
     with_labels,
 )
-from headwater.api.compare import LOWER_IS_BETTER
+from headwater.api._tested import codes_of, scores_of, truth_of
 from headwater.api.run import Run, described, environment, metrics_of, open_run, predictions_of, run_folder, write_run
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
+from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.calibration import calibrator_from_dict
 from headwater.evaluate.thresholds import at_threshold
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
@@ -251,7 +251,7 @@ def _inputs(data: Data, own: Sequence[str], names: Sequence[str], head: Any) -> 
         inputs={mine[name]: X for name, X in data.inputs.items()},
         present={mine[name]: part for name, part in data.present.items()},
     )
-    return inputs_of(head, named)
+    return given_to(head, parts_of(named))
 
 
 def _mapped(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.api._heat import as_grid, heat_map, seen_region
-from headwater.api._inputs import Wanted, inputs_of, read_inputs
+from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs
 from headwater.api._lines import aligned
 from headwater.api.run import Run, open_run
 from headwater.errors import HeadwaterError, InputError, nearest
@@ -129,7 +129,7 @@ def explain(
     opened = store if isinstance(store, Store) else open_store(store or fitted.config["store"])
     data = _one_sample(opened, fitted, id)
     head = fitted.head
-    X = inputs_of(head, data)
+    X = given_to(head, parts_of(data))
     names = list(data.inputs)
     classes = [str(c) for c in fitted.metrics["classes"]]
     if target is not None and target not in classes:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.api._inputs import Missing, Wanted, inputs_of, read_inputs, samples_behind, wanted
+from headwater.api._chosen import Chosen
+from headwater.api._controls import run_controls
+from headwater.api._inputs import Missing, Wanted, given_to, parts_of, read_inputs, samples_behind, wanted
 from headwater.api._leakage import Report, check_leakage
 from headwater.api._lines import counted
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
 from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
-from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
+from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, trials_of, write_run
 from headwater.errors import InputError
 from headwater.evaluate import Outcome, Split, cross_validate, infer_task, joined, make_splits
 from headwater.evaluate.aggregate import How, Units, refuse_straddling, units_of
 from headwater.evaluate.calibration import Method
 from headwater.evaluate.shots import few_shots
-from headwater.heads import Head, make_head
 from headwater.store import Data, Store, open_store
 
 
@@ -56,6 +56,9 @@ def fit_head(
     aggregate: How | None = None,
     label_separator: str | None = None,
     allow_leakage: str | None = None,
+    samples_with: str | Sequence[str] = (),
+    trials: int | None = None,
+    controls: bool = False,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Run:
@@ -73,7 +76,8 @@ def fit_head(
     head
         Kind of head.
     params
-        Parameters of the head. The head's own grid is searched unless a parameter of it is given here.
+        Parameters of the head. A list of values, for a parameter that is no list itself, is searched; the head's own
+        grid is searched too, unless it has a parameter that is given here.
     groups
         The column whose values must not be divided between training and test, such as the patient; ``"none"`` to
         say that rows are independent.
@@ -117,6 +121,13 @@ def fit_head(
     allow_leakage
         Why it is no matter that the same images, near duplicates of them, or samples of one group are on both sides of
         a split, which is refused otherwise. Kept in ``metrics.json``.
+    samples_with
+        Feature sets that a sample must have too, so that runs on other features are about the same samples.
+    trials
+        Select among that many settings, proposed by Optuna in the head's search space, instead of a grid.
+    controls
+        Evaluate too, on the same splits: each input alone, inputs that are shuffled so that they no longer go together,
+        and random numbers in their place.
     out
         The run directory to write; none is written when left out.
     progress
@@ -131,75 +142,174 @@ def fit_head(
     InputError, SplitError, HeadError, StoreError
         Each with one line that says what, where and what to do.
     """
-    say = progress or (lambda line: None)
     target = run_folder(out)
-    given = dict(params or {})
-    model = _head(head, given)
-    protocol = Protocol(
-        groups=groups,
-        folds=folds,
-        split=split,
-        holdout=holdout,
-        by=by,
-        seed=seed,
-        seeds=seeds,
-        inner_folds=inner_folds,
-        shots=shots,
-        draws=draws,
-        calibrate=calibrate,
-        sensitivity=sensitivity,
-        specificity=specificity,
-        conformal=conformal,
-        conformal_per_class=conformal_per_class,
-        per=per,
-        aggregate=aggregate,
+    fitting = Fitting(
+        features=_several(features),
+        labels=_several(label),
+        label_separator=label_separator,
+        params=dict(params or {}),
+        chosen=Chosen.of(head, params or {}, trials),
+        protocol=Protocol(
+            groups=groups,
+            folds=folds,
+            split=split,
+            holdout=holdout,
+            by=by,
+            seed=seed,
+            seeds=seeds,
+            inner_folds=inner_folds,
+            shots=shots,
+            draws=draws,
+            calibrate=calibrate,
+            sensitivity=sensitivity,
+            specificity=specificity,
+            conformal=conformal,
+            conformal_per_class=conformal_per_class,
+            per=per,
+            aggregate=aggregate,
+        ),
+        where=where,
+        bags=bags,
+        missing=missing,
+        samples_with=_several(samples_with),
+        controls=controls,
+        allow_leakage=allow_leakage,
     )
-    protocol.refuse()
-    _refuse_same_repeats(protocol, head, model, given)
+    fitting.refuse()
     opened = store if isinstance(store, Store) else open_store(store)
-    names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
-    labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
-    for column in labels:
-        require_column(opened, column, "--label")
-    protocol = replace(protocol, groups=group_column(opened, groups, bags))
-    for option, name in {**protocol.columns, **({} if bags is None else {"--bags": bags})}.items():
-        require_column(opened, name, option)
-    what = wanted(opened, names, head, model, missing=missing, bags=bags)
-    read = read_inputs(opened, what, where, used=[*labels, *protocol.columns.values()])
-    data, found = with_labels(read, labels, label_separator)
-    y = found.y
-    protocol.refuse_for(infer_task(y))
-    say(f"{counted(len(y), 'sample' if bags is None else 'bag')} with {' and '.join(names)}")
-    rows = _Columns.read(data, protocol)
-    splits = _splits(y, rows, protocol)
-    leakage = _checked_leakage(opened, what, where, data, splits, rows.groups, protocol.groups, allow_leakage, say)
-    outcome = _cross_validated(head, given, inputs_of(model, data), y, splits, rows.groups, protocol, say)
-    report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
-    classes = outcome.classes.tolist() if found.names is None else found.names
-    config = {
-        "command": "fit-head",
-        "store": str(opened.path.resolve()),
-        "features": described(opened, what.names),
-        "label": labels,
-        "label_separator": label_separator,
-        "classes": classes,
-        "head": head,
-        "params": given,
-        "where": where,
-        "tokens": sorted(what.tokens),
-        "bags": bags,
-        "missing": missing,
-        "allow_leakage": allow_leakage,
-        **protocol.to_dict(),
-        "environment": environment(),
-    }
-    levels_by = None if by is None or rows.levels is None else (by, rows.levels)
-    metrics = metrics_of(report.outcome, data, y, classes=classes, params=given, by=levels_by) | report.metrics
-    metrics["leakage"] = leakage
-    words = [str(c) for c in classes]
-    predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
-    decision = {"classes": classes, **report.decision} if report.decision else {}
-    return write_run(target, Run(target, config, metrics, predictions, outcome.head, decision), head)
+    return fitting.on(opened).run(target, progress or (lambda line: None))
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What was asked of one fit; see `fit_head`."""
+
+    features: tuple[str, ...]
+    labels: tuple[str, ...]
+    label_separator: str | None
+    params: Mapping[str, Any]
+    chosen: Chosen
+    protocol: Protocol
+    where: str | None
+    bags: str | None
+    missing: Missing
+    samples_with: tuple[str, ...]
+    controls: bool
+    allow_leakage: str | None
+
+    def refuse(self) -> None:
+        """Raise `InputError` for what needs no store to be refused."""
+        self.protocol.refuse()
+        _refuse_same_repeats(self.protocol, self.chosen)
+
+    def on(self, store: Store) -> Planned:
+        """Return it with a store, refusing what the store lacks."""
+        for column in self.labels:
+            require_column(store, column, "--label")
+        protocol = replace(self.protocol, groups=group_column(store, self.protocol.groups, self.bags))
+        for option, name in {**protocol.columns, **({} if self.bags is None else {"--bags": self.bags})}.items():
+            require_column(store, name, option)
+        what = wanted(
+            store,
+            self.features,
+            self.chosen.kind,
+            self.chosen.head(),
+            missing=self.missing,
+            bags=self.bags,
+            also=self.samples_with,
+        )
+        return Planned(store, replace(self, protocol=protocol), what)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A fit that nothing is known to be in the way of."""
+
+    store: Store
+    asked: Fitting
+    what: Wanted
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the fit is made of, as ``config.json`` has it; the classes and the environment join it there."""
+        asked = self.asked
+        return {
+            "command": "fit-head",
+            "store": str(self.store.path.resolve()),
+            "features": described(self.store, self.what.names),
+            "label": list(asked.labels),
+            "label_separator": asked.label_separator,
+            "head": asked.chosen.kind,
+            "params": dict(asked.params),
+            "trials": asked.chosen.trials,
+            "where": asked.where,
+            "samples_with": list(asked.samples_with),
+            "tokens": sorted(self.what.tokens),
+            "bags": asked.bags,
+            "missing": asked.missing,
+            "controls": asked.controls,
+            "allow_leakage": asked.allow_leakage,
+            **asked.protocol.to_dict(),
+        }
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that are used, each once."""
+        return list(dict.fromkeys([*self.asked.labels, *self.asked.protocol.columns.values()]))
+
+    def run(self, target: Path | None, say: Callable[[str], None], *, inner_always: bool = False) -> Run:
+        """Select, fit, report and write.
+
+        Parameters
+        ----------
+        target
+            The run directory to write, or None.
+        say
+            Called with a line about each step.
+        inner_always
+            Fit on inner folds even where there is nothing to select, so that heads can be chosen by their inner losses.
+        """
+        asked, protocol = self.asked, self.asked.protocol
+        read = read_inputs(self.store, self.what, asked.where, self.used)
+        data, found = with_labels(read, asked.labels, asked.label_separator)
+        y = found.y
+        protocol.refuse_for(infer_task(y))
+        say(f"{counted(len(y), 'sample' if asked.bags is None else 'bag')} with {' and '.join(self.what.names)}")
+        rows = _Columns.read(data, protocol)
+        splits = _splits(y, rows, protocol)
+        leakage = _checked_leakage(self, data, splits, rows.groups, say)
+
+        def evaluated(chosen: Chosen, X: Any) -> Outcome:
+            return _cross_validated(chosen, X, y, splits, rows.groups, protocol, inner_always, say)
+
+        parts = parts_of(data)
+        outcome = evaluated(asked.chosen, given_to(asked.chosen.head(), parts))
+        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
+        classes = outcome.classes.tolist() if found.names is None else found.names
+        levels_by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
+        fixed = asked.chosen.fixed
+        metrics = metrics_of(report.outcome, data, y, classes=classes, params=fixed, by=levels_by) | report.metrics
+        metrics["leakage"] = leakage
+        if asked.controls:
+
+            def of_control(chosen: Chosen, X: Any) -> Outcome:
+                return reported(evaluated(chosen, X), y, protocol, units=rows.units).outcome
+
+            metrics["controls"] = run_controls(
+                asked.chosen, parts, report.outcome, y, rows.groups, protocol.seed, of_control, say
+            )
+        words = [str(c) for c in classes]
+        predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
+        decision = {"classes": classes, **report.decision} if report.decision else {}
+        config = {**self.config, "classes": classes, "environment": environment()}
+        tried = trials_of(outcome, fixed)
+        return write_run(
+            target, Run(target, config, metrics, predictions, outcome.head, decision, tried), asked.chosen.kind
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,18 +333,15 @@ class _Columns:
 
 
 def _checked_leakage(
-    store: Store,
-    what: Wanted,
-    where: str | None,
+    plan: Planned,
     data: Data,
     splits: Sequence[Sequence[Split]],
     groups: NDArray[Any] | None,
-    group_column: str | None,
-    allowed: str | None,
     say: Callable[[str], None],
 ) -> Report:
     """Look for leaks in the splits of every seed, sample by sample where rows are bags; return what the first has."""
-    samples, row = samples_behind(store, what, where, data)
+    asked = plan.asked
+    samples, row = samples_behind(plan.store, plan.what, asked.where, data)
     of_samples = None if groups is None else groups[row]
     found: list[Report] = []
     for of_seed in splits:
@@ -248,7 +355,12 @@ def _checked_leakage(
         ]
         quiet = say if not found else lambda line: None
         report = check_leakage(
-            samples, by_sample, groups=of_samples, group_column=group_column, allowed=allowed, say=quiet
+            samples,
+            by_sample,
+            groups=of_samples,
+            group_column=asked.protocol.groups,
+            allowed=asked.allow_leakage,
+            say=quiet,
         )
         found.append(report)
     return found[0]
@@ -275,13 +387,13 @@ def _splits(y: NDArray[Any], rows: _Columns, protocol: Protocol) -> list[list[Sp
 
 
 def _cross_validated(
-    kind: str,
-    given: dict[str, Any],
+    chosen: Chosen,
     X: Any,
     y: NDArray[Any],
     splits: Sequence[Sequence[Split]],
     groups: NDArray[Any] | None,
     protocol: Protocol,
+    inner_always: bool,
     say: Callable[[str], None],
 ) -> Outcome:
     """Cross-validate with each seed, and return all folds as one outcome."""
@@ -289,77 +401,37 @@ def _cross_validated(
     for seed, of_seed in zip(protocol.every_seed, splits, strict=True):
         if protocol.seeds > 1:
             say(f"seed {seed}")
-        model = _seeded(kind, given, seed)
         final = None
         if protocol.shots is not None:
             everything = Split(len(of_seed), np.arange(len(y)), np.arange(0), seed)
             final = few_shots([everything], y, groups, shots=protocol.shots)[0].train
             of_seed = few_shots(of_seed, y, groups, shots=protocol.shots, n_draws=protocol.n_draws)
         outcome = cross_validate(
-            model,
+            chosen.head(seed),
             X,
             y,
             of_seed,
-            grid=[p for p in model.default_grid() if not set(p) & set(given)] or [{}],
+            grid=chosen.searches(seed),
             groups=groups,
             n_inner_folds=protocol.inner_folds,
             seed=seed,
             final=final,
-            out_of_fold=protocol.needs_out_of_fold,
+            out_of_fold=protocol.needs_out_of_fold or inner_always,
             progress=say,
         )
         outcomes.append(outcome)
     return joined(outcomes)
 
 
-def _seeded(kind: str, given: dict[str, Any], seed: int) -> Head:
-    """Build an unfitted head; one that draws at random draws with the seed, unless it was given its own."""
-    model = make_head(kind, given)
-    return make_head(kind, {"seed": seed, **given}) if "seed" in model.get_params() else model
-
-
-def _refuse_same_repeats(protocol: Protocol, kind: str, model: Head, given: Mapping[str, Any]) -> None:
+def _refuse_same_repeats(protocol: Protocol, chosen: Chosen) -> None:
     """Refuse repetitions that would all be the same, or of which the head is to know nothing."""
     if protocol.seeds == 1:
         return
-    if "seed" in given:
+    if "seed" in chosen.given:
         raise InputError("--set seed=… goes without --seeds, which give the head theirs.")
-    if protocol.split is not None and protocol.shots is None and "seed" not in model.get_params():
+    drawn = "seed" in chosen.head().get_params() or chosen.trials is not None
+    if protocol.split is not None and protocol.shots is None and not drawn:
         raise InputError(
-            f"--seeds {protocol.seeds} with --split {protocol.split}: the split stays and a {kind} head draws nothing, "
-            "so that each repetition would be the same. Leave --seeds out."
+            f"--seeds {protocol.seeds} with --split {protocol.split}: the split stays and a {chosen.kind} head draws "
+            "nothing, so that each repetition would be the same. Leave --seeds out."
         )
-
-
-def _head(kind: str, params: dict[str, Any]) -> Head:
-    """Build an unfitted head; refuse a parameter of the wrong type."""
-    if kind == "zero-shot":
-        raise InputError("--head zero-shot has nothing to fit: run headwater zero-shot.")
-    head = make_head(kind, params)
-    hints = get_type_hints(type(head).__init__)
-    for name, value in params.items():
-        if name in hints and not _is_a(value, hints[name]):
-            raise InputError(f"--set {name}={value}: {name} must be {_worded(hints[name])}.")
-    return head
-
-
-def _worded(hint: Any) -> str:
-    """Say what type is needed, as one writes it in JSON."""
-    if get_origin(hint) in (Union, UnionType, Literal):
-        parts = get_args(hint)
-        return " or ".join(map(_worded if get_origin(hint) is not Literal else str, parts))
-    return _WORDS.get(hint, str(hint))
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value that was read as JSON is of a type; a whole number is a float too, a truth value is not."""
-    if get_origin(hint) in (Union, UnionType):
-        return any(_is_a(value, part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    return not isinstance(hint, type) or isinstance(value, (int, float) if hint is float else hint)

@@ -19,8 +19,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.api._controls import control_lines
 from headwater.api._lines import counted
-from headwater.api._numbers import indented, json_safe, numbered, over, over_folds, summary
+from headwater.api._numbers import indented, json_safe, numbered, over, over_folds, repeats, summary
 from headwater.api._report import by_levels, lines_of, means_of_repeats
 from headwater.errors import HeadError, InputError
 from headwater.evaluate import Outcome
@@ -31,6 +32,7 @@ COMMANDS = ("fit-head", "zero-shot", "evaluate")  # whose runs they are
 HEAD_FILES = ("head.json", "head.safetensors")
 RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
 DECISION = "decision.json"  # where a run has one
+TRIALS = "trials.parquet"  # where settings were tried
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
@@ -59,6 +61,10 @@ class Run:
     decision
         What ``decision.json`` holds: the calibrator, the threshold and the rule of prediction sets that go with the
         head's scores; empty where none was asked for.
+    trials
+        A row for each setting that was tried on inner folds: ``fold`` (null for those of the saved head; ``seed`` and
+        ``draw`` where there are several), ``trial``, ``params`` as JSON, ``loss`` and whether it was ``selected``. None
+        where nothing was tried.
     """
 
     path: Path | None
@@ -67,6 +73,7 @@ class Run:
     predictions: pl.DataFrame
     head: Any
     decision: Mapping[str, Any] = field(default_factory=dict)
+    trials: pl.DataFrame | None = None
 
     @property
     def mean(self) -> Mapping[str, float | None]:
@@ -103,6 +110,8 @@ class Run:
         if "external" in self.metrics:
             out += ["", *_against_internal(self.metrics["external"])]
         out += lines_of(self.metrics, n_folds, main)
+        if "controls" in self.metrics:
+            out += ["", *control_lines(self.metrics)]
         out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in self.metrics["left_out"].items()]
         out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
         return out
@@ -125,14 +134,33 @@ def open_run(path: str | Path) -> Run:
         When there is no run at ``path``.
     """
     path = Path(path)
+    found = read_results(path)
+    return Run(path, found.config, found.metrics, found.predictions, load_head(path), found.decision, found.trials)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run directory holds besides its head; see `Run`."""
+
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    predictions: pl.DataFrame
+    decision: Mapping[str, Any]
+    trials: pl.DataFrame | None
+
+
+def read_results(path: Path) -> Results:
+    """Read a run directory without its head, which may be large."""
     try:
-        config = json.loads((path / "config.json").read_text())
-        metrics = json.loads((path / "metrics.json").read_text())
-        predictions = pl.read_parquet(path / "predictions.parquet")
-        decision = json.loads((path / DECISION).read_text()) if (path / DECISION).exists() else {}
+        return Results(
+            config=json.loads((path / "config.json").read_text()),
+            metrics=json.loads((path / "metrics.json").read_text()),
+            predictions=pl.read_parquet(path / "predictions.parquet"),
+            decision=json.loads((path / DECISION).read_text()) if (path / DECISION).exists() else {},
+            trials=pl.read_parquet(path / TRIALS) if (path / TRIALS).exists() else None,
+        )
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error
-    return Run(path, config, metrics, predictions, load_head(path), decision)
 
 
 # Making one
@@ -193,6 +221,19 @@ def predictions_of(
 
 def _named(chosen: NDArray[np.bool_], names: Sequence[str]) -> pl.Series:
     return pl.Series([[names[i] for i in np.flatnonzero(row).tolist()] for row in chosen], dtype=pl.List(pl.String))
+
+
+def trials_of(outcome: Outcome, fixed: Mapping[str, Any]) -> pl.DataFrame | None:
+    """Return a row for each setting that was tried, folds first and the saved head last; None where none was."""
+    last: dict[str, Any] = dict.fromkeys(("fold", *repeats(outcome)))
+    parts = [(numbered(fold, outcome), fold.trials, fold.params) for fold in outcome.folds]
+    rows = []
+    for numbers, tried, selected in [*parts, (last, outcome.trials, outcome.params)]:
+        for number, trial in enumerate(tried):
+            params = json.dumps({**fixed, **trial.params}, default=str)
+            chosen = trial.params is selected
+            rows.append({**numbers, "trial": number, "params": params, "loss": trial.loss, "selected": chosen})
+    return pl.DataFrame(rows, infer_schema_length=None) if rows else None
 
 
 def metrics_of(
@@ -269,27 +310,41 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
     """
     if target is None:
         return run
-    data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
-    run.predictions.write_parquet(data)
+    optional: dict[str, bytes] = {}
+    if run.decision:
+        optional[DECISION] = to_json(run.decision).encode()
+    if run.trials is not None:
+        optional[TRIALS] = parquet(run.trials)
+    predictions = parquet(run.predictions)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _beside(target) as folder:
-        (folder / "config.json").write_text(_json(run.config))
-        (folder / "predictions.parquet").write_bytes(data.getvalue())
+        (folder / "config.json").write_text(to_json(run.config))
+        (folder / "predictions.parquet").write_bytes(predictions)
         if head_of is None:
             save_head(run.head, kind, folder)
         else:
             for name in HEAD_FILES:
                 shutil.copyfile(head_of / name, folder / name)
-        if run.decision:
-            (folder / DECISION).write_text(_json(run.decision))
-        (folder / "metrics.json").write_text(_json(run.metrics))
+        for name, content in optional.items():
+            (folder / name).write_bytes(content)
+        (folder / "metrics.json").write_text(to_json(run.metrics))
         target.mkdir(exist_ok=True)
         (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
-        if not run.decision:
-            (target / DECISION).unlink(missing_ok=True)  # an earlier run's says nothing of this head
-        for name in (*([DECISION] if run.decision else []), *RUN_FILES):
+        for name in {DECISION, TRIALS} - set(optional):
+            (target / name).unlink(missing_ok=True)  # an earlier run's says nothing of this head
+        for name in (*optional, *RUN_FILES):
             (folder / name).replace(target / name)
     return run
+
+
+def parquet(table: pl.DataFrame) -> bytes:
+    """Return a table as the bytes of a Parquet file.
+
+    Writing these says that a disk is full in a way that can be told from other errors; polars would not.
+    """
+    data = io.BytesIO()
+    table.write_parquet(data)
+    return data.getvalue()
 
 
 @contextmanager
@@ -305,7 +360,7 @@ def _beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
 
 

@@ -24,6 +24,8 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
 }
+DEFAULT_METRIC: Mapping[Task, str] = {"binary": "auc", "multiclass": "auc", "multilabel": "auc_macro"}
+LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece")
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,23 @@ def p_of_difference(differences: Floats) -> float:
         return float("nan")
     tail = min((kept <= 0).sum(), (kept >= 0).sum())
     return float(min(1.0, 2 * (tail + 1) / (n + 1)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference with its interval and its two-sided p."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def difference(first: Floats, second: Floats, level: float = 0.95) -> Difference:
+    """Return how far the first of two models is above the second, both being rows of what `bootstrap` returns."""
+    change = first - second
+    low, high = interval(change[1:], level)
+    return Difference(float(change[0]), low, high, p_of_difference(change[1:]))
 
 
 # Metrics for many weightings of the same rows: weights have shape (draws, n), results (draws,)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.evaluate.metrics import Task, score, summarise
+from headwater.evaluate.search import Trial
 from headwater.evaluate.splits import Split
 
 Rows = NDArray[np.int64]
@@ -56,6 +57,8 @@ class Fold:
         `headwater.evaluate.score` of them.
     inside
         Out-of-fold scores of the training rows, where inner folds were made.
+    trials
+        The settings that were tried on the inner folds, in order; none where no inner folds were made.
     """
 
     split: Split
@@ -63,6 +66,12 @@ class Fold:
     scores: Floats
     metrics: Mapping[str, float]
     inside: OutOfFold | None = None
+    trials: Sequence[Trial] = ()
+
+    @property
+    def inner_loss(self) -> float | None:
+        """Log loss of the selected setting over the inner folds; None where no inner folds were made."""
+        return min((trial.loss for trial in self.trials), default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +91,8 @@ class Outcome:
         How parameters were selected, in words and numbers that belong beside the result.
     inside
         Out-of-fold scores of the rows that `head` was fitted on, where inner folds were made.
+    trials
+        The settings that were tried on those inner folds, in order.
     """
 
     task: Task
@@ -91,6 +102,7 @@ class Outcome:
     params: Params
     selection: Mapping[str, Any]
     inside: OutOfFold | None = None
+    trials: Sequence[Trial] = ()
 
     @property
     def mean(self) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ from headwater.errors import HeadError
 from headwater.evaluate._labels import counted
 from headwater.evaluate.metrics import infer_task, log_loss_many, score
 from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
+from headwater.evaluate.search import Grid, Searches, Trial
 from headwater.evaluate.splits import Split, inner_splits
 
 Rows = NDArray[np.int64]
@@ -37,7 +38,7 @@ def cross_validate(
     y: NDArray[Any],
     splits: Sequence[Split],
     *,
-    grid: Sequence[Params] = ({},),
+    grid: Sequence[Params] | Searches = ({},),
     groups: NDArray[Any] | None = None,
     n_inner_folds: int = 4,
     seed: int = 0,
@@ -61,7 +62,8 @@ def cross_validate(
     splits
         The outer splits, from `make_splits`.
     grid
-        Parameters to choose among; with one entry nothing is selected.
+        Parameters to choose among; with one entry nothing is selected. Or where searches come from, of which each
+        outer split has its own: it hears of losses on inner folds of that split's training rows, and of nothing else.
     groups
         Groups that inner folds keep whole, of shape ``(n_samples,)``.
     n_inner_folds
@@ -85,37 +87,39 @@ def cross_validate(
     classes, codes = (np.arange(y.shape[1]), y) if task == "multilabel" else np.unique(y, return_inverse=True)
     rows = np.arange(len(y)) if final is None else final
     outer = [*splits, Split(len(splits), rows, np.arange(0))]
-    grid = list(grid)
-    chosen = [0] * len(outer)
-    insides: Sequence[OutOfFold | None] = [None] * len(outer)
-    selects = len(grid) > 1
+    searches = Grid(list(grid)) if isinstance(grid, Sequence) else grid
+    n_settings = searches.n_trials
+    selects = n_settings > 1
     if selects or out_of_fold:
         inner = [_inner(split, y, groups, n_inner_folds, seed) for split in outer]
-        n_fits = sum(map(len, inner)) * len(grid)
-        what = f"selecting among {len(grid)} settings" if selects else "scoring training rows out of fold"
+        n_fits = sum(map(len, inner)) * n_settings
+        what = f"selecting among {n_settings} settings" if selects else "scoring training rows out of fold"
         say(f"{what}: {n_fits} fits")
-        chosen, insides = _select(head, X, y, codes, classes, inner, grid, groups)
+        chosen = _select(head, X, y, codes, classes, inner, searches, groups)
+    else:
+        chosen = [_Selected(next(iter(searches.start(i).ask())), None, ()) for i in range(len(outer))]
     say(f"fitting {len(outer)} heads")
-    fits = [(split.train, grid[best]) for split, best in zip(outer, chosen, strict=True)]
+    fits = [(split.train, found.params) for split, found in zip(outer, chosen, strict=True)]
     fitted = head.fit_many(X, y, fits, groups=groups)
     tested = head.predict_proba_many(fitted[:-1], X, [split.test for split in splits])
     folds = []
-    for split, best, inside, model, probabilities in zip(splits, chosen, insides, fitted, tested, strict=False):
+    for split, found, model, probabilities in zip(splits, chosen, fitted, tested, strict=False):
         scores = align(probabilities, model.classes_, classes).astype(np.float64)
         metrics = score(task, y[split.test], scores, classes=classes)
-        folds.append(Fold(split, grid[best], scores, metrics, inside))
+        folds.append(Fold(split, found.params, scores, metrics, found.inside, found.trials))
+    last = chosen[-1]
     on = "all samples" if final is None else f"{counted(len(rows), 'row')}, drawn as those of a fold are"
     selection = {
         "by": "log_loss" if selects else None,
         "rows": "inner folds of each fold's own training rows" if selects else None,
         "inner_folds": n_inner_folds if selects else None,
         "grouped": groups is not None,
-        "grid": [dict(params) for params in grid],
-        "final_params": dict(grid[chosen[-1]]),
+        **searches.to_dict(),
+        "final_params": dict(last.params),
         "final_params_rows": f"inner folds of {on}" if selects else None,
         "saved_head": f"fitted on {on}; no reported number is its",
     }
-    return Outcome(task, classes, folds, fitted[-1], grid[chosen[-1]], selection, insides[-1])
+    return Outcome(task, classes, folds, fitted[-1], last.params, selection, last.inside, last.trials)
 
 
 def align(probabilities: Floats, known: NDArray[Any], classes: NDArray[Any]) -> Floats:
@@ -141,6 +145,14 @@ def _inner(split: Split, y: NDArray[Any], groups: NDArray[Any] | None, n_inner_f
     return [_Inner(split.train[inner.train], split.train[inner.test]) for inner in found]
 
 
+class _Selected(NamedTuple):
+    """What was selected inside the training rows of a split."""
+
+    params: Params
+    inside: OutOfFold | None
+    trials: Sequence[Trial]
+
+
 def _select(
     head: Head,
     X: Any,
@@ -148,41 +160,43 @@ def _select(
     codes: NDArray[Any],
     classes: NDArray[Any],
     outer: Sequence[Sequence[_Inner]],
-    grid: Sequence[Params],
+    searches: Searches,
     groups: NDArray[Any] | None,
-) -> tuple[list[int], list[OutOfFold]]:
-    """Return, for the inner folds of each outer split, the best place in ``grid`` and the scores that it gave.
+) -> list[_Selected]:
+    """Return, for the inner folds of each outer split, the best of the settings tried and the scores that it gave.
 
-    The best has the lowest log loss, over the rows of all inner folds.
+    The best has the lowest log loss, over the rows of all inner folds. What all searches ask for is fitted together.
     """
-    inner = [fold for folds in outer for fold in folds]
-    fits = [(fold.train, params) for fold in inner for params in grid]
-    tests = [fold.test for fold in inner for _ in grid]
-    heads = head.fit_many(X, y, fits, groups=groups)
-    found = head.predict_proba_many(heads, X, tests)
-    aligned = [align(p, h.classes_, classes) for p, h in zip(found, heads, strict=True)]
-    places: list[int] = []
-    insides: list[OutOfFold] = []
-    start = 0
-    for folds in outer:
-        of_fold = [aligned[start + i * len(grid) :][: len(grid)] for i in range(len(folds))]
-        start += len(folds) * len(grid)
-        loss = sum(
-            _losses(codes[fold.test], np.stack(settings)) * len(fold.test)
-            for fold, settings in zip(folds, of_fold, strict=True)
-        )
-        if np.isinf(loss).all():
-            raise HeadError("no setting of the grid gives finite probabilities on the inner folds.")
-        best = int(np.argmin(loss))
-        places.append(best)
-        insides.append(
-            OutOfFold(
-                rows=np.concatenate([fold.test for fold in folds]),
-                fold=np.repeat(np.arange(len(folds)), [len(fold.test) for fold in folds]),
-                scores=np.concatenate([settings[best] for settings in of_fold]).astype(np.float64),
-            )
-        )
-    return places, insides
+    running = [searches.start(i) for i in range(len(outer))]
+    tried: list[list[Trial]] = [[] for _ in outer]
+    best: list[list[Floats] | None] = [None] * len(outer)  # scores of each inner fold's rows, at the best so far
+    while any(asked := [search.ask() for search in running]):
+        work = [(fold, params) for folds, here in zip(outer, asked, strict=True) for fold in folds for params in here]
+        heads = head.fit_many(X, y, [(fold.train, params) for fold, params in work], groups=groups)
+        found = head.predict_proba_many(heads, X, [fold.test for fold, _ in work])
+        aligned = iter([align(p, h.classes_, classes) for p, h in zip(found, heads, strict=True)])
+        for i, (folds, here) in enumerate(zip(outer, asked, strict=True)):
+            of_fold = [[next(aligned) for _ in here] for _ in folds]
+            of_rows = [_losses(codes[f.test], np.stack(p)) for f, p in zip(folds, of_fold, strict=True)]
+            losses = np.average(of_rows, axis=0, weights=[len(fold.test) for fold in folds])
+            least = min((trial.loss for trial in tried[i]), default=np.inf)
+            place = int(np.argmin(losses))
+            if losses[place] < least:
+                best[i] = [settings[place] for settings in of_fold]
+            running[i].tell(losses.tolist())
+            tried[i] += [Trial(params, float(loss)) for params, loss in zip(here, losses, strict=True)]
+    return [_selected(*of_split) for of_split in zip(outer, tried, best, strict=True)]
+
+
+def _selected(folds: Sequence[_Inner], trials: Sequence[Trial], scores: Sequence[Floats] | None) -> _Selected:
+    if scores is None:
+        raise HeadError("no setting of the grid gives finite probabilities on the inner folds.")
+    inside = OutOfFold(
+        rows=np.concatenate([fold.test for fold in folds]),
+        fold=np.repeat(np.arange(len(folds)), [len(fold.test) for fold in folds]),
+        scores=np.concatenate(scores).astype(np.float64),
+    )
+    return _Selected(min(trials, key=lambda trial: trial.loss).params, inside, trials)
 
 
 def _losses(codes: NDArray[Any], probabilities: Floats) -> NDArray[np.float64]:

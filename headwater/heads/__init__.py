@@ -4,12 +4,13 @@ from headwater.heads._token_head import TokenHead
 from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP
 from headwater.heads.base import Fit, Head
 from headwater.heads.boosting import XGBoost
+from headwater.heads.controls import noise_like, shuffled
 from headwater.heads.explain import deletion, relevance
 from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
 from headwater.heads.neighbours import KNN, Prototypes
-from headwater.heads.persist import HEADS, load_head, make_head, save_head
+from headwater.heads.persist import HEADS, head_class, load_head, make_head, save_head
 from headwater.heads.tokens import Bags, Masked
 from headwater.heads.zero_shot import Prompts, ZeroShot, mean_prompt, read_prompts
 
@@ -35,10 +36,13 @@ __all__ = [
     "XGBoost",
     "ZeroShot",
     "deletion",
+    "head_class",
     "load_head",
     "make_head",
     "mean_prompt",
+    "noise_like",
     "read_prompts",
     "relevance",
     "save_head",
+    "shuffled",
 ]

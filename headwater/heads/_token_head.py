@@ -17,7 +17,7 @@ from headwater.heads._classifier import Classifier, encode_labels, is_plain, pro
 from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
 from headwater.heads._settings import plain_class_weight, require_above_0, require_one_of, require_training
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.heads.base import Fit, Input, State, is_several, n_rows
+from headwater.heads.base import Fit, Input, SearchSpace, State, is_several, n_rows
 from headwater.heads.tokens import token_count, token_width
 
 if TYPE_CHECKING:
@@ -78,7 +78,14 @@ seed, precision, device
     takes_tokens = True
     aggregator: ClassVar[Aggregator]
     rectified: ClassVar[bool] = False
-    least_inputs: ClassVar[int] = 1
+    search_space: ClassVar[SearchSpace] = {
+        "lr": ("log", 1e-5, 1e-2),
+        "weight_decay": ("log", 1e-4, 1.0),
+        "dropout": ("uniform", 0.0, 0.5),
+        "width": ("choice", (64, 128, 256)),
+        "blocks": ("int", 1, 3),
+        "pool": ("choice", ("max", "mean", "attention")),
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from headwater.heads._attention import Pool, Tokenizer
 from headwater.heads._objective import ClassWeight, Loss
 from headwater.heads._token_head import Device, Precision, TokenHead
+from headwater.heads.base import SearchSpace
 
 
 class SelfAttention(TokenHead):
@@ -62,6 +63,9 @@ class TokenMLP(TokenHead):
     """
 
     aggregator = "none"
+    search_space: ClassVar[SearchSpace] = {
+        name: where for name, where in TokenHead.search_space.items() if name != "blocks"
+    }
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from headwater.heads.tokens import Ragged
 
 Fit = tuple[NDArray[np.int64], Mapping[str, Any]]
 Input = Any  # an array-like of features, or a dict of them by name
+SearchSpace = Mapping[str, tuple[Any, ...]]
 State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
@@ -29,10 +30,17 @@ class Head(BaseEstimator):  # type: ignore[misc]
         Whether X may be a dict of inputs; others are given them side by side.
     takes_tokens
         Whether rows of an input may be matrices; others are given one vector a row.
+    least_inputs
+        How many inputs it needs.
+    search_space
+        For each parameter that is worth searching, where: ``("log", low, high)``, ``("uniform", low, high)``,
+        ``("int", low, high)``, ``("log-int", low, high)``, ends included, or ``("choice", (value, ...))``.
     """
 
     takes_inputs: ClassVar[bool] = False
     takes_tokens: ClassVar[bool] = False
+    least_inputs: ClassVar[int] = 1
+    search_space: ClassVar[SearchSpace] = {}
 
     def fit_many(
         self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.heads.base import Fit, State, blocks
+from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 
 class XGBoost(Classifier):
@@ -56,6 +56,15 @@ class XGBoost(Classifier):
     ----------
     Chen and Guestrin, XGBoost: a scalable tree boosting system, 2016.
     """
+
+    search_space: ClassVar[SearchSpace] = {
+        "max_depth": ("int", 1, 8),
+        "lr": ("log", 0.01, 0.5),
+        "subsample": ("uniform", 0.5, 1.0),
+        "colsample": ("uniform", 0.1, 1.0),
+        "min_child_weight": ("log", 0.1, 30.0),
+        "reg_lambda": ("log", 0.01, 100.0),
+    }
 
     def __init__(
         self,

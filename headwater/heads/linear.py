@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from headwater.heads._logistic import Problems, Solution, solve
 from headwater.heads._objective import ClassWeight, Objective, class_weights
 from headwater.heads._rows import TrainingRows, one_blas_thread, to_numpy, training_rows
 from headwater.heads._settings import plain_class_weight, require_class_weight
-from headwater.heads.base import Fit, State, blocks
+from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 
 class LinearProbe(Classifier):
@@ -70,6 +70,8 @@ class LinearProbe(Classifier):
     >>> LinearProbe(C=10).fit(X[:150], y[:150]).score(X[150:], y[150:])
     1.0
     """
+
+    search_space: ClassVar[SearchSpace] = {"C": ("log", 1e-7, 1e3)}
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from headwater.heads._network import Fusion, Shape
 from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
 from headwater.heads._settings import plain_class_weight, require_one_of, require_training
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.heads.base import Fit, Input, State, is_several, n_rows
+from headwater.heads.base import Fit, Input, SearchSpace, State, is_several, n_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,6 +103,12 @@ class MLP(Classifier):
     """
 
     takes_inputs = True
+    search_space: ClassVar[SearchSpace] = {
+        "lr": ("log", 1e-5, 1e-1),
+        "weight_decay": ("log", 1e-4, 10.0),
+        "dropout": ("uniform", 0.0, 0.7),
+        "hidden": ("choice", ((128,), (512,), (512, 512))),
+    }
 
     def __init__(
         self,

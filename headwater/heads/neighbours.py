@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
 from headwater.heads._settings import require_above_0, require_one_of
-from headwater.heads.base import Fit, State, blocks
+from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 Floats = NDArray[np.float32]
 Scaling = Literal["none", "centre", "standardize"]
@@ -121,6 +121,11 @@ class KNN(_ByCosine):
     """
 
     kept = ("rows", "truth")
+    search_space: ClassVar[SearchSpace] = {
+        "k": ("log-int", 1, 200),
+        "temperature": ("log", 0.01, 1.0),
+        "scaling": ("choice", ("centre", "standardize")),
+    }
 
     def __init__(self, k: int = 20, *, temperature: float = 0.07, scaling: Scaling = "centre") -> None:
         self.k = k
@@ -185,6 +190,10 @@ class Prototypes(_ByCosine):
     """
 
     kept = ("prototypes",)
+    search_space: ClassVar[SearchSpace] = {
+        "temperature": ("log", 0.005, 2.0),
+        "scaling": ("choice", ("centre", "standardize")),
+    }
 
     def __init__(self, temperature: float = 0.1, *, scaling: Scaling = "centre") -> None:
         self.temperature = temperature

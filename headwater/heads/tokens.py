@@ -27,6 +27,18 @@ class Ragged(Protocol):
     def padded(self, index: NDArray[np.int64]) -> tuple[NDArray[Any], Mask]: ...
 
 
+@runtime_checkable
+class Selectable(Protocol):
+    """Array-likes of which rows can be taken without copying a value, such as those of a store."""
+
+    def select(self, index: NDArray[np.int64]) -> Any: ...
+
+
+def selected(X: Any, index: NDArray[np.int64]) -> Any:
+    """Return rows of an input, in the order of ``index``, without copying a value where that can be."""
+    return X.select(index) if isinstance(X, Selectable) else X[index]
+
+
 class Bags:
     """Instances in bags: the rows of each slide, exam or patient, as the tokens of one item.
 
@@ -98,6 +110,10 @@ class Masked:
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    def select(self, index: NDArray[np.int64]) -> Masked:
+        """Return items ``index``, in that order."""
+        return Masked(selected(self.values, index), self.mask[index])
 
     def padded(self, index: NDArray[np.int64]) -> tuple[NDArray[Any], Mask]:
         """Return items ``index``, of shape ``(n_rows, t, d)``, and which of their tokens are there."""

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from headwater.api import embed, fit_head, open_run
+from headwater.api._chosen import Chosen
 from headwater.errors import InputError
 from headwater.store import open_store
 
@@ -469,3 +470,41 @@ def test_similar_cases_of_other_patients(mini_mias):
         hits = similar(mini_mias, features="mobilenetv2_100/image", id=id, k=5, exclude_same="patient")
         assert len(hits) == 5
         assert all(hit.row["patient"] != patient for hit in hits)
+
+
+def test_a_list_of_values_is_searched(fit, noisy):
+    """A list is searched where the parameter is none itself, crossed with other lists and with what is left of the
+    head's own grid; what is tried stands in trials.parquet, and the setting of the lowest loss is the one reported."""
+    metrics, run = fit("--set", "C=[0.01,0.1]", "--set", "standardize=[true,false]")
+    grid = metrics["selection"]["grid"]
+    assert grid == [{"C": c, "standardize": s} for c in (0.01, 0.1) for s in (True, False)]
+    tried = run.trials
+    assert len(tried) == 4 * 6
+    assert tried["fold"].null_count() == 4
+    for fold in metrics["folds"]:
+        mine = tried.filter(pl.col("fold") == fold["fold"])
+        assert json.loads(mine.row(mine["loss"].arg_min(), named=True)["params"]) == fold["params"]
+        assert mine.filter("selected")["loss"].to_list() == [mine["loss"].min()]
+    metrics, _ = fit("--set", "standardize=[true,false]", out="crossed")
+    assert len(metrics["selection"]["grid"]) == 34
+    metrics, run = fit("--set", "C=1", out="given")
+    assert run.trials is None
+    for words, expected in (
+        (("hidden=[8,8]",), [{}]),
+        (("hidden=[[8],[8,8]]",), [{"hidden": [8]}, {"hidden": [8, 8]}]),
+        (("hidden=[8]", 'class_weight=["balanced",null]'), [{"class_weight": "balanced"}, {"class_weight": None}]),
+    ):
+        params = dict(word.split("=") for word in ("lr=0.01", *words))
+        chosen = Chosen.of("mlp", {name: json.loads(value) for name, value in params.items()})
+        assert chosen.searches(0).to_dict() == {"grid": expected}
+
+
+def test_samples_that_have_other_features_too(noisy, write_features):
+    """With samples_with, a run is about the samples that have those features as well, and reads its own."""
+    keys = np.asarray(noisy.features("made/image").keys)[:60]
+    write_features(noisy, "other/image", np.zeros((60, 2), np.float32), keys, dtype="float32")
+    run = fit_head(noisy, features="made/image", label="kind", groups="patient", samples_with="other/image")
+    assert run.metrics["n_samples"] == 60
+    same = fit_head(noisy, features="made/image", label="kind", groups="patient", where="age < 60")
+    assert run.metrics["mean"] == same.metrics["mean"]
+    assert run.config["features"].keys() == {"made/image"}

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_score, roc_auc_score
 
 from headwater.api import compare, fit_head, open_run
-from headwater.api.fit import _seeded
+from headwater.api._chosen import Chosen
 from headwater.evaluate import inner_splits
 from headwater.evaluate.calibration import calibrator_from_dict, fit_calibrator
 from headwater.heads import LinearProbe
@@ -222,9 +222,9 @@ def test_seeds(fit):
 
 def test_a_head_that_draws_gets_the_seed():
     """A head with a seed of its own is given the protocol's, unless it was set; others are left alone."""
-    assert _seeded("mlp", {}, 3).seed == 3
-    assert _seeded("mlp", {"seed": 1}, 3).seed == 1
-    assert not hasattr(_seeded("linear", {}, 3), "seed")
+    assert Chosen.of("mlp", {}).head(3).seed == 3
+    assert Chosen.of("mlp", {"seed": 1}).head(3).seed == 1
+    assert not hasattr(Chosen.of("linear", {}).head(3), "seed")
 
 
 def test_runs_of_several_seeds_are_not_compared(fit):

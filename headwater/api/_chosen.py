@@ -1,0 +1,128 @@
+"""A kind of head with what is asked of its parameters: values that are given, and lists to select among."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from headwater._extras import need
+from headwater.errors import InputError
+from headwater.evaluate import TPE, Grid, Searches
+from headwater.heads import Head, head_class, make_head
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A kind of head, and how its parameters come about.
+
+    Attributes
+    ----------
+    kind
+        Of head.
+    fixed
+        Parameters that are given.
+    lists
+        Parameters of which one of several values is selected.
+    trials
+        How many settings Optuna proposes for each set of training rows; None for a grid.
+    """
+
+    kind: str
+    fixed: Mapping[str, Any]
+    lists: Mapping[str, Sequence[Any]]
+    trials: int | None = None
+
+    @classmethod
+    def of(cls, kind: str, params: Mapping[str, Any], trials: int | None = None, *, option: str = "--set ") -> Chosen:
+        """Tell values from lists of them, by the types of a head's parameters.
+
+        A list is one value where the parameter is a list itself (``hidden=[512, 512]``), and else values to select
+        among (``lr=[0.001, 0.01]``, ``hidden=[[64], [128, 128]]``).
+
+        Raises
+        ------
+        HeadError, InputError
+            For a head or parameter that there is not, and a value of the wrong type.
+        """
+        if kind == "zero-shot":
+            raise InputError("--head zero-shot has nothing to fit: run headwater zero-shot.")
+        if trials is not None and trials < 1:
+            raise InputError(f"--trials must be at least 1, but is {trials}.")
+        if trials is not None:
+            need("optuna", "sweep")  # before anything is fitted
+        hints = get_type_hints(head_class(kind).__init__)
+        make_head(kind, dict(params))  # which knows the names
+        fixed: dict[str, Any] = {}
+        lists: dict[str, Sequence[Any]] = {}
+        for name, value in params.items():
+            hint = hints.get(name, Any)
+            if _is_a(value, hint):
+                fixed[name] = value
+            elif isinstance(value, (list, tuple)) and value and all(_is_a(v, hint) for v in value):
+                lists[name] = list(value)
+            else:
+                raise InputError(f"{option}{name}={value}: {name} must be {_worded(hint)}, or a list of such.")
+        return cls(kind, fixed, lists, trials)
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the parameters of which anything is said."""
+        return frozenset(self.fixed) | frozenset(self.lists)
+
+    def instead(self, kind: str) -> Chosen:
+        """Return the same of another kind of head, which has the same parameters."""
+        return Chosen(kind, self.fixed, self.lists, self.trials)
+
+    def head(self, seed: int | None = None) -> Head:
+        """Build an unfitted head; one that draws at random draws with the seed, unless it was given its own."""
+        head = make_head(self.kind, dict(self.fixed))
+        if seed is None or "seed" not in head.get_params():
+            return head
+        return make_head(self.kind, {"seed": seed, **self.fixed})
+
+    def searches(self, seed: int) -> Searches:
+        """Return what is selected among: lists by the head's own grid, or what Optuna proposes in its search space."""
+        head = self.head()
+        if self.trials is not None:
+            free = {name: where for name, where in head.search_space.items() if name not in self.given}
+            choices = {name: ("choice", tuple(values)) for name, values in self.lists.items()}
+            return TPE({**free, **choices}, self.trials, seed) if free or choices else Grid([{}])
+        own = [params for params in head.default_grid() if not set(params) & self.given] or [{}]
+        listed = [dict(zip(self.lists, values, strict=True)) for values in product(*self.lists.values())]
+        return Grid([{**params, **chosen} for chosen in listed for params in own])
+
+
+def _worded(hint: Any) -> str:
+    """Say what type is needed, as one writes it in JSON."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_worded, parts))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a table"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list, each part {_worded(parts[0])}"
+    return _WORDS.get(hint, str(hint))
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value that was read as JSON is of a type; a whole number is a float too, a truth value is not."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return isinstance(value, (list, tuple)) and all(_is_a(part, parts[0]) for part in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return not isinstance(hint, type) or isinstance(value, (int, float) if hint is float else hint)

@@ -1,0 +1,362 @@
+"""sweep: encoders x heads x settings, on the same splits, to a leaderboard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from headwater.api._chosen import Chosen
+from headwater.api._inputs import POOLED
+from headwater.api._leaderboard import Cell, lines_of, ranked
+from headwater.api._progress import progress_bar
+from headwater.api._protocol import Protocol
+from headwater.api.fit import Fitting, Planned
+from headwater.api.run import parquet, read_results, to_json
+from headwater.errors import HeadwaterError, InputError, nearest
+from headwater.evaluate.aggregate import How
+from headwater.evaluate.bootstrap import DEFAULT_METRIC, METRICS
+from headwater.store import Store, open_store
+
+COMMAND = "sweep"
+CHEAP_FIRST = (
+    *("prototypes", "linear", "knn", "xgboost", "mlp", "token-mlp", "mil"),
+    *("self-attention", "merged-attention", "cross-attention", "co-attention"),
+)
+LATER = ("classes", "environment")  # parts of a run's config that are known when it has run, or are not its own
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep.
+
+    Attributes
+    ----------
+    path
+        Its directory; each cell's run is in ``runs/`` below it.
+    found
+        What ``sweep.json`` holds: ``leaderboard``, ``picked`` (what choosing by inner folds alone gives), ``metric``
+        and how intervals were made.
+    leaderboard
+        A row a cell, best first.
+    trials
+        A row for each setting of each cell that was tried on inner folds.
+    """
+
+    path: Path
+    found: Mapping[str, Any]
+    leaderboard: pl.DataFrame
+    trials: pl.DataFrame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dict(self.found)
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what came out."""
+        settings = f"{len(self.trials):,} trials"
+        return [*lines_of(self.found), f"leaderboard.csv, {settings} and {len(self.leaderboard)} runs in {self.path}"]
+
+
+def sweep(
+    store: str | Path | Store,
+    *,
+    features: Sequence[str],
+    label: str | Sequence[str],
+    out: str | Path,
+    heads: str | Sequence[str] = "linear",
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    grid: str | Path | None = None,
+    trials: int | None = None,
+    metric: str | None = None,
+    groups: str | None = None,
+    folds: int | None = None,
+    split: str | None = None,
+    holdout: float | None = None,
+    where: str | None = None,
+    by: str | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    inner_folds: int = 4,
+    bags: str | None = None,
+    per: str | None = None,
+    aggregate: How | None = None,
+    label_separator: str | None = None,
+    allow_leakage: str | None = None,
+    progress: bool = False,
+) -> Sweep:
+    """Evaluate every combination of inputs and head on the same samples and splits, settings being selected in each.
+
+    Each cell is a run, as `fit_head` makes it with ``samples_with`` set to all features of the sweep. Cheap heads come
+    first. The same call goes on where an earlier one was stopped.
+
+    Parameters
+    ----------
+    store
+        A store, or where it is.
+    features
+        Inputs, each a feature set ``NAME/MODALITY``, or several joined by ``+``.
+    label
+        As `fit_head` has it.
+    out
+        The directory to write: ``leaderboard.parquet`` and ``.csv``, ``trials.parquet``, ``sweep.json``, and ``runs/``.
+    heads
+        Kinds of heads. One that needs two inputs is left out where there is one.
+    params
+        Parameters by kind of head; a list of values is searched, as in `fit_head`.
+    grid
+        A TOML file with a table a kind of head: more such parameters.
+    trials
+        Let Optuna propose that many settings for each set of training rows, in place of grids.
+    metric
+        What the leaderboard is sorted by; the AUC (macro, for labels) when left out.
+    groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, per, aggregate, label_separator, \
+allow_leakage
+        As `fit_head` has them.
+    progress
+        Show how far it is.
+
+    Returns
+    -------
+    Sweep
+
+    Raises
+    ------
+    InputError, SplitError, HeadError, StoreError, MissingExtra
+        Each with one line that says what, where and what to do.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    sets = list(dict.fromkeys(_names(part) for part in ([features] if isinstance(features, str) else features)))
+    kinds = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
+    protocol = Protocol(
+        groups=groups,
+        folds=folds,
+        split=split,
+        holdout=holdout,
+        by=by,
+        seed=seed,
+        seeds=seeds,
+        inner_folds=inner_folds,
+        per=per,
+        aggregate=aggregate,
+    )
+    of_heads = _parameters(params or {}, grid, kinds)
+    every = tuple(dict.fromkeys(name.removesuffix(POOLED) for names in sets for name in names))
+    plans: dict[str, Planned] = {}
+    skipped: list[dict[str, str]] = []
+    for kind in sorted(kinds, key=_cost):
+        chosen = Chosen.of(kind, of_heads.get(kind, {}), trials, option=f"--set {kind}.")
+        for names in sets:
+            if len(names) < chosen.head().least_inputs:
+                why = f"it needs {chosen.head().least_inputs} inputs"
+                skipped.append({"features": "+".join(names), "head": kind, "why": why})
+                continue
+            own = {name.removesuffix(POOLED) for name in names}
+            fitting = Fitting(
+                features=names,
+                labels=(label,) if isinstance(label, str) else tuple(dict.fromkeys(label)),
+                label_separator=label_separator,
+                params=of_heads.get(kind, {}),
+                chosen=chosen,
+                protocol=protocol,
+                where=where,
+                bags=bags,
+                missing="drop",
+                samples_with=tuple(name for name in every if name not in own),
+                controls=False,
+                allow_leakage=allow_leakage,
+            )
+            fitting.refuse()
+            plans[_cell_name(names, kind)] = fitting.on(opened)
+    if not plans:
+        raise InputError(f"nothing to sweep: {kinds[0]} needs two inputs. Join them, as in --features A/image+B/text.")
+    folder = _begun(Path(out), plans)
+    _run(folder, plans, progress)
+    cells = [
+        Cell(name, plan.asked.features, plan.asked.chosen.kind, read_results(folder / "runs" / name))
+        for name, plan in plans.items()
+    ]
+    return _finished(folder, cells, metric, seed, skipped)
+
+
+def _names(part: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in part.split("+"))
+    if not all(names) or len(set(names)) < len(names):
+        raise InputError(f"--features {part}: write NAME/MODALITY, or several different ones joined by +.")
+    return names
+
+
+def _cost(kind: str) -> int:
+    return CHEAP_FIRST.index(kind) if kind in CHEAP_FIRST else len(CHEAP_FIRST)
+
+
+def _cell_name(names: Sequence[str], kind: str) -> str:
+    """Return the name of a cell's directory.
+
+    Examples
+    --------
+    >>> _cell_name(["vit/image", "bert/text:pooled"], "mlp")
+    'vit-image+bert-text-pooled.mlp'
+    """
+    return f"{'+'.join(names).replace('/', '-').replace(':', '-')}.{kind}"
+
+
+def _parameters(
+    params: Mapping[str, Mapping[str, Any]], grid: str | Path | None, kinds: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return parameters by kind of head, from both places."""
+    out: dict[str, dict[str, Any]] = {}
+    for source, given in (("--set", params), (f"--grid {grid}", {} if grid is None else _read_grid(Path(grid)))):
+        for kind, values in given.items():
+            if kind not in kinds:
+                raise InputError(f"{source}: {kind!r} is none of --heads.{nearest(kind, kinds)}")
+            if not isinstance(values, Mapping):
+                raise InputError(f"{source}: {kind} must be a table of parameters.")
+            twice = sorted(set(values) & set(out.get(kind, {})))
+            if twice:
+                raise InputError(f"{source}: {kind}.{twice[0]} is given by --set too. Give it once.")
+            out.setdefault(kind, {}).update(values)
+    return out
+
+
+def _read_grid(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"--grid {path}: no such file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--grid {path} is not TOML: {error}.") from error
+
+
+# On disk
+
+
+def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
+    """Return the directory of a sweep, made or found; refuse one that holds anything else."""
+    config = _config(plans)
+    there = folder / "config.json"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file. Give another path.")
+    if there.exists():
+        earlier = _json(there)
+        if earlier.get("command") != COMMAND:
+            raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
+        differ = [name for name in {**config, **earlier} if config.get(name) != earlier.get(name)]
+        if differ:
+            raise InputError(
+                f"--out {folder} holds a sweep with other {', '.join(differ)}. Give another path, or what it was "
+                "begun with."
+            )
+    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
+    for unfinished in (folder / "runs").glob(".*.tmp"):
+        shutil.rmtree(unfinished)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    _write(there, to_json(config).encode())
+    return folder
+
+
+def _config(plans: Mapping[str, Planned]) -> dict[str, Any]:
+    """Return what a sweep is made of: what its cells share, what they differ in, and what is known of the samples."""
+    configs = {name: plan.config for name, plan in plans.items()}
+    first = next(iter(configs.values()))
+    own = ("command", "features", "head", "params", "tokens", "samples_with")
+    every = {name: spec for config in configs.values() for name, spec in config["features"].items()}
+    plan = next(iter(plans.values()))
+    config = {
+        "command": COMMAND,
+        "features": every,
+        "heads": {config["head"]: config["params"] for config in configs.values()},
+        **{name: value for name, value in first.items() if name not in own},
+        "cells": list(plans),
+        "samples": _digest(plan),
+    }
+    plain: dict[str, Any] = json.loads(to_json(config))
+    return plain
+
+
+def _digest(plan: Planned) -> str:
+    """Return a word that changes when the samples, their labels or their groups do."""
+    asked = plan.asked
+    columns = dict.fromkeys([plan.store.roles.id, *plan.used, *([] if asked.bags is None else [asked.bags])])
+    table = plan.store.select(asked.where).select(list(columns))
+    return hashlib.blake2b(table.write_ndjson().encode(), digest_size=16).hexdigest()
+
+
+def _run(folder: Path, plans: Mapping[str, Planned], progress: bool) -> None:
+    """Run the cells that are not there yet."""
+    left = {name: plan for name, plan in plans.items() if not _is_finished(folder / "runs" / name, plan)}
+    with progress_bar("sweep", len(left), unit="cells", show=progress) as update:
+        for done, (name, plan) in enumerate(left.items(), 1):
+            try:
+                plan.run(folder / "runs" / name, _silent, inner_always=True)
+            except HeadwaterError as error:
+                raise type(error)(f"{name}: {error}") from error
+            update(done, 0)
+
+
+def _silent(line: str) -> None:
+    """Say nothing of a cell's steps."""
+
+
+def _is_finished(path: Path, plan: Planned) -> bool:
+    """Whether a cell has been run, with this configuration."""
+    if not (path / "metrics.json").exists():
+        return False
+    config = {name: value for name, value in _json(path / "config.json").items() if name not in LATER}
+    return config == json.loads(to_json(plan.config)) and read_results(path).trials is not None
+
+
+def _finished(
+    folder: Path, cells: Sequence[Cell], metric: str | None, seed: int, skipped: Sequence[Mapping[str, str]]
+) -> Sweep:
+    """Rank what was found, and write it."""
+    task = cells[0].results.metrics["task"]
+    metric = metric or DEFAULT_METRIC[task]
+    if metric not in METRICS[task]:
+        known = METRICS[task]
+        raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} there are: {', '.join(known)}.")
+    found = {
+        **ranked(cells, metric, seed),
+        "left_out": cells[0].results.metrics["left_out"],
+        "skipped": list(skipped),
+    }
+    leaderboard = pl.DataFrame(found["leaderboard"], infer_schema_length=None)
+    trials = pl.concat(
+        [
+            cell.tried.select(
+                pl.lit(cell.name).alias("cell"),
+                pl.lit("+".join(cell.features)).alias("features"),
+                pl.lit(cell.head).alias("head"),
+                pl.all(),
+            )
+            for cell in cells
+        ]
+    )
+    _write(folder / "leaderboard.parquet", parquet(leaderboard))
+    _write(folder / "leaderboard.csv", leaderboard.write_csv().encode())
+    _write(folder / "trials.parquet", parquet(trials))
+    _write(folder / "sweep.json", to_json(found).encode())
+    return Sweep(folder, found, leaderboard, trials)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file as a whole."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_bytes(content)
+    beside.replace(path)
