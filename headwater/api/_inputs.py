@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from headwater.api._samples import full_column
 from headwater.errors import InputError, nearest
-from headwater.heads import Bags, Concatenated, Head, Masked
+from headwater.evaluate import Outcome
+from headwater.heads import MIL, Bags, Concatenated, Head, Masked
 from headwater.store import Data, RaggedArray, Store
 
 Missing = Literal["drop", "keep"]
@@ -135,6 +136,35 @@ def given_to(head: Any, parts: Mapping[str, Any]) -> Any:
     return dict(parts) if isinstance(head, Head) and head.takes_inputs else Concatenated(list(parts.values()))
 
 
+def instances_of(outcome: Outcome, X: Any, data: Data) -> pl.DataFrame | None:
+    """Return what each instance weighed in its bag when that was tested; None where rows are no bags.
+
+    Columns ``id`` (of the instance), ``bag``, ``fold`` and ``weight``.
+    """
+    bags = next(iter(X.values())) if isinstance(X, Mapping) else X
+    if not isinstance(bags, Bags):
+        return None
+    parts = []
+    for fold in outcome.folds:
+        if not isinstance(fold.head, MIL):
+            return None
+        test = fold.split.test
+        weights = fold.head.instance_weights(X, test)
+        members = [bags.members[row] for row in test.tolist()]
+        lengths = [len(rows) for rows in members]
+        parts.append(
+            pl.DataFrame(
+                {
+                    "id": bags.ids[np.concatenate(members)],
+                    "bag": np.repeat(data.ids[test], lengths),
+                    "fold": np.full(sum(lengths), fold.split.fold),
+                    "weight": weights[~np.isnan(weights)],
+                }
+            )
+        )
+    return pl.concat(parts)
+
+
 def _bagged(data: Data, column: str, used: Sequence[str]) -> Data:
     """Return a row for each bag: the samples that have one value of a column."""
     groups = full_column(data, column, "--bags")
@@ -145,7 +175,7 @@ def _bagged(data: Data, column: str, used: Sequence[str]) -> Data:
     for name in dict.fromkeys(used):
         if name != column:
             first = first.with_columns(_agreed(data.table[name], members, column, values).alias(name))
-    inputs: dict[str, Any] = {name: Bags(X, members) for name, X in data.inputs.items()}
+    inputs: dict[str, Any] = {name: Bags(X, members, data.ids) for name, X in data.inputs.items()}
     return Data(inputs, first, values, data.left_out)
 
 

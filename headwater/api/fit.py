@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headwater.api._chosen import Chosen
 from headwater.api._controls import run_controls
-from headwater.api._inputs import Missing, Wanted, given_to, parts_of, read_inputs, samples_behind, wanted
+from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
 from headwater.api._leakage import Report, check_leakage
 from headwater.api._lines import counted
 from headwater.api._protocol import Protocol
@@ -287,7 +287,8 @@ class Planned:
             return _cross_validated(chosen, X, y, splits, rows.groups, protocol, inner_always, say)
 
         parts = parts_of(data)
-        outcome = evaluated(asked.chosen, given_to(asked.chosen.head(), parts))
+        X = given_to(asked.chosen.head(), parts)
+        outcome = evaluated(asked.chosen, X)
         report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
         classes = outcome.classes.tolist() if found.names is None else found.names
         levels_by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
@@ -307,9 +308,9 @@ class Planned:
         decision = {"classes": classes, **report.decision} if report.decision else {}
         config = {**self.config, "classes": classes, "environment": environment()}
         tried = trials_of(outcome, fixed)
-        return write_run(
-            target, Run(target, config, metrics, predictions, outcome.head, decision, tried), asked.chosen.kind
-        )
+        weights = instances_of(outcome, X, data)
+        run = Run(target, config, metrics, predictions, outcome.head, decision, tried, weights)
+        return write_run(target, run, asked.chosen.kind)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,7 @@ HEAD_FILES = ("head.json", "head.safetensors")
 RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
 DECISION = "decision.json"  # where a run has one
 TRIALS = "trials.parquet"  # where settings were tried
+INSTANCES = "instances.parquet"  # of runs on bags
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
@@ -65,6 +66,9 @@ class Run:
         A row for each setting that was tried on inner folds: ``fold`` (null for those of the saved head; ``seed`` and
         ``draw`` where there are several), ``trial``, ``params`` as JSON, ``loss`` and whether it was ``selected``. None
         where nothing was tried.
+    instances
+        Of a run on bags, a row for each instance of each tested bag: ``id``, ``bag``, ``fold`` and its ``weight``, by
+        the head that tested the bag.
     """
 
     path: Path | None
@@ -74,6 +78,7 @@ class Run:
     head: Any
     decision: Mapping[str, Any] = field(default_factory=dict)
     trials: pl.DataFrame | None = None
+    instances: pl.DataFrame | None = None
 
     @property
     def mean(self) -> Mapping[str, float | None]:
@@ -135,7 +140,10 @@ def open_run(path: str | Path) -> Run:
     """
     path = Path(path)
     found = read_results(path)
-    return Run(path, found.config, found.metrics, found.predictions, load_head(path), found.decision, found.trials)
+    instances = pl.read_parquet(path / INSTANCES) if (path / INSTANCES).exists() else None
+    return Run(
+        path, found.config, found.metrics, found.predictions, load_head(path), found.decision, found.trials, instances
+    )
 
 
 @dataclass(frozen=True)
@@ -315,6 +323,8 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
         optional[DECISION] = to_json(run.decision).encode()
     if run.trials is not None:
         optional[TRIALS] = parquet(run.trials)
+    if run.instances is not None:
+        optional[INSTANCES] = parquet(run.instances)
     predictions = parquet(run.predictions)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _beside(target) as folder:
@@ -330,7 +340,7 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
         (folder / "metrics.json").write_text(to_json(run.metrics))
         target.mkdir(exist_ok=True)
         (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
-        for name in {DECISION, TRIALS} - set(optional):
+        for name in {DECISION, TRIALS, INSTANCES} - set(optional):
             (target / name).unlink(missing_ok=True)  # an earlier run's says nothing of this head
         for name in (*optional, *RUN_FILES):
             (folder / name).replace(target / name)

@@ -59,6 +59,8 @@ class Fold:
         Out-of-fold scores of the training rows, where inner folds were made.
     trials
         The settings that were tried on the inner folds, in order; none where no inner folds were made.
+    head
+        The head that was fitted on the training rows and gave the scores.
     """
 
     split: Split
@@ -67,6 +69,7 @@ class Fold:
     metrics: Mapping[str, float]
     inside: OutOfFold | None = None
     trials: Sequence[Trial] = ()
+    head: Any = None
 
     @property
     def inner_loss(self) -> float | None:

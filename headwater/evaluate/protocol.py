@@ -106,7 +106,7 @@ def cross_validate(
     for split, found, model, probabilities in zip(splits, chosen, fitted, tested, strict=False):
         scores = align(probabilities, model.classes_, classes).astype(np.float64)
         metrics = score(task, y[split.test], scores, classes=classes)
-        folds.append(Fold(split, found.params, scores, metrics, found.inside, found.trials))
+        folds.append(Fold(split, found.params, scores, metrics, found.inside, found.trials, model))
     last = chosen[-1]
     on = "all samples" if final is None else f"{counted(len(rows), 'row')}, drawn as those of a fold are"
     selection = {

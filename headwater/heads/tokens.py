@@ -48,6 +48,8 @@ class Bags:
         Features, an array-like of shape ``(n_instances, d)``; nothing is copied until bags are taken.
     members
         For each bag, the rows of its instances, int64.
+    ids
+        What instances are called, of shape ``(n_instances,)``; their numbers when left out.
 
     Examples
     --------
@@ -57,11 +59,12 @@ class Bags:
     ((2, 2, 2), [[True, True], [True, False]])
     """
 
-    def __init__(self, instances: Any, members: Sequence[NDArray[np.int64]]) -> None:
+    def __init__(self, instances: Any, members: Sequence[NDArray[np.int64]], ids: NDArray[Any] | None = None) -> None:
         if any(len(rows) == 0 for rows in members):
             raise HeadError("a bag holds no instance: leave it out.")
         self.instances = instances
         self.members = members
+        self.ids = np.arange(instances.shape[0]) if ids is None else ids
         self.lengths = np.array([len(rows) for rows in members], np.int64)
         self.dtype = instances.dtype
         self.dim = int(instances.shape[1])
@@ -78,7 +81,7 @@ class Bags:
 
     def select(self, index: NDArray[np.int64]) -> Bags:
         """Return bags ``index``, in that order."""
-        return Bags(self.instances, [self.members[i] for i in index])
+        return Bags(self.instances, [self.members[i] for i in index], self.ids)
 
     def padded(self, index: NDArray[np.int64]) -> tuple[NDArray[Any], Mask]:
         """Return bags ``index`` as one array ``(n_bags, largest, d)``, zero beyond a bag's own, and its mask."""

@@ -191,11 +191,11 @@ def test_killed_in_the_middle(two, swept, tmp_path, files_of):
     words += ["--label", "label", "--groups", "patient", "--folds", "3", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-m", "headwater", "sweep", str(two.path), *words])
     deadline = time.monotonic() + 60
-    while not list(out.glob("runs/*/metrics.json")) and time.monotonic() < deadline:
+    while not list(out.glob("runs/[!.]*/metrics.json")) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    finished = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/metrics.json")}
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("runs/[!.]*/metrics.json")}
     assert 0 < len(finished) < 6
     (out / "runs" / ".left-behind.1.tmp").mkdir()
     sweep(two, features=SETS, heads=["linear", "prototypes"], out=out, **PROTOCOL)

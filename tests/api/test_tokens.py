@@ -74,8 +74,8 @@ def test_a_pooled_feature_is_one_token(with_tokens, filled):
     assert run.config["tokens"] == ["vit/image"]
 
 
-def test_bags_are_the_rows_of_a_run(filled):
-    """With bags a row is a patient: labels, groups and predictions are by patient, and each is in one fold."""
+def test_bags_are_the_rows_of_a_run(filled, tmp_path):
+    """With bags a row is a patient: labels and predictions are by patient, and each sample has its weight in it."""
     table = open_store(filled).samples
     truth = dict(table.group_by("patient").agg(pl.col("site").first()).iter_rows())
     run = fit_head(
@@ -86,10 +86,16 @@ def test_bags_are_the_rows_of_a_run(filled):
         params={"epochs": 5, "width": 16},
         bags="patient",
         folds=3,
+        out=tmp_path / "run",
     )
     assert run.metrics["n_samples"] == 12
     assert dict(run.predictions.select("id", "label").iter_rows()) == truth
     assert run.config["bags"] == "patient"
+    weights = open_run(tmp_path / "run").instances
+    assert dict(weights.select("id", "bag").iter_rows()) == dict(table.select("id", "patient").iter_rows())
+    assert weights.group_by("bag").agg(pl.col("weight").sum())["weight"].to_numpy() == pytest.approx(1, abs=1e-4)
+    tested = dict(run.predictions.select("id", "fold").iter_rows())
+    assert all(tested[bag] == fold for bag, fold in weights.select("bag", "fold").iter_rows())
 
 
 def test_tokens_that_are_not_stored_come_with_the_line_that_stores_them(filled, refused):
