@@ -177,6 +177,9 @@ def fit_head(
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
     head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PARAM=VALUE", help="A parameter; repeat.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Texts of each class, for --head tip-adapter and its like.")
+    ] = None,
     groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
@@ -222,6 +225,7 @@ def fit_head(
         label=label,
         head=head,
         params=_params(set_ or []),
+        prompts=prompts,
         groups=groups,
         folds=folds,
         split=split,

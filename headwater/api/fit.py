@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headwater.api._inputs import Missing, Wanted, inputs_of, read_inputs, samples_behind, wanted
 from headwater.api._leakage import Report, check_leakage
 from headwater.api._lines import counted
+from headwater.api._prompts import texts_for
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
 from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
@@ -23,7 +24,7 @@ from headwater.evaluate import Outcome, Split, cross_validate, infer_task, joine
 from headwater.evaluate.aggregate import How, Units, refuse_straddling, units_of
 from headwater.evaluate.calibration import Method
 from headwater.evaluate.shots import few_shots
-from headwater.heads import Head, make_head
+from headwater.heads import ClassTexts, Head, make_head
 from headwater.store import Data, Store, open_store
 
 
@@ -34,6 +35,7 @@ def fit_head(
     label: str | Sequence[str],
     head: str = "linear",
     params: Mapping[str, Any] | None = None,
+    prompts: str | Path | None = None,
     groups: str | None = None,
     folds: int | None = None,
     split: str | None = None,
@@ -74,6 +76,9 @@ def fit_head(
         Kind of head.
     params
         Parameters of the head. The head's own grid is searched unless a parameter of it is given here.
+    prompts
+        A TOML file of what describes each class, for heads that weigh images against texts, such as ``tip-adapter``;
+        see `headwater.heads.read_prompts`. Prompts that the store lacks are embedded, and stay there.
     groups
         The column whose values must not be divided between training and test, such as the patient; ``"none"`` to
         say that rows are independent.
@@ -170,10 +175,11 @@ def fit_head(
     y = found.y
     protocol.refuse_for(infer_task(y))
     say(f"{counted(len(y), 'sample' if bags is None else 'bag')} with {' and '.join(names)}")
+    texts, described_as = texts_for(opened, what.names, head, model, prompts, y, say)
     rows = _Columns.read(data, protocol)
     splits = _splits(y, rows, protocol)
     leakage = _checked_leakage(opened, what, where, data, splits, rows.groups, protocol.groups, allow_leakage, say)
-    outcome = _cross_validated(head, given, inputs_of(model, data), y, splits, rows.groups, protocol, say)
+    outcome = _cross_validated(head, given | texts, inputs_of(model, data), y, splits, rows.groups, protocol, say)
     report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
     classes = outcome.classes.tolist() if found.names is None else found.names
     config = {
@@ -190,6 +196,7 @@ def fit_head(
         "bags": bags,
         "missing": missing,
         "allow_leakage": allow_leakage,
+        **described_as,
         **protocol.to_dict(),
         "environment": environment(),
     }
@@ -351,7 +358,14 @@ def _worded(hint: Any) -> str:
     return _WORDS.get(hint, str(hint))
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    type(None): "null",
+    ClassTexts: "given by --prompts FILE.toml",
+}
 
 
 def _is_a(value: Any, hint: Any) -> bool:

@@ -3,12 +3,14 @@
 from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP
 from headwater.heads.base import Fit, Head
 from headwater.heads.boosting import XGBoost
+from headwater.heads.class_texts import ClassTexts
 from headwater.heads.explain import deletion, relevance
 from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
 from headwater.heads.neighbours import KNN, Prototypes
 from headwater.heads.persist import HEADS, load_head, make_head, save_head
+from headwater.heads.tip_adapter import TipAdapter, TipAdapterF
 from headwater.heads.tokens import Bags, Masked
 from headwater.heads.zero_shot import Prompts, ZeroShot, mean_prompt, read_prompts
 
@@ -18,6 +20,7 @@ __all__ = [
     "MIL",
     "MLP",
     "Bags",
+    "ClassTexts",
     "CoAttention",
     "Concatenated",
     "CrossAttention",
@@ -29,6 +32,8 @@ __all__ = [
     "Prompts",
     "Prototypes",
     "SelfAttention",
+    "TipAdapter",
+    "TipAdapterF",
     "TokenMLP",
     "XGBoost",
     "ZeroShot",

@@ -27,10 +27,16 @@ class Head(BaseEstimator):  # type: ignore[misc]
         Whether X may be a dict of inputs; others are given them side by side.
     takes_tokens
         Whether rows of an input may be matrices; others are given one vector a row.
+    takes_texts
+        Whether it has a parameter ``texts``, what the text side of the images' encoder says of each class.
+    transductive
+        Whether rows that are predicted together help each other, so that predictions depend on the company.
     """
 
     takes_inputs: ClassVar[bool] = False
     takes_tokens: ClassVar[bool] = False
+    takes_texts: ClassVar[bool] = False
+    transductive: ClassVar[bool] = False
 
     def fit_many(
         self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None

@@ -18,6 +18,8 @@ HEADS = {
     "mlp": "headwater.heads.mlp:MLP",
     "knn": "headwater.heads.neighbours:KNN",
     "prototypes": "headwater.heads.neighbours:Prototypes",
+    "tip-adapter": "headwater.heads.tip_adapter:TipAdapter",
+    "tip-adapter-f": "headwater.heads.tip_adapter:TipAdapterF",
     "xgboost": "headwater.heads.boosting:XGBoost",
     "token-mlp": "headwater.heads.attention:TokenMLP",
     "self-attention": "headwater.heads.attention:SelfAttention",
