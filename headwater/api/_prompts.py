@@ -17,6 +17,10 @@ from headwater.errors import InputError, nearest
 from headwater.heads import ClassTexts, Head, Prompts, mean_prompt, read_prompts
 from headwater.store import Store
 
+SEES = (
+    "the features of all tested samples together, without their labels: each one's probabilities depend on the others"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Described:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from headwater.api._inputs import Missing, Wanted, inputs_of, read_inputs, samples_behind, wanted
 from headwater.api._leakage import Report, check_leakage
 from headwater.api._lines import counted
-from headwater.api._prompts import texts_for
+from headwater.api._prompts import SEES, texts_for
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
 from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
@@ -203,6 +203,8 @@ def fit_head(
     levels_by = None if by is None or rows.levels is None else (by, rows.levels)
     metrics = metrics_of(report.outcome, data, y, classes=classes, params=given, by=levels_by) | report.metrics
     metrics["leakage"] = leakage
+    if model.transductive:
+        metrics["transduction"] = {"sees": SEES}
     words = [str(c) for c in classes]
     predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
     decision = {"classes": classes, **report.decision} if report.decision else {}

@@ -12,6 +12,7 @@ from headwater.heads.neighbours import KNN, Prototypes
 from headwater.heads.persist import HEADS, load_head, make_head, save_head
 from headwater.heads.tip_adapter import TipAdapter, TipAdapterF
 from headwater.heads.tokens import Bags, Masked
+from headwater.heads.transclip import TransCLIP, Transduction, TransductiveZeroShot, transduce
 from headwater.heads.zero_shot import Prompts, ZeroShot, mean_prompt, read_prompts
 
 __all__ = [
@@ -35,6 +36,9 @@ __all__ = [
     "TipAdapter",
     "TipAdapterF",
     "TokenMLP",
+    "TransCLIP",
+    "Transduction",
+    "TransductiveZeroShot",
     "XGBoost",
     "ZeroShot",
     "deletion",
@@ -44,4 +48,5 @@ __all__ = [
     "read_prompts",
     "relevance",
     "save_head",
+    "transduce",
 ]

@@ -60,6 +60,17 @@ def test_the_head_is_evaluated_elsewhere(command, dual, make_store, tmp_path):
     assert made.mean["accuracy"] > 0.7
 
 
+def test_transduction_is_said(command, dual):
+    """A run whose head classifies tested samples together says in its metrics what it saw of them."""
+    store, prompts, *_ = dual
+    done = command(*words(store, "--head", "transclip", "--prompts", prompts, "--json"))
+    metrics = json.loads(done.out)
+    assert "without their labels" in metrics["transduction"]["sees"]
+    assert metrics["mean"]["accuracy"] > 0.7
+    other = command(*words(store, "--head", "tip-adapter", "--prompts", prompts, "--json"))
+    assert "transduction" not in json.loads(other.out)
+
+
 def test_seeds_are_those_of_training(command, dual):
     """--seeds gives a head that draws at random its seeds, texts and all."""
     store, prompts, *_ = dual
