@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,8 @@ class ZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     Radford et al., Learning transferable visual models from natural language supervision, 2021, section 3.1.4.
     """
+
+    transductive: ClassVar[bool] = False
 
     def __init__(self, class_features: NDArray[Any], classes: Sequence[Any], logit_scale: float = 100.0) -> None:
         self.class_features = class_features
