@@ -97,7 +97,8 @@ class TipAdapterF(_Cache):
     """Tip-Adapter-F: as `TipAdapter`, the keys of the cache being trained, from the training rows on.
 
     AdamW on the cross-entropy of the training rows, with a cosine schedule over all ``epochs``: there is no early
-    stopping, for which few rows leave nothing. (The authors' code keeps the epoch that is best on the test set.)
+    stopping, for which few rows leave nothing. (The authors' ImageNet script keeps the epoch that is best on the
+    tested set.)
 
     Parameters
     ----------

@@ -185,13 +185,14 @@ def affinity(unit: Floats, n_neighbors: int) -> csr_array:
     if k < 1:
         return csr_array((n, n))
     nearest, cosines = np.empty((n, k), np.int64), np.empty((n, k))
-    step = max(1, COSINES // n)
+    single = unit.astype(np.float32)  # to find them, twice as quick; their cosines are those of float64
+    step = max(1, COSINES // max(n, k * unit.shape[1]))
     for start in range(0, n, step):
-        similar = unit[start : start + step] @ unit.T
-        here = np.arange(len(similar))
-        similar[here, start + here] = -np.inf  # no row is its own neighbour
-        nearest[start : start + step] = np.argpartition(-similar, k - 1, axis=1)[:, :k]
-        cosines[start : start + step] = np.take_along_axis(similar, nearest[start : start + step], axis=1)
+        here = slice(start, min(start + step, n))
+        distant = -(single[here] @ single.T)
+        distant[np.arange(len(distant)), np.arange(start, here.stop)] = np.inf  # no row is its own neighbour
+        nearest[here] = np.argpartition(distant, k - 1, axis=1)[:, :k]
+        cosines[here] = np.einsum("id,ikd->ik", unit[here], unit[nearest[here]])
     w = csr_array((np.maximum(cosines, 0).ravel(), nearest.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
     return csr_array((w + w.T) / (2 * n_neighbors))
 

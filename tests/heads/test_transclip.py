@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from headwater.heads.transclip import affinity, log_density
 
 NAMES = ("a", "b", "c")
 DATA = Path(__file__).parents[3] / "shared" / "data" / "clip_pathmnist"
+FLICKR = Path(__file__).parents[3] / "shared" / "data" / "clip_flickr"
 
 
 def unit(X):
@@ -236,3 +238,20 @@ def test_published_embeddings():
     largest = [np.bincount(p.argmax(1)).max() for p in (zero, found.probabilities)]  # there are no labels to score by
     assert largest[0] > 700
     assert largest[1] < 450
+
+
+def test_published_captions():
+    """More of 300 published captions find their photograph together than one by one, and more yet with examples."""
+    if not FLICKR.exists():
+        pytest.skip("the CLIP embeddings of Flickr are not here")
+    images, captions = (np.load(FLICKR / f"{side}_embeddings.npy").astype(float) for side in ("image", "text"))
+    names, first = np.unique(pl.read_csv(FLICKR / "metadata.csv")["image_id"].to_numpy(), return_index=True)
+    photographs = ClassTexts(images[first], tuple(names.tolist()), 100.0)  # five captions each, one after the other
+    rows, examples = ((first[:, None] + np.arange(*some)).ravel() for some in ((2, 5), (0, 2)))
+    X, y = captions[rows], np.repeat(names, 3)
+    alone = (ZeroShot(photographs.features, names).predict(X) == y).mean()
+    together = (TransductiveZeroShot(photographs).predict(X) == y).mean()
+    few = TransCLIP(photographs, shot_weight=0.002).fit(captions[examples], np.repeat(names, 2)).score(X, y)
+    assert alone == pytest.approx(0.827, abs=0.01)
+    assert together > alone + 0.05
+    assert few > together
