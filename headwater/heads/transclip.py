@@ -128,7 +128,7 @@ def transduce(
             kept = slack * np.log(np.maximum(z, np.finfo(np.float64).tiny))
             z = np.exp(_log_softmax((pull + kept) / (1 + slack)))
         values.append(objective())
-        means, variances = rows.moments(z, means)
+        means, variances = rows.moments(z, means, variances)
         values.append(objective())
         if values[-3] - values[-1] <= tol * n:
             converged = True
@@ -152,10 +152,12 @@ class _Rows:
         out: Floats = np.where(count > 0, self.one_hot.T @ self.known / np.maximum(count, 1), means)
         return out
 
-    def moments(self, z: Floats, means: Floats) -> tuple[Floats, Floats]:
-        """Return the means and variances of least objective; a class that no row is of keeps its mean."""
+    def moments(self, z: Floats, means: Floats, variances: Floats) -> tuple[Floats, Floats]:
+        """Return the means and variances of least objective; what no row has a say in stays as it is."""
         weights = [(self.of_tested * z, self.tested), (self.of_known * self.one_hot, self.known)]
         mass = sum(w.sum(0) for w, _ in weights)[:, None]
+        if not mass.any():
+            return means, variances
         sums = sum(w.T @ f for w, f in weights)
         means = np.where(mass > 1e-12, sums / np.maximum(mass, 1e-12), means)
         squares = sum(w.sum(1) @ (f * f) for w, f in weights)

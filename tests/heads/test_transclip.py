@@ -135,6 +135,17 @@ def test_it_comes_to_rest():
     assert found.probabilities == pytest.approx(undamped, abs=1e-4)
 
 
+def test_a_hub_does_not_swing():
+    """A row that is nearest to many, and is told otherwise by them, comes to agree: undamped, they swap for ever."""
+    leaves = np.column_stack([np.ones(40), 0.9 * np.eye(40)])
+    X = unit(np.concatenate([np.eye(41)[:1], leaves]))
+    logits = np.concatenate([[[4.0, 0.0]], np.tile([0.0, 4.0], (40, 1))])
+    found = transduce(X, logits, text_weight=0, likelihood_weight=0, n_neighbors=1, tol=1e-12, max_iter=2000)
+    assert found.converged
+    assert len(set(found.probabilities.argmax(1).tolist())) == 1
+    assert np.diff(found.objective).max() <= 1e-9
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_clusters_mend_shifted_texts(seed):
     """Where images are in clusters and texts point aside, classifying them together is better than one by one."""
