@@ -183,6 +183,9 @@ def fit_head(
         list[str] | None,
         typer.Option("--set", metavar="PARAM=VALUE", help="A parameter, or a list of values to select among; repeat."),
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Texts of each class, for --head tip-adapter and its like.")
+    ] = None,
     groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
     folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
@@ -236,6 +239,7 @@ def fit_head(
         label=label,
         head=head,
         params=_params(set_ or []),
+        prompts=prompts,
         groups=groups,
         folds=folds,
         split=split,
@@ -419,9 +423,22 @@ def zero_shot(
     store: Store,
     features: Annotated[str, typer.Option(metavar="NAME", help="The dual encoder's name in the store.")],
     prompts: Annotated[Path, typer.Option(metavar="FILE.toml", help="Templates and descriptors of each class.")],
-    label: Annotated[str, typer.Option(metavar="COL", help="Column that holds the true class.")],
+    label: Annotated[
+        list[str], typer.Option(metavar="COL", help="Column of the true class; repeat for several labels.")
+    ],
+    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
     where: Where = None,
     by: By = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What is drawn again for intervals.")] = None,
+    transductive: Annotated[
+        bool, typer.Option("--transductive", help="Classify all samples together; their labels stay unseen.")
+    ] = False,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Say which template and which descriptor does what.")
+    ] = False,
+    metric: Annotated[str | None, typer.Option(help="What to sort these by; the AUC by default.")] = None,
+    draws: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 2000,
+    seed: Seed = 0,
     weights: Weights = None,
     device: Device = "auto",
     out: Out = None,
@@ -435,8 +452,15 @@ def zero_shot(
         features=features,
         prompts=prompts,
         label=label,
+        label_separator=label_separator,
         where=where,
         by=by,
+        groups=groups,
+        transductive=transductive,
+        ablate=ablate,
+        metric=metric,
+        n_draws=draws,
+        seed=seed,
         weights=weights,
         device=device,
         out=out,

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from headwater._extras import need
 from headwater.errors import InputError
 from headwater.evaluate import TPE, Grid, Searches
-from headwater.heads import Head, head_class, make_head
+from headwater.heads import ClassTexts, Head, head_class, make_head
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,14 @@ def _worded(hint: Any) -> str:
     return _WORDS.get(hint, str(hint))
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a word",
+    type(None): "null",
+    ClassTexts: "given by --prompts FILE.toml",
+}
 
 
 def _is_a(value: Any, hint: Any) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headwater.api._contents import modality_of
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.api._lines import counted
+from headwater.api._prompts import SEES
 from headwater.api._samples import (
     Labels,
     full_column,
@@ -162,6 +163,8 @@ def evaluate(
         "shared": shared,
         "allowed": allow_leakage,
     }
+    if head.transductive:
+        metrics["transduction"] = {"sees": SEES}
     if "threshold" in fitted.decision:
         threshold = float(fitted.decision["threshold"])
         metrics["external"]["threshold"] = {"threshold": threshold, **at_threshold(y == 1, scores[:, 1], threshold)}

@@ -15,6 +15,7 @@ from headwater.api._controls import run_controls
 from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
 from headwater.api._leakage import Report, check_leakage
 from headwater.api._lines import counted
+from headwater.api._prompts import SEES, texts_for
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
 from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
@@ -34,6 +35,7 @@ def fit_head(
     label: str | Sequence[str],
     head: str = "linear",
     params: Mapping[str, Any] | None = None,
+    prompts: str | Path | None = None,
     groups: str | None = None,
     folds: int | None = None,
     split: str | None = None,
@@ -78,6 +80,9 @@ def fit_head(
     params
         Parameters of the head. A list of values, for a parameter that is no list itself, is searched; the head's own
         grid is searched too, unless it has a parameter that is given here.
+    prompts
+        A TOML file of what describes each class, for heads that weigh images against texts, such as ``tip-adapter``;
+        see `headwater.heads.read_prompts`. Prompts that the store lacks are embedded, and stay there.
     groups
         The column whose values must not be divided between training and test, such as the patient; ``"none"`` to
         say that rows are independent.
@@ -174,6 +179,7 @@ def fit_head(
         samples_with=_several(samples_with),
         controls=controls,
         allow_leakage=allow_leakage,
+        prompts=prompts,
     )
     fitting.refuse()
     opened = store if isinstance(store, Store) else open_store(store)
@@ -200,6 +206,7 @@ class Fitting:
     samples_with: tuple[str, ...]
     controls: bool
     allow_leakage: str | None
+    prompts: str | Path | None
 
     def refuse(self) -> None:
         """Raise `InputError` for what needs no store to be refused."""
@@ -287,26 +294,31 @@ class Planned:
             return _cross_validated(chosen, X, y, splits, rows.groups, protocol, inner_always, say)
 
         parts = parts_of(data)
-        X = given_to(asked.chosen.head(), parts)
-        outcome = evaluated(asked.chosen, X)
+        head = asked.chosen.head()
+        texts, described_as = texts_for(self.store, self.what.names, asked.chosen.kind, head, asked.prompts, y, say)
+        chosen = replace(asked.chosen, fixed={**asked.chosen.fixed, **texts})
+        X = given_to(head, parts)
+        outcome = evaluated(chosen, X)
         report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
         classes = outcome.classes.tolist() if found.names is None else found.names
         levels_by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
         fixed = asked.chosen.fixed
         metrics = metrics_of(report.outcome, data, y, classes=classes, params=fixed, by=levels_by) | report.metrics
         metrics["leakage"] = leakage
+        if head.transductive:
+            metrics["transduction"] = {"sees": SEES}
         if asked.controls:
 
             def of_control(chosen: Chosen, X: Any) -> Outcome:
                 return reported(evaluated(chosen, X), y, protocol, units=rows.units).outcome
 
             metrics["controls"] = run_controls(
-                asked.chosen, parts, report.outcome, y, rows.groups, protocol.seed, of_control, say
+                chosen, parts, report.outcome, y, rows.groups, protocol.seed, of_control, say
             )
         words = [str(c) for c in classes]
         predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
         decision = {"classes": classes, **report.decision} if report.decision else {}
-        config = {**self.config, "classes": classes, "environment": environment()}
+        config = {**self.config, "classes": classes, **described_as, "environment": environment()}
         tried = trials_of(outcome, fixed)
         weights = instances_of(outcome, X, data)
         run = Run(target, config, metrics, predictions, outcome.head, decision, tried, weights)

@@ -23,6 +23,7 @@ from headwater.api._controls import control_lines
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, json_safe, numbered, over, over_folds, repeats, summary
 from headwater.api._report import by_levels, lines_of, means_of_repeats
+from headwater.api._zero_shot_lines import ablation_lines, together_lines
 from headwater.errors import HeadError, InputError
 from headwater.evaluate import Outcome
 from headwater.heads import load_head, save_head
@@ -117,6 +118,10 @@ class Run:
         out += lines_of(self.metrics, n_folds, main)
         if "controls" in self.metrics:
             out += ["", *control_lines(self.metrics)]
+        if "ablation" in self.metrics:
+            out += ["", *ablation_lines(self.metrics["ablation"])]
+        if "transduction" in self.metrics:
+            out += ["", *together_lines(self.metrics["transduction"], self.mean, names)]
         out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in self.metrics["left_out"].items()]
         out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
         return out

@@ -172,6 +172,7 @@ allow_leakage
                 samples_with=tuple(name for name in every if name not in own),
                 controls=False,
                 allow_leakage=allow_leakage,
+                prompts=None,
             )
             fitting.refuse()
             plans[_cell_name(names, kind)] = fitting.on(opened)

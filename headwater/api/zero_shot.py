@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
+from headwater.api._ablation import ablate as ablated
+from headwater.api._ablation import require_metric
 from headwater.api._lines import counted
-from headwater.api._samples import levels, require_column, with_labels
-from headwater.api._texts import features_of_texts, require_dual
+from headwater.api._numbers import json_safe
+from headwater.api._prompts import SEES, describe, dual
+from headwater.api._samples import Labels, full_column, group_column, levels, require_column, with_labels
+from headwater.api._tested import codes_of
 from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
-from headwater.errors import InputError, nearest
+from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
 from headwater.evaluate.metrics import Task
-from headwater.heads import ZeroShot, mean_prompt, read_prompts
+from headwater.heads import TransductiveZeroShot, ZeroShot
 from headwater.store import Store, open_store
 
 
@@ -23,9 +30,16 @@ def zero_shot(
     *,
     features: str,
     prompts: str | Path,
-    label: str,
+    label: str | Sequence[str],
+    label_separator: str | None = None,
     where: str | None = None,
     by: str | None = None,
+    groups: str | None = None,
+    transductive: bool = False,
+    ablate: bool = False,
+    metric: str | None = None,
+    n_draws: int = 2000,
+    seed: int = 0,
     weights: str | Path | None = None,
     device: str = "auto",
     out: str | Path | None = None,
@@ -44,72 +58,142 @@ def zero_shot(
         The encoder's name in the store: ``NAME`` of ``NAME/image`` and ``NAME/text``.
     prompts
         A TOML file; see `headwater.heads.read_prompts`.
-    label
-        The column that holds the true class.
+    label, label_separator
+        The column that holds the true class; several columns of 0 and 1, or one column of lists, for several labels a
+        sample. Scores of labels are their softmax over all labels, as those of classes are: they rank labels, and a
+        threshold of 0.5 means nothing.
     where, by, out, progress
         As for `fit_head`.
+    groups
+        The column whose values are drawn again for intervals, such as the patient; ``"none"`` for samples.
+    transductive
+        Classify all tested samples together (`headwater.heads.TransductiveZeroShot`): their features are seen, their
+        labels are not.
+    ablate
+        Measure each template alone, and each descriptor of a class alone and left out, against all prompts.
+    metric
+        What to sort these by.
+    n_draws, seed
+        Draws of the bootstrap.
     weights, device
         For loading the encoder, should prompts have to be embedded.
+
+    Returns
+    -------
+    Run
+        ``metrics["ablation"]`` holds what each wording does, ``metrics["transduction"]`` what classifying together
+        changed.
 
     Raises
     ------
     InputError, HeadError, StoreError, EncoderError
         Each with one line that says what, where and what to do.
     """
+    say = progress or (lambda line: None)
     target = run_folder(out)
-    described_as = read_prompts(prompts)
+    _refuse(transductive, ablate, metric, n_draws, seed)
     opened = store if isinstance(store, Store) else open_store(store)
-    name = features.removesuffix("/image").removesuffix("/text")
-    image, text = f"{name}/image", f"{name}/text"
-    require_column(opened, label, "--label")
-    if by is not None:
-        require_column(opened, by, "--by")
-    data, found = with_labels(opened.read(image, where=where), [label], None)
-    if found.names is not None:
-        raise InputError(f"label column {label!r} holds lists: zero-shot needs one class for each sample.")
-    y = found.y.astype(str)
-    unknown = sorted(set(y.tolist()) - set(described_as.classes))
-    if unknown:
-        there = ", ".join(described_as.classes)
-        near = nearest(unknown[0], described_as.classes)
-        raise InputError(f"--prompts {prompts} says nothing of label {unknown[0]!r}.{near} It has: {there}.")
-    if text in opened.feature_names():
-        require_dual(opened, image, text)
-    if progress is not None:
-        progress(f"{counted(len(y), 'sample')} with {image}, {counted(len(set(described_as.texts)), 'prompt')}")
-    vectors, scale = features_of_texts(opened, text, described_as.texts, weights=weights, device=device)
-    ends = np.cumsum([len(described_as.texts_of(c)) for c in described_as.classes])
-    means = np.stack([mean_prompt(part) for part in np.split(vectors, ends[:-1])])
-    head = ZeroShot(means, list(described_as.classes), logit_scale=scale)
+    image, text = dual(features)
+    labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
+    column = group_column(opened, groups) if ablate else None if groups == "none" else groups
+    for option, name in [*(("--label", name) for name in labels), ("--by", by), ("--groups", column)]:
+        if name is not None:
+            require_column(opened, name, option)
+    data, found = with_labels(opened.read(image, where=where), labels, label_separator)
+    say(f"{counted(len(found.y), 'sample')} with {image}")
+    named = found.names if found.names is not None else found.y.astype(str).tolist()
+    known = describe(opened, image, prompts, named, weights=weights, device=device)
+    classes = sorted(known.prompts.classes)
+    task: Task = "multilabel" if found.names is not None else "binary" if len(classes) == 2 else "multiclass"
+    if task == "multilabel" and transductive:
+        raise InputError("--transductive needs one class a sample: an image with several labels is in no one cluster.")
+    require_metric(task, metric)
+    y = _truth(found, classes)
+    group = None if column is None else full_column(data, column, "--groups")
+    say(f"{counted(len(set(known.prompts.texts)), 'prompt')} of {len(classes)} classes")
+    texts = known.texts
+    head: Any = ZeroShot(texts.features, list(texts.classes), texts.logit_scale)
     scores = head.predict_proba(data.X)
-    task: Task = "binary" if len(head.classes_) == 2 else "multiclass"
-    metrics_found = score(task, y, scores, classes=head.classes_)
+    columns = np.arange(len(classes)) if task == "multilabel" else head.classes_
+    more: dict[str, Any] = {}
+    note = "nothing was fitted: every sample is tested"
+    if transductive:
+        head, scores, more["transduction"] = _transduced(TransductiveZeroShot(texts), data.X, y, scores, task)
+        note = "nothing was fitted to labels; the features of all tested samples were used together"
+    if ablate:
+        codes = None if group is None else codes_of(pl.Series(group))
+        more["ablation"] = ablated(
+            known, data.X, y, task, texts, groups=codes, metric=metric, n_draws=n_draws, seed=seed, say=say
+        )
+    if task == "multilabel":
+        more["scores"] = "softmax over labels: they rank labels, and a threshold of 0.5 means nothing"
     everything = Split(0, np.arange(0), np.arange(len(y)))
     outcome = Outcome(
         task=task,
-        classes=head.classes_,
-        folds=[Fold(everything, {}, scores, metrics_found)],
+        classes=columns,
+        folds=[Fold(everything, {}, scores, score(task, y, scores, classes=columns))],
         head=head,
         params={},
-        selection={"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"},
+        selection={"by": None, "rows": None, "note": note},
     )
+    kind = "zero-shot-transductive" if transductive else "zero-shot"
     config = {
         "command": "zero-shot",
         "store": str(opened.path.resolve()),
         "features": described(opened, [image, text]),
-        "label": [label],
-        "classes": head.classes_.tolist(),
-        "head": "zero-shot",
-        "prompts": {
-            "templates": list(described_as.templates),
-            "classes": {k: list(v) for k, v in described_as.classes.items()},
-        },
-        "logit_scale": scale,
+        "label": labels,
+        "label_separator": label_separator,
+        "classes": classes,
+        "head": kind,
+        "prompts": known.to_dict(),
+        "logit_scale": known.logit_scale,
         "where": where,
         "by": by,
+        "groups": column or "none",
+        "transductive": transductive,
+        "ablate": ablate,
         "environment": environment(),
     }
-    classes = head.classes_.tolist()
-    metrics = metrics_of(outcome, data, y, classes=classes, by=None if by is None else (by, levels(data, by)))
-    predictions = predictions_of(data.ids, y, outcome, classes)
-    return write_run(target, Run(target, config, metrics, predictions, head), "zero-shot")
+    metrics = metrics_of(outcome, data, y, classes=classes, by=None if by is None else (by, levels(data, by))) | more
+    predictions = predictions_of(data.ids, y, outcome, classes, group)
+    return write_run(target, Run(target, config, metrics, predictions, head), kind)
+
+
+def _refuse(transductive: bool, ablate: bool, metric: str | None, n_draws: int, seed: int) -> None:
+    """Refuse options that do not go together, and numbers that cannot be."""
+    if transductive and ablate:
+        raise InputError("--ablate goes without --transductive: what wordings do is measured one sample at a time.")
+    if metric is not None and not ablate:
+        raise InputError(f"--metric {metric} goes with --ablate, whose wordings it sorts.")
+    if n_draws < 100:
+        raise InputError(f"--draws must be at least 100, but is {n_draws}.")
+    if seed < 0:
+        raise InputError(f"--seed must be at least 0, but is {seed}.")
+
+
+def _truth(found: Labels, classes: Sequence[str]) -> NDArray[Any]:
+    """Return classes as words; or 0/1 by sorted class, a label that no sample has being 0."""
+    if found.names is None:
+        return found.y.astype(str)
+    y = np.zeros((len(found.y), len(classes)), np.int64)
+    y[:, [classes.index(name) for name in found.names]] = found.y
+    return y
+
+
+def _transduced(
+    head: TransductiveZeroShot, X: Any, y: NDArray[Any], before: NDArray[np.float64], task: Task
+) -> tuple[TransductiveZeroShot, NDArray[np.float64], dict[str, Any]]:
+    """Return the head, the scores of all samples together, and what that changed."""
+    found = head.transduce(X)
+    scores = found.probabilities
+    changed = float(np.mean(scores.argmax(1) != before.argmax(1)))
+    section = {
+        "sees": SEES,
+        "changed": changed,
+        "zero_shot": json_safe(score(task, y, before, classes=head.classes_)),
+        "rounds": (len(found.objective) - 1) // 2,
+        "converged": found.converged,
+        "objective": {"start": found.objective[0], "end": found.objective[-1]},
+        "settings": {name: value for name, value in head.get_params().items() if name != "texts"},
+    }
+    return head, scores, section

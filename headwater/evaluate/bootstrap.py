@@ -73,7 +73,8 @@ def bootstrap(
     for fold in range(len(models[0])):
         groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
         n_groups = int(groups.max()) + 1
-        step = max(1, ROWS_AT_ONCE // len(groups))
+        width = models[0][fold].scores.shape[1] if task == "multilabel" else 1  # whose weights are repeated
+        step = max(1, ROWS_AT_ONCE // (len(groups) * width))
         draws = np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
         for start in range(0, 1 + n_draws, step):
             some = slice(start, start + step)

@@ -4,6 +4,7 @@ from headwater.heads._token_head import TokenHead
 from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP
 from headwater.heads.base import Fit, Head
 from headwater.heads.boosting import XGBoost
+from headwater.heads.class_texts import ClassTexts
 from headwater.heads.controls import noise_like, shuffled
 from headwater.heads.explain import deletion, relevance
 from headwater.heads.inputs import Concatenated
@@ -11,7 +12,9 @@ from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
 from headwater.heads.neighbours import KNN, Prototypes
 from headwater.heads.persist import HEADS, head_class, load_head, make_head, save_head
+from headwater.heads.tip_adapter import TipAdapter, TipAdapterF
 from headwater.heads.tokens import Bags, Masked
+from headwater.heads.transclip import TransCLIP, Transduction, TransductiveZeroShot, transduce
 from headwater.heads.zero_shot import Prompts, ZeroShot, mean_prompt, read_prompts
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "MIL",
     "MLP",
     "Bags",
+    "ClassTexts",
     "CoAttention",
     "Concatenated",
     "CrossAttention",
@@ -31,8 +35,13 @@ __all__ = [
     "Prompts",
     "Prototypes",
     "SelfAttention",
+    "TipAdapter",
+    "TipAdapterF",
     "TokenHead",
     "TokenMLP",
+    "TransCLIP",
+    "Transduction",
+    "TransductiveZeroShot",
     "XGBoost",
     "ZeroShot",
     "deletion",
@@ -45,4 +54,5 @@ __all__ = [
     "relevance",
     "save_head",
     "shuffled",
+    "transduce",
 ]

@@ -35,12 +35,18 @@ class Head(BaseEstimator):  # type: ignore[misc]
     search_space
         For each parameter that is worth searching, where: ``("log", low, high)``, ``("uniform", low, high)``,
         ``("int", low, high)``, ``("log-int", low, high)``, ends included, or ``("choice", (value, ...))``.
+    takes_texts
+        Whether it has a parameter ``texts``, what the text side of the images' encoder says of each class.
+    transductive
+        Whether rows that are predicted together help each other, so that predictions depend on the company.
     """
 
     takes_inputs: ClassVar[bool] = False
     takes_tokens: ClassVar[bool] = False
     least_inputs: ClassVar[int] = 1
     search_space: ClassVar[SearchSpace] = {}
+    takes_texts: ClassVar[bool] = False
+    transductive: ClassVar[bool] = False
 
     def fit_many(
         self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None

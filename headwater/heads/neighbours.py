@@ -229,14 +229,20 @@ def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
+def finite_rows(X: Any, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return a copy of some rows, float64, or raise `HeadError` with the numbers of those that are not finite."""
+    values = np.array(X[rows], np.float64)
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        raise HeadError(f"features are not finite in {len(bad)} rows, the first being {rows[bad[:5]].tolist()}.")
+    return values
+
+
 def _prepared(
     X: Any, rows: NDArray[np.int64], scaling: Scaling
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Floats]:
     """Return what is taken off and divided by, and the training rows so scaled, of length 1."""
-    values = np.asarray(X[rows], np.float64)
-    bad = np.flatnonzero(~np.isfinite(values).all(1))
-    if len(bad):
-        raise HeadError(f"features are not finite in {len(bad)} rows, the first being {rows[bad[:5]].tolist()}.")
+    values = finite_rows(X, rows)
     mean, width = np.zeros(values.shape[1]), np.ones(values.shape[1])
     if scaling != "none":
         mean = values.mean(0)

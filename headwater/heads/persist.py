@@ -18,6 +18,9 @@ HEADS = {
     "mlp": "headwater.heads.mlp:MLP",
     "knn": "headwater.heads.neighbours:KNN",
     "prototypes": "headwater.heads.neighbours:Prototypes",
+    "tip-adapter": "headwater.heads.tip_adapter:TipAdapter",
+    "tip-adapter-f": "headwater.heads.tip_adapter:TipAdapterF",
+    "transclip": "headwater.heads.transclip:TransCLIP",
     "xgboost": "headwater.heads.boosting:XGBoost",
     "token-mlp": "headwater.heads.attention:TokenMLP",
     "self-attention": "headwater.heads.attention:SelfAttention",
@@ -26,6 +29,7 @@ HEADS = {
     "co-attention": "headwater.heads.attention:CoAttention",
     "mil": "headwater.heads.attention:MIL",
     "zero-shot": "headwater.heads.zero_shot:ZeroShot",
+    "zero-shot-transductive": "headwater.heads.transclip:TransductiveZeroShot",
 }
 
 

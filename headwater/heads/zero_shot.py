@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,8 @@ class ZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Radford et al., Learning transferable visual models from natural language supervision, 2021, section 3.1.4.
     """
 
+    transductive: ClassVar[bool] = False
+
     def __init__(self, class_features: NDArray[Any], classes: Sequence[Any], logit_scale: float = 100.0) -> None:
         self.class_features = class_features
         self.classes = classes
@@ -118,14 +120,7 @@ class ZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return class probabilities, of shape ``(n_samples, n_classes)``, in the order of ``classes_``."""
-        text = np.asarray(self.class_features, np.float64)[np.argsort(np.asarray(self.classes), kind="stable")]
-        if X.shape[1] != text.shape[1]:
-            raise HeadError(
-                f"images have {X.shape[1]} features and prompts {text.shape[1]}: they must come from one dual encoder."
-            )
-        out = np.empty((X.shape[0], len(text)))
-        for rows, values in blocks(X):
-            out[rows] = self.logit_scale * unit(values) @ unit(text).T
+        out = cosine_logits(X, self.class_features, self.classes, self.logit_scale)
         exps: NDArray[np.float64] = np.exp(out - out.max(1, keepdims=True))
         exps /= exps.sum(1, keepdims=True)
         return exps
@@ -144,6 +139,27 @@ class ZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Rebuild a head from `to_state`."""
         return cls(arrays["class_features"], values["classes"], values["logit_scale"])
+
+
+def cosine_logits(
+    X: Any, class_features: NDArray[Any], classes: Sequence[Any], logit_scale: float
+) -> NDArray[np.float64]:
+    """Return scaled cosines of images to classes, of shape ``(n_samples, n_classes)``, columns by sorted class.
+
+    Raises
+    ------
+    HeadError
+        When images and class features are of different lengths.
+    """
+    text = np.asarray(class_features, np.float64)[np.argsort(np.asarray(classes), kind="stable")]
+    if X.shape[1] != text.shape[1]:
+        raise HeadError(
+            f"images have {X.shape[1]} features and prompts {text.shape[1]}: they must come from one dual encoder."
+        )
+    out = np.empty((X.shape[0], len(text)))
+    for rows, values in blocks(X):
+        out[rows] = logit_scale * unit(values) @ unit(text).T
+    return out
 
 
 def mean_prompt(features: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,14 +1,17 @@
 """zero-shot: probabilities are those that the prompts' stored vectors give, and a prompt is embedded once."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from headwater.api import open_run
+from headwater.api import evaluate, open_run
 from headwater.embed import unique_texts
+from headwater.heads import ClassTexts, TransductiveZeroShot
 from headwater.store import open_store
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "clip_pathmnist"
@@ -149,6 +152,267 @@ def test_images_and_words_of_different_encoders(command, make_store, write_featu
     done = command("zero-shot", store.path, "--features", "made", "--label", "label", "--prompts", path)
     assert done.status == 1
     assert "one dual encoder" in done.error
+
+
+# Several labels
+
+
+def test_several_labels(command, make_store, write_features, tmp_path):
+    """Scores of labels are their softmax over all described labels, one that no sample has included."""
+    rng = np.random.default_rng(0)
+    X, T = rng.standard_normal((40, 8)).astype(np.float32), rng.standard_normal((5, 8)).astype(np.float32)
+    names = ["e", "a", "d", "b", "never"]
+    near = np.argsort(-X @ T[:4].T, axis=1)[:, :3]
+    store = make_store(X, found=["; ".join(names[c] for c in row) for row in near])
+    write_features(
+        store, "made/text", T, keys_of([f"an image of {n}" for n in names]), dtype="float32", logit_scale=5.0
+    )
+    path = toml(tmp_path / "p.toml", ["an image of {}"], {name: name for name in names})
+    words = ("zero-shot", store.path, "--features", "made", "--label", "found", "--label-separator", ";")
+    done = command(*words, "--prompts", path, "--out", tmp_path / "run")
+    assert done.status == 0, done.err
+    run = open_run(tmp_path / "run")
+    order = np.argsort(names)
+    p = expected(X.astype(np.float64), [T[[c]].astype(np.float64) for c in order], 5.0)
+    found = run.predictions.select([f"score_{names[c]}" for c in order]).to_numpy()
+    assert np.allclose(found, p, atol=1e-6)
+    truth = np.array([[names[c] in {names[i] for i in row} for c in order] for row in near])
+    top = np.argsort(-p, axis=1)[:, :3]
+    hits = np.take_along_axis(truth, top, axis=1).sum(1)
+    for least in (1, 2, 3):
+        assert run.mean[f"top3_{least}"] == pytest.approx((hits >= least).mean())
+    assert run.mean["auc_micro"] == pytest.approx(roc_auc_score(truth.ravel(), p.ravel()))
+    assert run.metrics["classes_without_samples"] == ["never"]
+    assert "rank labels" in run.metrics["scores"]
+    assert "top3_3" in done.out
+
+
+def test_columns_of_labels(command, make_store, write_features, tmp_path):
+    """Labels in columns of 0 and 1 give what the same labels in a list give, and such a run is evaluated elsewhere."""
+    X = np.eye(4, dtype=np.float32).repeat(2, 0)
+    columns = {"b": [1, 1, 0, 0, 1, 0, 0, 1], "a": [0, 1, 1, 1, 0, 1, 1, 0]}
+    listed = [";".join(name for name in ("b", "a") if columns[name][i]) for i in range(8)]
+    store = make_store(X, **columns, listed=listed)
+    write_features(store, "made/text", np.eye(4, dtype=np.float32)[:2], keys_of(["a", "b"]), dtype="float32")
+    path = toml(tmp_path / "p.toml", ["{}"], {"a": "a", "b": "b"})
+    words = ("zero-shot", store.path, "--features", "made", "--prompts", path, "--json")
+    one = command(*words, "--label", "b", "--label", "a", "--out", tmp_path / "run")
+    other = command(*words, "--label", "listed", "--label-separator", ";")
+    assert json.loads(one.out)["mean"] == json.loads(other.out)["mean"]
+    made = evaluate(tmp_path / "run", store, label=["b", "a"])
+    assert made.mean["auc_micro"] == json.loads(one.out)["mean"]["auc_micro"]
+
+
+# Together
+
+
+@pytest.fixture
+def shifted(make_store, write_features, tmp_path):
+    """Images in clusters, and prompts that point aside; three images a person."""
+    rng = np.random.default_rng(2)
+    centres = rng.standard_normal((3, 128))
+    codes = np.arange(180) % 3
+    X = (centres[codes] + 1.5 * rng.standard_normal((180, 128))).astype(np.float32)
+    T = (centres + 3 * rng.standard_normal((3, 128))).astype(np.float32)
+    store = make_store(X, place=[list(CLASSES)[c] for c in codes], person=[f"p{i // 3}" for i in range(180)])
+    write_features(store, "made/text", T, keys_of(list(CLASSES)), dtype="float32", logit_scale=10.0)
+    return store, toml(tmp_path / "p.toml", ["{}"], {name: name for name in CLASSES}), X, T
+
+
+def test_classified_together(command, shifted, tmp_path):
+    """Together is better than one by one on clusters; the run says what was seen, and both numbers."""
+    store, path, X, T = shifted
+    words = ("zero-shot", store.path, "--features", "made", "--label", "place", "--prompts", path)
+    alone = command(*words, "--out", tmp_path / "alone")
+    done = command(*words, "--transductive", "--out", tmp_path / "run")
+    assert alone.status == done.status == 0, done.err
+    run, before = open_run(tmp_path / "run"), open_run(tmp_path / "alone")
+    section = run.metrics["transduction"]
+    assert "without their labels" in section["sees"]
+    assert "features of all tested samples" in run.metrics["selection"]["note"]
+    assert section["zero_shot"]["accuracy"] == before.mean["accuracy"]
+    assert run.mean["accuracy"] > before.mean["accuracy"] + 0.03
+    changed = (run.predictions["predicted"] != before.predictions["predicted"]).mean()
+    assert section["changed"] == pytest.approx(changed)
+    assert "one by one" in done.out
+    texts = ClassTexts(T, tuple(CLASSES), 10.0)
+    assert run.head.predict_proba(X) == pytest.approx(TransductiveZeroShot(texts).predict_proba(X), abs=1e-4)
+
+
+def test_the_labels_stay_unseen(command, shifted, tmp_path):
+    """Other labels of the same images leave every probability as it was."""
+    store, path, *_ = shifted
+    words = ("zero-shot", store.path, "--features", "made", "--prompts", path, "--transductive")
+    command(*words, "--label", "place", "--out", tmp_path / "one")
+    table = store.samples.with_columns(pl.col("place").shuffle(seed=0))
+    store.write_samples(table, store.roles)
+    command(*words, "--label", "place", "--out", tmp_path / "other")
+    one, other = (open_run(tmp_path / name).predictions for name in ("one", "other"))
+    assert not one["label"].equals(other["label"])
+    assert one.drop("label").equals(other.drop("label"))
+
+
+def test_a_transductive_run_elsewhere(command, shifted, tmp_path):
+    """Evaluated on other samples, the head classifies those together, and the run says so."""
+    store, path, *_ = shifted
+    words = ("zero-shot", store.path, "--features", "made", "--label", "place", "--prompts", path)
+    command(*words, "--transductive", "--out", tmp_path / "run")
+    made = evaluate(tmp_path / "run", store, label="place", groups="none", where="person < 'p4'")
+    assert "without their labels" in made.metrics["transduction"]["sees"]
+
+
+# Ablation
+
+
+def ablation_of(command, store, path, *more):
+    words = ("zero-shot", store.path, "--features", "made", "--label", "place", "--prompts", path, "--ablate")
+    done = command(*words, "--draws", 300, *more, "--json")
+    assert done.status == 0, done.err
+    return json.loads(done.out)
+
+
+def test_every_wording(command, dual, tmp_path):
+    """Each template alone, each descriptor alone and left out, and the mean of probabilities are measured."""
+    store, X, vectors = dual
+    found = ablation_of(command, store, toml(tmp_path / "p.toml"))["ablation"]
+    by_kind = Counter(entry["kind"] for entry in found["wordings"])
+    assert by_kind == {"ensemble": 1, "probabilities": 1, "template": 2, "only": 5, "without": 3}
+    assert found["n_comparisons"] == 11
+    assert "selection on the tested labels" in found["warning"]
+    truth = np.arange(30) % 3
+    X = X.astype(np.float64)
+
+    def accuracy(p):
+        return (p.argmax(1) == truth).mean()
+
+    def of(templates, **words):
+        chosen = {c: words.get(c, CLASSES[c]) for c in CLASSES}
+        prompts = [np.stack([vectors[t] for t in prompts_of(templates, chosen[c])]) for c in CLASSES]
+        return accuracy(expected(X, prompts, SCALE))
+
+    entries = {(e["kind"], e["template"], e["class"], e["descriptor"]): e["metrics"] for e in found["wordings"]}
+    assert entries["ensemble", None, None, None]["accuracy"] == pytest.approx(of(TEMPLATES))
+    for template in TEMPLATES:
+        assert entries["template", template, None, None]["accuracy"] == pytest.approx(of([template]))
+    for word in CLASSES["west"]:
+        assert entries["only", None, "west", word]["accuracy"] == pytest.approx(of(TEMPLATES, west=[word]))
+        rest = [w for w in CLASSES["west"] if w != word]
+        assert entries["without", None, "west", word]["accuracy"] == pytest.approx(of(TEMPLATES, west=rest))
+    every = [np.stack([vectors[t] for t in prompts_of(TEMPLATES, words)]) for words in CLASSES.values()]
+    cosine = [
+        (X / np.linalg.norm(X, axis=1, keepdims=True)) @ (v / np.linalg.norm(v, axis=1, keepdims=True)).T for v in every
+    ]
+    mixture = np.stack([np.exp(SCALE * c).mean(1) for c in cosine], axis=1)
+    assert entries["probabilities", None, None, None]["accuracy"] == pytest.approx(accuracy(mixture))
+
+
+def test_differences_are_paired(command, dual, tmp_path):
+    """Differences are to all prompts, in intervals of the same draws; p values are Holm's; the best comes first."""
+    store, X, vectors = dual
+    metrics = ablation_of(command, store, toml(tmp_path / "p.toml"), "--metric", "accuracy", "--seed", 4)
+    found = metrics["ablation"]
+    values = [entry["metrics"]["accuracy"] for entry in found["wordings"]]
+    assert values == sorted(values, reverse=True)
+    (whole,) = (entry for entry in found["wordings"] if entry["kind"] == "ensemble")
+    others = [entry for entry in found["wordings"] if entry is not whole]
+    assert "differences" not in whole
+    for entry in others:
+        change = entry["differences"]["accuracy"]
+        assert change["difference"] == pytest.approx(entry["metrics"]["accuracy"] - whole["metrics"]["accuracy"])
+        assert change["low"] <= change["difference"] <= change["high"]
+    p = [entry["differences"]["accuracy"] for entry in others]
+    assert [c["p_holm"] for c in p] == pytest.approx(holms([c["p"] for c in p]).tolist())
+    # by hand, for one of them: right or wrong in each draw of samples
+    template = next(entry for entry in others if entry["template"] == TEMPLATES[0])
+    sides = [
+        [np.stack([vectors[t] for t in prompts_of(some, w)]) for w in CLASSES.values()]
+        for some in (TEMPLATES[:1], TEMPLATES)
+    ]
+    right = [expected(X.astype(np.float64), side, SCALE).argmax(1) == np.arange(30) % 3 for side in sides]
+    drawn = np.random.default_rng(4).multinomial(30, [1 / 30] * 30, 300) @ (right[0].astype(float) - right[1]) / 30
+    change = template["differences"]["accuracy"]
+    assert (change["low"], change["high"]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+
+
+def holms(p):
+    """Holm's correction as its definition has it."""
+    order, out, least = np.argsort(p), np.empty(len(p)), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        out[i] = least
+    return out
+
+
+def test_patients_are_what_is_drawn(command, make_store, write_features, tmp_path):
+    """With groups, intervals are by group, and a patient column is not passed over in silence."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((10, 6)).astype(np.float32).repeat(6, 0)  # six like images of each patient
+    store = make_store(X, place=["ab"[i // 6 % 2] for i in range(60)], patient=[f"p{i // 6}" for i in range(60)])
+    T = rng.standard_normal((4, 6)).astype(np.float32)
+    write_features(store, "made/text", T, keys_of(["a one", "b one", "a two", "b two"]), dtype="float32")
+    path = toml(tmp_path / "p.toml", ["{} one", "{} two"], {"a": "a", "b": "b"})
+    words = ("zero-shot", store.path, "--features", "made", "--label", "place", "--prompts", path, "--ablate")
+    assert "--groups patient" in command(*words).error
+
+    def width(*more):
+        found = ablation_of(command, store, path, "--metric", "log_loss", *more)["ablation"]
+        (entry,) = (e for e in found["wordings"] if e["template"] == "{} one")
+        change = entry["differences"]["log_loss"]
+        return change["high"] - change["low"], found["drawn"]
+
+    (by_patient, drawn), (by_sample, other) = width("--groups", "patient"), width("--groups", "none")
+    assert (drawn, other) == ("group", "sample")
+    assert by_patient > 1.8 * by_sample
+
+
+def test_the_printed_table(command, dual, tmp_path):
+    """In print every wording has a line with its difference, and a warning follows."""
+    store, *_ = dual
+    words = ("zero-shot", store.path, "--features", "made", "--label", "place", "--ablate", "--draws", 100)
+    out = command(*words, "--prompts", toml(tmp_path / "p.toml")).out
+    for line in (
+        "all prompts, mean vector",
+        "template 'a photo of {}.' alone",
+        "west: without 'fog'",
+        "north: 'snow' alone",
+    ):
+        assert line in out
+    assert "11 comparisons: choosing the wording that does best here is selection" in out
+
+
+def test_wordings_of_labels(command, make_store, write_features, tmp_path):
+    """Wordings are measured for several labels too, by micro AUC."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 6)).astype(np.float32)
+    store = make_store(X, place=[("a;b", "b", "a;c", "c")[i % 4] for i in range(30)])
+    T = rng.standard_normal((6, 6)).astype(np.float32)
+    write_features(store, "made/text", T, keys_of([f"{n} {t}" for n in "abc" for t in ("one", "two")]), dtype="float32")
+    path = toml(tmp_path / "p.toml", ["{} one", "{} two"], {n: n for n in "cab"})
+    metrics = ablation_of(command, store, path, "--label-separator", ";")
+    assert metrics["ablation"]["metric"] == "auc_micro"
+    (whole,) = (e for e in metrics["ablation"]["wordings"] if e["kind"] == "ensemble")
+    assert {name: metrics["folds"][0][name] for name in whole["metrics"]} == whole["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--ablate", "--transductive"), "--ablate goes without --transductive"),
+        (("--metric", "auc"), "--metric auc goes with --ablate"),
+        (("--ablate", "--metric", "acuracy"), "Did you mean 'accuracy'"),
+        (("--ablate", "--draws", "10"), "--draws must be at least 100"),
+        (("--label-separator", "o", "--transductive"), "--transductive needs one class a sample"),
+    ],
+)
+def test_options_that_do_not_go_together(refused, make_store, write_features, tmp_path, extra, said):
+    """Options that contradict each other, or the task, are refused in one line."""
+    store = make_store(np.eye(4), place=["xoy", "x", "y", "x"])
+    if "--label-separator" not in extra:
+        store.write_samples(store.samples.with_columns(place=pl.Series(list("xyxy"))), store.roles)
+    write_features(store, "made/text", np.eye(4, dtype=np.float32)[:2], keys_of(["x", "y"]), dtype="float32")
+    path = toml(tmp_path / "p.toml", ["{}"], {"x": "x", "y": "y"})
+    error = refused("zero-shot", store.path, "--features", "made", "--label", "place", "--prompts", path, *extra)
+    assert said in error
 
 
 def test_published_embeddings(command, make_store, write_features, tmp_path):

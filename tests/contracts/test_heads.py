@@ -13,6 +13,9 @@ from headwater.heads import (
     LinearProbe,
     Prototypes,
     SelfAttention,
+    TipAdapter,
+    TipAdapterF,
+    TransCLIP,
     XGBoost,
     load_head,
     save_head,
@@ -24,17 +27,27 @@ MEMBERS = {
     "mlp": (MLP(hidden=(16,), epochs=25, batch_size=32, lr=1e-2, precision="fp32"), {"lr": 1e-3}),
     "knn": (KNN(k=5), {"k": 30}),
     "prototypes": (Prototypes(), {"temperature": 1.0}),
+    "tip-adapter": (TipAdapter(beta=20.0), {"alpha": 3.0}),
+    "tip-adapter-f": (TipAdapterF(beta=20.0, epochs=3), {"lr": 1e-2}),
+    "transclip": (TransCLIP(), {"shot_weight": 0.2}),
     "xgboost": (XGBoost(n_rounds=40, n_threads=1), {"max_depth": 2}),
     "self-attention": (SelfAttention(width=8, heads=2, blocks=1, hidden=(8,), **QUICK), {"lr": 1e-3}),
     "mil": (MIL(width=16, **QUICK), {"lr": 1e-3}),
 }
-ELSEWHERE = {"zero-shot"}  # which is not fitted
+ELSEWHERE = {"zero-shot", "zero-shot-transductive"}  # which are not fitted
 ELSEWHERE |= {"token-mlp", "merged-attention", "cross-attention", "co-attention"}  # held to it by test_attention.py
+ONE_CLASS = {"tip-adapter", "tip-adapter-f", "transclip"}  # a sample; no several labels
 every_head = pytest.mark.parametrize("kind", MEMBERS)
+each_task = pytest.mark.parametrize(
+    ("kind", "task"), [(k, t) for k in MEMBERS for t in (2, 3, "labels") if t != "labels" or k not in ONE_CLASS]
+)
+TRANSDUCTIVE = {"check_methods_subset_invariance": "rows that are predicted together help each other"}
 CHECKS = [
     pytest.param(estimator, check, id=f"{type(estimator).__name__}-{getattr(check, 'func', check).__name__}")
     for head, _ in MEMBERS.values()
-    for estimator, check in estimator_checks_generator(head, mark="skip")
+    for estimator, check in estimator_checks_generator(
+        head, mark="skip", expected_failed_checks=TRANSDUCTIVE if head.transductive else {}
+    )
 ]
 
 
@@ -58,8 +71,7 @@ def data():
     return X, {2: (Z[:, 0] > 0).astype(int), 3: np.digitize(Z[:, 0], [-0.5, 0.5]), "labels": (Z[:, :3] > 0).astype(int)}
 
 
-@every_head
-@pytest.mark.parametrize("task", [2, 3, "labels"])
+@each_task
 def test_company_changes_nothing(data, kind, task):
     """A head fitted among others, with other settings and rows, is the head fitted alone."""
     X, y = data[0], data[1][task]
@@ -71,8 +83,7 @@ def test_company_changes_nothing(data, kind, task):
         assert fitted.predict_proba(X) == pytest.approx(alone.predict_proba(X), abs=5e-3)
 
 
-@every_head
-@pytest.mark.parametrize("task", [2, 3, "labels"])
+@each_task
 def test_a_saved_head_predicts_the_same(data, kind, task, tmp_path):
     """What a head says is what it says after it was written and read."""
     X, y = data[0], data[1][task]
@@ -103,6 +114,13 @@ def test_rows_that_are_not_numbers_are_named(data, kind):
     X[[7, 31], 3] = np.nan, np.inf
     with pytest.raises(HeadError, match=r"not finite in 2 rows.*\[7, 31\]"):
         MEMBERS[kind][0].fit_many(X, y, [(np.arange(300), {})])
+
+
+@pytest.mark.parametrize("kind", sorted(ONE_CLASS))
+def test_several_labels_are_refused(data, kind):
+    """A head that is about one class a sample refuses several labels."""
+    with pytest.raises(HeadError, match="wants one class a sample"):
+        MEMBERS[kind][0].fit_many(data[0], data[1]["labels"], [(np.arange(300), {})])
 
 
 @every_head

@@ -1,0 +1,235 @@
+"""Tip-Adapter: what texts say of a class, and a cache of labelled images; the cache is trained or is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._devices import resolve_device
+from headwater._extras import need
+from headwater.heads._classifier import probabilities
+from headwater.heads._settings import require_above_0, require_at_least_0, require_one_of
+from headwater.heads.base import blocks
+from headwater.heads.class_texts import ClassTexts, WithTexts
+from headwater.heads.neighbours import unit_rows
+
+Floats = NDArray[np.float64]
+Device = Literal["auto", "cpu", "cuda"]
+QUERIES = 2048  # compared at once
+
+
+class _Cache(WithTexts):
+    """Logits of texts, plus those of a cache: ``logit_scale * f·W + alpha * exp(-beta * (1 - f·keys)) L``."""
+
+    alpha: float
+    beta: float
+
+    @classmethod
+    def predict_proba_many(
+        cls, heads: Sequence[Self], X: Any, rows: Sequence[NDArray[np.int64]]
+    ) -> list[NDArray[np.floating[Any]]]:
+        """Return ``head.predict_proba(X[rows])`` for each head; heads that share rows and keys share cosines."""
+        out: list[Any] = [None] * len(heads)
+        sharing: dict[tuple[int, int], list[int]] = {}
+        for i, (head, part) in enumerate(zip(heads, rows, strict=True)):
+            sharing.setdefault((id(part), id(head.keys_)), []).append(i)
+        for members in sharing.values():
+            some = [heads[i] for i in members]
+            for i, logits in zip(members, _logits(some, X[rows[members[0]]]), strict=True):
+                out[i] = probabilities(logits, multilabel=False)
+        return out
+
+    def _require_usable(self) -> None:
+        require_at_least_0(self, "alpha")
+        require_above_0(self, "beta")
+
+    def _logits(self, X: Any) -> Floats:
+        return _logits([self], X)[0]
+
+
+class TipAdapter(_Cache):
+    """Tip-Adapter: zero-shot logits, and votes of the training rows by how near they are; nothing is trained.
+
+    The logit of class c for an image f is ``logit_scale * cos(f, text of c) + alpha * sum over training rows i of c of
+    exp(-beta * (1 - cos(f, i)))``.
+
+    Parameters
+    ----------
+    texts
+        Vectors of the classes; without them the cache decides alone.
+    alpha
+        Weight of the cache, at least 0. It is a sum over training rows: the more there are, the smaller it should be.
+    beta
+        The larger, the more the nearest count.
+
+    Attributes
+    ----------
+    classes_, n_features_in_, keys_, codes_, text_
+        As `WithTexts` has them.
+
+    References
+    ----------
+    Zhang et al., Tip-Adapter: training-free adaption of CLIP for few-shot classification, ECCV 2022, equations 3 to 5.
+    """
+
+    def __init__(self, texts: ClassTexts | None = None, *, alpha: float = 1.0, beta: float = 5.5) -> None:
+        self.texts = texts
+        self.alpha = alpha
+        self.beta = beta
+
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return seven weights of the cache, from 0 to 10, by six widths."""
+        return [
+            {"alpha": alpha, "beta": beta}
+            for alpha in (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+            for beta in (1.0, 3.0, 5.5, 10.0, 20.0, 50.0)
+            if alpha > 0 or beta == 1.0  # without a cache its width is nothing
+        ]
+
+    def _train(self) -> None:
+        pass
+
+
+class TipAdapterF(_Cache):
+    """Tip-Adapter-F: as `TipAdapter`, the keys of the cache being trained, from the training rows on.
+
+    AdamW on the cross-entropy of the training rows, with a cosine schedule over all ``epochs``: there is no early
+    stopping, for which few rows leave nothing. (The authors' ImageNet script keeps the epoch that is best on the
+    tested set.)
+
+    Parameters
+    ----------
+    texts, alpha, beta
+        As for `TipAdapter`; alpha and beta also hold while keys are trained.
+    lr, weight_decay
+        Of AdamW.
+    epochs, batch_size
+        How long, and how many rows a step.
+    seed
+        Of the order of rows.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Attributes
+    ----------
+    classes_, n_features_in_, codes_, text_
+        As `WithTexts` has them.
+    keys_ : float32, of shape (n_train, d)
+        Trained keys, of any length.
+
+    References
+    ----------
+    Zhang et al., 2022, section 3.2; the settings of training are those of the authors' code.
+    """
+
+    def __init__(
+        self,
+        texts: ClassTexts | None = None,
+        *,
+        alpha: float = 1.0,
+        beta: float = 5.5,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        epochs: int = 20,
+        batch_size: int = 256,
+        seed: int = 0,
+        device: Device = "auto",
+    ) -> None:
+        self.texts = texts
+        self.alpha = alpha
+        self.beta = beta
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = device
+
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return four weights of the cache by three widths: each is trained by itself."""
+        return [{"alpha": alpha, "beta": beta} for alpha in (0.1, 0.3, 1.0, 3.0) for beta in (1.0, 5.5, 20.0)]
+
+    def _require_usable(self) -> None:
+        require_above_0(self, "alpha", "beta", "lr", "epochs", "batch_size")
+        require_at_least_0(self, "weight_decay", "seed")
+        require_one_of(self, device=Device)
+
+    def _train(self) -> None:
+        self.keys_ = tuned_keys(
+            self.keys_,
+            self.codes_,
+            self.keys_ @ self.text_.T,
+            alpha=self.alpha,
+            beta=self.beta,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+def tuned_keys(
+    keys: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    text_logits: NDArray[np.floating[Any]],
+    *,
+    alpha: float,
+    beta: float,
+    lr: float,
+    weight_decay: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: str,
+) -> NDArray[np.float32]:
+    """Train keys, of shape ``(n, d)``, on the rows that they start as, with classes ``(n,)``; return them.
+
+    Parameters
+    ----------
+    text_logits
+        What texts say of each row, of shape ``(n, n_classes)``.
+    """
+    torch = need("torch", "encoders")
+    where = resolve_device(device)
+    X = torch.tensor(keys, device=where)
+    target = torch.tensor(codes, device=where)
+    said = torch.tensor(text_logits, dtype=torch.float32, device=where)
+    values = torch.nn.functional.one_hot(target, said.shape[1]).float()
+    trained = X.clone().requires_grad_()
+    # an epsilon of 1e-4, as the authors have it: gradients are small where texts are sure already
+    optimiser = torch.optim.AdamW([trained], lr=lr, weight_decay=weight_decay, eps=1e-4)
+    n_steps = epochs * -(-len(X) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.enable_grad():
+        for _ in range(epochs):
+            for batch in torch.randperm(len(X), generator=generator).to(where).split(batch_size):
+                near = (beta * (X[batch] @ trained.T - 1)).exp()
+                loss = torch.nn.functional.cross_entropy(said[batch] + alpha * near @ values, target[batch])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+    out: NDArray[np.float32] = trained.detach().cpu().numpy()
+    return out
+
+
+def _logits(heads: Sequence[_Cache], X: Any) -> list[Floats]:
+    """Return the logits of heads that have the same keys, one column for two classes."""
+    first = heads[0]
+    keys, values = first.keys_.astype(np.float64), np.eye(len(first.classes_))[first.codes_]
+    out = [np.empty((X.shape[0], len(first.classes_))) for _ in heads]
+    for rows, read in blocks(X):
+        for start in range(0, len(read), QUERIES):
+            queries = unit_rows(np.asarray(read[start : start + QUERIES], np.float64))
+            here = slice(rows.start + start, rows.start + start + len(queries))
+            cosine = queries @ keys.T
+            cached = {beta: np.exp(beta * (cosine - 1)) @ values for beta in {head.beta for head in heads}}
+            for head, logits in zip(heads, out, strict=True):
+                logits[here] = queries @ head.text_.T + head.alpha * cached[head.beta]
+    return [logits if logits.shape[1] > 2 else logits[:, 1:] - logits[:, :1] for logits in out]
