@@ -224,6 +224,7 @@ def fit_head(
         typer.Option(metavar="NAME/MODALITY", help="Only samples that have these features too; repeat."),
     ] = None,
     trials: Trials = None,
+    fine: Annotated[bool, typer.Option("--fine", help="Try 12 more penalties around the best of the grid.")] = False,
     controls: Annotated[
         bool, typer.Option("--controls", help="Each input alone, shuffled inputs and random ones, on the same splits.")
     ] = False,
@@ -263,6 +264,7 @@ def fit_head(
         aggregate=aggregate,  # type: ignore[arg-type]
         samples_with=samples_with or (),
         trials=trials,
+        fine=fine,
         controls=controls,
         out=out,
         progress=_say,

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from headwater._extras import need
 from headwater.errors import InputError
-from headwater.evaluate import TPE, Grid, Searches
+from headwater.evaluate import TPE, Grid, Refined, Searches
 from headwater.heads import ClassTexts, Head, head_class, make_head
 
 
@@ -28,15 +28,26 @@ class Chosen:
         Parameters of which one of several values is selected.
     trials
         How many settings Optuna proposes for each set of training rows; None for a grid.
+    fine
+        Whether the head's grid is followed by a finer one around its best.
     """
 
     kind: str
     fixed: Mapping[str, Any]
     lists: Mapping[str, Sequence[Any]]
     trials: int | None = None
+    fine: bool = False
 
     @classmethod
-    def of(cls, kind: str, params: Mapping[str, Any], trials: int | None = None, *, option: str = "--set ") -> Chosen:
+    def of(
+        cls,
+        kind: str,
+        params: Mapping[str, Any],
+        trials: int | None = None,
+        *,
+        fine: bool = False,
+        option: str = "--set ",
+    ) -> Chosen:
         """Tell values from lists of them, by the types of a head's parameters.
 
         A list is one value where the parameter is a list itself (``hidden=[512, 512]``), and else values to select
@@ -47,8 +58,8 @@ class Chosen:
         HeadError, InputError
             For a head or parameter that there is not, and a value of the wrong type.
         """
-        if kind == "zero-shot":
-            raise InputError("--head zero-shot has nothing to fit: run headwater zero-shot.")
+        if kind.startswith("zero-shot"):
+            raise InputError(f"--head {kind} has nothing to fit: run headwater zero-shot.")
         if trials is not None and trials < 1:
             raise InputError(f"--trials must be at least 1, but is {trials}.")
         if trials is not None:
@@ -65,7 +76,24 @@ class Chosen:
                 lists[name] = list(value)
             else:
                 raise InputError(f"{option}{name}={value}: {name} must be {_worded(hint)}, or a list of such.")
-        return cls(kind, fixed, lists, trials)
+        found = cls(kind, fixed, lists, trials, fine)
+        if fine and (trials is not None or found._penalties is None):
+            raise InputError(
+                "--fine goes with a head whose grid is of one penalty, such as linear, without --trials and lists to "
+                "select among."
+            )
+        return found
+
+    @property
+    def _penalties(self) -> tuple[str, list[float]] | None:
+        """The one parameter that the head's own grid is of, above 0, and its values; None where there is no such."""
+        names = {name for params in self.head().default_grid() for name in params}
+        if len(names) != 1 or names & self.given or self.lists:
+            return None
+        (name,) = names
+        if self.head().search_space.get(name, ("",))[0] != "log":
+            return None
+        return name, [float(params[name]) for params in self.head().default_grid()]
 
     @property
     def given(self) -> frozenset[str]:
@@ -74,7 +102,7 @@ class Chosen:
 
     def instead(self, kind: str) -> Chosen:
         """Return the same of another kind of head, which has the same parameters."""
-        return Chosen(kind, self.fixed, self.lists, self.trials)
+        return Chosen(kind, self.fixed, self.lists, self.trials, self.fine)
 
     def head(self, seed: int | None = None) -> Head:
         """Build an unfitted head; one that draws at random draws with the seed, unless it was given its own."""
@@ -90,6 +118,8 @@ class Chosen:
             free = {name: where for name, where in head.search_space.items() if name not in self.given}
             choices = {name: ("choice", tuple(values)) for name, values in self.lists.items()}
             return TPE({**free, **choices}, self.trials, seed) if free or choices else Grid([{}])
+        if self.fine and self._penalties is not None:
+            return Refined(*self._penalties)
         own = [params for params in head.default_grid() if not set(params) & self.given] or [{}]
         listed = [dict(zip(self.lists, values, strict=True)) for values in product(*self.lists.values())]
         return Grid([{**params, **chosen} for chosen in listed for params in own])

@@ -60,6 +60,7 @@ def fit_head(
     allow_leakage: str | None = None,
     samples_with: str | Sequence[str] = (),
     trials: int | None = None,
+    fine: bool = False,
     controls: bool = False,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
@@ -130,6 +131,8 @@ def fit_head(
         Feature sets that a sample must have too, so that runs on other features are about the same samples.
     trials
         Select among that many settings, proposed by Optuna in the head's search space, instead of a grid.
+    fine
+        After the head's grid of penalties, try 12 more around the best: for a head of one penalty, such as ``linear``.
     controls
         Evaluate too, on the same splits: each input alone, inputs that are shuffled so that they no longer go together,
         and random numbers in their place.
@@ -153,7 +156,7 @@ def fit_head(
         labels=_several(label),
         label_separator=label_separator,
         params=dict(params or {}),
-        chosen=Chosen.of(head, params or {}, trials),
+        chosen=Chosen.of(head, params or {}, trials, fine=fine),
         protocol=Protocol(
             groups=groups,
             folds=folds,
@@ -253,6 +256,7 @@ class Planned:
             "head": asked.chosen.kind,
             "params": dict(asked.params),
             "trials": asked.chosen.trials,
+            "fine": asked.chosen.fine,
             "where": asked.where,
             "samples_with": list(asked.samples_with),
             "tokens": sorted(self.what.tokens),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from headwater.evaluate.metrics import Task, count_folds, infer_task, log_loss_many, score, summarise
     from headwater.evaluate.outcome import Fold, Outcome, OutOfFold, joined
     from headwater.evaluate.protocol import cross_validate
-    from headwater.evaluate.search import TPE, Grid, Searches, Trial
+    from headwater.evaluate.search import TPE, Grid, Refined, Searches, Trial
     from headwater.evaluate.splits import Split, inner_splits, make_splits
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Grid",
     "OutOfFold",
     "Outcome",
+    "Refined",
     "Searches",
     "Split",
     "Task",
@@ -40,7 +41,7 @@ _PLACES = {
     **dict.fromkeys(("Task", "count_folds", "infer_task", "log_loss_many", "score", "summarise"), "metrics"),
     **dict.fromkeys(("Fold", "OutOfFold", "Outcome", "joined"), "outcome"),
     "cross_validate": "protocol",
-    **dict.fromkeys(("TPE", "Grid", "Searches", "Trial"), "search"),
+    **dict.fromkeys(("TPE", "Grid", "Refined", "Searches", "Trial"), "search"),
     **dict.fromkeys(("Split", "inner_splits", "make_splits"), "splits"),
 }
 

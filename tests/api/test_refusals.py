@@ -444,3 +444,11 @@ def test_a_run_that_is_not_there(tmp_path):
 
     with pytest.raises(HeadError, match="fit-head"):
         open_run(tmp_path)
+
+
+@pytest.mark.parametrize("words", [("--head", "knn"), ("--set", "C=0.1"), ("--set", "C=[0.1,1]"), ("--trials", "3")])
+def test_a_fine_grid_of_what_has_no_penalty(store, refused, words):
+    """--fine wants a head whose grid is of one penalty, and nothing else to select by."""
+    pytest.importorskip("optuna")
+    options = ("--features", "texture/image", "--label", "grade", "--groups", "patient", "--fine", *words)
+    assert "--fine goes with a head" in refused("fit-head", store, *options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import InputError
-from headwater.evaluate import TPE, Grid, cross_validate, make_splits
+from headwater.evaluate import TPE, Grid, Refined, cross_validate, make_splits
 from headwater.evaluate.search import AT_ONCE, KINDS
 from headwater.heads import HEADS, LinearProbe, head_class
 
@@ -78,10 +78,40 @@ def test_the_best_proposal_is_reported():
     assert len({fold.params["C"] for fold in found.folds} | {found.params["C"]}) == 4
 
 
-@pytest.mark.parametrize("kind", set(HEADS) - {"zero-shot"})
+@pytest.mark.parametrize("kind", sorted(set(HEADS) - {"zero-shot"}))
 def test_spaces_are_of_parameters_that_heads_have(kind):
     """A head's search space is of its own parameters, in ranges that are known."""
     cls = head_class(kind)
     assert cls.search_space
     assert set(cls.search_space) <= set(cls().get_params())
     assert {where[0] for where in cls.search_space.values()} <= set(KINDS)
+
+
+def test_a_finer_grid_lies_around_the_best():
+    """After a grid, values between the neighbours of its best are tried, at an end on the one side there is."""
+    cases = (([3.0, 1.0, 2.0], 0.01, 100.0), ([1.0, 2.0, 3.0], 0.01, 1.0), ([3.0, 2.0, 1.0], 1.0, 100.0))
+    for losses, low, high in cases:
+        search = Refined("C", [100.0, 0.01, 1.0], {"tol": 1e-3}, n_fine=4).start(0)
+        assert [params["C"] for params in search.ask()] == [0.01, 1.0, 100.0]
+        search.tell(losses)
+        fine = search.ask()
+        assert len(fine) == 4
+        assert all(low < params["C"] < high and params["tol"] == 1e-3 for params in fine)
+        search.tell([0.0] * 4)
+        assert search.ask() == []
+
+
+def test_a_finer_grid_is_no_worse_inside():
+    """The penalty of the finer grid has an inner loss of at most the grid's, and the grid is tried in full."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 30)).astype(np.float32)
+    y = (X[:, 0] + rng.standard_normal(200) > 0).astype(int)
+    head = LinearProbe(tol=1e-8)
+    values = [params["C"] for params in head.default_grid()]
+    splits = make_splits(y, n_folds=3)
+    coarse = cross_validate(head, X, y, splits, grid=head.default_grid())
+    fine = cross_validate(head, X, y, splits, grid=Refined("C", values))
+    for one, other in zip(fine.folds, coarse.folds, strict=True):
+        assert len(one.trials) > len(values)
+        assert one.inner_loss <= other.inner_loss + 1e-6
+    assert any(fold.params["C"] not in values for fold in fine.folds)
