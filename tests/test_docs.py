@@ -30,7 +30,8 @@ def demo(tmp_path_factory):
 def run(language: str, code: str, folder: Path) -> None:
     command = {"bash": ["bash", "-euc", code], "python": [sys.executable, "-W", "error", "-c", code]}[language]
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    done = subprocess.run(command, cwd=folder, env={"PATH": path, "HOME": str(folder)}, capture_output=True, text=True)
+    env = {"PATH": path, "HOME": str(folder), "OMP_NUM_THREADS": "1"}  # another page runs beside it
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
 
 

@@ -153,6 +153,10 @@ allow_leakage
     skipped: list[dict[str, str]] = []
     for kind in sorted(kinds, key=_cost):
         chosen = Chosen.of(kind, of_heads.get(kind, {}), trials, option=f"--set {kind}.")
+        if chosen.head().takes_texts:
+            raise InputError(
+                f"--heads {kind} wants prompts, which a sweep does not take: run fit-head --prompts for it."
+            )
         for names in sets:
             if len(names) < chosen.head().least_inputs:
                 why = f"it needs {chosen.head().least_inputs} inputs"

@@ -18,7 +18,7 @@ from headwater.api.sweep import CHEAP_FIRST
 from headwater.errors import InputError, MissingExtra
 from headwater.evaluate import inner_splits
 from headwater.evaluate.statistics import holm
-from headwater.heads import HEADS, LinearProbe
+from headwater.heads import HEADS, LinearProbe, head_class
 
 N = 96
 SETS = ["good/image", "fair/image", "good/image+fair/image"]
@@ -291,5 +291,13 @@ def test_without_optuna(two, tmp_path, monkeypatch):
 
 
 def test_every_head_has_its_place():
-    """The order of cells knows every kind of head that can be fitted."""
-    assert set(CHEAP_FIRST) == set(HEADS) - {"zero-shot"}
+    """The order of cells knows every kind of head that can be swept: what wants prompts is refused by name."""
+    with_prompts = {kind for kind in HEADS if kind.startswith("zero-shot") or head_class(kind).takes_texts}
+    assert set(CHEAP_FIRST) == set(HEADS) - with_prompts
+
+
+def test_heads_that_want_prompts(two, tmp_path):
+    """A head that weighs images against texts is refused before anything is fitted."""
+    with pytest.raises(InputError, match="fit-head --prompts"):
+        sweep(two, features=["good/image"], heads=["linear", "tip-adapter"], out=tmp_path / "sweep", **PROTOCOL)
+    assert not (tmp_path / "sweep").exists()
