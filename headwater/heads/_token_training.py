@@ -26,6 +26,7 @@ Rows = NDArray[np.int64]
 CLIP = 1.0  # the largest norm of a step's gradient
 SCALED_BY = 4096  # training rows, at most, whose tokens tell means and deviations
 CHECKED_ROWS = 256  # read at once
+HALF_EXPONENT = np.uint16(0x7C00)  # all ones in what is not finite
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,18 @@ class Reader:
 
     def _wrong(self, read: Sequence[tuple[NDArray[Any], NDArray[np.bool_]]]) -> NDArray[np.bool_]:
         """Return which rows are not finite in some input, of shape ``(n_rows,)``."""
-        torch = need("torch", "encoders")  # several times quicker at it, in half precision
-        bad: NDArray[np.bool_] = (
-            torch.stack([~torch.from_numpy(values).isfinite().flatten(1).all(1) for values, _ in read]).any(0).numpy()
-        )
+        bad: NDArray[np.bool_] = np.stack([_not_finite(values) for values, _ in read]).any(axis=0)
         return bad
+
+
+def _not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows hold NaN or infinity, of shape ``(n_rows,)``."""
+    flat = values.reshape(len(values), -1)
+    if flat.dtype == np.float16:  # by its exponent, which is several times quicker than isfinite in half precision
+        bad: NDArray[np.bool_] = (flat.view(np.uint16) & HALF_EXPONENT).max(1, initial=0) == HALF_EXPONENT
+        return bad
+    other: NDArray[np.bool_] = ~np.isfinite(flat).all(1)
+    return other
 
 
 def _refuse(rows: Rows) -> None:

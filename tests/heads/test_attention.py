@@ -21,7 +21,7 @@ from headwater.heads import (
 )
 from headwater.heads._attention import TokenShape, fewer, forward, initial
 from headwater.heads._objective import Objective
-from headwater.heads._token_training import Reader, _Scaling
+from headwater.heads._token_training import Reader, _not_finite, _Scaling
 from headwater.heads._training import Schedule
 
 PLAIN = Objective(1, False, "cross-entropy", 2.0)
@@ -359,3 +359,10 @@ def test_schedule_is_shared():
 
     schedule = Schedule(10, 8, 2.0, None)
     assert [factor(e, schedule) for e in (1.0, 2.0, 6.0, 10.0)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_what_is_not_finite(dtype):
+    """NaN and both infinities are found in half precision as in single, and large or tiny numbers are not."""
+    X = np.array([[1, 65504], [-65504, 6e-8], [0, np.nan], [np.inf, 0], [-np.inf, 1]], dtype)
+    assert _not_finite(X).tolist() == [False, False, True, True, True]
