@@ -87,8 +87,7 @@ class Reader:
 
     def _wrong(self, read: Sequence[tuple[NDArray[Any], NDArray[np.bool_]]]) -> NDArray[np.bool_]:
         """Return which rows are not finite in some input, of shape ``(n_rows,)``."""
-        bad: NDArray[np.bool_] = np.stack([_not_finite(values) for values, _ in read]).any(axis=0)
-        return bad
+        return np.asarray(np.stack([_not_finite(values) for values, _ in read]).any(axis=0))
 
 
 def _not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
