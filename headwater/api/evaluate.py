@@ -166,8 +166,9 @@ def evaluate(
     if head.transductive:
         metrics["transduction"] = {"sees": SEES}
     if "threshold" in fitted.decision:
-        threshold = float(fitted.decision["threshold"])
-        metrics["external"]["threshold"] = {"threshold": threshold, **at_threshold(y == 1, scores[:, 1], threshold)}
+        chosen = fitted.decision["threshold"]
+        given = at_threshold(y == 1, scores[:, 1], float(chosen["threshold"]))
+        metrics["external"]["threshold"] = {**chosen, **{k: None if np.isnan(v) else v for k, v in given.items()}}
     config = {
         "command": "evaluate",
         "run": _name(fitted),

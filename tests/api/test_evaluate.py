@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 import headwater as hw
 from headwater.api import embed, evaluate, fit_head, open_run
 from headwater.evaluate import bootstrap as draw
+from headwater.evaluate.calibration import calibrator_from_dict
 
 N = 120
 
@@ -119,6 +120,35 @@ def test_several_inputs(inside, outside, tmp_path, write_features, head):
     expected = open_run(tmp_path / "r").head.predict_proba(X)
     np.testing.assert_allclose(made.predictions.select("^score_.*$").to_numpy(), expected, atol=1e-5)
     assert list(made.config["features"]) == ["made/image", "aaa/image"]
+
+
+def test_a_calibrated_run_with_a_threshold(inside, outside, tmp_path):
+    """The saved head's calibrator is applied to its scores, and its threshold to these; both go with the new run."""
+    run = fitted(inside, tmp_path, "grade", calibrate="temperature", sensitivity=0.9)
+    made = evaluate(run.path, outside, label="grade", groups="who", out=tmp_path / "out")
+    head, decision = open_run(run.path).head, open_run(run.path).decision
+    data = outside.read("made/image")
+    raw = np.asarray(head.predict_proba(np.asarray(data.X)), np.float64)
+    calibrated = calibrator_from_dict(decision["calibrator"])(raw)
+    assert np.abs(calibrated - raw).max() > 1e-3  # else nothing would tell them apart
+    np.testing.assert_allclose(made.predictions.select("^score_.*$").to_numpy(), calibrated, atol=1e-6)
+    positive = data.table["grade"].to_numpy() == "low"  # the class that sorts last
+    above = calibrated[:, 1] >= decision["threshold"]["threshold"]
+    found = made.metrics["external"]["threshold"]
+    assert found["sensitivity"] == pytest.approx(above[positive].mean())
+    assert found["specificity"] == pytest.approx((~above[~positive]).mean())
+    assert open_run(tmp_path / "out").decision == decision
+
+
+def test_a_run_on_bags(inside, outside, tmp_path):
+    """A head on bags is tested on bags, by the same column, each with the label that its samples share."""
+    pytest.importorskip("torch")
+    params = {"epochs": 5, "width": 16}
+    run = fitted(inside, tmp_path, "site", "mil", params=params, groups=None, bags="who", folds=3)
+    made = evaluate(run.path, outside, label="site")
+    truth = dict(outside.samples.group_by("who").agg(pl.col("site").first()).iter_rows())
+    assert dict(made.predictions.select("id", "label").iter_rows()) == truth
+    assert made.metrics["n_samples"] == len(truth)
 
 
 def test_zero_shot_runs(store, tmp_path):
