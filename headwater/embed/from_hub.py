@@ -19,20 +19,20 @@ from headwater.embed._torch import (
     load_state,
     quiet_libraries,
     require_fit,
-    to_numpy,
 )
-from headwater.embed.encoder import Content, Encoded, Encoder, Precision
-from headwater.embed.pooling import grid_of_sequence, pool_grid, pool_sequence
+from headwater.embed.encoder import Encoded, Precision
+from headwater.embed.pooling import grid_of_sequence, own_tokens, pool_grid
+from headwater.embed.tunable import TorchFeatures, Tunable, encoded
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     Tensors = tuple[Tensor, Tensor]
 
 
-class HubEncoder(Encoder[NDArray[Any]]):
+class HubEncoder(Tunable[NDArray[Any]]):
     """A transformers model: a dual encoder (CLIP, SigLIP), a vision model, or a text model like BERT.
 
     Pooled features are, for a dual encoder, the projections that its training compares; for a vision model, what it
@@ -92,9 +92,9 @@ class HubEncoder(Encoder[NDArray[Any]]):
         """Encode one item of each modality."""
         probes: dict[Modality, Encoded] = {}
         if self._processor is not None:
-            probes["image"] = self._encode_images([self._pixels(Image.new("RGB", (64, 64)))])
+            probes["image"] = self.encode("image", [self._pixels(Image.new("RGB", (64, 64)))])
         if self._tokenizer is not None:
-            probes["text"] = self._encode_texts([self._ids("a")])
+            probes["text"] = self.encode("text", [self._ids("a")])
         return probes
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
@@ -125,13 +125,62 @@ class HubEncoder(Encoder[NDArray[Any]]):
             logit_scale=self.logit_scale,
         )
 
-    def prepare(self, modality: Modality, content: Content) -> NDArray[Any]:
-        """Turn an image into pixels, or a text into token ids."""
-        return self._pixels(content.image()) if modality == "image" else self._ids(content.text())
+    @property
+    def module(self) -> nn.Module:
+        """The model; of a dual encoder both towers, and the scale of cosines."""
+        return self._frozen.module
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self._frozen.device
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights."""
+        return self._frozen.digest
+
+    def towers(self) -> Mapping[Modality, Sequence[str]]:
+        """Return the children that see, and those that read."""
+        if not self._dual:
+            return dict.fromkeys(self.modalities, ("",))
+        children = [n for n, _ in self.module.named_children()]
+        of: dict[Modality, tuple[str, ...]] = {
+            "image": tuple(n for n in children if n.startswith("vis")),
+            "text": tuple(n for n in children if n.startswith("text")),
+        }
+        return of
+
+    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
+        """Turn an image into pixels."""
+        return self._pixels(image)
+
+    def prepare_text(self, text: str) -> NDArray[Any]:
+        """Turn a text into token ids."""
+        return self._ids(text)
+
+    def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
+        """Return pixels ``(n, 3, height, width)``; or ids and attention mask ``(n, longest)``, and lengths ``(n,)``."""
+        if modality == "image":
+            return (self._batch(batch),)
+        return (*self._padded(batch), need("torch", "encoders").tensor([len(ids) for ids in batch]))
+
+    def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
+        """Return features of a collated batch."""
+        if modality == "image":
+            pooled, hidden = self._see(module, *inputs)
+            height, width = inputs[0].shape[2:]
+            return TorchFeatures(pooled, None if self.tokens == "none" else self._image_tokens(hidden, height, width))
+        ids, mask, lengths = inputs
+        pooled, hidden = self._read(module, ids, mask)
+        if self.tokens == "none":
+            return TorchFeatures(pooled)
+        own = [self._own(length, ids.shape[1]) for length in lengths.tolist()]
+        return TorchFeatures(pooled, *own_tokens(hidden, own, None if self.tokens == "all" else int(self.tokens)))
 
     def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
         """Encode prepared images or texts."""
-        return self._encode_images(batch) if modality == "image" else self._encode_texts(batch)
+        return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
 
     def length(self, modality: Modality, prepared: NDArray[Any]) -> int:
         """Return how many tokens of a text are stored."""
@@ -166,13 +215,6 @@ class HubEncoder(Encoder[NDArray[Any]]):
         x: Tensor = torch.from_numpy(np.stack(batch)).to(self._frozen.device, self._frozen.dtype)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _encode_images(self, batch: Sequence[NDArray[Any]]) -> Encoded:
-        x = self._batch(batch)
-        pooled, hidden = self._frozen.run(self._see, x)
-        if self.tokens == "none":
-            return Encoded(to_numpy(pooled))
-        return Encoded(to_numpy(pooled), to_numpy(self._image_tokens(hidden, x.shape[2], x.shape[3])))
-
     def _see(self, model: Any, x: Tensor) -> Tensors:
         if self._dual:
             out = model.get_image_features(pixel_values=x)
@@ -205,10 +247,10 @@ class HubEncoder(Encoder[NDArray[Any]]):
     def _pad(self) -> int:
         return int(self._tokenizer.pad_token_id or 0)
 
-    def _own(self, ids: NDArray[np.int64], length: int) -> slice:
+    def _own(self, n_tokens: int, length: int) -> slice:
         """Return where a text's own tokens are among ``length`` padded ones."""
         left = self._pads_fully and self._tokenizer.padding_side == "left"
-        return slice(length - len(ids), length) if left else slice(0, len(ids))
+        return slice(length - n_tokens, length) if left else slice(0, n_tokens)
 
     def _padded(self, batch: Sequence[NDArray[Any]]) -> Tensors:
         """Return ids and attention mask, of shape ``(n, longest)``."""
@@ -217,20 +259,11 @@ class HubEncoder(Encoder[NDArray[Any]]):
         padded = np.full((len(batch), longest), self._pad, np.int64)
         mask = np.zeros_like(padded) if "attention_mask" in self._tokenizer.model_input_names else np.ones_like(padded)
         for i, ids in enumerate(batch):
-            own = self._own(ids, longest)
+            own = self._own(len(ids), longest)
             padded[i, own] = ids
             mask[i, own] = 1
         device = self._frozen.device
         return torch.from_numpy(padded).to(device), torch.from_numpy(mask).to(device)
-
-    def _encode_texts(self, batch: Sequence[NDArray[Any]]) -> Encoded:
-        pooled, hidden = self._frozen.run(self._read, *self._padded(batch))
-        if self.tokens == "none":
-            return Encoded(to_numpy(pooled))
-        longest = hidden.shape[1]
-        n = longest if self.tokens == "all" else int(self.tokens)
-        tokens = [to_numpy(pool_sequence(h[self._own(ids, longest)], n)) for h, ids in zip(hidden, batch, strict=True)]
-        return Encoded(to_numpy(pooled), tokens)
 
     def _read(self, model: Any, ids: Tensor, mask: Tensor) -> Tensors:
         if self._dual:
