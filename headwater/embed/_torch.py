@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch import dtype as TorchType
 
+    from headwater.embed.adapter import Adapter
     from headwater.embed.encoder import Precision
 
 SAFE_COSINE = 0.999
@@ -45,11 +46,35 @@ class Frozen:
         ``fp32``, ``bf16``, ``fp16``; ``auto`` starts in fp32 until `settle` has tried bf16.
     weights
         The file that the parameters were read from, when a user named one.
+    adapter, name
+        What training changed, to be put into the module of the encoder ``name``.
+
+    Attributes
+    ----------
+    digest
+        Of the module as it came.
+    adapter
+        The digest of the adapter, or None.
+    logit_scale
+        What a dual encoder multiplies cosines by, or None.
     """
 
-    def __init__(self, module: nn.Module, device: str, precision: Precision, weights: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        device: str,
+        precision: Precision,
+        weights: str | Path | None = None,
+        adapter: Adapter | None = None,
+        name: str = "",
+    ) -> None:
         self.device = resolve_device(device)
         self.digest = digest_of(module)
+        self.adapter = None if adapter is None else adapter.digest
+        if adapter is not None:
+            adapter.apply(module, self.digest, name)
+        scale: Any = getattr(module, "logit_scale", None)
+        self.logit_scale = None if scale is None else float(scale.detach().exp())
         self.precision: str = "fp32" if precision == "auto" else precision
         self._open = precision == "auto"
         self._weights = weights

@@ -147,6 +147,7 @@ def load_encoder(
     spec: str,
     *,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     tokens: str = "none",
     device: str = "auto",
     precision: Precision = "auto",
@@ -160,6 +161,8 @@ def load_encoder(
         ``hf:DIRECTORY``, ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
     weights
         A local state dict, safetensors or a torch file, to use in place of the named weights.
+    adapter
+        A run of ``fine-tune``: what it trained is put on top of these weights.
     tokens
         ``"none"``, ``"all"``, or the number of tokens to pool to.
     device
@@ -189,12 +192,19 @@ def load_encoder(
     if backend in ("builtin", "stub"):
         if weights is not None:
             raise EncoderError(f"{spec} has no weights to replace: leave --weights out.")
+        if adapter is not None:
+            raise EncoderError(f"{spec} has no weights to adapt: leave --adapter out.")
         if tokens != "none":
             raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
         built: Encoder[Any] = build(name)
     else:
         resolve_device(device)  # before anything is downloaded
-        built = build(name, weights=weights, tokens=tokens, device=device, precision=precision)
+        tuned = None
+        if adapter is not None:
+            from headwater.embed.adapter import read_adapter
+
+            tuned = read_adapter(adapter, spec)
+        built = build(name, weights=weights, adapter=tuned, tokens=tokens, device=device, precision=precision)
     return built
 
 

@@ -29,6 +29,8 @@ from headwater.store import FeatureSpec, Modality
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from headwater.embed.adapter import Adapter
+
     Tensors = tuple[Tensor, Tensor]
 
 
@@ -51,6 +53,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         name: str,
         *,
         weights: str | Path | None = None,
+        adapter: Adapter | None = None,
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
@@ -60,7 +63,6 @@ class HubEncoder(Tunable[NDArray[Any]]):
         with quiet_libraries():
             model, self._processor, self._tokenizer = _build(name, self.name, weights)
         self._dual = self._processor is not None and self._tokenizer is not None
-        self.logit_scale = float(model.logit_scale.detach().exp()) if self._dual else None
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
         self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
         patch = getattr(vision, "patch_size", None)
@@ -71,7 +73,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
             self._vocabulary = digest_of_vocabulary(self._tokenizer)
         # SigLIP pools the last position, padding or not: its texts are always padded to the full length.
         self._pads_fully = str(model.config.model_type).startswith("siglip")
-        self._frozen = Frozen(model, device, precision, weights)
+        self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
+        self.logit_scale = self._frozen.logit_scale if self._dual else None
         self.threads_own_cores = self._frozen.device == "cpu"
         try:
             probes = self._probe()
@@ -114,6 +117,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
             encoder=self.name,
             modality=modality,
             weights=self._frozen.digest,
+            adapter=self._frozen.adapter,
             preprocessing=preprocessing,
             layer="last_hidden_state",
             pooling=pooling,

@@ -31,6 +31,8 @@ from headwater.store import FeatureSpec, Modality
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from headwater.embed.adapter import Adapter
+
 
 class OpenClipEncoder(Tunable[NDArray[Any]]):
     """A dual encoder of open_clip.
@@ -56,6 +58,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         name: str,
         *,
         weights: str | Path | None = None,
+        adapter: Adapter | None = None,
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
@@ -66,11 +69,11 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
             model, self._tokenize = _build(name, self.name, with_weights=weights is None)
         if weights is not None:
             fit_weights(model, load_state(weights), f"--weights {weights}", optional=("text.transformer.embeddings.",))
-        self.logit_scale = float(model.logit_scale.detach().exp())
         self._config = {k: list(v) if isinstance(v, tuple) else v for k, v in model.visual.preprocess_cfg.items()}
         transforms = need("open_clip.transform", "encoders")
         self._pipeline = ImagePipeline(transforms.image_transform_v2(transforms.PreprocessCfg(**self._config), False))
-        self._frozen = Frozen(model, device, precision, weights)
+        self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
+        self.logit_scale = self._frozen.logit_scale
         self.threads_own_cores = self._frozen.device == "cpu"
         image = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))])
         text = self.encode("text", [self._ids("a")])
@@ -90,6 +93,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
             encoder=self.name,
             modality=modality,
             weights=self._frozen.digest,
+            adapter=self._frozen.adapter,
             preprocessing=self._config if modality == "image" else texts,
             pooling="projection",
             dim=self._dims[modality],

@@ -23,6 +23,8 @@ from headwater.store import FeatureSpec, Modality
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from headwater.embed.adapter import Adapter
+
 
 class TimmEncoder(Tunable[NDArray[Any]]):
     """A timm model without its classifier.
@@ -43,6 +45,7 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         name: str,
         *,
         weights: str | Path | None = None,
+        adapter: Adapter | None = None,
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
@@ -61,7 +64,7 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         patches = getattr(model, "patch_embed", None)
         self._grid = tuple(getattr(patches, "grid_size", None) or ())
-        self._frozen = Frozen(model, device, precision, weights)
+        self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.threads_own_cores = self._frozen.device == "cpu"
         _, height, width = self._config["input_size"]
         probe = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (width, height)))])
@@ -74,6 +77,7 @@ class TimmEncoder(Tunable[NDArray[Any]]):
             encoder=self.name,
             modality=modality,
             weights=self._frozen.digest,
+            adapter=self._frozen.adapter,
             preprocessing={k: list(v) if isinstance(v, tuple) else v for k, v in self._config.items()},
             layer="forward_features",
             pooling="forward_head(pre_logits)",
