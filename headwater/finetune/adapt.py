@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Kind = Literal["none", "lora", "last", "full"]
+BatchNorm = Literal["keep", "update"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,9 @@ class Adapted:
         For each modality, how its tower is trained.
     lora
         Of towers that get adapters.
+    batch_norm
+        Whether batch norms of what is trained keep the statistics that they came with (their scales and offsets are
+        trained all the same), or go by each batch's and update them, which small batches of few patients make noisy.
 
     Attributes
     ----------
@@ -108,8 +112,15 @@ class Adapted:
         When a tower lacks what is to be trained.
     """
 
-    def __init__(self, encoder: Tunable[Any], how: Mapping[Modality, How], lora: LoraSettings) -> None:
+    def __init__(
+        self,
+        encoder: Tunable[Any],
+        how: Mapping[Modality, How],
+        lora: LoraSettings,
+        batch_norm: BatchNorm = "keep",
+    ) -> None:
         self.encoder = encoder
+        self.batch_norm = batch_norm
         self.how = dict(how)
         module = encoder.module
         self._lora: Lora | None = None
@@ -159,6 +170,9 @@ class Adapted:
             return
         for part in self._parts:
             part.train()
+            for layer in part.modules() if self.batch_norm == "keep" else ():
+                if isinstance(layer, need("torch.nn.modules.batchnorm", "encoders")._BatchNorm):
+                    layer.eval()
         for layer in self._layers():
             layer.lora_dropout.train()
         for part in self.encoder.module.modules():

@@ -1,6 +1,6 @@
 """The feature store: what is on disk, and how it is read and added to."""
 
-from headwater.store.blocks import ArrayLike, MappedArray, RaggedArray, SelectedRows
+from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.features import Features
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
@@ -14,6 +14,7 @@ from headwater.store.store import (
     hex_from_keys,
     keys_from_hex,
     open_store,
+    select_samples,
 )
 from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureSpec",
     "FeatureWriter",
     "Features",
+    "InMemory",
     "MappedArray",
     "Modality",
     "RaggedArray",
@@ -38,4 +40,5 @@ __all__ = [
     "hex_from_keys",
     "keys_from_hex",
     "open_store",
+    "select_samples",
 ]

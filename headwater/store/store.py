@@ -162,15 +162,7 @@ class Store:
         InputError
             When the expression cannot be used; the message lists the columns.
         """
-        if where is None:
-            return self.samples
-        try:
-            chosen = self.samples.filter(pl.sql_expr(where))
-        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-            raise InputError(f"--where {where!r} cannot be used ({_why(error, self.samples.columns)}") from error
-        if chosen.is_empty():
-            raise InputError(f"--where {where!r} holds for none of the {len(self.samples)} samples.")
-        return chosen
+        return select_samples(self.samples, where)
 
     # Features
 
@@ -403,6 +395,19 @@ def check_name(name: str) -> None:
         raise InputError(
             f"{name!r} cannot name features: write NAME/image or NAME/text, NAME in letters, digits, '.', '_' and '-'."
         )
+
+
+def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
+    """Return the rows of a table for which the boolean SQL expression ``where`` holds; see `Store.select`."""
+    if where is None:
+        return table
+    try:
+        chosen = table.filter(pl.sql_expr(where))
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        raise InputError(f"--where {where!r} cannot be used ({_why(error, table.columns)}") from error
+    if chosen.is_empty():
+        raise InputError(f"--where {where!r} holds for none of the {len(table)} samples.")
+    return chosen
 
 
 def _why(error: Exception, columns: list[str]) -> str:
