@@ -32,6 +32,7 @@ _LAZY = {
     "compare": "headwater.api",
     "demo": "headwater.api",
     "explain": "headwater.api",
+    "fine_tune": "headwater.api",
     "fit_head": "headwater.api",
     "index": "headwater.api",
     "info": "headwater.api",

@@ -7,6 +7,7 @@ from headwater.api.demo import DemoResult, demo
 from headwater.api.embed import Embedded, embed
 from headwater.api.evaluate import evaluate
 from headwater.api.explain import Explained, explain
+from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
 from headwater.api.inspect import StoreInfo, info, verify
 from headwater.api.run import Run, open_run
@@ -33,6 +34,7 @@ __all__ = [
     "embed",
     "evaluate",
     "explain",
+    "fine_tune",
     "fit_head",
     "hit_lines",
     "index",

@@ -119,8 +119,8 @@ def read_samples(manifest: str | Path, asked: Asked, where: str | None) -> tuple
 def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -> dict[Modality, Tunable[Any]]:
     """Load what makes each input of the head, in fp32.
 
-    With one encoder it is all modalities whose columns were named, or for which ``--train`` says how; without either
-    its images, or else its texts. With several, each makes what the one before cannot.
+    One encoder makes images, and texts too where their column was named or ``--train`` says how they are trained, or
+    where it makes no images. Of several, each makes what the one before cannot.
 
     Raises
     ------
@@ -145,13 +145,12 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
         loaded.append(encoder)
     columns = {"image": table.image, "text": table.text}
     there = [m for m in MODALITIES if columns[m] is not None]
-    named = {"image": asked.image, "text": asked.text}
     said = {word.rpartition("=")[0] for word in asked.train if not word.endswith("=none")}
-    wanted = [m for m in there if named[m] is not None or m in said]
+    reads = asked.text is not None or "text" in said
     found: dict[Modality, Tunable[Any]] = {}
     if len(loaded) == 1:
         able = [m for m in there if m in loaded[0].modalities]
-        chosen = [m for m in able if m in wanted] or able[:1]
+        chosen = able if reads else able[:1]
         found = dict.fromkeys(chosen, loaded[0])
     else:
         for encoder in loaded:

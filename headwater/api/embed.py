@@ -104,6 +104,7 @@ def embed(
     *,
     encoder: str,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     name: str | None = None,
     image: str | None = None,
     text: str | None = None,
@@ -132,8 +133,10 @@ def embed(
         See `headwater.embed.load_encoder`.
     weights
         A local state dict to use in place of the named weights.
+    adapter
+        A run of `fine_tune`: what it trained is put on top of the weights.
     name
-        What to call the features; made from the encoder when left out.
+        What to call the features; made from the encoder when left out, and from the run where there is one.
     image, text, id
         Columns of the manifest; found by name when left out.
     tokens
@@ -164,9 +167,9 @@ def embed(
             raise InputError(f"{option} must be at least 1, but is {number}.")
     found = find_store(store)
     table = read_manifest(manifest, id=id, image=image, text=text)
-    model = load_encoder(encoder, weights=weights, tokens=tokens, device=device, precision=precision)
+    model = load_encoder(encoder, weights=weights, adapter=adapter, tokens=tokens, device=device, precision=precision)
     wanted, not_encoded = _modalities(table, model, image, text)
-    base = default_name(encoder) if name is None else name
+    base = name if name is not None else default_name(encoder) + (f"-{_run_name(adapter)}" if adapter else "")
     specs = {modality: model.spec(modality, dtype) for modality in wanted}
     for modality, spec in specs.items():
         check_name(f"{base}/{modality}")
@@ -222,6 +225,12 @@ def default_name(encoder: str) -> str:
     model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"
+
+
+def _run_name(adapter: str | Path) -> str:
+    """Return the last part of a run's path, as it may stand in a name."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in Path(adapter).resolve().name)
+    return kept.strip("-._") or "tuned"
 
 
 def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:

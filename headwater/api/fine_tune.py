@@ -533,7 +533,10 @@ class Training:
                 encoders[id(one.encoder)] = one.encoder
         if not tuned:
             raise InputError("--train trains none of the inputs: run headwater embed, then headwater fit-head.")
-        self.adapted = [Adapted(encoders[key], how, tuning.lora, tuning.batch_norm) for key, how in tuned.items()]
+        self.adapted = [
+            Adapted(encoders[key], how, tuning.lora, tuning.batch_norm, tuning.settings.seed)
+            for key, how in tuned.items()
+        ]
         if tuning.checkpoint_gradients:
             for encoder in encoders.values():
                 if not encoder.checkpoint_gradients():

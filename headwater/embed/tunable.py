@@ -91,7 +91,7 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
     def checkpoint_gradients(self) -> bool:
         """Compute activations again in the backward pass instead of keeping them; return whether the model can."""
         module = self.module
-        for name in ("gradient_checkpointing_enable", "set_grad_checkpointing"):
+        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable", "set_grad_checkpointing"):
             if callable(enable := getattr(module, name, None)):
                 enable()
                 return True

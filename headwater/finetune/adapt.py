@@ -100,6 +100,8 @@ class Adapted:
     batch_norm
         Whether batch norms of what is trained keep the statistics that they came with (their scales and offsets are
         trained all the same), or go by each batch's and update them, which small batches of few patients make noisy.
+    seed
+        Of the adapters that are drawn.
 
     Attributes
     ----------
@@ -118,6 +120,7 @@ class Adapted:
         how: Mapping[Modality, How],
         lora: LoraSettings,
         batch_norm: BatchNorm = "keep",
+        seed: int = 0,
     ) -> None:
         self.encoder = encoder
         self.batch_norm = batch_norm
@@ -142,7 +145,10 @@ class Adapted:
                 layers += lora_layers(module, towers, lora.modules, f"{encoder.name} ({modality})")
         if layers:
             self._lora = Lora(lora.rank, lora.alpha, lora.dropout, layers)
-            self._tuner = self._lora.inject(module)  # freezes all else
+            torch = need("torch", "encoders")
+            with torch.random.fork_rng(devices=[]):  # peft draws from torch's own generator
+                torch.manual_seed(seed)
+                self._tuner = self._lora.inject(module)  # freezes all else
             chosen |= {name: p for name, p in module.named_parameters() if ".lora_" in name}
         self.trained = list(chosen)
         for parameter in chosen.values():
