@@ -30,6 +30,7 @@ for _name in ("embed", "evaluate"):
 _LAZY = {
     "audit": "headwater.api",
     "compare": "headwater.api",
+    "contrast": "headwater.api",
     "demo": "headwater.api",
     "explain": "headwater.api",
     "fine_tune": "headwater.api",

@@ -285,7 +285,16 @@ def fine_tune(
     encoder: Annotated[
         list[str], typer.Option(metavar="SPEC", help="What reads the samples; twice, for images and for texts.")
     ],
-    label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(metavar="classify|contrastive", help="Predict a label, or let images and texts meet.")
+    ] = "classify",
+    loss: Annotated[str, typer.Option(metavar="clip|siglip", help="Of --objective contrastive.")] = "clip",
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Measure zero-shot too, with --objective contrastive.")
+    ] = None,
     train: Annotated[
         list[str] | None,
         typer.Option(
@@ -358,10 +367,58 @@ def fine_tune(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Train an encoder, or a part of it, with a head; beside the same head on frozen features."""
+    """Train an encoder, or a part of it: with a head, beside the same head on frozen features; or on pairs."""
     from headwater import api
+    from headwater.errors import InputError
     from headwater.finetune.adapt import LoraSettings
 
+    lora = LoraSettings(lora_rank, lora_alpha, lora_dropout, lora_modules)
+    if objective == "contrastive":
+        if head != "linear" or set_ or bags or by or per or len(label or ()) > 1:
+            raise InputError("--objective contrastive has no head: leave --head, --set, --bags, --by and --per out.")
+        done = api.contrast(
+            manifest,
+            encoder=encoder,
+            train=train or "full",
+            loss=loss,  # type: ignore[arg-type]
+            weights=weights or (),
+            adapter=adapter,
+            image=image,
+            text=text,
+            id=id,
+            groups=groups,
+            holdout=0.2 if holdout is None else holdout,
+            split=split,
+            where=where,
+            prompts=prompts,
+            label=label[0] if label else None,
+            seed=seed,
+            augment=augment or (),
+            batch_norm=batch_norm,  # type: ignore[arg-type]
+            lora=lora,
+            lr=lr,
+            head_lr=head_lr,
+            weight_decay=weight_decay,
+            epochs=epochs,
+            warmup=warmup,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            patience=patience or None,
+            clip=clip,
+            checkpoint_gradients=checkpoint_gradients,
+            precision=precision,  # type: ignore[arg-type]
+            device=device,
+            workers=workers,
+            out=out,
+            progress=_say,
+            bar=True,
+        )
+        _show(done.lines(), done.metrics, json)
+        return
+    if objective != "classify":
+        raise InputError(f"--objective {objective!r}. There are: classify, contrastive.")
+    if not label:
+        raise InputError("--label COL is needed: the column to predict. Or pass --objective contrastive.")
     run = api.fine_tune(
         manifest,
         encoder=encoder,
@@ -389,7 +446,7 @@ def fine_tune(
         start=start,  # type: ignore[arg-type]
         augment=augment or (),
         batch_norm=batch_norm,  # type: ignore[arg-type]
-        lora=LoraSettings(lora_rank, lora_alpha, lora_dropout, lora_modules),
+        lora=lora,
         lr=lr,
         head_lr=head_lr,
         weight_decay=weight_decay,

@@ -3,6 +3,7 @@
 from headwater.api._duplicates import Duplicates
 from headwater.api.audit import Audit, audit
 from headwater.api.compare import Compared, Difference, compare
+from headwater.api.contrast import Contrasted, contrast
 from headwater.api.demo import DemoResult, demo
 from headwater.api.embed import Embedded, embed
 from headwater.api.evaluate import evaluate
@@ -18,6 +19,7 @@ from headwater.api.zero_shot import zero_shot
 __all__ = [
     "Audit",
     "Compared",
+    "Contrasted",
     "DemoResult",
     "Difference",
     "Duplicates",
@@ -30,6 +32,7 @@ __all__ = [
     "Sweep",
     "audit",
     "compare",
+    "contrast",
     "demo",
     "embed",
     "evaluate",

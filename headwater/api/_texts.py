@@ -27,9 +27,11 @@ def encoder_of(store: Store, name: str, *, weights: str | Path | None, device: s
     """
     features = store.features(name)
     spec = features.spec
-    last = list(features.state.environments.values())[-1:]
-    weights = weights or (last[0].get("weights_file") if last else None)
-    encoder = load_encoder(spec.encoder, weights=weights, tokens=spec.tokens, device=device)
+    environments = list(features.state.environments.values())
+    last = environments[-1] if environments else {}
+    weights = weights or last.get("weights_file")
+    adapter = last.get("adapter_file") if spec.adapter is not None else None
+    encoder = load_encoder(spec.encoder, weights=weights, adapter=adapter, tokens=spec.tokens, device=device)
     encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{store.path}: {name}")
     return encoder
 

@@ -181,15 +181,15 @@ def fine_tune(
     tuning = Tuning(
         manifest=Path(manifest),
         asked=Asked(
-            encoders=_several(encoder),
+            encoders=several(encoder),
             weights=tuple(str(path) for path in ([weights] if isinstance(weights, str | Path) else weights)),
             adapter=None if adapter is None else str(adapter),
-            train=_several(train),
+            train=several(train),
             image=image,
             text=text,
             id=id,
         ),
-        labels=_several(label),
+        labels=several(label),
         label_separator=label_separator,
         chosen=Chosen.of(head, params or {}),
         params=dict(params or {}),
@@ -227,7 +227,7 @@ def fine_tune(
     return tuning.run(run_folder(out), progress or (lambda line: None), bar=bar)
 
 
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+def several(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
@@ -318,16 +318,16 @@ class Tuning:
         progressed = None
         if target is not None:
             if team.leads:
-                Progressed(_beside(target), self._identity(ready))
+                Progressed(beside(target), self._identity(ready))
             team.wait()
-            progressed = Progressed(_beside(target), self._identity(ready))
+            progressed = Progressed(beside(target), self._identity(ready))
         frozen = self._frozen(ready, say)
         trained = Training(self, ready, frozen, team, progressed, say, bar).all_folds()
         run = self._reported(ready, frozen, trained, target)
         if team.leads:
             run = write_run(target, run, self.chosen.kind)
             if target is not None:
-                shutil.rmtree(_beside(target), ignore_errors=True)
+                shutil.rmtree(beside(target), ignore_errors=True)
         team.wait()
         return run
 
@@ -353,7 +353,7 @@ class Tuning:
         made: dict[str, Made] = {}
         for one in inputs:
             what = f"encode {one.name}"
-            with progress_bar(what, len(one.contents), show=bar) as update, _memory(self.settings):
+            with progress_bar(what, len(one.contents), show=bar) as update, memory_advice(self.settings):
                 made[one.name] = make(
                     one.encoder,
                     one.modality,
@@ -571,12 +571,12 @@ class Training:
             scores = np.asarray(done["scores"], np.float64)
             metrics = score(self.task, self.ready.y[split.test], scores, classes=self.frozen.classes)
             folds.append(Fold(split, frozen.params, scores, metrics, head=None))
-            curves.append(_curve(done["curve"], split.fold))
+            curves.append(curve_table(done["curve"], split.fold))
             kept = kept or done
         if self.tuning.refit:
             every = np.arange(len(self.ready.y))
             kept = self._one("final", "all samples", every, np.zeros(0, np.int64), self.frozen.params)
-            curves.append(_curve(kept["curve"], None))
+            curves.append(curve_table(kept["curve"], None))
         assert kept is not None  # there is at least one split
         network = self._network(kept["train"].numpy(), kept["params"])
         head = network.fitted({n.removeprefix("head."): t for n, t in kept["state"].items() if n.startswith("head.")})
@@ -591,7 +591,7 @@ class Training:
             "lr": self.settings.lr,
             "head_lr": self.settings.head_lr,
             "seconds": time.monotonic() - began,
-            "peak_memory_bytes": _peak(self.team),
+            "peak_memory_bytes": peak_memory(self.team),
             "processes": self.team.size,
         }
         names = {part.encoder.name: part.trained for part in self.adapted}
@@ -631,7 +631,10 @@ class Training:
             return float(score(self.task, self.ready.y[some], found, classes=self.frozen.classes)[main])
 
         total = self.settings.epochs * len(rows)
-        with progress_bar(f"tune, {what}", total, unit="samples", show=self.bar) as update, _memory(self.settings):
+        with (
+            progress_bar(f"tune, {what}", total, unit="samples", show=self.bar) as update,
+            memory_advice(self.settings),
+        ):
             tuned = tune(
                 model,
                 rows,
@@ -677,25 +680,25 @@ class Training:
         return np.asarray(align(found, known, self.frozen.classes), np.float64)
 
 
-def _curve(columns: Mapping[str, Sequence[Any]], fold: int | None) -> pl.DataFrame:
+def curve_table(columns: Mapping[str, Sequence[Any]], fold: int | None) -> pl.DataFrame:
     types = dict.fromkeys(("train_loss", "stop_loss", "stop_metric", "lr", "seconds"), pl.Float64)
     table = pl.DataFrame(dict(columns), schema_overrides={"epoch": pl.Int64, **types}, strict=False)
     return table.select(pl.lit(fold, dtype=pl.Int64).alias("fold"), pl.all())
 
 
-def _beside(target: Path) -> Path:
+def beside(target: Path) -> Path:
     """Return where what is done of a run is kept until it is whole."""
     target = target.resolve()
     return target.with_name(f".{target.name}.progress")
 
 
-def _peak(team: Team) -> int | None:
+def peak_memory(team: Team) -> int | None:
     """Return the most bytes that tensors took on the GPU; None on a CPU."""
     return int(need("torch", "encoders").cuda.max_memory_allocated()) if team.device == "cuda" else None
 
 
 @contextmanager
-def _memory(settings: Settings) -> Iterator[None]:
+def memory_advice(settings: Settings) -> Iterator[None]:
     """Say what to lower when memory runs out."""
     try:
         yield

@@ -77,7 +77,9 @@ class Frozen:
         self.logit_scale = None if scale is None else float(scale.detach().exp())
         self.precision: str = "fp32" if precision == "auto" else precision
         self._open = precision == "auto"
-        self._weights = weights
+        self._files = {} if weights is None else {"weights_file": str(Path(weights).resolve())}
+        if adapter is not None and adapter.path is not None:
+            self._files["adapter_file"] = str(adapter.path)
         frozen = module.eval().requires_grad_(False).to(self.device).to(memory_format=_torch().channels_last)
         if self.device == "cpu":
             _convolve_by_onednn(frozen)
@@ -126,16 +128,16 @@ class Frozen:
         self.module = self._modules[precision]
 
     def environment(self, library: str) -> dict[str, Any]:
-        """Return versions of torch and ``library``, device, precision, and the weights file if there is one."""
+        """Return versions of torch and ``library``, device, precision, and the files that a user named."""
         torch = _torch()
         name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
-        values = {
+        values: dict[str, Any] = {
             "torch": torch.__version__,
             library: need(library, "encoders").__version__,
             "device": f"{self.device} ({name})",
             "precision": self.precision,
         }
-        return values if self._weights is None else {**values, "weights_file": str(Path(self._weights).resolve())}
+        return {**values, **self._files}
 
 
 @contextmanager

@@ -61,12 +61,15 @@ class Adapter:
         How adapters were put in; None where the encoder's own parameters were trained.
     tensors
         What was trained, and the running statistics of layers that were, by name.
+    path
+        Where it was read from.
     """
 
     encoder: str
     base: str
     lora: Lora | None
     tensors: Mapping[str, Tensor]
+    path: Path | None = None
 
     @property
     def digest(self) -> str:
@@ -146,7 +149,7 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         values = described[chosen[0]]
         tensors = need("safetensors.torch", "encoders").load_file(chosen[0] / TENSORS)
         lora = None if values["lora"] is None else Lora(**values["lora"])
-        return Adapter(values["encoder"], values["base"], lora, tensors)
+        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve())
     except EncoderError:
         raise
     except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:

@@ -102,6 +102,9 @@ class Adapted:
         trained all the same), or go by each batch's and update them, which small batches of few patients make noisy.
     seed
         Of the adapters that are drawn.
+    also
+        Names of parameters that belong to no tower and are set from outside, such as the scale of cosines: they are
+        part of the state.
 
     Attributes
     ----------
@@ -121,9 +124,11 @@ class Adapted:
         lora: LoraSettings,
         batch_norm: BatchNorm = "keep",
         seed: int = 0,
+        also: Sequence[str] = (),
     ) -> None:
         self.encoder = encoder
         self.batch_norm = batch_norm
+        self.also = list(also)
         self.how = dict(how)
         module = encoder.module
         self._lora: Lora | None = None
@@ -189,7 +194,8 @@ class Adapted:
         """Return copies of what is trained, and of the running statistics that run."""
         module = self.encoder.module
         running = {id(buffer) for part in self._parts for buffer in part.buffers()}
-        kept = {name: p.detach() for name, p in self.parameters.items()}
+        every = dict(module.named_parameters())
+        kept = {name: every[name].detach() for name in (*self.trained, *self.also)}
         # state_dict leaves out what a model makes anew, such as position numbers
         kept |= {name: t for name, t in module.state_dict(keep_vars=True).items() if id(t) in running}
         return {name: tensor.detach().clone() for name, tensor in kept.items()}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from headwater.finetune.team import Team
 from headwater.heads.differentiable import Regularised
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 CHECK_EVERY = 16  # steps between looks at whether losses are numbers
@@ -137,7 +137,7 @@ def tune(
         When the loss is no longer a number, or memory runs out (naming what to lower).
     """
     torch = need("torch", "encoders")
-    optimiser = _optimiser(model, settings)
+    optimiser = optimiser_of(model, settings)
     dtype = team.dtype(settings.precision)
     scaler = torch.amp.GradScaler(team.device, enabled=dtype == torch.float16)
     whole = team.wrapped(model.module)
@@ -207,7 +207,7 @@ def tune(
             scaler.update()
             optimiser.zero_grad(set_to_none=True)
             if number % CHECK_EVERY == CHECK_EVERY - 1 or number == n_steps - 1:  # a look waits for the device
-                _require_numbers(step_losses, epoch, settings)
+                require_numbers(step_losses, epoch, settings)
             progress(epoch * len(rows) + sum(map(len, steps[: number + 1])), 0)
         model.training(False)
         now = evaluated()
@@ -240,6 +240,15 @@ def predict(model: Model, rows: Rows, settings: Settings, team: Team) -> NDArray
     for rank, logits in enumerate(team.gathered(own)):
         out[rank :: team.size] = logits
     return out
+
+
+class Trainable(Protocol):
+    """What an optimiser is made for."""
+
+    @property
+    def encoder_parameters(self) -> dict[str, nn.Parameter]: ...
+    @property
+    def head(self) -> dict[str, nn.Parameter]: ...
 
 
 class LossOf:
@@ -288,7 +297,7 @@ def factor(epoch: float, settings: Settings) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - settings.warmup) / (settings.epochs - settings.warmup)))
 
 
-def _optimiser(model: Model, settings: Settings) -> Any:
+def optimiser_of(model: Trainable, settings: Settings) -> Any:
     """Return AdamW with a group for each learning rate, with and without weight decay."""
     torch = need("torch", "encoders")
     parts = ((list(model.encoder_parameters.values()), settings.lr), (list(model.head.values()), settings.head_lr))
@@ -302,7 +311,8 @@ def _optimiser(model: Model, settings: Settings) -> Any:
     return torch.optim.AdamW(groups, fused=True)
 
 
-def _require_numbers(losses: Tensor, epoch: int, settings: Settings) -> None:
+def require_numbers(losses: Tensor, epoch: int, settings: Settings) -> None:
+    """Raise `HeadError` when a step's loss is not a number, naming the step."""
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):
         raise HeadError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,14 @@ class Team:
         """Return the mean of a number over processes."""
         reduced: Tensor = self._accelerator.reduce(value, reduction="mean")
         return reduced
+
+    def add_gradients(self, parameters: Sequence[Any]) -> None:
+        """Add up gradients over processes, in place."""
+        torch = need("torch", "encoders")
+        for parameter in parameters if self.size > 1 else ():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
 
     def gathered(self, value: Any) -> list[Any]:
         """Return every process's value, in their order."""
