@@ -141,6 +141,9 @@ BACKENDS = {
     "builtin": "headwater.embed.builtin:builtin_encoder",
     "stub": "headwater.embed.builtin:StubEncoder",
 }
+CLIP = "builtin:clip"
+"""The one encoder that is built in and has weights."""
+CLIP_BACKEND = "headwater.embed.from_hub:builtin_clip"
 
 
 def load_encoder(
@@ -158,7 +161,7 @@ def load_encoder(
     ----------
     spec
         ``timm:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``, ``hf:ORG/NAME``,
-        ``hf:DIRECTORY``, ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
+        ``hf:DIRECTORY``, ``builtin:clip``, ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
     weights
         A local state dict, safetensors or a torch file, to use in place of the named weights.
     adapter
@@ -187,9 +190,9 @@ def load_encoder(
         raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
     if precision not in get_args(Precision):
         raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
-    module, _, attribute = BACKENDS[backend].partition(":")
+    module, _, attribute = (CLIP_BACKEND if spec == CLIP else BACKENDS[backend]).partition(":")
     build = getattr(import_module(module), attribute)
-    if backend in ("builtin", "stub"):
+    if backend in ("builtin", "stub") and spec != CLIP:
         if weights is not None:
             raise EncoderError(f"{spec} has no weights to replace: leave --weights out.")
         if adapter is not None:

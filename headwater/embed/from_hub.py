@@ -278,6 +278,29 @@ class HubEncoder(Tunable[NDArray[Any]]):
         return (hidden * weights).sum(1) / weights.sum(1), hidden
 
 
+def builtin_clip(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    adapter: Adapter | None = None,
+    tokens: str = "none",
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> HubEncoder:
+    """Build ``builtin:clip``, a small dual encoder for demonstrations, from the files that come with the package.
+
+    It was trained on painted histology alone, by ``recipes/builtin_clip.py``, and knows nothing of real tissue.
+    """
+    if weights is not None:
+        raise EncoderError(
+            "builtin:clip comes with its weights: leave --weights out, or name its directory as hf:DIRECTORY."
+        )
+    options: dict[str, Any] = {"adapter": adapter, "tokens": tokens, "device": device, "precision": precision}
+    encoder = HubEncoder(str(Path(__file__).with_name(name)), **options)
+    encoder.name = f"builtin:{name}"
+    return encoder
+
+
 def _build(name: str, spec: str, weights: str | Path | None) -> tuple[Any, Any, Any]:
     """Make a transformers model, its image processor and its tokenizer; None for what it does not need."""
     transformers = need("transformers", "encoders")
