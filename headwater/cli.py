@@ -150,6 +150,7 @@ def embed(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
     on_error: Annotated[str, typer.Option(metavar="skip|stop", help="What to do about an unreadable item.")] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try items again that failed before.")] = False,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read files again that look unchanged.")] = False,
     json: Json = False,
 ) -> None:
     """Run an encoder once over images and texts, and store the features."""
@@ -173,6 +174,7 @@ def embed(
         workers=workers,
         on_error=on_error,
         retry_failed=retry_failed,
+        rehash=rehash,
         progress=True,
     )
     _show(done.lines(), done.to_dict(), json)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
 from headwater.api._lines import counted
-from headwater.api._listing import refuse_own_keys, write_samples
+from headwater.api._listing import Changes, refuse_own_keys, write_samples
 from headwater.api._progress import progress_bar
 from headwater.embed import (
     EmbedResult,
@@ -20,6 +21,7 @@ from headwater.embed import (
 from headwater.errors import ImageError, InputError, ManifestError, nearest
 from headwater.sources import Manifest, read_manifest
 from headwater.store import (
+    FileIndex,
     Modality,
     Store,
     check_name,
@@ -44,8 +46,8 @@ class Embedded(Store):
         For each feature set, how many items failed in an earlier run.
     not_encoded
         Columns that were named but that the encoder has no use for, by modality.
-    n_unlisted
-        Samples of an earlier manifest that this one, which took its place, does not list.
+    changes
+        How this manifest differs from the one before, which it took the place of; None where there was none.
     """
 
     def __init__(self, path: Path, n_samples: int) -> None:
@@ -55,7 +57,7 @@ class Embedded(Store):
         self.failed: dict[str, dict[str, str]] = {}
         self.n_failed_before: dict[str, int] = {}
         self.not_encoded: dict[Modality, str] = {}
-        self.n_unlisted = 0
+        self.changes: Changes | None = None
 
     @property
     def n_failed(self) -> int:
@@ -68,7 +70,8 @@ class Embedded(Store):
             name: {"embedded": r.embedded, "kept": r.kept - self.n_failed_before[name], "failed": self.failed[name]}
             for name, r in self.results.items()
         }
-        counts = {"n_samples": self.n_samples, "n_unlisted": self.n_unlisted}
+        changes = None if self.changes is None else asdict(self.changes)
+        counts = {"n_samples": self.n_samples, "changes": changes}
         return {"store": str(self.path), **counts, "features": features}
 
     def lines(self) -> list[str]:
@@ -88,12 +91,8 @@ class Embedded(Store):
         out += [
             f"column {column!r} was left alone: its {m}s need another encoder" for m, column in self.not_encoded.items()
         ]
-        if self.n_unlisted:
-            are = "is" if self.n_unlisted == 1 else "are"
-            out.append(
-                f"{counted(self.n_unlisted, 'earlier sample')} {are} no longer listed: this manifest took the place of "
-                "the one before (what was embedded is kept)"
-            )
+        if self.changes is not None:
+            out += self.changes.lines()
         without = f", {self.n_failed:,} of them without features" if self.n_failed else ""
         return [*out, f"{counted(self.n_samples, 'sample')}{without}, in {self.path}"]
 
@@ -117,6 +116,7 @@ def embed(
     workers: int | None = None,
     on_error: str = "skip",
     retry_failed: bool = False,
+    rehash: bool = False,
     progress: bool = False,
 ) -> Embedded:
     """Run an encoder once over the images and texts of a manifest, and store what it makes of them.
@@ -150,6 +150,8 @@ def embed(
         in an earlier run and is not tried again.
     retry_failed
         Try items again that failed before.
+    rehash
+        Read files again whose size, time of change and inode are those of the last time.
     progress
         Show a progress bar on standard error.
 
@@ -176,7 +178,9 @@ def embed(
         if found is not None:
             found.check_features(f"{base}/{modality}", spec)
     refuse_own_keys(table, manifest, found)
-    items = {modality: items_of(table, modality, workers, on_error, progress) for modality in wanted}
+    index = FileIndex(Path(store))
+    known = None if rehash else index
+    items = {modality: items_of(table, modality, workers, on_error, progress, known) for modality in wanted}
     if on_error == "stop" and found is not None and not retry_failed:
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
@@ -185,7 +189,8 @@ def embed(
     target = Embedded(create_store(store).path, table.n_samples)
     target.not_encoded = not_encoded
     with target.changing():
-        target.n_unlisted = write_samples(target, table, items)
+        target.changes = write_samples(target, table, items)
+        index.save()
     for modality in wanted:
         full_name, contents = f"{base}/{modality}", items[modality].contents
         features = target.require_features(full_name, specs[modality], len(contents))

@@ -2,6 +2,7 @@
 
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.features import Features
+from headwater.store.file_index import FileIndex
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
     KEY_COLUMNS,
@@ -27,6 +28,7 @@ __all__ = [
     "FeatureSpec",
     "FeatureWriter",
     "Features",
+    "FileIndex",
     "InMemory",
     "MappedArray",
     "Modality",

@@ -65,11 +65,11 @@ def refused(command, tmp_path):
 
 
 def _files_of(folder):
-    """Every file below a folder with its bytes, and every folder; locks hold nothing of ours."""
+    """Every file below a folder with its bytes, and every folder; locks and the cache of files hold nothing of ours."""
     return {
         str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
         for p in sorted(folder.rglob("*"))
-        if p.suffix != ".lock"
+        if p.suffix != ".lock" and p.name != "files.parquet"
     }
 
 
