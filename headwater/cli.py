@@ -151,6 +151,9 @@ def embed(
     on_error: Annotated[str, typer.Option(metavar="skip|stop", help="What to do about an unreadable item.")] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try items again that failed before.")] = False,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read files again that look unchanged.")] = False,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Make part I (from 0) of N, beside others.")] = None,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="Here, or on a Ray cluster.")] = "local",
+    ray_address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a running Ray cluster.")] = None,
     json: Json = False,
 ) -> None:
     """Run an encoder once over images and texts, and store the features."""
@@ -175,6 +178,9 @@ def embed(
         on_error=on_error,
         retry_failed=retry_failed,
         rehash=rehash,
+        shard=shard,
+        engine=engine,
+        ray_address=ray_address,
         progress=True,
     )
     _show(done.lines(), done.to_dict(), json)

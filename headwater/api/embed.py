@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from headwater._devices import resolve_device
+from headwater._extras import need
 from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
 from headwater.api._lines import counted
 from headwater.api._listing import Changes, refuse_own_keys, write_samples
@@ -15,6 +17,7 @@ from headwater.embed import (
     EmbedResult,
     Encoder,
     Precision,
+    Shard,
     fill,
     load_encoder,
 )
@@ -82,6 +85,7 @@ class Embedded(Store):
             parts = [f"{counted(result.embedded, 'item')} embedded"]
             parts += [f"{result.kept - before:,} there already"] if result.kept > before else []
             parts += [f"{counted(len(failed), 'sample')} failed"] if failed else []
+            parts += [f"{result.left:,} left to other shards"] if result.left else []
             out.append(f"{name}: {', '.join(parts)}")
             out += [f"  {id}: {why}" for id, why in list(failed.items())[:SHOWN]]
             if len(failed) > SHOWN:
@@ -117,6 +121,9 @@ def embed(
     on_error: str = "skip",
     retry_failed: bool = False,
     rehash: bool = False,
+    shard: str | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     progress: bool = False,
 ) -> Embedded:
     """Run an encoder once over the images and texts of a manifest, and store what it makes of them.
@@ -152,6 +159,12 @@ def embed(
         Try items again that failed before.
     rehash
         Read files again whose size, time of change and inode are those of the last time.
+    shard
+        ``I/N``: make the part ``I`` (from 0) of ``N`` of the blocks, beside other processes that make the others.
+    engine
+        ``local``, or ``ray`` for the workers of a Ray cluster, ``workers`` of them.
+    ray_address
+        Of a running cluster; without it one is started on this machine.
     progress
         Show a progress bar on standard error.
 
@@ -164,6 +177,12 @@ def embed(
     _one_of("--dtype", dtype, ("float16", "float32"))
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     _one_of("--precision", precision, get_args(Precision))
+    _one_of("--engine", engine, ("local", "ray"))
+    part = None if shard is None else _parse_shard(shard)
+    if engine == "ray":
+        need("ray", "ray")
+        if part is not None:
+            raise InputError("--shard goes without --engine ray, which divides blocks itself.")
     for option, number in (("--batch-size", batch_size), ("--workers", workers)):
         if number is not None and number < 1:
             raise InputError(f"{option} must be at least 1, but is {number}.")
@@ -176,7 +195,7 @@ def embed(
     for modality, spec in specs.items():
         check_name(f"{base}/{modality}")
         if found is not None:
-            found.check_features(f"{base}/{modality}", spec)
+            found.check_features(f"{base}/{modality}", spec, alone=part is None)
     refuse_own_keys(table, manifest, found)
     index = FileIndex(Path(store))
     known = None if rehash else index
@@ -191,9 +210,16 @@ def embed(
     with target.changing():
         target.changes = write_samples(target, table, items)
         index.save()
+    by_ray = None
+    if engine == "ray":
+        from headwater.embed.by_ray import RayEngine, Recipe
+
+        state, tuned = (None if file is None else str(Path(file).resolve()) for file in (weights, adapter))
+        recipe = Recipe(encoder, state, tuned, tokens, resolve_device(device), precision)
+        by_ray = RayEngine(recipe, ray_address, workers, batch_size)
     for modality in wanted:
         full_name, contents = f"{base}/{modality}", items[modality].contents
-        features = target.require_features(full_name, specs[modality], len(contents))
+        features = target.require_features(full_name, specs[modality], len(contents), alone=part is None)
         with progress_bar(f"embed {full_name}", len(contents), show=progress) as update:
             try:
                 result = fill(
@@ -204,6 +230,8 @@ def embed(
                     workers=workers,
                     stop_on_error=on_error == "stop",
                     retry_failed=retry_failed,
+                    shard=part,
+                    engine=by_ray,
                     progress=update,
                 )
             except ImageError as error:
@@ -230,6 +258,13 @@ def default_name(encoder: str) -> str:
     model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"
+
+
+def _parse_shard(text: str) -> Shard:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise InputError(f"--shard {text!r}: write I/N, with I from 0 to N - 1, such as 0/8.")
+    return Shard(int(index), int(count))
 
 
 def _run_name(adapter: str | Path) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         unique_images,
         unique_texts,
     )
-    from headwater.embed.run import EmbedResult, fill
+    from headwater.embed.run import EmbedResult, Shard, fill
 
 __all__ = [
     "Content",
@@ -28,6 +28,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Precision",
+    "Shard",
     "content_key",
     "fill",
     "key_of_file",
@@ -40,4 +41,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'headwater.embed' has no attribute {name!r}")
-    return getattr(import_module(f"headwater.embed.{'run' if name in ('EmbedResult', 'fill') else 'encoder'}"), name)
+    return getattr(
+        import_module(f"headwater.embed.{'run' if name in ('EmbedResult', 'Shard', 'fill') else 'encoder'}"), name
+    )

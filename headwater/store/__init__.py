@@ -3,6 +3,7 @@
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.features import Features
 from headwater.store.file_index import FileIndex
+from headwater.store.journal import BlockLine
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
     KEY_COLUMNS,
@@ -22,6 +23,7 @@ from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 __all__ = [
     "KEY_COLUMNS",
     "ArrayLike",
+    "BlockLine",
     "BlockResult",
     "BlockTask",
     "Data",

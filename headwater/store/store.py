@@ -185,8 +185,10 @@ class Store:
             raise StoreNotFound(f"{self.path}: no features {name!r}.{nearest(name, names)} There are: {there}.")
         return Features(self._group / name, self._journal(name), name)
 
-    def require_features(self, name: str, spec: FeatureSpec, n_items: int) -> Features:
+    def require_features(self, name: str, spec: FeatureSpec, n_items: int, *, alone: bool = True) -> Features:
         """Open the features ``name``, or make them; refuse them when they are of another spec.
+
+        ``alone`` says that they are to be written by this process alone.
 
         Raises
         ------
@@ -199,7 +201,7 @@ class Store:
         """
         check_name(name)
         with self.changing():
-            self.check_features(name, spec)
+            self.check_features(name, spec, alone=alone)
             if name in self.feature_names():
                 return self.features(name)
             parent = (self._group / name).parent
@@ -208,14 +210,15 @@ class Store:
                     write_group_metadata(folder, {})
             return Features.create(self._group / name, self._journal(name), name, spec, n_items)
 
-    def check_features(self, name: str, spec: FeatureSpec) -> None:
+    def check_features(self, name: str, spec: FeatureSpec, *, alone: bool = True) -> None:
         """Raise what `require_features` would, and change nothing."""
         check_name(name)
         if name in self.feature_names():
             features = self.features(name)
             features.spec.require_same(spec, f"{self.path}: {name}")
-            with features.writing():
-                pass
+            if alone:
+                with features.writing():
+                    pass
 
     @property
     def _group(self) -> Path:
