@@ -53,7 +53,7 @@ class Frozen:
         self.precision: str = "fp32" if precision == "auto" else precision
         self._open = precision == "auto"
         self._weights = weights
-        frozen = module.eval().requires_grad_(False).to(self.device).to(memory_format=_torch().channels_last)
+        frozen = _channels_last(module.eval().requires_grad_(False).to(self.device))
         if self.device == "cpu":
             _convolve_by_onednn(frozen)
         self.module: nn.Module = frozen.to(self.dtype)
@@ -260,6 +260,14 @@ def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, without its full stop."""
     return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """Lay kernels of two-dimensional convolutions out as they are fastest; those over video frames cannot be."""
+    for part in module.modules():
+        if isinstance(part, _torch().nn.Conv2d):
+            part.to(memory_format=_torch().channels_last)
+    return module
 
 
 def _convolve_by_onednn(module: nn.Module) -> None:

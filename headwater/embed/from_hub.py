@@ -54,11 +54,12 @@ class HubEncoder(Encoder[NDArray[Any]]):
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         need("transformers", "encoders")
         self.name, self.tokens = f"hf:{name}", tokens
         with quiet_libraries():
-            model, self._processor, self._tokenizer = _build(name, self.name, weights)
+            model, self._processor, self._tokenizer = _build(name, self.name, weights, trust_remote_code)
         self._dual = self._processor is not None and self._tokenizer is not None
         self.logit_scale = float(model.logit_scale.detach().exp()) if self._dual else None
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
@@ -101,7 +102,7 @@ class HubEncoder(Encoder[NDArray[Any]]):
         """Return what defines these features."""
         shape = self._token_shapes[modality]
         if modality == "image":
-            preprocessing = _plain(self._processor.to_dict())
+            preprocessing = plain_settings(self._processor.to_dict())
             pooling = "projection" if self._dual else "default"
         else:
             preprocessing = {
@@ -138,6 +139,13 @@ class HubEncoder(Encoder[NDArray[Any]]):
         if modality == "image" or self.tokens == "none":
             return 0
         return len(prepared) if self.tokens == "all" else min(len(prepared), int(self.tokens))
+
+    def cut(self, modality: Modality, content: Content, prepared: NDArray[Any]) -> bool:
+        """Whether a text is longer than the model's context."""
+        if modality == "image" or len(prepared) < self._max_length:
+            return False
+        longer = self._tokenizer(content.text(), truncation=True, max_length=self._max_length + 1)["input_ids"]
+        return len(longer) > self._max_length
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
@@ -241,14 +249,14 @@ class HubEncoder(Encoder[NDArray[Any]]):
         return (hidden * weights).sum(1) / weights.sum(1), hidden
 
 
-def _build(name: str, spec: str, weights: str | Path | None) -> tuple[Any, Any, Any]:
+def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: bool) -> tuple[Any, Any, Any]:
     """Make a transformers model, its image processor and its tokenizer; None for what it does not need."""
     transformers = need("transformers", "encoders")
-    options: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     state = None if weights is None else load_state(weights)
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
-        kind = transformers.AutoModel if state is None else _kind_of(config)
+        kind = transformers.AutoModel if state is None else _kind_of(config, trust_remote_code)
         model, report = kind.from_pretrained(
             name if state is None else None,
             config=config,
@@ -274,13 +282,13 @@ def _build(name: str, spec: str, weights: str | Path | None) -> tuple[Any, Any, 
     return model, processor, tokenizer
 
 
-def _kind_of(config: Any) -> Any:
+def _kind_of(config: Any, trust_remote_code: bool) -> Any:
     """Return the class of a configuration's model."""
     with need("torch", "encoders").device("meta"):
-        return type(need("transformers", "encoders").AutoModel.from_config(config, trust_remote_code=False))
+        return type(need("transformers", "encoders").AutoModel.from_config(config, trust_remote_code=trust_remote_code))
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return an image processor's settings as JSON values, those that do not change pixels left out."""
     left_out = ("processor_class", "_processor_class", "data_format", "device")
     kept: dict[str, Any] = json.loads(json.dumps(dict(values), default=_plain_value))

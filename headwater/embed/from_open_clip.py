@@ -114,6 +114,14 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
             return 0
         return len(prepared) if self.tokens == "all" else min(len(prepared), int(self.tokens))
 
+    def cut(self, modality: Modality, content: Content, prepared: NDArray[Any]) -> bool:
+        """Whether a text is longer than the model's context."""
+        length: int = self._tokenize.context_length
+        if modality == "image" or len(prepared) < length:
+            return False
+        longer = self._tokenize([content.text()], context_length=length + 1)[0].numpy()
+        return bool((longer != self._pad)[length])
+
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
         if modality == "image":

@@ -29,8 +29,15 @@ TEXTS = [
 IMAGES = ["timm-conv", "timm-vit", "timm-vit-registers", "timm-nhwc", "hf-clip_vision", "hf-vit", "hf-dinov2"]
 IMAGES += ["hf-dinov2_registers", "hf-convnext", "hf-resnet", "hf-swin"]
 DUAL = ["open_clip", "open_clip-resnet", "open_clip-timm", "open_clip-bert", "hf-clip", "hf-siglip"]
-TOKENLESS = [("texture", "image"), ("ngram", "text"), ("stub", "image"), ("stub", "text")]
-WITH_WEIGHTS = [*IMAGES, *DUAL, "hf-bert"]
+DECODERS = ["hf-qwen2_vl", "hf-smolvlm"]
+TOKENLESS = [
+    *((member, m) for member in DECODERS for m in ("image", "text")),
+    ("texture", "image"),
+    ("ngram", "text"),
+    ("stub", "image"),
+    ("stub", "text"),
+]
+WITH_WEIGHTS = [*IMAGES, *DUAL, *DECODERS, "hf-bert"]
 MODALITIES = [(m, "image") for m in IMAGES + DUAL] + [(m, "text") for m in [*DUAL, "hf-bert"]]
 CASES = [(*case, tokens) for case in MODALITIES for tokens in ("none", "all", N_POOLED)]
 CASES += [(*case, "none") for case in TOKENLESS]
@@ -148,7 +155,7 @@ def test_tokens_do_not_change_the_pooled_vector(loaded, contents, member):
 @pytest.mark.parametrize("member", WITH_WEIGHTS)
 def test_an_encoder_is_frozen(loaded, contents, member):
     """Encoding leaves every parameter and running statistic as it was, bit by bit, and needs no gradient."""
-    encoder = loaded(member, "all")
+    encoder = loaded(member, "none" if member in DECODERS else "all")
     module = encoder._frozen.module
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     for modality in encoder.modalities:
@@ -186,7 +193,7 @@ def test_one_weight_changes_the_spec(loaded, tiny, tmp_path, member):
     assert old.preprocessing == new.preprocessing
 
 
-@pytest.mark.parametrize("member", [*IMAGES, *DUAL, "texture", "stub"])
+@pytest.mark.parametrize("member", [*IMAGES, *DUAL, *DECODERS, "texture", "stub"])
 def test_any_size_of_image(loaded, tmp_path, member):
     """One pixel, or a line of them, is an image too."""
     encoder = loaded(member, "none")
