@@ -145,6 +145,29 @@ def sentence_pieces():
     )
 
 
+def lowered_pieces():
+    """Return a tokenizer like SigLIP 2's: of lower-case letters, without merges; it ends with ``<eos>``."""
+    from tokenizers import processors
+    from transformers import Siglip2Tokenizer
+
+    letters = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        "<mask>",
+        "▁",
+        ",",
+        "!",
+        *(chr(c) for c in range(ord("a"), ord("z") + 1)),
+    ]
+    words = Siglip2Tokenizer(vocab={word: i for i, word in enumerate(letters)}, merges=[], model_max_length=16)
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    return words
+
+
 WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 PIXELS = {"image_size": SIDE, "patch_size": 16}
@@ -206,12 +229,12 @@ def hub(folder, kind):
         return build_hub(folder, t.DINOv3ConvNextModel(config), processor_of("DINOv3ViT"))
     if kind == "siglip2":
         text = t.Siglip2TextConfig(
-            **WIDTHS, vocab_size=20, max_position_embeddings=16, projection_size=32, bos_token_id=1, eos_token_id=1
+            **WIDTHS, vocab_size=40, max_position_embeddings=16, projection_size=32, bos_token_id=2, eos_token_id=1
         )
         vision = t.Siglip2VisionConfig(**WIDTHS, patch_size=16, num_patches=16, attention_dropout=0.3)
         config = t.Siglip2Config(text_config=text.to_dict(), vision_config=vision.to_dict())
         images = t.Siglip2ImageProcessor(patch_size=16, max_num_patches=16)
-        return build_hub(folder, t.Siglip2Model(config), images, sentence_pieces())
+        return build_hub(folder, t.Siglip2Model(config), images, lowered_pieces())
     if kind == "distilbert":
         config = t.DistilBertConfig(
             vocab_size=len(wordpieces()), dim=32, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=40
@@ -224,7 +247,15 @@ def hub(folder, kind):
         return build_hub(folder, t.RobertaModel(config), None, wordpieces())
     if kind == "modernbert":
         config = t.ModernBertConfig(
-            **WIDTHS, vocab_size=len(wordpieces()), max_position_embeddings=40, local_attention=8, pad_token_id=0
+            **WIDTHS,
+            vocab_size=len(wordpieces()),
+            max_position_embeddings=40,
+            local_attention=8,
+            pad_token_id=0,
+            bos_token_id=2,
+            cls_token_id=2,
+            eos_token_id=3,
+            sep_token_id=3,
         )
         return build_hub(folder, t.ModernBertModel(config), None, wordpieces())
     config = t.BertConfig(**WIDTHS, **DROPS, vocab_size=len(wordpieces()), max_position_embeddings=40)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._extras import need
+from headwater.embed._naflex import padded_patches, patches_of, pooled_tokens, see_patches, takes_patches
 from headwater.embed._torch import (
     Frozen,
     digest_of_vocabulary,
@@ -64,7 +65,11 @@ class HubEncoder(Encoder[NDArray[Any]]):
         self.logit_scale = float(model.logit_scale.detach().exp()) if self._dual else None
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
         self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
-        patch = getattr(vision, "patch_size", None)
+        self._naflex = takes_patches(self._processor)
+        if self._naflex and tokens == "all":
+            raise EncoderError(f"{self.name}: its images become different numbers of tokens: pass --tokens N.")
+        # DINOv3's ConvNeXt puts what it pools before its cells, each of which is 32 pixels wide.
+        patch = 32 if model.config.model_type == "dinov3_convnext" else getattr(vision, "patch_size", None)
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
         if self._tokenizer is not None:
             positions = int(getattr(text, "max_position_embeddings", None) or 512)
@@ -149,7 +154,10 @@ class HubEncoder(Encoder[NDArray[Any]]):
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
-        if modality == "image":
+        if modality == "image" and self._naflex:
+            inputs = padded_patches(batch, self._processor.max_num_patches, self._frozen)
+            self._frozen.settle(lambda model: see_patches(model, inputs)[0])
+        elif modality == "image":
             self._frozen.settle(lambda model: self._see(model, self._batch(batch))[0])
         else:
             self._frozen.settle(lambda model: self._read(model, *self._padded(batch))[0])
@@ -165,8 +173,9 @@ class HubEncoder(Encoder[NDArray[Any]]):
     # Images
 
     def _pixels(self, image: Any) -> NDArray[np.float32]:
-        """Return what the image processor makes, float32 of shape ``(3, height, width)``."""
-        values: NDArray[np.float32] = np.asarray(self._processor(images=image, return_tensors="np")["pixel_values"][0])
+        """Return what the image processor makes, float32 of shape ``(3, height, width)``, or a grid of patches."""
+        made = self._processor(images=image, return_tensors="np")
+        values: NDArray[np.float32] = patches_of(made) if self._naflex else np.asarray(made["pixel_values"][0])
         return values
 
     def _batch(self, batch: Sequence[NDArray[Any]]) -> Tensor:
@@ -175,6 +184,14 @@ class HubEncoder(Encoder[NDArray[Any]]):
         return x.contiguous(memory_format=torch.channels_last)
 
     def _encode_images(self, batch: Sequence[NDArray[Any]]) -> Encoded:
+        if self._naflex:
+            inputs = padded_patches(batch, self._processor.max_num_patches, self._frozen)
+            pooled, hidden = self._frozen.run(see_patches, inputs)
+            if self.tokens == "none":
+                return Encoded(to_numpy(pooled))
+            return Encoded(
+                to_numpy(pooled), to_numpy(pooled_tokens(hidden, inputs["spatial_shapes"], int(self.tokens)))
+            )
         x = self._batch(batch)
         pooled, hidden = self._frozen.run(self._see, x)
         if self.tokens == "none":
