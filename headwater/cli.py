@@ -44,6 +44,7 @@ Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local stat
 Adapter = Annotated[
     Path | None, typer.Option(metavar="RUN", help="A run of fine-tune: what it trained is put on top of the weights.")
 ]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model, with your rights.")]
 Leakage = Annotated[
     str | None, typer.Option(metavar="REASON", help="Go on though the split leaks; kept in metrics.json.")
 ]
@@ -117,6 +118,14 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _warn_of_code(trusted: bool) -> None:
+    if trusted:
+        _say(
+            "headwater: --trust-remote-code: code that came with the model will run with your rights: it can read, "
+            "change and send whatever you can."
+        )
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write it.")] = Path("headwater-demo"),
@@ -143,9 +152,19 @@ def embed(
     text: Annotated[str | None, typer.Option(metavar="COL", help="Column of texts.")] = None,
     id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids.")] = None,
     tokens: Annotated[str, typer.Option(metavar="none|all|N", help="Token features to store too.")] = "none",
+    layer: Annotated[
+        str | None, typer.Option(metavar="last|N", help="Layer of a vision-language decoder to take features from.")
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="How its states make a vector: last-token, mean-image-tokens or mean.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="What it reads: words around {image} or {text}.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
+    trust_remote_code: Trust = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Items encoded together.")] = 32,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
     on_error: Annotated[str, typer.Option(metavar="skip|stop", help="What to do about an unreadable item.")] = "skip",
@@ -159,6 +178,7 @@ def embed(
     """Run an encoder once over images and texts, and store the features."""
     from headwater import api
 
+    _warn_of_code(trust_remote_code)
     done = api.embed(
         manifest,
         store,
@@ -170,9 +190,13 @@ def embed(
         text=text,
         id=id,
         tokens=tokens,
+        layer=layer,
+        pooling=pooling,
+        prompt=prompt,
         dtype=dtype,
         precision=precision,  # type: ignore[arg-type]
         device=device,
+        trust_remote_code=trust_remote_code,
         batch_size=batch_size,
         workers=workers,
         on_error=on_error,
@@ -647,12 +671,14 @@ def zero_shot(
     seed: Seed = 0,
     weights: Weights = None,
     device: Device = "auto",
+    trust_remote_code: Trust = False,
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Score images by how near they are to the prompts of each class."""
     from headwater import api
 
+    _warn_of_code(trust_remote_code)
     run = api.zero_shot(
         store,
         features=features,
@@ -669,6 +695,7 @@ def zero_shot(
         seed=seed,
         weights=weights,
         device=device,
+        trust_remote_code=trust_remote_code,
         out=out,
         progress=_say,
     )
@@ -692,11 +719,13 @@ def similar(
     index: Annotated[str | None, typer.Option(metavar="KIND", help="Search in this index instead of exactly.")] = None,
     weights: Weights = None,
     device: Device = "auto",
+    trust_remote_code: Trust = False,
     json: Json = False,
 ) -> None:
     """Find similar cases."""
     from headwater import api
 
+    _warn_of_code(trust_remote_code)
     hits = api.similar(
         store,
         features=features,
@@ -709,6 +738,7 @@ def similar(
         index=index,
         weights=weights,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     _show(api.hit_lines(hits, width=width), [hit.to_dict() for hit in hits], json)

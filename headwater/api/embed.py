@@ -70,7 +70,12 @@ class Embedded(Store):
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         features = {
-            name: {"embedded": r.embedded, "kept": r.kept - self.n_failed_before[name], "failed": self.failed[name]}
+            name: {
+                "embedded": r.embedded,
+                "kept": r.kept - self.n_failed_before[name],
+                "cut": r.cut,
+                "failed": self.failed[name],
+            }
             for name, r in self.results.items()
         }
         changes = None if self.changes is None else asdict(self.changes)
@@ -90,6 +95,8 @@ class Embedded(Store):
             out += [f"  {id}: {why}" for id, why in list(failed.items())[:SHOWN]]
             if len(failed) > SHOWN:
                 out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.path} --failed")
+            if result.cut:
+                out.append(f"  {counted(result.cut, 'text')} cut short, being longer than the encoder reads")
             if before:
                 out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed tries again")
         out += [
@@ -113,9 +120,13 @@ def embed(
     text: str | None = None,
     id: str | None = None,
     tokens: str = "none",
+    layer: str | None = None,
+    pooling: str | None = None,
+    prompt: str | None = None,
     dtype: str = "float16",
     precision: Precision = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     batch_size: int = 32,
     workers: int | None = None,
     on_error: str = "skip",
@@ -148,8 +159,12 @@ def embed(
         Columns of the manifest; found by name when left out.
     tokens
         ``none``, ``all``, or a number to pool tokens to.
+    layer, pooling, prompt
+        What of the encoder is stored, where it leaves a choice; see `headwater.embed.load_encoder`.
     dtype
         Stored type, ``float16`` or ``float32``.
+    trust_remote_code
+        Let transformers run code that comes with a model; it runs with all rights of the user's.
     precision, device, batch_size, workers
         How to compute; without influence on what the features mean.
     on_error
@@ -188,7 +203,18 @@ def embed(
             raise InputError(f"{option} must be at least 1, but is {number}.")
     found = find_store(store)
     table = read_manifest(manifest, id=id, image=image, text=text)
-    model = load_encoder(encoder, weights=weights, adapter=adapter, tokens=tokens, device=device, precision=precision)
+    model = load_encoder(
+        encoder,
+        weights=weights,
+        adapter=adapter,
+        tokens=tokens,
+        layer=layer,
+        pooling=pooling,
+        prompt=prompt,
+        device=device,
+        precision=precision,
+        trust_remote_code=trust_remote_code,
+    )
     wanted, not_encoded = _modalities(table, model, image, text)
     base = name if name is not None else default_name(encoder) + (f"-{_run_name(adapter)}" if adapter else "")
     specs = {modality: model.spec(modality, dtype) for modality in wanted}

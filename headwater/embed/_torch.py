@@ -80,7 +80,7 @@ class Frozen:
         self._files = {} if weights is None else {"weights_file": str(Path(weights).resolve())}
         if adapter is not None and adapter.path is not None:
             self._files["adapter_file"] = str(adapter.path)
-        frozen = module.eval().requires_grad_(False).to(self.device).to(memory_format=_torch().channels_last)
+        frozen = _channels_last(module.eval().requires_grad_(False).to(self.device))
         if self.device == "cpu":
             _convolve_by_onednn(frozen)
         self.module: nn.Module = frozen.to(self.dtype)
@@ -287,6 +287,14 @@ def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, without its full stop."""
     return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """Lay kernels of two-dimensional convolutions out as they are fastest; those over video frames cannot be."""
+    for part in module.modules():
+        if isinstance(part, _torch().nn.Conv2d):
+            part.to(memory_format=_torch().channels_last)
+    return module
 
 
 def _convolve_by_onednn(module: nn.Module) -> None:

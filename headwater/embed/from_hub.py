@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._extras import need
+from headwater.embed._naflex import PATCHES, padded_patches, patches_of, pooled_tokens, see_patches, takes_patches
 from headwater.embed._torch import (
     Frozen,
     digest_of_vocabulary,
@@ -20,7 +21,7 @@ from headwater.embed._torch import (
     quiet_libraries,
     require_fit,
 )
-from headwater.embed.encoder import Encoded, Precision
+from headwater.embed.encoder import Content, Encoded, Precision
 from headwater.embed.pooling import grid_of_sequence, own_tokens, pool_grid
 from headwater.embed.tunable import TorchFeatures, Tunable, encoded
 from headwater.errors import EncoderError
@@ -57,15 +58,20 @@ class HubEncoder(Tunable[NDArray[Any]]):
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         need("transformers", "encoders")
         self.name, self.tokens = f"hf:{name}", tokens
         with quiet_libraries():
-            model, self._processor, self._tokenizer = _build(name, self.name, weights)
+            model, self._processor, self._tokenizer = _build(name, self.name, weights, trust_remote_code)
         self._dual = self._processor is not None and self._tokenizer is not None
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
         self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
-        patch = getattr(vision, "patch_size", None)
+        self._naflex = takes_patches(self._processor)
+        if self._naflex and tokens == "all":
+            raise EncoderError(f"{self.name}: its images become different numbers of tokens: pass --tokens N.")
+        # DINOv3's ConvNeXt puts what it pools before its cells, each of which is 32 pixels wide.
+        patch = 32 if model.config.model_type == "dinov3_convnext" else getattr(vision, "patch_size", None)
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
         if self._tokenizer is not None:
             positions = int(getattr(text, "max_position_embeddings", None) or 512)
@@ -104,7 +110,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         """Return what defines these features."""
         shape = self._token_shapes[modality]
         if modality == "image":
-            preprocessing = _plain(self._processor.to_dict())
+            preprocessing = plain_settings(self._processor.to_dict())
             pooling = "projection" if self._dual else "default"
         else:
             preprocessing = {
@@ -165,12 +171,18 @@ class HubEncoder(Tunable[NDArray[Any]]):
 
     def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
         """Return pixels ``(n, 3, height, width)``; or ids and attention mask ``(n, longest)``, and lengths ``(n,)``."""
+        if modality == "image" and self._naflex:
+            return tuple(padded_patches(batch, self._processor.max_num_patches, self._frozen).values())
         if modality == "image":
             return (self._batch(batch),)
         return (*self._padded(batch), need("torch", "encoders").tensor([len(ids) for ids in batch]))
 
     def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
         """Return features of a collated batch."""
+        if modality == "image" and self._naflex:
+            pooled, hidden = see_patches(module, dict(zip(PATCHES, inputs, strict=True)))
+            tokens = None if self.tokens == "none" else pooled_tokens(hidden, inputs[2], int(self.tokens))
+            return TorchFeatures(pooled, tokens)
         if modality == "image":
             pooled, hidden = self._see(module, *inputs)
             height, width = inputs[0].shape[2:]
@@ -192,9 +204,19 @@ class HubEncoder(Tunable[NDArray[Any]]):
             return 0
         return len(prepared) if self.tokens == "all" else min(len(prepared), int(self.tokens))
 
+    def cut(self, modality: Modality, content: Content, prepared: NDArray[Any]) -> bool:
+        """Whether a text is longer than the model's context."""
+        if modality == "image" or len(prepared) < self._max_length:
+            return False
+        longer = self._tokenizer(content.text(), truncation=True, max_length=self._max_length + 1)["input_ids"]
+        return len(longer) > self._max_length
+
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
-        if modality == "image":
+        if modality == "image" and self._naflex:
+            inputs = padded_patches(batch, self._processor.max_num_patches, self._frozen)
+            self._frozen.settle(lambda model: see_patches(model, inputs)[0])
+        elif modality == "image":
             self._frozen.settle(lambda model: self._see(model, self._batch(batch))[0])
         else:
             self._frozen.settle(lambda model: self._read(model, *self._padded(batch))[0])
@@ -210,8 +232,9 @@ class HubEncoder(Tunable[NDArray[Any]]):
     # Images
 
     def _pixels(self, image: Any) -> NDArray[np.float32]:
-        """Return what the image processor makes, float32 of shape ``(3, height, width)``."""
-        values: NDArray[np.float32] = np.asarray(self._processor(images=image, return_tensors="np")["pixel_values"][0])
+        """Return what the image processor makes, float32 of shape ``(3, height, width)``, or a grid of patches."""
+        made = self._processor(images=image, return_tensors="np")
+        values: NDArray[np.float32] = patches_of(made) if self._naflex else np.asarray(made["pixel_values"][0])
         return values
 
     def _batch(self, batch: Sequence[NDArray[Any]]) -> Tensor:
@@ -292,23 +315,21 @@ def builtin_clip(
     It was trained on painted histology alone, by ``recipes/builtin_clip.py``, and knows nothing of real tissue.
     """
     if weights is not None:
-        raise EncoderError(
-            "builtin:clip comes with its weights: leave --weights out, or name its directory as hf:DIRECTORY."
-        )
+        raise EncoderError("builtin:clip comes with its weights: leave --weights out.")
     options: dict[str, Any] = {"adapter": adapter, "tokens": tokens, "device": device, "precision": precision}
     encoder = HubEncoder(str(Path(__file__).with_name(name)), **options)
     encoder.name = f"builtin:{name}"
     return encoder
 
 
-def _build(name: str, spec: str, weights: str | Path | None) -> tuple[Any, Any, Any]:
+def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: bool) -> tuple[Any, Any, Any]:
     """Make a transformers model, its image processor and its tokenizer; None for what it does not need."""
     transformers = need("transformers", "encoders")
-    options: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     state = None if weights is None else load_state(weights)
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
-        kind = transformers.AutoModel if state is None else _kind_of(config)
+        kind = transformers.AutoModel if state is None else _kind_of(config, trust_remote_code)
         model, report = kind.from_pretrained(
             name if state is None else None,
             config=config,
@@ -334,13 +355,13 @@ def _build(name: str, spec: str, weights: str | Path | None) -> tuple[Any, Any, 
     return model, processor, tokenizer
 
 
-def _kind_of(config: Any) -> Any:
+def _kind_of(config: Any, trust_remote_code: bool) -> Any:
     """Return the class of a configuration's model."""
     with need("torch", "encoders").device("meta"):
-        return type(need("transformers", "encoders").AutoModel.from_config(config, trust_remote_code=False))
+        return type(need("transformers", "encoders").AutoModel.from_config(config, trust_remote_code=trust_remote_code))
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return an image processor's settings as JSON values, those that do not change pixels left out."""
     left_out = ("processor_class", "_processor_class", "data_format", "device")
     kept: dict[str, Any] = json.loads(json.dumps(dict(values), default=_plain_value))

@@ -22,7 +22,7 @@ from headwater.embed._torch import (
     load_state,
     quiet_libraries,
 )
-from headwater.embed.encoder import Encoded, Precision
+from headwater.embed.encoder import Content, Encoded, Precision
 from headwater.embed.pooling import own_tokens, pool_grid
 from headwater.embed.tunable import TorchFeatures, Tunable, encoded
 from headwater.errors import EncoderError, nearest
@@ -152,6 +152,14 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         if modality == "image" or self.tokens == "none":
             return 0
         return len(prepared) if self.tokens == "all" else min(len(prepared), int(self.tokens))
+
+    def cut(self, modality: Modality, content: Content, prepared: NDArray[Any]) -> bool:
+        """Whether a text is longer than the model's context."""
+        length: int = self._tokenize.context_length
+        if modality == "image" or len(prepared) < length:
+            return False
+        longer = self._tokenize([content.text()], context_length=length + 1)[0].numpy()
+        return bool((longer != self._pad)[length])
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""

@@ -31,12 +31,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class EmbedResult:
-    """What a run did: items embedded, failed (why, by content), found finished before, and left to other shards."""
+    """What a run did: items embedded, failed (why, by content), found finished before, and left to other shards.
+
+    ``cut`` counts texts whose end was left out.
+    """
 
     embedded: int = 0
     failed: list[tuple[Content, str]] = field(default_factory=list)
     kept: int = 0
     left: int = 0
+    cut: int = 0
 
 
 class _Rows:
@@ -66,6 +70,7 @@ class _Done:
     encoded: Encoded | None
     good: NDArray[np.int64]
     failed: dict[int, str]
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,7 @@ def fill(
                     block = _assemble(task, pending.pop(task.block), features.spec.dtype)
                     writer.commit(task, block)
                     result.failed += [(content_of[row], why) for row, why in block.failed.items()]
+                result.cut += done.cut
                 n_done += len(done.job.rows)
                 if progress is not None:
                     progress(n_done, len(result.failed))
@@ -233,19 +239,20 @@ def _encode_all(
 ) -> Generator[_Done]:
     """Yield finished jobs in order; workers prepare, and encode as well where the encoder lets each own a core."""
 
-    def prepare(job: _Job) -> tuple[list[Any], list[int], dict[int, str]]:
-        prepared, good, failed = [], [], {}
+    def prepare(job: _Job) -> tuple[list[Any], list[int], dict[int, str], int]:
+        prepared, good, failed, cut = [], [], {}, 0
         for row in job.rows.tolist():
             try:
                 prepared.append(encoder.prepare(modality, content_of[row]))
                 good.append(row)
+                cut += encoder.cut(modality, content_of[row], prepared[-1])
             except ImageError as error:
                 failed[row] = str(error)
-        return prepared, good, failed
+        return prepared, good, failed, cut
 
-    def encode(job: _Job, prepared: list[Any], good: list[int], failed: dict[int, str]) -> _Done:
+    def encode(job: _Job, prepared: list[Any], good: list[int], failed: dict[int, str], cut: int) -> _Done:
         encoded = _encode_sorted(encoder, modality, prepared, batch_size) if prepared else None
-        return _Done(job, encoded, np.array(good, np.int64), failed)
+        return _Done(job, encoded, np.array(good, np.int64), failed, cut)
 
     def both(job: _Job) -> _Done:
         return encode(job, *prepare(job))

@@ -37,7 +37,7 @@ def test_the_report_as_json(command, images):
     done = command("embed", images / "manifest.csv", images / "a.hw", "--encoder", "stub:8", "--json")
     value = json.loads(done.out)
     assert value["n_samples"] == 16
-    assert value["features"]["stub-8/image"] == {"embedded": 16, "kept": 0, "failed": {}}
+    assert value["features"]["stub-8/image"] == {"embedded": 16, "kept": 0, "cut": 0, "failed": {}}
     assert value["features"]["stub-8/text"]["embedded"] == 14
 
 

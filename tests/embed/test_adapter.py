@@ -20,7 +20,7 @@ MEMBERS = [
     "hf-clip",
     "hf-siglip",
 ]
-MEMBERS += ["hf-dinov2", "hf-convnext", "hf-resnet", "hf-swin", "hf-bert"]
+MEMBERS += ["hf-dinov2", "hf-convnext", "hf-resnet", "hf-swin", "hf-bert", "hf-qwen2_vl", "hf-smolvlm"]
 
 
 def loaded(tiny, member, **options):
