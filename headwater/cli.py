@@ -47,6 +47,9 @@ Leakage = Annotated[
 Trials = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Select among N settings that Optuna proposes, not a grid.")
 ]
+TaskAsked = Annotated[
+    str, typer.Option("--task", metavar="auto|regression", help="Whether labels are classes, or numbers to predict.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
@@ -178,7 +181,8 @@ def fit_head(
     store: Store,
     features: Annotated[list[str], typer.Option(metavar="NAME/MODALITY", help="Features; repeat for several inputs.")],
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
-    head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",
+    head: Annotated[str | None, typer.Option(metavar="KIND", help="Kind of head; linear, or ridge.")] = None,
+    task: TaskAsked = "auto",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PARAM=VALUE", help="A parameter, or a list of values to select among; repeat."),
@@ -239,6 +243,7 @@ def fit_head(
         features=features,
         label=label,
         head=head,
+        task=task,  # type: ignore[arg-type]
         params=_params(set_ or []),
         prompts=prompts,
         groups=groups,
@@ -280,7 +285,10 @@ def sweep(
     ],
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write leaderboard, trials and runs.")],
-    heads: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Kind of head; repeat. Linear.")] = None,
+    heads: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Kind of head; repeat. Linear, or ridge.")
+    ] = None,
+    task: TaskAsked = "auto",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="HEAD.PARAM=VALUE", help="A parameter, or a list to select among; repeat."),
@@ -319,7 +327,8 @@ def sweep(
         features=features,
         label=label,
         out=out,
-        heads=heads or "linear",
+        heads=heads,
+        task=task,  # type: ignore[arg-type]
         params=_params_of_heads(set_ or []),
         grid=grid,
         trials=trials,

@@ -30,7 +30,7 @@ class Labels:
     Attributes
     ----------
     y
-        Classes, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
+        Classes, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``; or numbers.
     names
         What the columns of ``y`` are called; None where each sample has one class.
     """
@@ -137,7 +137,7 @@ def _cleaned(column: pl.Series) -> pl.Series:
     if (numbers.drop_nulls() % 1 != 0).any():
         raise InputError(
             f"label column {column.name!r} holds measurements such as {numbers.drop_nulls()[0]}, not classes: "
-            "put them into classes first."
+            "put them into classes, or predict the numbers themselves with fit-head --task regression."
         )
     return numbers.cast(pl.Int64)
 
