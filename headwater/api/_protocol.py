@@ -93,7 +93,8 @@ class Protocol:
         if self.task not in get_args(Asked):
             known = get_args(Asked)
             raise InputError(f"--task {self.task!r}: {' or '.join(known)}.{nearest(self.task, known)}")
-        for option, value, least in (("--seed", self.seed, 0), ("--seeds", self.seeds, 1)):
+        least_of = (("--seed", self.seed, 0), ("--seeds", self.seeds, 1), ("--inner-folds", self.inner_folds, 2))
+        for option, value, least in least_of:
             if value < least:
                 raise InputError(f"{option} must be at least {least}, but is {value}.")
         for option, why in self._contradictions():

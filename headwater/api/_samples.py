@@ -104,6 +104,18 @@ def with_labels(
     return data, Labels(column.to_numpy(), None)
 
 
+def labels_there(table: pl.DataFrame, columns: Sequence[str], separator: str | None) -> list[str]:
+    """Return every label that a row of a table has, as words: those of `with_labels`, of whichever samples."""
+    if len(columns) > 1:
+        return list(columns)
+    column = _cleaned(table[columns[0]]).drop_nulls()
+    if separator is not None:
+        column = column.cast(pl.String).str.split(separator)
+    if column.dtype == pl.List:
+        return _several_labels(column).names or []
+    return sorted({str(value) for value in column.to_list()})
+
+
 def _with_values(data: Data, name: str) -> Data:
     """Leave out the samples for which a column is empty."""
     present = _cleaned(data.table[name]).is_not_null()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headwater.api._contents import modality_of
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.api._lines import counted
+from headwater.api._mapping import mapping_of, merged, refuse_unknown
 from headwater.api._measurements import with_numbers
 from headwater.api._prompts import SEES
 from headwater.api._samples import (
@@ -47,7 +48,7 @@ def evaluate(
     *,
     label: str | Sequence[str],
     features: str | Sequence[str] | None = None,
-    mapping: Mapping[str, str | None] | None = None,
+    mapping: Mapping[str, str | None] | str | Path | None = None,
     groups: str | None = None,
     where: str | None = None,
     by: str | None = None,
@@ -73,7 +74,8 @@ def evaluate(
         The feature sets of the other store, in the order of the run's, where they are called otherwise. They must be
         of the same spec, field by field.
     mapping
-        What labels of the other data set mean in the run: ``{"normal": "benign"}``. None or ``""`` leaves samples with
+        What labels of the other data set mean in the run: ``{"normal": "benign"}``, or a file of such; see the
+        ``merge`` of `fit_head`. None or ``""`` leaves samples with
         that label out (of several labels, that label).
     groups, where, by, label_separator
         As for `fit_head`; groups are what is drawn again for intervals.
@@ -116,6 +118,7 @@ def evaluate(
         raise InputError(f"--level must be between 0 and 1, such as 0.95, but is {level}.")
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
+    means = mapping_of(mapping, "--map")
     opened = store if isinstance(store, Store) else open_store(store)
     own = _inputs_of(fitted)
     names = _features(fitted, own, opened, features)
@@ -130,10 +133,10 @@ def evaluate(
     classes = fitted.metrics[names_key(task)]
     y: NDArray[Any]
     if task == "regression":
-        data, y = _measured(read, labels, classes, label_separator, mapping)
+        data, y = _measured(read, labels, classes, label_separator, means)
     else:
         data, found = with_labels(read, labels, label_separator, constant=True)
-        data, y = _mapped(data, found, classes, task, dict(mapping or {}))
+        data, y = _mapped(data, found, classes, task, means)
     group = None if column is None else full_column(data, column, "--groups")
     say(f"{counted(len(y), 'sample')} with {' and '.join(names)}; nothing is fitted")
     samples, _ = samples_behind(opened, what, where, data)
@@ -182,7 +185,7 @@ def evaluate(
         "features": described(opened, names),
         "label": labels,
         "label_separator": label_separator,
-        "map": dict(mapping or {}),
+        "map": means,
         names_key(task): classes,
         "head": fitted.config["head"],
         "groups": column or "none",
@@ -274,9 +277,8 @@ def _mapped(
         raise InputError(f"the run has {had} a sample, but --label gives {has}: pass --label as the run had it.")
     words = [str(c) for c in classes]
     there = found.names if found.names is not None else sorted({str(v) for v in found.y.tolist()})
+    refuse_unknown(mapping, there, "--map")
     for name, target in mapping.items():
-        if name not in there:
-            raise InputError(f"--map {name}={target or ''}: no label {name!r} here.{nearest(name, there)}")
         if target and target not in words:
             raise InputError(
                 f"--map {name}={target}: the run has no class {target!r}.{nearest(target, words)} It has: "
@@ -355,7 +357,9 @@ def _shared(
         if run.metrics["task"] == "regression":
             trained, _ = with_numbers(read, run.config["label"])
         else:
-            trained, _ = with_labels(read, run.config["label"], run.config["label_separator"])
+            trained, labels = with_labels(read, run.config["label"], run.config["label_separator"])
+            if means := run.config.get("merge"):
+                trained, _ = merged(trained, labels, means, known=means)
     except HeadwaterError as error:
         say(f"whether the head was fitted on any of these samples cannot be checked: {error}")
         return None

@@ -15,11 +15,12 @@ from headwater.api._controls import run_controls
 from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
 from headwater.api._leakage import Report, check_leakage
 from headwater.api._lines import counted
+from headwater.api._mapping import mapping_of, merged
 from headwater.api._measurements import with_numbers
 from headwater.api._prompts import SEES, texts_for
 from headwater.api._protocol import Asked, Protocol
 from headwater.api._report import reported
-from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
+from headwater.api._samples import full_column, group_column, labels_there, levels, require_column, with_labels
 from headwater.api._tested import names_key
 from headwater.api.run import (
     Run,
@@ -71,6 +72,7 @@ def fit_head(
     per: str | None = None,
     aggregate: How | None = None,
     label_separator: str | None = None,
+    merge: Mapping[str, str | None] | str | Path | None = None,
     allow_leakage: str | None = None,
     samples_with: str | Sequence[str] = (),
     trials: int | None = None,
@@ -141,6 +143,10 @@ def fit_head(
         default), ``"max"`` or ``"noisy-or"``. Everything is reported at that level too.
     label_separator
         Splits the label column's text into several labels, such as ``";"``.
+    merge
+        Labels that mean the same, brought to one name: ``{"adenoca.": "adenocarcinoma"}``, or a file of such, a table
+        with the columns ``from`` and ``to``, or TOML. None or ``""`` leaves samples with that label out (of several
+        labels, that label).
     allow_leakage
         Why it is no matter that the same images, near duplicates of them, or samples of one group are on both sides of
         a split, which is refused otherwise. Kept in ``metrics.json``.
@@ -172,6 +178,7 @@ def fit_head(
         features=_several(features),
         labels=_several(label),
         label_separator=label_separator,
+        merge=mapping_of(merge, "--merge"),
         params=dict(params or {}),
         chosen=Chosen.of(
             head or DEFAULT_HEAD[task == "regression"], params or {}, trials, fine=fine, regression=task == "regression"
@@ -220,6 +227,7 @@ class Fitting:
     features: tuple[str, ...]
     labels: tuple[str, ...]
     label_separator: str | None
+    merge: Mapping[str, str | None]
     params: Mapping[str, Any]
     chosen: Chosen
     protocol: Protocol
@@ -234,8 +242,9 @@ class Fitting:
     def refuse(self) -> None:
         """Raise `InputError` for what needs no store to be refused."""
         self.protocol.refuse()
-        if self.protocol.regression and self.label_separator is not None:
-            raise InputError("--label-separator splits texts into labels, and --task regression needs numbers.")
+        for option, given in (("--label-separator", self.label_separator), ("--merge", self.merge)):
+            if self.protocol.regression and given:
+                raise InputError(f"{option} is about classes, and --task regression predicts numbers: leave it out.")
         _refuse_same_repeats(self.protocol, self.chosen)
 
     def on(self, store: Store) -> Planned:
@@ -275,6 +284,7 @@ class Planned:
             "features": described(self.store, self.what.names),
             "label": list(asked.labels),
             "label_separator": asked.label_separator,
+            "merge": dict(asked.merge),
             "head": asked.chosen.kind,
             "params": dict(asked.params),
             "trials": asked.chosen.trials,
@@ -312,6 +322,9 @@ class Planned:
             data, found = with_numbers(read, asked.labels)
         else:
             data, found = with_labels(read, asked.labels, asked.label_separator)
+            if asked.merge:
+                known = labels_there(self.store.samples, asked.labels, asked.label_separator)
+                data, found = merged(data, found, asked.merge, known)
             protocol.refuse_for(infer_task(found.y))
         y = found.y
         say(f"{counted(len(y), 'sample' if asked.bags is None else 'bag')} with {' and '.join(self.what.names)}")

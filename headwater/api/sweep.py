@@ -16,6 +16,7 @@ import polars as pl
 from headwater.api._chosen import Chosen
 from headwater.api._inputs import POOLED
 from headwater.api._leaderboard import Cell, lines_of, ranked
+from headwater.api._mapping import mapping_of
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Asked, Protocol
 from headwater.api.fit import DEFAULT_HEAD, Fitting, Planned
@@ -90,6 +91,7 @@ def sweep(
     per: str | None = None,
     aggregate: How | None = None,
     label_separator: str | None = None,
+    merge: Mapping[str, str | None] | str | Path | None = None,
     allow_leakage: str | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -121,7 +123,7 @@ def sweep(
         Let Optuna propose that many settings for each set of training rows, in place of grids.
     metric
         What the leaderboard is sorted by; the AUC (macro, for labels), or r2 for regression, when left out.
-    groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, per, aggregate, label_separator, \
+    groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, per, aggregate, label_separator, merge, \
 allow_leakage
         As `fit_head` has them.
     progress
@@ -153,6 +155,7 @@ allow_leakage
         per=per,
         aggregate=aggregate,
     )
+    means = mapping_of(merge, "--merge")
     of_heads = _parameters(params or {}, grid, kinds)
     every = tuple(dict.fromkeys(name.removesuffix(POOLED) for names in sets for name in names))
     plans: dict[str, Planned] = {}
@@ -175,6 +178,7 @@ allow_leakage
                 features=names,
                 labels=(label,) if isinstance(label, str) else tuple(dict.fromkeys(label)),
                 label_separator=label_separator,
+                merge=means,
                 params=of_heads.get(kind, {}),
                 chosen=chosen,
                 protocol=protocol,

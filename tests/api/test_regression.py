@@ -148,7 +148,8 @@ def test_samples_without_a_number_are_left_out(fit):
         (["--label", "age", "--conformal", "0.1"], "--conformal is about classes"),
         (["--label", "age", "--shots", "4"], "--shots is about classes"),
         (["--label", "age", "--per", "patient", "--aggregate", "max"], "aggregated by their mean"),
-        (["--label", "age", "--label-separator", ";"], "needs numbers"),
+        (["--label", "age", "--label-separator", ";"], "--label-separator is about classes"),
+        (["--label", "age", "--merge", "a=b"], "--merge is about classes"),
     ],
 )
 def test_what_is_refused(refused, ages, tmp_path, words, message):
