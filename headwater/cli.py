@@ -51,6 +51,16 @@ Leakage = Annotated[
 Trials = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Select among N settings that Optuna proposes, not a grid.")
 ]
+TaskAsked = Annotated[
+    str, typer.Option("--task", metavar="auto|regression", help="Whether labels are classes, or numbers to predict.")
+]
+InnerFolds = Annotated[
+    int, typer.Option(min=2, metavar="N", help="Folds of the training rows in which settings are selected.")
+]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LABEL=CLASS|FILE", help="Labels that mean the same, from a CSV of from,to, or TOML; repeat."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
@@ -215,7 +225,8 @@ def fit_head(
     store: Store,
     features: Annotated[list[str], typer.Option(metavar="NAME/MODALITY", help="Features; repeat for several inputs.")],
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
-    head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",
+    head: Annotated[str | None, typer.Option(metavar="KIND", help="Kind of head; linear, or ridge.")] = None,
+    task: TaskAsked = "auto",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PARAM=VALUE", help="A parameter, or a list of values to select among; repeat."),
@@ -232,9 +243,11 @@ def fit_head(
     where: Where = None,
     by: By = None,
     label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    merge: Merge = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Repeat all of it with so many seeds, from --seed on.")] = 1,
+    inner_folds: InnerFolds = 4,
     shots: Annotated[int | None, typer.Option(min=1, help="Train on so many rows a class, drawn in each fold.")] = None,
     draws: Annotated[int | None, typer.Option(min=1, help="How often to draw them.")] = None,
     calibrate: Annotated[
@@ -276,6 +289,7 @@ def fit_head(
         features=features,
         label=label,
         head=head,
+        task=task,  # type: ignore[arg-type]
         params=_params(set_ or []),
         prompts=prompts,
         groups=groups,
@@ -287,9 +301,11 @@ def fit_head(
         where=where,
         by=by,
         label_separator=label_separator,
+        merge=_mapping("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
         seeds=seeds,
+        inner_folds=inner_folds,
         shots=shots,
         draws=draws,
         calibrate=calibrate,  # type: ignore[arg-type]
@@ -508,7 +524,10 @@ def sweep(
     ],
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write leaderboard, trials and runs.")],
-    heads: Annotated[list[str] | None, typer.Option(metavar="KIND", help="Kind of head; repeat. Linear.")] = None,
+    heads: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Kind of head; repeat. Linear, or ridge.")
+    ] = None,
+    task: TaskAsked = "auto",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="HEAD.PARAM=VALUE", help="A parameter, or a list to select among; repeat."),
@@ -528,8 +547,10 @@ def sweep(
     label_separator: Annotated[
         str | None, typer.Option(help="Split the label column into several labels, as in 'a; b'.")
     ] = None,
+    merge: Merge = None,
     seed: Seed = 0,
     seeds: Annotated[int, typer.Option(min=1, help="How often to repeat it all, with seeds from --seed on.")] = 1,
+    inner_folds: InnerFolds = 4,
     per: Annotated[
         str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")
     ] = None,
@@ -547,7 +568,8 @@ def sweep(
         features=features,
         label=label,
         out=out,
-        heads=heads or "linear",
+        heads=heads,
+        task=task,  # type: ignore[arg-type]
         params=_params_of_heads(set_ or []),
         grid=grid,
         trials=trials,
@@ -560,9 +582,11 @@ def sweep(
         where=where,
         by=by,
         label_separator=label_separator,
+        merge=_mapping("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
         seeds=seeds,
+        inner_folds=inner_folds,
         per=per,
         aggregate=aggregate,  # type: ignore[arg-type]
         progress=True,
@@ -595,7 +619,8 @@ def evaluate(
         list[str] | None, typer.Option(metavar="NAME/MODALITY", help="Features, where they are called otherwise.")
     ] = None,
     map_: Annotated[
-        list[str] | None, typer.Option("--map", metavar="LABEL=CLASS", help="What a label means; LABEL= leaves it out.")
+        list[str] | None,
+        typer.Option("--map", metavar="LABEL=CLASS|FILE", help="What labels mean here; LABEL= leaves it out."),
     ] = None,
     groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What is drawn again for intervals.")] = None,
     where: Where = None,
@@ -616,7 +641,7 @@ def evaluate(
         store,
         label=label,
         features=features,
-        mapping=_mapping(map_ or []),
+        mapping=_mapping("--map", map_ or []),
         groups=groups,
         where=where,
         by=by,
@@ -846,18 +871,24 @@ def _params(assignments: list[str]) -> dict[str, Any]:
     return params
 
 
-def _mapping(pairs: list[str]) -> dict[str, str | None]:
-    """Read ``LABEL=CLASS``, at the last equals sign; ``LABEL=`` is a label to leave out."""
+def _mapping(option: str, words: list[str]) -> dict[str, str | None]:
+    """Read ``LABEL=CLASS``, at the last equals sign, where ``LABEL=`` is a label to leave out; or files of such."""
+    from headwater.api import read_mapping
     from headwater.errors import InputError
 
     mapping: dict[str, str | None] = {}
-    for pair in pairs:
-        name, equals, target = pair.rpartition("=")
-        if not equals or not name:
-            raise InputError(f"--map {pair}: write LABEL=CLASS, or LABEL= to leave the label out.")
-        if name in mapping:
-            raise InputError(f"--map {pair}: {name} was mapped before. Pass it once.")
-        mapping[name] = target or None
+    for word in words:
+        name, equals, target = word.rpartition("=")
+        if name and equals:
+            found: dict[str, str | None] = {name: target or None}
+        elif Path(word).suffix:
+            found = read_mapping(word, option)
+        else:
+            raise InputError(f"{option} {word}: write LABEL=CLASS, or LABEL= to leave the label out.")
+        for name in found:
+            if name in mapping:
+                raise InputError(f"{option} {word}: {name} was mapped before. Pass it once.")
+        mapping |= found
     return mapping
 
 

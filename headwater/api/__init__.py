@@ -1,6 +1,7 @@
 """The verbs: paths in and paths out. The only place where stores, encoders, heads and evaluation meet."""
 
 from headwater.api._duplicates import Duplicates
+from headwater.api._mapping import mapping_of as read_mapping
 from headwater.api.audit import Audit, audit
 from headwater.api.compare import Compared, Difference, compare
 from headwater.api.contrast import Contrasted, contrast
@@ -43,6 +44,7 @@ __all__ = [
     "index",
     "info",
     "open_run",
+    "read_mapping",
     "similar",
     "sweep",
     "verify",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -30,6 +30,8 @@ class Chosen:
         How many settings Optuna proposes for each set of training rows; None for a grid.
     fine
         Whether the head's grid is followed by a finer one around its best.
+    regression
+        Whether the head predicts numbers.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Chosen:
     lists: Mapping[str, Sequence[Any]]
     trials: int | None = None
     fine: bool = False
+    regression: bool = False
 
     @classmethod
     def of(
@@ -46,6 +49,7 @@ class Chosen:
         trials: int | None = None,
         *,
         fine: bool = False,
+        regression: bool = False,
         option: str = "--set ",
     ) -> Chosen:
         """Tell values from lists of them, by the types of a head's parameters.
@@ -64,8 +68,8 @@ class Chosen:
             raise InputError(f"--trials must be at least 1, but is {trials}.")
         if trials is not None:
             need("optuna", "sweep")  # before anything is fitted
-        hints = get_type_hints(head_class(kind).__init__)
-        make_head(kind, dict(params))  # which knows the names
+        hints = get_type_hints(head_class(kind, regression=regression).__init__)
+        make_head(kind, dict(params), regression=regression)  # which knows the names
         fixed: dict[str, Any] = {}
         lists: dict[str, Sequence[Any]] = {}
         for name, value in params.items():
@@ -76,7 +80,7 @@ class Chosen:
                 lists[name] = list(value)
             else:
                 raise InputError(f"{option}{name}={value}: {name} must be {_worded(hint)}, or a list of such.")
-        found = cls(kind, fixed, lists, trials, fine)
+        found = cls(kind, fixed, lists, trials, fine, regression)
         if fine and (trials is not None or found._penalties is None):
             raise InputError(
                 "--fine goes with a head whose grid is of one penalty, such as linear, without --trials and lists to "
@@ -102,14 +106,14 @@ class Chosen:
 
     def instead(self, kind: str) -> Chosen:
         """Return the same of another kind of head, which has the same parameters."""
-        return Chosen(kind, self.fixed, self.lists, self.trials, self.fine)
+        return replace(self, kind=kind)
 
     def head(self, seed: int | None = None) -> Head:
         """Build an unfitted head; one that draws at random draws with the seed, unless it was given its own."""
-        head = make_head(self.kind, dict(self.fixed))
+        head = make_head(self.kind, dict(self.fixed), regression=self.regression)
         if seed is None or "seed" not in head.get_params():
             return head
-        return make_head(self.kind, {"seed": seed, **self.fixed})
+        return make_head(self.kind, {"seed": seed, **self.fixed}, regression=self.regression)
 
     def searches(self, seed: int) -> Searches:
         """Return what is selected among: lists by the head's own grid, or what Optuna proposes in its search space."""

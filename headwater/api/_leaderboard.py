@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, json_safe, over, plus_minus, summary
-from headwater.api._tested import codes_of, interval_words, p_words, scores_of, truth_of
+from headwater.api._tested import codes_of, interval_words, label_columns, names_of, p_words, scores_of, truth_of
 from headwater.api.run import Results
 from headwater.errors import InputError
 from headwater.evaluate import score, statistics
@@ -22,6 +22,7 @@ from headwater.evaluate.bootstrap import LOWER_IS_BETTER, FoldScores, bootstrap,
 LEVEL = 0.95
 N_DRAWS = 2000
 REPEATS = ("seed", "fold")
+_LOSS = {"regression": "squared error"}
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,18 @@ def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:
         What ``sweep.json`` holds: ``leaderboard`` with a row a cell, and ``picked``.
     """
     first = cells[0].results
-    task, classes = first.metrics["task"], [str(c) for c in first.metrics["classes"]]
+    task, classes = first.metrics["task"], names_of(first.metrics)
     keys = [name for name in REPEATS if name in first.predictions.columns]
-    known = first.predictions.select([*keys, "id", "label"])
+    shared = [*keys, "id", *label_columns(classes, task)]
+    known = first.predictions.select(shared)
     for cell in cells:
-        if not cell.results.predictions.select([*keys, "id", "label"]).equals(known):
+        if not cell.results.predictions.select(shared).equals(known):
             raise InputError(f"{cells[0].name} and {cell.name} tested different samples: sweep into another folder.")
     folds = known.select(keys).unique(maintain_order=True)
     truth = truth_of(known, classes, task)
     grouped = "group" in first.predictions.columns
     groups = codes_of(first.predictions["group"]) if grouped else codes_of(known["id"])
-    scores = np.stack([scores_of(cell.results.predictions, classes) for cell in cells])
+    scores = np.stack([scores_of(cell.results.predictions, classes, task) for cell in cells])
     losses = np.array([_inner_losses(cell, folds) for cell in cells])  # (cells, folds)
     choice = losses.argmin(0)
     fold_of = _numbered(known.select(keys), folds)
@@ -116,7 +118,7 @@ def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:
         "intervals_of_seed": int(folds[0, 0]) if "seed" in keys else None,
         "leaderboard": rows,
         "picked": {
-            "by": "log loss on inner folds of each fold's own training rows, among all cells",
+            "by": f"{_LOSS.get(task, 'log loss')} on inner folds of each fold's own training rows, among all cells",
             **summary(found),
             **json_safe({"low": low, "high": high}),
             "cells": dict(Counter(names).most_common()),

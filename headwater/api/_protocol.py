@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from headwater.errors import InputError
+from headwater.errors import InputError, nearest
 from headwater.evaluate import Task
 from headwater.evaluate.aggregate import How, require_aggregation
 from headwater.evaluate.calibration import Method, require_method
@@ -14,12 +14,14 @@ from headwater.evaluate.conformal import require_alpha
 from headwater.evaluate.thresholds import Target, require_share
 
 FOLDS = 5
+Asked = Literal["auto", "regression"]
 
 
 @dataclass(frozen=True)
 class Protocol:
     """What was asked for; see `headwater.api.fit_head` for each."""
 
+    task: Asked = "auto"
     groups: str | None = None
     folds: int | None = None
     split: str | None = None
@@ -37,6 +39,11 @@ class Protocol:
     conformal_per_class: bool = False
     per: str | None = None
     aggregate: How | None = None
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are numbers to predict; else they say by themselves which task they make."""
+        return self.task == "regression"
 
     @property
     def n_folds(self) -> int:
@@ -82,8 +89,12 @@ class Protocol:
         return {**asdict(self), "groups": self.groups or "none", "folds": None if divided else self.n_folds}
 
     def refuse(self) -> None:
-        """Raise `InputError` for numbers that cannot be, and for options that contradict each other."""
-        for option, value, least in (("--seed", self.seed, 0), ("--seeds", self.seeds, 1)):
+        """Raise `InputError` for what cannot be, and for options that contradict each other."""
+        if self.task not in get_args(Asked):
+            known = get_args(Asked)
+            raise InputError(f"--task {self.task!r}: {' or '.join(known)}.{nearest(self.task, known)}")
+        least_of = (("--seed", self.seed, 0), ("--seeds", self.seeds, 1), ("--inner-folds", self.inner_folds, 2))
+        for option, value, least in least_of:
             if value < least:
                 raise InputError(f"{option} must be at least {least}, but is {value}.")
         for option, why in self._contradictions():
@@ -96,6 +107,8 @@ class Protocol:
             require_alpha(self.conformal)
         if self.per is not None:
             require_aggregation(self.how, "binary")  # of the task, when it is known
+        if self.regression:
+            self.refuse_for("regression")
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.folds is not None and (self.split is not None or self.holdout is not None):
@@ -115,6 +128,18 @@ class Protocol:
 
     def refuse_for(self, task: Task) -> None:
         """Raise `InputError` for options that a task has no use for."""
+        if task == "regression":
+            for option, value in (
+                ("--calibrate", self.calibrate),
+                ("--sensitivity", self.sensitivity),
+                ("--specificity", self.specificity),
+                ("--conformal", self.conformal),
+                ("--shots", self.shots),
+            ):
+                if value is not None:
+                    raise InputError(
+                        f"{option} is about classes, and --task regression predicts numbers: leave it out."
+                    )
         if self.target is not None and task != "binary":
             raise InputError(f"--{self.target[0]} needs two classes, but this is a {task} task.")
         if task == "multilabel":

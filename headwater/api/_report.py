@@ -26,6 +26,7 @@ from headwater.evaluate.calibration import (
 )
 from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
 from headwater.evaluate.outcome import rescored
+from headwater.evaluate.regression import of_each_output
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold
 
 Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # of some of a fold's test rows
@@ -79,7 +80,8 @@ def reported(
     decision: dict[str, Any] = {}
     if protocol.calibrate is not None:
         outcome, metrics["calibration"], decision["calibrator"] = _calibrated(outcome, y, protocol.calibrate)
-    metrics["reliability"] = _reliability(outcome, y)
+    if outcome.task != "regression":
+        metrics["reliability"] = _reliability(outcome, y)
     sets = _decide(outcome, y, protocol, metrics, decision, levels)
     if units is not None:
         of_units, labels = aggregated(outcome, y, units, protocol.how)
@@ -100,6 +102,16 @@ def by_levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[s
         return score(outcome.task, y[fold.split.test[here]], fold.scores[here], classes=outcome.classes)
 
     return dict(_levels(outcome, values, [measure] * len(outcome.folds)))
+
+
+def by_outputs(outcome: Outcome, y: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics of each output of a regression, by its name."""
+    truth = outcome.truth(y)
+    folds = [of_each_output(truth[fold.split.test], fold.scores) for fold in outcome.folds]
+    return {
+        name: summary([{metric: float(values[c]) for metric, values in found.items()} for found in folds])
+        for c, name in enumerate(names)
+    }
 
 
 def means_of_repeats(outcome: Outcome) -> dict[str, Any]:
@@ -289,6 +301,13 @@ def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> l
         out += indented([[name, over_folds(part, name, n_folds)] for name in names])
         out += _decision_lines(part, n_folds)
     return out
+
+
+def output_lines(by_output: Mapping[str, Any], main: Sequence[str], n_folds: int) -> list[str]:
+    """Write a table of each output's metrics."""
+    rows = [["output", *main]]
+    rows += [[name, *(over_folds(part, metric, n_folds) for metric in main)] for name, part in by_output.items()]
+    return indented(rows)
 
 
 def _decision_lines(metrics: Mapping[str, Any], n_folds: int) -> list[str]:

@@ -30,7 +30,7 @@ class Labels:
     Attributes
     ----------
     y
-        Classes, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
+        Classes, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``; or numbers.
     names
         What the columns of ``y`` are called; None where each sample has one class.
     """
@@ -111,6 +111,18 @@ def with_labels(
     return data, Labels(column.to_numpy(), None)
 
 
+def labels_there(table: pl.DataFrame, columns: Sequence[str], separator: str | None) -> list[str]:
+    """Return every label that a row of a table has, as words: those of `with_labels`, of whichever samples."""
+    if len(columns) > 1:
+        return list(columns)
+    column = _cleaned(table[columns[0]]).drop_nulls()
+    if separator is not None:
+        column = column.cast(pl.String).str.split(separator)
+    if column.dtype == pl.List:
+        return _several_labels(column).names or []
+    return sorted({str(value) for value in column.to_list()})
+
+
 def _with_values(data: Data, name: str) -> Data:
     """Leave out the samples for which a column is empty."""
     present = _cleaned(data.table[name]).is_not_null()
@@ -144,7 +156,7 @@ def _cleaned(column: pl.Series) -> pl.Series:
     if (numbers.drop_nulls() % 1 != 0).any():
         raise InputError(
             f"label column {column.name!r} holds measurements such as {numbers.drop_nulls()[0]}, not classes: "
-            "put them into classes first."
+            "put them into classes, or predict the numbers themselves with fit-head --task regression."
         )
     return numbers.cast(pl.Int64)
 

@@ -1,24 +1,55 @@
-"""What a run's predictions say, as numbers: true classes, scores, groups."""
+"""What a run's predictions say, as numbers: the truth, scores, groups."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 
-def truth_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[np.int64]:
-    """Return class numbers ``(n,)``, or 0/1 ``(n, n_labels)``."""
+def names_key(task: str) -> str:
+    """Return what ``metrics.json`` calls the columns of scores of a task."""
+    return "outputs" if task == "regression" else "classes"
+
+
+def names_of(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the names of a run's classes, labels or outputs."""
+    return [str(name) for name in metrics[names_key(metrics["task"])]]
+
+
+def output_ends(names: Sequence[str]) -> list[str]:
+    """Return what ``label`` and ``predicted`` end in, for each output of a regression.
+
+    Examples
+    --------
+    >>> output_ends(["age"]), output_ends(["age", "weight"])
+    ([''], ['_age', '_weight'])
+    """
+    return [f"_{name}" for name in names] if len(names) > 1 else [""]
+
+
+def label_columns(names: Sequence[str], task: str) -> list[str]:
+    """Return the columns of a run's predictions that hold the truth."""
+    return [f"label{end}" for end in output_ends(names)] if task == "regression" else ["label"]
+
+
+def truth_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[Any]:
+    """Return class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``."""
+    if task == "regression":
+        return table.select(label_columns(classes, task)).to_numpy().astype(np.float64)
     if task == "multilabel":
         return np.array([[name in row for name in classes] for row in table["label"].to_list()], np.int64)
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[str(value)] for value in table["label"].to_list()], np.int64)
 
 
-def scores_of(table: pl.DataFrame, classes: Sequence[str]) -> NDArray[np.float64]:
-    """Return scores, of shape ``(n, n_classes)``."""
+def scores_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[np.float64]:
+    """Return scores, of shape ``(n, n_classes)``; of a regression what is predicted, ``(n, n_outputs)``."""
+    if task == "regression":
+        return table.select([f"predicted{end}" for end in output_ends(classes)]).to_numpy().astype(np.float64)
     return table.select([f"score_{name}" for name in classes]).to_numpy().astype(np.float64)
 
 

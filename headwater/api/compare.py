@@ -13,7 +13,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._lines import aligned, counted
-from headwater.api._tested import codes_of, interval_words, p_words, scores_of, truth_of
+from headwater.api._tested import (
+    codes_of,
+    interval_words,
+    label_columns,
+    names_key,
+    names_of,
+    p_words,
+    scores_of,
+    truth_of,
+)
 from headwater.api.run import Run, open_run
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
@@ -123,7 +132,7 @@ def compare(
     runs
         Two or more runs, or where they are.
     metric
-        A metric of the task; the AUC (macro, for labels) when left out.
+        A metric of the task; the AUC (macro, for labels), or r2 of a regression, when left out.
     level
         Of the intervals.
     n_draws
@@ -152,12 +161,12 @@ def compare(
     if metric not in known:
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} runs there are: {', '.join(known)}.")
     tables = _aligned(opened, names)
-    classes = [str(c) for c in opened[0].metrics["classes"]]
+    classes = names_of(opened[0].metrics)
     truth = truth_of(tables[0], classes, task)
     grouped = all("group" in table.columns for table in tables)
     groups = codes_of(tables[0]["group"]) if grouped else np.arange(len(truth))
     same_folds = all(table["fold"].equals(tables[0]["fold"]) for table in tables)
-    scores = [scores_of(table, classes) for table in tables]
+    scores = [scores_of(table, classes, task) for table in tables]
 
     if same_folds:
         fold_of = tables[0]["fold"].to_numpy()
@@ -201,7 +210,7 @@ class _Rows:
         self,
         task: str,
         metric: str,
-        truth: NDArray[np.int64],
+        truth: NDArray[Any],
         scores: Sequence[NDArray[np.float64]],
         groups: NDArray[np.int64] | None,
     ) -> None:
@@ -276,7 +285,7 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
     order = first.predictions["id"]
     tables = []
     for run, name in zip(runs, names, strict=True):
-        for what in ("task", "classes"):
+        for what in ("task", names_key(first.metrics["task"])):
             if run.metrics[what] != first.metrics[what]:
                 raise InputError(
                     f"{names[0]} and {name} have different {what}: {first.metrics[what]} and {run.metrics[what]}."
@@ -294,7 +303,8 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
                 "the same ones, with --where if need be."
             )
         table = pl.DataFrame({"id": order}).join(run.predictions, on="id", how="left", maintain_order="left")
-        if not table["label"].equals(first.predictions["label"]):
+        labels = label_columns(names_of(first.metrics), first.metrics["task"])
+        if not table.select(labels).equals(first.predictions.select(labels)):
             raise InputError(f"{names[0]} and {name} have different labels for the same samples.")
         tables.append(table)
     return tables

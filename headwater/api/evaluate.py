@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from headwater.api._contents import modality_of
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.api._lines import counted
+from headwater.api._mapping import mapping_of, merged, refuse_unknown
+from headwater.api._measurements import with_numbers
 from headwater.api._prompts import SEES
 from headwater.api._samples import (
     Labels,
@@ -24,7 +26,7 @@ from headwater.api._samples import (
     require_column,
     with_labels,
 )
-from headwater.api._tested import codes_of, scores_of, truth_of
+from headwater.api._tested import codes_of, names_key, names_of, scores_of, truth_of
 from headwater.api.run import Run, described, environment, metrics_of, open_run, predictions_of, run_folder, write_run
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
@@ -46,7 +48,7 @@ def evaluate(
     *,
     label: str | Sequence[str],
     features: str | Sequence[str] | None = None,
-    mapping: Mapping[str, str | None] | None = None,
+    mapping: Mapping[str, str | None] | str | Path | None = None,
     groups: str | None = None,
     where: str | None = None,
     by: str | None = None,
@@ -72,7 +74,8 @@ def evaluate(
         The feature sets of the other store, in the order of the run's, where they are called otherwise. They must be
         of the same spec, field by field.
     mapping
-        What labels of the other data set mean in the run: ``{"normal": "benign"}``. None or ``""`` leaves samples with
+        What labels of the other data set mean in the run: ``{"normal": "benign"}``, or a file of such; see the
+        ``merge`` of `fit_head`. None or ``""`` leaves samples with
         that label out (of several labels, that label).
     groups, where, by, label_separator
         As for `fit_head`; groups are what is drawn again for intervals.
@@ -115,6 +118,7 @@ def evaluate(
         raise InputError(f"--level must be between 0 and 1, such as 0.95, but is {level}.")
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
+    means = mapping_of(mapping, "--map")
     opened = store if isinstance(store, Store) else open_store(store)
     own = _inputs_of(fitted)
     names = _features(fitted, own, opened, features)
@@ -125,10 +129,14 @@ def evaluate(
             require_column(opened, name, option)
     what = _wanted(fitted, own, names)
     read = read_inputs(opened, what, where, used=[*labels, *(name for name in (column, by) if name is not None)])
-    data, found = with_labels(read, labels, label_separator, constant=True)
     task: Task = fitted.metrics["task"]
-    classes = fitted.metrics["classes"]
-    data, y = _mapped(data, found, classes, task, dict(mapping or {}))
+    classes = fitted.metrics[names_key(task)]
+    y: NDArray[Any]
+    if task == "regression":
+        data, y = _measured(read, labels, classes, label_separator, means)
+    else:
+        data, found = with_labels(read, labels, label_separator, constant=True)
+        data, y = _mapped(data, found, classes, task, means)
     group = None if column is None else full_column(data, column, "--groups")
     say(f"{counted(len(y), 'sample')} with {' and '.join(names)}; nothing is fitted")
     samples, _ = samples_behind(opened, what, where, data)
@@ -136,11 +144,12 @@ def evaluate(
     _refuse_shared(shared, len(y), fitted, allow_leakage, say)
 
     head = fitted.head
-    scores = np.asarray(head.predict_proba(_inputs(data, own, names, head)), np.float64)
+    scores = _scores(head, _inputs(data, own, names, head), task)
     if "calibrator" in fitted.decision:
         scores = calibrator_from_dict(fitted.decision["calibrator"])(scores)
-    known = np.arange(len(classes)) if task == "multilabel" else np.asarray(head.classes_)
-    truth = y if task == "multilabel" else known[y]
+    of_columns = task in ("multilabel", "regression")
+    known = np.arange(len(classes)) if of_columns else np.asarray(head.classes_)
+    truth = y if of_columns else known[y]
     found_metrics = score(task, truth, scores, classes=known)
     outcome = Outcome(
         task=task,
@@ -151,7 +160,7 @@ def evaluate(
         selection={"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"},
     )
     metrics = metrics_of(outcome, data, truth, classes=classes, by=None if by is None else (by, levels(data, by)))
-    inside, unit = _draws_of(fitted, task, [str(c) for c in classes], n_draws, seed)
+    inside, unit = _draws_of(fitted, task, names_of(fitted.metrics), n_draws, seed)
     codes = np.arange(len(y)) if group is None else codes_of(pl.Series(group))
     outside = draw.bootstrap(task, [[draw.FoldScores(y, scores, codes)]], n_draws=n_draws, seed=seed + 1)
     metrics["external"] = {
@@ -176,8 +185,8 @@ def evaluate(
         "features": described(opened, names),
         "label": labels,
         "label_separator": label_separator,
-        "map": dict(mapping or {}),
-        "classes": classes,
+        "map": means,
+        names_key(task): classes,
         "head": fitted.config["head"],
         "groups": column or "none",
         "where": where,
@@ -268,9 +277,8 @@ def _mapped(
         raise InputError(f"the run has {had} a sample, but --label gives {has}: pass --label as the run had it.")
     words = [str(c) for c in classes]
     there = found.names if found.names is not None else sorted({str(v) for v in found.y.tolist()})
+    refuse_unknown(mapping, there, "--map")
     for name, target in mapping.items():
-        if name not in there:
-            raise InputError(f"--map {name}={target or ''}: no label {name!r} here.{nearest(name, there)}")
         if target and target not in words:
             raise InputError(
                 f"--map {name}={target}: the run has no class {target!r}.{nearest(target, words)} It has: "
@@ -291,6 +299,32 @@ def _mapped(
     if not keep.any():
         raise InputError("--map leaves all samples out: none is left to test.")
     return (data, values) if keep.all() else (keep_samples(data, keep, "left out by --map"), values[keep])
+
+
+def _measured(
+    read: Data,
+    labels: Sequence[str],
+    outputs: Sequence[str],
+    separator: str | None,
+    mapping: Mapping[str, str | None] | None,
+) -> tuple[Data, NDArray[np.float64]]:
+    """Return the samples that have numbers, and these, of shape ``(n, n_outputs)``."""
+    for option, given in (("--map", mapping), ("--label-separator", separator)):
+        if given:
+            raise InputError(f"{option} is about classes, and the run predicts numbers: leave it out.")
+    if len(labels) != len(outputs):
+        raise InputError(
+            f"the run predicts {', '.join(outputs)}, but {counted(len(labels), 'column')} given: pass a --label for "
+            "each, in that order."
+        )
+    data, found = with_numbers(read, labels, constant=True)
+    return data, found.y.reshape(len(found.y), -1)
+
+
+def _scores(head: Any, X: Any, task: Task) -> NDArray[np.float64]:
+    """Return what a head says of rows, a column for each class, label or output."""
+    found = np.asarray(head.predict(X) if task == "regression" else head.predict_proba(X), np.float64)
+    return found.reshape(len(found), -1)
 
 
 def _several(found: Labels, number: Mapping[str, int], words: Sequence[str]) -> NDArray[np.int64]:
@@ -319,9 +353,13 @@ def _shared(
         return {}
     try:
         theirs = open_store(run.config["store"])
-        trained, _ = with_labels(
-            theirs.read(*own, where=run.config["where"]), run.config["label"], run.config["label_separator"]
-        )
+        read = theirs.read(*own, where=run.config["where"])
+        if run.metrics["task"] == "regression":
+            trained, _ = with_numbers(read, run.config["label"])
+        else:
+            trained, labels = with_labels(read, run.config["label"], run.config["label_separator"])
+            if means := run.config.get("merge"):
+                trained, _ = merged(trained, labels, means, known=means)
     except HeadwaterError as error:
         say(f"whether the head was fitted on any of these samples cannot be checked: {error}")
         return None
@@ -368,7 +406,7 @@ def _refuse_shared(
 def _draws_of(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: int) -> tuple[Draws, str]:
     """Return each metric of a run's own predictions, as it is and in each draw, and what was drawn."""
     table = run.predictions
-    truth, scores = truth_of(table, classes, task), scores_of(table, classes)
+    truth, scores = truth_of(table, classes, task), scores_of(table, classes, task)
     grouped = "group" in table.columns
     groups = codes_of(table["group"]) if grouped else np.arange(len(table))
     fold = table["fold"].to_numpy()

@@ -122,6 +122,8 @@ def explain(
         Each with one line that says what, where and what to do.
     """
     fitted = run if isinstance(run, Run) else open_run(run)
+    if fitted.metrics["task"] == "regression":
+        raise InputError("explain says what speaks for a class, and this run predicts numbers.")
     if fitted.config.get("bags"):
         raise InputError(
             "a run on bags has a weight for each instance in instances.parquet: there is no image to draw."

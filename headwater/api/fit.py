@@ -15,11 +15,23 @@ from headwater.api._controls import run_controls
 from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
 from headwater.api._leakage import Report, check_leakage
 from headwater.api._lines import counted
+from headwater.api._mapping import mapping_of, merged
+from headwater.api._measurements import with_numbers
 from headwater.api._prompts import SEES, texts_for
-from headwater.api._protocol import Protocol
+from headwater.api._protocol import Asked, Protocol
 from headwater.api._report import reported
-from headwater.api._samples import full_column, group_column, levels, require_column, with_labels
-from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, trials_of, write_run
+from headwater.api._samples import full_column, group_column, labels_there, levels, require_column, with_labels
+from headwater.api._tested import names_key
+from headwater.api.run import (
+    Run,
+    described,
+    environment,
+    metrics_of,
+    predictions_of,
+    run_folder,
+    trials_of,
+    write_run,
+)
 from headwater.errors import InputError
 from headwater.evaluate import Outcome, Split, cross_validate, infer_task, joined, make_splits
 from headwater.evaluate.aggregate import How, Units, refuse_straddling, units_of
@@ -27,13 +39,16 @@ from headwater.evaluate.calibration import Method
 from headwater.evaluate.shots import few_shots
 from headwater.store import Data, Store, open_store
 
+DEFAULT_HEAD = {False: "linear", True: "ridge"}  # for regression or not
+
 
 def fit_head(
     store: str | Path | Store,
     *,
     features: str | Sequence[str],
     label: str | Sequence[str],
-    head: str = "linear",
+    head: str | None = None,
+    task: Asked = "auto",
     params: Mapping[str, Any] | None = None,
     prompts: str | Path | None = None,
     groups: str | None = None,
@@ -57,6 +72,7 @@ def fit_head(
     per: str | None = None,
     aggregate: How | None = None,
     label_separator: str | None = None,
+    merge: Mapping[str, str | None] | str | Path | None = None,
     allow_leakage: str | None = None,
     samples_with: str | Sequence[str] = (),
     trials: int | None = None,
@@ -77,7 +93,10 @@ def fit_head(
     label
         The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task.
     head
-        Kind of head.
+        Kind of head; ``linear``, or ``ridge`` for regression, when left out.
+    task
+        ``"auto"``, for which labels are classes, or ``"regression"``, for which they are numbers: one column of them,
+        or several, which are predicted together.
     params
         Parameters of the head. A list of values, for a parameter that is no list itself, is searched; the head's own
         grid is searched too, unless it has a parameter that is given here.
@@ -124,6 +143,10 @@ def fit_head(
         default), ``"max"`` or ``"noisy-or"``. Everything is reported at that level too.
     label_separator
         Splits the label column's text into several labels, such as ``";"``.
+    merge
+        Labels that mean the same, brought to one name: ``{"adenoca.": "adenocarcinoma"}``, or a file of such, a table
+        with the columns ``from`` and ``to``, or TOML. None or ``""`` leaves samples with that label out (of several
+        labels, that label).
     allow_leakage
         Why it is no matter that the same images, near duplicates of them, or samples of one group are on both sides of
         a split, which is refused otherwise. Kept in ``metrics.json``.
@@ -155,9 +178,13 @@ def fit_head(
         features=_several(features),
         labels=_several(label),
         label_separator=label_separator,
+        merge=mapping_of(merge, "--merge"),
         params=dict(params or {}),
-        chosen=Chosen.of(head, params or {}, trials, fine=fine),
+        chosen=Chosen.of(
+            head or DEFAULT_HEAD[task == "regression"], params or {}, trials, fine=fine, regression=task == "regression"
+        ),
         protocol=Protocol(
+            task=task,
             groups=groups,
             folds=folds,
             split=split,
@@ -200,6 +227,7 @@ class Fitting:
     features: tuple[str, ...]
     labels: tuple[str, ...]
     label_separator: str | None
+    merge: Mapping[str, str | None]
     params: Mapping[str, Any]
     chosen: Chosen
     protocol: Protocol
@@ -214,6 +242,9 @@ class Fitting:
     def refuse(self) -> None:
         """Raise `InputError` for what needs no store to be refused."""
         self.protocol.refuse()
+        for option, given in (("--label-separator", self.label_separator), ("--merge", self.merge)):
+            if self.protocol.regression and given:
+                raise InputError(f"{option} is about classes, and --task regression predicts numbers: leave it out.")
         _refuse_same_repeats(self.protocol, self.chosen)
 
     def on(self, store: Store) -> Planned:
@@ -253,6 +284,7 @@ class Planned:
             "features": described(self.store, self.what.names),
             "label": list(asked.labels),
             "label_separator": asked.label_separator,
+            "merge": dict(asked.merge),
             "head": asked.chosen.kind,
             "params": dict(asked.params),
             "trials": asked.chosen.trials,
@@ -286,9 +318,15 @@ class Planned:
         """
         asked, protocol = self.asked, self.asked.protocol
         read = read_inputs(self.store, self.what, asked.where, self.used)
-        data, found = with_labels(read, asked.labels, asked.label_separator)
+        if protocol.regression:
+            data, found = with_numbers(read, asked.labels)
+        else:
+            data, found = with_labels(read, asked.labels, asked.label_separator)
+            if asked.merge:
+                known = labels_there(self.store.samples, asked.labels, asked.label_separator)
+                data, found = merged(data, found, asked.merge, known)
+            protocol.refuse_for(infer_task(found.y))
         y = found.y
-        protocol.refuse_for(infer_task(y))
         say(f"{counted(len(y), 'sample' if asked.bags is None else 'bag')} with {' and '.join(self.what.names)}")
         rows = Columns.read(data, protocol)
         splits = splits_of(y, rows, protocol)
@@ -322,7 +360,7 @@ class Planned:
         words = [str(c) for c in classes]
         predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
         decision = {"classes": classes, **report.decision} if report.decision else {}
-        config = {**self.config, "classes": classes, **described_as, "environment": environment()}
+        config = {**self.config, names_key(outcome.task): classes, **described_as, "environment": environment()}
         tried = trials_of(outcome, fixed)
         weights = instances_of(outcome, X, data)
         run = Run(target, config, metrics, predictions, outcome.head, decision, tried, weights)
@@ -394,6 +432,7 @@ def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[S
             split=rows.split,
             holdout=protocol.holdout,
             seed=seed,
+            regression=protocol.regression,
         )
         for seed in protocol.every_seed
     ]
@@ -434,6 +473,7 @@ def _cross_validated(
             seed=seed,
             final=final,
             out_of_fold=protocol.needs_out_of_fold or inner_always,
+            regression=protocol.regression,
             progress=say,
         )
         outcomes.append(outcome)

@@ -23,7 +23,8 @@ from headwater.api._controls import control_lines
 from headwater.api._frozen import against_frozen
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, json_safe, numbered, over, over_folds, repeats, summary
-from headwater.api._report import by_levels, lines_of, means_of_repeats
+from headwater.api._report import by_levels, by_outputs, lines_of, means_of_repeats, output_lines
+from headwater.api._tested import names_key, output_ends
 from headwater.api._zero_shot_lines import ablation_lines, together_lines
 from headwater.errors import HeadError, InputError
 from headwater.evaluate import Outcome
@@ -45,6 +46,7 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+    "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
 }
 N_TOP = 3
 TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for so many labels
@@ -63,7 +65,8 @@ class Run:
     predictions
         A row for each tested sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups,
         ``set`` where there are prediction sets, and ``score_<class>``; with several seeds or draws a row for each of
-        them, and their numbers as ``seed`` and ``draw``.
+        them, and their numbers as ``seed`` and ``draw``. Of regressions no scores; of several outputs a
+        ``label_<output>`` and ``predicted_<output>`` for each.
     head
         The head fitted on all samples.
     decision
@@ -118,6 +121,8 @@ class Run:
         out += indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])
         if len(names) < len(main):
             out.append(self._undefined([name for name in main if name not in names]))
+        if "by_output" in self.metrics:
+            out += ["", *output_lines(self.metrics["by_output"], main, n_folds)]
         if "by" in self.metrics:
             levels = self.metrics["by"]["levels"]
             table = [[self.metrics["by"]["column"], "samples", *names[:4]]]
@@ -143,7 +148,8 @@ class Run:
 
     def _undefined(self, names: Sequence[str]) -> str:
         """Say why metrics are not among those that came out."""
-        every = "with and without every label" if self.metrics["task"] == "multilabel" else "of every class"
+        kinds = {"multilabel": "with and without every label", "regression": "of different labels and predictions"}
+        every = kinds.get(self.metrics["task"], "of every class")
         why = "no fold has them" if len(self.metrics["folds"]) > 1 else "they are not all there"
         if absent := self.metrics.get("classes_without_samples"):
             why = f"there are none of {', '.join(map(repr, absent))}"
@@ -228,13 +234,21 @@ def predictions_of(
     groups: NDArray[Any] | None = None,
     sets: Sequence[NDArray[np.bool_]] | None = None,
 ) -> pl.DataFrame:
-    """Return a row for each tested sample; several labels, and prediction sets, stand as lists of their names."""
+    """Return a row for each tested sample; several labels, and prediction sets, stand as lists of their names.
+
+    ``names`` are those of the classes, labels or outputs.
+    """
+    regression = outcome.task == "regression"
     parts = []
     for f, fold in enumerate(outcome.folds):
         test = fold.split.test
         columns: dict[str, Any] = {"id": ids[test]}
         columns |= {name: np.full(len(test), number) for name, number in numbered(fold, outcome).items()}
-        if y.ndim == 1:
+        if regression:
+            truth = outcome.truth(y)[test]
+            for c, end in enumerate(output_ends(names)):
+                columns[f"label{end}"], columns[f"predicted{end}"] = truth[:, c], fold.scores[:, c]
+        elif y.ndim == 1:
             columns["label"] = y[test]
             columns["predicted"] = outcome.classes[fold.scores.argmax(1)]
         else:
@@ -244,7 +258,7 @@ def predictions_of(
             columns["group"] = pl.Series(groups[test]).cast(pl.String)
         if sets is not None:
             columns["set"] = _named(sets[f], names)
-        for c, name in enumerate(names):
+        for c, name in enumerate(() if regression else names):
             columns[f"score_{name}"] = fold.scores[:, c]
         parts.append(pl.DataFrame(columns))
     return pl.concat(parts)
@@ -283,7 +297,7 @@ def metrics_of(
     outcome, data, y
         What was found, on which samples, with which labels.
     classes
-        What the columns of scores are called.
+        What the columns of scores are called: classes, labels or outputs.
     params
         Parameters that were given rather than selected.
     by
@@ -291,7 +305,7 @@ def metrics_of(
     """
     out: dict[str, Any] = {
         "task": outcome.task,
-        "classes": list(classes),
+        names_key(outcome.task): list(classes),
         "n_samples": len(y),
         "left_out": dict(Counter(map(kind_of, data.left_out["reason"])).most_common()),
         "selection": dict(outcome.selection),
@@ -308,9 +322,12 @@ def metrics_of(
         **summary([fold.metrics for fold in outcome.folds]),
         **means_of_repeats(outcome),
     }
-    if y.ndim == 2:
+    if outcome.task == "regression":
+        if len(classes) > 1:
+            out["by_output"] = by_outputs(outcome, y, classes)
+    elif y.ndim == 2:
         out["labels_per_sample"] = {"least": int(y.sum(1).min()), "most": int(y.sum(1).max())}
-    if absent := _without_samples(y, classes):
+    if outcome.task != "regression" and (absent := _without_samples(y, classes)):
         out["classes_without_samples"] = absent
     if by is not None:
         out["by"] = {"column": by[0], "levels": by_levels(outcome, by[1], y)}

@@ -16,9 +16,10 @@ import polars as pl
 from headwater.api._chosen import Chosen
 from headwater.api._inputs import POOLED
 from headwater.api._leaderboard import Cell, lines_of, ranked
+from headwater.api._mapping import mapping_of
 from headwater.api._progress import progress_bar
-from headwater.api._protocol import Protocol
-from headwater.api.fit import Fitting, Planned
+from headwater.api._protocol import Asked, Protocol
+from headwater.api.fit import DEFAULT_HEAD, Fitting, Planned
 from headwater.api.run import parquet, read_results, to_json
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.aggregate import How
@@ -27,7 +28,7 @@ from headwater.store import Store, open_store
 
 COMMAND = "sweep"
 CHEAP_FIRST = (
-    *("prototypes", "linear", "knn", "xgboost", "mlp", "token-mlp", "mil"),
+    *("prototypes", "linear", "ridge", "knn", "xgboost", "mlp", "token-mlp", "mil"),
     *("self-attention", "merged-attention", "cross-attention", "co-attention"),
 )
 LATER = ("classes", "environment")  # parts of a run's config that are known when it has run, or are not its own
@@ -71,7 +72,8 @@ def sweep(
     features: Sequence[str],
     label: str | Sequence[str],
     out: str | Path,
-    heads: str | Sequence[str] = "linear",
+    heads: str | Sequence[str] | None = None,
+    task: Asked = "auto",
     params: Mapping[str, Mapping[str, Any]] | None = None,
     grid: str | Path | None = None,
     trials: int | None = None,
@@ -89,6 +91,7 @@ def sweep(
     per: str | None = None,
     aggregate: How | None = None,
     label_separator: str | None = None,
+    merge: Mapping[str, str | None] | str | Path | None = None,
     allow_leakage: str | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -108,7 +111,10 @@ def sweep(
     out
         The directory to write: ``leaderboard.parquet`` and ``.csv``, ``trials.parquet``, ``sweep.json``, and ``runs/``.
     heads
-        Kinds of heads. One that needs two inputs is left out where there is one.
+        Kinds of heads; ``linear``, or ``ridge`` for regression, when left out. One that needs two inputs is left out
+        where there is one.
+    task
+        As `fit_head` has it.
     params
         Parameters by kind of head; a list of values is searched, as in `fit_head`.
     grid
@@ -116,8 +122,8 @@ def sweep(
     trials
         Let Optuna propose that many settings for each set of training rows, in place of grids.
     metric
-        What the leaderboard is sorted by; the AUC (macro, for labels) when left out.
-    groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, per, aggregate, label_separator, \
+        What the leaderboard is sorted by; the AUC (macro, for labels), or r2 for regression, when left out.
+    groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, per, aggregate, label_separator, merge, \
 allow_leakage
         As `fit_head` has them.
     progress
@@ -134,8 +140,10 @@ allow_leakage
     """
     opened = store if isinstance(store, Store) else open_store(store)
     sets = list(dict.fromkeys(_names(part) for part in ([features] if isinstance(features, str) else features)))
+    heads = heads or DEFAULT_HEAD[task == "regression"]
     kinds = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
     protocol = Protocol(
+        task=task,
         groups=groups,
         folds=folds,
         split=split,
@@ -147,12 +155,15 @@ allow_leakage
         per=per,
         aggregate=aggregate,
     )
+    means = mapping_of(merge, "--merge")
     of_heads = _parameters(params or {}, grid, kinds)
     every = tuple(dict.fromkeys(name.removesuffix(POOLED) for names in sets for name in names))
     plans: dict[str, Planned] = {}
     skipped: list[dict[str, str]] = []
     for kind in sorted(kinds, key=_cost):
-        chosen = Chosen.of(kind, of_heads.get(kind, {}), trials, option=f"--set {kind}.")
+        chosen = Chosen.of(
+            kind, of_heads.get(kind, {}), trials, regression=protocol.regression, option=f"--set {kind}."
+        )
         if chosen.head().takes_texts:
             raise InputError(
                 f"--heads {kind} wants prompts, which a sweep does not take: run fit-head --prompts for it."
@@ -167,6 +178,7 @@ allow_leakage
                 features=names,
                 labels=(label,) if isinstance(label, str) else tuple(dict.fromkeys(label)),
                 label_separator=label_separator,
+                merge=means,
                 params=of_heads.get(kind, {}),
                 chosen=chosen,
                 protocol=protocol,

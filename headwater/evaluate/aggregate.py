@@ -60,7 +60,8 @@ def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[
     """Return the label of each unit: what its rows share.
 
     A unit of a two-class task is of the second class when any of its rows is; for several labels it has every label
-    that any of its rows has. In a task of more classes, all rows of a unit must agree.
+    that any of its rows has. In a task of more classes, all rows of a unit must agree. Numbers are those of its rows on
+    average.
 
     Raises
     ------
@@ -68,6 +69,12 @@ def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[
         When they do not; the message names a unit.
     """
     n_units = len(units.names)
+    if task == "regression":
+        sums = np.zeros((n_units, *y.shape[1:]))
+        np.add.at(sums, units.codes, y)
+        sizes = np.bincount(units.codes, minlength=n_units)
+        means: NDArray[Any] = sums / sizes.reshape(-1, *[1] * (y.ndim - 1))
+        return means
     if task == "multilabel":
         labels = np.zeros((n_units, y.shape[1]), y.dtype)
         np.maximum.at(labels, units.codes, y)
@@ -149,6 +156,8 @@ def require_aggregation(how: str, task: Task) -> None:
         raise InputError(
             "--aggregate noisy-or asks whether any row is positive: with more than two classes take mean or max."
         )
+    if how != "mean" and task == "regression":
+        raise InputError(f"--aggregate {how} is for scores of classes: numbers are aggregated by their mean.")
 
 
 def aggregated(outcome: Outcome, y: NDArray[Any], units: Units, how: How) -> tuple[Outcome, NDArray[Any]]:

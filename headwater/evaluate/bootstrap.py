@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError
+from headwater.evaluate import regression
 from headwater.evaluate.metrics import Task
 
 Floats = NDArray[np.float64]
@@ -23,9 +24,15 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+    "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
 }
-DEFAULT_METRIC: Mapping[Task, str] = {"binary": "auc", "multiclass": "auc", "multilabel": "auc_macro"}
-LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece")
+DEFAULT_METRIC: Mapping[Task, str] = {
+    "binary": "auc",
+    "multiclass": "auc",
+    "multilabel": "auc_macro",
+    "regression": "r2",
+}
+LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece", "mae", "rmse")
 
 
 @dataclass(frozen=True)
@@ -35,14 +42,15 @@ class FoldScores:
     Attributes
     ----------
     truth
-        Class numbers, int64, of shape ``(n,)``; or 0/1 of shape ``(n, n_labels)``.
+        Class numbers, int64, of shape ``(n,)``; or 0/1 of shape ``(n, n_labels)``; or numbers of shape
+        ``(n, n_outputs)``.
     scores
-        Probabilities, of shape ``(n, n_classes)`` or ``(n, n_labels)``.
+        Probabilities, of shape ``(n, n_classes)`` or ``(n, n_labels)``; or what is predicted, ``(n, n_outputs)``.
     groups
         What is drawn, int64, of shape ``(n,)``.
     """
 
-    truth: NDArray[np.int64]
+    truth: NDArray[Any]
     scores: Floats
     groups: NDArray[np.int64]
 
@@ -187,7 +195,17 @@ def _of_labels(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> dic
     }
 
 
-_MEASURES: Mapping[str, Any] = {"binary": _of_classes, "multiclass": _of_classes, "multilabel": _of_labels}
+def _of_numbers(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:
+    each = [regression.weighted(t, p, weights) for t, p in zip(truth.T, predicted.T, strict=True)]
+    return {name: np.mean([of_output[name] for of_output in each], axis=0) for name in METRICS["regression"]}
+
+
+_MEASURES: Mapping[str, Any] = {
+    "binary": _of_classes,
+    "multiclass": _of_classes,
+    "multilabel": _of_labels,
+    "regression": _of_numbers,
+}
 
 
 def _auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:

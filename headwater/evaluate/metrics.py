@@ -7,16 +7,17 @@ number that would mean something else, such as a mean over the classes that happ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import InputError, nearest
+from headwater.evaluate import regression
 from headwater.evaluate._labels import count_nulls, counted, encode
 from headwater.evaluate._measures import auc, average_precision, ece, f1_micro, macro, of_each_label
 
-Task = Literal["binary", "multiclass", "multilabel"]
+Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
@@ -35,7 +36,7 @@ def infer_task(y: ArrayLike) -> Task:
     Returns
     -------
     {"binary", "multiclass", "multilabel"}
-        For two distinct classes, for more, and for two dimensions.
+        For two distinct classes, for more, and for two dimensions. Never "regression": numbers may stand for classes.
 
     Raises
     ------
@@ -70,14 +71,16 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     Parameters
     ----------
     task
-        "binary", "multiclass" or "multilabel".
+        "binary", "multiclass", "multilabel" or "regression".
     y_true : array of shape (n_samples,), or (n_samples, n_labels) for "multilabel"
-        True classes, or 0/1 indicators.
+        True classes, or 0/1 indicators; numbers for "regression", of shape (n_samples,) or (n_samples, n_outputs).
     scores : float array of shape (n_samples, n_classes) or (n_samples, n_labels)
         Probabilities of the classes, in the order of `classes`, adding up to 1; or a probability for each label. For
-        "binary" also of shape (n_samples,): the probability of ``classes[1]``.
+        "binary" also of shape (n_samples,): the probability of ``classes[1]``. For "regression" what is predicted, of
+        the shape of `y_true`.
     classes : array of shape (n_classes,), optional
-        All classes, sorted as `numpy.unique` sorts; those of `y_true` when left out. Without effect for "multilabel".
+        All classes, sorted as `numpy.unique` sorts; those of `y_true` when left out. Without effect for
+        "multilabel" and "regression".
 
     Returns
     -------
@@ -94,11 +97,14 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
         labels with the highest scores of each sample, whatever the scores: top3_f1_micro, top3_f1_macro, top3_hamming,
         and top3_1, top3_2, top3_3, the share of samples with at least 1, 2, 3 true labels among them.
 
+        **regression**: r2, mae, rmse, pearson, spearman, each the mean over the outputs; see
+        `headwater.evaluate.regression.of_each_output` for those of each.
+
     Raises
     ------
     InputError
-        When scores are NaN, not between 0 and 1, or do not add up to 1; when a label is null or not in `classes`; or
-        when shapes do not fit.
+        When scores are NaN, or of classes and not between 0 and 1, or do not add up to 1; when a label is null or not
+        in `classes`; or when shapes do not fit.
 
     Notes
     -----
@@ -121,14 +127,16 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     >>> metrics["accuracy"], metrics["auc"], metrics["recall"]
     (0.5, 0.75, 0.5)
     """
-    if task not in _TASKS:
-        raise InputError(f"there is no task {task!r}: {', '.join(_TASKS)}.{nearest(task, _TASKS)}")
+    if task not in get_args(Task):
+        raise InputError(f"there is no task {task!r}: {', '.join(get_args(Task))}.{nearest(task, get_args(Task))}")
     labels, probabilities = np.asarray(y_true), np.asarray(scores, dtype=np.float64)
     if len(labels) == 0:
         raise InputError("there are no rows to score.")
     _refuse_nulls(labels)
     if n_nan := int(np.isnan(probabilities).sum()):
         raise InputError(f"scores are NaN in {counted(n_nan, 'place')}: the head that made them did not converge.")
+    if task == "regression":
+        return regression.mean_over_outputs(labels, probabilities)
     if (probabilities < -1e-6).any() or (probabilities > 1 + 1e-6).any():
         low, high = probabilities.min(), probabilities.max()
         raise InputError(f"scores lie between {low:.3g} and {high:.3g}: probabilities, from 0 to 1, are needed.")

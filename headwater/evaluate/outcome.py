@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.evaluate.metrics import Task, score, summarise
+from headwater.evaluate.regression import as_outputs
 from headwater.evaluate.search import Trial
 from headwater.evaluate.splits import Split
 
@@ -33,7 +34,7 @@ class OutOfFold:
     fold : int64 array of shape (n,)
         The inner fold that tested each.
     scores : float64 array of shape (n, n_classes)
-        Class probabilities.
+        Class probabilities, or predicted numbers.
     """
 
     rows: Rows
@@ -52,7 +53,8 @@ class Fold:
     params
         The parameters that were selected inside the training rows.
     scores
-        Class probabilities of the test rows, float64, of shape ``(n_test, n_classes)``.
+        Class probabilities of the test rows, float64, of shape ``(n_test, n_classes)``; for regression what is
+        predicted, of shape ``(n_test, n_outputs)``.
     metrics
         `headwater.evaluate.score` of them.
     inside
@@ -73,7 +75,7 @@ class Fold:
 
     @property
     def inner_loss(self) -> float | None:
-        """Log loss of the selected setting over the inner folds; None where no inner folds were made."""
+        """Log loss, or squared error, of the selected setting over the inner folds; None where none were made."""
         return min((trial.loss for trial in self.trials), default=None)
 
 
@@ -84,7 +86,7 @@ class Outcome:
     Attributes
     ----------
     task, classes
-        Kind of task, and the classes in the order of the columns of scores.
+        Kind of task, and the classes in the order of the columns of scores; for regression the outputs' numbers.
     folds
         One for each split.
     head, params
@@ -117,8 +119,10 @@ class Outcome:
         """Standard deviation of each metric over the folds."""
         return summarise([fold.metrics for fold in self.folds])[1]
 
-    def truth(self, y: NDArray[Any]) -> Rows:
-        """Return labels as columns of scores: class numbers ``(n,)``, or 0/1 ``(n, n_labels)``."""
+    def truth(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Return labels as columns of scores: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or ``(n, n_outputs)``."""
+        if self.task == "regression":
+            return as_outputs(y)
         if self.task == "multilabel":
             return y.astype(np.int64)
         return np.searchsorted(self.classes, y).astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from headwater.errors import HeadError
 from headwater.evaluate._labels import counted
-from headwater.evaluate.metrics import infer_task, log_loss_many, score
+from headwater.evaluate.metrics import Task, infer_task, log_loss_many, score
 from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
+from headwater.evaluate.regression import as_outputs, squared_errors
 from headwater.evaluate.search import Grid, Searches, Trial
 from headwater.evaluate.splits import Split, inner_splits
 
@@ -22,14 +24,11 @@ _LEAST = 1e-15
 
 
 class Head(Protocol):
-    """What the protocol asks of a head."""
-
-    classes_: NDArray[Any]
+    """What the protocol asks of a head; one of classes has ``predict_proba_many``, one of numbers ``predict_many``."""
 
     def fit_many(
         self, X: Any, y: NDArray[Any], fits: Sequence[tuple[Rows, Params]], *, groups: NDArray[Any] | None
     ) -> list[Any]: ...
-    def predict_proba_many(self, heads: Sequence[Any], X: Any, rows: Sequence[Rows]) -> list[Floats]: ...
 
 
 def cross_validate(
@@ -44,12 +43,14 @@ def cross_validate(
     seed: int = 0,
     final: Rows | None = None,
     out_of_fold: bool = False,
+    regression: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Select, fit and report, fold by fold, with all fits of a kind solved together.
 
-    In each fold the parameters with the lowest log loss over ``n_inner_folds`` folds of its training rows are selected
-    (the earlier of equal ones), and a head with them is fitted on all its training rows. Its test rows are scored once.
+    In each fold the parameters with the lowest log loss (for regression squared error) over ``n_inner_folds`` folds of
+    its training rows are selected (the earlier of equal ones), and a head with them is fitted on all its training rows.
+    Its test rows are scored once.
 
     Parameters
     ----------
@@ -58,7 +59,8 @@ def cross_validate(
     X
         Features, an array-like of ``n_samples`` rows, or a dict of them.
     y
-        Labels, of shape ``(n_samples,)`` or 0/1 ``(n_samples, n_labels)``.
+        Labels, of shape ``(n_samples,)`` or 0/1 ``(n_samples, n_labels)``; for regression numbers, of shape
+        ``(n_samples,)`` or ``(n_samples, n_outputs)``.
     splits
         The outer splits, from `make_splits`.
     grid
@@ -74,6 +76,8 @@ def cross_validate(
         The rows that the head for new cases is fitted on; all of them when left out.
     out_of_fold
         Make inner folds even where there is nothing to select, for the out-of-fold scores of training rows.
+    regression
+        Whether labels are numbers to predict, rather than classes.
     progress
         Called with a line about each step.
 
@@ -83,34 +87,34 @@ def cross_validate(
         When the training rows of a fold cannot be split further to select parameters.
     """
     say = progress or (lambda line: None)
-    task = infer_task(y)
-    classes, codes = (np.arange(y.shape[1]), y) if task == "multilabel" else np.unique(y, return_inverse=True)
+    target = _Target.of(y, regression)
+    task, classes = target.task, target.classes
     rows = np.arange(len(y)) if final is None else final
     outer = [*splits, Split(len(splits), rows, np.arange(0))]
     searches = Grid(list(grid)) if isinstance(grid, Sequence) else grid
     n_settings = searches.n_trials
     selects = n_settings > 1
     if selects or out_of_fold:
-        inner = [_inner(split, y, groups, n_inner_folds, seed) for split in outer]
+        inner = [_inner(split, target, groups, n_inner_folds, seed) for split in outer]
         n_fits = sum(map(len, inner)) * n_settings
         what = f"selecting among {n_settings} settings" if selects else "scoring training rows out of fold"
         say(f"{what}: {n_fits} fits")
-        chosen = _select(head, X, y, codes, classes, inner, searches, groups)
+        chosen = _select(head, X, target, inner, searches, groups)
     else:
         chosen = [_Selected(next(iter(searches.start(i).ask())), None, ()) for i in range(len(outer))]
     say(f"fitting {len(outer)} heads")
     fits = [(split.train, found.params) for split, found in zip(outer, chosen, strict=True)]
     fitted = head.fit_many(X, y, fits, groups=groups)
-    tested = head.predict_proba_many(fitted[:-1], X, [split.test for split in splits])
+    tested = target.scores(head, fitted[:-1], X, [split.test for split in splits])
     folds = []
-    for split, found, model, probabilities in zip(splits, chosen, fitted, tested, strict=False):
-        scores = align(probabilities, model.classes_, classes).astype(np.float64)
+    for split, found, model, predicted in zip(splits, chosen, fitted, tested, strict=False):
+        scores = predicted.astype(np.float64)
         metrics = score(task, y[split.test], scores, classes=classes)
         folds.append(Fold(split, found.params, scores, metrics, found.inside, found.trials, model))
     last = chosen[-1]
     on = "all samples" if final is None else f"{counted(len(rows), 'row')}, drawn as those of a fold are"
     selection = {
-        "by": "log_loss" if selects else None,
+        "by": target.loss if selects else None,
         "rows": "inner folds of each fold's own training rows" if selects else None,
         "inner_folds": n_inner_folds if selects else None,
         "grouped": groups is not None,
@@ -131,6 +135,56 @@ def align(probabilities: Floats, known: NDArray[Any], classes: NDArray[Any]) -> 
     return out
 
 
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """What is predicted, and how far off a prediction is.
+
+    Attributes
+    ----------
+    y
+        As it came.
+    codes
+        Class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``.
+    """
+
+    task: Task
+    y: NDArray[Any]
+    classes: NDArray[Any]
+    codes: NDArray[Any]
+
+    @classmethod
+    def of(cls, y: NDArray[Any], regression: bool) -> _Target:
+        if regression:
+            outputs = as_outputs(y)
+            return cls("regression", y, np.arange(outputs.shape[1]), outputs)
+        task = infer_task(y)
+        if task == "multilabel":
+            return cls(task, y, np.arange(y.shape[1]), y)
+        return cls(task, y, *np.unique(y, return_inverse=True))
+
+    @property
+    def loss(self) -> str:
+        if self.task != "regression":
+            return "log_loss"
+        return "mean_squared_error" if len(self.classes) == 1 else "mean_squared_error of outputs of variance 1"
+
+    def scores(self, head: Any, heads: Sequence[Any], X: Any, rows: Sequence[Rows]) -> list[Floats]:
+        """Return what each head says of its rows, with a column for each class or output."""
+        if self.task == "regression":
+            return [found.reshape(len(found), -1) for found in head.predict_many(heads, X, rows)]
+        found = head.predict_proba_many(heads, X, rows)
+        return [align(p, h.classes_, self.classes) for p, h in zip(found, heads, strict=True)]
+
+    def losses(self, rows: Rows, scores: Floats, within: Rows) -> NDArray[np.float64]:
+        """Return the mean loss of each model on some rows, whose scores have shape ``(n_models, n, n_classes)``.
+
+        Outputs count in units of their variance on the rows ``within``, where there are several.
+        """
+        if self.task != "regression":
+            return _log_losses(self.codes[rows], scores)
+        return squared_errors(self.codes[rows], scores, self.codes[within].var(0))
+
+
 class _Inner(NamedTuple):
     """Rows of the table: those that an inner fold trains on, and those it tests."""
 
@@ -138,10 +192,11 @@ class _Inner(NamedTuple):
     test: Rows
 
 
-def _inner(split: Split, y: NDArray[Any], groups: NDArray[Any] | None, n_inner_folds: int, seed: int) -> list[_Inner]:
+def _inner(split: Split, target: _Target, groups: NDArray[Any] | None, n_inner_folds: int, seed: int) -> list[_Inner]:
     """Divide the training rows of a split once more."""
     inside = None if groups is None else groups[split.train]
-    found = inner_splits(y[split.train], inside, n_inner_folds, seed)
+    regression = target.task == "regression"
+    found = inner_splits(target.y[split.train], inside, n_inner_folds, seed, regression=regression)
     return [_Inner(split.train[inner.train], split.train[inner.test]) for inner in found]
 
 
@@ -156,28 +211,26 @@ class _Selected(NamedTuple):
 def _select(
     head: Head,
     X: Any,
-    y: NDArray[Any],
-    codes: NDArray[Any],
-    classes: NDArray[Any],
+    target: _Target,
     outer: Sequence[Sequence[_Inner]],
     searches: Searches,
     groups: NDArray[Any] | None,
 ) -> list[_Selected]:
     """Return, for the inner folds of each outer split, the best of the settings tried and the scores that it gave.
 
-    The best has the lowest log loss, over the rows of all inner folds. What all searches ask for is fitted together.
+    The best has the lowest loss, over the rows of all inner folds. What all searches ask for is fitted together.
     """
     running = [searches.start(i) for i in range(len(outer))]
     tried: list[list[Trial]] = [[] for _ in outer]
+    tested = [np.concatenate([fold.test for fold in folds]) for folds in outer]
     best: list[list[Floats] | None] = [None] * len(outer)  # scores of each inner fold's rows, at the best so far
     while any(asked := [search.ask() for search in running]):
         work = [(fold, params) for folds, here in zip(outer, asked, strict=True) for fold in folds for params in here]
-        heads = head.fit_many(X, y, [(fold.train, params) for fold, params in work], groups=groups)
-        found = head.predict_proba_many(heads, X, [fold.test for fold, _ in work])
-        aligned = iter([align(p, h.classes_, classes) for p, h in zip(found, heads, strict=True)])
+        heads = head.fit_many(X, target.y, [(fold.train, params) for fold, params in work], groups=groups)
+        scored = iter(target.scores(head, heads, X, [fold.test for fold, _ in work]))
         for i, (folds, here) in enumerate(zip(outer, asked, strict=True)):
-            of_fold = [[next(aligned) for _ in here] for _ in folds]
-            of_rows = [_losses(codes[f.test], np.stack(p)) for f, p in zip(folds, of_fold, strict=True)]
+            of_fold = [[next(scored) for _ in here] for _ in folds]
+            of_rows = [target.losses(f.test, np.stack(p), tested[i]) for f, p in zip(folds, of_fold, strict=True)]
             losses = np.average(of_rows, axis=0, weights=[len(fold.test) for fold in folds])
             least = min((trial.loss for trial in tried[i]), default=np.inf)
             place = int(np.argmin(losses))
@@ -190,7 +243,7 @@ def _select(
 
 def _selected(folds: Sequence[_Inner], trials: Sequence[Trial], scores: Sequence[Floats] | None) -> _Selected:
     if scores is None:
-        raise HeadError("no setting of the grid gives finite probabilities on the inner folds.")
+        raise HeadError("no setting of the grid gives finite scores on the inner folds.")
     inside = OutOfFold(
         rows=np.concatenate([fold.test for fold in folds]),
         fold=np.repeat(np.arange(len(folds)), [len(fold.test) for fold in folds]),
@@ -199,7 +252,7 @@ def _selected(folds: Sequence[_Inner], trials: Sequence[Trial], scores: Sequence
     return _Selected(min(trials, key=lambda trial: trial.loss).params, inside, trials)
 
 
-def _losses(codes: NDArray[Any], probabilities: Floats) -> NDArray[np.float64]:
+def _log_losses(codes: NDArray[Any], probabilities: Floats) -> NDArray[np.float64]:
     """Return the mean log loss of each model, of shape ``(n_models,)``; over labels too where there are several."""
     if codes.ndim == 1:
         return log_loss_many(codes, probabilities)

@@ -20,7 +20,7 @@ KINDS = ("log", "uniform", "int", "log-int", "choice")
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting that was tried, and its log loss over the inner folds."""
+    """A setting that was tried, and its log loss (for regression, squared error) over the inner folds."""
 
     params: Params
     loss: float
@@ -34,7 +34,7 @@ class Search(Protocol):
         ...
 
     def tell(self, losses: Sequence[float]) -> None:
-        """Take the log losses of the settings that were asked last, infinite for one that cannot be used."""
+        """Take the losses of the settings that were asked last, infinite for one that cannot be used."""
         ...
 
 

@@ -20,6 +20,8 @@ from headwater.evaluate._stratify import count_labels, spread
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+_MOST_BINS = 10  # of numbers to predict
+
 _SIDES = {
     "train": False,
     "training": False,
@@ -63,18 +65,20 @@ def make_splits(
     split: ArrayLike | None = None,
     holdout: float | None = None,
     seed: int = 0,
+    regression: bool = False,
 ) -> list[Split]:
     """Divide rows into training and test rows, once or once for each fold.
 
     Without `split` and `holdout`, every row is tested in exactly one of `n_folds` folds. With one label for each
     row the folds are those of scikit-learn, so that published ones can be made again: ``StratifiedKFold`` or, with
     `groups`, ``StratifiedGroupKFold``, with ``shuffle=True, random_state=seed``. With several labels for each row
-    they are balanced label by label, rarest first, whole groups at a time.
+    they are balanced label by label, rarest first, whole groups at a time. Numbers to predict are stratified by their
+    quantiles: at most ten bins of equally many rows for each output.
 
     Parameters
     ----------
     y : array of shape (n_samples,) or (n_samples, n_labels)
-        Classes, as strings, numbers or booleans; or 0/1 indicators of several labels.
+        Classes, as strings, numbers or booleans; or 0/1 indicators of several labels; or numbers to predict.
     groups : array of shape (n_samples,), optional
         What must not be divided, such as patient numbers. Every row has one.
     n_folds
@@ -88,6 +92,8 @@ def make_splits(
         whole groups allow.
     seed
         The same seed gives the same splits.
+    regression
+        Whether `y` holds numbers to predict, of shape (n_samples,) or (n_samples, n_outputs).
 
     Returns
     -------
@@ -117,7 +123,11 @@ def make_splits(
     """
     if split is not None and holdout is not None:
         raise SplitError("split and holdout were both given: pass one of them.")
-    targets, classes = _targets(y)
+    if regression:
+        strata = _quantiles(y, holdout) if holdout is not None else _quantiles(y, 1 / max(n_folds, 1))
+        targets, classes = strata, None
+    else:
+        targets, classes = _targets(y)
     names, units = _groups(groups, len(targets))
     if split is not None:
         tested = _given(_column(split, "split", len(targets)))
@@ -131,7 +141,9 @@ def make_splits(
     return [replace(found, seed=seed) for found in _splits(tested, targets, classes)]
 
 
-def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int) -> list[Split]:
+def inner_splits(
+    y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int, *, regression: bool = False
+) -> list[Split]:
     """Divide the training rows of a fold once more, to select parameters and to calibrate inside them.
 
     Made as `make_splits` makes folds, with two allowances for there being fewer rows: the number of folds goes down
@@ -148,6 +160,8 @@ def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int
         Number of folds wished for, at least 2.
     seed
         The same seed gives the same splits.
+    regression
+        Whether `y` holds numbers to predict.
 
     Returns
     -------
@@ -161,7 +175,7 @@ def inner_splits(y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int
         When nothing can be selected on these rows: fewer than two groups, or fewer than two classes that are in two
         groups each.
     """
-    targets, classes = _targets(y)
+    targets, classes = (_quantiles(y, 1 / max(n_folds, 1)), None) if regression else _targets(y)
     names, units = _groups(groups, len(targets))
     n_units = len(targets) if names is None else len(names)
     if n_units < 2:
@@ -229,6 +243,28 @@ def _targets(y: ArrayLike) -> tuple[Rows, NDArray[Any] | None]:
     if len(classes) == 1:
         raise SplitError(f"the label is {classes[0]!s} in every row: there is nothing to learn.")
     return codes, classes
+
+
+def _quantiles(y: ArrayLike, share: float) -> Rows:
+    """Return the quantile bin of each number (n,), or indicators of the bins of each output (n, n_bins).
+
+    There are no more bins than rows of a part that gets this share of them, so that each part can have every bin.
+    """
+    values = np.asarray(y, np.float64)
+    if values.ndim not in (1, 2) or values.shape[0] == 0:
+        raise SplitError(f"y has shape {values.shape}: (n_samples,) or (n_samples, n_outputs) is needed.")
+    if n_bad := int((~np.isfinite(values)).sum()):
+        raise SplitError(f"y is not finite in {counted(n_bad, 'place')}: leave those rows out.")
+    if (values == values[0]).all():
+        raise SplitError("the numbers to predict are the same in every row: there is nothing to learn.")
+    n_bins = max(1, min(_MOST_BINS, int(len(values) * min(share, 1 - share))))
+    columns = []
+    for output in values.reshape(len(values), -1).T:
+        edges = np.unique(np.quantile(output, np.arange(1, n_bins) / n_bins))
+        columns.append(np.unique(np.searchsorted(edges, output, side="right"), return_inverse=True)[1])
+    if len(columns) == 1:
+        return columns[0].astype(np.int64)
+    return np.concatenate([np.eye(int(bins.max()) + 1, dtype=np.int64)[bins] for bins in columns], axis=1)
 
 
 def _refuse_too_many(n_folds: int, n_units: int, noun: str) -> None:

@@ -3,15 +3,16 @@
 from headwater.heads._token_head import TokenHead
 from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP
 from headwater.heads.base import Fit, Head
-from headwater.heads.boosting import XGBoost
+from headwater.heads.boosting import XGBoost, XGBoostRegressor
 from headwater.heads.class_texts import ClassTexts
 from headwater.heads.controls import noise_like, shuffled
 from headwater.heads.explain import deletion, relevance
 from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
-from headwater.heads.neighbours import KNN, Prototypes
-from headwater.heads.persist import HEADS, head_class, load_head, make_head, save_head
+from headwater.heads.neighbours import KNN, KNNRegressor, Prototypes
+from headwater.heads.persist import HEADS, REGRESSORS, head_class, load_head, make_head, save_head
+from headwater.heads.ridge import Ridge
 from headwater.heads.tip_adapter import TipAdapter, TipAdapterF
 from headwater.heads.tokens import Bags, Masked
 from headwater.heads.transclip import TransCLIP, Transduction, TransductiveZeroShot, transduce
@@ -22,6 +23,7 @@ __all__ = [
     "KNN",
     "MIL",
     "MLP",
+    "REGRESSORS",
     "Bags",
     "ClassTexts",
     "CoAttention",
@@ -29,11 +31,13 @@ __all__ = [
     "CrossAttention",
     "Fit",
     "Head",
+    "KNNRegressor",
     "LinearProbe",
     "Masked",
     "MergedAttention",
     "Prompts",
     "Prototypes",
+    "Ridge",
     "SelfAttention",
     "TipAdapter",
     "TipAdapterF",
@@ -43,6 +47,7 @@ __all__ = [
     "Transduction",
     "TransductiveZeroShot",
     "XGBoost",
+    "XGBoostRegressor",
     "ZeroShot",
     "deletion",
     "head_class",

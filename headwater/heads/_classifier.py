@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from headwater.errors import HeadError
-from headwater.heads.base import Head, Input, is_several, n_rows
+from headwater.heads.base import Head, Input, is_several, n_rows, take
 from headwater.heads.tokens import Ragged
 
 FLOATS = (np.float32, np.float64, np.float16)
@@ -69,6 +70,13 @@ class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
     def predict_proba(self, X: Input) -> NDArray[np.floating[Any]]:
         """Return probabilities, of shape ``(n_samples, n_classes)``; for several labels, each label's own."""
         return probabilities(self.logits(X), self.multilabel_)
+
+    @classmethod
+    def predict_proba_many(
+        cls, heads: Sequence[Self], X: Input, rows: Sequence[NDArray[np.int64]]
+    ) -> list[NDArray[np.floating[Any]]]:
+        """Return ``head.predict_proba(X[rows])`` for each head with its rows."""
+        return [head.predict_proba(take(X, part)) for head, part in zip(heads, rows, strict=True)]
 
     def predict(self, X: Input) -> NDArray[Any]:
         """Return the likeliest class of each row; for several labels, 0 or 1 for each."""
@@ -132,7 +140,7 @@ def probabilities(logits: NDArray[np.floating[Any]], multilabel: bool) -> NDArra
     return exps
 
 
-def validated(head: Classifier, *arrays: Any, **checks: Any) -> Any:
+def validated(head: Head, *arrays: Any, **checks: Any) -> Any:
     """Return what scikit-learn makes of arrays; rows may be matrices where a head takes tokens."""
     return validate_data(head, *arrays, dtype=list(FLOATS), allow_nd=head.takes_tokens, **checks)
 

@@ -19,10 +19,10 @@ State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
 class Head(BaseEstimator):  # type: ignore[misc]
-    """A small model on features: arrays in, class probabilities out.
+    """A small model on features: arrays in, class probabilities or numbers out.
 
-    A head is a scikit-learn classifier. X is a NumPy array or any array-like that has ``shape``, ``dtype``,
-    ``array[rows]`` and ``blocks()``; a head over several inputs takes a dict of them.
+    A head is a scikit-learn classifier or regressor. X is a NumPy array or any array-like that has ``shape``,
+    ``dtype``, ``array[rows]`` and ``blocks()``; a head over several inputs takes a dict of them.
 
     Attributes
     ----------
@@ -58,7 +58,8 @@ class Head(BaseEstimator):  # type: ignore[misc]
         X
             Features of shape ``(n_samples, ...)``.
         y
-            Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``.
+            Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``; of a regressor numbers,
+            ``(n_samples,)`` or ``(n_samples, n_outputs)``.
         fits
             For each fit, its training rows (int64) and the parameters that differ from this head's. Row arrays that
             are shared between fits should be the same object.
@@ -73,20 +74,9 @@ class Head(BaseEstimator):  # type: ignore[misc]
         """
         return [clone(self).set_params(**params).fit(take(X, rows), y[rows]) for rows, params in fits]
 
-    @classmethod
-    def predict_proba_many(
-        cls, heads: Sequence[Self], X: Input, rows: Sequence[NDArray[np.int64]]
-    ) -> list[NDArray[np.floating[Any]]]:
-        """Return ``head.predict_proba(X[rows])`` for each head with its rows."""
-        return [head.predict_proba(take(X, part)) for head, part in zip(heads, rows, strict=True)]
-
     @abstractmethod
     def fit(self, X: Input, y: NDArray[Any]) -> Self:
         """Fit on all rows."""
-
-    @abstractmethod
-    def predict_proba(self, X: Input) -> NDArray[np.floating[Any]]:
-        """Return class probabilities, of shape ``(n_samples, n_classes)``; for labels, ``(n_samples, n_labels)``."""
 
     @abstractmethod
     def default_grid(self) -> list[dict[str, Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,47 +17,37 @@ from headwater._devices import resolve_device
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
+from headwater.heads._regressor import Regressor, as_targets
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.heads.base import Fit, SearchSpace, State, blocks
+from headwater.heads.base import Fit, Head, SearchSpace, State, blocks
+
+Rows = NDArray[np.int64]
 
 
-class XGBoost(Classifier):
-    """Gradient-boosted trees, their features put into bins once for all settings of the same rows.
-
-    Parameters
-    ----------
-    n_rounds
-        Most rounds of boosting; a tree a class, or a label, in each.
-    max_depth, lr, subsample, colsample, min_child_weight, reg_lambda, gamma
-        XGBoost's ``max_depth``, ``learning_rate``, ``subsample``, ``colsample_bytree``, ``min_child_weight``,
-        ``reg_lambda`` and ``gamma``.
-    max_bin
-        Bins a column. XGBoost's own default is 256; on a few thousand rows, finding the best of so many takes most of
-        the time (``benchmarks/boosting_sweep.py`` compares time and accuracy, on made-up features).
-    patience
-        Rounds without a lower loss on the rows held out after which boosting ends, and the best number of rounds is
-        taken; None to hold out nothing and go through all rounds.
-    stop_share
-        Share of the training rows that are held out to stop by, whole groups of them where groups are given.
-    seed
-        Of what is drawn.
-    n_threads
-        None for one a core.
-    device
-        ``auto``, ``cpu`` or ``cuda``.
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """What trees are grown for on some rows.
 
     Attributes
     ----------
-    classes_, multilabel_, n_features_in_
-        As `LinearProbe` has them.
-    booster_ : xgboost.Booster
-    n_rounds_ : int
-        Rounds that were kept.
-
-    References
-    ----------
-    Chen and Guestrin, XGBoost: a scalable tree boosting system, 2016.
+    targets
+        As XGBoost wants them, of shape ``(n_rows,)`` or ``(n_rows, n_outputs)``.
+    codes
+        What rows held out to stop by are stratified by, where they have one dimension.
+    settings
+        XGBoost's objective and what goes with it.
+    fitted
+        What a head knows of them when it is fitted, by attribute.
     """
+
+    targets: NDArray[Any]
+    codes: NDArray[Any]
+    settings: Mapping[str, Any]
+    fitted: Mapping[str, Any]
+
+
+class _Trees(Head):
+    """Boosted trees of any kind: settings, bins and boosting; see `XGBoost`."""
 
     search_space: ClassVar[SearchSpace] = {
         "max_depth": ("int", 1, 8),
@@ -65,6 +57,10 @@ class XGBoost(Classifier):
         "min_child_weight": ("log", 0.1, 30.0),
         "reg_lambda": ("log", 0.01, 100.0),
     }
+
+    n_features_in_: int
+    n_rounds_: int
+    booster_: Any
 
     def __init__(
         self,
@@ -108,7 +104,7 @@ class XGBoost(Classifier):
     ) -> list[Self]:
         """Fit many; see `Head.fit_many`. Columns are put into bins once for each set of training rows."""
         xgboost = need("xgboost", "boost")
-        codes, classes, multilabel = encode_labels(y)
+        problem_of = self._problems(y)
         heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
         sharing: dict[Any, list[int]] = {}
         for i, ((rows, _), head) in enumerate(zip(fits, heads, strict=True)):
@@ -116,41 +112,28 @@ class XGBoost(Classifier):
             stopping = (head.stop_share, head.seed) if head.patience is not None else None
             sharing.setdefault((id(rows), head.max_bin, stopping), []).append(i)
         for members in sharing.values():  # one set of rows at a time
-            first = heads[members[0]]
-            binned = first._binned(X, codes, classes, multilabel, fits[members[0]][0], groups)
+            first, rows = heads[members[0]], fits[members[0]][0]
+            problem = problem_of(rows)
+            binned = first._binned(X, problem, rows, groups)
             # Settings side by side, a thread each: two that grow one tree together wait for each other at every node.
             side_by_side = min(len(members), first._threads)
 
-            def boost(i: int, binned: Any = binned, n_threads: int = first._threads // side_by_side) -> None:
-                heads[i]._boost(xgboost, binned, classes, multilabel, n_threads)
+            def boost(
+                i: int,
+                binned: Any = binned,
+                problem: _Problem = problem,
+                n_threads: int = first._threads // side_by_side,
+            ) -> None:
+                heads[i]._boost(xgboost, binned, problem, n_threads)
                 heads[i].n_features_in_ = int(X.shape[1])
 
             with ThreadPoolExecutor(side_by_side) as pool:
                 list(pool.map(boost, members))
         return heads
 
-    def to_state(self) -> State:
-        """Return fitted trees as plain JSON values and arrays; the trees are XGBoost's own universal binary JSON."""
-        check_is_fitted(self)
-        values = {
-            "params": self.get_params(),
-            "classes": self.classes_.tolist(),
-            "multilabel": self.multilabel_,
-            "n_features": self.n_features_in_,
-            "n_rounds": self.n_rounds_,
-        }
-        return values, {"booster": np.frombuffer(bytes(self.booster_.save_raw("ubj")), np.uint8)}
-
-    @classmethod
-    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Rebuild a head from `to_state`."""
-        xgboost = need("xgboost", "boost")
-        head = cls(**values["params"])
-        head.booster_ = xgboost.Booster({"nthread": head._threads})
-        head.booster_.load_model(bytearray(arrays["booster"].tobytes()))
-        head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
-        head.n_features_in_, head.n_rounds_ = values["n_features"], values["n_rounds"]
-        return head
+    @abstractmethod
+    def _problems(self, y: NDArray[Any]) -> Callable[[Rows], _Problem]:
+        """Return what says, of some rows, what trees are grown for."""
 
     def _require_usable(self) -> None:
         for name in ("n_rounds", "max_depth", "lr", "subsample", "colsample", "max_bin"):
@@ -166,47 +149,27 @@ class XGBoost(Classifier):
     def _threads(self) -> int:
         return self.n_threads or len(os.sched_getaffinity(0))
 
-    def _binned(
-        self,
-        X: Any,
-        codes: NDArray[Any],
-        classes: NDArray[Any],
-        multilabel: bool,
-        rows: NDArray[np.int64],
-        groups: NDArray[Any] | None,
-    ) -> tuple[Any, Any, NDArray[np.int64]]:
-        """Return the training rows in bins, those to stop by (or None), and the classes that are there."""
+    def _binned(self, X: Any, problem: _Problem, rows: Rows, groups: NDArray[Any] | None) -> tuple[Any, Any]:
+        """Return the training rows in bins, and those to stop by (or None)."""
         xgboost = need("xgboost", "boost")
-        seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
-        if not multilabel:
-            require_two(seen, classes)
         values = np.asarray(X[rows], np.float32)
         bad = np.flatnonzero(~np.isfinite(values).all(1))
         if len(bad):
             raise HeadError(f"features are not finite in {len(bad)} rows, the first being {rows[bad[:5]].tolist()}.")
-        targets = codes[rows] if multilabel else np.searchsorted(seen, codes[rows])
         held = np.zeros(len(rows), bool)
         if self.patience is not None:
             share = None if groups is None else groups[rows]
-            held[rows_to_stop_by(codes[rows], share, self.stop_share, self.seed)] = True
+            held[rows_to_stop_by(problem.codes, share, self.stop_share, self.seed)] = True
         options = {"max_bin": self.max_bin, "nthread": self._threads}
+        targets = problem.targets
         train = xgboost.QuantileDMatrix(values[~held], targets[~held], **options)
         stop = xgboost.QuantileDMatrix(values[held], targets[held], ref=train, **options) if held.any() else None
-        return train, stop, seen
+        return train, stop
 
-    def _boost(
-        self,
-        xgboost: Any,
-        binned: tuple[Any, Any, NDArray[np.int64]],
-        classes: NDArray[Any],
-        multilabel: bool,
-        n_threads: int,
-    ) -> None:
-        train, stop, seen = binned
-        many = len(seen) > 2 and not multilabel
+    def _boost(self, xgboost: Any, binned: tuple[Any, Any], problem: _Problem, n_threads: int) -> None:
+        train, stop = binned
         params: dict[str, Any] = {
-            "objective": "multi:softprob" if many else "binary:logistic",
-            "eval_metric": "mlogloss" if many else "logloss",
+            **problem.settings,
             "max_depth": self.max_depth,
             "learning_rate": self.lr,
             "subsample": self.subsample,
@@ -220,8 +183,6 @@ class XGBoost(Classifier):
             "nthread": n_threads,
             "device": resolve_device(self.device) if self.device != "cpu" else "cpu",  # torch is asked only if it must
         }
-        if many:
-            params["num_class"] = len(seen)
         booster = xgboost.train(
             params,
             train,
@@ -232,13 +193,158 @@ class XGBoost(Classifier):
         )
         self.n_rounds_ = booster.best_iteration + 1 if stop is not None else self.n_rounds
         self.booster_ = booster[: self.n_rounds_] if self.n_rounds_ < booster.num_boosted_rounds() else booster
-        self.classes_, self.multilabel_ = classes[seen], multilabel
+        for name, value in problem.fitted.items():
+            setattr(self, name, value)
 
-    def _logits(self, X: Any) -> NDArray[np.float32]:
+    def _margins(self, X: Any, k: int) -> NDArray[np.float32]:
+        """Return the sums of trees, of shape ``(n_samples, k)``."""
         xgboost = need("xgboost", "boost")
-        k = len(self.classes_) if self.multilabel_ or len(self.classes_) > 2 else 1
         out = np.empty((X.shape[0], k), np.float32)
         for rows, values in blocks(X):
             matrix = xgboost.DMatrix(np.asarray(values, np.float32), nthread=self._threads)
             out[rows] = self.booster_.predict(matrix, output_margin=True).reshape(-1, k)
+        return out
+
+    def _trees(self) -> NDArray[np.uint8]:
+        """Return the trees as XGBoost's own universal binary JSON."""
+        return np.frombuffer(bytes(self.booster_.save_raw("ubj")), np.uint8)
+
+    def _grow(self, trees: NDArray[np.uint8]) -> None:
+        """Take trees from `_trees`."""
+        xgboost = need("xgboost", "boost")
+        self.booster_ = xgboost.Booster({"nthread": self._threads})
+        self.booster_.load_model(bytearray(trees.tobytes()))
+
+
+class XGBoost(_Trees, Classifier):
+    """Gradient-boosted trees, their features put into bins once for all settings of the same rows.
+
+    Parameters
+    ----------
+    n_rounds
+        Most rounds of boosting; a tree a class, or a label, in each.
+    max_depth, lr, subsample, colsample, min_child_weight, reg_lambda, gamma
+        XGBoost's ``max_depth``, ``learning_rate``, ``subsample``, ``colsample_bytree``, ``min_child_weight``,
+        ``reg_lambda`` and ``gamma``.
+    max_bin
+        Bins a column. XGBoost's own default is 256; on a few thousand rows, finding the best of so many takes most of
+        the time (``benchmarks/boosting_sweep.py`` compares time and accuracy, on made-up features).
+    patience
+        Rounds without a lower loss on the rows held out after which boosting ends, and the best number of rounds is
+        taken; None to hold out nothing and go through all rounds.
+    stop_share
+        Share of the training rows that are held out to stop by, whole groups of them where groups are given.
+    seed
+        Of what is drawn.
+    n_threads
+        None for one a core.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Attributes
+    ----------
+    classes_, multilabel_, n_features_in_
+        As `LinearProbe` has them.
+    booster_ : xgboost.Booster
+    n_rounds_ : int
+        Rounds that were kept.
+
+    References
+    ----------
+    Chen and Guestrin, XGBoost: a scalable tree boosting system, 2016.
+    """
+
+    def _problems(self, y: NDArray[Any]) -> Callable[[Rows], _Problem]:
+        codes, classes, multilabel = encode_labels(y)
+
+        def problem_of(rows: Rows) -> _Problem:
+            seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
+            if not multilabel:
+                require_two(seen, classes)
+            many = len(seen) > 2 and not multilabel
+            settings: dict[str, Any] = {
+                "objective": "multi:softprob" if many else "binary:logistic",
+                "eval_metric": "mlogloss" if many else "logloss",
+                **({"num_class": len(seen)} if many else {}),
+            }
+            targets = codes[rows] if multilabel else np.searchsorted(seen, codes[rows])
+            return _Problem(targets, codes[rows], settings, {"classes_": classes[seen], "multilabel_": multilabel})
+
+        return problem_of
+
+    def to_state(self) -> State:
+        """Return fitted trees as plain JSON values and arrays; the trees are XGBoost's own universal binary JSON."""
+        check_is_fitted(self)
+        values = {
+            "params": self.get_params(),
+            "classes": self.classes_.tolist(),
+            "multilabel": self.multilabel_,
+            "n_features": self.n_features_in_,
+            "n_rounds": self.n_rounds_,
+        }
+        return values, {"booster": self._trees()}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a head from `to_state`."""
+        head = cls(**values["params"])
+        head._grow(arrays["booster"])
+        head.classes_, head.multilabel_ = np.array(values["classes"]), values["multilabel"]
+        head.n_features_in_, head.n_rounds_ = values["n_features"], values["n_rounds"]
+        return head
+
+    def _logits(self, X: Any) -> NDArray[np.float32]:
+        return self._margins(X, len(self.classes_) if self.multilabel_ or len(self.classes_) > 2 else 1)
+
+
+class XGBoostRegressor(_Trees, Regressor):
+    """Gradient-boosted trees of least squares, a tree an output in each round; targets are standardised to grow them.
+
+    Parameters are as `XGBoost` has them; boosting ends by the root mean squared error over all outputs.
+
+    Attributes
+    ----------
+    centre_, width_ : float64, of shape (n_outputs,)
+        Mean and standard deviation of the targets of the training rows.
+    booster_, n_rounds_
+        As `XGBoost` has them.
+    several_, n_features_in_
+        Whether targets had two dimensions; columns of X.
+    """
+
+    def _problems(self, y: NDArray[Any]) -> Callable[[Rows], _Problem]:
+        every, several = as_targets(y)
+
+        def problem_of(rows: Rows) -> _Problem:
+            targets = every[rows]
+            centre, std = targets.mean(0), targets.std(0)
+            width = np.where(std > 0, std, 1.0)
+            settings = {"objective": "reg:squarederror", "eval_metric": "rmse", "base_score": 0.0}
+            fitted = {"centre_": centre, "width_": width, "several_": several}
+            return _Problem((targets - centre) / width, targets, settings, fitted)
+
+        return problem_of
+
+    def to_state(self) -> State:
+        """Return fitted trees as plain JSON values and arrays; the trees are XGBoost's own universal binary JSON."""
+        check_is_fitted(self)
+        values = {
+            "params": self.get_params(),
+            "several": self.several_,
+            "n_features": self.n_features_in_,
+            "n_rounds": self.n_rounds_,
+        }
+        return values, {"booster": self._trees(), "centre": self.centre_, "width": self.width_}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a head from `to_state`."""
+        head = cls(**values["params"])
+        head._grow(arrays["booster"])
+        head.centre_, head.width_, head.several_ = arrays["centre"], arrays["width"], values["several"]
+        head.n_features_in_, head.n_rounds_ = values["n_features"], values["n_rounds"]
+        return head
+
+    def _outputs(self, X: Any) -> NDArray[np.float64]:
+        out: NDArray[np.float64] = self._margins(X, len(self.centre_)) * self.width_ + self.centre_
         return out

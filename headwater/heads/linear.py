@@ -18,7 +18,7 @@ from headwater.heads._classifier import Classifier, encode_labels, probabilities
 from headwater.heads._logistic import Problems, Solution, solve
 from headwater.heads._objective import ClassWeight, Objective, class_weights
 from headwater.heads._rows import TrainingRows, one_blas_thread, to_numpy, training_rows
-from headwater.heads._settings import plain_class_weight, require_class_weight
+from headwater.heads._settings import plain_class_weight, require_class_weight, weights_of_rows
 from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 
@@ -202,7 +202,7 @@ def _solve_batch(
     set_of = np.array([number[id(rows)] for rows in fit_rows])
     C = np.array([head.C for head in heads], np.float64)
     multilabel = codes.ndim == 2
-    weights = None if sample_weight is None else _weights_of_rows(sample_weight, len(codes))
+    weights = None if sample_weight is None else weights_of_rows(sample_weight, len(codes))
     class_weight = _weights_of_classes(heads, fit_rows, codes, classes, seen, weights)
     with one_blas_thread():
         rows = training_rows(
@@ -239,13 +239,6 @@ def _solve_batch(
         head.n_iter_ = int(solution.n_iter[mine].max())
         head.multilabel_ = multilabel
         head.n_features_in_ = head.coef_.shape[1]
-
-
-def _weights_of_rows(sample_weight: NDArray[np.floating[Any]], n: int) -> NDArray[np.float64]:
-    weights = np.asarray(sample_weight, np.float64)
-    if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise HeadError(f"sample_weight must be {n} numbers of at least 0, one a row.")
-    return weights
 
 
 def _weights_of_classes(

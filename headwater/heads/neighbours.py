@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
+from headwater.heads._regressor import Regressor, as_targets
 from headwater.heads._settings import require_above_0, require_one_of
 from headwater.heads.base import Fit, SearchSpace, State, blocks
 
@@ -149,15 +150,82 @@ class KNN(_ByCosine):
         self.rows_, self.truth_ = unit, truth
 
     def _votes(self, queries: NDArray[np.float64]) -> NDArray[np.float64]:
-        cosine = queries @ self.rows_.T
-        k = min(self.k, len(self.rows_))
-        nearest: NDArray[np.int64] = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-        near = np.take_along_axis(cosine, nearest, axis=1)
-        weight = np.exp((near - near.max(1, keepdims=True)) / self.temperature)
-        weight /= weight.sum(1, keepdims=True)
+        nearest, weight = _weighed(queries, self.rows_, self.k, self.temperature)
         share = np.clip((weight[:, :, None] * self.truth_[nearest]).sum(1), LEAST, 1 - LEAST)
         logits: NDArray[np.float64] = np.log(share) - np.log1p(-share) if self.multilabel_ else np.log(share)
         return logits
+
+
+class KNNRegressor(Regressor):
+    """The mean of the k nearest neighbours' targets by cosine, each weighed with ``exp(cosine / temperature)``.
+
+    Parameters
+    ----------
+    k, temperature, scaling
+        As `KNN` has them.
+
+    Attributes
+    ----------
+    centre_, width_, rows_
+        As `KNN` has them.
+    targets_ : float64, of shape (n_train, n_outputs)
+        What each training row has.
+    several_, n_features_in_
+        Whether targets had two dimensions; columns of X.
+    """
+
+    search_space: ClassVar[SearchSpace] = KNN.search_space
+
+    def __init__(self, k: int = 20, *, temperature: float = 0.07, scaling: Scaling = "centre") -> None:
+        self.k = k
+        self.temperature = temperature
+        self.scaling = scaling
+
+    def default_grid(self) -> list[dict[str, Any]]:
+        """Return those of `KNN`: six numbers of neighbours by three temperatures and two scalings."""
+        return KNN().default_grid()
+
+    def fit_many(
+        self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
+    ) -> list[Self]:
+        """Fit copies of this head; see `Head.fit_many`. Fits that share rows share their arrays."""
+        targets, several = as_targets(y)
+        heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
+        shared: dict[tuple[int, Scaling], tuple[NDArray[np.float64], NDArray[np.float64], Floats]] = {}
+        for (rows, _), head in zip(fits, heads, strict=True):
+            require_above_0(head, "k", "temperature")
+            require_one_of(head, scaling=Scaling)
+            key = (id(rows), head.scaling)
+            if key not in shared:
+                shared[key] = _prepared(X, rows, head.scaling)
+            head.centre_, head.width_, head.rows_ = shared[key]
+            head.targets_, head.several_, head.n_features_in_ = targets[rows], several, len(head.centre_)
+        return heads
+
+    def to_state(self) -> State:
+        """Return a fitted head as plain JSON values and arrays."""
+        check_is_fitted(self)
+        arrays = {"centre": self.centre_, "width": self.width_, "rows": self.rows_, "targets": self.targets_}
+        return {"params": self.get_params(), "several": self.several_}, arrays
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Rebuild a head from `to_state`."""
+        head = cls(**values["params"])
+        head.centre_, head.width_, head.rows_ = arrays["centre"], arrays["width"], arrays["rows"]
+        head.targets_, head.several_, head.n_features_in_ = arrays["targets"], values["several"], len(head.centre_)
+        return head
+
+    def _outputs(self, X: Any) -> NDArray[np.float64]:
+        out = np.empty((X.shape[0], self.targets_.shape[1]))
+        for rows, values in blocks(X):
+            for start in range(0, len(values), QUERIES):
+                some = np.asarray(values[start : start + QUERIES], np.float64)
+                queries = unit_rows((some - self.centre_) / self.width_)
+                nearest, weight = _weighed(queries, self.rows_, self.k, self.temperature)
+                mean = (weight[:, :, None] * self.targets_[nearest]).sum(1)
+                out[rows.start + start : rows.start + start + len(mean)] = mean
+        return out
 
 
 class Prototypes(_ByCosine):
@@ -220,6 +288,19 @@ class Prototypes(_ByCosine):
         cosine = queries @ np.swapaxes(self.prototypes_, -1, -2)
         logits: NDArray[np.float64] = (cosine[1] - cosine[0] if self.multilabel_ else cosine) / self.temperature
         return logits
+
+
+def _weighed(
+    queries: NDArray[np.float64], rows: Floats, k: int, temperature: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the k nearest rows of each query and their weights, which add up to 1, both of shape ``(n, k)``."""
+    cosine = queries @ rows.T
+    k = min(k, len(rows))
+    nearest: NDArray[np.int64] = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+    near = np.take_along_axis(cosine, nearest, axis=1)
+    weight: NDArray[np.float64] = np.exp((near - near.max(1, keepdims=True)) / temperature)
+    weight /= weight.sum(1, keepdims=True)
+    return nearest, weight
 
 
 def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_regressor
 
 from headwater.errors import HeadError, nearest
 from headwater.heads.base import Head
@@ -31,24 +32,36 @@ HEADS = {
     "zero-shot": "headwater.heads.zero_shot:ZeroShot",
     "zero-shot-transductive": "headwater.heads.transclip:TransductiveZeroShot",
 }
+REGRESSORS = {
+    "ridge": "headwater.heads.ridge:Ridge",
+    "knn": "headwater.heads.neighbours:KNNRegressor",
+    "xgboost": "headwater.heads.boosting:XGBoostRegressor",
+}
+"""Heads that predict numbers; a name that is in both has a head for either."""
 
 
-def head_class(kind: str) -> type[Any]:
-    """Return the class of heads called ``kind``.
+def head_class(kind: str, *, regression: bool = False) -> type[Any]:
+    """Return the class of heads called ``kind``, of those that predict classes or of those that predict numbers.
 
     Raises
     ------
     HeadError
         When there is none; the message suggests the nearest name.
     """
-    if kind not in HEADS:
-        raise HeadError(f"unknown head {kind!r}.{nearest(kind, HEADS)} There are: {', '.join(HEADS)}.")
-    module, _, name = HEADS[kind].partition(":")
+    known, others = (REGRESSORS, HEADS) if regression else (HEADS, REGRESSORS)
+    if kind not in known:
+        there = f"There are: {', '.join(known)}."
+        if kind in others and regression:
+            raise HeadError(f"head {kind!r} predicts classes, not numbers. For regression t{there[1:]}")
+        if kind in others:
+            raise HeadError(f"head {kind!r} predicts numbers, not classes. Pass --task regression, or t{there[1:]}")
+        raise HeadError(f"unknown head {kind!r}.{nearest(kind, known)} {there}")
+    module, _, name = known[kind].partition(":")
     found: type[Any] = getattr(import_module(module), name)
     return found
 
 
-def make_head(kind: str, params: dict[str, Any]) -> Head:
+def make_head(kind: str, params: dict[str, Any], *, regression: bool = False) -> Head:
     """Build an unfitted head.
 
     Raises
@@ -56,7 +69,7 @@ def make_head(kind: str, params: dict[str, Any]) -> Head:
     HeadError
         When there is no such head or parameter; the message lists the parameters.
     """
-    cls = head_class(kind)
+    cls = head_class(kind, regression=regression)
     known = cls._get_param_names()
     for name in params:
         if name not in known:
@@ -72,7 +85,8 @@ def save_head(head: Any, kind: str, folder: Path) -> None:
     from safetensors.numpy import save
 
     values, arrays = head.to_state()
-    (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **values}, indent=2) + "\n")
+    task = {"task": "regression"} if is_regressor(head) else {}
+    (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **task, **values}, indent=2) + "\n")
     # safetensors writes memory as it lies, whatever the strides
     (folder / "head.safetensors").write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
 
@@ -101,6 +115,7 @@ def load_head(folder: Path) -> Any:
             f"{folder}: a head of format {written}, this headwater reads format {FORMAT}. Upgrade headwater."
         )
     try:
-        return head_class(values["head"]).from_state(values, arrays)
+        regression = values.get("task") == "regression"
+        return head_class(values["head"], regression=regression).from_state(values, arrays)
     except (KeyError, TypeError) as error:
         raise HeadError(f"{folder}: the head is incomplete ({error}). Fit it again.") from error

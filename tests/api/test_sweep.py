@@ -18,7 +18,7 @@ from headwater.api.sweep import CHEAP_FIRST
 from headwater.errors import InputError, MissingExtra
 from headwater.evaluate import inner_splits
 from headwater.evaluate.statistics import holm
-from headwater.heads import HEADS, LinearProbe, head_class
+from headwater.heads import HEADS, REGRESSORS, LinearProbe, head_class
 
 N = 96
 SETS = ["good/image", "fair/image", "good/image+fair/image"]
@@ -293,7 +293,7 @@ def test_without_optuna(two, tmp_path, monkeypatch):
 def test_every_head_has_its_place():
     """The order of cells knows every kind of head that can be swept: what wants prompts is refused by name."""
     with_prompts = {kind for kind in HEADS if kind.startswith("zero-shot") or head_class(kind).takes_texts}
-    assert set(CHEAP_FIRST) == set(HEADS) - with_prompts
+    assert set(CHEAP_FIRST) == (set(HEADS) | set(REGRESSORS)) - with_prompts
 
 
 def test_heads_that_want_prompts(two, tmp_path):

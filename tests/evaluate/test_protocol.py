@@ -44,6 +44,10 @@ class Spy(Head):
         Spy.fits.append([(rows, dict(params)) for rows, params in fits])
         return super().fit_many(X, y, fits, groups=groups)
 
+    @classmethod
+    def predict_proba_many(cls, heads, X, rows):
+        return [head.predict_proba(X[part]) for head, part in zip(heads, rows, strict=True)]
+
     def predict_proba(self, X):
         distance = ((X[:, None] - self.means_) ** 2).sum(2)
         p = np.exp(-self.C * (distance - distance.min(1, keepdims=True)))

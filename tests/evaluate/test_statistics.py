@@ -154,6 +154,9 @@ def test_folds_without_a_number_are_refused(test):
 
 
 def fold_of(task, rng, n=60, quality=1.0):
+    if task == "regression":
+        truth = rng.standard_normal((n, 2)).round(1)
+        return FoldScores(truth, quality * truth + rng.standard_normal((n, 2)).round(1), np.arange(n) // 3)
     k = {"binary": 2, "multiclass": 3, "multilabel": 4}[task]
     if task == "multilabel":
         truth = (rng.random((n, k)) > 0.6).astype(int)
