@@ -434,6 +434,7 @@ MEMBERS = {
     "hf-idefics3": lambda folder: idefics(folder, "Idefics3"),
     "hf-smolvlm": lambda folder: idefics(folder, "SmolVLM"),
     "hf-llava": llava,
+    "builtin-clip": lambda folder: Tiny("builtin:clip", ("image", "text")),
     "texture": lambda folder: Tiny("builtin:texture", ("image",)),
     "ngram": lambda folder: Tiny("builtin:ngram", ("text",)),
     "stub": lambda folder: Tiny("stub:16", ("image", "text")),

@@ -45,6 +45,7 @@ MODALITIES = [(m, "image") for m in IMAGES + DUAL] + [(m, "text") for m in DUAL 
 CASES = [(*case, tokens) for case in MODALITIES for tokens in ("none", "all", N_POOLED)]
 CASES += [(*case, "none") for case in TOKENLESS]
 CASES += [(member, m, tokens) for member in SHAPED for m in ("image", "text") for tokens in ("none", N_POOLED)]
+CASES += [("builtin-clip", m, tokens) for m in ("image", "text") for tokens in ("none", "all", N_POOLED)]
 every_case = pytest.mark.parametrize(("member", "modality", "tokens"), CASES)
 
 
