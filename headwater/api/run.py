@@ -36,6 +36,7 @@ RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
 DECISION = "decision.json"  # where a run has one
 TRIALS = "trials.parquet"  # where settings were tried
 INSTANCES = "instances.parquet"  # of runs on bags
+FIGURES = "figures"  # a folder, where a run was drawn
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
@@ -364,6 +365,7 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
         (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
         for name in {DECISION, TRIALS, INSTANCES} - set(optional):
             (target / name).unlink(missing_ok=True)  # an earlier run's says nothing of this head
+        shutil.rmtree(target / FIGURES, ignore_errors=True)
         for name in (*optional, *RUN_FILES):
             (folder / name).replace(target / name)
     return run
