@@ -12,11 +12,12 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from headwater.api import evaluate, fit_head
+from headwater.api.run import read_results
 from headwater.errors import HeadError, InputError, MissingExtra
-from headwater.report import _pictures as pictures
 from headwater.report import plot
 from headwater.report._curves import GRID, spread
 from headwater.report._style import style
+from headwater.report.figures import _figures
 
 N = 72
 
@@ -136,11 +137,17 @@ def test_folds_of_one_side_have_no_curve():
     assert spread("roc", [truth | True], [score]) is None
 
 
+def drawn(run):
+    """The figures of a run, not written, by name."""
+    with style():
+        return dict(_figures(read_results(run.path)))
+
+
 def test_a_reliability_diagram_shows_the_bins(fit):
     """Bars are as high as the share that is right, counts are those of the bins, and the ECE is that of the bins."""
-    bins = fit("grade").metrics["reliability"]
-    with style():
-        upper, lower = pictures.reliability({"": bins}, "confidence").axes
+    run = fit("grade")
+    bins = run.metrics["reliability"]
+    upper, lower = drawn(run)["reliability"].axes
     there = [i for i, n in enumerate(bins["count"]) if n]
     n = len(there)
     assert [bar.get_height() for bar in upper.patches[:n]] == pytest.approx([bins["accuracy"][i] for i in there])
@@ -150,26 +157,48 @@ def test_a_reliability_diagram_shows_the_bins(fit):
     assert upper.get_legend().get_title().get_text() == f"ECE {sum(gaps) / N:.3f}"
 
 
-def test_what_is_written_into_figures_is_what_the_run_says(fit):
-    """Areas, confusions and errors in figures are those of metrics.json and predictions.parquet."""
-    run = fit("grade")
-    table = run.predictions
-    counts = np.array(
-        [[len(table.filter(label=true, predicted=taken)) for taken in ("high", "low")] for true in ("high", "low")]
+def test_calibration_is_drawn_before_and_after(fit):
+    """A calibrated run has both reliability diagrams beside each other, the reported one last."""
+    run = fit("grade", calibrate="temperature")
+    before, _, after, _ = drawn(run)["reliability"].axes
+    assert (before.get_title(), after.get_title()) == ("uncalibrated", "temperature")
+    found = [bar.get_height() for bar in after.patches]
+    assert found[: len(found) // 2] == pytest.approx(
+        [a for a in run.metrics["reliability"]["accuracy"] if a is not None]
     )
-    folds = table.partition_by("fold")
-    found = spread(
-        "roc",
-        [(part["label"] == "low").to_numpy() for part in folds],
-        [part["score_low"].to_numpy() for part in folds],
-    )
-    with style():
-        curve = pictures.curves("roc", {"low": found}, None).axes[0]
-        matrix = pictures.confusion(counts, ["high", "low"]).axes[0]
-    words = [text.get_text() for text in curve.get_legend().get_texts()]
+
+
+def test_areas_and_confusions_are_those_of_the_run(fit):
+    """Areas in legends are those of metrics.json, and a confusion has the true class in its row."""
+    run = fit("grade", where="grade = 'high' OR kind = 'benign'")
+    figures, table = drawn(run), run.predictions
+    words = [text.get_text() for text in figures["roc"].axes[0].get_legend().get_texts()]
     assert f"low AUC {run.mean['auc']:.3f} ± {run.std['auc']:.3f}" in words
-    assert "each fold" in words
-    assert [int(text.get_text().split("\n")[0]) for text in matrix.texts] == counts.ravel().tolist()
+    words = [text.get_text() for text in figures["precision_recall"].axes[0].get_legend().get_texts()]
+    assert f"low AP {run.mean['average_precision']:.3f} ± {run.std['average_precision']:.3f}" in words
+    order = ("high", "low")
+    counts = [len(table.filter(label=true, predicted=taken)) for true in order for taken in order]
+    assert counts[1] != counts[2], "else a turned matrix would look the same"
+    matrix = figures["confusion"].axes[0]
+    assert [int(text.get_text().split("\n")[0]) for text in matrix.texts] == counts
+    assert [label.get_text() for label in matrix.get_yticklabels()] == list(order)
+    assert (matrix.get_xlabel(), matrix.get_ylabel()) == ("predicted", "true")
+
+
+def test_numbers_are_where_they_belong(fit):
+    """Points are true numbers across and predicted ones up; residuals are predicted less true."""
+    run = fit(["size", "weight"], task="regression")
+    figures, table = drawn(run), run.predictions
+    for panel, name in zip(figures["predicted"].axes, ("size", "weight"), strict=True):
+        points = np.column_stack([table[f"label_{name}"], table[f"predicted_{name}"]])
+        assert np.asarray(panel.collections[0].get_offsets()) == pytest.approx(points)
+        assert panel.get_xlabel() == f"true {name}"
+        assert f"MAE {run.metrics['by_output'][name]['mean']['mae']:.3g}" in panel.texts[0].get_text()
+    panel = figures["residuals"].axes[1]
+    errors = np.column_stack(
+        [table["predicted_weight"], (table["predicted_weight"] - table["label_weight"]).to_numpy()]
+    )
+    assert np.asarray(panel.collections[0].get_offsets()) == pytest.approx(errors)
 
 
 def test_what_cannot_be_drawn(refused, fit, tmp_path, monkeypatch):
