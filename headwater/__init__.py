@@ -38,6 +38,7 @@ _LAZY = {
     "index": "headwater.api",
     "info": "headwater.api",
     "open_run": "headwater.api",
+    "plot": "headwater.report",
     "similar": "headwater.api",
     "sweep": "headwater.api",
     "verify": "headwater.api",

@@ -657,6 +657,22 @@ def evaluate(
 
 
 @app.command()
+def plot(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write them; figures in the run directory.")
+    ] = None,
+    dpi: Annotated[int, typer.Option(min=1, help="Dots an inch of PNG.")] = 300,
+    json: Json = False,
+) -> None:
+    """Draw a run, as PNG and SVG: reliability, ROC and precision-recall curves, confusion; or predicted numbers."""
+    from headwater import report
+
+    drawn = report.plot(run, out=out, dpi=dpi)
+    _show(drawn.lines(), drawn.to_dict(), json)
+
+
+@app.command()
 def explain(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run of fit-head.")],
     id: Annotated[str, typer.Option(help="The sample to explain.")],

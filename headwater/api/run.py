@@ -42,6 +42,7 @@ DECISION = "decision.json"  # where a run has one
 TRIALS = "trials.parquet"  # where settings were tried
 INSTANCES = "instances.parquet"  # of runs on bags
 CURVES = "curves.parquet"  # where an encoder was trained
+FIGURES = "figures"  # a folder, where a run was drawn
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
@@ -390,6 +391,7 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
             (folder / ENCODER).replace(target / ENCODER)
         for name in {DECISION, TRIALS, INSTANCES, CURVES} - set(optional):
             (target / name).unlink(missing_ok=True)  # an earlier run's says nothing of this head
+        shutil.rmtree(target / FIGURES, ignore_errors=True)
         for name in (*optional, *RUN_FILES):
             (folder / name).replace(target / name)
     return run

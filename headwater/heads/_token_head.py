@@ -249,9 +249,9 @@ seed, precision, device
     def logits(self, X: Input) -> NDArray[np.floating[Any]]:
         """Return one column for two classes, one a class for more, or one a label; see `Classifier.logits`."""
         check_is_fitted(self)
-        if (
-            is_plain(X) and self.inputs_ is None and len(getattr(X, "shape", ())) < 3
-        ):  # whose columns scikit-learn looks for elsewhere
+        # scikit-learn looks for columns in the last of two dimensions: tokens, of three, are looked at as they are read
+        of_vectors = is_plain(X) and len(getattr(X, "shape", ())) < 3
+        if of_vectors and self.inputs_ is None:
             X = validated(self, X, reset=False)
         return self._logits(X)
 

@@ -1,0 +1,5 @@
+"""Pictures of finished runs."""
+
+from headwater.report.figures import plot
+
+__all__ = ["plot"]

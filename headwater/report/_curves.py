@@ -1,0 +1,113 @@
+"""ROC and precision-recall curves of each fold, and their mean over folds: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Kind = Literal["roc", "precision-recall"]
+GRID: Floats = np.linspace(0, 1, 201)
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """A curve of each fold, and what they are on average.
+
+    Attributes
+    ----------
+    folds
+        For each fold that has both sides its points: x and y, float64.
+    mean, std : float64, of shape (201,)
+        Of the folds' curves at each x of `GRID`; std is NaN where there is one fold.
+    areas
+        What the curve of each fold is summed up by: the AUC, or average precision.
+    """
+
+    folds: Sequence[tuple[Floats, Floats]]
+    mean: Floats
+    std: Floats
+    areas: Floats
+
+
+def spread(kind: Kind, truths: Sequence[Bools], scores: Sequence[Floats]) -> Spread | None:
+    """Return the curves of folds; None where no fold has both sides.
+
+    Parameters
+    ----------
+    truths, scores
+        For each fold which of its rows are positive, and their scores, of shape ``(n,)``.
+
+    References
+    ----------
+    Fawcett, An introduction to ROC analysis, 2006, section 8.1 (vertical averaging). Davis and Goadrich, The
+    relationship between precision-recall and ROC curves, 2006: between its points a precision-recall curve is no line.
+    """
+    both = [(t, s) for t, s in zip(truths, scores, strict=True) if t.any() and not t.all()]
+    if not both:
+        return None
+    curve, on_grid, area = _KINDS[kind]
+    folds = [curve(t, s) for t, s in both]
+    sampled = np.stack([on_grid(x, y) for x, y in folds])
+    std = sampled.std(0, ddof=1) if len(folds) > 1 else np.full(len(GRID), np.nan)
+    return Spread(folds, sampled.mean(0), std, np.array([area(t, s) for t, s in both]))
+
+
+def _roc(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
+    """Return false and true positive rates, from (0, 0) to (1, 1)."""
+    from sklearn.metrics import roc_curve
+
+    x, y, _ = roc_curve(truth, scores, drop_intermediate=False)
+    return x, y
+
+
+def _roc_on_grid(x: Floats, y: Floats) -> Floats:
+    """Return true positive rates at each rate of the grid; 0 at 0, as curves are drawn."""
+    out: Floats = np.interp(GRID, x, y)
+    out[0] = 0.0
+    return out
+
+
+def _precision_recall(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
+    """Return recall and precision, recall rising; the last point that scikit-learn adds at recall 0 is left out."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    return recall[:-1][::-1], precision[:-1][::-1]
+
+
+def _precision_on_grid(x: Floats, y: Floats) -> Floats:
+    """Return the precision at the first threshold that reaches each recall of the grid."""
+    place = np.searchsorted(x, GRID - 1e-12)
+    out: Floats = y[np.minimum(place, len(y) - 1)]
+    return out
+
+
+def _auc(truth: Bools, scores: Floats) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth, scores))
+
+
+def _average_precision(truth: Bools, scores: Floats) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(truth, scores))
+
+
+_KINDS: dict[
+    Kind,
+    tuple[
+        Callable[[Bools, Floats], tuple[Floats, Floats]],
+        Callable[[Floats, Floats], Floats],
+        Callable[[Bools, Floats], float],
+    ],
+] = {
+    "roc": (_roc, _roc_on_grid, _auc),
+    "precision-recall": (_precision_recall, _precision_on_grid, _average_precision),
+}

@@ -1,0 +1,171 @@
+"""plot: the figures of a finished run, as a paper would print them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater._extras import need
+from headwater.api._tested import names_of, scores_of, truth_of
+from headwater.api.run import FIGURES, Results, read_results
+from headwater.errors import InputError
+from headwater.evaluate.calibration import reliability
+from headwater.evaluate.regression import of_each_output
+from headwater.report import _pictures as pictures
+from headwater.report._curves import Kind, Spread, spread
+from headwater.report._style import COLOURS, save, style
+
+SUFFIXES = ("png", "svg")
+REPEATS = ("seed", "draw", "fold")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Figures that were written.
+
+    Attributes
+    ----------
+    folder
+        Where they are.
+    files
+        Each figure in each format.
+    """
+
+    folder: Path
+    files: Sequence[Path]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"folder": str(self.folder), "files": [path.name for path in self.files]}
+
+    def lines(self) -> list[str]:
+        """Say what there is."""
+        names = dict.fromkeys(path.stem for path in self.files)
+        suffixes = dict.fromkeys(path.suffix[1:] for path in self.files)
+        return [f"{', '.join(names)} ({', '.join(suffixes)}) in {self.folder}"]
+
+
+def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[str] = SUFFIXES, dpi: int = 300) -> Drawn:
+    """Draw a run: reliability, ROC and precision-recall curves and confusion; or predicted numbers and residuals.
+
+    Curves are those of each fold's test rows, their mean and one standard deviation over folds (and seeds, where there
+    are several). Reliability, confusion and numbers are of all tested rows.
+
+    Parameters
+    ----------
+    run
+        The directory of a run of `fit_head`, `zero_shot` or `evaluate`.
+    out
+        Where to write them; ``figures`` in the run's directory when left out.
+    formats
+        ``"png"``, ``"svg"`` or ``"pdf"``.
+    dpi
+        Dots an inch of PNG.
+
+    Returns
+    -------
+    Drawn
+
+    Raises
+    ------
+    HeadError, InputError, MissingExtra
+        When there is no run, a format is none, or matplotlib is not installed.
+    """
+    for suffix in formats:
+        if suffix not in (*SUFFIXES, "pdf"):
+            raise InputError(f"formats: {suffix!r} is none of png, svg, pdf.")
+    if dpi < 1:
+        raise InputError(f"--dpi must be at least 1, but is {dpi}.")
+    found = read_results(Path(run))
+    need("matplotlib", "plots")
+    folder = Path(run) / FIGURES if out is None else Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file. Give a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    with style():
+        for name, figure in _figures(found):
+            files += save(figure, folder, name, formats, dpi)
+    return Drawn(folder, files)
+
+
+def _figures(found: Results) -> Iterator[tuple[str, Any]]:
+    """Yield each figure of a run with its name."""
+    task, names, table = found.metrics["task"], names_of(found.metrics), found.predictions
+    truth, scores = truth_of(table, names, task), scores_of(table, names, task)
+    if task == "regression":
+        yield "predicted", pictures.predicted_and_true(truth, scores, names, _words(found, truth, scores))
+        yield "residuals", pictures.residuals(truth, scores, names)
+        return
+    bins = reliability(task, truth, scores)
+    if "calibration" in found.metrics:
+        part = found.metrics["calibration"]
+        parts = {"uncalibrated": part["uncalibrated"]["reliability"], part["method"]: bins}
+    else:
+        parts = {"": bins}
+    whose = "probability of a label" if task == "multilabel" else "probability of the predicted class"
+    yield "reliability", pictures.reliability(parts, whose)
+    rows = _folds(table)
+    for kind, name in (("roc", "roc"), ("precision-recall", "precision_recall")):
+        spreads = _spreads(kind, task, names, truth, scores, rows)  # type: ignore[arg-type]
+        if spreads:
+            prevalence = float(np.mean(truth == 1)) if task == "binary" else None
+            yield name, pictures.curves(kind, spreads, prevalence)  # type: ignore[arg-type]
+    if task != "multilabel":
+        number = {name: i for i, name in enumerate(names)}
+        predicted = np.array([number[str(value)] for value in table["predicted"].to_list()])
+        counts = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(counts, (truth, predicted), 1)
+        yield "confusion", pictures.confusion(counts, names)
+
+
+def _folds(table: pl.DataFrame) -> list[NDArray[np.int64]]:
+    """Return the rows of each fold, of every seed and draw."""
+    keys = [name for name in REPEATS if name in table.columns]
+    numbered = table.select(keys).with_row_index("row")
+    return [part["row"].to_numpy().astype(np.int64) for part in numbered.partition_by(keys, maintain_order=True)]
+
+
+def _spreads(
+    kind: Kind,
+    task: str,
+    names: Sequence[str],
+    truth: NDArray[Any],
+    scores: NDArray[np.float64],
+    rows: Sequence[NDArray[np.int64]],
+) -> dict[str, Spread]:
+    """Return what is drawn: the class that sorts last of two, each of a few, or all entries together of many."""
+    every = truth == 1 if task == "multilabel" else truth[:, None] == np.arange(len(names))
+    if task == "binary":
+        found = {names[1]: spread(kind, [every[r, 1] for r in rows], [scores[r, 1] for r in rows])}
+    elif len(names) <= len(COLOURS):
+        found = {
+            name: spread(kind, [every[r, c] for r in rows], [scores[r, c] for r in rows])
+            for c, name in enumerate(names)
+        }
+    else:
+        flat = [every[r].ravel() for r in rows], [scores[r].ravel() for r in rows]
+        found = {f"{len(names)} {'labels' if task == 'multilabel' else 'classes'}, micro": spread(kind, *flat)}
+    return {name: curve for name, curve in found.items() if curve is not None}
+
+
+def _words(found: Results, truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> list[str]:
+    """Return what each output's panel says: the run's own numbers, or those of all rows where it is one test set."""
+    names = names_of(found.metrics)
+    parts = found.metrics.get("by_output") or {names[0]: found.metrics}
+    plain = of_each_output(truth, predicted)
+    out = []
+    for c, name in enumerate(names):
+        lines = []
+        for metric, word in (("r2", "R²"), ("mae", "MAE"), ("pearson", "r")):
+            mean, std = parts[name]["mean"].get(metric), parts[name]["std"].get(metric)
+            value = float(plain[metric][c]) if mean is None else mean
+            lines.append(f"{word} {value:.3g}" + ("" if std is None else f" ± {std:.2g}"))
+        out.append("\n".join(lines))
+    return out
