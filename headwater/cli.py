@@ -149,13 +149,16 @@ def embed(
     id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids.")] = None,
     tokens: Annotated[str, typer.Option(metavar="none|all|N", help="Token features to store too.")] = "none",
     layer: Annotated[
-        str | None, typer.Option(metavar="last|N", help="Layer of a vision-language decoder to take features from.")
+        str | None,
+        typer.Option(
+            metavar="LAYER", help="timm: stage3, or stage2,stage4; vision-language decoder: last, or a number."
+        ),
     ] = None,
     pooling: Annotated[
-        str | None, typer.Option(help="How its states make a vector: last-token, mean-image-tokens or mean.")
+        str | None, typer.Option(help="How a decoder's states make a vector: last-token, mean-image-tokens or mean.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="What it reads: words around {image} or {text}.")
+        str | None, typer.Option(metavar="WORDS", help="What a decoder reads: words around {image} or {text}.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",

@@ -146,7 +146,10 @@ BACKENDS = {
     "stub": "headwater.embed.builtin:StubEncoder",
 }
 
-OPTIONS = {"hf": ("layer", "pooling", "prompt", "trust_remote_code")}
+OPTIONS: Mapping[str, Sequence[str]] = {
+    "timm": ("layer",),
+    "hf": ("layer", "pooling", "prompt", "trust_remote_code"),
+}
 """What can be chosen besides the model, by back end."""
 
 WHOLE = ("last", "last_hidden_state", "forward_features")
@@ -176,9 +179,12 @@ def load_encoder(
         A local state dict, safetensors or a torch file, to use in place of the named weights.
     tokens
         ``"none"``, ``"all"``, or the number of tokens to pool to.
-    layer, pooling, prompt
-        Where in a vision-language decoder features are taken, how states become one vector, and the words around
-        ``{image}`` or ``{text}``; see `headwater.embed.from_decoder.DecoderEncoder`.
+    layer
+        Where in the encoder features are taken: of timm, a stage or several, as in ``stage2,stage4``; of a
+        vision-language decoder, ``last`` or a layer's number.
+    pooling, prompt
+        How a decoder's states become one vector, and the words around ``{image}`` or ``{text}``; see
+        `headwater.embed.from_decoder.DecoderEncoder`.
     device
         ``auto``, ``cpu`` or ``cuda``.
     precision
@@ -228,6 +234,8 @@ def load_encoder(
             precision=precision,
             trust_remote_code=trust_remote_code,
         )
+    elif backend == "timm":
+        built = build(name, weights=weights, tokens=tokens, layer=layer, device=device, precision=precision)
     else:
         built = build(name, weights=weights, tokens=tokens, device=device, precision=precision)
     return built
