@@ -243,7 +243,8 @@ def default_name(encoder: str) -> str:
     >>> default_name("timm:resnet34.a1_in1k"), default_name("open_clip:ViT-B-32/laion2b_s34b_b79k")
     ('resnet34.a1_in1k', 'ViT-B-32-laion2b_s34b_b79k')
     """
-    _, _, model = encoder.partition(":")
+    backend, _, model = encoder.partition(":")
+    model = model.rpartition(":")[2] if backend == "python" else model
     model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"

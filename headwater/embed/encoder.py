@@ -142,6 +142,7 @@ BACKENDS = {
     "timm": "headwater.embed.from_timm:TimmEncoder",
     "open_clip": "headwater.embed.from_open_clip:OpenClipEncoder",
     "hf": "headwater.embed.hub:hub_encoder",
+    "python": "headwater.embed.from_python:PythonEncoder",
     "builtin": "headwater.embed.builtin:builtin_encoder",
     "stub": "headwater.embed.builtin:StubEncoder",
 }
@@ -174,7 +175,8 @@ def load_encoder(
     ----------
     spec
         ``timm:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``, ``hf:ORG/NAME``,
-        ``hf:DIRECTORY``, ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
+        ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package, ``builtin:texture``,
+        ``builtin:ngram`` or ``stub:DIM``.
     weights
         A local state dict, safetensors or a torch file, to use in place of the named weights.
     tokens
@@ -221,7 +223,8 @@ def load_encoder(
         if tokens != "none":
             raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
         return build(name)  # type: ignore[no-any-return]
-    resolve_device(device)  # before anything is downloaded
+    if backend != "python":
+        resolve_device(device)  # before anything is downloaded
     if backend == "hf":
         built = build(
             name,
@@ -258,8 +261,13 @@ def load_again(
     Raises
     ------
     EncoderError
-        When the spec names nothing, or the weights do not fit.
+        When the spec names nothing, or the weights do not fit; or names code, and is not to be trusted with that.
     """
+    if spec.encoder.startswith("python:") and not trust_remote_code:
+        raise EncoderError(
+            f"{spec.encoder} is code that would run with your rights, named by a store that may be somebody else's. If "
+            "you trust it, pass --trust-remote-code."
+        )
     prompt = spec.preprocessing.get("prompt")
     return load_encoder(
         spec.encoder,
@@ -269,7 +277,7 @@ def load_again(
         pooling=None if prompt is None else spec.pooling,
         prompt=prompt,
         device=device,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust_remote_code and spec.encoder.startswith("hf:"),
     )
 
 
