@@ -39,6 +39,7 @@ _LAZY = {
     "info": "headwater.api",
     "open_run": "headwater.api",
     "plot": "headwater.report",
+    "repair": "headwater.api",
     "similar": "headwater.api",
     "sweep": "headwater.api",
     "verify": "headwater.api",

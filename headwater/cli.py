@@ -868,12 +868,31 @@ def info(
 
 
 @app.command()
-def verify(store: Store, json: Json = False) -> None:
-    """Read every checksum; status 1 when something differs."""
+def verify(
+    store: Store,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be told from the rest; embed just damaged blocks again.")
+    ] = False,
+    weights: Weights = None,
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Items encoded together.")] = 32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
+    trust_remote_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Read every checksum; status 1 when something differs, or still does after --repair."""
     from headwater import api
 
+    if repair:
+        encoding = api.Encoding(weights, device, batch_size, workers, trust_remote_code)
+        done = api.repair(store, encoding, progress=True)
+        _show(done.lines(), vars(done), json)
+        if done.left:
+            sys.exit(1)
+        return
     problems = api.verify(store)
-    lines = [*problems, f"{store}: {len(problems)} of what it holds differ from their checksums"]
+    mend = f"Mend it: headwater verify {store} --repair"
+    lines = [*problems, f"{store}: {len(problems)} of what it holds differ from their checksums. {mend}"]
     _show(lines if problems else [f"{store}: every checksum is right"], {"problems": problems}, json)
     if problems:
         sys.exit(1)

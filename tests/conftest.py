@@ -572,7 +572,7 @@ def make_store(tmp_path):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def files_of():
     """Return a function that reads every file below a folder."""
     return _files_of

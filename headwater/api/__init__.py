@@ -12,6 +12,7 @@ from headwater.api.explain import Explained, explain
 from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
 from headwater.api.inspect import StoreInfo, info, verify
+from headwater.api.repair import Encoding, Repaired, repair
 from headwater.api.run import Run, open_run
 from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
 from headwater.api.sweep import Sweep, sweep
@@ -25,9 +26,11 @@ __all__ = [
     "Difference",
     "Duplicates",
     "Embedded",
+    "Encoding",
     "Explained",
     "Hit",
     "IndexSummary",
+    "Repaired",
     "Run",
     "StoreInfo",
     "Sweep",
@@ -45,6 +48,7 @@ __all__ = [
     "info",
     "open_run",
     "read_mapping",
+    "repair",
     "similar",
     "sweep",
     "verify",

@@ -3,7 +3,8 @@
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.features import Features
 from headwater.store.file_index import FileIndex
-from headwater.store.journal import BlockLine
+from headwater.store.journal import BlockLine, Journal
+from headwater.store.repair import mend, salvage_journal
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
     KEY_COLUMNS,
@@ -32,6 +33,7 @@ __all__ = [
     "Features",
     "FileIndex",
     "InMemory",
+    "Journal",
     "MappedArray",
     "Modality",
     "RaggedArray",
@@ -43,6 +45,8 @@ __all__ = [
     "find_store",
     "hex_from_keys",
     "keys_from_hex",
+    "mend",
     "open_store",
+    "salvage_journal",
     "select_samples",
 ]

@@ -38,25 +38,24 @@ class ArrayLike(Protocol):
 
 def write_array_metadata(folder: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
     """Write the ``zarr.json`` of an array of ``shape`` in chunks of ``chunk_rows`` whole rows."""
-    fill: float | int | str = "NaN" if dtype.kind == "f" else 0
     make_folder(folder)
-    write_json(
-        folder / "zarr.json",
-        {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": list(shape),
-            "data_type": dtype.name,
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": [chunk_rows, *shape[1:]]},
-            },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": fill,
-            "codecs": [_codec(dtype)],
-            "attributes": {},
-        },
-    )
+    write_json(folder / "zarr.json", array_metadata(shape, chunk_rows, dtype))
+
+
+def array_metadata(shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return what the ``zarr.json`` of an array holds."""
+    fill: float | int | str = "NaN" if dtype.kind == "f" else 0
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *shape[1:]]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill,
+        "codecs": [_codec(dtype)],
+        "attributes": {},
+    }
 
 
 def _codec(dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -68,7 +67,12 @@ def _codec(dtype: np.dtype[Any]) -> dict[str, Any]:
 def write_group_metadata(folder: Path, attributes: dict[str, Any]) -> None:
     """Write the ``zarr.json`` of a group."""
     make_folder(folder)
-    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    write_json(folder / "zarr.json", group_metadata(attributes))
+
+
+def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return what the ``zarr.json`` of a group holds."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
 class MappedArray:

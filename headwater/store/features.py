@@ -19,8 +19,10 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -34,7 +36,9 @@ from headwater.store.blocks import (
     Array,
     MappedArray,
     RaggedArray,
+    array_metadata,
     digest_rows,
+    group_metadata,
     write_array_metadata,
     write_group_metadata,
 )
@@ -48,6 +52,28 @@ TO_DO, STORED, FAILED = 0, 1, 2
 KEY_BYTES = 16
 KEY_CHUNK = 65_536
 BLOCK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a feature set that is not what it was written as.
+
+    Attributes
+    ----------
+    kind
+        ``metadata`` (a ``zarr.json``), ``planned`` (keys, places of ragged tokens, the spec), ``block`` or ``status``.
+    part
+        The array, by its folder.
+    text
+        A line about it.
+    block
+        The block, where it is one.
+    """
+
+    kind: str
+    part: str
+    text: str
+    block: int | None = None
 
 
 class Features:
@@ -211,16 +237,69 @@ class Features:
     # Checking
 
     def verify(self) -> Iterator[str]:
-        """Compare every array with the journal's checksums; yield a line for each that differs."""
+        """Compare everything with the journal's checksums; yield a line for each thing that differs."""
+        for damage in self.damages():
+            yield damage.text
+
+    def damages(self) -> Iterator[Damage]:
+        """Compare metadata, keys, blocks and status with what the journal says; yield what differs.
+
+        Blocks are read by several threads.
+        """
+        yield from self._wrong_metadata()
         for part, expected in self.state.plan.sums.items():
             try:
-                if self._sum_planned(part, self.n_items) != expected:
-                    yield f"{self.name}: {part} differs from its checksum"
+                found = self.spec_sum if part == "spec" else self._sum_planned(part, self.n_items)
+                if found != expected:
+                    yield Damage("planned", part, f"{self.name}: {part} differs from its checksum")
             except StoreError as error:
-                yield str(error)
-        for line in self.state.blocks.values():
-            yield from self._differences(line)
-        yield from self._wrong_status()
+                yield Damage("planned", part, str(error))
+        lines = list(self.state.blocks.values())
+        if self.spec.ragged and lines:
+            self.tokens  # noqa: B018  (found once, before threads ask for it)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            differing = pool.map(lambda line: list(self._differences(line)), lines)
+            for line, texts in zip(lines, differing, strict=True):
+                yield from (Damage("block", "", text, line.block) for text in texts)
+        for block, text in self._wrong_status():
+            yield Damage("status", "status", text, block)
+
+    @property
+    def spec_sum(self) -> str:
+        """Checksum of the spec."""
+        return digest(json.dumps(self.spec.to_dict(), sort_keys=True).encode())
+
+    def expected_metadata(self) -> dict[str, dict[str, Any]]:
+        """Return what each ``zarr.json`` must hold, by the folder it is in, as the journal and the spec have it."""
+        n, spec, rows = self.n_items, self.spec, self.block_rows
+        byte, whole, dtype = np.dtype(np.uint8), np.dtype(np.int64), np.dtype(spec.dtype)
+        found = {
+            "": group_metadata(spec.to_dict()),
+            "keys": array_metadata((n, KEY_BYTES), KEY_CHUNK, byte),
+            "status": array_metadata((n,), rows, byte),
+            "pooled": array_metadata((n, spec.dim), rows, dtype),
+        }
+        if spec.ragged:
+            found["tokens"] = group_metadata({})
+            for part in ("offsets", "lengths"):
+                found[f"tokens/{part}"] = array_metadata((n,), KEY_CHUNK, whole)
+        elif spec.has_tokens:
+            shape = (n, int(spec.n_tokens or 0), int(spec.token_dim or 0))
+            found["tokens"] = array_metadata(shape, rows, dtype)
+        return found
+
+    def _wrong_metadata(self) -> Iterator[Damage]:
+        """Yield each ``zarr.json`` that differs; shapes may be ahead of the journal where a run was killed."""
+        for part, expected in self.expected_metadata().items():
+            path = self.folder / part / "zarr.json"
+            try:
+                found = json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                yield Damage("metadata", part, f"{self.name}: {path} cannot be read ({error})")
+                continue
+            ahead = found.get("node_type") == "array" and _is_ahead(found.get("shape"), expected["shape"])
+            if found != expected and not (ahead and found == {**expected, "shape": found["shape"]}):
+                yield Damage("metadata", part, f"{self.name}: {path} is not what it was written as")
 
     def _differences(self, line: BlockLine) -> Iterator[str]:
         """Yield a line for each array of a block that differs from its checksum."""
@@ -232,18 +311,20 @@ class Features:
             except StoreError as error:
                 yield str(error)
 
-    def _wrong_status(self) -> Iterator[str]:
-        """Yield a line for each block of which ``status`` says less than the journal; a killed run may leave more."""
+    def _wrong_status(self) -> Iterator[tuple[int, str]]:
+        """Yield each block of which ``status`` says less than the journal; a killed run may leave more."""
         for block, line in self.state.blocks.items():
             start = block * self.block_rows
             array = self._array("status", (self.n_items,), self.block_rows, np.uint8)
             try:
                 found, said = array.chunk(block), self.status[start : start + self.block_rows]
             except StoreError as error:
-                yield str(error)
+                yield block, str(error)
                 continue
             if bool(((said == STORED) & (found != STORED)).any() or ((said == FAILED) & (found == TO_DO)).any()):
-                yield f"{self.name}: block {line.block} of status differs from the journal"
+                yield block, f"{self.name}: block {line.block} of status differs from the journal"
+            elif bool((found > FAILED).any()):
+                yield block, f"{self.name}: block {line.block} of status holds what is no status"
 
     def _sum_planned(self, part: str, n_items: int) -> str:
         planned = self.keys if part == "keys" else np.asarray(self._array(part, (n_items,), KEY_CHUNK, np.int64))
@@ -345,6 +426,11 @@ class Features:
                     "or stop it, then run the same command again."
                 ) from error
             yield lock
+
+
+def _is_ahead(shape: Any, expected: Sequence[int]) -> bool:
+    """Whether an array is said to have more rows than the journal speaks of, and else the same shape."""
+    return isinstance(shape, list) and shape[1:] == list(expected[1:]) and shape[:1] > list(expected[:1])
 
 
 def _who() -> str:

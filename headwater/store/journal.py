@@ -2,7 +2,7 @@
 
 The journal is the truth about a feature set. It is only ever appended to, a line at a time, each made durable
 before the next step; a block or an item that it does not speak of does not exist. A last line without its
-newline is a write that a crash cut short, and is passed over.
+newline is a write that a crash cut short, and is passed over. Each line begins with a checksum of the rest of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 from headwater.errors import StoreError
 from headwater.store._files import digest, disk_errors, locked, sync_folder
 
+SUM_DIGITS = 16
+KNOWN = {"items", "sums", "block", "stored", "failed", "environment", "is"}
 Ranges = tuple[tuple[int, int], ...]
 
 
@@ -101,7 +103,7 @@ class Journal:
         plan, blocks, environments = PlanLine(items=0, sums={}), {}, {}
         for number, line in enumerate(text.split(b"\n")[:-1], start=1):
             try:
-                value = json.loads(line)
+                value = parsed(line)
                 if "block" in value:
                     blocks[value["block"]] = BlockLine.from_dict(value)
                 elif "items" in value:
@@ -140,7 +142,7 @@ class Journal:
         with disk_errors(self.path), self.path.open("ab") as file:
             start = self._cut_unfinished()
             try:
-                file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+                file.write(written(value))
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
@@ -165,3 +167,28 @@ class Journal:
             if keep < end:
                 file.truncate(keep)
             return keep
+
+
+def written(value: Mapping[str, Any]) -> bytes:
+    """Return a line of the journal, its checksum first."""
+    rest = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()[1:]
+    return b'{"sum":"' + digest(rest)[:SUM_DIGITS].encode() + b'",' + rest + b"\n"
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    """Return what a line says.
+
+    Raises
+    ------
+    ValueError
+        When it is not JSON, or differs from its checksum; one that was written without a checksum cannot.
+    """
+    value: dict[str, Any] = json.loads(line)
+    start = len(b'{"sum":"') + SUM_DIGITS + len(b'",')
+    if line.startswith(b'{"sum":"'):
+        whole = digest(line[start:])[:SUM_DIGITS] == value["sum"]
+    else:
+        whole = set(value) <= KNOWN  # written before lines had checksums
+    if not whole:
+        raise ValueError("it differs from its checksum")
+    return value

@@ -17,12 +17,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
-from headwater.store._files import locked, make_folder, remove_unfinished, write_bytes, write_json
+from headwater.store._files import digest, locked, make_folder, remove_unfinished, write_bytes, write_json
 from headwater.store.blocks import Array, RaggedArray, SelectedRows, write_group_metadata
 from headwater.store.features import FAILED, KEY_BYTES, STORED, Features
 from headwater.store.spec import FeatureSpec
 
 FORMAT = 1
+SAMPLES_SUM = "samples.sum.json"
+"""Beside ``samples.parquet``: its checksum."""
 KEY_COLUMNS = {"image": "image_key", "text": "text_key"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -147,7 +149,11 @@ class Store:
         metadata = {"headwater": json.dumps(vars(roles)), "unreadable": json.dumps(dict(unreadable or {}))}
         data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
         table.write_parquet(data, metadata=metadata)
+        # the checksum is known before the table is there, and the old one until it is
+        old, new = self._samples_sums(), digest(data.getvalue())
+        write_json(self.path / SAMPLES_SUM, list(dict.fromkeys([*old, new])))
         write_bytes(self.path / "samples.parquet", data.getvalue())
+        write_json(self.path / SAMPLES_SUM, [new])
         self._forget_samples()
 
     def _forget_samples(self) -> None:
@@ -223,6 +229,10 @@ class Store:
     @property
     def _group(self) -> Path:
         return self.path / "features.zarr"
+
+    def journal_of(self, name: str) -> Path:
+        """Return where the journal of a feature set is."""
+        return self._journal(name)
 
     def _journal(self, name: str) -> Path:
         return self.path / "journal" / f"{name}.jsonl"
@@ -310,10 +320,33 @@ class Store:
 
     def verify(self) -> Iterator[str]:
         """Yield a line for everything in the store that differs from its checksum."""
-        if self.has_samples() and len(self.samples) == 0:
-            yield f"{self.path}: samples.parquet is empty"
+        yield from self.wrong_samples()
         for name in self.feature_names():
-            yield from self.features(name).verify()
+            try:
+                features = self.features(name)
+            except StoreError as error:
+                yield str(error)
+                continue
+            yield from features.verify()
+
+    def wrong_samples(self) -> Iterator[str]:
+        """Yield a line when the samples table is not what was written."""
+        path = self.path / "samples.parquet"
+        if not path.exists():
+            return
+        known = self._samples_sums()
+        if known and digest(path.read_bytes()) not in known:
+            yield f"{path} differs from its checksum"
+        elif self.has_samples() and len(self.samples) == 0:
+            yield f"{self.path}: samples.parquet is empty"
+
+    def _samples_sums(self) -> list[str]:
+        """Return the checksums that the samples table may have: its own and, while it is replaced, the new one's."""
+        try:
+            found: list[str] = json.loads((self.path / SAMPLES_SUM).read_text())
+        except (FileNotFoundError, ValueError):
+            return []
+        return found
 
 
 def create_store(path: str | Path) -> Store:

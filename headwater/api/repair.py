@@ -1,0 +1,136 @@
+"""repair: what differs from its checksum is mended, or embedded again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.api._lines import counted
+from headwater.api._progress import progress_bar
+from headwater.api._texts import encoder_of
+from headwater.embed import Content, fill
+from headwater.errors import StoreError
+from headwater.store import (
+    KEY_COLUMNS,
+    Journal,
+    Modality,
+    Store,
+    keys_from_hex,
+    mend,
+    open_store,
+    salvage_journal,
+)
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What was mended in a store.
+
+    Attributes
+    ----------
+    found
+        What differed from its checksum.
+    done
+        What was done about it.
+    left
+        What still differs.
+    """
+
+    found: list[str]
+    done: list[str]
+    left: list[str]
+
+    def lines(self) -> list[str]:
+        """Say it."""
+        if not self.found:
+            return ["every checksum is right: there is nothing to repair"]
+        after = self.left or ["every checksum is right now"]
+        return [*self.found, *(f"repaired: {line}" for line in self.done), *after]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How damaged blocks are encoded again; see `headwater.api.embed`."""
+
+    weights: str | Path | None = None
+    device: str = "auto"
+    batch_size: int = 32
+    workers: int | None = None
+    trust_remote_code: bool = False
+
+
+def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progress: bool = False) -> Repaired:
+    """Mend what differs from its checksum in a store: just the damaged blocks are embedded again, from the files.
+
+    Parameters
+    ----------
+    store
+        A store, or where it is.
+    encoding
+        For encoding again.
+    progress
+        Show a progress bar on standard error.
+
+    Raises
+    ------
+    StoreError
+        When something is damaged that cannot be told from the rest; the message says what to do.
+    EncoderError
+        When the encoder is no longer the one that made these features.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    found = list(opened.verify())
+    if not found:
+        return Repaired([], [], [])
+    if wrong := list(opened.wrong_samples()):
+        raise StoreError(f"{wrong[0]}. Embed the manifest again, which writes it anew: what is stored is kept.")
+    done: list[str] = []
+    for name in opened.feature_names():
+        done += salvage_journal(Journal(opened.journal_of(name)))
+        features = opened.features(name)
+        known = np.zeros((0, 16), np.uint8)
+        if opened.has_samples():
+            known = keys_from_hex(opened.samples[KEY_COLUMNS[features.spec.modality]].drop_nulls().unique())
+        done += mend(features, known)
+        to_do = np.flatnonzero(features.refresh().status == 0)
+        if len(to_do) and opened.has_samples():
+            done += _embed_again(opened, name, to_do, encoding or Encoding(), progress)
+    return Repaired(found, done, list(opened.verify()))
+
+
+def _embed_again(store: Store, name: str, to_do: NDArray[np.int64], encoding: Encoding, progress: bool) -> list[str]:
+    """Embed the samples' contents among some rows of a feature set."""
+    features = store.features(name)
+    wanted = {features.keys[row].tobytes() for row in to_do.tolist()}
+    contents = [content for content in _contents(store, features.spec.modality) if content.key in wanted]
+    trust = encoding.trust_remote_code
+    encoder = encoder_of(store, name, weights=encoding.weights, device=encoding.device, trust_remote_code=trust)
+    with progress_bar(f"embed {name}", len(contents), show=progress) as update:
+        result = fill(
+            features,
+            encoder,
+            contents,
+            batch_size=encoding.batch_size,
+            workers=encoding.workers,
+            progress=update,
+        )
+    lines = [f"{name}: {counted(result.embedded, 'item')} embedded again"] if result.embedded else []
+    lines += [f"{name}: {content.source} failed ({why})" for content, why in result.failed]
+    if lost := len(wanted) - len(contents):
+        lines.append(f"{name}: {counted(lost, 'item')} of no sample any more, which cannot be made again")
+    return lines
+
+
+def _contents(store: Store, modality: Modality) -> list[Content]:
+    """Return the distinct contents of the samples, as the store knows them."""
+    roles, samples = store.roles, store.samples
+    column = roles.image if modality == "image" else roles.text
+    if column is None:
+        return []
+    cells = zip(samples[KEY_COLUMNS[modality]].to_list(), samples[column].to_list(), strict=True)
+    there = {key: cell for key, cell in cells if key is not None}
+    is_image = modality == "image"
+    return [Content(bytes.fromhex(key), Path(roles.root, cell) if is_image else cell) for key, cell in there.items()]

@@ -1,0 +1,115 @@
+"""Mending a feature set: what can be told from the rest is written anew, what cannot is forgotten, to be made again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import StoreError
+from headwater.store._files import write_bytes, write_json
+from headwater.store.blocks import digest_rows
+from headwater.store.features import KEY_BYTES, KEY_CHUNK, Damage, Features, as_words
+from headwater.store.journal import BlockLine, Journal, parsed
+
+
+def mend(features: Features, known_keys: NDArray[np.uint8]) -> Iterator[str]:
+    """Mend what `Features.damages` finds, and yield a line about each thing that was done.
+
+    Metadata and status are written as the journal has them. Damaged blocks are forgotten: the next run makes them.
+    One damaged key is found again among ``known_keys``.
+
+    Parameters
+    ----------
+    known_keys
+        Content keys of the store's samples, uint8, of shape ``(n, 16)``.
+
+    Raises
+    ------
+    StoreError
+        When what is damaged cannot be told from the rest.
+    StoreBusy
+        When another process writes these features.
+    """
+    with features.writing() as writer:
+        features = writer.features
+        for damage in list(features.damages()):
+            if damage.kind == "metadata":
+                write_json(features.folder / damage.part / "zarr.json", features.expected_metadata()[damage.part])
+                yield f"{features.name}: metadata of {damage.part or 'the group'} written anew"
+            elif damage.kind == "planned":
+                _mend_planned(features, damage, known_keys)
+                yield f"{features.name}: {damage.part} restored"
+            elif damage.kind == "status" and damage.block is not None:
+                start = damage.block * features.block_rows
+                status = features.status[start : start + features.block_rows]
+                array = features._array("status", (features.n_items,), features.block_rows, np.uint8)
+                array.write_chunk(damage.block, status)
+                yield f"{features.name}: status of block {damage.block} written anew"
+            elif damage.block is not None and features.state.blocks[damage.block].stored:  # once, whatever differs
+                writer.record(BlockLine(block=damage.block, stored=(), sums={}))
+                yield f"{features.name}: block {damage.block} forgotten, to be made again"
+
+
+def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uint8]) -> None:
+    """Find the one key that is damaged among those that are known."""
+    expected = features.state.plan.sums[damage.part]
+    helpless = StoreError(
+        f"{damage.text}, and cannot be told from the rest. Restore it from a backup, or remove {features.folder} and "
+        f"{features.journal.path} and embed again."
+    )
+    if damage.part != "keys":
+        raise helpless
+    try:
+        keys = np.array(features.keys)
+    except StoreError as error:
+        raise helpless from error
+    wanted = as_words(known_keys)
+    strange = np.flatnonzero(~np.isin(as_words(keys), wanted))
+    missing = known_keys[~np.isin(wanted, as_words(keys))]
+    if len(strange) != 1:
+        raise helpless
+    for candidate in missing:
+        keys[strange[0]] = candidate
+        if digest_rows(keys, [(0, len(keys))]) == expected:
+            chunk = int(strange[0]) // KEY_CHUNK
+            array = features._array("keys", (len(keys), KEY_BYTES), KEY_CHUNK, np.uint8)
+            array.write_chunk(chunk, keys[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])
+            return
+    raise helpless
+
+
+def salvage_journal(journal: Journal) -> list[str]:
+    """Leave out the lines of a journal that cannot be read; return a line about each, none when all can.
+
+    The journal as it was is kept beside it, under ``.damaged``. What left-out lines spoke of is made again.
+
+    Raises
+    ------
+    StoreError
+        When the last line that gave out rows is among them: which item has which row is then not known.
+    """
+    kept, said = [], []
+    lost_plan = 0
+    for number, line in enumerate(journal.path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            value = parsed(line)
+        except ValueError:
+            said.append(f"{journal.path}: line {number} left out, what it spoke of is made again")
+            if b'"block"' not in line and b'"is"' not in line:  # else it was one of a plan, as far as can be seen
+                lost_plan = number
+            continue
+        if "items" in value:
+            lost_plan = 0  # a later plan speaks of all rows
+        kept.append(line)
+    if lost_plan:
+        raise StoreError(
+            f"{journal.path}: line {lost_plan}, which gave out rows, cannot be read. Restore the file from a backup, "
+            "or remove these features and embed again."
+        )
+    if said:
+        shutil.copyfile(journal.path, journal.path.with_suffix(".damaged"))
+        write_bytes(journal.path, b"".join(line + b"\n" for line in kept))
+    return said
