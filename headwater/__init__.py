@@ -30,8 +30,10 @@ for _name in ("embed", "evaluate"):
 _LAZY = {
     "audit": "headwater.api",
     "compare": "headwater.api",
+    "contrast": "headwater.api",
     "demo": "headwater.api",
     "explain": "headwater.api",
+    "fine_tune": "headwater.api",
     "fit_head": "headwater.api",
     "index": "headwater.api",
     "info": "headwater.api",

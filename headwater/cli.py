@@ -41,6 +41,10 @@ By = Annotated[str | None, typer.Option(metavar="COL", help="Give results for ea
 Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run directory to write.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local state dict, safetensors or torch.")]
+Adapter = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="A run of fine-tune: what it trained is put on top of the weights.")
+]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model, with your rights.")]
 Leakage = Annotated[
     str | None, typer.Option(metavar="REASON", help="Go on though the split leaks; kept in metrics.json.")
 ]
@@ -124,6 +128,14 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _warn_of_code(trusted: bool) -> None:
+    if trusted:
+        _say(
+            "headwater: --trust-remote-code: code that came with the model will run with your rights: it can read, "
+            "change and send whatever you can."
+        )
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write it.")] = Path("headwater-demo"),
@@ -144,40 +156,65 @@ def embed(
     store: Store,
     encoder: Annotated[str, typer.Option(metavar="SPEC", help="Such as timm:resnet34.a1_in1k or builtin:texture.")],
     weights: Weights = None,
+    adapter: Adapter = None,
     name: Annotated[str | None, typer.Option(help="What to call the features.")] = None,
     image: Annotated[str | None, typer.Option(metavar="COL", help="Column of image paths.")] = None,
     text: Annotated[str | None, typer.Option(metavar="COL", help="Column of texts.")] = None,
     id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids.")] = None,
     tokens: Annotated[str, typer.Option(metavar="none|all|N", help="Token features to store too.")] = "none",
+    layer: Annotated[
+        str | None, typer.Option(metavar="last|N", help="Layer of a vision-language decoder to take features from.")
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="How its states make a vector: last-token, mean-image-tokens or mean.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="WORDS", help="What it reads: words around {image} or {text}.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
+    trust_remote_code: Trust = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Items encoded together.")] = 32,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
     on_error: Annotated[str, typer.Option(metavar="skip|stop", help="What to do about an unreadable item.")] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try items again that failed before.")] = False,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Read files again that look unchanged.")] = False,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Make part I (from 0) of N, beside others.")] = None,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="Here, or on a Ray cluster.")] = "local",
+    ray_address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a running Ray cluster.")] = None,
     json: Json = False,
 ) -> None:
     """Run an encoder once over images and texts, and store the features."""
     from headwater import api
 
+    _warn_of_code(trust_remote_code)
     done = api.embed(
         manifest,
         store,
         encoder=encoder,
         weights=weights,
+        adapter=adapter,
         name=name,
         image=image,
         text=text,
         id=id,
         tokens=tokens,
+        layer=layer,
+        pooling=pooling,
+        prompt=prompt,
         dtype=dtype,
         precision=precision,  # type: ignore[arg-type]
         device=device,
+        trust_remote_code=trust_remote_code,
         batch_size=batch_size,
         workers=workers,
         on_error=on_error,
         retry_failed=retry_failed,
+        rehash=rehash,
+        shard=shard,
+        engine=engine,
+        ray_address=ray_address,
         progress=True,
     )
     _show(done.lines(), done.to_dict(), json)
@@ -284,6 +321,197 @@ def fit_head(
         controls=controls,
         out=out,
         progress=_say,
+    )
+    _show(run.lines(), run.metrics, json)
+
+
+@app.command("fine-tune")
+def fine_tune(
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="CSV, TSV, Parquet or JSON lines, or a folder a class.")
+    ],
+    encoder: Annotated[
+        list[str], typer.Option(metavar="SPEC", help="What reads the samples; twice, for images and for texts.")
+    ],
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="COL", help="Column to predict; repeat for several labels.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(metavar="classify|contrastive", help="Predict a label, or let images and texts meet.")
+    ] = "classify",
+    loss: Annotated[str, typer.Option(metavar="clip|siglip", help="Of --objective contrastive.")] = "clip",
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Measure zero-shot too, with --objective contrastive.")
+    ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[image=|text=]lora|last-N|full|none",
+            help="What is trained, of all or of one; repeat. LoRA.",
+        ),
+    ] = None,
+    head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PARAM=VALUE", help="A parameter of the head; repeat."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="A local state dict; as often as --encoder.")
+    ] = None,
+    adapter: Adapter = None,
+    image: Annotated[str | None, typer.Option(metavar="COL", help="Column of image paths.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="COL", help="Column of texts: an input beside the image.")] = None,
+    id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids.")] = None,
+    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
+    holdout: Annotated[float | None, typer.Option(help="Share of samples to test once, instead of folds.")] = None,
+    bags: Annotated[str | None, typer.Option(metavar="COL", help="For --head mil: what samples are bags of.")] = None,
+    where: Where = None,
+    by: By = None,
+    per: Annotated[
+        str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
+    ] = None,
+    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    allow_leakage: Leakage = None,
+    seed: Seed = 0,
+    start: Annotated[
+        str, typer.Option(metavar="probe|random", help="The head: as fitted on frozen features, or drawn anew.")
+    ] = "probe",
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAMILY", help="colour, stain, flip, rotate, affine, crop, elastic, erase, or geometry; repeat."
+        ),
+    ] = None,
+    batch_norm: Annotated[str, typer.Option(metavar="keep|update", help="Statistics of trained batch norms.")] = "keep",
+    lora_rank: Annotated[int, typer.Option(min=1, help="Rank of low-rank adapters.")] = 8,
+    lora_alpha: Annotated[float, typer.Option(help="Adapters are scaled by alpha / rank.")] = 16.0,
+    lora_dropout: Annotated[float, typer.Option(help="Share of their inputs that is left out.")] = 0.0,
+    lora_modules: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Names of the layers that get adapters; all of the blocks.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Of the encoder: 2e-4 LoRA, 2e-5 last blocks, 1e-5 full.")] = None,
+    head_lr: Annotated[float, typer.Option(help="Of the head.")] = 1e-4,
+    weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 1e-4,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the training rows.")] = 30,
+    warmup: Annotated[float, typer.Option(min=0, help="Epochs in which learning rates go up.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 32,
+    accumulate: Annotated[int, typer.Option(min=1, help="Work on a step in so many parts: less memory.")] = 1,
+    patience: Annotated[
+        int, typer.Option(min=0, help="Stop after so many epochs without a lower loss; 0 for never.")
+    ] = 5,
+    clip: Annotated[float, typer.Option(help="Largest norm of a step's gradient.")] = 1.0,
+    checkpoint_gradients: Annotated[
+        bool, typer.Option("--checkpoint-gradients", help="Less memory, more time.")
+    ] = False,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; one a core by default.")] = None,
+    refit: Annotated[bool, typer.Option(help="Train once more on all samples, for what the run keeps.")] = True,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Train an encoder, or a part of it: with a head, beside the same head on frozen features; or on pairs."""
+    from headwater import api
+    from headwater.errors import InputError
+    from headwater.finetune.adapt import LoraSettings
+
+    lora = LoraSettings(lora_rank, lora_alpha, lora_dropout, lora_modules)
+    if objective == "contrastive":
+        if head != "linear" or set_ or bags or by or per or len(label or ()) > 1:
+            raise InputError("--objective contrastive has no head: leave --head, --set, --bags, --by and --per out.")
+        done = api.contrast(
+            manifest,
+            encoder=encoder,
+            train=train or "full",
+            loss=loss,  # type: ignore[arg-type]
+            weights=weights or (),
+            adapter=adapter,
+            image=image,
+            text=text,
+            id=id,
+            groups=groups,
+            holdout=0.2 if holdout is None else holdout,
+            split=split,
+            where=where,
+            prompts=prompts,
+            label=label[0] if label else None,
+            seed=seed,
+            augment=augment or (),
+            batch_norm=batch_norm,  # type: ignore[arg-type]
+            lora=lora,
+            lr=lr,
+            head_lr=head_lr,
+            weight_decay=weight_decay,
+            epochs=epochs,
+            warmup=warmup,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            patience=patience or None,
+            clip=clip,
+            checkpoint_gradients=checkpoint_gradients,
+            precision=precision,  # type: ignore[arg-type]
+            device=device,
+            workers=workers,
+            out=out,
+            progress=_say,
+            bar=True,
+        )
+        _show(done.lines(), done.metrics, json)
+        return
+    if objective != "classify":
+        raise InputError(f"--objective {objective!r}. There are: classify, contrastive.")
+    if not label:
+        raise InputError("--label COL is needed: the column to predict. Or pass --objective contrastive.")
+    run = api.fine_tune(
+        manifest,
+        encoder=encoder,
+        label=label,
+        train=train or "lora",
+        head=head,
+        params=_params(set_ or []),
+        weights=weights or (),
+        adapter=adapter,
+        image=image,
+        text=text,
+        id=id,
+        groups=groups,
+        folds=folds,
+        split=split,
+        holdout=holdout,
+        bags=bags,
+        where=where,
+        by=by,
+        per=per,
+        aggregate=aggregate,  # type: ignore[arg-type]
+        label_separator=label_separator,
+        allow_leakage=allow_leakage,
+        seed=seed,
+        start=start,  # type: ignore[arg-type]
+        augment=augment or (),
+        batch_norm=batch_norm,  # type: ignore[arg-type]
+        lora=lora,
+        lr=lr,
+        head_lr=head_lr,
+        weight_decay=weight_decay,
+        epochs=epochs,
+        warmup=warmup,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        patience=patience or None,
+        clip=clip,
+        checkpoint_gradients=checkpoint_gradients,
+        precision=precision,  # type: ignore[arg-type]
+        device=device,
+        workers=workers,
+        refit=refit,
+        out=out,
+        progress=_say,
+        bar=True,
     )
     _show(run.lines(), run.metrics, json)
 
@@ -484,12 +712,14 @@ def zero_shot(
     seed: Seed = 0,
     weights: Weights = None,
     device: Device = "auto",
+    trust_remote_code: Trust = False,
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Score images by how near they are to the prompts of each class."""
     from headwater import api
 
+    _warn_of_code(trust_remote_code)
     run = api.zero_shot(
         store,
         features=features,
@@ -506,6 +736,7 @@ def zero_shot(
         seed=seed,
         weights=weights,
         device=device,
+        trust_remote_code=trust_remote_code,
         out=out,
         progress=_say,
     )
@@ -529,11 +760,13 @@ def similar(
     index: Annotated[str | None, typer.Option(metavar="KIND", help="Search in this index instead of exactly.")] = None,
     weights: Weights = None,
     device: Device = "auto",
+    trust_remote_code: Trust = False,
     json: Json = False,
 ) -> None:
     """Find similar cases."""
     from headwater import api
 
+    _warn_of_code(trust_remote_code)
     hits = api.similar(
         store,
         features=features,
@@ -546,6 +779,7 @@ def similar(
         index=index,
         weights=weights,
         device=device,
+        trust_remote_code=trust_remote_code,
     )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     _show(api.hit_lines(hits, width=width), [hit.to_dict() for hit in hits], json)

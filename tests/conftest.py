@@ -150,12 +150,35 @@ def sentence_pieces():
     )
 
 
+def lowered_pieces():
+    """Return a tokenizer like SigLIP 2's: of lower-case letters, without merges; it ends with ``<eos>``."""
+    from tokenizers import processors
+    from transformers import Siglip2Tokenizer
+
+    letters = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        "<mask>",
+        "▁",
+        ",",
+        "!",
+        *(chr(c) for c in range(ord("a"), ord("z") + 1)),
+    ]
+    words = Siglip2Tokenizer(vocab={word: i for i, word in enumerate(letters)}, merges=[], model_max_length=16)
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    return words
+
+
 WIDTHS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 DROPS = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
 PIXELS = {"image_size": SIDE, "patch_size": 16}
 
 
-def processor(kind):
+def processor_of(kind):
     """Return a transformers image processor for images of `SIDE` pixels."""
     import transformers
 
@@ -176,35 +199,176 @@ def hub(folder, kind):
         )
         vision = t.CLIPVisionConfig(**WIDTHS, **PIXELS, attention_dropout=0.3)
         config = t.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=24)
-        return build_hub(folder, t.CLIPModel(config), processor("CLIP"), byte_pairs())
+        return build_hub(folder, t.CLIPModel(config), processor_of("CLIP"), byte_pairs())
     if kind == "siglip":
         text = t.SiglipTextConfig(
             **WIDTHS, vocab_size=20, max_position_embeddings=16, projection_size=32, bos_token_id=1, eos_token_id=1
         )
         vision = t.SiglipVisionConfig(**WIDTHS, **PIXELS, attention_dropout=0.3)
         config = t.SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict())
-        return build_hub(folder, t.SiglipModel(config), processor("Siglip"), sentence_pieces())
+        return build_hub(folder, t.SiglipModel(config), processor_of("Siglip"), sentence_pieces())
     if kind == "clip_vision":
-        return build_hub(folder, t.CLIPVisionModel(t.CLIPVisionConfig(**WIDTHS, **PIXELS)), processor("CLIP"))
+        return build_hub(folder, t.CLIPVisionModel(t.CLIPVisionConfig(**WIDTHS, **PIXELS)), processor_of("CLIP"))
     if kind == "vit":
-        return build_hub(folder, t.ViTModel(t.ViTConfig(**WIDTHS, **PIXELS, **DROPS)), processor("ViT"))
+        return build_hub(folder, t.ViTModel(t.ViTConfig(**WIDTHS, **PIXELS, **DROPS)), processor_of("ViT"))
     if kind == "dinov2":
         config = t.Dinov2Config(**WIDTHS, **PIXELS, **DROPS, drop_path_rate=0.3)
-        return build_hub(folder, t.Dinov2Model(config), processor("Bit"))
+        return build_hub(folder, t.Dinov2Model(config), processor_of("Bit"))
     if kind == "dinov2_registers":
         config = t.Dinov2WithRegistersConfig(**WIDTHS, **PIXELS, **DROPS, drop_path_rate=0.3, num_register_tokens=3)
-        return build_hub(folder, t.Dinov2WithRegistersModel(config), processor("Bit"))
+        return build_hub(folder, t.Dinov2WithRegistersModel(config), processor_of("Bit"))
     if kind == "convnext":
         config = t.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], drop_path_rate=0.3)
-        return build_hub(folder, t.ConvNextModel(config), processor("ConvNext"))
+        return build_hub(folder, t.ConvNextModel(config), processor_of("ConvNext"))
     if kind == "resnet":
         config = t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
-        return build_hub(folder, t.ResNetModel(config), processor("ConvNext"))
+        return build_hub(folder, t.ResNetModel(config), processor_of("ConvNext"))
     if kind == "swin":
         config = t.SwinConfig(image_size=SIDE, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4, **DROPS)
-        return build_hub(folder, t.SwinModel(config), processor("ViT"))
+        return build_hub(folder, t.SwinModel(config), processor_of("ViT"))
+    if kind == "dinov3_vit":
+        config = t.DINOv3ViTConfig(**WIDTHS, **PIXELS, attention_dropout=0.3, drop_path_rate=0.3, num_register_tokens=3)
+        return build_hub(folder, t.DINOv3ViTModel(config), processor_of("DINOv3ViT"))
+    if kind == "dinov3_convnext":
+        config = t.DINOv3ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], drop_path_rate=0.3)
+        return build_hub(folder, t.DINOv3ConvNextModel(config), processor_of("DINOv3ViT"))
+    if kind == "siglip2":
+        text = t.Siglip2TextConfig(
+            **WIDTHS, vocab_size=40, max_position_embeddings=16, projection_size=32, bos_token_id=2, eos_token_id=1
+        )
+        vision = t.Siglip2VisionConfig(**WIDTHS, patch_size=16, num_patches=16, attention_dropout=0.3)
+        config = t.Siglip2Config(text_config=text.to_dict(), vision_config=vision.to_dict())
+        images = t.Siglip2ImageProcessor(patch_size=16, max_num_patches=16)
+        return build_hub(folder, t.Siglip2Model(config), images, lowered_pieces())
+    if kind == "distilbert":
+        config = t.DistilBertConfig(
+            vocab_size=len(wordpieces()), dim=32, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=40
+        )
+        return build_hub(folder, t.DistilBertModel(config), None, wordpieces())
+    if kind == "roberta":  # which counts positions from the padding's number on
+        config = t.RobertaConfig(
+            **WIDTHS, **DROPS, vocab_size=len(wordpieces()), max_position_embeddings=40, pad_token_id=0
+        )
+        return build_hub(folder, t.RobertaModel(config), None, wordpieces())
+    if kind == "modernbert":
+        config = t.ModernBertConfig(
+            **WIDTHS,
+            vocab_size=len(wordpieces()),
+            max_position_embeddings=40,
+            local_attention=8,
+            pad_token_id=0,
+            bos_token_id=2,
+            cls_token_id=2,
+            eos_token_id=3,
+            sep_token_id=3,
+        )
+        return build_hub(folder, t.ModernBertModel(config), None, wordpieces())
     config = t.BertConfig(**WIDTHS, **DROPS, vocab_size=len(wordpieces()), max_position_embeddings=40)
     return build_hub(folder, t.BertModel(config), None, wordpieces())
+
+
+CHAT = (
+    "{% for turn in messages %}<s>{{ turn['role'] }} {% for part in turn['content'] %}{% if part['type'] == 'image' %}"
+    "IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}</s>{% endfor %}{% if add_generation_prompt %}"
+    "<s>assistant {% endif %}"
+)
+
+
+def byte_words(*special):
+    """Return a tokenizer like Qwen's: a token a byte, without merges, and special ones."""
+    from tokenizers import Tokenizer, models
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<pad>", *sorted(ByteLevel.alphabet())]
+    words = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(letters)}, merges=[]))
+    words.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=list(special),
+        model_max_length=384,
+    )
+
+
+def qwen(folder, kind):
+    """Build a Qwen vision-language model, whose images become as many tokens as their size and shape ask for."""
+    import transformers as t
+
+    special = {"vision_start": "<|vision_start|>", "vision_end": "<|vision_end|>"}
+    special |= {"image": "<|image_pad|>", "video": "<|video_pad|>"}
+    words = byte_words(*special.values())
+    patch = 16 if kind == "Qwen3VL" else 14
+    vision = {"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": patch, "intermediate_size": 48}
+    text = {**WIDTHS, "num_key_value_heads": 1, "vocab_size": len(words), "attention_dropout": 0.3, "pad_token_id": 0}
+    text |= {"max_position_embeddings": 384, "bos_token_id": None, "eos_token_id": None}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    if kind == "Qwen2VL":
+        vision |= {"embed_dim": 32, "mlp_ratio": 2}
+    elif kind == "Qwen2_5_VL":
+        vision |= {"out_hidden_size": 32, "fullatt_block_indexes": [1]}
+    else:
+        vision |= {"out_hidden_size": 32, "deepstack_visual_indexes": [0], "num_position_embeddings": 64}
+        text["head_dim"] = 16
+    ids = {f"{name}_token_id": words.convert_tokens_to_ids(token) for name, token in special.items()}
+    config = getattr(t, f"{kind}Config")(text_config=text, vision_config=vision, **ids)
+    side = 2 * patch
+    images = t.Qwen2VLImageProcessor(patch_size=patch, size={"shortest_edge": 4 * side**2, "longest_edge": 9 * side**2})
+    videos = t.Qwen3VLVideoProcessor() if kind == "Qwen3VL" else t.Qwen2VLVideoProcessor()
+    chat = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    processor = getattr(t, f"{kind}Processor")(images, words, videos, chat_template=chat)
+    return build_decoder(folder, getattr(t, f"{kind}Model")(config), processor)
+
+
+def idefics(folder, kind):
+    """Build Idefics3 or SmolVLM, which see an image whole and in as many pieces as its size and shape ask for."""
+    import transformers as t
+
+    words = byte_words("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>")
+    text = t.LlamaConfig(
+        **WIDTHS, num_key_value_heads=1, vocab_size=len(words), max_position_embeddings=384, attention_dropout=0.3
+    )
+    image = words.convert_tokens_to_ids("<image>")
+    vision = {**WIDTHS, "image_size": 32, "patch_size": 8}
+    config = getattr(t, f"{kind}Config")(
+        text_config={**text.to_dict(), "pad_token_id": 0}, vision_config=vision, scale_factor=2, image_token_id=image
+    )
+    sizes = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+    images = getattr(t, f"{kind}ImageProcessor")(**sizes)
+    videos = {"video_processor": t.SmolVLMVideoProcessor(**sizes)} if kind == "SmolVLM" else {}
+    processor = getattr(t, f"{kind}Processor")(
+        images, words, **videos, image_seq_len=4, chat_template=CHAT.replace("IMAGE", "<image>")
+    )
+    return build_decoder(folder, getattr(t, f"{kind}Model")(config), processor)
+
+
+def llava(folder):
+    """Build LLaVA, of which every image is as many tokens."""
+    import transformers as t
+
+    words = byte_words("<image>")
+    text = t.LlamaConfig(**WIDTHS, vocab_size=len(words), max_position_embeddings=384)
+    image = words.convert_tokens_to_ids("<image>")
+    vision = t.CLIPVisionConfig(**WIDTHS, **PIXELS)
+    config = t.LlavaConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=image)
+    processor = t.LlavaProcessor(
+        processor_of("CLIP"),
+        words,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT.replace("IMAGE", "<image>"),
+    )
+    return build_decoder(folder, t.LlavaModel(config), processor)
+
+
+def build_decoder(folder, model, processor):
+    """Save a vision-language model with its processor."""
+    for part in (scatter(model), processor):
+        part.save_pretrained(folder)
+    return Tiny(f"hf:{folder}", ("image", "text"), folder)
 
 
 def open_clip_with_bert(folder):
@@ -221,7 +385,6 @@ def open_clip_with_bert(folder):
     return build_open_clip(folder, {"layers": 2, "width": 32, "head_width": 16, "patch_size": 16}, text)
 
 
-HUB_KINDS = ["clip", "siglip", "clip_vision", "vit", "dinov2", "dinov2_registers", "convnext", "resnet", "swin", "bert"]
 TEXT_TOWER = {"vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 MEMBERS = {
     "timm-conv": lambda folder: build_timm(folder, "test_resnet", drop_rate=0.5, drop_path_rate=0.3),
@@ -261,9 +424,22 @@ MEMBERS = {
             "convnext",
             "resnet",
             "swin",
+            "dinov3_vit",
+            "dinov3_convnext",
+            "siglip2",
             "bert",
+            "distilbert",
+            "roberta",
+            "modernbert",
         ]
     },
+    "hf-qwen2_vl": lambda folder: qwen(folder, "Qwen2VL"),
+    "hf-qwen2_5_vl": lambda folder: qwen(folder, "Qwen2_5_VL"),
+    "hf-qwen3_vl": lambda folder: qwen(folder, "Qwen3VL"),
+    "hf-idefics3": lambda folder: idefics(folder, "Idefics3"),
+    "hf-smolvlm": lambda folder: idefics(folder, "SmolVLM"),
+    "hf-llava": llava,
+    "builtin-clip": lambda folder: Tiny("builtin:clip", ("image", "text")),
     "texture": lambda folder: Tiny("builtin:texture", ("image",)),
     "ngram": lambda folder: Tiny("builtin:ngram", ("text",)),
     "stub": lambda folder: Tiny("stub:16", ("image", "text")),
@@ -352,11 +528,11 @@ def refused(command, tmp_path):
 
 
 def _files_of(folder):
-    """Every file below a folder with its bytes, and every folder; locks hold nothing of ours."""
+    """Every file below a folder with its bytes, and every folder; locks and the cache of files hold nothing of ours."""
     return {
         str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
         for p in sorted(folder.rglob("*"))
-        if p.suffix != ".lock"
+        if p.suffix != ".lock" and p.name != "files.parquet"
     }
 
 

@@ -4,10 +4,12 @@ from headwater.api._duplicates import Duplicates
 from headwater.api._mapping import mapping_of as read_mapping
 from headwater.api.audit import Audit, audit
 from headwater.api.compare import Compared, Difference, compare
+from headwater.api.contrast import Contrasted, contrast
 from headwater.api.demo import DemoResult, demo
 from headwater.api.embed import Embedded, embed
 from headwater.api.evaluate import evaluate
 from headwater.api.explain import Explained, explain
+from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
 from headwater.api.inspect import StoreInfo, info, verify
 from headwater.api.run import Run, open_run
@@ -18,6 +20,7 @@ from headwater.api.zero_shot import zero_shot
 __all__ = [
     "Audit",
     "Compared",
+    "Contrasted",
     "DemoResult",
     "Difference",
     "Duplicates",
@@ -30,10 +33,12 @@ __all__ = [
     "Sweep",
     "audit",
     "compare",
+    "contrast",
     "demo",
     "embed",
     "evaluate",
     "explain",
+    "fine_tune",
     "fit_head",
     "hit_lines",
     "index",

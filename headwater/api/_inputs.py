@@ -97,7 +97,7 @@ def read_inputs(store: Store, what: Wanted, where: str | None, used: Sequence[st
     data = store.read(*what.names, *what.also, where=where, tokens=what.tokens, partial=what.partial)
     if what.also:
         data = replace(data, inputs={name: data.inputs[name] for name in what.names})
-    return data if what.bags is None else _bagged(data, what.bags, used)
+    return data if what.bags is None else bagged(data, what.bags, used)
 
 
 def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) -> tuple[Data, NDArray[np.int64]]:
@@ -165,7 +165,7 @@ def instances_of(outcome: Outcome, X: Any, data: Data) -> pl.DataFrame | None:
     return pl.concat(parts)
 
 
-def _bagged(data: Data, column: str, used: Sequence[str]) -> Data:
+def bagged(data: Data, column: str, used: Sequence[str]) -> Data:
     """Return a row for each bag: the samples that have one value of a column."""
     groups = full_column(data, column, "--bags")
     values, codes = np.unique(groups.astype(np.str_), return_inverse=True)

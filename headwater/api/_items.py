@@ -17,7 +17,7 @@ from headwater.api._progress import progress_bar
 from headwater.embed import Content, key_of_file, unique_images, unique_texts
 from headwater.errors import EncoderError, ImageError
 from headwater.sources import Manifest
-from headwater.store import KEY_COLUMNS, Features, Modality, hex_from_keys
+from headwater.store import KEY_COLUMNS, Features, FileIndex, Modality, hex_from_keys
 
 SHOWN = 5  # failures that are named one by one
 SKIP = "Pass --on-error skip to leave such rows out."
@@ -39,15 +39,22 @@ class Items:
         return {id: why for id, why in found if why is not None}
 
 
-def items_of(table: Manifest, modality: Modality, workers: int | None, on_error: str, progress: bool) -> Items:
-    """Read every file or text once, for its key."""
+def items_of(
+    table: Manifest,
+    modality: Modality,
+    workers: int | None,
+    on_error: str,
+    progress: bool,
+    index: FileIndex | None = None,
+) -> Items:
+    """Read every file or text once, for its key, but those files that ``index`` knows and that have not changed."""
     if modality == "text":
         contents, place = unique_texts(table.texts())
         return Items(contents, _key_column(contents, place, modality), {})
     paths, ids = table.image_paths(), table.ids
     keys: list[bytes | None] = []
     unreadable: dict[str, str] = {}
-    key_of = _keys_of_files(sorted({path for path in paths if path is not None}), workers, progress)
+    key_of = _keys_of_files(sorted({path for path in paths if path is not None}), workers, progress, index)
     for row, path in enumerate(paths):
         found = None if path is None else key_of[path]
         if isinstance(found, ImageError):
@@ -60,9 +67,15 @@ def items_of(table: Manifest, modality: Modality, workers: int | None, on_error:
     return Items(contents, _key_column(contents, place, modality), unreadable)
 
 
-def _keys_of_files(paths: Sequence[Path], workers: int | None, progress: bool) -> dict[Path, bytes | ImageError]:
+def _keys_of_files(
+    paths: Sequence[Path], workers: int | None, progress: bool, index: FileIndex | None
+) -> dict[Path, bytes | ImageError]:
     found: dict[Path, bytes | ImageError] = {}
-    n_failed = 0
+    n_failed = n_read = 0
+    if index is not None:
+        known = index.keys_of([os.path.abspath(path) for path in paths])  # noqa: PTH100
+        found = {path: key for path, key in zip(paths, known, strict=True) if key is not None}
+        paths = [path for path in paths if path not in found]
     with (
         ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool,
         progress_bar("read files", len(paths), unit="files", show=progress) as update,
@@ -70,8 +83,12 @@ def _keys_of_files(paths: Sequence[Path], workers: int | None, progress: bool) -
         for path, key in zip(paths, pool.map(key_or_error, paths), strict=True):
             found[path] = key
             n_failed += isinstance(key, ImageError)
-            if len(found) % 256 == 0 or len(found) == len(paths):
-                update(len(found), n_failed)
+            n_read += 1
+            if n_read % 256 == 0 or n_read == len(paths):
+                update(n_read, n_failed)
+    if index is not None:
+        read = {str(path.absolute()): found[path] for path in paths}
+        index.remember({path: key for path, key in read.items() if isinstance(key, bytes)})
     return found
 
 

@@ -190,7 +190,7 @@ def _near_duplicates(
     X, where, side = data.inputs[name], contents["image"], sides["image"]
     assert isinstance(X, SelectedRows)
     n = len(where.first)
-    distinct = SelectedRows(X.array, X.index[where.first])
+    distinct = X.select(where.first)
     rng = np.random.default_rng(0)  # of its own, so that a run's seed changes no verdict
     order = rng.permutation(n)
     tested = order[side.test[order].any(1)][:LOOKED_UP]

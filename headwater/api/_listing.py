@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -61,10 +61,44 @@ def _samples_before(store: Store) -> tuple[pl.DataFrame, Roles] | None:
         return None
 
 
-def write_samples(store: Store, table: Manifest, items: Mapping[Modality, Items]) -> int:
+@dataclass(frozen=True)
+class Changes:
+    """How a manifest differs from the one before, by the ids of its samples.
+
+    Attributes
+    ----------
+    new, unlisted
+        Samples that were not listed before, and those that no longer are.
+    changed
+        Samples that hold another image or text than before.
+    moved
+        Samples whose image is the same, but lies elsewhere.
+    """
+
+    new: int
+    changed: int
+    moved: int
+    unlisted: int
+
+    def lines(self) -> list[str]:
+        """Say it in a line, or in none where nothing differs."""
+        parts = [
+            f"{sign}{n:,} {word}"
+            for n, sign, word in (
+                (self.new, "+", "new"),
+                (self.changed, "", "changed"),
+                (self.moved, "", "moved"),
+                (self.unlisted, "-", "no longer listed (what was embedded is kept)"),
+            )
+            if n
+        ]
+        return [f"samples: {', '.join(parts)}"] if parts else []
+
+
+def write_samples(store: Store, table: Manifest, items: Mapping[Modality, Items]) -> Changes | None:
     """Replace the samples; of a modality that this run does not look at, what was known of a row is kept.
 
-    Returns how many samples were listed before and are no longer.
+    Returns how they differ from those before; None where there were none.
     """
     samples = table.table.drop([c for c in KEY_COLUMNS.values() if c in table.table.columns])
     columns: dict[Modality, str | None] = {"image": table.image, "text": table.text}
@@ -88,10 +122,26 @@ def write_samples(store: Store, table: Manifest, items: Mapping[Modality, Items]
     roles = Roles(id=table.id, image=columns["image"], text=columns["text"], root=str(table.root))
     store.write_samples(samples.with_columns(keys), roles, unreadable)
     if before is None:
-        return 0
-    old, old_roles = before
-    listed, now = (pl.DataFrame({"id": ids}) for ids in (old[old_roles.id].cast(pl.String), table.require(table.id)))
-    return listed.join(now, on="id", how="anti").height
+        return None
+    return _changes(*before, store.samples, roles)
+
+
+def _changes(old: pl.DataFrame, old_roles: Roles, new: pl.DataFrame, roles: Roles) -> Changes:
+    keys = list(KEY_COLUMNS.values())
+
+    def plain(table: pl.DataFrame, of: Roles) -> pl.DataFrame:
+        place = pl.lit(None, pl.String)
+        if of.image is not None and of.image in table.columns:
+            place = pl.concat_str(pl.lit(of.root + "/"), pl.col(of.image).cast(pl.String))
+        return table.select(pl.col(of.id).cast(pl.String).alias("_id"), *keys, place.alias("_place"))
+
+    both = plain(new, roles).join(plain(old, old_roles), on="_id", how="inner", suffix="_then")
+    # a key that was not looked for before is no change
+    differs = [(pl.col(k) != pl.col(f"{k}_then")).fill_null(False) for k in keys]
+    changed = both.select(pl.any_horizontal(differs).sum()).item()
+    same = both.filter(~pl.any_horizontal(differs) & pl.col("image_key").is_not_null())
+    moved = same.select((pl.col("_place") != pl.col("_place_then")).fill_null(False).sum()).item()
+    return Changes(new=len(new) - len(both), changed=int(changed), moved=int(moved), unlisted=len(old) - len(both))
 
 
 def _known_before(

@@ -75,6 +75,7 @@ def describe(
     *,
     weights: str | Path | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> Described:
     """Read prompts that describe at least the labels, and embed those that the store lacks.
 
@@ -91,7 +92,9 @@ def describe(
     found.require(labels, path)
     if text in store.feature_names():
         require_dual(store, image, text)
-    vectors, scale = features_of_texts(store, text, prompts.texts, weights=weights, device=device)
+    vectors, scale = features_of_texts(
+        store, text, prompts.texts, weights=weights, device=device, trust_remote_code=trust_remote_code
+    )
     ends = np.cumsum([len(prompts.texts_of(c)) for c in prompts.classes])
     return Described(prompts, dict(zip(prompts.classes, np.split(vectors, ends[:-1]), strict=True)), scale)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.errors import InputError, nearest
-from headwater.store import Data, Store
+from headwater.store import Data
 
 # Names of columns of whatever several samples can be of, in small letters and digits alone.
 PATIENT_COLUMNS = {
@@ -39,7 +39,14 @@ class Labels:
     names: list[str] | None
 
 
-def require_column(store: Store, column: str, option: str) -> str:
+class Samples(Protocol):
+    """What has a table of samples: a store, or a manifest that is read for one run."""
+
+    @property
+    def samples(self) -> pl.DataFrame: ...
+
+
+def require_column(store: Samples, column: str, option: str) -> str:
     """Return ``column``, or say which columns there are."""
     columns = store.samples.columns
     if column not in columns:
@@ -170,7 +177,7 @@ def _several_labels(column: pl.Series) -> Labels:
     return Labels(np.array([[name in row for name in names] for row in values], np.int64), names)
 
 
-def group_column(store: Store, groups: str | None, bags: str | None = None) -> str | None:
+def group_column(store: Samples, groups: str | None, bags: str | None = None) -> str | None:
     """Return the column of groups; refuse to pass over an obvious one in silence. Bags are whole in any split."""
     if groups == "none":
         return None

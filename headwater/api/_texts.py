@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.embed import Content, Encoder, fill, load_encoder, unique_texts
+from headwater.embed import Content, Encoder, fill, load_again, unique_texts
 from headwater.errors import StoreError, StoreNotFound, nearest
 from headwater.store import Features, FeatureSpec, Store
 
@@ -17,7 +17,9 @@ DEFAULT_LOGIT_SCALE = 100.0
 STORED = 1  # as status says
 
 
-def encoder_of(store: Store, name: str, *, weights: str | Path | None, device: str) -> Encoder[Any]:
+def encoder_of(
+    store: Store, name: str, *, weights: str | Path | None, device: str, trust_remote_code: bool
+) -> Encoder[Any]:
     """Load the encoder that made the features ``name``, and make sure that it is the same.
 
     Raises
@@ -27,15 +29,21 @@ def encoder_of(store: Store, name: str, *, weights: str | Path | None, device: s
     """
     features = store.features(name)
     spec = features.spec
-    last = list(features.state.environments.values())[-1:]
-    weights = weights or (last[0].get("weights_file") if last else None)
-    encoder = load_encoder(spec.encoder, weights=weights, tokens=spec.tokens, device=device)
+    environments = list(features.state.environments.values())
+    last = environments[-1] if environments else {}
+    encoder = load_again(
+        spec,
+        weights=weights or last.get("weights_file"),
+        adapter=last.get("adapter_file") if spec.adapter is not None else None,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
     encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{store.path}: {name}")
     return encoder
 
 
 def features_of_texts(
-    store: Store, name: str, texts: Sequence[str], *, weights: str | Path | None, device: str
+    store: Store, name: str, texts: Sequence[str], *, weights: str | Path | None, device: str, trust_remote_code: bool
 ) -> tuple[NDArray[np.float64], float]:
     """Return the features of texts, of shape ``(n, dim)``, and the encoder's logit scale.
 
@@ -50,7 +58,7 @@ def features_of_texts(
     features = store.features(name) if name in store.feature_names() else None
     rows = np.full(len(contents), -1) if features is None else _rows_of(features, contents)
     if features is None or (rows < 0).any():
-        encoder = _text_encoder(store, name, weights=weights, device=device)
+        encoder = _text_encoder(store, name, weights=weights, device=device, trust_remote_code=trust_remote_code)
         spec: FeatureSpec = encoder.spec("text", "float16" if features is None else features.spec.dtype)
         # Blocks of a size that suits the samples' own texts, should they follow.
         features = store.require_features(name, spec, max(len(contents), len(store.samples)))
@@ -65,7 +73,7 @@ def features_of_texts(
 
 
 def features_of_query(
-    store: Store, name: str, text: str, *, weights: str | Path | None, device: str
+    store: Store, name: str, text: str, *, weights: str | Path | None, device: str, trust_remote_code: bool
 ) -> NDArray[np.floating[Any]]:
     """Return the features of one text, of shape ``(dim,)``; what is asked once is not stored."""
     contents, _ = unique_texts([text])
@@ -75,7 +83,7 @@ def features_of_query(
         if row >= 0:
             stored: NDArray[np.floating[Any]] = features.pooled[int(row)]
             return stored
-    encoder = _text_encoder(store, name, weights=weights, device=device)
+    encoder = _text_encoder(store, name, weights=weights, device=device, trust_remote_code=trust_remote_code)
     embedded: NDArray[np.floating[Any]] = encoder.encode("text", [encoder.prepare("text", contents[0])]).pooled[0]
     return embedded
 
@@ -83,7 +91,8 @@ def features_of_query(
 def require_dual(store: Store, image: str, text: str) -> None:
     """Raise `StoreError` unless one encoder made both feature sets."""
     one, other = store.features(image).spec, store.features(text).spec
-    if (one.encoder, one.weights, one.adapter, one.dim) != (other.encoder, other.weights, other.adapter, other.dim):
+    same = ("encoder", "weights", "adapter", "layer", "pooling", "dim")
+    if any(getattr(one, field) != getattr(other, field) for field in same):
         raise StoreError(
             f"{store.path}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
             "compared in one dual encoder only."
@@ -97,7 +106,9 @@ def _rows_of(features: Features, contents: Sequence[Content]) -> NDArray[np.int6
     return rows
 
 
-def _text_encoder(store: Store, name: str, *, weights: str | Path | None, device: str) -> Encoder[Any]:
+def _text_encoder(
+    store: Store, name: str, *, weights: str | Path | None, device: str, trust_remote_code: bool
+) -> Encoder[Any]:
     """Load the dual encoder that made ``NAME/text`` or, failing that, ``NAME/image``."""
     base = name.removesuffix("/text")
     made = [n for n in (name, f"{base}/image") if n in store.feature_names()]
@@ -106,7 +117,7 @@ def _text_encoder(store: Store, name: str, *, weights: str | Path | None, device
         raise StoreNotFound(
             f"{store.path}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
         )
-    encoder = encoder_of(store, made[0], weights=weights, device=device)
+    encoder = encoder_of(store, made[0], weights=weights, device=device, trust_remote_code=trust_remote_code)
     if "text" not in encoder.modalities:
         raise StoreError(
             f"{encoder.name}, which made {made[0]}, has no text side: words and images can be compared in a dual "

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from headwater._devices import resolve_device
+from headwater._extras import need
 from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
 from headwater.api._lines import counted
-from headwater.api._listing import refuse_own_keys, write_samples
+from headwater.api._listing import Changes, refuse_own_keys, write_samples
 from headwater.api._progress import progress_bar
 from headwater.embed import (
     EmbedResult,
     Encoder,
     Precision,
+    Shard,
     fill,
     load_encoder,
 )
 from headwater.errors import ImageError, InputError, ManifestError, nearest
 from headwater.sources import Manifest, read_manifest
 from headwater.store import (
+    FileIndex,
     Modality,
     Store,
     check_name,
@@ -44,8 +49,8 @@ class Embedded(Store):
         For each feature set, how many items failed in an earlier run.
     not_encoded
         Columns that were named but that the encoder has no use for, by modality.
-    n_unlisted
-        Samples of an earlier manifest that this one, which took its place, does not list.
+    changes
+        How this manifest differs from the one before, which it took the place of; None where there was none.
     """
 
     def __init__(self, path: Path, n_samples: int) -> None:
@@ -55,7 +60,7 @@ class Embedded(Store):
         self.failed: dict[str, dict[str, str]] = {}
         self.n_failed_before: dict[str, int] = {}
         self.not_encoded: dict[Modality, str] = {}
-        self.n_unlisted = 0
+        self.changes: Changes | None = None
 
     @property
     def n_failed(self) -> int:
@@ -65,10 +70,16 @@ class Embedded(Store):
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         features = {
-            name: {"embedded": r.embedded, "kept": r.kept - self.n_failed_before[name], "failed": self.failed[name]}
+            name: {
+                "embedded": r.embedded,
+                "kept": r.kept - self.n_failed_before[name],
+                "cut": r.cut,
+                "failed": self.failed[name],
+            }
             for name, r in self.results.items()
         }
-        counts = {"n_samples": self.n_samples, "n_unlisted": self.n_unlisted}
+        changes = None if self.changes is None else asdict(self.changes)
+        counts = {"n_samples": self.n_samples, "changes": changes}
         return {"store": str(self.path), **counts, "features": features}
 
     def lines(self) -> list[str]:
@@ -79,21 +90,20 @@ class Embedded(Store):
             parts = [f"{counted(result.embedded, 'item')} embedded"]
             parts += [f"{result.kept - before:,} there already"] if result.kept > before else []
             parts += [f"{counted(len(failed), 'sample')} failed"] if failed else []
+            parts += [f"{result.left:,} left to other shards"] if result.left else []
             out.append(f"{name}: {', '.join(parts)}")
             out += [f"  {id}: {why}" for id, why in list(failed.items())[:SHOWN]]
             if len(failed) > SHOWN:
                 out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.path} --failed")
+            if result.cut:
+                out.append(f"  {counted(result.cut, 'text')} cut short, being longer than the encoder reads")
             if before:
                 out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed tries again")
         out += [
             f"column {column!r} was left alone: its {m}s need another encoder" for m, column in self.not_encoded.items()
         ]
-        if self.n_unlisted:
-            are = "is" if self.n_unlisted == 1 else "are"
-            out.append(
-                f"{counted(self.n_unlisted, 'earlier sample')} {are} no longer listed: this manifest took the place of "
-                "the one before (what was embedded is kept)"
-            )
+        if self.changes is not None:
+            out += self.changes.lines()
         without = f", {self.n_failed:,} of them without features" if self.n_failed else ""
         return [*out, f"{counted(self.n_samples, 'sample')}{without}, in {self.path}"]
 
@@ -104,18 +114,27 @@ def embed(
     *,
     encoder: str,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     name: str | None = None,
     image: str | None = None,
     text: str | None = None,
     id: str | None = None,
     tokens: str = "none",
+    layer: str | None = None,
+    pooling: str | None = None,
+    prompt: str | None = None,
     dtype: str = "float16",
     precision: Precision = "auto",
     device: str = "auto",
+    trust_remote_code: bool = False,
     batch_size: int = 32,
     workers: int | None = None,
     on_error: str = "skip",
     retry_failed: bool = False,
+    rehash: bool = False,
+    shard: str | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     progress: bool = False,
 ) -> Embedded:
     """Run an encoder once over the images and texts of a manifest, and store what it makes of them.
@@ -132,14 +151,20 @@ def embed(
         See `headwater.embed.load_encoder`.
     weights
         A local state dict to use in place of the named weights.
+    adapter
+        A run of `fine_tune`: what it trained is put on top of the weights.
     name
-        What to call the features; made from the encoder when left out.
+        What to call the features; made from the encoder when left out, and from the run where there is one.
     image, text, id
         Columns of the manifest; found by name when left out.
     tokens
         ``none``, ``all``, or a number to pool tokens to.
+    layer, pooling, prompt
+        What of the encoder is stored, where it leaves a choice; see `headwater.embed.load_encoder`.
     dtype
         Stored type, ``float16`` or ``float32``.
+    trust_remote_code
+        Let transformers run code that comes with a model; it runs with all rights of the user's.
     precision, device, batch_size, workers
         How to compute; without influence on what the features mean.
     on_error
@@ -147,6 +172,14 @@ def embed(
         in an earlier run and is not tried again.
     retry_failed
         Try items again that failed before.
+    rehash
+        Read files again whose size, time of change and inode are those of the last time.
+    shard
+        ``I/N``: make the part ``I`` (from 0) of ``N`` of the blocks, beside other processes that make the others.
+    engine
+        ``local``, or ``ray`` for the workers of a Ray cluster, ``workers`` of them.
+    ray_address
+        Of a running cluster; without it one is started on this machine.
     progress
         Show a progress bar on standard error.
 
@@ -159,21 +192,40 @@ def embed(
     _one_of("--dtype", dtype, ("float16", "float32"))
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     _one_of("--precision", precision, get_args(Precision))
+    _one_of("--engine", engine, ("local", "ray"))
+    part = None if shard is None else _parse_shard(shard)
+    if engine == "ray":
+        need("ray", "ray")
+        if part is not None:
+            raise InputError("--shard goes without --engine ray, which divides blocks itself.")
     for option, number in (("--batch-size", batch_size), ("--workers", workers)):
         if number is not None and number < 1:
             raise InputError(f"{option} must be at least 1, but is {number}.")
     found = find_store(store)
     table = read_manifest(manifest, id=id, image=image, text=text)
-    model = load_encoder(encoder, weights=weights, tokens=tokens, device=device, precision=precision)
+    model = load_encoder(
+        encoder,
+        weights=weights,
+        adapter=adapter,
+        tokens=tokens,
+        layer=layer,
+        pooling=pooling,
+        prompt=prompt,
+        device=device,
+        precision=precision,
+        trust_remote_code=trust_remote_code,
+    )
     wanted, not_encoded = _modalities(table, model, image, text)
-    base = default_name(encoder) if name is None else name
+    base = name if name is not None else default_name(encoder) + (f"-{_run_name(adapter)}" if adapter else "")
     specs = {modality: model.spec(modality, dtype) for modality in wanted}
     for modality, spec in specs.items():
         check_name(f"{base}/{modality}")
         if found is not None:
-            found.check_features(f"{base}/{modality}", spec)
+            found.check_features(f"{base}/{modality}", spec, alone=part is None)
     refuse_own_keys(table, manifest, found)
-    items = {modality: items_of(table, modality, workers, on_error, progress) for modality in wanted}
+    index = FileIndex(Path(store))
+    known = None if rehash else index
+    items = {modality: items_of(table, modality, workers, on_error, progress, known) for modality in wanted}
     if on_error == "stop" and found is not None and not retry_failed:
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
@@ -182,10 +234,18 @@ def embed(
     target = Embedded(create_store(store).path, table.n_samples)
     target.not_encoded = not_encoded
     with target.changing():
-        target.n_unlisted = write_samples(target, table, items)
+        target.changes = write_samples(target, table, items)
+        index.save()
+    by_ray = None
+    if engine == "ray":
+        from headwater.embed.by_ray import RayEngine, Recipe
+
+        state, tuned = (None if file is None else str(Path(file).resolve()) for file in (weights, adapter))
+        recipe = Recipe(encoder, state, tuned, tokens, resolve_device(device), precision)
+        by_ray = RayEngine(recipe, ray_address, workers, batch_size)
     for modality in wanted:
         full_name, contents = f"{base}/{modality}", items[modality].contents
-        features = target.require_features(full_name, specs[modality], len(contents))
+        features = target.require_features(full_name, specs[modality], len(contents), alone=part is None)
         with progress_bar(f"embed {full_name}", len(contents), show=progress) as update:
             try:
                 result = fill(
@@ -196,6 +256,8 @@ def embed(
                     workers=workers,
                     stop_on_error=on_error == "stop",
                     retry_failed=retry_failed,
+                    shard=part,
+                    engine=by_ray,
                     progress=update,
                 )
             except ImageError as error:
@@ -222,6 +284,19 @@ def default_name(encoder: str) -> str:
     model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"
+
+
+def _parse_shard(text: str) -> Shard:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise InputError(f"--shard {text!r}: write I/N, with I from 0 to N - 1, such as 0/8.")
+    return Shard(int(index), int(count))
+
+
+def _run_name(adapter: str | Path) -> str:
+    """Return the last part of a run's path, as it may stand in a name."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in Path(adapter).resolve().name)
+    return kept.strip("-._") or "tuned"
 
 
 def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:

@@ -328,8 +328,8 @@ class Planned:
             protocol.refuse_for(infer_task(found.y))
         y = found.y
         say(f"{counted(len(y), 'sample' if asked.bags is None else 'bag')} with {' and '.join(self.what.names)}")
-        rows = _Columns.read(data, protocol)
-        splits = _splits(y, rows, protocol)
+        rows = Columns.read(data, protocol)
+        splits = splits_of(y, rows, protocol)
         leakage = _checked_leakage(self, data, splits, rows.groups, say)
 
         def evaluated(chosen: Chosen, X: Any) -> Outcome:
@@ -368,7 +368,7 @@ class Planned:
 
 
 @dataclass(frozen=True, eq=False)
-class _Columns:
+class Columns:
     """What the protocol's columns hold for each sample."""
 
     groups: NDArray[Any] | None
@@ -377,7 +377,7 @@ class _Columns:
     units: Units | None
 
     @classmethod
-    def read(cls, data: Data, protocol: Protocol) -> _Columns:
+    def read(cls, data: Data, protocol: Protocol) -> Columns:
         groups, split, by, per = protocol.groups, protocol.split, protocol.by, protocol.per
         return cls(
             groups=None if groups is None else full_column(data, groups, "--groups"),
@@ -421,7 +421,7 @@ def _checked_leakage(
     return found[0]
 
 
-def _splits(y: NDArray[Any], rows: _Columns, protocol: Protocol) -> list[list[Split]]:
+def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[Split]]:
     """Return the splits of each seed."""
     found = [
         make_splits(

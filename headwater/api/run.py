@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._controls import control_lines
+from headwater.api._frozen import against_frozen
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, json_safe, numbered, over, over_folds, repeats, summary
 from headwater.api._report import by_levels, by_outputs, lines_of, means_of_repeats, output_lines
@@ -30,13 +31,18 @@ from headwater.evaluate import Outcome
 from headwater.heads import load_head, save_head
 from headwater.store import Data, Store
 
-COMMANDS = ("fit-head", "zero-shot", "evaluate")  # whose runs they are
+if TYPE_CHECKING:
+    from headwater.embed.adapter import Adapter
+
+ENCODER = "encoder"  # a folder for each encoder that was trained, as `headwater.embed.adapter` keeps it
+COMMANDS = ("fit-head", "zero-shot", "evaluate", "fine-tune")  # whose runs they are
 HEAD_FILES = ("head.json", "head.safetensors")
 RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
 DECISION = "decision.json"  # where a run has one
 TRIALS = "trials.parquet"  # where settings were tried
 INSTANCES = "instances.parquet"  # of runs on bags
 FIGURES = "figures"  # a folder, where a run was drawn
+CURVES = "curves.parquet"  # where an encoder was trained
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
@@ -74,6 +80,11 @@ class Run:
     instances
         Of a run on bags, a row for each instance of each tested bag: ``id``, ``bag``, ``fold`` and its ``weight``, by
         the head that tested the bag.
+    curves
+        Of a run that trained an encoder, a row for each epoch of each fold (null for what is saved): ``fold``,
+        ``epoch`` (0 before training), ``train_loss``, ``stop_loss``, ``stop_metric``, ``lr``, ``seconds``.
+    adapters
+        What was trained of each encoder, while the run is new; it is kept in ``encoder/``.
     """
 
     path: Path | None
@@ -84,6 +95,8 @@ class Run:
     decision: Mapping[str, Any] = field(default_factory=dict)
     trials: pl.DataFrame | None = None
     instances: pl.DataFrame | None = None
+    curves: pl.DataFrame | None = None
+    adapters: Sequence[Adapter] = ()
 
     @property
     def mean(self) -> Mapping[str, float | None]:
@@ -121,6 +134,8 @@ class Run:
             out += ["", *indented(table)]
         if "external" in self.metrics:
             out += ["", *_against_internal(self.metrics["external"])]
+        if "frozen" in self.metrics:
+            out += ["", *against_frozen(self.metrics)]
         out += lines_of(self.metrics, n_folds, main)
         if "controls" in self.metrics:
             out += ["", *control_lines(self.metrics)]
@@ -152,9 +167,12 @@ def open_run(path: str | Path) -> Run:
     """
     path = Path(path)
     found = read_results(path)
-    instances = pl.read_parquet(path / INSTANCES) if (path / INSTANCES).exists() else None
+    instances, curves = (
+        pl.read_parquet(path / name) if (path / name).exists() else None for name in (INSTANCES, CURVES)
+    )
+    head = load_head(path)
     return Run(
-        path, found.config, found.metrics, found.predictions, load_head(path), found.decision, found.trials, instances
+        path, found.config, found.metrics, found.predictions, head, found.decision, found.trials, instances, curves
     )
 
 
@@ -348,6 +366,8 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
         optional[TRIALS] = parquet(run.trials)
     if run.instances is not None:
         optional[INSTANCES] = parquet(run.instances)
+    if run.curves is not None:
+        optional[CURVES] = parquet(run.curves)
     predictions = parquet(run.predictions)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _beside(target) as folder:
@@ -360,10 +380,16 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
                 shutil.copyfile(head_of / name, folder / name)
         for name, content in optional.items():
             (folder / name).write_bytes(content)
+        for number, adapter in enumerate(run.adapters):
+            (folder / ENCODER / str(number)).mkdir(parents=True)
+            adapter.write(folder / ENCODER / str(number))
         (folder / "metrics.json").write_text(to_json(run.metrics))
         target.mkdir(exist_ok=True)
         (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
-        for name in {DECISION, TRIALS, INSTANCES} - set(optional):
+        shutil.rmtree(target / ENCODER, ignore_errors=True)
+        if run.adapters:
+            (folder / ENCODER).replace(target / ENCODER)
+        for name in {DECISION, TRIALS, INSTANCES, CURVES} - set(optional):
             (target / name).unlink(missing_ok=True)  # an earlier run's says nothing of this head
         shutil.rmtree(target / FIGURES, ignore_errors=True)
         for name in (*optional, *RUN_FILES):

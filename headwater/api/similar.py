@@ -107,6 +107,7 @@ def similar(
     index: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> list[Hit]:
     """Find the samples whose features are most similar, by cosine, to a sample, an image or a sentence.
 
@@ -126,7 +127,7 @@ def similar(
         With ``id``: samples with the same value in this column, such as the patient, are not found.
     index
         Search in an index of this kind, built by `headwater.api.index`, rather than exactly.
-    weights, device
+    weights, device, trust_remote_code
         For loading the encoder, should the image or the text have to be embedded.
 
     Raises
@@ -151,9 +152,9 @@ def similar(
     if own is not None:
         query = _query_of_sample(opened, found, own)
     elif image is not None:
-        query = _query_of_image(opened, found, Path(image), weights, device)
+        query = _query_of_image(opened, found, Path(image), weights, device, trust_remote_code)
     else:
-        query = _query_of_text(opened, found, str(text), weights, device)
+        query = _query_of_text(opened, found, str(text), weights, device, trust_remote_code)
     allowed = np.ones(len(data.ids), bool) if id is None else data.ids != id
     if exclude_same is not None and own is not None:
         value = own[exclude_same]
@@ -266,7 +267,7 @@ def _query_of_sample(store: Store, features: Features, sample: dict[str, Any]) -
 
 
 def _query_of_image(
-    store: Store, features: Features, path: Path, weights: str | Path | None, device: str
+    store: Store, features: Features, path: Path, weights: str | Path | None, device: str, trust_remote_code: bool
 ) -> NDArray[Any]:
     """Return the stored features of an image file, or embed it."""
     name = f"{features.name.split('/')[0]}/image"
@@ -278,13 +279,13 @@ def _query_of_image(
     if row >= 0 and stored.status[row] == STORED:
         found: NDArray[Any] = stored.pooled[row]
         return found
-    encoder = encoder_of(store, name, weights=weights, device=device)
+    encoder = encoder_of(store, name, weights=weights, device=device, trust_remote_code=trust_remote_code)
     embedded: NDArray[Any] = encoder.encode("image", [encoder.prepare("image", Content(key, path))]).pooled[0]
     return embedded
 
 
 def _query_of_text(
-    store: Store, features: Features, text: str, weights: str | Path | None, device: str
+    store: Store, features: Features, text: str, weights: str | Path | None, device: str, trust_remote_code: bool
 ) -> NDArray[Any]:
     """Return the stored features of a text, or embed it."""
     name = f"{features.name.split('/')[0]}/text"
@@ -292,4 +293,4 @@ def _query_of_text(
         raise InputError("--text is empty: say in words what to search for.")
     if features.name != name and name in store.feature_names():
         require_dual(store, features.name, name)
-    return features_of_query(store, name, text, weights=weights, device=device)
+    return features_of_query(store, name, text, weights=weights, device=device, trust_remote_code=trust_remote_code)

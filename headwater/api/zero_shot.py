@@ -42,6 +42,7 @@ def zero_shot(
     seed: int = 0,
     weights: str | Path | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     out: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Run:
@@ -75,7 +76,7 @@ def zero_shot(
         What to sort these by.
     n_draws, seed
         Draws of the bootstrap.
-    weights, device
+    weights, device, trust_remote_code
         For loading the encoder, should prompts have to be embedded.
 
     Returns
@@ -102,7 +103,7 @@ def zero_shot(
     data, found = with_labels(opened.read(image, where=where), labels, label_separator)
     say(f"{counted(len(found.y), 'sample')} with {image}")
     named = found.names if found.names is not None else found.y.astype(str).tolist()
-    known = describe(opened, image, prompts, named, weights=weights, device=device)
+    known = describe(opened, image, prompts, named, weights=weights, device=device, trust_remote_code=trust_remote_code)
     classes = sorted(known.prompts.classes)
     task: Task = "multilabel" if found.names is not None else "binary" if len(classes) == 2 else "multiclass"
     if task == "multilabel" and transductive:

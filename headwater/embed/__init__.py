@@ -16,11 +16,12 @@ if TYPE_CHECKING:
         Precision,
         content_key,
         key_of_file,
+        load_again,
         load_encoder,
         unique_images,
         unique_texts,
     )
-    from headwater.embed.run import EmbedResult, fill
+    from headwater.embed.run import EmbedResult, Shard, fill
 
 __all__ = [
     "Content",
@@ -28,9 +29,11 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Precision",
+    "Shard",
     "content_key",
     "fill",
     "key_of_file",
+    "load_again",
     "load_encoder",
     "unique_images",
     "unique_texts",
@@ -40,4 +43,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'headwater.embed' has no attribute {name!r}")
-    return getattr(import_module(f"headwater.embed.{'run' if name in ('EmbedResult', 'fill') else 'encoder'}"), name)
+    return getattr(
+        import_module(f"headwater.embed.{'run' if name in ('EmbedResult', 'Shard', 'fill') else 'encoder'}"), name
+    )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch import dtype as TorchType
 
+    from headwater.embed.adapter import Adapter
     from headwater.embed.encoder import Precision
 
 SAFE_COSINE = 0.999
@@ -45,15 +46,41 @@ class Frozen:
         ``fp32``, ``bf16``, ``fp16``; ``auto`` starts in fp32 until `settle` has tried bf16.
     weights
         The file that the parameters were read from, when a user named one.
+    adapter, name
+        What training changed, to be put into the module of the encoder ``name``.
+
+    Attributes
+    ----------
+    digest
+        Of the module as it came.
+    adapter
+        The digest of the adapter, or None.
+    logit_scale
+        What a dual encoder multiplies cosines by, or None.
     """
 
-    def __init__(self, module: nn.Module, device: str, precision: Precision, weights: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        device: str,
+        precision: Precision,
+        weights: str | Path | None = None,
+        adapter: Adapter | None = None,
+        name: str = "",
+    ) -> None:
         self.device = resolve_device(device)
         self.digest = digest_of(module)
+        self.adapter = None if adapter is None else adapter.digest
+        if adapter is not None:
+            adapter.apply(module, self.digest, name)
+        scale: Any = getattr(module, "logit_scale", None)
+        self.logit_scale = None if scale is None else float(scale.detach().exp())
         self.precision: str = "fp32" if precision == "auto" else precision
         self._open = precision == "auto"
-        self._weights = weights
-        frozen = module.eval().requires_grad_(False).to(self.device).to(memory_format=_torch().channels_last)
+        self._files = {} if weights is None else {"weights_file": str(Path(weights).resolve())}
+        if adapter is not None and adapter.path is not None:
+            self._files["adapter_file"] = str(adapter.path)
+        frozen = _channels_last(module.eval().requires_grad_(False).to(self.device))
         if self.device == "cpu":
             _convolve_by_onednn(frozen)
         self.module: nn.Module = frozen.to(self.dtype)
@@ -101,16 +128,16 @@ class Frozen:
         self.module = self._modules[precision]
 
     def environment(self, library: str) -> dict[str, Any]:
-        """Return versions of torch and ``library``, device, precision, and the weights file if there is one."""
+        """Return versions of torch and ``library``, device, precision, and the files that a user named."""
         torch = _torch()
         name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
-        values = {
+        values: dict[str, Any] = {
             "torch": torch.__version__,
             library: need(library, "encoders").__version__,
             "device": f"{self.device} ({name})",
             "precision": self.precision,
         }
-        return values if self._weights is None else {**values, "weights_file": str(Path(self._weights).resolve())}
+        return {**values, **self._files}
 
 
 @contextmanager
@@ -260,6 +287,14 @@ def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, without its full stop."""
     return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """Lay kernels of two-dimensional convolutions out as they are fastest; those over video frames cannot be."""
+    for part in module.modules():
+        if isinstance(part, _torch().nn.Conv2d):
+            part.to(memory_format=_torch().channels_last)
+    return module
 
 
 def _convolve_by_onednn(module: nn.Module) -> None:

@@ -20,7 +20,8 @@ def builtin_encoder(name: str) -> Encoder[Any]:
     """Build ``builtin:NAME``."""
     known: dict[str, type[Encoder[Any]]] = {"texture": TextureEncoder, "ngram": NgramEncoder}
     if name not in known:
-        raise EncoderError(f"unknown encoder 'builtin:{name}'.{nearest(name, known)} Built in are: {', '.join(known)}.")
+        every = ("clip", *known)
+        raise EncoderError(f"unknown encoder 'builtin:{name}'.{nearest(name, every)} Built in are: {', '.join(every)}.")
     return known[name]()
 
 

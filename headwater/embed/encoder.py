@@ -123,6 +123,10 @@ class Encoder(ABC, Generic[Prepared]):
         """Return how many tokens will be stored of a prepared item, where items differ."""
         return 0
 
+    def cut(self, modality: Modality, content: Content, prepared: Prepared) -> bool:
+        """Whether a text is longer than what the encoder reads of it, so that its end was left out."""
+        return False
+
     def settle(self, modality: Modality, batch: Sequence[Prepared]) -> None:
         """Choose what the device is fastest and safe at, by trying it on a first batch."""
 
@@ -137,19 +141,33 @@ class Encoder(ABC, Generic[Prepared]):
 BACKENDS = {
     "timm": "headwater.embed.from_timm:TimmEncoder",
     "open_clip": "headwater.embed.from_open_clip:OpenClipEncoder",
-    "hf": "headwater.embed.from_hub:HubEncoder",
+    "hf": "headwater.embed.hub:hub_encoder",
     "builtin": "headwater.embed.builtin:builtin_encoder",
     "stub": "headwater.embed.builtin:StubEncoder",
 }
+CLIP = "builtin:clip"
+"""The one encoder that is built in and has weights."""
+CLIP_BACKEND = "headwater.embed.from_hub:builtin_clip"
+
+OPTIONS = {"hf": ("layer", "pooling", "prompt", "trust_remote_code")}
+"""What can be chosen besides the model, by back end."""
+
+WHOLE = ("last", "last_hidden_state", "forward_features")
+"""How specs call what an encoder gives when no layer is named."""
 
 
 def load_encoder(
     spec: str,
     *,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     tokens: str = "none",
+    layer: str | None = None,
+    pooling: str | None = None,
+    prompt: str | None = None,
     device: str = "auto",
     precision: Precision = "auto",
+    trust_remote_code: bool = False,
 ) -> Encoder[Any]:
     """Build the encoder that ``spec`` names.
 
@@ -157,15 +175,22 @@ def load_encoder(
     ----------
     spec
         ``timm:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``, ``hf:ORG/NAME``,
-        ``hf:DIRECTORY``, ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
+        ``hf:DIRECTORY``, ``builtin:clip``, ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
     weights
         A local state dict, safetensors or a torch file, to use in place of the named weights.
+    adapter
+        A run of ``fine-tune``: what it trained is put on top of these weights.
     tokens
         ``"none"``, ``"all"``, or the number of tokens to pool to.
+    layer, pooling, prompt
+        Where in a vision-language decoder features are taken, how states become one vector, and the words around
+        ``{image}`` or ``{text}``; see `headwater.embed.from_decoder.DecoderEncoder`.
     device
         ``auto``, ``cpu`` or ``cuda``.
     precision
         ``auto`` uses bf16 where the device is fast at it and a first batch shows that it is safe.
+    trust_remote_code
+        Let transformers run code that comes with a model, with all rights of the user's.
 
     Raises
     ------
@@ -184,18 +209,80 @@ def load_encoder(
         raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
     if precision not in get_args(Precision):
         raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
-    module, _, attribute = BACKENDS[backend].partition(":")
+    _refuse_options(
+        spec, backend, {"layer": layer, "pooling": pooling, "prompt": prompt, "trust_remote_code": trust_remote_code}
+    )
+    module, _, attribute = (CLIP_BACKEND if spec == CLIP else BACKENDS[backend]).partition(":")
     build = getattr(import_module(module), attribute)
-    if backend in ("builtin", "stub"):
+    built: Encoder[Any]
+    if backend in ("builtin", "stub") and spec != CLIP:
         if weights is not None:
             raise EncoderError(f"{spec} has no weights to replace: leave --weights out.")
+        if adapter is not None:
+            raise EncoderError(f"{spec} has no weights to adapt: leave --adapter out.")
         if tokens != "none":
             raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
-        built: Encoder[Any] = build(name)
+        return build(name)  # type: ignore[no-any-return]
+    resolve_device(device)  # before anything is downloaded
+    tuned = None
+    if adapter is not None:
+        from headwater.embed.adapter import read_adapter
+
+        tuned = read_adapter(adapter, spec)
+    if backend == "hf":
+        built = build(
+            name,
+            weights=weights,
+            adapter=tuned,
+            tokens=tokens,
+            layer=layer,
+            pooling=pooling,
+            prompt=prompt,
+            device=device,
+            precision=precision,
+            trust_remote_code=trust_remote_code,
+        )
     else:
-        resolve_device(device)  # before anything is downloaded
-        built = build(name, weights=weights, tokens=tokens, device=device, precision=precision)
+        built = build(name, weights=weights, adapter=tuned, tokens=tokens, device=device, precision=precision)
     return built
+
+
+def _refuse_options(spec: str, backend: str, options: Mapping[str, Any]) -> None:
+    """Raise for an option that is given and that no encoder of this back end has."""
+    for option, value in options.items():
+        if value and option not in OPTIONS.get(backend, ()):
+            having = " and ".join(f"{name}:…" for name, names in OPTIONS.items() if option in names)
+            name = option.replace("_", "-")
+            raise EncoderError(f"{spec} has no such choice: leave --{name} out, which is for {having}.")
+
+
+def load_again(
+    spec: FeatureSpec,
+    *,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Encoder[Any]:
+    """Build the encoder that made features, from their spec, with the layer, pooling and prompt that are written there.
+
+    Raises
+    ------
+    EncoderError
+        When the spec names nothing, or the weights do not fit.
+    """
+    prompt = spec.preprocessing.get("prompt")
+    return load_encoder(
+        spec.encoder,
+        weights=weights,
+        adapter=adapter,
+        tokens=spec.tokens,
+        layer=None if spec.layer in WHOLE else spec.layer,
+        pooling=None if prompt is None else spec.pooling,
+        prompt=prompt,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def unique_texts(texts: Sequence[str | None]) -> tuple[list[Content], NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._extras import need
+from headwater.embed._naflex import PATCHES, padded_patches, patches_of, pooled_tokens, see_patches, takes_patches
 from headwater.embed._torch import (
     Frozen,
     digest_of_vocabulary,
@@ -19,20 +20,22 @@ from headwater.embed._torch import (
     load_state,
     quiet_libraries,
     require_fit,
-    to_numpy,
 )
-from headwater.embed.encoder import Content, Encoded, Encoder, Precision
-from headwater.embed.pooling import grid_of_sequence, pool_grid, pool_sequence
+from headwater.embed.encoder import Content, Encoded, Precision
+from headwater.embed.pooling import grid_of_sequence, own_tokens, pool_grid
+from headwater.embed.tunable import TorchFeatures, Tunable, encoded
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from headwater.embed.adapter import Adapter
 
     Tensors = tuple[Tensor, Tensor]
 
 
-class HubEncoder(Encoder[NDArray[Any]]):
+class HubEncoder(Tunable[NDArray[Any]]):
     """A transformers model: a dual encoder (CLIP, SigLIP), a vision model, or a text model like BERT.
 
     Pooled features are, for a dual encoder, the projections that its training compares; for a vision model, what it
@@ -51,19 +54,24 @@ class HubEncoder(Encoder[NDArray[Any]]):
         name: str,
         *,
         weights: str | Path | None = None,
+        adapter: Adapter | None = None,
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         need("transformers", "encoders")
         self.name, self.tokens = f"hf:{name}", tokens
         with quiet_libraries():
-            model, self._processor, self._tokenizer = _build(name, self.name, weights)
+            model, self._processor, self._tokenizer = _build(name, self.name, weights, trust_remote_code)
         self._dual = self._processor is not None and self._tokenizer is not None
-        self.logit_scale = float(model.logit_scale.detach().exp()) if self._dual else None
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
         self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
-        patch = getattr(vision, "patch_size", None)
+        self._naflex = takes_patches(self._processor)
+        if self._naflex and tokens == "all":
+            raise EncoderError(f"{self.name}: its images become different numbers of tokens: pass --tokens N.")
+        # DINOv3's ConvNeXt puts what it pools before its cells, each of which is 32 pixels wide.
+        patch = 32 if model.config.model_type == "dinov3_convnext" else getattr(vision, "patch_size", None)
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
         if self._tokenizer is not None:
             positions = int(getattr(text, "max_position_embeddings", None) or 512)
@@ -71,7 +79,8 @@ class HubEncoder(Encoder[NDArray[Any]]):
             self._vocabulary = digest_of_vocabulary(self._tokenizer)
         # SigLIP pools the last position, padding or not: its texts are always padded to the full length.
         self._pads_fully = str(model.config.model_type).startswith("siglip")
-        self._frozen = Frozen(model, device, precision, weights)
+        self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
+        self.logit_scale = self._frozen.logit_scale if self._dual else None
         self.threads_own_cores = self._frozen.device == "cpu"
         try:
             probes = self._probe()
@@ -92,16 +101,16 @@ class HubEncoder(Encoder[NDArray[Any]]):
         """Encode one item of each modality."""
         probes: dict[Modality, Encoded] = {}
         if self._processor is not None:
-            probes["image"] = self._encode_images([self._pixels(Image.new("RGB", (64, 64)))])
+            probes["image"] = self.encode("image", [self._pixels(Image.new("RGB", (64, 64)))])
         if self._tokenizer is not None:
-            probes["text"] = self._encode_texts([self._ids("a")])
+            probes["text"] = self.encode("text", [self._ids("a")])
         return probes
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features."""
         shape = self._token_shapes[modality]
         if modality == "image":
-            preprocessing = _plain(self._processor.to_dict())
+            preprocessing = plain_settings(self._processor.to_dict())
             pooling = "projection" if self._dual else "default"
         else:
             preprocessing = {
@@ -114,6 +123,7 @@ class HubEncoder(Encoder[NDArray[Any]]):
             encoder=self.name,
             modality=modality,
             weights=self._frozen.digest,
+            adapter=self._frozen.adapter,
             preprocessing=preprocessing,
             layer="last_hidden_state",
             pooling=pooling,
@@ -125,13 +135,68 @@ class HubEncoder(Encoder[NDArray[Any]]):
             logit_scale=self.logit_scale,
         )
 
-    def prepare(self, modality: Modality, content: Content) -> NDArray[Any]:
-        """Turn an image into pixels, or a text into token ids."""
-        return self._pixels(content.image()) if modality == "image" else self._ids(content.text())
+    @property
+    def module(self) -> nn.Module:
+        """The model; of a dual encoder both towers, and the scale of cosines."""
+        return self._frozen.module
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self._frozen.device
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights."""
+        return self._frozen.digest
+
+    def towers(self) -> Mapping[Modality, Sequence[str]]:
+        """Return the children that see, and those that read."""
+        if not self._dual:
+            return dict.fromkeys(self.modalities, ("",))
+        children = [n for n, _ in self.module.named_children()]
+        of: dict[Modality, tuple[str, ...]] = {
+            "image": tuple(n for n in children if n.startswith("vis")),
+            "text": tuple(n for n in children if n.startswith("text")),
+        }
+        return of
+
+    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
+        """Turn an image into pixels."""
+        return self._pixels(image)
+
+    def prepare_text(self, text: str) -> NDArray[Any]:
+        """Turn a text into token ids."""
+        return self._ids(text)
+
+    def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
+        """Return pixels ``(n, 3, height, width)``; or ids and attention mask ``(n, longest)``, and lengths ``(n,)``."""
+        if modality == "image" and self._naflex:
+            return tuple(padded_patches(batch, self._processor.max_num_patches, self._frozen).values())
+        if modality == "image":
+            return (self._batch(batch),)
+        return (*self._padded(batch), need("torch", "encoders").tensor([len(ids) for ids in batch]))
+
+    def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
+        """Return features of a collated batch."""
+        if modality == "image" and self._naflex:
+            pooled, hidden = see_patches(module, dict(zip(PATCHES, inputs, strict=True)))
+            tokens = None if self.tokens == "none" else pooled_tokens(hidden, inputs[2], int(self.tokens))
+            return TorchFeatures(pooled, tokens)
+        if modality == "image":
+            pooled, hidden = self._see(module, *inputs)
+            height, width = inputs[0].shape[2:]
+            return TorchFeatures(pooled, None if self.tokens == "none" else self._image_tokens(hidden, height, width))
+        ids, mask, lengths = inputs
+        pooled, hidden = self._read(module, ids, mask)
+        if self.tokens == "none":
+            return TorchFeatures(pooled)
+        own = [self._own(length, ids.shape[1]) for length in lengths.tolist()]
+        return TorchFeatures(pooled, *own_tokens(hidden, own, None if self.tokens == "all" else int(self.tokens)))
 
     def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
         """Encode prepared images or texts."""
-        return self._encode_images(batch) if modality == "image" else self._encode_texts(batch)
+        return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
 
     def length(self, modality: Modality, prepared: NDArray[Any]) -> int:
         """Return how many tokens of a text are stored."""
@@ -139,9 +204,19 @@ class HubEncoder(Encoder[NDArray[Any]]):
             return 0
         return len(prepared) if self.tokens == "all" else min(len(prepared), int(self.tokens))
 
+    def cut(self, modality: Modality, content: Content, prepared: NDArray[Any]) -> bool:
+        """Whether a text is longer than the model's context."""
+        if modality == "image" or len(prepared) < self._max_length:
+            return False
+        longer = self._tokenizer(content.text(), truncation=True, max_length=self._max_length + 1)["input_ids"]
+        return len(longer) > self._max_length
+
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
-        if modality == "image":
+        if modality == "image" and self._naflex:
+            inputs = padded_patches(batch, self._processor.max_num_patches, self._frozen)
+            self._frozen.settle(lambda model: see_patches(model, inputs)[0])
+        elif modality == "image":
             self._frozen.settle(lambda model: self._see(model, self._batch(batch))[0])
         else:
             self._frozen.settle(lambda model: self._read(model, *self._padded(batch))[0])
@@ -157,21 +232,15 @@ class HubEncoder(Encoder[NDArray[Any]]):
     # Images
 
     def _pixels(self, image: Any) -> NDArray[np.float32]:
-        """Return what the image processor makes, float32 of shape ``(3, height, width)``."""
-        values: NDArray[np.float32] = np.asarray(self._processor(images=image, return_tensors="np")["pixel_values"][0])
+        """Return what the image processor makes, float32 of shape ``(3, height, width)``, or a grid of patches."""
+        made = self._processor(images=image, return_tensors="np")
+        values: NDArray[np.float32] = patches_of(made) if self._naflex else np.asarray(made["pixel_values"][0])
         return values
 
     def _batch(self, batch: Sequence[NDArray[Any]]) -> Tensor:
         torch = need("torch", "encoders")
         x: Tensor = torch.from_numpy(np.stack(batch)).to(self._frozen.device, self._frozen.dtype)
         return x.contiguous(memory_format=torch.channels_last)
-
-    def _encode_images(self, batch: Sequence[NDArray[Any]]) -> Encoded:
-        x = self._batch(batch)
-        pooled, hidden = self._frozen.run(self._see, x)
-        if self.tokens == "none":
-            return Encoded(to_numpy(pooled))
-        return Encoded(to_numpy(pooled), to_numpy(self._image_tokens(hidden, x.shape[2], x.shape[3])))
 
     def _see(self, model: Any, x: Tensor) -> Tensors:
         if self._dual:
@@ -205,10 +274,10 @@ class HubEncoder(Encoder[NDArray[Any]]):
     def _pad(self) -> int:
         return int(self._tokenizer.pad_token_id or 0)
 
-    def _own(self, ids: NDArray[np.int64], length: int) -> slice:
+    def _own(self, n_tokens: int, length: int) -> slice:
         """Return where a text's own tokens are among ``length`` padded ones."""
         left = self._pads_fully and self._tokenizer.padding_side == "left"
-        return slice(length - len(ids), length) if left else slice(0, len(ids))
+        return slice(length - n_tokens, length) if left else slice(0, n_tokens)
 
     def _padded(self, batch: Sequence[NDArray[Any]]) -> Tensors:
         """Return ids and attention mask, of shape ``(n, longest)``."""
@@ -217,20 +286,11 @@ class HubEncoder(Encoder[NDArray[Any]]):
         padded = np.full((len(batch), longest), self._pad, np.int64)
         mask = np.zeros_like(padded) if "attention_mask" in self._tokenizer.model_input_names else np.ones_like(padded)
         for i, ids in enumerate(batch):
-            own = self._own(ids, longest)
+            own = self._own(len(ids), longest)
             padded[i, own] = ids
             mask[i, own] = 1
         device = self._frozen.device
         return torch.from_numpy(padded).to(device), torch.from_numpy(mask).to(device)
-
-    def _encode_texts(self, batch: Sequence[NDArray[Any]]) -> Encoded:
-        pooled, hidden = self._frozen.run(self._read, *self._padded(batch))
-        if self.tokens == "none":
-            return Encoded(to_numpy(pooled))
-        longest = hidden.shape[1]
-        n = longest if self.tokens == "all" else int(self.tokens)
-        tokens = [to_numpy(pool_sequence(h[self._own(ids, longest)], n)) for h, ids in zip(hidden, batch, strict=True)]
-        return Encoded(to_numpy(pooled), tokens)
 
     def _read(self, model: Any, ids: Tensor, mask: Tensor) -> Tensors:
         if self._dual:
@@ -241,14 +301,35 @@ class HubEncoder(Encoder[NDArray[Any]]):
         return (hidden * weights).sum(1) / weights.sum(1), hidden
 
 
-def _build(name: str, spec: str, weights: str | Path | None) -> tuple[Any, Any, Any]:
+def builtin_clip(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    adapter: Adapter | None = None,
+    tokens: str = "none",
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> HubEncoder:
+    """Build ``builtin:clip``, a small dual encoder for demonstrations, from the files that come with the package.
+
+    It was trained on painted histology alone, by ``recipes/builtin_clip.py``, and knows nothing of real tissue.
+    """
+    if weights is not None:
+        raise EncoderError("builtin:clip comes with its weights: leave --weights out.")
+    options: dict[str, Any] = {"adapter": adapter, "tokens": tokens, "device": device, "precision": precision}
+    encoder = HubEncoder(str(Path(__file__).with_name(name)), **options)
+    encoder.name = f"builtin:{name}"
+    return encoder
+
+
+def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: bool) -> tuple[Any, Any, Any]:
     """Make a transformers model, its image processor and its tokenizer; None for what it does not need."""
     transformers = need("transformers", "encoders")
-    options: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     state = None if weights is None else load_state(weights)
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
-        kind = transformers.AutoModel if state is None else _kind_of(config)
+        kind = transformers.AutoModel if state is None else _kind_of(config, trust_remote_code)
         model, report = kind.from_pretrained(
             name if state is None else None,
             config=config,
@@ -274,13 +355,13 @@ def _build(name: str, spec: str, weights: str | Path | None) -> tuple[Any, Any, 
     return model, processor, tokenizer
 
 
-def _kind_of(config: Any) -> Any:
+def _kind_of(config: Any, trust_remote_code: bool) -> Any:
     """Return the class of a configuration's model."""
     with need("torch", "encoders").device("meta"):
-        return type(need("transformers", "encoders").AutoModel.from_config(config, trust_remote_code=False))
+        return type(need("transformers", "encoders").AutoModel.from_config(config, trust_remote_code=trust_remote_code))
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return an image processor's settings as JSON values, those that do not change pixels left out."""
     left_out = ("processor_class", "_processor_class", "data_format", "device")
     kept: dict[str, Any] = json.loads(json.dumps(dict(values), default=_plain_value))

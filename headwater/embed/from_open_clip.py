@@ -21,18 +21,20 @@ from headwater.embed._torch import (
     fit_weights,
     load_state,
     quiet_libraries,
-    to_numpy,
 )
-from headwater.embed.encoder import Content, Encoded, Encoder, Precision
-from headwater.embed.pooling import pool_grid, pool_sequence
+from headwater.embed.encoder import Content, Encoded, Precision
+from headwater.embed.pooling import own_tokens, pool_grid
+from headwater.embed.tunable import TorchFeatures, Tunable, encoded
 from headwater.errors import EncoderError, nearest
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from headwater.embed.adapter import Adapter
 
 
-class OpenClipEncoder(Encoder[NDArray[Any]]):
+class OpenClipEncoder(Tunable[NDArray[Any]]):
     """A dual encoder of open_clip.
 
     Pooled features are those that its contrastive training compares, not yet normalised. Tokens are the last layer's,
@@ -56,6 +58,7 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
         name: str,
         *,
         weights: str | Path | None = None,
+        adapter: Adapter | None = None,
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
@@ -66,11 +69,11 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
             model, self._tokenize = _build(name, self.name, with_weights=weights is None)
         if weights is not None:
             fit_weights(model, load_state(weights), f"--weights {weights}", optional=("text.transformer.embeddings.",))
-        self.logit_scale = float(model.logit_scale.detach().exp())
         self._config = {k: list(v) if isinstance(v, tuple) else v for k, v in model.visual.preprocess_cfg.items()}
         transforms = need("open_clip.transform", "encoders")
         self._pipeline = ImagePipeline(transforms.image_transform_v2(transforms.PreprocessCfg(**self._config), False))
-        self._frozen = Frozen(model, device, precision, weights)
+        self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
+        self.logit_scale = self._frozen.logit_scale
         self.threads_own_cores = self._frozen.device == "cpu"
         image = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))])
         text = self.encode("text", [self._ids("a")])
@@ -90,6 +93,7 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
             encoder=self.name,
             modality=modality,
             weights=self._frozen.digest,
+            adapter=self._frozen.adapter,
             preprocessing=self._config if modality == "image" else texts,
             pooling="projection",
             dim=self._dims[modality],
@@ -100,19 +104,62 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
             logit_scale=self.logit_scale,
         )
 
-    def prepare(self, modality: Modality, content: Content) -> NDArray[Any]:
-        """Read, resize and crop an image; or turn a text into token ids, padding cut off."""
-        return self._pipeline.prepare(content.image()) if modality == "image" else self._ids(content.text())
+    @property
+    def module(self) -> nn.Module:
+        """Both towers, and the scale of cosines."""
+        return self._frozen.module
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self._frozen.device
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights."""
+        return self._frozen.digest
+
+    def towers(self) -> Mapping[Modality, Sequence[str]]:
+        """Return the children that see, and those that read."""
+        read = [n for n, _ in self.module.named_children() if n != "visual"]
+        plain = [n for n, _ in self.module.named_parameters(recurse=False) if n.startswith(("text", "positional"))]
+        return {"image": ("visual",), "text": tuple(dict.fromkeys([*read, *plain]))}
+
+    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
+        """Resize and crop an image."""
+        return self._pipeline.prepare(image)
+
+    def prepare_text(self, text: str) -> NDArray[Any]:
+        """Turn a text into token ids, padding cut off."""
+        return self._ids(text)
+
+    def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
+        """Return pixels ``(n, 3, height, width)``; or token ids ``(n, context_length)`` and their numbers ``(n,)``."""
+        if modality == "image":
+            return (self._pipeline.batch(batch, self._frozen),)
+        return self._padded(batch), need("torch", "encoders").tensor([len(ids) for ids in batch])
+
+    def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
+        """Return features of a collated batch."""
+        return self._see(module, *inputs) if modality == "image" else self._read(module, *inputs)
 
     def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
         """Encode prepared images or texts."""
-        return self._images(batch) if modality == "image" else self._texts(batch)
+        return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
 
     def length(self, modality: Modality, prepared: NDArray[Any]) -> int:
         """Return how many tokens of a text are stored."""
         if modality == "image" or self.tokens == "none":
             return 0
         return len(prepared) if self.tokens == "all" else min(len(prepared), int(self.tokens))
+
+    def cut(self, modality: Modality, content: Content, prepared: NDArray[Any]) -> bool:
+        """Whether a text is longer than the model's context."""
+        length: int = self._tokenize.context_length
+        if modality == "image" or len(prepared) < length:
+            return False
+        longer = self._tokenize([content.text()], context_length=length + 1)[0].numpy()
+        return bool((longer != self._pad)[length])
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
@@ -129,25 +176,20 @@ class OpenClipEncoder(Encoder[NDArray[Any]]):
         """Take over an earlier run's precision."""
         self._frozen.restore(environment)
 
-    def _images(self, batch: Sequence[NDArray[Any]]) -> Encoded:
-        x = self._pipeline.batch(batch, self._frozen)
+    def _see(self, model: Any, x: Tensor) -> TorchFeatures:
         if self.tokens == "none":
-            return Encoded(to_numpy(self._frozen.run(lambda model: model.encode_image(x))))
-        out = self._frozen.run(
-            lambda model: model.visual.forward_intermediates(x, indices=1, normalize_intermediates=True)
-        )
+            return TorchFeatures(model.encode_image(x))
+        out = model.visual.forward_intermediates(x, indices=1, normalize_intermediates=True)
         grid = out["image_intermediates"][-1].permute(0, 2, 3, 1)
         tokens = grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
-        return Encoded(to_numpy(out["image_features"]), to_numpy(tokens))
+        return TorchFeatures(out["image_features"], tokens)
 
-    def _texts(self, batch: Sequence[NDArray[Any]]) -> Encoded:
-        ids = self._padded(batch)
+    def _read(self, model: Any, ids: Tensor, lengths: Tensor) -> TorchFeatures:
         if self.tokens == "none":
-            return Encoded(to_numpy(self._frozen.run(lambda model: model.encode_text(ids))))
-        pooled, hidden = self._frozen.run(_text_tokens, ids)
-        n_tokens = ids.shape[1] if self.tokens == "all" else int(self.tokens)
-        tokens = [to_numpy(pool_sequence(h[: len(own)], n_tokens)) for h, own in zip(hidden, batch, strict=True)]
-        return Encoded(to_numpy(pooled), tokens)
+            return TorchFeatures(model.encode_text(ids))
+        pooled, hidden = _text_tokens(model, ids)
+        own = [slice(0, length) for length in lengths.tolist()]
+        return TorchFeatures(pooled, *own_tokens(hidden, own, None if self.tokens == "all" else int(self.tokens)))
 
     def _ids(self, text: str) -> NDArray[np.int64]:
         ids: NDArray[np.int64] = self._tokenize([text])[0].numpy()

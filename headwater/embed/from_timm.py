@@ -13,17 +13,20 @@ from PIL import Image
 
 from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
-from headwater.embed._torch import Frozen, first_line, fit_weights, load_state, quiet_libraries, to_numpy
-from headwater.embed.encoder import Content, Encoded, Encoder, Precision
+from headwater.embed._torch import Frozen, first_line, fit_weights, load_state, quiet_libraries
+from headwater.embed.encoder import Encoded, Precision
 from headwater.embed.pooling import grid_of_sequence, pool_grid
+from headwater.embed.tunable import TorchFeatures, Tunable, encoded
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from headwater.embed.adapter import Adapter
 
 
-class TimmEncoder(Encoder[NDArray[Any]]):
+class TimmEncoder(Tunable[NDArray[Any]]):
     """A timm model without its classifier.
 
     The pooled feature is ``forward_head(forward_features(x), pre_logits=True)``, tokens are the feature map or patch
@@ -42,6 +45,7 @@ class TimmEncoder(Encoder[NDArray[Any]]):
         name: str,
         *,
         weights: str | Path | None = None,
+        adapter: Adapter | None = None,
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
@@ -60,7 +64,7 @@ class TimmEncoder(Encoder[NDArray[Any]]):
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         patches = getattr(model, "patch_embed", None)
         self._grid = tuple(getattr(patches, "grid_size", None) or ())
-        self._frozen = Frozen(model, device, precision, weights)
+        self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.threads_own_cores = self._frozen.device == "cpu"
         _, height, width = self._config["input_size"]
         probe = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (width, height)))])
@@ -73,6 +77,7 @@ class TimmEncoder(Encoder[NDArray[Any]]):
             encoder=self.name,
             modality=modality,
             weights=self._frozen.digest,
+            adapter=self._frozen.adapter,
             preprocessing={k: list(v) if isinstance(v, tuple) else v for k, v in self._config.items()},
             layer="forward_features",
             pooling="forward_head(pre_logits)",
@@ -83,15 +88,45 @@ class TimmEncoder(Encoder[NDArray[Any]]):
             token_dim=None if self._token_shape is None else self._token_shape[1],
         )
 
-    def prepare(self, modality: Modality, content: Content) -> NDArray[Any]:
-        """Read, resize and crop an image."""
-        return self._pipeline.prepare(content.image())
+    @property
+    def module(self) -> nn.Module:
+        """The model without its classifier."""
+        return self._frozen.module
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self._frozen.device
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights."""
+        return self._frozen.digest
+
+    def towers(self) -> Mapping[Modality, Sequence[str]]:
+        """Return that all of the model sees images."""
+        return {"image": ("",)}
+
+    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
+        """Resize and crop an image."""
+        return self._pipeline.prepare(image)
+
+    def prepare_text(self, text: str) -> NDArray[Any]:
+        """Refuse a text."""
+        raise EncoderError(f"{self.name} reads no texts.")
+
+    def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
+        """Return pixels of shape ``(n, 3, height, width)``."""
+        return (self._pipeline.batch(batch, self._frozen),)
+
+    def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
+        """Return features of a collated batch."""
+        features, pooled = _forward(module, *inputs)
+        return TorchFeatures(pooled, None if self.tokens == "none" else self._tokens(features))
 
     def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
         """Encode prepared images."""
-        features, pooled = self._frozen.run(_forward, self._pipeline.batch(batch, self._frozen))
-        tokens = None if self.tokens == "none" else to_numpy(self._tokens(features))
-        return Encoded(to_numpy(pooled), tokens)
+        return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""

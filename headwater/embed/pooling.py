@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from headwater._extras import need
@@ -63,3 +64,27 @@ def pool_sequence(tokens: Tensor, n_tokens: int) -> Tensor:
     torch = need("torch", "encoders")
     pooled: Tensor = torch.nn.functional.adaptive_avg_pool1d(tokens.float().T[None], n_tokens)[0].T
     return pooled
+
+
+def own_tokens(hidden: Tensor, own: Sequence[slice], n_tokens: int | None) -> tuple[Tensor, Tensor]:
+    """Return the tokens of sequences that stand, padded, in ``hidden`` of shape ``(n, longest, dim)``.
+
+    Parameters
+    ----------
+    own
+        Where each sequence's own tokens are.
+    n_tokens
+        Average longer sequences down to so many; None for none.
+
+    Returns
+    -------
+    tokens, mask
+        Of shape ``(n, most, dim)``, zero beyond a sequence's own, which come first; and bool, ``(n, most)``.
+    """
+    torch = need("torch", "encoders")
+    each = [h[place] for h, place in zip(hidden, own, strict=True)]
+    if n_tokens is not None:
+        each = [pool_sequence(h, n_tokens) for h in each]
+    tokens = torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
+    lengths = torch.tensor([len(h) for h in each], device=hidden.device)
+    return tokens, torch.arange(tokens.shape[1], device=hidden.device) < lengths[:, None]

@@ -7,9 +7,9 @@ import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from headwater.embed._memory import keep_freed_memory
 from headwater.embed.encoder import Content, Encoded, Encoder
 from headwater.errors import EncoderError, ImageError
-from headwater.store import BlockResult, BlockTask, Features, Modality
+from headwater.store import BlockLine, BlockResult, BlockTask, Features, FeatureWriter, Modality
 
 SAME_COSINE = 0.999
 N_PROBES = 4
@@ -31,11 +31,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class EmbedResult:
-    """What a run did: items embedded, failed (why, by content), and found finished before."""
+    """What a run did: items embedded, failed (why, by content), found finished before, and left to other shards.
+
+    ``cut`` counts texts whose end was left out.
+    """
 
     embedded: int = 0
     failed: list[tuple[Content, str]] = field(default_factory=list)
     kept: int = 0
+    left: int = 0
+    cut: int = 0
 
 
 class _Rows:
@@ -65,6 +70,30 @@ class _Done:
     encoded: Encoded | None
     good: NDArray[np.int64]
     failed: dict[int, str]
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several processes that fill a feature set together: number ``index`` of ``count``."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+
+class Engine(Protocol):
+    """What makes blocks: threads of this process, or workers elsewhere."""
+
+    def blocks(
+        self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
+    ) -> AbstractContextManager[Iterator[BlockLine]]:
+        """Give the lines of blocks that have been written, in any order."""
+
+
+ContentOf = Callable[[int], Content]
 
 
 def fill(
@@ -76,6 +105,8 @@ def fill(
     workers: int | None = None,
     stop_on_error: bool = False,
     retry_failed: bool = False,
+    shard: Shard | None = None,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> EmbedResult:
     """Embed the contents that ``features`` lacks.
@@ -94,6 +125,10 @@ def fill(
         Raise at the first item that cannot be read, instead of recording it as failed.
     retry_failed
         Try items again that failed in an earlier run.
+    shard
+        Which of the blocks this process makes, beside others that make the rest.
+    engine
+        What makes blocks, if not this process.
     progress
         Called with the numbers of items done and failed so far, from this thread.
 
@@ -107,19 +142,45 @@ def fill(
     modality = features.spec.modality
     keys = np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16)
     result = EmbedResult()
-    with features.writing() as writer:
+    with ExitStack() as stack:
+        if shard is None:
+            writer = stack.enter_context(features.writing())
+            planning: AbstractContextManager[None] = nullcontext()
+        else:
+            writer, planning = stack.enter_context(features.sharing(str(shard)))
         lengths = _lengths(encoder, modality, contents) if features.spec.ragged else None
-        tasks = writer.plan(keys, lengths, retry_failed=retry_failed)
+        with planning:
+            writer.features = writer.features.refresh()
+            tasks = writer.plan(keys, lengths, retry_failed=retry_failed)
+        result.kept = len(contents) - sum(len(task.rows) for task in tasks)
+        if shard is not None:
+            others = [task for task in tasks if task.block % shard.count != shard.index]
+            tasks = [task for task in tasks if task.block % shard.count == shard.index]
+            result.left = sum(len(task.rows) for task in others)
         n_todo = sum(len(task.rows) for task in tasks)
-        result.kept = len(contents) - n_todo
         if not tasks:
             return result
         content_of = _Rows(writer.features.rows_of(keys), contents)
         _settle(encoder, modality, writer.features, contents)
         _require_same_vectors(encoder, writer.features, content_of)
         writer.set_environment(encoder.environment())
-        n_workers = workers or len(os.sched_getaffinity(0))
         n_done = 0
+        if engine is not None:
+            arguments = writer.features, tasks, content_of.__getitem__, writer.environment
+            lines = stack.enter_context(engine.blocks(*arguments))
+            for line in lines:
+                rows = next(task.rows for task in tasks if task.block == line.block)
+                failed = [(content_of[row], why) for row, why in line.failed.items() if row in rows]
+                if failed and stop_on_error:
+                    raise ImageError(failed[0][1])
+                writer.record(line)
+                result.failed += failed
+                n_done += len(rows)
+                if progress is not None:
+                    progress(n_done, len(result.failed))
+            result.embedded = n_todo - len(result.failed)
+            return result
+        n_workers = workers or len(os.sched_getaffinity(0))
         pending: dict[int, list[_Done]] = defaultdict(list)
         size = min(batch_size, CORE_BATCH) if encoder.threads_own_cores else batch_size
         jobs = _jobs(tasks, modality, size)
@@ -133,11 +194,28 @@ def fill(
                     block = _assemble(task, pending.pop(task.block), features.spec.dtype)
                     writer.commit(task, block)
                     result.failed += [(content_of[row], why) for row, why in block.failed.items()]
+                result.cut += done.cut
                 n_done += len(done.job.rows)
                 if progress is not None:
                     progress(n_done, len(result.failed))
         result.embedded = n_todo - len(result.failed)
     return result
+
+
+def make_block(
+    encoder: Encoder[Any],
+    writer: FeatureWriter,
+    task: BlockTask,
+    contents: Sequence[Content],
+    batch_size: int,
+    workers: int = 1,
+) -> BlockLine:
+    """Encode the contents of one block's rows and write them, as `fill` does; return the line to be recorded."""
+    modality = writer.features.spec.modality
+    content_of = _Rows(task.rows, contents)
+    size = min(batch_size, CORE_BATCH) if encoder.threads_own_cores else batch_size
+    with closing(_encode_all(encoder, modality, _jobs([task], modality, size), content_of, size, workers)) as finished:
+        return writer.write(task, _assemble(task, list(finished), writer.features.spec.dtype))
 
 
 def _lengths(encoder: Encoder[Any], modality: Modality, contents: Sequence[Content]) -> NDArray[np.int64]:
@@ -161,19 +239,20 @@ def _encode_all(
 ) -> Generator[_Done]:
     """Yield finished jobs in order; workers prepare, and encode as well where the encoder lets each own a core."""
 
-    def prepare(job: _Job) -> tuple[list[Any], list[int], dict[int, str]]:
-        prepared, good, failed = [], [], {}
+    def prepare(job: _Job) -> tuple[list[Any], list[int], dict[int, str], int]:
+        prepared, good, failed, cut = [], [], {}, 0
         for row in job.rows.tolist():
             try:
                 prepared.append(encoder.prepare(modality, content_of[row]))
                 good.append(row)
+                cut += encoder.cut(modality, content_of[row], prepared[-1])
             except ImageError as error:
                 failed[row] = str(error)
-        return prepared, good, failed
+        return prepared, good, failed, cut
 
-    def encode(job: _Job, prepared: list[Any], good: list[int], failed: dict[int, str]) -> _Done:
+    def encode(job: _Job, prepared: list[Any], good: list[int], failed: dict[int, str], cut: int) -> _Done:
         encoded = _encode_sorted(encoder, modality, prepared, batch_size) if prepared else None
-        return _Done(job, encoded, np.array(good, np.int64), failed)
+        return _Done(job, encoded, np.array(good, np.int64), failed, cut)
 
     def both(job: _Job) -> _Done:
         return encode(job, *prepare(job))

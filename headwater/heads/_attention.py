@@ -269,3 +269,29 @@ def _pooled(shape: TokenShape, params: Params, i: int, x: Tensor, mask: Tensor) 
         score = linear(params, f"pool{i}.score", value * gate)[..., 0].float()
         share = score.masked_fill(~mask, -torch.inf).softmax(1)
     return (x * share[..., None].to(x.dtype)).sum(1), share
+
+
+def folded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
+    """Return parameters for tokens as they come, and the means ``mean0``, … of the training tokens.
+
+    Parameters
+    ----------
+    params
+        For standardised tokens.
+    scales
+        Each input's column means and standard deviations, of shape ``(d,)``.
+    """
+    out = dict(params) | {f"mean{i}": mean for i, (mean, _) in enumerate(scales)}
+    for i, (mean, std) in enumerate(scales):
+        out[f"project{i}.weight"] = out[f"project{i}.weight"] / std
+        out[f"project{i}.bias"] = out[f"project{i}.bias"] - out[f"project{i}.weight"] @ mean
+    return out
+
+
+def unfolded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
+    """Return parameters for standardised tokens: the inverse of `folded`, the means left out."""
+    out = {name: p for name, p in params.items() if not name.startswith("mean")}
+    for i, (mean, std) in enumerate(scales):
+        out[f"project{i}.bias"] = out[f"project{i}.bias"] + out[f"project{i}.weight"] @ mean
+        out[f"project{i}.weight"] = out[f"project{i}.weight"] * std
+    return out

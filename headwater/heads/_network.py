@@ -128,3 +128,52 @@ def one_network(params: Params, i: int, j: int, m: int) -> Params:
         mine = p[i, j] if p.ndim == 4 else p[i].view(m, -1, p.shape[2])[j]
         out[name] = mine[:, 0] if name.endswith("bias") else mine.T
     return out
+
+
+def batched(params: Params) -> Params:
+    """Return one network's parameters with the axes for groups and networks, both of length 1."""
+    out = {}
+    for name, p in params.items():
+        columns = p[:, None] if p.ndim == 1 else p.T
+        out[name] = columns[None] if name.startswith(("in", "gate")) else columns[None, None]
+    return out
+
+
+def folded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
+    """Return one network's parameters for inputs as they come; weights that inputs share become each one's own.
+
+    Parameters
+    ----------
+    params
+        For standardised inputs.
+    scales
+        Each input's column means and standard deviations, of shape ``(d,)``.
+    """
+    out = dict(params)
+    if "in.bias" in out and "in1.weight" not in out:  # a sum of inputs, or one input
+        out |= {f"in{i}.weight": out["in0.weight"] for i in range(1, len(scales))}
+    for name, bias, i in _first_layers(out):
+        mean, std = scales[i]
+        out[name] = out[name] / std[:, None]
+        out[bias] = out[bias] - mean @ out[name]
+    return out
+
+
+def unfolded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
+    """Return one network's parameters for standardised inputs: the inverse of `folded`."""
+    out = dict(params)
+    for name, bias, i in _first_layers(out):
+        mean, std = scales[i]
+        out[bias] = out[bias] + mean @ out[name]
+        out[name] = out[name] * std[:, None]
+    return out
+
+
+def _first_layers(params: Params) -> list[tuple[str, str, int]]:
+    """Return the weights that meet the inputs: their name, that of their bias, and the input's number."""
+    found = []
+    for name in [name for name in params if name.startswith(("in", "gate")) and name.endswith("weight")]:
+        layer, *rest = name.removesuffix(".weight").split(".")
+        number = int(rest[0] if rest else layer.removeprefix("in"))
+        found.append((name, "in.bias" if "in.bias" in params else f"{layer}.bias", number))
+    return found

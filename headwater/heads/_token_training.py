@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater.errors import HeadError
-from headwater.heads._attention import Params, Tokens, TokenShape, forward, initial
+from headwater.heads._attention import Params, Tokens, TokenShape, folded, forward, initial
 from headwater.heads._objective import losses
 from headwater.heads._training import Schedule, Trained, factor
 from headwater.heads.tokens import read_tokens, token_width
@@ -257,9 +257,5 @@ class _Scaling:
 
     def fold_in(self, params: Params) -> dict[str, NDArray[np.float32]]:
         """Return parameters for tokens as they come, and the means ``mean0``, … of the training tokens."""
-        out = {name: p.double() for name, p in params.items()}
-        out |= {f"mean{i}": mean for i, mean in enumerate(self.mean)}
-        for i, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-            out[f"project{i}.weight"] = out[f"project{i}.weight"] / std
-            out[f"project{i}.bias"] = out[f"project{i}.bias"] - out[f"project{i}.weight"] @ mean
-        return {name: p.float().cpu().numpy() for name, p in out.items()}
+        own = folded({name: p.double() for name, p in params.items()}, list(zip(self.mean, self.std, strict=True)))
+        return {name: p.float().cpu().numpy() for name, p in own.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._extras import need
-from headwater.heads._network import Params, Shape, forward, initial, one_network, spread
+from headwater.heads._network import Params, Shape, folded, forward, initial, one_network, spread
 from headwater.heads._objective import losses
 
 if TYPE_CHECKING:
@@ -254,16 +254,9 @@ class _Scaling:
 
     def fold_in(self, params: Params, group: int) -> dict[str, NDArray[np.float32]]:
         """Return a network's parameters for inputs as they come; weights that inputs share become each one's own."""
-        out = {name: p.double() for name, p in params.items()}
-        if "in.bias" in out and "in1.weight" not in out:  # a sum of inputs, or one input
-            out |= {f"in{i}.weight": out["in0.weight"] for i in range(1, len(self.mean))}
-        for name in [name for name in out if name.startswith(("in", "gate")) and name.endswith("weight")]:
-            layer, *rest = name.removesuffix(".weight").split(".")
-            i = int(rest[0] if rest else layer.removeprefix("in"))
-            bias = "in.bias" if "in.bias" in out else f"{layer}.bias"
-            out[name] = out[name] / self.std[i][group, 0, :, None]
-            out[bias] = out[bias] - self.mean[i][group, 0] @ out[name]
-        return {name: p.float().cpu().numpy() for name, p in out.items()}
+        scales = [(mean[group, 0], std[group, 0]) for mean, std in zip(self.mean, self.std, strict=True)]
+        own = folded({name: p.double() for name, p in params.items()}, scales)
+        return {name: p.float().cpu().numpy() for name, p in own.items()}
 
 
 def _moments(gather: Gather, rows: Tensor) -> list[tuple[Tensor, Tensor]]:

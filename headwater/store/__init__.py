@@ -1,7 +1,9 @@
 """The feature store: what is on disk, and how it is read and added to."""
 
-from headwater.store.blocks import ArrayLike, MappedArray, RaggedArray, SelectedRows
+from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.features import Features
+from headwater.store.file_index import FileIndex
+from headwater.store.journal import BlockLine
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
     KEY_COLUMNS,
@@ -14,18 +16,22 @@ from headwater.store.store import (
     hex_from_keys,
     keys_from_hex,
     open_store,
+    select_samples,
 )
 from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 
 __all__ = [
     "KEY_COLUMNS",
     "ArrayLike",
+    "BlockLine",
     "BlockResult",
     "BlockTask",
     "Data",
     "FeatureSpec",
     "FeatureWriter",
     "Features",
+    "FileIndex",
+    "InMemory",
     "MappedArray",
     "Modality",
     "RaggedArray",
@@ -38,4 +44,5 @@ __all__ = [
     "hex_from_keys",
     "keys_from_hex",
     "open_store",
+    "select_samples",
 ]

@@ -217,18 +217,50 @@ class MappedArray:
         return np.array(np.nan if self.dtype.kind == "f" else 0, self.dtype)
 
 
+class Chunked(Protocol):
+    """An array-like that says how many rows are read at once."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def chunk_rows(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Array: ...
+
+
+class InMemory:
+    """An array in memory as a `Chunked` one.
+
+    Parameters
+    ----------
+    values
+        Of shape ``(n_rows, ...)``.
+    """
+
+    def __init__(self, values: Array, chunk_rows: int = 8192) -> None:
+        self.values = values
+        self.shape: tuple[int, ...] = values.shape
+        self.dtype = values.dtype
+        self.chunk_rows = chunk_rows
+
+    def __getitem__(self, rows: Any, /) -> Array:
+        found: Array = self.values[rows]
+        return found
+
+
 class SelectedRows:
     """Some rows of an array, in a given order, still without copying: ``array[index]``, lazily.
 
     Parameters
     ----------
     array
-        Any `ArrayLike`.
+        Any `Chunked` one.
     index
         Row numbers, int64, of shape ``(n_rows,)``.
     """
 
-    def __init__(self, array: MappedArray, index: NDArray[np.int64]) -> None:
+    def __init__(self, array: Chunked, index: NDArray[np.int64]) -> None:
         self.array = array
         self.index = index
         self.dtype = array.dtype

@@ -20,16 +20,16 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreBusy, StoreError, StoreNotFound
-from headwater.store._files import digest, disk_errors, make_folder, remove_unfinished, sync_folder
+from headwater.store._files import digest, disk_errors, locked, make_folder, remove_unfinished, sync_folder
 from headwater.store.blocks import (
     Array,
     MappedArray,
@@ -56,10 +56,10 @@ class Features:
     Open one with ``Store.features``.
     """
 
-    def __init__(self, folder: Path, journal: Path, name: str) -> None:
+    def __init__(self, folder: Path, journal: Path, name: str, *, shared: bool = False) -> None:
         self.folder = folder
         self.name = name
-        self.journal = Journal(journal)
+        self.journal = Journal(journal, shared=shared)
         try:
             group = json.loads((folder / "zarr.json").read_text())
             pooled = json.loads((folder / "pooled" / "zarr.json").read_text())
@@ -97,7 +97,7 @@ class Features:
 
     def refresh(self) -> Features:
         """Return the same feature set as the journal speaks of it now."""
-        return Features(self.folder, self.journal.path, self.name)
+        return Features(self.folder, self.journal.path, self.name, shared=self.journal.shared)
 
     @property
     def n_items(self) -> int:
@@ -292,22 +292,63 @@ class Features:
         """
         from headwater.store.writer import FeatureWriter  # which is about this class
 
+        with self._right_to_write(fcntl.LOCK_EX) as lock:
+            lock.truncate(0)
+            lock.write(_who())
+            lock.flush()
+            for metadata in self.folder.rglob("zarr.json"):
+                remove_unfinished(metadata.parent)
+            yield FeatureWriter(self.refresh())
+
+    @contextmanager
+    def sharing(self, part: str) -> Iterator[tuple[FeatureWriter, AbstractContextManager[None]]]:
+        """Write this feature set beside other processes, each of which writes blocks of its own.
+
+        Yields a writer, and a lock to hold while rows are given out.
+
+        Parameters
+        ----------
+        part
+            What this process writes, such as ``0-of-8``.
+
+        Raises
+        ------
+        StoreBusy
+            When another process writes alone, or writes the same part.
+        """
+        from headwater.store.writer import FeatureWriter
+
+        mine = self.journal.path.with_suffix(f".{part}.lock")
+        with self._right_to_write(fcntl.LOCK_SH), disk_errors(mine), mine.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise StoreBusy(f"part {part} of {self.name} is being written by {lock.read().strip()}.") from error
+            lock.truncate(0)
+            lock.write(_who())
+            lock.flush()
+            shared = Features(self.folder, self.journal.path, self.name, shared=True)
+            yield FeatureWriter(shared), locked(self.journal.path.with_suffix(".plan.lock"))
+
+    @contextmanager
+    def _right_to_write(self, kind: int) -> Iterator[IO[str]]:
+        """Hold the lock of writers, alone or together with others of the kind."""
         path = self.journal.path.with_suffix(".lock")
         with disk_errors(path), path.open("a+") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
                 raise StoreBusy(
                     f"{self.name} is being written by {lock.read().strip() or 'another process'}. Wait for it to end, "
                     "or stop it, then run the same command again."
                 ) from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-            lock.flush()
-            for metadata in self.folder.rglob("zarr.json"):
-                remove_unfinished(metadata.parent)
-            yield FeatureWriter(self.refresh())
+            yield lock
+
+
+def _who() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def block_rows(spec: FeatureSpec, n_items: int) -> int:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headwater.errors import StoreError
-from headwater.store._files import digest, disk_errors, sync_folder
+from headwater.store._files import digest, disk_errors, locked, sync_folder
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -47,6 +48,27 @@ class BlockLine:
     failed: Mapping[int, str] = field(default_factory=dict)
     environment: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "block": self.block,
+            "stored": [list(r) for r in self.stored],
+            "sums": dict(self.sums),
+            "failed": {str(row): reason for row, reason in self.failed.items()},
+            "environment": self.environment,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> BlockLine:
+        """Rebuild a line from `to_dict`."""
+        return cls(
+            block=value["block"],
+            stored=tuple((start, stop) for start, stop in value["stored"]),
+            sums=value["sums"],
+            failed={int(row): reason for row, reason in value["failed"].items()},
+            environment=value["environment"],
+        )
+
 
 @dataclass(frozen=True)
 class JournalState:
@@ -58,10 +80,11 @@ class JournalState:
 
 
 class Journal:
-    """The journal of one feature set, at ``path``."""
+    """The journal of one feature set, at ``path``; ``shared`` with other processes that add to it at the same time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
+        self.shared = shared
 
     def read(self) -> JournalState:
         """Return the state that all whole lines add up to; an absent journal is an empty one.
@@ -80,7 +103,7 @@ class Journal:
             try:
                 value = json.loads(line)
                 if "block" in value:
-                    blocks[value["block"]] = _block_from(value)
+                    blocks[value["block"]] = BlockLine.from_dict(value)
                 elif "items" in value:
                     plan = PlanLine(items=value["items"], sums=value["sums"])
                 elif "environment" in value:
@@ -99,15 +122,7 @@ class Journal:
         if isinstance(line, PlanLine):
             self._append({"items": line.items, "sums": dict(line.sums)})
         else:
-            self._append(
-                {
-                    "block": line.block,
-                    "stored": [list(r) for r in line.stored],
-                    "sums": dict(line.sums),
-                    "failed": {str(row): reason for row, reason in line.failed.items()},
-                    "environment": line.environment,
-                }
-            )
+            self._append(line.to_dict())
 
     def append_environment(self, environment: Mapping[str, Any]) -> str:
         """Add an environment, unless the journal has it, and return its name."""
@@ -117,6 +132,10 @@ class Journal:
         return name
 
     def _append(self, value: Mapping[str, Any]) -> None:
+        with locked(self.path.with_suffix(".append.lock")) if self.shared else nullcontext():
+            self._append_alone(value)
+
+    def _append_alone(self, value: Mapping[str, Any]) -> None:
         new = not self.path.exists()
         with disk_errors(self.path), self.path.open("ab") as file:
             start = self._cut_unfinished()
@@ -146,13 +165,3 @@ class Journal:
             if keep < end:
                 file.truncate(keep)
             return keep
-
-
-def _block_from(value: Mapping[str, Any]) -> BlockLine:
-    return BlockLine(
-        block=value["block"],
-        stored=tuple((start, stop) for start, stop in value["stored"]),
-        sums=value["sums"],
-        failed={int(row): reason for row, reason in value["failed"].items()},
-        environment=value["environment"],
-    )

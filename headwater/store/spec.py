@@ -93,11 +93,17 @@ class FeatureSpec:
 
     def require_same(self, other: FeatureSpec, where: str) -> None:
         """Raise `SpecMismatch`, naming every field that differs, unless ``other`` equals this spec."""
-        mine, theirs = self.to_dict(), other.to_dict()
-        differing = [name for name in mine if mine[name] != theirs[name]]
+        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         if differing:
-            changes = "; ".join(f"{name}: stored {mine[name]!r}, now {theirs[name]!r}" for name in differing)
+            changes = "; ".join(f"{name}: stored {mine.get(name)!r}, now {theirs.get(name)!r}" for name in differing)
             raise SpecMismatch(
                 f"{where} was made by a different encoder setting ({changes}). Pass --name to store the new "
                 "features under another name."
             )
+
+
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields with each setting of the preprocessing as a field of its own."""
+    settings = {f"preprocessing.{name}": value for name, value in fields["preprocessing"].items()}
+    return {name: value for name, value in fields.items() if name != "preprocessing"} | settings

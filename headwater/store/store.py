@@ -162,15 +162,7 @@ class Store:
         InputError
             When the expression cannot be used; the message lists the columns.
         """
-        if where is None:
-            return self.samples
-        try:
-            chosen = self.samples.filter(pl.sql_expr(where))
-        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-            raise InputError(f"--where {where!r} cannot be used ({_why(error, self.samples.columns)}") from error
-        if chosen.is_empty():
-            raise InputError(f"--where {where!r} holds for none of the {len(self.samples)} samples.")
-        return chosen
+        return select_samples(self.samples, where)
 
     # Features
 
@@ -193,8 +185,10 @@ class Store:
             raise StoreNotFound(f"{self.path}: no features {name!r}.{nearest(name, names)} There are: {there}.")
         return Features(self._group / name, self._journal(name), name)
 
-    def require_features(self, name: str, spec: FeatureSpec, n_items: int) -> Features:
+    def require_features(self, name: str, spec: FeatureSpec, n_items: int, *, alone: bool = True) -> Features:
         """Open the features ``name``, or make them; refuse them when they are of another spec.
+
+        ``alone`` says that they are to be written by this process alone.
 
         Raises
         ------
@@ -207,7 +201,7 @@ class Store:
         """
         check_name(name)
         with self.changing():
-            self.check_features(name, spec)
+            self.check_features(name, spec, alone=alone)
             if name in self.feature_names():
                 return self.features(name)
             parent = (self._group / name).parent
@@ -216,14 +210,15 @@ class Store:
                     write_group_metadata(folder, {})
             return Features.create(self._group / name, self._journal(name), name, spec, n_items)
 
-    def check_features(self, name: str, spec: FeatureSpec) -> None:
+    def check_features(self, name: str, spec: FeatureSpec, *, alone: bool = True) -> None:
         """Raise what `require_features` would, and change nothing."""
         check_name(name)
         if name in self.feature_names():
             features = self.features(name)
             features.spec.require_same(spec, f"{self.path}: {name}")
-            with features.writing():
-                pass
+            if alone:
+                with features.writing():
+                    pass
 
     @property
     def _group(self) -> Path:
@@ -403,6 +398,19 @@ def check_name(name: str) -> None:
         raise InputError(
             f"{name!r} cannot name features: write NAME/image or NAME/text, NAME in letters, digits, '.', '_' and '-'."
         )
+
+
+def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
+    """Return the rows of a table for which the boolean SQL expression ``where`` holds; see `Store.select`."""
+    if where is None:
+        return table
+    try:
+        chosen = table.filter(pl.sql_expr(where))
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        raise InputError(f"--where {where!r} cannot be used ({_why(error, table.columns)}") from error
+    if chosen.is_empty():
+        raise InputError(f"--where {where!r} holds for none of the {len(table)} samples.")
+    return chosen
 
 
 def _why(error: Exception, columns: list[str]) -> str:

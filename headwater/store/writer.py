@@ -48,13 +48,14 @@ class BlockResult:
 class FeatureWriter:
     """Adds items to a feature set. Get one from `Features.writing`."""
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: Features, environment: str = "") -> None:
         self.features = features
-        self._environment = ""
+        self.environment = environment
+        """The name in the journal of what the coming blocks are made in."""
 
     def set_environment(self, environment: Mapping[str, Any]) -> None:
         """Record what the coming blocks are made in."""
-        self._environment = self.features.journal.append_environment(environment)
+        self.environment = self.features.journal.append_environment(environment)
 
     def plan(
         self, keys: Array, lengths: NDArray[np.int64] | None = None, retry_failed: bool = False
@@ -137,6 +138,15 @@ class FeatureWriter:
         StoreError
             When rows that the block holds already are no longer what they were.
         """
+        self.record(self.write(task, result))
+
+    def record(self, line: BlockLine) -> None:
+        """Let the journal speak of a block that was written, here or by a worker elsewhere."""
+        self.features.journal.append(line)
+        self.features.state.blocks[line.block] = line
+
+    def write(self, task: BlockTask, result: BlockResult) -> BlockLine:
+        """Write the chunks and the status of one block, durably; it does not exist before its line is recorded."""
         features, spec = self.features, self.features.spec
         start = task.block * features.block_rows
         before = features.state.blocks.get(task.block, BlockLine(block=task.block, stored=(), sums={}))
@@ -166,9 +176,7 @@ class FeatureWriter:
         sums = dict(before.sums) | {
             part: digest_rows(values, features._ranges_in(part, task.block, stored)) for part, values in written.items()
         }
-        line = BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self._environment)
-        features.journal.append(line)
-        features.state.blocks[task.block] = line
+        return BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self.environment)
 
     def _write_dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
         """Write rows of a block, those that were there before kept; return the whole block."""

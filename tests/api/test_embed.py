@@ -37,7 +37,7 @@ def test_the_report_as_json(command, images):
     done = command("embed", images / "manifest.csv", images / "a.hw", "--encoder", "stub:8", "--json")
     value = json.loads(done.out)
     assert value["n_samples"] == 16
-    assert value["features"]["stub-8/image"] == {"embedded": 16, "kept": 0, "failed": {}}
+    assert value["features"]["stub-8/image"] == {"embedded": 16, "kept": 0, "cut": 0, "failed": {}}
     assert value["features"]["stub-8/text"]["embedded"] == 14
 
 
@@ -89,22 +89,21 @@ def test_a_second_manifest_over_the_same_images(command, images):
     done = command("embed", images / "two.parquet", images / "a.hw", "--encoder", "builtin:texture")
     assert done.out.splitlines() == [
         "texture/image: 0 items embedded, 2 there already",
-        "16 earlier samples are no longer listed: this manifest took the place of the one before (what was embedded "
-        "is kept)",
+        "samples: +2 new, -16 no longer listed (what was embedded is kept)",
         f"2 samples, in {images / 'a.hw'}",
     ]
     table = pl.read_csv(images / "manifest.csv")
     table.tail(15).write_csv(images / "three.csv")
     command("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
     done = command("embed", images / "three.csv", images / "a.hw", "--encoder", "builtin:texture", "--json")
-    assert json.loads(done.out)["n_unlisted"] == 1
+    assert json.loads(done.out)["changes"] == {"new": 0, "changed": 0, "moved": 0, "unlisted": 1}
 
 
 def test_samples_that_cannot_be_read_are_written_anew(images):
     """A damaged samples table is replaced by the manifest's, as its error advises."""
     embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture")
     (images / "a.hw" / "samples.parquet").write_bytes(b"PAR1")
-    assert embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture").n_unlisted == 0
+    assert embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture").changes is None
     assert len(open_store(images / "a.hw").read("texture/image").ids) == 16
 
 
@@ -433,3 +432,40 @@ def test_two_that_write_the_same_store_at_once(images, tmp_path):
     assert samples["image_key"].null_count() == samples["text_key"].null_count() == 0
     assert open_store(path).feature_names() == ["ngram/text", "texture/image"]
     assert not list(path.rglob(".*.tmp"))
+
+
+def test_what_changed_is_counted_and_the_rest_is_not_read(images, monkeypatch):
+    """New, changed and moved files are told apart; files that look as they did are read with ``rehash`` alone."""
+    import os
+
+    from headwater.api import _items
+
+    for path in (images / "images").iterdir():  # a while ago
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture")
+    real, read = _items.key_or_error, []
+    monkeypatch.setattr(_items, "key_or_error", lambda path: read.append(path) or real(path))
+    again = embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture")
+    assert read == []
+    assert again.changes.lines() == []
+    embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture", rehash=True)
+    assert len(read) == len(list((images / "images").iterdir()))
+    table = pl.read_csv(images / "manifest.csv")
+    first, second = (images / table["image"][i] for i in range(2))
+    first.write_bytes((images / table["image"][5]).read_bytes())  # another content behind the same path
+    second.rename(second.with_name("moved.png"))
+    (images / "images" / "new.png").write_bytes((images / table["image"][6]).read_bytes())
+    changed = pl.concat(
+        [
+            table.with_columns(
+                image=pl.when(pl.int_range(pl.len()) == 1).then(pl.lit("images/moved.png")).otherwise("image")
+            ),
+            table.tail(1).with_columns(id=pl.lit("new"), image=pl.lit("images/new.png")),
+        ]
+    )
+    changed.write_csv(images / "changed.csv")
+    read.clear()
+    done = embed(images / "changed.csv", images / "a.hw", encoder="builtin:texture")
+    assert sorted(path.name for path in read) == sorted([first.name, "moved.png", "new.png"])
+    assert done.changes.lines() == ["samples: +1 new, 1 changed, 1 moved"]
+    assert done.results["texture/image"].embedded == 0

@@ -66,7 +66,9 @@ def test_open_clip(tiny, image_files, member):
     assert_close(pooled(tiny(member), "text", TEXTS).pooled, model.encode_text(ids))
 
 
-@pytest.mark.parametrize(("member", "padding"), [("hf-clip", True), ("hf-siglip", "max_length")])
+@pytest.mark.parametrize(
+    ("member", "padding"), [("hf-clip", True), ("hf-siglip", "max_length"), ("hf-siglip2", "max_length")]
+)
 def test_dual_encoders_of_transformers(tiny, image_files, member, padding):
     """Pooled features are the embeddings that the whole model compares; SigLIP's texts are padded to full length."""
     import transformers
@@ -89,6 +91,8 @@ def test_dual_encoders_of_transformers(tiny, image_files, member, padding):
         ("hf-vit", lambda out: out.last_hidden_state[:, 0]),
         ("hf-dinov2", lambda out: out.last_hidden_state[:, 0]),
         ("hf-dinov2_registers", lambda out: out.last_hidden_state[:, 0]),
+        ("hf-dinov3_vit", lambda out: out.last_hidden_state[:, 0]),
+        ("hf-dinov3_convnext", lambda out: out.pooler_output),
         ("hf-clip_vision", lambda out: out.pooler_output),
         ("hf-convnext", lambda out: out.pooler_output),
         ("hf-resnet", lambda out: out.last_hidden_state.mean((2, 3))),
@@ -109,20 +113,27 @@ def test_vision_models_of_transformers(tiny, image_files, member, own):
     patches = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden[:, -encoded.tokens.shape[1] :]
     assert_close(encoded.tokens, patches)
     left_out = 0 if hidden.ndim == 4 else hidden.shape[1] - encoded.tokens.shape[1]
-    assert left_out == {"hf-dinov2_registers": 4, "hf-convnext": 0, "hf-resnet": 0, "hf-swin": 0}.get(member, 1)
+    assert left_out == {
+        "hf-dinov2_registers": 4,
+        "hf-dinov3_vit": 4,
+        "hf-convnext": 0,
+        "hf-resnet": 0,
+        "hf-swin": 0,
+    }.get(member, 1)
 
 
-def test_bert(tiny):
+@pytest.mark.parametrize("member", ["hf-bert", "hf-distilbert", "hf-roberta", "hf-modernbert"])
+def test_text_models_of_transformers(tiny, member):
     """Pooled is the mean over a text's own tokens, and its tokens are the last hidden state."""
     import transformers
 
-    folder = folder_of(tiny("hf-bert"))
+    folder = folder_of(tiny(member))
     model = transformers.AutoModel.from_pretrained(folder).eval()
     words = transformers.AutoTokenizer.from_pretrained(folder)(
         TEXTS, padding=True, truncation=True, return_tensors="pt"
     )
     hidden, mask = model(**words).last_hidden_state, words["attention_mask"].bool()
-    encoded = pooled(tiny("hf-bert"), "text", TEXTS, tokens="all")
+    encoded = pooled(tiny(member), "text", TEXTS, tokens="all")
     for row in range(len(TEXTS)):
         assert_close(encoded.pooled[row], hidden[row][mask[row]].mean(0))
         assert_close(encoded.tokens[row], hidden[row][mask[row]])

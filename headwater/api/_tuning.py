@@ -1,0 +1,226 @@
+"""What a fine-tuning reads: the samples of a manifest, and encoders that can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.api._inputs import bagged
+from headwater.api._items import items_of
+from headwater.api.embed import default_name
+from headwater.embed import Content, load_encoder
+from headwater.embed.tunable import Tunable
+from headwater.errors import EncoderError, InputError, ManifestError
+from headwater.finetune.adapt import How, parse_how
+from headwater.finetune.data import Rows
+from headwater.heads import Bags
+from headwater.sources import Manifest, read_manifest
+from headwater.store import KEY_COLUMNS, Data, InMemory, Modality, SelectedRows, select_samples
+
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One input of the head: what makes it, and of which contents.
+
+    Attributes
+    ----------
+    name
+        What ``embed`` would call the features: ``NAME/MODALITY``.
+    encoder, modality, how
+        What reads it, and how that is trained.
+    contents
+        Distinct images or texts.
+    """
+
+    name: str
+    encoder: Tunable[Any]
+    modality: Modality
+    how: How
+    contents: Sequence[Content]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The samples of a manifest.
+
+    Attributes
+    ----------
+    samples
+        Their columns, and the keys of their contents.
+    """
+
+    samples: pl.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Encoders and how they are to be trained, as they were asked for.
+
+    Attributes
+    ----------
+    encoders
+        Specs: one that makes all inputs, or one for each.
+    weights
+        Local state dicts, as many as encoders, or none.
+    train
+        ``HOW`` for all inputs, or ``MODALITY=HOW`` for one.
+    image, text, id
+        Columns of the manifest; found by name when left out.
+    """
+
+    encoders: tuple[str, ...]
+    weights: tuple[str, ...]
+    adapter: str | None
+    train: tuple[str, ...]
+    image: str | None
+    text: str | None
+    id: str | None
+
+    def how(self) -> dict[Modality, How]:
+        """Return how each modality is trained.
+
+        Raises
+        ------
+        InputError
+            When something is said twice, or in a way that there is not.
+        """
+        found: dict[Modality, How] = {}
+        general: How | None = None
+        for word in self.train:
+            modality, _, way = word.rpartition("=")
+            if not modality:
+                if general is not None:
+                    raise InputError("--train is given twice: write --train image=… and --train text=….")
+                general = parse_how(way)
+                continue
+            if modality not in MODALITIES:
+                raise InputError(f"--train {word!r}: {modality!r} is neither image nor text.")
+            found["image" if modality == "image" else "text"] = parse_how(way)
+        return {m: found.get(m, general or How("none" if found else "lora")) for m in MODALITIES}
+
+
+def read_samples(manifest: str | Path, asked: Asked, where: str | None) -> tuple[Manifest, Table]:
+    """Read a manifest, and the samples of it that are used."""
+    table = read_manifest(manifest, id=asked.id, image=asked.image, text=asked.text)
+    if where is None:
+        return table, Table(table.table)
+    chosen = select_samples(table.table, where)
+    return Manifest(chosen, table.id, table.image, table.text, table.root), Table(chosen)
+
+
+def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -> dict[Modality, Tunable[Any]]:
+    """Load what makes each input of the head, in fp32.
+
+    One encoder makes images, and texts too where their column was named or ``--train`` says how they are trained, or
+    where it makes no images. Of several, each makes what the one before cannot.
+
+    Raises
+    ------
+    InputError, ManifestError, EncoderError
+        When an encoder cannot be trained, or makes none of the manifest's columns.
+    """
+    if len(asked.weights) > 1 and len(asked.weights) != len(asked.encoders):
+        raise InputError(f"--weights is given {len(asked.weights)} times for {len(asked.encoders)} encoders.")
+    loaded: list[Tunable[Any]] = []
+    for number, spec in enumerate(asked.encoders):
+        weights = asked.weights[number] if number < len(asked.weights) and asked.weights[number] else None
+        encoder = load_encoder(
+            spec,
+            weights=weights,
+            adapter=asked.adapter,
+            tokens="all" if tokens else "none",
+            device=device,
+            precision="fp32",
+        )
+        if not isinstance(encoder, Tunable):
+            raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
+        loaded.append(encoder)
+    columns = {"image": table.image, "text": table.text}
+    there = [m for m in MODALITIES if columns[m] is not None]
+    said = {word.rpartition("=")[0] for word in asked.train if not word.endswith("=none")}
+    reads = asked.text is not None or "text" in said
+    found: dict[Modality, Tunable[Any]] = {}
+    if len(loaded) == 1:
+        able = [m for m in there if m in loaded[0].modalities]
+        chosen = able if reads else able[:1]
+        found = dict.fromkeys(chosen, loaded[0])
+    else:
+        for encoder in loaded:
+            free = [m for m in there if m in encoder.modalities and m not in found]
+            if not free:
+                raise ManifestError(f"{encoder.name} is left without a column of the manifest to encode.")
+            found[free[0]] = encoder
+    if not found:
+        can = " and ".join(f"{m}s" for m in sorted(loaded[0].modalities))
+        raise ManifestError(f"{loaded[0].name} encodes {can}, but the manifest has no such column.")
+    return {m: found[m] for m in MODALITIES if m in found}
+
+
+def read_contents(
+    table: Manifest,
+    encoders: Mapping[Modality, Tunable[Any]],
+    how: Mapping[Modality, How],
+    workers: int | None,
+    progress: bool,
+) -> tuple[list[Input], Data]:
+    """Read every file and text once, for its key; return the inputs, and samples that have all of them.
+
+    The inputs of the samples are, for now, the numbers of their contents.
+    """
+    samples = table.table
+    ids = np.array(table.ids, np.str_)
+    reason = np.full(len(ids), "", object)
+    inputs, numbers = [], {}
+    for modality, encoder in encoders.items():
+        items = items_of(table, modality, workers, "skip", progress)
+        place = {content.key.hex(): i for i, content in enumerate(items.contents)}
+        found = np.array([-1 if key is None else place[key] for key in items.keys], np.int64)
+        none = [items.unreadable.get(id, f"no {modality}") for id in table.ids]
+        reason = np.where((reason == "") & (found < 0), none, reason)
+        samples = samples.with_columns(items.keys.alias(KEY_COLUMNS[modality]))
+        name = f"{default_name(encoder.name)}/{modality}"
+        inputs.append(Input(name, encoder, modality, how[modality], items.contents))
+        numbers[name] = found
+    keep = np.flatnonzero(reason == "")
+    if not len(keep):
+        raise ManifestError(f"no sample has all of {', '.join(i.modality for i in inputs)}, such as: {reason[0]}.")
+    left_out = pl.DataFrame({"id": ids[reason != ""], "reason": reason[reason != ""].astype(str)})
+    chosen = {name: SelectedRows(InMemory(found[:, None]), keep) for name, found in numbers.items()}
+    return inputs, Data(chosen, samples[keep], ids[keep], left_out)
+
+
+def members_of(data: Data) -> dict[str, list[Rows]]:
+    """Return the numbers of the contents that each row holds: one, or those of its bag."""
+    found: dict[str, list[Rows]] = {}
+    for name, X in data.inputs.items():
+        if isinstance(X, Bags):
+            found[name] = [np.asarray(X.instances[rows])[:, 0] for rows in X.members]
+        elif isinstance(X, SelectedRows):
+            found[name] = list(X[:])
+    return found
+
+
+def in_bags(data: Data, column: str | None, used: Sequence[str]) -> Data:
+    """Return samples, or the bags of them that a column makes."""
+    return data if column is None else bagged(data, column, used)
+
+
+def samples_of(data: Data, rows: Data) -> tuple[Data, NDArray[np.int64]]:
+    """Return the samples that are in rows, and the row of each: the bag it is in, or its own."""
+    first = next(iter(rows.inputs.values()))
+    if not isinstance(first, Bags):
+        return rows, np.arange(len(rows.ids))
+    of_row = np.repeat(np.arange(len(first.members)), [len(members) for members in first.members])
+    place = np.concatenate(first.members)
+    order = np.argsort(place)
+    chosen = place[order]
+    inputs: dict[str, Any] = {name: X.select(chosen) for name, X in data.inputs.items()}
+    return Data(inputs, data.table[chosen], data.ids[chosen], data.left_out), of_row[order]

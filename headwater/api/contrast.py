@@ -1,0 +1,459 @@
+"""fine-tune --objective contrastive: image and text encoders trained on pairs, to find each other's."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.api._lines import aligned, counted
+from headwater.api._progress import progress_bar
+from headwater.api._samples import full_column, group_column, require_column
+from headwater.api._tuning import Asked, Input, load_encoders, members_of, read_contents, read_samples
+from headwater.api.fine_tune import LEARNING_RATES, beside, curve_table, memory_advice, peak_memory, several
+from headwater.api.run import CURVES, environment, parquet, to_json
+from headwater.embed import unique_texts
+from headwater.embed.adapter import FOLDER, Adapter
+from headwater.embed.tunable import Tunable
+from headwater.errors import InputError, nearest
+from headwater.evaluate import make_splits, score
+from headwater.finetune.adapt import Adapted, BatchNorm, LoraSettings
+from headwater.finetune.augment import parse_augmentation
+from headwater.finetune.checkpoint import Progressed
+from headwater.finetune.contrastive import ContrastiveLoss, Pairing, Pairs, embed_pairs, retrieval, tune_pairs
+from headwater.finetune.data import Rows, Source
+from headwater.finetune.features import make
+from headwater.finetune.loop import Precision, Settings
+from headwater.finetune.team import Team
+from headwater.heads import Prompts, ZeroShot, mean_prompt, read_prompts
+from headwater.heads._stopping import rows_to_stop_by
+from headwater.store import Data
+
+FIRST_SCALE = 1 / 0.07  # of cosines, as CLIP's training begins
+SHOWN = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5", "zero_shot_auc")
+
+
+@dataclass(frozen=True, eq=False)
+class Contrasted:
+    """What contrastive training gave: an encoder, and how well images and texts find each other by it.
+
+    Attributes
+    ----------
+    path
+        The directory that was written; None when none was.
+    config, metrics
+        What ``config.json`` and ``metrics.json`` hold.
+    curves
+        A row for each epoch.
+    adapters
+        What was trained of each encoder.
+    """
+
+    path: Path | None
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    curves: pl.DataFrame
+    adapters: Sequence[Adapter]
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what came out."""
+        m = self.metrics
+        rows = [["", "before", "after"]]
+        for name, value in m["test"].items():
+            if name in SHOWN:
+                rows.append([name, f"{m['before'][name]:.3f}", f"{value:.3f}"])
+        title = f"contrastive, {counted(m['n_train'], 'pair')}; on {counted(m['n_test'], 'pair')} that it never saw:"
+        out = [title, *(f"  {line}" for line in aligned(rows))]
+        out.append(f"  (of {m['n_test_texts']:,} distinct texts and {m['n_test_images']:,} images)")
+        if self.path is None:
+            return [*out, "nothing was written; --out RUN keeps the encoder"]
+        return [*out, f"run in {self.path}; embed with it: headwater embed … --adapter {self.path}"]
+
+
+def contrast(
+    manifest: str | Path,
+    *,
+    encoder: str | Sequence[str],
+    train: str | Sequence[str] = "full",
+    loss: ContrastiveLoss = "clip",
+    weights: str | Path | Sequence[str | Path] = (),
+    adapter: str | Path | None = None,
+    image: str | None = None,
+    text: str | None = None,
+    id: str | None = None,
+    groups: str | None = None,
+    holdout: float = 0.2,
+    split: str | None = None,
+    where: str | None = None,
+    prompts: str | Path | None = None,
+    label: str | None = None,
+    seed: int = 0,
+    augment: Sequence[str] = (),
+    batch_norm: BatchNorm = "keep",
+    lora: LoraSettings | None = None,
+    lr: float | None = None,
+    head_lr: float = 1e-3,
+    weight_decay: float = 1e-4,
+    epochs: int = 30,
+    warmup: float = 1.0,
+    batch_size: int = 64,
+    accumulate: int = 1,
+    patience: int | None = 5,
+    stop_share: float = 0.15,
+    clip: float = 1.0,
+    checkpoint_gradients: bool = False,
+    precision: Precision = "auto",
+    device: str = "auto",
+    workers: int | None = None,
+    out: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+    bar: bool = False,
+) -> Contrasted:
+    """Train a dual encoder, or a part of it, on the images of a manifest and their texts.
+
+    Images that share a text, such as the views of one exam and its report, all go with it. Some pairs, whole groups of
+    them, are held out to test by; others to stop by.
+
+    Parameters
+    ----------
+    manifest, weights, adapter, image, text, id, groups, where
+        As in `fine_tune`; each sample has an image and a text.
+    encoder
+        A dual encoder, such as ``open_clip:…`` or ``hf:…`` of a CLIP or SigLIP.
+    train
+        ``lora``, ``last-N`` or ``full`` for both towers, or ``image=none`` and ``text=full`` to lock one, which is then
+        encoded once.
+    loss
+        ``clip`` or ``siglip``; see `headwater.finetune.contrastive.contrast`.
+    holdout, split
+        The share of the pairs to test by; or a column with ``train`` and ``test``.
+    prompts, label
+        A TOML file of what describes each value of a column: zero-shot classification of the test images is measured
+        too.
+    batch_size, accumulate
+        Pairs that are told apart in a step, and in how many parts they are encoded: the same step by less memory.
+    augment, batch_norm, lora, lr, head_lr, weight_decay, epochs, warmup, patience, stop_share, clip, \
+checkpoint_gradients, precision, device, workers, seed, out, progress, bar
+        As in `fine_tune`; ``head_lr`` is that of the scale of cosines.
+
+    Raises
+    ------
+    InputError, ManifestError, EncoderError, HeadError, SplitError, ImageError
+        Each with one line that says what, where and what to do.
+    """
+    asked = Asked(
+        encoders=several(encoder),
+        weights=tuple(str(path) for path in ([weights] if isinstance(weights, str | Path) else weights)),
+        adapter=None if adapter is None else str(adapter),
+        train=several(train),
+        image=image,
+        text=text,
+        id=id,
+    )
+    how = asked.how()
+    settings = Settings(
+        lr=lr if lr is not None else min(LEARNING_RATES[h.kind] for h in how.values()),
+        head_lr=head_lr,
+        weight_decay=weight_decay,
+        epochs=epochs,
+        warmup=min(warmup, epochs / 2),
+        batch_size=batch_size,
+        accumulate=accumulate,
+        patience=patience,
+        clip=clip,
+        precision=precision,
+        seed=seed,
+        workers=workers,
+    )
+    contrasting = Contrasting(
+        manifest=Path(manifest),
+        asked=asked,
+        loss=loss,
+        settings=settings,
+        groups=groups,
+        holdout=holdout,
+        split=split,
+        where=where,
+        prompts=None if prompts is None else str(prompts),
+        label=label,
+        augment=tuple(augment),
+        batch_norm=batch_norm,
+        lora=lora or LoraSettings(),
+        stop_share=stop_share,
+        checkpoint_gradients=checkpoint_gradients,
+        device=device,
+    )
+    contrasting.refuse()
+    target = None if out is None else Path(out)
+    if target is not None and target.exists() and not (target / "metrics.json").exists() and any(target.iterdir()):
+        raise InputError(f"--out {target} holds something that is not a run. Give another path.")
+    return contrasting.run(target, progress or (lambda line: None), bar=bar)
+
+
+@dataclass(frozen=True)
+class Contrasting:
+    """What was asked of one contrastive training; see `contrast`."""
+
+    manifest: Path
+    asked: Asked
+    loss: ContrastiveLoss
+    settings: Settings
+    groups: str | None
+    holdout: float
+    split: str | None
+    where: str | None
+    prompts: str | None
+    label: str | None
+    augment: tuple[str, ...]
+    batch_norm: BatchNorm
+    lora: LoraSettings
+    stop_share: float
+    checkpoint_gradients: bool
+    device: str
+
+    def refuse(self) -> None:
+        """Raise `InputError` for what needs no file to be refused."""
+        if self.loss not in get_args(ContrastiveLoss):
+            raise InputError(
+                f"--loss {self.loss!r}.{nearest(self.loss, get_args(ContrastiveLoss))} There are: clip, siglip."
+            )
+        if (self.prompts is None) != (self.label is None):
+            raise InputError("--prompts and --label go together: what describes each value of a column.")
+        if self.settings.batch_size < 2:
+            raise InputError(
+                f"--batch-size must be at least 2, but is {self.settings.batch_size}: a step tells pairs apart."
+            )
+        if all(h.kind == "none" for h in self.asked.how().values()):
+            raise InputError("--train none leaves nothing to tune.")
+        self.lora.refuse()
+        parse_augmentation(self.augment)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run is made of, as ``config.json`` has it; its features join it there."""
+        own = {name: value for name, value in vars(self).items() if name not in ("asked", "settings", "lora")}
+        return {
+            "command": "fine-tune",
+            "objective": "contrastive",
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in {**own, **vars(self.asked)}.items()},
+            **asdict(self.settings),
+            "manifest": str(self.manifest.resolve()),
+            "groups": self.groups or "none",
+            "holdout": None if self.split is not None else self.holdout,
+            "lora": asdict(self.lora),
+        }
+
+    def run(self, target: Path | None, say: Callable[[str], None], *, bar: bool) -> Contrasted:
+        """Read, train, test and write."""
+        team = Team(self.device)
+        if not team.leads:
+            say, bar = (lambda line: None), False
+        ready = self._read(bar)
+        say(
+            f"{counted(len(ready.rows), 'pair')} to train on, {len(ready.stop):,} to stop by, "
+            f"{len(ready.test):,} to test"
+        )
+        dual = ready.encoder
+        plain = dict(dual.module.named_parameters())
+        also = [name for name in ("logit_scale", "logit_bias") if name in plain]
+        how = {m: h for m, h in self.asked.how().items() if h.kind != "none"}
+        adapted = Adapted(dual, how, self.lora, self.batch_norm, self.settings.seed, also)
+        if self.checkpoint_gradients and not dual.checkpoint_gradients():
+            raise InputError(f"{dual.name} cannot compute gradients in parts: leave --checkpoint-gradients out.")
+        image, text = self._sources(ready, team)
+        first_bias = -10.0 if self.loss == "siglip" else 0.0
+        model = Pairing(
+            adapted,
+            image,
+            text,
+            logit_scale=dual.spec("image", "float32").logit_scale or FIRST_SCALE,
+            logit_bias=float(plain["logit_bias"].detach()) if "logit_bias" in plain else first_bias,
+            device=team.device,
+        )
+        began = time.monotonic()
+        before = self._tested(model, ready, team)
+        checkpoint = None
+        if target is not None:
+            identity = {k: v for k, v in self.config.items() if k not in ("workers", "accumulate", "device")}
+            identity |= {"digest": dual.weights, "n_samples": len(ready.data.ids)}
+            if team.leads:
+                Progressed(beside(target), identity)
+            team.wait()
+            checkpoint = Progressed(beside(target), identity).checkpoint("pairs")
+        total = self.settings.epochs * len(ready.rows)
+        with progress_bar("tune", total, unit="pairs", show=bar) as update, memory_advice(self.settings):
+            tuned = tune_pairs(
+                model,
+                ready.rows,
+                ready.stop,
+                ready.pairs,
+                self.loss,
+                self.settings,
+                checkpoint=checkpoint,
+                team=team,
+                progress=update,
+            )
+        for name in also:
+            plain[name].data.copy_(model.own[name].detach())
+        after = self._tested(model, ready, team)
+        trained, every = adapted.n_parameters
+        metrics = {
+            "task": "retrieval",
+            **ready.counts,
+            "before": before,
+            "test": after,
+            "epochs": tuned.n_epochs,
+            "selection": {"epochs_by": "loss on pairs held out of those to train on" if len(ready.stop) else None},
+            "training": {
+                "of_the_encoder": trained,
+                "encoder_parameters": every,
+                "seconds": time.monotonic() - began,
+                "peak_memory_bytes": peak_memory(team),
+                "processes": team.size,
+            },
+        }
+        config = self.config | {
+            "groups": ready.group_column or "none",
+            "features": {one.name: dual.spec(one.modality, "float32").to_dict() for one in ready.inputs},
+            "trained_parameters": {dual.name: adapted.trained},
+            "environment": environment(),
+        }
+        done = Contrasted(target, config, metrics, curve_table(vars(tuned.curve), 0), [adapted.adapter()])
+        if team.leads and target is not None:
+            _write(target, done)
+            shutil.rmtree(beside(target), ignore_errors=True)
+        team.wait()
+        return done
+
+    def _read(self, bar: bool) -> Ready:
+        """Read the manifest, load the encoder, and divide the pairs."""
+        table, samples = read_samples(self.manifest, self.asked, self.where)
+        if table.text is None or table.image is None:
+            raise InputError(
+                "contrastive training needs an image and a text of each sample: name columns with --image and --text."
+            )
+        group = group_column(samples, self.groups)
+        for option, column in (("--groups", group), ("--split", self.split), ("--label", self.label)):
+            if column is not None:
+                require_column(samples, column, option)
+        encoders = load_encoders(replace(self.asked, text=table.text), table, tokens=False, device=self.device)
+        if set(encoders) != {"image", "text"} or encoders["image"] is not encoders["text"]:
+            raise InputError(
+                "contrastive training needs a dual encoder, which reads images and texts, such as open_clip:… or hf:…."
+            )
+        inputs, data = read_contents(table, encoders, self.asked.how(), self.settings.workers, bar)
+        place = {one.modality: np.concatenate(members_of(data)[one.name]) for one in inputs}
+        unit = None if group is None else full_column(data, group, "--groups")
+        given = None if self.split is None else full_column(data, self.split, "--split")
+        seed = self.settings.seed
+        tested = make_splits(
+            np.resize([0, 1], len(data.ids)),  # there is no class to keep in proportion
+            groups=unit,
+            split=given,
+            holdout=self.holdout if given is None else None,
+            seed=seed,
+        )[0]
+        stop = np.zeros(0, np.int64)
+        if self.settings.patience is not None:
+            of_rows = None if unit is None else unit[tested.train]
+            stop = tested.train[rows_to_stop_by(np.zeros(len(tested.train), int), of_rows, self.stop_share, seed)]
+        truth = None if self.label is None else full_column(data, self.label, "--label").astype(str)
+        pairs = Pairs(place["image"], place["text"])
+        rows = np.setdiff1d(tested.train, stop)
+        return Ready(encoders["image"], inputs, data, pairs, rows, stop, tested.test, truth, group)
+
+    def _sources(self, ready: Ready, team: Team) -> list[Source]:
+        """Return what each tower reads; one that is locked is run once."""
+        found = {}
+        for one in ready.inputs:
+            stored = None
+            if one.how.kind == "none":
+                size, workers = self.settings.batch_size, self.settings.workers
+                stored = make(
+                    one.encoder, one.modality, one.contents, tokens=False, batch_size=size, workers=workers, team=team
+                ).stored()
+            numbers = ready.pairs.image if one.modality == "image" else ready.pairs.text
+            found[one.modality] = Source(
+                one.name,
+                one.encoder,
+                one.modality,
+                one.contents,
+                list(numbers[:, None]),
+                False,
+                parse_augmentation(self.augment) if one.modality == "image" else None,
+                stored,
+            )
+        return [found["image"], found["text"]]
+
+    def _tested(self, model: Pairing, ready: Ready, team: Team) -> dict[str, float]:
+        """Return how well the test pairs are found, and the test images classified by prompts."""
+        images, texts = embed_pairs(model, ready.test, self.settings, team)
+        found = retrieval(images, texts, ready.pairs, ready.test)
+        if self.prompts is not None and ready.truth is not None:
+            scale = math.exp(float(model.own["logit_scale"].detach()))
+            found |= _zero_shot(ready.encoder, read_prompts(self.prompts), images, ready.truth[ready.test], scale)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """All that training reads, and how its rows are divided."""
+
+    encoder: Tunable[Any]
+    inputs: Sequence[Input]
+    data: Data
+    pairs: Pairs
+    rows: Rows
+    stop: Rows
+    test: Rows
+    truth: NDArray[np.str_] | None
+    group_column: str | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many pairs there are of each kind, and how many distinct images and texts are tested."""
+        return {
+            "n_samples": len(self.data.ids),
+            "n_train": len(self.rows),
+            "n_stop": len(self.stop),
+            "n_test": len(self.test),
+            "n_test_images": len(np.unique(self.pairs.image[self.test])),
+            "n_test_texts": len(np.unique(self.pairs.text[self.test])),
+        }
+
+
+def _zero_shot(
+    encoder: Any, prompts: Prompts, images: NDArray[np.float32], truth: NDArray[Any], scale: float
+) -> dict[str, float]:
+    """Return the accuracy and AUC of images classified by their prompts."""
+    contents, _ = unique_texts(prompts.texts)
+    vectors = encoder.encode("text", [encoder.prepare("text", content) for content in contents]).pooled
+    of_text = {str(content.source): v for content, v in zip(contents, vectors, strict=True)}
+    classes = sorted(prompts.classes)
+    means = np.stack([mean_prompt(np.stack([of_text[t] for t in prompts.texts_of(name)])) for name in classes])
+    scores = ZeroShot(means, classes, scale).predict_proba(images)
+    task = "binary" if len(classes) == 2 else "multiclass"
+    found = score(task, truth, scores, classes=np.array(classes))  # type: ignore[arg-type]
+    return {"zero_shot_accuracy": found["accuracy"], "zero_shot_auc": found["auc"]}
+
+
+def _write(target: Path, done: Contrasted) -> None:
+    """Write the run, its metrics last."""
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "metrics.json").unlink(missing_ok=True)
+    shutil.rmtree(target / FOLDER, ignore_errors=True)
+    for number, adapter in enumerate(done.adapters):
+        (target / FOLDER / str(number)).mkdir(parents=True)
+        adapter.write(target / FOLDER / str(number))
+    (target / "config.json").write_text(to_json(done.config))
+    (target / CURVES).write_bytes(parquet(done.curves))
+    (target / "metrics.json").write_text(json.dumps(done.metrics, indent=2) + "\n")

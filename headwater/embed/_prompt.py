@@ -1,0 +1,87 @@
+"""What a decoder is given to read: words around an image, around a text, or around both."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from headwater.errors import EncoderError
+from headwater.store import Modality
+
+PLACES = re.compile(r"(\{image\}|\{text\})")
+DEFAULT_PROMPTS: dict[Modality, str] = {
+    "image": "{image}Summary of the image above in one word:",
+    "text": "{text}\nSummary of the text above in one word:",
+}
+"""After Jiang et al., E5-V: Universal Embeddings with Multimodal Large Language Models, 2024, section 3.1."""
+
+TEXT = "\ue000"
+"""Stands for the text while a chat template goes round it: a private character, which no template knows."""
+
+
+def prompts_of(prompt: str | None, spec: str) -> dict[Modality, str]:
+    """Return the prompt of each modality that ``prompt`` can be used for; those by default where it is None.
+
+    Raises
+    ------
+    EncoderError
+        When it does not say once where an image or a text goes.
+
+    Examples
+    --------
+    >>> prompts_of("{image} The tissue is", "hf:a/b")
+    {'image': '{image} The tissue is'}
+    """
+    if prompt is None or prompt in DEFAULT_PROMPTS.values():
+        return dict(DEFAULT_PROMPTS)
+    places = PLACES.findall(prompt)
+    if places == ["{image}"]:
+        return {"image": prompt}
+    if places == ["{text}"]:
+        return {"text": prompt}
+    if set(places) == {"{image}", "{text}"}:
+        raise EncoderError(
+            f"{spec}: --prompt {prompt!r} asks for one feature of an image and its text, which a store has no key for. "
+            "Use {image} or {text}, and join the two features in a head."
+        )
+    raise EncoderError(
+        f"{spec}: --prompt {prompt!r} must say once where the item goes: put {{image}} or {{text}} in it."
+    )
+
+
+def rendered(prompt: str, processor: Any, spec: str) -> str:
+    """Return a prompt as the model's chat template writes it, the item's text as `TEXT`.
+
+    A model without a template gets the prompt as it is, the image as its token.
+
+    Raises
+    ------
+    EncoderError
+        When the model says neither how it is talked to nor what stands for an image.
+    """
+    parts = [part for part in PLACES.split(prompt) if part]
+    if getattr(processor, "chat_template", None):
+        content = [
+            {"type": "image"} if part == "{image}" else {"type": "text", "text": part.replace("{text}", TEXT)}
+            for part in parts
+        ]
+        talk = [{"role": "user", "content": content}]
+        written: str = processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
+        return written
+    token = getattr(processor, "image_token", None)
+    if not isinstance(token, str):
+        raise EncoderError(f"{spec}: has no chat template and no image token, so it cannot be shown an image.")
+    return prompt.replace("{image}", token).replace("{text}", TEXT)
+
+
+def plain_words(text: str, special: list[str]) -> str:
+    """Return a text in which nothing reads as a special token of the model's.
+
+    Examples
+    --------
+    >>> plain_words("an <image> of", ["<image>"])
+    'an < image> of'
+    """
+    for token in special:
+        text = text.replace(token, f"{token[:1]} {token[1:]}")
+    return text.replace(TEXT, " ")

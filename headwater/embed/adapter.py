@@ -1,0 +1,156 @@
+"""What training changed in an encoder: kept in a folder of its own, and put back when the encoder is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headwater._extras import need
+from headwater.embed._torch import first_line, require_fit
+from headwater.errors import EncoderError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+ADAPTER, TENSORS = "adapter.json", "adapter.safetensors"
+FOLDER = "encoder"
+"""Where a run keeps its adapters, one folder for each encoder that was trained."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters of some layers: ``W x + alpha / rank * B A x``.
+
+    Attributes
+    ----------
+    targets
+        Full names of the layers.
+
+    References
+    ----------
+    Hu et al., LoRA: low-rank adaptation of large language models, 2022, section 4.1.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: Sequence[str]
+
+    def inject(self, module: nn.Module) -> Any:
+        """Put fresh adapters, which change nothing yet, into a module; return peft's model of it."""
+        config = need("peft", "encoders").LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(self.targets)
+        )
+        return need("peft.tuners.lora", "encoders").LoraModel(module, config, "default")
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """Tensors that an encoder was given by training.
+
+    Attributes
+    ----------
+    encoder, base
+        Spec of the encoder that was trained, and the digest of the weights that it started from.
+    lora
+        How adapters were put in; None where the encoder's own parameters were trained.
+    tensors
+        What was trained, and the running statistics of layers that were, by name.
+    path
+        Where it was read from.
+    """
+
+    encoder: str
+    base: str
+    lora: Lora | None
+    tensors: Mapping[str, Tensor]
+    path: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        """BLAKE2b-128 digest of the tensors, with their names."""
+        digest = blake2b(digest_size=16)
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.view(-1).view(need("torch", "encoders").uint8).numpy().data)
+        return digest.hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Write it into an existing folder."""
+        lora = None if self.lora is None else {**vars(self.lora), "targets": list(self.lora.targets)}
+        values = {"format": FORMAT, "encoder": self.encoder, "base": self.base, "lora": lora}
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        need("safetensors.torch", "encoders").save_file(kept, folder / TENSORS)
+        (folder / ADAPTER).write_text(json.dumps(values, indent=2) + "\n")
+
+    def apply(self, module: nn.Module, base: str, encoder: str) -> None:
+        """Put what was trained into a module that was built as the trained one was.
+
+        Raises
+        ------
+        EncoderError
+            When the module has other weights than the adapter was trained on, or lacks what was trained.
+        """
+        if base != self.base:
+            raise EncoderError(
+                f"{encoder}: the adapter was trained on other weights ({self.encoder}, digest {self.base[:8]}…, here "
+                f"{base[:8]}…). Name the encoder, and the --weights, that it was trained on."
+            )
+        tuner = None if self.lora is None else self.lora.inject(module)
+        own = module.state_dict()
+        unknown = [name for name in self.tensors if name not in own]
+        shapes = [
+            f"{name} {tuple(tensor.shape)} where {tuple(own[name].shape)} belongs"
+            for name, tensor in self.tensors.items()
+            if name in own and tensor.shape != own[name].shape
+        ]
+        missing = [name for name in own if ".lora_" in name and name not in self.tensors]
+        require_fit(f"{encoder}: the adapter", missing, unknown, shapes)
+        module.load_state_dict(dict(self.tensors), strict=False)
+        if tuner is not None:
+            tuner.merge_and_unload()
+
+
+def read_adapter(path: str | Path, encoder: str) -> Adapter:
+    """Read the adapter of an encoder.
+
+    Parameters
+    ----------
+    path
+        A run of ``fine-tune``, or the folder of one adapter.
+    encoder
+        Spec of the encoder that it is for: a run may hold several.
+
+    Raises
+    ------
+    EncoderError
+        When there is none, or none for this encoder.
+    """
+    path = Path(path)
+    folders = [path] if (path / ADAPTER).is_file() else sorted(f.parent for f in (path / FOLDER).glob(f"*/{ADAPTER}"))
+    if not folders:
+        raise EncoderError(f"--adapter {path}: no tuned encoder here. Run: headwater fine-tune … --out {path}")
+    try:
+        described = {folder: json.loads((folder / ADAPTER).read_text()) for folder in folders}
+        newer = [values["format"] for values in described.values() if values["format"] != FORMAT]
+        if newer:
+            raise EncoderError(f"--adapter {path}: of format {newer[0]}, this headwater reads {FORMAT}. Upgrade it.")
+        # one adapter may go by another name of the encoder, such as a moved directory: the digest decides
+        chosen = [f for f, values in described.items() if values["encoder"] == encoder] or folders
+        if len(chosen) > 1:
+            names = ", ".join(values["encoder"] for values in described.values())
+            raise EncoderError(f"--adapter {path}: holds tuned encoders {names}, but not {encoder}.")
+        values = described[chosen[0]]
+        tensors = need("safetensors.torch", "encoders").load_file(chosen[0] / TENSORS)
+        lora = None if values["lora"] is None else Lora(**values["lora"])
+        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve())
+    except EncoderError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:
+        raise EncoderError(f"--adapter {path}: cannot be read ({first_line(error)}).") from error

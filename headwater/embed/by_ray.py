@@ -1,0 +1,145 @@
+"""Blocks made by the workers of a Ray cluster: one actor a GPU, or a CPU slot."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headwater._extras import need
+from headwater.embed.encoder import Content, Precision, load_encoder
+from headwater.embed.run import ContentOf, make_block
+from headwater.errors import EncoderError
+from headwater.store import BlockLine, BlockTask, Features, FeatureWriter
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a worker builds the encoder; see `headwater.embed.load_encoder`."""
+
+    spec: str
+    weights: str | None
+    adapter: str | None
+    tokens: str
+    device: str
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Ray Data over blocks; each worker holds the encoder, reads files, encodes, and writes blocks to the store.
+
+    Images and store must lie at the same paths on every node, such as on a shared file system. This process alone keeps
+    the journal: a block whose worker died before its line came back is made again by another.
+
+    Attributes
+    ----------
+    recipe
+        How workers build the encoder.
+    address
+        Of a running cluster; None starts one on this machine, or takes the one that the environment names.
+    n_workers
+        Actors; None for as many as there are GPUs (``cuda``) or CPUs.
+    batch_size
+        As in `headwater.embed.fill`.
+
+    References
+    ----------
+    https://docs.ray.io/en/latest/data/batch_inference.html
+    """
+
+    recipe: Recipe
+    address: str | None = None
+    n_workers: int | None = None
+    batch_size: int = 32
+
+    @contextmanager
+    def blocks(
+        self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
+    ) -> Iterator[Iterator[BlockLine]]:
+        """Give the lines of blocks as workers have written them."""
+        ray = need("ray", "ray")
+        mine = not ray.is_initialized()
+        if mine:
+            try:
+                ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
+            except ConnectionError as error:
+                raise EncoderError(f"--ray-address {self.address}: no Ray cluster answers there ({error}).") from error
+        try:
+            yield self._lines(features, tasks, content_of, environment)
+        finally:
+            if mine:
+                ray.shutdown()
+
+    def _lines(
+        self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
+    ) -> Iterator[BlockLine]:
+        ray, data = need("ray", "ray"), need("ray.data", "ray")
+        data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        on_gpu = self.recipe.device == "cuda"
+        there = ray.cluster_resources().get("GPU" if on_gpu else "CPU", 0)
+        n_workers = self.n_workers or int(there)
+        if n_workers < 1:
+            raise EncoderError(
+                f"the Ray cluster has no {'GPU' if on_gpu else 'CPU'}: start workers, or pass --device cpu."
+            )
+        rows = [
+            {
+                "block": task.block,
+                "rows": task.rows.tolist(),
+                "keys": [content_of(row).key.hex() for row in task.rows.tolist()],
+                "sources": [str(content_of(row).source) for row in task.rows.tolist()],
+            }
+            for task in tasks
+        ]
+        known = features.refresh().state.environments[environment]
+        arguments = (vars(self.recipe), str(features.folder), str(features.journal.path), features.name, environment)
+        done = data.from_items(rows, override_num_blocks=len(rows)).map(
+            Worker,
+            fn_constructor_args=(*arguments, dict(known), self.batch_size),
+            concurrency=min(n_workers, len(rows)),
+            num_cpus=0 if on_gpu else 1,
+            num_gpus=1 if on_gpu else None,
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        for found in done.iter_rows():
+            yield BlockLine.from_dict(json.loads(found["line"]))
+
+
+class Worker:
+    """What one actor does: an encoder that is loaded once, and a block for each row that comes."""
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        folder: str,
+        journal: str,
+        name: str,
+        environment: str,
+        known: dict[str, Any],
+        batch_size: int,
+    ) -> None:
+        options = dict(recipe)
+        self.encoder = load_encoder(options.pop("spec"), **options)
+        self.encoder.restore(known)
+        self.writer = FeatureWriter(Features(Path(folder), Path(journal), name), environment)
+        self.batch_size = batch_size
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """Make one block."""
+        is_image = self.writer.features.spec.modality == "image"
+        contents = [
+            Content(bytes.fromhex(key), Path(source) if is_image else source)
+            for key, source in zip(row["keys"], row["sources"], strict=True)
+        ]
+        task = BlockTask(int(row["block"]), np.array(row["rows"], np.int64))
+        line = make_block(self.encoder, self.writer, task, contents, self.batch_size)
+        return {"line": json.dumps(line.to_dict())}

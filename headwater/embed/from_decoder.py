@@ -1,0 +1,323 @@
+"""Vision-language decoders as encoders: what a language model holds in mind of an image or a text, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from headwater._extras import need
+from headwater.embed._prompt import TEXT, plain_words, prompts_of, rendered
+from headwater.embed._torch import Frozen, digest_of_vocabulary, load_state, quiet_libraries, require_fit, to_numpy
+from headwater.embed.encoder import Content, Encoded, Precision
+from headwater.embed.from_hub import plain_settings
+from headwater.embed.tunable import TorchFeatures, Tunable
+from headwater.errors import EncoderError, ImageError, nearest
+from headwater.store import FeatureSpec, Modality
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from headwater.embed.adapter import Adapter
+
+POOLINGS = ("last-token", "mean-image-tokens", "mean")
+
+
+@dataclass(frozen=True)
+class Sequenced:
+    """One item as the model reads it: arrays whose first axis is the batch, and whether its text was cut."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    cut: bool = False
+
+    def __len__(self) -> int:
+        return int(self.arrays["input_ids"].shape[1])
+
+
+class DecoderEncoder(Tunable[Sequenced]):
+    """A vision-language model of transformers that reads images and words in one causal sequence.
+
+    The item stands in a prompt, the model reads it once, and hidden states of one layer are pooled. No text is written,
+    and the part of the model that would choose words is not loaded.
+
+    Parameters
+    ----------
+    name
+        ``ORG/NAME`` on the hub, or a local directory.
+    layer
+        ``last``, after the final norm; or the number of a decoder layer, from 1.
+    pooling
+        ``last-token``: the state of the last token, which has seen all others. ``mean-image-tokens``: the mean over the
+        image's tokens. ``mean``: the mean over all.
+    prompt
+        Words around ``{image}`` or ``{text}``; the model's chat template goes round them.
+
+    References
+    ----------
+    Jiang et al., E5-V: Universal Embeddings with Multimodal Large Language Models, 2024.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None = None,
+        adapter: Adapter | None = None,
+        tokens: str = "none",
+        layer: str | None = None,
+        pooling: str | None = None,
+        prompt: str | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        trust_remote_code: bool = False,
+    ) -> None:
+        need("transformers", "encoders")
+        self.name = f"hf:{name}"
+        self._prompts = prompts_of(prompt, self.name)
+        self._pooling = _pooling_of(pooling, self._prompts, self.name)
+        if tokens != "none":
+            raise EncoderError(f"{self.name} is a decoder, of which no tokens are stored: leave --tokens out.")
+        with quiet_libraries():
+            model, self._processor = _build(name, self.name, weights, trust_remote_code)
+        words = model.config.get_text_config()
+        self._layer = _layer_of(layer, int(words.num_hidden_layers), self.name)
+        tokenizer = self._processor.tokenizer
+        self._special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._pad = int(tokenizer.pad_token_id or 0)
+        self._max_length = min(int(words.max_position_embeddings), int(tokenizer.model_max_length))
+        self._vocabulary = digest_of_vocabulary(tokenizer)
+        image_token = getattr(self._processor, "image_token_id", getattr(model.config, "image_token_id", None))
+        self._image_token = -1 if image_token is None else int(image_token)
+        self._written = {m: rendered(prompt, self._processor, self.name) for m, prompt in self._prompts.items()}
+        self.modalities = frozenset(self._prompts)
+        if self._pooling == "mean-image-tokens":
+            self.modalities = frozenset({"image"})
+            if self._image_token < 0:
+                raise EncoderError(f"{self.name}: has no image tokens: pass --pooling last-token or mean.")
+        self._named: dict[Modality, list[str]] = {}
+        self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
+        self.threads_own_cores = self._frozen.device == "cpu"
+        one = self._shown(Image.new("RGB", (64, 64))) if "image" in self.modalities else self._said("a")
+        self._dim = self._encode([one]).pooled.shape[1]
+
+    def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
+        """Return what defines these features: layer, pooling and prompt among it."""
+        settings: dict[str, Any] = {
+            "prompt": self._prompts[modality],
+            "template": self._written[modality].replace(TEXT, "{text}"),
+            "tokenizer": type(self._processor.tokenizer).__name__,
+            "vocabulary": self._vocabulary,
+        }
+        if modality == "image":
+            settings["image_processor"] = plain_settings(self._processor.image_processor.to_dict())
+        else:
+            settings["max_length"] = self._max_length
+        return FeatureSpec(
+            encoder=self.name,
+            modality=modality,
+            weights=self._frozen.digest,
+            adapter=self._frozen.adapter,
+            preprocessing=settings,
+            layer=self._layer,
+            pooling=self._pooling,
+            dim=self._dim,
+            dtype=dtype,
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """The vision model and the language model, without what chooses words."""
+        return self._frozen.module
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self._frozen.device
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights."""
+        return self._frozen.digest
+
+    def towers(self) -> Mapping[Modality, Sequence[str]]:
+        """Return that images and words go through all of it; its blocks are the layers of the language model."""
+        return dict.fromkeys(self.modalities, ("",))
+
+    def prepare(self, modality: Modality, content: Content) -> Sequenced:
+        """Put an image or a text into the prompt, as pixels and token ids.
+
+        Raises
+        ------
+        ImageError
+            When an image cannot be read, or has a shape that the model takes no image of.
+        """
+        if modality == "text":
+            return self.prepare_text(content.text())
+        try:
+            return self.prepare_image(content.image())
+        except ImageError as error:
+            if str(content.source) in str(error):
+                raise
+            raise ImageError(f"{error}: {content.source}") from error
+
+    def prepare_image(self, image: Image.Image) -> Sequenced:
+        """Put an image into the prompt."""
+        try:
+            return self._shown(image)
+        except ValueError as error:
+            size = f"{image.width} x {image.height} pixels"
+            raise ImageError(f"{self.name} takes no image of {size} ({error})") from error
+
+    def prepare_text(self, text: str) -> Sequenced:
+        """Put a text into the prompt."""
+        return self._said(text)
+
+    def collate(self, modality: Modality, batch: Sequence[Sequenced]) -> tuple[Tensor, ...]:
+        """Return the items as one batch: the tensors that the processor names, in the order of their names."""
+        return tuple(self._together(batch)[name] for name in self._names(modality))
+
+    def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
+        """Return pooled states of a collated batch."""
+        return TorchFeatures(self._read(module, dict(zip(self._names(modality), inputs, strict=True))))
+
+    def _names(self, modality: Modality) -> list[str]:
+        """Return what the processor makes of an item, sorted."""
+        if modality not in self._named:
+            one = self._shown(Image.new("RGB", (64, 64))) if modality == "image" else self._said("a")
+            self._named[modality] = sorted(one.arrays)
+        return self._named[modality]
+
+    def encode(self, modality: Modality, batch: Sequence[Sequenced]) -> Encoded:
+        """Encode prepared items."""
+        return self._encode(batch)
+
+    def cut(self, modality: Modality, content: Content, prepared: Sequenced) -> bool:
+        """Whether the end of a text was left out."""
+        return prepared.cut
+
+    def settle(self, modality: Modality, batch: Sequence[Sequenced]) -> None:
+        """Try bf16."""
+        self._frozen.settle(lambda model: self._read(model, self._together(batch)))
+
+    def environment(self) -> dict[str, Any]:
+        """Return versions, device and precision."""
+        return self._frozen.environment("transformers")
+
+    def restore(self, environment: Mapping[str, Any]) -> None:
+        """Take over an earlier run's precision."""
+        self._frozen.restore(environment)
+
+    def _shown(self, image: Image.Image) -> Sequenced:
+        return Sequenced(self._processed(self._written["image"], image))
+
+    def _said(self, text: str) -> Sequenced:
+        """Return a text in its prompt, its end left out where both together outgrow the context."""
+        written, words, cut = self._written["text"], plain_words(text, self._special), False
+        arrays = self._processed(written.replace(TEXT, words))
+        while (over := arrays["input_ids"].shape[1] - self._max_length) > 0 and words:
+            places = self._processor.tokenizer(
+                words, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            )["offset_mapping"]
+            words, cut = words[: places[-over][0]] if over < len(places) else "", True
+            arrays = self._processed(written.replace(TEXT, words))
+        return Sequenced(arrays, cut)
+
+    def _processed(self, words: str, image: Image.Image | None = None) -> dict[str, NDArray[Any]]:
+        bos = self._processor.tokenizer.bos_token
+        made = self._processor(
+            text=[words],
+            images=None if image is None else [image],
+            add_special_tokens=not (bos and words.startswith(bos)),
+            return_tensors="np",
+            verbose=False,  # what is too long is cut here
+        )
+        return {name: np.asarray(value) for name, value in made.items()}
+
+    def _together(self, batch: Sequence[Sequenced]) -> dict[str, Tensor]:
+        """Return the items as one batch, each array padded at its end to the largest of them.
+
+        At the end, because a causal model's tokens do not see what follows them: an item's states are those that it has
+        alone, wherever positions are counted from.
+        """
+        torch = need("torch", "encoders")
+        tensors = {}
+        for name, first in batch[0].arrays.items():
+            parts = [item.arrays[name] for item in batch]
+            largest = np.max([part.shape[1:] for part in parts], axis=0)
+            fill = self._pad if name == "input_ids" else 0
+            value = torch.from_numpy(np.concatenate([_padded(part, largest, fill) for part in parts]))
+            kind = self._frozen.dtype if first.dtype.kind == "f" else None
+            tensors[name] = value.to(self._frozen.device, kind)
+        return tensors
+
+    def _encode(self, batch: Sequence[Sequenced]) -> Encoded:
+        return Encoded(to_numpy(self._frozen.run(self._read, self._together(batch))))
+
+    def _read(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """Return pooled states, of shape ``(n, dim)``."""
+        torch = need("torch", "encoders")
+        out = model(**inputs, use_cache=False, output_hidden_states=self._layer != "last")
+        hidden = (out.last_hidden_state if self._layer == "last" else out.hidden_states[int(self._layer)]).float()
+        mask = inputs["attention_mask"]
+        if self._pooling == "last-token":
+            last = mask.sum(1) - 1
+            chosen: Tensor = hidden[torch.arange(len(hidden), device=hidden.device), last]
+            return chosen
+        counted = mask if self._pooling == "mean" else inputs["input_ids"].eq(self._image_token)
+        weights = counted[:, :, None].float()
+        mean: Tensor = (hidden * weights).sum(1) / weights.sum(1)
+        return mean
+
+
+def _padded(array: NDArray[Any], largest: NDArray[np.int64], fill: int) -> NDArray[Any]:
+    width = [(0, 0), *((0, int(to) - have) for to, have in zip(largest, array.shape[1:], strict=True))]
+    return np.pad(array, width, constant_values=fill)
+
+
+def _pooling_of(pooling: str | None, prompts: Mapping[Modality, str], spec: str) -> str:
+    if pooling is None:
+        return POOLINGS[0]
+    if pooling not in POOLINGS:
+        raise EncoderError(
+            f"{spec}: --pooling {pooling!r}.{nearest(pooling, POOLINGS)} There are: {', '.join(POOLINGS)}."
+        )
+    if pooling == "mean-image-tokens" and "image" not in prompts:
+        raise EncoderError(f"{spec}: --pooling mean-image-tokens wants an image in the prompt: put {{image}} in it.")
+    return pooling
+
+
+def _layer_of(layer: str | None, n_layers: int, spec: str) -> str:
+    """Return ``last``, or the number of an earlier layer."""
+    if layer in (None, "last", str(n_layers)):
+        return "last"
+    if not layer.isdigit() or not 0 < int(layer) < n_layers:
+        raise EncoderError(f"{spec}: --layer {layer}: write last, or a number from 1 to {n_layers}.")
+    return str(int(layer))
+
+
+def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Make a model without the part that chooses words, and its processor."""
+    transformers = need("transformers", "encoders")
+    state = None if weights is None else load_state(weights)
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    kind = transformers.AutoModel
+    if state is not None:
+        kind = need("transformers.models.auto.modeling_auto", "encoders").MODEL_MAPPING[type(config)]
+    model, report = kind.from_pretrained(
+        name if state is None else None,
+        config=config,
+        state_dict=state,
+        dtype="float32",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are named below
+        trust_remote_code=trust_remote_code,
+    )
+    shapes = sorted(f"{n} {tuple(own)} where {tuple(ours)} belongs" for n, own, ours in report["mismatched_keys"])
+    require_fit(spec if weights is None else f"--weights {weights}", sorted(report["missing_keys"]), (), shapes)
+    return model, processor

@@ -1,0 +1,105 @@
+"""What kind of model a name on the Hugging Face hub stands for, and which encoder that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headwater._extras import need
+from headwater.embed._torch import first_line, quiet_libraries
+from headwater.embed.encoder import Encoder, Precision
+from headwater.embed.from_decoder import DecoderEncoder
+from headwater.embed.from_hub import HubEncoder
+from headwater.errors import EncoderError, HeadwaterError
+
+if TYPE_CHECKING:
+    from headwater.embed.adapter import Adapter
+
+
+def hub_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    adapter: Adapter | None = None,
+    tokens: str = "none",
+    layer: str | None = None,
+    pooling: str | None = None,
+    prompt: str | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    trust_remote_code: bool = False,
+) -> Encoder[Any]:
+    """Build ``hf:NAME``: a vision-language decoder where it is one, else a dual encoder, a vision or a text model.
+
+    Raises
+    ------
+    EncoderError
+        When it cannot be loaded, or is asked for a layer, a pooling or a prompt that it does not have.
+    """
+    spec = f"hf:{name}"
+    with loading(spec), quiet_libraries():
+        config = need("transformers", "encoders").AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    if is_decoder(config):
+        with loading(spec):
+            return DecoderEncoder(
+                name,
+                weights=weights,
+                adapter=adapter,
+                tokens=tokens,
+                layer=layer,
+                pooling=pooling,
+                prompt=prompt,
+                device=device,
+                precision=precision,
+                trust_remote_code=trust_remote_code,
+            )
+    asked = {"--layer": layer, "--pooling": pooling, "--prompt": prompt}
+    if given := [option for option, value in asked.items() if value is not None]:
+        raise EncoderError(
+            f"{spec} is a {config.model_type} model, no vision-language decoder: leave {' and '.join(given)} out."
+        )
+    with loading(spec):
+        return HubEncoder(
+            name,
+            weights=weights,
+            adapter=adapter,
+            tokens=tokens,
+            device=device,
+            precision=precision,
+            trust_remote_code=trust_remote_code,
+        )
+
+
+def is_decoder(config: Any) -> bool:
+    """Whether a configuration is of a model that reads images and words in one causal sequence, like Qwen2-VL."""
+    auto = need("transformers.models.auto.modeling_auto", "encoders")
+    if config.model_type not in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or config.is_encoder_decoder:
+        return False
+    kind = auto.MODEL_MAPPING[type(config)]
+    return not hasattr(kind, "get_text_features")  # a dual encoder that can also write, such as BLIP
+
+
+@contextmanager
+def loading(spec: str) -> Iterator[None]:
+    """Turn what transformers raises when it cannot load something into one line.
+
+    Raises
+    ------
+    EncoderError
+        Also when the model needs code of its author's that was not asked for.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        if "trust_remote_code" in str(error):
+            raise EncoderError(
+                f"{spec}: needs code of the model's author, which would run with your rights. If you trust it, pass "
+                "--trust-remote-code."
+            ) from error
+        if isinstance(error, HeadwaterError):
+            raise
+        raise EncoderError(
+            f"{spec}: cannot be loaded ({first_line(error)}). Without a network, give a directory: hf:DIRECTORY."
+        ) from error

@@ -1,0 +1,102 @@
+"""What an encoder made of torch modules offers to whoever trains it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic
+
+from PIL import Image
+
+from headwater.embed._torch import to_numpy
+from headwater.embed.encoder import Content, Encoded, Encoder, Prepared
+from headwater.store import Modality
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class TorchFeatures:
+    """Features of a batch, with their gradients.
+
+    Attributes
+    ----------
+    pooled
+        Of shape ``(n, dim)``.
+    tokens
+        Of shape ``(n, n_tokens, token_dim)``; None when not asked for.
+    mask
+        Tokens that exist, bool, of shape ``(n, n_tokens)``; None where all do.
+    """
+
+    pooled: Tensor
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+
+def encoded(found: TorchFeatures) -> Encoded:
+    """Return features as arrays; tokens with a mask become a matrix an item."""
+    pooled = to_numpy(found.pooled)
+    if found.tokens is None:
+        return Encoded(pooled)
+    tokens = to_numpy(found.tokens)
+    if found.mask is None:
+        return Encoded(pooled, tokens)
+    return Encoded(pooled, [values[there] for values, there in zip(tokens, found.mask.cpu().numpy(), strict=True)])
+
+
+class Tunable(Encoder[Prepared], Generic[Prepared]):
+    """An encoder whose features can be differentiated by its parameters.
+
+    `encode` is `features` of the collated batch, without gradients.
+    """
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """All of the model, on its device."""
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> str:
+        """BLAKE2b-128 digest of the parameters and buffers that it was built with."""
+
+    @abstractmethod
+    def towers(self) -> Mapping[Modality, Sequence[str]]:
+        """Return, for each modality, the names of the children of `module` that make its features; "" for all."""
+
+    @abstractmethod
+    def prepare_image(self, image: Image.Image) -> Prepared:
+        """Make an image of mode RGB ready for `collate`; called from several threads at once."""
+
+    @abstractmethod
+    def prepare_text(self, text: str) -> Prepared:
+        """Make a text ready for `collate`."""
+
+    @abstractmethod
+    def collate(self, modality: Modality, batch: Sequence[Prepared]) -> tuple[Tensor, ...]:
+        """Return prepared items as tensors on the device, the first axis being items."""
+
+    @abstractmethod
+    def features(self, module: nn.Module, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
+        """Return features of a collated batch, by a module that is, or wraps, `module`."""
+
+    def checkpoint_gradients(self) -> bool:
+        """Compute activations again in the backward pass instead of keeping them; return whether the model can."""
+        module = self.module
+        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable", "set_grad_checkpointing"):
+            if callable(enable := getattr(module, name, None)):
+                enable()
+                return True
+        return False
+
+    def prepare(self, modality: Modality, content: Content) -> Prepared:
+        """Read an item and make it ready."""
+        return self.prepare_image(content.image()) if modality == "image" else self.prepare_text(content.text())

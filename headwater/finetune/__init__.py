@@ -1,0 +1,1 @@
+"""Encoder and head trained together; what comes out is an encoder again."""

@@ -1,0 +1,304 @@
+"""Which part of an encoder is trained: low-rank adapters, the last blocks, or all of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from headwater._extras import need
+from headwater.embed.adapter import Adapter, Lora
+from headwater.embed.tunable import Tunable
+from headwater.errors import InputError, nearest
+from headwater.store import Modality
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Kind = Literal["none", "lora", "last", "full"]
+BatchNorm = Literal["keep", "update"]
+
+
+@dataclass(frozen=True)
+class How:
+    """How one tower is trained; ``n_blocks`` counts for ``last`` alone."""
+
+    kind: Kind
+    n_blocks: int = 0
+
+    def __str__(self) -> str:
+        return f"last-{self.n_blocks}" if self.kind == "last" else self.kind
+
+
+def parse_how(text: str) -> How:
+    """Read ``none``, ``lora``, ``last-N`` or ``full``.
+
+    Raises
+    ------
+    InputError
+        When it is something else.
+
+    Examples
+    --------
+    >>> parse_how("last-2")
+    How(kind='last', n_blocks=2)
+    """
+    if found := re.fullmatch(r"last-([1-9]\d*)", text):
+        return How("last", int(found[1]))
+    if text == "none":
+        return How("none")
+    if text == "lora":
+        return How("lora")
+    if text == "full":
+        return How("full")
+    kinds = ("none", "lora", "last-2", "full")
+    raise InputError(f"--train {text!r}.{nearest(text, kinds)} There are: none, lora, last-N (such as last-2), full.")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Of low-rank adapters.
+
+    Attributes
+    ----------
+    modules
+        A regular expression of the names of layers that get adapters; every linear layer and convolution of the blocks
+        when left out.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    modules: str | None = None
+
+    def refuse(self) -> None:
+        """Raise `InputError` for settings that cannot be."""
+        if self.rank < 1:
+            raise InputError(f"--lora-rank must be at least 1, but is {self.rank}.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--lora-dropout must be from 0 to below 1, but is {self.dropout}.")
+        if self.alpha <= 0:
+            raise InputError(f"--lora-alpha must be above 0, but is {self.alpha}.")
+        try:
+            re.compile(self.modules or "")
+        except re.error as error:
+            raise InputError(f"--lora-modules {self.modules!r} is no regular expression ({error}).") from error
+
+
+class Adapted:
+    """An encoder of which a part can be trained, and all else stays as it is, running statistics included.
+
+    Parameters
+    ----------
+    encoder
+        Its module is changed in place.
+    how
+        For each modality, how its tower is trained.
+    lora
+        Of towers that get adapters.
+    batch_norm
+        Whether batch norms of what is trained keep the statistics that they came with (their scales and offsets are
+        trained all the same), or go by each batch's and update them, which small batches of few patients make noisy.
+    seed
+        Of the adapters that are drawn.
+    also
+        Names of parameters that belong to no tower and are set from outside, such as the scale of cosines: they are
+        part of the state.
+
+    Attributes
+    ----------
+    trained : list of str
+        Names of the parameters that are trained.
+
+    Raises
+    ------
+    InputError
+        When a tower lacks what is to be trained.
+    """
+
+    def __init__(
+        self,
+        encoder: Tunable[Any],
+        how: Mapping[Modality, How],
+        lora: LoraSettings,
+        batch_norm: BatchNorm = "keep",
+        seed: int = 0,
+        also: Sequence[str] = (),
+    ) -> None:
+        self.encoder = encoder
+        self.batch_norm = batch_norm
+        self.also = list(also)
+        self.how = dict(how)
+        module = encoder.module
+        self._lora: Lora | None = None
+        self._tuner: Any = None
+        self._parts: list[nn.Module] = []
+        module.requires_grad_(False)
+        chosen: dict[str, nn.Parameter] = {}
+        layers: list[str] = []
+        for modality, here in self.how.items():
+            towers = encoder.towers()[modality]
+            if here.kind == "full":
+                self._parts += [module.get_submodule(name) for name in towers if not _is_parameter(module, name)]
+                chosen |= dict(_parameters(module, towers))
+            elif here.kind == "last":
+                names = last_blocks(module, towers, here.n_blocks, f"{encoder.name} ({modality})")
+                self._parts += [module.get_submodule(name) for name in names if not _is_parameter(module, name)]
+                chosen |= dict(_parameters(module, names))
+            elif here.kind == "lora":
+                layers += lora_layers(module, towers, lora.modules, f"{encoder.name} ({modality})")
+        if layers:
+            self._lora = Lora(lora.rank, lora.alpha, lora.dropout, layers)
+            torch = need("torch", "encoders")
+            with torch.random.fork_rng(devices=[]):  # peft draws from torch's own generator
+                torch.manual_seed(seed)
+                self._tuner = self._lora.inject(module)  # freezes all else
+            chosen |= {name: p for name, p in module.named_parameters() if ".lora_" in name}
+        self.trained = list(chosen)
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)
+        self.training(False)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        every = dict(self.encoder.module.named_parameters())
+        return {name: every[name] for name in self.trained}
+
+    @property
+    def n_parameters(self) -> tuple[int, int]:
+        """How many numbers are trained, and how many there are."""
+        return (
+            sum(p.numel() for p in self.parameters.values()),
+            sum(p.numel() for p in self.encoder.module.parameters()),
+        )
+
+    def training(self, on: bool) -> None:
+        """Let dropout act, and running statistics run, in what is trained; or nowhere."""
+        self.encoder.module.eval()
+        if not on:
+            return
+        for part in self._parts:
+            part.train()
+            for layer in part.modules() if self.batch_norm == "keep" else ():
+                if isinstance(layer, need("torch.nn.modules.batchnorm", "encoders")._BatchNorm):
+                    layer.eval()
+        for layer in self._layers():
+            layer.lora_dropout.train()
+        for part in self.encoder.module.modules():
+            if getattr(part, "gradient_checkpointing", False):  # transformers compute again in training mode alone
+                part.training = True
+
+    def state(self) -> dict[str, Tensor]:
+        """Return copies of what is trained, and of the running statistics that run."""
+        module = self.encoder.module
+        running = {id(buffer) for part in self._parts for buffer in part.buffers()}
+        every = dict(module.named_parameters())
+        kept = {name: every[name].detach() for name in (*self.trained, *self.also)}
+        # state_dict leaves out what a model makes anew, such as position numbers
+        kept |= {name: t for name, t in module.state_dict(keep_vars=True).items() if id(t) in running}
+        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a `state`."""
+        self.encoder.module.load_state_dict(dict(state), strict=False)
+
+    def adapter(self) -> Adapter:
+        """Return what was trained."""
+        return Adapter(self.encoder.name, self.encoder.weights, self._lora, self.state())
+
+    def _layers(self) -> Iterator[Any]:
+        tuner_layer = need("peft.tuners.lora", "encoders").LoraLayer
+        return (layer for layer in self.encoder.module.modules() if isinstance(layer, tuner_layer))
+
+
+def last_blocks(module: nn.Module, towers: Sequence[str], n: int, what: str) -> list[str]:
+    """Return the names of a tower's last ``n`` blocks, and of what comes after them: norms and projections.
+
+    Blocks are the entries of the list of modules that holds most of the parameters: the layers of a transformer, the
+    stages of a convolutional network.
+    """
+    path, blocks = blocks_of(module, towers)
+    if not blocks:
+        raise InputError(f"{what} has no blocks in a row: --train full or lora can train it.")
+    if n > len(blocks):
+        raise InputError(f"{what} has {len(blocks)} blocks, fewer than {n}: lower --train last-{n}.")
+    after: list[str] = []
+    steps = path.split(".") if path else []
+    for depth in range(len(steps) + 1):
+        ancestor = ".".join(steps[:depth])
+        parent = module.get_submodule(ancestor)
+        here = [name for name, _ in parent.named_children()]
+        if depth == 0 and "" not in towers:
+            here = [name for name in here if name in towers]
+        start = here.index(steps[depth]) if depth < len(steps) else max(here.index(b.split(".")[-1]) for b in blocks)
+        later = [name for name in here[start + 1 :] if "embed" not in name]
+        plain = [name for name, _ in parent.named_parameters(recurse=False) if "proj" in name]
+        if depth == 0 and "" not in towers:
+            plain = [name for name in plain if name in towers]
+        after += [f"{ancestor}.{name}" if ancestor else name for name in (*later, *plain)]
+    return [*blocks[-n:], *after]
+
+
+def blocks_of(module: nn.Module, towers: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the name of what holds a tower's blocks, and the names of these."""
+    nn = need("torch", "encoders").nn
+    best, most = ("", list[str]()), 0
+    for name, part in module.named_modules():
+        if not _within(name, towers) and not (name == "" and "" in towers):
+            continue
+        stages = [child for child, _ in part.named_children() if re.fullmatch(r"layer\d", child)]
+        if isinstance(part, nn.Sequential | nn.ModuleList):
+            stages = [child for child, own in part.named_children() if next(own.parameters(), None) is not None]
+        n = sum(p.numel() for child in stages for p in part.get_submodule(child).parameters())
+        if len(stages) >= 2 and n > most:  # of a list within a list, the outer comes first
+            best, most = (name, [f"{name}.{child}" if name else child for child in stages]), n
+    return best
+
+
+def lora_layers(module: nn.Module, towers: Sequence[str], pattern: str | None, what: str) -> list[str]:
+    """Return the full names of the layers of a tower that get adapters.
+
+    Raises
+    ------
+    InputError
+        When there are none.
+    """
+    nn = need("torch", "encoders").nn
+    path, blocks = blocks_of(module, towers)
+    found: list[str] = []
+    whole: list[str] = []  # attention of one module, whose own layers are not called
+    for name, part in module.named_modules():
+        if not _within(name, towers) or any(name.startswith(f"{outer}.") for outer in whole):
+            continue
+        usable = isinstance(part, nn.Linear | nn.MultiheadAttention) or (
+            isinstance(part, nn.Conv2d) and part.groups == 1
+        )
+        if isinstance(part, nn.MultiheadAttention):
+            whole.append(name)
+        wanted = re.search(pattern, name) if pattern is not None else any(_within(name, [b]) for b in blocks)
+        if usable and wanted:
+            found.append(name)
+    if found:
+        return found
+    if pattern is None:
+        raise InputError(f"{what} has no linear layers or convolutions in blocks: name layers with --lora-modules.")
+    names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and _within(name, towers)]
+    raise InputError(
+        f"--lora-modules {pattern!r} matches no linear layer, attention or ungrouped convolution of {what}. "
+        f"There are such as {', '.join(names[:3]) or path}."
+    )
+
+
+def _within(name: str, towers: Sequence[str]) -> bool:
+    return any(tower == "" or name == tower or name.startswith(f"{tower}.") for tower in towers)
+
+
+def _is_parameter(module: nn.Module, name: str) -> bool:
+    parent, _, own = name.rpartition(".")
+    return own in module.get_submodule(parent)._parameters
+
+
+def _parameters(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in module.named_parameters() if _within(name, names))

@@ -1,0 +1,130 @@
+"""Where training stood: written after each epoch, read by the run that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headwater._extras import need
+from headwater.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """All that the next epoch depends on."""
+
+    now: Mapping[str, Tensor]
+    best: dict[str, Tensor]
+    best_loss: float
+    best_epoch: int
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any]
+    curve: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that holds where one training stood.
+
+    Attributes
+    ----------
+    path
+        The file; its folder is made when it is first written.
+    """
+
+    path: Path
+
+    def write(
+        self,
+        now: Mapping[str, Tensor],
+        best: Mapping[str, Tensor],
+        best_loss: float,
+        best_epoch: int,
+        optimiser: Any,
+        scaler: Any,
+        curve: Any,
+    ) -> None:
+        """Replace the file by where training stands, at once."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        values = {
+            "now": dict(now),
+            "best": dict(best),
+            "best_loss": best_loss,
+            "best_epoch": best_epoch,
+            "optimiser": optimiser.state_dict(),
+            "scaler": scaler.state_dict(),
+            "curve": vars(curve),
+        }
+        beside = self.path.with_suffix(".tmp")
+        need("torch", "encoders").save(values, beside)
+        beside.replace(self.path)
+
+    def read(self) -> Standing | None:
+        """Return where training stood; None when it had not begun."""
+        if not self.path.exists():
+            return None
+        values = need("torch", "encoders").load(self.path, map_location="cpu", weights_only=True)
+        return Standing(**values)
+
+
+class Progressed:
+    """A folder of what was done of a run, for the run that goes on: a checkpoint, and results of finished folds.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    asked
+        What the run is made of, as plain JSON values.
+
+    Raises
+    ------
+    InputError
+        When another configuration was begun there.
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, Any]) -> None:
+        self.folder = folder
+        digest = blake2b(json.dumps(asked, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+        file = folder / "asked.json"
+        if file.exists():
+            began = json.loads(file.read_text())
+            if began["digest"] != digest:
+                then = began["asked"]
+                plain = json.loads(json.dumps(dict(asked), default=str))
+                changed = [name for name in {**then, **plain} if then.get(name) != plain.get(name)]
+                raise InputError(
+                    f"{folder.parent} holds a fine-tuning that was begun with other settings ({', '.join(changed)}): "
+                    "give the same ones to go on with it, another --out, or remove it."
+                )
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / "asked.tmp"
+        beside.write_text(json.dumps({"digest": digest, "asked": dict(asked)}, default=str))
+        beside.replace(file)
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Return the checkpoint of one training."""
+        return Checkpoint(self.folder / f"{name}.pt")
+
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """Return what a training that has ended left, None where it has not."""
+        file = self.folder / f"{name}.done.pt"
+        if not file.exists():
+            return None
+        found: dict[str, Any] = need("torch", "encoders").load(file, map_location="cpu", weights_only=True)
+        return found
+
+    def finish(self, name: str, values: Mapping[str, Any]) -> None:
+        """Keep what a training left, and drop its checkpoint."""
+        beside = self.folder / f"{name}.done.tmp"
+        need("torch", "encoders").save(dict(values), beside)
+        beside.replace(self.folder / f"{name}.done.pt")
+        self.checkpoint(name).path.unlink(missing_ok=True)

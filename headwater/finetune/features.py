@@ -1,0 +1,126 @@
+"""Features of all contents by an encoder as it is: what does not change in training is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.embed.encoder import Content, Encoded
+from headwater.embed.tunable import Tunable
+from headwater.errors import ImageError
+from headwater.finetune.data import Rows, Stored, in_order
+from headwater.finetune.team import Team
+from headwater.heads import Bags, Masked
+from headwater.heads.differentiable import Described
+from headwater.store import InMemory, Modality, SelectedRows
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """Features of contents.
+
+    Attributes
+    ----------
+    values
+        float32 of shape ``(n_contents, d)``, or tokens, float16, of shape ``(n_contents, t, d)``.
+    mask
+        Tokens that exist, bool, of shape ``(n_contents, t)``; None where all do.
+    failed
+        Why some contents could not be read, by their number; their features are zero.
+    """
+
+    values: NDArray[Any]
+    mask: NDArray[np.bool_] | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+    def stored(self) -> Stored:
+        """Return them as the features of an encoder that is not trained."""
+        if self.mask is None:
+            return Stored(self.values)
+        return Stored([values[there] for values, there in zip(self.values, self.mask, strict=True)])
+
+    def of(self, members: Sequence[Rows], *, bagged: bool) -> Any:
+        """Return what heads take for rows that hold these contents: an array-like, or bags."""
+        if bagged:
+            return Bags(SelectedRows(InMemory(self.values), np.arange(len(self.values))), members)
+        place = np.array([numbers[0] for numbers in members], np.int64)
+        rows = SelectedRows(InMemory(self.values), place)
+        return rows if self.mask is None else Masked(rows, self.mask[place])
+
+    def described(self, name: str, members: Sequence[Rows], rows: Rows, *, bagged: bool) -> Described:
+        """Return means and standard deviations of columns, over the contents of some rows and their tokens."""
+        contents = np.unique(np.concatenate([members[row] for row in rows.tolist()]))
+        some = contents[np.linspace(0, len(contents) - 1, min(len(contents), DESCRIBED)).astype(np.int64)]
+        values = self.values[some].astype(np.float64)
+        if values.ndim == 3:
+            flat = values.reshape(-1, values.shape[2]) if self.mask is None else values[self.mask[some]]
+        else:
+            flat = values
+        std = flat.std(0)
+        one = 1 if self.values.ndim == 2 else int(self.values.shape[1])
+        length = None if bagged or self.mask is not None else one
+        return Described(name, length, flat.mean(0), np.where(std <= 1e-6 * np.abs(flat.mean(0)) + 1e-12, 1.0, std))
+
+
+DESCRIBED = 4096  # contents, at most, whose columns tell means and deviations
+
+
+def make(
+    encoder: Tunable[Any],
+    modality: Modality,
+    contents: Sequence[Content],
+    *,
+    tokens: bool,
+    batch_size: int,
+    workers: int | None,
+    team: Team,
+    progress: Callable[[int, int], None] = lambda done, failed: None,
+) -> Made:
+    """Encode all contents, each process of the team its share of them.
+
+    Raises
+    ------
+    ImageError
+        When none can be read.
+    """
+    mine = list(range(len(contents)))[team.rank :: team.size]
+    found: list[Any] = []
+
+    def prepare(number: int) -> Any:
+        try:
+            return encoder.prepare(modality, contents[number])
+        except ImageError as error:
+            return error
+
+    for prepared in in_order(prepare, [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)], workers):
+        readable = [item for item in prepared if not isinstance(item, ImageError)]
+        encoded = encoder.encode(modality, readable) if readable else None
+        kept = iter(()) if encoded is None else iter(_kept(encoded, tokens))
+        found += [str(item) if isinstance(item, ImageError) else next(kept) for item in prepared]
+        progress(min(len(found) * team.size, len(contents)), 0)
+    every: list[Any] = [None] * len(contents)
+    for rank, share in enumerate(team.gathered(found)):
+        every[rank :: team.size] = share
+    failed = {i: one for i, one in enumerate(every) if isinstance(one, str)}
+    if len(failed) == len(every):
+        raise ImageError(f"none of the {len(every)} {modality}s can be read, such as: {failed[0]}")
+    shape = next(one.shape for one in every if not isinstance(one, str))
+    arrays = [np.zeros(shape, np.float16 if tokens else np.float32) if isinstance(one, str) else one for one in every]
+    if all(one.shape == shape for one in arrays):
+        return Made(np.stack(arrays), None, failed)
+    longest = max(len(one) for one in arrays)
+    mask = np.arange(longest) < np.array([len(one) for one in arrays])[:, None]
+    values = np.zeros((len(arrays), longest, shape[1]), arrays[0].dtype)
+    values[mask] = np.concatenate(arrays)
+    return Made(values, mask, failed)
+
+
+def _kept(encoded: Encoded, tokens: bool) -> list[NDArray[Any]]:
+    """Return one array an item, in the type that it is kept in."""
+    if tokens and encoded.tokens is not None:
+        return [np.asarray(one, np.float16) for one in encoded.tokens]
+    return [np.asarray(one, np.float32) for one in encoded.pooled]

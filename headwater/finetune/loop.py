@@ -1,0 +1,322 @@
+"""Training an encoder and a head together: one plain loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._extras import need
+from headwater.errors import HeadError
+from headwater.finetune.checkpoint import Checkpoint
+from headwater.finetune.data import Rows, batches
+from headwater.finetune.model import Model, State
+from headwater.finetune.team import Team
+from headwater.heads.differentiable import Regularised
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+CHECK_EVERY = 16  # steps between looks at whether losses are numbers
+Measure = Callable[[NDArray[np.float32], Rows], float]
+"""Turns logits of some rows into a number that is worth following."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long, and in which steps, a model is trained.
+
+    Attributes
+    ----------
+    lr, head_lr
+        Highest learning rates of AdamW, of what is trained of the encoder, and of the head.
+    weight_decay
+        Of matrices; biases, norms and other vectors are not decayed.
+    epochs, warmup
+        Most passes over the training rows, and how many of them the learning rates go up; then they go down as half a
+        cosine.
+    batch_size, accumulate
+        Rows a step, and in how many parts they are worked on one after the other, to need less memory: the same step.
+    patience
+        Epochs without a lower loss on the rows held out after which training ends, and the state of the lowest, which
+        may be the one before the first epoch, is taken; None to hold out nothing and train for all epochs.
+    clip
+        The largest norm of a step's gradient.
+    precision
+        Of activations and matrix products: ``fp32``, ``bf16``, ``fp16``, or ``auto``: ``bf16`` on a GPU that has it.
+    seed
+        Of the order of rows, of what changes images, and of dropout.
+    workers
+        Threads that read and change images; None for one a core.
+    """
+
+    lr: float
+    head_lr: float
+    weight_decay: float = 1e-4
+    epochs: int = 30
+    warmup: float = 1.0
+    batch_size: int = 32
+    accumulate: int = 1
+    patience: int | None = 5
+    clip: float = 1.0
+    precision: Precision = "auto"
+    seed: int = 0
+    workers: int | None = None
+
+
+@dataclass
+class Curve:
+    """A row for each epoch, the first being that before training: its columns, as lists."""
+
+    epoch: list[int] = field(default_factory=list)
+    train_loss: list[float | None] = field(default_factory=list)
+    stop_loss: list[float | None] = field(default_factory=list)
+    stop_metric: list[float | None] = field(default_factory=list)
+    lr: list[float | None] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, train_loss: float | None, stop: tuple[float, float] | None, lr: float | None, seconds: float) -> None:
+        """Add an epoch."""
+        self.epoch.append(len(self.epoch))
+        self.train_loss.append(train_loss)
+        self.stop_loss.append(None if stop is None else stop[0])
+        self.stop_metric.append(None if stop is None else stop[1])
+        self.lr.append(lr)
+        self.seconds.append(seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What training gave: the state that was best, the epochs it has seen, and the way there."""
+
+    state: State
+    n_epochs: int
+    curve: Curve
+
+
+def tune(
+    model: Model,
+    rows: Rows,
+    stop: Rows,
+    targets: Tensor,
+    loss_of: LossOf,
+    settings: Settings,
+    *,
+    measure: Measure | None = None,
+    checkpoint: Checkpoint | None = None,
+    team: Team,
+    progress: Callable[[int, int], None] = lambda done, failed: None,
+) -> Tuned:
+    """Train a model on some rows, and leave it in its best state.
+
+    Parameters
+    ----------
+    rows, stop
+        Row numbers to train on, and to stop by (may be empty).
+    targets
+        Of all rows, as `LossOf` wants them.
+    measure
+        A second number of the rows to stop by, for the curve; it decides nothing.
+    checkpoint
+        Where to keep the state after each epoch, and to go on from.
+    team
+        The processes that train together.
+    progress
+        Called with the number of training rows seen so far, and 0.
+
+    Raises
+    ------
+    HeadError
+        When the loss is no longer a number, or memory runs out (naming what to lower).
+    """
+    torch = need("torch", "encoders")
+    optimiser = optimiser_of(model, settings)
+    dtype = team.dtype(settings.precision)
+    scaler = torch.amp.GradScaler(team.device, enabled=dtype == torch.float16)
+    whole = team.wrapped(model.module)
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    n_steps = math.ceil(len(rows) / settings.batch_size)
+    n_parts = team.size * settings.accumulate
+    if len(rows) // n_steps < n_parts:
+        raise HeadError(
+            f"steps of {len(rows) // n_steps} rows cannot be divided into {n_parts} parts: raise batch_size (now "
+            f"{settings.batch_size}) or lower accumulate (now {settings.accumulate})."
+        )
+
+    def forward(parts: Any) -> Tensor:
+        with torch.autocast(team.device, dtype=dtype, enabled=dtype != torch.float32):
+            logits: Tensor = whole(parts)
+        return logits.float()
+
+    def evaluated() -> tuple[float, float] | None:
+        """Loss and measure of the rows to stop by."""
+        if not len(stop):
+            return None
+        logits = predict(model, stop, settings, team)
+        total, weight = loss_of(torch.from_numpy(logits).to(targets.device), targets[stop], smooth=False)
+        return float(total / weight), float("nan") if measure is None else measure(logits, stop)
+
+    curve = Curve()
+    best, best_loss, best_epoch, start = model.state(), math.inf, 0, 0
+    if checkpoint is not None and (found := checkpoint.read()) is not None:
+        model.load(found.now)
+        optimiser.load_state_dict(found.optimiser)
+        scaler.load_state_dict(found.scaler)
+        curve, best, best_loss, best_epoch = Curve(**found.curve), found.best, found.best_loss, found.best_epoch
+        start = len(curve.epoch) - 1
+    else:
+        began = time.monotonic()
+        first = evaluated()
+        curve.add(None, first, None, time.monotonic() - began)
+        best_loss = math.inf if first is None else first[0]
+
+    for epoch in range(start, settings.epochs):
+        if len(stop) and settings.patience is not None and epoch - best_epoch >= settings.patience:
+            break
+        began = time.monotonic()
+        random = np.random.default_rng([settings.seed, epoch])
+        torch.manual_seed(int(random.integers(2**31)) + team.rank)  # of dropout: an epoch can be taken up anywhere
+        steps = np.array_split(random.permutation(rows), n_steps)
+        mine = [part for step in steps for part in np.array_split(step, n_parts)[team.rank :: team.size]]
+        coming = batches(model.sources, mine, seed=(settings.seed, epoch), workers=settings.workers)
+        model.training(True)
+        step_losses = torch.zeros(n_steps, device=team.device)
+        for number, step in enumerate(steps):
+            lr_factor = factor(epoch + (number + 1) / n_steps, settings)
+            for group in optimiser.param_groups:
+                group["lr"] = group["highest"] * lr_factor
+            _, weight = loss_of(None, targets[step])
+            for part in range(settings.accumulate):
+                some, tensors = next(coming)
+                last = part == settings.accumulate - 1
+                with nullcontext() if last else team.apart(whole):
+                    total, _ = loss_of(forward(tensors), targets[some])
+                    share = total / weight * team.size  # gradients are averaged over processes
+                    scaler.scale(share).backward()
+                step_losses[number] += share.detach()
+            scaler.unscale_(optimiser)
+            torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+            scaler.step(optimiser)
+            scaler.update()
+            optimiser.zero_grad(set_to_none=True)
+            if number % CHECK_EVERY == CHECK_EVERY - 1 or number == n_steps - 1:  # a look waits for the device
+                require_numbers(step_losses, epoch, settings)
+            progress(epoch * len(rows) + sum(map(len, steps[: number + 1])), 0)
+        model.training(False)
+        now = evaluated()
+        train_loss = float(team.mean(step_losses.mean()))
+        curve.add(train_loss, now, settings.lr * lr_factor, time.monotonic() - began)
+        if now is None or now[0] < best_loss:
+            best, best_epoch = model.state(), epoch + 1
+            best_loss = math.inf if now is None else now[0]
+        if checkpoint is not None and team.leads:
+            checkpoint.write(model.state(), best, best_loss, best_epoch, optimiser, scaler, curve)
+    model.load(best)
+    return Tuned(best, best_epoch, curve)
+
+
+def predict(model: Model, rows: Rows, settings: Settings, team: Team) -> NDArray[np.float32]:
+    """Return logits ``(n_rows, n_outputs)``, float32, in evaluation mode and without gradients."""
+    torch = need("torch", "encoders")
+    model.training(False)
+    dtype = team.dtype(settings.precision)
+    mine = rows[team.rank :: team.size]
+    found = []
+    size = max(1, settings.batch_size // (team.size * settings.accumulate))
+    parts = [mine[i : i + size] for i in range(0, len(mine), size)]
+    for _, tensors in batches(model.sources, parts, workers=settings.workers):
+        with torch.no_grad(), torch.autocast(team.device, dtype=dtype, enabled=dtype != torch.float32):
+            found.append(model.module(tensors).float().cpu().numpy())
+    n_outputs = model.network.objective.n_outputs
+    own = np.concatenate(found) if found else np.zeros((0, n_outputs), np.float32)
+    out = np.empty((len(rows), n_outputs), np.float32)
+    for rank, logits in enumerate(team.gathered(own)):
+        out[rank :: team.size] = logits
+    return out
+
+
+class Trainable(Protocol):
+    """What an optimiser is made for."""
+
+    @property
+    def encoder_parameters(self) -> dict[str, nn.Parameter]: ...
+    @property
+    def head(self) -> dict[str, nn.Parameter]: ...
+
+
+class LossOf:
+    """Sums of weighted losses, and of weights, of the rows of a batch.
+
+    Parameters
+    ----------
+    objective
+        What logits stand for.
+    class_weight
+        As `headwater.heads._objective.class_weights` gives them.
+    regularised
+        The head's label smoothing.
+    """
+
+    def __init__(self, objective: Any, class_weight: Tensor, regularised: Regularised) -> None:
+        self.objective = objective
+        self.class_weight = class_weight
+        self.smoothing = regularised.label_smoothing
+
+    def __call__(self, logits: Tensor | None, targets: Tensor, *, smooth: bool = True) -> tuple[Tensor, Tensor]:
+        """Return the sum of losses (0 without logits), and the sum of weights."""
+        from headwater.heads._objective import losses
+
+        torch = need("torch", "encoders")
+        device = self.class_weight.device
+        if logits is None:
+            logits = torch.zeros(len(targets), self.objective.n_outputs, device=device)
+        smoothing = torch.full((1, 1), self.smoothing if smooth else 0.0, device=device)
+        present = torch.ones(1, len(targets), dtype=torch.bool, device=device)
+        total, weight = losses(
+            self.objective, logits[None, None], targets[None], self.class_weight[None], smoothing, present
+        )
+        return total[0, 0], weight[0, 0]
+
+
+def factor(epoch: float, settings: Settings) -> float:
+    """Return what learning rates are multiplied by: up in a line, then down as half a cosine.
+
+    References
+    ----------
+    Loshchilov and Hutter, SGDR, 2017, eq. 5, with a linear warm-up.
+    """
+    if epoch <= settings.warmup:
+        return epoch / settings.warmup
+    return 0.5 * (1 + math.cos(math.pi * (epoch - settings.warmup) / (settings.epochs - settings.warmup)))
+
+
+def optimiser_of(model: Trainable, settings: Settings) -> Any:
+    """Return AdamW with a group for each learning rate, with and without weight decay."""
+    torch = need("torch", "encoders")
+    parts = ((list(model.encoder_parameters.values()), settings.lr), (list(model.head.values()), settings.head_lr))
+    groups = []
+    for parameters, lr in parts:
+        for decays in (True, False):
+            chosen = [p for p in parameters if (p.squeeze().ndim >= 2) is decays]
+            decay = settings.weight_decay if decays else 0.0
+            if chosen:
+                groups.append({"params": chosen, "lr": lr, "highest": lr, "weight_decay": decay})
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def require_numbers(losses: Tensor, epoch: int, settings: Settings) -> None:
+    """Raise `HeadError` when a step's loss is not a number, naming the step."""
+    wrong = (~losses.isfinite()).nonzero()
+    if len(wrong):
+        raise HeadError(
+            f"the loss is not finite at step {int(wrong[0]) + 1} of epoch {epoch + 1}: lower lr (now {settings.lr:g}) "
+            f"or head_lr (now {settings.head_lr:g})"
+            + (", or use precision bf16." if settings.precision == "fp16" else ".")
+        )

@@ -1,0 +1,102 @@
+"""Keys of files that were read before, so that what has not changed since need not be read again.
+
+``files.parquet`` in a store holds, for each file, its size, time of change, inode and content key. It is a cache:
+without it, or with ``--rehash``, files are read.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.store._files import write_bytes
+
+NAME = "files.parquet"
+SETTLED_NS = 2_000_000_000
+"""A file that changed less than this before it was read may change again without its time telling it."""
+_SCHEMA = {
+    "path": pl.String,
+    "size": pl.Int64,
+    "mtime_ns": pl.Int64,
+    "inode": pl.UInt64,
+    "seen_ns": pl.Int64,
+    "key": pl.Binary,
+}
+
+
+class FileIndex:
+    """What was known of files when their contents were last read.
+
+    Parameters
+    ----------
+    folder
+        The store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._changed = False
+        self._table = pl.DataFrame(schema=_SCHEMA)
+        if self.path.exists():
+            try:
+                found = pl.read_parquet(self.path)
+            except pl.exceptions.PolarsError:
+                return  # it is only a cache
+            if found.schema == pl.Schema(_SCHEMA):
+                self._table = found
+
+    def __len__(self) -> int:
+        return self._table.height
+
+    def keys_of(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Return the keys of files that have not changed since they were read; None for the others."""
+        if not len(self):
+            return [None] * len(paths)
+        now = stats_of(paths).with_columns(pl.Series("path", list(paths), dtype=pl.String))
+        known = self._table.filter(pl.col("mtime_ns") + SETTLED_NS <= pl.col("seen_ns")).drop("seen_ns")
+        same = now.join(known, on=["path", "size", "mtime_ns", "inode"], how="left", maintain_order="left")
+        return same["key"].to_list()
+
+    def remember(self, keys: Mapping[str, bytes]) -> None:
+        """Add files that have just been read, with their keys; those that are gone by now are left out. See `save`."""
+        if not keys:
+            return
+        paths = list(keys)
+        new = stats_of(paths).with_columns(
+            pl.Series("path", paths, dtype=pl.String),
+            pl.lit(time.time_ns()).cast(pl.Int64).alias("seen_ns"),
+            pl.Series("key", [keys[path] for path in paths], dtype=pl.Binary),
+        )
+        new = new.filter(pl.col("size") >= 0).select(list(_SCHEMA))
+        kept = self._table.join(new.select("path"), on="path", how="anti")
+        self._table = pl.concat([kept, new])
+        self._changed = True
+
+    def save(self) -> None:
+        """Write what was added, atomically."""
+        if not self._changed:
+            return
+        data = io.BytesIO()
+        self._table.write_parquet(data)
+        write_bytes(self.path, data.getvalue())
+
+
+def stats_of(paths: Sequence[str]) -> pl.DataFrame:
+    """Return size, time of change and inode of files; a size of -1 for one that is not there."""
+    found: NDArray[np.int64] = np.full((len(paths), 2), -1, np.int64)
+    inodes: NDArray[np.uint64] = np.zeros(len(paths), np.uint64)
+    for i, path in enumerate(paths):
+        try:
+            stat = os.stat(path)  # noqa: PTH116  (a Path for each of a million files would take longer than the look)
+        except (OSError, ValueError):
+            continue
+        found[i] = stat.st_size, stat.st_mtime_ns
+        inodes[i] = stat.st_ino
+    return pl.DataFrame({"size": found[:, 0], "mtime_ns": found[:, 1], "inode": inodes})

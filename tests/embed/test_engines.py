@@ -1,0 +1,118 @@
+"""Several processes, and a Ray cluster, make the arrays that one process makes."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headwater.embed import Shard, fill, load_encoder
+from headwater.errors import StoreBusy
+from headwater.store import create_store
+
+N = 300
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory, picture):
+    """Return a manifest of 300 images with a text each, one image unreadable."""
+    folder = tmp_path_factory.mktemp("many")
+    lines = ["id,image,text"]
+    for i in range(N):
+        picture(folder / f"{i}.png", i, (24, 20))
+        lines.append(f"{i},{i}.png,a {'benign' if i % 2 else 'severe'} gland {i}")
+    (folder / "7.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    (folder / "m.csv").write_text("\n".join(lines))
+    return folder / "m.csv"
+
+
+def arrays(store):
+    """Every chunk of every array, and what the journal adds up to."""
+    root = Path(store)
+    files = {str(p.relative_to(root)): p.read_bytes() for p in (root / "features.zarr").rglob("*") if p.is_file()}
+    return {name: data for name, data in files.items() if not name.endswith(".lock")}
+
+
+def headwater(*arguments, **options):
+    command = [sys.executable, "-m", "headwater", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def embed(manifest, store, encoder, *more):
+    done = headwater("embed", manifest, store, "--encoder", encoder, "--device", "cpu", "--precision", "fp32", *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_shards_together_make_what_one_makes(manifest, tmp_path):
+    """Three processes at once, each with its blocks, leave the files that one process leaves."""
+    encoder = "stub:16"
+    embed(manifest, tmp_path / "one.hw", encoder)
+    command = [sys.executable, "-m", "headwater", "embed", manifest, tmp_path / "many.hw", "--encoder", encoder]
+    command = [*map(str, command), "--shard"]
+    running = [subprocess.Popen([*command, f"{i}/3"], stderr=subprocess.PIPE) for i in range(3)]
+    said = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], said
+    assert arrays(tmp_path / "many.hw") == arrays(tmp_path / "one.hw")
+    assert headwater("verify", tmp_path / "many.hw").returncode == 0
+    again = embed(manifest, tmp_path / "many.hw", encoder)
+    assert "0 items embedded" in again.stdout
+
+
+def test_a_shard_says_what_it_left(manifest, tmp_path):
+    """One shard alone makes its blocks, and says how many items wait for others."""
+    done = embed(manifest, tmp_path / "a.hw", "stub:16", "--shard", "1/2")
+    assert "left to other shards" in done.stdout
+    assert "stub-16/image: 0 items" not in done.stdout
+    assert "N - 1" in headwater("embed", manifest, tmp_path / "a.hw", "--encoder", "stub:16", "--shard", "2/2").stderr
+
+
+def test_shards_keep_out_who_writes_alone_and_the_same_shard(tmp_path):
+    """Shards write beside each other; one that writes alone waits for none, nor do two of one number."""
+    encoder = load_encoder("stub:8")
+    features = create_store(tmp_path / "a.hw").require_features("s/image", encoder.spec("image", "float16"), 10)
+    with features.sharing("0-of-2"), features.sharing("1-of-2"):
+        with pytest.raises(StoreBusy, match="is being written"), features.writing():
+            pass
+        with pytest.raises(StoreBusy, match="part 0-of-2"), features.sharing("0-of-2"):
+            pass
+    with features.writing(), pytest.raises(StoreBusy, match="is being written by process"), features.sharing("0-of-2"):
+        pass
+
+
+def test_lines_of_shards_that_write_at_once_stay_whole(tmp_path):
+    """Two threads with a shard each append to one journal; every line can be read."""
+    from headwater.embed import Content
+
+    encoder = load_encoder("stub:8")
+    contents = [Content(i.to_bytes(16, "big"), "x") for i in range(5000)]
+    features = create_store(tmp_path / "a.hw").require_features(
+        "s/text", encoder.spec("text", "float16"), len(contents)
+    )
+    threads = [
+        threading.Thread(target=fill, args=(features, encoder, contents), kwargs={"shard": Shard(i, 2)})
+        for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done = features.refresh()
+    assert (done.status == 1).all()
+    assert not list(done.verify())
+    assert np.isfinite(np.asarray(done.pooled)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["builtin:texture", "hf-clip"])
+def test_ray_makes_what_one_process_makes(manifest, tmp_path, tiny, encoder):
+    """Two workers of a Ray cluster leave the arrays that one process leaves, bit for bit."""
+    pytest.importorskip("ray")
+    spec = encoder if ":" in encoder else tiny(encoder).spec
+    more = [] if ":" in encoder else ["--tokens", "all"]
+    embed(manifest, tmp_path / "one.hw", spec, *more)
+    embed(manifest, tmp_path / "ray.hw", spec, *more, "--engine", "ray", "--workers", "2")
+    assert arrays(tmp_path / "ray.hw") == arrays(tmp_path / "one.hw")
+    assert headwater("verify", tmp_path / "ray.hw").returncode == 0

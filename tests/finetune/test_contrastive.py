@@ -1,0 +1,176 @@
+"""Encoders trained on pairs of images and texts."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import headwater as hw
+from headwater.errors import HeadwaterError
+from headwater.finetune.adapt import LoraSettings
+from headwater.finetune.contrastive import Pairs, contrast, retrieval
+
+torch = pytest.importorskip("torch")
+QUICK = {
+    "groups": "patient",
+    "epochs": 2,
+    "batch_size": 12,
+    "device": "cpu",
+    "precision": "fp32",
+    "lora": LoraSettings(rank=2),
+    "holdout": 0.25,
+}
+PROMPTS = 'templates = ["a {} gland"]\n[classes]\nbenign = "benign"\nmalignant = "severe"\n'
+
+
+def units(n, d, seed):
+    v = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(v, dim=1)
+
+
+def test_the_clip_loss_is_that_of_open_clip():
+    """Without shared texts the loss is what open_clip computes."""
+    from open_clip.loss import ClipLoss
+
+    images, texts, scale = units(6, 5, 0), units(6, 5, 1), torch.tensor(2.0, dtype=torch.float64)
+    ours = contrast("clip", images, texts, torch.eye(6, dtype=torch.bool), scale, torch.tensor(0.0))
+    torch.testing.assert_close(ours, ClipLoss()(images, texts, scale.exp()))
+
+
+def test_the_siglip_loss_is_that_of_open_clip():
+    """The sigmoid loss is what open_clip computes, bias included."""
+    from open_clip.loss import SigLipLoss
+
+    images, texts, scale = units(6, 5, 0), units(6, 5, 1), torch.tensor(2.0, dtype=torch.float64)
+    bias = torch.tensor(-3.0, dtype=torch.float64)
+    ours = contrast("siglip", images, texts, torch.eye(6, dtype=torch.bool), scale, bias)
+    torch.testing.assert_close(ours, SigLipLoss()(images, texts, scale.exp(), bias))
+
+
+def test_views_of_one_exam_are_no_rivals():
+    """Of images that share a report, each is as likely for it; to the sigmoid loss both are matches."""
+    images, texts, scale = units(4, 8, 0), units(4, 8, 1), torch.tensor(3.0, dtype=torch.float64)
+    texts[1] = texts[0]
+    pairs = Pairs(np.arange(4), np.array([0, 0, 2, 3]))
+    same = torch.from_numpy(pairs.same(np.arange(4)))
+    assert same.sum() == 6
+    logits = scale.exp() * images @ texts.T
+    soft = same.double() / same.sum(1, keepdim=True)
+    expected = (
+        torch.nn.functional.cross_entropy(logits, soft) + torch.nn.functional.cross_entropy(logits.T, soft.T)
+    ) / 2
+    torch.testing.assert_close(contrast("clip", images, texts, same, scale, torch.tensor(0.0)), expected)
+    pairwise = torch.nn.functional.binary_cross_entropy_with_logits(logits, same.double(), reduction="sum") / 4
+    torch.testing.assert_close(contrast("siglip", images, texts, same, scale, torch.tensor(0.0)), pairwise)
+
+
+def test_retrieval_counts_distinct_items():
+    """Ranks are among distinct texts and images; a text that several images share is found by each."""
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(5, 16))
+    texts[1] = texts[0]
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    pairs = Pairs(np.arange(5), np.array([7, 7, 2, 3, 4]))
+    found = retrieval(texts, texts, pairs, np.arange(5))
+    assert found["image_to_text_r1"] == found["text_to_image_r1"] == 1
+    assert found["image_to_text_median_rank"] == 1
+    worst = retrieval(-texts, texts, pairs, np.arange(5))
+    assert worst["image_to_text_r1"] == 0
+    assert worst["image_to_text_median_rank"] == 4
+
+
+def test_training_on_pairs_teaches_the_words(cases, tiny, tmp_path):
+    """After some epochs on smooth and rough images with their words, held-out ones are told apart by prompts."""
+    (tmp_path / "p.toml").write_text(PROMPTS)
+    done = hw.contrast(
+        cases,
+        encoder=tiny("hf-clip").spec,
+        prompts=tmp_path / "p.toml",
+        label="label",
+        out=tmp_path / "run",
+        **{**QUICK, "lr": 3e-3, "epochs": 15, "patience": None},
+    )
+    assert done.metrics["test"]["zero_shot_auc"] > 0.9
+    assert done.metrics["test"]["image_to_text_r1"] > done.metrics["before"]["image_to_text_r1"]
+    assert json.loads((tmp_path / "run/metrics.json").read_text()) == done.metrics
+    store = hw.embed(cases, tmp_path / "s.hw", encoder=tiny("hf-clip").spec, adapter=tmp_path / "run", name="t")
+    run = hw.zero_shot(store, features="t", prompts=tmp_path / "p.toml", label="label")
+    assert run.mean["auc"] > 0.9
+    scale = store.features("t/image").spec.logit_scale
+    assert scale == pytest.approx(float(np.exp(done.adapters[0].tensors["logit_scale"].item())), rel=1e-5)
+    assert hw.similar(store, features="t/image", text="a severe gland", k=3)
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+@pytest.mark.parametrize("member", ["hf-clip", "open_clip", "hf-siglip"])
+def test_gradient_caching_is_the_same_step(cases, tiny, loss, member):
+    """Encoding a step's pairs in parts gives what encoding them at once gives."""
+    options = {**QUICK, "lr": 1e-3, "patience": None, "loss": loss, "train": "last-1"}
+    one, parts = (hw.contrast(cases, encoder=tiny(member).spec, accumulate=n, **options) for n in (1, 3))
+    for name, tensor in one.adapters[0].tensors.items():
+        if not name.endswith(("k_proj.bias", "in_proj_bias")):  # keys' biases move nothing, so rounding moves them
+            torch.testing.assert_close(parts.adapters[0].tensors[name], tensor, rtol=2e-2, atol=3e-4, msg=name)
+    assert parts.curves["train_loss"][1] == pytest.approx(one.curves["train_loss"][1], rel=1e-4)
+
+
+def test_a_locked_tower_stays(cases, tiny):
+    """With ``image=none`` the images are encoded once, and none of their tower's parameters is trained."""
+    done = hw.contrast(cases, encoder=tiny("hf-clip").spec, train=["image=none", "text=full"], **QUICK)
+    trained = done.config["trained_parameters"][tiny("hf-clip").spec]
+    assert trained
+    assert all(name.startswith("text") for name in trained)
+
+
+def test_it_goes_on_where_it_stopped(cases, tiny, tmp_path, monkeypatch):
+    """Stopped after an epoch, the same command ends with the same tensors."""
+    from headwater.finetune.checkpoint import Checkpoint
+
+    options = {**QUICK, "train": "lora", "epochs": 3, "patience": None, "lr": 1e-3}
+    whole = hw.contrast(cases, encoder=tiny("hf-clip").spec, **options)
+    real = Checkpoint.write
+
+    def stopping(self, *state):
+        real(self, *state)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        monkeypatch.setattr(Checkpoint, "write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            hw.contrast(cases, encoder=tiny("hf-clip").spec, out=tmp_path / "run", **options)
+    monkeypatch.setattr(Checkpoint, "write", real)
+    done = hw.contrast(cases, encoder=tiny("hf-clip").spec, out=tmp_path / "run", **options)
+    for name, tensor in whole.adapters[0].tensors.items():
+        assert torch.equal(done.adapters[0].tensors[name], tensor), name
+    assert not (tmp_path / ".run.progress").exists()
+
+
+@pytest.mark.parametrize(
+    ("member", "options", "message"),
+    [
+        ("timm-vit", {}, "needs a dual encoder"),
+        ("hf-clip", {"loss": "clap"}, "There are: clip, siglip"),
+        ("hf-clip", {"label": "label"}, "--prompts and --label go together"),
+        ("hf-clip", {"batch_size": 1}, "at least 2"),
+        ("hf-clip", {"train": "none"}, "nothing to tune"),
+        ("hf-clip", {"groups": None}, "pass --groups patient"),
+        ("hf-clip", {"accumulate": 20}, "cannot be divided into 20 parts"),
+    ],
+)
+def test_what_cannot_be_is_refused(cases, tiny, member, options, message):
+    """Settings that cannot be are errors of one line that say what to do."""
+    with pytest.raises(HeadwaterError, match=re.escape(message)):
+        hw.contrast(cases, encoder=tiny(member).spec, **{**QUICK, **options})
+
+
+def test_from_the_command_line(cases, tiny, tmp_path):
+    """``--objective contrastive`` writes an encoder, and says how pairs are found."""
+    command = [sys.executable, "-m", "headwater", "fine-tune", str(cases), "--encoder", tiny("hf-clip").spec]
+    command += ["--objective", "contrastive", "--groups", "patient", "--epochs", "1", "--batch-size", "8"]
+    done = subprocess.run(
+        [*command, "--device", "cpu", "--out", str(tmp_path / "run")], capture_output=True, text=True, check=True
+    )
+    assert "image_to_text_r1" in done.stdout
+    assert "--adapter" in done.stdout

@@ -1,0 +1,330 @@
+"""Encoder and head trained together."""
+
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+import headwater as hw
+from headwater.errors import EncoderError, HeadError, InputError, ManifestError
+from headwater.finetune import loop
+from headwater.finetune.adapt import LoraSettings
+
+pytest.importorskip("torch")
+QUICK = {
+    "label": "label",
+    "groups": "patient",
+    "folds": 2,
+    "epochs": 2,
+    "batch_size": 16,
+    "device": "cpu",
+    "precision": "fp32",
+    "params": {"C": 0.01},
+    "lora": LoraSettings(rank=2),
+}
+EXACT = {"dtype": "float32", "device": "cpu", "precision": "fp32"}
+SMALL = {"width": 8, "heads": 2, "blocks": 1, "hidden": [8], "epochs": 2, "dropout": 0.0}
+
+
+def tuned(cases, spec, **options):
+    return hw.fine_tune(cases, encoder=spec, **{**QUICK, **options})
+
+
+def scores(run):
+    return run.predictions.select(pl.selectors.starts_with("score_")).to_numpy()
+
+
+@pytest.mark.parametrize("train", ["lora", "last-1", "full"])
+def test_what_a_run_holds(cases, tiny, tmp_path, train):
+    """A run has the files, metrics and folds of fit-head, curves, what was trained, and frozen features beside."""
+    run = tuned(cases, tiny("timm-vit").spec, train=train, out=tmp_path / "run")
+    again = hw.open_run(tmp_path / "run")
+    assert again.metrics == run.metrics
+    assert again.config["command"] == "fine-tune"
+    assert len(run.predictions) == 48
+    assert run.predictions["id"].n_unique() == 48
+    assert set(run.metrics["frozen"]["mean"]) == set(run.metrics["mean"])
+    assert again.curves.filter(pl.col("epoch") > 0)["train_loss"].is_finite().all()
+    assert again.curves["fold"].unique().to_list() == [None, 0, 1]
+    assert run.metrics["training"]["of_the_encoder"] < run.metrics["training"]["encoder_parameters"] or train == "full"
+    assert again.config["trained_parameters"][tiny("timm-vit").spec]
+    assert any("tuning" in line for line in run.lines())
+    assert not list(tmp_path.glob(".run*"))
+
+
+def test_its_splits_are_those_of_fit_head(cases, tiny, tmp_path):
+    """Fold by fold, the same samples are tested as by fit-head, and the frozen head scores them as it does."""
+    spec = tiny("timm-vit").spec
+    run = tuned(cases, spec, patience=None, epochs=1)
+    store = hw.embed(
+        cases, tmp_path / "s.hw", encoder=spec, name="vit", device="cpu", dtype="float32", precision="fp32"
+    )
+    frozen = hw.fit_head(store, features="vit/image", label="label", groups="patient", folds=2, params={"C": 0.01})
+    assert run.predictions.select("id", "fold").equals(frozen.predictions.select("id", "fold"))
+    assert run.metrics["frozen"]["mean"]["auc"] == pytest.approx(frozen.mean["auc"], abs=1e-6)
+    assert run.metrics["frozen"]["mean"]["log_loss"] == pytest.approx(frozen.mean["log_loss"], abs=1e-4)
+    compared = hw.compare([run, frozen])
+    assert compared.lines()
+
+
+@pytest.mark.parametrize("member", ["timm-vit", "timm-conv", "hf-clip", "open_clip"])
+@pytest.mark.parametrize("train", ["lora", "last-1"])
+def test_the_tuned_encoder_goes_back_into_the_store(cases, tiny, tmp_path, member, train):
+    """Features embedded with the run's adapter, scored by the run's head, give what the run scored."""
+    spec = tiny(member).spec
+    run = tuned(cases, spec, train=train, lr=0.003, image="image", refit=False, out=tmp_path / "run")
+    store = hw.embed(
+        cases,
+        tmp_path / "s.hw",
+        encoder=spec,
+        adapter=tmp_path / "run",
+        dtype="float32",
+        device="cpu",
+        precision="fp32",
+    )
+    (name,) = [name for name in store.feature_names() if name.endswith("/image")]
+    assert name.endswith("-run/image")
+    first = run.predictions.filter(fold=0)
+    data = store.read(name)
+    place = {id: i for i, id in enumerate(data.ids.tolist())}
+    X = data.X[np.array([place[id] for id in first["id"]])]
+    ours = hw.open_run(tmp_path / "run").head.predict_proba(X)
+    np.testing.assert_allclose(ours[:, 1], first["score_malignant"].to_numpy(), atol=2e-3)
+    assert store.features(name).spec.adapter
+
+
+def test_a_killed_run_goes_on_to_the_same_result(cases, tiny, tmp_path, monkeypatch):
+    """Stopped at any epoch, the same command ends in the same files, to the bit."""
+    spec = tiny("timm-vit").spec
+    options = {"epochs": 3, "patience": None, "lr": 0.001, "augment": ["flip", "colour"]}
+    options |= {"lora": LoraSettings(rank=2, dropout=0.2)}
+    whole = tuned(cases, spec, **options)
+    real = loop.Checkpoint.write
+
+    def stopping_at(number):
+        def write(self, *state):
+            nonlocal count
+            real(self, *state)
+            count += 1
+            if count == number:
+                raise KeyboardInterrupt
+
+        count = 0
+        return write
+
+    for number in (2, 3, 4):
+        monkeypatch.setattr(loop.Checkpoint, "write", stopping_at(number))
+        with pytest.raises(KeyboardInterrupt):
+            tuned(cases, spec, out=tmp_path / "run", **options)
+    monkeypatch.setattr(loop.Checkpoint, "write", real)
+    run = tuned(cases, spec, out=tmp_path / "run", **options)
+    np.testing.assert_array_equal(scores(run), scores(whole))
+    same = ["fold", "epoch", "train_loss", "stop_loss", "lr"]
+    assert run.curves.select(same).equals(whole.curves.select(same))
+    for name, tensor in whole.adapters[0].tensors.items():
+        assert np.array_equal(tensor.numpy(), run.adapters[0].tensors[name].numpy()), name
+
+
+def test_another_configuration_is_not_gone_on_with(cases, tiny, tmp_path, monkeypatch):
+    """What was begun with other settings is an error that names them, and stays."""
+
+    def stop(self, *state):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Checkpoint, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(cases, tiny("timm-vit").spec, out=tmp_path / "run")
+    with pytest.raises(InputError, match=r"other settings \(epochs\)"):
+        tuned(cases, tiny("timm-vit").spec, out=tmp_path / "run", epochs=5)
+    assert (tmp_path / ".run.progress").exists()
+
+
+def test_parts_of_a_step_are_the_step(cases, tiny):
+    """Accumulating gradients over parts of a step gives what the step gives, class weights included."""
+    spec = tiny("timm-vit").spec
+    options = {"patience": None, "lr": 0.001, "params": {"C": 0.01, "class_weight": {"benign": 3.0}}}
+    one = tuned(cases, spec, accumulate=1, **options)
+    parts = tuned(cases, spec, accumulate=4, **options)
+    np.testing.assert_allclose(scores(parts), scores(one), atol=1e-4)
+
+
+def test_computing_activations_again_changes_nothing(cases, tiny):
+    """With ``checkpoint_gradients`` the result is the same."""
+    for member in ("timm-vit", "hf-clip"):
+        options = {"patience": None, "image": "image", "lr": 0.001, "epochs": 1}
+        one = tuned(cases, tiny(member).spec, **options)
+        again = tuned(cases, tiny(member).spec, checkpoint_gradients=True, **options)
+        np.testing.assert_allclose(scores(again), scores(one), atol=1e-5)
+
+
+def test_training_that_never_helps_leaves_the_head_on_frozen_features(cases, tiny):
+    """When no epoch lowers the loss of the rows held out, the state before the first is taken."""
+    run = tuned(cases, tiny("timm-vit").spec, lr=0.3, head_lr=1.0, patience=1, params={"C": 1e-6})
+    curves = run.curves.filter(fold=0)
+    best = curves["stop_loss"].arg_min()
+    assert best == 0
+    assert len(curves) == 2
+
+
+@pytest.mark.parametrize("head", ["self-attention", "token-mlp", "mlp"])
+def test_heads_over_tokens_and_networks(cases, tiny, head):
+    """Heads over the tokens of an image, and perceptrons, are trained with their encoder."""
+    params = {"epochs": 2, "hidden": [8], "warmup": 0.5} if head == "mlp" else {**SMALL, "warmup": 0.5}
+    params |= {} if head != "mlp" else {"lr": 0.001, "weight_decay": 0.01, "dropout": 0.1}
+    run = tuned(cases, tiny("timm-conv").spec, head=head, params=params, train="last-1")
+    assert np.isfinite(scores(run)).all()
+
+
+@pytest.mark.parametrize("head", ["co-attention", "mlp", "linear"])
+def test_image_and_text_of_two_encoders(cases, tiny, head):
+    """An image encoder is trained, a frozen text encoder is run once, and the head fuses both."""
+    params = {
+        "co-attention": {**SMALL, "warmup": 0.5},
+        "mlp": {"epochs": 2, "hidden": [8], "fusion": "gated", "warmup": 0.5, "lr": 0.001, "weight_decay": 0.01}
+        | {"dropout": 0.0},
+        "linear": {"C": 0.01},
+    }[head]
+    specs = [tiny("timm-conv").spec, tiny("hf-bert").spec]
+    run = tuned(cases, specs, head=head, params=params, train=["image=last-1", "text=none"], epochs=1)
+    assert set(run.config["trained_parameters"]) == {specs[0]}
+    assert list(run.config["features"]) == [
+        f"{spec.rpartition('/')[2]}/{m}" for spec, m in zip(specs, ("image", "text"), strict=True)
+    ]
+    assert np.isfinite(scores(run)).all()
+
+
+def test_both_towers_of_one_encoder(cases, tiny, tmp_path):
+    """Naming the text column makes it an input; both towers are trained, and both come back."""
+    spec = tiny("hf-clip").spec
+    run = tuned(cases, spec, text="text", train="last-1", lr=0.003, refit=False, out=tmp_path / "run", epochs=1)
+    names = run.config["trained_parameters"][spec]
+    assert any("vision" in name for name in names)
+    assert any("text" in name for name in names)
+    store = hw.embed(cases, tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", name="t", **EXACT)
+    data = store.read("t/image", "t/text")
+    first = run.predictions.filter(fold=0)
+    place = {id: i for i, id in enumerate(data.ids.tolist())}
+    rows = np.array([place[id] for id in first["id"]])
+    X = np.concatenate([np.asarray(data.inputs[name][rows]) for name in ("t/image", "t/text")], 1)
+    np.testing.assert_allclose(run.head.predict_proba(X)[:, 1], first["score_malignant"].to_numpy(), atol=2e-3)
+
+
+def test_texts_alone(cases, tiny):
+    """A text encoder is tuned on the texts of a manifest."""
+    run = tuned(cases, tiny("hf-bert").spec, train="lora", epochs=1)
+    assert run.mean["auc"] > 0.9  # the label stands in the text
+
+
+def test_bags(cases, tiny):
+    """The images of a slide are one bag; every one is encoded, with gradients."""
+    params = {"width": 8, "hidden": [8], "epochs": 2, "dropout": 0.0, "warmup": 0.5}
+    run = tuned(
+        cases, tiny("timm-conv").spec, head="mil", params=params, bags="slide", label="slide_label", groups="none",
+        train="last-1", epochs=1, patience=None, batch_size=4,
+    )  # fmt: skip
+    assert len(run.predictions) == 12
+    assert np.isfinite(scores(run)).all()
+
+
+def test_several_labels(cases, tiny):
+    """Several labels a sample are trained as one problem each."""
+    run = tuned(cases, tiny("timm-vit").spec, label="labels", label_separator=";", epochs=1)
+    assert run.metrics["task"] == "multilabel"
+    assert scores(run).shape == (48, 3)
+
+
+def test_levels_and_patients(cases, tiny):
+    """``by`` and ``per`` report as they do for heads."""
+    run = tuned(cases, tiny("timm-vit").spec, by="slide_label", per="patient", epochs=1)
+    assert set(run.metrics["by"]["levels"]) == {"mixed", "other"}
+    assert run.metrics["per"]["mean"]["auc"] is not None
+
+
+def test_a_random_start_does_not_begin_at_the_probe(cases, tiny):
+    """With ``start="random"`` the head is drawn anew."""
+    probe = tuned(cases, tiny("timm-vit").spec, epochs=1)
+    drawn = tuned(cases, tiny("timm-vit").spec, epochs=1, start="random")
+    first = [run.curves.filter(epoch=0, fold=0)["stop_loss"][0] for run in (probe, drawn)]
+    assert first[0] != first[1]
+    assert probe.metrics["frozen"]["mean"] == drawn.metrics["frozen"]["mean"]
+
+
+def test_an_adapter_can_be_trained_further(cases, tiny, tmp_path):
+    """A run's tuned encoder is where another starts."""
+    spec = tiny("timm-vit").spec
+    first = tuned(cases, spec, epochs=1, lr=0.003, patience=None, out=tmp_path / "one")
+    second = tuned(cases, spec, epochs=1, adapter=tmp_path / "one")
+    assert second.metrics["frozen"]["mean"]["log_loss"] != first.metrics["frozen"]["mean"]["log_loss"]
+
+
+def test_an_unreadable_image_is_left_out(cases, tiny, tmp_path):
+    """Files that cannot be decoded are left out with the reason."""
+    table = pl.read_csv(cases).with_columns(image=str(cases.parent) + "/" + pl.col("image"))
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
+    table = table.with_columns(
+        image=pl.when(pl.col("id") == "case-3").then(pl.lit(str(tmp_path / "bad.png"))).otherwise("image")
+    )
+    table.write_csv(tmp_path / "m.csv")
+    run = tuned(tmp_path / "m.csv", tiny("timm-vit").spec, epochs=1)
+    assert run.metrics["n_samples"] == 47
+    assert run.metrics["left_out"] == {"unreadable image": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": "none"}, "nothing to tune: run headwater embed"),
+        ({"train": ["text=lora"]}, "trains none of the inputs"),
+        ({"train": ["lora", "full"]}, "given twice"),
+        ({"train": ["sound=lora"]}, "neither image nor text"),
+        ({"train": "last-99"}, "fewer than 99"),
+        ({"start": "prob"}, "probe, random"),
+        ({"batch_norm": "kept"}, "keep, update"),
+        ({"augment": ["blur"]}, "There are: colour"),
+        ({"epochs": 0}, "at least 1"),
+        ({"lr": 0.0}, "above 0"),
+        ({"lora": LoraSettings(rank=0)}, "at least 1"),
+        ({"lora": LoraSettings(modules="(")}, "no regular expression"),
+        ({"label": "lable"}, "Did you mean 'label'"),
+        ({"head": "knn", "params": {}}, "not trained by gradients"),
+        ({"head": "co-attention", "params": SMALL}, "needs two inputs"),
+        ({"bags": "slide"}, "goes with --head mil"),
+        ({"groups": None}, "pass --groups patient"),
+        ({"batch_size": 4, "accumulate": 8}, "cannot be divided into 8 parts"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(cases, tiny, options, message):
+    """Settings that cannot be are errors of one line that say what to do."""
+    with pytest.raises((InputError, HeadError), match=re.escape(message)) as caught:
+        tuned(cases, tiny("timm-vit").spec, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_encoders_that_do_not_fit_are_refused(cases, tiny):
+    """An encoder without weights, and one without a column, are errors."""
+    with pytest.raises(EncoderError, match="cannot be trained"):
+        tuned(cases, "builtin:texture")
+    with pytest.raises(ManifestError, match="left without a column"):
+        tuned(cases, [tiny("timm-vit").spec, tiny("timm-conv").spec])
+
+
+def test_a_loss_that_is_no_number_stops(cases, tiny):
+    """A learning rate beyond all reason is an error that says at which step, and what to lower."""
+    with pytest.raises(HeadError, match=r"not finite at step \d+ of epoch \d+: lower lr"):
+        tuned(cases, tiny("timm-vit").spec, train="full", lr=1e30, patience=None, epochs=4, clip=1e30)
+
+
+def test_from_the_command_line(cases, tiny, tmp_path):
+    """The command writes the run, and its JSON is the metrics."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "headwater", "fine-tune", str(cases), "--encoder", tiny("timm-vit").spec]
+    command += ["--label", "label", "--groups", "patient", "--folds", "2", "--epochs", "1", "--set", "C=0.01"]
+    command += ["--train", "last-1", "--augment", "flip", "--out", str(tmp_path / "run"), "--json", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["frozen"]["mean"]["auc"] is not None
+    assert "the linear head on frozen features" in done.stderr
+    assert hw.open_run(tmp_path / "run").metrics["training"]["processes"] == 1
