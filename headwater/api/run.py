@@ -41,8 +41,8 @@ RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
 DECISION = "decision.json"  # where a run has one
 TRIALS = "trials.parquet"  # where settings were tried
 INSTANCES = "instances.parquet"  # of runs on bags
-FIGURES = "figures"  # a folder, where a run was drawn
 CURVES = "curves.parquet"  # where an encoder was trained
+FIGURES = "figures"  # a folder, where a run was drawn
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),

@@ -1,0 +1,99 @@
+"""What is done to an image before an encoder sees it, named in a word each and part of what defines the features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from headwater.errors import InputError, nearest
+from headwater.sources.images import read_image
+from headwater.sources.mammogram import BACKGROUND, breast_box, dark_to_zero, facing_left
+from headwater.sources.stain import MACENKO_REFERENCE, REINHARD_REFERENCE, macenko, macenko_of, reinhard, reinhard_of
+
+Change = Callable[[Image.Image], Image.Image]
+KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram")
+MAMMOGRAM = (f"background={BACKGROUND}", "breast", "orient=left")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Changes of an image, made one after the other.
+
+    Attributes
+    ----------
+    names
+        As they were asked for, a shorthand spelled out, files by the digest of what was taken from them.
+    """
+
+    names: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return an image of mode RGB, changed."""
+        for change in self.changes:
+            image = change(image)
+        return image
+
+
+def parse_steps(words: Sequence[str]) -> Steps | None:
+    """Read steps, in the order in which they are to be made; None for none.
+
+    ``background=V``
+        Pixels darker than V (0 to 255, of the lightest channel) become 0.
+    ``breast``
+        Crop to the largest bright region: the breast, without labels and markers.
+    ``orient=left``
+        Mirror an image whose mass lies on the right.
+    ``mammogram``
+        These three, with ``background=40``.
+    ``resize=HxW``
+        To that many pixels, whatever the shape was.
+    ``macenko``, ``reinhard``
+        Bring the stains to a published reference; ``macenko=FILE`` to those of an image.
+
+    Raises
+    ------
+    InputError
+        For a step that there is not, or a value that it cannot have.
+
+    Examples
+    --------
+    >>> parse_steps(["mammogram", "resize=1520x912"]).names
+    ('background=40', 'breast', 'orient=left', 'resize=1520x912')
+    """
+    spelled = [part for word in words for part in (MAMMOGRAM if word == "mammogram" else (word,))]
+    made = [_step(word) for word in spelled]
+    return Steps(tuple(name for name, _ in made), tuple(change for _, change in made)) if made else None
+
+
+def _step(word: str) -> tuple[str, Change]:
+    kind, _, value = word.partition("=")
+    if kind == "background" and value.isdigit() and 0 < int(value) < 256:
+        return word, lambda image: dark_to_zero(image, int(value))
+    if word == "breast":
+        return word, lambda image: image.crop(breast_box(image))
+    if word == "orient=left":
+        return word, facing_left
+    if kind == "resize" and (size := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)):
+        height, width = int(size[1]), int(size[2])
+        return word, lambda image: image.resize((width, height), Image.Resampling.BICUBIC)
+    if kind == "macenko":
+        stains = MACENKO_REFERENCE if not value else macenko_of(_reference(word, value))
+        return f"macenko={stains.digest}", lambda image: macenko(image, stains)
+    if kind == "reinhard":
+        colours = REINHARD_REFERENCE if not value else reinhard_of(_reference(word, value))
+        return f"reinhard={colours.digest}", lambda image: reinhard(image, colours)
+    if kind in KINDS:
+        wants = {"background": "background=40", "orient": "orient=left", "resize": "resize=1520x912"}.get(kind, kind)
+        raise InputError(f"--step {word!r}: write it as {wants}.")
+    raise InputError(f"--step {word!r}.{nearest(kind, KINDS)} There are: {', '.join(KINDS)}.")
+
+
+def _reference(word: str, path: str) -> Image.Image:
+    if not Path(path).is_file():
+        raise InputError(f"--step {word}: no such file.")
+    return read_image(path)
