@@ -18,6 +18,10 @@ Adapter = Annotated[
     Path | None, typer.Option(metavar="RUN", help="A run of fine-tune: what it trained is put on top of the weights.")
 ]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model, with your rights.")]
+Steps = Annotated[
+    list[str] | None,
+    typer.Option("--step", metavar="STEP", help="Before the encoder: mammogram, resize=HxW, macenko, …; repeat."),
+]
 Leakage = Annotated[
     str | None, typer.Option(metavar="REASON", help="Go on though the split leaks; kept in metrics.json.")
 ]

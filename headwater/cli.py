@@ -35,6 +35,7 @@ from headwater._cli_options import (
     Seeds,
     Separator,
     Split,
+    Steps,
     Store,
     TaskAsked,
     Trials,
@@ -167,13 +168,16 @@ def embed(
     id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids.")] = None,
     tokens: Annotated[str, typer.Option(metavar="none|all|N", help="Token features to store too.")] = "none",
     layer: Annotated[
-        str | None, typer.Option(metavar="last|N", help="Layer of a vision-language decoder to take features from.")
+        str | None,
+        typer.Option(
+            metavar="LAYER", help="timm: stage3, or stage2,stage4; vision-language decoder: last, or a number."
+        ),
     ] = None,
     pooling: Annotated[
-        str | None, typer.Option(help="How its states make a vector: last-token, mean-image-tokens or mean.")
+        str | None, typer.Option(help="How a decoder's states make a vector: last-token, mean-image-tokens or mean.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="What it reads: words around {image} or {text}.")
+        str | None, typer.Option(metavar="WORDS", help="What a decoder reads: words around {image} or {text}.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
@@ -184,6 +188,7 @@ def embed(
     on_error: Annotated[str, typer.Option(metavar="skip|stop", help="What to do about an unreadable item.")] = "skip",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try items again that failed before.")] = False,
     rehash: Annotated[bool, typer.Option("--rehash", help="Read files again that look unchanged.")] = False,
+    step: Steps = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Make part I (from 0) of N, beside others.")] = None,
     engine: Annotated[str, typer.Option(metavar="local|ray", help="Here, or on a Ray cluster.")] = "local",
     ray_address: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Of a running Ray cluster.")] = None,
@@ -216,6 +221,7 @@ def embed(
         on_error=on_error,
         retry_failed=retry_failed,
         rehash=rehash,
+        steps=step or (),
         shard=shard,
         engine=engine,
         ray_address=ray_address,
@@ -377,6 +383,7 @@ def fine_tune(
     start: Annotated[
         str, typer.Option(metavar="probe|random", help="The head: as fitted on frozen features, or drawn anew.")
     ] = "probe",
+    step: Steps = None,
     augment: Annotated[
         list[str] | None,
         typer.Option(
@@ -437,6 +444,7 @@ def fine_tune(
             prompts=prompts,
             label=label[0] if label else None,
             seed=seed,
+            steps=step or (),
             augment=augment or (),
             batch_norm=batch_norm,  # type: ignore[arg-type]
             lora=lora,
@@ -488,6 +496,7 @@ def fine_tune(
         allow_leakage=allow_leakage,
         seed=seed,
         start=start,  # type: ignore[arg-type]
+        steps=step or (),
         augment=augment or (),
         batch_norm=batch_norm,  # type: ignore[arg-type]
         lora=lora,

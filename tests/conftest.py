@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Tiny:
     spec: str
     modalities: tuple[str, ...]
     folder: Path | None = None
+    options: dict = field(default_factory=dict)
 
 
 def build_timm(folder, architecture, **model_args):
@@ -390,6 +391,7 @@ MEMBERS = {
     "timm-conv": lambda folder: build_timm(folder, "test_resnet", drop_rate=0.5, drop_path_rate=0.3),
     "timm-vit": lambda folder: build_timm(folder, "test_vit", img_size=SIDE, drop_rate=0.3, drop_path_rate=0.3),
     "timm-vit-registers": lambda folder: build_timm(folder, "test_vit", img_size=SIDE, reg_tokens=3, drop_rate=0.3),
+    "timm-stage": lambda folder: replace(build_timm(folder, "test_resnet"), options={"layer": "stage3"}),
     "timm-nhwc": lambda folder: build_timm(
         folder,
         "swin_tiny_patch4_window7_224",

@@ -56,7 +56,9 @@ def strings(path: Path) -> set[str]:
     nodes = (
         n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant) and isinstance(n.value, str)
     )
-    return {n.value.partition(":")[0] for n in nodes if n.value.startswith("headwater.") and " " not in n.value}
+    return {n.value.partition(":")[0] for n in nodes if n.value.startswith("headwater.") and " " not in n.value} - {
+        "headwater.encoders"  # what packages call their encoders by, no place
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

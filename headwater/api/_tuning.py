@@ -83,6 +83,7 @@ class Asked:
     image: str | None
     text: str | None
     id: str | None
+    steps: tuple[str, ...] = ()
 
     def how(self) -> dict[Modality, How]:
         """Return how each modality is trained.
@@ -139,6 +140,7 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
             tokens="all" if tokens else "none",
             device=device,
             precision="fp32",
+            steps=asked.steps if number == 0 else (),  # the first of several is that of images
         )
         if not isinstance(encoder, Tunable):
             raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")

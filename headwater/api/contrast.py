@@ -98,6 +98,7 @@ def contrast(
     prompts: str | Path | None = None,
     label: str | None = None,
     seed: int = 0,
+    steps: Sequence[str] = (),
     augment: Sequence[str] = (),
     batch_norm: BatchNorm = "keep",
     lora: LoraSettings | None = None,
@@ -142,7 +143,7 @@ def contrast(
         too.
     batch_size, accumulate
         Pairs that are told apart in a step, and in how many parts they are encoded: the same step by less memory.
-    augment, batch_norm, lora, lr, head_lr, weight_decay, epochs, warmup, patience, stop_share, clip, \
+    steps, augment, batch_norm, lora, lr, head_lr, weight_decay, epochs, warmup, patience, stop_share, clip, \
 checkpoint_gradients, precision, device, workers, seed, out, progress, bar
         As in `fine_tune`; ``head_lr`` is that of the scale of cosines.
 
@@ -159,6 +160,7 @@ checkpoint_gradients, precision, device, workers, seed, out, progress, bar
         image=image,
         text=text,
         id=id,
+        steps=tuple(steps),
     )
     how = asked.how()
     settings = Settings(

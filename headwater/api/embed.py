@@ -132,6 +132,7 @@ def embed(
     on_error: str = "skip",
     retry_failed: bool = False,
     rehash: bool = False,
+    steps: Sequence[str] = (),
     shard: str | None = None,
     engine: str = "local",
     ray_address: str | None = None,
@@ -174,6 +175,9 @@ def embed(
         Try items again that failed before.
     rehash
         Read files again whose size, time of change and inode are those of the last time.
+    steps
+        What is done to an image before the encoder's own preprocessing, in that order; see
+        `headwater.sources.steps.parse_steps`.
     shard
         ``I/N``: make the part ``I`` (from 0) of ``N`` of the blocks, beside other processes that make the others.
     engine
@@ -214,6 +218,7 @@ def embed(
         device=device,
         precision=precision,
         trust_remote_code=trust_remote_code,
+        steps=steps,
     )
     wanted, not_encoded = _modalities(table, model, image, text)
     base = name if name is not None else default_name(encoder) + (f"-{_run_name(adapter)}" if adapter else "")
@@ -280,7 +285,8 @@ def default_name(encoder: str) -> str:
     >>> default_name("timm:resnet34.a1_in1k"), default_name("open_clip:ViT-B-32/laion2b_s34b_b79k")
     ('resnet34.a1_in1k', 'ViT-B-32-laion2b_s34b_b79k')
     """
-    _, _, model = encoder.partition(":")
+    backend, _, model = encoder.partition(":")
+    model = model.rpartition(":")[2] if backend == "python" else model
     model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"

@@ -87,6 +87,7 @@ def fine_tune(
     allow_leakage: str | None = None,
     seed: int = 0,
     start: Start = "probe",
+    steps: Sequence[str] = (),
     augment: Sequence[str] = (),
     batch_norm: BatchNorm = "keep",
     lora: LoraSettings | None = None,
@@ -140,6 +141,8 @@ def fine_tune(
         For multiple-instance learning: the column whose values make one bag of the samples that share them.
     start
         ``probe`` starts from the head that was fitted on frozen features; ``random`` draws a new one.
+    steps
+        What is done to an image before all else; see `headwater.sources.steps.parse_steps`.
     augment
         Families of random changes of images in training; see `headwater.finetune.augment.Augmentation`.
     batch_norm
@@ -190,6 +193,7 @@ def fine_tune(
             image=image,
             text=text,
             id=id,
+            steps=tuple(steps),
         ),
         labels=several(label),
         label_separator=label_separator,

@@ -53,7 +53,7 @@ class TextureEncoder(Encoder[NDArray[np.float32]]):
         return FeatureSpec(
             encoder=self.name,
             modality=modality,
-            preprocessing={"version": 1, "sides": list(self.SIDES)},
+            preprocessing=self.with_steps({"version": 1, "sides": list(self.SIDES)}),
             pooling="statistics",
             dim=self._dim,
             dtype=dtype,
@@ -61,7 +61,7 @@ class TextureEncoder(Encoder[NDArray[np.float32]]):
 
     def prepare(self, modality: Modality, content: Content) -> NDArray[np.float32]:
         """Read an image and describe it; this is where the work is, so that it spreads over cores."""
-        image = content.image()
+        image = self.image_of(content)
         scale = self.SIDES[0] / min(image.size)
         longest = 4 * self.SIDES[0]  # a line of pixels is squashed, or it would become a huge image
         size = (min(longest, round(image.width * scale)), min(longest, round(image.height * scale)))

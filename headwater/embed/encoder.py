@@ -17,6 +17,7 @@ from PIL import Image
 from headwater._devices import resolve_device
 from headwater.errors import EncoderError, ImageError, nearest
 from headwater.sources import load_bytes, read_image
+from headwater.sources.steps import Steps, parse_steps
 from headwater.store import FeatureSpec, Modality
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -98,12 +99,23 @@ class Encoder(ABC, Generic[Prepared]):
     name: str
     modalities: frozenset[Modality]
     tokens: str = "none"
+    steps: Steps | None = None
+    """What is done to an image before all else; part of what defines the features."""
     threads_own_cores = False
     """Whether several threads may encode at once, each on a core of its own; else one batch is encoded at a time."""
 
     @abstractmethod
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines this encoder's features of one modality."""
+
+    def image_of(self, content: Content) -> Image.Image:
+        """Read an image, mode RGB, and take the steps that were asked for."""
+        image = content.image()
+        return image if self.steps is None else self.steps(image)
+
+    def with_steps(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings of image preprocessing together with the steps before it."""
+        return {**settings, **({} if self.steps is None else {"steps": list(self.steps.names)})}
 
     @abstractmethod
     def prepare(self, modality: Modality, content: Content) -> Prepared:
@@ -142,6 +154,7 @@ BACKENDS = {
     "timm": "headwater.embed.from_timm:TimmEncoder",
     "open_clip": "headwater.embed.from_open_clip:OpenClipEncoder",
     "hf": "headwater.embed.hub:hub_encoder",
+    "python": "headwater.embed.from_python:PythonEncoder",
     "builtin": "headwater.embed.builtin:builtin_encoder",
     "stub": "headwater.embed.builtin:StubEncoder",
 }
@@ -149,7 +162,10 @@ CLIP = "builtin:clip"
 """The one encoder that is built in and has weights."""
 CLIP_BACKEND = "headwater.embed.from_hub:builtin_clip"
 
-OPTIONS = {"hf": ("layer", "pooling", "prompt", "trust_remote_code")}
+OPTIONS: Mapping[str, Sequence[str]] = {
+    "timm": ("layer",),
+    "hf": ("layer", "pooling", "prompt", "trust_remote_code"),
+}
 """What can be chosen besides the model, by back end."""
 
 WHOLE = ("last", "last_hidden_state", "forward_features")
@@ -168,6 +184,7 @@ def load_encoder(
     device: str = "auto",
     precision: Precision = "auto",
     trust_remote_code: bool = False,
+    steps: Sequence[str] = (),
 ) -> Encoder[Any]:
     """Build the encoder that ``spec`` names.
 
@@ -175,22 +192,29 @@ def load_encoder(
     ----------
     spec
         ``timm:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``, ``hf:ORG/NAME``,
-        ``hf:DIRECTORY``, ``builtin:clip``, ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
+        ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package, ``builtin:clip``,
+        ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
     weights
         A local state dict, safetensors or a torch file, to use in place of the named weights.
     adapter
         A run of ``fine-tune``: what it trained is put on top of these weights.
     tokens
         ``"none"``, ``"all"``, or the number of tokens to pool to.
-    layer, pooling, prompt
-        Where in a vision-language decoder features are taken, how states become one vector, and the words around
-        ``{image}`` or ``{text}``; see `headwater.embed.from_decoder.DecoderEncoder`.
+    layer
+        Where in the encoder features are taken: of timm, a stage or several, as in ``stage2,stage4``; of a
+        vision-language decoder, ``last`` or a layer's number.
+    pooling, prompt
+        How a decoder's states become one vector, and the words around ``{image}`` or ``{text}``; see
+        `headwater.embed.from_decoder.DecoderEncoder`.
     device
         ``auto``, ``cpu`` or ``cuda``.
     precision
         ``auto`` uses bf16 where the device is fast at it and a first batch shows that it is safe.
     trust_remote_code
         Let transformers run code that comes with a model, with all rights of the user's.
+
+    steps
+        What is done to an image before the encoder's own preprocessing; see `headwater.sources.steps.parse_steps`.
 
     Raises
     ------
@@ -214,7 +238,10 @@ def load_encoder(
     )
     module, _, attribute = (CLIP_BACKEND if spec == CLIP else BACKENDS[backend]).partition(":")
     build = getattr(import_module(module), attribute)
-    built: Encoder[Any]
+    before = parse_steps(steps)
+    if before is not None and backend == "stub":
+        raise EncoderError(f"{spec} looks at no pixel: leave --step out.")
+    tuned = None
     if backend in ("builtin", "stub") and spec != CLIP:
         if weights is not None:
             raise EncoderError(f"{spec} has no weights to replace: leave --weights out.")
@@ -222,28 +249,26 @@ def load_encoder(
             raise EncoderError(f"{spec} has no weights to adapt: leave --adapter out.")
         if tokens != "none":
             raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
-        return build(name)  # type: ignore[no-any-return]
-    resolve_device(device)  # before anything is downloaded
-    tuned = None
+        options: dict[str, Any] = {}
+    else:
+        if backend != "python":
+            resolve_device(device)  # before anything is downloaded
+        elif adapter is not None:
+            raise EncoderError(f"{spec} cannot be adapted: leave --adapter out.")
+        options = {"weights": weights, "tokens": tokens, "device": device, "precision": precision}
     if adapter is not None:
         from headwater.embed.adapter import read_adapter
 
         tuned = read_adapter(adapter, spec)
-    if backend == "hf":
-        built = build(
-            name,
-            weights=weights,
-            adapter=tuned,
-            tokens=tokens,
-            layer=layer,
-            pooling=pooling,
-            prompt=prompt,
-            device=device,
-            precision=precision,
-            trust_remote_code=trust_remote_code,
-        )
-    else:
-        built = build(name, weights=weights, adapter=tuned, tokens=tokens, device=device, precision=precision)
+    if options and backend != "python":
+        options["adapter"] = tuned
+    chosen = {"layer": layer, "pooling": pooling, "prompt": prompt, "trust_remote_code": trust_remote_code}
+    options |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
+    built: Encoder[Any] = build(name, **options)
+    if before is not None:
+        if "image" not in built.modalities:
+            raise EncoderError(f"{spec} sees no images: leave --step out.")
+        built.steps = before
     return built
 
 
@@ -269,8 +294,13 @@ def load_again(
     Raises
     ------
     EncoderError
-        When the spec names nothing, or the weights do not fit.
+        When the spec names nothing, or the weights do not fit; or names code, and is not to be trusted with that.
     """
+    if spec.encoder.startswith("python:") and not trust_remote_code:
+        raise EncoderError(
+            f"{spec.encoder} is code that would run with your rights, named by a store that may be somebody else's. If "
+            "you trust it, pass --trust-remote-code."
+        )
     prompt = spec.preprocessing.get("prompt")
     return load_encoder(
         spec.encoder,
@@ -281,7 +311,8 @@ def load_again(
         pooling=None if prompt is None else spec.pooling,
         prompt=prompt,
         device=device,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust_remote_code and spec.encoder.startswith("hf:"),
+        steps=spec.preprocessing.get("steps", ()),
     )
 
 

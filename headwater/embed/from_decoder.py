@@ -122,7 +122,7 @@ class DecoderEncoder(Tunable[Sequenced]):
             modality=modality,
             weights=self._frozen.digest,
             adapter=self._frozen.adapter,
-            preprocessing=settings,
+            preprocessing=self.with_steps(settings) if modality == "image" else settings,
             layer=self._layer,
             pooling=self._pooling,
             dim=self._dim,
@@ -159,7 +159,7 @@ class DecoderEncoder(Tunable[Sequenced]):
         if modality == "text":
             return self.prepare_text(content.text())
         try:
-            return self.prepare_image(content.image())
+            return self.prepare_image(self.image_of(content))
         except ImageError as error:
             if str(content.source) in str(error):
                 raise

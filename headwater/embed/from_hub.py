@@ -110,7 +110,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         """Return what defines these features."""
         shape = self._token_shapes[modality]
         if modality == "image":
-            preprocessing = plain_settings(self._processor.to_dict())
+            preprocessing = self.with_steps(plain_settings(self._processor.to_dict()))
             pooling = "projection" if self._dual else "default"
         else:
             preprocessing = {

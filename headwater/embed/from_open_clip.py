@@ -94,7 +94,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
             modality=modality,
             weights=self._frozen.digest,
             adapter=self._frozen.adapter,
-            preprocessing=self._config if modality == "image" else texts,
+            preprocessing=self.with_steps(self._config) if modality == "image" else texts,
             pooling="projection",
             dim=self._dims[modality],
             dtype=dtype,

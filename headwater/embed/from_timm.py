@@ -13,6 +13,7 @@ from PIL import Image
 
 from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
+from headwater.embed._stages import chosen_stages, see_stages
 from headwater.embed._torch import Frozen, first_line, fit_weights, load_state, quiet_libraries
 from headwater.embed.encoder import Encoded, Precision
 from headwater.embed.pooling import grid_of_sequence, pool_grid
@@ -33,6 +34,12 @@ class TimmEncoder(Tunable[NDArray[Any]]):
     tokens of ``forward_features``, class and register tokens left out. Preprocessing is the model's own evaluation
     transform.
 
+    Parameters
+    ----------
+    layer
+        Stages whose feature maps are taken instead, such as ``stage3`` or ``stage2,stage4``: the pooled feature is the
+        mean of each map, joined; tokens are the cells of the only one.
+
     References
     ----------
     Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models
@@ -47,6 +54,7 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         weights: str | Path | None = None,
         adapter: Adapter | None = None,
         tokens: str = "none",
+        layer: str | None = None,
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
@@ -58,9 +66,12 @@ class TimmEncoder(Tunable[NDArray[Any]]):
             classifier = model.pretrained_cfg.get("classifier") or ()
             heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
             fit_weights(model, load_state(weights), f"--weights {weights}", optional=[f"{head}." for head in heads])
+        self._stages = {} if layer is None else chosen_stages(layer, model, self.name)
+        if len(self._stages) > 1 and tokens != "none":
+            raise EncoderError(f"{self.name}: --tokens wants one stage, and --layer {layer} names {len(self._stages)}.")
         self._config = timm.data.resolve_model_data_config(model)
         self._pipeline = ImagePipeline(timm.data.create_transform(**self._config, is_training=False))
-        self._channels_last_map = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self._channels_last_map = not self._stages and getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         patches = getattr(model, "patch_embed", None)
         self._grid = tuple(getattr(patches, "grid_size", None) or ())
@@ -78,9 +89,9 @@ class TimmEncoder(Tunable[NDArray[Any]]):
             modality=modality,
             weights=self._frozen.digest,
             adapter=self._frozen.adapter,
-            preprocessing={k: list(v) if isinstance(v, tuple) else v for k, v in self._config.items()},
-            layer="forward_features",
-            pooling="forward_head(pre_logits)",
+            preprocessing=self.with_steps({k: list(v) if isinstance(v, tuple) else v for k, v in self._config.items()}),
+            layer="+".join(self._stages) or "forward_features",
+            pooling="mean of each stage" if self._stages else "forward_head(pre_logits)",
             dim=self._dim,
             dtype=dtype,
             tokens=self.tokens,
@@ -121,7 +132,7 @@ class TimmEncoder(Tunable[NDArray[Any]]):
 
     def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
         """Return features of a collated batch."""
-        features, pooled = _forward(module, *inputs)
+        features, pooled = self._see(module, *inputs)
         return TorchFeatures(pooled, None if self.tokens == "none" else self._tokens(features))
 
     def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
@@ -130,7 +141,7 @@ class TimmEncoder(Tunable[NDArray[Any]]):
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
-        self._frozen.settle(lambda model: _forward(model, self._pipeline.batch(batch, self._frozen))[1])
+        self._frozen.settle(lambda model: self._see(model, self._pipeline.batch(batch, self._frozen))[1])
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""
@@ -139,6 +150,9 @@ class TimmEncoder(Tunable[NDArray[Any]]):
     def restore(self, environment: Mapping[str, Any]) -> None:
         """Take over an earlier run's precision."""
         self._frozen.restore(environment)
+
+    def _see(self, model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        return see_stages(model, x, list(self._stages.values())) if self._stages else _forward(model, x)
 
     def _tokens(self, features: Tensor) -> Tensor:
         """Return tokens of shape ``(n, n_tokens, dim)`` from a feature map or a sequence."""

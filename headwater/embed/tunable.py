@@ -99,4 +99,4 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
 
     def prepare(self, modality: Modality, content: Content) -> Prepared:
         """Read an item and make it ready."""
-        return self.prepare_image(content.image()) if modality == "image" else self.prepare_text(content.text())
+        return self.prepare_image(self.image_of(content)) if modality == "image" else self.prepare_text(content.text())

@@ -82,7 +82,7 @@ class Source:
             return self.stored.of(numbers)
         if random is None or self.augment is None:
             return [self.encoder.prepare(self.modality, self.contents[i]) for i in numbers]
-        images = [self.augment(self.contents[i].image(), random) for i in numbers]
+        images = [self.augment(self.encoder.image_of(self.contents[i]), random) for i in numbers]
         return [self.encoder.prepare_image(image) for image in images]
 
     def collate(self, rows: Sequence[list[Any]]) -> Part:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater.errors import ImageError
+
 Floats = NDArray[np.float64]
 WHITE = 240.0
 """Intensity of what lets all light through, of 255."""
@@ -54,18 +56,24 @@ class Colours:
 
 # The reference of the method's own published code, which others took over.
 MACENKO_REFERENCE = Stains(np.array([[0.5626, 0.2159], [0.7201, 0.8012], [0.4062, 0.5581]]), np.array([1.9705, 1.0308]))
-REINHARD_REFERENCE = Colours(np.array([66.9, 27.8, -19.5]), np.array([14.0, 9.7, 6.2]))
 
 
 def macenko_of(image: Image.Image) -> Stains:
-    """Return the stains of an image; the reference where it has too little tissue to tell.
+    """Return the stains of an image.
+
+    Raises
+    ------
+    ImageError
+        When it has too little tissue to tell.
 
     References
     ----------
     Macenko et al., A method for normalizing histology slides for quantitative analysis, 2009.
     """
     found = _separated(np.asarray(image))
-    return MACENKO_REFERENCE if found is None else found[0]
+    if found is None:
+        raise ImageError("too little tissue to tell its stains")
+    return found[0]
 
 
 def macenko(image: Image.Image, to: Stains) -> Image.Image:
@@ -88,28 +96,35 @@ def _separated(pixels: NDArray[np.uint8]) -> tuple[Stains, Floats] | None:
         return None
     _, vectors = np.linalg.eigh(np.cov(tissue.T))
     plane = vectors[:, 1:]
-    angles = np.arctan2(*(tissue @ plane).T[::-1])
+    flat = tissue @ plane
+    angles = np.arctan2(flat[:, 1], flat[:, 0])
     low, high = np.percentile(angles, (1, 99))
-    ends = [plane @ np.array([np.cos(angle), np.sin(angle)]) for angle in (low, high)]
-    ends = [end if end.sum() > 0 else -end for end in ends]
-    # haematoxylin takes more of the red than eosin does
-    both = np.stack(sorted(ends, key=lambda end: -end[0]), 1)
+    both: Floats = plane @ np.array([[np.cos(low), np.cos(high)], [np.sin(low), np.sin(high)]])
+    both *= np.where(both.sum(0) > 0, 1, -1)
+    both = both[:, np.argsort(-both[0])]  # haematoxylin takes more of the red than eosin does
     if np.linalg.matrix_rank(both) < 2:
         return None
     concentrations = np.linalg.lstsq(both, density.T, rcond=None)[0]
     most = np.percentile(concentrations, 99, axis=1)
-    return (Stains(both, most), concentrations) if (most > 0).all() else None
+    return (Stains(both, most), np.asarray(concentrations, np.float64)) if (most > 0).all() else None
 
 
 def reinhard_of(image: Image.Image) -> Colours:
-    """Return the mean and spread of an image's tissue; the reference where it has too little.
+    """Return the mean and spread of an image's tissue.
+
+    Raises
+    ------
+    ImageError
+        When it has too little tissue to tell.
 
     References
     ----------
     Reinhard et al., Color transfer between images, 2001, here in CIE L*a*b*.
     """
     found = _tissue(np.asarray(image))
-    return REINHARD_REFERENCE if found is None else found[2]
+    if found is None:
+        raise ImageError("too little tissue to tell its colours")
+    return found[2]
 
 
 def reinhard(image: Image.Image, to: Colours) -> Image.Image:
@@ -130,7 +145,7 @@ def reinhard(image: Image.Image, to: Colours) -> Image.Image:
 def _tissue(pixels: NDArray[np.uint8]) -> tuple[Floats, NDArray[np.bool_], Colours] | None:
     from skimage.color import rgb2lab
 
-    mask: NDArray[np.bool_] = (-np.log((pixels.astype(np.float64) + 1) / WHITE) >= CLEAR).any(2)
+    mask = np.asarray((-np.log((pixels.astype(np.float64) + 1) / WHITE) >= CLEAR).any(axis=2))
     if mask.sum() < LEAST:
         return None
     lab = np.asarray(rgb2lab(pixels), np.float64)

@@ -12,10 +12,16 @@ from PIL import Image
 from headwater.errors import InputError, nearest
 from headwater.sources.images import read_image
 from headwater.sources.mammogram import BACKGROUND, breast_box, dark_to_zero, facing_left
-from headwater.sources.stain import MACENKO_REFERENCE, REINHARD_REFERENCE, macenko, macenko_of, reinhard, reinhard_of
+from headwater.sources.stain import MACENKO_REFERENCE, macenko, macenko_of, reinhard, reinhard_of
 
 Change = Callable[[Image.Image], Image.Image]
 KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram")
+WRITTEN = {
+    "background": "background=40",
+    "orient": "orient=left",
+    "resize": "resize=1520x912",
+    "reinhard": "reinhard=FILE",
+}
 MAMMOGRAM = (f"background={BACKGROUND}", "breast", "orient=left")
 
 
@@ -52,8 +58,12 @@ def parse_steps(words: Sequence[str]) -> Steps | None:
         These three, with ``background=40``.
     ``resize=HxW``
         To that many pixels, whatever the shape was.
-    ``macenko``, ``reinhard``
-        Bring the stains to a published reference; ``macenko=FILE`` to those of an image.
+    ``macenko``, ``macenko=FILE``
+        Bring haematoxylin and eosin to the method's published reference, or to those of an image.
+    ``reinhard=FILE``
+        Bring the colours of tissue to the mean and spread of those of an image.
+
+    Nothing is fitted to the images that are changed, so that a test row learns nothing from another.
 
     Raises
     ------
@@ -82,13 +92,13 @@ def _step(word: str) -> tuple[str, Change]:
         height, width = int(size[1]), int(size[2])
         return word, lambda image: image.resize((width, height), Image.Resampling.BICUBIC)
     if kind == "macenko":
-        stains = MACENKO_REFERENCE if not value else macenko_of(_reference(word, value))
+        stains = MACENKO_REFERENCE if value in ("", MACENKO_REFERENCE.digest) else macenko_of(_reference(word, value))
         return f"macenko={stains.digest}", lambda image: macenko(image, stains)
-    if kind == "reinhard":
-        colours = REINHARD_REFERENCE if not value else reinhard_of(_reference(word, value))
+    if kind == "reinhard" and value:
+        colours = reinhard_of(_reference(word, value))
         return f"reinhard={colours.digest}", lambda image: reinhard(image, colours)
     if kind in KINDS:
-        wants = {"background": "background=40", "orient": "orient=left", "resize": "resize=1520x912"}.get(kind, kind)
+        wants = WRITTEN.get(kind, kind)
         raise InputError(f"--step {word!r}: write it as {wants}.")
     raise InputError(f"--step {word!r}.{nearest(kind, KINDS)} There are: {', '.join(KINDS)}.")
 

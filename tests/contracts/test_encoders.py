@@ -26,7 +26,16 @@ TEXTS = [
     "é ü 癌 unknown",
     "gland",
 ]
-IMAGES = ["timm-conv", "timm-vit", "timm-vit-registers", "timm-nhwc", "hf-clip_vision", "hf-vit", "hf-dinov2"]
+IMAGES = [
+    "timm-conv",
+    "timm-vit",
+    "timm-vit-registers",
+    "timm-nhwc",
+    "timm-stage",
+    "hf-clip_vision",
+    "hf-vit",
+    "hf-dinov2",
+]
 IMAGES += ["hf-dinov2_registers", "hf-dinov3_vit", "hf-dinov3_convnext", "hf-convnext", "hf-resnet", "hf-swin"]
 DUAL = ["open_clip", "open_clip-resnet", "open_clip-timm", "open_clip-bert", "hf-clip", "hf-siglip"]
 DECODERS = ["hf-qwen2_vl", "hf-smolvlm"]
@@ -56,7 +65,9 @@ def loaded(tiny):
 
     def load(member, tokens):
         if (member, tokens) not in encoders:
-            encoders[member, tokens] = load_encoder(tiny(member).spec, tokens=tokens, device="cpu", precision="fp32")
+            encoders[member, tokens] = load_encoder(
+                tiny(member).spec, tokens=tokens, device="cpu", precision="fp32", **tiny(member).options
+            )
         return encoders[member, tokens]
 
     return load
@@ -176,7 +187,8 @@ def test_a_spec_is_plain_json_and_the_same_twice(loaded, tiny, member, modality,
     """A spec survives JSON, and an encoder that is built again has an equal one."""
     spec = loaded(member, tokens).spec(modality, "float16")
     assert FeatureSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    spec.require_same(load_encoder(tiny(member).spec, tokens=tokens, device="cpu").spec(modality, "float16"), "again")
+    again = load_encoder(tiny(member).spec, tokens=tokens, device="cpu", **tiny(member).options)
+    spec.require_same(again.spec(modality, "float16"), "again")
 
 
 @pytest.mark.parametrize("member", WITH_WEIGHTS)

@@ -8,7 +8,7 @@ import pytest
 
 from headwater.embed import Content, Encoded, content_key, fill, load_encoder, unique_images, unique_texts
 from headwater.embed.builtin import StubEncoder
-from headwater.errors import EncoderError, ImageError
+from headwater.errors import EncoderError, ImageError, SpecMismatch
 from headwater.store import create_store
 
 N_IMAGES = 150
@@ -280,3 +280,17 @@ def test_torchs_threads_are_given_back(tiny, many_images, tmp_path):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_steps_define_features(many_images, tmp_path):
+    """Steps before the encoder change what is stored, and belong to what the features are."""
+    plain, stepped = load_encoder("builtin:texture"), load_encoder("builtin:texture", steps=["background=200"])
+    content = Content(content_key(many_images[0].read_bytes()), many_images[0])
+    one, other = (e.encode("image", [e.prepare("image", content)]).pooled for e in (plain, stepped))
+    assert not np.allclose(one, other)
+    assert stepped.spec("image", "float16").preprocessing["steps"] == ["background=200"]
+    with pytest.raises(SpecMismatch, match="preprocessing"):
+        plain.spec("image", "float16").require_same(stepped.spec("image", "float16"), "features")
+    for spec in ("stub:8", "builtin:ngram"):
+        with pytest.raises(EncoderError, match="leave --step out"):
+            load_encoder(spec, steps=["mammogram"])

@@ -1,0 +1,88 @@
+"""Stages of timm models: what is stored is what the named part of the model puts out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from headwater.embed import Content, content_key, load_again, load_encoder
+from headwater.errors import EncoderError, SpecMismatch
+
+
+def load(member, layer, tokens="none"):
+    return load_encoder(member.spec, layer=layer, tokens=tokens, device="cpu", precision="fp32")
+
+
+def encoded(encoder, files):
+    contents = [Content(content_key(file.read_bytes()), file) for file in files]
+    return encoder.encode("image", [encoder.prepare("image", content) for content in contents])
+
+
+def outputs(member, files, modules):
+    """Return what parts of the library's own model put out, each of shape ``(n, cells, dim)``."""
+    import timm
+
+    model = timm.create_model(member.spec.removeprefix("timm:"), pretrained=True, num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    seen = []
+    for name in modules:
+        model.get_submodule(name).register_forward_hook(lambda part, given, out: seen.append(out))
+    with torch.inference_mode():
+        model(torch.stack([transform(Image.open(file).convert("RGB")) for file in files]))
+    grids = []
+    for out in seen:
+        if out.ndim == 3:
+            grids.append(out[:, getattr(model, "num_prefix_tokens", 0) :])
+        else:
+            last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+            grids.append((out if last else out.permute(0, 2, 3, 1)).flatten(1, 2))
+    return [grid.numpy() for grid in grids]
+
+
+@pytest.mark.parametrize(
+    ("member", "stages", "modules"),
+    [
+        ("timm-conv", "stem,stage1,stage4", ["act1", "layer1", "layer4"]),
+        ("timm-vit-registers", "stage1+stage2", ["blocks.0", "blocks.1"]),
+        ("timm-nhwc", "stage1", ["layers.0"]),
+    ],
+)
+def test_stages_are_the_librarys(tiny, image_files, member, stages, modules):
+    """The pooled feature is each named stage's mean over its cells, joined; tokens are the cells of the only one."""
+    grids = outputs(tiny(member), image_files, modules)
+    expected = np.concatenate([grid.mean(1) for grid in grids], axis=1)
+    made = encoded(load(tiny(member), stages), image_files)
+    np.testing.assert_allclose(made.pooled, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    alone = encoded(load(tiny(member), stages.replace("+", ",").split(",")[-1], "all"), image_files)
+    np.testing.assert_allclose(alone.tokens, grids[-1], rtol=0, atol=2e-5 * np.abs(grids[-1]).max())
+    np.testing.assert_allclose(alone.pooled, grids[-1].mean(1), rtol=0, atol=2e-5 * np.abs(grids[-1]).max())
+
+
+def test_stages_are_in_the_spec(tiny):
+    """The order in which stages are named does not count; other stages are other features; a spec builds them again."""
+    member = tiny("timm-conv")
+    spec = load(member, "stage4, stage2,stage2").spec("image", "float16")
+    assert spec.layer == "stage2+stage4"
+    assert load_again(spec, device="cpu").spec("image", "float16") == spec
+    whole = load_encoder(member.spec, device="cpu").spec("image", "float16")
+    assert load_again(whole, device="cpu").spec("image", "float16") == whole
+    with pytest.raises(SpecMismatch, match="layer: stored 'forward_features', now 'stage2\\+stage4'; pooling: stored"):
+        whole.require_same(spec, "f/image")
+
+
+def test_stages_that_are_not_there(tiny):
+    """A stage that a model does not have is refused with those that it has; tokens are of one stage."""
+    member = tiny("timm-conv")
+    for layer, tokens, said in (
+        (
+            "stage5",
+            "none",
+            "--layer stage5: no stage 'stage5'. Did you mean 'stage4'? It has stem to stage4; write one,",
+        ),
+        ("", "none", "--layer : no stage ''. It has stem to stage4"),
+        ("stage1,stage2", "all", "--tokens wants one stage, and --layer stage1,stage2 names 2."),
+        ("stage4", "99", "--tokens 99: this encoder makes 2 x 2 = 4 tokens."),
+    ):
+        with pytest.raises(EncoderError) as caught:
+            load(member, layer, tokens)
+        assert said in str(caught.value)
