@@ -13,6 +13,40 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from headwater._cli_options import (
+    Adapter,
+    Aggregated,
+    Bags,
+    By,
+    Device,
+    Drawn,
+    Draws,
+    Folds,
+    Groups,
+    Holdout,
+    InnerFolds,
+    Json,
+    Leakage,
+    Level,
+    Merge,
+    Out,
+    Per,
+    Seed,
+    Seeds,
+    Separator,
+    Split,
+    Steps,
+    Store,
+    TaskAsked,
+    Trials,
+    Trust,
+    Weights,
+    Where,
+    mapping_of,
+    params_of,
+    params_of_heads,
+)
+
 
 class _Group(TyperGroup):
     """The commands, with Ctrl-C answered here: what click and typer make of it differs between versions."""
@@ -33,39 +67,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store, a directory such as lung.hw.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Where = Annotated[str | None, typer.Option(metavar="SQL", help="Only samples for which this holds: 'age > 50'.")]
-By = Annotated[str | None, typer.Option(metavar="COL", help="Give results for each value of this column too.")]
-Out = Annotated[Path | None, typer.Option(metavar="RUN", help="The run directory to write.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local state dict, safetensors or torch.")]
-Adapter = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="A run of fine-tune: what it trained is put on top of the weights.")
-]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model, with your rights.")]
-Steps = Annotated[
-    list[str] | None,
-    typer.Option("--step", metavar="STEP", help="Before the encoder: mammogram, resize=HxW, macenko, …; repeat."),
-]
-Leakage = Annotated[
-    str | None, typer.Option(metavar="REASON", help="Go on though the split leaks; kept in metrics.json.")
-]
-Trials = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Select among N settings that Optuna proposes, not a grid.")
-]
-TaskAsked = Annotated[
-    str, typer.Option("--task", metavar="auto|regression", help="Whether labels are classes, or numbers to predict.")
-]
-InnerFolds = Annotated[
-    int, typer.Option(min=2, metavar="N", help="Folds of the training rows in which settings are selected.")
-]
-Merge = Annotated[
-    list[str] | None,
-    typer.Option(metavar="LABEL=CLASS|FILE", help="Labels that mean the same, from a CSV of from,to, or TOML; repeat."),
-]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
 
 def main() -> None:
@@ -243,19 +244,19 @@ def fit_head(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Texts of each class, for --head tip-adapter and its like.")
     ] = None,
-    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
-    folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
-    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
-    bags: Annotated[str | None, typer.Option(metavar="COL", help="For --head mil: what samples are bags of.")] = None,
+    groups: Groups = None,
+    folds: Folds = None,
+    split: Split = None,
+    bags: Bags = None,
     missing: Annotated[str, typer.Option(metavar="drop|keep", help="Samples that lack one of the features.")] = "drop",
-    holdout: Annotated[float | None, typer.Option(help="Share of samples to test once, instead of folds.")] = None,
+    holdout: Holdout = None,
     where: Where = None,
     by: By = None,
-    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    label_separator: Separator = None,
     merge: Merge = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Repeat all of it with so many seeds, from --seed on.")] = 1,
+    seeds: Seeds = 1,
     inner_folds: InnerFolds = 4,
     shots: Annotated[int | None, typer.Option(min=1, help="Train on so many rows a class, drawn in each fold.")] = None,
     draws: Annotated[int | None, typer.Option(min=1, help="How often to draw them.")] = None,
@@ -272,12 +273,8 @@ def fit_head(
     conformal_per_class: Annotated[
         bool, typer.Option("--conformal-per-class", help="Let that hold for each class by itself.")
     ] = False,
-    per: Annotated[
-        str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")
-    ] = None,
-    aggregate: Annotated[
-        str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
-    ] = None,
+    per: Per = None,
+    aggregate: Aggregated = None,
     samples_with: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME/MODALITY", help="Only samples that have these features too; repeat."),
@@ -299,7 +296,7 @@ def fit_head(
         label=label,
         head=head,
         task=task,  # type: ignore[arg-type]
-        params=_params(set_ or []),
+        params=params_of(set_ or []),
         prompts=prompts,
         groups=groups,
         folds=folds,
@@ -310,7 +307,7 @@ def fit_head(
         where=where,
         by=by,
         label_separator=label_separator,
-        merge=_mapping("--merge", merge or []),
+        merge=mapping_of("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
         seeds=seeds,
@@ -371,20 +368,16 @@ def fine_tune(
     image: Annotated[str | None, typer.Option(metavar="COL", help="Column of image paths.")] = None,
     text: Annotated[str | None, typer.Option(metavar="COL", help="Column of texts: an input beside the image.")] = None,
     id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids.")] = None,
-    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
-    folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
-    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
-    holdout: Annotated[float | None, typer.Option(help="Share of samples to test once, instead of folds.")] = None,
-    bags: Annotated[str | None, typer.Option(metavar="COL", help="For --head mil: what samples are bags of.")] = None,
+    groups: Groups = None,
+    folds: Folds = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    bags: Bags = None,
     where: Where = None,
     by: By = None,
-    per: Annotated[
-        str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")
-    ] = None,
-    aggregate: Annotated[
-        str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
-    ] = None,
-    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    per: Per = None,
+    aggregate: Aggregated = None,
+    label_separator: Separator = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
     start: Annotated[
@@ -484,7 +477,7 @@ def fine_tune(
         label=label,
         train=train or "lora",
         head=head,
-        params=_params(set_ or []),
+        params=params_of(set_ or []),
         weights=weights or (),
         adapter=adapter,
         image=image,
@@ -549,26 +542,20 @@ def sweep(
     ] = None,
     trials: Trials = None,
     metric: Annotated[str | None, typer.Option(help="What the leaderboard is sorted by; the AUC by default.")] = None,
-    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
-    folds: Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")] = None,
-    split: Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")] = None,
-    holdout: Annotated[float | None, typer.Option(help="Test this share of the rows instead of folds.")] = None,
-    bags: Annotated[str | None, typer.Option(metavar="COL", help="For --heads mil: what samples are bags of.")] = None,
+    groups: Groups = None,
+    folds: Folds = None,
+    split: Split = None,
+    holdout: Holdout = None,
+    bags: Bags = None,
     where: Where = None,
     by: By = None,
-    label_separator: Annotated[
-        str | None, typer.Option(help="Split the label column into several labels, as in 'a; b'.")
-    ] = None,
+    label_separator: Separator = None,
     merge: Merge = None,
     seed: Seed = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="How often to repeat it all, with seeds from --seed on.")] = 1,
+    seeds: Seeds = 1,
     inner_folds: InnerFolds = 4,
-    per: Annotated[
-        str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")
-    ] = None,
-    aggregate: Annotated[
-        str | None, typer.Option(metavar="mean|max|noisy-or", help="How their samples' scores make one; mean.")
-    ] = None,
+    per: Per = None,
+    aggregate: Aggregated = None,
     allow_leakage: Leakage = None,
     json: Json = False,
 ) -> None:
@@ -582,7 +569,7 @@ def sweep(
         out=out,
         heads=heads,
         task=task,  # type: ignore[arg-type]
-        params=_params_of_heads(set_ or []),
+        params=params_of_heads(set_ or []),
         grid=grid,
         trials=trials,
         metric=metric,
@@ -594,7 +581,7 @@ def sweep(
         where=where,
         by=by,
         label_separator=label_separator,
-        merge=_mapping("--merge", merge or []),
+        merge=mapping_of("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
         seeds=seeds,
@@ -610,8 +597,8 @@ def sweep(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run directories on the same samples.")],
     metric: Annotated[str | None, typer.Option(help="What to compare; the AUC by default.")] = None,
-    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    draws: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 2000,
+    level: Level = 0.95,
+    draws: Draws = 2000,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -634,12 +621,12 @@ def evaluate(
         list[str] | None,
         typer.Option("--map", metavar="LABEL=CLASS|FILE", help="What labels mean here; LABEL= leaves it out."),
     ] = None,
-    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What is drawn again for intervals.")] = None,
+    groups: Drawn = None,
     where: Where = None,
     by: By = None,
-    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
-    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    draws: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 2000,
+    label_separator: Separator = None,
+    level: Level = 0.95,
+    draws: Draws = 2000,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
     out: Out = None,
@@ -653,7 +640,7 @@ def evaluate(
         store,
         label=label,
         features=features,
-        mapping=_mapping("--map", map_ or []),
+        mapping=mapping_of("--map", map_ or []),
         groups=groups,
         where=where,
         by=by,
@@ -709,10 +696,10 @@ def zero_shot(
     label: Annotated[
         list[str], typer.Option(metavar="COL", help="Column of the true class; repeat for several labels.")
     ],
-    label_separator: Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")] = None,
+    label_separator: Separator = None,
     where: Where = None,
     by: By = None,
-    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What is drawn again for intervals.")] = None,
+    groups: Drawn = None,
     transductive: Annotated[
         bool, typer.Option("--transductive", help="Classify all samples together; their labels stay unseen.")
     ] = False,
@@ -720,7 +707,7 @@ def zero_shot(
         bool, typer.Option("--ablate", help="Say which template and which descriptor does what.")
     ] = False,
     metric: Annotated[str | None, typer.Option(help="What to sort these by; the AUC by default.")] = None,
-    draws: Annotated[int, typer.Option(help="Draws of the bootstrap.")] = 2000,
+    draws: Draws = 2000,
     seed: Seed = 0,
     weights: Weights = None,
     device: Device = "auto",
@@ -821,7 +808,7 @@ def audit(
         typer.Option(metavar="NAME/MODALITY", help="Features; may be left out where there is one set."),
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="COL", help="Say which duplicates differ in it.")] = None,
-    groups: Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")] = None,
+    groups: Groups = None,
     split: Annotated[str | None, typer.Option(metavar="COL", help="Column with the sides of a split.")] = None,
     folds: Annotated[int | None, typer.Option(help="Look at the folds that fit-head would make.")] = None,
     seed: Seed = 0,
@@ -896,57 +883,3 @@ def verify(
     _show(lines if problems else [f"{store}: every checksum is right"], {"problems": problems}, json)
     if problems:
         sys.exit(1)
-
-
-def _params(assignments: list[str]) -> dict[str, Any]:
-    """Read ``PARAM=VALUE``: VALUE as JSON where it is, else as words."""
-    import json
-
-    from headwater.errors import InputError
-
-    params: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name:
-            raise InputError(f"--set {assignment}: write PARAM=VALUE, such as C=0.1.")
-        if name in params:
-            raise InputError(f"--set {assignment}: {name} was set before. Pass it once.")
-        try:
-            params[name] = json.loads(value)
-        except ValueError:
-            params[name] = value
-    return params
-
-
-def _mapping(option: str, words: list[str]) -> dict[str, str | None]:
-    """Read ``LABEL=CLASS``, at the last equals sign, where ``LABEL=`` is a label to leave out; or files of such."""
-    from headwater.api import read_mapping
-    from headwater.errors import InputError
-
-    mapping: dict[str, str | None] = {}
-    for word in words:
-        name, equals, target = word.rpartition("=")
-        if name and equals:
-            found: dict[str, str | None] = {name: target or None}
-        elif Path(word).suffix:
-            found = read_mapping(word, option)
-        else:
-            raise InputError(f"{option} {word}: write LABEL=CLASS, or LABEL= to leave the label out.")
-        for name in found:
-            if name in mapping:
-                raise InputError(f"{option} {word}: {name} was mapped before. Pass it once.")
-        mapping |= found
-    return mapping
-
-
-def _params_of_heads(assignments: list[str]) -> dict[str, dict[str, Any]]:
-    """Read ``HEAD.PARAM=VALUE``, to parameters by head."""
-    from headwater.errors import InputError
-
-    params: dict[str, dict[str, Any]] = {}
-    for name, value in _params(assignments).items():
-        head, dot, param = name.partition(".")
-        if not dot or not head or not param:
-            raise InputError(f"--set {name}=…: write HEAD.PARAM=VALUE, such as linear.C=[0.1,1].")
-        params.setdefault(head, {})[param] = value
-    return params

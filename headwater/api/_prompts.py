@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.api._texts import features_of_texts, require_dual
-from headwater.api.run import described
+from headwater.api._writing import described
 from headwater.errors import InputError, nearest
 from headwater.heads import ClassTexts, Head, Prompts, mean_prompt, read_prompts
 from headwater.store import Store

@@ -19,8 +19,9 @@ from headwater.api._lines import aligned, counted
 from headwater.api._progress import progress_bar
 from headwater.api._samples import full_column, group_column, require_column
 from headwater.api._tuning import Asked, Input, load_encoders, members_of, read_contents, read_samples
+from headwater.api._writing import environment, parquet, to_json
 from headwater.api.fine_tune import LEARNING_RATES, beside, curve_table, memory_advice, peak_memory, several
-from headwater.api.run import CURVES, environment, parquet, to_json
+from headwater.api.run import CURVES
 from headwater.embed import unique_texts
 from headwater.embed.adapter import FOLDER, Adapter
 from headwater.embed.tunable import Tunable

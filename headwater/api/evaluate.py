@@ -17,6 +17,7 @@ from headwater.api._lines import counted
 from headwater.api._mapping import mapping_of, merged, refuse_unknown
 from headwater.api._measurements import with_numbers
 from headwater.api._prompts import SEES
+from headwater.api._results import metrics_of, predictions_of
 from headwater.api._samples import (
     Labels,
     full_column,
@@ -27,7 +28,8 @@ from headwater.api._samples import (
     with_labels,
 )
 from headwater.api._tested import codes_of, names_key, names_of, scores_of, truth_of
-from headwater.api.run import Run, described, environment, metrics_of, open_run, predictions_of, run_folder, write_run
+from headwater.api._writing import described, environment, run_folder, write_run
+from headwater.api.run import Run, open_run
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater.api._chosen import Chosen
+from headwater.api._fitting import Columns, splits_of
 from headwater.api._frozen import frozen_of
 from headwater.api._inputs import given_to
 from headwater.api._leakage import check_leakage
@@ -23,6 +24,7 @@ from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
+from headwater.api._results import metrics_of, predictions_of
 from headwater.api._samples import group_column, keep_samples, require_column, with_labels
 from headwater.api._tuning import (
     Asked,
@@ -34,8 +36,8 @@ from headwater.api._tuning import (
     read_samples,
     samples_of,
 )
-from headwater.api.fit import Columns, splits_of
-from headwater.api.run import Run, environment, metrics_of, predictions_of, run_folder, write_run
+from headwater.api._writing import environment, run_folder, write_run
+from headwater.api.run import Run
 from headwater.errors import HeadError, InputError, nearest
 from headwater.evaluate import Fold, Outcome, Split, cross_validate, infer_task, score
 from headwater.evaluate.aggregate import How as Aggregation

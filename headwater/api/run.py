@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import platform
-import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from headwater.api._controls import control_lines
 from headwater.api._frozen import against_frozen
 from headwater.api._lines import counted
-from headwater.api._numbers import indented, json_safe, numbered, over, over_folds, repeats, summary
-from headwater.api._report import by_levels, by_outputs, lines_of, means_of_repeats, output_lines
-from headwater.api._tested import names_key, output_ends
+from headwater.api._numbers import indented, over, over_folds
+from headwater.api._report import lines_of, output_lines
 from headwater.api._zero_shot_lines import ablation_lines, together_lines
-from headwater.errors import HeadError, InputError
-from headwater.evaluate import Outcome
-from headwater.heads import load_head, save_head
-from headwater.store import Data, Store
+from headwater.errors import HeadError
+from headwater.heads import load_head
 
 if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
 
 ENCODER = "encoder"  # a folder for each encoder that was trained, as `headwater.embed.adapter` keeps it
-COMMANDS = ("fit-head", "zero-shot", "evaluate", "fine-tune")  # whose runs they are
 HEAD_FILES = ("head.json", "head.safetensors")
 RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
 DECISION = "decision.json"  # where a run has one
@@ -199,240 +186,6 @@ def read_results(path: Path) -> Results:
         )
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error
-
-
-# Making one
-
-
-def run_folder(out: str | Path | None) -> Path | None:
-    """Return where a run is to be written, unless something else is there."""
-    if out is None:
-        return None
-    path = Path(out)
-    if path.is_dir():
-        taken = any(path.iterdir()) and not _is_run(path)
-    else:
-        taken = path.exists()
-    if taken:
-        raise InputError(f"--out {path} holds something that is not a run. Give another path.")
-    return path
-
-
-def _is_run(path: Path) -> bool:
-    """Whether a directory holds a run, or what is left of one whose writing was cut short."""
-    try:
-        config = json.loads((path / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("command") in COMMANDS
-
-
-def predictions_of(
-    ids: NDArray[np.str_],
-    y: NDArray[Any],
-    outcome: Outcome,
-    names: Sequence[str],
-    groups: NDArray[Any] | None = None,
-    sets: Sequence[NDArray[np.bool_]] | None = None,
-) -> pl.DataFrame:
-    """Return a row for each tested sample; several labels, and prediction sets, stand as lists of their names.
-
-    ``names`` are those of the classes, labels or outputs.
-    """
-    regression = outcome.task == "regression"
-    parts = []
-    for f, fold in enumerate(outcome.folds):
-        test = fold.split.test
-        columns: dict[str, Any] = {"id": ids[test]}
-        columns |= {name: np.full(len(test), number) for name, number in numbered(fold, outcome).items()}
-        if regression:
-            truth = outcome.truth(y)[test]
-            for c, end in enumerate(output_ends(names)):
-                columns[f"label{end}"], columns[f"predicted{end}"] = truth[:, c], fold.scores[:, c]
-        elif y.ndim == 1:
-            columns["label"] = y[test]
-            columns["predicted"] = outcome.classes[fold.scores.argmax(1)]
-        else:
-            columns["label"] = _named(y[test] == 1, names)
-            columns["predicted"] = _named(fold.scores > 0.5, names)
-        if groups is not None:
-            columns["group"] = pl.Series(groups[test]).cast(pl.String)
-        if sets is not None:
-            columns["set"] = _named(sets[f], names)
-        for c, name in enumerate(() if regression else names):
-            columns[f"score_{name}"] = fold.scores[:, c]
-        parts.append(pl.DataFrame(columns))
-    return pl.concat(parts)
-
-
-def _named(chosen: NDArray[np.bool_], names: Sequence[str]) -> pl.Series:
-    return pl.Series([[names[i] for i in np.flatnonzero(row).tolist()] for row in chosen], dtype=pl.List(pl.String))
-
-
-def trials_of(outcome: Outcome, fixed: Mapping[str, Any]) -> pl.DataFrame | None:
-    """Return a row for each setting that was tried, folds first and the saved head last; None where none was."""
-    last: dict[str, Any] = dict.fromkeys(("fold", *repeats(outcome)))
-    parts = [(numbered(fold, outcome), fold.trials, fold.params) for fold in outcome.folds]
-    rows = []
-    for numbers, tried, selected in [*parts, (last, outcome.trials, outcome.params)]:
-        for number, trial in enumerate(tried):
-            params = json.dumps({**fixed, **trial.params}, default=str)
-            chosen = trial.params is selected
-            rows.append({**numbers, "trial": number, "params": params, "loss": trial.loss, "selected": chosen})
-    return pl.DataFrame(rows, infer_schema_length=None) if rows else None
-
-
-def metrics_of(
-    outcome: Outcome,
-    data: Data,
-    y: NDArray[Any],
-    *,
-    classes: Sequence[Any],
-    params: Mapping[str, Any] | None = None,
-    by: tuple[str, NDArray[Any]] | None = None,
-) -> dict[str, Any]:
-    """Return what ``metrics.json`` holds.
-
-    Parameters
-    ----------
-    outcome, data, y
-        What was found, on which samples, with which labels.
-    classes
-        What the columns of scores are called: classes, labels or outputs.
-    params
-        Parameters that were given rather than selected.
-    by
-        A column and its value for each sample.
-    """
-    out: dict[str, Any] = {
-        "task": outcome.task,
-        names_key(outcome.task): list(classes),
-        "n_samples": len(y),
-        "left_out": dict(Counter(map(kind_of, data.left_out["reason"])).most_common()),
-        "selection": dict(outcome.selection),
-        "folds": [
-            {
-                **numbered(fold, outcome),
-                "n_train": len(fold.split.train),
-                "n_test": len(fold.split.test),
-                "params": {**(params or {}), **fold.params},
-                **json_safe(fold.metrics),
-            }
-            for fold in outcome.folds
-        ],
-        **summary([fold.metrics for fold in outcome.folds]),
-        **means_of_repeats(outcome),
-    }
-    if outcome.task == "regression":
-        if len(classes) > 1:
-            out["by_output"] = by_outputs(outcome, y, classes)
-    elif y.ndim == 2:
-        out["labels_per_sample"] = {"least": int(y.sum(1).min()), "most": int(y.sum(1).max())}
-    if outcome.task != "regression" and (absent := _without_samples(y, classes)):
-        out["classes_without_samples"] = absent
-    if by is not None:
-        out["by"] = {"column": by[0], "levels": by_levels(outcome, by[1], y)}
-    return out
-
-
-def kind_of(reason: str) -> str:
-    """Return what is common to the reasons of many samples: no path, no size.
-
-    Examples
-    --------
-    >>> kind_of("truncated image (812 bytes): scans/7.png")
-    'truncated image'
-    """
-    return reason.split(": ")[0].split(" (")[0]
-
-
-def _without_samples(y: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
-    """Return the classes, or the labels where there are several, that no sample has."""
-    present = set(y.tolist()) if y.ndim == 1 else {classes[i] for i in np.flatnonzero(y.any(0)).tolist()}
-    return [c for c in classes if c not in present]
-
-
-def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None = None) -> Run:
-    """Write a run, whole: its files are made beside their place, and moved there one after the other.
-
-    The head is written as it is, or copied from the run ``head_of``.
-    """
-    if target is None:
-        return run
-    optional: dict[str, bytes] = {}
-    if run.decision:
-        optional[DECISION] = to_json(run.decision).encode()
-    if run.trials is not None:
-        optional[TRIALS] = parquet(run.trials)
-    if run.instances is not None:
-        optional[INSTANCES] = parquet(run.instances)
-    if run.curves is not None:
-        optional[CURVES] = parquet(run.curves)
-    predictions = parquet(run.predictions)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(target) as folder:
-        (folder / "config.json").write_text(to_json(run.config))
-        (folder / "predictions.parquet").write_bytes(predictions)
-        if head_of is None:
-            save_head(run.head, kind, folder)
-        else:
-            for name in HEAD_FILES:
-                shutil.copyfile(head_of / name, folder / name)
-        for name, content in optional.items():
-            (folder / name).write_bytes(content)
-        for number, adapter in enumerate(run.adapters):
-            (folder / ENCODER / str(number)).mkdir(parents=True)
-            adapter.write(folder / ENCODER / str(number))
-        (folder / "metrics.json").write_text(to_json(run.metrics))
-        target.mkdir(exist_ok=True)
-        (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
-        shutil.rmtree(target / ENCODER, ignore_errors=True)
-        if run.adapters:
-            (folder / ENCODER).replace(target / ENCODER)
-        for name in {DECISION, TRIALS, INSTANCES, CURVES} - set(optional):
-            (target / name).unlink(missing_ok=True)  # an earlier run's says nothing of this head
-        shutil.rmtree(target / FIGURES, ignore_errors=True)
-        for name in (*optional, *RUN_FILES):
-            (folder / name).replace(target / name)
-    return run
-
-
-def parquet(table: pl.DataFrame) -> bytes:
-    """Return a table as the bytes of a Parquet file.
-
-    Writing these says that a disk is full in a way that can be told from other errors; polars would not.
-    """
-    data = io.BytesIO()
-    table.write_parquet(data)
-    return data.getvalue()
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``target``, and take it away in the end."""
-    target = target.resolve()  # "." has no name to put anything beside
-    folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def to_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
-
-
-def described(store: Store, names: Sequence[str]) -> dict[str, Any]:
-    """Return what identifies features: their spec, and a word that changes when any stored value does."""
-    found = {name: store.features(name) for name in names}
-    return {name: {**f.spec.to_dict(), "fingerprint": f.fingerprint} for name, f in found.items()}
-
-
-def environment() -> dict[str, str]:
-    packages = ("headwater", "numpy", "scikit-learn", "polars")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
 def _against_internal(external: Mapping[str, Any]) -> list[str]:

@@ -14,13 +14,14 @@ from typing import Any
 import polars as pl
 
 from headwater.api._chosen import Chosen
+from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
 from headwater.api._leaderboard import Cell, lines_of, ranked
 from headwater.api._mapping import mapping_of
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Asked, Protocol
-from headwater.api.fit import DEFAULT_HEAD, Fitting, Planned
-from headwater.api.run import parquet, read_results, to_json
+from headwater.api._writing import parquet, to_json
+from headwater.api.run import read_results
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.aggregate import How
 from headwater.evaluate.bootstrap import DEFAULT_METRIC, METRICS

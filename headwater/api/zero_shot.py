@@ -15,9 +15,11 @@ from headwater.api._ablation import require_metric
 from headwater.api._lines import counted
 from headwater.api._numbers import json_safe
 from headwater.api._prompts import SEES, describe, dual
+from headwater.api._results import metrics_of, predictions_of
 from headwater.api._samples import Labels, full_column, group_column, levels, require_column, with_labels
 from headwater.api._tested import codes_of
-from headwater.api.run import Run, described, environment, metrics_of, predictions_of, run_folder, write_run
+from headwater.api._writing import described, environment, run_folder, write_run
+from headwater.api.run import Run
 from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
 from headwater.evaluate.metrics import Task

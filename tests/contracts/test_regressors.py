@@ -5,7 +5,17 @@ import pytest
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from headwater.errors import HeadError
-from headwater.heads import REGRESSORS, KNNRegressor, Ridge, XGBoostRegressor, load_head, save_head
+from headwater.evaluate.search import KINDS
+from headwater.heads import (
+    REGRESSORS,
+    KNNRegressor,
+    Ridge,
+    XGBoostRegressor,
+    head_class,
+    load_head,
+    make_head,
+    save_head,
+)
 
 MEMBERS = {
     "ridge": (Ridge(), {"alpha": 100.0}),
@@ -31,6 +41,31 @@ def test_scikit_learn_contract(estimator, check):
 def test_every_regressor_is_here():
     """A new regressor joins this suite."""
     assert set(MEMBERS) == set(REGRESSORS)
+
+
+@every_head
+def test_what_is_searched_are_parameters(kind):
+    """A regressor's own grid and its search space are of its own parameters, in ranges that are known."""
+    cls = head_class(kind, regression=True)
+    known = set(cls().get_params())
+    assert set(cls.search_space) <= known
+    assert {where[0] for where in cls.search_space.values()} <= set(KINDS)
+    assert len(cls().default_grid()) > 1
+    assert all(set(params) <= known for params in cls().default_grid())
+
+
+def test_a_head_of_the_other_kind_is_refused():
+    """A head of classes asked for numbers, and the reverse, is refused with those that there are."""
+    with pytest.raises(
+        HeadError, match=r"'linear' predicts classes, not numbers\. For regression there are: ridge, knn"
+    ):
+        make_head("linear", {}, regression=True)
+    with pytest.raises(
+        HeadError, match=r"'ridge' predicts numbers, not classes\. Pass --task regression, or there are"
+    ):
+        make_head("ridge", {})
+    with pytest.raises(HeadError, match=r"unknown head 'rigde'\. Did you mean 'ridge'\?"):
+        head_class("rigde", regression=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,308 @@
+"""A fit from what was asked of it to a run: samples, splits, leaks, heads and what is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.api._chosen import Chosen
+from headwater.api._controls import run_controls
+from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
+from headwater.api._leakage import Report, check_leakage
+from headwater.api._lines import counted
+from headwater.api._mapping import merged
+from headwater.api._measurements import with_numbers
+from headwater.api._prompts import SEES, texts_for
+from headwater.api._protocol import Protocol
+from headwater.api._report import reported
+from headwater.api._results import metrics_of, predictions_of, trials_of
+from headwater.api._samples import full_column, group_column, labels_there, levels, require_column, with_labels
+from headwater.api._tested import names_key
+from headwater.api._writing import described, environment, write_run
+from headwater.api.run import Run
+from headwater.errors import InputError
+from headwater.evaluate import Outcome, Split, cross_validate, infer_task, joined, make_splits
+from headwater.evaluate.aggregate import Units, refuse_straddling, units_of
+from headwater.evaluate.shots import few_shots
+from headwater.store import Data, Store
+
+DEFAULT_HEAD = {False: "linear", True: "ridge"}  # for regression or not
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What was asked of one fit; see `fit_head`."""
+
+    features: tuple[str, ...]
+    labels: tuple[str, ...]
+    label_separator: str | None
+    merge: Mapping[str, str | None]
+    params: Mapping[str, Any]
+    chosen: Chosen
+    protocol: Protocol
+    where: str | None
+    bags: str | None
+    missing: Missing
+    samples_with: tuple[str, ...]
+    controls: bool
+    allow_leakage: str | None
+    prompts: str | Path | None
+
+    def refuse(self) -> None:
+        """Raise `InputError` for what needs no store to be refused."""
+        self.protocol.refuse()
+        for option, given in (("--label-separator", self.label_separator), ("--merge", self.merge)):
+            if self.protocol.regression and given:
+                raise InputError(f"{option} is about classes, and --task regression predicts numbers: leave it out.")
+        _refuse_same_repeats(self.protocol, self.chosen)
+
+    def on(self, store: Store) -> Planned:
+        """Return it with a store, refusing what the store lacks."""
+        for column in self.labels:
+            require_column(store, column, "--label")
+        protocol = replace(self.protocol, groups=group_column(store, self.protocol.groups, self.bags))
+        for option, name in {**protocol.columns, **({} if self.bags is None else {"--bags": self.bags})}.items():
+            require_column(store, name, option)
+        what = wanted(
+            store,
+            self.features,
+            self.chosen.kind,
+            self.chosen.head(),
+            missing=self.missing,
+            bags=self.bags,
+            also=self.samples_with,
+        )
+        return Planned(store, replace(self, protocol=protocol), what)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A fit that nothing is known to be in the way of."""
+
+    store: Store
+    asked: Fitting
+    what: Wanted
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the fit is made of, as ``config.json`` has it; the classes and the environment join it there."""
+        asked = self.asked
+        return {
+            "command": "fit-head",
+            "store": str(self.store.path.resolve()),
+            "features": described(self.store, self.what.names),
+            "label": list(asked.labels),
+            "label_separator": asked.label_separator,
+            "merge": dict(asked.merge),
+            "head": asked.chosen.kind,
+            "params": dict(asked.params),
+            "trials": asked.chosen.trials,
+            "fine": asked.chosen.fine,
+            "where": asked.where,
+            "samples_with": list(asked.samples_with),
+            "tokens": sorted(self.what.tokens),
+            "bags": asked.bags,
+            "missing": asked.missing,
+            "controls": asked.controls,
+            "allow_leakage": asked.allow_leakage,
+            **asked.protocol.to_dict(),
+        }
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that are used, each once."""
+        return list(dict.fromkeys([*self.asked.labels, *self.asked.protocol.columns.values()]))
+
+    def run(self, target: Path | None, say: Callable[[str], None], *, inner_always: bool = False) -> Run:
+        """Select, fit, report and write.
+
+        Parameters
+        ----------
+        target
+            The run directory to write, or None.
+        say
+            Called with a line about each step.
+        inner_always
+            Fit on inner folds even where there is nothing to select, so that heads can be chosen by their inner losses.
+        """
+        asked, protocol = self.asked, self.asked.protocol
+        read = read_inputs(self.store, self.what, asked.where, self.used)
+        if protocol.regression:
+            data, found = with_numbers(read, asked.labels)
+        else:
+            data, found = with_labels(read, asked.labels, asked.label_separator)
+            if asked.merge:
+                known = labels_there(self.store.samples, asked.labels, asked.label_separator)
+                data, found = merged(data, found, asked.merge, known)
+            protocol.refuse_for(infer_task(found.y))
+        y = found.y
+        say(f"{counted(len(y), 'sample' if asked.bags is None else 'bag')} with {' and '.join(self.what.names)}")
+        rows = Columns.read(data, protocol)
+        splits = splits_of(y, rows, protocol)
+        leakage = _checked_leakage(self, data, splits, rows.groups, say)
+
+        def evaluated(chosen: Chosen, X: Any) -> Outcome:
+            return _cross_validated(chosen, X, y, splits, rows.groups, protocol, inner_always, say)
+
+        parts = parts_of(data)
+        head = asked.chosen.head()
+        texts, described_as = texts_for(self.store, self.what.names, asked.chosen.kind, head, asked.prompts, y, say)
+        chosen = replace(asked.chosen, fixed={**asked.chosen.fixed, **texts})
+        X = given_to(head, parts)
+        outcome = evaluated(chosen, X)
+        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
+        classes = outcome.classes.tolist() if found.names is None else found.names
+        levels_by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
+        fixed = asked.chosen.fixed
+        metrics = metrics_of(report.outcome, data, y, classes=classes, params=fixed, by=levels_by) | report.metrics
+        metrics["leakage"] = leakage
+        if head.transductive:
+            metrics["transduction"] = {"sees": SEES}
+        if asked.controls:
+
+            def of_control(chosen: Chosen, X: Any) -> Outcome:
+                return reported(evaluated(chosen, X), y, protocol, units=rows.units).outcome
+
+            metrics["controls"] = run_controls(
+                chosen, parts, report.outcome, y, rows.groups, protocol.seed, of_control, say
+            )
+        words = [str(c) for c in classes]
+        predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
+        decision = {"classes": classes, **report.decision} if report.decision else {}
+        config = {**self.config, names_key(outcome.task): classes, **described_as, "environment": environment()}
+        tried = trials_of(outcome, fixed)
+        weights = instances_of(outcome, X, data)
+        run = Run(target, config, metrics, predictions, outcome.head, decision, tried, weights)
+        return write_run(target, run, asked.chosen.kind)
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What the protocol's columns hold for each sample."""
+
+    groups: NDArray[Any] | None
+    split: NDArray[Any] | None
+    levels: NDArray[Any] | None
+    units: Units | None
+
+    @classmethod
+    def read(cls, data: Data, protocol: Protocol) -> Columns:
+        groups, split, by, per = protocol.groups, protocol.split, protocol.by, protocol.per
+        return cls(
+            groups=None if groups is None else full_column(data, groups, "--groups"),
+            split=None if split is None else full_column(data, split, "--split"),
+            levels=None if by is None else levels(data, by),
+            units=None if per is None else units_of(full_column(data, per, "--per"), per),
+        )
+
+
+def _checked_leakage(
+    plan: Planned,
+    data: Data,
+    splits: Sequence[Sequence[Split]],
+    groups: NDArray[Any] | None,
+    say: Callable[[str], None],
+) -> Report:
+    """Look for leaks in the splits of every seed, sample by sample where rows are bags; return what the first has."""
+    asked = plan.asked
+    samples, row = samples_behind(plan.store, plan.what, asked.where, data)
+    of_samples = None if groups is None else groups[row]
+    found: list[Report] = []
+    for of_seed in splits:
+        by_sample = [
+            replace(
+                split,
+                train=np.flatnonzero(np.isin(row, split.train)),
+                test=np.flatnonzero(np.isin(row, split.test)),
+            )
+            for split in of_seed
+        ]
+        quiet = say if not found else lambda line: None
+        report = check_leakage(
+            samples,
+            by_sample,
+            groups=of_samples,
+            group_column=asked.protocol.groups,
+            allowed=asked.allow_leakage,
+            say=quiet,
+        )
+        found.append(report)
+    return found[0]
+
+
+def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[Split]]:
+    """Return the splits of each seed."""
+    found = [
+        make_splits(
+            y,
+            # A split that is given may divide groups when that is allowed, and is refused or counted later.
+            groups=rows.groups if rows.split is None else None,
+            n_folds=protocol.n_folds,
+            split=rows.split,
+            holdout=protocol.holdout,
+            seed=seed,
+            regression=protocol.regression,
+        )
+        for seed in protocol.every_seed
+    ]
+    if rows.units is not None:
+        for splits in found:
+            refuse_straddling(rows.units, splits)
+    return found
+
+
+def _cross_validated(
+    chosen: Chosen,
+    X: Any,
+    y: NDArray[Any],
+    splits: Sequence[Sequence[Split]],
+    groups: NDArray[Any] | None,
+    protocol: Protocol,
+    inner_always: bool,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Cross-validate with each seed, and return all folds as one outcome."""
+    outcomes = []
+    for seed, of_seed in zip(protocol.every_seed, splits, strict=True):
+        if protocol.seeds > 1:
+            say(f"seed {seed}")
+        final = None
+        if protocol.shots is not None:
+            everything = Split(len(of_seed), np.arange(len(y)), np.arange(0), seed)
+            final = few_shots([everything], y, groups, shots=protocol.shots)[0].train
+            of_seed = few_shots(of_seed, y, groups, shots=protocol.shots, n_draws=protocol.n_draws)
+        outcome = cross_validate(
+            chosen.head(seed),
+            X,
+            y,
+            of_seed,
+            grid=chosen.searches(seed),
+            groups=groups,
+            n_inner_folds=protocol.inner_folds,
+            seed=seed,
+            final=final,
+            out_of_fold=protocol.needs_out_of_fold or inner_always,
+            regression=protocol.regression,
+            progress=say,
+        )
+        outcomes.append(outcome)
+    return joined(outcomes)
+
+
+def _refuse_same_repeats(protocol: Protocol, chosen: Chosen) -> None:
+    """Refuse repetitions that would all be the same, or of which the head is to know nothing."""
+    if protocol.seeds == 1:
+        return
+    if "seed" in chosen.given:
+        raise InputError("--set seed=… goes without --seeds, which give the head theirs.")
+    drawn = "seed" in chosen.head().get_params() or chosen.trials is not None
+    if protocol.split is not None and protocol.shots is None and not drawn:
+        raise InputError(
+            f"--seeds {protocol.seeds} with --split {protocol.split}: the split stays and a {chosen.kind} head draws "
+            "nothing, so that each repetition would be the same. Leave --seeds out."
+        )
