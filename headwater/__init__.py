@@ -31,6 +31,7 @@ _LAZY = {
     "audit": "headwater.api",
     "compare": "headwater.api",
     "demo": "headwater.api",
+    "doctor": "headwater.api",
     "explain": "headwater.api",
     "fit_head": "headwater.api",
     "index": "headwater.api",

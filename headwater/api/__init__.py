@@ -4,6 +4,7 @@ from headwater.api._duplicates import Duplicates
 from headwater.api.audit import Audit, audit
 from headwater.api.compare import Compared, Difference, compare
 from headwater.api.demo import DemoResult, demo
+from headwater.api.doctor import Report, doctor
 from headwater.api.embed import Embedded, embed
 from headwater.api.evaluate import evaluate
 from headwater.api.explain import Explained, explain
@@ -24,12 +25,14 @@ __all__ = [
     "Explained",
     "Hit",
     "IndexSummary",
+    "Report",
     "Run",
     "StoreInfo",
     "Sweep",
     "audit",
     "compare",
     "demo",
+    "doctor",
     "embed",
     "evaluate",
     "explain",

@@ -51,12 +51,14 @@ class Frozen:
         self.device = resolve_device(device)
         self.digest = digest_of(module)
         self.precision: str = "fp32" if precision == "auto" else precision
+        self.n_parameters = sum(parameter.numel() for parameter in module.parameters())
         self._open = precision == "auto"
         self._weights = weights
-        frozen = _channels_last(module.eval().requires_grad_(False).to(self.device))
+        # Cast first: a model that fits the device in its precision may not fit it in fp32.
+        frozen = _channels_last(module.eval().requires_grad_(False).to(self.dtype).to(self.device))
         if self.device == "cpu":
             _convolve_by_onednn(frozen)
-        self.module: nn.Module = frozen.to(self.dtype)
+        self.module: nn.Module = frozen
         self._modules: dict[str, nn.Module] = {self.precision: self.module}
 
     @property

@@ -280,3 +280,13 @@ def test_torchs_threads_are_given_back(tiny, many_images, tmp_path):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("member", ["hf-bert", "hf-siglip2", "open_clip-bert"])
+def test_texts_that_are_cut_are_counted(tiny, tmp_path, member):
+    """Several threads that cut texts and count them do not disturb each other."""
+    encoder = load_encoder(tiny(member).spec, device="cpu", precision="fp32")
+    contents, _ = unique_texts([f"{i} {'gland ' * (40 if i % 3 else 1)}" for i in range(600)])
+    features = features_of(tmp_path / "s", encoder, "text", len(contents), "float32")
+    result = fill(features, encoder, contents, batch_size=2, workers=4)
+    assert (result.embedded, result.cut) == (600, 400)
