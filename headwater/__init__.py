@@ -32,6 +32,7 @@ _LAZY = {
     "compare": "headwater.api",
     "contrast": "headwater.api",
     "demo": "headwater.api",
+    "doctor": "headwater.api",
     "explain": "headwater.api",
     "fine_tune": "headwater.api",
     "fit_head": "headwater.api",

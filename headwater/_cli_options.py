@@ -17,6 +17,16 @@ Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="A local stat
 Adapter = Annotated[
     Path | None, typer.Option(metavar="RUN", help="A run of fine-tune: what it trained is put on top of the weights.")
 ]
+Layer = Annotated[
+    str | None,
+    typer.Option(metavar="LAYER", help="timm: stage3, or stage2,stage4; vision-language decoder: last, or a number."),
+]
+Pooling = Annotated[
+    str | None, typer.Option(help="How a decoder's states make a vector: last-token, mean-image-tokens or mean.")
+]
+Prompt = Annotated[
+    str | None, typer.Option(metavar="WORDS", help="What a decoder reads: words around {image} or {text}.")
+]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model, with your rights.")]
 Steps = Annotated[
     list[str] | None,

@@ -26,11 +26,14 @@ from headwater._cli_options import (
     Holdout,
     InnerFolds,
     Json,
+    Layer,
     Leakage,
     Level,
     Merge,
     Out,
     Per,
+    Pooling,
+    Prompt,
     Seed,
     Seeds,
     Separator,
@@ -167,18 +170,9 @@ def embed(
     text: Annotated[str | None, typer.Option(metavar="COL", help="Column of texts.")] = None,
     id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids.")] = None,
     tokens: Annotated[str, typer.Option(metavar="none|all|N", help="Token features to store too.")] = "none",
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LAYER", help="timm: stage3, or stage2,stage4; vision-language decoder: last, or a number."
-        ),
-    ] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="How a decoder's states make a vector: last-token, mean-image-tokens or mean.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="What a decoder reads: words around {image} or {text}.")
-    ] = None,
+    layer: Layer = None,
+    pooling: Pooling = None,
+    prompt: Prompt = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
@@ -228,6 +222,45 @@ def embed(
         progress=True,
     )
     _show(done.lines(), done.to_dict(), json)
+
+
+@app.command()
+def doctor(
+    encoder: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Load and try it: where from, what it makes, how fast.")
+    ] = None,
+    weights: Weights = None,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="none|all|N", help="Token features; all by default where it makes any.")
+    ] = None,
+    layer: Layer = None,
+    pooling: Pooling = None,
+    prompt: Prompt = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Device = "auto",
+    trust_remote_code: Trust = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items encoded together.")] = 32,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing: prove that no network is needed.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what is installed, and prove before a long run that an encoder loads and works."""
+    from headwater import api
+
+    _warn_of_code(trust_remote_code)
+    found = api.doctor(
+        encoder=encoder,
+        weights=weights,
+        tokens=tokens,
+        layer=layer,
+        pooling=pooling,
+        prompt=prompt,
+        precision=precision,  # type: ignore[arg-type]
+        device=device,
+        trust_remote_code=trust_remote_code,
+        batch_size=batch_size,
+        offline=offline,
+    )
+    _show(found.lines(), found.to_dict(), json)
 
 
 @app.command("fit-head")

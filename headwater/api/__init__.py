@@ -6,6 +6,7 @@ from headwater.api.audit import Audit, audit
 from headwater.api.compare import Compared, Difference, compare
 from headwater.api.contrast import Contrasted, contrast
 from headwater.api.demo import DemoResult, demo
+from headwater.api.doctor import Report, doctor
 from headwater.api.embed import Embedded, embed
 from headwater.api.evaluate import evaluate
 from headwater.api.explain import Explained, explain
@@ -31,6 +32,7 @@ __all__ = [
     "Hit",
     "IndexSummary",
     "Repaired",
+    "Report",
     "Run",
     "StoreInfo",
     "Sweep",
@@ -38,6 +40,7 @@ __all__ = [
     "compare",
     "contrast",
     "demo",
+    "doctor",
     "embed",
     "evaluate",
     "explain",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         unique_texts,
     )
     from headwater.embed.run import EmbedResult, Shard, fill
+    from headwater.embed.source import Source, no_network, source_of
 
 __all__ = [
     "Content",
@@ -30,19 +31,29 @@ __all__ = [
     "Encoder",
     "Precision",
     "Shard",
+    "Source",
     "content_key",
     "fill",
     "key_of_file",
     "load_again",
     "load_encoder",
+    "no_network",
+    "source_of",
     "unique_images",
     "unique_texts",
 ]
+
+_MODULES = {
+    "EmbedResult": "run",
+    "Shard": "run",
+    "fill": "run",
+    "Source": "source",
+    "no_network": "source",
+    "source_of": "source",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'headwater.embed' has no attribute {name!r}")
-    return getattr(
-        import_module(f"headwater.embed.{'run' if name in ('EmbedResult', 'Shard', 'fill') else 'encoder'}"), name
-    )
+    return getattr(import_module(f"headwater.embed.{_MODULES.get(name, 'encoder')}"), name)

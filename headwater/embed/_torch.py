@@ -76,14 +76,16 @@ class Frozen:
         scale: Any = getattr(module, "logit_scale", None)
         self.logit_scale = None if scale is None else float(scale.detach().exp())
         self.precision: str = "fp32" if precision == "auto" else precision
+        self.n_parameters = sum(parameter.numel() for parameter in module.parameters())
         self._open = precision == "auto"
         self._files = {} if weights is None else {"weights_file": str(Path(weights).resolve())}
         if adapter is not None and adapter.path is not None:
             self._files["adapter_file"] = str(adapter.path)
-        frozen = _channels_last(module.eval().requires_grad_(False).to(self.device))
+        # Cast first: a model that fits the device in its precision may not fit it in fp32.
+        frozen = _channels_last(module.eval().requires_grad_(False).to(self.dtype).to(self.device))
         if self.device == "cpu":
             _convolve_by_onednn(frozen)
-        self.module: nn.Module = frozen.to(self.dtype)
+        self.module: nn.Module = frozen
         self._modules: dict[str, nn.Module] = {self.precision: self.module}
 
     @property

@@ -142,6 +142,10 @@ class Encoder(ABC, Generic[Prepared]):
     def settle(self, modality: Modality, batch: Sequence[Prepared]) -> None:
         """Choose what the device is fastest and safe at, by trying it on a first batch."""
 
+    def n_parameters(self) -> int | None:
+        """Return how many parameters the model has; None for what has none, or does not say."""
+        return None
+
     def environment(self) -> dict[str, Any]:
         """Return what is recorded with the features but does not define them: versions, device, precision."""
         return {"numpy": np.__version__}

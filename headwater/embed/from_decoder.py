@@ -204,6 +204,10 @@ class DecoderEncoder(Tunable[Sequenced]):
         """Try bf16."""
         self._frozen.settle(lambda model: self._read(model, self._together(batch)))
 
+    def n_parameters(self) -> int:
+        """Return how many parameters the model has."""
+        return self._frozen.n_parameters
+
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""
         return self._frozen.environment("transformers")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,8 +210,15 @@ class HubEncoder(Tunable[NDArray[Any]]):
         """Whether a text is longer than the model's context."""
         if modality == "image" or len(prepared) < self._max_length:
             return False
-        longer = self._tokenizer(content.text(), truncation=True, max_length=self._max_length + 1)["input_ids"]
+        longer = self._longer(content.text(), truncation=True, max_length=self._max_length + 1)["input_ids"]
         return len(longer) > self._max_length
+
+    @cached_property
+    def _longer(self) -> Any:
+        """A tokenizer that is only ever asked for one token more: where it truncates is the state of a tokenizer."""
+        own = copy.deepcopy(self._tokenizer)
+        own("a", truncation=True, max_length=self._max_length + 1)
+        return own
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
@@ -220,6 +229,10 @@ class HubEncoder(Tunable[NDArray[Any]]):
             self._frozen.settle(lambda model: self._see(model, self._batch(batch))[0])
         else:
             self._frozen.settle(lambda model: self._read(model, *self._padded(batch))[0])
+
+    def n_parameters(self) -> int:
+        """Return how many parameters the model has."""
+        return self._frozen.n_parameters
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""

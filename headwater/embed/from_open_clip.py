@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,8 +160,15 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         length: int = self._tokenize.context_length
         if modality == "image" or len(prepared) < length:
             return False
-        longer = self._tokenize([content.text()], context_length=length + 1)[0].numpy()
+        longer = self._longer([content.text()], context_length=length + 1)[0].numpy()
         return bool((longer != self._pad)[length])
+
+    @cached_property
+    def _longer(self) -> Any:
+        """A tokenizer that is only ever asked for one token more: where it truncates is the state of a tokenizer."""
+        own = copy.deepcopy(self._tokenize)
+        own(["a"], context_length=own.context_length + 1)
+        return own
 
     def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
         """Try bf16."""
@@ -167,6 +176,10 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
             self._frozen.settle(lambda model: model.encode_image(self._pipeline.batch(batch, self._frozen)))
         else:
             self._frozen.settle(lambda model: model.encode_text(self._padded(batch)))
+
+    def n_parameters(self) -> int:
+        """Return how many parameters the model has."""
+        return self._frozen.n_parameters
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""

@@ -143,6 +143,10 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         """Try bf16."""
         self._frozen.settle(lambda model: self._see(model, self._pipeline.batch(batch, self._frozen))[1])
 
+    def n_parameters(self) -> int:
+        """Return how many parameters the model has."""
+        return self._frozen.n_parameters
+
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""
         return self._frozen.environment("timm")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
 from headwater.store._files import digest, locked, make_folder, remove_unfinished, write_bytes, write_json
-from headwater.store.blocks import Array, RaggedArray, SelectedRows, write_group_metadata
+from headwater.store.blocks import Array, RaggedArray, SelectedRows, group_metadata, write_group_metadata
 from headwater.store.features import FAILED, KEY_BYTES, STORED, Features
 from headwater.store.spec import FeatureSpec
 
@@ -321,6 +321,7 @@ class Store:
     def verify(self) -> Iterator[str]:
         """Yield a line for everything in the store that differs from its checksum."""
         yield from self.wrong_samples()
+        yield from self._wrong_groups()
         for name in self.feature_names():
             try:
                 features = self.features(name)
@@ -328,6 +329,19 @@ class Store:
                 yield str(error)
                 continue
             yield from features.verify()
+
+    def _wrong_groups(self) -> Iterator[str]:
+        """Yield a line for each group above feature sets that zarr could not open; its attributes are anybody's."""
+        for path in sorted(
+            {self._group / "zarr.json", *((self._group / n).parent / "zarr.json" for n in self.feature_names())}
+        ):
+            try:
+                found = json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                yield f"{path} cannot be read ({error})"
+                continue
+            if {**found, "attributes": {}} != group_metadata({}):
+                yield f"{path} is not what it was written as"
 
     def wrong_samples(self) -> Iterator[str]:
         """Yield a line when the samples table is not what was written."""

@@ -129,7 +129,9 @@ def test_two_threads_at_once(loaded, contents, member, modality, tokens):
     encoder = loaded(member, tokens)
 
     def alone(content):
-        return vectors(encoder, modality, [encoder.prepare(modality, content)])[0]
+        prepared = encoder.prepare(modality, content)
+        encoder.cut(modality, content, prepared)
+        return vectors(encoder, modality, [prepared])[0]
 
     expected = [alone(content) for content in contents(modality)]
     with ThreadPoolExecutor(2) as pool:
@@ -157,6 +159,23 @@ def test_shapes_are_the_specs(loaded, contents, member, modality, tokens):
             assert matrix.shape == (encoder.length(modality, prepared), spec.token_dim)
             assert len(matrix) >= 1
             assert tokens == "all" or len(matrix) <= int(tokens)
+
+
+@pytest.mark.parametrize("member", [*DUAL, *DECODERS, *SHAPED, *TEXTS_ALONE, "ngram", "stub"])
+def test_a_text_that_is_cut_is_known(loaded, contents, member):
+    """A text is said to be cut when more words at its end would change nothing of what is encoded."""
+    encoder = loaded(member, "none")
+
+    def ids(text):
+        prepared = encoder.prepare("text", Content(content_key(text.encode()), text))
+        return np.asarray(prepared.arrays["input_ids"][0] if member in DECODERS else prepared).tolist()
+
+    flags = []
+    for content in contents("text"):
+        flags.append(encoder.cut("text", content, encoder.prepare("text", content)))
+        assert flags[-1] == (ids(content.text()) == ids(f"{content.text()} mass of the gland")) or member == "stub"
+    assert any(flags) == (member not in ("ngram", "stub"))
+    assert not all(flags)
 
 
 @pytest.mark.parametrize("member", IMAGES + DUAL)

@@ -294,3 +294,13 @@ def test_steps_define_features(many_images, tmp_path):
     for spec in ("stub:8", "builtin:ngram"):
         with pytest.raises(EncoderError, match="leave --step out"):
             load_encoder(spec, steps=["mammogram"])
+
+
+@pytest.mark.parametrize("member", ["hf-bert", "hf-siglip2", "open_clip-bert"])
+def test_texts_that_are_cut_are_counted(tiny, tmp_path, member):
+    """Several threads that cut texts and count them do not disturb each other."""
+    encoder = load_encoder(tiny(member).spec, device="cpu", precision="fp32")
+    contents, _ = unique_texts([f"{i} {'gland ' * (40 if i % 3 else 1)}" for i in range(600)])
+    features = features_of(tmp_path / "s", encoder, "text", len(contents), "float32")
+    result = fill(features, encoder, contents, batch_size=2, workers=4)
+    assert (result.embedded, result.cut) == (600, 400)

@@ -1,0 +1,253 @@
+"""doctor: what is here, and whether an encoder works, before a long run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+from headwater._extras import need
+from headwater.api._lines import size
+from headwater.api._measure import Measured, measure
+from headwater.embed import Encoder, Precision, Source, load_encoder, no_network, source_of
+from headwater.errors import EncoderError, InputError
+from headwater.store import FeatureSpec, Modality
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What is installed and what it runs on.
+
+    Attributes
+    ----------
+    headwater, python, system
+        Versions, and the kind of machine.
+    n_cores, memory
+        Cores that this process may use, and bytes of memory; None where the system does not say.
+    cuda
+        The GPU that torch sees, and bytes of its memory; None without one.
+    extras
+        Packages of each extra with their versions, None for one that is not installed.
+    """
+
+    headwater: str
+    python: str
+    system: str
+    n_cores: int
+    memory: int | None
+    cuda: tuple[str, int] | None
+    extras: dict[str, dict[str, str | None]]
+
+    def lines(self) -> list[str]:
+        """Say it in a few lines."""
+        memory = "" if self.memory is None else f", {size(self.memory)} of memory"
+        out = [f"headwater {self.headwater}, Python {self.python}, {self.system}, {self.n_cores} cores{memory}"]
+        out.append("GPU: none that torch sees" if self.cuda is None else f"GPU: {self.cuda[0]}, {size(self.cuda[1])}")
+        for extra, packages in self.extras.items():
+            there = [f"{name} {found}" for name, found in packages.items() if found is not None]
+            missing = [name for name, found in packages.items() if found is None]
+            parts = [", ".join(there)] if there else []
+            parts += [f"without {', '.join(missing)}: pip install 'headwater[{extra}]'"] if missing else []
+            out.append(f"{extra}: {'; '.join(parts)}")
+        return out
+
+
+@dataclass(frozen=True)
+class Examined:
+    """An encoder that was loaded and tried.
+
+    Attributes
+    ----------
+    name
+        Its spec.
+    source
+        Where its files were before it was loaded.
+    n_parameters
+        None where it has none, or does not say.
+    environment
+        Device, precision and versions that it ran with.
+    features
+        The spec of each feature set that it makes.
+    measured
+        Rate and memory of each.
+    """
+
+    name: str
+    source: Source
+    n_parameters: int | None
+    environment: dict[str, Any]
+    features: dict[Modality, FeatureSpec]
+    measured: dict[Modality, Measured]
+
+    def lines(self) -> list[str]:
+        """Say it in a few lines."""
+        kind, place = self.source.kind, self.source.place
+        where = {"network": "fetched from the network", "cache": "found in the hub's cache", "built in": "built in"}
+        parts = [where.get(kind, f"found in the {kind} named") + (f" ({place})" if place else "")]
+        if self.n_parameters is not None:
+            parts.append(f"{self.n_parameters:,} parameters")
+        parts += [str(self.environment[key]) for key in ("device", "precision") if key in self.environment]
+        out = [f"{self.name}: {', '.join(parts)}"]
+        for modality, spec in self.features.items():
+            tokens = ""
+            if spec.has_tokens:
+                n_tokens = "as many as an item has" if spec.n_tokens is None else str(spec.n_tokens)
+                tokens = f", tokens {n_tokens} x {spec.token_dim}"
+            found = self.measured[modality]
+            memory = "" if found.peak_memory is None else f", {size(found.peak_memory)} of memory"
+            out.append(f"{modality}: {spec.dim} values{tokens}; {_prepared_by(spec)}")
+            out.append(
+                f"  {found.items_per_second:.3g} items a second, {found.batch_size} at a time{memory} "
+                f"({found.n_items} {found.items})"
+            )
+        return out
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `doctor` found: the environment, and the encoder when one was named."""
+
+    environment: Environment
+    encoder: Examined | None
+
+    def lines(self) -> list[str]:
+        """Say it in a few lines."""
+        return [*self.environment.lines(), *([] if self.encoder is None else ["", *self.encoder.lines()])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def doctor(
+    *,
+    encoder: str | None = None,
+    weights: str | Path | None = None,
+    tokens: str | None = None,
+    layer: str | None = None,
+    pooling: str | None = None,
+    prompt: str | None = None,
+    precision: Precision = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    batch_size: int = 32,
+    offline: bool = False,
+) -> Report:
+    """Say what is installed; and prove that an encoder loads and runs, how fast, and in what memory.
+
+    Parameters
+    ----------
+    encoder, weights, layer, pooling, prompt, precision, device, trust_remote_code, batch_size
+        As for `headwater.api.embed`.
+    tokens
+        As for `embed`; None for all of them where the encoder makes any.
+    offline
+        Fetch nothing: prove that the run needs no network.
+
+    Raises
+    ------
+    EncoderError
+        When the encoder cannot be loaded or used.
+    InputError
+        When an option cannot be used.
+    """
+    if batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1, but is {batch_size}.")
+    if encoder is None:
+        return Report(_environment(), None)
+    with no_network(offline):
+        source = source_of(encoder, weights)
+
+        def load(wanted: str) -> Encoder[Any]:
+            return load_encoder(
+                encoder,
+                weights=weights,
+                tokens=wanted,
+                layer=layer,
+                pooling=pooling,
+                prompt=prompt,
+                device=device,
+                precision=precision,
+                trust_remote_code=trust_remote_code,
+            )
+
+        try:
+            model = load("all" if tokens is None else tokens)
+        except EncoderError as error:
+            if tokens is not None or "--tokens" not in str(error):
+                raise
+            model = load("none")  # it makes no tokens, or not all of them
+    measured = {modality: measure(model, modality, batch_size) for modality in sorted(model.modalities)}
+    features = {modality: model.spec(modality, "float16") for modality in measured}
+    found = Examined(encoder, source, model.n_parameters(), model.environment(), features, measured)
+    return Report(_environment(), found)
+
+
+def _environment() -> Environment:
+    extras = _extras()
+    return Environment(
+        version("headwater"),
+        platform.python_version(),
+        f"{platform.system()} {platform.machine()}",
+        len(os.sched_getaffinity(0)),
+        _memory(),
+        _cuda() if extras.get("encoders", {}).get("torch") else None,
+        extras,
+    )
+
+
+def _extras() -> dict[str, dict[str, str | None]]:
+    """Return what each extra of the installed headwater asks for, and the version that is there.
+
+    A package stands with the smallest extra that asks for it: some extras hold others.
+    """
+    asked: dict[str, list[str]] = defaultdict(list)
+    for line in requires("headwater") or ():
+        match = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"]([\w-]+)['\"]", line)
+        if match and match[1] != "headwater":
+            asked[match[2]].append(match[1])
+    found: dict[str, dict[str, str | None]] = {}
+    seen: set[str] = set()
+    for extra, packages in sorted(asked.items(), key=lambda one: (len(one[1]), one[0])):
+        own = [package for package in packages if package not in seen]
+        seen.update(own)
+        if own:
+            found[extra] = {package: _version(package) for package in own}
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
+def _cuda() -> tuple[str, int] | None:
+    torch = need("torch", "encoders")
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(), int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _prepared_by(spec: FeatureSpec) -> str:
+    """Say what makes items ready, as far as a spec knows."""
+    settings = spec.preprocessing
+    if "tokenizer" in settings and spec.modality == "text":
+        length = settings.get("max_length", settings.get("context_length"))
+        return f"tokenizer {settings['tokenizer']}, at most {length} tokens"
+    inner = settings.get("image_processor", settings)
+    known = inner.get("image_processor_type") if isinstance(inner, dict) else None
+    return f"prepared by {known}" if known else "prepared by its own transform"

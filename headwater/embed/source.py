@@ -1,0 +1,89 @@
+"""Where an encoder's files come from: a directory, a file, the hub's cache on this machine, or the network."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from headwater._extras import need
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights, tokenizer and preprocessing are.
+
+    Attributes
+    ----------
+    kind
+        ``built in``; a ``file`` or ``directory`` that was named; the hub's ``cache``; or the ``network``.
+    place
+        The path; for the network, where in the cache they are going to be.
+    """
+
+    kind: Literal["built in", "file", "directory", "cache", "network"]
+    place: str = ""
+
+
+def source_of(encoder: str, weights: str | Path | None = None) -> Source:
+    """Say where the files of an encoder's spec are now, without fetching any."""
+    backend, _, name = encoder.partition(":")
+    if weights is not None:
+        return Source("file", str(Path(weights).resolve()))
+    if backend == "python":
+        file, colon, _ = name.rpartition(":")
+        return Source("file", str(Path(file).resolve())) if colon else Source("built in", name)
+    if backend not in ("timm", "open_clip", "hf"):
+        return Source("built in")
+    folder = Path(name.removeprefix("local-dir:"))
+    if name.startswith("local-dir:") or (backend == "hf" and folder.is_dir()):
+        return Source("directory", str(folder.resolve()))
+    repository = _repository(backend, name)
+    if repository is None:
+        return Source("network")
+    cache = Path(need("huggingface_hub.constants", "encoders").HF_HUB_CACHE)
+    name_of = need("huggingface_hub.file_download", "encoders").repo_folder_name
+    cached = cache / name_of(repo_id=repository, repo_type="model")
+    there = any(file.suffix in WEIGHTS for file in cached.glob("snapshots/*/**/*"))
+    return Source("cache" if there else "network", str(cached))
+
+
+def _repository(backend: str, name: str) -> str | None:
+    """Return ``ORG/NAME`` on the hub, None where there is none or the name is unknown."""
+    found: str | None
+    if backend == "hf" or name.startswith("hf-hub:"):
+        found = name.removeprefix("hf-hub:")
+    elif backend == "timm":
+        config = need("timm", "encoders").models.get_pretrained_cfg(name)
+        found = None if config is None else config.hf_hub_id
+    else:
+        model, _, tag = name.partition("/")
+        found = need("open_clip", "encoders").get_pretrained_cfg(model, tag).get("hf_hub")
+    repository = re.match(r"\w[\w.-]*/[\w.-]+", found or "")
+    return repository[0] if repository else None
+
+
+@contextmanager
+def no_network(offline: bool) -> Iterator[None]:
+    """Let the hub's library fetch nothing while the body runs, when asked."""
+    if not offline or find_spec("huggingface_hub") is None:
+        yield
+        return
+    constants = need("huggingface_hub.constants", "encoders")
+    before, variable = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = True, "1"
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        if variable is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = variable
