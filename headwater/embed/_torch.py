@@ -310,5 +310,12 @@ def _convolve_by_onednn(module: nn.Module) -> None:
             part.dilation = (2, 2)
 
 
+def convolve_as_before(module: nn.Module) -> None:
+    """Undo `_convolve_by_onednn` where gradients are wanted: backwards, dilation makes it many times as slow."""
+    for part in module.modules():
+        if isinstance(part, _torch().nn.Conv2d) and part.kernel_size == (1, 1):
+            part.dilation = (1, 1)
+
+
 def _torch() -> Any:
     return need("torch", "encoders")

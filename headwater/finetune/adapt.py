@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from headwater._extras import need
+from headwater.embed._torch import convolve_as_before
 from headwater.embed.adapter import Adapter, Lora
 from headwater.embed.tunable import Tunable
 from headwater.errors import InputError, nearest
@@ -135,6 +136,7 @@ class Adapted:
         self._tuner: Any = None
         self._parts: list[nn.Module] = []
         module.requires_grad_(False)
+        convolve_as_before(module)
         chosen: dict[str, nn.Parameter] = {}
         layers: list[str] = []
         for modality, here in self.how.items():
