@@ -332,9 +332,9 @@ class Store:
 
     def _wrong_groups(self) -> Iterator[str]:
         """Yield a line for each group above feature sets that zarr could not open; its attributes are anybody's."""
-        for path in sorted(
-            {self._group / "zarr.json", *((self._group / n).parent / "zarr.json" for n in self.feature_names())}
-        ):
+        names = self.feature_names()  # without any, a store may not quite have been made
+        folders = {self._group, *((self._group / name).parent for name in names)} if names else set()
+        for path in sorted(folder / "zarr.json" for folder in folders):
             try:
                 found = json.loads(path.read_text())
             except (OSError, ValueError) as error:
