@@ -268,6 +268,10 @@ class DecoderEncoder(Tunable[Sequenced]):
         out = model(**inputs, use_cache=False, output_hidden_states=self._layer != "last")
         hidden = (out.last_hidden_state if self._layer == "last" else out.hidden_states[int(self._layer)]).float()
         mask = inputs["attention_mask"]
+        if hidden.shape[:2] != mask.shape:
+            raise EncoderError(
+                f"{self.name}: makes {hidden.shape[1]} states of {mask.shape[1]} tokens, so which is whose?"
+            )
         if self._pooling == "last-token":
             last = mask.sum(1) - 1
             chosen: Tensor = hidden[torch.arange(len(hidden), device=hidden.device), last]

@@ -160,6 +160,10 @@ class TimmEncoder(Tunable[NDArray[Any]]):
 
     def _tokens(self, features: Tensor) -> Tensor:
         """Return tokens of shape ``(n, n_tokens, dim)`` from a feature map or a sequence."""
+        if isinstance(features, (list, tuple)):  # of branches that see patches of different sizes
+            raise EncoderError(
+                f"{self.name}: makes several kinds of tokens: pass --layer stage1, or leave --tokens out."
+            )
         if features.ndim == 3:
             sequence = features[:, self._prefix :]
             if self.tokens == "all":

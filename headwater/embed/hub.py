@@ -42,19 +42,24 @@ def hub_encoder(
     with loading(spec), quiet_libraries():
         config = need("transformers", "encoders").AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     if is_decoder(config):
-        with loading(spec):
-            return DecoderEncoder(
-                name,
-                weights=weights,
-                adapter=adapter,
-                tokens=tokens,
-                layer=layer,
-                pooling=pooling,
-                prompt=prompt,
-                device=device,
-                precision=precision,
-                trust_remote_code=trust_remote_code,
-            )
+        try:
+            with loading(spec):
+                return DecoderEncoder(
+                    name,
+                    weights=weights,
+                    adapter=adapter,
+                    tokens=tokens,
+                    layer=layer,
+                    pooling=pooling,
+                    prompt=prompt,
+                    device=device,
+                    precision=precision,
+                    trust_remote_code=trust_remote_code,
+                )
+        except (AttributeError, IndexError, KeyError, TypeError) as error:  # of a model that reads in another way
+            raise EncoderError(
+                f"{spec}: a {config.model_type} model cannot be used as an encoder ({first_line(error)})."
+            ) from error
     asked = {"--layer": layer, "--pooling": pooling, "--prompt": prompt}
     if given := [option for option, value in asked.items() if value is not None]:
         raise EncoderError(
@@ -77,8 +82,8 @@ def is_decoder(config: Any) -> bool:
     auto = need("transformers.models.auto.modeling_auto", "encoders")
     if config.model_type not in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or config.is_encoder_decoder:
         return False
-    kind = auto.MODEL_MAPPING[type(config)]
-    return not hasattr(kind, "get_text_features")  # a dual encoder that can also write, such as BLIP
+    kind = auto.MODEL_MAPPING.get(type(config), None)
+    return isinstance(kind, type) and not hasattr(kind, "get_text_features")  # as a dual encoder that writes, like BLIP
 
 
 @contextmanager

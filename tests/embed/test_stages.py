@@ -70,6 +70,24 @@ def test_stages_are_in_the_spec(tiny):
         whole.require_same(spec, "f/image")
 
 
+def test_a_model_of_two_branches(tmp_path, image_files):
+    """CrossViT, whose branches make tokens of different sizes, is an encoder; its tokens are those of a stage."""
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(timm.create_model("crossvit_tiny_240").state_dict(), tmp_path / "w.safetensors")
+    words = {
+        "spec": "timm:crossvit_tiny_240",
+        "weights": tmp_path / "w.safetensors",
+        "device": "cpu",
+        "precision": "fp32",
+    }
+    assert encoded(load_encoder(**words), image_files[:1]).pooled.shape == (1, 288)
+    assert encoded(load_encoder(**words, layer="stage1", tokens="all"), image_files[:1]).tokens.shape == (1, 400, 96)
+    with pytest.raises(EncoderError, match="makes several kinds of tokens: pass --layer stage1, or leave --tokens out"):
+        load_encoder(**words, tokens="all")
+
+
 def test_stages_that_are_not_there(tiny):
     """A stage that a model does not have is refused with those that it has; tokens are of one stage."""
     member = tiny("timm-conv")
