@@ -36,6 +36,7 @@ _LAZY = {
     "explain": "headwater.api",
     "fine_tune": "headwater.api",
     "fit_head": "headwater.api",
+    "gc": "headwater.api",
     "index": "headwater.api",
     "info": "headwater.api",
     "open_run": "headwater.api",

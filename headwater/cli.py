@@ -887,6 +887,22 @@ def info(
     _show(found.lines(failed=failed), found.to_dict(), json)
 
 
+@app.command("gc")
+def drop_unused(
+    store: Store,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="NAME/MODALITY", help="A feature set to drop whole; repeat.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be dropped.")] = False,
+    json: Json = False,
+) -> None:
+    """Drop stored items that no sample uses any more, and feature sets that are named."""
+    from headwater import api
+
+    done = api.gc(store, drop=drop or (), yes=yes)
+    _show(done.lines(), vars(done), json)
+
+
 @app.command()
 def verify(
     store: Store,

@@ -12,6 +12,7 @@ from headwater.api.evaluate import evaluate
 from headwater.api.explain import Explained, explain
 from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
+from headwater.api.gc import Dropped, gc
 from headwater.api.inspect import StoreInfo, info, verify
 from headwater.api.repair import Encoding, Repaired, repair
 from headwater.api.run import Run, open_run
@@ -25,6 +26,7 @@ __all__ = [
     "Contrasted",
     "DemoResult",
     "Difference",
+    "Dropped",
     "Duplicates",
     "Embedded",
     "Encoding",
@@ -46,6 +48,7 @@ __all__ = [
     "explain",
     "fine_tune",
     "fit_head",
+    "gc",
     "hit_lines",
     "index",
     "info",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
-from headwater.store._files import digest, locked, make_folder, remove_unfinished, write_bytes, write_json
+from headwater.store._files import digest, locked, make_folder, remove_unfinished, sync_folder, write_bytes, write_json
 from headwater.store.blocks import Array, RaggedArray, SelectedRows, group_metadata, write_group_metadata
 from headwater.store.features import FAILED, KEY_BYTES, STORED, Features
 from headwater.store.spec import FeatureSpec
@@ -215,6 +216,52 @@ class Store:
                 if not (folder / "zarr.json").exists():
                     write_group_metadata(folder, {})
             return Features.create(self._group / name, self._journal(name), name, spec, n_items)
+
+    def remove_features(self, name: str) -> None:
+        """Remove a feature set; cut short, it does not exist any more, and what is left of it goes with the next.
+
+        Raises
+        ------
+        StoreBusy
+            When another process is writing it.
+        """
+        features = self.features(name)
+        with self.changing(), features.writing():
+            (features.folder / "zarr.json").unlink()  # without which it does not exist
+            sync_folder(features.folder)
+            shutil.rmtree(features.folder)
+            sync_folder(features.folder.parent)
+            features.journal.path.unlink(missing_ok=True)
+            sync_folder(features.journal.path.parent)
+
+    def rename_features(self, name: str, to: str) -> None:
+        """Give a feature set another name, which is free; cut short, it has one of both names.
+
+        Raises
+        ------
+        StoreError
+            When the name is taken.
+        """
+        check_name(to)
+        if to in self.feature_names():
+            raise StoreError(f"{self.path}: there are features {to!r} already.")
+        source, target = self._group / name, self._group / to
+        with self.changing(), self.features(name).writing():
+            make_folder(target.parent)
+            make_folder(self._journal(to).parent)
+            if not (target.parent / "zarr.json").exists():
+                write_group_metadata(target.parent, {})
+            shutil.rmtree(target, ignore_errors=True)  # of features that were removed
+            # the journal first, as a copy: whichever name the arrays have, it is there
+            shutil.copyfile(self._journal(name), self._journal(to))
+            sync_folder(self._journal(to).parent)
+            source.replace(target)
+            sync_folder(target.parent)
+            self._journal(name).unlink()
+            sync_folder(self._journal(name).parent)
+        for folder in (source.parent, self._journal(name).parent):  # of a name that nothing has any more
+            if {path.name for path in folder.iterdir()} <= {"zarr.json"} | {f"{m}.lock" for m in ("image", "text")}:
+                shutil.rmtree(folder)
 
     def check_features(self, name: str, spec: FeatureSpec, *, alone: bool = True) -> None:
         """Raise what `require_features` would, and change nothing."""

@@ -1,0 +1,147 @@
+"""gc: features that no sample uses any more, and feature sets that are named, are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.api._lines import counted, size
+from headwater.errors import InputError, nearest
+from headwater.store import KEY_COLUMNS, BlockResult, Features, RaggedArray, Store, keys_from_hex, open_store
+
+BESIDE = ".being-compacted"
+"""What is put after the name of a feature set while its kept items are copied."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What was dropped, or would be.
+
+    Attributes
+    ----------
+    done
+        Whether it was.
+    sets
+        Bytes of each feature set that was named, and dropped whole.
+    items
+        Of the other feature sets, how many items no sample uses, where there are any, and their share of the bytes.
+    """
+
+    path: str
+    done: bool
+    sets: dict[str, int] = field(default_factory=dict)
+    items: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Say it."""
+        if not self.sets and not self.items:
+            return [f"{self.path}: every stored item is of some sample; there is nothing to drop"]
+        word = "dropped" if self.done else "would drop"
+        out = [f"{word} {name}: all of it, {size(n_bytes)}" for name, n_bytes in self.sets.items()]
+        out += [f"{word} {counted(n, 'item')} of {name}, {size(b)}" for name, (n, b) in self.items.items()]
+        return out if self.done else [*out, "nothing was changed: --yes drops it"]
+
+
+def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False) -> Dropped:
+    """Drop what no sample uses any more, after saying what that is.
+
+    Kept items of a feature set are copied to one beside it, which then takes its place; stopped at any instant, one of
+    both is whole, and the same command goes on.
+
+    Parameters
+    ----------
+    store
+        A store, or where it is.
+    drop
+        Feature sets, ``NAME/MODALITY``, that are dropped whole.
+    yes
+        Do it; else only say it.
+
+    Raises
+    ------
+    InputError
+        When there is no such feature set, or the store has no samples to go by.
+    StoreBusy
+        When another process writes a feature set.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    if yes:
+        _finish(opened)
+    names = opened.feature_names()
+    for name in drop:
+        if name not in names:
+            raise InputError(f"--drop {name}: no such features.{nearest(name, names)} There are: {', '.join(names)}.")
+    if not opened.has_samples() and not drop:
+        raise InputError(f"{opened.path}: no samples, so that nothing is known to be used. Name features with --drop.")
+    sets = {name: _bytes(opened.features(name)) for name in drop}
+    items: dict[str, tuple[int, int]] = {}
+    for name in names if opened.has_samples() else ():
+        if name in sets or name.partition("/")[0].endswith(BESIDE):
+            continue
+        features = opened.features(name)
+        unused = ~_used(opened, features)
+        if unused.any():
+            items[name] = int(unused.sum()), round(_bytes(features) * float(unused.mean()))
+    if yes:
+        for name in sets:
+            opened.remove_features(name)
+        for name in items:
+            _compact(opened, name)
+    return Dropped(str(opened.path), yes, sets, items)
+
+
+def _used(store: Store, features: Features) -> NDArray[np.bool_]:
+    """Return which items some sample holds, of shape ``(n_items,)``."""
+    keys = keys_from_hex(store.samples[KEY_COLUMNS[features.spec.modality]].drop_nulls().unique())
+    rows = features.rows_of(keys) if len(keys) else np.empty(0, np.int64)
+    used = np.zeros(features.n_items, bool)
+    used[rows[rows >= 0]] = True
+    return used
+
+
+def _compact(store: Store, name: str) -> None:
+    """Copy the items that are used into a feature set beside, and put that in the place of the first."""
+    features = store.features(name)
+    kept = np.flatnonzero(_used(store, features) & (features.status == 1))
+    base, _, modality = name.partition("/")
+    beside = f"{base}{BESIDE}/{modality}"
+    if beside in store.feature_names():  # begun, and cut short
+        store.remove_features(beside)
+    with features.writing():  # nobody adds to it meanwhile
+        target = store.require_features(beside, features.spec, len(kept))
+        tokens: Any = features.tokens if features.spec.has_tokens else None
+        lengths = tokens.lengths[kept] if isinstance(tokens, RaggedArray) else None
+        environments = list(features.state.environments.values())
+        with target.writing() as writer:
+            tasks = writer.plan(features.keys[kept], lengths)
+            if environments:
+                writer.set_environment(environments[-1])
+            for task in tasks:
+                rows = kept[task.rows]
+                own: Any = None
+                if isinstance(tokens, RaggedArray):
+                    own = [np.asarray(tokens[int(row)]) for row in rows]
+                elif tokens is not None:
+                    own = np.asarray(tokens[rows])
+                writer.commit(task, BlockResult(task.rows, np.asarray(features.pooled[rows]), own))
+    store.remove_features(name)
+    store.rename_features(beside, name)
+
+
+def _finish(store: Store) -> None:
+    """Put feature sets in their place whose copies were whole when an earlier run was stopped."""
+    names = store.feature_names()
+    for beside in [name for name in names if name.partition("/")[0].endswith(BESIDE)]:
+        base, _, modality = beside.partition("/")
+        name = f"{base.removesuffix(BESIDE)}/{modality}"
+        if name not in names:
+            store.rename_features(beside, name)
+
+
+def _bytes(features: Features) -> int:
+    return sum(path.stat().st_size for path in features.folder.rglob("*") if path.is_file())
