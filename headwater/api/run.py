@@ -172,6 +172,7 @@ class Results:
     predictions: pl.DataFrame
     decision: Mapping[str, Any]
     trials: pl.DataFrame | None
+    curves: pl.DataFrame | None = None
 
 
 def read_results(path: Path) -> Results:
@@ -183,6 +184,7 @@ def read_results(path: Path) -> Results:
             predictions=pl.read_parquet(path / "predictions.parquet"),
             decision=json.loads((path / DECISION).read_text()) if (path / DECISION).exists() else {},
             trials=pl.read_parquet(path / TRIALS) if (path / TRIALS).exists() else None,
+            curves=pl.read_parquet(path / CURVES) if (path / CURVES).exists() else None,
         )
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from headwater.report._curves import GRID, Kind, Spread
@@ -191,6 +192,35 @@ def residuals(truth: Floats, predicted: Floats, names: Sequence[str]) -> Any:
         beside.tick_params(labelleft=False, left=False, labelbottom=False, bottom=False)
         beside.spines[["left", "bottom"]].set_visible(False)
         beside.set_title(f"{error.mean():+.3g}\n± {error.std():.3g}", size=6)
+    return figure
+
+
+def training(curves: pl.DataFrame) -> Any:
+    """Draw the losses of training rows and of those held out, and the latter's metric, epoch by epoch.
+
+    Parameters
+    ----------
+    curves
+        ``curves.parquet`` of a run: a row for each epoch of each fold; a dot marks the epoch that was taken.
+    """
+    figure = new_figure(2 * COLUMN, 0.8 * COLUMN)
+    losses, metric = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
+    folds = curves["fold"].unique(maintain_order=True).to_list()
+    for number, fold in enumerate(folds):
+        part = curves.filter(pl.col("fold").is_null() if fold is None else pl.col("fold") == fold)
+        colour = GREY if fold is None else COLOURS[number % len(COLOURS)]
+        epoch, stop = part["epoch"].to_numpy(), part["stop_loss"].cast(pl.Float64).to_numpy()
+        losses.plot(epoch, part["train_loss"].cast(pl.Float64).to_numpy(), color=colour, linestyle=":", linewidth=0.9)
+        losses.plot(epoch, stop, color=colour, label="all samples" if fold is None else f"fold {fold + 1}")
+        metric.plot(epoch, part["stop_metric"].cast(pl.Float64).to_numpy(), color=colour)
+        if np.isfinite(stop).any():
+            best = int(np.nanargmin(stop))
+            losses.plot(epoch[best], stop[best], "o", color=colour, markersize=4)
+    losses.set(xlabel="epoch", ylabel="loss (dotted: training rows)", ylim=(0, None))
+    metric.set(xlabel="epoch", ylabel="AUC of rows held out")
+    for axes in (losses, metric):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    losses.legend()
     return figure
 
 

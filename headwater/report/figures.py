@@ -54,6 +54,8 @@ class Drawn:
 def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[str] = SUFFIXES, dpi: int = 300) -> Drawn:
     """Draw a run: reliability, ROC and precision-recall curves and confusion; or predicted numbers and residuals.
 
+    Of a run that trained an encoder, the losses of each fold too.
+
     Curves are those of each fold's test rows, their mean and one standard deviation over folds (and seeds, where there
     are several). Reliability, confusion and numbers are of all tested rows.
 
@@ -97,6 +99,8 @@ def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[st
 
 def _figures(found: Results) -> Iterator[tuple[str, Any]]:
     """Yield each figure of a run with its name."""
+    if found.curves is not None:
+        yield "training", pictures.training(found.curves)
     task, names, table = found.metrics["task"], names_of(found.metrics), found.predictions
     truth, scores = truth_of(table, names, task), scores_of(table, names, task)
     if task == "regression":

@@ -215,3 +215,28 @@ def test_what_cannot_be_drawn(refused, fit, tmp_path, monkeypatch):
     with pytest.raises(MissingExtra, match=r"headwater\[plots\]"):
         plot(run.path)
     assert not (run.path / "figures").exists()
+
+
+def test_training_is_drawn(fit):
+    """Of a run with curves, losses of training and held-out rows are drawn for each fold, the epoch taken marked."""
+    run = fit("grade")
+    import polars as pl
+
+    curves = pl.DataFrame(
+        {
+            "fold": [0, 0, 0, None, None],
+            "epoch": [0, 1, 2, 0, 1],
+            "train_loss": [None, 0.7, 0.5, None, 0.6],
+            "stop_loss": [0.8, 0.6, 0.9, None, None],
+            "stop_metric": [0.5, 0.8, 0.7, None, None],
+            "lr": [None, 1e-4, 5e-5, None, 1e-4],
+            "seconds": [0.1] * 5,
+        }
+    )
+    curves.write_parquet(run.path / "curves.parquet")
+    with style():
+        figures = dict(_figures(read_results(run.path)))
+    losses = figures["training"].axes[0]
+    (marked,) = [line for line in losses.lines if line.get_marker() == "o"]
+    assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (1, 0.6)
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["fold 1", "all samples"]
