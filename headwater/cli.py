@@ -379,6 +379,7 @@ def fine_tune(
         str, typer.Option(metavar="classify|contrastive", help="Predict a label, or let images and texts meet.")
     ] = "classify",
     loss: Annotated[str, typer.Option(metavar="clip|siglip", help="Of --objective contrastive.")] = "clip",
+    dim: Annotated[int, typer.Option(min=1, help="Length of the vectors that two encoders are brought to.")] = 256,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Measure zero-shot too, with --objective contrastive.")
     ] = None,
@@ -465,6 +466,7 @@ def fine_tune(
             encoder=encoder,
             train=train or "full",
             loss=loss,  # type: ignore[arg-type]
+            dim=dim,
             weights=weights or (),
             adapter=adapter,
             image=image,

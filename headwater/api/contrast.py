@@ -24,10 +24,11 @@ from headwater.api.fine_tune import LEARNING_RATES, beside, curve_table, memory_
 from headwater.api.run import CURVES
 from headwater.embed import unique_texts
 from headwater.embed.adapter import FOLDER, Adapter
+from headwater.embed.joined import Joint
 from headwater.embed.tunable import Tunable
 from headwater.errors import InputError, nearest
 from headwater.evaluate import make_splits, score
-from headwater.finetune.adapt import Adapted, BatchNorm, LoraSettings
+from headwater.finetune.adapt import Adapted, BatchNorm, How, LoraSettings
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
 from headwater.finetune.contrastive import ContrastiveLoss, Pairing, Pairs, embed_pairs, retrieval, tune_pairs
@@ -37,7 +38,7 @@ from headwater.finetune.loop import Precision, Settings
 from headwater.finetune.team import Team
 from headwater.heads import Prompts, ZeroShot, mean_prompt, read_prompts
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.store import Data
+from headwater.store import Data, Modality
 
 FIRST_SCALE = 1 / 0.07  # of cosines, as CLIP's training begins
 SHOWN = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5", "zero_shot_auc")
@@ -57,6 +58,8 @@ class Contrasted:
         A row for each epoch.
     adapters
         What was trained of each encoder.
+    joint
+        What joins two encoders; None where one makes both.
     """
 
     path: Path | None
@@ -64,6 +67,7 @@ class Contrasted:
     metrics: Mapping[str, Any]
     curves: pl.DataFrame
     adapters: Sequence[Adapter]
+    joint: Joint | None = None
 
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""
@@ -77,7 +81,8 @@ class Contrasted:
         out.append(f"  (of {m['n_test_texts']:,} distinct texts and {m['n_test_images']:,} images)")
         if self.path is None:
             return [*out, "nothing was written; --out RUN keeps the encoder"]
-        return [*out, f"run in {self.path}; embed with it: headwater embed … --adapter {self.path}"]
+        how = f"--adapter {self.path}" if self.joint is None else f"--encoder joined:{self.path}"
+        return [*out, f"run in {self.path}; embed with it: headwater embed … {how}"]
 
 
 def contrast(
@@ -86,6 +91,7 @@ def contrast(
     encoder: str | Sequence[str],
     train: str | Sequence[str] = "full",
     loss: ContrastiveLoss = "clip",
+    dim: int = 256,
     weights: str | Path | Sequence[str | Path] = (),
     adapter: str | Path | None = None,
     image: str | None = None,
@@ -130,12 +136,15 @@ def contrast(
     manifest, weights, adapter, image, text, id, groups, where
         As in `fine_tune`; each sample has an image and a text.
     encoder
-        A dual encoder, such as ``open_clip:…`` or ``hf:…`` of a CLIP or SigLIP.
+        A dual encoder, such as ``open_clip:…`` or ``hf:…`` of a CLIP or SigLIP; or two, for images and for texts, which
+        are joined by linear projections: the result is the encoder ``joined:RUN``.
     train
         ``lora``, ``last-N`` or ``full`` for both towers, or ``image=none`` and ``text=full`` to lock one, which is then
         encoded once.
     loss
         ``clip`` or ``siglip``; see `headwater.finetune.contrastive.contrast`.
+    dim
+        Length of the common vectors of two encoders.
     holdout, split
         The share of the pairs to test by; or a column with ``train`` and ``test``.
     prompts, label
@@ -181,6 +190,7 @@ checkpoint_gradients, precision, device, workers, seed, out, progress, bar
         manifest=Path(manifest),
         asked=asked,
         loss=loss,
+        dim=dim,
         settings=settings,
         groups=groups,
         holdout=holdout,
@@ -209,6 +219,7 @@ class Contrasting:
     manifest: Path
     asked: Asked
     loss: ContrastiveLoss
+    dim: int
     settings: Settings
     groups: str | None
     holdout: float
@@ -265,29 +276,15 @@ class Contrasting:
             f"{counted(len(ready.rows), 'pair')} to train on, {len(ready.stop):,} to stop by, "
             f"{len(ready.test):,} to test"
         )
-        dual = ready.encoder
-        plain = dict(dual.module.named_parameters())
-        also = [name for name in ("logit_scale", "logit_bias") if name in plain]
-        how = {m: h for m, h in self.asked.how().items() if h.kind != "none"}
-        adapted = Adapted(dual, how, self.lora, self.batch_norm, self.settings.seed, also)
-        if self.checkpoint_gradients and not dual.checkpoint_gradients():
-            raise InputError(f"{dual.name} cannot compute gradients in parts: leave --checkpoint-gradients out.")
+        adapted, also = self._adapted(ready)
         image, text = self._sources(ready, team)
-        first_bias = -10.0 if self.loss == "siglip" else 0.0
-        model = Pairing(
-            adapted,
-            image,
-            text,
-            logit_scale=dual.spec("image", "float32").logit_scale or FIRST_SCALE,
-            logit_bias=float(plain["logit_bias"].detach()) if "logit_bias" in plain else first_bias,
-            device=team.device,
-        )
+        model = self._pairing(ready, adapted, also, image, text, team)
         began = time.monotonic()
         before = self._tested(model, ready, team)
         checkpoint = None
         if target is not None:
             identity = {k: v for k, v in self.config.items() if k not in ("workers", "accumulate", "device")}
-            identity |= {"digest": dual.weights, "n_samples": len(ready.data.ids)}
+            identity |= {"digests": [one.encoder.weights for one in ready.inputs], "n_samples": len(ready.data.ids)}
             if team.leads:
                 Progressed(beside(target), identity)
             team.wait()
@@ -305,10 +302,10 @@ class Contrasting:
                 team=team,
                 progress=update,
             )
-        for name in also:
-            plain[name].data.copy_(model.own[name].detach())
+        for name, parameter in also.items():
+            parameter.data.copy_(model.own[name].detach())
         after = self._tested(model, ready, team)
-        trained, every = adapted.n_parameters
+        trained, every = (sum(numbers) for numbers in zip(*(part.n_parameters for part in adapted), strict=True))
         metrics = {
             "task": "retrieval",
             **ready.counts,
@@ -326,16 +323,77 @@ class Contrasting:
         }
         config = self.config | {
             "groups": ready.group_column or "none",
-            "features": {one.name: dual.spec(one.modality, "float32").to_dict() for one in ready.inputs},
-            "trained_parameters": {dual.name: adapted.trained},
+            "features": {one.name: one.encoder.spec(one.modality, "float32").to_dict() for one in ready.inputs},
+            "trained_parameters": {part.encoder.name: part.trained for part in adapted},
             "environment": environment(),
         }
-        done = Contrasted(target, config, metrics, curve_table(vars(tuned.curve), 0), [adapted.adapter()])
+        adapters = [part.adapter() for part in adapted]
+        joint = self._joint(ready, adapted, model)
+        done = Contrasted(target, config, metrics, curve_table(vars(tuned.curve), 0), adapters, joint)
         if team.leads and target is not None:
             _write(target, done)
             shutil.rmtree(beside(target), ignore_errors=True)
         team.wait()
         return done
+
+    def _adapted(self, ready: Ready) -> tuple[list[Adapted], dict[str, Any]]:
+        """Return the encoders that are trained, and the scale and bias of cosines where an encoder has its own."""
+        how = self.asked.how()
+        of_encoder: dict[int, tuple[Tunable[Any], dict[Modality, How]]] = {}
+        for one in ready.inputs:
+            of_encoder.setdefault(id(one.encoder), (one.encoder, {}))[1][one.modality] = how[one.modality]
+        also: dict[str, Any] = {}
+        adapted = []
+        for encoder, ways in of_encoder.values():
+            trained = {modality: way for modality, way in ways.items() if way.kind != "none"}
+            if not trained:
+                continue
+            if self.checkpoint_gradients and not encoder.checkpoint_gradients():
+                raise InputError(f"{encoder.name} cannot compute gradients in parts: leave --checkpoint-gradients out.")
+            if ready.is_dual:
+                own = dict(encoder.module.named_parameters())
+                also = {name: own[name] for name in ("logit_scale", "logit_bias") if name in own}
+            adapted.append(Adapted(encoder, trained, self.lora, self.batch_norm, self.settings.seed, list(also)))
+        return adapted, also
+
+    def _pairing(
+        self,
+        ready: Ready,
+        adapted: Sequence[Adapted],
+        also: Mapping[str, Any],
+        image: Source,
+        text: Source,
+        team: Team,
+    ) -> Pairing:
+        specs = [one.encoder.spec(one.modality, "float32") for one in (image, text)]
+        first_bias = -10.0 if self.loss == "siglip" else 0.0
+        return Pairing(
+            adapted,
+            image,
+            text,
+            joined=None if ready.is_dual else (specs[0].dim, specs[1].dim, self.dim),
+            logit_scale=(specs[0].logit_scale if ready.is_dual else None) or FIRST_SCALE,
+            logit_bias=float(also["logit_bias"].detach()) if "logit_bias" in also else first_bias,
+            device=team.device,
+            seed=self.settings.seed,
+        )
+
+    def _joint(self, ready: Ready, adapted: Sequence[Adapted], model: Pairing) -> Joint | None:
+        if ready.is_dual:
+            return None
+        number = {id(part.encoder): i for i, part in enumerate(adapted)}
+        files = [str(Path(file).resolve()) if file else None for file in self.asked.weights]
+        parts: dict[str, dict[str, Any]] = {
+            one.modality: {
+                "encoder": one.encoder.name,
+                "weights": files[i] if i < len(files) else None,
+                "adapter": number.get(id(one.encoder)),
+                "steps": list(self.asked.steps) if one.modality == "image" else [],
+            }
+            for i, one in enumerate(ready.inputs)
+        }
+        own = {name: model.own[f"project_{name}"].detach().cpu().numpy() for name in ("image", "text")}
+        return Joint(parts, own, math.exp(float(model.own["logit_scale"].detach())))
 
     def _read(self, bar: bool) -> Ready:
         """Read the manifest, load the encoder, and divide the pairs."""
@@ -349,9 +407,10 @@ class Contrasting:
             if column is not None:
                 require_column(samples, column, option)
         encoders = load_encoders(replace(self.asked, text=table.text), table, tokens=False, device=self.device)
-        if set(encoders) != {"image", "text"} or encoders["image"] is not encoders["text"]:
+        if set(encoders) != {"image", "text"}:
             raise InputError(
-                "contrastive training needs a dual encoder, which reads images and texts, such as open_clip:… or hf:…."
+                "contrastive training needs a dual encoder, which reads images and texts, such as open_clip:… or "
+                "hf:…, or two encoders."
             )
         inputs, data = read_contents(table, encoders, self.asked.how(), self.settings.workers, bar)
         place = {one.modality: np.concatenate(members_of(data)[one.name]) for one in inputs}
@@ -372,7 +431,7 @@ class Contrasting:
         truth = None if self.label is None else full_column(data, self.label, "--label").astype(str)
         pairs = Pairs(place["image"], place["text"])
         rows = np.setdiff1d(tested.train, stop)
-        return Ready(encoders["image"], inputs, data, pairs, rows, stop, tested.test, truth, group)
+        return Ready(inputs, data, pairs, rows, stop, tested.test, truth, group)
 
     def _sources(self, ready: Ready, team: Team) -> list[Source]:
         """Return what each tower reads; one that is locked is run once."""
@@ -403,7 +462,10 @@ class Contrasting:
         found = retrieval(images, texts, ready.pairs, ready.test)
         if self.prompts is not None and ready.truth is not None:
             scale = math.exp(float(model.own["logit_scale"].detach()))
-            found |= _zero_shot(ready.encoder, read_prompts(self.prompts), images, ready.truth[ready.test], scale)
+            project = model.own["project_text"].detach().cpu().numpy() if not ready.is_dual else None
+            reader = next(one.encoder for one in ready.inputs if one.modality == "text")
+            wording, truth = read_prompts(self.prompts), ready.truth[ready.test]
+            found |= _zero_shot(reader, project, wording, images, truth, scale)
         return found
 
 
@@ -411,7 +473,6 @@ class Contrasting:
 class Ready:
     """All that training reads, and how its rows are divided."""
 
-    encoder: Tunable[Any]
     inputs: Sequence[Input]
     data: Data
     pairs: Pairs
@@ -420,6 +481,11 @@ class Ready:
     test: Rows
     truth: NDArray[np.str_] | None
     group_column: str | None
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether one encoder makes both."""
+        return self.inputs[0].encoder is self.inputs[1].encoder
 
     @property
     def counts(self) -> dict[str, int]:
@@ -435,11 +501,17 @@ class Ready:
 
 
 def _zero_shot(
-    encoder: Any, prompts: Prompts, images: NDArray[np.float32], truth: NDArray[Any], scale: float
+    encoder: Any,
+    project: NDArray[np.float32] | None,
+    prompts: Prompts,
+    images: NDArray[np.float32],
+    truth: NDArray[Any],
+    scale: float,
 ) -> dict[str, float]:
     """Return the accuracy and AUC of images classified by their prompts."""
     contents, _ = unique_texts(prompts.texts)
     vectors = encoder.encode("text", [encoder.prepare("text", content) for content in contents]).pooled
+    vectors = vectors if project is None else vectors @ project.T
     of_text = {str(content.source): v for content, v in zip(contents, vectors, strict=True)}
     classes = sorted(prompts.classes)
     means = np.stack([mean_prompt(np.stack([of_text[t] for t in prompts.texts_of(name)])) for name in classes])
@@ -457,6 +529,8 @@ def _write(target: Path, done: Contrasted) -> None:
     for number, adapter in enumerate(done.adapters):
         (target / FOLDER / str(number)).mkdir(parents=True)
         adapter.write(target / FOLDER / str(number))
+    if done.joint is not None:
+        done.joint.write(target)
     (target / "config.json").write_text(to_json(done.config))
     (target / CURVES).write_bytes(parquet(done.curves))
     (target / "metrics.json").write_text(json.dumps(done.metrics, indent=2) + "\n")

@@ -159,6 +159,7 @@ BACKENDS = {
     "open_clip": "headwater.embed.from_open_clip:OpenClipEncoder",
     "hf": "headwater.embed.hub:hub_encoder",
     "python": "headwater.embed.from_python:PythonEncoder",
+    "joined": "headwater.embed.joined:JoinedEncoder",
     "builtin": "headwater.embed.builtin:builtin_encoder",
     "stub": "headwater.embed.builtin:StubEncoder",
 }
@@ -197,7 +198,8 @@ def load_encoder(
     spec
         ``timm:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``, ``hf:ORG/NAME``,
         ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package, ``builtin:clip``,
-        ``builtin:texture``, ``builtin:ngram`` or ``stub:DIM``.
+        ``builtin:texture``, ``builtin:ngram``, ``stub:DIM``; or ``joined:RUN``, two encoders that contrastive training
+        brought together.
     weights
         A local state dict, safetensors or a torch file, to use in place of the named weights.
     adapter

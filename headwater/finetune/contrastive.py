@@ -26,28 +26,48 @@ ContrastiveLoss = Literal["clip", "siglip"]
 MOST_SCALE = 100.0  # of cosines; beyond it training is unstable (Radford et al., 2021, section 2.5)
 CHECK_EVERY = 16  # steps between looks at whether losses are numbers
 RANKS = (1, 5, 10)
+PROJECTIONS = ("project_image", "project_text")
 
 
 class Pairing:
-    """The two towers of an encoder, that are trained to give a pair the same direction.
+    """Two towers that are trained to give a pair the same direction: of one encoder, or of two.
 
     Parameters
     ----------
     adapted
-        The encoder.
+        The encoders that are trained.
     image, text
         What the rows have of each; with ``stored`` features where a tower is locked.
+    joined
+        Lengths of images' and texts' vectors, and of the common ones, where two encoders that were not made for each
+        other are joined by two linear projections; None where one encoder makes both.
     logit_scale, logit_bias
         What cosines are multiplied by, and (``siglip``) what is added, to begin with.
+    seed
+        Of the projections.
     """
 
     def __init__(
-        self, adapted: Adapted, image: Source, text: Source, *, logit_scale: float, logit_bias: float, device: str
+        self,
+        adapted: Sequence[Adapted],
+        image: Source,
+        text: Source,
+        *,
+        joined: tuple[int, int, int] | None = None,
+        logit_scale: float,
+        logit_bias: float,
+        device: str,
+        seed: int = 0,
     ) -> None:
         torch = need("torch", "encoders")
-        self.adapted = adapted
+        self.adapted = list(adapted)
         self.sources = [image, text]
         own = {"logit_scale": torch.tensor(math.log(logit_scale)), "logit_bias": torch.tensor(logit_bias)}
+        if joined is not None:
+            generator = torch.Generator().manual_seed(seed)
+            *widths, dim = joined
+            for name, d in zip(PROJECTIONS, widths, strict=True):
+                own[name] = torch.randn(dim, d, generator=generator) * d**-0.5
         self.module: Any = _module(self, own, device)
 
     @property
@@ -62,42 +82,47 @@ class Pairing:
 
     @property
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained of the encoder, by name."""
-        return self.adapted.parameters
+        """What is trained of the encoders, by the number of the encoder and the name."""
+        return {f"{i}.{name}": p for i, part in enumerate(self.adapted) for name, p in part.parameters.items()}
 
     def training(self, on: bool) -> None:
         """Let dropout act, and running statistics run, in what is trained; or nowhere."""
-        self.adapted.training(on)
+        for part in self.adapted:
+            part.training(on)
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of all that training changes."""
         own = {f"own.{name}": p.detach().clone() for name, p in self.own.items()}
-        return own | {f"encoder.{name}": tensor for name, tensor in self.adapted.state().items()}
+        return own | {f"{i}.{name}": t for i, part in enumerate(self.adapted) for name, t in part.state().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a `state`."""
         with need("torch", "encoders").no_grad():
             for name, parameter in self.own.items():
                 parameter.copy_(state[f"own.{name}"])
-        self.adapted.load({n.removeprefix("encoder."): t for n, t in state.items() if n.startswith("encoder.")})
+        for i, part in enumerate(self.adapted):
+            part.load({n.removeprefix(f"{i}."): t for n, t in state.items() if n.startswith(f"{i}.")})
 
 
 def _module(pairing: Pairing, own: Mapping[str, Any], device: str) -> Any:
-    """Return one torch module, which distributed training wraps: a batch in, unit vectors of images and texts out."""
+    """Return one torch module: a batch in, unit vectors of images and texts out."""
     torch = need("torch", "encoders")
     nn = torch.nn
 
     class Both(nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = pairing.adapted.encoder.module
+            self.encoders = nn.ModuleList([part.encoder.module for part in pairing.adapted])
             self.own = nn.ParameterDict({name: nn.Parameter(p) for name, p in own.items()}).to(device)
 
         def forward(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
             found = []
-            for source, part in zip(pairing.sources, parts, strict=True):
+            for source, part, project in zip(pairing.sources, parts, PROJECTIONS, strict=True):
                 values, _ = source.tokens_of(part)
-                found.append(nn.functional.normalize(values[:, 0].float(), dim=1))
+                vectors = values[:, 0].float()
+                if project in self.own:
+                    vectors = vectors @ self.own[project].float().T
+                found.append(nn.functional.normalize(vectors.float(), dim=1))
             return found[0], found[1]
 
     return Both()

@@ -116,6 +116,35 @@ def test_gradient_caching_is_the_same_step(cases, tiny, loss, member):
     assert parts.curves["train_loss"][1] == pytest.approx(one.curves["train_loss"][1], rel=1e-4)
 
 
+@pytest.mark.parametrize("text", ["full", "none"])
+def test_two_encoders_are_joined(cases, tiny, tmp_path, text):
+    """An image and a text encoder are brought to common vectors; the result is an encoder like any other."""
+    (tmp_path / "p.toml").write_text(PROMPTS)
+    specs = [tiny("timm-conv").spec, tiny("hf-bert").spec]
+    done = hw.contrast(
+        cases,
+        encoder=specs,
+        train=["image=last-1", f"text={text}"],
+        dim=16,
+        prompts=tmp_path / "p.toml",
+        label="label",
+        out=tmp_path / "run",
+        **{**QUICK, "lr": 1e-3, "head_lr": 1e-2, "epochs": 8, "patience": None},
+    )
+    assert done.metrics["test"]["zero_shot_auc"] > 0.8
+    assert len(done.adapters) == (2 if text == "full" else 1)
+    spec = f"joined:{tmp_path / 'run'}"
+    options = {"encoder": spec, "name": "j", "device": "cpu", "precision": "fp32"}
+    store = hw.embed(cases, tmp_path / "s.hw", text="text", **options)
+    assert store.features("j/image").spec.dim == store.features("j/text").spec.dim == 16
+    run = hw.zero_shot(store, features="j", prompts=tmp_path / "p.toml", label="label")
+    assert run.mean["auc"] > 0.8
+    again = hw.embed(cases, tmp_path / "s.hw", text="text", **options)
+    assert again.results["j/image"].embedded == 0
+    with pytest.raises(HeadwaterError, match="no joined encoders here"):
+        hw.embed(cases, tmp_path / "s.hw", encoder=f"joined:{tmp_path}", name="k")
+
+
 def test_a_locked_tower_stays(cases, tiny):
     """With ``image=none`` the images are encoded once, and none of their tower's parameters is trained."""
     done = hw.contrast(cases, encoder=tiny("hf-clip").spec, train=["image=none", "text=full"], **QUICK)

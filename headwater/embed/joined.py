@@ -1,0 +1,168 @@
+"""Two encoders that were trained to find each other's: images by one, texts by the other, in common vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._extras import need
+from headwater.embed._torch import first_line
+from headwater.embed.adapter import FOLDER, Adapter
+from headwater.embed.encoder import Content, Encoded, Encoder, Precision, load_encoder
+from headwater.errors import EncoderError
+from headwater.store import FeatureSpec, Modality
+
+FORMAT = 1
+JOINED, TENSORS = "joined.json", "joined.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """What joins two encoders.
+
+    Attributes
+    ----------
+    parts
+        For each modality how its encoder is loaded: ``encoder``, ``weights`` and, where it was trained, the number of
+        its ``adapter`` in the run.
+    projections
+        For each modality what brings its vectors to the common length, float32, of shape ``(dim, d)``.
+    logit_scale
+        What cosines are multiplied by.
+    """
+
+    parts: Mapping[str, Mapping[str, Any]]
+    projections: Mapping[str, NDArray[np.float32]]
+    logit_scale: float
+
+    def write(self, run: Path) -> None:
+        """Write it into a run's folder of encoders."""
+        values = {"format": FORMAT, "parts": self.parts, "logit_scale": self.logit_scale}
+        (run / FOLDER).mkdir(parents=True, exist_ok=True)
+        need("safetensors.numpy", "encoders").save_file(dict(self.projections), run / FOLDER / TENSORS)
+        (run / FOLDER / JOINED).write_text(json.dumps(values, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, run: Path) -> Joint:
+        """Read it from a run.
+
+        Raises
+        ------
+        EncoderError
+            When there is none.
+        """
+        try:
+            values = json.loads((run / FOLDER / JOINED).read_text())
+            tensors = need("safetensors.numpy", "encoders").load_file(run / FOLDER / TENSORS)
+            if values["format"] != FORMAT:
+                raise EncoderError(f"joined:{run}: of format {values['format']}, this headwater reads {FORMAT}.")
+            return cls(values["parts"], tensors, values["logit_scale"])
+        except FileNotFoundError as error:
+            raise EncoderError(
+                f"joined:{run}: no joined encoders here. Run: headwater fine-tune … --objective contrastive with two "
+                f"--encoder, --out {run}"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EncoderError(f"joined:{run}: cannot be read ({first_line(error)}).") from error
+
+
+class JoinedEncoder(Encoder[Any]):
+    """An image encoder and a text encoder with projections to common vectors.
+
+    Pooled features are the projections, not yet normalised; tokens are those of the encoders, not projected.
+
+    Parameters
+    ----------
+    name
+        A run of ``fine-tune --objective contrastive`` on two encoders.
+    """
+
+    modalities = frozenset[Modality]({"image", "text"})
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None = None,
+        adapter: Adapter | None = None,
+        tokens: str = "none",
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        self.name, self.tokens = f"joined:{name}", tokens
+        if weights is not None or adapter is not None:
+            raise EncoderError(f"{self.name} comes with its weights: leave --weights and --adapter out.")
+        run = Path(name)
+        self._joint = Joint.read(run)
+        self._parts: dict[str, Encoder[Any]] = {}
+        for modality, part in self._joint.parts.items():
+            tuned = None if part["adapter"] is None else run / FOLDER / str(part["adapter"])
+            self._parts[modality] = load_encoder(
+                part["encoder"],
+                weights=part["weights"],
+                adapter=tuned,
+                tokens=tokens,
+                device=device,
+                precision=precision,
+                steps=part["steps"],
+            )
+        digest = blake2b(digest_size=16)
+        for modality, encoder in sorted(self._parts.items()):  # one digest of all: images and texts go together
+            own = encoder.spec("image" if modality == "image" else "text", "float32")
+            digest.update(f"{own.weights} {own.adapter}".encode())
+            digest.update(self._joint.projections[modality].astype("<f4").tobytes())
+        self._weights = digest.hexdigest()
+        self.threads_own_cores = all(part.threads_own_cores for part in self._parts.values())
+
+    def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
+        """Return what defines these features: those of the encoder, and the projection."""
+        own = self._parts[modality].spec(modality, dtype)
+        whose = {"encoder": own.encoder, "weights": own.weights, "adapter": own.adapter}
+        return replace(
+            own,
+            encoder=self.name,
+            weights=self._weights,
+            adapter=None,
+            layer="last",
+            pooling="projection",
+            preprocessing={**own.preprocessing, "of": {**whose, "layer": own.layer, "pooling": own.pooling}},
+            dim=int(self._joint.projections[modality].shape[0]),
+            logit_scale=self._joint.logit_scale,
+        )
+
+    def prepare(self, modality: Modality, content: Content) -> Any:
+        """Make an item ready for its encoder."""
+        return self._parts[modality].prepare(modality, content)
+
+    def encode(self, modality: Modality, batch: Sequence[Any]) -> Encoded:
+        """Encode prepared items, and project them."""
+        found = self._parts[modality].encode(modality, batch)
+        return replace(found, pooled=found.pooled @ self._joint.projections[modality].T)
+
+    def length(self, modality: Modality, prepared: Any) -> int:
+        """Return how many tokens of a text are stored."""
+        return self._parts[modality].length(modality, prepared)
+
+    def cut(self, modality: Modality, content: Content, prepared: Any) -> bool:
+        """Whether the end of a text was left out."""
+        return self._parts[modality].cut(modality, content, prepared)
+
+    def settle(self, modality: Modality, batch: Sequence[Any]) -> None:
+        """Let the encoder choose its precision."""
+        self._parts[modality].settle(modality, batch)
+
+    def environment(self) -> dict[str, Any]:
+        """Return those of both encoders."""
+        return {modality: part.environment() for modality, part in self._parts.items()}
+
+    def restore(self, environment: Mapping[str, Any]) -> None:
+        """Take over an earlier run's precision."""
+        for modality, part in self._parts.items():
+            part.restore(environment.get(modality, {}))
