@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from headwater.embed import load_encoder
+from headwater.embed._torch import convolve_as_before
 from headwater.embed.adapter import FOLDER
 from headwater.errors import EncoderError, InputError
 from headwater.finetune.adapt import Adapted, How, LoraSettings, parse_how
@@ -49,6 +50,7 @@ def test_a_tuned_encoder_comes_back_from_its_folder(tiny, picture, tmp_path, mem
     modality = tiny(member).modalities[0]
     encoder = loaded(tiny, member)
     batch = batch_of(encoder, modality, picture, tmp_path)
+    convolve_as_before(encoder.module)  # as in training, or convolutions differ in their last bits
     before = encoder.encode(modality, batch).pooled
     adapted = Adapted(encoder, {modality: parse_how(kind)}, FRESH)
     if kind == "lora":  # fresh adapters change nothing; elsewhere attention takes another path where it is trained
@@ -65,7 +67,7 @@ def test_a_tuned_encoder_comes_back_from_its_folder(tiny, picture, tmp_path, mem
     assert plain.weights == spec.weights
     assert plain.adapter is None
     assert spec.adapter == adapted.adapter().digest
-    np.testing.assert_array_equal(loaded(tiny, member).encode(modality, batch).pooled, before)
+    np.testing.assert_allclose(loaded(tiny, member).encode(modality, batch).pooled, before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["lora", "last-1", "full"])
