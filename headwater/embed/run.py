@@ -24,7 +24,7 @@ N_PROBES = 4
 TEXTS_AT_ONCE = 16
 """Texts are sorted by length among this many batches."""
 CORE_BATCH = 8
-"""Items that one core encodes together, at most: more are no faster, and outgrow what malloc keeps for a thread."""
+"""Images that one core encodes together, at most: more are no faster, and outgrow what malloc keeps for a thread."""
 
 Progress = Callable[[int, int], None]
 
@@ -182,7 +182,7 @@ def fill(
             return result
         n_workers = workers or len(os.sched_getaffinity(0))
         pending: dict[int, list[_Done]] = defaultdict(list)
-        size = min(batch_size, CORE_BATCH) if encoder.threads_own_cores else batch_size
+        size = _at_once(encoder, modality, batch_size)
         jobs = _jobs(tasks, modality, size)
         with closing(_encode_all(encoder, modality, jobs, content_of, size, n_workers)) as finished:
             for done in finished:
@@ -213,9 +213,15 @@ def make_block(
     """Encode the contents of one block's rows and write them, as `fill` does; return the line to be recorded."""
     modality = writer.features.spec.modality
     content_of = _Rows(task.rows, contents)
-    size = min(batch_size, CORE_BATCH) if encoder.threads_own_cores else batch_size
+    size = _at_once(encoder, modality, batch_size)
     with closing(_encode_all(encoder, modality, _jobs([task], modality, size), content_of, size, workers)) as finished:
         return writer.write(task, _assemble(task, list(finished), writer.features.spec.dtype))
+
+
+def _at_once(encoder: Encoder[Any], modality: Modality, batch_size: int) -> int:
+    """Return how many items are encoded together; a core is filled by few images, and by no few texts."""
+    of_images = modality == "image" and encoder.threads_own_cores
+    return min(batch_size, CORE_BATCH) if of_images else batch_size
 
 
 def _lengths(encoder: Encoder[Any], modality: Modality, contents: Sequence[Content]) -> NDArray[np.int64]:
