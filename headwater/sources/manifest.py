@@ -165,11 +165,46 @@ def read_manifest(
     table = _with_text_columns(table, sorted({column for column in roles.values() if column is not None}), path)
     _check_content(table, [column for column in (image, text) if column is not None], path)
 
-    found = roles["id"]
-    if found is None or (asked["id"] is None and _is_weak_id(table[found])):
+    table, found = _with_ids(table, roles["id"], asked["id"], image, path)
+    return Manifest(table, id=found, image=image, text=text, root=root)
+
+
+def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
+    """Read a table whose rows need neither image nor text; columns that seem to hold ids or paths are strings.
+
+    Raises
+    ------
+    ManifestNotFound, ManifestError
+        As `read_manifest` does.
+    """
+    if not path.is_file():
+        raise ManifestNotFound(f"table not found: {path}. Give a CSV, TSV, Parquet or JSON-lines file.")
+    return _read_file(path, {"id": id, "image": None, "text": None})
+
+
+def as_manifest(table: pl.DataFrame, path: Path, root: Path, id: str | None = None) -> Manifest:
+    """Settle which columns of a table hold ids and, if any do, images and texts; ids are made as by `read_manifest`.
+
+    Raises
+    ------
+    ManifestError
+        When two columns could have one role, or ids repeat or are missing.
+    """
+    asked = {"id": id, "image": None, "text": None}
+    roles = _find_roles(table.columns, asked, path)
+    table = _with_text_columns(table, sorted({column for column in roles.values() if column is not None}), path)
+    table, found = _with_ids(table, roles["id"], id, roles["image"], path)
+    return Manifest(table, id=found, image=roles["image"], text=roles["text"], root=root)
+
+
+def _with_ids(
+    table: pl.DataFrame, found: str | None, asked: str | None, image: str | None, path: Path
+) -> tuple[pl.DataFrame, str]:
+    """Return the table and its column of ids, which is made where none tells the rows apart."""
+    if found is None or (asked is None and _is_weak_id(table[found])):
         table, found = _with_made_ids(table, image), "id"
     _check_ids(table[found], path)
-    return Manifest(table, id=found, image=image, text=text, root=root)
+    return table, found
 
 
 def _read_file(path: Path, asked: dict[str, str | None]) -> pl.DataFrame:
