@@ -79,6 +79,8 @@ def _columns(data: Data, what: str) -> pl.DataFrame:
         if column.dtype.is_nested():
             words = [None if v is None else json.dumps(v, default=str, ensure_ascii=False) for v in column.to_list()]
             plain.append(pl.Series(column.name, words, dtype=pl.String))
+        elif column.dtype == pl.Binary:
+            plain.append(column.bin.encode("hex"))
         elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
             plain.append(column.cast(pl.String))
         elif column.dtype.is_decimal() or (column.null_count() and column.dtype.is_integer()):

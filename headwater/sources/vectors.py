@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 }
 FORMATS = ("clip-retrieval", *SUFFIXES)
 BY_SLIDE = ("hdf5", "pt", "safetensors")  # a folder of these holds a slide a file
+SLIDE_COLUMNS = ("slide", "slide_id")
 CLIP_FOLDERS = {"image": "img_emb", "text": "text_emb"}
 
 
@@ -157,7 +158,8 @@ def read_vectors(
         One of `FORMATS`, or ``auto``.
     id
         Column of ids. Without one they are found, or made, as `read_manifest` does; of slides they are made of the
-        slide and the patch's place, and this is the table's column that holds the slides.
+        slide and the patch's place, and this is the table's column that holds the slides: ``slide`` or ``slide_id``
+        when left out.
     table
         A table with a row a vector, in the same order; for slides, with a row a slide.
     vectors
@@ -219,7 +221,7 @@ def _parts_of(source: Path, kind: str, vectors: str | None) -> tuple[list[Part],
     else:
         parts = [_array_part(file, vectors, by_slide=source.is_dir()) for file in files]
     names = {part.array for part in parts}
-    return parts, parts[0].array if len(names) == 1 and kind != "npy" else ""
+    return parts, parts[0].array if len(names) == 1 and source.suffix.lower() != ".npy" else ""
 
 
 def _array_part(path: Path, asked: str | None, by_slide: bool) -> Part:
@@ -331,7 +333,9 @@ def _of_rows(columns: pl.DataFrame, source: Path, table: str | Path | None, id: 
 def _of_slides(columns: pl.DataFrame, source: Path, table: str | Path | None, id: str | None) -> Manifest:
     """Return patches as samples, with what a table says of their slides."""
     if table is not None:
-        about = as_manifest(read_table(Path(table), id), Path(table), Path(table).parent, id)
+        rows = read_table(Path(table), id)
+        id = id or next((column for column in SLIDE_COLUMNS if column in rows.columns), None)
+        about = as_manifest(rows, Path(table), Path(table).parent, id)
         slides = columns["slide"].unique(maintain_order=True)
         unknown = slides.filter(~slides.is_in(about.ids)).to_list()
         if unknown:
@@ -340,8 +344,8 @@ def _of_slides(columns: pl.DataFrame, source: Path, table: str | Path | None, id
                 f"{listed(unknown)}. Add them, or pass --id COLUMN."
             )
         more = [c for c in about.table.columns if c != about.id and c not in columns.columns]
-        rows = about.table.select(pl.col(about.id).alias("slide"), *more)
-        columns = columns.join(rows, on="slide", how="left", maintain_order="left")
+        of_slide = about.table.select(pl.col(about.id).alias("slide"), *more)
+        columns = columns.join(of_slide, on="slide", how="left", maintain_order="left")
     there = "x" in columns.columns
     place = [_place(x, y) for x, y in columns.select("x", "y").rows()] if there else [None] * len(columns)
     counts: dict[str, int] = {}
@@ -352,7 +356,8 @@ def _of_slides(columns: pl.DataFrame, source: Path, table: str | Path | None, id
     if not there and max(counts.values()) == 1:  # a vector a slide
         ids = columns["slide"].to_list()
     made = pl.DataFrame({"id": ids}).hstack(columns.drop("id", strict=False))
-    return as_manifest(made, source, source.absolute().parent, "id")
+    samples = as_manifest(made, source, source.absolute().parent, "id")
+    return replace(samples, image=None, text=None)  # what a table says is of the slide, and no patch's content
 
 
 def _place(x: float | None, y: float | None) -> str | None:

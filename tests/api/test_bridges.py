@@ -186,8 +186,12 @@ def test_slides(tmp_path, made_by):
             file["feats" if made_by == "stamp" else "features"] = x[None] if made_by == "trident" else x
             coords = places[name] + 0.5 if made_by == "stamp" else places[name]
             file["coords"] = coords[None] if made_by == "trident" else coords
-    pl.DataFrame({"slide": ["two", "one", "three"], "grade": [2, 1, 3]}).write_csv(tmp_path / "slides.csv")
-    store = import_features(tmp_path / "h5", tmp_path / "s.hw", name="uni", table=tmp_path / "slides.csv", id="slide")
+    column = "slide_id" if made_by == "clam" else "case"
+    (tmp_path / "slide.svs").write_bytes(b"no content of a patch")
+    slides = {column: ["two", "one", "three"], "grade": [2, 1, 3], "image": ["slide.svs"] * 3}
+    pl.DataFrame(slides).write_csv(tmp_path / "slides.csv")
+    id = None if made_by == "clam" else "case"
+    store = import_features(tmp_path / "h5", tmp_path / "s.hw", name="uni", table=tmp_path / "slides.csv", id=id)
     data = store.read("uni/image")
     assert (data.X[:] == np.concatenate(list(X.values()))).all()
     assert data.table["slide"].to_list() == ["one"] * 5 + ["two"] * 3
@@ -247,6 +251,22 @@ def test_lists_in_parquet_and_lance(tmp_path):
         data = import_features(source, tmp_path / f"{number}.hw", name="a").read("a/image")
         assert (bits(data.X[:]) == bits(X)).all()
         assert data.table.columns == ["id", "label", "image_key", "text_key"]
+
+
+def test_columns_that_could_be_several_things(tmp_path):
+    """Where several columns could hold the words, none is taken for them, and samples are known by their ids."""
+    np.save(tmp_path / "v.npy", random(3))
+    table = table_of(tmp_path / "t.csv", 3, caption=list("abc"), report=list("def"))
+    store = import_features(tmp_path / "v.npy", tmp_path / "s.hw", name="a", modality="text", table=table)
+    assert store.results["a/text"].by_content == 0
+
+
+def test_arrays_of_one_file_are_not_mixed(tmp_path):
+    """Another array of the same file, under the same name, is refused by the spec."""
+    np.savez(tmp_path / "v.npz", a=random(3), b=random(3, seed=1))
+    import_features(tmp_path / "v.npz", tmp_path / "s.hw", name="x", vectors="a")
+    with pytest.raises(SpecMismatch, match="vectors: stored 'a', now 'b'"):
+        import_features(tmp_path / "v.npz", tmp_path / "s.hw", name="x", vectors="b")
 
 
 # What cannot be right
