@@ -82,7 +82,8 @@ def _columns(data: Data, what: str) -> pl.DataFrame:
         elif column.dtype == pl.Binary:
             plain.append(column.bin.encode("hex"))
         elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
-            plain.append(column.cast(pl.String))
+            words = [None if value is None else str(value) for value in column.to_list()]
+            plain.append(pl.Series(column.name, words, dtype=pl.String))
         elif column.dtype.is_decimal() or (column.null_count() and column.dtype.is_integer()):
             plain.append(column.cast(pl.Float64))
         elif column.dtype == pl.Boolean and column.null_count():

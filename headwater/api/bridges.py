@@ -193,7 +193,7 @@ def _planned(
     contents = _content_keys(vectors, modality, progress)
     if prompts and None in contents:
         raise VectorsError(
-            f"{vectors.source}: {vectors.named([contents.index(None)])} has no text. Prompts are known by their words: "
+            f"{vectors.source}: no text in {vectors.named([contents.index(None)])}. Prompts are known by their words: "
             "pass --table FILE with a column of them, called text."
         )
     made = [content_key(f"imported:{i}".encode()) for i in samples.ids]
@@ -230,8 +230,8 @@ def _content_keys(vectors: Vectors, modality: Modality, progress: bool) -> list[
         wrong = [row for row, key in enumerate(written) if key is not None and not _KEY.fullmatch(key)]
         if wrong:
             raise VectorsError(
-                f"{vectors.source}: {vectors.named(wrong)} of column {column!r} hold no digest of 32 hex digits, for "
-                "which headwater keeps this name. Rename the column."
+                f"{vectors.source}: no digest of 32 hex digits in column {column!r} of {vectors.named(wrong)}. "
+                "headwater keeps this name for digests: rename the column."
             )
         return [None if key is None else bytes.fromhex(key) for key in written]
     if modality == "text":
@@ -256,7 +256,7 @@ def _require_one_vector(vectors: Vectors, keys: Sequence[bytes]) -> None:
         if differ.any():
             row, before = pairs[int(np.flatnonzero(differ)[0])].tolist()
             raise VectorsError(
-                f"{vectors.source}: {vectors.named([before, row])} hold the same content but different vectors. Import "
+                f"{vectors.source}: the same content but different vectors in {vectors.named([before, row])}. Import "
                 "what one encoder made of each."
             )
 

@@ -83,7 +83,7 @@ def lance_part(path: Path, asked: str | None) -> Part:
     try:
         dataset = lance.dataset(str(path))
     except (ValueError, OSError) as error:
-        raise VectorsError(f"{path}: cannot be read as a Lance table ({str(error).splitlines()[0]}).") from error
+        raise VectorsError(f"{path}: cannot be read as a Lance table. Write it anew.") from error
     types = {field.name: field.type for field in dataset.schema}
     fixed = {n: pa.types.is_fixed_size_list(t) and pa.types.is_floating(t.value_type) for n, t in types.items()}
     name = chosen(fixed, asked, path)

@@ -119,10 +119,12 @@ class Vectors:
             progress(int(rows[-1]) + 1, 0)
         if bad:
             raise VectorsError(
-                f"{self.source}: {self.named(bad)} hold NaN or infinite numbers. Leave them out, or make them anew."
+                f"{self.source}: NaN or infinite numbers in {self.named(bad)}. Leave them out, or make them anew."
             )
         if large:
-            raise VectorsError(f"{self.source}: {self.named(large)} go beyond {dtype.name}. Pass --dtype float32.")
+            raise VectorsError(
+                f"{self.source}: numbers beyond {dtype.name} in {self.named(large)}. Pass --dtype float32."
+            )
 
     def named(self, rows: Sequence[int]) -> str:
         """Name some rows, from 1, with their ids."""
@@ -227,7 +229,11 @@ def _parts_of(source: Path, kind: str, vectors: str | None) -> tuple[list[Part],
 def _array_part(path: Path, asked: str | None, by_slide: bool) -> Part:
     """Return the vectors of a file of arrays, with what else it says of each; a slide's patches have a place."""
     arrays = arrays_of(path)
-    name = chosen({n: _is_vectors(a, by_slide) for n, a in arrays.items()}, asked, path)
+    could = {n: n != "coords" and _is_vectors(a, by_slide) for n, a in arrays.items()}
+    if asked is None and not any(could.values()):
+        there = ", ".join(f"{n!r} ({a.dtype} {tuple(a.shape)})" for n, a in list(arrays.items())[:SHOWN]) or "nothing"
+        raise VectorsError(f"{path}: no numbers with a point of shape (n, d) or (1, n, d) here; there are: {there}.")
+    name = chosen(could, asked, path)
     held = arrays[name]
     ndim = len(held.shape)
     if (
