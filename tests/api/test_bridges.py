@@ -1,6 +1,10 @@
 """import and export: vectors come out of every format as they went in, and what cannot be right is refused."""
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from hashlib import blake2b
 from pathlib import Path
 
@@ -231,26 +235,42 @@ def test_one_vector_a_slide(tmp_path):
     assert (data.X[:] == X).all()
 
 
-def test_lists_in_parquet_and_lance(tmp_path):
-    """A column of vectors of a Parquet file, as lists or arrays, and of a Lance table, gives them with the others."""
-    X = random(70)
-    lists = pl.DataFrame({"id": [f"s{i}" for i in range(70)], "label": ["a"] * 70, "v": X.tolist()})
-    lists = lists.with_columns(pl.col("v").cast(pl.List(pl.Float32)))
-    arrays = lists.with_columns(pl.col("v").list.to_array(6))
-    lists.write_parquet(tmp_path / "lists.parquet")
-    arrays.write_parquet(tmp_path / "arrays.parquet")
-    sources = [tmp_path / "lists.parquet", tmp_path / "arrays.parquet"]
-    try:
-        import lance
+def with_lists(n):
+    """Vectors, and a table with a column of them."""
+    X = random(n)
+    table = pl.DataFrame({"id": [f"s{i}" for i in range(n)], "label": ["a"] * n, "v": X.tolist()})
+    return X, table.with_columns(pl.col("v").cast(pl.List(pl.Float32)))
 
-        lance.write_dataset(arrays.to_arrow(), tmp_path / "t.lance")
-        sources.append(tmp_path / "t.lance")
-    except ImportError:
-        pass
-    for number, source in enumerate(sources):
-        data = import_features(source, tmp_path / f"{number}.hw", name="a").read("a/image")
-        assert (bits(data.X[:]) == bits(X)).all()
-        assert data.table.columns == ["id", "label", "image_key", "text_key"]
+
+@pytest.mark.parametrize("kind", [list, np.ndarray])
+def test_parquet(tmp_path, kind):
+    """A Parquet file's column of vectors, as lists or as arrays, gives them bit for bit, with the other columns."""
+    X, table = with_lists(70)
+    table = table if kind is list else table.with_columns(pl.col("v").list.to_array(6))
+    table.write_parquet(tmp_path / "v.parquet")
+    data = import_features(tmp_path / "v.parquet", tmp_path / "s.hw", name="a").read("a/image")
+    assert (bits(data.X[:]) == bits(X)).all()
+    assert data.table.columns == ["id", "label", "image_key", "text_key"]
+
+
+def test_lance(tmp_path):
+    """A Lance table's column of vectors gives them bit for bit, with the other columns.
+
+    In a process of its own, since Lance minds every fork of a process from then on.
+    """
+    if importlib.util.find_spec("lance") is None:
+        pytest.skip("needs lance")
+    X, table = with_lists(70)
+    table.with_columns(pl.col("v").list.to_array(6)).write_parquet(tmp_path / "v.parquet")
+    code = "import lance, pyarrow.parquet as pq, headwater as hw\n"
+    code += "lance.write_dataset(pq.read_table('v.parquet'), 'v.lance')\n"
+    code += "hw.import_features('v.lance', 's.hw', name='a')"
+    path = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-W", "error", "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | path, check=True, capture_output=True)
+    data = open_store(tmp_path / "s.hw").read("a/image")
+    assert (bits(data.X[:]) == bits(X)).all()
+    assert data.table.columns == ["id", "label", "image_key", "text_key"]
 
 
 def test_columns_that_could_be_several_things(tmp_path):
