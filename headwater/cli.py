@@ -876,6 +876,63 @@ def audit(
     _show(lines, found.to_dict(), json)
 
 
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="clip-retrieval folder, .npy, .npz, .h5, .pt, .parquet, .lance, …")
+    ],
+    store: Store,
+    name: Annotated[str, typer.Option(help="What to call the features.")],
+    modality: Annotated[str | None, typer.Option(metavar="image|text", help="What the vectors are of; images.")] = None,
+    format: Annotated[
+        str, typer.Option(help="auto, clip-retrieval, npy, hdf5, pt, safetensors, parquet or lance.")
+    ] = "auto",
+    id: Annotated[str | None, typer.Option(metavar="COL", help="Column of sample ids, or of slides.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A table with a row a vector, or a row a slide.")
+    ] = None,
+    vectors: Annotated[str | None, typer.Option(metavar="COL", help="Column or array of the vectors.")] = None,
+    dtype: Annotated[str, typer.Option(metavar="auto|float16|float32", help="Stored type; as it is.")] = "auto",
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="Texts that are no samples, for zero-shot; with --modality text.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Store vectors that another tool made, as features."""
+    from headwater import api
+
+    done = api.import_features(
+        source,
+        store,
+        name=name,
+        modality=modality,
+        format=format,
+        id=id,
+        table=table,
+        vectors=vectors,
+        dtype=dtype,
+        prompts=prompts,
+        progress=True,
+    )
+    _show(done.lines(), done.to_dict(), json)
+
+
+@app.command()
+def export(
+    store: Store,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file or folder to write.")],
+    features: Annotated[list[str], typer.Option(metavar="NAME/MODALITY", help="Features to write; repeat.")],
+    format: Annotated[str, typer.Option(help="npy, hdf5, parquet, h5ad, datasets or safetensors.")] = "npy",
+    where: Where = None,
+    json: Json = False,
+) -> None:
+    """Write features and their samples for other tools."""
+    from headwater import api
+
+    done = api.export_features(store, out, features=features, format=format, where=where)
+    _show(done.lines(), done.to_dict(), json)
+
+
 @app.command()
 def info(
     store: Store,

@@ -4,6 +4,8 @@ HeadwaterError
 ├── InputError (ValueError)            an argument or option that cannot be used
 ├── ManifestError (ValueError)         the user's table
 │   └── ManifestNotFound (FileNotFoundError)
+├── VectorsError (ValueError)          vectors made elsewhere that cannot be imported
+│   └── VectorsNotFound (FileNotFoundError)
 ├── ImageError (ValueError)            an image that cannot be read
 │   └── ImageNotFound (FileNotFoundError)
 ├── StoreError (ValueError)            what is on disk is not what it should be
@@ -39,6 +41,14 @@ class ManifestError(HeadwaterError, ValueError):
 
 class ManifestNotFound(ManifestError, FileNotFoundError):
     """There is no manifest at this path."""
+
+
+class VectorsError(HeadwaterError, ValueError):
+    """Vectors that something else made cannot be imported."""
+
+
+class VectorsNotFound(VectorsError, FileNotFoundError):
+    """There are no vectors at this path."""
 
 
 class ImageError(HeadwaterError, ValueError):

@@ -3,6 +3,7 @@
 from headwater.api._duplicates import Duplicates
 from headwater.api._mapping import mapping_of as read_mapping
 from headwater.api.audit import Audit, audit
+from headwater.api.bridges import Imported, import_features
 from headwater.api.compare import Compared, Difference, compare
 from headwater.api.contrast import Contrasted, contrast
 from headwater.api.demo import DemoResult, demo
@@ -10,6 +11,7 @@ from headwater.api.doctor import Report, doctor
 from headwater.api.embed import Embedded, embed
 from headwater.api.evaluate import evaluate
 from headwater.api.explain import Explained, explain
+from headwater.api.export import Exported, export_features
 from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
 from headwater.api.gc import Dropped, gc
@@ -31,7 +33,9 @@ __all__ = [
     "Embedded",
     "Encoding",
     "Explained",
+    "Exported",
     "Hit",
+    "Imported",
     "IndexSummary",
     "Repaired",
     "Report",
@@ -46,10 +50,12 @@ __all__ = [
     "embed",
     "evaluate",
     "explain",
+    "export_features",
     "fine_tune",
     "fit_head",
     "gc",
     "hit_lines",
+    "import_features",
     "index",
     "info",
     "open_run",

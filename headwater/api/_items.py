@@ -54,7 +54,7 @@ def items_of(
     paths, ids = table.image_paths(), table.ids
     keys: list[bytes | None] = []
     unreadable: dict[str, str] = {}
-    key_of = _keys_of_files(sorted({path for path in paths if path is not None}), workers, progress, index)
+    key_of = keys_of_files(sorted({path for path in paths if path is not None}), workers, progress, index)
     for row, path in enumerate(paths):
         found = None if path is None else key_of[path]
         if isinstance(found, ImageError):
@@ -67,9 +67,10 @@ def items_of(
     return Items(contents, _key_column(contents, place, modality), unreadable)
 
 
-def _keys_of_files(
+def keys_of_files(
     paths: Sequence[Path], workers: int | None, progress: bool, index: FileIndex | None
 ) -> dict[Path, bytes | ImageError]:
+    """Return the key of each image file, or why it cannot be read; those that ``index`` knows are not read."""
     found: dict[Path, bytes | ImageError] = {}
     n_failed = n_read = 0
     if index is not None:

@@ -146,13 +146,19 @@ def _changes(old: pl.DataFrame, old_roles: Roles, new: pl.DataFrame, roles: Role
 
 def _known_before(
     old: pl.DataFrame, roles: Roles, table: Manifest, modality: Modality
-) -> tuple[str, pl.DataFrame] | None:
+) -> tuple[str | None, pl.DataFrame] | None:
     """Return the column that holds a modality by the last run that looked at it, and what it found out.
 
     Rows are known again by their id and an unchanged cell, of images by the same place: ``_id``, ``_known`` and the key
     column, a row for each of ``table``. None when nothing is known: no such column in either.
+    Keys without a column are of imported vectors, and are known by the id alone.
     """
     column = roles.image if modality == "image" else roles.text
+    key = old[KEY_COLUMNS[modality]]
+    if column is None and key.null_count() < len(key):
+        imported = pl.DataFrame({"_id": old[roles.id].cast(pl.String), key.name: key, "_known": True})
+        rows = pl.DataFrame({"_id": table.ids}).join(imported, on="_id", how="left", maintain_order="left")
+        return None, rows.with_columns(pl.col("_known").fill_null(False))
     if column is None or column not in table.table.columns:
         return None
     then, now = old[column].cast(pl.String), table.table[column].cast(pl.String)

@@ -307,6 +307,11 @@ def load_again(
             f"{spec.encoder} is code that would run with your rights, named by a store that may be somebody else's. If "
             "you trust it, pass --trust-remote-code."
         )
+    if spec.encoder.startswith("imported:"):
+        raise EncoderError(
+            f"these features were imported from {spec.preprocessing.get('source', 'elsewhere')}: there is no encoder "
+            "to embed anything with. Import the vectors that are missing: headwater import."
+        )
     prompt = spec.preprocessing.get("prompt")
     return load_encoder(
         spec.encoder,

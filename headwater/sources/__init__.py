@@ -1,15 +1,22 @@
 """Which samples exist, and the pixels and words each of them holds."""
 
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image
-from headwater.sources.manifest import Manifest, read_manifest
+from headwater.sources.manifest import Manifest, as_manifest, read_manifest, read_table
 from headwater.sources.synthetic import make_histology
+from headwater.sources.vectors import FORMATS, Vectors, modalities_of, read_vectors
 
 __all__ = [
+    "FORMATS",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "Manifest",
+    "Vectors",
+    "as_manifest",
     "load_bytes",
     "make_histology",
+    "modalities_of",
     "read_image",
     "read_manifest",
+    "read_table",
+    "read_vectors",
 ]

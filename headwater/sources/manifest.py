@@ -165,14 +165,51 @@ def read_manifest(
     table = _with_text_columns(table, sorted({column for column in roles.values() if column is not None}), path)
     _check_content(table, [column for column in (image, text) if column is not None], path)
 
-    found = roles["id"]
-    if found is None or (asked["id"] is None and _is_weak_id(table[found])):
-        table, found = _with_made_ids(table, image), "id"
-    _check_ids(table[found], path)
+    table, found = _with_ids(table, roles["id"], asked["id"], image, path)
     return Manifest(table, id=found, image=image, text=text, root=root)
 
 
-def _read_file(path: Path, asked: dict[str, str | None]) -> pl.DataFrame:
+def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
+    """Read a table whose rows need neither image nor text; columns that seem to hold ids or paths are strings.
+
+    Raises
+    ------
+    ManifestNotFound, ManifestError
+        As `read_manifest` does.
+    """
+    if not path.is_file():
+        raise ManifestNotFound(f"table not found: {path}. Give a CSV, TSV, Parquet or JSON-lines file.")
+    return _read_file(path, {"id": id, "image": None, "text": None}, strict=False)
+
+
+def as_manifest(table: pl.DataFrame, path: Path, root: Path, id: str | None = None) -> Manifest:
+    """Settle which columns of a table hold ids and, if one alone could, images and texts.
+
+    Ids are made as by `read_manifest`.
+
+    Raises
+    ------
+    ManifestError
+        When several columns could hold the ids, or ids repeat or are missing.
+    """
+    asked = {"id": id, "image": None, "text": None}
+    roles = _find_roles(table.columns, asked, path, strict=False)
+    table = _with_text_columns(table, sorted({column for column in roles.values() if column is not None}), path)
+    table, found = _with_ids(table, roles["id"], id, roles["image"], path)
+    return Manifest(table, id=found, image=roles["image"], text=roles["text"], root=root)
+
+
+def _with_ids(
+    table: pl.DataFrame, found: str | None, asked: str | None, image: str | None, path: Path
+) -> tuple[pl.DataFrame, str]:
+    """Return the table and its column of ids, which is made where none tells the rows apart."""
+    if found is None or (asked is None and _is_weak_id(table[found])):
+        table, found = _with_made_ids(table, image), "id"
+    _check_ids(table[found], path)
+    return table, found
+
+
+def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True) -> pl.DataFrame:
     """Read a table file; the columns of a CSV that have a role are read as strings."""
     suffix = path.suffix.lower()
     if suffix not in (*_SEPARATORS, *_JSON_LINES, ".parquet"):
@@ -187,7 +224,7 @@ def _read_file(path: Path, asked: dict[str, str | None]) -> pl.DataFrame:
         separator = _SEPARATORS[suffix]
         header = pl.read_csv(data, separator=separator, n_rows=0, infer_schema=False).columns
         _check_header(header, data, separator, path)
-        as_text = [column for column in _find_roles(header, asked, path).values() if column is not None]
+        as_text = [column for column in _find_roles(header, asked, path, strict=strict).values() if column is not None]
         return pl.read_csv(
             data,
             separator=separator,
@@ -275,13 +312,23 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
-def _find_roles(columns: list[str], asked: dict[str, str | None], path: Path) -> dict[str, str | None]:
-    """Settle the column of each role: the one asked for, else one found by name, else None."""
+def _find_roles(
+    columns: list[str], asked: dict[str, str | None], path: Path, *, strict: bool = True
+) -> dict[str, str | None]:
+    """Settle the column of each role: the one asked for, else one found by name, else None.
+
+    Several that could hold images or texts are an error when ``strict``, and else none of them does.
+    """
     roles: dict[str, str | None] = {}
     for role, column in asked.items():
         if column is not None and column not in columns:
             raise ManifestError(f"{path}: --{role}: there is {_no_column(column, columns)}")
-        roles[role] = _find_by_name(role, columns, path) if column is None else column
+        try:
+            roles[role] = _find_by_name(role, columns, path) if column is None else column
+        except ManifestError:
+            if strict or role == "id":
+                raise
+            roles[role] = None
     return roles
 
 

@@ -1,0 +1,316 @@
+"""import: vectors that another tool made become features of a store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.api._items import keys_of_files
+from headwater.api._lines import counted
+from headwater.api._progress import progress_bar
+from headwater.embed import content_key
+from headwater.errors import InputError, VectorsError, nearest
+from headwater.sources import Vectors, modalities_of, read_vectors
+from headwater.store import (
+    KEY_COLUMNS,
+    BlockResult,
+    FeatureSpec,
+    Modality,
+    Roles,
+    Store,
+    check_name,
+    create_store,
+    find_store,
+)
+
+DTYPES = ("auto", "float16", "float32")
+SAME = 0.999  # cosine of two vectors of one content, as where a set is added to
+PAIRS = 4096  # such vectors that are compared together
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What an import did to one feature set.
+
+    Attributes
+    ----------
+    imported, kept
+        Items that were stored, and those that were there already.
+    by_content
+        Samples whose key is that of their content; the others' is made of their id.
+    """
+
+    imported: int
+    kept: int
+    by_content: int
+
+
+class Imported(Store):
+    """A store, and what an import into it did.
+
+    Attributes
+    ----------
+    n_vectors
+        Samples that have imported vectors; or, where these are ``prompts``, texts.
+    results
+        For each feature set, what was done.
+    columns
+        Columns that the samples have got.
+    """
+
+    def __init__(self, path: Path, n_vectors: int, prompts: bool = False) -> None:
+        super().__init__(path)
+        self.n_vectors = n_vectors
+        self.prompts = prompts
+        self.results: dict[str, Filled] = {}
+        self.columns: list[str] = []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        features = {name: asdict(done) for name, done in self.results.items()}
+        return {"store": str(self.path), "n_vectors": self.n_vectors, "columns": self.columns, "features": features}
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what was done and where the result is."""
+        out = []
+        for name, done in self.results.items():
+            there = f", {done.kept:,} there already" if done.kept else ""
+            keys = f"; {done.by_content:,} known by their content" if done.by_content else "; known by their ids"
+            out.append(f"{name}: {counted(done.imported, 'item')} imported{there}{keys}")
+        return [*out, f"{counted(self.n_vectors, 'prompt' if self.prompts else 'sample')}, in {self.path}"]
+
+
+def import_features(
+    source: str | Path,
+    store: str | Path,
+    *,
+    name: str,
+    modality: str | None = None,
+    format: str = "auto",
+    id: str | None = None,
+    table: str | Path | None = None,
+    vectors: str | None = None,
+    dtype: str = "auto",
+    prompts: bool = False,
+    progress: bool = False,
+) -> Imported:
+    """Store vectors that another tool made, as features ``NAME/MODALITY``; run again, it does what is left.
+
+    The first import makes the samples. Later ones, and imports into a store that was embedded, find them by their ids:
+    they must have the same.
+
+    Parameters
+    ----------
+    source
+        A file or folder; see `headwater.sources.vectors`.
+    store
+        Where the store is or is to be.
+    name
+        What to call the features. ``NAME/image`` and ``NAME/text`` are taken for those of one dual encoder.
+    modality
+        ``image`` or ``text``; what there is of a clip-retrieval folder, else ``image``, when left out.
+    format, id, table, vectors
+        See `headwater.sources.read_vectors`.
+    dtype
+        Stored type; ``auto`` keeps float16 and float32, and makes float32 of all else.
+    prompts
+        The vectors are of texts that are no samples, such as prompts of `zero_shot`: samples stay as they are.
+    progress
+        Show a progress bar on standard error.
+
+    Raises
+    ------
+    VectorsError, ManifestError, InputError, StoreError, DiskError
+        Each with one line that says what, where and what to do.
+    """
+    for option, value, allowed in (("--modality", modality, get_args(Modality)), ("--dtype", dtype, DTYPES)):
+        if value is not None and value not in allowed:
+            raise InputError(f"{option} {value!r}.{nearest(value, allowed)} There are: {', '.join(allowed)}.")
+    if prompts and modality != "text":
+        raise InputError("--prompts goes with --modality text: only texts can be prompts.")
+    found = find_store(store)
+    wanted = cast("list[Modality]", [modality] if modality is not None else modalities_of(Path(source)))
+    planned = []
+    for each in wanted:
+        check_name(f"{name}/{each}")
+        read = read_vectors(source, each, format=format, id=id, table=table, vectors=vectors)
+        planned.append(_planned(read, f"{name}/{each}", each, found, dtype, prompts, progress))
+    target = Imported(create_store(store).path, planned[0].vectors.shape[0], prompts)
+    if not prompts:
+        with target.changing():
+            target.columns = _write_samples(target, planned)
+    for plan in planned:
+        target.results[plan.name] = _write_features(target, plan, progress)
+    return target
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """Vectors that can be stored: their feature set's name and spec, and a key for each."""
+
+    vectors: Vectors
+    name: str
+    spec: FeatureSpec
+    keys: list[bytes]
+    by_content: int
+
+
+def _planned(
+    vectors: Vectors, name: str, modality: Modality, store: Store | None, dtype: str, prompts: bool, progress: bool
+) -> _Plan:
+    """Look at all that could stand in the way of storing vectors; nothing is written."""
+    kept = vectors.dtype if dtype == "auto" else np.dtype(dtype)
+    settings = {"source": vectors.source.resolve().name} | ({"vectors": vectors.array} if vectors.array else {})
+    spec = FeatureSpec(
+        encoder=f"imported:{vectors.format}",
+        modality=modality,
+        weights=vectors.digest(),
+        preprocessing=settings,
+        dim=vectors.shape[1],
+        dtype=kept.name,
+    )
+    samples = vectors.samples
+    known: dict[str, str] = {}
+    if store is not None:
+        store.check_features(name, spec)
+        if store.has_samples() and not prompts:
+            _require_same_ids(store, vectors)
+            ids = store.samples[store.roles.id].cast(pl.String)
+            known = {
+                i: key for i, key in zip(ids, store.samples[KEY_COLUMNS[modality]], strict=True) if key is not None
+            }
+    with progress_bar(f"read {name}", vectors.shape[0], unit="vectors", show=progress) as update:
+        vectors.require_numbers(kept, update)
+    contents = _content_keys(vectors, modality, progress)
+    if prompts and None in contents:
+        raise VectorsError(
+            f"{vectors.source}: no text in {vectors.named([contents.index(None)])}. Prompts are known by their words: "
+            "pass --table FILE with a column of them, called text."
+        )
+    made = [content_key(f"imported:{i}".encode()) for i in samples.ids]
+    keys = [
+        bytes.fromhex(known[i]) if i in known else content or own
+        for i, content, own in zip(samples.ids, contents, made, strict=True)
+    ]
+    _require_one_vector(vectors, keys)
+    return _Plan(vectors, name, spec, keys, sum(key != own for key, own in zip(keys, made, strict=True)))
+
+
+def _require_same_ids(store: Store, vectors: Vectors) -> None:
+    """Raise `InputError`, naming some, unless the vectors are of just the samples that the store has."""
+    there, here = store.samples[store.roles.id].cast(pl.String), pl.Series(vectors.samples.ids, dtype=pl.String)
+    parts = []
+    for words, ids in (
+        ("only there", here.filter(~here.is_in(there.implode()))),
+        ("only in the store", there.filter(~there.is_in(here.implode()))),
+    ):
+        if len(ids):
+            parts.append(f"{len(ids):,} {words}, such as {', '.join(map(repr, ids.head(3).to_list()))}")
+    if parts:
+        raise InputError(
+            f"{vectors.source}: ids differ from the samples of {store.path}: {'; '.join(parts)}. Pass --id COLUMN, "
+            "import into another store, or pass --prompts for texts that are no samples."
+        )
+
+
+def _content_keys(vectors: Vectors, modality: Modality, progress: bool) -> list[bytes | None]:
+    """Return the key of each sample's content where that is at hand: as exported, of its file, or of its words."""
+    samples, column = vectors.samples, KEY_COLUMNS[modality]
+    if column in samples.table.columns:
+        written = samples.table[column].cast(pl.String).to_list()
+        wrong = [row for row, key in enumerate(written) if key is not None and not _KEY.fullmatch(key)]
+        if wrong:
+            raise VectorsError(
+                f"{vectors.source}: no digest of 32 hex digits in column {column!r} of {vectors.named(wrong)}. "
+                "headwater keeps this name for digests: rename the column."
+            )
+        return [None if key is None else bytes.fromhex(key) for key in written]
+    if modality == "text":
+        return [None if text is None else content_key(text.encode()) for text in samples.texts()]
+    paths = [path if path is not None and path.is_file() else None for path in samples.image_paths()]
+    found = keys_of_files(sorted({path for path in paths if path is not None}), None, progress, None)
+    keys = [None if path is None else found[path] for path in paths]
+    return [key if isinstance(key, bytes) else None for key in keys]
+
+
+def _require_one_vector(vectors: Vectors, keys: Sequence[bytes]) -> None:
+    """Raise unless rows of the same content have the same vector."""
+    first: dict[bytes, int] = {}
+    repeats = np.array(
+        [(row, first[key]) for row, key in enumerate(keys) if first.setdefault(key, row) != row], np.int64
+    )
+    for start in range(0, len(repeats), PAIRS):
+        pairs = repeats[start : start + PAIRS]
+        one, other = (v.astype(np.float64) for v in vectors.gather([pairs[:, 0], pairs[:, 1]]))
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        differ = ((one * other).sum(1) < SAME * lengths) | ((lengths == 0) & (one != other).any(1))
+        if differ.any():
+            row, before = pairs[int(np.flatnonzero(differ)[0])].tolist()
+            raise VectorsError(
+                f"{vectors.source}: the same content but different vectors in {vectors.named([before, row])}. Import "
+                "what one encoder made of each."
+            )
+
+
+def _write_samples(store: Store, plans: Sequence[_Plan]) -> list[str]:
+    """Make the samples, or give those there are keys and columns; return the columns that they have got."""
+    manifest = plans[0].vectors.samples
+    table = manifest.table.drop([c for c in KEY_COLUMNS.values() if c in manifest.table.columns])
+    if store.has_samples():
+        roles, before = store.roles, store.samples
+        new = [c for c in table.columns if c != manifest.id and c not in before.columns]
+        order = pl.DataFrame({"_id": before[roles.id].cast(pl.String)})
+        rows = order.join(table.select(pl.col(manifest.id).alias("_id"), *new), on="_id", maintain_order="left")
+        samples = before.hstack(rows.drop("_id"))
+    else:
+        before, new = None, table.columns
+        roles = Roles(id=manifest.id, image=None, text=None, root=str(manifest.root))
+        samples = table.with_columns(pl.lit(None, pl.String).alias(c) for c in KEY_COLUMNS.values())
+    image, text, root = roles.image, roles.text, roles.root
+    for plan in plans:
+        column, of = KEY_COLUMNS[plan.spec.modality], plan.vectors.samples
+        keys = dict(zip(of.ids, plan.keys, strict=True))
+        hexed = [keys[i].hex() for i in samples[roles.id].cast(pl.String)]
+        samples = samples.with_columns(pl.Series(column, hexed, dtype=pl.String))
+        if plan.spec.modality == "text":
+            text = text or of.text
+        elif image is None and any(path is not None and path.is_file() for path in of.image_paths()):
+            image, root = of.image, str(of.root)
+    settled = Roles(id=roles.id, image=image, text=text, root=root)
+    if before is None or settled != roles or not samples.equals(before):
+        store.write_samples(samples, settled, {} if before is None else store.unreadable)
+    return new
+
+
+def _write_features(store: Store, plan: _Plan, progress: bool) -> Filled:
+    """Write what a feature set lacks, block by block."""
+    first = {key: row for row, key in reversed(list(enumerate(plan.keys)))}
+    rows: NDArray[np.int64] = np.sort(np.fromiter(first.values(), np.int64, len(first)))
+    keys = np.frombuffer(b"".join(plan.keys[row] for row in rows.tolist()), np.uint8).reshape(-1, 16)
+    features = store.require_features(plan.name, plan.spec, len(keys))
+    done = 0
+    with (
+        features.writing() as writer,
+        progress_bar(f"import {plan.name}", len(keys), show=progress) as update,
+    ):
+        tasks = writer.plan(keys)
+        if tasks:
+            made_by = {"headwater": version("headwater"), "source": str(plan.vectors.source.resolve())}
+            writer.set_environment(made_by)
+        row_of = np.empty(writer.features.n_items, np.int64)
+        row_of[writer.features.rows_of(keys)] = rows
+        batches = [row_of[task.rows] for task in tasks]
+        for task, values in zip(tasks, plan.vectors.gather(batches), strict=True):
+            writer.commit(task, BlockResult(task.rows, values.astype(plan.spec.dtype)))
+            done += len(task.rows)
+            update(done, 0)
+    return Filled(done, len(keys) - done, plan.by_content)

@@ -1,0 +1,162 @@
+"""Arrays in files that other tools wrote, opened without reading them: NumPy, HDF5, torch and safetensors files."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._extras import need
+from headwater.errors import VectorsError
+
+
+class Held(Protocol):
+    """An array in a file: its shape and type, and rows of it, read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+def arrays_of(path: Path) -> dict[str, Held]:
+    """Return the arrays of a file by name, none of them read; nothing is unpickled.
+
+    Raises
+    ------
+    VectorsError
+        When the file cannot be read, or holds what would have to be unpickled.
+    """
+    try:
+        return _OPENERS[path.suffix.lower()](path)
+    except (VectorsError, ImportError):
+        raise
+    except pickle.UnpicklingError as error:
+        raise VectorsError(
+            f"{path}: not a file of tensors alone. Nothing is unpickled here: save the tensors by themselves."
+        ) from error
+    except ValueError as error:
+        pickled = any(words in str(error) for words in ("allow_pickle", "Python objects"))
+        why = "it holds Python objects, and nothing is unpickled here" if pickled else _first_line(error)
+        raise VectorsError(f"{path}: cannot be read ({why}). Save plain arrays of numbers.") from error
+    except Exception as error:  # the libraries raise many kinds for a damaged file
+        raise VectorsError(f"{path}: cannot be read ({_first_line(error)}). Write it anew.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _npy(path: Path) -> dict[str, Held]:
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return {path.stem: array}
+
+
+def _npz(path: Path) -> dict[str, Held]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """A dataset of an HDF5 file, which is open only while it is read: a folder of slides has thousands."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, rows: Any) -> Any:
+        with need("h5py", "bridges").File(self.path, "r") as file:
+            dataset = file[self.name]
+            return (dataset.asstr() if self.dtype.kind == "O" else dataset)[rows]
+
+
+def _hdf5(path: Path) -> dict[str, Held]:
+    h5py = need("h5py", "bridges")
+    found: dict[str, Held] = {}
+
+    def note(name: str, node: Any) -> None:
+        text = h5py.check_string_dtype(node.dtype) is not None if isinstance(node, h5py.Dataset) else False
+        if isinstance(node, h5py.Dataset) and node.shape is not None and (text or node.dtype.kind in "fiub"):
+            found[name] = _Dataset(path, name, tuple(node.shape), np.dtype(object) if text else node.dtype)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(note)
+    return found
+
+
+def _torch(path: Path) -> dict[str, Held]:
+    torch = need("torch", "encoders")
+    with warnings.catch_warnings():  # of a file by another pickle protocol; what cannot be read is an error
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(loaded, torch.Tensor):
+        loaded = {path.stem: loaded}
+    if not isinstance(loaded, dict):
+        raise VectorsError(f"{path}: holds a {type(loaded).__name__}, where a tensor or a dict of tensors is needed.")
+    found: dict[str, Held] = {}
+    for name, value in loaded.items():
+        if isinstance(value, torch.Tensor):
+            found[str(name)] = _from_torch(value)
+        elif isinstance(value, list) and value and all(isinstance(word, str) for word in value):
+            found[str(name)] = np.array(value, object)
+    return found
+
+
+def _from_torch(tensor: Any) -> NDArray[Any]:
+    """Return a tensor as an array; bfloat16, which NumPy lacks, as float32 of the same values."""
+    tensor = tensor.detach()
+    numbers: NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return numbers
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A tensor of a safetensors file, which is mapped."""
+
+    slice: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, rows: Any) -> Any:
+        return self.slice[rows]
+
+
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16"}
+_TYPES |= {"I8": "int8", "U8": "uint8", "BOOL": "bool"}
+
+
+def _safetensors(path: Path) -> dict[str, Held]:
+    from safetensors import safe_open
+
+    file: Any = safe_open(path, framework="np")
+    found: dict[str, Held] = {}
+    for name in file.keys():  # noqa: SIM118  (no dict)
+        part = file.get_slice(name)
+        kind = part.get_dtype()
+        if kind == "BF16":
+            need("torch", "encoders")
+            of_torch: Any = safe_open(path, framework="pt")
+            found[name] = _from_torch(of_torch.get_tensor(name))
+        elif kind in _TYPES:
+            found[name] = _Slice(part, tuple(part.get_shape()), np.dtype(_TYPES[kind]))
+    return found
+
+
+_OPENERS: dict[str, Callable[[Path], dict[str, Held]]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+    ".pt": _torch,
+    ".pth": _torch,
+    ".safetensors": _safetensors,
+}

@@ -1,0 +1,87 @@
+"""A file of vectors, as one of the parts of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.errors import VectorsError, nearest
+from headwater.sources._arrays import Held
+
+BLOCK = 4096  # rows that are looked at together
+SHOWN = 5  # rows and words that are named one by one
+NAMES = ("features", "feats", "embeddings", "embedding", "vectors", "vector", "X")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The vectors of one file.
+
+    Attributes
+    ----------
+    path
+        The file, or a table that is a folder.
+    array
+        The name of its array or column.
+    n_rows, dim, dtype
+        Of the vectors.
+    ndim
+        2 for an array of shape ``(n, d)``, 3 for ``(1, n, d)``, 1 for a single vector ``(d,)``.
+    open
+        Returns the array.
+    columns
+        What the file says of each vector beside it, a row each; of width 0 where it says nothing.
+    """
+
+    path: Path
+    array: str
+    n_rows: int
+    dim: int
+    dtype: np.dtype[Any]
+    ndim: int
+    open: Callable[[], Held]
+    columns: pl.DataFrame
+
+    def rows(self, opened: Held, start: int, stop: int) -> NDArray[Any]:
+        """Return some rows, of shape ``(stop - start, dim)``."""
+        if self.ndim == 1:
+            return np.asarray(opened[:])[None]
+        return np.asarray(opened[0:1, start:stop][0] if self.ndim == 3 else opened[start:stop])
+
+    def files(self) -> list[Path]:
+        """Return the files that hold the vectors."""
+        return [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
+
+
+def chosen(candidates: Mapping[str, bool], asked: str | None, path: Path) -> str:
+    """Return the array or column that holds the vectors: the one asked for, one of a usual name, or the only one.
+
+    Parameters
+    ----------
+    candidates
+        All there are, and whether each could hold vectors.
+    """
+    there = listed(list(candidates), most=20) or "nothing"
+    if asked is not None:
+        if asked not in candidates:
+            raise VectorsError(f"{path}: no {asked!r} here.{nearest(asked, candidates)} There are: {there}.")
+        return asked
+    fit = [name for name, could in candidates.items() if could]
+    for name in fit if len(fit) == 1 else NAMES:
+        if name in fit:
+            return name
+    what = (
+        f"several could hold the vectors ({listed(fit)})" if fit else f"nothing here holds vectors; there are: {there}"
+    )
+    raise VectorsError(f"{path}: {what}. Pass --vectors NAME.")
+
+
+def listed(words: Sequence[str], *, most: int = SHOWN) -> str:
+    """Write words in quotes, the first few of many."""
+    return ", ".join(map(repr, words[:most])) + (f" and {len(words) - most:,} more" if len(words) > most else "")
