@@ -432,11 +432,15 @@ def fine_tune(
         str | None, typer.Option(metavar="REGEX", help="Names of the layers that get adapters; all of the blocks.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Of the encoder: 2e-4 LoRA, 2e-5 last blocks, 1e-5 full.")] = None,
-    head_lr: Annotated[float, typer.Option(help="Of the head.")] = 1e-4,
+    head_lr: Annotated[
+        float | None, typer.Option(help="Of the head, 1e-4; of the scale of cosines and projections, 1e-3.")
+    ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of matrices.")] = 1e-4,
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the training rows.")] = 30,
     warmup: Annotated[float, typer.Option(min=0, help="Epochs in which learning rates go up.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples a step, 32; pairs that a step tells apart, 64.")
+    ] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Work on a step in so many parts: less memory.")] = 1,
     patience: Annotated[
         int, typer.Option(min=0, help="Stop after so many epochs without a lower loss; 0 for never.")
@@ -459,8 +463,11 @@ def fine_tune(
 
     lora = LoraSettings(lora_rank, lora_alpha, lora_dropout, lora_modules)
     if objective == "contrastive":
-        if head != "linear" or set_ or bags or by or per or len(label or ()) > 1:
-            raise InputError("--objective contrastive has no head: leave --head, --set, --bags, --by and --per out.")
+        idle = {"--head": head != "linear", "--set": set_, "--bags": bags, "--by": by, "--per": per, "--folds": folds}
+        idle |= {"--aggregate": aggregate, "--label-separator": label_separator, "--allow-leakage": allow_leakage}
+        idle |= {"--start": start != "probe", "--no-refit": not refit, "a second --label": len(label or ()) > 1}
+        if given := [option for option, value in idle.items() if value]:
+            raise InputError(f"--objective contrastive has no head: leave {', '.join(given)} out.")
         done = api.contrast(
             manifest,
             encoder=encoder,
@@ -484,11 +491,11 @@ def fine_tune(
             batch_norm=batch_norm,  # type: ignore[arg-type]
             lora=lora,
             lr=lr,
-            head_lr=head_lr,
+            head_lr=1e-3 if head_lr is None else head_lr,
             weight_decay=weight_decay,
             epochs=epochs,
             warmup=warmup,
-            batch_size=batch_size,
+            batch_size=64 if batch_size is None else batch_size,
             accumulate=accumulate,
             patience=patience or None,
             clip=clip,
@@ -504,6 +511,8 @@ def fine_tune(
         return
     if objective != "classify":
         raise InputError(f"--objective {objective!r}. There are: classify, contrastive.")
+    if prompts is not None or loss != "clip":
+        raise InputError("--prompts and --loss go with --objective contrastive.")
     if not label:
         raise InputError("--label COL is needed: the column to predict. Or pass --objective contrastive.")
     run = api.fine_tune(
@@ -536,11 +545,11 @@ def fine_tune(
         batch_norm=batch_norm,  # type: ignore[arg-type]
         lora=lora,
         lr=lr,
-        head_lr=head_lr,
+        head_lr=1e-4 if head_lr is None else head_lr,
         weight_decay=weight_decay,
         epochs=epochs,
         warmup=warmup,
-        batch_size=batch_size,
+        batch_size=32 if batch_size is None else batch_size,
         accumulate=accumulate,
         patience=patience or None,
         clip=clip,

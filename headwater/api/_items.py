@@ -17,7 +17,7 @@ from headwater.api._progress import progress_bar
 from headwater.embed import Content, key_of_file, unique_images, unique_texts
 from headwater.errors import EncoderError, ImageError
 from headwater.sources import Manifest
-from headwater.store import KEY_COLUMNS, Features, FileIndex, Modality, hex_from_keys
+from headwater.store import KEY_COLUMNS, Features, FileIndex, Modality, hex_from_keys, stat_of
 
 SHOWN = 5  # failures that are named one by one
 SKIP = "Pass --on-error skip to leave such rows out."
@@ -74,23 +74,34 @@ def keys_of_files(
     found: dict[Path, bytes | ImageError] = {}
     n_failed = n_read = 0
     if index is not None:
-        known = index.keys_of([os.path.abspath(path) for path in paths])  # noqa: PTH100
+        known = index.keys_of([_place(path) for path in paths])
         found = {path: key for path, key in zip(paths, known, strict=True) if key is not None}
         paths = [path for path in paths if path not in found]
+    before: dict[str, tuple[int, int, int]] = {}
+
+    def read(path: Path) -> bytes | ImageError:
+        if index is not None:
+            before[_place(path)] = stat_of(_place(path))  # what changes while it is read is read again next time
+        return key_or_error(path)
+
     with (
         ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool,
         progress_bar("read files", len(paths), unit="files", show=progress) as update,
     ):
-        for path, key in zip(paths, pool.map(key_or_error, paths), strict=True):
+        for path, key in zip(paths, pool.map(read, paths), strict=True):
             found[path] = key
             n_failed += isinstance(key, ImageError)
             n_read += 1
             if n_read % 256 == 0 or n_read == len(paths):
                 update(n_read, n_failed)
     if index is not None:
-        read = {str(path.absolute()): found[path] for path in paths}
-        index.remember({path: key for path, key in read.items() if isinstance(key, bytes)})
+        keys = {_place(path): found[path] for path in paths}
+        index.remember({place: key for place, key in keys.items() if isinstance(key, bytes)}, before)
     return found
+
+
+def _place(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  (where it leads, without asking the disk)
 
 
 def key_or_error(path: Path) -> bytes | ImageError:

@@ -21,6 +21,7 @@ from headwater.finetune.adapt import How, parse_how
 from headwater.finetune.data import Rows
 from headwater.heads import Bags
 from headwater.sources import Manifest, read_manifest
+from headwater.sources.steps import parse_steps
 from headwater.store import KEY_COLUMNS, Data, InMemory, Modality, SelectedRows, select_samples
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
@@ -140,8 +141,9 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
             tokens="all" if tokens else "none",
             device=device,
             precision="fp32",
-            steps=asked.steps if number == 0 else (),  # the first of several is that of images
         )
+        if "image" in encoder.modalities:
+            encoder.steps = parse_steps(asked.steps)
         if not isinstance(encoder, Tunable):
             raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
         loaded.append(encoder)

@@ -19,9 +19,18 @@ from headwater.api._lines import aligned, counted
 from headwater.api._progress import progress_bar
 from headwater.api._samples import full_column, group_column, require_column
 from headwater.api._tuning import Asked, Input, load_encoders, members_of, read_contents, read_samples
-from headwater.api._writing import environment, parquet, to_json
-from headwater.api.fine_tune import LEARNING_RATES, beside, curve_table, memory_advice, peak_memory, several
-from headwater.api.run import CURVES
+from headwater.api._writing import environment, parquet, run_folder, to_json
+from headwater.api.fine_tune import (
+    LEARNING_RATES,
+    beside,
+    curve_table,
+    hashed,
+    memory_advice,
+    peak_memory,
+    refuse_settings,
+    several,
+)
+from headwater.api.run import CURVES, HEAD_FILES
 from headwater.embed import unique_texts
 from headwater.embed.adapter import FOLDER, Adapter
 from headwater.embed.joined import Joint
@@ -76,9 +85,11 @@ class Contrasted:
         for name, value in m["test"].items():
             if name in SHOWN:
                 rows.append([name, f"{m['before'][name]:.3f}", f"{value:.3f}"])
-        title = f"contrastive, {counted(m['n_train'], 'pair')}; on {counted(m['n_test'], 'pair')} that it never saw:"
+        title = f"contrastive, {counted(m['n_train'], 'pair')}; on {counted(m['n_test'], 'pair')} that were held out:"
         out = [title, *(f"  {line}" for line in aligned(rows))]
         out.append(f"  (of {m['n_test_texts']:,} distinct texts and {m['n_test_images']:,} images)")
+        seen = [(m[f"n_test_{what}_in_training"], what) for what in ("images", "texts")]
+        out += [f"  {n:,} of these {what} are among those to train on, too" for n, what in seen if n]
         if self.path is None:
             return [*out, "nothing was written; --out RUN keeps the encoder"]
         how = f"--adapter {self.path}" if self.joint is None else f"--encoder joined:{self.path}"
@@ -173,7 +184,9 @@ checkpoint_gradients, precision, device, workers, seed, out, progress, bar
     )
     how = asked.how()
     settings = Settings(
-        lr=lr if lr is not None else min(LEARNING_RATES[h.kind] for h in how.values()),
+        lr=lr
+        if lr is not None
+        else min((LEARNING_RATES[h.kind] for h in how.values() if h.kind != "none"), default=1.0),
         head_lr=head_lr,
         weight_decay=weight_decay,
         epochs=epochs,
@@ -206,10 +219,7 @@ checkpoint_gradients, precision, device, workers, seed, out, progress, bar
         device=device,
     )
     contrasting.refuse()
-    target = None if out is None else Path(out)
-    if target is not None and target.exists() and not (target / "metrics.json").exists() and any(target.iterdir()):
-        raise InputError(f"--out {target} holds something that is not a run. Give another path.")
-    return contrasting.run(target, progress or (lambda line: None), bar=bar)
+    return contrasting.run(run_folder(out), progress or (lambda line: None), bar=bar)
 
 
 @dataclass(frozen=True)
@@ -248,6 +258,9 @@ class Contrasting:
             )
         if all(h.kind == "none" for h in self.asked.how().values()):
             raise InputError("--train none leaves nothing to tune.")
+        refuse_settings(self.settings, None, self.batch_norm)
+        if not self.settings.lr > 0:
+            raise InputError(f"--lr must be above 0, but is {self.settings.lr}.")
         self.lora.refuse()
         parse_augmentation(self.augment)
 
@@ -284,7 +297,10 @@ class Contrasting:
         checkpoint = None
         if target is not None:
             identity = {k: v for k, v in self.config.items() if k not in ("workers", "accumulate", "device")}
-            identity |= {"digests": [one.encoder.weights for one in ready.inputs], "n_samples": len(ready.data.ids)}
+            identity["samples"] = hashed([ready.data.ids, ready.pairs.image, ready.pairs.text, ready.rows, ready.stop])
+            identity["contents"] = [hashed([c.key for c in one.contents]) for one in ready.inputs]
+            tuned_before = [getattr(one.encoder.tuned, "digest", None) for one in ready.inputs]
+            identity["encoders"] = [[one.encoder.weights for one in ready.inputs], tuned_before]
             if team.leads:
                 Progressed(beside(target), identity)
             team.wait()
@@ -382,15 +398,14 @@ class Contrasting:
         if ready.is_dual:
             return None
         number = {id(part.encoder): i for i, part in enumerate(adapted)}
-        files = [str(Path(file).resolve()) if file else None for file in self.asked.weights]
         parts: dict[str, dict[str, Any]] = {
             one.modality: {
                 "encoder": one.encoder.name,
-                "weights": files[i] if i < len(files) else None,
+                "weights": one.encoder.environment().get("weights_file"),
                 "adapter": number.get(id(one.encoder)),
                 "steps": list(self.asked.steps) if one.modality == "image" else [],
             }
-            for i, one in enumerate(ready.inputs)
+            for one in ready.inputs
         }
         own = {name: model.own[f"project_{name}"].detach().cpu().numpy() for name in ("image", "text")}
         return Joint(parts, own, math.exp(float(model.own["logit_scale"].detach())))
@@ -440,9 +455,16 @@ class Contrasting:
             stored = None
             if one.how.kind == "none":
                 size, workers = self.settings.batch_size, self.settings.workers
-                stored = make(
+                made = make(
                     one.encoder, one.modality, one.contents, tokens=False, batch_size=size, workers=workers, team=team
-                ).stored()
+                )
+                if made.failed:
+                    number, why = next(iter(made.failed.items()))
+                    raise InputError(
+                        f"{counted(len(made.failed), one.modality)} cannot be read, such as "
+                        f"{one.contents[number].source} ({why}): leave them out with --where."
+                    )
+                stored = made.stored()
             numbers = ready.pairs.image if one.modality == "image" else ready.pairs.text
             found[one.modality] = Source(
                 one.name,
@@ -482,6 +504,11 @@ class Ready:
     truth: NDArray[np.str_] | None
     group_column: str | None
 
+    def _shared(self, numbers: NDArray[np.int64]) -> int:
+        """Return how many distinct contents of test pairs are among those to train on, or to stop by."""
+        seen = np.concatenate([self.rows, self.stop])
+        return len(np.intersect1d(numbers[self.test], numbers[seen]))
+
     @property
     def is_dual(self) -> bool:
         """Whether one encoder makes both."""
@@ -497,6 +524,8 @@ class Ready:
             "n_test": len(self.test),
             "n_test_images": len(np.unique(self.pairs.image[self.test])),
             "n_test_texts": len(np.unique(self.pairs.text[self.test])),
+            "n_test_images_in_training": self._shared(self.pairs.image),
+            "n_test_texts_in_training": self._shared(self.pairs.text),
         }
 
 
@@ -524,13 +553,14 @@ def _zero_shot(
 def _write(target: Path, done: Contrasted) -> None:
     """Write the run, its metrics last."""
     target.mkdir(parents=True, exist_ok=True)
-    (target / "metrics.json").unlink(missing_ok=True)
+    for name in (*HEAD_FILES, "predictions.parquet", "metrics.json"):  # of another run that was here
+        (target / name).unlink(missing_ok=True)
+    (target / "config.json").write_text(to_json(done.config))
     shutil.rmtree(target / FOLDER, ignore_errors=True)
     for number, adapter in enumerate(done.adapters):
         (target / FOLDER / str(number)).mkdir(parents=True)
         adapter.write(target / FOLDER / str(number))
     if done.joint is not None:
         done.joint.write(target)
-    (target / "config.json").write_text(to_json(done.config))
     (target / CURVES).write_bytes(parquet(done.curves))
     (target / "metrics.json").write_text(json.dumps(done.metrics, indent=2) + "\n")

@@ -246,7 +246,9 @@ def embed(
         from headwater.embed.by_ray import RayEngine, Recipe
 
         state, tuned = (None if file is None else str(Path(file).resolve()) for file in (weights, adapter))
-        recipe = Recipe(encoder, state, tuned, tokens, resolve_device(device), precision)
+        where = resolve_device(device)
+        chosen = (layer, pooling, prompt, trust_remote_code, tuple(steps))
+        recipe = Recipe(encoder, state, tuned, tokens, where, precision, *chosen)
         by_ray = RayEngine(recipe, ray_address, workers, batch_size)
     for modality in wanted:
         full_name, contents = f"{base}/{modality}", items[modality].contents

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -59,6 +60,7 @@ from headwater.store import Data, InMemory, Modality, SelectedRows
 Start = Literal["probe", "random"]
 LEARNING_RATES = {"lora": 2e-4, "last": 2e-5, "full": 1e-5, "none": 1e-5}
 HEAD_LR = 1e-4
+SAVED = "trained on all samples but those it stopped by; no reported number is its"
 
 
 def fine_tune(
@@ -272,19 +274,7 @@ class Tuning:
             raise InputError("--train none leaves nothing to tune: run headwater embed, then headwater fit-head.")
         if self.start not in get_args(Start):
             raise InputError(f"--start {self.start!r}.{nearest(self.start, get_args(Start))} There are: probe, random.")
-        if self.batch_norm not in get_args(BatchNorm):
-            raise InputError(f"--batch-norm {self.batch_norm!r}. There are: {', '.join(get_args(BatchNorm))}.")
-        s = self.settings
-        numbers = {"--epochs": s.epochs, "--batch-size": s.batch_size, "--accumulate": s.accumulate}
-        for option, number in {**numbers, "--patience": s.patience}.items():
-            if number is not None and number < 1:
-                raise InputError(f"{option} must be at least 1, but is {number}.")
-        above = {"--lr": self.lr, "--head-lr": s.head_lr, "--clip": s.clip}
-        for option, value in above.items():
-            if value is not None and not value > 0:
-                raise InputError(f"{option} must be above 0, but is {value}.")
-        if s.precision not in get_args(Precision):
-            raise InputError(f"--precision {s.precision!r}. There are: {', '.join(get_args(Precision))}.")
+        refuse_settings(self.settings, self.lr, self.batch_norm)
         if self.bags is not None and self.chosen.kind != "mil":
             raise InputError(f"--bags {self.bags} goes with --head mil, not with {self.chosen.kind}.")
 
@@ -429,10 +419,15 @@ class Tuning:
     def _identity(self, ready: Ready) -> dict[str, Any]:
         """Return all that a run that goes on must have in common with the one that began."""
         left_out = ("device", "workers", "accumulate")
-        digests = {one.name: one.encoder.weights for one in ready.inputs}
-        keys = {one.name: len(one.contents) for one in ready.inputs}
         config = {name: value for name, value in self.config.items() if name not in left_out}
-        return {**config, "digests": digests, "contents": keys, "n_samples": len(ready.y)}
+        rows = ready.rows
+        held = [
+            hashed([ready.data.ids, ready.y, rows.groups, *(np.r_[s.train, -1, s.test] for s in ready.splits)]),
+            *(hashed([c.key for c in one.contents]) for one in ready.inputs),
+            *(hashed(ready.members[one.name]) for one in ready.inputs),
+        ]
+        encoders = [[one.encoder.weights, getattr(one.encoder.tuned, "digest", None)] for one in ready.inputs]
+        return {**config, "encoders": encoders, "samples": held}
 
     def _frozen(self, ready: Ready, say: Callable[[str], None]) -> Outcome:
         """Select and fit the head on features of the encoders as they are."""
@@ -451,7 +446,7 @@ class Tuning:
     def _reported(self, ready: Ready, frozen: Outcome, trained: Trained, target: Path | None) -> Run:
         y, rows, protocol = ready.y, ready.rows, ready.protocol
         outcome = Outcome(
-            frozen.task, frozen.classes, trained.folds, trained.head, frozen.params, self._selection(frozen)
+            frozen.task, frozen.classes, trained.folds, trained.head, frozen.params, self._selection(frozen, trained)
         )
         report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
         classes = outcome.classes.tolist() if ready.names is None else ready.names
@@ -466,8 +461,8 @@ class Tuning:
         config |= {"trained_parameters": trained.names, "environment": environment()}
         return Run(target, config, metrics, predictions, trained.head, curves=trained.curves, adapters=trained.adapters)
 
-    def _selection(self, frozen: Outcome) -> dict[str, Any]:
-        stops = self.settings.patience is not None
+    def _selection(self, frozen: Outcome, trained: Trained) -> dict[str, Any]:
+        stops = not trained.curves["stop_loss"].is_null().all()  # too few rows or patients leave none to stop by
         return {
             **frozen.selection,
             "head": "parameters selected, and fitted, on frozen features of the training rows"
@@ -475,7 +470,7 @@ class Tuning:
             else "parameters selected on frozen features of the training rows; drawn at random to begin with",
             "epochs_by": "loss on rows held out of each fold's own training rows" if stops else None,
             "stop_share": self.stop_share if stops else None,
-            "saved_head": "trained on all samples; no reported number is its" if self.refit else "that of fold 0",
+            "saved_head": SAVED if self.refit else "that of fold 0",
         }
 
 
@@ -690,6 +685,35 @@ def curve_table(columns: Mapping[str, Sequence[Any]], fold: int | None) -> pl.Da
     types = dict.fromkeys(("train_loss", "stop_loss", "stop_metric", "lr", "seconds"), pl.Float64)
     table = pl.DataFrame(dict(columns), schema_overrides={"epoch": pl.Int64, **types}, strict=False)
     return table.select(pl.lit(fold, dtype=pl.Int64).alias("fold"), pl.all())
+
+
+def refuse_settings(settings: Settings, lr: float | None, batch_norm: BatchNorm) -> None:
+    """Raise `InputError` for settings of training that cannot be."""
+    s = settings
+    numbers = {"--epochs": s.epochs, "--batch-size": s.batch_size, "--accumulate": s.accumulate}
+    for option, number in {**numbers, "--patience": s.patience}.items():
+        if number is not None and number < 1:
+            raise InputError(f"{option} must be at least 1, but is {number}.")
+    for option, value in {"--lr": lr, "--head-lr": s.head_lr, "--clip": s.clip}.items():
+        if value is not None and not value > 0:
+            raise InputError(f"{option} must be above 0, but is {value}.")
+    if s.weight_decay < 0:
+        raise InputError(f"--weight-decay must be at least 0, but is {s.weight_decay}.")
+    if s.precision not in get_args(Precision):
+        raise InputError(f"--precision {s.precision!r}. There are: {', '.join(get_args(Precision))}.")
+    if batch_norm not in get_args(BatchNorm):
+        raise InputError(f"--batch-norm {batch_norm!r}. There are: {', '.join(get_args(BatchNorm))}.")
+    if batch_norm == "update" and s.accumulate > 1:
+        raise InputError("--batch-norm update goes without --accumulate: each part of a step would have its own.")
+
+
+def hashed(parts: Sequence[Any]) -> str:
+    """Return a word that changes when any of some values does."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else repr(np.asarray(part).tolist()).encode())
+        digest.update(b"|")
+    return digest.hexdigest()
 
 
 def beside(target: Path) -> Path:

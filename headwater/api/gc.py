@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.api._lines import counted, size
-from headwater.errors import InputError, nearest
+from headwater.errors import InputError, StoreError, nearest
 from headwater.store import KEY_COLUMNS, BlockResult, Features, RaggedArray, Store, keys_from_hex, open_store
 
 BESIDE = ".being-compacted"
@@ -27,7 +27,7 @@ class Dropped:
     done
         Whether it was.
     sets
-        Bytes of each feature set that was named, and dropped whole.
+        Bytes of each feature set that is dropped whole: it was named, or no sample uses any of it.
     items
         Of the other feature sets, how many items no sample uses, where there are any, and their share of the bytes.
     """
@@ -79,13 +79,16 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
     if not opened.has_samples() and not drop:
         raise InputError(f"{opened.path}: no samples, so that nothing is known to be used. Name features with --drop.")
     sets = {name: _bytes(opened.features(name)) for name in drop}
+    known = set(sets)
     items: dict[str, tuple[int, int]] = {}
     for name in names if opened.has_samples() else ():
-        if name in sets or name.partition("/")[0].endswith(BESIDE):
+        if name in known or name.partition("/")[0].endswith(BESIDE):
             continue
         features = opened.features(name)
         unused = ~_used(opened, features)
-        if unused.any():
+        if unused.all():
+            sets[name] = _bytes(features)
+        elif unused.any():
             items[name] = int(unused.sum()), round(_bytes(features) * float(unused.mean()))
     if yes:
         for name in sets:
@@ -105,42 +108,58 @@ def _used(store: Store, features: Features) -> NDArray[np.bool_]:
 
 
 def _compact(store: Store, name: str) -> None:
-    """Copy the items that are used into a feature set beside, and put that in the place of the first."""
+    """Copy the items that are used into a feature set beside, and put that in the place of the first.
+
+    Raises
+    ------
+    StoreError
+        When a block differs from its checksum, which a copy would hide.
+    """
     features = store.features(name)
-    kept = np.flatnonzero(_used(store, features) & (features.status == 1))
     base, _, modality = name.partition("/")
     beside = f"{base}{BESIDE}/{modality}"
     if beside in store.feature_names():  # begun, and cut short
         store.remove_features(beside)
-    with features.writing():  # nobody adds to it meanwhile
+    with features.writing() as own:  # nobody adds to it meanwhile
+        features = own.features
+        if damage := next(features.damages(), None):
+            raise StoreError(f"{damage.text}. Mend it first: headwater verify {store.path} --repair")
+        kept = np.flatnonzero(_used(store, features) & (features.status > 0))
         target = store.require_features(beside, features.spec, len(kept))
         tokens: Any = features.tokens if features.spec.has_tokens else None
         lengths = tokens.lengths[kept] if isinstance(tokens, RaggedArray) else None
-        environments = list(features.state.environments.values())
         with target.writing() as writer:
-            tasks = writer.plan(features.keys[kept], lengths)
-            if environments:
-                writer.set_environment(environments[-1])
-            for task in tasks:
+            for task in writer.plan(features.keys[kept], lengths):
                 rows = kept[task.rows]
-                own: Any = None
+                made_in = features.state.blocks[int(rows[0]) // features.block_rows].environment
+                writer.set_environment(features.state.environments.get(made_in, {}))
+                matrices: Any = None
                 if isinstance(tokens, RaggedArray):
-                    own = [np.asarray(tokens[int(row)]) for row in rows]
+                    matrices = [np.asarray(tokens[int(row)]) for row in rows]
                 elif tokens is not None:
-                    own = np.asarray(tokens[rows])
-                writer.commit(task, BlockResult(task.rows, np.asarray(features.pooled[rows]), own))
-    store.remove_features(name)
-    store.rename_features(beside, name)
+                    matrices = np.asarray(tokens[rows])
+                failed = {
+                    int(new): features.failed[int(old)]
+                    for new, old in zip(task.rows, rows, strict=True)
+                    if int(old) in features.failed
+                }
+                writer.commit(task, BlockResult(task.rows, np.asarray(features.pooled[rows]), matrices, failed))
+            _whole(store, beside).touch()  # now it may take the place
+            store.replace_features(name, beside)
+        _whole(store, beside).unlink(missing_ok=True)
+
+
+def _whole(store: Store, beside: str) -> Path:
+    return store.journal_of(beside).with_suffix(".whole")
 
 
 def _finish(store: Store) -> None:
-    """Put feature sets in their place whose copies were whole when an earlier run was stopped."""
-    names = store.feature_names()
-    for beside in [name for name in names if name.partition("/")[0].endswith(BESIDE)]:
-        base, _, modality = beside.partition("/")
-        name = f"{base.removesuffix(BESIDE)}/{modality}"
-        if name not in names:
-            store.rename_features(beside, name)
+    """Put copies in their place that were whole when an earlier run was stopped."""
+    base = store.path / "journal"
+    for marker in sorted(base.glob(f"*{BESIDE}/*.whole")):
+        name = f"{marker.parent.name.removesuffix(BESIDE)}/{marker.stem}"
+        store.replace_features(name, f"{marker.parent.name}/{marker.stem}")
+        marker.unlink(missing_ok=True)
 
 
 def _bytes(features: Features) -> int:

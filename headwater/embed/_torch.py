@@ -286,7 +286,7 @@ def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
     return values
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without its full stop."""
     return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 ADAPTER, TENSORS = "adapter.json", "adapter.safetensors"
+BEFORE = "before"
 FOLDER = "encoder"
 """Where a run keeps its adapters, one folder for each encoder that was trained."""
 
@@ -43,8 +45,9 @@ class Lora:
 
     def inject(self, module: nn.Module) -> Any:
         """Put fresh adapters, which change nothing yet, into a module; return peft's model of it."""
+        whole = "|".join(map(re.escape, self.targets))  # peft would take a list for endings of names
         config = need("peft", "encoders").LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(self.targets)
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=f"({whole})"
         )
         return need("peft.tuners.lora", "encoders").LoraModel(module, config, "default")
 
@@ -63,6 +66,8 @@ class Adapter:
         What was trained, and the running statistics of layers that were, by name.
     path
         Where it was read from.
+    before
+        What an earlier training had put on the weights, where this one went on from it.
     """
 
     encoder: str
@@ -70,11 +75,12 @@ class Adapter:
     lora: Lora | None
     tensors: Mapping[str, Tensor]
     path: Path | None = None
+    before: Adapter | None = None
 
     @property
     def digest(self) -> str:
         """BLAKE2b-128 digest of the tensors, with their names."""
-        digest = blake2b(digest_size=16)
+        digest = blake2b(b"" if self.before is None else self.before.digest.encode(), digest_size=16)
         for name in sorted(self.tensors):
             tensor = self.tensors[name].detach().cpu().contiguous()
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -87,6 +93,9 @@ class Adapter:
         values = {"format": FORMAT, "encoder": self.encoder, "base": self.base, "lora": lora}
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         need("safetensors.torch", "encoders").save_file(kept, folder / TENSORS)
+        if self.before is not None:
+            (folder / BEFORE).mkdir()
+            self.before.write(folder / BEFORE)
         (folder / ADAPTER).write_text(json.dumps(values, indent=2) + "\n")
 
     def apply(self, module: nn.Module, base: str, encoder: str) -> None:
@@ -102,6 +111,8 @@ class Adapter:
                 f"{encoder}: the adapter was trained on other weights ({self.encoder}, digest {self.base[:8]}…, here "
                 f"{base[:8]}…). Name the encoder, and the --weights, that it was trained on."
             )
+        if self.before is not None:
+            self.before.apply(module, base, encoder)
         tuner = None if self.lora is None else self.lora.inject(module)
         own = module.state_dict()
         unknown = [name for name in self.tensors if name not in own]
@@ -149,7 +160,9 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         values = described[chosen[0]]
         tensors = need("safetensors.torch", "encoders").load_file(chosen[0] / TENSORS)
         lora = None if values["lora"] is None else Lora(**values["lora"])
-        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve())
+        earlier = chosen[0] / BEFORE
+        before = read_adapter(earlier, values["encoder"]) if earlier.exists() else None
+        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before)
     except EncoderError:
         raise
     except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:

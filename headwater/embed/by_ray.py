@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from headwater._extras import need
+from headwater.embed._torch import first_line
 from headwater.embed.encoder import Content, Precision, load_encoder
 from headwater.embed.run import ContentOf, make_block
 from headwater.errors import EncoderError
 from headwater.store import BlockLine, BlockTask, Features, FeatureWriter
+
+RETRIES = 4
+"""How often a block whose worker dies is given to another, before it is taken for its killer."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class Recipe:
     tokens: str
     device: str
     precision: Precision
+    layer: str | None = None
+    pooling: str | None = None
+    prompt: str | None = None
+    trust_remote_code: bool = False
+    steps: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -108,10 +117,14 @@ class RayEngine:
             num_cpus=0 if on_gpu else 1,
             num_gpus=1 if on_gpu else None,
             max_restarts=-1,
-            max_task_retries=-1,
+            max_task_retries=RETRIES,
         )
-        for found in done.iter_rows():
-            yield BlockLine.from_dict(json.loads(found["line"]))
+        try:
+            for found in done.iter_rows():
+                yield BlockLine.from_dict(json.loads(found["line"]))
+        except need("ray.exceptions", "ray").RayError as error:
+            cause = error.__cause__ or error
+            raise EncoderError(f"a Ray worker failed ({first_line(cause)}).") from error
 
 
 class Worker:
@@ -131,6 +144,8 @@ class Worker:
         self.encoder = load_encoder(options.pop("spec"), **options)
         self.encoder.restore(known)
         self.writer = FeatureWriter(Features(Path(folder), Path(journal), name), environment)
+        spec = self.writer.features.spec
+        self.encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{name}, by a worker,")
         self.batch_size = batch_size
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:

@@ -271,6 +271,8 @@ def load_encoder(
     chosen = {"layer": layer, "pooling": pooling, "prompt": prompt, "trust_remote_code": trust_remote_code}
     options |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
     built: Encoder[Any] = build(name, **options)
+    if tuned is not None:
+        built.tuned = tuned  # type: ignore[attr-defined]
     if before is not None:
         if "image" not in built.modalities:
             raise EncoderError(f"{spec} sees no images: leave --step out.")

@@ -16,6 +16,8 @@ from headwater.store import Modality
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from headwater.embed.adapter import Adapter
+
 
 @dataclass(frozen=True, eq=False)
 class TorchFeatures:
@@ -51,7 +53,14 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
     """An encoder whose features can be differentiated by its parameters.
 
     `encode` is `features` of the collated batch, without gradients.
+
+    Attributes
+    ----------
+    tuned
+        What earlier training put on the weights; None where they are as they were named.
     """
+
+    tuned: Adapter | None = None
 
     @property
     @abstractmethod

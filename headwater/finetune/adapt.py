@@ -208,7 +208,8 @@ class Adapted:
 
     def adapter(self) -> Adapter:
         """Return what was trained."""
-        return Adapter(self.encoder.name, self.encoder.weights, self._lora, self.state())
+        before = self.encoder.tuned
+        return Adapter(self.encoder.name, self.encoder.weights, self._lora, self.state(), None, before)
 
     def _layers(self) -> Iterator[Any]:
         tuner_layer = need("peft.tuners.lora", "encoders").LoraLayer

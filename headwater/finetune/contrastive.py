@@ -279,6 +279,8 @@ def tune_pairs(
             scaler.step(optimiser)
             scaler.update()
             optimiser.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                model.own["logit_scale"].clamp_(max=math.log(MOST_SCALE))
             if number % CHECK_EVERY == CHECK_EVERY - 1 or number == n_steps - 1:
                 require_numbers(step_losses, epoch, settings)
             progress(epoch * len(rows) + sum(map(len, steps[: number + 1])), 0)

@@ -2,7 +2,7 @@
 
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.features import Features
-from headwater.store.file_index import FileIndex
+from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
 from headwater.store.repair import mend, salvage_journal
 from headwater.store.spec import FeatureSpec, Modality
@@ -49,4 +49,5 @@ __all__ = [
     "open_store",
     "salvage_journal",
     "select_samples",
+    "stat_of",
 ]

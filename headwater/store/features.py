@@ -89,12 +89,13 @@ class Features:
         try:
             group = json.loads((folder / "zarr.json").read_text())
             pooled = json.loads((folder / "pooled" / "zarr.json").read_text())
+            attributes = group["attributes"]
+            self.block_rows = int(pooled["chunk_grid"]["configuration"]["chunk_shape"][0])
         except FileNotFoundError as error:
             raise StoreNotFound(f"{folder}: no features called {name!r} here.") from error
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise StoreError(f"{folder}: zarr.json cannot be read ({error}). Restore it from a backup.") from error
-        self.spec = FeatureSpec.from_dict(group["attributes"])
-        self.block_rows = int(pooled["chunk_grid"]["configuration"]["chunk_shape"][0])
+        self.spec = FeatureSpec.from_dict(attributes)
         self.state: JournalState = self.journal.read()
 
     @classmethod
@@ -184,8 +185,11 @@ class Features:
         return block in self.state.blocks and bool(self.state.blocks[block].stored)
 
     def _token_chunk_rows(self) -> int:
-        metadata = json.loads((self.folder / "tokens" / "values" / "zarr.json").read_text())
-        return int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
+        path = self.folder / "tokens" / "values" / "zarr.json"
+        try:
+            return int(json.loads(path.read_text())["chunk_grid"]["configuration"]["chunk_shape"][0])
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise StoreError(f"{path} cannot be read ({error}). Restore it from a backup.") from error
 
     @cached_property
     def status(self) -> NDArray[np.uint8]:
@@ -246,14 +250,15 @@ class Features:
 
         Blocks are read by several threads.
         """
-        yield from self._wrong_metadata()
+        known = {"spec": self.spec_sum, "layout": self.layout_sum}
         for part, expected in self.state.plan.sums.items():
             try:
-                found = self.spec_sum if part == "spec" else self._sum_planned(part, self.n_items)
+                found = known[part] if part in known else self._sum_planned(part, self.n_items)
                 if found != expected:
                     yield Damage("planned", part, f"{self.name}: {part} differs from its checksum")
             except StoreError as error:
                 yield Damage("planned", part, str(error))
+        yield from self._wrong_metadata()
         lines = list(self.state.blocks.values())
         if self.spec.ragged and lines:
             self.tokens  # noqa: B018  (found once, before threads ask for it)
@@ -268,6 +273,11 @@ class Features:
     def spec_sum(self) -> str:
         """Checksum of the spec."""
         return digest(json.dumps(self.spec.to_dict(), sort_keys=True).encode())
+
+    @property
+    def layout_sum(self) -> str:
+        """Checksum of the number of rows that make a block."""
+        return digest(str(self.block_rows).encode())
 
     def expected_metadata(self) -> dict[str, dict[str, Any]]:
         """Return what each ``zarr.json`` must hold, by the folder it is in, as the journal and the spec have it."""
@@ -290,7 +300,18 @@ class Features:
 
     def _wrong_metadata(self) -> Iterator[Damage]:
         """Yield each ``zarr.json`` that differs; shapes may be ahead of the journal where a run was killed."""
-        for part, expected in self.expected_metadata().items():
+        every = self.expected_metadata()
+        if self.spec.ragged and self.n_items:
+            try:
+                offsets, lengths = (
+                    np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
+                    for part in ("offsets", "lengths")
+                )
+                shape = (end_of(offsets, lengths), int(self.spec.token_dim or 0))
+                every["tokens/values"] = array_metadata(shape, self._token_chunk_rows(), np.dtype(self.spec.dtype))
+            except StoreError as error:
+                yield Damage("planned", "tokens/values", str(error))
+        for part, expected in every.items():
             path = self.folder / part / "zarr.json"
             try:
                 found = json.loads(path.read_text())
@@ -400,7 +421,13 @@ class Features:
         from headwater.store.writer import FeatureWriter
 
         mine = self.journal.path.with_suffix(f".{part}.lock")
-        with self._right_to_write(fcntl.LOCK_SH), disk_errors(mine), mine.open("a+") as lock:
+        count = part.rpartition("-")[2]
+        with (
+            self._right_to_write(fcntl.LOCK_SH),
+            self._same_division(count),
+            disk_errors(mine),
+            mine.open("a+") as lock,
+        ):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -411,6 +438,25 @@ class Features:
             lock.flush()
             shared = Features(self.folder, self.journal.path, self.name, shared=True)
             yield FeatureWriter(shared), locked(self.journal.path.with_suffix(".plan.lock"))
+
+    @contextmanager
+    def _same_division(self, count: str) -> Iterator[None]:
+        """Keep out shards of another number of parts, whose blocks would be others."""
+        path = self.journal.path.with_suffix(".shards.lock")
+        with disk_errors(path), path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the first of them says how many there are
+                lock.truncate(0)
+                lock.write(count)
+                lock.flush()
+            except BlockingIOError:
+                pass
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            lock.seek(0)
+            running = lock.read().strip()
+            if running != count:
+                raise StoreBusy(f"{self.name} is being written by shards of {running} parts: join them, or wait.")
+            yield
 
     @contextmanager
     def _right_to_write(self, kind: int) -> Iterator[IO[str]]:

@@ -12,9 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from headwater.store._files import write_bytes
 
@@ -64,12 +62,21 @@ class FileIndex:
         same = now.join(known, on=["path", "size", "mtime_ns", "inode"], how="left", maintain_order="left")
         return same["key"].to_list()
 
-    def remember(self, keys: Mapping[str, bytes]) -> None:
-        """Add files that have just been read, with their keys; those that are gone by now are left out. See `save`."""
+    def remember(self, keys: Mapping[str, bytes], before: Mapping[str, tuple[int, int, int]] | None = None) -> None:
+        """Add files that were read, with their keys; see `save`.
+
+        Parameters
+        ----------
+        keys
+            By path.
+        before
+            Size, time of change and inode of each as they were before it was read; looked up now when left out.
+        """
         if not keys:
             return
         paths = list(keys)
-        new = stats_of(paths).with_columns(
+        looked = stats_of(paths) if before is None else stats_table([before[path] for path in paths])
+        new = looked.with_columns(
             pl.Series("path", paths, dtype=pl.String),
             pl.lit(time.time_ns()).cast(pl.Int64).alias("seen_ns"),
             pl.Series("key", [keys[path] for path in paths], dtype=pl.Binary),
@@ -88,15 +95,21 @@ class FileIndex:
         write_bytes(self.path, data.getvalue())
 
 
+def stat_of(path: str) -> tuple[int, int, int]:
+    """Return size, time of change and inode of a file; a size of -1 for one that is not there."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116  (a Path for each of a million files would take longer than the look)
+    except (OSError, ValueError):
+        return -1, -1, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
 def stats_of(paths: Sequence[str]) -> pl.DataFrame:
-    """Return size, time of change and inode of files; a size of -1 for one that is not there."""
-    found: NDArray[np.int64] = np.full((len(paths), 2), -1, np.int64)
-    inodes: NDArray[np.uint64] = np.zeros(len(paths), np.uint64)
-    for i, path in enumerate(paths):
-        try:
-            stat = os.stat(path)  # noqa: PTH116  (a Path for each of a million files would take longer than the look)
-        except (OSError, ValueError):
-            continue
-        found[i] = stat.st_size, stat.st_mtime_ns
-        inodes[i] = stat.st_ino
-    return pl.DataFrame({"size": found[:, 0], "mtime_ns": found[:, 1], "inode": inodes})
+    """Return what `stat_of` says of files, a row each."""
+    return stats_table([stat_of(path) for path in paths])
+
+
+def stats_table(stats: Sequence[tuple[int, int, int]]) -> pl.DataFrame:
+    """Return what is known of files as a table: ``size``, ``mtime_ns``, ``inode``."""
+    names = {"size": pl.Int64, "mtime_ns": pl.Int64, "inode": pl.UInt64}
+    return pl.DataFrame(stats, schema=names, orient="row")

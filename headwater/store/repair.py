@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
-from headwater.store._files import write_bytes, write_json
+from headwater.store._files import locked, write_bytes, write_json
 from headwater.store.blocks import digest_rows
 from headwater.store.features import KEY_BYTES, KEY_CHUNK, Damage, Features, as_words
 from headwater.store.journal import BlockLine, Journal, parsed
@@ -35,13 +35,17 @@ def mend(features: Features, known_keys: NDArray[np.uint8]) -> Iterator[str]:
     """
     with features.writing() as writer:
         features = writer.features
-        for damage in list(features.damages()):
+        found = list(features.damages())
+        for damage in found:  # first, since all else goes by it
+            if damage.kind == "planned":
+                _mend_planned(features, damage, known_keys)
+                yield f"{features.name}: {damage.part} restored"
+        if any(damage.kind == "planned" for damage in found):
+            features = writer.features = features.refresh()
+        for damage in found:
             if damage.kind == "metadata":
                 write_json(features.folder / damage.part / "zarr.json", features.expected_metadata()[damage.part])
                 yield f"{features.name}: metadata of {damage.part or 'the group'} written anew"
-            elif damage.kind == "planned":
-                _mend_planned(features, damage, known_keys)
-                yield f"{features.name}: {damage.part} restored"
             elif damage.kind == "status" and damage.block is not None:
                 start = damage.block * features.block_rows
                 status = features.status[start : start + features.block_rows]
@@ -91,6 +95,13 @@ def salvage_journal(journal: Journal) -> list[str]:
     StoreError
         When the last line that gave out rows is among them: which item has which row is then not known.
     """
+    if not journal.path.exists():
+        return []
+    with locked(journal.path.with_suffix(".lock")):  # nobody adds a line meanwhile
+        return _salvaged(journal)
+
+
+def _salvaged(journal: Journal) -> list[str]:
     kept, said = [], []
     lost_plan = 0
     for number, line in enumerate(journal.path.read_bytes().split(b"\n")[:-1], start=1):

@@ -234,34 +234,29 @@ class Store:
             features.journal.path.unlink(missing_ok=True)
             sync_folder(features.journal.path.parent)
 
-    def rename_features(self, name: str, to: str) -> None:
-        """Give a feature set another name, which is free; cut short, it has one of both names.
+    def replace_features(self, name: str, by: str) -> None:
+        """Put one feature set, which is whole, in the place of another, or of one that is gone.
 
-        Raises
-        ------
-        StoreError
-            When the name is taken.
+        Whoever calls it holds the right to write both. Cut short, the same call goes on.
         """
-        check_name(to)
-        if to in self.feature_names():
-            raise StoreError(f"{self.path}: there are features {to!r} already.")
-        source, target = self._group / name, self._group / to
-        with self.changing(), self.features(name).writing():
-            make_folder(target.parent)
-            make_folder(self._journal(to).parent)
-            if not (target.parent / "zarr.json").exists():
-                write_group_metadata(target.parent, {})
-            shutil.rmtree(target, ignore_errors=True)  # of features that were removed
-            # the journal first, as a copy: whichever name the arrays have, it is there
-            shutil.copyfile(self._journal(name), self._journal(to))
-            sync_folder(self._journal(to).parent)
-            source.replace(target)
-            sync_folder(target.parent)
-            self._journal(name).unlink()
-            sync_folder(self._journal(name).parent)
-        for folder in (source.parent, self._journal(name).parent):  # of a name that nothing has any more
-            if {path.name for path in folder.iterdir()} <= {"zarr.json"} | {f"{m}.lock" for m in ("image", "text")}:
-                shutil.rmtree(folder)
+        source, target = self._group / by, self._group / name
+        aside = target.with_name(f".{target.name}.old")
+        with self.changing():
+            make_folder(self._journal(name).parent)
+            if target.exists() and source.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                target.replace(aside)  # from here on `by` alone is whole
+                sync_folder(target.parent)
+            if source.exists():
+                write_bytes(self._journal(name), self._journal(by).read_bytes())
+                make_folder(target.parent)
+                source.replace(target)
+                sync_folder(target.parent)
+            self._journal(by).unlink(missing_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            for folder in (source.parent, self._journal(by).parent):  # of a name that nothing has any more
+                if folder.exists() and not any(path.is_dir() or path.suffix == ".jsonl" for path in folder.iterdir()):
+                    shutil.rmtree(folder)
 
     def check_features(self, name: str, spec: FeatureSpec, *, alone: bool = True) -> None:
         """Raise what `require_features` would, and change nothing."""

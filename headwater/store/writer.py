@@ -85,7 +85,7 @@ class FeatureWriter:
         old = self.features
         spec, n_items = old.spec, old.n_items + len(keys)
         all_keys = np.concatenate([old.keys, keys])
-        sums = {"spec": old.spec_sum, "keys": digest_rows(all_keys, [(0, n_items)])}
+        sums = {"spec": old.spec_sum, "layout": old.layout_sum, "keys": digest_rows(all_keys, [(0, n_items)])}
         grown: list[tuple[str, Array]] = [("keys", all_keys)]
         if spec.ragged:
             if lengths is None:

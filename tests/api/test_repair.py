@@ -93,6 +93,17 @@ def test_what_cannot_be_told_from_the_rest_is_left(store):
     assert (store / KEYS).read_bytes() == before
 
 
+def test_another_number_of_rows_a_block_forgets_nothing(store):
+    """A changed chunk size is damage to what all else goes by: nothing is forgotten, and the error says so."""
+    path = store / "features.zarr/texture/image/pooled/zarr.json"
+    path.write_text(path.read_text().replace("64,", "65,", 1))
+    assert verify(store)
+    journal = (store / "journal/texture/image.jsonl").read_bytes()
+    with pytest.raises(StoreError, match="Restore it from a backup"):
+        repair(store)
+    assert (store / "journal/texture/image.jsonl").read_bytes() == journal
+
+
 def test_a_byte_of_the_samples(store):
     """A flipped byte in the samples table is found, whether polars can read it or not."""
     path = store / "samples.parquet"

@@ -152,3 +152,13 @@ def test_other_ways_to_train_are_refused(text):
     """What is no way to train is an error that lists them."""
     with pytest.raises(InputError, match="There are: none, lora, last-N"):
         parse_how(text)
+
+
+def test_adapters_go_into_the_tower_that_was_named(tiny):
+    """Layers of one tower whose names end like those of the other get none."""
+    encoder = loaded(tiny, "open_clip")
+    adapted = Adapted(encoder, {"text": How("lora"), "image": How("last", 1)}, FRESH)
+    with_adapters = [name for name in adapted.trained if ".lora_" in name]
+    assert with_adapters
+    assert not any(name.startswith("visual") for name in with_adapters)
+    assert not any(".lora_" in name for name, _ in encoder.module.visual.named_parameters())

@@ -252,11 +252,35 @@ def test_a_random_start_does_not_begin_at_the_probe(cases, tiny):
 
 
 def test_an_adapter_can_be_trained_further(cases, tiny, tmp_path):
-    """A run's tuned encoder is where another starts."""
-    spec = tiny("timm-vit").spec
-    first = tuned(cases, spec, epochs=1, lr=0.003, patience=None, out=tmp_path / "one")
-    second = tuned(cases, spec, epochs=1, adapter=tmp_path / "one")
-    assert second.metrics["frozen"]["mean"]["log_loss"] != first.metrics["frozen"]["mean"]["log_loss"]
+    """A run's tuned encoder is where another starts; what both trained comes back."""
+    spec = tiny("hf-clip").spec
+    options = {"epochs": 1, "lr": 0.003, "patience": None, "refit": False}
+    tuned(cases, spec, train="image=last-1", out=tmp_path / "one", **options)
+    second = tuned(cases, spec, train="lora", image="image", adapter=tmp_path / "one", out=tmp_path / "two", **options)
+    store = hw.embed(cases, tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "two", name="t", **EXACT)
+    first = second.predictions.filter(fold=0)
+    data = store.read("t/image")
+    place = {id: i for i, id in enumerate(data.ids.tolist())}
+    X = np.asarray(data.X[np.array([place[id] for id in first["id"]])])
+    np.testing.assert_allclose(second.head.predict_proba(X)[:, 1], first["score_malignant"].to_numpy(), atol=2e-3)
+
+
+def test_other_labels_are_not_gone_on_with(cases, tiny, tmp_path, monkeypatch):
+    """A run that was begun on other labels, or samples in another order, is not gone on with."""
+
+    def stop(self, *state):
+        raise KeyboardInterrupt
+
+    real = loop.Checkpoint.write
+    monkeypatch.setattr(loop.Checkpoint, "write", stop)
+    table = pl.read_csv(cases).with_columns(image=str(cases.parent) + "/" + pl.col("image"))
+    table.write_csv(tmp_path / "m.csv")
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path / "m.csv", tiny("timm-vit").spec, out=tmp_path / "run")
+    monkeypatch.setattr(loop.Checkpoint, "write", real)
+    table.reverse().write_csv(tmp_path / "m.csv")
+    with pytest.raises(InputError, match=r"other settings \(samples\)"):
+        tuned(tmp_path / "m.csv", tiny("timm-vit").spec, out=tmp_path / "run")
 
 
 def test_an_unreadable_image_is_left_out(cases, tiny, tmp_path):
@@ -285,6 +309,9 @@ def test_an_unreadable_image_is_left_out(cases, tiny, tmp_path):
         ({"augment": ["blur"]}, "There are: colour"),
         ({"epochs": 0}, "at least 1"),
         ({"lr": 0.0}, "above 0"),
+        ({"weight_decay": -1.0}, "at least 0"),
+        ({"precision": "fp8"}, "There are: auto"),
+        ({"batch_norm": "update", "accumulate": 2}, "goes without --accumulate"),
         ({"lora": LoraSettings(rank=0)}, "at least 1"),
         ({"lora": LoraSettings(modules="(")}, "no regular expression"),
         ({"label": "lable"}, "Did you mean 'label'"),
