@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from headwater._devices import resolve_device
 from headwater._extras import need
 from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
-from headwater.api._lines import counted
+from headwater.api._lines import counted, size
 from headwater.api._listing import Changes, refuse_own_keys, write_samples
 from headwater.api._progress import progress_bar
 from headwater.embed import (
+    Content,
     EmbedResult,
     Encoder,
     Precision,
@@ -21,9 +25,10 @@ from headwater.embed import (
     fill,
     load_encoder,
 )
-from headwater.errors import ImageError, InputError, ManifestError, nearest
+from headwater.errors import DiskError, ImageError, InputError, ManifestError, nearest
 from headwater.sources import Manifest, read_manifest
 from headwater.store import (
+    FeatureSpec,
     FileIndex,
     Modality,
     Store,
@@ -235,6 +240,7 @@ def embed(
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
                 refuse_failed(found.features(full_name), items[modality], table, "failed in an earlier run")
+    _require_space(Path(store), found, {f"{base}/{m}": (specs[m], items[m].contents) for m in wanted})
     # Only now, when nothing that can be foreseen stands in the way, is anything written.
     target = Embedded(create_store(store).path, table.n_samples)
     target.not_encoded = not_encoded
@@ -292,6 +298,26 @@ def default_name(encoder: str) -> str:
     model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"
+
+
+def _require_space(
+    path: Path, store: Store | None, wanted: Mapping[str, tuple[FeatureSpec, Sequence[Content]]]
+) -> None:
+    """Refuse to begin what the disk has no room for; of ragged tokens, not counted yet, it takes one."""
+    needed = 0
+    for name, (spec, contents) in wanted.items():
+        n = len(contents)
+        if store is not None and name in store.feature_names():
+            keys = np.frombuffer(b"".join(content.key for content in contents), np.uint8).reshape(-1, 16)
+            n = int((store.features(name).rows_of(keys) < 0).sum())
+        needed += n * spec.item_bytes
+    there = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise DiskError(
+            f"{path}: {size(needed)} of features are to be stored, and the disk has {size(free)} left. Free some "
+            "space, or store fewer tokens (--tokens N)."
+        )
 
 
 def _parse_shard(text: str) -> Shard:

@@ -64,6 +64,12 @@ class FeatureSpec:
         return self.tokens != "none"
 
     @property
+    def item_bytes(self) -> int:
+        """Bytes of an item: its key, status, pooled vector and tokens; of ragged tokens one."""
+        tokens = (self.n_tokens or 1) * (self.token_dim or 0) if self.has_tokens else 0
+        return 17 + (self.dim + tokens) * (4 if self.dtype == "float32" else 2)
+
+    @property
     def ragged(self) -> bool:
         """Whether items have different numbers of tokens."""
         return self.has_tokens and self.n_tokens is None

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from headwater.api import embed, fit_head, info, verify
+from headwater.errors import DiskError
 from headwater.store import open_store
 
 
@@ -469,3 +470,19 @@ def test_what_changed_is_counted_and_the_rest_is_not_read(images, monkeypatch):
     assert sorted(path.name for path in read) == sorted([first.name, "moved.png", "new.png"])
     assert done.changes.lines() == ["samples: +1 new, 1 changed, 1 moved"]
     assert done.results["texture/image"].embedded == 0
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(images, monkeypatch):
+    """What is to be stored is compared with what is free, less what is there already."""
+    import shutil
+    from collections import namedtuple
+
+    free = 16 * 1000  # 16 items of texture features take more than a kilobyte each
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
+    with pytest.raises(DiskError, match=r"of features are to be stored, and the disk has 16.0 kB left"):
+        embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture", dtype="float32")
+    assert not (images / "a.hw").exists()
+    free = 10**9
+    embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture", dtype="float32")
+    free = 0
+    assert embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture", dtype="float32").n_failed == 0
