@@ -46,6 +46,7 @@ _LAZY = {
     "repair": "headwater.api",
     "similar": "headwater.api",
     "sweep": "headwater.api",
+    "torch_dataset": "headwater.api",
     "verify": "headwater.api",
     "zero_shot": "headwater.api",
     "open_store": "headwater.store",

@@ -6,6 +6,7 @@ from headwater.api.audit import Audit, audit
 from headwater.api.bridges import Imported, import_features
 from headwater.api.compare import Compared, Difference, compare
 from headwater.api.contrast import Contrasted, contrast
+from headwater.api.dataset import torch_dataset
 from headwater.api.demo import DemoResult, demo
 from headwater.api.doctor import Report, doctor
 from headwater.api.embed import Embedded, embed
@@ -63,6 +64,7 @@ __all__ = [
     "repair",
     "similar",
     "sweep",
+    "torch_dataset",
     "verify",
     "zero_shot",
 ]

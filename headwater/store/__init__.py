@@ -5,6 +5,7 @@ from headwater.store.features import Features
 from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
 from headwater.store.repair import mend, salvage_journal
+from headwater.store.shuffle import BlockShuffle
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
     KEY_COLUMNS,
@@ -26,6 +27,7 @@ __all__ = [
     "ArrayLike",
     "BlockLine",
     "BlockResult",
+    "BlockShuffle",
     "BlockTask",
     "Data",
     "FeatureSpec",

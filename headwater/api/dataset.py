@@ -1,0 +1,104 @@
+"""torch_dataset: stored features as a data set of PyTorch, for training loops of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._extras import need
+from headwater.api._samples import full_column, require_column
+from headwater.errors import InputError
+from headwater.store import BlockShuffle, RaggedArray, Store, open_store
+
+
+def torch_dataset(
+    store: str | Path | Store,
+    features: str,
+    *,
+    label: str | None = None,
+    tokens: bool = False,
+    where: str | None = None,
+    batch_size: int = 256,
+    window: int = 16,
+    seed: int = 0,
+) -> Any:
+    """Return an iterable data set of batches, for ``DataLoader(dataset, batch_size=None, num_workers=...)``.
+
+    Rows are drawn at random among those of ``window`` blocks at a time, so that a set larger than memory is read nearly
+    in order. What an epoch yields depends on seed and epoch alone, whatever the number of workers.
+
+    Parameters
+    ----------
+    store, features
+        A store, or where it is, and a feature set, ``NAME/MODALITY``.
+    label
+        A column that goes with each batch.
+    tokens
+        Whether to read tokens; else pooled features.
+    where
+        A boolean SQL expression over the manifest's columns.
+    batch_size, window, seed
+        Rows a batch, blocks that are mixed, and the seed of the order.
+
+    Returns
+    -------
+    torch.utils.data.IterableDataset
+        Of dicts: ``rows``, int64, of shape ``(b,)``; ``values``, of shape ``(b, d)`` or ``(b, t, d)``; ``mask``, bool,
+        of shape ``(b, t)``, for ragged tokens; and ``label``, a list, where one was named. ``set_epoch(epoch, start=0)``
+        chooses the epoch, and the batch to go on from. ``table`` and ``ids`` are the samples that rows are of.
+
+    Raises
+    ------
+    InputError, StoreError
+        When there is no such column or feature set.
+    """
+    if batch_size < 1 or window < 1:
+        raise InputError(f"batch_size ({batch_size}) and window ({window}) must be at least 1.")
+    opened = store if isinstance(store, Store) else open_store(store)
+    if label is not None:
+        require_column(opened, label, "label")
+    data = opened.read(features, where=where, tokens=tokens)
+    X: Any = data.inputs[features]
+    ragged = isinstance(X, RaggedArray)
+    blocks = X.offsets // X.values.chunk_rows if ragged else X.index // X.array.chunk_rows
+    order = BlockShuffle(blocks, batch_size, window, seed)
+    labels = None if label is None else full_column(data, label, "label")
+    torch = need("torch", "encoders")
+
+    class Batches(torch.utils.data.IterableDataset):  # type: ignore[misc, name-defined]
+        """Batches of stored features, in an order that seed and epoch make."""
+
+        def __init__(self) -> None:
+            self.ids, self.table = data.ids, data.table
+            self.epoch = self.start = 0
+
+        def set_epoch(self, epoch: int, start: int = 0) -> None:
+            """Yield this epoch next, from batch ``start`` on."""
+            self.epoch, self.start = epoch, start
+
+        def __len__(self) -> int:
+            return order.n_batches - self.start
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            info = torch.utils.data.get_worker_info()
+            worker, n_workers = (0, 1) if info is None else (info.id, info.num_workers)
+            for rows in order.batches(self.epoch, self.start, worker, n_workers):
+                yield self.batch(rows)
+
+        def batch(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+            """Return what some rows hold; they are read in the order in which they lie."""
+            nearby = np.argsort(blocks[rows], kind="stable")
+            back = np.argsort(nearby, kind="stable")
+            found: dict[str, Any] = {"rows": torch.from_numpy(rows)}
+            if ragged:
+                values, mask = X.padded(rows[nearby])
+                found |= {"values": torch.from_numpy(values[back]), "mask": torch.from_numpy(mask[back])}
+            else:
+                found["values"] = torch.from_numpy(np.asarray(X[rows[nearby]])[back])
+            return found if labels is None else {**found, "label": labels[rows].tolist()}
+
+    return Batches()

@@ -1,0 +1,60 @@
+"""Rows drawn at random that still lie near each other on disk: shuffled blocks, a window at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class BlockShuffle:
+    """Batches of an epoch: blocks in random order, and rows at random among those of ``window`` blocks.
+
+    The order depends on seed and epoch alone, so that an epoch can be taken up at any batch, and divided over workers.
+
+    Attributes
+    ----------
+    blocks
+        The block of each row, int64, of shape ``(n_rows,)``.
+    batch_size
+        Rows a batch; the last one may be smaller.
+    window
+        Blocks whose rows are mixed; 1 mixes rows of one block alone.
+    seed
+        Of the order.
+
+    Examples
+    --------
+    >>> order = BlockShuffle(np.arange(8) // 2, batch_size=3, window=2, seed=0)
+    >>> sorted(np.concatenate(list(order.batches(epoch=0))).tolist()) == list(range(8))
+    True
+    """
+
+    blocks: NDArray[np.int64]
+    batch_size: int
+    window: int = 16
+    seed: int = 0
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches of an epoch."""
+        return -(-len(self.blocks) // self.batch_size)
+
+    def batches(self, epoch: int, start: int = 0, worker: int = 0, n_workers: int = 1) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of each batch, from batch ``start`` on, of those that are a worker's."""
+        order = self._order(epoch)
+        for number in range(start, self.n_batches):
+            if number % n_workers == worker:
+                yield order[number * self.batch_size : (number + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        random = np.random.default_rng([self.seed, epoch])
+        rows = np.argsort(self.blocks, kind="stable")
+        parts = np.split(rows, np.flatnonzero(np.diff(self.blocks[rows])) + 1)
+        parts = [parts[i] for i in random.permutation(len(parts))]
+        windows = [np.concatenate(parts[i : i + self.window]) for i in range(0, len(parts), self.window)]
+        mixed: NDArray[np.int64] = np.concatenate([random.permutation(part) for part in windows])
+        return mixed
