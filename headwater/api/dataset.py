@@ -48,8 +48,8 @@ def torch_dataset(
     -------
     torch.utils.data.IterableDataset
         Of dicts: ``rows``, int64, of shape ``(b,)``; ``values``, of shape ``(b, d)`` or ``(b, t, d)``; ``mask``, bool,
-        of shape ``(b, t)``, for ragged tokens; and ``label``, a list, where one was named. ``set_epoch(epoch,
-        start=0)`` chooses the epoch, and the batch to go on from. ``table`` and ``ids`` are the samples that rows are of.
+        of shape ``(b, t)``, for ragged tokens; and ``label``, a list, where one was named. ``set_epoch(epoch)`` chooses
+        the epoch, and with ``start`` the batch to go on from. ``table`` and ``ids`` are the samples that rows are of.
 
     Raises
     ------
