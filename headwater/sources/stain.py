@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +34,14 @@ class Stains:
     vectors: Floats
     most: Floats
 
-    @property
-    def digest(self) -> str:
-        """Eight hex digits of the numbers."""
-        return _digest(self.vectors, self.most)
+    def numbers(self) -> list[float]:
+        """Return all of it: the six of the vectors, row by row, then the two strengths."""
+        return [*self.vectors.ravel().tolist(), *self.most.tolist()]
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Stains:
+        """Rebuild them from their numbers."""
+        return cls(np.array(numbers[:6]).reshape(3, 2), np.array(numbers[6:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +51,14 @@ class Colours:
     mean: Floats
     std: Floats
 
-    @property
-    def digest(self) -> str:
-        """Eight hex digits of the numbers."""
-        return _digest(self.mean, self.std)
+    def numbers(self) -> list[float]:
+        """Return the means, then the deviations."""
+        return [*self.mean.tolist(), *self.std.tolist()]
+
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> Colours:
+        """Rebuild them from their numbers."""
+        return cls(np.array(numbers[:3]), np.array(numbers[3:]))
 
 
 # The reference of the method's own published code, which others took over.
@@ -151,8 +158,3 @@ def _tissue(pixels: NDArray[np.uint8]) -> tuple[Floats, NDArray[np.bool_], Colou
     lab = np.asarray(rgb2lab(pixels), np.float64)
     std = lab[mask].std(0)
     return (lab, mask, Colours(lab[mask].mean(0), std)) if (std > 0).all() else None
-
-
-def _digest(*arrays: Any) -> str:
-    numbers = b"".join(np.round(array, 6).astype("<f8").tobytes() for array in arrays)
-    return blake2b(numbers, digest_size=4).hexdigest()

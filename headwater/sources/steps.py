@@ -12,7 +12,7 @@ from PIL import Image
 from headwater.errors import InputError, nearest
 from headwater.sources.images import read_image
 from headwater.sources.mammogram import BACKGROUND, breast_box, dark_to_zero, facing_left
-from headwater.sources.stain import MACENKO_REFERENCE, macenko, macenko_of, reinhard, reinhard_of
+from headwater.sources.stain import MACENKO_REFERENCE, Colours, Stains, macenko, macenko_of, reinhard, reinhard_of
 
 Change = Callable[[Image.Image], Image.Image]
 KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram")
@@ -32,7 +32,7 @@ class Steps:
     Attributes
     ----------
     names
-        As they were asked for, a shorthand spelled out, files by the digest of what was taken from them.
+        As they were asked for, a shorthand spelled out, files by the numbers that were taken from them.
     """
 
     names: tuple[str, ...]
@@ -91,16 +91,35 @@ def _step(word: str) -> tuple[str, Change]:
     if kind == "resize" and (size := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)):
         height, width = int(size[1]), int(size[2])
         return word, lambda image: image.resize((width, height), Image.Resampling.BICUBIC)
+    if word == "macenko":
+        return word, lambda image: macenko(image, MACENKO_REFERENCE)
     if kind == "macenko":
-        stains = MACENKO_REFERENCE if value in ("", MACENKO_REFERENCE.digest) else macenko_of(_reference(word, value))
-        return f"macenko={stains.digest}", lambda image: macenko(image, stains)
+        numbers = value if _numbers(value, 8) else _written(macenko_of(_reference(word, value)).numbers())
+        stains = Stains.of(_numbers(numbers, 8))
+        return f"macenko={numbers}", lambda image: macenko(image, stains)
     if kind == "reinhard" and value:
-        colours = reinhard_of(_reference(word, value))
-        return f"reinhard={colours.digest}", lambda image: reinhard(image, colours)
+        numbers = value if _numbers(value, 6) else _written(reinhard_of(_reference(word, value)).numbers())
+        colours = Colours.of(_numbers(numbers, 6))
+        return f"reinhard={numbers}", lambda image: reinhard(image, colours)
     if kind in KINDS:
         wants = WRITTEN.get(kind, kind)
         raise InputError(f"--step {word!r}: write it as {wants}.")
     raise InputError(f"--step {word!r}.{nearest(kind, KINDS)} There are: {', '.join(KINDS)}.")
+
+
+def _written(numbers: Sequence[float]) -> str:
+    """Write the numbers of a reference, so that the step can be taken again without the image that they came from."""
+    return ",".join(f"{number:.6g}" for number in numbers)
+
+
+def _numbers(value: str, n: int) -> list[float]:
+    """Return the numbers of a reference that was written so; none for anything else."""
+    parts = value.split(",")
+    return [float(part) for part in parts] if len(parts) == n and all(map(_is_number, parts)) else []
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", word) is not None
 
 
 def _reference(word: str, path: str) -> Image.Image:
