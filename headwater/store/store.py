@@ -233,6 +233,9 @@ class Store:
             sync_folder(features.folder.parent)
             features.journal.path.unlink(missing_ok=True)
             sync_folder(features.journal.path.parent)
+            base, _, modality = name.partition("/")
+            for index in (self.path / "index" / base).glob(f"{modality}.*"):
+                index.unlink()
 
     def replace_features(self, name: str, by: str) -> None:
         """Put one feature set, which is whole, in the place of another, or of one that is gone.
