@@ -59,6 +59,9 @@ def against_frozen(metrics: Mapping[str, Any]) -> list[str]:
         f"against the same head on frozen features, with {found['level']:.0%} intervals by drawing {found['drawn']} "
         "again"
     )
+    if not any(metrics["training"]["epochs_taken"]):
+        kept = "no epoch lowered the loss of the rows held out: in every fold the encoder was kept as it came, and what"
+        return [title, *indented(rows), f"{kept} differs is a head that was fitted without these rows"]
     return [title, *indented(rows), worth(found["added_by_tuning"])]
 
 

@@ -566,6 +566,7 @@ class Training:
         """Train on the training rows of each split, and on all rows."""
         began = time.monotonic()
         folds, curves, kept = [], [], None
+        epochs = []
         for split, frozen in zip(self.ready.splits, self.frozen.folds, strict=True):
             what = f"fold {split.fold + 1} of {len(self.ready.splits)}"
             done = self._one(f"fold-{split.fold}", what, split.train, split.test, frozen.params)
@@ -573,6 +574,7 @@ class Training:
             metrics = score(self.task, self.ready.y[split.test], scores, classes=self.frozen.classes)
             folds.append(Fold(split, frozen.params, scores, metrics, head=None))
             curves.append(curve_table(done["curve"], split.fold))
+            epochs.append(int(done["n_epochs"]))
             kept = kept or done
         if self.tuning.refit:
             every = np.arange(len(self.ready.y))
@@ -589,6 +591,7 @@ class Training:
             "trained_parameters": sum(trained) + sum(p.numel() for p in network.params.values()),
             "of_the_encoder": sum(trained),
             "encoder_parameters": sum(every_one),
+            "epochs_taken": epochs,
             "lr": self.settings.lr,
             "head_lr": self.settings.head_lr,
             "seconds": time.monotonic() - began,

@@ -50,7 +50,7 @@ def test_what_a_run_holds(cases, tiny, tmp_path, train):
     assert again.curves["fold"].unique().to_list() == [None, 0, 1]
     assert run.metrics["training"]["of_the_encoder"] < run.metrics["training"]["encoder_parameters"] or train == "full"
     assert again.config["trained_parameters"][tiny("timm-vit").spec]
-    assert any("tuning" in line for line in run.lines())
+    assert any("tuning" in line or "no epoch" in line for line in run.lines())
     assert not list(tmp_path.glob(".run*"))
 
 
@@ -166,6 +166,9 @@ def test_training_that_never_helps_leaves_the_head_on_frozen_features(cases, tin
     best = curves["stop_loss"].arg_min()
     assert best == 0
     assert len(curves) == 2
+    assert run.metrics["training"]["epochs_taken"] == [0, 0]
+    assert any("no epoch lowered the loss" in line for line in run.lines())
+    assert not any("worth it" in line for line in run.lines())
 
 
 @pytest.mark.parametrize("head", ["self-attention", "token-mlp", "mlp"])
