@@ -24,7 +24,7 @@ from embed_cpu import make_images
 from headwater.embed import key_of_file, load_encoder, unique_images
 from headwater.finetune.adapt import Adapted, LoraSettings, parse_how
 from headwater.finetune.data import Source
-from headwater.finetune.loop import LossOf, Settings, tune
+from headwater.finetune.loop import LossOf, Predicting, Settings, train_model
 from headwater.finetune.model import Model
 from headwater.finetune.team import Team
 from headwater.heads import LinearProbe
@@ -55,7 +55,9 @@ def ours(model, n, batch, precision, device):
         lr=1e-5, head_lr=1e-4, epochs=1, warmup=0.5, batch_size=batch, patience=None, precision=precision
     )
     start = time.perf_counter()
-    tune(model, np.arange(n), np.zeros(0, np.int64), y.float(), loss_of, settings, team=Team(device))
+    team = Team(device)
+    task = Predicting(model, y.float(), loss_of, settings, team, None)
+    train_model(model, task, np.arange(n), np.zeros(0, np.int64), settings, team=team)
     if device == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / (n // batch)

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from headwater.api._lines import aligned, counted
 from headwater.api._progress import progress_bar
 from headwater.api._samples import full_column, group_column, require_column
-from headwater.api._tuning import Asked, Input, load_encoders, members_of, read_contents, read_samples
-from headwater.api._writing import environment, parquet, run_folder, to_json
-from headwater.api.fine_tune import (
+from headwater.api._training import (
     LEARNING_RATES,
     beside,
     curve_table,
@@ -28,8 +26,10 @@ from headwater.api.fine_tune import (
     memory_advice,
     peak_memory,
     refuse_settings,
-    several,
 )
+from headwater.api._tuning import Asked, Input, load_encoders, members_of, read_contents, read_samples
+from headwater.api._writing import environment, parquet, run_folder, to_json
+from headwater.api.fine_tune import several
 from headwater.api.run import CURVES, HEAD_FILES
 from headwater.embed import unique_texts
 from headwater.embed.adapter import FOLDER, Adapter
@@ -40,10 +40,10 @@ from headwater.evaluate import make_splits, score
 from headwater.finetune.adapt import Adapted, BatchNorm, How, LoraSettings
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
-from headwater.finetune.contrastive import ContrastiveLoss, Pairing, Pairs, embed_pairs, retrieval, tune_pairs
+from headwater.finetune.contrastive import ContrastiveLoss, Pairing, Pairs, Pairwise, embed_pairs, retrieval
 from headwater.finetune.data import Rows, Source
 from headwater.finetune.features import make
-from headwater.finetune.loop import Precision, Settings
+from headwater.finetune.loop import Precision, Settings, train_model
 from headwater.finetune.team import Team
 from headwater.heads import Prompts, ZeroShot, mean_prompt, read_prompts
 from headwater.heads._stopping import rows_to_stop_by
@@ -307,12 +307,11 @@ class Contrasting:
             checkpoint = Progressed(beside(target), identity).checkpoint("pairs")
         total = self.settings.epochs * len(ready.rows)
         with progress_bar("tune", total, unit="pairs", show=bar) as update, memory_advice(self.settings):
-            tuned = tune_pairs(
+            tuned = train_model(
                 model,
+                Pairwise(model, ready.pairs, self.loss, self.settings, team),
                 ready.rows,
                 ready.stop,
-                ready.pairs,
-                self.loss,
                 self.settings,
                 checkpoint=checkpoint,
                 team=team,

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from headwater._extras import need
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import Columns, splits_of
+from headwater.api._folds import Ready, Trained, Training
 from headwater.api._frozen import frozen_of
-from headwater.api._inputs import given_to
 from headwater.api._leakage import check_leakage
 from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
@@ -27,9 +22,9 @@ from headwater.api._protocol import Protocol
 from headwater.api._report import reported
 from headwater.api._results import metrics_of, predictions_of
 from headwater.api._samples import group_column, keep_samples, require_column, with_labels
+from headwater.api._training import beside, hashed, memory_advice, refuse_settings
 from headwater.api._tuning import (
     Asked,
-    Input,
     in_bags,
     load_encoders,
     members_of,
@@ -39,26 +34,18 @@ from headwater.api._tuning import (
 )
 from headwater.api._writing import environment, run_folder, write_run
 from headwater.api.run import Run
-from headwater.errors import HeadError, InputError, nearest
-from headwater.evaluate import Fold, Outcome, Split, cross_validate, infer_task, score
+from headwater.errors import InputError, nearest
+from headwater.evaluate import Outcome, Split, cross_validate, infer_task
 from headwater.evaluate.aggregate import How as Aggregation
-from headwater.evaluate.protocol import align
-from headwater.finetune.adapt import Adapted, BatchNorm, LoraSettings
+from headwater.finetune.adapt import BatchNorm, LoraSettings
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
-from headwater.finetune.data import Rows, Source
 from headwater.finetune.features import Made, make
-from headwater.finetune.loop import LossOf, Precision, Settings, predict, tune
-from headwater.finetune.model import Model
+from headwater.finetune.loop import Precision, Settings
 from headwater.finetune.team import Team
-from headwater.heads._classifier import encode_labels, probabilities
-from headwater.heads._objective import class_weights, targets_of
-from headwater.heads._stopping import rows_to_stop_by
-from headwater.heads.differentiable import network_of
-from headwater.store import Data, InMemory, Modality, SelectedRows
+from headwater.store import Data, InMemory, SelectedRows
 
 Start = Literal["probe", "random"]
-LEARNING_RATES = {"lora": 2e-4, "last": 2e-5, "full": 1e-5, "none": 1e-5}
 HEAD_LR = 1e-4
 SAVED = "trained on all samples but those it stopped by; no reported number is its"
 
@@ -472,273 +459,3 @@ class Tuning:
             "stop_share": self.stop_share if stops else None,
             "saved_head": SAVED if self.refit else "that of fold 0",
         }
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """All that training reads."""
-
-    protocol: Protocol
-    inputs: Sequence[Input]
-    data: Data
-    y: NDArray[Any]
-    names: list[str] | None
-    rows: Columns
-    splits: Sequence[Split]
-    leakage: dict[str, Any]
-    made: Mapping[str, Made]
-    members: Mapping[str, list[Rows]]
-    tokens: bool
-
-    def X(self, tuning: Tuning) -> Any:
-        """Return features of the encoders as they are, as the head takes them."""
-        bagged = tuning.bags is not None
-        parts = {name: made.of(self.members[name], bagged=bagged) for name, made in self.made.items()}
-        return given_to(tuning.chosen.head(), parts)
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What training gave, fold by fold, and what the run keeps."""
-
-    folds: list[Fold]
-    head: Any
-    adapters: list[Any]
-    curves: pl.DataFrame
-    described: dict[str, Any]
-    names: dict[str, list[str]]
-
-
-class Training:
-    """Every fold trained, one after the other, each from the encoders as they were loaded."""
-
-    def __init__(
-        self,
-        tuning: Tuning,
-        ready: Ready,
-        frozen: Outcome,
-        team: Team,
-        progressed: Progressed | None,
-        say: Callable[[str], None],
-        bar: bool,
-    ) -> None:
-        self.tuning, self.ready, self.frozen, self.team = tuning, ready, frozen, team
-        self.progressed, self.say, self.bar = progressed, say, bar
-        self.X = ready.X(tuning)
-        augmentation = parse_augmentation(tuning.augment)
-        tuned: dict[int, dict[Modality, Any]] = {}
-        encoders: dict[int, Any] = {}
-        for one in ready.inputs:
-            if one.how.kind != "none":
-                tuned.setdefault(id(one.encoder), {})[one.modality] = one.how
-                encoders[id(one.encoder)] = one.encoder
-        if not tuned:
-            raise InputError("--train trains none of the inputs: run headwater embed, then headwater fit-head.")
-        self.adapted = [
-            Adapted(encoders[key], how, tuning.lora, tuning.batch_norm, tuning.settings.seed)
-            for key, how in tuned.items()
-        ]
-        if tuning.checkpoint_gradients:
-            for encoder in encoders.values():
-                if not encoder.checkpoint_gradients():
-                    raise InputError(f"{encoder.name} cannot compute gradients in parts: leave --checkpoint-gradients.")
-        self.initial = [part.state() for part in self.adapted]
-        self.sources = [
-            Source(
-                one.name,
-                one.encoder,
-                one.modality,
-                one.contents,
-                ready.members[one.name],
-                ready.tokens,
-                augmentation if one.modality == "image" else None,
-                ready.made[one.name].stored() if one.how.kind == "none" else None,
-            )
-            for one in ready.inputs
-        ]
-        kinds = {one.how.kind for one in ready.inputs if one.how.kind != "none"}
-        lr = tuning.lr if tuning.lr is not None else min(LEARNING_RATES[kind] for kind in kinds)
-        self.settings = replace(tuning.settings, lr=lr)
-        self.codes, self.classes, self.multilabel = encode_labels(ready.y)
-        self.task = infer_task(ready.y)
-
-    def all_folds(self) -> Trained:
-        """Train on the training rows of each split, and on all rows."""
-        began = time.monotonic()
-        folds, curves, kept = [], [], None
-        epochs = []
-        for split, frozen in zip(self.ready.splits, self.frozen.folds, strict=True):
-            what = f"fold {split.fold + 1} of {len(self.ready.splits)}"
-            done = self._one(f"fold-{split.fold}", what, split.train, split.test, frozen.params)
-            scores = np.asarray(done["scores"], np.float64)
-            metrics = score(self.task, self.ready.y[split.test], scores, classes=self.frozen.classes)
-            folds.append(Fold(split, frozen.params, scores, metrics, head=None))
-            curves.append(curve_table(done["curve"], split.fold))
-            epochs.append(int(done["n_epochs"]))
-            kept = kept or done
-        if self.tuning.refit:
-            every = np.arange(len(self.ready.y))
-            kept = self._one("final", "all samples", every, np.zeros(0, np.int64), self.frozen.params)
-            curves.append(curve_table(kept["curve"], None))
-        assert kept is not None  # there is at least one split
-        network = self._network(kept["train"].numpy(), kept["params"])
-        head = network.fitted({n.removeprefix("head."): t for n, t in kept["state"].items() if n.startswith("head.")})
-        for i, part in enumerate(self.adapted):
-            own = {n.removeprefix(f"{i}."): t for n, t in kept["state"].items() if n.startswith(f"{i}.")}
-            part.load(own)
-        trained, every_one = zip(*(part.n_parameters for part in self.adapted), strict=True)
-        described = {
-            "trained_parameters": sum(trained) + sum(p.numel() for p in network.params.values()),
-            "of_the_encoder": sum(trained),
-            "encoder_parameters": sum(every_one),
-            "epochs_taken": epochs,
-            "lr": self.settings.lr,
-            "head_lr": self.settings.head_lr,
-            "seconds": time.monotonic() - began,
-            "peak_memory_bytes": peak_memory(self.team),
-            "processes": self.team.size,
-        }
-        names = {part.encoder.name: part.trained for part in self.adapted}
-        adapters = [part.adapter() for part in self.adapted]
-        return Trained(folds, head, adapters, pl.concat(curves, how="vertical_relaxed"), described, names)
-
-    def _one(self, name: str, what: str, train: Rows, test: Rows, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Train on some rows and score others; or read what was done before."""
-        if self.progressed is not None and (found := self.progressed.finished(name)) is not None:
-            self.say(f"{what}: done before")
-            return found
-        torch = need("torch", "encoders")
-        stop = np.zeros(0, np.int64)
-        groups = self.ready.rows.groups
-        if self.settings.patience is not None:
-            of_rows = None if groups is None else groups[train]
-            stop = train[rows_to_stop_by(self.codes[train], of_rows, self.tuning.stop_share, self.settings.seed)]
-        rows = np.setdiff1d(train, stop)
-        network = self._network(rows, params)
-        if self.tuning.start == "probe":
-            head = self.tuning.chosen.head(self.settings.seed)
-            (fitted,) = head.fit_many(self.X, self.ready.y, [(rows, params)], groups=groups)
-            network.start_from(fitted)
-        for part, state in zip(self.adapted, self.initial, strict=True):
-            part.load(state)
-        model = Model(self.adapted, self.sources, network, self.team.device)
-        seen = np.arange(len(self.classes)) if self.multilabel else np.unique(self.codes[rows])
-        targets = targets_of(self.codes, seen, network.objective, np.arange(len(self.codes)), self.team.device)
-        known = np.array([0, 1]) if self.multilabel else self.classes[seen]
-        weight = class_weights(self.codes[rows], seen, known, network.objective, network.regularised.class_weight)
-        loss_of = LossOf(network.objective, torch.as_tensor(weight, device=self.team.device), network.regularised)
-        checkpoint = None if self.progressed is None else self.progressed.checkpoint(name)
-
-        def measured(logits: NDArray[np.float32], some: Rows) -> float:
-            found = self._scores(logits, seen)
-            main = "auc_macro" if self.multilabel else "auc"
-            return float(score(self.task, self.ready.y[some], found, classes=self.frozen.classes)[main])
-
-        total = self.settings.epochs * len(rows)
-        with (
-            progress_bar(f"tune, {what}", total, unit="samples", show=self.bar) as update,
-            memory_advice(self.settings),
-        ):
-            tuned = tune(
-                model,
-                rows,
-                stop,
-                targets,
-                loss_of,
-                self.settings,
-                measure=measured,
-                checkpoint=checkpoint,
-                team=self.team,
-                progress=update,
-            )
-            scores = self._scores(predict(model, test, self.settings, self.team), seen)
-        best = tuned.curve.stop_loss[tuned.n_epochs]
-        self.say(f"{what}: {counted(tuned.n_epochs, 'epoch')}" + ("" if best is None else f", stop loss {best:.4f}"))
-        done = {
-            "state": {n: t.cpu() for n, t in tuned.state.items()},
-            "train": torch.from_numpy(rows),
-            "params": dict(params),
-            "scores": torch.from_numpy(scores),
-            "curve": vars(tuned.curve),
-            "n_epochs": tuned.n_epochs,
-        }
-        self.team.wait()
-        if self.progressed is not None and self.team.leads:
-            self.progressed.finish(name, done)
-        return done
-
-    def _network(self, rows: Rows, params: Mapping[str, Any]) -> Any:
-        """Return a new head for some training rows."""
-        torch = need("torch", "encoders")
-        bagged = self.tuning.bags is not None
-        inputs = [self.ready.made[s.name].described(s.name, s.members, rows, bagged=bagged) for s in self.sources]
-        classes = self.classes if self.multilabel else self.classes[np.unique(self.codes[rows])]
-        head = self.tuning.chosen.head(self.settings.seed).set_params(**params)
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        return network_of(head, inputs, classes, self.multilabel, generator)
-
-    def _scores(self, logits: NDArray[np.float32], seen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return probabilities of all classes."""
-        found = probabilities(logits.astype(np.float64), self.multilabel)
-        known = self.classes if self.multilabel else self.classes[seen]
-        return np.asarray(align(found, known, self.frozen.classes), np.float64)
-
-
-def curve_table(columns: Mapping[str, Sequence[Any]], fold: int | None) -> pl.DataFrame:
-    types = dict.fromkeys(("train_loss", "stop_loss", "stop_metric", "lr", "seconds"), pl.Float64)
-    table = pl.DataFrame(dict(columns), schema_overrides={"epoch": pl.Int64, **types}, strict=False)
-    return table.select(pl.lit(fold, dtype=pl.Int64).alias("fold"), pl.all())
-
-
-def refuse_settings(settings: Settings, lr: float | None, batch_norm: BatchNorm) -> None:
-    """Raise `InputError` for settings of training that cannot be."""
-    s = settings
-    numbers = {"--epochs": s.epochs, "--batch-size": s.batch_size, "--accumulate": s.accumulate}
-    for option, number in {**numbers, "--patience": s.patience}.items():
-        if number is not None and number < 1:
-            raise InputError(f"{option} must be at least 1, but is {number}.")
-    for option, value in {"--lr": lr, "--head-lr": s.head_lr, "--clip": s.clip}.items():
-        if value is not None and not value > 0:
-            raise InputError(f"{option} must be above 0, but is {value}.")
-    if s.weight_decay < 0:
-        raise InputError(f"--weight-decay must be at least 0, but is {s.weight_decay}.")
-    if s.precision not in get_args(Precision):
-        raise InputError(f"--precision {s.precision!r}. There are: {', '.join(get_args(Precision))}.")
-    if batch_norm not in get_args(BatchNorm):
-        raise InputError(f"--batch-norm {batch_norm!r}. There are: {', '.join(get_args(BatchNorm))}.")
-    if batch_norm == "update" and s.accumulate > 1:
-        raise InputError("--batch-norm update goes without --accumulate: each part of a step would have its own.")
-
-
-def hashed(parts: Sequence[Any]) -> str:
-    """Return a word that changes when any of some values does."""
-    digest = blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else repr(np.asarray(part).tolist()).encode())
-        digest.update(b"|")
-    return digest.hexdigest()
-
-
-def beside(target: Path) -> Path:
-    """Return where what is done of a run is kept until it is whole."""
-    target = target.resolve()
-    return target.with_name(f".{target.name}.progress")
-
-
-def peak_memory(team: Team) -> int | None:
-    """Return the most bytes that tensors took on the GPU; None on a CPU."""
-    return int(need("torch", "encoders").cuda.max_memory_allocated()) if team.device == "cuda" else None
-
-
-@contextmanager
-def memory_advice(settings: Settings) -> Iterator[None]:
-    """Say what to lower when memory runs out."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, need("torch", "encoders").OutOfMemoryError) or "allocate memory" in str(error):
-            raise HeadError(
-                f"out of memory: raise --accumulate (now {settings.accumulate}) to work on a step in more parts, pass "
-                f"--checkpoint-gradients, or lower --batch-size (now {settings.batch_size})."
-            ) from error
-        raise

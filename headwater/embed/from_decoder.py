@@ -13,15 +13,15 @@ from PIL import Image
 
 from headwater._extras import need
 from headwater.embed._prompt import TEXT, plain_words, prompts_of, rendered
-from headwater.embed._torch import Frozen, digest_of_vocabulary, load_state, quiet_libraries, require_fit, to_numpy
-from headwater.embed.encoder import Content, Encoded, Precision
+from headwater.embed._torch import Frozen, digest_of_vocabulary, load_state, quiet_libraries, require_fit
+from headwater.embed.encoder import Content, Precision
 from headwater.embed.from_hub import plain_settings
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError, ImageError, nearest
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from headwater.embed.adapter import Adapter
 
@@ -61,6 +61,8 @@ class DecoderEncoder(Tunable[Sequenced]):
     ----------
     Jiang et al., E5-V: Universal Embeddings with Multimodal Large Language Models, 2024.
     """
+
+    library = "transformers"
 
     def __init__(
         self,
@@ -102,8 +104,8 @@ class DecoderEncoder(Tunable[Sequenced]):
         self._named: dict[Modality, list[str]] = {}
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.threads_own_cores = self._frozen.device == "cpu"
-        one = self._shown(Image.new("RGB", (64, 64))) if "image" in self.modalities else self._said("a")
-        self._dim = self._encode([one]).pooled.shape[1]
+        one: Modality = "image" if "image" in self.modalities else "text"
+        self._dim = self.encode(one, [self._example(one)]).pooled.shape[1]
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features: layer, pooling and prompt among it."""
@@ -128,21 +130,6 @@ class DecoderEncoder(Tunable[Sequenced]):
             dim=self._dim,
             dtype=dtype,
         )
-
-    @property
-    def module(self) -> nn.Module:
-        """The vision model and the language model, without what chooses words."""
-        return self._frozen.module
-
-    @property
-    def device(self) -> str:
-        """``cpu`` or ``cuda``."""
-        return self._frozen.device
-
-    @property
-    def weights(self) -> str:
-        """Digest of the weights."""
-        return self._frozen.digest
 
     def towers(self) -> Mapping[Modality, Sequence[str]]:
         """Return that images and words go through all of it; its blocks are the layers of the language model."""
@@ -179,7 +166,8 @@ class DecoderEncoder(Tunable[Sequenced]):
 
     def collate(self, modality: Modality, batch: Sequence[Sequenced]) -> tuple[Tensor, ...]:
         """Return the items as one batch: the tensors that the processor names, in the order of their names."""
-        return tuple(self._together(batch)[name] for name in self._names(modality))
+        together = self._together(batch)
+        return tuple(together[name] for name in self._names(modality))
 
     def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
         """Return pooled states of a collated batch."""
@@ -188,33 +176,15 @@ class DecoderEncoder(Tunable[Sequenced]):
     def _names(self, modality: Modality) -> list[str]:
         """Return what the processor makes of an item, sorted."""
         if modality not in self._named:
-            one = self._shown(Image.new("RGB", (64, 64))) if modality == "image" else self._said("a")
-            self._named[modality] = sorted(one.arrays)
+            self._named[modality] = sorted(self._example(modality).arrays)
         return self._named[modality]
 
-    def encode(self, modality: Modality, batch: Sequence[Sequenced]) -> Encoded:
-        """Encode prepared items."""
-        return self._encode(batch)
+    def _example(self, modality: Modality) -> Sequenced:
+        return self._shown(Image.new("RGB", (64, 64))) if modality == "image" else self._said("a")
 
     def cut(self, modality: Modality, content: Content, prepared: Sequenced) -> bool:
         """Whether the end of a text was left out."""
         return prepared.cut
-
-    def settle(self, modality: Modality, batch: Sequence[Sequenced]) -> None:
-        """Try bf16."""
-        self._frozen.settle(lambda model: self._read(model, self._together(batch)))
-
-    def n_parameters(self) -> int:
-        """Return how many parameters the model has."""
-        return self._frozen.n_parameters
-
-    def environment(self) -> dict[str, Any]:
-        """Return versions, device and precision."""
-        return self._frozen.environment("transformers")
-
-    def restore(self, environment: Mapping[str, Any]) -> None:
-        """Take over an earlier run's precision."""
-        self._frozen.restore(environment)
 
     def _shown(self, image: Image.Image) -> Sequenced:
         return Sequenced(self._processed(self._written["image"], image))
@@ -258,9 +228,6 @@ class DecoderEncoder(Tunable[Sequenced]):
             kind = self._frozen.dtype if first.dtype.kind == "f" else None
             tensors[name] = value.to(self._frozen.device, kind)
         return tensors
-
-    def _encode(self, batch: Sequence[Sequenced]) -> Encoded:
-        return Encoded(to_numpy(self._frozen.run(self._read, self._together(batch))))
 
     def _read(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """Return pooled states, of shape ``(n, dim)``."""

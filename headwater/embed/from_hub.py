@@ -25,12 +25,12 @@ from headwater.embed._torch import (
 )
 from headwater.embed.encoder import Content, Encoded, Precision
 from headwater.embed.pooling import grid_of_sequence, own_tokens, pool_grid
-from headwater.embed.tunable import TorchFeatures, Tunable, encoded
+from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from headwater.embed.adapter import Adapter
 
@@ -50,6 +50,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
     name
         ``ORG/NAME`` on the hub, or a local directory.
     """
+
+    library = "transformers"
 
     def __init__(
         self,
@@ -137,21 +139,6 @@ class HubEncoder(Tunable[NDArray[Any]]):
             logit_scale=self.logit_scale,
         )
 
-    @property
-    def module(self) -> nn.Module:
-        """The model; of a dual encoder both towers, and the scale of cosines."""
-        return self._frozen.module
-
-    @property
-    def device(self) -> str:
-        """``cpu`` or ``cuda``."""
-        return self._frozen.device
-
-    @property
-    def weights(self) -> str:
-        """Digest of the weights."""
-        return self._frozen.digest
-
     def towers(self) -> Mapping[Modality, Sequence[str]]:
         """Return the children that see, and those that read."""
         if not self._dual:
@@ -196,10 +183,6 @@ class HubEncoder(Tunable[NDArray[Any]]):
         own = [self._own(length, ids.shape[1]) for length in lengths.tolist()]
         return TorchFeatures(pooled, *own_tokens(hidden, own, None if self.tokens == "all" else int(self.tokens)))
 
-    def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
-        """Encode prepared images or texts."""
-        return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
-
     def length(self, modality: Modality, prepared: NDArray[Any]) -> int:
         """Return how many tokens of a text are stored."""
         if modality == "image" or self.tokens == "none":
@@ -219,28 +202,6 @@ class HubEncoder(Tunable[NDArray[Any]]):
         own = copy.deepcopy(self._tokenizer)
         own("a", truncation=True, max_length=self._max_length + 1)
         return own
-
-    def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
-        """Try bf16."""
-        if modality == "image" and self._naflex:
-            inputs = padded_patches(batch, self._processor.max_num_patches, self._frozen)
-            self._frozen.settle(lambda model: see_patches(model, inputs)[0])
-        elif modality == "image":
-            self._frozen.settle(lambda model: self._see(model, self._batch(batch))[0])
-        else:
-            self._frozen.settle(lambda model: self._read(model, *self._padded(batch))[0])
-
-    def n_parameters(self) -> int:
-        """Return how many parameters the model has."""
-        return self._frozen.n_parameters
-
-    def environment(self) -> dict[str, Any]:
-        """Return versions, device and precision."""
-        return self._frozen.environment("transformers")
-
-    def restore(self, environment: Mapping[str, Any]) -> None:
-        """Take over an earlier run's precision."""
-        self._frozen.restore(environment)
 
     # Images
 

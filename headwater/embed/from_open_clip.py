@@ -24,14 +24,14 @@ from headwater.embed._torch import (
     load_state,
     quiet_libraries,
 )
-from headwater.embed.encoder import Content, Encoded, Precision
+from headwater.embed.encoder import Content, Precision
 from headwater.embed.pooling import own_tokens, pool_grid
-from headwater.embed.tunable import TorchFeatures, Tunable, encoded
+from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError, nearest
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from headwater.embed.adapter import Adapter
 
@@ -52,6 +52,8 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
     ----------
     Ilharco et al., OpenCLIP, https://github.com/mlfoundations/open_clip
     """
+
+    library = "open_clip"
 
     modalities = frozenset[Modality]({"image", "text"})
 
@@ -106,21 +108,6 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
             logit_scale=self.logit_scale,
         )
 
-    @property
-    def module(self) -> nn.Module:
-        """Both towers, and the scale of cosines."""
-        return self._frozen.module
-
-    @property
-    def device(self) -> str:
-        """``cpu`` or ``cuda``."""
-        return self._frozen.device
-
-    @property
-    def weights(self) -> str:
-        """Digest of the weights."""
-        return self._frozen.digest
-
     def towers(self) -> Mapping[Modality, Sequence[str]]:
         """Return the children that see, and those that read."""
         read = [n for n, _ in self.module.named_children() if n != "visual"]
@@ -145,10 +132,6 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         """Return features of a collated batch."""
         return self._see(module, *inputs) if modality == "image" else self._read(module, *inputs)
 
-    def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
-        """Encode prepared images or texts."""
-        return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
-
     def length(self, modality: Modality, prepared: NDArray[Any]) -> int:
         """Return how many tokens of a text are stored."""
         if modality == "image" or self.tokens == "none":
@@ -169,25 +152,6 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         own = copy.deepcopy(self._tokenize)
         own(["a"], context_length=own.context_length + 1)
         return own
-
-    def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
-        """Try bf16."""
-        if modality == "image":
-            self._frozen.settle(lambda model: model.encode_image(self._pipeline.batch(batch, self._frozen)))
-        else:
-            self._frozen.settle(lambda model: model.encode_text(self._padded(batch)))
-
-    def n_parameters(self) -> int:
-        """Return how many parameters the model has."""
-        return self._frozen.n_parameters
-
-    def environment(self) -> dict[str, Any]:
-        """Return versions, device and precision."""
-        return self._frozen.environment("open_clip")
-
-    def restore(self, environment: Mapping[str, Any]) -> None:
-        """Take over an earlier run's precision."""
-        self._frozen.restore(environment)
 
     def _see(self, model: Any, x: Tensor) -> TorchFeatures:
         if self.tokens == "none":

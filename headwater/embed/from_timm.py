@@ -15,14 +15,14 @@ from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._stages import chosen_stages, see_stages
 from headwater.embed._torch import Frozen, first_line, fit_weights, load_state, quiet_libraries
-from headwater.embed.encoder import Encoded, Precision
+from headwater.embed.encoder import Precision
 from headwater.embed.pooling import grid_of_sequence, pool_grid
-from headwater.embed.tunable import TorchFeatures, Tunable, encoded
+from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from headwater.embed.adapter import Adapter
 
@@ -44,6 +44,8 @@ class TimmEncoder(Tunable[NDArray[Any]]):
     ----------
     Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models
     """
+
+    library = "timm"
 
     modalities = frozenset[Modality]({"image"})
 
@@ -99,21 +101,6 @@ class TimmEncoder(Tunable[NDArray[Any]]):
             token_dim=None if self._token_shape is None else self._token_shape[1],
         )
 
-    @property
-    def module(self) -> nn.Module:
-        """The model without its classifier."""
-        return self._frozen.module
-
-    @property
-    def device(self) -> str:
-        """``cpu`` or ``cuda``."""
-        return self._frozen.device
-
-    @property
-    def weights(self) -> str:
-        """Digest of the weights."""
-        return self._frozen.digest
-
     def towers(self) -> Mapping[Modality, Sequence[str]]:
         """Return that all of the model sees images."""
         return {"image": ("",)}
@@ -134,26 +121,6 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         """Return features of a collated batch."""
         features, pooled = self._see(module, *inputs)
         return TorchFeatures(pooled, None if self.tokens == "none" else self._tokens(features))
-
-    def encode(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> Encoded:
-        """Encode prepared images."""
-        return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
-
-    def settle(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> None:
-        """Try bf16."""
-        self._frozen.settle(lambda model: self._see(model, self._pipeline.batch(batch, self._frozen))[1])
-
-    def n_parameters(self) -> int:
-        """Return how many parameters the model has."""
-        return self._frozen.n_parameters
-
-    def environment(self) -> dict[str, Any]:
-        """Return versions, device and precision."""
-        return self._frozen.environment("timm")
-
-    def restore(self, environment: Mapping[str, Any]) -> None:
-        """Take over an earlier run's precision."""
-        self._frozen.restore(environment)
 
     def _see(self, model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         return see_stages(model, x, list(self._stages.values())) if self._stages else _forward(model, x)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from PIL import Image
 
-from headwater.embed._torch import to_numpy
+from headwater.embed._torch import Frozen, to_numpy
 from headwater.embed.encoder import Content, Encoded, Encoder, Prepared
 from headwater.store import Modality
 
@@ -62,20 +62,24 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
 
     tuned: Adapter | None = None
 
+    library: ClassVar[str]
+    """The package that the model comes from, whose version is recorded."""
+    _frozen: Frozen
+
     @property
-    @abstractmethod
     def module(self) -> nn.Module:
         """All of the model, on its device."""
+        return self._frozen.module
 
     @property
-    @abstractmethod
     def device(self) -> str:
         """``cpu`` or ``cuda``."""
+        return self._frozen.device
 
     @property
-    @abstractmethod
     def weights(self) -> str:
         """BLAKE2b-128 digest of the parameters and buffers that it was built with."""
+        return self._frozen.digest
 
     @abstractmethod
     def towers(self) -> Mapping[Modality, Sequence[str]]:
@@ -109,3 +113,23 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
     def prepare(self, modality: Modality, content: Content) -> Prepared:
         """Read an item and make it ready."""
         return self.prepare_image(self.image_of(content)) if modality == "image" else self.prepare_text(content.text())
+
+    def encode(self, modality: Modality, batch: Sequence[Prepared]) -> Encoded:
+        """Encode prepared items."""
+        return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
+
+    def settle(self, modality: Modality, batch: Sequence[Prepared]) -> None:
+        """Try bf16."""
+        self._frozen.settle(lambda model: self.features(model, modality, self.collate(modality, batch)).pooled)
+
+    def n_parameters(self) -> int:
+        """Return how many parameters the model has."""
+        return self._frozen.n_parameters
+
+    def environment(self) -> dict[str, Any]:
+        """Return versions, device and precision."""
+        return self._frozen.environment(self.library)
+
+    def restore(self, environment: Mapping[str, Any]) -> None:
+        """Take over an earlier run's precision."""
+        self._frozen.restore(environment)

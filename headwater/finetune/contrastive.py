@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._extras import need
-from headwater.errors import HeadError
 from headwater.finetune.adapt import Adapted
-from headwater.finetune.checkpoint import Checkpoint
 from headwater.finetune.data import Part, Rows, Source, batches
-from headwater.finetune.loop import Curve, Settings, Tuned, factor, optimiser_of, require_numbers
+from headwater.finetune.loop import Settings, parts_of
 from headwater.finetune.team import Team
 
 if TYPE_CHECKING:
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 ContrastiveLoss = Literal["clip", "siglip"]
 MOST_SCALE = 100.0  # of cosines; beyond it training is unstable (Radford et al., 2021, section 2.5)
-CHECK_EVERY = 16  # steps between looks at whether losses are numbers
 RANKS = (1, 5, 10)
 PROJECTIONS = ("project_image", "project_text")
 
@@ -175,164 +171,91 @@ class Pairs:
         return same
 
 
-def tune_pairs(
-    model: Pairing,
-    rows: Rows,
-    stop: Rows,
-    pairs: Pairs,
-    loss: ContrastiveLoss,
-    settings: Settings,
-    *,
-    checkpoint: Checkpoint | None = None,
-    team: Team,
-    progress: Callable[[int, int], None] = lambda done, failed: None,
-) -> Tuned:
-    """Train on pairs, and leave the model in its best state by the loss of the rows held out.
+class Pairwise:
+    """A model trained to tell pairs apart.
 
-    A step sees ``batch_size`` pairs against each other. With ``accumulate`` above 1, or several processes, its
-    vectors are first made part by part without gradients, then the loss is differentiated by the vectors, and then each
-    part is made again for the gradients of the encoders: the same step with the memory of one part.
-
-    Raises
-    ------
-    HeadError
-        When the loss is no longer a number (naming what to lower).
+    A step sees ``batch_size`` pairs against each other. In several parts, or processes, its vectors are first made part
+    by part without gradients, then the loss is differentiated by the vectors, and then each part is made again for the
+    gradients of the encoders: the same step with the memory of one part.
 
     References
     ----------
     Gao et al., Scaling deep contrastive learning batch size under memory limited setup, 2021 (gradient caching).
     """
-    torch = need("torch", "encoders")
-    optimiser = optimiser_of(model, settings)
-    dtype = team.dtype(settings.precision)
-    scaler = torch.amp.GradScaler(team.device, enabled=dtype == torch.float16)
-    trained = [p for group in optimiser.param_groups for p in group["params"]]
-    n_steps = math.ceil(len(rows) / settings.batch_size)
-    n_parts = team.size * settings.accumulate
-    if len(rows) // n_steps < max(n_parts, 2):
-        raise HeadError(
-            f"steps of {len(rows) // n_steps} pairs cannot be divided into {n_parts} parts: raise batch_size (now "
-            f"{settings.batch_size}) or lower accumulate (now {settings.accumulate})."
-        )
 
-    def vectors(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
-        with torch.autocast(team.device, dtype=dtype, enabled=dtype != torch.float32):
-            images, texts = model.module(parts)
+    least_rows = 2
+
+    def __init__(self, model: Pairing, pairs: Pairs, loss: ContrastiveLoss, settings: Settings, team: Team) -> None:
+        self.model, self.pairs, self.loss = model, pairs, loss
+        self.settings, self.team = settings, team
+
+    def backward(self, step: Rows, parts: Sequence[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
+        """Leave the gradients of a step's loss, and return it."""
+        if self.team.size * len(parts) == 1:
+            value = self._loss_of(*self._vectors(parts[0][1]), step)
+            scaler.scale(value).backward()
+            return value.detach()
+        value = self._cached(step, parts, scaler)
+        own = self.model.own
+        if not self.team.leads:  # every process has the whole of these
+            own["logit_scale"].grad = own["logit_bias"].grad = None
+        self.team.add_gradients([*self.model.encoder_parameters.values(), *own.values()])
+        return value
+
+    def after_step(self) -> None:
+        """Keep the scale of cosines below its bound."""
+        with need("torch", "encoders").no_grad():
+            self.model.own["logit_scale"].clamp_(max=math.log(MOST_SCALE))
+
+    def evaluate(self, rows: Rows) -> tuple[float, float]:
+        """Return the mean loss of batches of rows, and how often an image's text is the nearest."""
+        torch = need("torch", "encoders")
+        images, texts = embed_pairs(self.model, rows, self.settings, self.team)
+        device = self.model.own["logit_scale"].device
+        parts = np.array_split(np.arange(len(rows)), math.ceil(len(rows) / self.settings.batch_size))
+        total = 0.0
+        with torch.no_grad():
+            for part in parts:
+                seen, read = (torch.from_numpy(v[part]).to(device) for v in (images, texts))
+                total += float(self._loss_of(seen, read, rows[part])) * len(part)
+        return total / len(rows), retrieval(images, texts, self.pairs, rows)["image_to_text_r1"]
+
+    def _vectors(self, tensors: Sequence[Part]) -> tuple[Tensor, Tensor]:
+        with self.team.computing(self.settings.precision):
+            images, texts = self.model.module(tensors)
         return images.float(), texts.float()
 
-    def loss_of(images: Tensor, texts: Tensor, some: Rows) -> Tensor:
-        same = torch.from_numpy(pairs.same(some)).to(images.device)
-        return contrast(loss, images, texts, same, model.own["logit_scale"], model.own["logit_bias"])
+    def _loss_of(self, images: Tensor, texts: Tensor, rows: Rows) -> Tensor:
+        same = need("torch", "encoders").from_numpy(self.pairs.same(rows)).to(images.device)
+        own = self.model.own
+        return contrast(self.loss, images, texts, same, own["logit_scale"], own["logit_bias"])
 
-    def evaluated() -> tuple[float, float] | None:
-        if len(stop) < 2:
-            return None
-        images, texts = (torch.from_numpy(v) for v in embed_pairs(model, stop, settings, team))
-        size = min(settings.batch_size, len(stop))
-        parts = np.array_split(np.arange(len(stop)), math.ceil(len(stop) / size))
+    def _cached(self, step: Rows, parts: Sequence[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
+        """Leave the gradients that this process's parts have; those of the scale and bias are the whole step's."""
+        torch, team = need("torch", "encoders"), self.team
+        found, states = [], []
         with torch.no_grad():
-            device = model.own["logit_scale"].device
-            losses = [float(loss_of(images[p].to(device), texts[p].to(device), stop[p])) * len(p) for p in parts]
-        return sum(losses) / len(stop), retrieval(images.numpy(), texts.numpy(), pairs, stop)["image_to_text_r1"]
-
-    curve = Curve()
-    best, best_loss, best_epoch, start = model.state(), math.inf, 0, 0
-    if checkpoint is not None and (found := checkpoint.read()) is not None:
-        model.load(found.now)
-        optimiser.load_state_dict(found.optimiser)
-        scaler.load_state_dict(found.scaler)
-        curve, best, best_loss, best_epoch = Curve(**found.curve), found.best, found.best_loss, found.best_epoch
-        start = len(curve.epoch) - 1
-    else:
-        began = time.monotonic()
-        first = evaluated()
-        curve.add(None, first, None, time.monotonic() - began)
-        best_loss = math.inf if first is None else first[0]
-
-    for epoch in range(start, settings.epochs):
-        if len(stop) and settings.patience is not None and epoch - best_epoch >= settings.patience:
-            break
-        began = time.monotonic()
-        random = np.random.default_rng([settings.seed, epoch])
-        torch.manual_seed(int(random.integers(2**31)) + team.rank)
-        steps = np.array_split(random.permutation(rows), n_steps)
-        mine = [part for step in steps for part in np.array_split(step, n_parts)[team.rank :: team.size]]
-        coming = batches(model.sources, mine, seed=(settings.seed, epoch), workers=settings.workers)
-        model.training(True)
-        step_losses = torch.zeros(n_steps, device=team.device)
-        for number, step in enumerate(steps):
-            lr_factor = factor(epoch + (number + 1) / n_steps, settings)
-            for group in optimiser.param_groups:
-                group["lr"] = group["highest"] * lr_factor
-            parts = [next(coming) for _ in range(settings.accumulate)]
-            if n_parts == 1:
-                value = loss_of(*vectors(parts[0][1]), step)
-                scaler.scale(value).backward()
-            else:
-                value = _cached(vectors, loss_of, parts, step, n_parts, scaler, team)
-                if not team.leads:  # every process has the whole of these
-                    model.own["logit_scale"].grad = model.own["logit_bias"].grad = None
-                team.add_gradients(trained)
-            step_losses[number] = value.detach()
-            scaler.unscale_(optimiser)
-            torch.nn.utils.clip_grad_norm_(trained, settings.clip)
-            scaler.step(optimiser)
-            scaler.update()
-            optimiser.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                model.own["logit_scale"].clamp_(max=math.log(MOST_SCALE))
-            if number % CHECK_EVERY == CHECK_EVERY - 1 or number == n_steps - 1:
-                require_numbers(step_losses, epoch, settings)
-            progress(epoch * len(rows) + sum(map(len, steps[: number + 1])), 0)
-        model.training(False)
-        now = evaluated()
-        curve.add(float(step_losses.mean()), now, settings.lr * lr_factor, time.monotonic() - began)
-        if now is None or now[0] < best_loss:
-            best, best_epoch = model.state(), epoch + 1
-            best_loss = math.inf if now is None else now[0]
-        if checkpoint is not None and team.leads:
-            checkpoint.write(model.state(), best, best_loss, best_epoch, optimiser, scaler, curve)
-    model.load(best)
-    return Tuned(best, best_epoch, curve)
-
-
-def _cached(
-    vectors: Callable[[Sequence[Part]], tuple[Tensor, Tensor]],
-    loss_of: Callable[[Tensor, Tensor, Rows], Tensor],
-    parts: Sequence[tuple[Rows, list[Part]]],
-    step: Rows,
-    n_parts: int,
-    scaler: Any,
-    team: Team,
-) -> Tensor:
-    """Leave the gradients of a step's loss that this process's parts have, and return the loss.
-
-    Those of the logits' scale and bias are the whole step's.
-    """
-    torch = need("torch", "encoders")
-    found, states = [], []
-    with torch.no_grad():
-        for _, tensors in parts:
-            states.append(_random_state(team))
-            found.append(vectors(tensors))
-    own = [torch.cat(v) for v in zip(*found, strict=True)]
-    every: list[list[Tensor]] = team.gathered([v.cpu() for v in own]) if team.size > 1 else [own]
-    # rows of all parts, process by process, in the order in which their vectors stand
-    split = np.array_split(step, n_parts)
-    order = np.concatenate([np.concatenate(split[rank :: team.size]) for rank in range(team.size)])
-    leaves = [torch.cat([share[i].to(team.device) for share in every]).requires_grad_() for i in range(2)]
-    value = loss_of(leaves[0], leaves[1], order)
-    scaler.scale(value).backward()
-    start = sum(len(share[0]) for share in every[: team.rank])
-    for (_, tensors), state, made in zip(parts, states, found, strict=True):
-        _set_random_state(state, team)
-        again = vectors(tensors)
-        stop = start + len(made[0])
-        pulled = [v for v in again if v.requires_grad]
-        gradients = [leaf.grad[start:stop] for v, leaf in zip(again, leaves, strict=True) if v.requires_grad]
-        torch.autograd.backward(pulled, gradients)
-        start = stop
-    return value
+            for _, tensors in parts:
+                states.append(_random_state(team))
+                found.append(self._vectors(tensors))
+        own = [torch.cat(v) for v in zip(*found, strict=True)]
+        every: list[list[Tensor]] = team.gathered([v.cpu() for v in own]) if team.size > 1 else [own]
+        # rows of all parts, process by process, in the order in which their vectors stand
+        split = np.array_split(step, team.size * len(parts))
+        order = np.concatenate([np.concatenate(split[rank :: team.size]) for rank in range(team.size)])
+        leaves = [torch.cat([share[i].to(team.device) for share in every]).requires_grad_() for i in range(2)]
+        value = self._loss_of(leaves[0], leaves[1], order)
+        scaler.scale(value).backward()
+        start = sum(len(share[0]) for share in every[: team.rank])
+        for (_, tensors), state, made in zip(parts, states, found, strict=True):
+            _set_random_state(state, team)
+            again = self._vectors(tensors)
+            stop = start + len(made[0])
+            pulled = [v for v in again if v.requires_grad]
+            gradients = [leaf.grad[start:stop] for v, leaf in zip(again, leaves, strict=True) if v.requires_grad]
+            torch.autograd.backward(pulled, gradients)
+            start = stop
+        return value.detach()
 
 
 def _random_state(team: Team) -> list[Tensor]:
@@ -353,13 +276,10 @@ def embed_pairs(
     """Return unit vectors of the images and the texts of some rows, of shape ``(n_rows, d)``, without gradients."""
     torch = need("torch", "encoders")
     model.training(False)
-    dtype = team.dtype(settings.precision)
     mine = rows[team.rank :: team.size]
-    size = max(1, settings.batch_size // (team.size * settings.accumulate))
     found: tuple[list[Any], list[Any]] = ([], [])
-    parts = [mine[i : i + size] for i in range(0, len(mine), size)]
-    for _, tensors in batches(model.sources, parts, workers=settings.workers):
-        with torch.no_grad(), torch.autocast(team.device, dtype=dtype, enabled=dtype != torch.float32):
+    for _, tensors in batches(model.sources, parts_of(mine, settings, team), workers=settings.workers):
+        with torch.no_grad(), team.computing(settings.precision):
             for kept, made in zip(found, model.module(tensors), strict=True):
                 kept.append(made.float().cpu().numpy())
     gathered = team.gathered([np.concatenate(kept) if kept else None for kept in found])

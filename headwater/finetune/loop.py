@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.finetune.checkpoint import Checkpoint
-from headwater.finetune.data import Rows, batches
+from headwater.finetune.data import Part, Rows, Source, batches
 from headwater.finetune.model import Model, State
 from headwater.finetune.team import Team
 from headwater.heads.differentiable import Regularised
@@ -101,15 +102,51 @@ class Tuned:
     curve: Curve
 
 
-def tune(
-    model: Model,
+class Trainable(Protocol):
+    """Encoders and what stands on them, as `headwater.finetune.model.Model` has them."""
+
+    sources: list[Source]
+
+    @property
+    def encoder_parameters(self) -> dict[str, nn.Parameter]: ...
+    @property
+    def head(self) -> dict[str, nn.Parameter]: ...
+    def training(self, on: bool) -> None: ...
+    def state(self) -> State: ...
+    def load(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+class Task(Protocol):
+    """What a model is trained for: how a step's gradients come about, and how rows that are held out are judged.
+
+    Attributes
+    ----------
+    least_rows
+        Rows that a step needs.
+    """
+
+    least_rows: int
+
+    def backward(self, step: Rows, parts: Sequence[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
+        """Leave the gradients of one step's loss, times the scaler; return the loss, a mean over processes.
+
+        ``step`` are the rows of the whole step, ``parts`` those of this process with their tensors.
+        """
+
+    def after_step(self) -> None:
+        """Bring parameters back to where they may be."""
+
+    def evaluate(self, rows: Rows) -> tuple[float, float]:
+        """Return the loss of some rows, and a second number that is worth following; no gradients, nothing drawn."""
+
+
+def train_model(
+    model: Trainable,
+    task: Task,
     rows: Rows,
     stop: Rows,
-    targets: Tensor,
-    loss_of: LossOf,
     settings: Settings,
     *,
-    measure: Measure | None = None,
     checkpoint: Checkpoint | None = None,
     team: Team,
     progress: Callable[[int, int], None] = lambda done, failed: None,
@@ -119,11 +156,7 @@ def tune(
     Parameters
     ----------
     rows, stop
-        Row numbers to train on, and to stop by (may be empty).
-    targets
-        Of all rows, as `LossOf` wants them.
-    measure
-        A second number of the rows to stop by, for the curve; it decides nothing.
+        Row numbers to train on, and to stop by (may be too few for the task, and are then not looked at).
     checkpoint
         Where to keep the state after each epoch, and to go on from.
     team
@@ -134,34 +167,20 @@ def tune(
     Raises
     ------
     HeadError
-        When the loss is no longer a number, or memory runs out (naming what to lower).
+        When the loss is no longer a number, or a step cannot be divided (naming what to lower or raise).
     """
     torch = need("torch", "encoders")
-    optimiser = optimiser_of(model, settings)
-    dtype = team.dtype(settings.precision)
-    scaler = torch.amp.GradScaler(team.device, enabled=dtype == torch.float16)
-    whole = team.wrapped(model.module)
+    optimiser = _optimiser(model, settings)
+    scaler = torch.amp.GradScaler(team.device, enabled=team.dtype(settings.precision) == torch.float16)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     n_steps = math.ceil(len(rows) / settings.batch_size)
     n_parts = team.size * settings.accumulate
-    if len(rows) // n_steps < n_parts:
+    if len(rows) // n_steps < max(n_parts, task.least_rows):
         raise HeadError(
             f"steps of {len(rows) // n_steps} rows cannot be divided into {n_parts} parts: raise batch_size (now "
             f"{settings.batch_size}) or lower accumulate (now {settings.accumulate})."
         )
-
-    def forward(parts: Any) -> Tensor:
-        with torch.autocast(team.device, dtype=dtype, enabled=dtype != torch.float32):
-            logits: Tensor = whole(parts)
-        return logits.float()
-
-    def evaluated() -> tuple[float, float] | None:
-        """Loss and measure of the rows to stop by."""
-        if not len(stop):
-            return None
-        logits = predict(model, stop, settings, team)
-        total, weight = loss_of(torch.from_numpy(logits).to(targets.device), targets[stop], smooth=False)
-        return float(total / weight), float("nan") if measure is None else measure(logits, stop)
+    judged = len(stop) >= task.least_rows and settings.patience is not None
 
     curve = Curve()
     best, best_loss, best_epoch, start = model.state(), math.inf, 0, 0
@@ -173,12 +192,12 @@ def tune(
         start = len(curve.epoch) - 1
     else:
         began = time.monotonic()
-        first = evaluated()
+        first = task.evaluate(stop) if judged else None
         curve.add(None, first, None, time.monotonic() - began)
         best_loss = math.inf if first is None else first[0]
 
     for epoch in range(start, settings.epochs):
-        if len(stop) and settings.patience is not None and epoch - best_epoch >= settings.patience:
+        if judged and settings.patience is not None and epoch - best_epoch >= settings.patience:
             break
         began = time.monotonic()
         random = np.random.default_rng([settings.seed, epoch])
@@ -192,25 +211,18 @@ def tune(
             lr_factor = factor(epoch + (number + 1) / n_steps, settings)
             for group in optimiser.param_groups:
                 group["lr"] = group["highest"] * lr_factor
-            _, weight = loss_of(None, targets[step])
-            for part in range(settings.accumulate):
-                some, tensors = next(coming)
-                last = part == settings.accumulate - 1
-                with nullcontext() if last else team.apart(whole):
-                    total, _ = loss_of(forward(tensors), targets[some])
-                    share = total / weight * team.size  # gradients are averaged over processes
-                    scaler.scale(share).backward()
-                step_losses[number] += share.detach()
+            step_losses[number] = task.backward(step, list(islice(coming, settings.accumulate)), scaler)
             scaler.unscale_(optimiser)
             torch.nn.utils.clip_grad_norm_(trained, settings.clip)
             scaler.step(optimiser)
             scaler.update()
             optimiser.zero_grad(set_to_none=True)
+            task.after_step()
             if number % CHECK_EVERY == CHECK_EVERY - 1 or number == n_steps - 1:  # a look waits for the device
-                require_numbers(step_losses, epoch, settings)
+                _require_numbers(step_losses, epoch, settings)
             progress(epoch * len(rows) + sum(map(len, steps[: number + 1])), 0)
         model.training(False)
-        now = evaluated()
+        now = task.evaluate(stop) if judged else None
         train_loss = float(team.mean(step_losses.mean()))
         curve.add(train_loss, now, settings.lr * lr_factor, time.monotonic() - began)
         if now is None or now[0] < best_loss:
@@ -222,17 +234,60 @@ def tune(
     return Tuned(best, best_epoch, curve)
 
 
+class Predicting:
+    """A model trained to predict targets.
+
+    Parameters
+    ----------
+    targets
+        Of all rows, as `LossOf` wants them.
+    measure
+        A second number of rows held out, for the curve; it decides nothing.
+    """
+
+    least_rows = 1
+
+    def __init__(
+        self, model: Model, targets: Tensor, loss_of: LossOf, settings: Settings, team: Team, measure: Measure | None
+    ) -> None:
+        self.model, self.targets, self.loss_of = model, targets, loss_of
+        self.settings, self.team, self.measure = settings, team, measure
+        self.whole = team.wrapped(model.module)
+
+    def backward(self, step: Rows, parts: Sequence[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
+        """Work on the parts one after the other; losses are divided by the weight of the whole step."""
+        _, weight = self.loss_of(None, self.targets[step])
+        value = 0 * weight
+        for number, (some, tensors) in enumerate(parts):
+            with nullcontext() if number == len(parts) - 1 else self.team.apart(self.whole):
+                with self.team.computing(self.settings.precision):
+                    logits = self.whole(tensors)
+                total, _ = self.loss_of(logits.float(), self.targets[some])
+                share = total / weight * self.team.size  # gradients are averaged over processes
+                scaler.scale(share).backward()
+            value = value + share.detach()
+        return value
+
+    def after_step(self) -> None:
+        """Leave parameters where they are."""
+
+    def evaluate(self, rows: Rows) -> tuple[float, float]:
+        """Return the loss of some rows, without label smoothing, and what `measure` says of them."""
+        logits = predict(self.model, rows, self.settings, self.team)
+        device = self.targets.device
+        found = need("torch", "encoders").from_numpy(logits).to(device)
+        total, weight = self.loss_of(found, self.targets[rows], smooth=False)
+        return float(total / weight), float("nan") if self.measure is None else self.measure(logits, rows)
+
+
 def predict(model: Model, rows: Rows, settings: Settings, team: Team) -> NDArray[np.float32]:
     """Return logits ``(n_rows, n_outputs)``, float32, in evaluation mode and without gradients."""
     torch = need("torch", "encoders")
     model.training(False)
-    dtype = team.dtype(settings.precision)
     mine = rows[team.rank :: team.size]
     found = []
-    size = max(1, settings.batch_size // (team.size * settings.accumulate))
-    parts = [mine[i : i + size] for i in range(0, len(mine), size)]
-    for _, tensors in batches(model.sources, parts, workers=settings.workers):
-        with torch.no_grad(), torch.autocast(team.device, dtype=dtype, enabled=dtype != torch.float32):
+    for _, tensors in batches(model.sources, parts_of(mine, settings, team), workers=settings.workers):
+        with torch.no_grad(), team.computing(settings.precision):
             found.append(model.module(tensors).float().cpu().numpy())
     n_outputs = model.network.objective.n_outputs
     own = np.concatenate(found) if found else np.zeros((0, n_outputs), np.float32)
@@ -242,13 +297,10 @@ def predict(model: Model, rows: Rows, settings: Settings, team: Team) -> NDArray
     return out
 
 
-class Trainable(Protocol):
-    """What an optimiser is made for."""
-
-    @property
-    def encoder_parameters(self) -> dict[str, nn.Parameter]: ...
-    @property
-    def head(self) -> dict[str, nn.Parameter]: ...
+def parts_of(rows: Rows, settings: Settings, team: Team) -> list[Rows]:
+    """Return rows in parts of the size that a process works on at once."""
+    size = max(1, settings.batch_size // (team.size * settings.accumulate))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 class LossOf:
@@ -297,7 +349,7 @@ def factor(epoch: float, settings: Settings) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - settings.warmup) / (settings.epochs - settings.warmup)))
 
 
-def optimiser_of(model: Trainable, settings: Settings) -> Any:
+def _optimiser(model: Trainable, settings: Settings) -> Any:
     """Return AdamW with a group for each learning rate, with and without weight decay."""
     torch = need("torch", "encoders")
     parts = ((list(model.encoder_parameters.values()), settings.lr), (list(model.head.values()), settings.head_lr))
@@ -311,7 +363,7 @@ def optimiser_of(model: Trainable, settings: Settings) -> Any:
     return torch.optim.AdamW(groups, fused=True)
 
 
-def require_numbers(losses: Tensor, epoch: int, settings: Settings) -> None:
+def _require_numbers(losses: Tensor, epoch: int, settings: Settings) -> None:
     """Raise `HeadError` when a step's loss is not a number, naming the step."""
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):

@@ -51,6 +51,13 @@ class Team:
         named: TorchType = getattr(torch, TYPES[precision])
         return named
 
+    def computing(self, precision: str) -> AbstractContextManager[None]:
+        """Compute activations and matrix products in a precision."""
+        torch = need("torch", "encoders")
+        dtype = self.dtype(precision)
+        found: AbstractContextManager[None] = torch.autocast(self.device, dtype=dtype, enabled=dtype != torch.float32)
+        return found
+
     def wrapped(self, module: Any) -> Any:
         """Return a module whose gradients are averaged over processes."""
         if self.size == 1:

@@ -14,7 +14,7 @@ from headwater.embed import load_encoder, unique_images
 from headwater.embed.encoder import key_of_file
 from headwater.finetune.adapt import Adapted, How, LoraSettings
 from headwater.finetune.data import Source, batches
-from headwater.finetune.loop import LossOf, Settings, factor, tune
+from headwater.finetune.loop import LossOf, Predicting, Settings, factor, train_model
 from headwater.finetune.model import Model
 from headwater.finetune.team import Team
 from headwater.heads import LinearProbe
@@ -53,7 +53,8 @@ def test_a_step_is_a_step_of_plain_torch(tiny, image_files):
         head.weight.copy_(own["in0.weight"][0])
         head.bias.copy_(own["in.bias"][0, :, 0])
     loss_of = LossOf(model.network.objective, torch.ones(3), model.network.regularised)
-    tune(model, np.arange(4), np.zeros(0, np.int64), y, loss_of, settings, team=Team("cpu"))
+    task = Predicting(model, y, loss_of, settings, Team("cpu"), None)
+    train_model(model, task, np.arange(4), np.zeros(0, np.int64), settings, team=Team("cpu"))
 
     mean, std = (torch.tensor(v, dtype=torch.float32) for v in (described.mean, described.std))
     matrices = [p for p in bare.parameters() if p.squeeze().ndim >= 2]
