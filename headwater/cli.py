@@ -6,7 +6,9 @@ import errno
 import gc
 import math
 import shutil
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -52,13 +54,32 @@ from headwater._cli_options import (
 
 
 class _Group(TyperGroup):
-    """The commands, with Ctrl-C answered here: what click and typer make of it differs between versions."""
+    """The commands, with Ctrl-C answered here: what click and typer make of it differs between versions.
+
+    An interrupt may come out as another error, of a lock that it cut short for one, and is answered all the same.
+    """
 
     def invoke(self, ctx: Any) -> Any:
+        interrupted = False
+
+        def note(number: int, frame: Any) -> None:
+            nonlocal interrupted
+            interrupted = True
+            signal.default_int_handler(number, frame)
+
+        main = threading.current_thread() is threading.main_thread()
+        ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if ours:
+            signal.signal(signal.SIGINT, note)
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _fail("stopped. What was finished is kept: run the same command again to go on.", 130)
+        except BaseException as error:
+            if interrupted or isinstance(error, KeyboardInterrupt):
+                _fail("stopped. What was finished is kept: run the same command again to go on.", 130)
+            raise
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 app = typer.Typer(
