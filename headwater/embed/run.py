@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.embed._memory import keep_freed_memory
+from headwater._memory import keep_freed_memory
 from headwater.embed.encoder import Content, Encoded, Encoder
 from headwater.errors import EncoderError, ImageError
 from headwater.store import BlockLine, BlockResult, BlockTask, Features, FeatureWriter, Modality
