@@ -195,6 +195,9 @@ def embed(
     pooling: Pooling = None,
     prompt: Prompt = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
+    tokens_dtype: Annotated[
+        str | None, typer.Option(metavar="int8|float16|float32", help="Stored type of tokens; that of --dtype.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
     trust_remote_code: Trust = False,
@@ -228,6 +231,7 @@ def embed(
         pooling=pooling,
         prompt=prompt,
         dtype=dtype,
+        tokens_dtype=tokens_dtype,
         precision=precision,  # type: ignore[arg-type]
         device=device,
         trust_remote_code=trust_remote_code,

@@ -38,7 +38,8 @@ def encoder_of(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{store.path}: {name}")
+    own = encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
+    own.require_same(spec, f"{store.path}: {name}")
     return encoder
 
 
@@ -60,6 +61,7 @@ def features_of_texts(
     if features is None or (rows < 0).any():
         encoder = _text_encoder(store, name, weights=weights, device=device, trust_remote_code=trust_remote_code)
         spec: FeatureSpec = encoder.spec("text", "float16" if features is None else features.spec.dtype)
+        spec = spec if features is None else spec.with_tokens_as(features.spec.tokens_dtype)
         # Blocks of a size that suits the samples' own texts, should they follow.
         features = store.require_features(name, spec, max(len(contents), len(store.samples)))
         fill(features, encoder, contents)

@@ -129,6 +129,7 @@ def embed(
     pooling: str | None = None,
     prompt: str | None = None,
     dtype: str = "float16",
+    tokens_dtype: str | None = None,
     precision: Precision = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -169,6 +170,9 @@ def embed(
         What of the encoder is stored, where it leaves a choice; see `headwater.embed.load_encoder`.
     dtype
         Stored type, ``float16`` or ``float32``.
+    tokens_dtype
+        Stored type of tokens: ``float16``, ``float32``, or ``int8`` with a scale a token, which takes half the space of
+        ``float16``; that of the pooled features when left out.
     trust_remote_code
         Let transformers run code that comes with a model; it runs with all rights of the user's.
     precision, device, batch_size, workers
@@ -199,6 +203,10 @@ def embed(
     """
     _one_of("--on-error", on_error, ("skip", "stop"))
     _one_of("--dtype", dtype, ("float16", "float32"))
+    if tokens_dtype is not None:
+        _one_of("--tokens-dtype", tokens_dtype, ("int8", "float16", "float32"))
+        if tokens == "none":
+            raise InputError("--tokens-dtype is about tokens, and none are stored: pass --tokens all or a number.")
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     _one_of("--precision", precision, get_args(Precision))
     _one_of("--engine", engine, ("local", "ray"))
@@ -227,7 +235,7 @@ def embed(
     )
     wanted, not_encoded = _modalities(table, model, image, text)
     base = name if name is not None else default_name(encoder) + (f"-{_run_name(adapter)}" if adapter else "")
-    specs = {modality: model.spec(modality, dtype) for modality in wanted}
+    specs = {modality: model.spec(modality, dtype).with_tokens_as(tokens_dtype) for modality in wanted}
     for modality, spec in specs.items():
         check_name(f"{base}/{modality}")
         if found is not None:
@@ -316,7 +324,7 @@ def _require_space(
     if needed > free:
         raise DiskError(
             f"{path}: {size(needed)} of features are to be stored, and the disk has {size(free)} left. Free some "
-            "space, or store fewer tokens (--tokens N)."
+            "space, or store fewer tokens (--tokens N), or smaller ones (--tokens-dtype int8)."
         )
 
 

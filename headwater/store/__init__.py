@@ -4,6 +4,7 @@ from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray
 from headwater.store.features import Features
 from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
+from headwater.store.quantised import QuantisedArray, quantise
 from headwater.store.repair import mend, salvage_journal
 from headwater.store.shuffle import BlockShuffle
 from headwater.store.spec import FeatureSpec, Modality
@@ -38,6 +39,7 @@ __all__ = [
     "Journal",
     "MappedArray",
     "Modality",
+    "QuantisedArray",
     "RaggedArray",
     "Roles",
     "SelectedRows",
@@ -49,6 +51,7 @@ __all__ = [
     "keys_from_hex",
     "mend",
     "open_store",
+    "quantise",
     "salvage_journal",
     "select_samples",
     "stat_of",

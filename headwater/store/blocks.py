@@ -318,7 +318,7 @@ class RaggedArray:
         side: each block starts at a chunk of its own.
     """
 
-    def __init__(self, values: MappedArray, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    def __init__(self, values: Chunked, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
         self.values = values
         self.offsets = offsets
         self.lengths = lengths

@@ -7,6 +7,7 @@ On disk, below ``features.zarr/NAME/MODALITY``::
     pooled         [n_items, dim]
     tokens         [n_items, n_tokens, token_dim]                     images
     tokens/values  [n_all, token_dim], tokens/offsets, tokens/lengths  [n_items]     texts
+    token_scales   [n_items, n_tokens], or tokens/scales  [n_all]                     where tokens are int8
 
 Order of writing, each step durable before the next. A plan: arrays grow, keys are written, the journal says so. A
 block: its chunks, its chunk of ``status``, its line in the journal. Whatever a crash leaves behind is therefore either
@@ -43,6 +44,7 @@ from headwater.store.blocks import (
     write_group_metadata,
 )
 from headwater.store.journal import BlockLine, Journal, JournalState, Ranges
+from headwater.store.quantised import SCALE, QuantisedArray
 from headwater.store.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -117,8 +119,8 @@ class Features:
             for part in ("offsets", "lengths"):
                 write_array_metadata(folder / "tokens" / part, (0,), KEY_CHUNK, np.dtype(np.int64))
         elif spec.has_tokens:
-            shape = (0, int(spec.n_tokens or 0), int(spec.token_dim or 0))
-            write_array_metadata(folder / "tokens", shape, rows, np.dtype(spec.dtype))
+            for part, shape, dtype in token_arrays(spec, 0):
+                write_array_metadata(folder / part, shape, rows, dtype)
         write_group_metadata(folder, spec.to_dict())  # last: a feature set without it does not exist
         return cls(folder, journal, name)
 
@@ -152,33 +154,46 @@ class Features:
         return self._array("pooled", (self.n_items, self.spec.dim), self.block_rows, self.spec.dtype, self._written)
 
     @cached_property
-    def tokens(self) -> MappedArray | RaggedArray:
-        """Token features: of shape ``(n_items, n_tokens, token_dim)`` for images, ragged for texts."""
+    def tokens(self) -> MappedArray | QuantisedArray | RaggedArray:
+        """Token features: of shape ``(n_items, n_tokens, token_dim)`` for images, ragged for texts.
+
+        Where they are stored as int8, they are numbers again, float32, as they are read.
+        """
         if not self.spec.has_tokens:
             name = self.name.partition("/")[0]
             raise StoreError(
                 f"{self.name} holds no tokens. Store them with: headwater embed MANIFEST STORE --encoder "
                 f"{self.spec.encoder} --name {name}-tokens --tokens all"
             )
-        token_dim = int(self.spec.token_dim or 0)
-        if not self.spec.ragged:
-            shape = (self.n_items, int(self.spec.n_tokens or 0), token_dim)
-            return self._array("tokens", shape, self.block_rows, self.spec.dtype, self._written)
-        offsets, lengths = (
-            np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
-            for part in ("offsets", "lengths")
-        )
-        return RaggedArray(self._token_values(offsets, lengths), offsets, lengths)
+        values = self.token_parts["tokens/values" if self.spec.ragged else "tokens"]
+        scales = self.token_parts.get("tokens/scales" if self.spec.ragged else "token_scales")
+        numbers = values if scales is None else QuantisedArray(values, scales)
+        return RaggedArray(numbers, *self._token_places) if self.spec.ragged else numbers
 
-    def _token_values(self, offsets: Array, lengths: Array) -> MappedArray:
+    @cached_property
+    def token_parts(self) -> dict[str, MappedArray]:
+        """The arrays that tokens are stored in, as they are on disk, by their folders."""
+        if not self.spec.ragged:
+            parts = token_arrays(self.spec, self.n_items)
+            return {part: self._array(part, shape, self.block_rows, t, self._written) for part, shape, t in parts}
+        offsets, lengths = self._token_places
         chunk = self._token_chunk_rows()
         starts = offsets[:: self.block_rows]  # a block's tokens start at a chunk of their own
 
         def written(index: int) -> bool:
             return self._written(int(np.searchsorted(starts, index * chunk, side="right")) - 1)
 
-        shape = (end_of(offsets, lengths), int(self.spec.token_dim or 0))
-        return self._array("tokens/values", shape, chunk, self.spec.dtype, written)
+        parts = token_arrays(self.spec, end_of(offsets, lengths))
+        return {part: self._array(part, shape, chunk, dtype, written) for part, shape, dtype in parts}
+
+    @cached_property
+    def _token_places(self) -> tuple[Array, Array]:
+        """Where the ragged tokens of each item begin, and how many they are, int64, of shape ``(n_items,)``."""
+        offsets, lengths = (
+            np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
+            for part in ("offsets", "lengths")
+        )
+        return offsets, lengths
 
     def _written(self, block: int) -> bool:
         """Whether the journal says that a block holds anything."""
@@ -261,7 +276,7 @@ class Features:
         yield from self._wrong_metadata()
         lines = list(self.state.blocks.values())
         if self.spec.ragged and lines:
-            self.tokens  # noqa: B018  (found once, before threads ask for it)
+            self.token_parts  # noqa: B018  (found once, before threads ask for it)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             differing = pool.map(lambda line: list(self._differences(line)), lines)
             for line, texts in zip(lines, differing, strict=True):
@@ -294,8 +309,7 @@ class Features:
             for part in ("offsets", "lengths"):
                 found[f"tokens/{part}"] = array_metadata((n,), KEY_CHUNK, whole)
         elif spec.has_tokens:
-            shape = (n, int(spec.n_tokens or 0), int(spec.token_dim or 0))
-            found["tokens"] = array_metadata(shape, rows, dtype)
+            found |= {part: array_metadata(shape, rows, kind) for part, shape, kind in token_arrays(spec, n)}
         return found
 
     def _wrong_metadata(self) -> Iterator[Damage]:
@@ -303,12 +317,9 @@ class Features:
         every = self.expected_metadata()
         if self.spec.ragged and self.n_items:
             try:
-                offsets, lengths = (
-                    np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
-                    for part in ("offsets", "lengths")
-                )
-                shape = (end_of(offsets, lengths), int(self.spec.token_dim or 0))
-                every["tokens/values"] = array_metadata(shape, self._token_chunk_rows(), np.dtype(self.spec.dtype))
+                chunk = self._token_chunk_rows()
+                parts = token_arrays(self.spec, end_of(*self._token_places))
+                every |= {part: array_metadata(shape, chunk, dtype) for part, shape, dtype in parts}
             except StoreError as error:
                 yield Damage("planned", "tokens/values", str(error))
         for part, expected in every.items():
@@ -353,33 +364,26 @@ class Features:
 
     def _block_values(self, part: str, block: int) -> Array:
         """Return the values of one block of one array."""
-        if part != "tokens/values":
-            array = self.pooled if part == "pooled" else self.tokens
-            assert isinstance(array, MappedArray)
+        array = self.pooled if part == "pooled" else self.token_parts[part]
+        if not part.startswith("tokens/"):
             return array.chunk(block)
-        tokens = self.tokens
-        assert isinstance(tokens, RaggedArray)
         first, last = self._token_span(block)
-        return tokens.values[first:last]
+        return array[first:last]
 
     def _token_span(self, block: int) -> tuple[int, int]:
         """Return the half-open range of token rows that a block fills."""
-        tokens = self.tokens
-        assert isinstance(tokens, RaggedArray)
+        offsets, lengths = self._token_places
         start = block * self.block_rows
         stop = min(start + self.block_rows, self.n_items)
-        return int(tokens.offsets[start]), end_of(tokens.offsets[:stop], tokens.lengths[:stop])
+        return int(offsets[start]), end_of(offsets[:stop], lengths[:stop])
 
     def _ranges_in(self, part: str, block: int, stored: Ranges) -> Ranges:
         """Return where in `_block_values` the rows ``stored`` are."""
-        if part != "tokens/values":
+        if not part.startswith("tokens/"):
             start = block * self.block_rows
             return tuple((a - start, b - start) for a, b in stored)
-        tokens, first = self.tokens, self._token_span(block)[0]
-        assert isinstance(tokens, RaggedArray)
-        return tuple(
-            (int(tokens.offsets[a]) - first, end_of(tokens.offsets[:b], tokens.lengths[:b]) - first) for a, b in stored
-        )
+        (offsets, lengths), first = self._token_places, self._token_span(block)[0]
+        return tuple((int(offsets[a]) - first, end_of(offsets[:b], lengths[:b]) - first) for a, b in stored)
 
     # Writing
 
@@ -486,9 +490,18 @@ def _who() -> str:
 def block_rows(spec: FeatureSpec, n_items: int) -> int:
     """Return how many items make a block: a power of two, some 32 blocks a run, at most about 64 MB each."""
     tokens = (spec.n_tokens or 256) * (spec.token_dim or 0) if spec.has_tokens else 0
-    item_bytes = (spec.dim + tokens) * np.dtype(spec.dtype).itemsize
+    item_bytes = (spec.dim + tokens) * np.dtype(spec.dtype).itemsize  # before tokens are quantised
     wanted = min(max(n_items // 32, 64), 4096, max(BLOCK_BYTES // item_bytes, 16))
     return 1 << (wanted.bit_length() - 1)
+
+
+def token_arrays(spec: FeatureSpec, n: int) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+    """Return folder, shape and type of the arrays that hold the tokens of ``n`` items; of ragged ones, ``n`` tokens."""
+    shape = (n,) if spec.ragged else (n, int(spec.n_tokens or 0))
+    parts = [("tokens/values" if spec.ragged else "tokens", (*shape, int(spec.token_dim or 0)), spec.token_type)]
+    if spec.quantised:
+        parts.append(("tokens/scales" if spec.ragged else "token_scales", shape, SCALE))
+    return parts
 
 
 def as_words(keys: Array) -> Array:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
-from headwater.store.blocks import Array, MappedArray, RaggedArray, digest_rows, write_array_metadata
-from headwater.store.features import FAILED, KEY_CHUNK, STORED, TO_DO, Features, end_of
+from headwater.store.blocks import Array, MappedArray, digest_rows, write_array_metadata
+from headwater.store.features import FAILED, KEY_CHUNK, STORED, TO_DO, Features, end_of, token_arrays
 from headwater.store.journal import BlockLine, PlanLine, Ranges
+from headwater.store.quantised import quantise
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class BlockResult:
     pooled
         Of shape ``(n, dim)``; rows of failed items are ignored.
     tokens
-        Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None when not stored.
+        Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None when not stored. Numbers
+        also where they are stored as int8.
     failed
         Why each failed row failed, by row number.
     """
@@ -100,8 +102,8 @@ class FeatureWriter:
         write_array_metadata(old.folder / "status", (n_items,), old.block_rows, np.dtype(np.uint8))
         write_array_metadata(old.folder / "pooled", (n_items, spec.dim), old.block_rows, np.dtype(spec.dtype))
         if spec.has_tokens and not spec.ragged:
-            shape = (n_items, int(spec.n_tokens or 0), int(spec.token_dim or 0))
-            write_array_metadata(old.folder / "tokens", shape, old.block_rows, np.dtype(spec.dtype))
+            for part, shape, dtype in token_arrays(spec, n_items):
+                write_array_metadata(old.folder / part, shape, old.block_rows, dtype)
         old.journal.append(PlanLine(items=n_items, sums=sums))
         self.features = old.refresh()
 
@@ -110,9 +112,7 @@ class FeatureWriter:
         old, rows = self.features, self.features.block_rows
         n_old = old.n_items
         if n_old:
-            tokens = old.tokens
-            assert isinstance(tokens, RaggedArray)
-            offsets, lengths = tokens.offsets, np.concatenate([tokens.lengths, new_lengths])
+            offsets, lengths = old._token_places[0], np.concatenate([old._token_places[1], new_lengths])
             chunk = old._token_chunk_rows()
         else:
             offsets, lengths = np.empty(0, np.int64), new_lengths.astype(np.int64)
@@ -126,8 +126,8 @@ class FeatureWriter:
             ends = at + np.cumsum(lengths[first:stop])
             new_offsets[first - n_old : stop - n_old] = ends - lengths[first:stop]
             end = int(ends[-1]) if len(ends) else at
-        shape = (end, int(old.spec.token_dim or 0))
-        write_array_metadata(old.folder / "tokens" / "values", shape, chunk, np.dtype(old.spec.dtype))
+        for part, shape, dtype in token_arrays(old.spec, end):
+            write_array_metadata(old.folder / part, shape, chunk, dtype)
         return [("tokens/offsets", np.concatenate([offsets, new_offsets])), ("tokens/lengths", lengths)]
 
     def commit(self, task: BlockTask, result: BlockResult) -> None:
@@ -161,10 +161,11 @@ class FeatureWriter:
             written["pooled"] = self._write_dense(features.pooled, task.block, rows, result.pooled[good])
         if len(rows) and spec.ragged:
             matrices = [matrix for matrix, ok in zip(result.tokens or (), good, strict=True) if ok]
-            written["tokens/values"] = self._write_ragged(task.block, rows, matrices)
+            for part, values in self._stored(np.concatenate(matrices)).items():
+                written[part] = self._write_ragged(features.token_parts[part], task.block, rows, values)
         elif len(rows) and spec.has_tokens:
-            assert isinstance(features.tokens, MappedArray)
-            written["tokens"] = self._write_dense(features.tokens, task.block, rows, np.asarray(result.tokens)[good])
+            for part, values in self._stored(np.asarray(result.tokens)[good]).items():
+                written[part] = self._write_dense(features.token_parts[part], task.block, rows, values)
 
         failed = {row: why for row, why in before.failed.items() if row not in rows} | dict(result.failed)
         status = features.status[start : start + features.block_rows]
@@ -185,18 +186,25 @@ class FeatureWriter:
         array.write_chunk(block, chunk)
         return chunk
 
-    def _write_ragged(self, block: int, rows: NDArray[np.int64], matrices: Sequence[Array]) -> Array:
-        """Write the tokens of some items of a block, those that were there before kept; return them all."""
-        tokens = self.features.tokens
-        assert isinstance(tokens, RaggedArray)
+    def _stored(self, tokens: Array) -> dict[str, Array]:
+        """Return tokens as they are stored, by the folder of each array."""
+        parts = list(self.features.token_parts)
+        return dict(zip(parts, quantise(tokens) if self.features.spec.quantised else (tokens,), strict=True))
+
+    def _write_ragged(self, array: MappedArray, block: int, rows: NDArray[np.int64], tokens: Array) -> Array:
+        """Write the tokens of some items of a block, one after the other, the others' kept; return those of all."""
+        offsets, lengths = self.features._token_places
         first, last = self.features._token_span(block)
-        values = np.array(tokens.values[first:last])
-        for row, matrix in zip(rows.tolist(), matrices, strict=True):
-            at = int(tokens.offsets[row]) - first
-            values[at : at + int(tokens.lengths[row])] = matrix
-        chunk = tokens.values.chunk_rows
-        for at in range(0, last - first, chunk):
-            tokens.values.write_chunk((first + at) // chunk, values[at : at + chunk])
+        values = np.array(array[first:last])
+        end = 0
+        for row in rows.tolist():
+            at, length = int(offsets[row]) - first, int(lengths[row])
+            values[at : at + length] = tokens[end : end + length]
+            end += length
+        if end != len(tokens):
+            raise ValueError(f"{len(tokens)} tokens where {end} were planned.")
+        for at in range(0, last - first, array.chunk_rows):
+            array.write_chunk((first + at) // array.chunk_rows, values[at : at + array.chunk_rows])
         return values
 
 
