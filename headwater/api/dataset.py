@@ -90,15 +90,13 @@ def torch_dataset(
                 yield self.batch(rows)
 
         def batch(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-            """Return what some rows hold; they are read in the order in which they lie."""
-            nearby = np.argsort(blocks[rows], kind="stable")
-            back = np.argsort(nearby, kind="stable")
+            """Return what some rows hold."""
             found: dict[str, Any] = {"rows": torch.from_numpy(rows)}
             if ragged:
-                values, mask = X.padded(rows[nearby])
-                found |= {"values": torch.from_numpy(values[back]), "mask": torch.from_numpy(mask[back])}
+                values, mask = X.padded(rows)
+                found |= {"values": torch.from_numpy(values), "mask": torch.from_numpy(mask)}
             else:
-                found["values"] = torch.from_numpy(np.asarray(X[rows[nearby]])[back])
+                found["values"] = torch.from_numpy(X[rows])
             return found if labels is None else {**found, "label": labels[rows].tolist()}
 
     return Batches()

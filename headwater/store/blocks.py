@@ -19,7 +19,8 @@ from headwater.store._files import digest, make_folder, replacing, write_json
 
 Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
-
+LARGE_ROW = 8 << 10
+"""Bytes of a row from which on rows are copied one by one."""
 
 _DAMAGED = "stored features were damaged from outside. Restore the file from a backup, or embed into a new store."
 
@@ -188,6 +189,10 @@ class MappedArray:
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         chunks, within = np.divmod(rows, self.chunk_rows)
         order = np.argsort(chunks, kind="stable")
+        if out.nbytes >= LARGE_ROW * max(len(rows), 1):  # numpy would copy each of them twice
+            for place in order.tolist():
+                out[place] = self.chunk(int(chunks[place]))[within[place]]
+            return out
         ends = np.flatnonzero(np.diff(chunks[order], append=-1)) + 1
         start = 0
         for end in ends.tolist():
