@@ -7,7 +7,9 @@ mapped and used in place. The last chunk is as long as the others, as zarr wants
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex
 
@@ -21,6 +23,8 @@ Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
 LARGE_ROW = 8 << 10
 """Bytes of a row from which on rows are copied one by one."""
+ASKED_FOR = 128 << 10
+"""Bytes that are asked for at once: Linux reads no more ahead than a device's ``read_ahead_kb``, by default as much."""
 
 _DAMAGED = "stored features were damaged from outside. Restore the file from a backup, or embed into a new store."
 
@@ -142,6 +146,14 @@ class MappedArray:
                 return np.broadcast_to(self._fill, (rows, *self.shape[1:]))
             self._chunks[index] = self._map(index)
         return self._chunks[index][:rows]
+
+    def ask_for(self, index: int) -> None:
+        """Have the system begin to read chunk ``index``, in order, ahead of use; costs little where it is in memory."""
+        if not hasattr(os, "posix_fadvise") or not self._written(index):
+            return
+        with suppress(OSError), self.chunk_path(index).open("rb") as file:  # whoever uses it will say what is wrong
+            for start in range(0, os.fstat(file.fileno()).st_size, ASKED_FOR):
+                os.posix_fadvise(file.fileno(), start, ASKED_FOR, os.POSIX_FADV_WILLNEED)
 
     def _map(self, index: int) -> Array:
         full = (self.chunk_rows, *self.shape[1:])
