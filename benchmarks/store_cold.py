@@ -3,8 +3,8 @@
 python benchmarks/store_cold.py [--gb 8] [--memory-gb 4] [--tokens 64] [--dim 768] [--repeats 3]
 
 Each side is a process of its own whose memory, page cache included, a control group limits (version 1 or 2, made below
-this process's own). Where no group can be made, nothing limits the cache but that the files are put out of it before each
-run, and the output says so.
+this process's own). Where no group can be made, nothing limits the cache but that the files are put out of it before
+each run, and the output says so.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""An epoch of token features in batches of 256, blocks shuffled, everything in the page cache: ``torch_dataset`` against
-h5py, Lance, zarr-python and a ``.pt`` file an item. Each reads the same rows in the same order.
+"""An epoch of token features in batches of 256, blocks shuffled, all in the page cache: ``torch_dataset`` against h5py,
+Lance, zarr-python and a ``.pt`` file an item. Each reads the same rows in the same order.
 
 python benchmarks/store_epoch.py [--items 5000] [--tokens 64] [--dim 768] [--repeats 3]
 """

@@ -30,8 +30,9 @@ def torch_dataset(
 ) -> Any:
     """Return an iterable data set of batches, for ``DataLoader(dataset, batch_size=None, num_workers=...)``.
 
-    Rows are drawn at random among those of ``window`` blocks at a time, which are read in order, those of the next window
-    ahead of use: of a set larger than memory, some two windows should fit into it. What an epoch yields depends on seed and epoch alone, whatever the number of workers.
+    Rows are drawn at random among those of ``window`` blocks at a time. Blocks are read in order, those of the next
+    window ahead of use: of a set larger than memory, some two windows should fit into it. What an epoch yields depends
+    on seed and epoch alone, whatever the number of workers.
 
     Parameters
     ----------
