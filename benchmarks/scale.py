@@ -2,9 +2,9 @@
 
 python benchmarks/scale.py [--items 10000 100000 1000000] [--dim 8] [--large]
 
-``--large`` adds 10,000,000. Each measurement is a process of its own. Items are planned and committed block by block;
-the peak is what the kernel counted (VmHWM), beyond that of a process that only holds the item table (keys, and the order
-in which they are found) of as many. ``embed`` is the verb with the stub encoder over as many texts, up to 1,000,000.
+``--large`` adds 10,000,000. Each measurement is a process of its own. Items are planned and committed block by block.
+The peak is what the kernel counted (VmHWM), beyond that of a process that only holds the item table (keys, and the order
+in which they are found) of as many. ``embed`` is the verb, with the stub encoder over texts, 1,000,000 at most.
 """
 
 from __future__ import annotations
