@@ -1,11 +1,12 @@
-"""Side-by-side timing: the two sides take turns in one run, and the best of each counts."""
+"""Side-by-side timing: the sides take turns in one run, and the best of each counts, or the median where it says so."""
 
 from __future__ import annotations
 
 import os
 import platform
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def take_turns(ours: Callable[[], object], theirs: Callable[[], object], repeats
         mine.append(best(ours, 1))
         other.append(best(theirs, 1))
     return min(mine), min(other)
+
+
+def medians(
+    sides: Mapping[str, Callable[[], object]], repeats: int, before: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """Return the median time of each side in seconds, calls alternating; ``before`` each, what is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            before()
+            times[name].append(best(side, 1))
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def machine() -> str:

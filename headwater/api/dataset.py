@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,9 @@ def torch_dataset(
 ) -> Any:
     """Return an iterable data set of batches, for ``DataLoader(dataset, batch_size=None, num_workers=...)``.
 
-    Rows are drawn at random among those of ``window`` blocks at a time, so that a set larger than memory is read nearly
-    in order. What an epoch yields depends on seed and epoch alone, whatever the number of workers.
+    Rows are drawn at random among those of ``window`` blocks at a time. Blocks are read in order, those of the next
+    window ahead of use: of a set larger than memory, some two windows should fit into it. What an epoch yields depends
+    on seed and epoch alone, whatever the number of workers.
 
     Parameters
     ----------
@@ -64,7 +67,8 @@ def torch_dataset(
     data = opened.read(features, where=where, tokens=tokens)
     X: Any = data.inputs[features]
     ragged = isinstance(X, RaggedArray)
-    blocks = X.offsets // X.values.chunk_rows if ragged else X.index // X.array.chunk_rows
+    chunks = X.values if ragged else X.array
+    blocks = (X.offsets if ragged else X.index) // chunks.chunk_rows
     order = BlockShuffle(blocks, batch_size, window, seed)
     labels = None if label is None else full_column(data, label, "label")
     torch = need("torch", "encoders")
@@ -86,19 +90,26 @@ def torch_dataset(
         def __iter__(self) -> Iterator[dict[str, Any]]:
             info = torch.utils.data.get_worker_info()
             worker, n_workers = (0, 1) if info is None else (info.id, info.num_workers)
-            for rows in order.batches(self.epoch, self.start, worker, n_workers):
-                yield self.batch(rows)
+            coming = deque(order.needed(self.epoch, self.start))
+            number = self.start + (worker - self.start) % n_workers
+            ahead = ThreadPoolExecutor(1)
+            try:
+                for rows in order.batches(self.epoch, self.start, worker, n_workers):
+                    while coming and coming[0][0] <= number:
+                        ahead.submit(chunks.ask_for, coming.popleft()[1])
+                    yield self.batch(rows)
+                    number += n_workers
+            finally:
+                ahead.shutdown(cancel_futures=True)
 
         def batch(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-            """Return what some rows hold; they are read in the order in which they lie."""
-            nearby = np.argsort(blocks[rows], kind="stable")
-            back = np.argsort(nearby, kind="stable")
+            """Return what some rows hold."""
             found: dict[str, Any] = {"rows": torch.from_numpy(rows)}
             if ragged:
-                values, mask = X.padded(rows[nearby])
-                found |= {"values": torch.from_numpy(values[back]), "mask": torch.from_numpy(mask[back])}
+                values, mask = X.padded(rows)
+                found |= {"values": torch.from_numpy(values), "mask": torch.from_numpy(mask)}
             else:
-                found["values"] = torch.from_numpy(np.asarray(X[rows[nearby]])[back])
+                found["values"] = torch.from_numpy(X[rows])
             return found if labels is None else {**found, "label": labels[rows].tolist()}
 
     return Batches()

@@ -7,7 +7,9 @@ mapped and used in place. The last chunk is as long as the others, as zarr wants
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex
 
@@ -19,7 +21,10 @@ from headwater.store._files import digest, make_folder, replacing, write_json
 
 Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
-
+LARGE_ROW = 8 << 10
+"""Bytes of a row from which on rows are copied one by one."""
+ASKED_FOR = 128 << 10
+"""Bytes that are asked for at once: Linux reads no more ahead than a device's ``read_ahead_kb``, by default as much."""
 
 _DAMAGED = "stored features were damaged from outside. Restore the file from a backup, or embed into a new store."
 
@@ -142,6 +147,14 @@ class MappedArray:
             self._chunks[index] = self._map(index)
         return self._chunks[index][:rows]
 
+    def ask_for(self, index: int) -> None:
+        """Have the system begin to read chunk ``index``, in order, ahead of use; costs little where it is in memory."""
+        if not hasattr(os, "posix_fadvise") or not self._written(index):
+            return
+        with suppress(OSError), self.chunk_path(index).open("rb") as file:  # whoever uses it will say what is wrong
+            for start in range(0, os.fstat(file.fileno()).st_size, ASKED_FOR):
+                os.posix_fadvise(file.fileno(), start, ASKED_FOR, os.POSIX_FADV_WILLNEED)
+
     def _map(self, index: int) -> Array:
         full = (self.chunk_rows, *self.shape[1:])
         path = self.chunk_path(index)
@@ -188,6 +201,10 @@ class MappedArray:
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         chunks, within = np.divmod(rows, self.chunk_rows)
         order = np.argsort(chunks, kind="stable")
+        if out.nbytes >= LARGE_ROW * max(len(rows), 1):  # numpy would copy each of them twice
+            for place in order.tolist():
+                out[place] = self.chunk(int(chunks[place]))[within[place]]
+            return out
         ends = np.flatnonzero(np.diff(chunks[order], append=-1)) + 1
         start = 0
         for end in ends.tolist():

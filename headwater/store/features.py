@@ -54,6 +54,8 @@ TO_DO, STORED, FAILED = 0, 1, 2
 KEY_BYTES = 16
 KEY_CHUNK = 65_536
 BLOCK_BYTES = 64 << 20
+MANY = 256
+"""Keys that there are for each that is looked for, from which on not all of them are sorted."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,8 @@ class Features:
 
     def rows_of(self, keys: Array) -> NDArray[np.int64]:
         """Return the row of each of ``keys`` (uint8, shape ``(n, 16)``), -1 for a key that has none."""
-        known, order = self._sorted_keys
+        few = len(keys) * MANY < self.n_items and "_sorted_keys" not in vars(self)
+        known, order = self._sorted_like(keys) if few else self._sorted_keys
         wanted = as_words(keys)
         if not len(known):
             return np.full(len(wanted), -1, np.int64)
@@ -235,6 +238,15 @@ class Features:
         words = as_words(self.keys)
         order = np.argsort(words, kind="stable")
         return words[order], order
+
+    def _sorted_like(self, keys: Array) -> tuple[Array, NDArray[np.int64]]:
+        """Sort only those keys that begin as some of ``keys`` do, with their rows: of millions, not many."""
+        begins = np.zeros(1 << 16, bool)
+        begins[_heads(keys)] = True
+        rows = np.flatnonzero(begins[_heads(self.keys)])
+        words = as_words(self.keys[rows])
+        order = np.argsort(words, kind="stable")
+        return words[order], rows[order]
 
     def _array(
         self,
@@ -507,6 +519,11 @@ def token_arrays(spec: FeatureSpec, n: int) -> list[tuple[str, tuple[int, ...], 
 def as_words(keys: Array) -> Array:
     """View content keys (uint8, ``(n, 16)``) as one sortable word each."""
     return np.ascontiguousarray(keys).view("S16").reshape(-1)
+
+
+def _heads(keys: Array) -> NDArray[np.uint16]:
+    """Return the first two bytes of each key as a number."""
+    return np.ascontiguousarray(keys[:, :2]).view(np.uint16).reshape(-1)
 
 
 def end_of(offsets: Array, lengths: Array) -> int:

@@ -50,11 +50,32 @@ class BlockShuffle:
             if number % n_workers == worker:
                 yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        random = np.random.default_rng([self.seed, epoch])
+    def needed(self, epoch: int, start: int = 0) -> list[tuple[int, int]]:
+        """Return by which batch each block that batches from ``start`` on need is to be asked for, ``(batch, block)``.
+
+        Those of a window one after the other while the window before it is used, so that about two windows are in
+        memory at a time.
+        """
+        found: list[tuple[int, int]] = []
+        end = before = 0
+        for parts in self._windows(np.random.default_rng([self.seed, epoch])):
+            begin, size = end, sum(len(part) for part in parts)
+            end += size
+            if end > start * self.batch_size:
+                places = (begin - before + before * i // len(parts) for i in range(len(parts)))
+                found += [(place // self.batch_size, int(self.blocks[part[0]])) for place, part in zip(places, parts)]
+            before = size
+        return found
+
+    def _windows(self, random: np.random.Generator) -> list[list[NDArray[np.int64]]]:
+        """Return the rows of each block of each window."""
         rows = np.argsort(self.blocks, kind="stable")
         parts = np.split(rows, np.flatnonzero(np.diff(self.blocks[rows])) + 1)
         parts = [parts[i] for i in random.permutation(len(parts))]
-        windows = [np.concatenate(parts[i : i + self.window]) for i in range(0, len(parts), self.window)]
+        return [parts[i : i + self.window] for i in range(0, len(parts), self.window)]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        random = np.random.default_rng([self.seed, epoch])
+        windows = [np.concatenate(parts) for parts in self._windows(random)]
         mixed: NDArray[np.int64] = np.concatenate([random.permutation(part) for part in windows])
         return mixed

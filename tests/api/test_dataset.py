@@ -76,3 +76,16 @@ def test_settings_that_cannot_be_are_refused(store):
         hw.torch_dataset(store, "c/image", batch_size=0)
     with pytest.raises(InputError, match="Did you mean 'label'"):
         hw.torch_dataset(store, "c/image", label="labl")
+
+
+def test_blocks_are_asked_for_before_they_are_used():
+    """Whatever batch an epoch is taken up at, each block that is used from there on was asked for by then."""
+    blocks = np.repeat(np.arange(10), 7)
+    order = BlockShuffle(blocks, batch_size=4, window=3, seed=1)
+    for start in range(order.n_batches):
+        needed = order.needed(epoch=2, start=start)
+        assert [batch for batch, _ in needed] == sorted(batch for batch, _ in needed)
+        by = {block: batch for batch, block in needed}
+        for number, rows in enumerate(order.batches(2, start), start):
+            assert all(by[block] <= number for block in blocks[rows].tolist())
+    assert [batch for batch, _ in order.needed(epoch=2)][:6] == [0, 0, 0, 0, 1, 3]

@@ -70,6 +70,19 @@ def test_every_row_reads_back(store):
     assert list(features.verify()) == []
 
 
+@pytest.mark.parametrize("n_wanted", [0, 1, 3, 11, 3000])
+def test_few_keys_are_found_as_many_are(store, n_wanted):
+    """However many keys are looked for, each is found in its row, and one that nobody has in none."""
+    keys = np.random.default_rng(0).integers(0, 256, (3000, 16), np.uint8)
+    keys[::3, :2] = keys[0, :2]  # many begin alike
+    features = write(store.require_features("f/image", spec(), 3000), keys)
+    rows = np.random.default_rng(1).permutation(3000)[:n_wanted]
+    strange = keys[rows].copy()
+    strange[:, -1] ^= 1
+    assert np.array_equal(features.refresh().rows_of(keys[rows]), rows)
+    assert np.array_equal(features.refresh().rows_of(strange), np.full(n_wanted, -1))
+
+
 def test_rows_in_a_block_are_not_copied(store):
     """A slice inside one block is a view of the mapped file, and cannot be written to."""
     features = write(store.require_features("f/image", spec(), 300), keys_of(range(300)))

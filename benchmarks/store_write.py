@@ -1,0 +1,60 @@
+"""Writing 1 GB of float16 features durably: plan, blocks with their checksums and the journal, against ``numpy.save``
+and fsync of the same array.
+
+python benchmarks/store_write.py [--mb 1024] [--dim 1024] [--repeats 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from _stores import NAME, noise, random_keys, spec_of
+from _timing import machine, medians, report
+
+from headwater.store import BlockResult, create_store
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--mb", type=int, default=1024)
+    arguments.add_argument("--dim", type=int, default=1024)
+    arguments.add_argument("--repeats", type=int, default=5)
+    sizes = arguments.parse_args()
+    print(machine())
+    n = sizes.mb * 2**20 // (2 * sizes.dim)
+    x, keys = noise(0, n, sizes.dim), random_keys(n)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, file = Path(folder) / "a.hw", Path(folder) / "x.npy"
+
+        def ours() -> None:
+            features = create_store(path).require_features(NAME, spec_of(sizes.dim), n)
+            with features.writing() as writer:
+                for task in writer.plan(keys):
+                    writer.commit(task, BlockResult(task.rows, x[task.rows]))
+
+        def theirs() -> None:
+            with file.open("wb") as out:
+                np.save(out, x)
+                out.flush()
+                os.fsync(out.fileno())
+
+        def clear() -> None:
+            shutil.rmtree(path, ignore_errors=True)
+            file.unlink(missing_ok=True)
+            os.sync()
+
+        theirs()  # a machine that is new to a page is slower at it, whoever asks first
+        times = medians({"store": ours, "numpy": theirs}, sizes.repeats, clear)
+        report(f"write {sizes.mb:,} MB durably, numpy.save and fsync", times["store"], times["numpy"], 0.8)
+        rates = {name: sizes.mb / seconds for name, seconds in times.items()}
+        print(f"  store {rates['store']:.0f} MB/s, numpy {rates['numpy']:.0f} MB/s")
+
+
+if __name__ == "__main__":
+    main()
