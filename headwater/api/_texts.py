@@ -38,7 +38,7 @@ def encoder_of(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{store.path}: {name}")
+    encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{store.location}: {name}")
     return encoder
 
 
@@ -100,7 +100,7 @@ def require_dual(store: Store, image: str, text: str) -> None:
         same = ("dim",)
     if any(getattr(one, field) != getattr(other, field) for field in same):
         raise StoreError(
-            f"{store.path}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
+            f"{store.location}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
             "compared in one dual encoder only."
         )
 
@@ -121,7 +121,7 @@ def _text_encoder(
     if not made:
         names = sorted({n.split("/")[0] for n in store.feature_names()})
         raise StoreNotFound(
-            f"{store.path}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
+            f"{store.location}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
         )
     encoder = encoder_of(store, made[0], weights=weights, device=device, trust_remote_code=trust_remote_code)
     if "text" not in encoder.modalities:
