@@ -108,7 +108,7 @@ class MappedArray:
         chunk_rows: int,
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
-        check: Callable[[int, Array], None] = lambda index, values: None,
+        check: Callable[[int, Array], None] | None = None,
     ) -> None:
         self.folder = folder
         self.shape = shape
@@ -150,10 +150,15 @@ class MappedArray:
     def _map(self, index: int) -> Array:
         path = self.chunk_path(index)
         try:
-            with open_file(path, lambda file: self._check(index, self._mapped(file, path))) as file:
+            with open_file(path, lambda file: self._require_right(index, file, path)) as file:
                 return self._mapped(file, path)
         except FileNotFoundError as error:
             raise StoreError(f"{location(path)} is missing: {_DAMAGED}") from error
+
+    def _require_right(self, index: int, file: BinaryIO, path: Path) -> None:
+        values = self._mapped(file, path)
+        if self._check is not None:
+            self._check(index, values)
 
     def _mapped(self, file: BinaryIO, path: Path) -> Array:
         """Map the whole of a chunk's file."""

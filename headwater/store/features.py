@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -165,7 +165,9 @@ class Features:
     def pooled(self) -> MappedArray:
         """Pooled features, of shape ``(n_items, dim)``; NaN where an item has none."""
         shape, dtype = (self.n_items, self.spec.dim), self.spec.dtype
-        return self._array("pooled", shape, self.block_rows, dtype, self._written, self._checked("pooled"))
+        return self._array(
+            "pooled", shape, self.block_rows, dtype, self._written, partial(self._require_right, "pooled")
+        )
 
     @cached_property
     def tokens(self) -> MappedArray | RaggedArray:
@@ -179,7 +181,7 @@ class Features:
         token_dim = int(self.spec.token_dim or 0)
         if not self.spec.ragged:
             shape = (self.n_items, int(self.spec.n_tokens or 0), token_dim)
-            dtype, check = self.spec.dtype, self._checked("tokens")
+            dtype, check = self.spec.dtype, partial(self._require_right, "tokens")
             return self._array("tokens", shape, self.block_rows, dtype, self._written, check)
         offsets, lengths = (
             np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
@@ -201,15 +203,11 @@ class Features:
         """Whether the journal says that a block holds anything."""
         return block in self.state.blocks and bool(self.state.blocks[block].stored)
 
-    def _checked(self, part: str) -> Callable[[int, Array], None]:
-        """Return what refuses a block of an array whose rows are not those that the journal speaks of."""
-
-        def check(block: int, values: Array) -> None:
-            line = self.state.blocks[block]
-            if digest_rows(values, self._ranges_in(part, block, line.stored)) != line.sums.get(part):
-                raise StoreError(self._differs(part, block))
-
-        return check
+    def _require_right(self, part: str, block: int, values: Array) -> None:
+        """Refuse a block of an array whose rows are not those that the journal speaks of."""
+        line = self.state.blocks[block]
+        if digest_rows(values, self._ranges_in(part, block, line.stored)) != line.sums.get(part):
+            raise StoreError(self._differs(part, block))
 
     def _differs(self, part: str, block: int) -> str:
         return f"{self.name}: block {block} of {part} differs from its checksum"
@@ -258,7 +256,7 @@ class Features:
         chunk_rows: int,
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
-        check: Callable[[int, Array], None] = lambda index, values: None,
+        check: Callable[[int, Array], None] | None = None,
     ) -> MappedArray:
         return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check)
 

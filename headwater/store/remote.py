@@ -165,13 +165,12 @@ class Remote:
     def update_file(self, path: Path) -> None:
         """Bring one file up to date."""
         name = self._name(path)
-        with self._requests():
-            try:
-                self._listed[name] = Version.of(self._fs.info(self._key(name)))
-            except FileNotFoundError:
-                self._listed.pop(name, None)
-                path.unlink(missing_ok=True)
-                return
+        try:
+            self._listed[name] = self._look(name)
+        except FileNotFoundError:
+            self._listed.pop(name, None)
+            path.unlink(missing_ok=True)
+            return
         if not self._is_current(name):
             self._fetch_all([name])
 
@@ -184,9 +183,7 @@ class Remote:
             When the bucket has none.
         """
         name = self._name(path)
-        version = self._listed.get(name)
-        if version is None:
-            raise FileNotFoundError(self.location(path))
+        version = self._listed.get(name) or self._look(name)
         try:
             file = path.open("rb")
         except FileNotFoundError:
@@ -338,6 +335,11 @@ class Remote:
                 raise StoreNotFound(f"{self.url}: no such bucket. Make it, or look at its name.") from error
         start = len(self._root) + 1
         return {key[start:]: Version.of(info) for key, info in found.items() if info["type"] == "file" and key[start:]}
+
+    def _look(self, name: str) -> Version:
+        """Return the version of an object now; a FileNotFoundError where there is none."""
+        with self._requests():
+            return Version.of(self._fs.info(self._key(name)))
 
     def _require_store(self, found: Collection[str]) -> None:
         """Refuse a prefix that holds other things, and a single object."""
