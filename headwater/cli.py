@@ -681,7 +681,7 @@ def compare(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The other data set's store.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The other data set's store.")],
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column of the truth; repeat for several labels.")],
     features: Annotated[
         list[str] | None, typer.Option(metavar="NAME/MODALITY", help="Features, where they are called otherwise.")
@@ -746,7 +746,7 @@ def explain(
     id: Annotated[str, typer.Option(help="The sample to explain.")],
     target: Annotated[str | None, typer.Option("--class", help="The class; the likeliest by default.")] = None,
     method: Annotated[str, typer.Option(help="gradient, occlusion or attention.")] = "gradient",
-    store: Annotated[Path | None, typer.Option(metavar="STORE", help="Another store than the run's.")] = None,
+    store: Annotated[str | None, typer.Option(metavar="STORE", help="Another store than the run's.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the image under a heat map.")] = None,
     json: Json = False,
 ) -> None:

@@ -39,7 +39,7 @@ def encoder_of(
         trust_remote_code=trust_remote_code,
     )
     own = encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
-    own.require_same(spec, f"{store.path}: {name}")
+    own.require_same(spec, f"{store.location}: {name}")
     return encoder
 
 
@@ -102,7 +102,7 @@ def require_dual(store: Store, image: str, text: str) -> None:
         same = ("dim",)
     if any(getattr(one, field) != getattr(other, field) for field in same):
         raise StoreError(
-            f"{store.path}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
+            f"{store.location}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
             "compared in one dual encoder only."
         )
 
@@ -123,7 +123,7 @@ def _text_encoder(
     if not made:
         names = sorted({n.split("/")[0] for n in store.feature_names()})
         raise StoreNotFound(
-            f"{store.path}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
+            f"{store.location}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
         )
     encoder = encoder_of(store, made[0], weights=weights, device=device, trust_remote_code=trust_remote_code)
     if "text" not in encoder.modalities:

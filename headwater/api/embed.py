@@ -35,6 +35,8 @@ from headwater.store import (
     check_name,
     create_store,
     find_store,
+    is_url,
+    store_folder,
 )
 
 
@@ -85,7 +87,7 @@ class Embedded(Store):
         }
         changes = None if self.changes is None else asdict(self.changes)
         counts = {"n_samples": self.n_samples, "changes": changes}
-        return {"store": str(self.path), **counts, "features": features}
+        return {"store": self.location, **counts, "features": features}
 
     def lines(self) -> list[str]:
         """Say in a few lines what was done, what was skipped and where the result is."""
@@ -99,7 +101,7 @@ class Embedded(Store):
             out.append(f"{name}: {', '.join(parts)}")
             out += [f"  {id}: {why}" for id, why in list(failed.items())[:SHOWN]]
             if len(failed) > SHOWN:
-                out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.path} --failed")
+                out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.location} --failed")
             if result.cut:
                 out.append(f"  {counted(result.cut, 'text')} cut short, being longer than the encoder reads")
             if before:
@@ -110,7 +112,7 @@ class Embedded(Store):
         if self.changes is not None:
             out += self.changes.lines()
         without = f", {self.n_failed:,} of them without features" if self.n_failed else ""
-        return [*out, f"{counted(self.n_samples, 'sample')}{without}, in {self.path}"]
+        return [*out, f"{counted(self.n_samples, 'sample')}{without}, in {self.location}"]
 
 
 def embed(
@@ -153,7 +155,7 @@ def embed(
     manifest
         A CSV, TSV, Parquet or JSON-lines file, or a folder with one subfolder a class.
     store
-        Where the store is or is to be.
+        Where the store is or is to be, a folder or a URL such as ``s3://bucket/lung.hw``.
     encoder
         See `headwater.embed.load_encoder`.
     weights
@@ -215,6 +217,8 @@ def embed(
         need("ray", "ray")
         if part is not None:
             raise InputError("--shard goes without --engine ray, which divides blocks itself.")
+    if is_url(store) and (part is not None or engine == "ray"):
+        raise InputError(f"{store}: --shard and --engine ray need a folder that all processes see: give one.")
     for option, number in (("--batch-size", batch_size), ("--workers", workers)):
         if number is not None and number < 1:
             raise InputError(f"{option} must be at least 1, but is {number}.")
@@ -241,14 +245,15 @@ def embed(
         if found is not None:
             found.check_features(f"{base}/{modality}", spec, alone=part is None)
     refuse_own_keys(table, manifest, found)
-    index = FileIndex(Path(store))
+    index = FileIndex(store_folder(store))
     known = None if rehash else index
     items = {modality: items_of(table, modality, workers, on_error, progress, known) for modality in wanted}
     if on_error == "stop" and found is not None and not retry_failed:
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
                 refuse_failed(found.features(full_name), items[modality], table, "failed in an earlier run")
-    _require_space(Path(store), found, {f"{base}/{m}": (specs[m], items[m].contents) for m in wanted})
+    if not is_url(store):  # of the cache, old blocks make room
+        _require_space(Path(store), found, {f"{base}/{m}": (specs[m], items[m].contents) for m in wanted})
     # Only now, when nothing that can be foreseen stands in the way, is anything written.
     target = Embedded(create_store(store).path, table.n_samples)
     target.not_encoded = not_encoded

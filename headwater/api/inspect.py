@@ -81,7 +81,7 @@ def info(store: str | Path | Store) -> StoreInfo:
             "tokens_dtype": found.spec.token_type.name,
             "encoder": found.spec.encoder,
             "weights": found.spec.weights,
-            "bytes": sum(p.stat().st_size for p in found.folder.rglob("*") if p.is_file()),
+            "bytes": found.n_bytes,
         }
         of_samples, of_none = _failures(opened, found)
         if of_samples:
@@ -90,7 +90,7 @@ def info(store: str | Path | Store) -> StoreInfo:
             unlisted[name] = of_none
     there = opened.has_samples()
     return StoreInfo(
-        path=str(opened.path),
+        path=opened.location,
         n_samples=len(opened.samples) if there else 0,
         columns=opened.samples.columns if there else [],
         features=features,

@@ -22,17 +22,27 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreBusy, StoreError, StoreNotFound
-from headwater.store._files import digest, disk_errors, locked, make_folder, remove_unfinished, sync_folder
+from headwater.store._files import (
+    digest,
+    disk_errors,
+    file_sizes,
+    lease,
+    location,
+    locked,
+    make_folder,
+    remove_file,
+    remove_unfinished,
+)
 from headwater.store.blocks import (
     Array,
     MappedArray,
@@ -44,7 +54,9 @@ from headwater.store.blocks import (
     write_group_metadata,
 )
 from headwater.store.journal import BlockLine, Journal, JournalState, Ranges
+from headwater.store.lease import Held
 from headwater.store.quantised import SCALE, QuantisedArray
+from headwater.store.remote import remote_of
 from headwater.store.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -90,15 +102,20 @@ class Features:
         self.folder = folder
         self.name = name
         self.journal = Journal(journal, shared=shared)
+        if remote := remote_of(folder):
+            remote.update_file(journal)  # first: files listed after it are as new as it is, or newer
+            remote.update(folder)
         try:
             group = json.loads((folder / "zarr.json").read_text())
             pooled = json.loads((folder / "pooled" / "zarr.json").read_text())
             attributes = group["attributes"]
             self.block_rows = int(pooled["chunk_grid"]["configuration"]["chunk_shape"][0])
         except FileNotFoundError as error:
-            raise StoreNotFound(f"{folder}: no features called {name!r} here.") from error
+            raise StoreNotFound(f"{location(folder)}: no features called {name!r} here.") from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"{folder}: zarr.json cannot be read ({error}). Restore it from a backup.") from error
+            raise StoreError(
+                f"{location(folder)}: zarr.json cannot be read ({error}). Restore it from a backup."
+            ) from error
         self.spec = FeatureSpec.from_dict(attributes)
         self.state: JournalState = self.journal.read()
 
@@ -109,9 +126,7 @@ class Features:
         A journal that is there already speaks of features that have been deleted, and goes.
         """
         make_folder(journal.parent)
-        if journal.exists():
-            journal.unlink()
-            sync_folder(journal.parent)
+        remove_file(journal)
         rows = block_rows(spec, n_items)
         write_array_metadata(folder / "keys", (0, KEY_BYTES), KEY_CHUNK, np.dtype(np.uint8))
         write_array_metadata(folder / "status", (0,), rows, np.dtype(np.uint8))
@@ -153,7 +168,10 @@ class Features:
     @cached_property
     def pooled(self) -> MappedArray:
         """Pooled features, of shape ``(n_items, dim)``; NaN where an item has none."""
-        return self._array("pooled", (self.n_items, self.spec.dim), self.block_rows, self.spec.dtype, self._written)
+        shape, dtype = (self.n_items, self.spec.dim), self.spec.dtype
+        return self._array(
+            "pooled", shape, self.block_rows, dtype, self._written, partial(self._require_right, "pooled")
+        )
 
     @cached_property
     def tokens(self) -> MappedArray | QuantisedArray | RaggedArray:
@@ -176,8 +194,12 @@ class Features:
     def token_parts(self) -> dict[str, MappedArray]:
         """The arrays that tokens are stored in, as they are on disk, by their folders."""
         if not self.spec.ragged:
-            parts = token_arrays(self.spec, self.n_items)
-            return {part: self._array(part, shape, self.block_rows, t, self._written) for part, shape, t in parts}
+            return {
+                part: self._array(
+                    part, shape, self.block_rows, dtype, self._written, partial(self._require_right, part)
+                )
+                for part, shape, dtype in token_arrays(self.spec, self.n_items)
+            }
         offsets, lengths = self._token_places
         chunk = self._token_chunk_rows()
         starts = offsets[:: self.block_rows]  # a block's tokens start at a chunk of their own
@@ -201,12 +223,21 @@ class Features:
         """Whether the journal says that a block holds anything."""
         return block in self.state.blocks and bool(self.state.blocks[block].stored)
 
+    def _require_right(self, part: str, block: int, values: Array) -> None:
+        """Refuse a block of an array whose rows are not those that the journal speaks of."""
+        line = self.state.blocks[block]
+        if digest_rows(values, self._ranges_in(part, block, line.stored)) != line.sums.get(part):
+            raise StoreError(self._differs(part, block))
+
+    def _differs(self, part: str, block: int) -> str:
+        return f"{self.name}: block {block} of {part} differs from its checksum"
+
     def _token_chunk_rows(self) -> int:
         path = self.folder / "tokens" / "values" / "zarr.json"
         try:
             return int(json.loads(path.read_text())["chunk_grid"]["configuration"]["chunk_shape"][0])
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"{path} cannot be read ({error}). Restore it from a backup.") from error
+            raise StoreError(f"{location(path)} cannot be read ({error}). Restore it from a backup.") from error
 
     @cached_property
     def status(self) -> NDArray[np.uint8]:
@@ -255,8 +286,14 @@ class Features:
         chunk_rows: int,
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
+        check: Callable[[int, Array], None] | None = None,
     ) -> MappedArray:
-        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written)
+        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all its files, journal left out."""
+        return sum(file_sizes(self.folder).values())
 
     @property
     def fingerprint(self) -> str:
@@ -275,8 +312,12 @@ class Features:
     def damages(self) -> Iterator[Damage]:
         """Compare metadata, keys, blocks and status with what the journal says; yield what differs.
 
-        Blocks are read by several threads.
+        Blocks are read by several threads; those of a store at a URL are fetched from there, whatever the cache holds.
         """
+        if remote := remote_of(self.folder):
+            remote.read_anew(self.folder)
+            for mapped in ("keys", "pooled", "tokens"):
+                self.__dict__.pop(mapped, None)
         known = {"spec": self.spec_sum, "layout": self.layout_sum}
         for part, expected in self.state.plan.sums.items():
             try:
@@ -339,11 +380,11 @@ class Features:
             try:
                 found = json.loads(path.read_text())
             except (OSError, ValueError) as error:
-                yield Damage("metadata", part, f"{self.name}: {path} cannot be read ({error})")
+                yield Damage("metadata", part, f"{self.name}: {location(path)} cannot be read ({error})")
                 continue
             ahead = found.get("node_type") == "array" and _is_ahead(found.get("shape"), expected["shape"])
             if found != expected and not (ahead and found == {**expected, "shape": found["shape"]}):
-                yield Damage("metadata", part, f"{self.name}: {path} is not what it was written as")
+                yield Damage("metadata", part, f"{self.name}: {location(path)} is not what it was written as")
 
     def _differences(self, line: BlockLine) -> Iterator[str]:
         """Yield a line for each array of a block that differs from its checksum."""
@@ -351,7 +392,7 @@ class Features:
             try:
                 ranges = self._ranges_in(part, line.block, line.stored)
                 if digest_rows(self._block_values(part, line.block), ranges) != expected:
-                    yield f"{self.name}: block {line.block} of {part} differs from its checksum"
+                    yield self._differs(part, line.block)
             except StoreError as error:
                 yield str(error)
 
@@ -433,7 +474,13 @@ class Features:
         ------
         StoreBusy
             When another process writes alone, or writes the same part.
+        StoreError
+            For a store at a URL, whose journal cannot be added to by several.
         """
+        if remote_of(self.folder) is not None:
+            raise StoreError(
+                f"{location(self.folder)}: the journal of a store at a URL is written by one process alone."
+            )
         from headwater.store.writer import FeatureWriter
 
         mine = self.journal.path.with_suffix(f".{part}.lock")
@@ -478,16 +525,23 @@ class Features:
     def _right_to_write(self, kind: int) -> Iterator[IO[str]]:
         """Hold the lock of writers, alone or together with others of the kind."""
         path = self.journal.path.with_suffix(".lock")
-        with disk_errors(path), path.open("a+") as lock:
+        make_folder(path.parent)
+        with disk_errors(path), path.open("a+") as lock, ExitStack() as stack:
             try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                stack.enter_context(lease(path, wait=False))
             except BlockingIOError as error:
                 lock.seek(0)
-                raise StoreBusy(
-                    f"{self.name} is being written by {lock.read().strip() or 'another process'}. Wait for it to end, "
-                    "or stop it, then run the same command again."
-                ) from error
+                self._refuse_busy(lock.read().strip(), error)
+            except Held as error:
+                self._refuse_busy(error.holder, error)
             yield lock
+
+    def _refuse_busy(self, who: str, error: Exception) -> NoReturn:
+        raise StoreBusy(
+            f"{self.name} is being written by {who or 'another process'}. Wait for it to end, or stop it, then run the "
+            "same command again."
+        ) from error
 
 
 def _is_ahead(shape: Any, expected: Sequence[int]) -> bool:

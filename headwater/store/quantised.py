@@ -89,6 +89,11 @@ class QuantisedArray:
         for (rows, values), (_, scales) in zip(self.values.blocks(), self.scales.blocks(), strict=True):
             yield rows, self._numbers(values, scales)
 
+    def ask_for(self, index: int) -> None:
+        """Have the system begin to read chunk ``index``, ahead of use."""
+        self.values.ask_for(index)
+        self.scales.ask_for(index)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self[:], dtype)
 
