@@ -21,6 +21,18 @@ from headwater.store._files import digest, location, make_folder, open_file, rep
 
 Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
+DIMENSIONS = {
+    "keys": ("item", "byte"),
+    "status": ("item",),
+    "pooled": ("item", "feature"),
+    "tokens": ("item", "token", "channel"),
+    "token_scales": ("item", "token"),
+    "tokens/values": ("place", "channel"),
+    "tokens/scales": ("place",),
+    "tokens/offsets": ("item",),
+    "tokens/lengths": ("item",),
+}
+"""What the axes of each array of a feature set are, for tools that go by names."""
 LARGE_ROW = 8 << 10
 """Bytes of a row from which on rows are copied one by one."""
 ASKED_FOR = 128 << 10
@@ -41,13 +53,13 @@ class ArrayLike(Protocol):
     def blocks(self) -> Iterator[tuple[slice, Array]]: ...
 
 
-def write_array_metadata(folder: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
-    """Write the ``zarr.json`` of an array of ``shape`` in chunks of ``chunk_rows`` whole rows."""
-    make_folder(folder)
-    write_json(folder / "zarr.json", array_metadata(shape, chunk_rows, dtype))
+def write_array_metadata(group: Path, part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
+    """Write the ``zarr.json`` of an array of a group, of ``shape`` in chunks of ``chunk_rows`` whole rows."""
+    make_folder(group / part)
+    write_json(group / part / "zarr.json", array_metadata(part, shape, chunk_rows, dtype))
 
 
-def array_metadata(shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+def array_metadata(part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return what the ``zarr.json`` of an array holds."""
     fill: float | int | str = "NaN" if dtype.kind == "f" else 0
     return {
@@ -59,6 +71,7 @@ def array_metadata(shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": fill,
         "codecs": [_codec(dtype)],
+        "dimension_names": list(DIMENSIONS[part]),
         "attributes": {},
     }
 

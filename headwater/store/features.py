@@ -128,16 +128,16 @@ class Features:
         make_folder(journal.parent)
         remove_file(journal)
         rows = block_rows(spec, n_items)
-        write_array_metadata(folder / "keys", (0, KEY_BYTES), KEY_CHUNK, np.dtype(np.uint8))
-        write_array_metadata(folder / "status", (0,), rows, np.dtype(np.uint8))
-        write_array_metadata(folder / "pooled", (0, spec.dim), rows, np.dtype(spec.dtype))
+        write_array_metadata(folder, "keys", (0, KEY_BYTES), KEY_CHUNK, np.dtype(np.uint8))
+        write_array_metadata(folder, "status", (0,), rows, np.dtype(np.uint8))
+        write_array_metadata(folder, "pooled", (0, spec.dim), rows, np.dtype(spec.dtype))
         if spec.ragged:
             write_group_metadata(folder / "tokens", {})
             for part in ("offsets", "lengths"):
-                write_array_metadata(folder / "tokens" / part, (0,), KEY_CHUNK, np.dtype(np.int64))
+                write_array_metadata(folder, f"tokens/{part}", (0,), KEY_CHUNK, np.dtype(np.int64))
         elif spec.has_tokens:
             for part, shape, dtype in token_arrays(spec, 0):
-                write_array_metadata(folder / part, shape, rows, dtype)
+                write_array_metadata(folder, part, shape, rows, dtype)
         write_group_metadata(folder, spec.to_dict())  # last: a feature set without it does not exist
         return cls(folder, journal, name)
 
@@ -353,16 +353,16 @@ class Features:
         byte, whole, dtype = np.dtype(np.uint8), np.dtype(np.int64), np.dtype(spec.dtype)
         found = {
             "": group_metadata(spec.to_dict()),
-            "keys": array_metadata((n, KEY_BYTES), KEY_CHUNK, byte),
-            "status": array_metadata((n,), rows, byte),
-            "pooled": array_metadata((n, spec.dim), rows, dtype),
+            "keys": array_metadata("keys", (n, KEY_BYTES), KEY_CHUNK, byte),
+            "status": array_metadata("status", (n,), rows, byte),
+            "pooled": array_metadata("pooled", (n, spec.dim), rows, dtype),
         }
         if spec.ragged:
             found["tokens"] = group_metadata({})
             for part in ("offsets", "lengths"):
-                found[f"tokens/{part}"] = array_metadata((n,), KEY_CHUNK, whole)
+                found[f"tokens/{part}"] = array_metadata(f"tokens/{part}", (n,), KEY_CHUNK, whole)
         elif spec.has_tokens:
-            found |= {part: array_metadata(shape, rows, kind) for part, shape, kind in token_arrays(spec, n)}
+            found |= {part: array_metadata(part, shape, rows, kind) for part, shape, kind in token_arrays(spec, n)}
         return found
 
     def _wrong_metadata(self) -> Iterator[Damage]:
@@ -372,7 +372,7 @@ class Features:
             try:
                 chunk = self._token_chunk_rows()
                 parts = token_arrays(self.spec, end_of(*self._token_places))
-                every |= {part: array_metadata(shape, chunk, dtype) for part, shape, dtype in parts}
+                every |= {part: array_metadata(part, shape, chunk, dtype) for part, shape, dtype in parts}
             except StoreError as error:
                 yield Damage("planned", "tokens/values", str(error))
         for part, expected in every.items():
@@ -382,6 +382,8 @@ class Features:
             except (OSError, ValueError) as error:
                 yield Damage("metadata", part, f"{self.name}: {location(path)} cannot be read ({error})")
                 continue
+            if "dimension_names" not in found:  # as before there were any
+                expected = {name: value for name, value in expected.items() if name != "dimension_names"}
             ahead = found.get("node_type") == "array" and _is_ahead(found.get("shape"), expected["shape"])
             if found != expected and not (ahead and found == {**expected, "shape": found["shape"]}):
                 yield Damage("metadata", part, f"{self.name}: {location(path)} is not what it was written as")

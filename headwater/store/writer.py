@@ -95,15 +95,15 @@ class FeatureWriter:
             grown += self._place_tokens(lengths)
             sums |= {part: digest_rows(array, [(0, n_items)]) for part, array in grown[1:]}
         for part, array in grown:
-            write_array_metadata(old.folder / part, array.shape, KEY_CHUNK, array.dtype)
+            write_array_metadata(old.folder, part, array.shape, KEY_CHUNK, array.dtype)
             target = old._array(part, array.shape, KEY_CHUNK, array.dtype)
             for chunk in range(old.n_items // KEY_CHUNK, target.n_chunks):
                 target.write_chunk(chunk, array[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])
-        write_array_metadata(old.folder / "status", (n_items,), old.block_rows, np.dtype(np.uint8))
-        write_array_metadata(old.folder / "pooled", (n_items, spec.dim), old.block_rows, np.dtype(spec.dtype))
+        write_array_metadata(old.folder, "status", (n_items,), old.block_rows, np.dtype(np.uint8))
+        write_array_metadata(old.folder, "pooled", (n_items, spec.dim), old.block_rows, np.dtype(spec.dtype))
         if spec.has_tokens and not spec.ragged:
             for part, shape, dtype in token_arrays(spec, n_items):
-                write_array_metadata(old.folder / part, shape, old.block_rows, dtype)
+                write_array_metadata(old.folder, part, shape, old.block_rows, dtype)
         old.journal.append(PlanLine(items=n_items, sums=sums))
         self.features = old.refresh()
 
@@ -127,7 +127,7 @@ class FeatureWriter:
             new_offsets[first - n_old : stop - n_old] = ends - lengths[first:stop]
             end = int(ends[-1]) if len(ends) else at
         for part, shape, dtype in token_arrays(old.spec, end):
-            write_array_metadata(old.folder / part, shape, chunk, dtype)
+            write_array_metadata(old.folder, part, shape, chunk, dtype)
         return [("tokens/offsets", np.concatenate([offsets, new_offsets])), ("tokens/lengths", lengths)]
 
     def commit(self, task: BlockTask, result: BlockResult) -> None:

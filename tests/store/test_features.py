@@ -118,6 +118,27 @@ def test_plain_zarr_reads_all_of_it(store, kind):
     assert features.failed == {7: "truncated image"}
 
 
+def test_dimensions_have_names(store):
+    """xarray opens a feature set by itself; metadata of before there were names is still right, and kept so."""
+    import json
+
+    xarray = pytest.importorskip("xarray")
+    made = spec(tokens="2", n_tokens=2, token_dim=3)
+    features = write(store.require_features("f/image", made, 150), keys_of(range(150)))
+    if "://" not in store.location:
+        opened = xarray.open_zarr(store.path / "features.zarr", group="f/image", consolidated=False)
+        assert dict(opened.sizes) == {"item": 150, "byte": 16, "feature": DIM, "token": 2, "channel": 3}
+        assert np.array_equal(opened.pooled.sel(item=slice(3, 5)), features.pooled[3:5])
+    path = features.folder / "pooled" / "zarr.json"
+    metadata = json.loads(path.read_text())
+    assert metadata.pop("dimension_names") == ["item", "feature"]
+    path.write_text(json.dumps(metadata))
+    assert list(features._wrong_metadata()) == []
+    metadata["fill_value"] = 0.0
+    path.write_text(json.dumps(metadata))
+    assert len(list(features._wrong_metadata())) == 1
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_blocks_in_any_order_give_the_same_files(base, behind, order):
     """The order in which blocks are made leaves no trace in the arrays."""
