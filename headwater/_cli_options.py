@@ -32,6 +32,9 @@ Pooling = Annotated[
 Prompt = Annotated[
     str | None, typer.Option(metavar="WORDS", help="What a decoder reads: words around {image} or {text}.")
 ]
+ImageSize = Annotated[
+    str | None, typer.Option(metavar="N|HxW", help="Pixels that images are brought to, instead of the encoder's own.")
+]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model, with your rights.")]
 Steps = Annotated[
     list[str] | None,

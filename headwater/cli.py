@@ -26,6 +26,7 @@ from headwater._cli_options import (
     Folds,
     Groups,
     Holdout,
+    ImageSize,
     InnerFolds,
     Json,
     Layer,
@@ -194,6 +195,7 @@ def embed(
     layer: Layer = None,
     pooling: Pooling = None,
     prompt: Prompt = None,
+    image_size: ImageSize = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     tokens_dtype: Annotated[
         str | None, typer.Option(metavar="int8|float16|float32", help="Stored type of tokens; that of --dtype.")
@@ -230,6 +232,7 @@ def embed(
         layer=layer,
         pooling=pooling,
         prompt=prompt,
+        image_size=image_size,
         dtype=dtype,
         tokens_dtype=tokens_dtype,
         precision=precision,  # type: ignore[arg-type]
@@ -261,6 +264,7 @@ def doctor(
     layer: Layer = None,
     pooling: Pooling = None,
     prompt: Prompt = None,
+    image_size: ImageSize = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
     trust_remote_code: Trust = False,
@@ -279,6 +283,7 @@ def doctor(
         layer=layer,
         pooling=pooling,
         prompt=prompt,
+        image_size=image_size,
         precision=precision,  # type: ignore[arg-type]
         device=device,
         trust_remote_code=trust_remote_code,
@@ -443,6 +448,7 @@ def fine_tune(
         str, typer.Option(metavar="probe|random", help="The head: as fitted on frozen features, or drawn anew.")
     ] = "probe",
     step: Steps = None,
+    image_size: ImageSize = None,
     augment: Annotated[
         list[str] | None,
         typer.Option(
@@ -512,6 +518,7 @@ def fine_tune(
             label=label[0] if label else None,
             seed=seed,
             steps=step or (),
+            image_size=image_size,
             augment=augment or (),
             batch_norm=batch_norm,  # type: ignore[arg-type]
             lora=lora,
@@ -566,6 +573,7 @@ def fine_tune(
         seed=seed,
         start=start,  # type: ignore[arg-type]
         steps=step or (),
+        image_size=image_size,
         augment=augment or (),
         batch_norm=batch_norm,  # type: ignore[arg-type]
         lora=lora,

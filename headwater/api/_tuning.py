@@ -75,6 +75,8 @@ class Asked:
         ``HOW`` for all inputs, or ``MODALITY=HOW`` for one.
     image, text, id
         Columns of the manifest; found by name when left out.
+    image_size
+        Of what encoders see; see `headwater.embed.load_encoder`.
     """
 
     encoders: tuple[str, ...]
@@ -85,6 +87,7 @@ class Asked:
     text: str | None
     id: str | None
     steps: tuple[str, ...] = ()
+    image_size: str | None = None
 
     def how(self) -> dict[Modality, How]:
         """Return how each modality is trained.
@@ -139,6 +142,7 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
             weights=weights,
             adapter=asked.adapter,
             tokens="all" if tokens else "none",
+            image_size=asked.image_size,
             device=device,
             precision="fp32",
         )

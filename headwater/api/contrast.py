@@ -116,6 +116,7 @@ def contrast(
     label: str | None = None,
     seed: int = 0,
     steps: Sequence[str] = (),
+    image_size: str | None = None,
     augment: Sequence[str] = (),
     batch_norm: BatchNorm = "keep",
     lora: LoraSettings | None = None,
@@ -163,8 +164,8 @@ def contrast(
         too.
     batch_size, accumulate
         Pairs that are told apart in a step, and in how many parts they are encoded: the same step by less memory.
-    steps, augment, batch_norm, lora, lr, head_lr, weight_decay, epochs, warmup, patience, stop_share, clip, \
-checkpoint_gradients, precision, device, workers, seed, out, progress, bar
+    steps, image_size, augment, batch_norm, lora, lr, head_lr, weight_decay, epochs, warmup, patience, stop_share, \
+clip, checkpoint_gradients, precision, device, workers, seed, out, progress, bar
         As in `fine_tune`; ``head_lr`` is that of the scale of cosines.
 
     Raises
@@ -181,6 +182,7 @@ checkpoint_gradients, precision, device, workers, seed, out, progress, bar
         text=text,
         id=id,
         steps=tuple(steps),
+        image_size=image_size,
     )
     how = asked.how()
     settings = Settings(
@@ -403,6 +405,7 @@ class Contrasting:
                 "weights": one.encoder.environment().get("weights_file"),
                 "adapter": number.get(id(one.encoder)),
                 "steps": list(self.asked.steps) if one.modality == "image" else [],
+                "image_size": self.asked.image_size if one.modality == "image" else None,
             }
             for one in ready.inputs
         }

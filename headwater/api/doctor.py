@@ -132,6 +132,7 @@ def doctor(
     layer: str | None = None,
     pooling: str | None = None,
     prompt: str | None = None,
+    image_size: str | None = None,
     precision: Precision = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -142,7 +143,7 @@ def doctor(
 
     Parameters
     ----------
-    encoder, weights, layer, pooling, prompt, precision, device, trust_remote_code, batch_size
+    encoder, weights, layer, pooling, prompt, image_size, precision, device, trust_remote_code, batch_size
         As for `headwater.api.embed`.
     tokens
         As for `embed`; None for all of them where the encoder makes any.
@@ -171,6 +172,7 @@ def doctor(
                 layer=layer,
                 pooling=pooling,
                 prompt=prompt,
+                image_size=image_size,
                 device=device,
                 precision=precision,
                 trust_remote_code=trust_remote_code,

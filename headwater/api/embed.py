@@ -25,7 +25,7 @@ from headwater.embed import (
     fill,
     load_encoder,
 )
-from headwater.errors import DiskError, ImageError, InputError, ManifestError, nearest
+from headwater.errors import DiskError, EncoderError, ImageError, InputError, ManifestError, nearest
 from headwater.sources import Manifest, read_manifest
 from headwater.store import (
     FeatureSpec,
@@ -130,6 +130,7 @@ def embed(
     layer: str | None = None,
     pooling: str | None = None,
     prompt: str | None = None,
+    image_size: str | None = None,
     dtype: str = "float16",
     tokens_dtype: str | None = None,
     precision: Precision = "auto",
@@ -168,8 +169,9 @@ def embed(
         Columns of the manifest; found by name when left out.
     tokens
         ``none``, ``all``, or a number to pool tokens to.
-    layer, pooling, prompt
-        What of the encoder is stored, where it leaves a choice; see `headwater.embed.load_encoder`.
+    layer, pooling, prompt, image_size
+        What of the encoder is stored, and of images of which size, where it leaves a choice; see
+        `headwater.embed.load_encoder`.
     dtype
         Stored type, ``float16`` or ``float32``.
     tokens_dtype
@@ -232,11 +234,14 @@ def embed(
         layer=layer,
         pooling=pooling,
         prompt=prompt,
+        image_size=image_size,
         device=device,
         precision=precision,
         trust_remote_code=trust_remote_code,
         steps=steps,
     )
+    if image_size is not None and "image" not in model.modalities:
+        raise EncoderError(f"{encoder} sees no images: leave --image-size out.")
     wanted, not_encoded = _modalities(table, model, image, text)
     base = name if name is not None else default_name(encoder) + (f"-{_run_name(adapter)}" if adapter else "")
     specs = {modality: model.spec(modality, dtype).with_tokens_as(tokens_dtype) for modality in wanted}
@@ -266,7 +271,7 @@ def embed(
 
         state, tuned = (None if file is None else str(Path(file).resolve()) for file in (weights, adapter))
         where = resolve_device(device)
-        chosen = (layer, pooling, prompt, trust_remote_code, tuple(steps))
+        chosen = (layer, pooling, prompt, image_size, trust_remote_code, tuple(steps))
         recipe = Recipe(encoder, state, tuned, tokens, where, precision, *chosen)
         by_ray = RayEngine(recipe, ray_address, workers, batch_size)
     for modality in wanted:

@@ -77,6 +77,7 @@ def fine_tune(
     seed: int = 0,
     start: Start = "probe",
     steps: Sequence[str] = (),
+    image_size: str | None = None,
     augment: Sequence[str] = (),
     batch_norm: BatchNorm = "keep",
     lora: LoraSettings | None = None,
@@ -132,6 +133,8 @@ def fine_tune(
         ``probe`` starts from the head that was fitted on frozen features; ``random`` draws a new one.
     steps
         What is done to an image before all else; see `headwater.sources.steps.parse_steps`.
+    image_size
+        Pixels that images are brought to instead of the encoder's own; see `headwater.embed.load_encoder`.
     augment
         Families of random changes of images in training; see `headwater.finetune.augment.Augmentation`.
     batch_norm
@@ -183,6 +186,7 @@ def fine_tune(
             text=text,
             id=id,
             steps=tuple(steps),
+            image_size=image_size,
         ),
         labels=several(label),
         label_separator=label_separator,

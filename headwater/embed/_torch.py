@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from headwater._devices import fast_at_bf16, resolve_device
 from headwater._extras import need
-from headwater.errors import EncoderError
+from headwater.errors import EncoderError, HeadwaterError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -284,6 +284,27 @@ def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
     """Return a tensor as float32 on the CPU."""
     values: NDArray[np.float32] = tensor.float().cpu().numpy()
     return values
+
+
+@contextmanager
+def fitting(spec: str, size: tuple[int, int] | None) -> Iterator[None]:
+    """Turn what a model raises at images of a size that it cannot take into one line; without a size, nothing.
+
+    Raises
+    ------
+    EncoderError
+        Which names the size.
+    """
+    try:
+        yield
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        if size is None or isinstance(error, HeadwaterError):
+            raise
+        height, width = size
+        raise EncoderError(
+            f"{spec}: cannot see images of {height} x {width} pixels ({first_line(error)}). Try a multiple of its "
+            "patches, such as 32 or 14 pixels, or its own size: leave --image-size out."
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

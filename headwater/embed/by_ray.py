@@ -36,6 +36,7 @@ class Recipe:
     layer: str | None = None
     pooling: str | None = None
     prompt: str | None = None
+    image_size: str | None = None
     trust_remote_code: bool = False
     steps: Sequence[str] = ()
 

@@ -100,6 +100,8 @@ class Encoder(ABC, Generic[Prepared]):
     modalities: frozenset[Modality]
     tokens: str = "none"
     steps: Steps | None = None
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are brought to, where another than the model's own was asked for."""
     """What is done to an image before all else; part of what defines the features."""
     threads_own_cores = False
     """Whether several threads may encode at once, each on a core of its own; else one batch is encoded at a time."""
@@ -114,8 +116,11 @@ class Encoder(ABC, Generic[Prepared]):
         return image if self.steps is None else self.steps(image)
 
     def with_steps(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return settings of image preprocessing together with the steps before it."""
-        return {**settings, **({} if self.steps is None else {"steps": list(self.steps.names)})}
+        """Return settings of image preprocessing together with the steps before it, and the size that was asked for."""
+        asked: dict[str, Any] = {} if self.steps is None else {"steps": list(self.steps.names)}
+        if self.image_size is not None:
+            asked["image_size"] = list(self.image_size)
+        return {**settings, **asked}
 
     @abstractmethod
     def prepare(self, modality: Modality, content: Content) -> Prepared:
@@ -168,8 +173,9 @@ CLIP = "builtin:clip"
 CLIP_BACKEND = "headwater.embed.from_hub:builtin_clip"
 
 OPTIONS: Mapping[str, Sequence[str]] = {
-    "timm": ("layer",),
-    "hf": ("layer", "pooling", "prompt", "trust_remote_code"),
+    "timm": ("layer", "image_size"),
+    "open_clip": ("image_size",),
+    "hf": ("layer", "pooling", "prompt", "image_size", "trust_remote_code"),
 }
 """What can be chosen besides the model, by back end."""
 
@@ -186,6 +192,7 @@ def load_encoder(
     layer: str | None = None,
     pooling: str | None = None,
     prompt: str | None = None,
+    image_size: str | Sequence[int] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     trust_remote_code: bool = False,
@@ -212,6 +219,9 @@ def load_encoder(
     pooling, prompt
         How a decoder's states become one vector, and the words around ``{image}`` or ``{text}``; see
         `headwater.embed.from_decoder.DecoderEncoder`.
+    image_size
+        Height and width, ``HxW``, or one number for both, that images are brought to instead of the model's own;
+        position embeddings are interpolated. Nothing to an encoder that sees no images.
     device
         ``auto``, ``cpu`` or ``cuda``.
     precision
@@ -239,9 +249,15 @@ def load_encoder(
         raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
     if precision not in get_args(Precision):
         raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
-    _refuse_options(
-        spec, backend, {"layer": layer, "pooling": pooling, "prompt": prompt, "trust_remote_code": trust_remote_code}
-    )
+    size = parse_image_size(image_size)
+    chosen = {
+        "layer": layer,
+        "pooling": pooling,
+        "prompt": prompt,
+        "image_size": size,
+        "trust_remote_code": trust_remote_code,
+    }
+    _refuse_options(spec, backend, chosen)
     module, _, attribute = (CLIP_BACKEND if spec == CLIP else BACKENDS[backend]).partition(":")
     build = getattr(import_module(module), attribute)
     before = parse_steps(steps)
@@ -268,7 +284,6 @@ def load_encoder(
         tuned = read_adapter(adapter, spec)
     if options and backend != "python":
         options["adapter"] = tuned
-    chosen = {"layer": layer, "pooling": pooling, "prompt": prompt, "trust_remote_code": trust_remote_code}
     options |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
     built: Encoder[Any] = build(name, **options)
     if tuned is not None:
@@ -278,6 +293,22 @@ def load_encoder(
             raise EncoderError(f"{spec} sees no images: leave --step out.")
         built.steps = before
     return built
+
+
+def parse_image_size(asked: str | Sequence[int] | None) -> tuple[int, int] | None:
+    """Return height and width from ``N``, ``HxW`` or both numbers.
+
+    Raises
+    ------
+    EncoderError
+        When it says something else.
+    """
+    if asked is None:
+        return None
+    words = asked.lower().split("x") if isinstance(asked, str) else [str(number) for number in asked]
+    if len(words) > 2 or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise EncoderError(f"image size {asked!r}: write pixels, N, or height and width, HxW, such as 1024x512.")
+    return int(words[0]), int(words[-1])
 
 
 def _refuse_options(spec: str, backend: str, options: Mapping[str, Any]) -> None:
@@ -323,6 +354,7 @@ def load_again(
         layer=None if spec.layer in WHOLE else spec.layer,
         pooling=None if prompt is None else spec.pooling,
         prompt=prompt,
+        image_size=spec.preprocessing.get("image_size"),
         device=device,
         trust_remote_code=trust_remote_code and spec.encoder.startswith("hf:"),
         steps=spec.preprocessing.get("steps", ()),

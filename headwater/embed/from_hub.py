@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,6 +20,7 @@ from headwater.embed._torch import (
     Frozen,
     digest_of_vocabulary,
     first_line,
+    fitting,
     load_state,
     quiet_libraries,
     require_fit,
@@ -49,6 +51,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
     ----------
     name
         ``ORG/NAME`` on the hub, or a local directory.
+    image_size
+        Height and width instead of those that the model was trained for; position embeddings are interpolated.
     """
 
     library = "transformers"
@@ -60,6 +64,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         weights: str | Path | None = None,
         adapter: Adapter | None = None,
         tokens: str = "none",
+        image_size: tuple[int, int] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
         trust_remote_code: bool = False,
@@ -72,6 +77,10 @@ class HubEncoder(Tunable[NDArray[Any]]):
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
         self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
         self._naflex = takes_patches(self._processor)
+        self._interpolates: dict[str, bool] = {}
+        if image_size is not None and self._processor is not None:
+            self.image_size = image_size
+            self._processor = self._resized(image_size, model, name, trust_remote_code)
         if self._naflex and tokens == "all":
             raise EncoderError(f"{self.name}: its images become different numbers of tokens: pass --tokens N.")
         # DINOv3's ConvNeXt puts what it pools before its cells, each of which is 32 pixels wide.
@@ -87,7 +96,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
         self.logit_scale = self._frozen.logit_scale if self._dual else None
         self.threads_own_cores = self._frozen.device == "cpu"
         try:
-            probes = self._probe()
+            with fitting(self.name, self.image_size):
+                probes = self._probe()
         except EncoderError:
             raise
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -205,6 +215,32 @@ class HubEncoder(Tunable[NDArray[Any]]):
 
     # Images
 
+    def _resized(self, size: tuple[int, int], model: Any, name: str, trust_remote_code: bool) -> Any:
+        """Return the image processor for another size; have the model interpolate its position embeddings, if asked.
+
+        A square keeps the processor's own way, its margin in proportion; any other shape is taken whole.
+        """
+        if self._naflex:
+            raise EncoderError(f"{self.name} takes images at their own shape: leave --image-size out.")
+        sees = model.get_image_features if self._dual else model.forward
+        if "interpolate_pos_encoding" in inspect.signature(sees).parameters:
+            self._interpolates = {"interpolate_pos_encoding": True}
+        height, width = size
+        old, crop = (dict(getattr(self._processor, part, None) or {}) for part in ("size", "crop_size"))
+        if height != width and hasattr(self._processor, "crop_pct"):
+            raise EncoderError(f"{self.name} takes square images: write --image-size {height}.")
+        both = {"height": height, "width": width}
+        changed: dict[str, Any] = {"size": both}
+        if old.get("shortest_edge") and height == width:
+            own = crop.get("height") or old["shortest_edge"]
+            changed = {"size": {"shortest_edge": round(old["shortest_edge"] * height / own)}}
+        elif crop:
+            changed["do_center_crop"] = False
+        if crop:
+            changed["crop_size"] = both
+        auto = need("transformers", "encoders").AutoImageProcessor
+        return auto.from_pretrained(name, trust_remote_code=trust_remote_code, **changed)
+
     def _pixels(self, image: Any) -> NDArray[np.float32]:
         """Return what the image processor makes, float32 of shape ``(3, height, width)``, or a grid of patches."""
         made = self._processor(images=image, return_tensors="np")
@@ -218,9 +254,9 @@ class HubEncoder(Tunable[NDArray[Any]]):
 
     def _see(self, model: Any, x: Tensor) -> Tensors:
         if self._dual:
-            out = model.get_image_features(pixel_values=x)
+            out = model.get_image_features(pixel_values=x, **self._interpolates)
             return out.pooler_output, out.last_hidden_state
-        out = model(pixel_values=x)
+        out = model(pixel_values=x, **self._interpolates)
         hidden, pooled = out.last_hidden_state, out.get("pooler_output")
         if pooled is not None:
             return pooled.flatten(1), hidden

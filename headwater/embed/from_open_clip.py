@@ -21,6 +21,7 @@ from headwater.embed._torch import (
     digest_of_vocabulary,
     first_line,
     fit_weights,
+    fitting,
     load_state,
     quiet_libraries,
 )
@@ -47,6 +48,8 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
     name
         ``MODEL/WEIGHTS`` as in ``ViT-B-32/laion2b_s34b_b79k``; ``hf-hub:ORG/NAME``; ``local-dir:DIRECTORY``; or
         ``MODEL`` alone together with ``weights``.
+    image_size
+        Height and width instead of those that the model was trained for; position embeddings are interpolated.
 
     References
     ----------
@@ -64,22 +67,27 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         weights: str | Path | None = None,
         adapter: Adapter | None = None,
         tokens: str = "none",
+        image_size: tuple[int, int] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
         need("open_clip", "encoders")
-        self.name, self.tokens = f"open_clip:{name}", tokens
-        with quiet_libraries():
-            model, self._tokenize = _build(name, self.name, with_weights=weights is None)
+        self.name, self.tokens, self.image_size = f"open_clip:{name}", tokens, image_size
+        with quiet_libraries(), fitting(self.name, image_size):
+            model, self._tokenize = _build(name, self.name, image_size, with_weights=weights is None)
         if weights is not None:
-            fit_weights(model, load_state(weights), f"--weights {weights}", optional=("text.transformer.embeddings.",))
+            state = load_state(weights)
+            if image_size is not None:
+                need("open_clip.factory", "encoders").resize_pos_embed(state, model)
+            fit_weights(model, state, f"--weights {weights}", optional=("text.transformer.embeddings.",))
         self._config = {k: list(v) if isinstance(v, tuple) else v for k, v in model.visual.preprocess_cfg.items()}
         transforms = need("open_clip.transform", "encoders")
         self._pipeline = ImagePipeline(transforms.image_transform_v2(transforms.PreprocessCfg(**self._config), False))
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.logit_scale = self._frozen.logit_scale
         self.threads_own_cores = self._frozen.device == "cpu"
-        image = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))])
+        with fitting(self.name, image_size):
+            image = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))])
         text = self.encode("text", [self._ids("a")])
         self._dims = {"image": image.pooled.shape[1], "text": text.pooled.shape[1]}
         self._token_shapes = {
@@ -199,7 +207,7 @@ def _text_tokens(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     return out["text_features"], out["text_intermediates"][-1]
 
 
-def _build(name: str, spec: str, *, with_weights: bool) -> tuple[Any, Any]:
+def _build(name: str, spec: str, image_size: tuple[int, int] | None, *, with_weights: bool) -> tuple[Any, Any]:
     """Make an open_clip model and its tokenizer."""
     open_clip = need("open_clip", "encoders")
     whole = name.startswith(("hf-hub:", "local-dir:"))
@@ -216,9 +224,15 @@ def _build(name: str, spec: str, *, with_weights: bool) -> tuple[Any, Any]:
                 pretrained_text=False,
                 force_quick_gelu=bool(trained.get("quick_gelu")),
                 force_preprocess_cfg=trained,
+                force_image_size=image_size if image_size is None or len(set(image_size)) > 1 else image_size[0],
             )
         return model, open_clip.get_tokenizer(model_name)
     except (OSError, RuntimeError, ValueError) as error:
+        if image_size is not None and "size mismatch" in str(error):
+            raise EncoderError(
+                f"{spec}: open_clip does not interpolate the position embeddings of this kind of model: leave "
+                "--image-size out."
+            ) from error
         raise EncoderError(
             f"{spec}: cannot be loaded ({first_line(error)}). Without a network, pass --weights FILE or "
             "open_clip:local-dir:DIRECTORY."

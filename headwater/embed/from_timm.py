@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from PIL import Image
 from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._stages import chosen_stages, see_stages
-from headwater.embed._torch import Frozen, first_line, fit_weights, load_state, quiet_libraries
+from headwater.embed._torch import Frozen, first_line, fit_weights, fitting, load_state, quiet_libraries
 from headwater.embed.encoder import Precision
 from headwater.embed.pooling import grid_of_sequence, pool_grid
 from headwater.embed.tunable import TorchFeatures, Tunable
@@ -39,6 +40,8 @@ class TimmEncoder(Tunable[NDArray[Any]]):
     layer
         Stages whose feature maps are taken instead, such as ``stage3`` or ``stage2,stage4``: the pooled feature is the
         mean of each map, joined; tokens are the cells of the only one.
+    image_size
+        Height and width instead of those that the model was trained for.
 
     References
     ----------
@@ -57,6 +60,7 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         adapter: Adapter | None = None,
         tokens: str = "none",
         layer: str | None = None,
+        image_size: tuple[int, int] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
@@ -68,10 +72,15 @@ class TimmEncoder(Tunable[NDArray[Any]]):
             classifier = model.pretrained_cfg.get("classifier") or ()
             heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
             fit_weights(model, load_state(weights), f"--weights {weights}", optional=[f"{head}." for head in heads])
+        self.image_size = image_size
+        if image_size is not None:
+            _resize(model, image_size, self.name)
         self._stages = {} if layer is None else chosen_stages(layer, model, self.name)
         if len(self._stages) > 1 and tokens != "none":
             raise EncoderError(f"{self.name}: --tokens wants one stage, and --layer {layer} names {len(self._stages)}.")
         self._config = timm.data.resolve_model_data_config(model)
+        if image_size is not None:
+            self._config["input_size"] = (3, *image_size)
         self._pipeline = ImagePipeline(timm.data.create_transform(**self._config, is_training=False))
         self._channels_last_map = not self._stages and getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
@@ -80,7 +89,8 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.threads_own_cores = self._frozen.device == "cpu"
         _, height, width = self._config["input_size"]
-        probe = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (width, height)))])
+        with fitting(self.name, image_size):
+            probe = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (width, height)))])
         self._dim = probe.pooled.shape[1]
         self._token_shape = None if probe.tokens is None else np.shape(probe.tokens)[1:]
 
@@ -154,6 +164,14 @@ def _build(timm: Any, name: str, spec: str, *, pretrained: bool) -> Any:
     except (OSError, ValueError) as error:
         what = "cannot be read" if name.startswith("local-dir:") else "cannot be fetched from the hub"
         raise EncoderError(f"{spec}: {what} ({first_line(error)}). Without a network, pass --weights FILE.") from error
+
+
+def _resize(model: Any, size: tuple[int, int], spec: str) -> None:
+    """Make a model that goes by the size of its images, such as a ViT, take another; a convolutional one takes any."""
+    if hasattr(model, "set_input_size"):
+        with fitting(spec, size), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of how Swin interpolates
+            model.set_input_size(img_size=size)
 
 
 def _forward(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:

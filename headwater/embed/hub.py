@@ -27,6 +27,7 @@ def hub_encoder(
     layer: str | None = None,
     pooling: str | None = None,
     prompt: str | None = None,
+    image_size: tuple[int, int] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     trust_remote_code: bool = False,
@@ -42,6 +43,8 @@ def hub_encoder(
     with loading(spec), quiet_libraries():
         config = need("transformers", "encoders").AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     if is_decoder(config):
+        if image_size is not None:
+            raise EncoderError(f"{spec} takes images at their own shape: leave --image-size out, or --step resize=HxW.")
         try:
             with loading(spec):
                 return DecoderEncoder(
@@ -71,6 +74,7 @@ def hub_encoder(
             weights=weights,
             adapter=adapter,
             tokens=tokens,
+            image_size=image_size,
             device=device,
             precision=precision,
             trust_remote_code=trust_remote_code,

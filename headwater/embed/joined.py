@@ -112,6 +112,7 @@ class JoinedEncoder(Encoder[Any]):
                 device=device,
                 precision=precision,
                 steps=part["steps"],
+                image_size=part.get("image_size"),
             )
         digest = blake2b(digest_size=16)
         for modality, encoder in sorted(self._parts.items()):  # one digest of all: images and texts go together
