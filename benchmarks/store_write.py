@@ -36,7 +36,7 @@ def main() -> None:
             features = create_store(path).require_features(NAME, spec_of(sizes.dim), n)
             with features.writing() as writer:
                 for task in writer.plan(keys):
-                    writer.commit(task, BlockResult(task.rows, x[task.rows]))
+                    writer.commit(task, BlockResult(task.rows, x[task.rows[0] : task.rows[-1] + 1]))
 
         def theirs() -> None:
             with file.open("wb") as out:
