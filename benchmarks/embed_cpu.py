@@ -27,8 +27,8 @@ from _timing import best
 from PIL import Image
 
 from headwater._devices import fast_at_bf16
+from headwater._memory import keep_freed_memory
 from headwater.embed import Content, fill, key_of_file, load_encoder
-from headwater.embed._memory import keep_freed_memory
 from headwater.embed.run import CORE_BATCH
 from headwater.store import create_store
 

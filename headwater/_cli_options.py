@@ -7,7 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-Store = Annotated[Path, typer.Argument(metavar="STORE", help="The store, a directory such as lung.hw.")]
+Store = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE", help="The store, a directory such as lung.hw or a URL such as s3://bucket/lung.hw."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Where = Annotated[str | None, typer.Option(metavar="SQL", help="Only samples for which this holds: 'age > 50'.")]
 By = Annotated[str | None, typer.Option(metavar="COL", help="Give results for each value of this column too.")]

@@ -6,7 +6,9 @@ import errno
 import gc
 import math
 import shutil
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -52,13 +54,32 @@ from headwater._cli_options import (
 
 
 class _Group(TyperGroup):
-    """The commands, with Ctrl-C answered here: what click and typer make of it differs between versions."""
+    """The commands, with Ctrl-C answered here: what click and typer make of it differs between versions.
+
+    An interrupt may come out as another error, of a lock that it cut short for one, and is answered all the same.
+    """
 
     def invoke(self, ctx: Any) -> Any:
+        interrupted = False
+
+        def note(number: int, frame: Any) -> None:
+            nonlocal interrupted
+            interrupted = True
+            signal.default_int_handler(number, frame)
+
+        main = threading.current_thread() is threading.main_thread()
+        ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if ours:
+            signal.signal(signal.SIGINT, note)
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _fail("stopped. What was finished is kept: run the same command again to go on.", 130)
+        except BaseException as error:
+            if interrupted or isinstance(error, KeyboardInterrupt):
+                _fail("stopped. What was finished is kept: run the same command again to go on.", 130)
+            raise
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 app = typer.Typer(
@@ -174,6 +195,9 @@ def embed(
     pooling: Pooling = None,
     prompt: Prompt = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
+    tokens_dtype: Annotated[
+        str | None, typer.Option(metavar="int8|float16|float32", help="Stored type of tokens; that of --dtype.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
     trust_remote_code: Trust = False,
@@ -207,6 +231,7 @@ def embed(
         pooling=pooling,
         prompt=prompt,
         dtype=dtype,
+        tokens_dtype=tokens_dtype,
         precision=precision,  # type: ignore[arg-type]
         device=device,
         trust_remote_code=trust_remote_code,
@@ -656,7 +681,7 @@ def compare(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The other data set's store.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The other data set's store.")],
     label: Annotated[list[str], typer.Option(metavar="COL", help="Column of the truth; repeat for several labels.")],
     features: Annotated[
         list[str] | None, typer.Option(metavar="NAME/MODALITY", help="Features, where they are called otherwise.")
@@ -721,7 +746,7 @@ def explain(
     id: Annotated[str, typer.Option(help="The sample to explain.")],
     target: Annotated[str | None, typer.Option("--class", help="The class; the likeliest by default.")] = None,
     method: Annotated[str, typer.Option(help="gradient, occlusion or attention.")] = "gradient",
-    store: Annotated[Path | None, typer.Option(metavar="STORE", help="Another store than the run's.")] = None,
+    store: Annotated[str | None, typer.Option(metavar="STORE", help="Another store than the run's.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the image under a heat map.")] = None,
     json: Json = False,
 ) -> None:

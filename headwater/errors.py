@@ -13,6 +13,7 @@ HeadwaterError
 │   ├── SpecMismatch                   features of different specs would be mixed
 │   └── StoreBusy (RuntimeError)       another process writes the same features
 ├── DiskError (OSError)                the disk is full or refuses
+├── RemoteError (OSError)              a bucket cannot be reached or refuses
 ├── EncoderError (ValueError)          an encoder that cannot be built or fed
 ├── HeadError (ValueError)             a head that cannot be fitted or loaded
 ├── SplitError (ValueError)            a split that cannot be made
@@ -77,6 +78,10 @@ class StoreBusy(StoreError, RuntimeError):
 
 class DiskError(HeadwaterError, OSError):
     """The disk is full, or refuses to be written to."""
+
+
+class RemoteError(HeadwaterError, OSError):
+    """A bucket cannot be reached, or refuses what is asked of it."""
 
 
 class EncoderError(HeadwaterError, ValueError):

@@ -1,8 +1,10 @@
 """Fixtures shared by several folders: tiny encoders of every kind, the command line in this process, made stores."""
 
 import json
+import logging
 import os
 import sys
+import uuid
 import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -536,6 +538,47 @@ def _files_of(folder):
         for p in sorted(folder.rglob("*"))
         if p.suffix != ".lock" and p.name != "files.parquet"
     }
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The URL of a server that speaks the protocol of S3, started by the first test that asks for it."""
+    server = pytest.importorskip("moto.server", reason="needs moto[server]")
+    pytest.importorskip("s3fs")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """A plain client of that server, which this process and those that it starts use from now on."""
+    import s3fs
+
+    for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_", "HEADWATER_"))]:
+        monkeypatch.delenv(name)
+    settings = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return s3fs.S3FileSystem(use_listings_cache=False)
+
+
+@pytest.fixture
+def bucket(s3, tmp_path, monkeypatch):
+    """The URL of an empty bucket; what is read from it is cached in ``tmp_path / "cache"``."""
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
+    name = f"b{uuid.uuid4().hex[:12]}"
+    s3.mkdir(name)
+    return f"s3://{name}"
 
 
 def _write_features(store, name, X, keys, **spec):

@@ -13,7 +13,7 @@ import pytest
 from headwater import __version__, cli
 
 COMMANDS = ["demo", "embed", "fit-head", "zero-shot", "similar", "index", "info", "verify"]
-HEAVY = {"torch", "torchvision", "timm", "open_clip", "transformers", "faiss", "matplotlib"}
+HEAVY = {"torch", "torchvision", "timm", "open_clip", "transformers", "faiss", "matplotlib", "fsspec", "botocore"}
 
 
 def run(*words, **options):

@@ -94,7 +94,7 @@ class Planned:
         asked = self.asked
         return {
             "command": "fit-head",
-            "store": str(self.store.path.resolve()),
+            "store": self.store.full_location,
             "features": described(self.store, self.what.names),
             "label": list(asked.labels),
             "label_separator": asked.label_separator,

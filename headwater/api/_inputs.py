@@ -86,7 +86,7 @@ def wanted(
             bagged = " To put samples into bags, pass --bags COL." if kind == "mil" else ""
             raise InputError(
                 f"--head {kind} wants tokens, and {name} holds none. Store them with: headwater embed MANIFEST "
-                f"{store.path} --encoder {spec.encoder} --name {short}-tokens --tokens all. Or pass --features "
+                f"{store.location} --encoder {spec.encoder} --name {short}-tokens --tokens all. Or pass --features "
                 f"{name}{POOLED} to take its pooled feature for one token.{bagged}"
             )
     return Wanted(names, tokens, missing == "keep", bags, tuple(name for name in also if name not in names))

@@ -38,7 +38,8 @@ def encoder_of(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{store.path}: {name}")
+    own = encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
+    own.require_same(spec, f"{store.location}: {name}")
     return encoder
 
 
@@ -60,6 +61,7 @@ def features_of_texts(
     if features is None or (rows < 0).any():
         encoder = _text_encoder(store, name, weights=weights, device=device, trust_remote_code=trust_remote_code)
         spec: FeatureSpec = encoder.spec("text", "float16" if features is None else features.spec.dtype)
+        spec = spec if features is None else spec.with_tokens_as(features.spec.tokens_dtype)
         # Blocks of a size that suits the samples' own texts, should they follow.
         features = store.require_features(name, spec, max(len(contents), len(store.samples)))
         fill(features, encoder, contents)
@@ -100,7 +102,7 @@ def require_dual(store: Store, image: str, text: str) -> None:
         same = ("dim",)
     if any(getattr(one, field) != getattr(other, field) for field in same):
         raise StoreError(
-            f"{store.path}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
+            f"{store.location}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
             "compared in one dual encoder only."
         )
 
@@ -121,7 +123,7 @@ def _text_encoder(
     if not made:
         names = sorted({n.split("/")[0] for n in store.feature_names()})
         raise StoreNotFound(
-            f"{store.path}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
+            f"{store.location}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
         )
     encoder = encoder_of(store, made[0], weights=weights, device=device, trust_remote_code=trust_remote_code)
     if "text" not in encoder.modalities:

@@ -207,7 +207,7 @@ def audit(
     if target is not None:
         _write(pairs, target)
     return Audit(
-        path=str(opened.path),
+        path=opened.location,
         n_samples=len(data.ids),
         n_left_out=len(data.left_out),
         label=label,
@@ -225,7 +225,7 @@ def _names(store: Store, features: str | Sequence[str] | None) -> list[str]:
     names = store.feature_names()
     if len(names) != 1:
         there = ", ".join(names) or "none yet"
-        raise InputError(f"{store.path}: say which features to audit with --features. There are: {there}.")
+        raise InputError(f"{store.location}: say which features to audit with --features. There are: {there}.")
     return names
 
 

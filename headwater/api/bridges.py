@@ -77,7 +77,7 @@ class Imported(Store):
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         features = {name: asdict(done) for name, done in self.results.items()}
-        return {"store": str(self.path), "n_vectors": self.n_vectors, "columns": self.columns, "features": features}
+        return {"store": self.location, "n_vectors": self.n_vectors, "columns": self.columns, "features": features}
 
     def lines(self) -> list[str]:
         """Say in a few lines what was done and where the result is."""
@@ -217,7 +217,7 @@ def _require_same_ids(store: Store, vectors: Vectors) -> None:
             parts.append(f"{len(ids):,} {words}, such as {', '.join(map(repr, ids.head(3).to_list()))}")
     if parts:
         raise InputError(
-            f"{vectors.source}: ids differ from the samples of {store.path}: {'; '.join(parts)}. Pass --id COLUMN, "
+            f"{vectors.source}: ids differ from the samples of {store.location}: {'; '.join(parts)}. Pass --id COLUMN, "
             "import into another store, or pass --prompts for texts that are no samples."
         )
 

@@ -35,6 +35,8 @@ from headwater.store import (
     check_name,
     create_store,
     find_store,
+    is_url,
+    store_folder,
 )
 
 
@@ -85,7 +87,7 @@ class Embedded(Store):
         }
         changes = None if self.changes is None else asdict(self.changes)
         counts = {"n_samples": self.n_samples, "changes": changes}
-        return {"store": str(self.path), **counts, "features": features}
+        return {"store": self.location, **counts, "features": features}
 
     def lines(self) -> list[str]:
         """Say in a few lines what was done, what was skipped and where the result is."""
@@ -99,7 +101,7 @@ class Embedded(Store):
             out.append(f"{name}: {', '.join(parts)}")
             out += [f"  {id}: {why}" for id, why in list(failed.items())[:SHOWN]]
             if len(failed) > SHOWN:
-                out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.path} --failed")
+                out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.location} --failed")
             if result.cut:
                 out.append(f"  {counted(result.cut, 'text')} cut short, being longer than the encoder reads")
             if before:
@@ -110,7 +112,7 @@ class Embedded(Store):
         if self.changes is not None:
             out += self.changes.lines()
         without = f", {self.n_failed:,} of them without features" if self.n_failed else ""
-        return [*out, f"{counted(self.n_samples, 'sample')}{without}, in {self.path}"]
+        return [*out, f"{counted(self.n_samples, 'sample')}{without}, in {self.location}"]
 
 
 def embed(
@@ -129,6 +131,7 @@ def embed(
     pooling: str | None = None,
     prompt: str | None = None,
     dtype: str = "float16",
+    tokens_dtype: str | None = None,
     precision: Precision = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -152,7 +155,7 @@ def embed(
     manifest
         A CSV, TSV, Parquet or JSON-lines file, or a folder with one subfolder a class.
     store
-        Where the store is or is to be.
+        Where the store is or is to be, a folder or a URL such as ``s3://bucket/lung.hw``.
     encoder
         See `headwater.embed.load_encoder`.
     weights
@@ -169,6 +172,9 @@ def embed(
         What of the encoder is stored, where it leaves a choice; see `headwater.embed.load_encoder`.
     dtype
         Stored type, ``float16`` or ``float32``.
+    tokens_dtype
+        Stored type of tokens: ``float16``, ``float32``, or ``int8`` with a scale a token, which takes half the space of
+        ``float16``; that of the pooled features when left out.
     trust_remote_code
         Let transformers run code that comes with a model; it runs with all rights of the user's.
     precision, device, batch_size, workers
@@ -199,6 +205,10 @@ def embed(
     """
     _one_of("--on-error", on_error, ("skip", "stop"))
     _one_of("--dtype", dtype, ("float16", "float32"))
+    if tokens_dtype is not None:
+        _one_of("--tokens-dtype", tokens_dtype, ("int8", "float16", "float32"))
+        if tokens == "none":
+            raise InputError("--tokens-dtype is about tokens, and none are stored: pass --tokens all or a number.")
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     _one_of("--precision", precision, get_args(Precision))
     _one_of("--engine", engine, ("local", "ray"))
@@ -207,6 +217,8 @@ def embed(
         need("ray", "ray")
         if part is not None:
             raise InputError("--shard goes without --engine ray, which divides blocks itself.")
+    if is_url(store) and (part is not None or engine == "ray"):
+        raise InputError(f"{store}: --shard and --engine ray need a folder that all processes see: give one.")
     for option, number in (("--batch-size", batch_size), ("--workers", workers)):
         if number is not None and number < 1:
             raise InputError(f"{option} must be at least 1, but is {number}.")
@@ -227,20 +239,21 @@ def embed(
     )
     wanted, not_encoded = _modalities(table, model, image, text)
     base = name if name is not None else default_name(encoder) + (f"-{_run_name(adapter)}" if adapter else "")
-    specs = {modality: model.spec(modality, dtype) for modality in wanted}
+    specs = {modality: model.spec(modality, dtype).with_tokens_as(tokens_dtype) for modality in wanted}
     for modality, spec in specs.items():
         check_name(f"{base}/{modality}")
         if found is not None:
             found.check_features(f"{base}/{modality}", spec, alone=part is None)
     refuse_own_keys(table, manifest, found)
-    index = FileIndex(Path(store))
+    index = FileIndex(store_folder(store))
     known = None if rehash else index
     items = {modality: items_of(table, modality, workers, on_error, progress, known) for modality in wanted}
     if on_error == "stop" and found is not None and not retry_failed:
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
                 refuse_failed(found.features(full_name), items[modality], table, "failed in an earlier run")
-    _require_space(Path(store), found, {f"{base}/{m}": (specs[m], items[m].contents) for m in wanted})
+    if not is_url(store):  # of the cache, old blocks make room
+        _require_space(Path(store), found, {f"{base}/{m}": (specs[m], items[m].contents) for m in wanted})
     # Only now, when nothing that can be foreseen stands in the way, is anything written.
     target = Embedded(create_store(store).path, table.n_samples)
     target.not_encoded = not_encoded
@@ -316,7 +329,7 @@ def _require_space(
     if needed > free:
         raise DiskError(
             f"{path}: {size(needed)} of features are to be stored, and the disk has {size(free)} left. Free some "
-            "space, or store fewer tokens (--tokens N)."
+            "space, or store fewer tokens (--tokens N), or smaller ones (--tokens-dtype int8)."
         )
 
 

@@ -183,7 +183,7 @@ def evaluate(
     config = {
         "command": "evaluate",
         "run": _name(fitted),
-        "store": str(opened.path.resolve()),
+        "store": opened.full_location,
         "features": described(opened, names),
         "label": labels,
         "label_separator": label_separator,
@@ -238,15 +238,15 @@ def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequen
         if name not in there:
             same = [n for n in there if store.features(n).spec.to_dict() == wanted]
             hint = f" Pass --features {same[0]}." if same else f" There are: {', '.join(there) or 'none yet'}."
-            raise InputError(f"{store.path}: no features {name!r}, which the run reads.{hint}")
+            raise InputError(f"{store.location}: no features {name!r}, which the run reads.{hint}")
         found = store.features(name).spec.to_dict()
         FeatureSpec.from_dict(wanted)  # a run of a newer headwater may have fields that are not known here
         differing = [field for field in found if found[field] != wanted.get(field, found[field])]
         if differing:
             changes = "; ".join(f"{field}: {wanted[field]!r} in the run, {found[field]!r} here" for field in differing)
             raise SpecMismatch(
-                f"{store.path}: {name} is not of the spec that the head was fitted on ({changes}). Embed this data set "
-                f"as the run's was, with --encoder {wanted['encoder']}."
+                f"{store.location}: {name} is not of the spec that the head was fitted on ({changes}). Embed this data "
+                f"set as the run's was, with --encoder {wanted['encoder']}."
             )
     return names
 
@@ -374,7 +374,7 @@ def _shared(
         group is not None
         and column is not None
         and column == run.config["groups"]
-        and theirs.path.resolve() == store.path.resolve()
+        and theirs.full_location == store.full_location
     ):
         values = trained.table[column].cast(pl.String).to_list()
         shared["groups"] = len(set(group.astype(str).tolist()) & set(values))

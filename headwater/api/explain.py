@@ -153,7 +153,7 @@ def _one_sample(store: Store, run: Run, id: str) -> Data:
     """Read one sample's tokens."""
     ids = store.samples[store.roles.id].cast(str).to_list()
     if id not in ids:
-        raise InputError(f"--id {id}: no such sample in {store.path}.{nearest(id, ids)}")
+        raise InputError(f"--id {id}: no such sample in {store.location}.{nearest(id, ids)}")
     config = run.config
     names = tuple(config["features"])
     tokens = frozenset(config.get("tokens") or ())
@@ -168,7 +168,7 @@ def _one_sample(store: Store, run: Run, id: str) -> Data:
     row = np.flatnonzero(data.ids == id)
     if not len(row):
         reasons = dict(data.left_out.iter_rows())
-        raise InputError(f"--id {id} has no features in {store.path}: {reasons.get(id, 'not embedded')}.")
+        raise InputError(f"--id {id} has no features in {store.location}: {reasons.get(id, 'not embedded')}.")
     return Data(
         {name: X.select(row) for name, X in data.inputs.items()},
         data.table[row.tolist()],

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted, size
 from headwater.errors import InputError, StoreError, nearest
-from headwater.store import KEY_COLUMNS, BlockResult, Features, RaggedArray, Store, keys_from_hex, open_store
+from headwater.store import (
+    KEY_COLUMNS,
+    BlockResult,
+    Features,
+    RaggedArray,
+    Store,
+    keys_from_hex,
+    open_store,
+    remove_file,
+    write_bytes,
+)
 
 BESIDE = ".being-compacted"
 """What is put after the name of a feature set while its kept items are copied."""
@@ -77,8 +87,10 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
         if name not in names:
             raise InputError(f"--drop {name}: no such features.{nearest(name, names)} There are: {', '.join(names)}.")
     if not opened.has_samples() and not drop:
-        raise InputError(f"{opened.path}: no samples, so that nothing is known to be used. Name features with --drop.")
-    sets = {name: _bytes(opened.features(name)) for name in drop}
+        raise InputError(
+            f"{opened.location}: no samples, so that nothing is known to be used. Name features with --drop."
+        )
+    sets = {name: opened.features(name).n_bytes for name in drop}
     known = set(sets)
     items: dict[str, tuple[int, int]] = {}
     for name in names if opened.has_samples() else ():
@@ -87,15 +99,15 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
         features = opened.features(name)
         unused = ~_used(opened, features)
         if unused.all():
-            sets[name] = _bytes(features)
+            sets[name] = features.n_bytes
         elif unused.any():
-            items[name] = int(unused.sum()), round(_bytes(features) * float(unused.mean()))
+            items[name] = int(unused.sum()), round(features.n_bytes * float(unused.mean()))
     if yes:
         for name in sets:
             opened.remove_features(name)
         for name in items:
             _compact(opened, name)
-    return Dropped(str(opened.path), yes, sets, items)
+    return Dropped(opened.location, yes, sets, items)
 
 
 def _used(store: Store, features: Features) -> NDArray[np.bool_]:
@@ -123,7 +135,7 @@ def _compact(store: Store, name: str) -> None:
     with features.writing() as own:  # nobody adds to it meanwhile
         features = own.features
         if damage := next(features.damages(), None):
-            raise StoreError(f"{damage.text}. Mend it first: headwater verify {store.path} --repair")
+            raise StoreError(f"{damage.text}. Mend it first: headwater verify {store.location} --repair")
         kept = np.flatnonzero(_used(store, features) & (features.status > 0))
         target = store.require_features(beside, features.spec, len(kept))
         tokens: Any = features.tokens if features.spec.has_tokens else None
@@ -144,9 +156,9 @@ def _compact(store: Store, name: str) -> None:
                     if int(old) in features.failed
                 }
                 writer.commit(task, BlockResult(task.rows, np.asarray(features.pooled[rows]), matrices, failed))
-            _whole(store, beside).touch()  # now it may take the place
+            write_bytes(_whole(store, beside), b"")  # now it may take the place
             store.replace_features(name, beside)
-        _whole(store, beside).unlink(missing_ok=True)
+        remove_file(_whole(store, beside))
 
 
 def _whole(store: Store, beside: str) -> Path:
@@ -159,8 +171,4 @@ def _finish(store: Store) -> None:
     for marker in sorted(base.glob(f"*{BESIDE}/*.whole")):
         name = f"{marker.parent.name.removesuffix(BESIDE)}/{marker.stem}"
         store.replace_features(name, f"{marker.parent.name}/{marker.stem}")
-        marker.unlink(missing_ok=True)
-
-
-def _bytes(features: Features) -> int:
-    return sum(path.stat().st_size for path in features.folder.rglob("*") if path.is_file())
+        remove_file(marker)

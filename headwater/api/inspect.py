@@ -51,7 +51,8 @@ class StoreInfo:
 
     def _cells(self, name: str) -> list[str]:
         features = self.features[name]
-        tokens = "" if features["tokens"] == "none" else f" + tokens {features['tokens']}"
+        kind = "" if features["tokens_dtype"] == features["dtype"] else f" {features['tokens_dtype']}"
+        tokens = "" if features["tokens"] == "none" else f" + tokens {features['tokens']}{kind}"
         shape = f"{features['stored']:,} x {features['dim']} {features['dtype']}{tokens}"
         failed = [f"{counted(len(self.failed[name]), 'sample')} failed"] if name in self.failed else []
         to_do = [f"{counted(features['to_do'], 'item')} to do"] if features["to_do"] else []
@@ -77,9 +78,10 @@ def info(store: str | Path | Store) -> StoreInfo:
             "dim": found.spec.dim,
             "dtype": found.spec.dtype,
             "tokens": found.spec.tokens,
+            "tokens_dtype": found.spec.token_type.name,
             "encoder": found.spec.encoder,
             "weights": found.spec.weights,
-            "bytes": sum(p.stat().st_size for p in found.folder.rglob("*") if p.is_file()),
+            "bytes": found.n_bytes,
         }
         of_samples, of_none = _failures(opened, found)
         if of_samples:
@@ -88,7 +90,7 @@ def info(store: str | Path | Store) -> StoreInfo:
             unlisted[name] = of_none
     there = opened.has_samples()
     return StoreInfo(
-        path=str(opened.path),
+        path=opened.location,
         n_samples=len(opened.samples) if there else 0,
         columns=opened.samples.columns if there else [],
         features=features,

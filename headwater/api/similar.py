@@ -17,7 +17,7 @@ from headwater.api._texts import STORED, encoder_of, features_of_query, require_
 from headwater.embed import Content, key_of_file
 from headwater.errors import InputError, StoreNotFound, nearest
 from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search
-from headwater.store import Features, SelectedRows, Store, keys_from_hex, open_store
+from headwater.store import Features, SelectedRows, Store, fetch_file, keys_from_hex, open_store, send_file
 
 OWN = ("rank", "score", "id")
 MOST = 40  # characters of a cell that are shown
@@ -203,7 +203,10 @@ def index(
     recall = recall_at_10(built, found.pooled, seed=seed)
     path = _index_path(opened, features, kind)
     save_index(built, path, fingerprint=found.fingerprint, recall_at_10=recall)
-    return IndexSummary(str(path), kind, built.n_vectors, recall)
+    for written in (path, path.with_name(f"{path.name}.json")):
+        send_file(written)
+    where = f"{opened.location}/{path.relative_to(opened.path).as_posix()}"
+    return IndexSummary(where, kind, built.n_vectors, recall)
 
 
 def require_kind(kind: str) -> None:
@@ -228,9 +231,10 @@ def _search_index(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Search an index of items; return the samples that they stand in, of equal ones the first first."""
     path = _index_path(store, features.name, kind)
-    if not path.exists():
+    if not (fetch_file(path) and fetch_file(path.with_name(f"{path.name}.json"))):
         raise StoreNotFound(
-            f"{path}: no such index. Run: headwater index {store.path} --features {features.name} --kind {kind}"
+            f"{features.name}: no {kind} index. Run: headwater index {store.location} --features {features.name} "
+            f"--kind {kind}"
         )
     opened = load_index(path, fingerprint=features.fingerprint)
     samples = np.flatnonzero(allowed)

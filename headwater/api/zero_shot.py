@@ -142,7 +142,7 @@ def zero_shot(
     kind = "zero-shot-transductive" if transductive else "zero-shot"
     config = {
         "command": "zero-shot",
-        "store": str(opened.path.resolve()),
+        "store": opened.full_location,
         "features": described(opened, [image, text]),
         "label": labels,
         "label_separator": label_separator,

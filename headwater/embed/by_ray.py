@@ -145,7 +145,8 @@ class Worker:
         self.encoder.restore(known)
         self.writer = FeatureWriter(Features(Path(folder), Path(journal), name), environment)
         spec = self.writer.features.spec
-        self.encoder.spec(spec.modality, spec.dtype).require_same(spec, f"{name}, by a worker,")
+        own = self.encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
+        own.require_same(spec, f"{name}, by a worker,")
         self.batch_size = batch_size
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:

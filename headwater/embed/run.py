@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.embed._memory import keep_freed_memory
+from headwater._memory import keep_freed_memory
 from headwater.embed.encoder import Content, Encoded, Encoder
 from headwater.errors import EncoderError, ImageError
-from headwater.store import BlockLine, BlockResult, BlockTask, Features, FeatureWriter, Modality
+from headwater.store import BlockLine, BlockResult, BlockTask, Features, FeatureSpec, FeatureWriter, Modality
+from headwater.store.quantised import LARGEST
 
 SAME_COSINE = 0.999
+REMEDY = "try --dtype float32 or --precision fp32"
 N_PROBES = 4
 TEXTS_AT_ONCE = 16
 """Texts are sorted by length among this many batches."""
@@ -191,7 +193,7 @@ def fill(
                 task = done.job.task
                 pending[task.block].append(done)
                 if sum(len(d.job.rows) for d in pending[task.block]) == len(task.rows):
-                    block = _assemble(task, pending.pop(task.block), features.spec.dtype)
+                    block = _assemble(task, pending.pop(task.block), features.spec)
                     writer.commit(task, block)
                     result.failed += [(content_of[row], why) for row, why in block.failed.items()]
                 result.cut += done.cut
@@ -215,7 +217,7 @@ def make_block(
     content_of = _Rows(task.rows, contents)
     size = _at_once(encoder, modality, batch_size)
     with closing(_encode_all(encoder, modality, _jobs([task], modality, size), content_of, size, workers)) as finished:
-        return writer.write(task, _assemble(task, list(finished), writer.features.spec.dtype))
+        return writer.write(task, _assemble(task, list(finished), writer.features.spec))
 
 
 def _at_once(encoder: Encoder[Any], modality: Modality, batch_size: int) -> int:
@@ -314,8 +316,13 @@ def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: list[Any
     return Encoded(pooled, [matrices[i] for i in back])
 
 
-def _assemble(task: BlockTask, parts: Sequence[_Done], dtype: str) -> BlockResult:
-    """Put the jobs of a block together in the stored type; an item that does not fit into it fails."""
+def _assemble(task: BlockTask, parts: Sequence[_Done], spec: FeatureSpec) -> BlockResult:
+    """Put the jobs of a block together in the stored type; an item that does not fit into it fails.
+
+    Tokens that are to be quantised stay float32, for the writer to do it.
+    """
+    dtype = spec.dtype
+    token_type, largest = (np.dtype(np.float32), LARGEST) if spec.quantised else (spec.token_type, np.inf)
     failed = {row: why for part in parts for row, why in part.failed.items()}
     encoded = [(part.good, part.encoded) for part in parts if part.encoded is not None]
     if not encoded:
@@ -325,23 +332,26 @@ def _assemble(task: BlockTask, parts: Sequence[_Done], dtype: str) -> BlockResul
     first = encoded[0][1].tokens
     tokens: Any = None
     if isinstance(first, np.ndarray):
-        tokens = np.full((len(task.rows), *first.shape[1:]), np.nan, dtype)
+        tokens = np.full((len(task.rows), *first.shape[1:]), np.nan, token_type)
     elif first is not None:
-        tokens = [np.empty((0, first[0].shape[1]), dtype)] * len(task.rows)
+        tokens = [np.empty((0, first[0].shape[1]), token_type)] * len(task.rows)
     with np.errstate(over="ignore"):
         for good, part in encoded:
             at = [place[row] for row in good.tolist()]
             pooled[at] = part.pooled
             if isinstance(tokens, list):
                 for i, matrix in zip(at, part.tokens or (), strict=True):
-                    tokens[i] = matrix.astype(dtype)
+                    tokens[i] = matrix.astype(token_type)
             elif tokens is not None:
                 tokens[at] = part.tokens
     finite = np.isfinite(pooled).all(1)
     if tokens is not None:
-        finite &= [bool(np.isfinite(matrix).all()) for matrix in tokens]
+        fits = np.array([bool((np.abs(matrix) <= largest).all() and np.isfinite(matrix).all()) for matrix in tokens])
+        for row in task.rows[finite & ~fits].tolist():
+            failed.setdefault(row, f"its tokens are not finite in {spec.tokens_dtype or dtype}; {REMEDY}")
+        finite &= fits
     for row in task.rows[~finite].tolist():
-        failed.setdefault(row, f"its features are not finite in {dtype}; try --dtype float32 or --precision fp32")
+        failed.setdefault(row, f"its features are not finite in {dtype}; {REMEDY}")
     return BlockResult(task.rows, pooled, tokens, failed)
 
 

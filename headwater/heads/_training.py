@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._extras import need
+from headwater._memory import keep_freed_memory
 from headwater.heads._network import Params, Shape, folded, forward, initial, one_network, spread
 from headwater.heads._objective import losses
 
@@ -83,6 +84,7 @@ class Trained:
     curve: NDArray[np.float32]
 
 
+@keep_freed_memory()  # of casts and gradients as large as all weights, in every step
 def train(
     shape: Shape,
     schedule: Schedule,

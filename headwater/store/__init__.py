@@ -1,9 +1,12 @@
 """The feature store: what is on disk, and how it is read and added to."""
 
+from headwater.store._files import fetch_file, remove_file, send_file, write_bytes
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.features import Features
 from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
+from headwater.store.quantised import QuantisedArray, quantise
+from headwater.store.remote import is_url, store_folder
 from headwater.store.repair import mend, salvage_journal
 from headwater.store.shuffle import BlockShuffle
 from headwater.store.spec import FeatureSpec, Modality
@@ -38,18 +41,26 @@ __all__ = [
     "Journal",
     "MappedArray",
     "Modality",
+    "QuantisedArray",
     "RaggedArray",
     "Roles",
     "SelectedRows",
     "Store",
     "check_name",
     "create_store",
+    "fetch_file",
     "find_store",
     "hex_from_keys",
+    "is_url",
     "keys_from_hex",
     "mend",
     "open_store",
+    "quantise",
+    "remove_file",
     "salvage_journal",
     "select_samples",
+    "send_file",
     "stat_of",
+    "store_folder",
+    "write_bytes",
 ]

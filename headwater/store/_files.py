@@ -1,4 +1,8 @@
-"""Writing files so that a reader, or the next run after a crash, sees the old one or the new one whole."""
+"""Writing files so that a reader, or the next run after a crash, sees the old one or the new one whole.
+
+A path below the cache of a store at a URL stands for an object of its bucket: what is done to the file here is done to
+the object first.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,16 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from headwater.errors import DiskError
+from headwater.store.remote import remote_of
 
 DIGEST_SIZE = 16
 
@@ -47,7 +53,20 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``, waiting for whoever has it, in this process or another."""
     with disk_errors(path), path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        with lease(path, wait=True):
+            yield
+
+
+def lease(path: Path, *, wait: bool) -> AbstractContextManager[None]:
+    """Hold the lock ``path`` of a store at a URL against other machines; on this one, files are locked by `flock`.
+
+    Raises
+    ------
+    Held
+        When another process holds it and ``wait`` is not set.
+    """
+    remote = remote_of(path)
+    return nullcontext() if remote is None else remote.lease(path, wait=wait)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -77,6 +96,8 @@ def replacing(path: Path) -> Iterator[Path]:
             yield beside
             with beside.open("rb+") as file:
                 os.fsync(file.fileno())
+            if remote := remote_of(path):
+                remote.send(beside, path)
             beside.replace(path)
             sync_folder(path.parent)
         finally:
@@ -92,6 +113,56 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, keys in the given order, indented for people."""
     write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def open_file(path: Path, check: Callable[[BinaryIO], object]) -> BinaryIO:
+    """Open a file for reading; one that has to be fetched is kept only if ``check`` does not raise."""
+    remote = remote_of(path)
+    return path.open("rb") if remote is None else remote.open(path, check)
+
+
+def fetch_file(path: Path) -> bool:
+    """Whether there is a file; of a store at a URL, it is in the cache afterwards."""
+    if remote := remote_of(path):
+        remote.update_file(path)
+    return path.exists()
+
+
+def send_file(path: Path) -> None:
+    """Let the bucket of a store at a URL have a file that something else wrote; nothing on a disk."""
+    if remote := remote_of(path):
+        remote.send(path, path)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, durably; nothing where there is none."""
+    if remote := remote_of(path):
+        remote.remove(path)
+    if path.exists():
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it, durably; nothing where there is none."""
+    if remote := remote_of(folder):
+        remote.remove_tree(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+        sync_folder(folder.parent)
+
+
+def file_sizes(folder: Path) -> dict[Path, int]:
+    """Return all files below a folder and their bytes, in the cache or not."""
+    if remote := remote_of(folder):
+        return remote.sizes(folder)
+    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def location(path: Path) -> str:
+    """Return where a file is, for people: its URL, or its path."""
+    remote = remote_of(path)
+    return str(path) if remote is None else remote.location(path)
 
 
 def digest(*parts: Any) -> str:

@@ -11,16 +11,28 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, BinaryIO, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
-from headwater.store._files import digest, make_folder, replacing, write_json
+from headwater.store._files import digest, location, make_folder, open_file, replacing, write_json
 
 Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
+DIMENSIONS = {
+    "keys": ("item", "byte"),
+    "status": ("item",),
+    "pooled": ("item", "feature"),
+    "tokens": ("item", "token", "channel"),
+    "token_scales": ("item", "token"),
+    "tokens/values": ("place", "channel"),
+    "tokens/scales": ("place",),
+    "tokens/offsets": ("item",),
+    "tokens/lengths": ("item",),
+}
+"""What the axes of each array of a feature set are, for tools that go by names."""
 LARGE_ROW = 8 << 10
 """Bytes of a row from which on rows are copied one by one."""
 ASKED_FOR = 128 << 10
@@ -41,13 +53,13 @@ class ArrayLike(Protocol):
     def blocks(self) -> Iterator[tuple[slice, Array]]: ...
 
 
-def write_array_metadata(folder: Path, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
-    """Write the ``zarr.json`` of an array of ``shape`` in chunks of ``chunk_rows`` whole rows."""
-    make_folder(folder)
-    write_json(folder / "zarr.json", array_metadata(shape, chunk_rows, dtype))
+def write_array_metadata(group: Path, part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
+    """Write the ``zarr.json`` of an array of a group, of ``shape`` in chunks of ``chunk_rows`` whole rows."""
+    make_folder(group / part)
+    write_json(group / part / "zarr.json", array_metadata(part, shape, chunk_rows, dtype))
 
 
-def array_metadata(shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+def array_metadata(part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return what the ``zarr.json`` of an array holds."""
     fill: float | int | str = "NaN" if dtype.kind == "f" else 0
     return {
@@ -59,6 +71,7 @@ def array_metadata(shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": fill,
         "codecs": [_codec(dtype)],
+        "dimension_names": list(DIMENSIONS[part]),
         "attributes": {},
     }
 
@@ -96,6 +109,9 @@ class MappedArray:
     written
         Says whether a chunk has been written, by its number. One that has not reads as NaN (numbers with a point) or
         0, whatever lies on disk; one that has must be there.
+    check
+        Raises for a chunk, by its number and its values, that is not what it should be. Chunks of a store at a URL are
+        checked when they are fetched.
 
     Notes
     -----
@@ -110,12 +126,14 @@ class MappedArray:
         chunk_rows: int,
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
+        check: Callable[[int, Array], None] | None = None,
     ) -> None:
         self.folder = folder
         self.shape = shape
         self.chunk_rows = chunk_rows
         self.dtype = np.dtype(dtype)
         self._written = written
+        self._check = check
         self._chunks: dict[int, Array] = {}
 
     @property
@@ -156,18 +174,28 @@ class MappedArray:
                 os.posix_fadvise(file.fileno(), start, ASKED_FOR, os.POSIX_FADV_WILLNEED)
 
     def _map(self, index: int) -> Array:
-        full = (self.chunk_rows, *self.shape[1:])
         path = self.chunk_path(index)
         try:
-            with path.open("rb") as file:
-                buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            with open_file(path, lambda file: self._require_right(index, file, path)) as file:
+                return self._mapped(file, path)
         except FileNotFoundError as error:
-            raise StoreError(f"{path} is missing: {_DAMAGED}") from error
+            raise StoreError(f"{location(path)} is missing: {_DAMAGED}") from error
+
+    def _require_right(self, index: int, file: BinaryIO, path: Path) -> None:
+        values = self._mapped(file, path)
+        if self._check is not None:
+            self._check(index, values)
+
+    def _mapped(self, file: BinaryIO, path: Path) -> Array:
+        """Map the whole of a chunk's file."""
+        full = (self.chunk_rows, *self.shape[1:])
+        try:
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:  # an empty file cannot be mapped
-            raise StoreError(f"{path} is empty: {_DAMAGED}") from error
+            raise StoreError(f"{location(path)} is empty: {_DAMAGED}") from error
         expected = int(np.prod(full)) * self.dtype.itemsize
         if len(buffer) != expected:
-            raise StoreError(f"{path}: {len(buffer)} bytes where {expected} belong: {_DAMAGED}")
+            raise StoreError(f"{location(path)}: {len(buffer)} bytes where {expected} belong: {_DAMAGED}")
         return np.frombuffer(buffer, self.dtype).reshape(full)
 
     def __getitem__(self, rows: Selector) -> Array:
@@ -335,7 +363,7 @@ class RaggedArray:
         side: each block starts at a chunk of its own.
     """
 
-    def __init__(self, values: MappedArray, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    def __init__(self, values: Chunked, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
         self.values = values
         self.offsets = offsets
         self.lengths = lengths

@@ -7,6 +7,7 @@ On disk, below ``features.zarr/NAME/MODALITY``::
     pooled         [n_items, dim]
     tokens         [n_items, n_tokens, token_dim]                     images
     tokens/values  [n_all, token_dim], tokens/offsets, tokens/lengths  [n_items]     texts
+    token_scales   [n_items, n_tokens], or tokens/scales  [n_all]                     where tokens are int8
 
 Order of writing, each step durable before the next. A plan: arrays grow, keys are written, the journal says so. A
 block: its chunks, its chunk of ``status``, its line in the journal. Whatever a crash leaves behind is therefore either
@@ -21,17 +22,27 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreBusy, StoreError, StoreNotFound
-from headwater.store._files import digest, disk_errors, locked, make_folder, remove_unfinished, sync_folder
+from headwater.store._files import (
+    digest,
+    disk_errors,
+    file_sizes,
+    lease,
+    location,
+    locked,
+    make_folder,
+    remove_file,
+    remove_unfinished,
+)
 from headwater.store.blocks import (
     Array,
     MappedArray,
@@ -43,6 +54,9 @@ from headwater.store.blocks import (
     write_group_metadata,
 )
 from headwater.store.journal import BlockLine, Journal, JournalState, Ranges
+from headwater.store.lease import Held
+from headwater.store.quantised import SCALE, QuantisedArray
+from headwater.store.remote import remote_of
 from headwater.store.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -88,15 +102,20 @@ class Features:
         self.folder = folder
         self.name = name
         self.journal = Journal(journal, shared=shared)
+        if remote := remote_of(folder):
+            remote.update_file(journal)  # first: files listed after it are as new as it is, or newer
+            remote.update(folder)
         try:
             group = json.loads((folder / "zarr.json").read_text())
             pooled = json.loads((folder / "pooled" / "zarr.json").read_text())
             attributes = group["attributes"]
             self.block_rows = int(pooled["chunk_grid"]["configuration"]["chunk_shape"][0])
         except FileNotFoundError as error:
-            raise StoreNotFound(f"{folder}: no features called {name!r} here.") from error
+            raise StoreNotFound(f"{location(folder)}: no features called {name!r} here.") from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"{folder}: zarr.json cannot be read ({error}). Restore it from a backup.") from error
+            raise StoreError(
+                f"{location(folder)}: zarr.json cannot be read ({error}). Restore it from a backup."
+            ) from error
         self.spec = FeatureSpec.from_dict(attributes)
         self.state: JournalState = self.journal.read()
 
@@ -107,20 +126,18 @@ class Features:
         A journal that is there already speaks of features that have been deleted, and goes.
         """
         make_folder(journal.parent)
-        if journal.exists():
-            journal.unlink()
-            sync_folder(journal.parent)
+        remove_file(journal)
         rows = block_rows(spec, n_items)
-        write_array_metadata(folder / "keys", (0, KEY_BYTES), KEY_CHUNK, np.dtype(np.uint8))
-        write_array_metadata(folder / "status", (0,), rows, np.dtype(np.uint8))
-        write_array_metadata(folder / "pooled", (0, spec.dim), rows, np.dtype(spec.dtype))
+        write_array_metadata(folder, "keys", (0, KEY_BYTES), KEY_CHUNK, np.dtype(np.uint8))
+        write_array_metadata(folder, "status", (0,), rows, np.dtype(np.uint8))
+        write_array_metadata(folder, "pooled", (0, spec.dim), rows, np.dtype(spec.dtype))
         if spec.ragged:
             write_group_metadata(folder / "tokens", {})
             for part in ("offsets", "lengths"):
-                write_array_metadata(folder / "tokens" / part, (0,), KEY_CHUNK, np.dtype(np.int64))
+                write_array_metadata(folder, f"tokens/{part}", (0,), KEY_CHUNK, np.dtype(np.int64))
         elif spec.has_tokens:
-            shape = (0, int(spec.n_tokens or 0), int(spec.token_dim or 0))
-            write_array_metadata(folder / "tokens", shape, rows, np.dtype(spec.dtype))
+            for part, shape, dtype in token_arrays(spec, 0):
+                write_array_metadata(folder, part, shape, rows, dtype)
         write_group_metadata(folder, spec.to_dict())  # last: a feature set without it does not exist
         return cls(folder, journal, name)
 
@@ -151,47 +168,76 @@ class Features:
     @cached_property
     def pooled(self) -> MappedArray:
         """Pooled features, of shape ``(n_items, dim)``; NaN where an item has none."""
-        return self._array("pooled", (self.n_items, self.spec.dim), self.block_rows, self.spec.dtype, self._written)
+        shape, dtype = (self.n_items, self.spec.dim), self.spec.dtype
+        return self._array(
+            "pooled", shape, self.block_rows, dtype, self._written, partial(self._require_right, "pooled")
+        )
 
     @cached_property
-    def tokens(self) -> MappedArray | RaggedArray:
-        """Token features: of shape ``(n_items, n_tokens, token_dim)`` for images, ragged for texts."""
+    def tokens(self) -> MappedArray | QuantisedArray | RaggedArray:
+        """Token features: of shape ``(n_items, n_tokens, token_dim)`` for images, ragged for texts.
+
+        Where they are stored as int8, they are numbers again, float32, as they are read.
+        """
         if not self.spec.has_tokens:
             name = self.name.partition("/")[0]
             raise StoreError(
                 f"{self.name} holds no tokens. Store them with: headwater embed MANIFEST STORE --encoder "
                 f"{self.spec.encoder} --name {name}-tokens --tokens all"
             )
-        token_dim = int(self.spec.token_dim or 0)
-        if not self.spec.ragged:
-            shape = (self.n_items, int(self.spec.n_tokens or 0), token_dim)
-            return self._array("tokens", shape, self.block_rows, self.spec.dtype, self._written)
-        offsets, lengths = (
-            np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
-            for part in ("offsets", "lengths")
-        )
-        return RaggedArray(self._token_values(offsets, lengths), offsets, lengths)
+        values = self.token_parts["tokens/values" if self.spec.ragged else "tokens"]
+        scales = self.token_parts.get("tokens/scales" if self.spec.ragged else "token_scales")
+        numbers = values if scales is None else QuantisedArray(values, scales)
+        return RaggedArray(numbers, *self._token_places) if self.spec.ragged else numbers
 
-    def _token_values(self, offsets: Array, lengths: Array) -> MappedArray:
+    @cached_property
+    def token_parts(self) -> dict[str, MappedArray]:
+        """The arrays that tokens are stored in, as they are on disk, by their folders."""
+        if not self.spec.ragged:
+            return {
+                part: self._array(
+                    part, shape, self.block_rows, dtype, self._written, partial(self._require_right, part)
+                )
+                for part, shape, dtype in token_arrays(self.spec, self.n_items)
+            }
+        offsets, lengths = self._token_places
         chunk = self._token_chunk_rows()
         starts = offsets[:: self.block_rows]  # a block's tokens start at a chunk of their own
 
         def written(index: int) -> bool:
             return self._written(int(np.searchsorted(starts, index * chunk, side="right")) - 1)
 
-        shape = (end_of(offsets, lengths), int(self.spec.token_dim or 0))
-        return self._array("tokens/values", shape, chunk, self.spec.dtype, written)
+        parts = token_arrays(self.spec, end_of(offsets, lengths))
+        return {part: self._array(part, shape, chunk, dtype, written) for part, shape, dtype in parts}
+
+    @cached_property
+    def _token_places(self) -> tuple[Array, Array]:
+        """Where the ragged tokens of each item begin, and how many they are, int64, of shape ``(n_items,)``."""
+        offsets, lengths = (
+            np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
+            for part in ("offsets", "lengths")
+        )
+        return offsets, lengths
 
     def _written(self, block: int) -> bool:
         """Whether the journal says that a block holds anything."""
         return block in self.state.blocks and bool(self.state.blocks[block].stored)
+
+    def _require_right(self, part: str, block: int, values: Array) -> None:
+        """Refuse a block of an array whose rows are not those that the journal speaks of."""
+        line = self.state.blocks[block]
+        if digest_rows(values, self._ranges_in(part, block, line.stored)) != line.sums.get(part):
+            raise StoreError(self._differs(part, block))
+
+    def _differs(self, part: str, block: int) -> str:
+        return f"{self.name}: block {block} of {part} differs from its checksum"
 
     def _token_chunk_rows(self) -> int:
         path = self.folder / "tokens" / "values" / "zarr.json"
         try:
             return int(json.loads(path.read_text())["chunk_grid"]["configuration"]["chunk_shape"][0])
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"{path} cannot be read ({error}). Restore it from a backup.") from error
+            raise StoreError(f"{location(path)} cannot be read ({error}). Restore it from a backup.") from error
 
     @cached_property
     def status(self) -> NDArray[np.uint8]:
@@ -240,8 +286,14 @@ class Features:
         chunk_rows: int,
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
+        check: Callable[[int, Array], None] | None = None,
     ) -> MappedArray:
-        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written)
+        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all its files, journal left out."""
+        return sum(file_sizes(self.folder).values())
 
     @property
     def fingerprint(self) -> str:
@@ -260,8 +312,12 @@ class Features:
     def damages(self) -> Iterator[Damage]:
         """Compare metadata, keys, blocks and status with what the journal says; yield what differs.
 
-        Blocks are read by several threads.
+        Blocks are read by several threads; those of a store at a URL are fetched from there, whatever the cache holds.
         """
+        if remote := remote_of(self.folder):
+            remote.read_anew(self.folder)
+            for mapped in ("keys", "pooled", "tokens"):
+                self.__dict__.pop(mapped, None)
         known = {"spec": self.spec_sum, "layout": self.layout_sum}
         for part, expected in self.state.plan.sums.items():
             try:
@@ -273,7 +329,7 @@ class Features:
         yield from self._wrong_metadata()
         lines = list(self.state.blocks.values())
         if self.spec.ragged and lines:
-            self.tokens  # noqa: B018  (found once, before threads ask for it)
+            self.token_parts  # noqa: B018  (found once, before threads ask for it)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             differing = pool.map(lambda line: list(self._differences(line)), lines)
             for line, texts in zip(lines, differing, strict=True):
@@ -297,17 +353,16 @@ class Features:
         byte, whole, dtype = np.dtype(np.uint8), np.dtype(np.int64), np.dtype(spec.dtype)
         found = {
             "": group_metadata(spec.to_dict()),
-            "keys": array_metadata((n, KEY_BYTES), KEY_CHUNK, byte),
-            "status": array_metadata((n,), rows, byte),
-            "pooled": array_metadata((n, spec.dim), rows, dtype),
+            "keys": array_metadata("keys", (n, KEY_BYTES), KEY_CHUNK, byte),
+            "status": array_metadata("status", (n,), rows, byte),
+            "pooled": array_metadata("pooled", (n, spec.dim), rows, dtype),
         }
         if spec.ragged:
             found["tokens"] = group_metadata({})
             for part in ("offsets", "lengths"):
-                found[f"tokens/{part}"] = array_metadata((n,), KEY_CHUNK, whole)
+                found[f"tokens/{part}"] = array_metadata(f"tokens/{part}", (n,), KEY_CHUNK, whole)
         elif spec.has_tokens:
-            shape = (n, int(spec.n_tokens or 0), int(spec.token_dim or 0))
-            found["tokens"] = array_metadata(shape, rows, dtype)
+            found |= {part: array_metadata(part, shape, rows, kind) for part, shape, kind in token_arrays(spec, n)}
         return found
 
     def _wrong_metadata(self) -> Iterator[Damage]:
@@ -315,12 +370,9 @@ class Features:
         every = self.expected_metadata()
         if self.spec.ragged and self.n_items:
             try:
-                offsets, lengths = (
-                    np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
-                    for part in ("offsets", "lengths")
-                )
-                shape = (end_of(offsets, lengths), int(self.spec.token_dim or 0))
-                every["tokens/values"] = array_metadata(shape, self._token_chunk_rows(), np.dtype(self.spec.dtype))
+                chunk = self._token_chunk_rows()
+                parts = token_arrays(self.spec, end_of(*self._token_places))
+                every |= {part: array_metadata(part, shape, chunk, dtype) for part, shape, dtype in parts}
             except StoreError as error:
                 yield Damage("planned", "tokens/values", str(error))
         for part, expected in every.items():
@@ -328,11 +380,13 @@ class Features:
             try:
                 found = json.loads(path.read_text())
             except (OSError, ValueError) as error:
-                yield Damage("metadata", part, f"{self.name}: {path} cannot be read ({error})")
+                yield Damage("metadata", part, f"{self.name}: {location(path)} cannot be read ({error})")
                 continue
+            if "dimension_names" not in found:  # as before there were any
+                expected = {name: value for name, value in expected.items() if name != "dimension_names"}
             ahead = found.get("node_type") == "array" and _is_ahead(found.get("shape"), expected["shape"])
             if found != expected and not (ahead and found == {**expected, "shape": found["shape"]}):
-                yield Damage("metadata", part, f"{self.name}: {path} is not what it was written as")
+                yield Damage("metadata", part, f"{self.name}: {location(path)} is not what it was written as")
 
     def _differences(self, line: BlockLine) -> Iterator[str]:
         """Yield a line for each array of a block that differs from its checksum."""
@@ -340,7 +394,7 @@ class Features:
             try:
                 ranges = self._ranges_in(part, line.block, line.stored)
                 if digest_rows(self._block_values(part, line.block), ranges) != expected:
-                    yield f"{self.name}: block {line.block} of {part} differs from its checksum"
+                    yield self._differs(part, line.block)
             except StoreError as error:
                 yield str(error)
 
@@ -365,33 +419,26 @@ class Features:
 
     def _block_values(self, part: str, block: int) -> Array:
         """Return the values of one block of one array."""
-        if part != "tokens/values":
-            array = self.pooled if part == "pooled" else self.tokens
-            assert isinstance(array, MappedArray)
+        array = self.pooled if part == "pooled" else self.token_parts[part]
+        if not part.startswith("tokens/"):
             return array.chunk(block)
-        tokens = self.tokens
-        assert isinstance(tokens, RaggedArray)
         first, last = self._token_span(block)
-        return tokens.values[first:last]
+        return array[first:last]
 
     def _token_span(self, block: int) -> tuple[int, int]:
         """Return the half-open range of token rows that a block fills."""
-        tokens = self.tokens
-        assert isinstance(tokens, RaggedArray)
+        offsets, lengths = self._token_places
         start = block * self.block_rows
         stop = min(start + self.block_rows, self.n_items)
-        return int(tokens.offsets[start]), end_of(tokens.offsets[:stop], tokens.lengths[:stop])
+        return int(offsets[start]), end_of(offsets[:stop], lengths[:stop])
 
     def _ranges_in(self, part: str, block: int, stored: Ranges) -> Ranges:
         """Return where in `_block_values` the rows ``stored`` are."""
-        if part != "tokens/values":
+        if not part.startswith("tokens/"):
             start = block * self.block_rows
             return tuple((a - start, b - start) for a, b in stored)
-        tokens, first = self.tokens, self._token_span(block)[0]
-        assert isinstance(tokens, RaggedArray)
-        return tuple(
-            (int(tokens.offsets[a]) - first, end_of(tokens.offsets[:b], tokens.lengths[:b]) - first) for a, b in stored
-        )
+        (offsets, lengths), first = self._token_places, self._token_span(block)[0]
+        return tuple((int(offsets[a]) - first, end_of(offsets[:b], lengths[:b]) - first) for a, b in stored)
 
     # Writing
 
@@ -429,7 +476,13 @@ class Features:
         ------
         StoreBusy
             When another process writes alone, or writes the same part.
+        StoreError
+            For a store at a URL, whose journal cannot be added to by several.
         """
+        if remote_of(self.folder) is not None:
+            raise StoreError(
+                f"{location(self.folder)}: the journal of a store at a URL is written by one process alone."
+            )
         from headwater.store.writer import FeatureWriter
 
         mine = self.journal.path.with_suffix(f".{part}.lock")
@@ -474,16 +527,23 @@ class Features:
     def _right_to_write(self, kind: int) -> Iterator[IO[str]]:
         """Hold the lock of writers, alone or together with others of the kind."""
         path = self.journal.path.with_suffix(".lock")
-        with disk_errors(path), path.open("a+") as lock:
+        make_folder(path.parent)
+        with disk_errors(path), path.open("a+") as lock, ExitStack() as stack:
             try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                stack.enter_context(lease(path, wait=False))
             except BlockingIOError as error:
                 lock.seek(0)
-                raise StoreBusy(
-                    f"{self.name} is being written by {lock.read().strip() or 'another process'}. Wait for it to end, "
-                    "or stop it, then run the same command again."
-                ) from error
+                self._refuse_busy(lock.read().strip(), error)
+            except Held as error:
+                self._refuse_busy(error.holder, error)
             yield lock
+
+    def _refuse_busy(self, who: str, error: Exception) -> NoReturn:
+        raise StoreBusy(
+            f"{self.name} is being written by {who or 'another process'}. Wait for it to end, or stop it, then run the "
+            "same command again."
+        ) from error
 
 
 def _is_ahead(shape: Any, expected: Sequence[int]) -> bool:
@@ -498,9 +558,18 @@ def _who() -> str:
 def block_rows(spec: FeatureSpec, n_items: int) -> int:
     """Return how many items make a block: a power of two, some 32 blocks a run, at most about 64 MB each."""
     tokens = (spec.n_tokens or 256) * (spec.token_dim or 0) if spec.has_tokens else 0
-    item_bytes = (spec.dim + tokens) * np.dtype(spec.dtype).itemsize
+    item_bytes = (spec.dim + tokens) * np.dtype(spec.dtype).itemsize  # before tokens are quantised
     wanted = min(max(n_items // 32, 64), 4096, max(BLOCK_BYTES // item_bytes, 16))
     return 1 << (wanted.bit_length() - 1)
+
+
+def token_arrays(spec: FeatureSpec, n: int) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+    """Return folder, shape and type of the arrays that hold the tokens of ``n`` items; of ragged ones, ``n`` tokens."""
+    shape = (n,) if spec.ragged else (n, int(spec.n_tokens or 0))
+    parts = [("tokens/values" if spec.ragged else "tokens", (*shape, int(spec.token_dim or 0)), spec.token_type)]
+    if spec.quantised:
+        parts.append(("tokens/scales" if spec.ragged else "token_scales", shape, SCALE))
+    return parts
 
 
 def as_words(keys: Array) -> Array:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from headwater.errors import StoreError
-from headwater.store._files import digest, disk_errors, locked, sync_folder
+from headwater.store._files import digest, disk_errors, location, locked, sync_folder, write_bytes
+from headwater.store.remote import remote_of
 
 SUM_DIGITS = 16
 KNOWN = {"items", "sums", "block", "stored", "failed", "environment", "is"}
@@ -114,8 +115,8 @@ class Journal:
                     raise KeyError("block")
             except (ValueError, KeyError, TypeError) as error:
                 raise StoreError(
-                    f"{self.path}: line {number} cannot be read ({error}). Restore the file from a backup, or "
-                    "delete these features and embed again."
+                    f"{location(self.path)}: line {number} cannot be read ({error}). Restore the file from a backup, "
+                    "or delete these features and embed again."
                 ) from error
         return JournalState(plan, blocks, environments)
 
@@ -138,6 +139,10 @@ class Journal:
             self._append_alone(value)
 
     def _append_alone(self, value: Mapping[str, Any]) -> None:
+        if remote_of(self.path) is not None:  # objects are written whole
+            before = self.path.read_bytes() if self.path.exists() else b""
+            write_bytes(self.path, before[: before.rfind(b"\n") + 1] + written(value))
+            return
         new = not self.path.exists()
         with disk_errors(self.path), self.path.open("ab") as file:
             start = self._cut_unfinished()

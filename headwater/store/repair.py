@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
-from headwater.store._files import locked, write_bytes, write_json
+from headwater.store._files import location, locked, write_bytes, write_json
 from headwater.store.blocks import digest_rows
 from headwater.store.features import KEY_BYTES, KEY_CHUNK, Damage, Features, as_words
 from headwater.store.journal import BlockLine, Journal, parsed
@@ -61,8 +60,8 @@ def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uin
     """Find the one key that is damaged among those that are known."""
     expected = features.state.plan.sums[damage.part]
     helpless = StoreError(
-        f"{damage.text}, and cannot be told from the rest. Restore it from a backup, or remove {features.folder} and "
-        f"{features.journal.path} and embed again."
+        f"{damage.text}, and cannot be told from the rest. Restore it from a backup, or remove "
+        f"{location(features.folder)} and {location(features.journal.path)} and embed again."
     )
     if damage.part != "keys":
         raise helpless
@@ -108,7 +107,7 @@ def _salvaged(journal: Journal) -> list[str]:
         try:
             value = parsed(line)
         except ValueError:
-            said.append(f"{journal.path}: line {number} left out, what it spoke of is made again")
+            said.append(f"{location(journal.path)}: line {number} left out, what it spoke of is made again")
             if b'"block"' not in line and b'"is"' not in line:  # else it was one of a plan, as far as can be seen
                 lost_plan = number
             continue
@@ -117,10 +116,10 @@ def _salvaged(journal: Journal) -> list[str]:
         kept.append(line)
     if lost_plan:
         raise StoreError(
-            f"{journal.path}: line {lost_plan}, which gave out rows, cannot be read. Restore the file from a backup, "
-            "or remove these features and embed again."
+            f"{location(journal.path)}: line {lost_plan}, which gave out rows, cannot be read. Restore the file from a "
+            "backup, or remove these features and embed again."
         )
     if said:
-        shutil.copyfile(journal.path, journal.path.with_suffix(".damaged"))
+        write_bytes(journal.path.with_suffix(".damaged"), journal.path.read_bytes())
         write_bytes(journal.path, b"".join(line + b"\n" for line in kept))
     return said

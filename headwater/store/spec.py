@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from headwater.errors import SpecMismatch, StoreError
 
@@ -40,6 +42,9 @@ class FeatureSpec:
         Tokens an item, or None where items differ (texts) or none are stored.
     token_dim
         Length of a token, or None when no tokens are stored.
+    tokens_dtype
+        Stored type of tokens where it is another than ``dtype``: ``float16``, ``float32``, or ``int8``, which is one
+        byte a number and a float16 scale a token.
     logit_scale
         What a dual encoder multiplies cosines by; None for other encoders.
     """
@@ -56,6 +61,7 @@ class FeatureSpec:
     tokens: str = "none"
     n_tokens: int | None = None
     token_dim: int | None = None
+    tokens_dtype: str | None = None
     logit_scale: float | None = None
 
     @property
@@ -66,8 +72,23 @@ class FeatureSpec:
     @property
     def item_bytes(self) -> int:
         """Bytes of an item: its key, status, pooled vector and tokens; of ragged tokens one."""
-        tokens = (self.n_tokens or 1) * (self.token_dim or 0) if self.has_tokens else 0
-        return 17 + (self.dim + tokens) * (4 if self.dtype == "float32" else 2)
+        each = (self.token_dim or 0) * self.token_type.itemsize + 2 * self.quantised
+        tokens = (self.n_tokens or 1) * each if self.has_tokens else 0
+        return 17 + self.dim * np.dtype(self.dtype).itemsize + tokens
+
+    @property
+    def token_type(self) -> np.dtype[Any]:
+        """Stored type of the numbers of a token."""
+        return np.dtype(self.tokens_dtype or self.dtype)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether tokens are stored as whole numbers and scales."""
+        return self.has_tokens and self.tokens_dtype == "int8"
+
+    def with_tokens_as(self, dtype: str | None) -> FeatureSpec:
+        """Return the spec with tokens stored as ``dtype``, None being as the pooled vectors are."""
+        return replace(self, tokens_dtype=dtype if self.has_tokens and dtype != self.dtype else None)
 
     @property
     def ragged(self) -> bool:
@@ -75,8 +96,11 @@ class FeatureSpec:
         return self.has_tokens and self.n_tokens is None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {**asdict(self), "preprocessing": dict(self.preprocessing)}
+        """Return plain JSON values; what was added to specs later is left out where it says nothing."""
+        values = {**asdict(self), "preprocessing": dict(self.preprocessing)}
+        if self.tokens_dtype is None:
+            del values["tokens_dtype"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureSpec:

@@ -18,9 +18,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
-from headwater.store._files import digest, locked, make_folder, remove_unfinished, sync_folder, write_bytes, write_json
+from headwater.store._files import (
+    digest,
+    file_sizes,
+    location,
+    locked,
+    make_folder,
+    remove_file,
+    remove_tree,
+    remove_unfinished,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from headwater.store.blocks import Array, RaggedArray, SelectedRows, group_metadata, write_group_metadata
 from headwater.store.features import FAILED, KEY_BYTES, STORED, Features
+from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
 
 FORMAT = 1
@@ -79,13 +92,29 @@ class Data:
 
 
 class Store:
-    """A store on a local disk. Make one with `create_store`, open one with `open_store`."""
+    """A store, in a folder or at a URL. Make one with `create_store`, open one with `open_store`.
+
+    Attributes
+    ----------
+    path
+        Its folder; of a store at a URL, the one in which its files are cached.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r})"
+        return f"Store({self.location!r})"
+
+    @property
+    def location(self) -> str:
+        """Where it is: its URL, or its folder as it was given."""
+        return location(self.path)
+
+    @property
+    def full_location(self) -> str:
+        """Where it is, seen from anywhere on this machine: its URL, or its absolute folder."""
+        return self.location if remote_of(self.path) else str(self.path.resolve())
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -93,6 +122,8 @@ class Store:
         with locked(self.path / ".lock"):
             for folder in (self.path, self._group, *self._group.glob("*")):
                 remove_unfinished(folder)
+            if remote := remote_of(self.path):
+                remote.update()
             self._forget_samples()
             yield
 
@@ -103,11 +134,13 @@ class Store:
         """The samples table: all manifest columns, ``image_key`` and ``text_key`` (32 hex digits or null)."""
         path = self.path / "samples.parquet"
         if not path.exists():
-            raise StoreNotFound(f"{self.path}: no samples yet. Run: headwater embed MANIFEST {self.path}")
+            raise StoreNotFound(f"{self.location}: no samples yet. Run: headwater embed MANIFEST {self.location}")
         try:
             return pl.read_parquet(path)
         except pl.exceptions.PolarsError as error:
-            raise StoreError(f"{path}: cannot be read ({_first_line(error)}). Embed the manifest again.") from error
+            raise StoreError(
+                f"{location(path)}: cannot be read ({_first_line(error)}). Embed the manifest again."
+            ) from error
 
     @cached_property
     def roles(self) -> Roles:
@@ -116,8 +149,8 @@ class Store:
             return Roles(**json.loads(self._samples_metadata["headwater"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
-                f"{self.path}/samples.parquet was written by something else: it does not say which columns hold ids, "
-                "images and texts. Embed the manifest again."
+                f"{self.location}/samples.parquet was written by something else: it does not say which columns hold "
+                "ids, images and texts. Embed the manifest again."
             ) from error
 
     @cached_property
@@ -189,7 +222,7 @@ class Store:
         names = self.feature_names()
         if name not in names:
             there = ", ".join(names) or "none yet"
-            raise StoreNotFound(f"{self.path}: no features {name!r}.{nearest(name, names)} There are: {there}.")
+            raise StoreNotFound(f"{self.location}: no features {name!r}.{nearest(name, names)} There are: {there}.")
         return Features(self._group / name, self._journal(name), name)
 
     def require_features(self, name: str, spec: FeatureSpec, n_items: int, *, alone: bool = True) -> Features:
@@ -227,15 +260,13 @@ class Store:
         """
         features = self.features(name)
         with self.changing(), features.writing():
-            (features.folder / "zarr.json").unlink()  # without which it does not exist
-            sync_folder(features.folder)
-            shutil.rmtree(features.folder)
-            sync_folder(features.folder.parent)
-            features.journal.path.unlink(missing_ok=True)
-            sync_folder(features.journal.path.parent)
+            remove_file(features.folder / "zarr.json")  # without which it does not exist
+            remove_tree(features.folder)
+            remove_file(features.journal.path)
             base, _, modality = name.partition("/")
-            for index in (self.path / "index" / base).glob(f"{modality}.*"):
-                index.unlink()
+            for index in file_sizes(self.path / "index" / base):
+                if index.name.startswith(f"{modality}."):
+                    remove_file(index)
 
     def replace_features(self, name: str, by: str) -> None:
         """Put one feature set, which is whole, in the place of another, or of one that is gone.
@@ -246,6 +277,9 @@ class Store:
         aside = target.with_name(f".{target.name}.old")
         with self.changing():
             make_folder(self._journal(name).parent)
+            if remote := remote_of(self.path):
+                self._copy_features(remote, name, by)
+                return
             if target.exists() and source.exists():
                 shutil.rmtree(aside, ignore_errors=True)
                 target.replace(aside)  # from here on `by` alone is whole
@@ -261,12 +295,32 @@ class Store:
                 if folder.exists() and not any(path.is_dir() or path.suffix == ".jsonl" for path in folder.iterdir()):
                     shutil.rmtree(folder)
 
+    def _copy_features(self, remote: Remote, name: str, by: str) -> None:
+        """Do what `replace_features` does in a bucket, where nothing can be moved.
+
+        A feature set is there as long as its ``zarr.json`` is: the one that goes loses it first, the one that comes
+        gets it last.
+        """
+        source, target = self._group / by, self._group / name
+        if remote.has(source / "zarr.json"):
+            remove_file(target / "zarr.json")
+            remove_tree(target)
+            write_bytes(self._journal(name), self._journal(by).read_bytes())
+            remote.copy_tree(source, target, last=source / "zarr.json")
+            remove_file(source / "zarr.json")
+        remove_tree(source)
+        remove_file(self._journal(by))
+        beside, own = self._journal(by).parent, self._journal(by).stem
+        others = [path for path in file_sizes(beside) if path.suffix == ".jsonl" and path.stem != own]
+        for folder in (source.parent, beside) if not others else ():  # of a name that nothing has any more
+            remove_tree(folder)
+
     def check_features(self, name: str, spec: FeatureSpec, *, alone: bool = True) -> None:
         """Raise what `require_features` would, and change nothing."""
         check_name(name)
         if name in self.feature_names():
             features = self.features(name)
-            features.spec.require_same(spec, f"{self.path}: {name}")
+            features.spec.require_same(spec, f"{self.location}: {name}")
             if alone:
                 with features.writing():
                     pass
@@ -321,7 +375,7 @@ class Store:
         ids = table[self.roles.id].to_numpy().astype(np.str_)
         left_out = pl.DataFrame({"id": ids[~keep], "reason": reason[~keep].astype(np.str_)})
         if not keep.any():
-            raise InputError(f"{self.path}: none of the samples has {' and '.join(names)}: {reason[0]}.")
+            raise InputError(f"{self.location}: none of the samples has {' and '.join(names)}: {reason[0]}.")
         inputs: dict[str, SelectedRows | RaggedArray] = {}
         for name, features in opened.items():
             array = (
@@ -365,6 +419,9 @@ class Store:
 
     def verify(self) -> Iterator[str]:
         """Yield a line for everything in the store that differs from its checksum."""
+        if remote := remote_of(self.path):
+            remote.read_anew(self.path)
+            self._forget_samples()
         yield from self.wrong_samples()
         yield from self._wrong_groups()
         for name in self.feature_names():
@@ -383,10 +440,10 @@ class Store:
             try:
                 found = json.loads(path.read_text())
             except (OSError, ValueError) as error:
-                yield f"{path} cannot be read ({error})"
+                yield f"{location(path)} cannot be read ({error})"
                 continue
             if {**found, "attributes": {}} != group_metadata({}):
-                yield f"{path} is not what it was written as"
+                yield f"{location(path)} is not what it was written as"
 
     def wrong_samples(self) -> Iterator[str]:
         """Yield a line when the samples table is not what was written."""
@@ -395,9 +452,9 @@ class Store:
             return
         known = self._samples_sums()
         if known and digest(path.read_bytes()) not in known:
-            yield f"{path} differs from its checksum"
+            yield f"{location(path)} differs from its checksum"
         elif self.has_samples() and len(self.samples) == 0:
-            yield f"{self.path}: samples.parquet is empty"
+            yield f"{self.location}: samples.parquet is empty"
 
     def _samples_sums(self) -> list[str]:
         """Return the checksums that the samples table may have: its own and, while it is replaced, the new one's."""
@@ -409,47 +466,53 @@ class Store:
 
 
 def create_store(path: str | Path) -> Store:
-    """Open the store at ``path``, or make an empty one.
+    """Open the store at ``path``, a folder or a URL, or make an empty one.
 
     Raises
     ------
     StoreError
         When something else is there, or a store of a newer format.
+    RemoteError
+        When a bucket cannot be reached, or refuses.
     """
-    path = Path(path)
     found = find_store(path)
     if found is not None:
         return found
-    make_folder(path)
-    store = Store(path)
+    folder = store_folder(path)
+    make_folder(folder)
+    store = Store(folder)
     with store.changing():
-        if not (path / "store.json").exists():  # else another process was quicker
-            write_json(path / "store.json", {"format": FORMAT})  # first: should the next step fail, it is made up for
-            write_group_metadata(path / "features.zarr", {})
+        if not (folder / "store.json").exists():  # else another process was quicker
+            write_json(folder / "store.json", {"format": FORMAT})  # first: should the next step fail, it is made up for
+            write_group_metadata(folder / "features.zarr", {})
     return store
 
 
 def find_store(path: str | Path) -> Store | None:
-    """Open the store at ``path``; return None where one could be made.
+    """Open the store at ``path``, a folder or a URL; return None where one could be made.
 
     Raises
     ------
     StoreError
         When something else is there, or a store of a newer format.
+    RemoteError
+        When a bucket cannot be reached, or refuses.
     """
-    path = Path(path)
-    if (path / "store.json").exists():
-        return open_store(path)
-    if path.is_dir() and all(p.name[0] == "." for p in path.iterdir()):
+    folder = _up_to_date(path)
+    if (folder / "store.json").exists():
+        return _opened(folder)
+    if remote_of(folder):
         return None
-    if path.exists():
-        kind = "a folder with other things in it" if path.is_dir() else "a file"
-        raise StoreError(f"{path} is {kind}, not a store. Give a path that does not exist yet.")
+    if folder.is_dir() and all(p.name[0] == "." for p in folder.iterdir()):
+        return None
+    if folder.exists():
+        kind = "a folder with other things in it" if folder.is_dir() else "a file"
+        raise StoreError(f"{folder} is {kind}, not a store. Give a path that does not exist yet.")
     return None
 
 
 def open_store(path: str | Path) -> Store:
-    """Open an existing store.
+    """Open an existing store, in a folder or at a URL.
 
     Raises
     ------
@@ -457,19 +520,33 @@ def open_store(path: str | Path) -> Store:
         When there is nothing at ``path``.
     StoreError
         When something else is there, or a store of a newer format.
+    RemoteError
+        When a bucket cannot be reached, or refuses.
     """
-    path = Path(path)
+    return _opened(_up_to_date(path))
+
+
+def _up_to_date(path: str | Path) -> Path:
+    """Return the folder of a store; what of one at a URL is always cached is as the bucket has it."""
+    folder = store_folder(path)
+    if remote := remote_of(folder):
+        remote.update()
+    return folder
+
+
+def _opened(folder: Path) -> Store:
+    where = location(folder)
     try:
-        version = json.loads((path / "store.json").read_text())["format"]
+        version = json.loads((folder / "store.json").read_text())["format"]
     except (FileNotFoundError, NotADirectoryError) as error:
-        if path.exists():
-            raise StoreError(f"{path} is not a headwater store (it has no store.json).") from error
-        raise StoreNotFound(f"{path}: no store here. Run: headwater embed MANIFEST {path}") from error
+        if folder.exists() and remote_of(folder) is None:
+            raise StoreError(f"{where} is not a headwater store (it has no store.json).") from error
+        raise StoreNotFound(f"{where}: no store here. Run: headwater embed MANIFEST {where}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}/store.json cannot be read ({error!r}): restore it from a backup.") from error
+        raise StoreError(f"{where}/store.json cannot be read ({error!r}): restore it from a backup.") from error
     if version != FORMAT:
-        raise StoreError(f"{path} has format {version}; this headwater reads format {FORMAT}. Upgrade headwater.")
-    return Store(path)
+        raise StoreError(f"{where} has format {version}; this headwater reads format {FORMAT}. Upgrade headwater.")
+    return Store(folder)
 
 
 def keys_from_hex(column: pl.Series) -> Array:

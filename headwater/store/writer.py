@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
-from headwater.store.blocks import Array, MappedArray, RaggedArray, digest_rows, write_array_metadata
-from headwater.store.features import FAILED, KEY_CHUNK, STORED, TO_DO, Features, end_of
+from headwater.store.blocks import Array, MappedArray, digest_rows, write_array_metadata
+from headwater.store.features import FAILED, KEY_CHUNK, STORED, TO_DO, Features, end_of, token_arrays
 from headwater.store.journal import BlockLine, PlanLine, Ranges
+from headwater.store.quantised import quantise
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class BlockResult:
     pooled
         Of shape ``(n, dim)``; rows of failed items are ignored.
     tokens
-        Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None when not stored.
+        Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None when not stored. Numbers
+        also where they are stored as int8.
     failed
         Why each failed row failed, by row number.
     """
@@ -95,15 +97,15 @@ class FeatureWriter:
             grown += self._place_tokens(lengths)
             sums |= {part: digest_rows(array, [(0, n_items)]) for part, array in grown[1:]}
         for part, array in grown:
-            write_array_metadata(old.folder / part, array.shape, KEY_CHUNK, array.dtype)
+            write_array_metadata(old.folder, part, array.shape, KEY_CHUNK, array.dtype)
             target = old._array(part, array.shape, KEY_CHUNK, array.dtype)
             for chunk in range(old.n_items // KEY_CHUNK, target.n_chunks):
                 target.write_chunk(chunk, array[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])
-        write_array_metadata(old.folder / "status", (n_items,), old.block_rows, np.dtype(np.uint8))
-        write_array_metadata(old.folder / "pooled", (n_items, spec.dim), old.block_rows, np.dtype(spec.dtype))
+        write_array_metadata(old.folder, "status", (n_items,), old.block_rows, np.dtype(np.uint8))
+        write_array_metadata(old.folder, "pooled", (n_items, spec.dim), old.block_rows, np.dtype(spec.dtype))
         if spec.has_tokens and not spec.ragged:
-            shape = (n_items, int(spec.n_tokens or 0), int(spec.token_dim or 0))
-            write_array_metadata(old.folder / "tokens", shape, old.block_rows, np.dtype(spec.dtype))
+            for part, shape, dtype in token_arrays(spec, n_items):
+                write_array_metadata(old.folder, part, shape, old.block_rows, dtype)
         old.journal.append(PlanLine(items=n_items, sums=sums))
         self.features = old.refresh()
 
@@ -112,9 +114,7 @@ class FeatureWriter:
         old, rows = self.features, self.features.block_rows
         n_old = old.n_items
         if n_old:
-            tokens = old.tokens
-            assert isinstance(tokens, RaggedArray)
-            offsets, lengths = tokens.offsets, np.concatenate([tokens.lengths, new_lengths])
+            offsets, lengths = old._token_places[0], np.concatenate([old._token_places[1], new_lengths])
             chunk = old._token_chunk_rows()
         else:
             offsets, lengths = np.empty(0, np.int64), new_lengths.astype(np.int64)
@@ -128,8 +128,8 @@ class FeatureWriter:
             ends = at + np.cumsum(lengths[first:stop])
             new_offsets[first - n_old : stop - n_old] = ends - lengths[first:stop]
             end = int(ends[-1]) if len(ends) else at
-        shape = (end, int(old.spec.token_dim or 0))
-        write_array_metadata(old.folder / "tokens" / "values", shape, chunk, np.dtype(old.spec.dtype))
+        for part, shape, dtype in token_arrays(old.spec, end):
+            write_array_metadata(old.folder, part, shape, chunk, dtype)
         return [("tokens/offsets", np.concatenate([offsets, new_offsets])), ("tokens/lengths", lengths)]
 
     def commit(self, task: BlockTask, result: BlockResult) -> None:
@@ -186,11 +186,17 @@ class FeatureWriter:
         found = {"pooled": self._dense(features.pooled, block, rows, np.asarray(result.pooled)[chosen])}
         if spec.ragged:
             matrices = [matrix for matrix, ok in zip(result.tokens or (), good, strict=True) if ok]
-            found["tokens/values"] = self._ragged(block, rows, matrices)
+            for part, values in self._stored(np.concatenate(matrices)).items():
+                found[part] = self._ragged(features.token_parts[part], block, rows, values)
         elif spec.has_tokens:
-            assert isinstance(features.tokens, MappedArray)
-            found["tokens"] = self._dense(features.tokens, block, rows, np.asarray(result.tokens)[chosen])
+            for part, values in self._stored(np.asarray(result.tokens)[chosen]).items():
+                found[part] = self._dense(features.token_parts[part], block, rows, values)
         return found
+
+    def _stored(self, tokens: Array) -> dict[str, Array]:
+        """Return tokens as they are stored, by the folder of each array."""
+        parts = list(self.features.token_parts)
+        return dict(zip(parts, quantise(tokens) if self.features.spec.quantised else (tokens,), strict=True))
 
     def _dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
         chunk = array.chunk(block)
@@ -200,28 +206,30 @@ class FeatureWriter:
         chunk[rows - block * self.features.block_rows] = values
         return chunk
 
-    def _ragged(self, block: int, rows: NDArray[np.int64], matrices: Sequence[Array]) -> Array:
-        tokens = self.features.tokens
-        assert isinstance(tokens, RaggedArray)
+    def _ragged(self, array: MappedArray, block: int, rows: NDArray[np.int64], tokens: Array) -> Array:
+        """Put the tokens of some items of a block, one after the other, among the others'."""
+        offsets, lengths = self.features._token_places
         first, last = self.features._token_span(block)
-        values = np.array(tokens.values[first:last])
-        for row, matrix in zip(rows.tolist(), matrices, strict=True):
-            at = int(tokens.offsets[row]) - first
-            values[at : at + int(tokens.lengths[row])] = matrix
+        values = np.array(array[first:last])
+        end = 0
+        for row in rows.tolist():
+            at, length = int(offsets[row]) - first, int(lengths[row])
+            values[at : at + length] = tokens[end : end + length]
+            end += length
+        if end != len(tokens):
+            raise ValueError(f"{len(tokens)} tokens where {end} were planned.")
         return values
 
     def _write_values(self, part: str, block: int, values: Array) -> None:
         """Write the chunks of a block of one array."""
         features = self.features
-        if part != "tokens/values":
-            array = features.pooled if part == "pooled" else features.tokens
-            assert isinstance(array, MappedArray)
+        array = features.pooled if part == "pooled" else features.token_parts[part]
+        if part == "pooled" or not features.spec.ragged:
             array.write_chunk(block, values)
             return
-        assert isinstance(features.tokens, RaggedArray)
-        tokens, first = features.tokens.values, features._token_span(block)[0]
-        for at in range(0, len(values), tokens.chunk_rows):
-            tokens.write_chunk((first + at) // tokens.chunk_rows, values[at : at + tokens.chunk_rows])
+        first, _ = features._token_span(block)
+        for at in range(0, len(values), array.chunk_rows):
+            array.write_chunk((first + at) // array.chunk_rows, values[at : at + array.chunk_rows])
 
 
 def _union(ranges: Ranges, rows: NDArray[np.int64]) -> Ranges:

@@ -14,8 +14,8 @@ from headwater.errors import InputError, StoreError
 from headwater.store import open_store
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory, tiny, picture):
+@pytest.fixture(scope="module", params=[None, "int8"])
+def sound(request, tmp_path_factory, tiny, picture):
     """Return a store of 90 images with tokens, and texts with ragged ones, of which the last manifest lists 50."""
     folder = tmp_path_factory.mktemp("gc")
     rows = [{"id": str(i), "image": f"{i}.png", "text": "a gland" + " mass" * (i % 7) + f" {i}"} for i in range(90)]
@@ -25,7 +25,7 @@ def sound(tmp_path_factory, tiny, picture):
     pl.DataFrame(rows[::2] + rows[1:10:2]).write_csv(folder / "some.csv")
     options = {"encoder": tiny("hf-clip").spec, "tokens": "all", "name": "c", "device": "cpu", "precision": "fp32"}
     for manifest in ("all.csv", "some.csv"):
-        embed(folder / manifest, folder / "a.hw", **options)
+        embed(folder / manifest, folder / "a.hw", tokens_dtype=request.param, **options)
     embed(folder / "some.csv", folder / "a.hw", encoder="stub:8", name="s")
     return folder / "a.hw"
 

@@ -93,7 +93,7 @@ def test_ctrl_c(many, whole, tmp_path, files_of):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert err.splitlines()[-1] == "headwater: stopped. What was finished is kept: run the same command again to go on."
     assert "Traceback" not in err
     assert 0 < n_blocks(store) < n_blocks(whole[0])
@@ -102,6 +102,22 @@ def test_ctrl_c(many, whole, tmp_path, files_of):
     assert process.returncode == 0
     assert " there already" in out
     assert files_of(store / "features.zarr") == files_of(whole[0] / "features.zarr")
+
+
+def test_ctrl_c_that_comes_out_as_another_error(command, store, monkeypatch):
+    """As when it lands between a lock's release and its return: what the user did is what is answered."""
+
+    def cut_short(*args, **kwargs):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("cannot release un-acquired lock") from error
+
+    monkeypatch.setattr("headwater.api.verify", cut_short)
+    done = command("verify", store)
+    assert done.status == 130
+    assert done.error == "headwater: stopped. What was finished is kept: run the same command again to go on."
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Killed(BaseException):

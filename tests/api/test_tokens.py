@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from headwater.api import embed, fit_head, open_run
+from headwater.api import embed, fit_head, info, open_run
 from headwater.store import open_store
 
 QUICK = {"width": 16, "heads": 2, "blocks": 1, "hidden": [16], "epochs": 6, "lr": 0.003, "precision": "fp32"}
@@ -40,6 +40,45 @@ def test_co_attention_from_the_command_line(with_tokens, command, tmp_path):
     data = open_store(with_tokens).read("vit/image", "bert/text", tokens=True)
     assert run.head.predict_proba(data.inputs).shape == (38, 2)
     assert run.head.shape_.lengths == (data.inputs["vit/image"].shape[1], None)
+
+
+@pytest.fixture(scope="session")
+def with_int8(with_tokens, tiny, tmp_path_factory):
+    """The same store, its tokens in a byte a number."""
+    path = tmp_path_factory.mktemp("int8") / "t.hw"
+    for member, name in (("timm-vit", "vit"), ("hf-bert", "bert")):
+        encoder = tiny(member).spec
+        embed(with_tokens.parent / "manifest.csv", path, encoder=encoder, name=name, tokens="all", tokens_dtype="int8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["vit/image", "bert/text"])
+def test_tokens_in_a_byte_a_number(with_tokens, with_int8, name):
+    """They are the float16 ones to half a step of 1/127 of each token's largest number; pooled ones are the same."""
+    exact, small = (open_store(path).features(name) for path in (with_tokens, with_int8))
+    assert np.array_equal(exact.pooled[:], small.pooled[:])
+    for row in range(exact.n_items):
+        wanted, found = (np.asarray(f.tokens[row], np.float64) for f in (exact, small))
+        largest = np.abs(wanted).max(-1, keepdims=True)
+        assert (np.abs(found - wanted) <= largest * (0.5 / 127 + 2e-3)).all()
+        assert not np.array_equal(found, wanted)
+
+
+def test_a_head_learns_from_tokens_in_a_byte_a_number(with_tokens, with_int8):
+    """Scores are near those from float16, and the store says what it holds."""
+    options = {"features": ["vit/image", "bert/text"], "label": "grade", "head": "co-attention", "params": QUICK}
+    runs = [fit_head(path, groups="patient", folds=3, **options) for path in (with_tokens, with_int8)]
+    exact, small = (run.predictions.sort("id")["score_high"].to_numpy() for run in runs)
+    assert np.corrcoef(exact, small)[0, 1] > 0.95
+    assert " + tokens all int8" in "\n".join(info(with_int8).lines())
+    assert "int8" not in "\n".join(info(with_tokens).lines())
+
+
+def test_a_type_of_tokens_that_are_not_stored(refused, gallery, tmp_path):
+    """Asked for without tokens, it is refused, and so is a type that is none."""
+    words = ("embed", gallery / "manifest.csv", tmp_path / "a.hw", "--encoder", "builtin:texture", "--tokens-dtype")
+    assert "pass --tokens all or a number" in refused(*words, "int8")
+    assert "--tokens-dtype" in refused(*words, "int4", "--tokens", "all")
 
 
 def test_samples_that_lack_a_text_are_kept(with_tokens):

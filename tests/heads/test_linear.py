@@ -129,6 +129,23 @@ def test_solving_together_equals_solving_alone():
         assert head.objective_ == pytest.approx(alone.objective_, rel=1e-6)
 
 
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_a_fine_grid_costs_little_more_than_a_coarse_one(class_weight):
+    """Penalties between others are begun where those ended: in any order, repeated or alone, to the same minimum."""
+    X = features()
+    y = labels(X, 2)
+    grid = np.random.default_rng(0).permutation([*np.logspace(-5, 2, 36), 1.0, 1.0, 1e4])
+    fits = [(rows, {"C": float(C)}) for rows in folds_of(len(X)) for C in grid]
+    probe = LinearProbe(class_weight=class_weight, tol=1e-8)
+    fine = probe.fit_many(X, y, fits)
+    coarse = probe.fit_many(X, y, [fit for fit in fits if fit[1]["C"] in (1.0, grid.min())])
+    for (rows, params), head in list(zip(fits, fine, strict=True))[::6]:
+        alone = LinearProbe(**params, class_weight=class_weight, tol=1e-8).fit(X[rows], y[rows])
+        assert head.objective_ == pytest.approx(alone.objective_, rel=1e-5)
+        assert head.predict_proba(X) == pytest.approx(alone.predict_proba(X), abs=1e-3)
+    assert np.mean([head.n_iter_ for head in fine]) < 0.7 * np.mean([head.n_iter_ for head in coarse])
+
+
 def test_labels_are_independent_problems():
     """With several labels each is fitted as a two-class problem of its own, a constant one by its frequency."""
     X = features()
@@ -225,7 +242,7 @@ def test_another_array_library_gives_the_same(n_classes):
     torch = pytest.importorskip("torch")
     X = features()
     y = labels(X, n_classes)
-    fits = [(rows, {"C": C}) for rows in folds_of(len(X)) for C in (0.01, 10.0)]
+    fits = [(rows, {"C": float(C)}) for rows in folds_of(len(X)) for C in np.logspace(-3, 1, 24)]
     for a, b in zip(LinearProbe().fit_many(torch.asarray(X), y, fits), LinearProbe().fit_many(X, y, fits), strict=True):
         assert a.objective_ == pytest.approx(b.objective_, rel=1e-6)
         assert a.predict_proba(X) == pytest.approx(b.predict_proba(X), abs=2e-3)

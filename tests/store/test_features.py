@@ -1,6 +1,5 @@
 """A feature set: rows are given out once, blocks are made in any order, the journal alone is believed."""
 
-import shutil
 import subprocess
 import sys
 import warnings
@@ -43,15 +42,6 @@ def write(features, keys, order=1, failed=(), only=None, lengths=None):
             why = {r: "truncated image" for r in task.rows.tolist() if r in failed}
             writer.commit(task, BlockResult(task.rows, vectors(task.rows), tokens, why))
     return features.refresh()
-
-
-def files_of(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture
-def store(tmp_path):
-    return create_store(tmp_path / "a.hw")
 
 
 def test_every_row_reads_back(store):
@@ -135,7 +125,7 @@ def test_plain_zarr_reads_all_of_it(store, kind):
     features = write(store.require_features("f/image", made, 150), keys_of(range(150)), failed={7}, lengths=lengths)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        group = zarr.open_group(store.path / "features.zarr", mode="r")["f/image"]
+        group = zarr.open_group(f"{store.location}/features.zarr", mode="r")["f/image"]
         assert FeatureSpec.from_dict(group.attrs.asdict()) == made
         assert np.array_equal(group["keys"][:], keys_of(range(150)))
         assert group["status"][:].tolist() == [2 if i == 7 else 1 for i in range(150)]
@@ -152,16 +142,37 @@ def test_plain_zarr_reads_all_of_it(store, kind):
     assert features.failed == {7: "truncated image"}
 
 
+def test_dimensions_have_names(store):
+    """xarray opens a feature set by itself; metadata of before there were names is still right, and kept so."""
+    import json
+
+    xarray = pytest.importorskip("xarray")
+    made = spec(tokens="2", n_tokens=2, token_dim=3)
+    features = write(store.require_features("f/image", made, 150), keys_of(range(150)))
+    if "://" not in store.location:
+        opened = xarray.open_zarr(store.path / "features.zarr", group="f/image", consolidated=False)
+        assert dict(opened.sizes) == {"item": 150, "byte": 16, "feature": DIM, "token": 2, "channel": 3}
+        assert np.array_equal(opened.pooled.sel(item=slice(3, 5)), features.pooled[3:5])
+    path = features.folder / "pooled" / "zarr.json"
+    metadata = json.loads(path.read_text())
+    assert metadata.pop("dimension_names") == ["item", "feature"]
+    path.write_text(json.dumps(metadata))
+    assert list(features._wrong_metadata()) == []
+    metadata["fill_value"] = 0.0
+    path.write_text(json.dumps(metadata))
+    assert len(list(features._wrong_metadata())) == 1
+
+
 @pytest.mark.parametrize("order", [1, -1])
-def test_blocks_in_any_order_give_the_same_files(tmp_path, order):
+def test_blocks_in_any_order_give_the_same_files(base, behind, order):
     """The order in which blocks are made leaves no trace in the arrays."""
     folders = []
     for name, step in (("a", 1), ("b", order)):
-        store = create_store(tmp_path / name)
+        store = create_store(f"{base}/{name}")
         lengths = np.arange(200) % 7
         made = spec(tokens="all", token_dim=3)
         write(store.require_features("f/image", made, 200), keys_of(range(200)), order=step, lengths=lengths)
-        folders.append(files_of(store.path / "features.zarr"))
+        folders.append(behind.files(store.path / "features.zarr"))
     assert folders[0] == folders[1]
 
 
@@ -177,20 +188,20 @@ def test_a_second_run_does_only_what_is_left(store):
     assert np.array_equal(features.pooled[:], vectors(np.arange(300)))
 
 
-def test_a_block_without_its_line_is_made_again(store):
+def test_a_block_without_its_line_is_made_again(store, behind):
     """A crash between the chunk and the journal's line costs that block and nothing else."""
     keys = keys_of(range(300))
     features = write(store.require_features("f/image", spec(), 300), keys)
     journal = features.journal.path
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # the last line was cut short
+    lines = behind.read(journal).splitlines(keepends=True)
+    behind.write(journal, b"".join(lines[:-1]) + lines[-1][:20])  # the last line was cut short
     features = features.refresh()
     assert list(features.verify()) == []
     with features.writing() as writer:
         assert [task.block for task in writer.plan(keys)] == [4]
     features = write(features, keys)
     assert np.array_equal(features.pooled[:], vectors(np.arange(300)))
-    assert journal.read_bytes().splitlines() == [line.rstrip() for line in lines]
+    assert behind.read(journal).splitlines() == [line.rstrip() for line in lines]
 
 
 def test_appending_keeps_every_old_row(store):
@@ -252,23 +263,23 @@ def test_failed_items_are_tried_again_only_when_asked(store):
 
 
 @pytest.mark.parametrize("part", ["keys/c.0.0", "pooled/c.1.0", "tokens/lengths/c.0", "tokens/values/c.0.0"])
-def test_one_flipped_byte_is_found(store, part):
+def test_one_flipped_byte_is_found(store, behind, part):
     """verify names the array in which a single bit changed."""
     made = spec(tokens="all", token_dim=3)
     features = write(store.require_features("f/image", made, 100), keys_of(range(100)), lengths=np.full(100, 2))
     path = features.folder / part
-    data = bytearray(path.read_bytes())
+    data = bytearray(behind.read(path))
     data[5] ^= 1
-    path.write_bytes(data)
+    behind.write(path, data)
     problems = list(features.refresh().verify())
     assert problems
     assert part.rsplit("/", 1)[0] in problems[0]
 
 
-def test_a_missing_block_file_is_found(store):
+def test_a_missing_block_file_is_found(store, behind):
     """A chunk that the journal speaks of must be there: what reads it says so, and so does verify."""
     features = write(store.require_features("f/image", spec(), 100), keys_of(range(100)))
-    features.pooled.chunk_path(1).unlink()
+    behind.remove(features.pooled.chunk_path(1))
     features = features.refresh()
     assert np.isfinite(features.pooled[:64]).all()
     for read in (lambda: features.pooled[64:], lambda: features.pooled[[70]], lambda: list(features.pooled.blocks())):
@@ -278,28 +289,30 @@ def test_a_missing_block_file_is_found(store):
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete"])
-def test_damage_is_not_hidden_by_adding_to_the_block(store, damage):
+def test_damage_is_not_hidden_by_adding_to_the_block(store, behind, damage):
     """Rows that a block holds are compared with their checksum before a new one is made over them."""
     keys = keys_of(range(40))
     features = write(store.require_features("f/image", spec(), 40), keys[:20])
     path = features.pooled.chunk_path(0)
     if damage == "flip":
-        data = bytearray(path.read_bytes())
+        data = bytearray(behind.read(path))
         data[5] ^= 1
-        path.write_bytes(data)
+        behind.write(path, data)
     else:
-        path.unlink()
-    before = features.journal.path.read_bytes()
+        behind.remove(path)
+    before = behind.read(features.journal.path)
     with pytest.raises(StoreError, match=r"differs from its checksum|is missing"):
         write(features.refresh(), keys)
-    assert features.journal.path.read_bytes().count(b'"block"') == before.count(b'"block"')
+    assert behind.read(features.journal.path).count(b'"block"') == before.count(b'"block"')
     assert list(features.refresh().verify())
 
 
-def test_a_journal_of_deleted_features_is_not_believed(store):
+def test_a_journal_of_deleted_features_is_not_believed(store, behind):
     """Features whose folder was deleted start anew, whatever their journal says."""
     write(store.require_features("f/image", spec(), 100), keys_of(range(100)))
-    shutil.rmtree(store.path / "features.zarr" / "f")
+    folder = store.path / "features.zarr" / "f"
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        behind.remove(path)
     features = store.require_features("f/image", spec(), 50)
     assert features.n_items == 0
     features = write(features, keys_of(range(50)))
@@ -307,25 +320,25 @@ def test_a_journal_of_deleted_features_is_not_believed(store):
     assert list(features.verify()) == []
 
 
-def test_a_changed_status_is_found(store):
+def test_a_changed_status_is_found(store, behind):
     """Status that says less than the journal is named; status that a killed run left ahead of it is not."""
     features = write(store.require_features("f/image", spec(), 100), keys_of(range(100)), only=1)
     path = features.folder / "status" / "c.0"
-    status = bytearray(path.read_bytes())
+    status = bytearray(behind.read(path))
     status[3] = 0
-    path.write_bytes(status)
+    behind.write(path, status)
     assert list(features.verify()) == ["f/image: block 0 of status differs from the journal"]
     status[3] = 1
-    path.write_bytes(status)
-    (features.folder / "status" / "c.1").write_bytes(bytes([1] * 64))
+    behind.write(path, status)
+    behind.write(features.folder / "status" / "c.1", bytes([1] * 64))
     assert list(features.verify()) == []
 
 
-def test_a_short_block_file_is_refused(store):
+def test_a_short_block_file_is_refused(store, behind):
     """A chunk of the wrong length is an error that names the file, not a wrong number."""
     features = write(store.require_features("f/image", spec(), 100), keys_of(range(100)))
     path = features.pooled.chunk_path(1)
-    path.write_bytes(path.read_bytes()[:-2])
+    behind.write(path, behind.read(path)[:-2])
     with pytest.raises(StoreError, match=r"c\.1\.0: 1022 bytes where 1024 belong"):
         features.refresh().pooled[:]
 
@@ -346,17 +359,17 @@ def test_a_second_writer_is_told_who_writes(store):
         "except Exception as e: print(type(e).__name__, e)"
     )
     with features.writing():
-        out = subprocess.run([sys.executable, "-c", code, store.path], capture_output=True, text=True, check=True)
+        out = subprocess.run([sys.executable, "-c", code, store.location], capture_output=True, text=True, check=True)
     assert out.stdout.startswith(f"{StoreBusy.__name__} f/image is being written by process ")
     with features.writing():
         pass  # and once it is over, anyone may
 
 
-def test_half_created_features_do_not_exist(store):
+def test_half_created_features_do_not_exist(store, behind):
     """A crash while a feature set is being created leaves nothing that a reader sees."""
     features = store.require_features("f/image", spec(), 10)
-    (features.folder / "zarr.json").unlink()
-    assert open_store(store.path).feature_names() == []
+    behind.remove(features.folder / "zarr.json")
+    assert open_store(store.location).feature_names() == []
     store.require_features("f/image", spec(dtype="float32"), 10)
 
 

@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from headwater.embed import _memory
+from headwater import _memory
 
 
 class Libc:

@@ -1,0 +1,101 @@
+"""Tokens in a byte a number: whole numbers from -127 to 127, and a float16 scale a token that multiplies them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.store.blocks import Array, MappedArray, Selector
+
+LEVELS = 127
+PIECE = 1 << 20
+"""Numbers that are quantised at once, so that what is made on the way stays in the cache."""
+SCALE = np.dtype(np.float16)
+LEAST = np.finfo(np.float16).smallest_normal
+"""The least scale: smaller numbers are kept to 3e-5, and not to a share of the largest."""
+LARGEST = LEVELS * float(np.finfo(np.float16).max)
+
+
+def quantise(tokens: Array) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Return whole numbers and scales of tokens.
+
+    The scale of a token is the least float16 that brings its largest number to at most 127, so that a number comes
+    back with an error of at most half a scale, 0.4 % of the largest. What has been quantised once comes out the same
+    when it is quantised again.
+
+    Parameters
+    ----------
+    tokens
+        Finite, of shape ``(..., dim)``.
+
+    Returns
+    -------
+    values : int8, of shape (..., dim)
+    scales : float16, of shape (...)
+        Infinite where a number is beyond `LARGEST`.
+    """
+    values, scales = np.empty(tokens.shape, np.int8), np.empty(tokens.shape[:-1], SCALE)
+    step = max(1, PIECE // max(1, tokens[:1].size))
+    for start in range(0, len(tokens), step):
+        some = slice(start, start + step)
+        exact = np.asarray(tokens[some], np.float32)
+        wanted = np.maximum(exact.max(-1, initial=0), -exact.min(-1, initial=0)) / LEVELS
+        with np.errstate(over="ignore"):
+            nearest = wanted.astype(SCALE)
+            enough = np.where(nearest < wanted, np.nextafter(nearest, SCALE.type(np.inf)), nearest)
+        scales[some] = np.maximum(enough, LEAST)
+        values[some] = np.rint(exact / scales[some, ..., None].astype(np.float32))
+    return values, scales
+
+
+class QuantisedArray:
+    """Quantised tokens as numbers again, float32, computed as rows are taken; NaN where nothing was stored.
+
+    Parameters
+    ----------
+    values
+        int8, of shape ``(n, ..., dim)``.
+    scales
+        float16, of shape ``(n, ...)``, in chunks of as many rows.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, values: MappedArray, scales: MappedArray) -> None:
+        self.values = values
+        self.scales = scales
+        self.shape = values.shape
+        self.chunk_rows = values.chunk_rows
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"QuantisedArray(shape={self.shape})"
+
+    def __getitem__(self, rows: Selector) -> Array:
+        return self._numbers(self.values[rows], self.scales[rows])
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Yield ``(rows, values)`` chunk by chunk."""
+        for (rows, values), (_, scales) in zip(self.values.blocks(), self.scales.blocks(), strict=True):
+            yield rows, self._numbers(values, scales)
+
+    def ask_for(self, index: int) -> None:
+        """Have the system begin to read chunk ``index``, ahead of use."""
+        self.values.ask_for(index)
+        self.scales.ask_for(index)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
+
+    def _numbers(self, values: Array, scales: Array) -> Array:
+        return np.multiply(values, np.asarray(scales, np.float32)[..., None], dtype=np.float32)

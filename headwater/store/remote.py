@@ -1,0 +1,510 @@
+"""A store at a URL: its files are objects of a bucket, cached in a folder of this disk, where they are mapped.
+
+The bucket is the truth. A file is written to it first, then put into the cache; so the bucket goes through the states
+of the commit protocol, one object at a time, and the cache is never ahead of it. Small files are brought up to date
+whenever a store or a feature set is opened, chunks when they are mapped: a cached file counts only as the version that
+the bucket listed last. A version is what the bucket said before the bytes were read, so that what changed in between is
+newer than it is taken for, and is fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from headwater._extras import need
+from headwater.errors import InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
+from headwater.store.cache import CacheIndex, cache_folder, cache_limit
+from headwater.store.lease import Lease, leased
+
+PAGE = "url.json"
+"""In the cache of a store: which store it is of."""
+OWN = ("files.parquet",)
+"""Files of a store that are about this machine, and stay on it."""
+AT_ONCE = 8
+"""Requests that run side by side."""
+WHOLE_BYTES = 64 << 20
+"""Larger files are sent in parts."""
+LEFT_OVER_SECONDS = 3600
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
+_REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a bucket says of an object: a word that changes when its bytes do, and how many there are."""
+
+    word: str
+    size: int
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Version:
+        """Read what fsspec says of an object: its ETag where it has one, else when it was written."""
+        names = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")
+        word = next((str(info[name]) for name in names if info.get(name) is not None), "")
+        return cls(f"{word} {info['size']}", int(info["size"]))
+
+
+def is_url(location: str | Path) -> bool:
+    """Whether a store's location is a URL; a `Path` that was made of one still is.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/lung.hw"), is_url(Path("s3://bucket/lung.hw")), is_url("data/lung.hw")
+    (True, True, False)
+    """
+    found = _URL.match(str(location))
+    return found is not None and ("://" in str(location) or not Path(location).exists())
+
+
+def store_folder(location: str | Path) -> Path:
+    """Return the folder of a store on this disk: for one at a URL, that of its cache, made when it is not there.
+
+    Raises
+    ------
+    InputError
+        When no store can be at this URL.
+    MissingExtra
+        When what reaches it is not installed.
+    """
+    if not is_url(location):
+        return Path(location)
+    scheme, rest = _URL.match(str(location)).groups()  # type: ignore[union-attr]
+    url = f"{scheme}://{rest}" if "://" not in str(location) else str(location)
+    fs, root = _file_system(url)
+    name = root.rpartition("/")[2]
+    endpoint = fs.s3.meta.endpoint_url if hasattr(fs, "s3") else ""  # two servers may have buckets of one name
+    url = fs.unstrip_protocol(root)
+    word = hashlib.blake2b(f"{endpoint} {url}".encode(), digest_size=8).hexdigest()
+    folder = Path(cache_folder(), f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{word}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / PAGE).exists():
+        beside = folder / f".{PAGE}.{os.getpid()}.{threading.get_ident()}"
+        beside.write_text(json.dumps({"url": url, "endpoint": endpoint}) + "\n")
+        beside.replace(folder / PAGE)
+    return folder / "store"
+
+
+def remote_of(path: Path) -> Remote | None:
+    """Return the store at a URL that a path is cached for; None for a path of this disk alone."""
+    root, text = cache_folder(), str(path)
+    if not text.startswith(root + os.sep):
+        return None
+    try:
+        return _remote(f"{root}/{text[len(root) + 1 :].split(os.sep, 1)[0]}", os.getpid())
+    except (FileNotFoundError, NotADirectoryError):  # there is nothing of a store's
+        return None
+
+
+@cache
+def _remote(folder: str, process: int) -> Remote:  # one for each process: a file system does not outlive a fork
+    return Remote(json.loads(Path(folder, PAGE).read_text())["url"], Path(folder))
+
+
+class Remote:
+    """The objects of a store, and their cache.
+
+    Parameters
+    ----------
+    url
+        Where the store is.
+    folder
+        Its part of the cache; the store's files are below ``store`` in it.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.folder = folder / "store"
+        self._fs, self._root = _file_system(url)
+        self._index = CacheIndex(folder.parent)
+        self._listed: dict[str, Version] = {}
+        self._leases: list[Lease] = []
+
+    def location(self, path: Path) -> str:
+        """Return the URL of a file."""
+        name = self._name(path)
+        return f"{self.url}/{name}" if name else self.url
+
+    # Reading
+
+    def update(self, folder: Path | None = None) -> None:
+        """List what there is below a folder, and bring its small files up to date; of the whole store when left out.
+
+        Raises
+        ------
+        StoreNotFound
+            When there is no such bucket.
+        StoreError
+            When something else than a store is at the URL.
+        RemoteError
+            When the bucket cannot be reached, or refuses.
+        """
+        began = time.time_ns()
+        prefix = "" if folder is None else f"{self._name(folder)}/"
+        found = self._list(prefix)
+        if not prefix:
+            self._require_store(found)
+        kept = {name: version for name, version in self._listed.items() if not name.startswith(prefix)}
+        self._listed = kept | found
+        stale = [name for name in found if not _is_large(name) and not self._is_current(name)]
+        self._fetch_all(stale)
+        self._drop_others(self.folder / prefix, found, began)
+
+    def update_file(self, path: Path) -> None:
+        """Bring one file up to date."""
+        name = self._name(path)
+        try:
+            self._listed[name] = self._look(name)
+        except FileNotFoundError:
+            self._listed.pop(name, None)
+            path.unlink(missing_ok=True)
+            return
+        if not self._is_current(name):
+            self._fetch_all([name])
+
+    def open(self, path: Path, check: Callable[[BinaryIO], object]) -> BinaryIO:
+        """Open a file for reading; one that has to be fetched becomes part of the cache if ``check`` lets it pass.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the bucket has none.
+        """
+        name = self._name(path)
+        version = self._listed.get(name) or self._look(name)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return self._fetch(name, version, check)
+        if self._index.holds(path, version.word, os.fstat(file.fileno())):
+            return file
+        file.close()
+        return self._fetch(name, version, check)
+
+    def has(self, path: Path) -> bool:
+        """Whether the bucket has a file, by its last listing."""
+        return self._name(path) in self._listed
+
+    def sizes(self, folder: Path) -> dict[Path, int]:
+        """Return the files below a folder, by the last listing, and their bytes."""
+        prefix = f"{self._name(folder)}/"
+        return {self.folder / name: version.size for name, version in self._listed.items() if name.startswith(prefix)}
+
+    def read_anew(self, folder: Path) -> None:
+        """Fetch everything below a folder again, from now on: what the bucket holds, whatever the cache does."""
+        self._index.forget(folder)
+        self.update(None if folder == self.folder else folder)
+
+    # Writing
+
+    def send(self, file: Path, path: Path) -> None:
+        """Let the bucket have what is in ``file``, which is about to become ``path``.
+
+        Raises
+        ------
+        StoreBusy
+            When a lock that this process held may be another's by now.
+        RemoteError
+            When the bucket cannot be reached, or refuses.
+        """
+        name = self._name(path)
+        if path.name in OWN:
+            return
+        self._require_leases()
+        stat = file.stat()
+        data = None if stat.st_size > WHOLE_BYTES else file.read_bytes()
+        with self._requests():
+            if data is None:
+                self._fs.put_file(str(file), self._key(name))
+                info = self._fs.info(self._key(name))
+            else:
+                told = self._fs.pipe_file(self._key(name), data)
+                is_told = isinstance(told, dict) and "ETag" in told
+                info = {**told, "size": stat.st_size} if is_told else self._fs.info(self._key(name))
+        version = Version.of(info)
+        self._listed[name] = version
+        self._index.record(path, version.word, stat, droppable=_is_chunk(name))
+        if _is_chunk(name):
+            self._index.drop_oldest(cache_limit())
+
+    def remove(self, path: Path) -> None:
+        """Remove a file; nothing where there is none."""
+        self._require_leases()
+        self._remove([self._name(path)])
+
+    def remove_tree(self, folder: Path) -> None:
+        """Remove everything below a folder."""
+        self._require_leases()
+        self._remove(list(self._list(f"{self._name(folder)}/")))
+
+    def copy_tree(self, source: Path, target: Path, last: Path) -> None:
+        """Copy everything below ``source`` to ``target``, the file ``last`` of it last; nothing is fetched."""
+        self._require_leases()
+        prefix = f"{self._name(source)}/"
+        names, end = list(self._list(prefix)), self._name(last)
+
+        def copy(name: str) -> None:
+            place = f"{self._name(target)}/{name[len(prefix) :]}"
+            with self._requests():
+                self._fs.cp_file(self._key(name), self._key(place))
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(copy, [name for name in names if name != end]))
+        copy(end)
+
+    # Locks
+
+    @contextmanager
+    def lease(self, path: Path, *, wait: bool) -> Iterator[None]:
+        """Hold the lock ``path``; what is written meanwhile is written only as long as it is held.
+
+        Raises
+        ------
+        Held
+            When another process holds it and ``wait`` is not set.
+        """
+        with leased(self, self._name(path), wait=wait) as lease:
+            self._leases.append(lease)
+            try:
+                yield
+            finally:
+                self._leases.remove(lease)
+
+    def read_tagged(self, name: str) -> tuple[str, bytes] | None:
+        """Return a tag of an object, and its bytes, which may be newer than the tag; None when there is none."""
+        with self._requests():
+            try:
+                info = self._fs.info(self._key(name))
+                return str(info["ETag"]) if "ETag" in info else Version.of(info).word, self._fs.cat_file(
+                    self._key(name)
+                )
+            except FileNotFoundError:
+                return None
+
+    def write_if(self, name: str, data: bytes, tag: str | None) -> str | None:
+        """Write an object if it still has a tag, or if there is none; return its new tag, None when it was not written.
+
+        One request where the file system knows conditions, as S3 does; elsewhere a look before the write.
+        """
+        key = self._key(name)
+        with self._requests():
+            try:
+                if tag is None:
+                    told = self._fs.pipe_file(key, data, mode="create")
+                elif hasattr(self._fs, "s3"):
+                    told = self._fs.pipe_file(key, data, IfMatch=tag)
+                elif Version.of(self._fs.info(key)).word == tag:
+                    told = self._fs.pipe_file(key, data)
+                else:
+                    return None
+            except (FileExistsError, FileNotFoundError):
+                return None
+            except OSError as error:
+                if _code(error) in _REFUSED:
+                    return None
+                raise
+            return str(told["ETag"]) if isinstance(told, dict) else Version.of(self._fs.info(key)).word
+
+    def _require_leases(self) -> None:
+        if lost := [lease.name for lease in self._leases if not lease.held]:
+            raise StoreBusy(
+                f"{self.url}: the lock {lost[0]} was lost, since the bucket could not be reached for too long. What is "
+                "finished is kept: run the same command again."
+            )
+
+    # Requests
+
+    def _list(self, prefix: str) -> dict[str, Version]:
+        """Return the objects whose names begin with a prefix, a folder's, by their names in the store."""
+        with self._requests():
+            try:
+                found = self._fs.find(f"{self._root}/{prefix}".rstrip("/"), detail=True)
+            except FileNotFoundError as error:
+                raise StoreNotFound(f"{self.url}: no such bucket. Make it, or look at its name.") from error
+        start = len(self._root) + 1
+        return {key[start:]: Version.of(info) for key, info in found.items() if info["type"] == "file" and key[start:]}
+
+    def _look(self, name: str) -> Version:
+        """Return the version of an object now; a FileNotFoundError where there is none."""
+        with self._requests():
+            return Version.of(self._fs.info(self._key(name)))
+
+    def _require_store(self, found: Collection[str]) -> None:
+        """Refuse a prefix that holds other things, and a single object."""
+        if "store.json" in found:
+            return
+        if any(not name.startswith(".") for name in found):
+            raise StoreError(f"{self.url} holds other things, not a store. Give a URL at which nothing is yet.")
+        with self._requests():
+            is_file = not found and "/" in self._root and self._fs.isfile(self._root)
+        if is_file:
+            raise StoreError(f"{self.url} is a single object, not a store. Give a URL at which nothing is yet.")
+
+    def _fetch_all(self, names: Collection[str]) -> None:
+        """Fetch small files, side by side; one that is gone meanwhile is left out."""
+
+        def fetch(name: str) -> None:
+            try:
+                self._fetch(name, self._listed[name], check=lambda file: None).close()
+            except (FileNotFoundError, KeyError):
+                self._listed.pop(name, None)
+
+        if names:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(fetch, names))
+
+    def _fetch(self, name: str, version: Version, check: Callable[[BinaryIO], object]) -> BinaryIO:
+        """Fetch a file into the cache, and open it."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+        try:
+            with self._requests():
+                self._fs.get_file(self._key(name), str(beside))
+            file = beside.open("rb")
+            try:
+                os.fsync(file.fileno())
+                check(file)
+                self._index.record(path, version.word, os.fstat(file.fileno()), droppable=_is_chunk(name))
+                beside.replace(path)
+                file.seek(0)
+            except BaseException:
+                file.close()
+                raise
+        finally:
+            beside.unlink(missing_ok=True)
+        if _is_chunk(name):
+            self._index.drop_oldest(cache_limit())
+        return file
+
+    def _is_current(self, name: str) -> bool:
+        path = self.folder / name
+        try:
+            return self._index.holds(path, self._listed[name].word, path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _drop_others(self, folder: Path, found: Collection[str], began: int) -> None:
+        """Drop cached files that the bucket does not have, except those put there since it was asked."""
+        for path in [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else ():
+            stat = path.stat()
+            if path.suffix == ".part":
+                gone = time.time() - stat.st_mtime > LEFT_OVER_SECONDS
+            elif path.suffix in (".lock", ".tmp") or path.name in OWN:
+                gone = False
+            else:
+                gone = self._name(path) not in found and stat.st_ctime_ns < began
+            if gone:
+                path.unlink(missing_ok=True)
+                _remove_empty(path.parent, self.folder.parent)
+
+    def _remove(self, names: Collection[str]) -> None:
+        with self._requests():
+            for name in names:
+                try:
+                    self._fs.rm_file(self._key(name))
+                except FileNotFoundError:
+                    continue
+        for name in names:
+            self._listed.pop(name, None)
+
+    def _name(self, path: Path) -> str:
+        """Return the name of a file in the store, such as ``journal/f/image.jsonl``; of the store itself, ``""``."""
+        return "" if path == self.folder else path.relative_to(self.folder).as_posix()
+
+    def _key(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @contextmanager
+    def _requests(self) -> Iterator[None]:
+        """Turn what a bucket refuses into a `RemoteError` that says what to do; what is not there stays as it is."""
+        try:
+            yield
+        except (FileNotFoundError, RemoteError):
+            raise
+        except _refusals() as error:
+            raise RemoteError(f"{self.url}: {_advice(error)}") from error
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, which remembers no listing, and the place on it.
+
+    Raises
+    ------
+    InputError, MissingExtra
+        When there is none for such URLs, or it is not installed.
+    """
+    core = need("fsspec.core", "s3")
+    if magic := next((letter for letter in "*?[" if letter in url), None):
+        raise InputError(f"{url}: {magic!r} cannot be in the URL of a store.")
+    more = {"auto_mkdir": True} if url.startswith(("file:", "local:")) else {}
+    try:
+        fs, root = core.url_to_fs(url, use_listings_cache=False, **more)
+    except ValueError as error:
+        raise InputError(f"{url}: no store can be there ({error}). Give a folder, or a URL such as s3://…") from error
+    except ImportError as error:
+        extra = "Run: pip install 'headwater[s3]'" if url.startswith("s3") else "Install what fsspec needs for it."
+        raise MissingExtra(f"{url}: {error}. {extra}") from error
+    root = root.rstrip("/")
+    if not root:
+        raise InputError(f"{url}: name a bucket and a place in it, such as s3://bucket/lung.hw.")
+    return fs, root
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what requests raise: besides OSError, what botocore does where it is loaded."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError, botocore.ClientError)
+
+
+def _advice(error: Exception) -> str:
+    """Say in a line what is in the way of a request and what to do."""
+    words = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, PermissionError):
+        return f"access denied ({words}). Check the credentials and the policy of the bucket."
+    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+        return (
+            "no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket, "
+            "FSSPEC_S3_ANON=true."
+        )
+    if isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError)):
+        return f"refused ({words})."
+    return f"cannot be reached ({words}). Check the network, the region and AWS_ENDPOINT_URL, then run it again."
+
+
+def _code(error: OSError) -> str:
+    """Return the server's word for an error, as botocore has it."""
+    response: Mapping[str, Any] = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _is_chunk(name: str) -> bool:
+    """Whether a file is a chunk of an array."""
+    return name.startswith("features.zarr/") and name.rpartition("/")[2].startswith("c.")
+
+
+def _is_large(name: str) -> bool:
+    """Whether a file is fetched only when it is asked for: chunks, and indexes; locks are never."""
+    return _is_chunk(name) or name.endswith((".faiss", ".lock"))
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder that is empty, and those above it that then are, below ``top``."""
+    while folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent

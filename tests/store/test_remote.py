@@ -1,0 +1,565 @@
+"""A store at a URL: the bucket is believed, the cache never; locks hold between machines; a kill loses nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headwater.errors import InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
+from headwater.store import BlockResult, FeatureSpec, create_store, find_store, lease, open_store, store_folder
+from headwater.store.cache import cache_limit
+from headwater.store.remote import Remote, remote_of
+
+N = 300  # five blocks of 64 rows, the last of 44
+SPEC = FeatureSpec(encoder="x", modality="image", dim=8)
+ROOT = Path(__file__).parents[2]
+
+
+def keys_of(n):
+    return np.stack([np.frombuffer((i * 2654435761 + 1).to_bytes(16, "little"), np.uint8) for i in range(n)])
+
+
+def vectors(rows):
+    return (np.asarray(rows)[:, None] * 10 + np.arange(SPEC.dim)).astype(np.float16)
+
+
+def write(url, n, name="f/image", only=None):
+    """Make the features of the first items; those that are there are kept."""
+    features = create_store(url).require_features(name, SPEC, N)
+    with features.writing() as writer:
+        tasks = writer.plan(keys_of(n))
+        writer.set_environment({"made": "here"})
+        for task in tasks[:only]:
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
+    return features.refresh()
+
+
+@pytest.fixture
+def url(bucket):
+    return f"{bucket}/deep/a.hw"
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Return a function after which everything is as on another machine, whose cache is empty."""
+
+    def go(name="elsewhere"):
+        monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / name))
+
+    return go
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """The names of files that were fetched since."""
+    names, fetch = [], Remote._fetch
+
+    def counted(self, name, version, check):
+        names.append(name)
+        return fetch(self, name, version, check)
+
+    monkeypatch.setattr(Remote, "_fetch", counted)
+    return names
+
+
+# Reading
+
+
+def test_another_machine_reads_what_was_written(url, elsewhere):
+    """Through an empty cache everything is there, and every checksum is right."""
+    write(url, N)
+    elsewhere()
+    store = open_store(url)
+    assert store.location == url
+    assert repr(store) == f"Store({url!r})"
+    assert np.array_equal(store.features("f/image").pooled[:], vectors(np.arange(N)))
+    assert list(store.verify()) == []
+
+
+def test_what_is_read_twice_is_fetched_once(url, elsewhere, fetched):
+    """Blocks are fetched when they are touched, and never again; what this machine wrote is not fetched at all."""
+    features = write(url, N)
+    fetched.clear()
+    assert np.array_equal(features.pooled[:], vectors(np.arange(N)))
+    assert [name for name in fetched if "/c." in name] == []
+    elsewhere()
+    features = open_store(url).features("f/image")
+    assert [name for name in fetched if "/pooled/c." in name] == []
+    for _ in range(2):
+        assert np.array_equal(features.refresh().pooled[130:140], vectors(np.arange(130, 140)))
+        assert [name for name in fetched if "/pooled/c." in name] == ["features.zarr/f/image/pooled/c.2.0"]
+
+
+def test_what_changed_in_the_bucket_is_fetched_again(url, elsewhere):
+    """Rows that another machine added to a cached block are there when the features are next opened."""
+    write(url, 100)
+    here = os.environ["HEADWATER_CACHE"]
+    elsewhere()
+    write(url, N)
+    elsewhere(here)
+    assert np.array_equal(open_store(url).features("f/image").pooled[:], vectors(np.arange(N)))
+
+
+def test_a_cached_file_that_was_changed_is_not_believed(url):
+    """A file of the cache that is not the one that was fetched, whatever its size, is fetched again."""
+    features = write(url, N)
+    path = features.pooled.chunk_path(1)
+    path.write_bytes(bytes(len(path.read_bytes())))
+    journal = features.journal.path
+    journal.write_bytes(journal.read_bytes()[:-50])
+    assert np.array_equal(features.refresh().pooled[:], vectors(np.arange(N)))
+
+
+def test_a_reader_keeps_its_snapshot(url, elsewhere):
+    """While a writer elsewhere adds rows, and rewrites a block, an open feature set reads as it was opened."""
+    write(url, 100)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    elsewhere("a third")
+    write(url, N)
+    elsewhere()
+    assert features.n_items == 100
+    assert np.array_equal(features.pooled[:], vectors(np.arange(100)))
+    assert features.refresh().n_items == N
+
+
+def test_other_rows_in_the_place_of_a_block_are_refused(url, elsewhere, s3):
+    """A fetched block that is not the one that the journal speaks of raises, and is not kept."""
+    features = write(url, N)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    pooled = f"{url}/features.zarr/f/image/pooled"
+    right = s3.cat_file(f"{pooled}/c.1.0")
+    s3.pipe_file(f"{pooled}/c.1.0", s3.cat_file(f"{pooled}/c.2.0"))
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"block 1 of pooled differs from its checksum"):
+            features.pooled[64:128]
+    assert np.array_equal(features.pooled[:64], vectors(np.arange(64)))
+    s3.pipe_file(f"{pooled}/c.1.0", right)
+    assert np.array_equal(features.pooled[:], vectors(np.arange(N)))
+
+
+def test_verify_reads_the_bucket(url, fetched, s3):
+    """Every byte is fetched again by verify, so that damage in the bucket is found whatever the cache holds."""
+    write(url, N)
+    fetched.clear()
+    assert list(open_store(url).verify()) == []
+    assert sum("/pooled/c." in name for name in fetched) == 5
+    place = f"{url}/features.zarr/f/image/pooled/c.3.0"
+    data = bytearray(s3.cat_file(place))
+    data[7] ^= 1
+    s3.pipe_file(place, bytes(data))
+    assert list(open_store(url).verify()) == ["f/image: block 3 of pooled differs from its checksum"]
+
+
+def test_a_process_that_was_forked_reads_on(url, elsewhere):
+    """A feature set that was opened before a fork is read after it, as data loaders do."""
+    write(url, N)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if np.array_equal(features.pooled[:], vectors(np.arange(N))) else 1)
+        finally:
+            os._exit(2)
+    for _ in range(300):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        pytest.fail("the forked process hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+# The cache
+
+
+def test_the_cache_has_a_limit(url, elsewhere, monkeypatch):
+    """Blocks that were not used for longest are dropped; what maps them reads on, and the rest is fetched again."""
+    write(url, N)
+    elsewhere()
+    monkeypatch.setenv("HEADWATER_CACHE_LIMIT", "5KB")  # four of the blocks of 64 rows, with the keys none
+    features = open_store(url).features("f/image")
+    paths = [features.pooled.chunk_path(i) for i in range(5)]
+    for i in (0, 1, 2):
+        features.pooled.chunk(i)
+    features.refresh().pooled.chunk(0)  # used last, though fetched first
+    for i in (3, 4):
+        features.pooled.chunk(i)
+    assert sum(path.stat().st_size for path in paths if path.exists()) <= 5000
+    assert paths[0].exists()
+    assert not paths[1].exists()
+    assert np.array_equal(features.pooled[:], vectors(np.arange(N)))
+    assert np.array_equal(features.refresh().pooled[:], vectors(np.arange(N)))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1.5 GB", 1_500_000_000), ("20m", 20_000_000), ("7", 7), ("", 10**11)])
+def test_sizes(monkeypatch, text, expected):
+    """The limit is a number of bytes, or of thousands, millions, ... of them."""
+    monkeypatch.setenv("HEADWATER_CACHE_LIMIT", text)
+    assert cache_limit() == expected
+
+
+def test_a_limit_that_is_no_size(monkeypatch):
+    """Another word is an error that shows how to write it."""
+    monkeypatch.setenv("HEADWATER_CACHE_LIMIT", "lots")
+    with pytest.raises(InputError, match="write one such as 20GB"):
+        cache_limit()
+
+
+def test_stores_share_no_cache(bucket):
+    """Stores of like names at different places have folders of their own; one store has one, however it is written."""
+    urls = [f"{bucket}/a.hw", f"{bucket}/b/a.hw", f"{bucket}/a-hw"]
+    assert len({create_store(url).path for url in urls}) == 3
+    assert open_store(f"{urls[0]}/").path == open_store(Path(urls[0])).path == open_store(urls[0]).path
+
+
+# Removing and replacing
+
+
+def test_features_are_removed_from_the_bucket(url, elsewhere, s3):
+    """Nothing is left of a removed feature set but its lock, here and elsewhere."""
+    write(url, N)
+    write(url, 10, "g/image")
+    open_store(url).remove_features("f/image")
+    assert open_store(url).feature_names() == ["g/image"]
+    assert [key for key in s3.find(url) if "/f/image" in key and not key.endswith(".lock")] == []
+    elsewhere()
+    assert open_store(url).feature_names() == ["g/image"]
+
+
+def test_features_take_the_place_of_others(url, elsewhere, s3):
+    """What is put in the place of a feature set is all that is there, here and elsewhere."""
+    write(url, N)
+    write(url, 10, "g/image")
+    open_store(url).replace_features("f/image", "g/image")
+    assert not any("/g/" in key for key in s3.find(url))
+    for _ in range(2):
+        store = open_store(url)
+        assert store.feature_names() == ["f/image"]
+        assert np.array_equal(store.features("f/image").pooled[:], vectors(np.arange(10)))
+        assert list(store.verify()) == []
+        elsewhere()
+
+
+# Killed at any request
+
+
+class Requests:
+    """Counts requests that change a bucket, and ends the process in place of one."""
+
+    def __init__(self, at):
+        self.at, self.count = at, 0
+
+    def install(self, fs):
+        for name in ("pipe_file", "put_file", "rm_file", "cp_file"):
+            setattr(fs, name, self.guarded(getattr(fs, name)))
+
+    def guarded(self, function):
+        def call(*arguments, **options):
+            self.count += 1
+            if self.count == self.at:
+                os._exit(17)
+            return function(*arguments, **options)
+
+        return call
+
+
+def objects_of(folder):
+    """The objects below a folder that stands for a bucket; locks, and the order of the journal's lines, left out."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".lock":
+            data = path.read_bytes()
+            found[str(path.relative_to(folder))] = sorted(data.splitlines()) if path.suffix == ".jsonl" else data
+    return found
+
+
+def killed(function, url, at):
+    """Run in a child process that ends in place of one request; return its exit status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        Requests(at).install(remote_of(store_folder(url))._fs)
+        function(url)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.parametrize("function", ["write", "replace"])
+def test_killed_at_some_requests(tmp_path, monkeypatch, function):
+    """At every few requests a kill leaves a sound store in the bucket; the same run goes on from an empty cache."""
+    every_kill(tmp_path, monkeypatch, function, 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["write", "replace"])
+def test_killed_at_any_request(tmp_path, monkeypatch, function):
+    """At every single request a kill leaves a sound store in the bucket; the same run goes on from an empty cache."""
+    every_kill(tmp_path, monkeypatch, function, 1)
+
+
+def every_kill(tmp_path, monkeypatch, function, step):
+    pytest.importorskip("fsspec")
+
+    def run(url):
+        if function == "write":
+            write(url, 100)
+            write(url, N)
+        else:
+            open_store(url).replace_features("f/image", "g/image")
+
+    def fresh(name):
+        folder = tmp_path / name
+        monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / f"{name}-cache"))
+        if function == "replace":
+            shutil.copytree(tmp_path / "before", folder)
+        return folder
+
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
+    if function == "replace":
+        write(f"file://{tmp_path}/before", N)
+        write(f"file://{tmp_path}/before", 70, "g/image")
+    whole = fresh("whole")
+    run(f"file://{whole}")
+    expected = objects_of(whole)
+    assert expected
+    at, last = 1, None
+    while last != 0:
+        folder = fresh(f"{at}")
+        last = killed(run, f"file://{folder}", at)
+        assert last in (0, 17)
+        monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / f"{at}-empty"))
+        if (folder / "store.json").exists():
+            assert list(open_store(f"file://{folder}").verify()) == []
+        if last:
+            run(f"file://{folder}")
+        assert objects_of(folder) == expected, at
+        at += step
+    assert at > 20  # or the requests would not have been counted
+
+
+# Locks
+
+
+HOLD = """
+import sys
+from headwater.store import open_store
+with open_store(sys.argv[1]).features("f/image").writing():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(url, tmp_path):
+    """A process with a cache of its own that writes features."""
+    write(url, 10)
+    env = {**os.environ, "HEADWATER_CACHE": str(tmp_path / "theirs"), "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-c", HOLD, url]
+    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_writer_is_told_who_writes(url, holder):
+    """A writer on another machine is refused at once, with the first one's process and host, until that ends."""
+    with pytest.raises(StoreBusy, match=rf"f/image is being written by process {holder.pid} on "):
+        write(url, 20)
+    holder.communicate("")
+    assert write(url, 20).n_items == 20
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(url, holder):
+    """What a process of this machine held is free as soon as it is dead."""
+    holder.kill()
+    holder.wait()
+    assert write(url, 20).n_items == 20
+
+
+def test_a_dead_holder_elsewhere_is_waited_for(url, holder, monkeypatch):
+    """The lock of another machine's process is taken over when it was not renewed in time, and not before."""
+    holder.kill()
+    holder.wait()
+    monkeypatch.setattr(lease, "_machine", lambda: "another")
+    with pytest.raises(StoreBusy, match=f"process {holder.pid}"):
+        write(url, 20)
+    monkeypatch.setattr(lease, "SECONDS", 0.4)
+    time.sleep(0.5)
+    assert write(url, 20).n_items == 20
+
+
+def test_a_holder_that_lives_keeps_its_lock(url, monkeypatch):
+    """A lock is renewed as long as its holder lives: nobody takes it over, however long it is held."""
+    monkeypatch.setattr(lease, "SECONDS", 0.8)
+    features = write(url, 10)
+    with features.writing():
+        time.sleep(2)
+        monkeypatch.setattr(lease, "_machine", lambda: "another")
+        theirs = lease.Lease(remote_of(features.folder), "journal/f/image.lock")
+        with pytest.raises(lease.Held, match=f"process {os.getpid()} on "):
+            theirs.acquire(wait=False)
+
+
+def test_who_lost_a_lock_writes_nothing(url, elsewhere, s3):
+    """A process whose lock was taken over, having been away for too long, is refused before it writes."""
+    features = write(url, 10)
+    with features.writing() as writer:
+        (held,) = remote_of(features.folder)._leases
+        held._renewed -= lease.SECONDS
+        before = s3.find(url, detail=True)
+        with pytest.raises(StoreBusy, match=r"the lock journal/f/image\.lock was lost.*run the same command again"):
+            writer.plan(keys_of(20))
+    assert {k: v["ETag"] for k, v in s3.find(url, detail=True).items() if not k.endswith(".lock")} == {
+        k: v["ETag"] for k, v in before.items() if not k.endswith(".lock")
+    }
+
+
+def test_of_two_that_take_a_lock_one_gets_it(url):
+    """A lock that is free, or whose holder is dead, goes to the first that writes its name there."""
+    remote = remote_of(create_store(url).path)
+    assert remote.write_if("x.lock", b"1", None)
+    assert remote.write_if("x.lock", b"2", None) is None
+    tag, data = remote.read_tagged("x.lock")
+    assert data == b"1"
+    assert remote.write_if("x.lock", b"3", tag)
+    assert remote.write_if("x.lock", b"4", tag) is None
+    assert remote.read_tagged("x.lock")[1] == b"3"
+
+
+# What cannot be
+
+
+def refused(error, url, match):
+    for call in (open_store, find_store, create_store):
+        with pytest.raises(error, match=match) as caught:
+            call(url)
+        assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_there(bucket):
+    """A place where nothing is has no store, and one can be made there."""
+    with pytest.raises(StoreNotFound, match=rf"{bucket}/a\.hw: no store here\. Run: headwater embed MANIFEST {bucket}"):
+        open_store(f"{bucket}/a.hw")
+    assert find_store(f"{bucket}/a.hw") is None
+
+
+def test_other_things_are_left_alone(bucket, s3):
+    """A prefix with other objects, and a single object, are refused and stay as they are."""
+    s3.pipe_file(f"{bucket}/data/notes.txt", b"mine")
+    refused(StoreError, f"{bucket}/data", "holds other things, not a store")
+    refused(StoreError, f"{bucket}/data/notes.txt", "is a single object, not a store")
+    assert [key.split("/", 1)[1] for key in s3.find(bucket)] == ["data/notes.txt"]
+
+
+def test_no_such_bucket(bucket):
+    """A bucket that does not exist is said to be missing."""
+    refused(StoreNotFound, f"{bucket}x/a.hw", "no such bucket. Make it")
+
+
+def test_access_is_denied(url, monkeypatch):
+    """What the server forbids says so."""
+    store = create_store(url)
+
+    def find(*arguments, **options):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(remote_of(store.path)._fs, "find", find)
+    refused(RemoteError, url, r"access denied \(Access Denied\)\. Check the credentials")
+
+
+FAILS = """
+import sys
+from headwater.errors import HeadwaterError
+from headwater.store import open_store
+try:
+    open_store(sys.argv[1])
+except HeadwaterError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def said(url, **settings):
+    """Return what a process says that opens a store with other settings of the environment, None for unset."""
+    env = {**os.environ, **settings, "PYTHONPATH": str(ROOT)}
+    env = {name: value for name, value in env.items() if value is not None}
+    done = subprocess.run([sys.executable, "-c", FAILS, url], capture_output=True, text=True, env=env, check=True)
+    return done.stdout
+
+
+def test_no_credentials(bucket, tmp_path):
+    """Without credentials the error says where they come from."""
+    missing = {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "HOME": str(tmp_path)}
+    assert said(f"{bucket}/a.hw", **missing).startswith(
+        f"RemoteError {bucket}/a.hw: no credentials. Set AWS_ACCESS_KEY"
+    )
+
+
+@pytest.mark.slow
+def test_no_network(bucket):
+    """Where nothing answers, the error names what to look at."""
+    found = said(f"{bucket}/a.hw", AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1")
+    assert found.startswith(f"RemoteError {bucket}/a.hw: cannot be reached (")
+    assert "AWS_ENDPOINT_URL" in found
+
+
+def test_urls_that_name_no_place(monkeypatch):
+    """An unknown kind of URL, one without a place, and one that would be a pattern are refused."""
+    pytest.importorskip("fsspec")
+    with pytest.raises(InputError, match=r"nonsense://x: no store can be there"):
+        open_store("nonsense://x")
+    with pytest.raises(InputError, match="name a bucket and a place"):
+        open_store("memory://")
+    with pytest.raises(InputError, match="'\\*' cannot be in the URL"):
+        open_store("memory://a/*.hw")
+
+
+def test_what_is_not_installed(monkeypatch):
+    """Without s3fs the error has the line to type."""
+    pytest.importorskip("fsspec.registry")
+    for name in ("s3fs", "s3fs.core"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("s3", "s3a"):  # as if nobody had asked for it yet
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
+    with pytest.raises(MissingExtra, match=r"pip install 'headwater\[s3\]'"):
+        open_store("s3://bucket/a.hw")
+
+
+def test_any_file_system_that_is_known(tmp_path, monkeypatch):
+    """A store lives in whatever fsspec knows, here the memory of this process."""
+    pytest.importorskip("fsspec")
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path))
+    url = f"memory://{tmp_path.name}/a.hw"
+    write(url, N)
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "another"))
+    assert np.array_equal(open_store(url).features("f/image").pooled[:], vectors(np.arange(N)))
+    assert list(open_store(url).verify()) == []
+
+
+def test_a_store_that_was_copied_into_a_bucket(bucket, s3, tmp_path):
+    """A store that any tool copied from a disk is opened, read and added to."""
+    write(tmp_path / "a.hw", 100)
+    s3.put(str(tmp_path / "a.hw"), f"{bucket}/copied.hw", recursive=True)
+    assert list(open_store(f"{bucket}/copied.hw").verify()) == []
+    assert np.array_equal(write(f"{bucket}/copied.hw", N).pooled[:], vectors(np.arange(N)))
+
+
+def test_the_page_of_a_cache_says_what_it_is_of(url):
+    """Beside what is cached stands the URL that it comes from."""
+    store = create_store(url)
+    assert json.loads((store.path.parent / "url.json").read_text())["url"] == url
