@@ -1,6 +1,6 @@
 """``kill -9`` at random instants of ``headwater embed``; the same command goes on from there, time and again.
 
-python benchmarks/kills.py [--kills 200] [--images 400] [--encoder builtin:texture] [--seed 0]
+python benchmarks/kills.py [--kills 200] [--images 320] [--encoder builtin:texture] [--seed 0]
 
 Just before each kill a reader looks at the store, and after it the store must open, ``verify`` must find nothing, and
 readers must see each block whole or not at all, with the values of a run that nobody disturbed. A store that is
@@ -37,7 +37,7 @@ NAME = "f/image"
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--kills", type=int, default=200)
-    arguments.add_argument("--images", type=int, default=400)
+    arguments.add_argument("--images", type=int, default=320)
     arguments.add_argument("--encoder", default="builtin:texture")
     arguments.add_argument("--seed", type=int, default=0)
     sizes = arguments.parse_args()

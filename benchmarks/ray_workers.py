@@ -1,6 +1,6 @@
 """``embed --engine ray`` with two workers against one, on two cores, with an encoder bound by the processor.
 
-python benchmarks/ray_workers.py [--images 6000] [--side 64] [--repeats 1]
+python benchmarks/ray_workers.py [--images 6144] [--side 64] [--repeats 1]
 
 The whole command; and from the first block to the last, by the journal, which leaves out starting Ray and its workers.
 """
@@ -23,7 +23,7 @@ from kills import write_noise
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--images", type=int, default=6_000)
+    arguments.add_argument("--images", type=int, default=6_144)
     arguments.add_argument("--side", type=int, default=64)
     arguments.add_argument("--repeats", type=int, default=1)
     sizes = arguments.parse_args()

@@ -3,8 +3,8 @@
 python benchmarks/scale.py [--items 10000 100000 1000000] [--dim 8] [--large]
 
 ``--large`` adds 10,000,000. Each measurement is a process of its own. Items are planned and committed block by block.
-The peak is what the kernel counted (VmHWM), beyond that of a process that only holds the item table (keys, and the order
-in which they are found) of as many. ``embed`` is the verb, with the stub encoder over texts, 1,000,000 at most.
+The peak is what the kernel counted (VmHWM), beyond that of a process that only holds the item table (keys, and the
+order in which they are found). ``embed`` is the verb, with the stub encoder over texts, 1,000,000 at most.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ import polars as pl
 import headwater as hw
 import headwater.api
 ids = pl.Series("id", range(n)).cast(pl.String)
-pl.DataFrame({{"id": ids, "text": "report " + ids}}).write_parquet("m.parquet")
+pl.DataFrame({"id": ids, "text": "report " + ids}).write_parquet("m.parquet")
 start = time.perf_counter()
-hw.embed("m.parquet", "e.hw", encoder=f"stub:{{dim}}", text="text")
+hw.embed("m.parquet", "e.hw", encoder=f"stub:{dim}", text="text")
 done(time.perf_counter() - start)
 """
 OPEN = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +81,9 @@ class FeatureWriter:
             rows[new] = self.features.n_items - len(new) + np.arange(len(new))
         status = self.features.status[rows]
         todo = np.sort(rows[(status == TO_DO) | ((status == FAILED) if retry_failed else False)])
-        blocks, starts = np.unique(todo // self.features.block_rows, return_index=True)
-        return [BlockTask(int(block), part) for block, part in zip(blocks, np.split(todo, starts[1:]))]
+        blocks = todo // self.features.block_rows
+        starts = np.flatnonzero(np.diff(blocks, prepend=-1))
+        return [BlockTask(int(block), part) for block, part in zip(blocks[starts], np.split(todo, starts[1:]))]
 
     def _grow(self, keys: Array, lengths: NDArray[np.int64] | None) -> None:
         old = self.features
@@ -147,7 +149,7 @@ class FeatureWriter:
 
     def write(self, task: BlockTask, result: BlockResult) -> BlockLine:
         """Write the chunks and the status of one block, durably; it does not exist before its line is recorded."""
-        features, spec = self.features, self.features.spec
+        features = self.features
         start = task.block * features.block_rows
         before = features.state.blocks.get(task.block, BlockLine(block=task.block, stored=(), sums={}))
         damaged = next(features._differences(before), None)  # a new checksum would hide it
@@ -155,44 +157,57 @@ class FeatureWriter:
             raise StoreError(f"{damaged}. Nothing is added to it: restore it from a backup, or embed into a new store.")
         good = ~np.isin(result.rows, list(result.failed))
         rows = result.rows[good]
-
-        written: dict[str, Array] = {}
-        if len(rows):
-            written["pooled"] = self._write_dense(features.pooled, task.block, rows, result.pooled[good])
-        if len(rows) and spec.ragged:
-            matrices = [matrix for matrix, ok in zip(result.tokens or (), good, strict=True) if ok]
-            for part, values in self._stored(np.concatenate(matrices)).items():
-                written[part] = self._write_ragged(features.token_parts[part], task.block, rows, values)
-        elif len(rows) and spec.has_tokens:
-            for part, values in self._stored(np.asarray(result.tokens)[good]).items():
-                written[part] = self._write_dense(features.token_parts[part], task.block, rows, values)
+        stored = _union(before.stored, rows)
+        values = self._values(task.block, rows, result, good) if len(rows) else {}
 
         failed = {row: why for row, why in before.failed.items() if row not in rows} | dict(result.failed)
         status = features.status[start : start + features.block_rows]
         status[rows - start] = STORED
         status[np.array(sorted(failed), np.int64) - start] = FAILED
-        features._array("status", (features.n_items,), features.block_rows, np.uint8).write_chunk(task.block, status)
 
-        stored = _union(before.stored, rows)
-        sums = dict(before.sums) | {
-            part: digest_rows(values, features._ranges_in(part, task.block, stored)) for part, values in written.items()
-        }
-        return BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self.environment)
+        with ThreadPoolExecutor(1) as pool:  # a checksum is made while the disk takes what it is of
+            sums = {
+                part: pool.submit(digest_rows, whole, features._ranges_in(part, task.block, stored))
+                for part, whole in values.items()
+            }
+            for part, whole in values.items():
+                self._write_values(part, task.block, whole)
+            array = features._array("status", (features.n_items,), features.block_rows, np.uint8)
+            array.write_chunk(task.block, status)
+            all_sums = dict(before.sums) | {part: found.result() for part, found in sums.items()}
+        return BlockLine(block=task.block, stored=stored, sums=all_sums, failed=failed, environment=self.environment)
 
-    def _write_dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
-        """Write rows of a block, those that were there before kept; return the whole block."""
-        chunk = np.array(array.chunk(block))
-        chunk[rows - block * self.features.block_rows] = values
-        array.write_chunk(block, chunk)
-        return chunk
+    def _values(
+        self, block: int, rows: NDArray[np.int64], result: BlockResult, good: NDArray[np.bool_]
+    ) -> dict[str, Array]:
+        """Return the values of a whole block, by array: those of ``rows``, and those that were there before."""
+        features, spec = self.features, self.features.spec
+        chosen = slice(None) if good.all() else good
+        found = {"pooled": self._dense(features.pooled, block, rows, np.asarray(result.pooled)[chosen])}
+        if spec.ragged:
+            matrices = [matrix for matrix, ok in zip(result.tokens or (), good, strict=True) if ok]
+            for part, values in self._stored(np.concatenate(matrices)).items():
+                found[part] = self._ragged(features.token_parts[part], block, rows, values)
+        elif spec.has_tokens:
+            for part, values in self._stored(np.asarray(result.tokens)[chosen]).items():
+                found[part] = self._dense(features.token_parts[part], block, rows, values)
+        return found
 
     def _stored(self, tokens: Array) -> dict[str, Array]:
         """Return tokens as they are stored, by the folder of each array."""
         parts = list(self.features.token_parts)
         return dict(zip(parts, quantise(tokens) if self.features.spec.quantised else (tokens,), strict=True))
 
-    def _write_ragged(self, array: MappedArray, block: int, rows: NDArray[np.int64], tokens: Array) -> Array:
-        """Write the tokens of some items of a block, one after the other, the others' kept; return those of all."""
+    def _dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
+        chunk = array.chunk(block)
+        if len(rows) == len(chunk):
+            return values.astype(array.dtype, copy=False)
+        chunk = np.array(chunk)
+        chunk[rows - block * self.features.block_rows] = values
+        return chunk
+
+    def _ragged(self, array: MappedArray, block: int, rows: NDArray[np.int64], tokens: Array) -> Array:
+        """Put the tokens of some items of a block, one after the other, among the others'."""
         offsets, lengths = self.features._token_places
         first, last = self.features._token_span(block)
         values = np.array(array[first:last])
@@ -203,9 +218,18 @@ class FeatureWriter:
             end += length
         if end != len(tokens):
             raise ValueError(f"{len(tokens)} tokens where {end} were planned.")
-        for at in range(0, last - first, array.chunk_rows):
-            array.write_chunk((first + at) // array.chunk_rows, values[at : at + array.chunk_rows])
         return values
+
+    def _write_values(self, part: str, block: int, values: Array) -> None:
+        """Write the chunks of a block of one array."""
+        features = self.features
+        array = features.pooled if part == "pooled" else features.token_parts[part]
+        if part == "pooled" or not features.spec.ragged:
+            array.write_chunk(block, values)
+            return
+        first, _ = features._token_span(block)
+        for at in range(0, len(values), array.chunk_rows):
+            array.write_chunk((first + at) // array.chunk_rows, values[at : at + array.chunk_rows])
 
 
 def _union(ranges: Ranges, rows: NDArray[np.int64]) -> Ranges:

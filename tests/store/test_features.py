@@ -73,6 +73,30 @@ def test_few_keys_are_found_as_many_are(store, n_wanted):
     assert np.array_equal(features.refresh().rows_of(strange), np.full(n_wanted, -1))
 
 
+def test_asking_for_a_block_changes_nothing(store):
+    """A block can be asked for ahead, whether it is there, not made yet, or gone, which whoever reads it is told."""
+    features = write(store.require_features("f/image", spec(), 300), keys_of(range(300)), only=2)
+    features.pooled.chunk_path(1).unlink()
+    for block in range(features.n_blocks):
+        features.pooled.ask_for(block)
+    assert np.array_equal(features.pooled[:64], vectors(np.arange(64)))
+    assert np.isnan(features.pooled[128:]).all()
+    with pytest.raises(StoreError, match="is missing"):
+        features.pooled.chunk(1)
+
+
+def test_long_rows_are_gathered_in_any_order(store):
+    """Rows of many bytes, which are copied one by one, come as they were asked for, twice where asked for twice."""
+    long = spec(dim=5000)
+    features = store.require_features("f/image", long, 300)
+    with features.writing() as writer:
+        for task in writer.plan(keys_of(range(300))):
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows % 7, 5000)))
+    rows = np.array([299, 0, 130, 5, 0, 64, -1])
+    assert np.array_equal(features.refresh().pooled[rows], vectors(rows % 300 % 7, 5000))
+    assert features.refresh().pooled[rows[:0]].shape == (0, 5000)
+
+
 def test_rows_in_a_block_are_not_copied(store):
     """A slice inside one block is a view of the mapped file, and cannot be written to."""
     features = write(store.require_features("f/image", spec(), 300), keys_of(range(300)))
