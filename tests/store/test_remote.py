@@ -301,14 +301,14 @@ def killed(function, url, at):
 
 @pytest.mark.parametrize("function", ["write", "replace"])
 def test_killed_at_some_requests(tmp_path, monkeypatch, function):
-    """At every few requests a kill leaves a sound store in the bucket; the same run goes on from an empty cache."""
+    """At every few requests a kill leaves a sound store in the bucket; the same run goes on, here or elsewhere."""
     every_kill(tmp_path, monkeypatch, function, 7)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", ["write", "replace"])
 def test_killed_at_any_request(tmp_path, monkeypatch, function):
-    """At every single request a kill leaves a sound store in the bucket; the same run goes on from an empty cache."""
+    """At every single request a kill leaves a sound store in the bucket; the same run goes on, here or elsewhere."""
     every_kill(tmp_path, monkeypatch, function, 1)
 
 
@@ -342,7 +342,8 @@ def every_kill(tmp_path, monkeypatch, function, step):
         folder = fresh(f"{at}")
         last = killed(run, f"file://{folder}", at)
         assert last in (0, 17)
-        monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / f"{at}-empty"))
+        if at % 2:  # else this machine goes on, whose cache may be behind
+            monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / f"{at}-empty"))
         if (folder / "store.json").exists():
             assert list(open_store(f"file://{folder}").verify()) == []
         if last:
