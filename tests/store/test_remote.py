@@ -1,5 +1,6 @@
 """A store at a URL: the bucket is believed, the cache never; locks hold between machines; a kill loses nothing."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headwater.errors import InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
+from headwater.errors import (
+    DiskError,
+    InputError,
+    MissingExtra,
+    RemoteError,
+    StoreBusy,
+    StoreError,
+    StoreNotFound,
+)
 from headwater.store import BlockResult, FeatureSpec, create_store, find_store, lease, open_store, store_folder
 from headwater.store.cache import cache_limit
 from headwater.store.remote import Remote, remote_of
@@ -116,6 +125,18 @@ def test_a_cached_file_that_was_changed_is_not_believed(url):
     assert np.array_equal(features.refresh().pooled[:], vectors(np.arange(N)))
 
 
+def test_a_cached_journal_is_not_added_to(url, elsewhere):
+    """A line is added to the journal as the bucket has it, whatever a reader put into the cache meanwhile."""
+    features = create_store(url).require_features("f/image", SPEC, N)
+    with features.writing() as writer:
+        for task in writer.plan(keys_of(N)):
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
+            path = features.journal.path
+            path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    elsewhere()
+    assert np.array_equal(open_store(url).features("f/image").pooled[:], vectors(np.arange(N)))
+
+
 def test_a_reader_keeps_its_snapshot(url, elsewhere):
     """While a writer elsewhere adds rows, and rewrites a block, an open feature set reads as it was opened."""
     write(url, 100)
@@ -150,6 +171,9 @@ def test_verify_reads_the_bucket(url, fetched, s3):
     write(url, N)
     fetched.clear()
     assert list(open_store(url).verify()) == []
+    assert sum("/pooled/c." in name for name in fetched) == 5
+    fetched.clear()
+    assert list(open_store(url).features("f/image").verify()) == []
     assert sum("/pooled/c." in name for name in fetched) == 5
     place = f"{url}/features.zarr/f/image/pooled/c.3.0"
     data = bytearray(s3.cat_file(place))
@@ -215,6 +239,31 @@ def test_a_limit_that_is_no_size(monkeypatch):
     monkeypatch.setenv("HEADWATER_CACHE_LIMIT", "lots")
     with pytest.raises(InputError, match="write one such as 20GB"):
         cache_limit()
+
+
+def test_a_full_disk(url, elsewhere, monkeypatch):
+    """Where the disk of the cache is full, the error says what can be done about it."""
+    write(url, N)
+    elsewhere()
+    features = open_store(url).features("f/image")
+
+    def get_file(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(remote_of(features.folder)._fs, "get_file", get_file)
+    with pytest.raises(DiskError, match=r"the disk of the cache is full.*HEADWATER_CACHE_LIMIT"):
+        features.pooled[:]
+
+
+def test_an_index_that_is_damaged(url, tmp_path):
+    """What is known of the cache can be thrown away, and the error says so."""
+    write(url, N)
+    index = tmp_path / "cache" / "index.sqlite"
+    index.write_bytes(b"nothing" * 1000)
+    with pytest.raises(DiskError, match=r"index\.sqlite: cannot be used .*Remove it"):
+        open_store(url)
+    index.unlink()
+    assert np.array_equal(open_store(url).features("f/image").pooled[:], vectors(np.arange(N)))
 
 
 def test_stores_share_no_cache(bucket):
