@@ -411,13 +411,13 @@ class Remote:
             stat = path.stat()
             if path.suffix == ".part":
                 gone = time.time() - stat.st_mtime > LEFT_OVER_SECONDS
-            elif path.suffix in (".lock", ".tmp") or path.name in OWN:
+            elif path.name.endswith((".lock", ".tmp")) or path.name in OWN:
                 gone = False
             else:
                 gone = self._name(path) not in found and stat.st_ctime_ns < began
             if gone:
                 path.unlink(missing_ok=True)
-                _remove_empty(path.parent, self.folder.parent)
+                _remove_empty(path.parent, self.folder)
 
     def _remove(self, names: Collection[str]) -> None:
         with self._requests():

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from headwater.errors import (
@@ -21,7 +22,7 @@ from headwater.errors import (
     StoreError,
     StoreNotFound,
 )
-from headwater.store import BlockResult, FeatureSpec, create_store, find_store, lease, open_store, store_folder
+from headwater.store import BlockResult, FeatureSpec, Roles, create_store, find_store, lease, open_store, store_folder
 from headwater.store.cache import cache_limit
 from headwater.store.remote import Remote, remote_of
 
@@ -30,22 +31,23 @@ SPEC = FeatureSpec(encoder="x", modality="image", dim=8)
 ROOT = Path(__file__).parents[2]
 
 
-def keys_of(n):
-    return np.stack([np.frombuffer((i * 2654435761 + 1).to_bytes(16, "little"), np.uint8) for i in range(n)])
+def keys_of(n, first=0):
+    numbers = range(first, first + n)
+    return np.stack([np.frombuffer((i * 2654435761 + 1).to_bytes(16, "little"), np.uint8) for i in numbers])
 
 
 def vectors(rows):
     return (np.asarray(rows)[:, None] * 10 + np.arange(SPEC.dim)).astype(np.float16)
 
 
-def write(url, n, name="f/image", only=None):
-    """Make the features of the first items; those that are there are kept."""
+def write(url, n, name="f/image", first=0):
+    """Make the features of some items; those that are there are kept."""
     features = create_store(url).require_features(name, SPEC, N)
     with features.writing() as writer:
-        tasks = writer.plan(keys_of(n))
+        tasks = writer.plan(keys_of(n, first))
         writer.set_environment({"made": "here"})
-        for task in tasks[:only]:
-            writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
+        for task in tasks:
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows + first)))
     return features.refresh()
 
 
@@ -290,13 +292,13 @@ def test_features_are_removed_from_the_bucket(url, elsewhere, s3):
 def test_features_take_the_place_of_others(url, elsewhere, s3):
     """What is put in the place of a feature set is all that is there, here and elsewhere."""
     write(url, N)
-    write(url, 10, "g/image")
+    write(url, 10, "g/image", first=1000)
     open_store(url).replace_features("f/image", "g/image")
     assert not any("/g/" in key for key in s3.find(url))
     for _ in range(2):
         store = open_store(url)
         assert store.feature_names() == ["f/image"]
-        assert np.array_equal(store.features("f/image").pooled[:], vectors(np.arange(10)))
+        assert np.array_equal(store.features("f/image").pooled[:], vectors(np.arange(1000, 1010)))
         assert list(store.verify()) == []
         elsewhere()
 
@@ -381,7 +383,7 @@ def every_kill(tmp_path, monkeypatch, function, step):
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
     if function == "replace":
         write(f"file://{tmp_path}/before", N)
-        write(f"file://{tmp_path}/before", 70, "g/image")
+        write(f"file://{tmp_path}/before", 70, "g/image", first=1000)
     whole = fresh("whole")
     run(f"file://{whole}")
     expected = objects_of(whole)
@@ -433,6 +435,30 @@ def test_a_second_writer_is_told_who_writes(url, holder):
         write(url, 20)
     holder.communicate("")
     assert write(url, 20).n_items == 20
+
+
+ADD = """
+import sys
+import polars as pl
+from headwater.store import open_store
+for number in range(4):
+    with open_store(sys.argv[1]).changing():
+        store = open_store(sys.argv[1])
+        more = store.samples[:1].with_columns(id=pl.lit(f"{sys.argv[2]} {number}"))
+        store.write_samples(pl.concat([store.samples, more]), store.roles)
+"""
+
+
+def test_changes_wait_for_each_other(url, tmp_path):
+    """Machines that change the samples at the same time do it one after the other, and no change is lost."""
+    table = pl.DataFrame({"id": ["a"], "image": ["a.png"], "image_key": ["00" * 16], "text_key": ["00" * 16]})
+    create_store(url).write_samples(table, Roles("id", "image", None, "/"))
+    started = []
+    for name in "xy":
+        env = {**os.environ, "HEADWATER_CACHE": str(tmp_path / name), "PYTHONPATH": str(ROOT)}
+        started.append(subprocess.Popen([sys.executable, "-c", ADD, url, name], env=env))
+    assert [process.wait() for process in started] == [0, 0]
+    assert len(open_store(url).samples) == 1 + 8
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(url, holder):
@@ -607,6 +633,17 @@ def test_a_store_that_was_copied_into_a_bucket(bucket, s3, tmp_path):
     s3.put(str(tmp_path / "a.hw"), f"{bucket}/copied.hw", recursive=True)
     assert list(open_store(f"{bucket}/copied.hw").verify()) == []
     assert np.array_equal(write(f"{bucket}/copied.hw", N).pooled[:], vectors(np.arange(N)))
+
+
+def test_a_lock_of_this_machine_stays(url, s3):
+    """The file that processes of this machine lock is theirs alone: it stays when the bucket has none."""
+    store = create_store(url)
+    lock = store.path / ".lock"
+    inode = lock.stat().st_ino
+    s3.rm_file(f"{url}/.lock")
+    time.sleep(0.01)
+    open_store(url)
+    assert lock.stat().st_ino == inode
 
 
 def test_the_page_of_a_cache_says_what_it_is_of(url):
