@@ -353,7 +353,7 @@ def killed(function, url, at):
 @pytest.mark.parametrize("function", ["write", "replace"])
 def test_killed_at_some_requests(tmp_path, monkeypatch, function):
     """At every few requests a kill leaves a sound store in the bucket; the same run goes on, here or elsewhere."""
-    every_kill(tmp_path, monkeypatch, function, 7)
+    every_kill(tmp_path, monkeypatch, function, 11)
 
 
 @pytest.mark.slow
