@@ -86,7 +86,7 @@ class Imported(Store):
             there = f", {done.kept:,} there already" if done.kept else ""
             keys = f"; {done.by_content:,} known by their content" if done.by_content else "; known by their ids"
             out.append(f"{name}: {counted(done.imported, 'item')} imported{there}{keys}")
-        return [*out, f"{counted(self.n_vectors, 'prompt' if self.prompts else 'sample')}, in {self.path}"]
+        return [*out, f"{counted(self.n_vectors, 'prompt' if self.prompts else 'sample')}, in {self.location}"]
 
 
 def import_features(

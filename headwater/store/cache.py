@@ -12,10 +12,10 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from headwater.errors import InputError
+from headwater.errors import DiskError, InputError
 
 FOLDER, LIMIT = "HEADWATER_CACHE", "HEADWATER_CACHE_LIMIT"
 """Environment variables: where the cache is, and how much it may hold."""
@@ -59,8 +59,6 @@ class CacheIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with self._database() as database:
-            database.execute(_SCHEMA)
 
     def record(self, path: Path, version: str, stat: os.stat_result, *, droppable: bool) -> None:
         """Let the file of ``stat``, which is or will be at ``path``, hold ``version`` of its object.
@@ -111,12 +109,16 @@ class CacheIndex:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        database = sqlite3.connect(self.folder / "index.sqlite", timeout=60, isolation_level=None)
+        place = self.folder / "index.sqlite"
         try:
-            database.execute("PRAGMA synchronous = OFF")  # what is lost with the power is fetched again
-            yield database
-        finally:
-            database.close()
+            with closing(sqlite3.connect(place, timeout=60, isolation_level=None)) as database:
+                database.execute("PRAGMA synchronous = OFF")  # what is lost with the power is fetched again
+                database.execute(_SCHEMA)
+                yield database
+        except sqlite3.Error as error:
+            raise DiskError(
+                f"{place}: cannot be used ({error}). Remove it, or name another folder with {FOLDER}."
+            ) from error
 
 
 def _identity(stat: os.stat_result) -> tuple[int, int, int]:

@@ -102,9 +102,9 @@ class Features:
         self.folder = folder
         self.name = name
         self.journal = Journal(journal, shared=shared)
+        self.state: JournalState = self.journal.read()
         if remote := remote_of(folder):
-            remote.update_file(journal)  # first: files listed after it are as new as it is, or newer
-            remote.update(folder)
+            remote.update(folder)  # after the journal: what is listed is as new as it is, or newer
         try:
             group = json.loads((folder / "zarr.json").read_text())
             pooled = json.loads((folder / "pooled" / "zarr.json").read_text())
@@ -117,7 +117,6 @@ class Features:
                 f"{location(folder)}: zarr.json cannot be read ({error}). Restore it from a backup."
             ) from error
         self.spec = FeatureSpec.from_dict(attributes)
-        self.state: JournalState = self.journal.read()
 
     @classmethod
     def create(cls, folder: Path, journal: Path, name: str, spec: FeatureSpec, n_items: int) -> Features:

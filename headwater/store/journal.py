@@ -97,10 +97,7 @@ class Journal:
         StoreError
             When a line other than a cut-off last one cannot be read.
         """
-        try:
-            text = self.path.read_bytes()
-        except FileNotFoundError:
-            return JournalState()
+        text = self._bytes()
         plan, blocks, environments = PlanLine(items=0, sums={}), {}, {}
         for number, line in enumerate(text.split(b"\n")[:-1], start=1):
             try:
@@ -119,6 +116,15 @@ class Journal:
                     "or delete these features and embed again."
                 ) from error
         return JournalState(plan, blocks, environments)
+
+    def _bytes(self) -> bytes:
+        """Return the whole file, of a store at a URL as the bucket has it now; an absent one is empty."""
+        if remote := remote_of(self.path):
+            return remote.read(self.path) or b""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def append(self, line: PlanLine | BlockLine) -> None:
         """Add a line, durably."""
@@ -140,7 +146,7 @@ class Journal:
 
     def _append_alone(self, value: Mapping[str, Any]) -> None:
         if remote_of(self.path) is not None:  # objects are written whole
-            before = self.path.read_bytes() if self.path.exists() else b""
+            before = self._bytes()
             write_bytes(self.path, before[: before.rfind(b"\n") + 1] + written(value))
             return
         new = not self.path.exists()

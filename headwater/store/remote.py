@@ -9,6 +9,7 @@ newer than it is taken for, and is fetched again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,8 +26,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from headwater._extras import need
-from headwater.errors import InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
-from headwater.store.cache import CacheIndex, cache_folder, cache_limit
+from headwater.errors import DiskError, InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
+from headwater.store.cache import FOLDER, LIMIT, CacheIndex, cache_folder, cache_limit
 from headwater.store.lease import Lease, leased
 
 PAGE = "url.json"
@@ -38,7 +39,7 @@ AT_ONCE = 8
 WHOLE_BYTES = 64 << 20
 """Larger files are sent in parts."""
 LEFT_OVER_SECONDS = 3600
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
 
 
@@ -65,8 +66,8 @@ def is_url(location: str | Path) -> bool:
     >>> is_url("s3://bucket/lung.hw"), is_url(Path("s3://bucket/lung.hw")), is_url("data/lung.hw")
     (True, True, False)
     """
-    found = _URL.match(str(location))
-    return found is not None and ("://" in str(location) or not Path(location).exists())
+    text = str(location)
+    return _URL.match(text) is not None and ("://" in text or not Path(text).exists())
 
 
 def store_folder(location: str | Path) -> Path:
@@ -81,9 +82,8 @@ def store_folder(location: str | Path) -> Path:
     """
     if not is_url(location):
         return Path(location)
-    scheme, rest = _URL.match(str(location)).groups()  # type: ignore[union-attr]
-    url = f"{scheme}://{rest}" if "://" not in str(location) else str(location)
-    fs, root = _file_system(url)
+    url = str(location)
+    fs, root = _file_system(url if "://" in url else url.replace(":/", "://", 1))  # as a `Path` has it
     name = root.rpartition("/")[2]
     endpoint = fs.s3.meta.endpoint_url if hasattr(fs, "s3") else ""  # two servers may have buckets of one name
     url = fs.unstrip_protocol(root)
@@ -173,6 +173,15 @@ class Remote:
             return
         if not self._is_current(name):
             self._fetch_all([name])
+
+    def read(self, path: Path) -> bytes | None:
+        """Return what the bucket has of a file now; None when it has none."""
+        try:
+            self._listed[self._name(path)] = self._look(self._name(path))
+            with self.open(path, lambda file: None) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
 
     def open(self, path: Path, check: Callable[[BinaryIO], object]) -> BinaryIO:
         """Open a file for reading; one that has to be fetched becomes part of the cache if ``check`` lets it pass.
@@ -402,13 +411,13 @@ class Remote:
             stat = path.stat()
             if path.suffix == ".part":
                 gone = time.time() - stat.st_mtime > LEFT_OVER_SECONDS
-            elif path.suffix in (".lock", ".tmp") or path.name in OWN:
+            elif path.name.endswith((".lock", ".tmp")) or path.name in OWN:
                 gone = False
             else:
                 gone = self._name(path) not in found and stat.st_ctime_ns < began
             if gone:
                 path.unlink(missing_ok=True)
-                _remove_empty(path.parent, self.folder.parent)
+                _remove_empty(path.parent, self.folder)
 
     def _remove(self, names: Collection[str]) -> None:
         with self._requests():
@@ -435,6 +444,11 @@ class Remote:
         except (FileNotFoundError, RemoteError):
             raise
         except _refusals() as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskError(
+                    f"{self.folder}: the disk of the cache is full. Free some space, or name another folder with "
+                    f"{FOLDER} or a limit with {LIMIT}; then run the same command again."
+                ) from error
             raise RemoteError(f"{self.url}: {_advice(error)}") from error
 
 

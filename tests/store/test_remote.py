@@ -1,5 +1,6 @@
 """A store at a URL: the bucket is believed, the cache never; locks hold between machines; a kill loses nothing."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,10 +10,19 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
-from headwater.errors import InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
-from headwater.store import BlockResult, FeatureSpec, create_store, find_store, lease, open_store, store_folder
+from headwater.errors import (
+    DiskError,
+    InputError,
+    MissingExtra,
+    RemoteError,
+    StoreBusy,
+    StoreError,
+    StoreNotFound,
+)
+from headwater.store import BlockResult, FeatureSpec, Roles, create_store, find_store, lease, open_store, store_folder
 from headwater.store.cache import cache_limit
 from headwater.store.remote import Remote, remote_of
 
@@ -21,22 +31,23 @@ SPEC = FeatureSpec(encoder="x", modality="image", dim=8)
 ROOT = Path(__file__).parents[2]
 
 
-def keys_of(n):
-    return np.stack([np.frombuffer((i * 2654435761 + 1).to_bytes(16, "little"), np.uint8) for i in range(n)])
+def keys_of(n, first=0):
+    numbers = range(first, first + n)
+    return np.stack([np.frombuffer((i * 2654435761 + 1).to_bytes(16, "little"), np.uint8) for i in numbers])
 
 
 def vectors(rows):
     return (np.asarray(rows)[:, None] * 10 + np.arange(SPEC.dim)).astype(np.float16)
 
 
-def write(url, n, name="f/image", only=None):
-    """Make the features of the first items; those that are there are kept."""
+def write(url, n, name="f/image", first=0):
+    """Make the features of some items; those that are there are kept."""
     features = create_store(url).require_features(name, SPEC, N)
     with features.writing() as writer:
-        tasks = writer.plan(keys_of(n))
+        tasks = writer.plan(keys_of(n, first))
         writer.set_environment({"made": "here"})
-        for task in tasks[:only]:
-            writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
+        for task in tasks:
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows + first)))
     return features.refresh()
 
 
@@ -116,6 +127,18 @@ def test_a_cached_file_that_was_changed_is_not_believed(url):
     assert np.array_equal(features.refresh().pooled[:], vectors(np.arange(N)))
 
 
+def test_a_cached_journal_is_not_added_to(url, elsewhere):
+    """A line is added to the journal as the bucket has it, whatever a reader put into the cache meanwhile."""
+    features = create_store(url).require_features("f/image", SPEC, N)
+    with features.writing() as writer:
+        for task in writer.plan(keys_of(N)):
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
+            path = features.journal.path
+            path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    elsewhere()
+    assert np.array_equal(open_store(url).features("f/image").pooled[:], vectors(np.arange(N)))
+
+
 def test_a_reader_keeps_its_snapshot(url, elsewhere):
     """While a writer elsewhere adds rows, and rewrites a block, an open feature set reads as it was opened."""
     write(url, 100)
@@ -150,6 +173,9 @@ def test_verify_reads_the_bucket(url, fetched, s3):
     write(url, N)
     fetched.clear()
     assert list(open_store(url).verify()) == []
+    assert sum("/pooled/c." in name for name in fetched) == 5
+    fetched.clear()
+    assert list(open_store(url).features("f/image").verify()) == []
     assert sum("/pooled/c." in name for name in fetched) == 5
     place = f"{url}/features.zarr/f/image/pooled/c.3.0"
     data = bytearray(s3.cat_file(place))
@@ -217,6 +243,31 @@ def test_a_limit_that_is_no_size(monkeypatch):
         cache_limit()
 
 
+def test_a_full_disk(url, elsewhere, monkeypatch):
+    """Where the disk of the cache is full, the error says what can be done about it."""
+    write(url, N)
+    elsewhere()
+    features = open_store(url).features("f/image")
+
+    def get_file(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(remote_of(features.folder)._fs, "get_file", get_file)
+    with pytest.raises(DiskError, match=r"the disk of the cache is full.*HEADWATER_CACHE_LIMIT"):
+        features.pooled[:]
+
+
+def test_an_index_that_is_damaged(url, tmp_path):
+    """What is known of the cache can be thrown away, and the error says so."""
+    write(url, N)
+    index = tmp_path / "cache" / "index.sqlite"
+    index.write_bytes(b"nothing" * 1000)
+    with pytest.raises(DiskError, match=r"index\.sqlite: cannot be used .*Remove it"):
+        open_store(url)
+    index.unlink()
+    assert np.array_equal(open_store(url).features("f/image").pooled[:], vectors(np.arange(N)))
+
+
 def test_stores_share_no_cache(bucket):
     """Stores of like names at different places have folders of their own; one store has one, however it is written."""
     urls = [f"{bucket}/a.hw", f"{bucket}/b/a.hw", f"{bucket}/a-hw"]
@@ -241,13 +292,13 @@ def test_features_are_removed_from_the_bucket(url, elsewhere, s3):
 def test_features_take_the_place_of_others(url, elsewhere, s3):
     """What is put in the place of a feature set is all that is there, here and elsewhere."""
     write(url, N)
-    write(url, 10, "g/image")
+    write(url, 10, "g/image", first=1000)
     open_store(url).replace_features("f/image", "g/image")
     assert not any("/g/" in key for key in s3.find(url))
     for _ in range(2):
         store = open_store(url)
         assert store.feature_names() == ["f/image"]
-        assert np.array_equal(store.features("f/image").pooled[:], vectors(np.arange(10)))
+        assert np.array_equal(store.features("f/image").pooled[:], vectors(np.arange(1000, 1010)))
         assert list(store.verify()) == []
         elsewhere()
 
@@ -301,14 +352,14 @@ def killed(function, url, at):
 
 @pytest.mark.parametrize("function", ["write", "replace"])
 def test_killed_at_some_requests(tmp_path, monkeypatch, function):
-    """At every few requests a kill leaves a sound store in the bucket; the same run goes on from an empty cache."""
-    every_kill(tmp_path, monkeypatch, function, 7)
+    """At every few requests a kill leaves a sound store in the bucket; the same run goes on, here or elsewhere."""
+    every_kill(tmp_path, monkeypatch, function, 11)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", ["write", "replace"])
 def test_killed_at_any_request(tmp_path, monkeypatch, function):
-    """At every single request a kill leaves a sound store in the bucket; the same run goes on from an empty cache."""
+    """At every single request a kill leaves a sound store in the bucket; the same run goes on, here or elsewhere."""
     every_kill(tmp_path, monkeypatch, function, 1)
 
 
@@ -332,7 +383,7 @@ def every_kill(tmp_path, monkeypatch, function, step):
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
     if function == "replace":
         write(f"file://{tmp_path}/before", N)
-        write(f"file://{tmp_path}/before", 70, "g/image")
+        write(f"file://{tmp_path}/before", 70, "g/image", first=1000)
     whole = fresh("whole")
     run(f"file://{whole}")
     expected = objects_of(whole)
@@ -342,7 +393,8 @@ def every_kill(tmp_path, monkeypatch, function, step):
         folder = fresh(f"{at}")
         last = killed(run, f"file://{folder}", at)
         assert last in (0, 17)
-        monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / f"{at}-empty"))
+        if at % 2:  # else this machine goes on, whose cache may be behind
+            monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / f"{at}-empty"))
         if (folder / "store.json").exists():
             assert list(open_store(f"file://{folder}").verify()) == []
         if last:
@@ -383,6 +435,30 @@ def test_a_second_writer_is_told_who_writes(url, holder):
         write(url, 20)
     holder.communicate("")
     assert write(url, 20).n_items == 20
+
+
+ADD = """
+import sys
+import polars as pl
+from headwater.store import open_store
+for number in range(4):
+    with open_store(sys.argv[1]).changing():
+        store = open_store(sys.argv[1])
+        more = store.samples[:1].with_columns(id=pl.lit(f"{sys.argv[2]} {number}"))
+        store.write_samples(pl.concat([store.samples, more]), store.roles)
+"""
+
+
+def test_changes_wait_for_each_other(url, tmp_path):
+    """Machines that change the samples at the same time do it one after the other, and no change is lost."""
+    table = pl.DataFrame({"id": ["a"], "image": ["a.png"], "image_key": ["00" * 16], "text_key": ["00" * 16]})
+    create_store(url).write_samples(table, Roles("id", "image", None, "/"))
+    started = []
+    for name in "xy":
+        env = {**os.environ, "HEADWATER_CACHE": str(tmp_path / name), "PYTHONPATH": str(ROOT)}
+        started.append(subprocess.Popen([sys.executable, "-c", ADD, url, name], env=env))
+    assert [process.wait() for process in started] == [0, 0]
+    assert len(open_store(url).samples) == 1 + 8
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(url, holder):
@@ -557,6 +633,17 @@ def test_a_store_that_was_copied_into_a_bucket(bucket, s3, tmp_path):
     s3.put(str(tmp_path / "a.hw"), f"{bucket}/copied.hw", recursive=True)
     assert list(open_store(f"{bucket}/copied.hw").verify()) == []
     assert np.array_equal(write(f"{bucket}/copied.hw", N).pooled[:], vectors(np.arange(N)))
+
+
+def test_a_lock_of_this_machine_stays(url, s3):
+    """The file that processes of this machine lock is theirs alone: it stays when the bucket has none."""
+    store = create_store(url)
+    lock = store.path / ".lock"
+    inode = lock.stat().st_ino
+    s3.rm_file(f"{url}/.lock")
+    time.sleep(0.01)
+    open_store(url)
+    assert lock.stat().st_ino == inode
 
 
 def test_the_page_of_a_cache_says_what_it_is_of(url):
