@@ -32,6 +32,8 @@ from headwater.errors import HeadwaterError
 from headwater.store import find_store
 
 NAME = "f/image"
+TOO_MANY = 20
+"""Violations after which no more is tried."""
 
 
 def main() -> None:
@@ -75,8 +77,11 @@ def main() -> None:
                 wrong += [f"store {finished}: {line}" for line in differing(expected, files_of(store))]
                 shutil.rmtree(store)
             else:
-                wrong.append(f"after kill {kills}: embed ended with status {status}")
+                said = (folder / "stderr").read_text().splitlines()[-1:]
+                wrong.append(f"after kill {kills}: embed ended with status {status}: {''.join(said)}")
                 shutil.rmtree(store, ignore_errors=True)
+            if len(wrong) > TOO_MANY:
+                break
             if kills % 20 == 0 and status:
                 print(f"  {kills} kills, {finished} stores finished, {len(wrong)} violations", flush=True)
         if store.exists():  # the last one is finished as well
@@ -107,15 +112,12 @@ def write_noise(folder: Path, n: int, side: int = 64) -> None:
 
 
 def start_embed(folder: Path, store: Path, encoder: str) -> subprocess.Popen[bytes]:
-    """Start the command in a process of its own."""
+    """Start the command in a process of its own; what it says of errors is in ``stderr``."""
     line = [sys.executable, "-m", "headwater", "embed", str(folder / "manifest.parquet"), str(store)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*line, "--encoder", encoder, "--name", NAME.partition("/")[0]],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    line += ["--encoder", encoder, "--name", NAME.partition("/")[0]]
+    with (folder / "stderr").open("wb") as errors:
+        return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
 
 
 def misread(path: Path, pooled: np.ndarray) -> tuple[list[str], int]:
