@@ -1,4 +1,4 @@
-"""``kill -9`` at random instants of ``headwater embed``; the same command goes on from there, time and again.
+"""``kill -9`` at random instants of ``headwater embed``, every other one while it writes; the same command goes on.
 
 python benchmarks/kills.py [--kills 200] [--images 320] [--encoder builtin:texture] [--seed 0]
 
@@ -61,8 +61,12 @@ def main() -> None:
         stored: list[int] = []
         while kills < sizes.kills:
             process = start_embed(folder, store, sizes.encoder)
+            longest = seconds
+            if kills % 2:  # most of a short run is its start: every other kill is while it writes
+                until_it_writes(process, store)
+                longest = seconds / 10
             try:
-                process.wait(instants.uniform(0, seconds))
+                process.wait(instants.uniform(0, longest))
             except subprocess.TimeoutExpired:
                 wrong += [f"before kill {kills + 1}: {line}" for line in misread(store, pooled)[0]]
             process.kill()
@@ -118,6 +122,14 @@ def start_embed(folder: Path, store: Path, encoder: str) -> subprocess.Popen[byt
     line += ["--encoder", encoder, "--name", NAME.partition("/")[0]]
     with (folder / "stderr").open("wb") as errors:
         return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+
+
+def until_it_writes(process: subprocess.Popen[bytes], store: Path) -> None:
+    """Wait until the journal has another line, or the command is over."""
+    journal = store / "journal" / f"{NAME}.jsonl"
+    size = journal.stat().st_size if journal.exists() else 0
+    while process.poll() is None and (journal.stat().st_size if journal.exists() else 0) == size:
+        time.sleep(0.002)
 
 
 def misread(path: Path, pooled: np.ndarray) -> tuple[list[str], int]:
