@@ -1,4 +1,4 @@
-"""``kill -9`` at random instants of ``headwater embed``; the same command goes on from there, time and again.
+"""``kill -9`` at random instants of ``headwater embed``, every other one while it writes; the same command goes on.
 
 python benchmarks/kills.py [--kills 200] [--images 320] [--encoder builtin:texture] [--seed 0]
 
@@ -32,6 +32,8 @@ from headwater.errors import HeadwaterError
 from headwater.store import find_store
 
 NAME = "f/image"
+TOO_MANY = 20
+"""Violations after which no more is tried."""
 
 
 def main() -> None:
@@ -59,8 +61,12 @@ def main() -> None:
         stored: list[int] = []
         while kills < sizes.kills:
             process = start_embed(folder, store, sizes.encoder)
+            longest = seconds
+            if kills % 2:  # most of a short run is its start: every other kill is while it writes
+                until_it_writes(process, store)
+                longest = seconds / 10
             try:
-                process.wait(instants.uniform(0, seconds))
+                process.wait(instants.uniform(0, longest))
             except subprocess.TimeoutExpired:
                 wrong += [f"before kill {kills + 1}: {line}" for line in misread(store, pooled)[0]]
             process.kill()
@@ -75,8 +81,11 @@ def main() -> None:
                 wrong += [f"store {finished}: {line}" for line in differing(expected, files_of(store))]
                 shutil.rmtree(store)
             else:
-                wrong.append(f"after kill {kills}: embed ended with status {status}")
+                said = (folder / "stderr").read_text().splitlines()[-1:]
+                wrong.append(f"after kill {kills}: embed ended with status {status}: {''.join(said)}")
                 shutil.rmtree(store, ignore_errors=True)
+            if len(wrong) > TOO_MANY:
+                break
             if kills % 20 == 0 and status:
                 print(f"  {kills} kills, {finished} stores finished, {len(wrong)} violations", flush=True)
         if store.exists():  # the last one is finished as well
@@ -107,15 +116,20 @@ def write_noise(folder: Path, n: int, side: int = 64) -> None:
 
 
 def start_embed(folder: Path, store: Path, encoder: str) -> subprocess.Popen[bytes]:
-    """Start the command in a process of its own."""
+    """Start the command in a process of its own; what it says of errors is in ``stderr``."""
     line = [sys.executable, "-m", "headwater", "embed", str(folder / "manifest.parquet"), str(store)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*line, "--encoder", encoder, "--name", NAME.partition("/")[0]],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    line += ["--encoder", encoder, "--name", NAME.partition("/")[0]]
+    with (folder / "stderr").open("wb") as errors:
+        return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+
+
+def until_it_writes(process: subprocess.Popen[bytes], store: Path) -> None:
+    """Wait until the journal has another line, or the command is over."""
+    journal = store / "journal" / f"{NAME}.jsonl"
+    size = journal.stat().st_size if journal.exists() else 0
+    while process.poll() is None and (journal.stat().st_size if journal.exists() else 0) == size:
+        time.sleep(0.002)
 
 
 def misread(path: Path, pooled: np.ndarray) -> tuple[list[str], int]:
