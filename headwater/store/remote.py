@@ -485,9 +485,10 @@ def _endpoint(fs: Any, url: str) -> str:
     RemoteError
         When the settings of the environment cannot be used.
     """
+    refusals: tuple[type[Exception], ...] = (ValueError, *_refusals())
     try:
         return str(fs.s3.meta.endpoint_url) if hasattr(fs, "s3") else ""
-    except (*_refusals(), ValueError) as error:
+    except refusals as error:
         raise RemoteError(f"{url}: {_advice(error)}") from error
 
 
