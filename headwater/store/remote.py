@@ -85,7 +85,7 @@ def store_folder(location: str | Path) -> Path:
     url = str(location)
     fs, root = _file_system(url if "://" in url else url.replace(":/", "://", 1))  # as a `Path` has it
     name = root.rpartition("/")[2]
-    endpoint = fs.s3.meta.endpoint_url if hasattr(fs, "s3") else ""  # two servers may have buckets of one name
+    endpoint = _endpoint(fs, url)  # two servers may have buckets of one name
     url = fs.unstrip_protocol(root)
     word = hashlib.blake2b(f"{endpoint} {url}".encode(), digest_size=8).hexdigest()
     folder = Path(cache_folder(), f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{word}")
@@ -477,6 +477,21 @@ def _file_system(url: str) -> tuple[Any, str]:
     return fs, root
 
 
+def _endpoint(fs: Any, url: str) -> str:
+    """Return the server that a file system speaks to, where it can be another; for S3 that is settled by connecting.
+
+    Raises
+    ------
+    RemoteError
+        When the settings of the environment cannot be used.
+    """
+    refusals: tuple[type[Exception], ...] = (ValueError, *_refusals())
+    try:
+        return str(fs.s3.meta.endpoint_url) if hasattr(fs, "s3") else ""
+    except refusals as error:
+        raise RemoteError(f"{url}: {_advice(error)}") from error
+
+
 def _refusals() -> tuple[type[Exception], ...]:
     """Return what requests raise: besides OSError, what botocore does where it is loaded."""
     botocore = sys.modules.get("botocore.exceptions")
@@ -495,7 +510,7 @@ def _advice(error: Exception) -> str:
         )
     if isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError)):
         return f"refused ({words})."
-    return f"cannot be reached ({words}). Check the network, the region and AWS_ENDPOINT_URL, then run it again."
+    return f"cannot be reached ({words}). Check the network, AWS_PROFILE, the region and AWS_ENDPOINT_URL."
 
 
 def _code(error: OSError) -> str:

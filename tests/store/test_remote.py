@@ -586,6 +586,14 @@ def test_no_credentials(bucket, tmp_path):
     )
 
 
+@pytest.mark.parametrize("wrong", [{"AWS_PROFILE": "nobody"}, {"AWS_ENDPOINT_URL": "nowhere"}])
+def test_settings_that_cannot_be_used(bucket, wrong):
+    """A profile that is not there, and an endpoint that is none, are one line that says where to look."""
+    found = said(f"{bucket}/a.hw", **wrong)
+    assert found.startswith(f"RemoteError {bucket}/a.hw: cannot be reached (")
+    assert next(iter(wrong)) in found
+
+
 @pytest.mark.slow
 def test_no_network(bucket):
     """Where nothing answers, the error names what to look at."""
