@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,32 +101,50 @@ class RayEngine:
             raise EncoderError(
                 f"the Ray cluster has no {'GPU' if on_gpu else 'CPU'}: start workers, or pass --device cpu."
             )
-        rows = [
-            {
-                "block": task.block,
-                "rows": task.rows.tolist(),
-                "keys": [content_of(row).key.hex() for row in task.rows.tolist()],
-                "sources": [str(content_of(row).source) for row in task.rows.tolist()],
-            }
-            for task in tasks
-        ]
         known = features.refresh().state.environments[environment]
         arguments = (vars(self.recipe), str(features.folder), str(features.journal.path), features.name, environment)
+        made_by = {
+            "fn_constructor_args": (*arguments, dict(known), self.batch_size),
+            "num_cpus": 0 if on_gpu else 1,
+            "num_gpus": 1 if on_gpu else None,
+        }
+        left = {task.block: task for task in tasks}
+        lost = 0
+        while left:
+            rows = [_row(task, content_of) for task in left.values()]
+            try:
+                for line in _made(rows, min(n_workers, len(rows)), made_by):
+                    del left[line.block]
+                    lost = 0
+                    yield line
+            except need("ray.exceptions", "ray").RayError as error:
+                lost += 1
+                if isinstance(error, need("ray.exceptions", "ray").RayTaskError) or lost > RETRIES:
+                    cause = error.__cause__ or error
+                    raise EncoderError(f"a Ray worker failed ({first_line(cause)}).") from error
+
+
+def _row(task: BlockTask, content_of: ContentOf) -> dict[str, Any]:
+    """Return what a worker has to know of a block."""
+    contents = [content_of(row) for row in task.rows.tolist()]
+    return {
+        "block": task.block,
+        "rows": task.rows.tolist(),
+        "keys": [content.key.hex() for content in contents],
+        "sources": [str(content.source) for content in contents],
+    }
+
+
+def _made(rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]) -> Iterator[BlockLine]:
+    """Give the lines of blocks as they are made; raises a RayError where a worker is lost that Ray does not replace."""
+    data = need("ray.data", "ray")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # there is no other way to say these two
         done = data.from_items(rows, override_num_blocks=len(rows)).map(
-            Worker,
-            fn_constructor_args=(*arguments, dict(known), self.batch_size),
-            concurrency=min(n_workers, len(rows)),
-            num_cpus=0 if on_gpu else 1,
-            num_gpus=1 if on_gpu else None,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
+            Worker, concurrency=n_workers, max_restarts=-1, max_task_retries=RETRIES, **made_by
         )
-        try:
-            for found in done.iter_rows():
-                yield BlockLine.from_dict(json.loads(found["line"]))
-        except need("ray.exceptions", "ray").RayError as error:
-            cause = error.__cause__ or error
-            raise EncoderError(f"a Ray worker failed ({first_line(cause)}).") from error
+    for found in done.iter_rows():
+        yield BlockLine.from_dict(json.loads(found["line"]))
 
 
 class Worker:

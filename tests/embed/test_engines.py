@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from headwater.embed import Shard, fill, load_encoder
@@ -118,3 +120,42 @@ def test_ray_makes_what_one_process_makes(manifest, tmp_path, tiny, encoder):
     embed(manifest, tmp_path / "ray.hw", spec, *more, "--engine", "ray", "--workers", "2")
     assert arrays(tmp_path / "ray.hw") == arrays(tmp_path / "one.hw")
     assert headwater("verify", tmp_path / "ray.hw").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["worker", "node"])
+def test_a_cluster_that_loses_a_worker(manifest, tmp_path, lost):
+    """Of two nodes one loses its worker, or is gone: its blocks are made by another, and are the same."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    embed(manifest, tmp_path / "one.hw", "builtin:texture")
+    store = tmp_path / "ray.hw"
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        other = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        words = ("embed", manifest, store, "--encoder", "builtin:texture", "--engine", "ray", "--ray-address")
+        command = [sys.executable, "-m", "headwater", *map(str, words), cluster.address]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        journal = store / "journal" / "texture" / "image.jsonl"
+        while process.poll() is None and (not journal.exists() or '"block"' not in journal.read_text()):
+            time.sleep(0.02)
+        n_before = journal.read_text().count('"block"')
+        if lost == "node":
+            cluster.remove_node(other, allow_graceful=False)
+        else:
+            workers = [one for one in psutil.process_iter(["cmdline"]) if is_worker(one)]
+            assert workers, "no worker was found"
+            workers[0].kill()
+        _, error = process.communicate()
+        assert process.returncode == 0, error[-3000:]
+    finally:
+        cluster.shutdown()
+    assert n_before < journal.read_text().count('"block"'), "all was done before anything was lost"
+    assert arrays(store) == arrays(tmp_path / "one.hw")
+    assert headwater("verify", store).returncode == 0
+
+
+def is_worker(process):
+    """Whether a process is one of Ray's that makes blocks."""
+    command = " ".join(process.info["cmdline"] or ())
+    return command.startswith("ray::") and "Worker" in command
