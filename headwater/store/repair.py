@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from headwater.errors import StoreError
 from headwater.store._files import location, locked, write_bytes, write_json
-from headwater.store.blocks import digest_rows
+from headwater.store.blocks import has_digest
 from headwater.store.features import KEY_BYTES, KEY_CHUNK, Damage, Features, as_words
 from headwater.store.journal import BlockLine, Journal, parsed
 
@@ -76,7 +76,7 @@ def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uin
         raise helpless
     for candidate in missing:
         keys[strange[0]] = candidate
-        if digest_rows(keys, [(0, len(keys))]) == expected:
+        if has_digest(expected, keys, [(0, len(keys))]):
             chunk = int(strange[0]) // KEY_CHUNK
             array = features._array("keys", (len(keys), KEY_BYTES), KEY_CHUNK, np.uint8)
             array.write_chunk(chunk, keys[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])

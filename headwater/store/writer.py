@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,17 +164,13 @@ class FeatureWriter:
         status[rows - start] = STORED
         status[np.array(sorted(failed), np.int64) - start] = FAILED
 
-        with ThreadPoolExecutor(1) as pool:  # a checksum is made while the disk takes what it is of
-            sums = {
-                part: pool.submit(digest_rows, whole, features._ranges_in(part, task.block, stored))
-                for part, whole in values.items()
-            }
-            for part, whole in values.items():
-                self._write_values(part, task.block, whole)
-            array = features._array("status", (features.n_items,), features.block_rows, np.uint8)
-            array.write_chunk(task.block, status)
-            all_sums = dict(before.sums) | {part: found.result() for part, found in sums.items()}
-        return BlockLine(block=task.block, stored=stored, sums=all_sums, failed=failed, environment=self.environment)
+        for part, whole in values.items():
+            self._write_values(part, task.block, whole)
+        features._array("status", (features.n_items,), features.block_rows, np.uint8).write_chunk(task.block, status)
+        sums = dict(before.sums) | {
+            part: digest_rows(whole, features._ranges_in(part, task.block, stored)) for part, whole in values.items()
+        }
+        return BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self.environment)
 
     def _values(
         self, block: int, rows: NDArray[np.int64], result: BlockResult, good: NDArray[np.bool_]

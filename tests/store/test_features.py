@@ -274,6 +274,36 @@ def test_one_flipped_byte_is_found(store, behind, part):
     assert part.rsplit("/", 1)[0] in problems[0]
 
 
+def test_checksums_of_before_are_still_checked(store, behind):
+    """Those that are BLAKE2b hold, find a flipped byte, and give way to new ones where a block is added to."""
+    from dataclasses import replace
+    from hashlib import blake2b
+
+    keys = keys_of(range(200))
+    features = write(store.require_features("f/image", spec(), 200), keys[:150])
+
+    def old(part, start, stop):
+        data = np.asarray(features.keys if part == "keys" else features.pooled[start:stop]).tobytes()
+        return blake2b(data, digest_size=16).hexdigest()
+
+    with features.writing() as writer:
+        plan = features.state.plan
+        writer.features.journal.append(replace(plan, sums={**plan.sums, "keys": old("keys", 0, 150)}))
+        for line in features.state.blocks.values():
+            (span,) = line.stored
+            writer.record(replace(line, sums={"pooled": old("pooled", *span)}))
+    features = features.refresh()
+    assert list(features.verify()) == []
+    features = write(features, keys)
+    assert [line.sums["pooled"][:5] == "xxh3:" for line in features.state.blocks.values()] == [False, False, True, True]
+    assert list(features.verify()) == []
+    path = features.folder / "pooled" / "c.1.0"
+    data = bytearray(behind.read(path))
+    data[9] ^= 4
+    behind.write(path, bytes(data))
+    assert any("block 1 of pooled differs" in line for line in store.features("f/image").verify())
+
+
 def test_a_missing_block_file_is_found(store, behind):
     """A chunk that the journal speaks of must be there: what reads it says so, and so does verify."""
     features = write(store.require_features("f/image", spec(), 100), keys_of(range(100)))
