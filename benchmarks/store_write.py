@@ -36,8 +36,10 @@ def main() -> None:
         def ours() -> None:
             features = create_store(path).require_features(NAME, spec_of(sizes.dim), n)
             with features.writing() as writer:
-                for task in writer.plan(keys):
-                    writer.commit(task, BlockResult(task.rows, x[task.rows[0] : task.rows[-1] + 1]))
+                tasks = writer.plan(keys)
+                blocks = ((task, BlockResult(task.rows, x[task.rows[0] : task.rows[-1] + 1])) for task in tasks)
+                for _ in writer.commit_all(blocks):
+                    pass
 
         def theirs() -> None:
             with file.open("wb") as out:

@@ -309,8 +309,9 @@ def _write_features(store: Store, plan: _Plan, progress: bool) -> Filled:
         row_of = np.empty(writer.features.n_items, np.int64)
         row_of[writer.features.rows_of(keys)] = rows
         batches = [row_of[task.rows] for task in tasks]
-        for task, values in zip(tasks, plan.vectors.gather(batches), strict=True):
-            writer.commit(task, BlockResult(task.rows, values.astype(plan.spec.dtype)))
+        read = zip(tasks, plan.vectors.gather(batches), strict=True)
+        blocks = ((task, BlockResult(task.rows, values.astype(plan.spec.dtype))) for task, values in read)
+        for task in writer.commit_all(blocks):
             done += len(task.rows)
             update(done, 0)
     return Filled(done, len(keys) - done, plan.by_content)

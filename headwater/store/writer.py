@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,9 @@ from headwater.store.blocks import Array, MappedArray, digest_rows, write_array_
 from headwater.store.features import FAILED, KEY_CHUNK, STORED, TO_DO, Features, end_of, token_arrays
 from headwater.store.journal import BlockLine, PlanLine, Ranges
 from headwater.store.quantised import quantise
+
+AT_ONCE = 3
+"""Blocks that are written side by side, by `FeatureWriter.commit_all`."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,30 @@ class FeatureWriter:
             When rows that the block holds already are no longer what they were.
         """
         self.record(self.write(task, result))
+
+    def commit_all(self, blocks: Iterable[tuple[BlockTask, BlockResult]]) -> Iterator[BlockTask]:
+        """Write blocks, as `commit` does each, several at a time: while the disk takes one, the next is prepared.
+
+        Yields the task of each once it is recorded, in the order given. At most `AT_ONCE` are held in memory.
+        """
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            waiting: deque[tuple[BlockTask, Future[BlockLine]]] = deque()
+
+            def recorded() -> BlockTask:
+                task, line = waiting.popleft()
+                self.record(line.result())
+                return task
+
+            try:
+                for task, result in blocks:
+                    waiting.append((task, pool.submit(self.write, task, result)))
+                    if len(waiting) == AT_ONCE:
+                        yield recorded()
+                while waiting:
+                    yield recorded()
+            finally:
+                for _, line in waiting:
+                    line.cancel()
 
     def record(self, line: BlockLine) -> None:
         """Let the journal speak of a block that was written, here or by a worker elsewhere."""

@@ -174,6 +174,38 @@ def test_blocks_in_any_order_give_the_same_files(base, behind, order):
     assert folders[0] == folders[1]
 
 
+def test_blocks_side_by_side_are_those_one_after_the_other(base, behind):
+    """Written several at a time they are the same files, recorded in order; one that fails leaves those before it."""
+    stores = [create_store(f"{base}/{name}.hw") for name in "abc"]
+    made, keys = spec(tokens="2", n_tokens=2, token_dim=3), keys_of(range(500))
+    write(stores[0].require_features("f/image", made, 500), keys)
+
+    def result(task, fault=None):
+        if task.block == fault:
+            raise ValueError("no such vectors")
+        tokens = vectors(np.repeat(task.rows, 2), 3).reshape(len(task.rows), 2, 3)
+        return task, BlockResult(task.rows, vectors(task.rows), tokens)
+
+    for store, fault in ((stores[1], None), (stores[2], 5)):
+        with store.require_features("f/image", made, 500).writing() as writer:
+            writer.set_environment({"test": 1})
+            tasks, done = writer.plan(keys), []
+            blocks = (result(task, fault) for task in tasks)
+            if fault is None:
+                done = list(writer.commit_all(blocks))
+            else:
+                with pytest.raises(ValueError, match="no such vectors"):
+                    done.extend(writer.commit_all(blocks))
+            assert [task.block for task in done] == [task.block for task in tasks][: len(done)]
+    assert behind.files(stores[1].path / "features.zarr") == behind.files(stores[0].path / "features.zarr")
+    left = stores[2].features("f/image")
+    assert sorted(left.state.blocks) == list(range(len(left.state.blocks)))
+    assert 0 < len(left.state.blocks) < 6
+    assert list(left.verify()) == []
+    write(left, keys)
+    assert behind.files(stores[2].path / "features.zarr") == behind.files(stores[0].path / "features.zarr")
+
+
 def test_a_second_run_does_only_what_is_left(store):
     """Blocks with a line in the journal are not planned again; the end result equals one run's."""
     keys = keys_of(range(300))
