@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._extras import need
+from headwater._memory import keep_freed_memory
 from headwater.api._samples import full_column, require_column
 from headwater.errors import InputError
 from headwater.store import BlockShuffle, RaggedArray, Store, open_store
@@ -93,14 +94,15 @@ def torch_dataset(
             coming = deque(order.needed(self.epoch, self.start))
             number = self.start + (worker - self.start) % n_workers
             ahead = ThreadPoolExecutor(1)
-            try:
-                for rows in order.batches(self.epoch, self.start, worker, n_workers):
-                    while coming and coming[0][0] <= number:
-                        ahead.submit(chunks.ask_for, coming.popleft()[1])
-                    yield self.batch(rows)
-                    number += n_workers
-            finally:
-                ahead.shutdown(cancel_futures=True)
+            with keep_freed_memory():  # of the batch before, for the next one
+                try:
+                    for rows in order.batches(self.epoch, self.start, worker, n_workers):
+                        while coming and coming[0][0] <= number:
+                            ahead.submit(chunks.ask_for, coming.popleft()[1])
+                        yield self.batch(rows)
+                        number += n_workers
+                finally:
+                    ahead.shutdown(cancel_futures=True)
 
         def batch(self, rows: NDArray[np.int64]) -> dict[str, Any]:
             """Return what some rows hold."""

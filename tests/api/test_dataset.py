@@ -20,8 +20,9 @@ def store(tmp_path_factory, tiny, picture):
         picture(folder / f"{i}.png", i, (24, 20))
         row["label"] = "xy"[i % 2]
     pl.DataFrame(rows).write_csv(folder / "m.csv")
-    options = {"encoder": tiny("hf-clip").spec, "tokens": "all", "name": "c", "device": "cpu", "precision": "fp32"}
-    return hw.embed(folder / "m.csv", folder / "a.hw", **options)
+    options = {"encoder": tiny("hf-clip").spec, "tokens": "all", "device": "cpu", "precision": "fp32"}
+    hw.embed(folder / "m.csv", folder / "a.hw", name="small", tokens_dtype="int8", **options)
+    return hw.embed(folder / "m.csv", folder / "a.hw", name="c", **options)
 
 
 def epoch(dataset, number, start=0, workers=0):
@@ -33,7 +34,10 @@ def rows_of(batches):
     return torch.cat([batch["rows"] for batch in batches])
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("c/image", False), ("c/image", True), ("c/text", True)])
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("c/image", False), ("c/image", True), ("c/text", True), ("small/image", True), ("small/text", True)],
+)
 def test_batches_hold_what_is_stored(store, name, tokens):
     """Each row comes once an epoch, with its values, its mask and its label."""
     dataset = hw.torch_dataset(store, name, tokens=tokens, label="label", batch_size=32, window=2)
