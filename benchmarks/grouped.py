@@ -3,8 +3,8 @@
     python benchmarks/grouped.py ../shared/data
 
 A linear probe on MobileNetV2's features with ImageNet weights (fp32), 17 penalties chosen inside the training rows,
-five folds. The reference of each row is scikit-learn's ``LogisticRegression`` on the same features, selection and
-folds; it is listed, with the sets, in the README beside them.
+five folds. The reference of each row is scikit-learn's ``LogisticRegression`` on the same features, selected in the
+same way over folds of its own; it is listed, with the sets, in the README beside them.
 """
 
 from __future__ import annotations

@@ -89,13 +89,16 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         raise StoreError(f"{wrong[0]}. Embed the manifest again, which writes it anew: what is stored is kept.")
     done: list[str] = []
     for name in opened.feature_names():
-        done += salvage_journal(Journal(opened.journal_of(name)))
+        lost = salvage_journal(Journal(opened.journal_of(name)))
+        done += lost
         features = opened.features(name)
+        before = features.status
         known = np.zeros((0, 16), np.uint8)
         if opened.has_samples():
             known = keys_from_hex(opened.samples[KEY_COLUMNS[features.spec.modality]].drop_nulls().unique())
         done += mend(features, known)
-        to_do = np.flatnonzero(features.refresh().status == 0)
+        # what was never made stays to do, unless it cannot be told from what the lost lines spoke of
+        to_do = np.flatnonzero((features.refresh().status == 0) & ((before != 0) | bool(lost)))
         if len(to_do) and opened.has_samples():
             done += _embed_again(opened, name, to_do, encoding or Encoding(), progress)
     return Repaired(found, done, list(opened.verify()))

@@ -8,6 +8,7 @@ import pytest
 
 from headwater.api import embed, repair, verify
 from headwater.errors import HeadwaterError, StoreError
+from headwater.store import BlockLine, open_store
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,17 @@ def test_a_lost_block_file_is_made_again(store, sound, files_of):
     (store / BLOCK).unlink()
     assert repair(store).left == []
     assert files_of(store / "features.zarr") == sound[1]
+
+
+def test_what_was_never_made_stays_to_do(store):
+    """Of a set that is not finished, only what was damaged is made again."""
+    with open_store(store).features("texture/image").writing() as writer:
+        writer.record(BlockLine(block=0, stored=(), sums={}))
+    flip(store / BLOCK)
+    done = repair(store)
+    assert any("64 items embedded again" in line for line in done.done)
+    status = open_store(store).features("texture/image").status
+    assert status.tolist() == [0] * 64 + [1] * (N - 64)
 
 
 def test_any_byte_of_the_journal(store, sound, files_of):
