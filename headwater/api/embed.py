@@ -270,7 +270,7 @@ def embed(
         from headwater.embed.by_ray import RayEngine, Recipe
 
         state, tuned = (None if file is None else str(Path(file).resolve()) for file in (weights, adapter))
-        where = resolve_device(device)
+        where = resolve_device(device) if "torch" in model.environment() else "cpu"
         chosen = (layer, pooling, prompt, image_size, trust_remote_code, tuple(steps))
         recipe = Recipe(encoder, state, tuned, tokens, where, precision, *chosen)
         by_ray = RayEngine(recipe, ray_address, workers, batch_size)

@@ -73,8 +73,8 @@ class RayEngine:
     @contextmanager
     def blocks(
         self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
-    ) -> Iterator[Iterator[BlockLine]]:
-        """Give the lines of blocks as workers have written them."""
+    ) -> Iterator[Iterator[tuple[BlockLine, int]]]:
+        """Give the lines of blocks as workers have written them, and how many texts of each were cut."""
         ray = need("ray", "ray")
         mine = not ray.is_initialized()
         if mine:
@@ -90,7 +90,7 @@ class RayEngine:
 
     def _lines(
         self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
-    ) -> Iterator[BlockLine]:
+    ) -> Iterator[tuple[BlockLine, int]]:
         ray, data = need("ray", "ray"), need("ray.data", "ray")
         data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -113,10 +113,10 @@ class RayEngine:
         while left:
             rows = [_row(task, content_of) for task in left.values()]
             try:
-                for line in _made(rows, min(n_workers, len(rows)), made_by):
+                for line, cut in _made(rows, min(n_workers, len(rows)), made_by):
                     del left[line.block]
                     lost = 0
-                    yield line
+                    yield line, cut
             except need("ray.exceptions", "ray").RayError as error:
                 lost += 1
                 if isinstance(error, need("ray.exceptions", "ray").RayTaskError) or lost > RETRIES:
@@ -135,7 +135,7 @@ def _row(task: BlockTask, content_of: ContentOf) -> dict[str, Any]:
     }
 
 
-def _made(rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]) -> Iterator[BlockLine]:
+def _made(rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]) -> Iterator[tuple[BlockLine, int]]:
     """Give the lines of blocks as they are made; raises a RayError where a worker is lost that Ray does not replace."""
     data = need("ray.data", "ray")
     with warnings.catch_warnings():
@@ -144,7 +144,7 @@ def _made(rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]
             Worker, concurrency=n_workers, max_restarts=-1, max_task_retries=RETRIES, **made_by
         )
     for found in done.iter_rows():
-        yield BlockLine.from_dict(json.loads(found["line"]))
+        yield BlockLine.from_dict(json.loads(found["line"])), int(found["cut"])
 
 
 class Worker:
@@ -169,7 +169,7 @@ class Worker:
         own.require_same(spec, f"{name}, by a worker,")
         self.batch_size = batch_size
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make one block."""
         is_image = self.writer.features.spec.modality == "image"
         contents = [
@@ -177,5 +177,5 @@ class Worker:
             for key, source in zip(row["keys"], row["sources"], strict=True)
         ]
         task = BlockTask(int(row["block"]), np.array(row["rows"], np.int64))
-        line = make_block(self.encoder, self.writer, task, contents, self.batch_size)
-        return {"line": json.dumps(line.to_dict())}
+        line, cut = make_block(self.encoder, self.writer, task, contents, self.batch_size)
+        return {"line": json.dumps(line.to_dict()), "cut": cut}

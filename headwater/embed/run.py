@@ -91,8 +91,8 @@ class Engine(Protocol):
 
     def blocks(
         self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
-    ) -> AbstractContextManager[Iterator[BlockLine]]:
-        """Give the lines of blocks that have been written, in any order."""
+    ) -> AbstractContextManager[Iterator[tuple[BlockLine, int]]]:
+        """Give the lines of blocks that have been written, in any order, and how many texts of each were cut."""
 
 
 ContentOf = Callable[[int], Content]
@@ -170,13 +170,14 @@ def fill(
         if engine is not None:
             arguments = writer.features, tasks, content_of.__getitem__, writer.environment
             lines = stack.enter_context(engine.blocks(*arguments))
-            for line in lines:
+            for line, cut in lines:
                 rows = next(task.rows for task in tasks if task.block == line.block)
                 failed = [(content_of[row], why) for row, why in line.failed.items() if row in rows]
                 if failed and stop_on_error:
                     raise ImageError(failed[0][1])
                 writer.record(line)
                 result.failed += failed
+                result.cut += cut
                 n_done += len(rows)
                 if progress is not None:
                     progress(n_done, len(result.failed))
@@ -211,13 +212,17 @@ def make_block(
     contents: Sequence[Content],
     batch_size: int,
     workers: int = 1,
-) -> BlockLine:
-    """Encode the contents of one block's rows and write them, as `fill` does; return the line to be recorded."""
+) -> tuple[BlockLine, int]:
+    """Encode the contents of one block's rows and write them, as `fill` does.
+
+    Return the line to be recorded, and how many texts were cut.
+    """
     modality = writer.features.spec.modality
     content_of = _Rows(task.rows, contents)
     size = _at_once(encoder, modality, batch_size)
     with closing(_encode_all(encoder, modality, _jobs([task], modality, size), content_of, size, workers)) as finished:
-        return writer.write(task, _assemble(task, list(finished), writer.features.spec))
+        parts = list(finished)
+    return writer.write(task, _assemble(task, parts, writer.features.spec)), sum(part.cut for part in parts)
 
 
 def _at_once(encoder: Encoder[Any], modality: Modality, batch_size: int) -> int:

@@ -123,6 +123,22 @@ def test_ray_makes_what_one_process_makes(manifest, tmp_path, tiny, encoder):
 
 
 @pytest.mark.slow
+def test_ray_counts_texts_that_are_cut(tmp_path, tiny):
+    """Workers say how many texts were longer than the encoder reads, as one process does."""
+    pytest.importorskip("ray")
+    lines = ["text", *(f"a gland {i}" + " and a mass" * (40 * (i % 3 == 0)) for i in range(90))]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    spec = tiny("hf-bert").spec
+    said = [
+        embed(tmp_path / "m.csv", tmp_path / f"{name}.hw", spec, *more).stdout.split("\n")
+        for name, more in (("one", ()), ("ray", ("--engine", "ray", "--workers", "1")))
+    ]
+    cut = [[line for line in lines if "cut short" in line] for lines in said]
+    assert cut[0] == cut[1]
+    assert "30 texts cut short" in cut[0][0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["worker", "node"])
 def test_a_cluster_that_loses_a_worker(manifest, tmp_path, lost):
     """Of two nodes one loses its worker, or is gone: its blocks are made by another, and are the same."""
