@@ -39,7 +39,7 @@ def encoder_of(
         trust_remote_code=trust_remote_code,
     )
     own = encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
-    own.require_same(spec, f"{store.location}: {name}")
+    spec.require_same(own, f"{store.location}: {name}")
     return encoder
 
 

@@ -151,6 +151,8 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
         if not isinstance(encoder, Tunable):
             raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
         loaded.append(encoder)
+    if asked.image_size is not None and not any("image" in encoder.modalities for encoder in loaded):
+        raise EncoderError(f"{' and '.join(asked.encoders)} see no images: leave --image-size out.")
     columns = {"image": table.image, "text": table.text}
     there = [m for m in MODALITIES if columns[m] is not None]
     said = {word.rpartition("=")[0] for word in asked.train if not word.endswith("=none")}

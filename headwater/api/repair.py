@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
 from headwater.api._texts import encoder_of
-from headwater.embed import Content, fill
+from headwater.embed import Content, Encoder, fill
 from headwater.errors import StoreError
 from headwater.store import (
     KEY_COLUMNS,
@@ -83,7 +85,7 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
     """
     opened = store if isinstance(store, Store) else open_store(store)
     found = list(opened.verify())
-    if not found:
+    if not found and not any(opened.features(name).forgotten for name in opened.feature_names()):
         return Repaired([], [], [])
     if wrong := list(opened.wrong_samples()):
         raise StoreError(f"{wrong[0]}. Embed the manifest again, which writes it anew: what is stored is kept.")
@@ -92,25 +94,33 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         lost = salvage_journal(Journal(opened.journal_of(name)))
         done += lost
         features = opened.features(name)
-        before = features.status
         known = np.zeros((0, 16), np.uint8)
         if opened.has_samples():
             known = keys_from_hex(opened.samples[KEY_COLUMNS[features.spec.modality]].drop_nulls().unique())
-        done += mend(features, known)
+        load = cache(partial(_encoder, opened, name, encoding or Encoding()))
+        done += mend(features, known, load if opened.has_samples() else lambda: None)
+        features = features.refresh()
         # what was never made stays to do, unless it cannot be told from what the lost lines spoke of
-        to_do = np.flatnonzero((features.refresh().status == 0) & ((before != 0) | bool(lost)))
+        to_do = np.flatnonzero(features.status == 0)
+        if not lost:
+            to_do = to_do[np.isin(to_do // features.block_rows, features.forgotten)]
         if len(to_do) and opened.has_samples():
-            done += _embed_again(opened, name, to_do, encoding or Encoding(), progress)
+            done += _embed_again(opened, name, to_do, load(), encoding or Encoding(), progress)
     return Repaired(found, done, list(opened.verify()))
 
 
-def _embed_again(store: Store, name: str, to_do: NDArray[np.int64], encoding: Encoding, progress: bool) -> list[str]:
+def _encoder(store: Store, name: str, encoding: Encoding) -> Encoder[Any]:
+    trust = encoding.trust_remote_code
+    return encoder_of(store, name, weights=encoding.weights, device=encoding.device, trust_remote_code=trust)
+
+
+def _embed_again(
+    store: Store, name: str, to_do: NDArray[np.int64], encoder: Encoder[Any], encoding: Encoding, progress: bool
+) -> list[str]:
     """Embed the samples' contents among some rows of a feature set."""
     features = store.features(name)
     wanted = {features.keys[row].tobytes() for row in to_do.tolist()}
     contents = [content for content in _contents(store, features.spec.modality) if content.key in wanted]
-    trust = encoding.trust_remote_code
-    encoder = encoder_of(store, name, weights=encoding.weights, device=encoding.device, trust_remote_code=trust)
     with progress_bar(f"embed {name}", len(contents), show=progress) as update:
         result = fill(
             features,

@@ -68,6 +68,8 @@ class Adapter:
         Where it was read from.
     before
         What an earlier training had put on the weights, where this one went on from it.
+    image_size
+        Height and width of the images that it was trained on, where they were not the encoder's own.
     """
 
     encoder: str
@@ -76,6 +78,7 @@ class Adapter:
     tensors: Mapping[str, Tensor]
     path: Path | None = None
     before: Adapter | None = None
+    image_size: tuple[int, int] | None = None
 
     @property
     def digest(self) -> str:
@@ -91,6 +94,8 @@ class Adapter:
         """Write it into an existing folder."""
         lora = None if self.lora is None else {**vars(self.lora), "targets": list(self.lora.targets)}
         values = {"format": FORMAT, "encoder": self.encoder, "base": self.base, "lora": lora}
+        if self.image_size is not None:
+            values["image_size"] = list(self.image_size)
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         need("safetensors.torch", "encoders").save_file(kept, folder / TENSORS)
         if self.before is not None:
@@ -162,7 +167,9 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         lora = None if values["lora"] is None else Lora(**values["lora"])
         earlier = chosen[0] / BEFORE
         before = read_adapter(earlier, values["encoder"]) if earlier.exists() else None
-        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before)
+        size = values.get("image_size")
+        seen = None if size is None else (int(size[0]), int(size[1]))
+        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before, seen)
     except EncoderError:
         raise
     except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:

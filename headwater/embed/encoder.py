@@ -192,7 +192,7 @@ def load_encoder(
     layer: str | None = None,
     pooling: str | None = None,
     prompt: str | None = None,
-    image_size: str | Sequence[int] | None = None,
+    image_size: str | int | Sequence[int] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     trust_remote_code: bool = False,
@@ -221,7 +221,7 @@ def load_encoder(
         `headwater.embed.from_decoder.DecoderEncoder`.
     image_size
         Height and width, ``HxW``, or one number for both, that images are brought to instead of the model's own;
-        position embeddings are interpolated. Nothing to an encoder that sees no images.
+        position embeddings are interpolated. Nothing to an encoder that sees no images; an adapter brings its own.
     device
         ``auto``, ``cpu`` or ``cuda``.
     precision
@@ -282,6 +282,12 @@ def load_encoder(
         from headwater.embed.adapter import read_adapter
 
         tuned = read_adapter(adapter, spec)
+        if tuned.image_size is not None and size not in (None, tuned.image_size):
+            height, width = tuned.image_size
+            raise EncoderError(
+                f"--adapter {adapter}: was trained on images of {height} x {width} pixels: leave --image-size out."
+            )
+        chosen["image_size"] = size = size or tuned.image_size
     if options and backend != "python":
         options["adapter"] = tuned
     options |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
@@ -295,7 +301,7 @@ def load_encoder(
     return built
 
 
-def parse_image_size(asked: str | Sequence[int] | None) -> tuple[int, int] | None:
+def parse_image_size(asked: str | int | Sequence[int] | None) -> tuple[int, int] | None:
     """Return height and width from ``N``, ``HxW`` or both numbers.
 
     Raises
@@ -305,8 +311,8 @@ def parse_image_size(asked: str | Sequence[int] | None) -> tuple[int, int] | Non
     """
     if asked is None:
         return None
-    words = asked.lower().split("x") if isinstance(asked, str) else [str(number) for number in asked]
-    if len(words) > 2 or not all(word.isdigit() and int(word) > 0 for word in words):
+    words = str(asked).lower().split("x") if isinstance(asked, str | int) else [str(number) for number in asked]
+    if len(words) > 2 or not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
         raise EncoderError(f"image size {asked!r}: write pixels, N, or height and width, HxW, such as 1024x512.")
     return int(words[0]), int(words[-1])
 

@@ -132,6 +132,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
                 "max_length": self._max_length,
                 "vocabulary": self._vocabulary,
             }
+            if self.image_size is not None:
+                preprocessing["image_size"] = list(self.image_size)
             pooling = "projection" if self._dual else "mean"
         return FeatureSpec(
             encoder=self.name,

@@ -99,6 +99,8 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         """Return what defines these features."""
         shape = self._token_shapes[modality]
         texts = {"tokenizer": type(self._tokenize).__name__, "context_length": self._tokenize.context_length}
+        if self.image_size is not None:  # with which the weights of both sides were made
+            texts["image_size"] = list(self.image_size)
         if inner := getattr(self._tokenize, "tokenizer", None):
             texts["vocabulary"] = digest_of_vocabulary(inner)
         return FeatureSpec(

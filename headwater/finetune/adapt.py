@@ -209,7 +209,8 @@ class Adapted:
     def adapter(self) -> Adapter:
         """Return what was trained."""
         before = self.encoder.tuned
-        return Adapter(self.encoder.name, self.encoder.weights, self._lora, self.state(), None, before)
+        size = self.encoder.image_size
+        return Adapter(self.encoder.name, self.encoder.weights, self._lora, self.state(), None, before, size)
 
     def _layers(self) -> Iterator[Any]:
         tuner_layer = need("peft.tuners.lora", "encoders").LoraLayer

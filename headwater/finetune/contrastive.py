@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -189,13 +189,13 @@ class Pairwise:
         self.model, self.pairs, self.loss = model, pairs, loss
         self.settings, self.team = settings, team
 
-    def backward(self, step: Rows, parts: Sequence[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
-        """Leave the gradients of a step's loss, and return it."""
-        if self.team.size * len(parts) == 1:
-            value = self._loss_of(*self._vectors(parts[0][1]), step)
+    def backward(self, step: Rows, parts: Iterator[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
+        """Leave the gradients of a step's loss, and return it; its parts are looked at twice, and held."""
+        if self.team.size * self.settings.accumulate == 1:
+            value = self._loss_of(*self._vectors(next(parts)[1]), step)
             scaler.scale(value).backward()
             return value.detach()
-        value = self._cached(step, parts, scaler)
+        value = self._cached(step, list(parts), scaler)
         own = self.model.own
         if not self.team.leads:  # every process has the whole of these
             own["logit_scale"].grad = own["logit_bias"].grad = None

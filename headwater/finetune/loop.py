@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -127,10 +127,11 @@ class Task(Protocol):
 
     least_rows: int
 
-    def backward(self, step: Rows, parts: Sequence[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
+    def backward(self, step: Rows, parts: Iterator[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
         """Leave the gradients of one step's loss, times the scaler; return the loss, a mean over processes.
 
-        ``step`` are the rows of the whole step, ``parts`` those of this process with their tensors.
+        ``step`` are the rows of the whole step, ``parts`` those of this process with their tensors, made as they are
+        taken: whoever takes one at a time holds one at a time.
         """
 
     def after_step(self) -> None:
@@ -211,7 +212,7 @@ def train_model(
             lr_factor = factor(epoch + (number + 1) / n_steps, settings)
             for group in optimiser.param_groups:
                 group["lr"] = group["highest"] * lr_factor
-            step_losses[number] = task.backward(step, list(islice(coming, settings.accumulate)), scaler)
+            step_losses[number] = task.backward(step, islice(coming, settings.accumulate), scaler)
             scaler.unscale_(optimiser)
             torch.nn.utils.clip_grad_norm_(trained, settings.clip)
             scaler.step(optimiser)
@@ -254,12 +255,12 @@ class Predicting:
         self.settings, self.team, self.measure = settings, team, measure
         self.whole = team.wrapped(model.module)
 
-    def backward(self, step: Rows, parts: Sequence[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
+    def backward(self, step: Rows, parts: Iterator[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
         """Work on the parts one after the other; losses are divided by the weight of the whole step."""
         _, weight = self.loss_of(None, self.targets[step])
         value = 0 * weight
         for number, (some, tensors) in enumerate(parts):
-            with nullcontext() if number == len(parts) - 1 else self.team.apart(self.whole):
+            with nullcontext() if number == self.settings.accumulate - 1 else self.team.apart(self.whole):
                 with self.team.computing(self.settings.precision):
                     logits = self.whole(tensors)
                 total, _ = self.loss_of(logits.float(), self.targets[some])

@@ -248,6 +248,11 @@ class Features:
             status[list(line.failed)] = FAILED
         return status
 
+    @property
+    def forgotten(self) -> list[int]:
+        """Blocks that a repair has forgotten, and that are still to be made again."""
+        return [block for block, line in self.state.blocks.items() if not line.stored and not line.failed]
+
     @cached_property
     def failed(self) -> dict[int, str]:
         """Why each failed row failed, by row number."""

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ class Lease:
         self.name = name
         self._objects = objects
         self._tag: str | None = None
+        self._claims: deque[bytes] = deque(maxlen=8)
         self._renewed = 0.0
         self._lost = False
         self._released = threading.Event()
@@ -87,9 +89,24 @@ class Lease:
         found = self._objects.read_tagged(self.name)
         if found is not None and not _is_free(found[1]) and not self._is_dead(*found):
             return False
-        self._renewed = time.time()
-        self._tag = self._objects.write_if(self.name, _claim(), None if found is None else found[0])
-        return self._tag is not None
+        return self._write(None if found is None else found[0])
+
+    def _write(self, tag: str | None) -> bool:
+        """Claim the lock, which must still be the one that was seen.
+
+        A claim may arrive though its answer is lost; sent again, as libraries do by themselves, it is refused. What
+        stands there then is this process's own.
+        """
+        claim, sent = _claim(), time.time()
+        self._claims.append(claim)
+        written = self._objects.write_if(self.name, claim, tag)
+        if written is None:
+            found = self._objects.read_tagged(self.name)
+            if found is None or found[1] not in self._claims:
+                return False
+            written, sent = found[0], float(_parsed(found[1])["renewed"])
+        self._tag, self._renewed = written, sent
+        return True
 
     def _holder(self) -> str | None:
         """Return who holds the lock; None when it has just become free."""
@@ -111,13 +128,10 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._released.wait(SECONDS / 4):
-            before = time.time()
             with suppress(RemoteError):  # the next try may reach it, or the lock is lost in time
-                tag = self._objects.write_if(self.name, _claim(), self._tag)
-                if tag is None:
+                if not self._write(self._tag):
                     self._lost = True
                     return
-                self._tag, self._renewed = tag, before
 
 
 @contextmanager

@@ -408,13 +408,15 @@ class Remote:
     def _drop_others(self, folder: Path, found: Collection[str], began: int) -> None:
         """Drop cached files that the bucket does not have, except those put there since it was asked."""
         for path in [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else ():
-            stat = path.stat()
-            if path.suffix == ".part":
-                gone = time.time() - stat.st_mtime > LEFT_OVER_SECONDS
-            elif path.name.endswith((".lock", ".tmp")) or path.name in OWN:
-                gone = False
-            else:
-                gone = self._name(path) not in found and stat.st_ctime_ns < began
+            if path.name.endswith((".lock", ".tmp")) or path.name in OWN:
+                continue
+            try:
+                stat = path.stat()
+            except FileNotFoundError:  # another process has put it in its place, or dropped it
+                continue
+            gone = self._name(path) not in found and stat.st_ctime_ns < began
+            if path.suffix == ".part" or self._name(path).startswith("index/"):  # perhaps on its way
+                gone = gone and time.time() - stat.st_mtime > LEFT_OVER_SECONDS
             if gone:
                 path.unlink(missing_ok=True)
                 _remove_empty(path.parent, self.folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from headwater.store.features import KEY_BYTES, KEY_CHUNK, Damage, Features, as_
 from headwater.store.journal import BlockLine, Journal, parsed
 
 
-def mend(features: Features, known_keys: NDArray[np.uint8]) -> Iterator[str]:
+def mend(
+    features: Features, known_keys: NDArray[np.uint8], before_forgetting: Callable[[], object] = lambda: None
+) -> Iterator[str]:
     """Mend what `Features.damages` finds, and yield a line about each thing that was done.
 
     Metadata and status are written as the journal has them. Damaged blocks are forgotten: the next run makes them.
@@ -24,6 +26,8 @@ def mend(features: Features, known_keys: NDArray[np.uint8]) -> Iterator[str]:
     ----------
     known_keys
         Content keys of the store's samples, uint8, of shape ``(n, 16)``.
+    before_forgetting
+        Called before the first block is forgotten; raises when it could not be made again.
 
     Raises
     ------
@@ -52,6 +56,7 @@ def mend(features: Features, known_keys: NDArray[np.uint8]) -> Iterator[str]:
                 array.write_chunk(damage.block, status)
                 yield f"{features.name}: status of block {damage.block} written anew"
             elif damage.block is not None and features.state.blocks[damage.block].stored:  # once, whatever differs
+                before_forgetting()
                 writer.record(BlockLine(block=damage.block, stored=(), sums={}))
                 yield f"{features.name}: block {damage.block} forgotten, to be made again"
 

@@ -3,12 +3,13 @@
 import json
 import random
 import shutil
+import sys
 
 import pytest
 
 from headwater.api import embed, repair, verify
-from headwater.errors import HeadwaterError, StoreError
-from headwater.store import BlockLine, open_store
+from headwater.errors import EncoderError, HeadwaterError, StoreError
+from headwater.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,40 @@ def test_a_lost_block_file_is_made_again(store, sound, files_of):
 
 def test_what_was_never_made_stays_to_do(store):
     """Of a set that is not finished, only what was damaged is made again."""
-    with open_store(store).features("texture/image").writing() as writer:
-        writer.record(BlockLine(block=0, stored=(), sums={}))
+    journal = store / "journal/texture/image.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"block":0,' not in line))
     flip(store / BLOCK)
     done = repair(store)
     assert any("64 items embedded again" in line for line in done.done)
     status = open_store(store).features("texture/image").status
     assert status.tolist() == [0] * 64 + [1] * (N - 64)
+
+
+def test_nothing_is_forgotten_before_it_can_be_made_again(store, sound, files_of, monkeypatch):
+    """An encoder that cannot be loaded leaves all as it was; a repair that is stopped halfway is taken up again."""
+
+    def absent(*args, **kwargs):
+        raise EncoderError("no such weights")
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    flip(store / BLOCK)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["headwater.api.repair"], "encoder_of", absent)
+        with pytest.raises(EncoderError):
+            repair(store)
+    assert len(verify(store)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["headwater.api.repair"], "fill", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            repair(store)
+    assert verify(store) == []
+    assert open_store(store).features("texture/image").forgotten == [1]
+    assert any("64 items embedded again" in line for line in repair(store).done)
+    assert files_of(store / "features.zarr") == sound[1]
+    assert repair(store).done == []
 
 
 def test_any_byte_of_the_journal(store, sound, files_of):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headwater.api import embed, open_run
+from headwater.api import doctor, embed, open_run, similar
 from headwater.embed import load_again, load_encoder
 from headwater.embed.encoder import parse_image_size
 from headwater.errors import EncoderError
@@ -113,19 +113,34 @@ def test_from_the_command_line_to_a_tuned_encoder(tiny, picture, tmp_path, comma
     )
     assert done.status == 0, done.error
     assert open_run(tmp_path / "run").config["image_size"] == "128"
-    tuned = embed(tmp_path / "m.csv", store, encoder=spec, adapter=tmp_path / "run", image_size="128", device="cpu")
+    options = {"encoder": spec, "adapter": tmp_path / "run", "device": "cpu"}
+    with pytest.raises(EncoderError, match="was trained on images of 128 x 128 pixels"):
+        embed(tmp_path / "m.csv", store, image_size="64", **options)
+    tuned = embed(tmp_path / "m.csv", store, **options)  # the run says the size
     (name,) = [name for name in tuned.feature_names() if name.split("/")[0] != "v"]
     assert tuned.features(name).spec.preprocessing["image_size"] == [128, 128]
 
 
+@pytest.mark.parametrize("name", ["open_clip", "hf-clip"])
+def test_words_are_still_found(name, tiny, picture, tmp_path):
+    """A dual encoder whose images are larger still reads texts that are asked for later."""
+    for i in range(4):
+        picture(tmp_path / f"{i}.png", i, (80, 80))
+    (tmp_path / "m.csv").write_text("image,text\n" + "".join(f"{i}.png,a gland {i}\n" for i in range(4)))
+    options = {"name": "c", "device": "cpu", "precision": "fp32", "image_size": 2 * SIDE}
+    store = embed(tmp_path / "m.csv", tmp_path / "a.hw", encoder=tiny(name).spec, **options)
+    hits = similar(store, features="c/image", text="a new phrase", k=2, device="cpu")
+    assert len(hits) == 2
+
+
 def test_written_ways():
     """A number, two, or what a spec holds."""
-    assert parse_image_size("512") == (512, 512)
+    assert parse_image_size("512") == parse_image_size(512) == (512, 512)
     assert parse_image_size("1024x512") == parse_image_size([1024, 512]) == (1024, 512)
     assert parse_image_size(None) is None
 
 
-@pytest.mark.parametrize("wrong", ["", "0", "12x", "1x2x3", "-5", "large"])
+@pytest.mark.parametrize("wrong", ["", "0", "12x", "1x2x3", "-5", "large", "²"])
 def test_no_size(wrong):
     """Is said to be none."""
     with pytest.raises(EncoderError, match="write pixels, N, or height and width"):
@@ -166,3 +181,5 @@ def test_texts_have_no_size(tiny, tmp_path):
     (tmp_path / "m.csv").write_text("text\na gland\na mass\n")
     with pytest.raises(EncoderError, match="sees no images"):
         embed(tmp_path / "m.csv", tmp_path / "a.hw", encoder=tiny("hf-bert").spec, image_size="128", device="cpu")
+    with pytest.raises(EncoderError, match="sees no images"):
+        doctor(encoder=tiny("hf-bert").spec, image_size="128", device="cpu")
