@@ -98,7 +98,8 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         if opened.has_samples():
             known = keys_from_hex(opened.samples[KEY_COLUMNS[features.spec.modality]].drop_nulls().unique())
         load = cache(partial(_encoder, opened, name, encoding or Encoding()))
-        done += mend(features, known, load if opened.has_samples() else lambda: None)
+        imported = features.spec.encoder.startswith("imported:")  # which `import` makes again, once it is forgotten
+        done += mend(features, known, load if opened.has_samples() and not imported else lambda: None)
         features = features.refresh()
         # what was never made stays to do, unless it cannot be told from what the lost lines spoke of
         to_do = np.flatnonzero(features.status == 0)
