@@ -94,6 +94,7 @@ def test_training_on_pairs_teaches_the_words(cases, tiny, tmp_path):
         **{**QUICK, "lr": 3e-3, "epochs": 15, "patience": None},
     )
     assert done.metrics["test"]["zero_shot_auc"] > 0.9
+    assert done.metrics["test"]["image_to_text_r1"] > done.metrics["before"]["image_to_text_r1"]
     assert json.loads((tmp_path / "run/metrics.json").read_text()) == done.metrics
     store = hw.embed(cases, tmp_path / "s.hw", encoder=tiny("hf-clip").spec, adapter=tmp_path / "run", name="t")
     run = hw.zero_shot(store, features="t", prompts=tmp_path / "p.toml", label="label")
