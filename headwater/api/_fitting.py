@@ -26,7 +26,7 @@ from headwater.api._tested import names_key
 from headwater.api._writing import described, environment, write_run
 from headwater.api.run import Run
 from headwater.errors import InputError
-from headwater.evaluate import Outcome, Split, cross_validate, infer_task, joined, make_splits
+from headwater.evaluate import Outcome, Repeat, Split, cross_validate_repeats, infer_task, make_splits
 from headwater.evaluate.aggregate import Units, refuse_straddling, units_of
 from headwater.evaluate.shots import few_shots
 from headwater.store import Data, Store
@@ -266,32 +266,29 @@ def _cross_validated(
     inner_always: bool,
     say: Callable[[str], None],
 ) -> Outcome:
-    """Cross-validate with each seed, and return all folds as one outcome."""
-    outcomes = []
+    """Cross-validate with each seed, all together, and return all folds as one outcome."""
+    drawn, repeats, final = "seed" in chosen.head().get_params() and "seed" not in chosen.given, [], None
     for seed, of_seed in zip(protocol.every_seed, splits, strict=True):
-        if protocol.seeds > 1:
-            say(f"seed {seed}")
-        final = None
         if protocol.shots is not None:
-            everything = Split(len(of_seed), np.arange(len(y)), np.arange(0), seed)
-            final = few_shots([everything], y, groups, shots=protocol.shots)[0].train
+            if final is None:
+                everything = Split(len(of_seed), np.arange(len(y)), np.arange(0), seed)
+                final = few_shots([everything], y, groups, shots=protocol.shots)[0].train
             of_seed = few_shots(of_seed, y, groups, shots=protocol.shots, n_draws=protocol.n_draws)
-        outcome = cross_validate(
-            chosen.head(seed),
-            X,
-            y,
-            of_seed,
-            grid=chosen.searches(seed),
-            groups=groups,
-            n_inner_folds=protocol.inner_folds,
-            seed=seed,
-            final=final,
-            out_of_fold=protocol.needs_out_of_fold or inner_always,
-            regression=protocol.regression,
-            progress=say,
-        )
-        outcomes.append(outcome)
-    return joined(outcomes)
+        repeats.append(Repeat(of_seed, chosen.searches(seed), seed, {"seed": seed} if drawn else {}))
+    if protocol.seeds > 1:
+        say(f"{protocol.seeds} seeds, from {protocol.seed} on")
+    return cross_validate_repeats(
+        chosen.head(protocol.seed),
+        X,
+        y,
+        repeats,
+        groups=groups,
+        n_inner_folds=protocol.inner_folds,
+        final=final,
+        out_of_fold=protocol.needs_out_of_fold or inner_always,
+        regression=protocol.regression,
+        progress=say,
+    )
 
 
 def _refuse_same_repeats(protocol: Protocol, chosen: Chosen) -> None:

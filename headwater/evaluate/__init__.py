@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.evaluate.metrics import Task, count_folds, infer_task, log_loss_many, score, summarise
-    from headwater.evaluate.outcome import Fold, Outcome, OutOfFold, joined
-    from headwater.evaluate.protocol import cross_validate
+    from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
+    from headwater.evaluate.protocol import Repeat, cross_validate, cross_validate_repeats
     from headwater.evaluate.search import TPE, Grid, Refined, Searches, Trial
     from headwater.evaluate.splits import Split, inner_splits, make_splits
 
@@ -22,15 +22,16 @@ __all__ = [
     "OutOfFold",
     "Outcome",
     "Refined",
+    "Repeat",
     "Searches",
     "Split",
     "Task",
     "Trial",
     "count_folds",
     "cross_validate",
+    "cross_validate_repeats",
     "infer_task",
     "inner_splits",
-    "joined",
     "log_loss_many",
     "make_splits",
     "score",
@@ -39,8 +40,8 @@ __all__ = [
 
 _PLACES = {
     **dict.fromkeys(("Task", "count_folds", "infer_task", "log_loss_many", "score", "summarise"), "metrics"),
-    **dict.fromkeys(("Fold", "OutOfFold", "Outcome", "joined"), "outcome"),
-    "cross_validate": "protocol",
+    **dict.fromkeys(("Fold", "OutOfFold", "Outcome"), "outcome"),
+    **dict.fromkeys(("Repeat", "cross_validate", "cross_validate_repeats"), "protocol"),
     **dict.fromkeys(("TPE", "Grid", "Refined", "Searches", "Trial"), "search"),
     **dict.fromkeys(("Split", "inner_splits", "make_splits"), "splits"),
 }

@@ -132,8 +132,3 @@ def rescored(fold: Fold, outcome: Outcome, y: NDArray[Any], scores: Floats, insi
     """Return a fold with other scores, and with the metrics of those."""
     metrics = score(outcome.task, y[fold.split.test], scores, classes=outcome.classes)
     return replace(fold, scores=scores, metrics=metrics, inside=inside)
-
-
-def joined(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return one outcome with the folds of all; the head is that of the first."""
-    return replace(outcomes[0], folds=[fold for outcome in outcomes for fold in outcome.folds])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,44 @@ Rows = NDArray[np.int64]
 Params = Mapping[str, Any]
 Floats = NDArray[np.floating[Any]]
 _LEAST = 1e-15
+FITS_AT_ONCE = 1024  # heads of several outer splits that are held, with their scores, while selecting
 
 
 class Head(Protocol):
     """What the protocol asks of a head; one of classes has ``predict_proba_many``, one of numbers ``predict_many``."""
 
+    seeds_together: ClassVar[bool]
+
     def fit_many(
         self, X: Any, y: NDArray[Any], fits: Sequence[tuple[Rows, Params]], *, groups: NDArray[Any] | None
     ) -> list[Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    """Cross-validation with draws of its own.
+
+    Attributes
+    ----------
+    splits
+        The outer splits, from `make_splits`.
+    grid
+        As `cross_validate` takes it.
+    seed
+        Of the inner folds.
+    params
+        What the head's own parameters are in this repeat, such as its seed.
+    """
+
+    splits: Sequence[Split]
+    grid: Sequence[Params] | Searches = ({},)
+    seed: int = 0
+    params: Params = field(default_factory=dict)
+
+    @property
+    def searches(self) -> Searches:
+        """Return where searches come from."""
+        return Grid(list(self.grid)) if isinstance(self.grid, Sequence) else self.grid
 
 
 def cross_validate(
@@ -86,44 +116,110 @@ def cross_validate(
     SplitError
         When the training rows of a fold cannot be split further to select parameters.
     """
+    return cross_validate_repeats(
+        head,
+        X,
+        y,
+        [Repeat(splits, grid, seed)],
+        groups=groups,
+        n_inner_folds=n_inner_folds,
+        final=final,
+        out_of_fold=out_of_fold,
+        regression=regression,
+        progress=progress,
+    )
+
+
+def cross_validate_repeats(
+    head: Head,
+    X: Any,
+    y: NDArray[Any],
+    repeats: Sequence[Repeat],
+    *,
+    groups: NDArray[Any] | None = None,
+    n_inner_folds: int = 4,
+    final: Rows | None = None,
+    out_of_fold: bool = False,
+    regression: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Do `cross_validate` several times, with other draws: all repeats at once where the head gains by it.
+
+    The outcome has the folds of all; the head for new cases is the first repeat's. Parameters are those of
+    `cross_validate`.
+    """
     say = progress or (lambda line: None)
     target = _Target.of(y, regression)
     task, classes = target.task, target.classes
     rows = np.arange(len(y)) if final is None else final
-    outer = [*splits, Split(len(splits), rows, np.arange(0))]
-    searches = Grid(list(grid)) if isinstance(grid, Sequence) else grid
-    n_settings = searches.n_trials
+    first = repeats[0]
+    everything = Split(len(first.splits), rows, np.arange(0))
+    outer = [
+        _Outer(split, i, repeat, repeat.searches)
+        for repeat in repeats
+        for i, split in enumerate([*repeat.splits, everything] if repeat is first else repeat.splits)
+    ]
+    n_settings = outer[0].searches.n_trials
     selects = n_settings > 1
     if selects or out_of_fold:
-        inner = [_inner(split, target, groups, n_inner_folds, seed) for split in outer]
+        inner = [_inner(one.split, target, groups, n_inner_folds, one.repeat.seed) for one in outer]
         n_fits = sum(map(len, inner)) * n_settings
         what = f"selecting among {n_settings} settings" if selects else "scoring training rows out of fold"
         say(f"{what}: {n_fits} fits")
-        chosen = _select(head, X, target, inner, searches, groups)
+        chosen = []
+        for part in _parts(outer, [len(folds) * n_settings for folds in inner], head.seeds_together):
+            chosen += _select(head, X, target, outer[part], inner[part], groups)
     else:
-        chosen = [_Selected(next(iter(searches.start(i).ask())), None, ()) for i in range(len(outer))]
+        chosen = [_Selected(next(iter(one.searches.start(one.number).ask())), None, ()) for one in outer]
     say(f"fitting {len(outer)} heads")
-    fits = [(split.train, found.params) for split, found in zip(outer, chosen, strict=True)]
-    fitted = head.fit_many(X, y, fits, groups=groups)
-    tested = target.scores(head, fitted[:-1], X, [split.test for split in splits])
+    fits = [(one.split.train, {**one.repeat.params, **found.params}) for one, found in zip(outer, chosen, strict=True)]
+    fitted = []
+    for part in _parts(outer, [0] * len(outer), head.seeds_together):
+        fitted += head.fit_many(X, y, fits[part], groups=groups)
+    place = len(first.splits)
+    last, last_head = chosen.pop(place), fitted.pop(place)
+    splits = [split for repeat in repeats for split in repeat.splits]
+    tested = target.scores(head, fitted, X, [split.test for split in splits])
     folds = []
-    for split, found, model, predicted in zip(splits, chosen, fitted, tested, strict=False):
+    for split, found, model, predicted in zip(splits, chosen, fitted, tested, strict=True):
         scores = predicted.astype(np.float64)
         metrics = score(task, y[split.test], scores, classes=classes)
         folds.append(Fold(split, found.params, scores, metrics, found.inside, found.trials, model))
-    last = chosen[-1]
     on = "all samples" if final is None else f"{counted(len(rows), 'row')}, drawn as those of a fold are"
     selection = {
         "by": target.loss if selects else None,
         "rows": "inner folds of each fold's own training rows" if selects else None,
         "inner_folds": n_inner_folds if selects else None,
         "grouped": groups is not None,
-        **searches.to_dict(),
+        **first.searches.to_dict(),
         "final_params": dict(last.params),
         "final_params_rows": f"inner folds of {on}" if selects else None,
         "saved_head": f"fitted on {on}; no reported number is its",
     }
-    return Outcome(task, classes, folds, fitted[-1], last.params, selection, last.inside, last.trials)
+    return Outcome(task, classes, folds, last_head, last.params, selection, last.inside, last.trials)
+
+
+class _Outer(NamedTuple):
+    """An outer split, its number within its repeat, and where its search comes from."""
+
+    split: Split
+    number: int
+    repeat: Repeat
+    searches: Searches
+
+
+def _parts(outer: Sequence[_Outer], n_fits: Sequence[int], together: bool) -> list[slice]:
+    """Divide outer splits into runs of so few fits that their heads and scores may be held; of one repeat, or of more.
+
+    Of what does not train faster together, each repeat's answers stay to the last bit those of the repeat alone.
+    """
+    parts, start = [], 0
+    for i in range(1, len(outer)):
+        other = outer[i].repeat is not outer[start].repeat and not together
+        if other or sum(n_fits[start : i + 1]) > FITS_AT_ONCE:
+            parts.append(slice(start, i))
+            start = i
+    return [*parts, slice(start, len(outer))]
 
 
 def align(probabilities: Floats, known: NDArray[Any], classes: NDArray[Any]) -> Floats:
@@ -212,20 +308,26 @@ def _select(
     head: Head,
     X: Any,
     target: _Target,
+    splits: Sequence[_Outer],
     outer: Sequence[Sequence[_Inner]],
-    searches: Searches,
     groups: NDArray[Any] | None,
 ) -> list[_Selected]:
     """Return, for the inner folds of each outer split, the best of the settings tried and the scores that it gave.
 
     The best has the lowest loss, over the rows of all inner folds. What all searches ask for is fitted together.
     """
-    running = [searches.start(i) for i in range(len(outer))]
+    running = [one.searches.start(one.number) for one in splits]
+    own = [one.repeat.params for one in splits]
     tried: list[list[Trial]] = [[] for _ in outer]
     tested = [np.concatenate([fold.test for fold in folds]) for folds in outer]
     best: list[list[Floats] | None] = [None] * len(outer)  # scores of each inner fold's rows, at the best so far
     while any(asked := [search.ask() for search in running]):
-        work = [(fold, params) for folds, here in zip(outer, asked, strict=True) for fold in folds for params in here]
+        work = [
+            (fold, {**params_of_repeat, **params})
+            for folds, here, params_of_repeat in zip(outer, asked, own, strict=True)
+            for fold in folds
+            for params in here
+        ]
         heads = head.fit_many(X, target.y, [(fold.train, params) for fold, params in work], groups=groups)
         scored = iter(target.scores(head, heads, X, [fold.test for fold, _ in work]))
         for i, (folds, here) in enumerate(zip(outer, asked, strict=True)):

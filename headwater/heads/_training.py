@@ -1,7 +1,7 @@
 """Many small networks trained at once, by AdamW, each stopping at its own best.
 
-Rows are drawn, and units dropped, by random numbers that depend on a seed alone: a network comes out the same whatever
-its company.
+Rows are drawn, and units dropped, by random numbers that depend on a seed and on a network's own rows: it comes out the
+same whatever its company, but for rounding.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Schedule:
     batch_size: int
     warmup: float
     patience: int | None
+
+    def steps(self, n_rows: int) -> int:
+        """Return how many steps an epoch over some rows takes."""
+        return math.ceil(n_rows / self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,12 @@ def train(
     targets: Tensor,
     dtype: TorchType,
 ) -> list[list[Trained]]:
-    """Train the networks of some groups, all of the same number; return those of each group.
+    """Train the networks of some groups, all as one batched model; return those of each group.
 
     Parameters
     ----------
+    groups
+        Of equally many networks, as many steps an epoch each, and all with rows to stop by or none.
     targets
         Class numbers, int64, of shape ``(n,)`` (``softmax``), else 0/1, float32, of shape ``(n, n_outputs)``.
     dtype
@@ -118,11 +124,13 @@ def train(
     params = {name: p.to(device) for name, p in initial(shape, lr.shape[1], order).items()}
     optimiser = _AdamW(params, lr, weight_decay)
     scaling = _Scaling(groups, gather, dtype, device)
-    n_steps = math.ceil(max(len(group.train) for group in groups) / schedule.batch_size)
+    (n_steps,) = {schedule.steps(len(group.train)) for group in groups}
+    own_rows = [math.ceil(len(group.train) / n_steps) for group in groups]  # of each batch
     drops = bool(dropout.any())
 
-    patience = schedule.patience if all(len(group.stop) for group in groups) else None
-    best = {name: p.clone() for name, p in params.items()}
+    (stops,) = {len(group.stop) > 0 for group in groups}
+    patience = schedule.patience if stops else None
+    best = {name: p.clone() for name, p in params.items()} if patience else params
     best_loss = torch.full(lr.shape, torch.inf, device=device)
     n_epochs = torch.zeros(lr.shape, dtype=torch.int64, device=device)
     curve = []
@@ -130,7 +138,7 @@ def train(
         rows, present = _shuffled([group.train for group in groups], order, n_steps)
         batches = zip(rows.to(device).chunk(n_steps, 1), present.to(device).chunk(n_steps, 1), strict=True)
         for step, (batch, there) in enumerate(batches):
-            noise = _noise(shape, batch.shape[1], noise_of, device) if drops else None
+            noise = _noise(shape, batch.shape[1], own_rows, noise_of, device) if drops else None
             leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
             with torch.enable_grad():
                 logits = forward(shape, leaves, scaling(gather(batch)), dropout, noise)
@@ -206,9 +214,14 @@ def _shuffled(
     return numbers, present
 
 
-def _noise(shape: Shape, b: int, generators: Sequence[Generator], device: Any) -> list[Tensor]:
+def _noise(shape: Shape, b: int, own: Sequence[int], generators: Sequence[Generator], device: Any) -> list[Tensor]:
+    """Return uniform numbers ``(g, units, b)`` for each hidden layer: each group's own rows, then what fills up."""
     torch = need("torch", "encoders")
-    return [torch.stack([torch.rand(h, b, generator=g) for g in generators]).to(device) for h in shape.hidden]
+    noise = [torch.zeros(len(own), h, b) for h in shape.hidden]
+    for of_layer in noise:
+        for mine, n, generator in zip(of_layer, own, generators, strict=True):
+            mine[:, :n] = torch.rand(len(mine), n, generator=generator)
+    return [of_layer.to(device) for of_layer in noise]
 
 
 def _stop_loss(

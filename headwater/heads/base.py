@@ -37,6 +37,8 @@ class Head(BaseEstimator):  # type: ignore[misc]
         ``("int", low, high)``, ``("log-int", low, high)``, ends included, or ``("choice", (value, ...))``.
     takes_texts
         Whether it has a parameter ``texts``, what the text side of the images' encoder says of each class.
+    seeds_together
+        Whether fits of several seeds are faster in one `fit_many` than one seed after the other.
     transductive
         Whether rows that are predicted together help each other, so that predictions depend on the company.
     """
@@ -46,6 +48,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
     least_inputs: ClassVar[int] = 1
     search_space: ClassVar[SearchSpace] = {}
     takes_texts: ClassVar[bool] = False
+    seeds_together: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
 
     def fit_many(

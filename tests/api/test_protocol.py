@@ -220,6 +220,22 @@ def test_seeds(fit):
     assert run.lines()[0].endswith("over 5 folds x 3 seeds")
 
 
+def test_seeds_of_networks_train_together(fit):
+    """Networks of all seeds are one batch, drawn by their own seeds: each seed's are those of a run with that seed."""
+    options = {"head": "mlp", "params": {"hidden": [8], "epochs": 5, "lr": [0.01, 0.1], "precision": "fp32"}}
+    run = fit(seeds=2, seed=3, **options)
+    for found, seed in zip(run.metrics["by_seed"], (3, 4), strict=True):
+        alone = fit(seed=seed, out=f"s{seed}", **options)
+        mine = run.predictions.filter(seed=seed)
+        assert mine["id"].equals(alone.predictions["id"])
+        assert mine["score_malignant"].to_numpy() == pytest.approx(
+            alone.predictions["score_malignant"].to_numpy(), abs=1e-4
+        )
+        assert found["mean"]["auc"] == pytest.approx(alone.mean["auc"], abs=1e-3)
+    one, other = (run.predictions.filter(seed=seed).sort("id")["score_malignant"].to_numpy() for seed in (3, 4))
+    assert one != pytest.approx(other, abs=1e-3)
+
+
 def test_a_head_that_draws_gets_the_seed():
     """A head with a seed of its own is given the protocol's, unless it was set; others are left alone."""
     assert Chosen.of("mlp", {}).head(3).seed == 3

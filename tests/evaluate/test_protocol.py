@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from headwater.errors import HeadError, InputError, SplitError
-from headwater.evaluate import cross_validate, inner_splits, make_splits
+from headwater.evaluate import Repeat, cross_validate, cross_validate_repeats, inner_splits, make_splits
 from headwater.evaluate.protocol import align
 from headwater.heads import LinearProbe
 from headwater.heads.base import Head
@@ -320,3 +320,62 @@ def test_progress_counts_the_fits():
     said = []
     cross_validate(Spy(), X, y, make_splits(y, n_folds=3), grid=GRID, n_inner_folds=4, progress=said.append)
     assert said == [f"selecting among 25 settings: {4 * 4 * 25} fits", "fitting 4 heads"]
+
+
+# Repeats
+
+
+class Drawn(Spy):
+    """A head that moves the class means by chance."""
+
+    seeds_together = True
+
+    def __init__(self, C=1.0, seed=0):
+        super().__init__(C)
+        self.seed = seed
+
+    def fit(self, X, y):
+        super().fit(X, y)
+        self.means_ = self.means_ + np.random.default_rng(self.seed).standard_normal(self.means_.shape)
+        return self
+
+
+@pytest.mark.parametrize(("together", "at_once", "calls"), [(True, 1000, [700, 7]), (False, 1000, [400, 300, 4, 3])])
+def test_repeats_are_those_of_each_seed_alone(together, at_once, calls, monkeypatch):
+    """Several seeds are fitted in one call where that is faster, and each comes out as it does alone."""
+    monkeypatch.setattr(Drawn, "seeds_together", together)
+    X, y, groups = data()
+    splits = {seed: make_splits(y, groups=groups, n_folds=3, seed=seed) for seed in (4, 5)}
+    monkeypatch.setattr(Spy, "fits", [])
+    found = cross_validate_repeats(
+        Drawn(), X, y, [Repeat(splits[seed], GRID, seed, {"seed": seed}) for seed in (4, 5)], groups=groups
+    )
+    assert [len(call) for call in Spy.fits] == calls
+    alone = [
+        cross_validate(Drawn(seed=seed), X, y, splits[seed], grid=GRID, groups=groups, seed=seed) for seed in (4, 5)
+    ]
+    folds = [fold for one in alone for fold in one.folds]
+    assert len(found.folds) == 6
+    for a, b in zip(folds, found.folds, strict=True):
+        assert a.params == b.params
+        assert "seed" not in b.params
+        assert np.array_equal(a.scores, b.scores)
+        assert np.array_equal(a.inside.scores, b.inside.scores)
+        assert np.array_equal(a.split.test, b.split.test)
+    assert found.params == alone[0].params
+    assert np.array_equal(found.head.means_, alone[0].head.means_)
+    assert np.array_equal(found.inside.scores, alone[0].inside.scores)
+
+
+def test_no_more_heads_are_held_than_may_be(monkeypatch):
+    """Selection goes through the outer splits a few at a time, to the same answers."""
+    X, y, groups = data()
+    splits = make_splits(y, groups=groups, n_folds=3)
+    whole = cross_validate(Spy(), X, y, splits, grid=GRID, groups=groups)
+    monkeypatch.setattr("headwater.evaluate.protocol.FITS_AT_ONCE", 210)
+    monkeypatch.setattr(Spy, "fits", [])
+    parts = cross_validate(Spy(), X, y, splits, grid=GRID, groups=groups)
+    assert [len(call) for call in Spy.fits] == [200, 200, 4]
+    for a, b in zip(whole.folds, parts.folds, strict=True):
+        assert a.params == b.params
+        assert np.array_equal(a.scores, b.scores)
