@@ -62,7 +62,13 @@ Drawn = Annotated[str | None, typer.Option(metavar="COL|none", help="What is dra
 Folds = Annotated[int | None, typer.Option(help="Folds of cross-validation; 5 by default.")]
 Split = Annotated[str | None, typer.Option(metavar="COL", help="Column with train/test or fold numbers.")]
 Holdout = Annotated[float | None, typer.Option(help="Share of samples to test once, instead of folds.")]
-Bags = Annotated[str | None, typer.Option(metavar="COL", help="For mil heads: what samples are bags of.")]
+Bags = Annotated[
+    str | None,
+    typer.Option(metavar="COL", help="For mil heads and --views: what samples belong to."),
+]
+Views = Annotated[
+    str | None, typer.Option(metavar="COL", help="Each view or magnification of a --bags case is an input of its own.")
+]
 Separator = Annotated[str | None, typer.Option(help="Splits the label's text into several labels.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Repeat all of it with so many seeds, from --seed on.")]
 Per = Annotated[str | None, typer.Option(metavar="COL", help="Report exams or patients too, by this column.")]

@@ -46,6 +46,7 @@ from headwater._cli_options import (
     TaskAsked,
     Trials,
     Trust,
+    Views,
     Weights,
     Where,
     mapping_of,
@@ -311,6 +312,7 @@ def fit_head(
     folds: Folds = None,
     split: Split = None,
     bags: Bags = None,
+    views: Views = None,
     missing: Annotated[str, typer.Option(metavar="drop|keep", help="Samples that lack one of the features.")] = "drop",
     holdout: Holdout = None,
     where: Where = None,
@@ -365,6 +367,7 @@ def fit_head(
         folds=folds,
         split=split,
         bags=bags,
+        views=views,
         missing=missing,  # type: ignore[arg-type]
         holdout=holdout,
         where=where,
@@ -437,6 +440,7 @@ def fine_tune(
     split: Split = None,
     holdout: Holdout = None,
     bags: Bags = None,
+    views: Views = None,
     where: Where = None,
     by: By = None,
     per: Per = None,
@@ -494,9 +498,22 @@ def fine_tune(
 
     lora = LoraSettings(lora_rank, lora_alpha, lora_dropout, lora_modules)
     if objective == "contrastive":
-        idle = {"--head": head != "linear", "--set": set_, "--bags": bags, "--by": by, "--per": per, "--folds": folds}
-        idle |= {"--aggregate": aggregate, "--label-separator": label_separator, "--allow-leakage": allow_leakage}
-        idle |= {"--start": start != "probe", "--no-refit": not refit, "a second --label": len(label or ()) > 1}
+        idle = {
+            "--head": head != "linear",
+            "--set": set_,
+            "--bags": bags,
+            "--views": views,
+            "--by": by,
+            "--per": per,
+            "--folds": folds,
+        }
+        idle |= {"--aggregate": aggregate, "--label-separator": label_separator}
+        idle |= {
+            "--views": views,
+            "--start": start != "probe",
+            "--no-refit": not refit,
+            "a second --label": len(label or ()) > 1,
+        }
         if given := [option for option, value in idle.items() if value]:
             raise InputError(f"--objective contrastive has no head: leave {', '.join(given)} out.")
         done = api.contrast(
@@ -514,6 +531,7 @@ def fine_tune(
             holdout=0.2 if holdout is None else holdout,
             split=split,
             where=where,
+            allow_leakage=allow_leakage,
             prompts=prompts,
             label=label[0] if label else None,
             seed=seed,
@@ -564,6 +582,7 @@ def fine_tune(
         split=split,
         holdout=holdout,
         bags=bags,
+        views=views,
         where=where,
         by=by,
         per=per,
@@ -624,6 +643,7 @@ def sweep(
     split: Split = None,
     holdout: Holdout = None,
     bags: Bags = None,
+    views: Views = None,
     where: Where = None,
     by: By = None,
     label_separator: Separator = None,
@@ -655,6 +675,7 @@ def sweep(
         split=split,
         holdout=holdout,
         bags=bags,
+        views=views,
         where=where,
         by=by,
         label_separator=label_separator,

@@ -47,11 +47,17 @@ class Fitting:
     protocol: Protocol
     where: str | None
     bags: str | None
+    views: str | None
     missing: Missing
     samples_with: tuple[str, ...]
     controls: bool
     allow_leakage: str | None
     prompts: str | Path | None
+
+    @property
+    def unit(self) -> str:
+        """What a row is called."""
+        return "sample" if self.bags is None else "bag" if self.views is None else "case"
 
     def refuse(self) -> None:
         """Raise `InputError` for what needs no store to be refused."""
@@ -66,8 +72,9 @@ class Fitting:
         for column in self.labels:
             require_column(store, column, "--label")
         protocol = replace(self.protocol, groups=group_column(store, self.protocol.groups, self.bags))
-        for option, name in {**protocol.columns, **({} if self.bags is None else {"--bags": self.bags})}.items():
-            require_column(store, name, option)
+        for option, name in {**protocol.columns, "--bags": self.bags, "--views": self.views}.items():
+            if name is not None:
+                require_column(store, name, option)
         what = wanted(
             store,
             self.features,
@@ -76,6 +83,7 @@ class Fitting:
             missing=self.missing,
             bags=self.bags,
             also=self.samples_with,
+            views=self.views,
         )
         return Planned(store, replace(self, protocol=protocol), what)
 
@@ -107,6 +115,7 @@ class Planned:
             "samples_with": list(asked.samples_with),
             "tokens": sorted(self.what.tokens),
             "bags": asked.bags,
+            "views": asked.views,
             "missing": asked.missing,
             "controls": asked.controls,
             "allow_leakage": asked.allow_leakage,
@@ -141,7 +150,7 @@ class Planned:
                 data, found = merged(data, found, asked.merge, known)
             protocol.refuse_for(infer_task(found.y))
         y = found.y
-        say(f"{counted(len(y), 'sample' if asked.bags is None else 'bag')} with {' and '.join(self.what.names)}")
+        say(f"{counted(len(y), asked.unit)} with {' and '.join(data.inputs)}")
         rows = Columns.read(data, protocol)
         splits = splits_of(y, rows, protocol)
         leakage = _checked_leakage(self, data, splits, rows.groups, say)

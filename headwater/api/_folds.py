@@ -58,7 +58,7 @@ class Ready:
 
     def X(self, tuning: Tuning) -> Any:
         """Return features of the encoders as they are, as the head takes them."""
-        bagged = tuning.bags is not None
+        bagged = tuning.in_bags
         parts = {name: made.of(self.members[name], bagged=bagged) for name, made in self.made.items()}
         return given_to(tuning.chosen.head(), parts)
 
@@ -234,7 +234,7 @@ class Training:
     def _network(self, rows: Rows, params: Mapping[str, Any]) -> Any:
         """Return a new head for some training rows."""
         torch = need("torch", "encoders")
-        bagged = self.tuning.bags is not None
+        bagged = self.tuning.in_bags
         inputs = [self.ready.made[s.name].described(s.name, s.members, rows, bagged=bagged) for s in self.sources]
         classes = self.classes if self.multilabel else self.classes[np.unique(self.codes[rows])]
         head = self.tuning.chosen.head(self.settings.seed).set_params(**params)

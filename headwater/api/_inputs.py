@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater.api._samples import full_column
+from headwater.api._bags import bagged, those_in
+from headwater.api._views import viewed
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Outcome
 from headwater.heads import MIL, Bags, Concatenated, Head, Masked
@@ -36,6 +37,8 @@ class Wanted:
         The column whose values make a bag of the samples that share them; None where each sample is a row.
     also
         Feature sets that are not read, but that a sample must have.
+    views
+        The column that says of which view a sample is, where each view of a bag is an input of its own.
     """
 
     names: tuple[str, ...]
@@ -43,6 +46,7 @@ class Wanted:
     partial: bool
     bags: str | None
     also: tuple[str, ...] = ()
+    views: str | None = None
 
 
 def wanted(
@@ -54,6 +58,7 @@ def wanted(
     missing: Missing = "drop",
     bags: str | None = None,
     also: Sequence[str] = (),
+    views: str | None = None,
 ) -> Wanted:
     """Say what a head reads of features that were asked for as ``NAME/MODALITY``, or ``NAME/MODALITY:pooled``.
 
@@ -67,17 +72,15 @@ def wanted(
     names = tuple(dict.fromkeys(name.removesuffix(POOLED) for name in features))
     if len(names) < len(set(features)):
         raise InputError("--features: one feature set is named twice, pooled and not.")
-    if missing == "keep" and (not head.takes_tokens or len(names) < 2):
+    if missing == "keep" and (not head.takes_tokens or (len(names) < 2 and views is None)):
         raise InputError(
             "--missing keep is for heads over the tokens of several inputs, such as co-attention: others need all."
         )
     if missing == "keep" and also:
         raise InputError("--samples-with goes without --missing keep: it leaves out samples that lack a feature.")
-    if bags is not None and kind != "mil":
-        raise InputError(f"--bags {bags} goes with --head mil, not with {kind}.")
-    of_pooled = (
-        not head.takes_tokens or bags is not None or str(head.get_params().get("tokenizer")).startswith("pooled")
-    )
+    refuse_bags(kind, bags, views)
+    in_bags = bags is not None and views is None
+    of_pooled = not head.takes_tokens or in_bags or str(head.get_params().get("tokenizer")).startswith("pooled")
     tokens = frozenset() if of_pooled else frozenset(name for name in names if f"{name}{POOLED}" not in features)
     for name in sorted(tokens):
         spec = store.features(name).spec
@@ -89,15 +92,33 @@ def wanted(
                 f"{store.location} --encoder {spec.encoder} --name {short}-tokens --tokens all. Or pass --features "
                 f"{name}{POOLED} to take its pooled feature for one token.{bagged}"
             )
-    return Wanted(names, tokens, missing == "keep", bags, tuple(name for name in also if name not in names))
+    others = tuple(name for name in also if name not in names)
+    return Wanted(names, tokens, missing == "keep", bags, others, views)
+
+
+def refuse_bags(kind: str, bags: str | None, views: str | None) -> None:
+    """Refuse bags of a head that has no use for them, and views without bags."""
+    if views is None and bags is not None and kind != "mil":
+        raise InputError(f"--bags {bags} goes with --head mil, or with --views COL, not with {kind} alone.")
+    if views is not None and bags is None:
+        raise InputError(f"--views {views} goes with --bags COL: what the views are of, such as the exam.")
+    if views is not None and kind == "mil":
+        raise InputError(f"--head mil weighs all images of a bag: leave --views {views} out, or choose another head.")
 
 
 def read_inputs(store: Store, what: Wanted, where: str | None, used: Sequence[str] = ()) -> Data:
-    """Read what is wanted; with bags, a row is a bag, and has of the columns ``used`` what its samples agree on."""
+    """Read what is wanted; with bags, a row is a bag, and has of the columns ``used`` what its samples agree on.
+
+    With views, it has an input for each of them.
+    """
     data = store.read(*what.names, *what.also, where=where, tokens=what.tokens, partial=what.partial)
     if what.also:
         data = replace(data, inputs={name: data.inputs[name] for name in what.names})
-    return data if what.bags is None else bagged(data, what.bags, used)
+    if what.bags is None:
+        return data
+    if what.views is None:
+        return bagged(data, what.bags, used)
+    return viewed(data, what.bags, what.views, used, partial=what.partial)
 
 
 def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) -> tuple[Data, NDArray[np.int64]]:
@@ -112,13 +133,7 @@ def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) ->
         names = [name for name in what.names if name.endswith("/image")] or what.names[:1]
     samples = store.read(*names, where=where)
     of = samples.ids if what.bags is None else samples.table[what.bags].cast(pl.String).to_numpy().astype(np.str_)
-    order = np.argsort(data.ids)
-    place = np.minimum(np.searchsorted(data.ids[order], of), len(order) - 1)
-    there = data.ids[order][place] == of
-    kept = np.flatnonzero(there)
-    inputs = {name: X.select(kept) for name, X in samples.inputs.items()}
-    left = samples.left_out
-    return Data(inputs, samples.table[kept], samples.ids[kept], left), order[place[kept]].astype(np.int64)
+    return those_in(samples, of, data.ids)
 
 
 def parts_of(data: Data) -> dict[str, Any]:
@@ -163,32 +178,3 @@ def instances_of(outcome: Outcome, X: Any, data: Data) -> pl.DataFrame | None:
             )
         )
     return pl.concat(parts)
-
-
-def bagged(data: Data, column: str, used: Sequence[str]) -> Data:
-    """Return a row for each bag: the samples that have one value of a column."""
-    groups = full_column(data, column, "--bags")
-    values, codes = np.unique(groups.astype(np.str_), return_inverse=True)
-    order = np.argsort(codes, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
-    first = pl.DataFrame({column: values})
-    for name in dict.fromkeys(used):
-        if name != column:
-            first = first.with_columns(_agreed(data.table[name], members, column, values).alias(name))
-    inputs: dict[str, Any] = {name: Bags(X, members, data.ids) for name, X in data.inputs.items()}
-    return Data(inputs, first, values, data.left_out)
-
-
-def _agreed(values: pl.Series, members: Sequence[NDArray[np.int64]], column: str, names: NDArray[np.str_]) -> pl.Series:
-    """Return what the samples of each bag have in a column, null where they have nothing."""
-    found = []
-    for rows, name in zip(members, names.tolist(), strict=True):
-        here = values[rows].drop_nulls().unique(maintain_order=True)
-        if len(here) > 1:
-            several = " and ".join(repr(value) for value in here.to_list()[:2])
-            raise InputError(
-                f"--bags {column}: samples of {name!r} have {several} in {values.name!r}. A bag has one: add a column "
-                "that is the same in all samples of a bag."
-            )
-        found.append(here[0] if len(here) else None)
-    return pl.Series(values.name, found, dtype=values.dtype)

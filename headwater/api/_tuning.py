@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater.api._inputs import bagged
+from headwater.api._bags import bagged, those_in
 from headwater.api._items import items_of
+from headwater.api._views import viewed
 from headwater.api.embed import default_name
 from headwater.embed import Content, load_encoder
+from headwater.embed.adapter import tuned_encoders
 from headwater.embed.tunable import Tunable
 from headwater.errors import EncoderError, InputError, ManifestError
 from headwater.finetune.adapt import How, parse_how
@@ -135,12 +137,13 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
     if len(asked.weights) > 1 and len(asked.weights) != len(asked.encoders):
         raise InputError(f"--weights is given {len(asked.weights)} times for {len(asked.encoders)} encoders.")
     loaded: list[Tunable[Any]] = []
+    adapters = _adapters(asked)
     for number, spec in enumerate(asked.encoders):
         weights = asked.weights[number] if number < len(asked.weights) and asked.weights[number] else None
         encoder = load_encoder(
             spec,
             weights=weights,
-            adapter=asked.adapter,
+            adapter=adapters[number],
             tokens="all" if tokens else "none",
             image_size=asked.image_size,
             device=device,
@@ -172,6 +175,18 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
         can = " and ".join(f"{m}s" for m in sorted(loaded[0].modalities))
         raise ManifestError(f"{loaded[0].name} encodes {can}, but the manifest has no such column.")
     return {m: found[m] for m in MODALITIES if m in found}
+
+
+def _adapters(asked: Asked) -> list[str | None]:
+    """Return the adapter of each encoder; of several encoders, those that the run tuned have it."""
+    if asked.adapter is None or len(asked.encoders) == 1:
+        return [asked.adapter] * len(asked.encoders)
+    tuned = tuned_encoders(asked.adapter)
+    if not set(tuned) & set(asked.encoders):
+        raise EncoderError(
+            f"--adapter {asked.adapter}: holds {' and '.join(tuned)} tuned, none of {' and '.join(asked.encoders)}."
+        )
+    return [asked.adapter if spec in tuned else None for spec in asked.encoders]
 
 
 def read_contents(
@@ -218,19 +233,21 @@ def members_of(data: Data) -> dict[str, list[Rows]]:
     return found
 
 
-def in_bags(data: Data, column: str | None, used: Sequence[str]) -> Data:
-    """Return samples, or the bags of them that a column makes."""
-    return data if column is None else bagged(data, column, used)
+def in_bags(data: Data, column: str | None, views: str | None, used: Sequence[str]) -> Data:
+    """Return samples, or the bags of them that a column makes, or these with an input for each view."""
+    if column is None:
+        return data
+    return bagged(data, column, used) if views is None else viewed(data, column, views, used, partial=False)
 
 
-def samples_of(data: Data, rows: Data) -> tuple[Data, NDArray[np.int64]]:
+def of_views(inputs: Sequence[Input], data: Data) -> list[Input]:
+    """Return the inputs that rows have: where there are views, one for each of them, by the same encoder."""
+    plain = {one.name: one for one in inputs}
+    return [replace(plain[name.rpartition(":")[2]], name=name) for name in data.inputs]
+
+
+def samples_of(data: Data, rows: Data, column: str | None) -> tuple[Data, NDArray[np.int64]]:
     """Return the samples that are in rows, and the row of each: the bag it is in, or its own."""
-    first = next(iter(rows.inputs.values()))
-    if not isinstance(first, Bags):
+    if column is None:
         return rows, np.arange(len(rows.ids))
-    of_row = np.repeat(np.arange(len(first.members)), [len(members) for members in first.members])
-    place = np.concatenate(first.members)
-    order = np.argsort(place)
-    chosen = place[order]
-    inputs: dict[str, Any] = {name: X.select(chosen) for name, X in data.inputs.items()}
-    return Data(inputs, data.table[chosen], data.ids[chosen], data.left_out), of_row[order]
+    return those_in(data, data.table[column].cast(pl.String).to_numpy().astype(np.str_), rows.ids)

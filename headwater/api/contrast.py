@@ -35,7 +35,7 @@ from headwater.embed import unique_texts
 from headwater.embed.adapter import FOLDER, Adapter
 from headwater.embed.joined import Joint
 from headwater.embed.tunable import Tunable
-from headwater.errors import InputError, nearest
+from headwater.errors import InputError, SplitError, nearest
 from headwater.evaluate import make_splits, score
 from headwater.finetune.adapt import Adapted, BatchNorm, How, LoraSettings
 from headwater.finetune.augment import parse_augmentation
@@ -112,6 +112,7 @@ def contrast(
     holdout: float = 0.2,
     split: str | None = None,
     where: str | None = None,
+    allow_leakage: str | None = None,
     prompts: str | Path | None = None,
     label: str | None = None,
     seed: int = 0,
@@ -159,6 +160,9 @@ def contrast(
         Length of the common vectors of two encoders.
     holdout, split
         The share of the pairs to test by; or a column with ``train`` and ``test``.
+    allow_leakage
+        Why it is no matter that the same image, byte for byte, is among the pairs to test by and among the others,
+        which is refused otherwise. The same text is counted alone: reports are written from templates.
     prompts, label
         A TOML file of what describes each value of a column: zero-shot classification of the test images is measured
         too.
@@ -211,6 +215,7 @@ clip, checkpoint_gradients, precision, device, workers, seed, out, progress, bar
         holdout=holdout,
         split=split,
         where=where,
+        allow_leakage=allow_leakage,
         prompts=None if prompts is None else str(prompts),
         label=label,
         augment=tuple(augment),
@@ -237,6 +242,7 @@ class Contrasting:
     holdout: float
     split: str | None
     where: str | None
+    allow_leakage: str | None
     prompts: str | None
     label: str | None
     augment: tuple[str, ...]
@@ -258,6 +264,8 @@ class Contrasting:
             raise InputError(
                 f"--batch-size must be at least 2, but is {self.settings.batch_size}: a step tells pairs apart."
             )
+        if self.allow_leakage is not None and not self.allow_leakage.strip():
+            raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
         if all(h.kind == "none" for h in self.asked.how().values()):
             raise InputError("--train none leaves nothing to tune.")
         refuse_settings(self.settings, None, self.batch_norm)
@@ -287,6 +295,7 @@ class Contrasting:
         if not team.leads:
             say, bar = (lambda line: None), False
         ready = self._read(bar)
+        self._refuse_leakage(ready, say)
         say(
             f"{counted(len(ready.rows), 'pair')} to train on, {len(ready.stop):,} to stop by, "
             f"{len(ready.test):,} to test"
@@ -326,6 +335,7 @@ class Contrasting:
         metrics = {
             "task": "retrieval",
             **ready.counts,
+            "leakage": {"allowed": self.allow_leakage},
             "before": before,
             "test": after,
             "epochs": tuned.n_epochs,
@@ -352,6 +362,19 @@ class Contrasting:
             shutil.rmtree(beside(target), ignore_errors=True)
         team.wait()
         return done
+
+    def _refuse_leakage(self, ready: Ready, say: Callable[[str], None]) -> None:
+        """Refuse images that are tested and trained on, unless they are allowed; groups were kept whole before."""
+        n = ready.counts["n_test_images_in_training"]
+        if not n:
+            return
+        leak = f"{counted(n, 'identical image')} on both sides"
+        if self.allow_leakage is None:
+            raise SplitError(
+                f"the split leaks: {leak} ({ready.named_shared()}). Pass --groups COL that keeps copies together "
+                "(headwater audit lists them), or --allow-leakage REASON."
+            )
+        say(f"allowed ({self.allow_leakage}): {leak}")
 
     def _adapted(self, ready: Ready) -> tuple[list[Adapted], dict[str, Any]]:
         """Return the encoders that are trained, and the scale and bias of cosines where an encoder has its own."""
@@ -510,6 +533,14 @@ class Ready:
         """Return how many distinct contents of test pairs are among those to train on, or to stop by."""
         seen = np.concatenate([self.rows, self.stop])
         return len(np.intersect1d(numbers[self.test], numbers[seen]))
+
+    def named_shared(self) -> str:
+        """Name a sample to test by whose image is among those to train on, and one that has it there."""
+        seen = np.concatenate([self.rows, self.stop])
+        image = self.pairs.image
+        tested = next(row for row in self.test if image[row] in image[seen])
+        trained = next(row for row in seen if image[row] == image[tested])
+        return f"{str(self.data.ids[tested])!r} and {str(self.data.ids[trained])!r}"
 
     @property
     def is_dual(self) -> bool:

@@ -130,6 +130,9 @@ def evaluate(
         if name is not None:
             require_column(opened, name, option)
     what = _wanted(fitted, own, names)
+    for option, made_of in (("--bags", what.bags), ("--views", what.views)):
+        if made_of is not None:
+            require_column(opened, made_of, f"{option} of the run")
     read = read_inputs(opened, what, where, used=[*labels, *(name for name in (column, by) if name is not None)])
     task: Task = fitted.metrics["task"]
     classes = fitted.metrics[names_key(task)]
@@ -255,16 +258,22 @@ def _wanted(run: Run, own: Sequence[str], names: Sequence[str]) -> Wanted:
     """Say what the run's head reads, by the names that the other store has for it."""
     config = run.config
     tokens = frozenset(name for mine, name in zip(own, names, strict=True) if mine in config.get("tokens", ()))
-    return Wanted(tuple(names), tokens, config.get("missing") == "keep", config.get("bags"))
+    partial = config.get("missing") == "keep"
+    return Wanted(tuple(names), tokens, partial, config.get("bags"), views=config.get("views"))
 
 
 def _inputs(data: Data, own: Sequence[str], names: Sequence[str], head: Any) -> Any:
     """Return what the head is given, by the names it was fitted with."""
     mine = dict(zip(names, own, strict=True))
+
+    def by_own(name: str) -> str:
+        view, colon, plain = name.rpartition(":")
+        return f"{view}{colon}{mine[plain]}"
+
     named = replace(
         data,
-        inputs={mine[name]: X for name, X in data.inputs.items()},
-        present={mine[name]: part for name, part in data.present.items()},
+        inputs={by_own(name): X for name, X in data.inputs.items()},
+        present={by_own(name): part for name, part in data.present.items()},
     )
     return given_to(head, parts_of(named))
 

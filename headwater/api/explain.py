@@ -124,6 +124,8 @@ def explain(
     fitted = run if isinstance(run, Run) else open_run(run)
     if fitted.metrics["task"] == "regression":
         raise InputError("explain says what speaks for a class, and this run predicts numbers.")
+    if fitted.config.get("views"):
+        raise InputError("a run on several views of a case has no one image to draw on.")
     if fitted.config.get("bags"):
         raise InputError(
             "a run on bags has a weight for each instance in instances.parquet: there is no image to draw."

@@ -15,6 +15,7 @@ from headwater.api._chosen import Chosen
 from headwater.api._fitting import Columns, splits_of
 from headwater.api._folds import Ready, Trained, Training
 from headwater.api._frozen import frozen_of
+from headwater.api._inputs import refuse_bags
 from headwater.api._leakage import check_leakage
 from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
@@ -28,6 +29,7 @@ from headwater.api._tuning import (
     in_bags,
     load_encoders,
     members_of,
+    of_views,
     read_contents,
     read_samples,
     samples_of,
@@ -70,6 +72,7 @@ def fine_tune(
     where: str | None = None,
     by: str | None = None,
     bags: str | None = None,
+    views: str | None = None,
     per: str | None = None,
     aggregate: Aggregation | None = None,
     label_separator: str | None = None,
@@ -127,6 +130,8 @@ def fine_tune(
         Columns of the manifest. With one encoder of both, naming ``text`` makes it an input beside the image.
     groups, folds, split, holdout, where, by, per, aggregate, label_separator, allow_leakage, seed
         As in `fit_head`.
+    views
+        As in `fit_head`: each view of a case is an input of its own, which one encoder reads.
     bags
         For multiple-instance learning: the column whose values make one bag of the samples that share them.
     start
@@ -197,6 +202,7 @@ def fine_tune(
         ),
         where=where,
         bags=bags,
+        views=views,
         allow_leakage=allow_leakage,
         start=start,
         augment=tuple(augment),
@@ -243,6 +249,7 @@ class Tuning:
     protocol: Protocol
     where: str | None
     bags: str | None
+    views: str | None
     allow_leakage: str | None
     start: Start
     augment: tuple[str, ...]
@@ -266,8 +273,12 @@ class Tuning:
         if self.start not in get_args(Start):
             raise InputError(f"--start {self.start!r}.{nearest(self.start, get_args(Start))} There are: probe, random.")
         refuse_settings(self.settings, self.lr, self.batch_norm)
-        if self.bags is not None and self.chosen.kind != "mil":
-            raise InputError(f"--bags {self.bags} goes with --head mil, not with {self.chosen.kind}.")
+        refuse_bags(self.chosen.kind, self.bags, self.views)
+
+    @property
+    def in_bags(self) -> bool:
+        """Whether rows are bags of instances."""
+        return self.bags is not None and self.views is None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -282,6 +293,7 @@ class Tuning:
             "params": dict(self.params),
             "where": self.where,
             "bags": self.bags,
+            "views": self.views,
             "allow_leakage": self.allow_leakage,
             "start": self.start,
             "augment": list(self.augment),
@@ -323,17 +335,18 @@ class Tuning:
     def _read(self, team: Team, say: Callable[[str], None], bar: bool) -> Ready:
         """Read the manifest, load the encoders, make features of all contents once, and split."""
         head = self.chosen.head()
-        tokens = head.takes_tokens and self.bags is None
+        tokens = head.takes_tokens and not self.in_bags
         pooled = str(head.get_params().get("tokenizer", "")).startswith("pooled")
         manifest, table = read_samples(self.manifest, self.asked, self.where)
         for column in self.labels:
             require_column(table, column, "--label")
         protocol = replace(self.protocol, groups=group_column(table, self.protocol.groups, self.bags))
-        for option, name in {**protocol.columns, **({} if self.bags is None else {"--bags": self.bags})}.items():
-            require_column(table, name, option)
+        for option, name in {**protocol.columns, "--bags": self.bags, "--views": self.views}.items():
+            if name is not None:
+                require_column(table, name, option)
         encoders = load_encoders(self.asked, manifest, tokens=tokens and not pooled, device=self.device)
         inputs, samples = read_contents(manifest, encoders, self.asked.how(), self.settings.workers, bar)
-        if len(inputs) < head.least_inputs:
+        if len(inputs) < head.least_inputs and self.views is None:
             raise InputError(
                 f"--head {self.chosen.kind} needs two inputs, such as image and text: name a column with --text."
             )
@@ -357,18 +370,18 @@ class Tuning:
                 for number, why in list(failed.items())[:3]:
                     say(f"left out: {one.contents[number].source} ({why})")
         used = list(dict.fromkeys([*self.labels, *protocol.columns.values()]))
-        data, found = with_labels(in_bags(samples, self.bags, used), self.labels, self.label_separator)
+        data, found = with_labels(in_bags(samples, self.bags, self.views, used), self.labels, self.label_separator)
         y = found.y
         protocol.refuse_for(infer_task(y))
         rows = Columns.read(data, protocol)
         splits = splits_of(y, rows, protocol)[0]
-        behind, row_of = samples_of(samples, data)
+        behind, row_of = samples_of(samples, data, self.bags)
         leakage = self._leakage(behind, row_of, made, splits, rows.groups, protocol, say)
         members = members_of(data)
-        say(
-            f"{counted(len(y), 'sample' if self.bags is None else 'bag')} with "
-            f"{' and '.join(f'{i.name} ({i.how})' for i in inputs)}"
-        )
+        inputs = of_views(inputs, data)
+        made = {one.name: made[one.name.rpartition(":")[2]] for one in inputs}
+        unit = "bag" if self.in_bags else "sample" if self.views is None else "case"
+        say(f"{counted(len(y), unit)} with {' and '.join(f'{i.name} ({i.how})' for i in inputs)}")
         return Ready(
             protocol, inputs, data, y, found.names, rows, splits, leakage, made, members, tokens and not pooled
         )

@@ -37,6 +37,7 @@ def fit_head(
     seeds: int = 1,
     inner_folds: int = 4,
     bags: str | None = None,
+    views: str | None = None,
     missing: Missing = "drop",
     shots: int | None = None,
     draws: int | None = None,
@@ -96,7 +97,11 @@ def fit_head(
         Folds of the training rows in which parameters are selected.
     bags
         For multiple-instance learning: the column whose values make one bag of the samples that share them, such as the
-        slide. A row is then a bag, and each bag has one label.
+        slide. A row is then a bag, and each bag has one label. With `views`, what the views are of, such as the exam.
+    views
+        The column that says which view, or magnification, a sample is: a row is then a case, the samples that share a
+        value of `bags`, and each view of its images is an input of its own, ``VIEW:NAME/image``. A case has one image a
+        view and one text; one that lacks a view is left out, or kept as `missing` says.
     missing
         ``"drop"`` leaves out samples that lack one of the features; ``"keep"`` keeps them, for heads over the tokens of
         several inputs.
@@ -181,6 +186,7 @@ def fit_head(
         ),
         where=where,
         bags=bags,
+        views=views,
         missing=missing,
         samples_with=_several(samples_with),
         controls=controls,

@@ -89,6 +89,7 @@ def sweep(
     seeds: int = 1,
     inner_folds: int = 4,
     bags: str | None = None,
+    views: str | None = None,
     per: str | None = None,
     aggregate: How | None = None,
     label_separator: str | None = None,
@@ -124,8 +125,8 @@ def sweep(
         Let Optuna propose that many settings for each set of training rows, in place of grids.
     metric
         What the leaderboard is sorted by; the AUC (macro, for labels), or r2 for regression, when left out.
-    groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, per, aggregate, label_separator, merge, \
-allow_leakage
+    groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, views, per, aggregate, label_separator, \
+merge, allow_leakage
         As `fit_head` has them.
     progress
         Show how far it is.
@@ -170,7 +171,7 @@ allow_leakage
                 f"--heads {kind} wants prompts, which a sweep does not take: run fit-head --prompts for it."
             )
         for names in sets:
-            if len(names) < chosen.head().least_inputs:
+            if len(names) < chosen.head().least_inputs and views is None:
                 why = f"it needs {chosen.head().least_inputs} inputs"
                 skipped.append({"features": "+".join(names), "head": kind, "why": why})
                 continue
@@ -185,6 +186,7 @@ allow_leakage
                 protocol=protocol,
                 where=where,
                 bags=bags,
+                views=views,
                 missing="drop",
                 samples_with=tuple(name for name in every if name not in own),
                 controls=False,
@@ -303,7 +305,8 @@ def _config(plans: Mapping[str, Planned]) -> dict[str, Any]:
 def _digest(plan: Planned) -> str:
     """Return a word that changes when the samples, their labels or their groups do."""
     asked = plan.asked
-    columns = dict.fromkeys([plan.store.roles.id, *plan.used, *([] if asked.bags is None else [asked.bags])])
+    made_of = [name for name in (asked.bags, asked.views) if name is not None]
+    columns = dict.fromkeys([plan.store.roles.id, *plan.used, *made_of])
     table = plan.store.select(asked.where).select(list(columns))
     return hashlib.blake2b(table.write_ndjson().encode(), digest_size=16).hexdigest()
 

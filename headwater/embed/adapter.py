@@ -133,6 +133,17 @@ class Adapter:
             tuner.merge_and_unload()
 
 
+def tuned_encoders(path: str | Path) -> list[str]:
+    """Return the specs of the encoders that a run of ``fine-tune`` tuned.
+
+    Raises
+    ------
+    EncoderError
+        When there is none.
+    """
+    return [values["encoder"] for values in _described(Path(path)).values()]
+
+
 def read_adapter(path: str | Path, encoder: str) -> Adapter:
     """Read the adapter of an encoder.
 
@@ -149,16 +160,10 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         When there is none, or none for this encoder.
     """
     path = Path(path)
-    folders = [path] if (path / ADAPTER).is_file() else sorted(f.parent for f in (path / FOLDER).glob(f"*/{ADAPTER}"))
-    if not folders:
-        raise EncoderError(f"--adapter {path}: no tuned encoder here. Run: headwater fine-tune … --out {path}")
+    described = _described(path)
     try:
-        described = {folder: json.loads((folder / ADAPTER).read_text()) for folder in folders}
-        newer = [values["format"] for values in described.values() if values["format"] != FORMAT]
-        if newer:
-            raise EncoderError(f"--adapter {path}: of format {newer[0]}, this headwater reads {FORMAT}. Upgrade it.")
         # one adapter may go by another name of the encoder, such as a moved directory: the digest decides
-        chosen = [f for f, values in described.items() if values["encoder"] == encoder] or folders
+        chosen = [f for f, values in described.items() if values["encoder"] == encoder] or list(described)
         if len(chosen) > 1:
             names = ", ".join(values["encoder"] for values in described.values())
             raise EncoderError(f"--adapter {path}: holds tuned encoders {names}, but not {encoder}.")
@@ -174,3 +179,19 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         raise
     except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:
         raise EncoderError(f"--adapter {path}: cannot be read ({first_line(error)}).") from error
+
+
+def _described(path: Path) -> dict[Path, dict[str, Any]]:
+    """Return what is said of each adapter of a run, by its folder."""
+    folders = [path] if (path / ADAPTER).is_file() else sorted(f.parent for f in (path / FOLDER).glob(f"*/{ADAPTER}"))
+    if not folders:
+        raise EncoderError(f"--adapter {path}: no tuned encoder here. Run: headwater fine-tune … --out {path}")
+    try:
+        described = {folder: json.loads((folder / ADAPTER).read_text()) for folder in folders}
+        formats = {values["encoder"]: values["format"] for values in described.values()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f"--adapter {path}: cannot be read ({first_line(error)}).") from error
+    for number in formats.values():
+        if number != FORMAT:
+            raise EncoderError(f"--adapter {path}: of format {number}, this headwater reads {FORMAT}. Upgrade it.")
+    return described

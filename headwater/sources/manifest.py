@@ -31,6 +31,7 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _WORDS_FOR = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _JSON_LINES = (".jsonl", ".ndjson")
+MANIFEST_SUFFIXES = (*_SEPARATORS, ".parquet", *_JSON_LINES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,8 +213,8 @@ def _with_ids(
 def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True) -> pl.DataFrame:
     """Read a table file; the columns of a CSV that have a role are read as strings."""
     suffix = path.suffix.lower()
-    if suffix not in (*_SEPARATORS, *_JSON_LINES, ".parquet"):
-        known = ", ".join([*_SEPARATORS, ".parquet", *_JSON_LINES])
+    if suffix not in MANIFEST_SUFFIXES:
+        known = ", ".join(MANIFEST_SUFFIXES)
         raise ManifestError(f"{path}: {suffix or 'no suffix'} is not a kind of manifest. Known are {known}.")
     try:
         data = path.read_bytes()

@@ -43,6 +43,12 @@ class Stains:
         """Rebuild them from their numbers."""
         return cls(np.array(numbers[:6]).reshape(3, 2), np.array(numbers[6:]))
 
+    @classmethod
+    def typical(cls, found: Sequence[Stains]) -> Stains:
+        """Return the mean direction and the median strength of several images' stains."""
+        vectors = np.mean([one.vectors for one in found], axis=0)
+        return cls(vectors / np.linalg.norm(vectors, axis=0), np.median([one.most for one in found], axis=0))
+
 
 @dataclass(frozen=True, eq=False)
 class Colours:
@@ -59,6 +65,11 @@ class Colours:
     def of(cls, numbers: Sequence[float]) -> Colours:
         """Rebuild them from their numbers."""
         return cls(np.array(numbers[:3]), np.array(numbers[3:]))
+
+    @classmethod
+    def typical(cls, found: Sequence[Colours]) -> Colours:
+        """Return the median mean and the median spread of several images' colours."""
+        return cls(np.median([one.mean for one in found], axis=0), np.median([one.std for one in found], axis=0))
 
 
 # The reference of the method's own published code, which others took over.

@@ -6,15 +6,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 from PIL import Image
 
-from headwater.errors import InputError, nearest
+from headwater.errors import ImageError, InputError, nearest
 from headwater.sources.images import read_image
 from headwater.sources.mammogram import BACKGROUND, breast_box, dark_to_zero, facing_left
+from headwater.sources.manifest import MANIFEST_SUFFIXES, read_manifest
 from headwater.sources.stain import MACENKO_REFERENCE, Colours, Stains, macenko, macenko_of, reinhard, reinhard_of
 
 Change = Callable[[Image.Image], Image.Image]
+Found = TypeVar("Found", Stains, Colours)
 KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram")
 WRITTEN = {
     "background": "background=40",
@@ -22,6 +26,7 @@ WRITTEN = {
     "resize": "resize=1520x912",
     "reinhard": "reinhard=FILE",
 }
+LOOKED_AT = 256  # images of a manifest, for a reference
 MAMMOGRAM = (f"background={BACKGROUND}", "breast", "orient=left")
 
 
@@ -63,7 +68,9 @@ def parse_steps(words: Sequence[str]) -> Steps | None:
     ``reinhard=FILE``
         Bring the colours of tissue to the mean and spread of those of an image.
 
-    Nothing is fitted to the images that are changed, so that a test row learns nothing from another.
+    Where FILE is a manifest or a folder instead of an image, the reference is what is typical of its images: the mean
+    direction of the stains, the median of all else, of at most 256 images, evenly spaced. Give one of the training
+    rows. Nothing is fitted to the images that are changed, so that a test row learns nothing from another.
 
     Raises
     ------
@@ -94,22 +101,17 @@ def _step(word: str) -> tuple[str, Change]:
     if word == "macenko":
         return word, lambda image: macenko(image, MACENKO_REFERENCE)
     if kind == "macenko":
-        numbers = value if _numbers(value, 8) else _written(macenko_of(_reference(word, value)).numbers())
+        numbers = value if _numbers(value, 8) else _fitted(word, value, macenko_of, Stains.typical)
         stains = Stains.of(_numbers(numbers, 8))
         return f"macenko={numbers}", lambda image: macenko(image, stains)
     if kind == "reinhard" and value:
-        numbers = value if _numbers(value, 6) else _written(reinhard_of(_reference(word, value)).numbers())
+        numbers = value if _numbers(value, 6) else _fitted(word, value, reinhard_of, Colours.typical)
         colours = Colours.of(_numbers(numbers, 6))
         return f"reinhard={numbers}", lambda image: reinhard(image, colours)
     if kind in KINDS:
         wants = WRITTEN.get(kind, kind)
         raise InputError(f"--step {word!r}: write it as {wants}.")
     raise InputError(f"--step {word!r}.{nearest(kind, KINDS)} There are: {', '.join(KINDS)}.")
-
-
-def _written(numbers: Sequence[float]) -> str:
-    """Write the numbers of a reference, so that the step can be taken again without the image that they came from."""
-    return ",".join(f"{number:.6g}" for number in numbers)
 
 
 def _numbers(value: str, n: int) -> list[float]:
@@ -122,7 +124,35 @@ def _is_number(word: str) -> bool:
     return re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", word) is not None
 
 
-def _reference(word: str, path: str) -> Image.Image:
-    if not Path(path).is_file():
+def _fitted(
+    word: str, path: str, of: Callable[[Image.Image], Found], typical: Callable[[Sequence[Found]], Found]
+) -> str:
+    """Return the reference of an image, or what is typical of those of a manifest or folder.
+
+    Written as numbers, so that the step can be taken again without the images that they came from.
+    """
+    place = Path(path)
+    if not place.exists():
         raise InputError(f"--step {word}: no such file.")
-    return read_image(path)
+    if place.is_file() and place.suffix.lower() not in MANIFEST_SUFFIXES:
+        reference = of(read_image(place))
+    else:
+        reference = typical(_of_each(word, place, of))
+    return ",".join(f"{number:.6g}" for number in reference.numbers())
+
+
+def _of_each(word: str, manifest: Path, of: Callable[[Image.Image], Found]) -> list[Found]:
+    """Return the references of some images of a manifest, those that give one."""
+    images = [image for image in read_manifest(manifest).image_paths() if image is not None]
+    if not images:
+        raise InputError(f"--step {word}: no column of it holds images.")
+    some = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))]
+    found, why = [], ""
+    for image in some:
+        try:
+            found.append(of(read_image(image)))
+        except ImageError as error:
+            why = f"{image}: {error}"
+    if not found:
+        raise InputError(f"--step {word}: none of {len(some)} images gives a reference ({why}).")
+    return found

@@ -2,14 +2,16 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import polars as pl
 import pytest
 
 import headwater as hw
-from headwater.errors import HeadwaterError
+from headwater.errors import HeadwaterError, InputError, SplitError
 from headwater.finetune.adapt import LoraSettings
 from headwater.finetune.contrastive import Pairs, contrast, retrieval
 
@@ -192,6 +194,28 @@ def test_what_cannot_be_is_refused(cases, tiny, member, options, message):
     """Settings that cannot be are errors of one line that say what to do."""
     with pytest.raises(HeadwaterError, match=re.escape(message)):
         hw.contrast(cases, encoder=tiny(member).spec, **{**QUICK, **options})
+
+
+def test_the_same_image_on_both_sides_is_refused(cases, tiny, tmp_path):
+    """An image file that is tested and trained on, under the names of two patients, needs a reason."""
+    table = pl.read_csv(cases).with_columns(pl.format("{}/{}", pl.lit(str(cases.parent)), "image").alias("image"))
+    sides = pl.Series("side", ["test" if i < 12 else "train" for i in range(48)])
+    copied = table["image"].to_list()
+    copied[40] = str(tmp_path / "copy.png")
+    shutil.copy(table["image"][2], copied[40])
+    table.with_columns(sides, pl.Series("image", copied)).write_csv(tmp_path / "cases.csv")
+    options = {**QUICK, "train": "last-1", "epochs": 1, "split": "side"}
+    with pytest.raises(SplitError, match=r"1 identical image on both sides \('case-2' and 'case-40'\)\. Pass --groups"):
+        hw.contrast(tmp_path / "cases.csv", encoder=tiny("hf-clip").spec, **options)
+    with pytest.raises(InputError, match="needs a reason"):
+        hw.contrast(tmp_path / "cases.csv", encoder=tiny("hf-clip").spec, allow_leakage=" ", **options)
+    said = []
+    done = hw.contrast(
+        tmp_path / "cases.csv", encoder=tiny("hf-clip").spec, allow_leakage="one scan", progress=said.append, **options
+    )
+    assert said[0] == "allowed (one scan): 1 identical image on both sides"
+    assert done.metrics["leakage"] == {"allowed": "one scan"}
+    assert done.metrics["n_test_images_in_training"] == 1
 
 
 def test_from_the_command_line(cases, tiny, tmp_path):

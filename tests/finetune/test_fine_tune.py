@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 import headwater as hw
+from headwater.embed import load_encoder
 from headwater.errors import EncoderError, HeadError, InputError, ManifestError
 from headwater.finetune import loop
 from headwater.finetune.adapt import LoraSettings
@@ -231,6 +232,26 @@ def test_bags(cases, tiny):
     assert np.isfinite(scores(run)).all()
 
 
+def test_views_of_a_case(cases, tiny, tmp_path):
+    """Each view is an input of its own, made by one encoder that is trained; the frozen head is fit-head's."""
+    table = pl.read_csv(cases).with_columns(pl.format("{}/{}", pl.lit(str(cases.parent)), "image").alias("image"))
+    table = table.with_columns(view=pl.Series(["CC", "MLO"] * 24)).drop("text")
+    table.sample(fraction=1, shuffle=True, seed=1).write_csv(tmp_path / "views.csv")
+    spec = tiny("timm-vit").spec
+    options = {"bags": "patient", "views": "view", "groups": "slide"}
+    run = tuned(tmp_path / "views.csv", spec, train="last-1", epochs=2, out=tmp_path / "run", **options)
+    name = f"{spec.rpartition('/')[2]}/image"
+    assert list(run.config["features"]) == [f"CC:{name}", f"MLO:{name}"]
+    assert len(run.predictions) == 24
+    assert len(run.config["trained_parameters"][spec]) > 0
+    store = hw.embed(tmp_path / "views.csv", tmp_path / "s.hw", encoder=spec, **EXACT)
+    alone = hw.fit_head(store, features=name, label="label", folds=2, params={"C": 0.01}, **options)
+    assert run.metrics["frozen"]["mean"]["auc"] == pytest.approx(alone.mean["auc"], abs=1e-6)
+    assert run.metrics["frozen"]["mean"]["log_loss"] == pytest.approx(alone.mean["log_loss"], abs=1e-4)
+    again = hw.embed(tmp_path / "views.csv", tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", **EXACT)
+    assert len(again.feature_names()) == 2
+
+
 def test_several_labels(cases, tiny):
     """Several labels a sample are trained as one problem each."""
     run = tuned(cases, tiny("timm-vit").spec, label="labels", label_separator=";", epochs=1)
@@ -266,6 +287,23 @@ def test_an_adapter_can_be_trained_further(cases, tiny, tmp_path):
     place = {id: i for i, id in enumerate(data.ids.tolist())}
     X = np.asarray(data.X[np.array([place[id] for id in first["id"]])])
     np.testing.assert_allclose(second.head.predict_proba(X)[:, 1], first["score_malignant"].to_numpy(), atol=2e-3)
+
+
+def test_a_run_of_two_encoders_is_gone_on_with_where_one_was_tuned(cases, tiny, tmp_path):
+    """The encoder that a run tuned starts as it ended there; the other as it comes."""
+    specs = [tiny("timm-conv").spec, tiny("hf-bert").spec]
+    options = {"train": ["image=last-1", "text=none"], "epochs": 1, "lr": 0.003, "patience": None, "refit": False}
+    tuned(cases, specs, out=tmp_path / "one", **options)
+    both = options | {"train": ["image=last-1", "text=last-1"]}
+    second = tuned(cases, specs, adapter=tmp_path / "one", out=tmp_path / "two", **both)
+    of_image, of_text = (
+        load_encoder(spec, adapter=tmp_path / "two", device="cpu", precision="fp32").tuned for spec in specs
+    )
+    assert of_image.before is not None
+    assert of_text.before is None
+    assert set(second.config["trained_parameters"]) == set(specs)
+    with pytest.raises(EncoderError, match=f"holds {specs[0]} tuned, none of"):
+        tuned(cases, [tiny("timm-vit").spec, specs[1]], adapter=tmp_path / "one", **options)
 
 
 def test_other_labels_are_not_gone_on_with(cases, tiny, tmp_path, monkeypatch):

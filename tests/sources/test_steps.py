@@ -1,6 +1,7 @@
 """Steps before an encoder."""
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -109,6 +110,33 @@ def test_steps_are_made_in_order_and_named(tmp_path, tissue):
         np.testing.assert_array_equal(np.asarray(again(tissue[1])), np.asarray(taken(tissue[1])))
     assert parse_steps(["macenko"]).names == ("macenko",)
     assert parse_steps([]) is None
+
+
+@pytest.mark.parametrize(("kind", "of"), [("macenko", macenko_of), ("reinhard", reinhard_of)])
+def test_a_reference_is_fitted_to_the_images_of_a_manifest(tissue, tmp_path, kind, of):
+    """It lies between those of the images, in any order, past one that is glass; and is kept as numbers."""
+    images = [*tissue, tissue[0].crop((0, 0, 96, 64)), Image.new("RGB", (64, 64), "white")]
+    for i, image in enumerate(images):
+        image.save(tmp_path / f"{i}.png")
+    pl.DataFrame({"image": [f"{i}.png" for i in range(4)]}).write_csv(tmp_path / "training.csv")
+    (tmp_path / "back.csv").write_text("image\n3.png\n2.png\n1.png\n0.png\n")
+    (name,) = (steps := parse_steps([f"{kind}={tmp_path / 'training.csv'}"])).names
+    assert parse_steps([f"{kind}={tmp_path / 'back.csv'}"]).names == (name,)
+    each = np.array([of(image).numbers() for image in images[:3]])
+    found = np.array([float(number) for number in name.partition("=")[2].split(",")])
+    if kind == "reinhard":
+        assert found == pytest.approx(np.median(each, axis=0), rel=1e-5)
+    else:
+        assert found[6:] == pytest.approx(np.median(each[:, 6:], axis=0), rel=1e-5)
+        vectors = each[:, :6].reshape(3, 3, 2).mean(0)
+        assert found[:6] == pytest.approx((vectors / np.linalg.norm(vectors, axis=0)).ravel(), rel=1e-5)
+    np.testing.assert_array_equal(np.asarray(parse_steps([name])(tissue[0])), np.asarray(steps(tissue[0])))
+    (tmp_path / "glass.csv").write_text("image\n3.png\n")
+    with pytest.raises(InputError, match=r"none of 1 images gives a reference .*too little tissue"):
+        parse_steps([f"{kind}={tmp_path / 'glass.csv'}"])
+    (tmp_path / "texts.csv").write_text("text\nred\n")
+    with pytest.raises(InputError, match="no column of it holds images"):
+        parse_steps([f"{kind}={tmp_path / 'texts.csv'}"])
 
 
 @pytest.mark.parametrize(
