@@ -85,23 +85,69 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, together: Together | None = None) -> Iterator[Path]:
     """Give a path beside ``path`` to write to; when the body succeeds it becomes ``path``, durably.
 
-    When the body fails, ``path`` is as it was and nothing is left beside it.
+    When the body fails, ``path`` is as it was and nothing is left beside it. With ``together`` it becomes ``path``, and
+    durable, along with others.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with disk_errors(path):
+        kept = False
         try:
             yield beside
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
+            if together is not None:
+                together.add(beside, path)
+                kept = True
+                return
+            _sync(beside)
             if remote := remote_of(path):
                 remote.send(beside, path)
             beside.replace(path)
             sync_folder(path.parent)
         finally:
+            if not kept:
+                beside.unlink(missing_ok=True)
+
+
+class Together:
+    """Files that have been written beside those that they are to replace, and do so durably all at once.
+
+    A disk that is asked for many small promises keeps each by itself: one that has much to write anyhow gives them for
+    little. Not for stores at a URL, whose objects are written one by one.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[Path, Path] = {}
+
+    def add(self, beside: Path, path: Path) -> None:
+        """Take over a file; from any thread."""
+        self._files[path] = beside
+
+    def finish(self) -> None:
+        """Let every file take its place, durably; when one cannot, some others may have."""
+        try:
+            for path, beside in self._files.items():
+                with disk_errors(path):
+                    _sync(beside)
+            for path, beside in self._files.items():
+                with disk_errors(path):
+                    beside.replace(path)
+            for folder in {path.parent for path in self._files}:
+                with disk_errors(folder):
+                    sync_folder(folder)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what has not taken its place."""
+        for beside in self._files.values():
             beside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_bytes(path: Path, data: bytes) -> None:

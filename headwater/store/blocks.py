@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_128
 
 from headwater.errors import StoreError
-from headwater.store._files import digest, location, make_folder, open_file, replacing, write_json
+from headwater.store._files import Together, digest, location, make_folder, open_file, replacing, write_json
 
 Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
@@ -254,10 +254,10 @@ class MappedArray:
         whole = self._span(0, self.shape[0])
         return np.array(whole, dtype=dtype, copy=copy if copy else None)
 
-    def write_chunk(self, index: int, values: Array) -> None:
-        """Replace chunk ``index`` by ``values``, of shape ``(rows, ...)``, atomically and durably."""
+    def write_chunk(self, index: int, values: Array, together: Together | None = None) -> None:
+        """Replace chunk ``index`` by ``values``, of shape ``(rows, ...)``, atomically and durably, or with others."""
         padding = np.broadcast_to(self._fill, (self.chunk_rows - len(values), *self.shape[1:]))
-        with replacing(self.chunk_path(index)) as beside, beside.open("wb") as file:
+        with replacing(self.chunk_path(index), together) as beside, beside.open("wb") as file:
             for part in (np.asarray(values, self.dtype), padding):
                 file.write(raw_bytes(part).data)
         self._chunks.pop(index, None)

@@ -126,12 +126,14 @@ class Journal:
         except FileNotFoundError:
             return b""
 
-    def append(self, line: PlanLine | BlockLine) -> None:
-        """Add a line, durably."""
-        if isinstance(line, PlanLine):
-            self._append({"items": line.items, "sums": dict(line.sums)})
-        else:
-            self._append(line.to_dict())
+    def append(self, *lines: PlanLine | BlockLine) -> None:
+        """Add lines, durably."""
+        self._append(
+            *(
+                {"items": line.items, "sums": dict(line.sums)} if isinstance(line, PlanLine) else line.to_dict()
+                for line in lines
+            )
+        )
 
     def append_environment(self, environment: Mapping[str, Any]) -> str:
         """Add an environment, unless the journal has it, and return its name."""
@@ -140,20 +142,20 @@ class Journal:
             self._append({"environment": name, "is": dict(environment)})
         return name
 
-    def _append(self, value: Mapping[str, Any]) -> None:
+    def _append(self, *values: Mapping[str, Any]) -> None:
         with locked(self.path.with_suffix(".append.lock")) if self.shared else nullcontext():
-            self._append_alone(value)
+            self._append_alone(b"".join(map(written, values)))
 
-    def _append_alone(self, value: Mapping[str, Any]) -> None:
+    def _append_alone(self, lines: bytes) -> None:
         if remote_of(self.path) is not None:  # objects are written whole
             before = self._bytes()
-            write_bytes(self.path, before[: before.rfind(b"\n") + 1] + written(value))
+            write_bytes(self.path, before[: before.rfind(b"\n") + 1] + lines)
             return
         new = not self.path.exists()
         with disk_errors(self.path), self.path.open("ab") as file:
             start = self._cut_unfinished()
             try:
-                file.write(written(value))
+                file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:

@@ -12,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
+from headwater.store._files import Together
 from headwater.store.blocks import Array, MappedArray, digest_rows, write_array_metadata
 from headwater.store.features import FAILED, KEY_CHUNK, STORED, TO_DO, Features, end_of, token_arrays
 from headwater.store.journal import BlockLine, PlanLine, Ranges
 from headwater.store.quantised import quantise
+from headwater.store.remote import remote_of
 
 AT_ONCE = 3
 """Blocks that are written side by side, by `FeatureWriter.commit_all`."""
+TOGETHER = 8
+"""Blocks that are made durable, and recorded, together by it."""
 
 
 @dataclass(frozen=True)
@@ -147,36 +151,89 @@ class FeatureWriter:
         self.record(self.write(task, result))
 
     def commit_all(self, blocks: Iterable[tuple[BlockTask, BlockResult]]) -> Iterator[BlockTask]:
-        """Write blocks, as `commit` does each, several at a time: while the disk takes one, the next is prepared.
+        """Write blocks side by side; while the disk makes some durable, the next are written.
 
-        Yields the task of each once it is recorded, in the order given. At most `AT_ONCE` are held in memory.
+        Yields the task of each once it is recorded, in the order given. At most `AT_ONCE` are held in memory; of those
+        that are not recorded yet when the process dies, at most twice `TOGETHER`, nothing is kept.
         """
+        if remote_of(self.features.folder) is not None:
+            yield from self._commit_one_by_one(blocks)
+            return
+        with ThreadPoolExecutor(AT_ONCE) as pool, ThreadPoolExecutor(1) as syncer:
+            begun: deque[tuple[BlockTask, Future[BlockLine]]] = deque()
+            written: list[tuple[BlockTask, BlockLine]] = []
+            together = Together()
+            settling: deque[tuple[list[tuple[BlockTask, BlockLine]], Future[None]]] = deque()
+
+            def take() -> None:
+                task, line = begun.popleft()
+                written.append((task, line.result()))
+
+            def settle() -> None:
+                nonlocal written, together
+                settling.append((written, syncer.submit(together.finish)))
+                written, together = [], Together()
+
+            def recorded() -> list[BlockTask]:
+                done, synced = settling.popleft()
+                synced.result()
+                self.record(*(line for _, line in done))
+                return [task for task, _ in done]
+
+            try:
+                for task, result in blocks:
+                    begun.append((task, pool.submit(self.write, task, result, together)))
+                    if len(begun) == AT_ONCE:
+                        take()
+                    if len(begun) + len(written) == TOGETHER:
+                        while begun:
+                            take()
+                        settle()
+                        if len(settling) > 1:
+                            yield from recorded()
+            finally:  # also of what goes wrong, all that was written before it is kept
+                try:
+                    while begun:
+                        take()
+                finally:
+                    pool.shutdown()  # what is still being written belongs to the files that settle
+                    settle()
+                    last = [task for _ in list(settling) for task in recorded()]
+            yield from last
+
+    def _commit_one_by_one(self, blocks: Iterable[tuple[BlockTask, BlockResult]]) -> Iterator[BlockTask]:
+        """Write blocks side by side, each as `commit` does it."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            waiting: deque[tuple[BlockTask, Future[BlockLine]]] = deque()
+            begun: deque[tuple[BlockTask, Future[BlockLine]]] = deque()
 
             def recorded() -> BlockTask:
-                task, line = waiting.popleft()
+                task, line = begun.popleft()
                 self.record(line.result())
                 return task
 
             try:
                 for task, result in blocks:
-                    waiting.append((task, pool.submit(self.write, task, result)))
-                    if len(waiting) == AT_ONCE:
+                    begun.append((task, pool.submit(self.write, task, result)))
+                    if len(begun) == AT_ONCE:
                         yield recorded()
-                while waiting:
+                while begun:
                     yield recorded()
             finally:
-                for _, line in waiting:
+                for _, line in begun:
                     line.cancel()
 
-    def record(self, line: BlockLine) -> None:
-        """Let the journal speak of a block that was written, here or by a worker elsewhere."""
-        self.features.journal.append(line)
-        self.features.state.blocks[line.block] = line
+    def record(self, *lines: BlockLine) -> None:
+        """Let the journal speak of blocks that were written, here or by a worker elsewhere."""
+        if not lines:
+            return
+        self.features.journal.append(*lines)
+        self.features.state.blocks.update({line.block: line for line in lines})
 
-    def write(self, task: BlockTask, result: BlockResult) -> BlockLine:
-        """Write the chunks and the status of one block, durably; it does not exist before its line is recorded."""
+    def write(self, task: BlockTask, result: BlockResult, together: Together | None = None) -> BlockLine:
+        """Write the chunks and the status of one block, durably; it does not exist before its line is recorded.
+
+        With ``together``, it is not durable before those are.
+        """
         features = self.features
         start = task.block * features.block_rows
         before = features.state.blocks.get(task.block, BlockLine(block=task.block, stored=(), sums={}))
@@ -194,8 +251,9 @@ class FeatureWriter:
         status[np.array(sorted(failed), np.int64) - start] = FAILED
 
         for part, whole in values.items():
-            self._write_values(part, task.block, whole)
-        features._array("status", (features.n_items,), features.block_rows, np.uint8).write_chunk(task.block, status)
+            self._write_values(part, task.block, whole, together)
+        of_status = features._array("status", (features.n_items,), features.block_rows, np.uint8)
+        of_status.write_chunk(task.block, status, together)
         sums = dict(before.sums) | {
             part: digest_rows(whole, features._ranges_in(part, task.block, stored)) for part, whole in values.items()
         }
@@ -244,16 +302,16 @@ class FeatureWriter:
             raise ValueError(f"{len(tokens)} tokens where {end} were planned.")
         return values
 
-    def _write_values(self, part: str, block: int, values: Array) -> None:
+    def _write_values(self, part: str, block: int, values: Array, together: Together | None) -> None:
         """Write the chunks of a block of one array."""
         features = self.features
         array = features.pooled if part == "pooled" else features.token_parts[part]
         if part == "pooled" or not features.spec.ragged:
-            array.write_chunk(block, values)
+            array.write_chunk(block, values, together)
             return
         first, _ = features._token_span(block)
         for at in range(0, len(values), array.chunk_rows):
-            array.write_chunk((first + at) // array.chunk_rows, values[at : at + array.chunk_rows])
+            array.write_chunk((first + at) // array.chunk_rows, values[at : at + array.chunk_rows], together)
 
 
 def _union(ranges: Ranges, rows: NDArray[np.int64]) -> Ranges:

@@ -70,7 +70,15 @@ def test_rows_of_views_are_the_images_of_the_case(exams):
 
 def test_a_view_may_be_missing(exams):
     """With --missing keep, a head with a mask takes a case without one of its views."""
-    params = {"epochs": 2, "warmup": 0.5, "width": 8, "heads": 2, "blocks": 1, "hidden": [8], "tokenizer": "pooled-linear"}
+    params = {
+        "epochs": 2,
+        "warmup": 0.5,
+        "width": 8,
+        "heads": 2,
+        "blocks": 1,
+        "hidden": [8],
+        "tokenizer": "pooled-linear",
+    }
     run = hw.fit_head(exams, **OPTIONS, head="co-attention", params=params, missing="keep")
     assert len(run.predictions) == N
 

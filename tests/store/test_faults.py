@@ -37,7 +37,7 @@ def values(spec, rows):
     return pooled, tokens
 
 
-def run(path, spec):
+def run(path, spec, together=False):
     """Make a store, give out rows in two plans, and write every block; whatever is there already is kept."""
     name = f"x/{spec.modality}"
     features = create_store(path).require_features(name, spec, N)
@@ -45,9 +45,15 @@ def run(path, spec):
         with features.writing() as writer:
             tasks = writer.plan(KEYS[:n], LENGTHS[:n] if spec.ragged else None)
             writer.set_environment({"made": "here"})
+            blocks = []
             for task in tasks:
                 failed = {int(row): "cannot be read" for row in task.rows if row % 50 == 3}
-                writer.commit(task, BlockResult(task.rows, *values(spec, task.rows), failed))
+                blocks.append((task, BlockResult(task.rows, *values(spec, task.rows), failed)))
+            if together:
+                assert len(list(writer.commit_all(blocks))) == len(tasks)
+            else:
+                for task, result in blocks:
+                    writer.commit(task, result)
         features = features.refresh()
 
 
@@ -117,7 +123,7 @@ class Written:
         return self.file.__exit__(*error)
 
 
-def struck(path, spec, at, kind):
+def struck(path, spec, at, kind, together):
     """Run in a child process with a fault; return its exit status."""
     child = os.fork()
     if child:
@@ -126,7 +132,7 @@ def struck(path, spec, at, kind):
     try:
         builtins.print = lambda *words, **options: None
         Fault(at, kind).install()
-        run(path, spec)
+        run(path, spec, together)
         status = 0
     except (DiskError, OSError):
         status = REFUSED
@@ -167,6 +173,13 @@ def test_a_fault_at_some_calls(tmp_path, shape, step, kind):
     every_fault(tmp_path, SPECS[shape], step, kind)
 
 
+@pytest.mark.parametrize("kind", ["kill", "kill-short", "short", "eio"])
+def test_a_fault_while_blocks_are_made_durable_together(tmp_path, monkeypatch, kind):
+    """Blocks that are written side by side and recorded together leave a sound store as well."""
+    monkeypatch.setattr("headwater.store.writer.TOGETHER", 2)
+    every_fault(tmp_path, SPECS["tokens"], 5, kind, together=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kill", "kill-short", "short", "eio"])
 @pytest.mark.parametrize("shape", list(SPECS))
@@ -175,17 +188,26 @@ def test_a_fault_at_any_call(tmp_path, shape, kind):
     every_fault(tmp_path, SPECS[shape], 1, kind)
 
 
-def every_fault(folder, spec, step, kind):
-    run(folder / "whole", spec)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["kill", "kill-short", "short", "eio"])
+@pytest.mark.parametrize("shape", list(SPECS))
+def test_a_fault_at_any_call_of_blocks_together(tmp_path, monkeypatch, shape, kind):
+    """At every single call a fault leaves a sound store, also of blocks that are recorded together."""
+    monkeypatch.setattr("headwater.store.writer.TOGETHER", 2)
+    every_fault(tmp_path, SPECS[shape], 1, kind, together=True)
+
+
+def every_fault(folder, spec, step, kind, together=False):
+    run(folder / "whole", spec, together)
     whole = files_of(folder / "whole")
     at, last = step, None
     while last != 0:
         path = folder / f"{at}"
-        last = struck(path, spec, at, kind)
+        last = struck(path, spec, at, kind, together)
         assert last in (0, KILLED, REFUSED), (at, last)
         require_sound(path, spec)
         if last:
-            run(path, spec)
+            run(path, spec, together)
             require_sound(path, spec)
         found = files_of(path)
         assert set(found) == set(whole), (at, set(found) ^ set(whole))
