@@ -1,27 +1,38 @@
-"""The verbs: paths in and paths out. The only place where stores, encoders, heads and evaluation meet."""
+"""The verbs: paths in and paths out. The only place where stores, encoders, heads and evaluation meet.
 
-from headwater.api._duplicates import Duplicates
-from headwater.api._mapping import mapping_of as read_mapping
-from headwater.api.audit import Audit, audit
-from headwater.api.bridges import Imported, import_features
-from headwater.api.compare import Compared, Difference, compare
-from headwater.api.contrast import Contrasted, contrast
-from headwater.api.dataset import torch_dataset
-from headwater.api.demo import DemoResult, demo
-from headwater.api.doctor import Report, doctor
-from headwater.api.embed import Embedded, embed
-from headwater.api.evaluate import evaluate
-from headwater.api.explain import Explained, explain
-from headwater.api.export import Exported, export_features
-from headwater.api.fine_tune import fine_tune
-from headwater.api.fit import fit_head
-from headwater.api.gc import Dropped, gc
-from headwater.api.inspect import StoreInfo, info, verify
-from headwater.api.repair import Encoding, Repaired, repair
-from headwater.api.run import Run, open_run
-from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
-from headwater.api.sweep import Sweep, sweep
-from headwater.api.zero_shot import zero_shot
+Each is loaded when it is first used: a command waits for no other's libraries.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.api._duplicates import Duplicates
+    from headwater.api._mapping import mapping_of as read_mapping
+    from headwater.api.audit import Audit, audit
+    from headwater.api.bridges import Imported, import_features
+    from headwater.api.compare import Compared, Difference, compare
+    from headwater.api.contrast import Contrasted, contrast
+    from headwater.api.dataset import torch_dataset
+    from headwater.api.demo import DemoResult, demo
+    from headwater.api.doctor import Report, doctor
+    from headwater.api.embed import Embedded, embed
+    from headwater.api.evaluate import evaluate
+    from headwater.api.explain import Explained, explain
+    from headwater.api.export import Exported, export_features
+    from headwater.api.fine_tune import fine_tune
+    from headwater.api.fit import fit_head
+    from headwater.api.gc import Dropped, gc
+    from headwater.api.inspect import StoreInfo, info, verify
+    from headwater.api.repair import Encoding, Repaired, repair
+    from headwater.api.run import Run, open_run
+    from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
+    from headwater.api.sweep import Sweep, sweep
+    from headwater.api.zero_shot import zero_shot
 
 __all__ = [
     "Audit",
@@ -68,3 +79,52 @@ __all__ = [
     "verify",
     "zero_shot",
 ]
+
+_PLACES = {
+    "Duplicates": "_duplicates",
+    **dict.fromkeys(("Audit", "audit"), "audit"),
+    **dict.fromkeys(("Imported", "import_features"), "bridges"),
+    **dict.fromkeys(("Compared", "Difference", "compare"), "compare"),
+    **dict.fromkeys(("Contrasted", "contrast"), "contrast"),
+    "torch_dataset": "dataset",
+    **dict.fromkeys(("DemoResult", "demo"), "demo"),
+    **dict.fromkeys(("Report", "doctor"), "doctor"),
+    **dict.fromkeys(("Embedded", "embed"), "embed"),
+    "evaluate": "evaluate",
+    **dict.fromkeys(("Explained", "explain"), "explain"),
+    **dict.fromkeys(("Exported", "export_features"), "export"),
+    "fine_tune": "fine_tune",
+    "fit_head": "fit",
+    **dict.fromkeys(("Dropped", "gc"), "gc"),
+    **dict.fromkeys(("StoreInfo", "info", "verify"), "inspect"),
+    **dict.fromkeys(("Encoding", "Repaired", "repair"), "repair"),
+    **dict.fromkeys(("Run", "open_run"), "run"),
+    **dict.fromkeys(("Hit", "IndexSummary", "hit_lines", "index", "similar"), "similar"),
+    **dict.fromkeys(("Sweep", "sweep"), "sweep"),
+    "zero_shot": "zero_shot",
+    "read_mapping": "_mapping",
+}
+_NAMES_THERE = {"read_mapping": "mapping_of"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'headwater.api' has no attribute {name!r}")
+    found = getattr(import_module(f"headwater.api.{_PLACES[name]}"), _NAMES_THERE.get(name, name))
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Verbs(ModuleType):
+    """A package whose names are its verbs, also where a module is called as its verb is: ``embed`` in ``embed.py``."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _PLACES and isinstance(value, ModuleType)):  # as importing the module would have it
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Verbs

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
-from headwater.embed import Content, key_of_file, unique_images, unique_texts
+from headwater.embed import Content, Contents, content_key, distinct, key_of_file, keys_of
 from headwater.errors import EncoderError, ImageError
 from headwater.sources import Manifest
 from headwater.store import KEY_COLUMNS, Features, FileIndex, Modality, hex_from_keys, stat_of
 
 SHOWN = 5  # failures that are named one by one
+_KNOWN = {"source": pl.String, "key": pl.Binary}
 SKIP = "Pass --on-error skip to leave such rows out."
 
 
@@ -27,7 +27,7 @@ SKIP = "Pass --on-error skip to leave such rows out."
 class Items:
     """The items of one modality: what is distinct, each row's key as hex or null, and why rows have none, by id."""
 
-    contents: list[Content]
+    contents: Contents
     keys: pl.Series
     unreadable: dict[str, str]
 
@@ -49,62 +49,77 @@ def items_of(
 ) -> Items:
     """Read every file or text once, for its key, but those files that ``index`` knows and that have not changed."""
     if modality == "text":
-        contents, place = unique_texts(table.texts())
-        return Items(contents, _key_column(contents, place, modality), {})
-    paths, ids = table.image_paths(), table.ids
-    keys: list[bytes | None] = []
+        texts = pl.Series(table.texts(), dtype=pl.String)
+        words = texts.unique().drop_nulls()
+        known = pl.DataFrame({"source": words, "key": [content_key(text.encode()) for text in words]}, _KNOWN)
+        rows = texts.alias("source").to_frame().join(known, on="source", how="left", maintain_order="left")
+        return Items(distinct(rows["key"], texts, "text"), _key_column(rows["key"], modality), {})
+    places = table.image_places().alias("source")
+    files = places.drop_nulls().unique().sort()
+    found, why = keys_of_files(files, workers, progress, index)
     unreadable: dict[str, str] = {}
-    files = sorted({path for path in paths if path is not None}, key=str)  # far quicker than part by part
-    key_of = keys_of_files(files, workers, progress, index)
-    for row, path in enumerate(paths):
-        found = None if path is None else key_of[path]
-        if isinstance(found, ImageError):
+    if why:
+        ids = table.ids
+        for row, place in enumerate(places):
+            if place not in why:
+                continue
             if on_error == "stop":
-                raise type(found)(f"manifest row {row + 1} ({ids[row]!r}): {found}. {SKIP}")
-            unreadable[ids[row]] = str(found)
-            found = None
-        keys.append(found)
-    contents, place = unique_images(paths, keys)
-    return Items(contents, _key_column(contents, place, modality), unreadable)
+                error = why[place]
+                raise type(error)(f"manifest row {row + 1} ({ids[row]!r}): {error}. {SKIP}")
+            unreadable[ids[row]] = str(why[place])
+    known = pl.DataFrame({"source": files, "key": found}, _KNOWN)
+    rows = places.to_frame().join(known, on="source", how="left", maintain_order="left")
+    return Items(distinct(rows["key"], places, "image"), _key_column(rows["key"], modality), unreadable)
 
 
 def keys_of_files(
-    paths: Sequence[Path], workers: int | None, progress: bool, index: FileIndex | None
-) -> dict[Path, bytes | ImageError]:
-    """Return the key of each image file, or why it cannot be read; those that ``index`` knows are not read."""
-    found: dict[Path, bytes | ImageError] = {}
-    n_failed = n_read = 0
+    files: pl.Series, workers: int | None, progress: bool, index: FileIndex | None
+) -> tuple[pl.Series, dict[str, ImageError]]:
+    """Return the key of each image file, null for one that cannot be read, and why; what ``index`` knows is not read.
+
+    Files are distinct paths, as strings.
+    """
+    why: dict[str, ImageError] = {}
+    found = pl.Series("key", [None] * len(files), dtype=pl.Binary)
+    places = files
     if index is not None:
-        known = index.keys_of([_place(path) for path in paths])
-        found = {path: key for path, key in zip(paths, known, strict=True) if key is not None}
-        paths = [path for path in paths if path not in found]
+        places = absolute(files)
+        found = index.keys_of(places)
+    unknown = found.is_null()
+    to_read = files.filter(unknown).to_list()
+    place_of = dict(zip(to_read, places.filter(unknown).to_list(), strict=True))
     before: dict[str, tuple[int, int, int]] = {}
 
-    def read(path: Path) -> bytes | ImageError:
+    def read(path: str) -> bytes | ImageError:
         if index is not None:
-            before[_place(path)] = stat_of(_place(path))  # what changes while it is read is read again next time
-        return key_or_error(path)
+            before[place_of[path]] = stat_of(place_of[path])  # what changes while it is read is read again next time
+        return key_or_error(Path(path))
 
+    keys: dict[str, bytes] = {}
     with (
         ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool,
-        progress_bar("read files", len(paths), unit="files", show=progress) as update,
+        progress_bar("read files", len(to_read), unit="files", show=progress) as update,
     ):
-        for path, key in zip(paths, pool.map(read, paths), strict=True):
-            found[path] = key
-            n_failed += isinstance(key, ImageError)
-            n_read += 1
-            if n_read % 256 == 0 or n_read == len(paths):
-                update(n_read, n_failed)
+        for n_read, (path, key) in enumerate(zip(to_read, pool.map(read, to_read), strict=True), start=1):
+            if isinstance(key, ImageError):
+                why[path] = key
+            else:
+                keys[path] = key
+            if n_read % 256 == 0 or n_read == len(to_read):
+                update(n_read, len(why))
     if index is not None:
-        keys = {_place(path): found[path] for path in paths}
-        index.remember({place: key for place, key in keys.items() if isinstance(key, bytes)}, before)
-    return found
+        index.remember({place_of[path]: key for path, key in keys.items()}, before)
+    if to_read:
+        found = found.scatter(unknown.arg_true(), pl.Series([keys.get(path) for path in to_read], dtype=pl.Binary))
+    return found, why
 
 
-def _place(path: Path) -> str:
-    """Return where a path leads, without asking the disk."""
-    text = str(path)
-    return text if text[0] == "/" and "/.." not in text else os.path.abspath(text)  # noqa: PTH100
+def absolute(files: pl.Series) -> pl.Series:
+    """Return where paths lead, without asking the disk."""
+    odd = ~files.str.starts_with("/") | files.str.contains("/..", literal=True)
+    if not odd.any():
+        return files
+    return pl.Series(files.name, [os.path.abspath(file) for file in files], dtype=pl.String)  # noqa: PTH100
 
 
 def key_or_error(path: Path) -> bytes | ImageError:
@@ -115,18 +130,13 @@ def key_or_error(path: Path) -> bytes | ImageError:
         return error
 
 
-def _key_column(contents: Sequence[Content], place: NDArray[np.int64], modality: Modality) -> pl.Series:
-    keys = pl.Series(KEY_COLUMNS[modality], [c.key for c in contents], dtype=pl.Binary).bin.encode("hex")
-    return keys.gather(pl.Series(place, dtype=pl.Int64).set(pl.Series(place < 0), None))
-
-
-def _keys(contents: Sequence[Content]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16)
+def _key_column(keys: pl.Series, modality: Modality) -> pl.Series:
+    return keys.bin.encode("hex").alias(KEY_COLUMNS[modality])
 
 
 def failed_items(features: Features, contents: Sequence[Content]) -> dict[str, str]:
     """Return why items of this manifest failed, by key as hex."""
-    keys = _keys(contents)
+    keys = keys_of(contents)
     rows = features.rows_of(keys)
     failed = np.isin(rows, np.fromiter(features.failed, np.int64))
     return {

@@ -89,7 +89,7 @@ def _made(modality: Modality, folder: Path, start: int, n_items: int) -> list[Co
     """Make distinct items, the same at every call."""
     random = np.random.default_rng(start)
     if modality == "text":
-        return unique_texts([f"{i} {' '.join(random.choice(WORDS, N_WORDS - 1))}" for i in range(n_items)])[0]
+        return list(unique_texts([f"{i} {' '.join(random.choice(WORDS, N_WORDS - 1))}" for i in range(n_items)])[0])
     contents = []
     for i in range(start, start + n_items):
         path = folder / f"{i}.jpg"

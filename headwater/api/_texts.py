@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.embed import Content, Encoder, fill, load_again, unique_texts
+from headwater.embed import Content, Encoder, fill, keys_of, load_again, unique_texts
 from headwater.errors import StoreError, StoreNotFound, nearest
 from headwater.store import Features, FeatureSpec, Store
 
@@ -109,7 +109,7 @@ def require_dual(store: Store, image: str, text: str) -> None:
 
 def _rows_of(features: Features, contents: Sequence[Content]) -> NDArray[np.int64]:
     """Return the row of each item, -1 for one that is not stored."""
-    rows = features.rows_of(np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16))
+    rows = features.rows_of(keys_of(contents))
     rows[rows >= 0] = np.where(features.status[rows[rows >= 0]] == STORED, rows[rows >= 0], -1)
     return rows
 

@@ -236,10 +236,11 @@ def _content_keys(vectors: Vectors, modality: Modality, progress: bool) -> list[
         return [None if key is None else bytes.fromhex(key) for key in written]
     if modality == "text":
         return [None if text is None else content_key(text.encode()) for text in samples.texts()]
-    paths = [path if path is not None and path.is_file() else None for path in samples.image_paths()]
-    found = keys_of_files(sorted({path for path in paths if path is not None}), None, progress, None)
-    keys = [None if path is None else found[path] for path in paths]
-    return [key if isinstance(key, bytes) else None for key in keys]
+    places = samples.image_places()
+    there = [place for place in places.drop_nulls().unique().sort() if Path(place).is_file()]
+    found, _ = keys_of_files(pl.Series(there, dtype=pl.String), None, progress, None)
+    key_of = dict(zip(there, found.to_list(), strict=True))
+    return [key_of.get(place) for place in places]
 
 
 def _require_one_vector(vectors: Vectors, keys: Sequence[bytes]) -> None:

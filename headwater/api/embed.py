@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from headwater._devices import resolve_device
 from headwater._extras import need
 from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
@@ -23,6 +21,7 @@ from headwater.embed import (
     Precision,
     Shard,
     fill,
+    keys_of,
     load_encoder,
 )
 from headwater.errors import DiskError, EncoderError, ImageError, InputError, ManifestError, nearest
@@ -326,7 +325,7 @@ def _require_space(
     for name, (spec, contents) in wanted.items():
         n = len(contents)
         if store is not None and name in store.feature_names():
-            keys = np.frombuffer(b"".join(content.key for content in contents), np.uint8).reshape(-1, 16)
+            keys = keys_of(contents)
             n = int((store.features(name).rows_of(keys) < 0).sum())
         needed += n * spec.item_bytes
     there = next(folder for folder in (path, *path.resolve().parents) if folder.exists())

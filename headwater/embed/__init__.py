@@ -9,23 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.embed.encoder import (
+    from headwater.embed.contents import (
         Content,
-        Encoded,
-        Encoder,
-        Precision,
+        Contents,
         content_key,
+        distinct,
         key_of_file,
-        load_again,
-        load_encoder,
+        keys_of,
         unique_images,
         unique_texts,
     )
+    from headwater.embed.encoder import Encoded, Encoder, Precision, load_again, load_encoder
     from headwater.embed.run import EmbedResult, Shard, fill
     from headwater.embed.source import Source, no_network, source_of
 
 __all__ = [
     "Content",
+    "Contents",
     "EmbedResult",
     "Encoded",
     "Encoder",
@@ -33,8 +33,10 @@ __all__ = [
     "Shard",
     "Source",
     "content_key",
+    "distinct",
     "fill",
     "key_of_file",
+    "keys_of",
     "load_again",
     "load_encoder",
     "no_network",
@@ -44,6 +46,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    **dict.fromkeys(("Content", "Contents", "content_key", "distinct", "key_of_file", "keys_of"), "contents"),
+    **dict.fromkeys(("unique_images", "unique_texts"), "contents"),
     "EmbedResult": "run",
     "Shard": "run",
     "fill": "run",

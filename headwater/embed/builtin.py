@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.embed.encoder import Content, Encoded, Encoder
+from headwater.embed.contents import Content
+from headwater.embed.encoder import Encoded, Encoder
 from headwater.errors import EncoderError, nearest
 from headwater.store import FeatureSpec, Modality
 

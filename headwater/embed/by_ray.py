@@ -15,7 +15,8 @@ import numpy as np
 
 from headwater._extras import need
 from headwater.embed._torch import first_line
-from headwater.embed.encoder import Content, Precision, load_encoder
+from headwater.embed.contents import Content
+from headwater.embed.encoder import Precision, load_encoder
 from headwater.embed.run import ContentOf, make_block
 from headwater.errors import EncoderError
 from headwater.store import BlockLine, BlockTask, Features, FeatureWriter

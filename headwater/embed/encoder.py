@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
@@ -15,54 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._devices import resolve_device
-from headwater.errors import EncoderError, ImageError, nearest
-from headwater.sources import load_bytes, read_image
+from headwater.embed.contents import Content
+from headwater.errors import EncoderError, nearest
 from headwater.sources.steps import Steps, parse_steps
 from headwater.store import FeatureSpec, Modality
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Prepared = TypeVar("Prepared")
-
-
-def content_key(data: bytes) -> bytes:
-    """Return the BLAKE2b-128 digest of an item's bytes: its key, 16 bytes."""
-    return blake2b(data, digest_size=16).digest()
-
-
-@dataclass(frozen=True)
-class Content:
-    """One item: its key, and where its pixels or words are.
-
-    Attributes
-    ----------
-    key
-        `content_key` of the file's bytes, or of the text in UTF-8.
-    source
-        The image file, or the text itself.
-    """
-
-    key: bytes
-    source: Path | str
-
-    def image(self) -> Image.Image:
-        """Read the image, in mode RGB.
-
-        Raises
-        ------
-        ImageError
-            When it cannot be read, or is no longer the content that the key was made from.
-        """
-        data = load_bytes(Path(self.source))
-        if content_key(data) != self.key:
-            raise ImageError(f"changed while it was being embedded: {self.source}")
-        try:
-            return read_image(data)
-        except ImageError as error:
-            raise ImageError(f"{error}: {self.source}") from error
-
-    def text(self) -> str:
-        """Return the text."""
-        return str(self.source)
 
 
 @dataclass(frozen=True)
@@ -365,37 +323,3 @@ def load_again(
         trust_remote_code=trust_remote_code and spec.encoder.startswith("hf:"),
         steps=spec.preprocessing.get("steps", ()),
     )
-
-
-def unique_texts(texts: Sequence[str | None]) -> tuple[list[Content], NDArray[np.int64]]:
-    """Return the distinct texts as contents, and each text's place among them, -1 where there is none."""
-    return _unique([None if text is None else (content_key(text.encode()), text) for text in texts])
-
-
-def unique_images(
-    paths: Sequence[Path | None], keys: Sequence[bytes | None]
-) -> tuple[list[Content], NDArray[np.int64]]:
-    """Return the distinct images as contents, and each path's place among them, -1 where it has no key."""
-    return _unique(
-        [None if key is None or path is None else (key, path) for path, key in zip(paths, keys, strict=True)]
-    )
-
-
-def _unique(items: Sequence[tuple[bytes, Path | str] | None]) -> tuple[list[Content], NDArray[np.int64]]:
-    places: dict[bytes, int] = {}
-    contents: list[Content] = []
-    place = np.full(len(items), -1, np.int64)
-    for i, item in enumerate(items):
-        if item is None:
-            continue
-        key, source = item
-        if key not in places:
-            places[key] = len(contents)
-            contents.append(Content(key, source))
-        place[i] = places[key]
-    return contents, place
-
-
-def key_of_file(path: Path) -> bytes:
-    """Return the content key of an image file."""
-    return content_key(load_bytes(path))

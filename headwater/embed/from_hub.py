@@ -25,7 +25,8 @@ from headwater.embed._torch import (
     quiet_libraries,
     require_fit,
 )
-from headwater.embed.encoder import Content, Encoded, Precision
+from headwater.embed.contents import Content
+from headwater.embed.encoder import Encoded, Precision
 from headwater.embed.pooling import grid_of_sequence, own_tokens, pool_grid
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError

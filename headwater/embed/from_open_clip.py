@@ -25,7 +25,8 @@ from headwater.embed._torch import (
     load_state,
     quiet_libraries,
 )
-from headwater.embed.encoder import Content, Precision
+from headwater.embed.contents import Content
+from headwater.embed.encoder import Precision
 from headwater.embed.pooling import own_tokens, pool_grid
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError, nearest

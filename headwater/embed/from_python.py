@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from headwater._devices import resolve_device
-from headwater.embed.encoder import Content, Encoded, Encoder, Precision
+from headwater.embed.contents import Content
+from headwater.embed.encoder import Encoded, Encoder, Precision
 from headwater.errors import EncoderError, ImageError, MissingExtra, nearest
 from headwater.store import FeatureSpec, Modality
 

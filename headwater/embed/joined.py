@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from headwater._extras import need
 from headwater.embed._torch import first_line
 from headwater.embed.adapter import FOLDER, Adapter
-from headwater.embed.encoder import Content, Encoded, Encoder, Precision, load_encoder
+from headwater.embed.contents import Content
+from headwater.embed.encoder import Encoded, Encoder, Precision, load_encoder
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._memory import keep_freed_memory
-from headwater.embed.encoder import Content, Encoded, Encoder
+from headwater.embed.contents import Content, keys_of
+from headwater.embed.encoder import Encoded, Encoder
 from headwater.errors import EncoderError, ImageError
 from headwater.store import BlockLine, BlockResult, BlockTask, Features, FeatureSpec, FeatureWriter, Modality
 from headwater.store.quantised import LARGEST
@@ -142,7 +143,7 @@ def fill(
         When stored items, embedded again, no longer come out the same.
     """
     modality = features.spec.modality
-    keys = np.frombuffer(b"".join(c.key for c in contents), np.uint8).reshape(-1, 16)
+    keys = keys_of(contents)
     result = EmbedResult()
     with ExitStack() as stack:
         if shard is None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 from PIL import Image
 
 from headwater.embed._torch import Frozen, to_numpy
-from headwater.embed.encoder import Content, Encoded, Encoder, Prepared
+from headwater.embed.contents import Content
+from headwater.embed.encoder import Encoded, Encoder, Prepared
 from headwater.store import Modality
 
 if TYPE_CHECKING:

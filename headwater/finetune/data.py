@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._extras import need
-from headwater.embed.encoder import Content
+from headwater.embed.contents import Content
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.store import Modality
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.embed.encoder import Content, Encoded
+from headwater.embed.contents import Content
+from headwater.embed.encoder import Encoded
 from headwater.embed.tunable import Tunable
 from headwater.errors import ImageError
 from headwater.finetune.data import Rows, Stored, in_order

@@ -53,14 +53,14 @@ class FileIndex:
     def __len__(self) -> int:
         return self._table.height
 
-    def keys_of(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return the keys of files that have not changed since they were read; None for the others."""
+    def keys_of(self, paths: pl.Series) -> pl.Series:
+        """Return the keys (binary) of files that have not changed since they were read; null for the others."""
         if not len(self):
-            return [None] * len(paths)
-        now = stats_of(paths).with_columns(pl.Series("path", list(paths), dtype=pl.String))
+            return pl.Series("key", [None] * len(paths), dtype=pl.Binary)
+        now = stats_of(paths.to_list()).with_columns(paths.alias("path"))
         known = self._table.filter(pl.col("mtime_ns") + SETTLED_NS <= pl.col("seen_ns")).drop("seen_ns")
         same = now.join(known, on=["path", "size", "mtime_ns", "inode"], how="left", maintain_order="left")
-        return same["key"].to_list()
+        return same["key"]
 
     def remember(self, keys: Mapping[str, bytes], before: Mapping[str, tuple[int, int, int]] | None = None) -> None:
         """Add files that were read, with their keys; see `save`.

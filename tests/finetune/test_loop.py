@@ -11,7 +11,7 @@ from PIL import Image
 
 import headwater as hw
 from headwater.embed import load_encoder, unique_images
-from headwater.embed.encoder import key_of_file
+from headwater.embed.contents import key_of_file
 from headwater.finetune.adapt import Adapted, How, LoraSettings
 from headwater.finetune.data import Source, batches
 from headwater.finetune.loop import LossOf, Predicting, Settings, factor, train_model

@@ -4,10 +4,16 @@ import os
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from headwater.store import FileIndex
 from headwater.store.file_index import NAME
+
+
+def keys_of(index, files):
+    """Return what an index knows of files, as a list."""
+    return index.keys_of(pl.Series(files, dtype=pl.String)).to_list()
 
 
 @pytest.fixture
@@ -33,8 +39,8 @@ def known(tmp_path, files):
 
 def test_unchanged_files_are_known(known, files):
     """Keys come back in the order that was asked for."""
-    assert known.keys_of(files[::-1]) == [bytes([i]) * 16 for i in (2, 1, 0)]
-    assert known.keys_of(["/elsewhere.png"]) == [None]
+    assert keys_of(known, files[::-1]) == [bytes([i]) * 16 for i in (2, 1, 0)]
+    assert keys_of(known, ["/elsewhere.png"]) == [None]
 
 
 @pytest.mark.parametrize("change", ["size", "time", "inode", "gone"])
@@ -54,7 +60,7 @@ def test_a_changed_file_is_not_known(known, files, change):
         os.utime(path, ns=times)
     else:
         path.unlink()
-    assert [key is None for key in known.keys_of(files)] == [False, True, False]
+    assert [key is None for key in keys_of(known, files)] == [False, True, False]
 
 
 def test_a_file_that_has_just_changed_is_not_trusted(tmp_path, files):
@@ -63,13 +69,13 @@ def test_a_file_that_has_just_changed_is_not_trusted(tmp_path, files):
     os.utime(files[0], ns=(now, now))
     index = FileIndex(tmp_path)
     index.remember(dict.fromkeys(files, b"k" * 16))
-    assert [key is None for key in index.keys_of(files)] == [True, False, False]
+    assert [key is None for key in keys_of(index, files)] == [True, False, False]
 
 
 def test_a_damaged_index_is_none(known, tmp_path, files):
     """It is a cache: when it cannot be read, files are."""
     (tmp_path / NAME).write_bytes(b"PAR1 and nothing else")
-    assert FileIndex(tmp_path).keys_of(files) == [None] * 3
+    assert keys_of(FileIndex(tmp_path), files) == [None] * 3
 
 
 def test_what_is_remembered_again_replaces_what_was(known, tmp_path, files):
@@ -78,4 +84,4 @@ def test_what_is_remembered_again_replaces_what_was(known, tmp_path, files):
     known.save()
     again = FileIndex(tmp_path)
     assert len(again) == 3
-    assert again.keys_of(files[:1]) == [b"n" * 16]
+    assert keys_of(again, files[:1]) == [b"n" * 16]

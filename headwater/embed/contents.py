@@ -1,0 +1,140 @@
+"""What is embedded: distinct images and texts, each known by a digest of its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import SupportsIndex, overload
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
+
+from headwater.errors import ImageError
+from headwater.sources import load_bytes, read_image
+from headwater.store import Modality
+
+
+def content_key(data: bytes) -> bytes:
+    """Return the BLAKE2b-128 digest of an item's bytes: its key, 16 bytes."""
+    return blake2b(data, digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Content:
+    """One item: its key, and where its pixels or words are.
+
+    Attributes
+    ----------
+    key
+        `content_key` of the file's bytes, or of the text in UTF-8.
+    source
+        The image file, or the text itself.
+    """
+
+    key: bytes
+    source: Path | str
+
+    def image(self) -> Image.Image:
+        """Read the image, in mode RGB.
+
+        Raises
+        ------
+        ImageError
+            When it cannot be read, or is no longer the content that the key was made from.
+        """
+        data = load_bytes(Path(self.source))
+        if content_key(data) != self.key:
+            raise ImageError(f"changed while it was being embedded: {self.source}")
+        try:
+            return read_image(data)
+        except ImageError as error:
+            raise ImageError(f"{error}: {self.source}") from error
+
+    def text(self) -> str:
+        """Return the text."""
+        return str(self.source)
+
+
+class Contents(Sequence[Content]):
+    """Many contents in columns: what is made of one is made when it is asked for.
+
+    Parameters
+    ----------
+    keys
+        `content_key` of each, uint8, of shape ``(n, 16)``.
+    sources
+        The image file, or the text, of each: strings, of length n.
+    modality
+        Which of both.
+    """
+
+    def __init__(self, keys: NDArray[np.uint8], sources: pl.Series, modality: Modality) -> None:
+        self.keys = keys
+        self.sources = sources
+        self.modality: Modality = modality
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Content: ...
+    @overload
+    def __getitem__(self, index: slice) -> Contents: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Content | Contents:
+        if isinstance(index, slice):
+            return Contents(self.keys[index], self.sources[index], self.modality)
+        source = self.sources[int(index)]
+        return Content(self.keys[index].tobytes(), Path(source) if self.modality == "image" else source)
+
+    def __iter__(self) -> Iterator[Content]:
+        for key, source in zip(self.keys, self.sources.to_list(), strict=True):
+            yield Content(key.tobytes(), Path(source) if self.modality == "image" else source)
+
+
+def keys_of(contents: Sequence[Content]) -> NDArray[np.uint8]:
+    """Return the keys of contents, uint8, of shape ``(n, 16)``."""
+    if isinstance(contents, Contents):
+        return contents.keys
+    return np.frombuffer(b"".join(content.key for content in contents), np.uint8).reshape(-1, 16)
+
+
+def distinct(keys: pl.Series, sources: pl.Series, modality: Modality) -> Contents:
+    """Return the distinct contents among rows that have a key (binary), in the order in which they first come."""
+    rows = pl.DataFrame({"key": keys, "source": sources}).drop_nulls("key")
+    first = rows.unique("key", keep="first", maintain_order=True)
+    packed = b"".join(first["key"].to_list())
+    return Contents(np.frombuffer(packed, np.uint8).reshape(-1, 16), first["source"], modality)
+
+
+def unique_texts(texts: Sequence[str | None]) -> tuple[Contents, NDArray[np.int64]]:
+    """Return the distinct texts as contents, and each text's place among them, -1 where there is none."""
+    keys = [None if text is None else content_key(text.encode()) for text in texts]
+    return _placed(keys, texts, "text")
+
+
+def unique_images(paths: Sequence[Path | None], keys: Sequence[bytes | None]) -> tuple[Contents, NDArray[np.int64]]:
+    """Return the distinct images as contents, and each path's place among them, -1 where it has no key."""
+    known = [None if path is None else key for path, key in zip(paths, keys, strict=True)]
+    return _placed(known, [None if path is None else str(path) for path in paths], "image")
+
+
+def _placed(
+    keys: Sequence[bytes | None], sources: Sequence[str | None], modality: Modality
+) -> tuple[Contents, NDArray[np.int64]]:
+    column = pl.Series(keys, dtype=pl.Binary)
+    contents = distinct(column, pl.Series(sources, dtype=pl.String), modality)
+    numbers = pl.DataFrame(
+        {"key": [key.tobytes() for key in contents.keys], "place": np.arange(len(contents), dtype=np.int64)},
+        schema={"key": pl.Binary, "place": pl.Int64},
+    )
+    rows = pl.DataFrame({"key": column}).join(numbers, on="key", how="left", maintain_order="left")
+    return contents, rows["place"].fill_null(-1).to_numpy()
+
+
+def key_of_file(path: Path) -> bytes:
+    """Return the content key of an image file."""
+    return content_key(load_bytes(path))
