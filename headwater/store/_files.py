@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +23,7 @@ from headwater.errors import DiskError
 from headwater.store.remote import remote_of
 
 DIGEST_SIZE = 16
+SYNCED_AT_ONCE = 3  # files of one `Together`
 
 
 @contextmanager
@@ -127,9 +129,8 @@ class Together:
     def finish(self) -> None:
         """Let every file take its place, durably; when one cannot, some others may have."""
         try:
-            for path, beside in self._files.items():
-                with disk_errors(path):
-                    _sync(beside)
+            with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
+                list(pool.map(_promised, self._files, self._files.values()))
             for path, beside in self._files.items():
                 with disk_errors(path):
                     beside.replace(path)
@@ -143,6 +144,11 @@ class Together:
         """Remove what has not taken its place."""
         for beside in self._files.values():
             beside.unlink(missing_ok=True)
+
+
+def _promised(path: Path, beside: Path) -> None:
+    with disk_errors(path):
+        _sync(beside)
 
 
 def _sync(path: Path) -> None:

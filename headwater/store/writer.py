@@ -19,9 +19,9 @@ from headwater.store.journal import BlockLine, PlanLine, Ranges
 from headwater.store.quantised import quantise
 from headwater.store.remote import remote_of
 
-AT_ONCE = 3
+AT_ONCE = 2
 """Blocks that are written side by side, by `FeatureWriter.commit_all`."""
-TOGETHER = 8
+TOGETHER = 16
 """Blocks that are made durable, and recorded, together by it."""
 
 
