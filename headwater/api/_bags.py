@@ -26,8 +26,7 @@ def bags_of(
     data: Data, column: str, used: Sequence[str]
 ) -> tuple[NDArray[np.str_], list[NDArray[np.int64]], pl.DataFrame]:
     """Return each bag's name, its samples, and a table of what these agree on in the columns ``used``."""
-    groups = full_column(data, column, "--bags")
-    values, codes = np.unique(groups.astype(np.str_), return_inverse=True)
+    values, codes = np.unique(names_of(data, column), return_inverse=True)
     order = np.argsort(codes, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
     first = pl.DataFrame({column: values})
@@ -50,6 +49,11 @@ def agreed(values: pl.Series, members: Sequence[NDArray[np.int64]], column: str,
             )
         found.append(here[0] if len(here) else None)
     return pl.Series(values.name, found, dtype=values.dtype)
+
+
+def names_of(data: Data, column: str) -> NDArray[np.str_]:
+    """Return the name of the bag that each sample is in."""
+    return full_column(data, column, "--bags").astype(np.str_)
 
 
 def those_in(samples: Data, of: NDArray[np.str_], ids: NDArray[np.str_]) -> tuple[Data, NDArray[np.int64]]:

@@ -23,6 +23,7 @@ from headwater.api._report import reported
 from headwater.api._results import metrics_of, predictions_of, trials_of
 from headwater.api._samples import full_column, group_column, labels_there, levels, require_column, with_labels
 from headwater.api._tested import names_key
+from headwater.api._views import views_of
 from headwater.api._writing import described, environment, write_run
 from headwater.api.run import Run
 from headwater.errors import InputError
@@ -183,7 +184,13 @@ class Planned:
         words = [str(c) for c in classes]
         predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
         decision = {"classes": classes, **report.decision} if report.decision else {}
-        config = {**self.config, names_key(outcome.task): classes, **described_as, "environment": environment()}
+        config = {
+            **self.config,
+            "view_levels": views_of(data.inputs),
+            names_key(outcome.task): classes,
+            **described_as,
+            "environment": environment(),
+        }
         tried = trials_of(outcome, fixed)
         weights = instances_of(outcome, X, data)
         run = Run(target, config, metrics, predictions, outcome.head, decision, tried, weights)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater.api._bags import bagged, those_in
+from headwater.api._bags import bagged, names_of, those_in
 from headwater.api._views import viewed
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Outcome
@@ -39,6 +39,8 @@ class Wanted:
         Feature sets that are not read, but that a sample must have.
     views
         The column that says of which view a sample is, where each view of a bag is an input of its own.
+    levels
+        The views that are read, in that order; all there are, sorted, when none are named.
     """
 
     names: tuple[str, ...]
@@ -47,6 +49,7 @@ class Wanted:
     bags: str | None
     also: tuple[str, ...] = ()
     views: str | None = None
+    levels: tuple[str, ...] = ()
 
 
 def wanted(
@@ -118,7 +121,7 @@ def read_inputs(store: Store, what: Wanted, where: str | None, used: Sequence[st
         return data
     if what.views is None:
         return bagged(data, what.bags, used)
-    return viewed(data, what.bags, what.views, used, partial=what.partial)
+    return viewed(data, what.bags, what.views, used, partial=what.partial, wanted=what.levels)
 
 
 def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) -> tuple[Data, NDArray[np.int64]]:
@@ -132,7 +135,7 @@ def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) ->
     if what.partial:
         names = [name for name in what.names if name.endswith("/image")] or what.names[:1]
     samples = store.read(*names, where=where)
-    of = samples.ids if what.bags is None else samples.table[what.bags].cast(pl.String).to_numpy().astype(np.str_)
+    of = samples.ids if what.bags is None else names_of(samples, what.bags)
     return those_in(samples, of, data.ids)
 
 

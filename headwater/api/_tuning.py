@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater.api._bags import bagged, those_in
+from headwater.api._bags import bagged, names_of, those_in
 from headwater.api._items import items_of
 from headwater.api._views import viewed
 from headwater.api.embed import default_name
@@ -182,9 +182,10 @@ def _adapters(asked: Asked) -> list[str | None]:
     if asked.adapter is None or len(asked.encoders) == 1:
         return [asked.adapter] * len(asked.encoders)
     tuned = tuned_encoders(asked.adapter)
-    if not set(tuned) & set(asked.encoders):
+    if left := [spec for spec in tuned if spec not in asked.encoders]:
         raise EncoderError(
-            f"--adapter {asked.adapter}: holds {' and '.join(tuned)} tuned, none of {' and '.join(asked.encoders)}."
+            f"--adapter {asked.adapter}: holds {' and '.join(left)} tuned, none of {' and '.join(asked.encoders)}. "
+            "Name encoders as the run had them."
         )
     return [asked.adapter if spec in tuned else None for spec in asked.encoders]
 
@@ -250,4 +251,4 @@ def samples_of(data: Data, rows: Data, column: str | None) -> tuple[Data, NDArra
     """Return the samples that are in rows, and the row of each: the bag it is in, or its own."""
     if column is None:
         return rows, np.arange(len(rows.ids))
-    return those_in(data, data.table[column].cast(pl.String).to_numpy().astype(np.str_), rows.ids)
+    return those_in(data, names_of(data, column), rows.ids)

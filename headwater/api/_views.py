@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,9 @@ def view_name(view: str, name: str) -> str:
     return f"{view}:{name}"
 
 
-def viewed(data: Data, cases: str, views: str, used: Sequence[str], *, partial: bool) -> Data:
+def viewed(
+    data: Data, cases: str, views: str, used: Sequence[str], *, partial: bool, wanted: Sequence[str] = ()
+) -> Data:
     """Return a row for each case, with an input for each view of its images.
 
     Parameters
@@ -37,15 +39,21 @@ def viewed(data: Data, cases: str, views: str, used: Sequence[str], *, partial: 
         Columns that are the same in all samples of a case.
     partial
         Whether a case may lack some of the views; those that do are left out otherwise.
+    wanted
+        The views that are read, in that order, as a run has them; samples of others are passed over. All there are,
+        sorted, when left out.
 
     Raises
     ------
     InputError
         When a case has several images of one view, or several texts; when there is one view, or no end of them.
     """
-    names, members, first = bags_of(data, cases, used)
     of_sample = full_column(data, views, "--views").astype(np.str_)
-    levels, number = np.unique(of_sample, return_inverse=True)
+    if wanted:
+        data, of_sample = _of_those(data, of_sample, views, wanted)
+    names, members, first = bags_of(data, cases, used)
+    levels = np.array(wanted) if wanted else np.unique(of_sample)
+    number = np.array([levels.tolist().index(view) for view in of_sample.tolist()], np.int64)
     if not 2 <= len(levels) <= MOST:
         raise InputError(
             f"--views {views}: has {len(levels)} values, such as {str(levels[0])!r}. It is to say of which of a few "
@@ -84,6 +92,27 @@ def viewed(data: Data, cases: str, views: str, used: Sequence[str], *, partial: 
     left = pl.DataFrame(lacks, schema={"id": pl.String, "reason": pl.String})
     left_out = pl.concat([part.cast(pl.String) for part in (data.left_out, left)])
     return Data(inputs, first[keep], names[keep], left_out, present if partial else {})
+
+
+def views_of(inputs: Iterable[str]) -> list[str]:
+    """Return the views that inputs are of, by their names, in order."""
+    return list(dict.fromkeys(name.rpartition(":")[0] for name in inputs if ":" in name))
+
+
+def _of_those(
+    data: Data, of_sample: NDArray[np.str_], views: str, wanted: Sequence[str]
+) -> tuple[Data, NDArray[np.str_]]:
+    """Return the samples of some views, which must be there."""
+    there = np.unique(of_sample).tolist()
+    if lacking := [view for view in wanted if view not in there]:
+        raise InputError(
+            f"the run reads views {', '.join(wanted)} of {views!r}, but here there is no {lacking[0]!r}: there are "
+            f"{', '.join(there[:MOST])}."
+        )
+    keep = np.flatnonzero(np.isin(of_sample, list(wanted)))
+    inputs = {name: X.select(keep) for name, X in data.inputs.items()}
+    present = {name: part[keep] for name, part in data.present.items()}
+    return Data(inputs, data.table[keep], data.ids[keep], data.left_out, present), of_sample[keep]
 
 
 def _one_text(

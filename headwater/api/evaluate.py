@@ -259,7 +259,14 @@ def _wanted(run: Run, own: Sequence[str], names: Sequence[str]) -> Wanted:
     config = run.config
     tokens = frozenset(name for mine, name in zip(own, names, strict=True) if mine in config.get("tokens", ()))
     partial = config.get("missing") == "keep"
-    return Wanted(tuple(names), tokens, partial, config.get("bags"), views=config.get("views"))
+    return Wanted(
+        tuple(names),
+        tokens,
+        partial,
+        config.get("bags"),
+        views=config.get("views"),
+        levels=tuple(config.get("view_levels", ())),
+    )
 
 
 def _inputs(data: Data, own: Sequence[str], names: Sequence[str], head: Any) -> Any:

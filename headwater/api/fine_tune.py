@@ -34,6 +34,7 @@ from headwater.api._tuning import (
     read_samples,
     samples_of,
 )
+from headwater.api._views import views_of
 from headwater.api._writing import environment, run_folder, write_run
 from headwater.api.run import Run
 from headwater.errors import InputError, nearest
@@ -462,7 +463,7 @@ class Tuning:
         predictions = predictions_of(ready.data.ids, y, outcome, [str(c) for c in classes], rows.groups)
         features = {one.name: one.encoder.spec(one.modality, "float32").to_dict() for one in ready.inputs}
         config = {**self.config, **protocol.to_dict(), "features": features, "classes": classes}
-        config |= {"trained_parameters": trained.names, "environment": environment()}
+        config |= {"view_levels": views_of(features), "trained_parameters": trained.names, "environment": environment()}
         return Run(target, config, metrics, predictions, trained.head, curves=trained.curves, adapters=trained.adapters)
 
     def _selection(self, frozen: Outcome, trained: Trained) -> dict[str, Any]:

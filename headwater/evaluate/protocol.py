@@ -154,10 +154,11 @@ def cross_validate_repeats(
     rows = np.arange(len(y)) if final is None else final
     first = repeats[0]
     everything = Split(len(first.splits), rows, np.arange(0))
+    alone = not head.seeds_together  # what is solved with a repeat is the same in each, so that its answers are
     outer = [
         _Outer(split, i, repeat, repeat.searches)
         for repeat in repeats
-        for i, split in enumerate([*repeat.splits, everything] if repeat is first else repeat.splits)
+        for i, split in enumerate([*repeat.splits, everything] if repeat is first or alone else repeat.splits)
     ]
     n_settings = outer[0].searches.n_trials
     selects = n_settings > 1
@@ -177,7 +178,9 @@ def cross_validate_repeats(
     for part in _parts(outer, [0] * len(outer), head.seeds_together):
         fitted += head.fit_many(X, y, fits[part], groups=groups)
     place = len(first.splits)
-    last, last_head = chosen.pop(place), fitted.pop(place)
+    last, last_head = chosen[place], fitted[place]
+    chosen = [found for one, found in zip(outer, chosen, strict=True) if one.split is not everything]
+    fitted = [model for one, model in zip(outer, fitted, strict=True) if one.split is not everything]
     splits = [split for repeat in repeats for split in repeat.splits]
     tested = target.scores(head, fitted, X, [split.test for split in splits])
     folds = []

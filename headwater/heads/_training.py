@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
     from torch import dtype as TorchType
 
-STOP_ROWS = 4096  # evaluated at once
+STOP_ROWS = 4096  # evaluated at once, of all groups together
+LEAST_STOP = 256  # of each group
 Gather = Callable[["Tensor"], list["Tensor"]]
 """Takes row numbers, int64, of shape ``(g, b)``; returns each input's rows, float32, ``(g, b, d)``."""
 
@@ -161,7 +162,9 @@ def train(
     curves = torch.stack(curve, -1).cpu().numpy() if curve else np.zeros((g, m, 0), np.float32)
 
     def trained(i: int, j: int) -> Trained:
-        return Trained(scaling.fold_in(one_network(best, i, j, m), i), int(n_epochs[i, j]), curves[i, j])
+        n = int(n_epochs[i, j])
+        own = curves[i, j] if patience is None else curves[i, j, : n + patience]  # others may have gone on
+        return Trained(scaling.fold_in(one_network(best, i, j, m), i), n, own)
 
     return [[trained(i, j) for j in range(m)] for i in range(g)]
 
@@ -242,8 +245,9 @@ def _stop_loss(
         present[i, : len(group.stop)] = True
     rows, there = torch.as_tensor(numbers, device=none.device), torch.as_tensor(present, device=none.device)
     total, weight = none, none
+    step = max(STOP_ROWS // len(groups), LEAST_STOP)
     with torch.no_grad():
-        for part, counted in zip(rows.split(STOP_ROWS, 1), there.split(STOP_ROWS, 1), strict=True):
+        for part, counted in zip(rows.split(step, 1), there.split(step, 1), strict=True):
             logits = forward(shape, params, inputs(part), none, None)
             more = losses(shape.objective, logits, targets[part], class_weight, none, counted)
             total, weight = total + more[0], weight + more[1]

@@ -344,12 +344,15 @@ def _at_once(shape: Shape, m: int, batch_size: int, device: str) -> int:
     On a GPU, the more the faster. On a CPU networks that outgrow its caches are slower together: 64 of 256 units by a
     twentieth in five folds at once, while 12 are faster by a seventh (two cores, 768 columns).
     """
+    from headwater.heads._training import LEAST_STOP
+
     torch = need("torch", "encoders")
     units = [*shape.hidden, shape.objective.n_outputs]
     weights = sum(fan_in * k for fan_in, k in pairwise([sum(shape.inputs), *units]))
     if shape.fusion == "gated":
         weights += len(shape.inputs) * sum(shape.inputs) * units[0]  # gates
-    each = 4 * m * (8 * weights + 4 * batch_size * sum(units))  # with moments, gradients, casts and what layers give
+    # with moments, gradients, casts and what layers give; and rows as they come, standardised and cast
+    each = 4 * m * (8 * weights + 4 * batch_size * sum(units)) + 12 * max(batch_size, LEAST_STOP) * sum(shape.inputs)
     budget = torch.cuda.get_device_properties(0).total_memory // 3 if device == "cuda" else TOGETHER_ON_CPU
     return max(1, int(budget // each))
 

@@ -97,6 +97,24 @@ def test_a_run_on_views_is_evaluated_elsewhere(exams, make_store, tmp_path):
         hw.evaluate(run, plain, label="label", groups="patient")
 
 
+def test_views_of_another_store_are_the_runs_own(exams, make_store, tmp_path):
+    """Evaluated elsewhere, views are found by name: others are passed over, and one that is not there is an error."""
+    run = hw.fit_head(exams, **OPTIONS, params={"C": 1.0}, out=tmp_path / "run")
+    assert run.config["view_levels"] == ["CC", "MLO"]
+    X, table = columns()
+    table["patient"] = [f"q{p}" for p in table["patient"]]
+    same = hw.evaluate(run, make_store(X, path="same.hw", first_key=1000, **table), label="label", groups="patient")
+    more = {k: [*v, *v[:5]] for k, v in table.items()}
+    more["view"][-5:] = ["AT"] * 5  # would come first
+    store = make_store(np.vstack([X, X[:5]]), path="more.hw", first_key=3000, **more)
+    found = hw.evaluate(run, store, label="label", groups="patient")
+    assert found.predictions["score_same"].to_numpy() == pytest.approx(same.predictions["score_same"].to_numpy())
+    table["view"] = [{"CC": "right", "MLO": "left"}[view] for view in table["view"]]
+    store = make_store(X, path="named.hw", first_key=5000, **table)
+    with pytest.raises(InputError, match="reads views CC, MLO of 'view', but here there is no 'CC': there are left"):
+        hw.evaluate(run, store, label="label", groups="patient")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

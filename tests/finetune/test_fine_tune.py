@@ -232,6 +232,17 @@ def test_bags(cases, tiny):
     assert np.isfinite(scores(run)).all()
 
 
+def test_bags_by_date(cases, tiny, tmp_path):
+    """A bag may be named by what is no text, such as the day of an exam."""
+    table = pl.read_csv(cases).with_columns(pl.format("{}/{}", pl.lit(str(cases.parent)), "image").alias("image"))
+    day = pl.datetime(2020, 1, 1) + pl.duration(days=pl.int_range(48) // 2)
+    table.with_columns(exam=day).write_parquet(tmp_path / "days.parquet")
+    options = {"head": "mil", "bags": "exam", "params": {"epochs": 2, "warmup": 0.5, "hidden": [8], "width": 8}}
+    run = tuned(tmp_path / "days.parquet", tiny("timm-vit").spec, train="last-1", epochs=1, **options)
+    assert len(run.predictions) == 24
+    assert run.metrics["leakage"]["identical_across_splits"] == {"image": 0}
+
+
 def test_views_of_a_case(cases, tiny, tmp_path):
     """Each view is an input of its own, made by one encoder that is trained; the frozen head is fit-head's."""
     table = pl.read_csv(cases).with_columns(pl.format("{}/{}", pl.lit(str(cases.parent)), "image").alias("image"))
