@@ -32,7 +32,7 @@ CHEAP_FIRST = (
     *("prototypes", "linear", "ridge", "knn", "xgboost", "mlp", "token-mlp", "mil"),
     *("self-attention", "merged-attention", "cross-attention", "co-attention"),
 )
-LATER = ("classes", "environment", "view_levels")  # parts of a run's config that are known when it has run, or are not its own
+LATER = ("classes", "environment", "view_levels")  # of a run's config, known when it has run, or not its own
 
 
 @dataclass(frozen=True)
