@@ -1,6 +1,6 @@
 """64 MLP settings x 5 folds on 8,000 x 768, trained together, against a plain PyTorch loop, one after the other.
 
-    python benchmarks/mlp_sweep.py [--hidden 256 ...] [--epochs 5] [--device cpu]
+    python benchmarks/mlp_sweep.py [--hidden 256 ...] [--epochs 5] [--device cpu] [--settings 64] [--fold-by-fold]
 
 The plain loop is the one of PyTorch's tutorials: a DataLoader over a TensorDataset, nn.Sequential, torch.optim.AdamW,
 standardised once a fold. It is timed on a few of the networks and scaled. Both train for the same epochs, in the same
@@ -14,12 +14,12 @@ import time
 
 import numpy as np
 import torch
-from _timing import machine, report
+from _timing import machine, medians, report
 from linear_sweep import features, folds, scores
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from headwater.heads import MLP
+from headwater.heads import MLP, mlp
 
 SETTINGS = [
     {"lr": lr, "weight_decay": decay, "dropout": dropout}
@@ -55,14 +55,33 @@ def plain(X, y, train, test, hidden, epochs, batch_size, device, *, lr, weight_d
         return float(((model(Z[test].to(device))[:, 0] > 0).cpu().numpy() == y[test]).mean())
 
 
+def compare_folds(head, X, y, fits):
+    """Print seconds of all folds in one model, and of one fold after the other, the middle of three runs each."""
+
+    def with_room_for(n_bytes):
+        def run():
+            mlp.TOGETHER_ON_CPU = n_bytes
+            head.fit_many(X, y, fits)
+
+        return run
+
+    rooms = {"together": 1 << 40, "by fold": 1, "usual": mlp.TOGETHER_ON_CPU}
+    times = medians({name: with_room_for(n_bytes) for name, n_bytes in rooms.items()}, 3)
+    words = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items())
+    print(f"{machine()}\n  hidden {head.hidden}, {len(fits)} networks in 5 folds, {head.epochs} epochs: {words}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hidden", type=int, nargs="+", default=[256])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--settings", type=int, default=64, help="how many of the 64")
+    parser.add_argument("--fold-by-fold", action="store_true", help="also train one fold after the other, and compare")
     parser.add_argument("--timed", type=int, default=6, help="networks that the plain loop is timed on")
     options = parser.parse_args()
+    settings = SETTINGS[:: len(SETTINGS) // options.settings][: options.settings]
     X = features()
     y = (scores(X, 1)[:, 0] > 0).astype(int)
     splits = folds(y)
@@ -77,8 +96,12 @@ def main() -> None:
     head.fit_many(X, y, [(splits[0][0], SETTINGS[0])])
     plain(X, y, *splits[0], options.hidden, 1, options.batch_size, options.device, **SETTINGS[0])
     start = time.perf_counter()
-    fitted = head.fit_many(X, y, [(train, setting) for train, _ in splits for setting in SETTINGS])
+    fits = [(train, setting) for train, _ in splits for setting in settings]
+    fitted = head.fit_many(X, y, fits)
     ours = time.perf_counter() - start
+    if options.fold_by_fold:
+        compare_folds(head, X, y, fits)
+        return
     chosen = np.linspace(0, len(SETTINGS) * len(splits) - 1, options.timed).astype(int)
     start = time.perf_counter()
     theirs = [

@@ -1,7 +1,7 @@
 """Writing 1 GB of float16 features durably: plan, blocks with their checksums and the journal, against ``numpy.save``
 and fsync of the same array.
 
-python benchmarks/store_write.py [--mb 1024] [--dim 1024] [--repeats 5]
+python benchmarks/store_write.py [--mb 1024] [--dim 1024] [--repeats 5] [--no-sync]
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def main() -> None:
     arguments.add_argument("--mb", type=int, default=1024)
     arguments.add_argument("--dim", type=int, default=1024)
     arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--no-sync", action="store_true", help="let neither side ask the disk for durability")
     sizes = arguments.parse_args()
+    if sizes.no_sync:
+        os.fsync = lambda descriptor: None
     print(machine())
     n = sizes.mb * 2**20 // (2 * sizes.dim)
     x, keys = noise(0, n, sizes.dim), random_keys(n)

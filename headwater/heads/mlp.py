@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -301,14 +301,13 @@ def _train_batch(
         for start in range(0, len(together), n):
             some = together[start : start + n]
             trained = train(shape, schedule, [group for group, _ in some], gather, targets, dtype)
-            for (_, members), networks in zip(some, trained, strict=True):
-                for i, network in zip(members, networks, strict=True):
-                    head = heads[i]
-                    head.classes_ = classes[seen]
-                    head.multilabel_ = multilabel
-                    head.params_, head.n_epochs_, head.curve_ = network.params, network.n_epochs, network.curve
-                    head.inputs_ = {name: int(part.shape[1]) for name, part in X.items()} if is_several(X) else None
-                    head.n_features_in_ = sum(shape.inputs)
+            of_group = [[heads[i] for i in members] for _, members in some]
+            for head, network in zip(chain(*of_group), chain(*trained), strict=True):
+                head.classes_ = classes[seen]
+                head.multilabel_ = multilabel
+                head.params_, head.n_epochs_, head.curve_ = network.params, network.n_epochs, network.curve
+                head.inputs_ = {name: int(part.shape[1]) for name, part in X.items()} if is_several(X) else None
+                head.n_features_in_ = sum(shape.inputs)
 
 
 def _group(
@@ -341,8 +340,8 @@ def _group(
 def _at_once(shape: Shape, m: int, batch_size: int, device: str) -> int:
     """Return how many groups of m networks are trained at once, by the memory that they need.
 
-    On a GPU, the more the faster. On a CPU networks that outgrow its caches are slower together: 64 of 256 units by a
-    twentieth in five folds at once, while 12 are faster by a seventh (two cores, 768 columns).
+    A CPU's budget is small since networks that outgrow its caches are no faster together (``benchmarks/mlp_sweep.py
+    --fold-by-fold``); a GPU's is what it has room for, and was not measured.
     """
     from headwater.heads._training import LEAST_STOP
 
