@@ -1,4 +1,4 @@
-"""What storing tokens as int8 costs, against float16: space, reading, a linear probe, an attention head, retrieval.
+"""What storing tokens as bfloat16 or int8 costs, against float16: space, reading, a probe, attention, retrieval.
 
     python benchmarks/token_types.py ../shared/data
 
@@ -25,6 +25,7 @@ from headwater.retrieve.exact import unit
 SETS = {"lc25000_lung": ("label", "source_tile"), "mini_mias": ("density", "patient")}
 NAME = "mobilenetv2_100/image"
 N_NEIGHBOURS = 10
+TYPES = ("float16", "bfloat16", "int8")
 
 
 def neighbours(means: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -63,7 +64,7 @@ def main() -> None:
     for name, (label, group) in SETS.items():
         found = {}
         with tempfile.TemporaryDirectory() as folder:
-            for dtype in ("float16", "int8"):
+            for dtype in TYPES:
                 store = hw.embed(
                     data / name / "manifest.csv",
                     Path(folder) / f"{dtype}.hw",
@@ -75,16 +76,15 @@ def main() -> None:
                     device="cpu",
                 )
                 found[dtype] = measure(store, label, group)
-        exact, small = found["float16"], found["int8"]
         print(f"{name}:")
-        for what in ("MB", "read, million numbers a second"):
-            print(f"  {what:32} float16 {exact[what]:8.0f}   int8 {small[what]:8.0f}")
-        for what in ("probe", "attention"):
-            print(f"  {what + ', AUC':32} float16 {exact[what]:8.4f}   int8 {small[what]:8.4f}")
-        pairs = zip(exact["neighbours"], small["neighbours"], strict=True)
-        same = np.mean([len(np.intersect1d(a, b)) / N_NEIGHBOURS for a, b in pairs])
-        first = np.mean(exact["neighbours"][:, 0] == small["neighbours"][:, 0])
-        print(f"  of {N_NEIGHBOURS} nearest images the same {100 * same:.1f} %, the nearest of all {100 * first:.1f} %")
+        for what, digits in (("MB", 0), ("read, million numbers a second", 0), ("probe", 4), ("attention", 4)):
+            print(f"  {what:32}" + "".join(f" {dtype} {found[dtype][what]:8.{digits}f}  " for dtype in TYPES))
+        for dtype in TYPES[1:]:
+            pairs = list(zip(found["float16"]["neighbours"], found[dtype]["neighbours"], strict=True))
+            same = np.mean([len(np.intersect1d(a, b)) / N_NEIGHBOURS for a, b in pairs])
+            first = np.mean([a[0] == b[0] for a, b in pairs])
+            shares = f"{100 * same:.1f} %, the nearest {100 * first:.1f} %"
+            print(f"  {dtype}: of {N_NEIGHBOURS} nearest images the same {shares}")
 
 
 if __name__ == "__main__":

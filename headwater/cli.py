@@ -199,7 +199,8 @@ def embed(
     image_size: ImageSize = None,
     dtype: Annotated[str, typer.Option(help="Stored type: float16 or float32.")] = "float16",
     tokens_dtype: Annotated[
-        str | None, typer.Option(metavar="int8|float16|float32", help="Stored type of tokens; that of --dtype.")
+        str | None,
+        typer.Option(metavar="int8|float16|bfloat16|float32", help="Stored type of tokens; that of --dtype."),
     ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",

@@ -174,8 +174,9 @@ def embed(
     dtype
         Stored type, ``float16`` or ``float32``.
     tokens_dtype
-        Stored type of tokens: ``float16``, ``float32``, or ``int8`` with a scale a token, which takes half the space of
-        ``float16``; that of the pooled features when left out.
+        Stored type of tokens: ``float16``, ``float32``, ``bfloat16``, which has the range of ``float32`` in the space
+        of ``float16``, or ``int8`` with a scale a token, which takes half of that; that of the pooled features when
+        left out.
     trust_remote_code
         Let transformers run code that comes with a model; it runs with all rights of the user's.
     precision, device, batch_size, workers
@@ -207,7 +208,7 @@ def embed(
     _one_of("--on-error", on_error, ("skip", "stop"))
     _one_of("--dtype", dtype, ("float16", "float32"))
     if tokens_dtype is not None:
-        _one_of("--tokens-dtype", tokens_dtype, ("int8", "float16", "float32"))
+        _one_of("--tokens-dtype", tokens_dtype, ("int8", "float16", "bfloat16", "float32"))
         if tokens == "none":
             raise InputError("--tokens-dtype is about tokens, and none are stored: pass --tokens all or a number.")
     _one_of("--device", device, ("auto", "cpu", "cuda"))

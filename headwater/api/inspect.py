@@ -78,7 +78,7 @@ def info(store: str | Path | Store) -> StoreInfo:
             "dim": found.spec.dim,
             "dtype": found.spec.dtype,
             "tokens": found.spec.tokens,
-            "tokens_dtype": found.spec.token_type.name,
+            "tokens_dtype": found.spec.tokens_dtype or found.spec.dtype,
             "encoder": found.spec.encoder,
             "weights": found.spec.weights,
             "bytes": found.n_bytes,

@@ -18,11 +18,21 @@ from headwater._memory import keep_freed_memory
 from headwater.embed.contents import Content, keys_of
 from headwater.embed.encoder import Encoded, Encoder
 from headwater.errors import EncoderError, ImageError
-from headwater.store import BlockLine, BlockResult, BlockTask, Features, FeatureSpec, FeatureWriter, Modality
-from headwater.store.quantised import LARGEST
+from headwater.store import (
+    BlockLine,
+    BlockResult,
+    BlockTask,
+    Features,
+    FeatureSpec,
+    FeatureWriter,
+    Modality,
+    bfloat16,
+    quantised,
+)
 
 SAME_COSINE = 0.999
 REMEDY = "try --dtype float32 or --precision fp32"
+REMEDY_OF_TOKENS = "try --tokens-dtype bfloat16 or --precision fp32"
 N_PROBES = 4
 TEXTS_AT_ONCE = 16
 """Texts are sorted by length among this many batches."""
@@ -325,10 +335,12 @@ def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: list[Any
 def _assemble(task: BlockTask, parts: Sequence[_Done], spec: FeatureSpec) -> BlockResult:
     """Put the jobs of a block together in the stored type; an item that does not fit into it fails.
 
-    Tokens that are to be quantised stay float32, for the writer to do it.
+    Tokens that NumPy has no type for stay float32, for the writer to make them what they are to be.
     """
     dtype = spec.dtype
-    token_type, largest = (np.dtype(np.float32), LARGEST) if spec.quantised else (spec.token_type, np.inf)
+    token_type, largest = spec.token_type, np.inf
+    if spec.quantised or spec.bfloat16:
+        token_type, largest = np.dtype(np.float32), quantised.LARGEST if spec.quantised else bfloat16.LARGEST
     failed = {row: why for part in parts for row, why in part.failed.items()}
     encoded = [(part.good, part.encoded) for part in parts if part.encoded is not None]
     if not encoded:
@@ -354,7 +366,7 @@ def _assemble(task: BlockTask, parts: Sequence[_Done], spec: FeatureSpec) -> Blo
     if tokens is not None:
         fits = np.array([bool((np.abs(matrix) <= largest).all() and np.isfinite(matrix).all()) for matrix in tokens])
         for row in task.rows[finite & ~fits].tolist():
-            failed.setdefault(row, f"its tokens are not finite in {spec.tokens_dtype or dtype}; {REMEDY}")
+            failed.setdefault(row, f"its tokens are not finite in {spec.tokens_dtype or dtype}; {REMEDY_OF_TOKENS}")
         finite &= fits
     for row in task.rows[~finite].tolist():
         failed.setdefault(row, f"its features are not finite in {dtype}; {REMEDY}")

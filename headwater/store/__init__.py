@@ -1,6 +1,7 @@
 """The feature store: what is on disk, and how it is read and added to."""
 
 from headwater.store._files import fetch_file, remove_file, send_file, write_bytes
+from headwater.store.bfloat16 import Bfloat16Array, to_bfloat16
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.features import Features
 from headwater.store.file_index import FileIndex, stat_of
@@ -28,6 +29,7 @@ from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 __all__ = [
     "KEY_COLUMNS",
     "ArrayLike",
+    "Bfloat16Array",
     "BlockLine",
     "BlockResult",
     "BlockShuffle",
@@ -62,5 +64,6 @@ __all__ = [
     "send_file",
     "stat_of",
     "store_folder",
+    "to_bfloat16",
     "write_bytes",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,9 @@ DIMENSIONS = {
 }
 """What the axes of each array of a feature set are, for tools that go by names."""
 XXH3 = "xxh3:"
+BITS = np.dtype(np.uint16)
+"""The type of an array of bfloat16 numbers, which has no other use."""
+NOT_A_BFLOAT16 = 0x7FC0
 LARGE_ROW = 8 << 10
 """Bytes of a row from which on rows are copied one by one."""
 ASKED_FOR = 128 << 10
@@ -63,7 +67,6 @@ def write_array_metadata(group: Path, part: str, shape: tuple[int, ...], chunk_r
 
 def array_metadata(part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return what the ``zarr.json`` of an array holds."""
-    fill: float | int | str = "NaN" if dtype.kind == "f" else 0
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -71,11 +74,18 @@ def array_metadata(part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np
         "data_type": dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *shape[1:]]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": fill,
+        "fill_value": "NaN" if dtype.kind == "f" else int(fill_of(dtype)),
         "codecs": [_codec(dtype)],
         "dimension_names": list(DIMENSIONS[part]),
-        "attributes": {},
+        "attributes": {"bits_of": "bfloat16"} if dtype == BITS else {},
     }
+
+
+def fill_of(dtype: np.dtype[Any]) -> Array:
+    """Return what rows that were never written read as: NaN where there is one, else 0."""
+    if dtype == BITS:
+        return np.array(NOT_A_BFLOAT16, dtype)
+    return np.array(np.nan if dtype.kind == "f" else 0, dtype)
 
 
 def _codec(dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -109,8 +119,8 @@ class MappedArray:
     dtype
         Type of its numbers.
     written
-        Says whether a chunk has been written, by its number. One that has not reads as NaN (numbers with a point) or
-        0, whatever lies on disk; one that has must be there.
+        Says whether a chunk has been written, by its number. One that has not reads as `fill_of` the type, whatever
+        lies on disk; one that has must be there.
     check
         Raises for a chunk, by its number and its values, that is not what it should be. Chunks of a store at a URL are
         checked when they are fetched.
@@ -264,8 +274,7 @@ class MappedArray:
 
     @property
     def _fill(self) -> Array:
-        """What rows that were never written read as."""
-        return np.array(np.nan if self.dtype.kind == "f" else 0, self.dtype)
+        return fill_of(self.dtype)
 
 
 class Chunked(Protocol):
@@ -278,6 +287,54 @@ class Chunked(Protocol):
     @property
     def chunk_rows(self) -> int: ...
     def __getitem__(self, rows: Any, /) -> Array: ...
+
+
+class AsFloat32(ABC):
+    """Numbers that are stored as something else, as float32, computed as rows are taken.
+
+    Parameters
+    ----------
+    parts
+        What they are computed from, in chunks of as many rows; the first has their shape.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, *parts: MappedArray) -> None:
+        self.parts = parts
+        self.shape = parts[0].shape
+        self.chunk_rows = parts[0].chunk_rows
+
+    @abstractmethod
+    def _numbers(self, *parts: Array) -> NDArray[np.float32]:
+        """Return the numbers of some rows of the parts."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape})"
+
+    def __getitem__(self, rows: Selector) -> Array:
+        return self._numbers(*(part[rows] for part in self.parts))
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Yield ``(rows, values)`` chunk by chunk."""
+        for found in zip(*(part.blocks() for part in self.parts), strict=True):
+            yield found[0][0], self._numbers(*(values for _, values in found))
+
+    def ask_for(self, index: int) -> None:
+        """Have the system begin to read chunk ``index``, ahead of use."""
+        for part in self.parts:
+            part.ask_for(index)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
 
 
 class InMemory:

@@ -43,8 +43,10 @@ from headwater.store._files import (
     remove_file,
     remove_unfinished,
 )
+from headwater.store.bfloat16 import Bfloat16Array
 from headwater.store.blocks import (
     Array,
+    AsFloat32,
     MappedArray,
     RaggedArray,
     array_metadata,
@@ -173,10 +175,10 @@ class Features:
         )
 
     @cached_property
-    def tokens(self) -> MappedArray | QuantisedArray | RaggedArray:
+    def tokens(self) -> MappedArray | AsFloat32 | RaggedArray:
         """Token features: of shape ``(n_items, n_tokens, token_dim)`` for images, ragged for texts.
 
-        Where they are stored as int8, they are numbers again, float32, as they are read.
+        Where they are stored as int8 or bfloat16, they are float32 as they are read.
         """
         if not self.spec.has_tokens:
             name = self.name.partition("/")[0]
@@ -185,8 +187,11 @@ class Features:
                 f"{self.spec.encoder} --name {name}-tokens --tokens all"
             )
         values = self.token_parts["tokens/values" if self.spec.ragged else "tokens"]
-        scales = self.token_parts.get("tokens/scales" if self.spec.ragged else "token_scales")
-        numbers = values if scales is None else QuantisedArray(values, scales)
+        numbers: MappedArray | AsFloat32 = values
+        if self.spec.quantised:
+            numbers = QuantisedArray(values, self.token_parts["tokens/scales" if self.spec.ragged else "token_scales"])
+        elif self.spec.bfloat16:
+            numbers = Bfloat16Array(values)
         return RaggedArray(numbers, *self._token_places) if self.spec.ragged else numbers
 
     @cached_property

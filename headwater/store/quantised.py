@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.store.blocks import Array, MappedArray, Selector
+from headwater.store.blocks import Array, AsFloat32, MappedArray
 
 LEVELS = 127
 PIECE = 1 << 20
@@ -51,7 +48,7 @@ def quantise(tokens: Array) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     return values, scales
 
 
-class QuantisedArray:
+class QuantisedArray(AsFloat32):
     """Quantised tokens as numbers again, float32, computed as rows are taken; NaN where nothing was stored.
 
     Parameters
@@ -62,40 +59,9 @@ class QuantisedArray:
         float16, of shape ``(n, ...)``, in chunks of as many rows.
     """
 
-    dtype = np.dtype(np.float32)
-
     def __init__(self, values: MappedArray, scales: MappedArray) -> None:
-        self.values = values
-        self.scales = scales
-        self.shape = values.shape
-        self.chunk_rows = values.chunk_rows
+        super().__init__(values, scales)
 
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"QuantisedArray(shape={self.shape})"
-
-    def __getitem__(self, rows: Selector) -> Array:
-        return self._numbers(self.values[rows], self.scales[rows])
-
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Yield ``(rows, values)`` chunk by chunk."""
-        for (rows, values), (_, scales) in zip(self.values.blocks(), self.scales.blocks(), strict=True):
-            yield rows, self._numbers(values, scales)
-
-    def ask_for(self, index: int) -> None:
-        """Have the system begin to read chunk ``index``, ahead of use."""
-        self.values.ask_for(index)
-        self.scales.ask_for(index)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self[:], dtype)
-
-    def _numbers(self, values: Array, scales: Array) -> Array:
+    def _numbers(self, *parts: Array) -> NDArray[np.float32]:
+        values, scales = parts
         return np.multiply(values, np.asarray(scales, np.float32)[..., None], dtype=np.float32)

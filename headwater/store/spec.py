@@ -43,8 +43,8 @@ class FeatureSpec:
     token_dim
         Length of a token, or None when no tokens are stored.
     tokens_dtype
-        Stored type of tokens where it is another than ``dtype``: ``float16``, ``float32``, or ``int8``, which is one
-        byte a number and a float16 scale a token.
+        Stored type of tokens where it is another than ``dtype``: ``float16``, ``float32``, ``bfloat16``, or ``int8``,
+        which is one byte a number and a float16 scale a token.
     logit_scale
         What a dual encoder multiplies cosines by; None for other encoders.
     """
@@ -78,13 +78,18 @@ class FeatureSpec:
 
     @property
     def token_type(self) -> np.dtype[Any]:
-        """Stored type of the numbers of a token."""
-        return np.dtype(self.tokens_dtype or self.dtype)
+        """Type that the numbers of a token lie on disk as: of ``bfloat16``, that of its bits."""
+        return np.dtype(np.uint16 if self.bfloat16 else self.tokens_dtype or self.dtype)
 
     @property
     def quantised(self) -> bool:
         """Whether tokens are stored as whole numbers and scales."""
         return self.has_tokens and self.tokens_dtype == "int8"
+
+    @property
+    def bfloat16(self) -> bool:
+        """Whether tokens are stored as the bits of bfloat16 numbers."""
+        return self.has_tokens and self.tokens_dtype == "bfloat16"
 
     def with_tokens_as(self, dtype: str | None) -> FeatureSpec:
         """Return the spec with tokens stored as ``dtype``, None being as the pooled vectors are."""

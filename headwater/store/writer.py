@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.errors import StoreError
 from headwater.store._files import Together
+from headwater.store.bfloat16 import to_bfloat16
 from headwater.store.blocks import Array, MappedArray, digest_rows, write_array_metadata
 from headwater.store.features import FAILED, KEY_CHUNK, STORED, TO_DO, Features, end_of, token_arrays
 from headwater.store.journal import BlockLine, PlanLine, Ranges
@@ -45,7 +46,7 @@ class BlockResult:
         Of shape ``(n, dim)``; rows of failed items are ignored.
     tokens
         Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None when not stored. Numbers
-        also where they are stored as int8.
+        also where they are stored as int8 or bfloat16.
     failed
         Why each failed row failed, by row number.
     """
@@ -240,7 +241,7 @@ class FeatureWriter:
         damaged = next(features._differences(before), None)  # a new checksum would hide it
         if damaged is not None:
             raise StoreError(f"{damaged}. Nothing is added to it: restore it from a backup, or embed into a new store.")
-        good = ~np.isin(result.rows, list(result.failed))
+        good = ~np.isin(result.rows, list(result.failed)) if result.failed else np.ones(len(result.rows), bool)
         rows = result.rows[good]
         stored = _union(before.stored, rows)
         values = self._values(task.block, rows, result, good) if len(rows) else {}
@@ -277,8 +278,9 @@ class FeatureWriter:
 
     def _stored(self, tokens: Array) -> dict[str, Array]:
         """Return tokens as they are stored, by the folder of each array."""
-        parts = list(self.features.token_parts)
-        return dict(zip(parts, quantise(tokens) if self.features.spec.quantised else (tokens,), strict=True))
+        spec = self.features.spec
+        stored = quantise(tokens) if spec.quantised else (to_bfloat16(tokens) if spec.bfloat16 else tokens,)
+        return dict(zip(self.features.token_parts, stored, strict=True))
 
     def _dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
         chunk = array.chunk(block)
@@ -315,7 +317,9 @@ class FeatureWriter:
 
 
 def _union(ranges: Ranges, rows: NDArray[np.int64]) -> Ranges:
-    """Return the half-open ranges that cover ``ranges`` and ``rows``."""
+    """Return the half-open ranges that cover ``ranges`` and ``rows``, which ascend."""
+    if not ranges and len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):  # as nearly always
+        return ((int(rows[0]), int(rows[-1]) + 1),)
     marks = np.unique(np.concatenate([rows, *(np.arange(start, stop) for start, stop in ranges)]))
     breaks = np.flatnonzero(np.diff(marks) != 1) + 1
     return tuple((int(part[0]), int(part[-1]) + 1) for part in np.split(marks, breaks) if len(part))

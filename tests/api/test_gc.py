@@ -14,7 +14,7 @@ from headwater.errors import InputError, StoreError
 from headwater.store import open_store
 
 
-@pytest.fixture(scope="module", params=[None, "int8"])
+@pytest.fixture(scope="module", params=[None, "int8", "bfloat16"])
 def sound(request, tmp_path_factory, tiny, picture):
     """Return a store of 90 images with tokens, and texts with ragged ones, of which the last manifest lists 50."""
     folder = tmp_path_factory.mktemp("gc")

@@ -42,36 +42,39 @@ def test_co_attention_from_the_command_line(with_tokens, command, tmp_path):
     assert run.head.shape_.lengths == (data.inputs["vit/image"].shape[1], None)
 
 
-@pytest.fixture(scope="session")
-def with_int8(with_tokens, tiny, tmp_path_factory):
-    """The same store, its tokens in a byte a number."""
-    path = tmp_path_factory.mktemp("int8") / "t.hw"
+@pytest.fixture(scope="session", params=["int8", "bfloat16"])
+def with_other(request, with_tokens, tiny, tmp_path_factory):
+    """A type of tokens, and the same store with its tokens stored as that."""
+    path = tmp_path_factory.mktemp(request.param) / "t.hw"
+    options = {"tokens": "all", "tokens_dtype": request.param}
     for member, name in (("timm-vit", "vit"), ("hf-bert", "bert")):
-        encoder = tiny(member).spec
-        embed(with_tokens.parent / "manifest.csv", path, encoder=encoder, name=name, tokens="all", tokens_dtype="int8")
-    return path
+        embed(with_tokens.parent / "manifest.csv", path, encoder=tiny(member).spec, name=name, **options)
+    return request.param, path
 
 
 @pytest.mark.parametrize("name", ["vit/image", "bert/text"])
-def test_tokens_in_a_byte_a_number(with_tokens, with_int8, name):
-    """They are the float16 ones to half a step of 1/127 of each token's largest number; pooled ones are the same."""
-    exact, small = (open_store(path).features(name) for path in (with_tokens, with_int8))
-    assert np.array_equal(exact.pooled[:], small.pooled[:])
+def test_tokens_of_another_type(with_tokens, with_other, name):
+    """int8: half a step of 1/127 of a token's largest number off; bfloat16: 1/256 of each. Pooled ones are the same."""
+    dtype, path = with_other
+    exact, other = (open_store(store).features(name) for store in (with_tokens, path))
+    assert np.array_equal(exact.pooled[:], other.pooled[:])
     for row in range(exact.n_items):
-        wanted, found = (np.asarray(f.tokens[row], np.float64) for f in (exact, small))
+        wanted, found = (np.asarray(f.tokens[row], np.float64) for f in (exact, other))
         largest = np.abs(wanted).max(-1, keepdims=True)
-        assert (np.abs(found - wanted) <= largest * (0.5 / 127 + 2e-3)).all()
+        error = largest * (0.5 / 127 + 2e-3) if dtype == "int8" else np.abs(wanted) * (1 / 256 + 1e-3) + 1e-6
+        assert (np.abs(found - wanted) <= error).all()
         assert not np.array_equal(found, wanted)
 
 
-def test_a_head_learns_from_tokens_in_a_byte_a_number(with_tokens, with_int8):
+def test_a_head_learns_from_tokens_of_another_type(with_tokens, with_other):
     """Scores are near those from float16, and the store says what it holds."""
+    dtype, path = with_other
     options = {"features": ["vit/image", "bert/text"], "label": "grade", "head": "co-attention", "params": QUICK}
-    runs = [fit_head(path, groups="patient", folds=3, **options) for path in (with_tokens, with_int8)]
-    exact, small = (run.predictions.sort("id")["score_high"].to_numpy() for run in runs)
-    assert np.corrcoef(exact, small)[0, 1] > 0.95
-    assert " + tokens all int8" in "\n".join(info(with_int8).lines())
-    assert "int8" not in "\n".join(info(with_tokens).lines())
+    runs = [fit_head(store, groups="patient", folds=3, **options) for store in (with_tokens, path)]
+    exact, other = (run.predictions.sort("id")["score_high"].to_numpy() for run in runs)
+    assert np.corrcoef(exact, other)[0, 1] > 0.95
+    assert f" + tokens all {dtype}" in "\n".join(info(path).lines())
+    assert dtype not in "\n".join(info(with_tokens).lines())
 
 
 def test_a_type_of_tokens_that_are_not_stored(refused, gallery, tmp_path):

@@ -1,6 +1,7 @@
 """The run that fills a feature set: whatever happens on the way, the same bytes in the end."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,19 @@ class Counting(StubEncoder):
     def encode(self, modality, batch):
         self.seen += batch
         return Encoded(super().encode(modality, batch).pooled * np.float32(self.factor) + np.float32(self.offset))
+
+
+class WithLargeTokens(StubEncoder):
+    """A stub whose tokens reach to a hundred million, as hidden states of language models can."""
+
+    tokens = "all"
+
+    def spec(self, modality, dtype):
+        return replace(super().spec(modality, dtype), tokens="all", n_tokens=3, token_dim=2)
+
+    def encode(self, modality, batch):
+        tokens = np.array([[1.0, -1e8], [3.0, 5e7], [0.0, 1e-3]], np.float32)
+        return Encoded(np.ones((len(batch), 8), np.float32), np.stack([tokens] * len(batch)))
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +260,22 @@ def test_values_that_do_not_fit_the_stored_type(many_images, tmp_path, factor):
     if factor == 1e6:
         features = features_of(tmp_path / "wide", encoder, "image", 5, "float32")
         assert fill(features, encoder, contents_of(many_images[:5])).embedded == 5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "bfloat16"])
+def test_tokens_that_do_not_fit_the_stored_type(many_images, tmp_path, dtype):
+    """Where float16 and int8 end, bfloat16 does not; the reason says so."""
+    encoder = WithLargeTokens("8")
+    spec = encoder.spec("image", "float16").with_tokens_as(dtype)
+    features = create_store(tmp_path / "s").require_features("f/image", spec, 5)
+    result = fill(features, encoder, contents_of(many_images[:5]))
+    if dtype != "bfloat16":
+        why = f"its tokens are not finite in {dtype}; try --tokens-dtype bfloat16 or --precision fp32"
+        assert {reason for _, reason in result.failed} == {why}
+        return
+    assert result.embedded == 5
+    expected = encoder.encode("image", [0]).tokens[0]
+    assert np.allclose(features.refresh().tokens[0], expected, rtol=1 / 256)
 
 
 @pytest.mark.parametrize("tokens", ["all", "3"])
