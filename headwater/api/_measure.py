@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from headwater.embed import Content, Encoder, fill, key_of_file, unique_texts
-from headwater.store import Modality, create_store
+from headwater.store import Features, Modality, create_store
 
 SIDE = 768
 N_WORDS = 40
@@ -53,6 +53,8 @@ class Measured:
         system does not say.
     items
         What they were.
+    item_bytes
+        Bytes that one of them takes in a store, of ragged tokens on average.
     """
 
     items_per_second: float
@@ -60,6 +62,7 @@ class Measured:
     batch_size: int
     peak_memory: int | None
     items: str
+    item_bytes: int
 
 
 def measure(encoder: Encoder[Any], modality: Modality, batch_size: int) -> Measured:
@@ -82,7 +85,17 @@ def measure(encoder: Encoder[Any], modality: Modality, batch_size: int) -> Measu
         done = fill(features, encoder, contents, batch_size=batch_size)
         took = time.perf_counter() - started
         what = f"made images of {SIDE} x {SIDE} pixels" if modality == "image" else f"made texts of {N_WORDS} words"
-        return Measured(done.embedded / took, n_items, min(batch_size, n_items), _peak(device), what)
+        each = _item_bytes(features.refresh())
+        return Measured(done.embedded / took, n_items, min(batch_size, n_items), _peak(device), what, each)
+
+
+def _item_bytes(features: Features) -> int:
+    """Return the bytes that an item takes in a feature set, on average."""
+    spec = features.spec
+    if not spec.ragged:
+        return spec.item_bytes
+    n_tokens = float(np.mean([len(features.tokens[row]) for row in range(features.n_items)]))
+    return round(spec.item_bytes + (n_tokens - 1) * spec.token_bytes)
 
 
 def _made(modality: Modality, folder: Path, start: int, n_items: int) -> list[Content]:

@@ -13,6 +13,12 @@ AT_ONCE = 1.0  # a step that takes less needs no line
 Update = Callable[[int, int], None]
 
 
+def note(words: str, *, show: bool = True) -> None:
+    """Say something before a long step begins."""
+    if show:
+        print(words, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_bar(what: str, total: int, *, unit: str = "items", show: bool = True) -> Iterator[Update]:
     """Show how far a long step is: a bar with rate and time left, or a line now and then without a terminal.

@@ -105,6 +105,8 @@ class Examined:
                 f"  {found.items_per_second:.3g} items a second, {found.batch_size} at a time{memory} "
                 f"({found.n_items} {found.items})"
             )
+            each, rate = found.item_bytes, size(int(found.item_bytes * found.items_per_second))
+            out.append(f"  {size(each)} an item in {spec.dtype}: {rate} a second, {size(100_000 * each)} for 100,000")
         return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +13,7 @@ from headwater._extras import need
 from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
 from headwater.api._lines import counted, size
 from headwater.api._listing import Changes, refuse_own_keys, write_samples
-from headwater.api._progress import progress_bar
+from headwater.api._progress import note, progress_bar
 from headwater.embed import (
     Content,
     EmbedResult,
@@ -257,8 +257,12 @@ def embed(
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
                 refuse_failed(found.features(full_name), items[modality], table, "failed in an earlier run")
+    new = {modality: _new_items(found, f"{base}/{modality}", items[modality].contents) for modality in wanted}
+    needed = {modality: new[modality] * specs[modality].item_bytes for modality in wanted}
     if not is_url(store):  # of the cache, old blocks make room
-        _require_space(Path(store), found, {f"{base}/{m}": (specs[m], items[m].contents) for m in wanted})
+        _require_space(Path(store), sum(needed.values()))
+    for modality in wanted:
+        note(_estimate(f"{base}/{modality}", specs[modality], new[modality]), show=progress and new[modality] > 0)
     # Only now, when nothing that can be foreseen stands in the way, is anything written.
     target = Embedded(create_store(store).path, table.n_samples)
     target.not_encoded = not_encoded
@@ -318,17 +322,23 @@ def default_name(encoder: str) -> str:
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"
 
 
-def _require_space(
-    path: Path, store: Store | None, wanted: Mapping[str, tuple[FeatureSpec, Sequence[Content]]]
-) -> None:
+def _new_items(store: Store | None, name: str, contents: Sequence[Content]) -> int:
+    """Return how many contents have no row yet."""
+    if store is None or name not in store.feature_names():
+        return len(contents)
+    return int((store.features(name).rows_of(keys_of(contents)) < 0).sum())
+
+
+def _estimate(name: str, spec: FeatureSpec, n: int) -> str:
+    """Say what new items will take in a store."""
+    stored = f"{size(n * spec.item_bytes)} to store ({size(spec.item_bytes)} each)"
+    if spec.ragged:
+        stored = f"to store {size(spec.item_bytes - spec.token_bytes)} each and {size(spec.token_bytes)} a token"
+    return f"{name}: {counted(n, 'new item')} to embed, {stored}"
+
+
+def _require_space(path: Path, needed: int) -> None:
     """Refuse to begin what the disk has no room for; of ragged tokens, not counted yet, it takes one."""
-    needed = 0
-    for name, (spec, contents) in wanted.items():
-        n = len(contents)
-        if store is not None and name in store.feature_names():
-            keys = keys_of(contents)
-            n = int((store.features(name).rows_of(keys) < 0).sum())
-        needed += n * spec.item_bytes
     there = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:

@@ -72,9 +72,13 @@ class FeatureSpec:
     @property
     def item_bytes(self) -> int:
         """Bytes of an item: its key, status, pooled vector and tokens; of ragged tokens one."""
-        each = (self.token_dim or 0) * self.token_type.itemsize + 2 * self.quantised
-        tokens = (self.n_tokens or 1) * each if self.has_tokens else 0
+        tokens = (self.n_tokens or 1) * self.token_bytes if self.has_tokens else 0
         return 17 + self.dim * np.dtype(self.dtype).itemsize + tokens
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token."""
+        return (self.token_dim or 0) * self.token_type.itemsize + 2 * self.quantised
 
     @property
     def token_type(self) -> np.dtype[Any]:

@@ -59,6 +59,7 @@ def test_an_encoder(tiny, member):
         assert measured.items_per_second > 0
         assert measured.batch_size == 2 <= measured.n_items
         assert measured.peak_memory > 4 * found.n_parameters
+        assert measured.item_bytes > 17 + 2 * spec.dim + (spec.n_tokens or 1) * spec.token_bytes - 1
 
 
 def test_what_is_printed(command, tiny):
@@ -69,6 +70,9 @@ def test_what_is_printed(command, tiny):
     assert " parameters, cpu " in out
     assert "image: 32 values, tokens 16 x 32; prepared by ViTImageProcessor" in out
     assert " items a second, 2 at a time, " in out
+    each = 17 + 2 * 32 + 16 * 2 * 32
+    assert f"  {each / 1000:.1f} kB an item in float16: " in out
+    assert f" a second, {each / 10:,.1f} MB for 100,000" in out
     found = json.loads(command("doctor", "--encoder", "builtin:ngram", "--json").out)
     assert found["encoder"]["features"]["text"]["dim"] == 512
     assert found["encoder"]["source"]["kind"] == "built in"

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from headwater.api import embed, fit_head, info, verify
+from headwater.embed import load_encoder
 from headwater.errors import DiskError
 from headwater.store import open_store
 
@@ -470,6 +471,16 @@ def test_what_changed_is_counted_and_the_rest_is_not_read(images, monkeypatch):
     assert sorted(path.name for path in read) == sorted([first.name, "moved.png", "new.png"])
     assert done.changes.lines() == ["samples: +1 new, 1 changed, 1 moved"]
     assert done.results["texture/image"].embedded == 0
+
+
+def test_what_is_to_be_stored_is_said_before_it_is(images, command, tmp_path):
+    """The number of new items and their bytes come first; where nothing is new, nothing is said."""
+    words = ("embed", images / "manifest.csv", tmp_path / "a.hw", "--encoder", "builtin:texture")
+    each = load_encoder("builtin:texture").spec("image", "float16").item_bytes
+    n = len({path.read_bytes() for path in (images / "images").iterdir()})
+    said = f"texture/image: {n} new items to embed, {n * each / 1000:.1f} kB to store ({each} B each)"
+    assert said in command(*words).err.splitlines()
+    assert "new items" not in command(*words).err
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(images, monkeypatch):
