@@ -47,7 +47,7 @@ def make_folder(folder: Path) -> None:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
-            sync_folder(path.parent)
+            sync(path.parent)
 
 
 @contextmanager
@@ -77,9 +77,9 @@ def remove_unfinished(folder: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make what was written to a file durable; of a folder, what was renamed in it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -102,11 +102,11 @@ def replacing(path: Path, together: Together | None = None) -> Iterator[Path]:
                 together.add(beside, path)
                 kept = True
                 return
-            _sync(beside)
+            sync(beside)
             if remote := remote_of(path):
                 remote.send(beside, path)
             beside.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             if not kept:
                 beside.unlink(missing_ok=True)
@@ -136,7 +136,7 @@ class Together:
                     beside.replace(path)
             for folder in {path.parent for path in self._files}:
                 with disk_errors(folder):
-                    sync_folder(folder)
+                    sync(folder)
         finally:
             self.discard()
 
@@ -148,12 +148,7 @@ class Together:
 
 def _promised(path: Path, beside: Path) -> None:
     with disk_errors(path):
-        _sync(beside)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        sync(beside)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -192,7 +187,7 @@ def remove_file(path: Path) -> None:
         remote.remove(path)
     if path.exists():
         path.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def remove_tree(folder: Path) -> None:
@@ -201,7 +196,7 @@ def remove_tree(folder: Path) -> None:
         remote.remove_tree(folder)
     if folder.exists():
         shutil.rmtree(folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
 
 def file_sizes(folder: Path) -> dict[Path, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.errors import StoreError
-from headwater.store._files import digest, disk_errors, location, locked, sync_folder, write_bytes
+from headwater.store._files import digest, disk_errors, location, locked, sync, write_bytes
 from headwater.store.remote import remote_of
 
 SUM_DIGITS = 16
@@ -162,7 +162,7 @@ class Journal:
                 os.truncate(self.path, start)
                 raise
         if new:
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
 
     def _cut_unfinished(self) -> int:
         """Drop a last line that a crash cut short; return the length of what remains, in bytes."""

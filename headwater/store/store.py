@@ -27,7 +27,7 @@ from headwater.store._files import (
     remove_file,
     remove_tree,
     remove_unfinished,
-    sync_folder,
+    sync,
     write_bytes,
     write_json,
 )
@@ -283,12 +283,12 @@ class Store:
             if target.exists() and source.exists():
                 shutil.rmtree(aside, ignore_errors=True)
                 target.replace(aside)  # from here on `by` alone is whole
-                sync_folder(target.parent)
+                sync(target.parent)
             if source.exists():
                 write_bytes(self._journal(name), self._journal(by).read_bytes())
                 make_folder(target.parent)
                 source.replace(target)
-                sync_folder(target.parent)
+                sync(target.parent)
             self._journal(by).unlink(missing_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
             for folder in (source.parent, self._journal(by).parent):  # of a name that nothing has any more
