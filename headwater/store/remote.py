@@ -17,7 +17,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,29 +178,58 @@ class Remote:
         """Return what the bucket has of a file now; None when it has none."""
         try:
             self._listed[self._name(path)] = self._look(self._name(path))
-            with self.open(path, lambda file: None) as file:
-                return file.read()
+            (file,) = self.open([path])
         except FileNotFoundError:
+            self._listed.pop(self._name(path), None)
             return None
+        with file:
+            return file.read()
 
-    def open(self, path: Path, check: Callable[[BinaryIO], object]) -> BinaryIO:
-        """Open a file for reading; one that has to be fetched becomes part of the cache if ``check`` lets it pass.
+    def open(
+        self, paths: Sequence[Path], check: Callable[[list[BinaryIO]], object] = lambda files: None
+    ) -> list[BinaryIO]:
+        """Open files for reading; those that have to be fetched become part of the cache if ``check`` lets all pass.
 
         Raises
         ------
         FileNotFoundError
-            When the bucket has none.
+            When the bucket lacks one, which the error names.
         """
-        name = self._name(path)
-        version = self._listed.get(name) or self._look(name)
+        files: list[BinaryIO] = []
+        fetched: list[tuple[BinaryIO, Path, Version]] = []
         try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return self._fetch(name, version, check)
-        if self._index.holds(path, version.word, os.fstat(file.fileno())):
-            return file
-        file.close()
-        return self._fetch(name, version, check)
+            for path in paths:
+                try:
+                    version = self._listed.get(self._name(path)) or self._look(self._name(path))
+                    file = self._cached(path, version)
+                    if file is None:
+                        file = self._fetch(self._name(path))
+                        fetched.append((file, path, version))
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(errno.ENOENT, "the bucket has no such object", str(path)) from error
+                files.append(file)
+            if fetched:
+                check(files)
+            for file, path, version in fetched:
+                os.fsync(file.fileno())
+                self._keep(Path(file.name), path, version)
+                file.seek(0)
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        finally:
+            for file, *_ in fetched:
+                Path(file.name).unlink(missing_ok=True)
+        if any(_is_chunk(self._name(path)) for _, path, _ in fetched):
+            self._index.drop_oldest(cache_limit())
+        return files
+
+    def read_past_cache(self, path: Path) -> bytes:
+        """Return the bytes of an object, which stay out of the cache; a FileNotFoundError where there is none."""
+        with self._requests():
+            data: bytes = self._fs.cat_file(self._key(self._name(path)))
+            return data
 
     def has(self, path: Path) -> bool:
         """Whether the bucket has a file, by its last listing."""
@@ -366,37 +395,41 @@ class Remote:
 
         def fetch(name: str) -> None:
             try:
-                self._fetch(name, self._listed[name], check=lambda file: None).close()
-            except (FileNotFoundError, KeyError):
+                self.open([self.folder / name])[0].close()
+            except FileNotFoundError:
                 self._listed.pop(name, None)
 
         if names:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(fetch, names))
 
-    def _fetch(self, name: str, version: Version, check: Callable[[BinaryIO], object]) -> BinaryIO:
-        """Fetch a file into the cache, and open it."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    def _cached(self, path: Path, version: Version) -> BinaryIO | None:
+        """Open a file of the cache, if it holds a version of its object."""
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return None
+        if self._index.holds(path, version.word, os.fstat(file.fileno())):
+            return file
+        file.close()
+        return None
+
+    def _fetch(self, name: str) -> BinaryIO:
+        """Fetch an object into a file beside the one that it may become, and open it."""
+        beside = _beside(self.folder / name)
+        beside.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._requests():
                 self._fs.get_file(self._key(name), str(beside))
-            file = beside.open("rb")
-            try:
-                os.fsync(file.fileno())
-                check(file)
-                self._index.record(path, version.word, os.fstat(file.fileno()), droppable=_is_chunk(name))
-                beside.replace(path)
-                file.seek(0)
-            except BaseException:
-                file.close()
-                raise
-        finally:
+            return beside.open("rb")
+        except BaseException:
             beside.unlink(missing_ok=True)
-        if _is_chunk(name):
-            self._index.drop_oldest(cache_limit())
-        return file
+            raise
+
+    def _keep(self, beside: Path, path: Path, version: Version) -> None:
+        """Let a file become that of the cache which holds a version of its object."""
+        self._index.record(path, version.word, beside.stat(), droppable=_is_chunk(self._name(path)))
+        beside.replace(path)
 
     def _is_current(self, name: str) -> bool:
         path = self.folder / name
@@ -519,6 +552,11 @@ def _code(error: OSError) -> str:
     """Return the server's word for an error, as botocore has it."""
     response: Mapping[str, Any] = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
+
+
+def _beside(path: Path) -> Path:
+    """Return where this thread writes what may become a file of the cache."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
 
 
 def _is_chunk(name: str) -> bool:

@@ -71,9 +71,9 @@ def fetched(monkeypatch):
     """The names of files that were fetched since."""
     names, fetch = [], Remote._fetch
 
-    def counted(self, name, version, check):
+    def counted(self, name):
         names.append(name)
-        return fetch(self, name, version, check)
+        return fetch(self, name)
 
     monkeypatch.setattr(Remote, "_fetch", counted)
     return names
@@ -166,6 +166,109 @@ def test_other_rows_in_the_place_of_a_block_are_refused(url, elsewhere, s3):
     assert np.array_equal(features.pooled[:64], vectors(np.arange(64)))
     s3.pipe_file(f"{pooled}/c.1.0", right)
     assert np.array_equal(features.pooled[:], vectors(np.arange(N)))
+
+
+RAGGED = FeatureSpec(
+    encoder="x", modality="image", dim=8, dtype="float32", tokens="all", token_dim=3, tokens_dtype="int8"
+)
+"""Its blocks are of one chunk of tokens where all items are there at once, of more where long ones come later."""
+
+
+def matrices(lengths, first=0):
+    return [np.full((length, 3), row % 100 + 1, np.float32) for row, length in enumerate(lengths, first)]
+
+
+def write_ragged(url, *plans):
+    """Make features with the given numbers of tokens, a plan after the other."""
+    features, lengths = create_store(url).require_features("f/image", RAGGED, 130), np.zeros(0, np.int64)
+    for plan in plans:
+        lengths = np.concatenate([lengths, plan])
+        with features.writing() as writer:
+            writer.set_environment({"made": "here"})
+            for task in writer.plan(keys_of(len(lengths)), lengths):
+                tokens = [np.full((lengths[row], 3), row % 100 + 1, np.float32) for row in task.rows]
+                writer.commit(task, BlockResult(task.rows, vectors(task.rows), tokens))
+    return features.refresh()
+
+
+def read_ragged(features):
+    return [features.tokens[row] for row in range(features.n_items)]
+
+
+ONE_CHUNK = (np.arange(130) % 4,)
+SEVERAL_CHUNKS = (np.ones(64, int), np.arange(66) % 7)
+
+
+@pytest.mark.parametrize("plans", [ONE_CHUNK, SEVERAL_CHUNKS])
+@pytest.mark.parametrize("part", ["keys", "tokens/offsets", "tokens/lengths", "tokens/values", "tokens/scales"])
+def test_damage_in_the_bucket_is_refused_when_it_is_read(url, elsewhere, s3, part, plans):
+    """A byte that flipped in what is fetched is one line that names the array, is not kept, and is gone when mended."""
+    write_ragged(url, *plans)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    chunks = [key for key in s3.find(f"{url}/features.zarr/f/image/{part}") if "/c." in key]
+    place = sorted(chunks, key=lambda key: int(key.rpartition("/c.")[2].split(".")[0]))[-1]
+    right = s3.cat_file(place)
+    s3.pipe_file(place, bytes([right[0] ^ 1]) + right[1:])
+
+    def read():
+        return features.rows_of(keys_of(2)) if part == "keys" else read_ragged(features)
+
+    for _ in range(2):
+        with pytest.raises(StoreError, match=rf"^f/image: .*{part} differs from its checksum$"):
+            read()
+        assert not (features.folder / part / place.rpartition("/")[2]).exists()
+    said = list(open_store(url).verify())
+    assert len(said) == 1
+    assert said[0].endswith(f"{part} differs from its checksum")
+    s3.pipe_file(place, right)
+    found = read()
+    if part == "keys":
+        assert found.tolist() == [0, 1]
+    else:
+        expected = matrices(np.concatenate(plans))
+        assert all(np.allclose(a, b, atol=0.5) for a, b in zip(found, expected, strict=True))
+    assert list(open_store(url).verify()) == []
+
+
+def test_other_tokens_in_the_place_of_a_block_are_refused(url, elsewhere, s3):
+    """Ragged tokens of another block are not those that the journal speaks of; blocks beside it are read."""
+    write_ragged(url, *ONE_CHUNK)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    scales = f"{url}/features.zarr/f/image/tokens/scales"
+    s3.pipe_file(f"{scales}/c.1", s3.cat_file(f"{scales}/c.0"))
+    with pytest.raises(StoreError, match=r"block 1 of tokens/scales differs from its checksum"):
+        features.tokens[70]
+    assert features.tokens[3].shape == (3, 3)
+
+
+def test_chunks_that_are_checked_together_are_fetched_once(url, elsewhere, fetched):
+    """However many chunks a block has, each is fetched when one of them is touched, and never again."""
+    write_ragged(url, *SEVERAL_CHUNKS)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    fetched.clear()
+    for row in (70, 71, 127):
+        features.tokens[row]
+    names = [name for name in fetched if "/tokens/values/" in name]
+    assert len(names) == len(set(names)) == 3
+    read_ragged(features)
+    read_ragged(features.refresh())
+    chunks = [name for name in fetched if "/c." in name]
+    assert len(chunks) == len(set(chunks))
+
+
+def test_what_is_read_of_a_grown_set_is_what_was_opened(url, elsewhere, s3):
+    """Keys and tokens that another machine adds to chunks which are fetched later leave an open feature set right."""
+    write_ragged(url, np.arange(70) % 4)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    elsewhere("a third")
+    write_ragged(url, np.arange(70) % 4, np.arange(60) % 4)
+    elsewhere()
+    assert features.rows_of(keys_of(71)).tolist() == [*range(70), -1]
+    assert [len(matrix) for matrix in read_ragged(features)] == (np.arange(70) % 4).tolist()
 
 
 def test_verify_reads_the_bucket(url, fetched, s3):
