@@ -12,6 +12,14 @@ On disk, below ``features.zarr/NAME/MODALITY``::
 Order of writing, each step durable before the next. A plan: arrays grow, keys are written, the journal says so. A
 block: its chunks, its chunk of ``status``, its line in the journal. Whatever a crash leaves behind is therefore either
 spoken of by the journal and whole, or not spoken of and made again.
+
+Who may write. One process alone, which holds ``NAME.lock`` beside the journal; or the parts of a run, each of which
+holds ``NAME.I-of-N.lock``, gives out rows under ``NAME.plan.lock`` unless another part has, and writes blocks and lines
+of its own. On a disk, the parts share ``NAME.lock`` by ``flock``. In a bucket nothing is shared: a part takes its lock,
+then looks at the lone writer's and at those of other numbers of parts; a lone writer takes its own, then looks at all
+parts'. Each looks when its own lock is there to be seen, so never do both go on, though both may be refused. What a
+process that lost its lock unaware still sends is refused, since objects are written only over the version that their
+writer knows, and lines of the journal only where it says of their blocks, or of the rows, what their writer knew.
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -510,14 +519,8 @@ class Features:
         Raises
         ------
         StoreBusy
-            When another process writes alone, or writes the same part.
-        StoreError
-            For a store at a URL, whose journal cannot be added to by several.
+            When another process writes alone, or writes the same part, or shards of another number of parts write.
         """
-        if remote_of(self.folder) is not None:
-            raise StoreError(
-                f"{location(self.folder)}: the journal of a store at a URL is written by one process alone."
-            )
         from headwater.store.writer import FeatureWriter
 
         mine = self.journal.path.with_suffix(f".{part}.lock")
@@ -527,17 +530,47 @@ class Features:
             self._same_division(count),
             disk_errors(mine),
             mine.open("a+") as lock,
+            ExitStack() as stack,
         ):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                stack.enter_context(lease(mine, wait=False))
+            except (BlockingIOError, Held) as error:
                 lock.seek(0)
-                raise StoreBusy(f"part {part} of {self.name} is being written by {lock.read().strip()}.") from error
+                who = error.holder if isinstance(error, Held) else lock.read().strip()
+                raise StoreBusy(f"part {part} of {self.name} is being written by {who}.") from error
+            self._refuse_others(mine)
             lock.truncate(0)
             lock.write(_who())
             lock.flush()
             shared = Features(self.folder, self.journal.path, self.name, shared=True)
             yield FeatureWriter(shared), locked(self.journal.path.with_suffix(".plan.lock"))
+
+    @property
+    def right(self) -> str:
+        """A word for the right to write that this process holds, by which others write for it; see `helping`."""
+        remote = remote_of(self.folder)
+        return "" if remote is None else remote.word_of(self.journal.path.with_suffix(".lock"))
+
+    @contextmanager
+    def helping(self, right: str) -> Iterator[None]:
+        """Write blocks for the process that has the right to write, as long as it has it, and leave the journal to it.
+
+        At a URL, what is there is listed first and the lock looked at then, before each object: so when another
+        process has taken over, and written, that is known or what is sent is refused.
+
+        Raises
+        ------
+        StoreBusy
+            When that process has it no more.
+        """
+        remote = remote_of(self.folder)
+        if remote is None:
+            yield
+            return
+        remote.update(self.folder)
+        with remote.borrowed(self.journal.path.with_suffix(".lock"), right):
+            yield
 
     @contextmanager
     def _same_division(self, count: str) -> Iterator[None]:
@@ -555,8 +588,31 @@ class Features:
             lock.seek(0)
             running = lock.read().strip()
             if running != count:
-                raise StoreBusy(f"{self.name} is being written by shards of {running} parts: join them, or wait.")
+                self._refuse_division(running)
             yield
+
+    def _refuse_others(self, mine: Path) -> None:
+        """Refuse to go on, at a URL, where others hold locks that do not go with ``mine``, which is held by now."""
+        remote, alone = remote_of(self.folder), self.journal.path.with_suffix(".lock")
+        if remote is None:
+            return
+
+        def n_parts(path: Path) -> str | None:
+            found = re.fullmatch(rf"{re.escape(alone.stem)}\.\d+-of-(\d+)\.lock", path.name)
+            return None if found is None else found[1]
+
+        def require_free(path: Path) -> None:
+            try:
+                remote.require_free(path)
+            except Held as error:
+                if mine != alone and path != alone:
+                    self._refuse_division(str(n_parts(path)), error)
+                self._refuse_busy(error.holder, error)
+
+        others = [path for path in remote.taken(alone.parent) if path == alone or n_parts(path) is not None]
+        others = [path for path in others if path != mine and n_parts(path) != n_parts(mine)]
+        with ThreadPoolExecutor(len(others) or 1) as pool:  # each that is dead is watched for a while
+            list(pool.map(require_free, others))
 
     @contextmanager
     def _right_to_write(self, kind: int) -> Iterator[IO[str]]:
@@ -566,13 +622,18 @@ class Features:
         with disk_errors(path), path.open("a+") as lock, ExitStack() as stack:
             try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
-                stack.enter_context(lease(path, wait=False))
+                if kind == fcntl.LOCK_EX:
+                    stack.enter_context(lease(path, wait=False))
+                    self._refuse_others(path)
             except BlockingIOError as error:
                 lock.seek(0)
                 self._refuse_busy(lock.read().strip(), error)
             except Held as error:
                 self._refuse_busy(error.holder, error)
             yield lock
+
+    def _refuse_division(self, running: str, error: Exception | None = None) -> NoReturn:
+        raise StoreBusy(f"{self.name} is being written by shards of {running} parts: join them, or wait.") from error
 
     def _refuse_busy(self, who: str, error: Exception) -> NoReturn:
         raise StoreBusy(

@@ -159,14 +159,6 @@ def test_import(url, done, tmp_path, monkeypatch):
     assert np.array_equal(np.asarray(open_store(url).read("made/image").X[:]), vectors)
 
 
-@pytest.mark.parametrize("option", [("--shard", "0/2"), ("--engine", "ray")])
-def test_one_process_fills_a_bucket(url, gallery, command, option):
-    """What divides a run over processes is refused before anything is written."""
-    ended = command("embed", gallery / "manifest.csv", url, "--encoder", "stub:8", *option)
-    assert ended.status == 1
-    assert ended.error.startswith(f"headwater: {url}: --shard and --engine ray need a folder")
-
-
 def test_killed(url, filled, gallery, s3, tmp_path):
     """After kill -9 the same command goes on, from an empty cache too, and ends in the bytes of a whole run."""
     line = [sys.executable, "-m", "headwater", "embed", str(gallery / "manifest.csv"), url]

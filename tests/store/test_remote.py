@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,19 @@ from headwater.errors import (
     StoreError,
     StoreNotFound,
 )
-from headwater.store import BlockResult, FeatureSpec, Roles, create_store, find_store, lease, open_store, store_folder
+from headwater.store import (
+    BlockResult,
+    FeatureSpec,
+    FeatureWriter,
+    Roles,
+    create_store,
+    find_store,
+    lease,
+    open_store,
+    store_folder,
+)
 from headwater.store.cache import cache_limit
+from headwater.store.journal import PlanLine
 from headwater.store.remote import Remote, remote_of
 
 N = 300  # five blocks of 64 rows, the last of 44
@@ -619,6 +631,229 @@ def test_of_two_that_take_a_lock_one_gets_it(url):
     assert remote.write_if("x.lock", b"3", tag)
     assert remote.write_if("x.lock", b"4", tag) is None
     assert remote.read_tagged("x.lock")[1] == b"3"
+
+
+# Shards
+
+
+def share(url, part, n=N, stop_after=None):
+    """Make the blocks of one part, as `headwater.embed.fill` does."""
+    index, _, count = part.split("-")
+    features = create_store(url).require_features("f/image", SPEC, N, alone=False)
+    with features.sharing(part) as (writer, planning):
+        with planning:
+            writer.features = writer.features.refresh()
+            tasks = writer.plan(keys_of(n))
+        writer.set_environment({"made": f"by {part}"})
+        for task in [task for task in tasks if task.block % int(count) == int(index)][:stop_after]:
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
+    return features.refresh()
+
+
+@pytest.mark.parametrize("parts", [("0-of-2", "1-of-2"), ("1-of-2", "0-of-2")])
+def test_parts_make_what_one_process_makes(bucket, url, elsewhere, s3, parts):
+    """Two machines, whichever comes first, leave the objects that one leaves, and all lines of the journal."""
+    write(f"{bucket}/one.hw", N)
+    for number, part in enumerate(parts):
+        elsewhere(f"machine {number}")
+        share(url, part)
+    below = [
+        {key.partition(".hw/")[2]: s3.cat_file(key) for key in s3.find(f"{base}/features.zarr")}
+        for base in (f"{bucket}/one.hw", url)
+    ]
+    assert below[0] == below[1]
+    features = open_store(url).features("f/image")
+    assert sorted(features.state.blocks) == [0, 1, 2, 3, 4]
+    assert {line["made"] for line in features.state.environments.values()} == {f"by {part}" for part in parts}
+    assert list(features.verify()) == []
+
+
+def test_who_may_write_beside_whom(url, elsewhere):
+    """From another machine a lone writer, the same part, and parts of another number are refused, and told why."""
+    features = write(url, 10)
+    who = f"process {os.getpid()} on "
+
+    def there(part=None):
+        elsewhere("there")
+        try:
+            features = open_store(url).features("f/image")
+            with features.sharing(part) if part else features.writing():
+                pass
+        finally:
+            elsewhere("cache")
+
+    elsewhere("cache")
+    with features.sharing("0-of-2"):
+        there("1-of-2")
+        with pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
+            there()
+        with pytest.raises(StoreBusy, match=f"part 0-of-2 of f/image is being written by {who}"):
+            there("0-of-2")
+        with pytest.raises(StoreBusy, match=r"f/image is being written by shards of 2 parts: join them, or wait\."):
+            there("1-of-3")
+    with features.writing(), pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
+        there("0-of-2")
+    for part in (None, "1-of-3", "0-of-2"):
+        there(part)
+
+
+SHARE = HOLD.replace(".writing()", ".sharing('0-of-2')")
+
+
+def test_the_lock_of_a_dead_part_is_freed(url, tmp_path, monkeypatch):
+    """A part that died keeps out a lone writer of another machine until it was not renewed, and is freed then."""
+    write(url, 10)
+    env = {**os.environ, "HEADWATER_CACHE": str(tmp_path / "theirs"), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", SHARE, url], stdin=-1, stdout=-1, text=True, env=env)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(StoreBusy, match=rf"f/image is being written by process {process.pid} on "):
+        write(url, 20)
+    process.kill()
+    process.communicate()
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "_machine", lambda: "another")
+        with pytest.raises(StoreBusy, match=rf"f/image is being written by process {process.pid} on "):
+            write(url, 20)
+        patch.setattr(lease, "SECONDS", 0.4)
+        time.sleep(0.5)
+        assert write(url, 20).n_items == 20
+    assert remote_of(store_folder(url)).read_tagged("journal/f/image.0-of-2.lock")[1] == lease.FREE
+    share(url, "0-of-2")
+
+
+@pytest.fixture
+def between(monkeypatch):
+    """Return a function that has something done once, just before an object is written on a condition."""
+
+    def do(name, action):
+        write_if = Remote.write_if
+
+        def written(self, place, data, tag):
+            if place == name:
+                monkeypatch.setattr(Remote, "write_if", write_if)
+                action()
+            return write_if(self, place, data, tag)
+
+        monkeypatch.setattr(Remote, "write_if", written)
+
+    return do
+
+
+def test_no_line_of_the_journal_is_lost(url, elsewhere, between):
+    """A line that another part adds between the read of the journal and its write is kept; so is this part's."""
+    share(url, "0-of-2", stop_after=0)
+    here = os.environ["HEADWATER_CACHE"]
+
+    def other():
+        elsewhere("there")
+        share(url, "1-of-2")
+        elsewhere(here)
+
+    between("journal/f/image.jsonl", other)
+    features = share(url, "0-of-2")
+    assert sorted(features.state.blocks) == [0, 1, 2, 3, 4]
+    assert list(features.verify()) == []
+
+
+def test_a_line_whose_answer_was_lost_is_written_once(url, monkeypatch):
+    """A request that arrived, and was refused when it was sent again, is not made another time."""
+    features, write_if = write(url, 10), Remote.write_if
+
+    def unanswered(self, name, data, tag):
+        monkeypatch.setattr(Remote, "write_if", write_if)
+        write_if(self, name, data, tag)
+
+    for what in (features.journal.append_environment, lambda value: share(url, "0-of-2")):
+        before = remote_of(features.folder).read(features.journal.path).splitlines()
+        with features.writing() if what == features.journal.append_environment else nullcontext():
+            monkeypatch.setattr(Remote, "write_if", unanswered)
+            what({"lost": 1})
+        after = remote_of(features.folder).read(features.journal.path).splitlines()
+        assert after[: len(before)] == before
+        assert len(set(after)) == len(after)
+    assert list(features.refresh().verify()) == []
+
+
+@pytest.mark.parametrize("late", ["rows", "rows' line", "block", "block's line"])
+def test_who_lost_a_lock_unaware_changes_nothing(url, elsewhere, s3, monkeypatch, late):
+    """What a paused process sends after another took its place is refused, and all that the other made is right."""
+    features = write(url, 100)
+    here = os.environ["HEADWATER_CACHE"]
+    with features.writing() as writer:
+        monkeypatch.setattr(lease.Lease, "held", property(lambda self: True))
+        known = writer.features.state
+        tasks = writer.plan(keys_of(130)) if "block" in late else []
+        late_result = [(task, BlockResult(task.rows, vectors(task.rows) + 1)) for task in tasks]
+        lines = [writer.write(*each) for each in late_result] if late == "block's line" else []
+        s3.pipe_file(f"{url}/journal/f/image.lock", lease.FREE)
+        elsewhere("there")
+        other = write(url, 130) if "block" in late else write(url, 30, first=5000)
+        elsewhere(here)
+        send = {
+            "rows": lambda: writer.plan(keys_of(130)),
+            "rows' line": lambda: writer.features.journal.append(PlanLine(items=130, sums={}), after=known),
+            "block": lambda: writer.commit(*late_result[0]),
+            "block's line": lambda: writer.record(*lines),
+        }[late]
+        with pytest.raises(StoreBusy, match=r"another process has (written|made|given out).*Run the same command"):
+            send()
+    elsewhere("there")
+    assert other.refresh().state == other.state
+    assert list(other.refresh().verify()) == []
+
+
+@pytest.mark.parametrize("lost", ["taken", "given back", "meanwhile"])
+def test_a_helper_writes_for_whoever_has_the_right(url, elsewhere, s3, lost):
+    """Blocks that a worker elsewhere writes become the writer's; once another process writes, they change nothing."""
+    features = write(url, 100)
+    here = os.environ["HEADWATER_CACHE"]
+
+    def help_with(task, meanwhile=lambda: None, wrong=0):
+        elsewhere("there")
+        try:
+            helper = FeatureWriter(open_store(url).features("f/image"))
+            with helper.features.helping(right):
+                elsewhere(here)
+                meanwhile()
+                elsewhere("there")
+                return helper.write(task, BlockResult(task.rows, vectors(task.rows) + wrong))
+        finally:
+            elsewhere(here)
+
+    with features.writing() as writer:
+        right = writer.features.right
+        first, second, third = writer.plan(keys_of(200))
+        writer.record(help_with(first))
+        if lost == "taken":
+            s3.pipe_file(f"{url}/journal/f/image.lock", b'{"lease": "another"}')
+            with pytest.raises(StoreBusy, match=r"the lock journal/f/image\.lock was lost"):
+                help_with(second)
+        elif lost == "meanwhile":
+
+            def another():
+                writer.commit(second, BlockResult(second.rows, vectors(second.rows)))
+
+            with pytest.raises(StoreBusy, match="another process has written it meanwhile"):
+                help_with(second, another, wrong=1)
+    if lost == "given back":
+        with pytest.raises(StoreBusy, match=r"the lock journal/f/image\.lock was lost"):
+            help_with(third)
+    found = open_store(url).features("f/image")
+    n = 192 if lost == "meanwhile" else 128
+    assert np.array_equal(found.pooled[:n], vectors(np.arange(n)))
+    assert list(found.verify()) == []
+
+
+def test_parts_where_there_are_no_conditions(tmp_path, elsewhere):
+    """Elsewhere than on S3 lines are added under a lock."""
+    url = f"file://{tmp_path}/bucket/a.hw"
+    for part in ("1-of-2", "0-of-2"):
+        elsewhere(part)
+        share(url, part)
+    features = open_store(url).features("f/image")
+    assert sorted(features.state.blocks) == [0, 1, 2, 3, 4]
+    assert list(features.verify()) == []
+    assert (tmp_path / "bucket/a.hw/journal/f/image.append.lock").read_bytes() == lease.FREE
 
 
 # What cannot be
