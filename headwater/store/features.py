@@ -626,6 +626,8 @@ class Features:
                     stack.enter_context(lease(path, wait=False))
                     self._refuse_others(path)
             except BlockingIOError as error:
+                if kind == fcntl.LOCK_EX:
+                    self._refuse_others(path)  # at a URL, the parts of this machine have names
                 lock.seek(0)
                 self._refuse_busy(lock.read().strip(), error)
             except Held as error:

@@ -335,9 +335,11 @@ class Remote:
             if found is not None and found[1] == data:  # the answer was lost; or another process made the same
                 return Version(found[0], len(data))
             if tag != (None if found is None else found[0]):
-                break
+                raise StoreBusy(
+                    f"{self.url}/{name}: another process has written it meanwhile. Run the same command again."
+                )
             time.sleep(random.uniform(0, PAUSE_SECONDS))
-        raise StoreBusy(f"{self.url}/{name}: another process has written it meanwhile. Run the same command again.")
+        raise RemoteError(f"{self.url}/{name}: the server would not write it. Run the same command again.")
 
     def remove(self, path: Path) -> None:
         """Remove a file; nothing where there is none."""
@@ -397,7 +399,7 @@ class Remote:
         return next(lease.word for lease in self._leases if isinstance(lease, Lease) and lease.name == self._name(path))
 
     def taken(self, folder: Path) -> list[Path]:
-        """Return the locks of a folder that somebody holds, or held when he died."""
+        """Return the locks of a folder that somebody holds, or held when it died."""
         found = self._list(f"{self._name(folder)}/")
         return [self.folder / name for name, v in found.items() if name.endswith(".lock") and v.size > len(FREE)]
 
@@ -447,8 +449,8 @@ class Remote:
     def _require_leases(self) -> None:
         if lost := [lease.name for lease in self._leases if not lease.held]:
             raise StoreBusy(
-                f"{self.url}: the lock {lost[0]} was lost, since the bucket could not be reached for too long. What is "
-                "finished is kept: run the same command again."
+                f"{self.url}: the lock {lost[0]} was lost: the bucket could not be reached for too long, or the "
+                "process that held it has ended. What is finished is kept: run the same command again."
             )
 
     # Requests

@@ -684,6 +684,8 @@ def test_who_may_write_beside_whom(url, elsewhere):
 
     elsewhere("cache")
     with features.sharing("0-of-2"):
+        with pytest.raises(StoreBusy, match=f"f/image is being written by {who}"), features.writing():
+            pass
         there("1-of-2")
         with pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
             there()
