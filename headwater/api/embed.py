@@ -219,8 +219,6 @@ def embed(
         need("ray", "ray")
         if part is not None:
             raise InputError("--shard goes without --engine ray, which divides blocks itself.")
-    if is_url(store) and (part is not None or engine == "ray"):
-        raise InputError(f"{store}: --shard and --engine ray need a folder that all processes see: give one.")
     for option, number in (("--batch-size", batch_size), ("--workers", workers)):
         if number is not None and number < 1:
             raise InputError(f"{option} must be at least 1, but is {number}.")

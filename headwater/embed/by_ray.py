@@ -19,7 +19,7 @@ from headwater.embed.contents import Content
 from headwater.embed.encoder import Precision, load_encoder
 from headwater.embed.run import ContentOf, make_block
 from headwater.errors import EncoderError
-from headwater.store import BlockLine, BlockTask, Features, FeatureWriter
+from headwater.store import BlockLine, BlockTask, Features, FeatureWriter, Store, open_store
 
 RETRIES = 4
 """How often a block whose worker dies is given to another, before it is taken for its killer."""
@@ -47,8 +47,9 @@ class Recipe:
 class RayEngine:
     """Ray Data over blocks; each worker holds the encoder, reads files, encodes, and writes blocks to the store.
 
-    Images and store must lie at the same paths on every node, such as on a shared file system. This process alone keeps
-    the journal: a block whose worker died before its line came back is made again by another.
+    Images must lie at the same paths on every node, such as on a shared file system, and the store too, unless it is at
+    a URL: then workers write to the bucket, each node through a cache of its own. This process alone keeps the journal:
+    a block whose worker died before its line came back is made again by another.
 
     Attributes
     ----------
@@ -103,7 +104,8 @@ class RayEngine:
                 f"the Ray cluster has no {'GPU' if on_gpu else 'CPU'}: start workers, or pass --device cpu."
             )
         known = features.refresh().state.environments[environment]
-        arguments = (vars(self.recipe), str(features.folder), str(features.journal.path), features.name, environment)
+        store = Store(features.folder.parents[2]).location
+        arguments = (vars(self.recipe), store, features.name, features.right, environment)
         made_by = {
             "fn_constructor_args": (*arguments, dict(known), self.batch_size),
             "num_cpus": 0 if on_gpu else 1,
@@ -154,9 +156,9 @@ class Worker:
     def __init__(
         self,
         recipe: dict[str, Any],
-        folder: str,
-        journal: str,
+        store: str,
         name: str,
+        right: str,
         environment: str,
         known: dict[str, Any],
         batch_size: int,
@@ -164,7 +166,8 @@ class Worker:
         options = dict(recipe)
         self.encoder = load_encoder(options.pop("spec"), **options)
         self.encoder.restore(known)
-        self.writer = FeatureWriter(Features(Path(folder), Path(journal), name), environment)
+        self.right = right
+        self.writer = FeatureWriter(open_store(store).features(name), environment)
         spec = self.writer.features.spec
         own = self.encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
         own.require_same(spec, f"{name}, by a worker,")
@@ -178,5 +181,6 @@ class Worker:
             for key, source in zip(row["keys"], row["sources"], strict=True)
         ]
         task = BlockTask(int(row["block"]), np.array(row["rows"], np.int64))
-        line, cut = make_block(self.encoder, self.writer, task, contents, self.batch_size)
+        with self.writer.features.helping(self.right):
+            line, cut = make_block(self.encoder, self.writer, task, contents, self.batch_size)
         return {"line": json.dumps(line.to_dict()), "cut": cut}

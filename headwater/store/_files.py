@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
@@ -162,10 +162,16 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
-def open_file(path: Path, check: Callable[[BinaryIO], object]) -> BinaryIO:
-    """Open a file for reading; one that has to be fetched is kept only if ``check`` does not raise."""
+def open_files(paths: Sequence[Path], check: Callable[[list[BinaryIO]], object]) -> list[BinaryIO]:
+    """Open files of one folder for reading; those that have to be fetched are kept only if ``check`` does not raise."""
+    remote = remote_of(paths[0])
+    return [path.open("rb") for path in paths] if remote is None else remote.open(paths, check)
+
+
+def read_unchecked(path: Path) -> bytes:
+    """Return what a file holds, right or wrong; of a store at a URL it does not become part of the cache."""
     remote = remote_of(path)
-    return path.open("rb") if remote is None else remote.open(path, check)
+    return path.read_bytes() if remote is None else remote.read_past_cache(path)
 
 
 def fetch_file(path: Path) -> bool:

@@ -10,7 +10,7 @@ import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, SupportsIndex
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_128
 
 from headwater.errors import StoreError
-from headwater.store._files import Together, digest, location, make_folder, open_file, replacing, write_json
+from headwater.store._files import Together, digest, location, make_folder, open_files, replacing, write_json
 
 Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
@@ -122,8 +122,10 @@ class MappedArray:
         Says whether a chunk has been written, by its number. One that has not reads as `fill_of` the type, whatever
         lies on disk; one that has must be there.
     check
-        Raises for a chunk, by its number and its values, that is not what it should be. Chunks of a store at a URL are
-        checked when they are fetched.
+        Raises for chunks that are not what they should be, by the number of the first and their values, one after the
+        other. Chunks of a store at a URL are checked when they are fetched.
+    group
+        Says which chunks are checked together with a chunk; each by itself when left out.
 
     Notes
     -----
@@ -139,6 +141,7 @@ class MappedArray:
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
         check: Callable[[int, Array], None] | None = None,
+        group: Callable[[int], range] = lambda index: range(index, index + 1),
     ) -> None:
         self.folder = folder
         self.shape = shape
@@ -146,6 +149,7 @@ class MappedArray:
         self.dtype = np.dtype(dtype)
         self._written = written
         self._check = check
+        self._group = group
         self._chunks: dict[int, Array] = {}
 
     @property
@@ -174,7 +178,7 @@ class MappedArray:
         if index not in self._chunks:
             if not self._written(index):
                 return np.broadcast_to(self._fill, (rows, *self.shape[1:]))
-            self._chunks[index] = self._map(index)
+            self._chunks.update(self._map(self._group(index)))
         return self._chunks[index][:rows]
 
     def ask_for(self, index: int) -> None:
@@ -185,18 +189,22 @@ class MappedArray:
             for start in range(0, os.fstat(file.fileno()).st_size, ASKED_FOR):
                 os.posix_fadvise(file.fileno(), start, ASKED_FOR, os.POSIX_FADV_WILLNEED)
 
-    def _map(self, index: int) -> Array:
-        path = self.chunk_path(index)
-        try:
-            with open_file(path, lambda file: self._require_right(index, file, path)) as file:
-                return self._mapped(file, path)
-        except FileNotFoundError as error:
-            raise StoreError(f"{location(path)} is missing: {_DAMAGED}") from error
+    def _map(self, indices: range) -> dict[int, Array]:
+        paths = [self.chunk_path(index) for index in indices]
 
-    def _require_right(self, index: int, file: BinaryIO, path: Path) -> None:
-        values = self._mapped(file, path)
-        if self._check is not None:
-            self._check(index, values)
+        def check(files: list[BinaryIO]) -> None:
+            chunks = list(map(self._mapped, files, paths))
+            if self._check is not None:
+                self._check(indices[0], chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
+
+        try:
+            files = open_files(paths, check)
+        except FileNotFoundError as error:
+            raise StoreError(f"{location(Path(error.filename))} is missing: {_DAMAGED}") from error
+        with ExitStack() as stack:
+            for file in files:
+                stack.enter_context(file)
+            return dict(zip(indices, map(self._mapped, files, paths), strict=True))
 
     def _mapped(self, file: BinaryIO, path: Path) -> Array:
         """Map the whole of a chunk's file."""

@@ -12,6 +12,14 @@ On disk, below ``features.zarr/NAME/MODALITY``::
 Order of writing, each step durable before the next. A plan: arrays grow, keys are written, the journal says so. A
 block: its chunks, its chunk of ``status``, its line in the journal. Whatever a crash leaves behind is therefore either
 spoken of by the journal and whole, or not spoken of and made again.
+
+Who may write. One process alone, which holds ``NAME.lock`` beside the journal; or the parts of a run, each of which
+holds ``NAME.I-of-N.lock``, gives out rows under ``NAME.plan.lock`` unless another part has, and writes blocks and lines
+of its own. On a disk, the parts share ``NAME.lock`` by ``flock``. In a bucket nothing is shared: a part takes its lock,
+then looks at the lone writer's and at those of other numbers of parts; a lone writer takes its own, then looks at all
+parts'. Each looks when its own lock is there to be seen, so never do both go on, though both may be refused. What a
+process that lost its lock unaware still sends is refused, since objects are written only over the version that their
+writer knows, and lines of the journal only where it says of their blocks, or of the rows, what their writer knew.
 """
 
 from __future__ import annotations
@@ -19,11 +27,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -164,15 +173,14 @@ class Features:
     @cached_property
     def keys(self) -> Array:
         """Content keys, uint8, of shape ``(n_items, 16)``."""
-        return np.asarray(self._array("keys", (self.n_items, KEY_BYTES), KEY_CHUNK, np.uint8))
+        return np.asarray(self._planned("keys"))
 
     @cached_property
     def pooled(self) -> MappedArray:
         """Pooled features, of shape ``(n_items, dim)``; NaN where an item has none."""
         shape, dtype = (self.n_items, self.spec.dim), self.spec.dtype
-        return self._array(
-            "pooled", shape, self.block_rows, dtype, self._written, partial(self._require_right, "pooled")
-        )
+        right = partial(self._require_right, "pooled")
+        return self._array("pooled", shape, self.block_rows, dtype, self._written, right)
 
     @cached_property
     def tokens(self) -> MappedArray | AsFloat32 | RaggedArray:
@@ -208,20 +216,44 @@ class Features:
         chunk = self._token_chunk_rows()
         starts = offsets[:: self.block_rows]  # a block's tokens start at a chunk of their own
 
-        def written(index: int) -> bool:
-            return self._written(int(np.searchsorted(starts, index * chunk, side="right")) - 1)
+        def block_of(index: int) -> int:
+            return int(np.searchsorted(starts, index * chunk, side="right")) - 1
 
-        parts = token_arrays(self.spec, end_of(offsets, lengths))
-        return {part: self._array(part, shape, chunk, dtype, written) for part, shape, dtype in parts}
+        def written(index: int) -> bool:
+            return self._written(block_of(index))
+
+        def group(index: int) -> range:
+            first, last = self._token_span(block_of(index))
+            return range(first // chunk, -(-last // chunk))
+
+        def require_right(part: str, index: int, values: Array) -> None:
+            self._require_right(part, block_of(index), values)
+
+        return {
+            part: self._array(part, shape, chunk, dtype, written, partial(require_right, part), group)
+            for part, shape, dtype in token_arrays(self.spec, end_of(offsets, lengths))
+        }
 
     @cached_property
     def _token_places(self) -> tuple[Array, Array]:
         """Where the ragged tokens of each item begin, and how many they are, int64, of shape ``(n_items,)``."""
-        offsets, lengths = (
-            np.asarray(self._array(f"tokens/{part}", (self.n_items,), KEY_CHUNK, np.int64))
-            for part in ("offsets", "lengths")
-        )
+        offsets, lengths = (np.asarray(self._planned(f"tokens/{part}")) for part in ("offsets", "lengths"))
         return offsets, lengths
+
+    def _planned(self, part: str) -> MappedArray:
+        """Return an array that is written when rows are given out, and has one checksum."""
+        expected = self.state.plan.sums.get(part)
+
+        def require_right(index: int, values: Array) -> None:
+            if expected is not None and not has_digest(expected, values, [(0, self.n_items)]):
+                raise StoreError(f"{self.name}: {part} differs from its checksum")
+
+        def group(index: int) -> range:
+            return range(array.n_chunks)
+
+        shape, dtype = ((self.n_items, KEY_BYTES), np.uint8) if part == "keys" else ((self.n_items,), np.int64)
+        array = self._array(part, shape, KEY_CHUNK, dtype, check=require_right, group=group)
+        return array
 
     def _written(self, block: int) -> bool:
         """Whether the journal says that a block holds anything."""
@@ -296,8 +328,10 @@ class Features:
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
         check: Callable[[int, Array], None] | None = None,
+        group: Callable[[int], range] | None = None,
     ) -> MappedArray:
-        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check)
+        checked = {} if group is None or remote_of(self.folder) is None else {"group": group}  # disks: when verified
+        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check, **checked)
 
     @property
     def n_bytes(self) -> int:
@@ -328,17 +362,22 @@ class Features:
             for mapped in ("keys", "pooled", "tokens", "token_parts", "_token_places"):
                 self.__dict__.pop(mapped, None)
         known = {"spec": self.spec_sum, "layout": self.layout_sum}
+        said = set()
         for part, expected in self.state.plan.sums.items():
             try:
                 right = known[part] == expected if part in known else self._is_planned(part, expected)
                 if not right:
                     yield Damage("planned", part, f"{self.name}: {part} differs from its checksum")
             except StoreError as error:
+                said.add(str(error))
                 yield Damage("planned", part, str(error))
-        yield from self._wrong_metadata()
+        yield from (damage for damage in self._wrong_metadata() if damage.text not in said)
         lines = list(self.state.blocks.values())
         if self.spec.ragged and lines:
-            self.token_parts  # noqa: B018  (found once, before threads ask for it)
+            try:
+                self.token_parts  # noqa: B018  (found once, before threads ask for it)
+            except StoreError:  # it has been said that where tokens lie is not known
+                lines = [replace(line, sums=_without_ragged(line.sums)) for line in lines]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             differing = pool.map(lambda line: list(self._differences(line)), lines)
             for line, texts in zip(lines, differing, strict=True):
@@ -424,9 +463,8 @@ class Features:
 
     def _is_planned(self, part: str, expected: str) -> bool:
         """Whether the keys, or the places of ragged tokens, have a checksum."""
-        n = self.n_items
-        planned = self.keys if part == "keys" else np.asarray(self._array(part, (n,), KEY_CHUNK, np.int64))
-        return has_digest(expected, planned, [(0, n)])
+        planned = self.keys if part == "keys" else np.asarray(self._planned(part))
+        return has_digest(expected, planned, [(0, self.n_items)])
 
     def _block_values(self, part: str, block: int) -> Array:
         """Return the values of one block of one array."""
@@ -486,14 +524,8 @@ class Features:
         Raises
         ------
         StoreBusy
-            When another process writes alone, or writes the same part.
-        StoreError
-            For a store at a URL, whose journal cannot be added to by several.
+            When another process writes alone, or writes the same part, or shards of another number of parts write.
         """
-        if remote_of(self.folder) is not None:
-            raise StoreError(
-                f"{location(self.folder)}: the journal of a store at a URL is written by one process alone."
-            )
         from headwater.store.writer import FeatureWriter
 
         mine = self.journal.path.with_suffix(f".{part}.lock")
@@ -503,17 +535,47 @@ class Features:
             self._same_division(count),
             disk_errors(mine),
             mine.open("a+") as lock,
+            ExitStack() as stack,
         ):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                stack.enter_context(lease(mine, wait=False))
+            except (BlockingIOError, Held) as error:
                 lock.seek(0)
-                raise StoreBusy(f"part {part} of {self.name} is being written by {lock.read().strip()}.") from error
+                who = error.holder if isinstance(error, Held) else lock.read().strip()
+                raise StoreBusy(f"part {part} of {self.name} is being written by {who}.") from error
+            self._refuse_others(mine)
             lock.truncate(0)
             lock.write(_who())
             lock.flush()
             shared = Features(self.folder, self.journal.path, self.name, shared=True)
             yield FeatureWriter(shared), locked(self.journal.path.with_suffix(".plan.lock"))
+
+    @property
+    def right(self) -> str:
+        """A word for the right to write that this process holds, by which others write for it; see `helping`."""
+        remote = remote_of(self.folder)
+        return "" if remote is None else remote.word_of(self.journal.path.with_suffix(".lock"))
+
+    @contextmanager
+    def helping(self, right: str) -> Iterator[None]:
+        """Write blocks for the process that has the right to write, as long as it has it, and leave the journal to it.
+
+        At a URL, what is there is listed first and the lock looked at then, before each object: so when another
+        process has taken over, and written, that is known or what is sent is refused.
+
+        Raises
+        ------
+        StoreBusy
+            When that process has it no more.
+        """
+        remote = remote_of(self.folder)
+        if remote is None:
+            yield
+            return
+        remote.update(self.folder)
+        with remote.borrowed(self.journal.path.with_suffix(".lock"), right):
+            yield
 
     @contextmanager
     def _same_division(self, count: str) -> Iterator[None]:
@@ -531,8 +593,31 @@ class Features:
             lock.seek(0)
             running = lock.read().strip()
             if running != count:
-                raise StoreBusy(f"{self.name} is being written by shards of {running} parts: join them, or wait.")
+                self._refuse_division(running)
             yield
+
+    def _refuse_others(self, mine: Path) -> None:
+        """Refuse to go on, at a URL, where others hold locks that do not go with ``mine``, which is held by now."""
+        remote, alone = remote_of(self.folder), self.journal.path.with_suffix(".lock")
+        if remote is None:
+            return
+
+        def n_parts(path: Path) -> str | None:
+            found = re.fullmatch(rf"{re.escape(alone.stem)}\.\d+-of-(\d+)\.lock", path.name)
+            return None if found is None else found[1]
+
+        def require_free(path: Path) -> None:
+            try:
+                remote.require_free(path)
+            except Held as error:
+                if mine != alone and path != alone:
+                    self._refuse_division(str(n_parts(path)), error)
+                self._refuse_busy(error.holder, error)
+
+        others = [path for path in remote.taken(alone.parent) if path == alone or n_parts(path) is not None]
+        others = [path for path in others if path != mine and n_parts(path) != n_parts(mine)]
+        with ThreadPoolExecutor(len(others) or 1) as pool:  # each that is dead is watched for a while
+            list(pool.map(require_free, others))
 
     @contextmanager
     def _right_to_write(self, kind: int) -> Iterator[IO[str]]:
@@ -542,19 +627,30 @@ class Features:
         with disk_errors(path), path.open("a+") as lock, ExitStack() as stack:
             try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
-                stack.enter_context(lease(path, wait=False))
+                if kind == fcntl.LOCK_EX:
+                    stack.enter_context(lease(path, wait=False))
+                    self._refuse_others(path)
             except BlockingIOError as error:
+                if kind == fcntl.LOCK_EX:
+                    self._refuse_others(path)  # at a URL, the parts of this machine have names
                 lock.seek(0)
                 self._refuse_busy(lock.read().strip(), error)
             except Held as error:
                 self._refuse_busy(error.holder, error)
             yield lock
 
+    def _refuse_division(self, running: str, error: Exception | None = None) -> NoReturn:
+        raise StoreBusy(f"{self.name} is being written by shards of {running} parts: join them, or wait.") from error
+
     def _refuse_busy(self, who: str, error: Exception) -> NoReturn:
         raise StoreBusy(
             f"{self.name} is being written by {who or 'another process'}. Wait for it to end, or stop it, then run the "
             "same command again."
         ) from error
+
+
+def _without_ragged(sums: Mapping[str, str]) -> dict[str, str]:
+    return {part: expected for part, expected in sums.items() if not part.startswith("tokens/")}
 
 
 def _is_ahead(shape: Any, expected: Sequence[int]) -> bool:

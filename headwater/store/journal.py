@@ -3,21 +3,26 @@
 The journal is the truth about a feature set. It is only ever appended to, a line at a time, each made durable
 before the next step; a block or an item that it does not speak of does not exist. A last line without its
 newline is a write that a crash cut short, and is passed over. Each line begins with a checksum of the rest of it.
+
+Of a store at a URL the journal is one object, and an append a write on the condition that it is still the one that was
+read; when it is not, it is read again and added to. So no line is lost, whoever writes at the same time. A line is
+refused when the journal has come to say something else of the same block, or of the rows, than its writer knew: that
+writer lost its lock unaware.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headwater.errors import StoreError
-from headwater.store._files import digest, disk_errors, location, locked, sync, write_bytes
-from headwater.store.remote import remote_of
+from headwater.errors import StoreBusy, StoreError
+from headwater.store._files import digest, disk_errors, location, locked, sync
+from headwater.store.remote import Remote, remote_of
 
 SUM_DIGITS = 16
 KNOWN = {"items", "sums", "block", "stored", "failed", "environment", "is"}
@@ -97,7 +102,9 @@ class Journal:
         StoreError
             When a line other than a cut-off last one cannot be read.
         """
-        text = self._bytes()
+        return self._state(self._bytes())
+
+    def _state(self, text: bytes) -> JournalState:
         plan, blocks, environments = PlanLine(items=0, sums={}), {}, {}
         for number, line in enumerate(text.split(b"\n")[:-1], start=1):
             try:
@@ -126,14 +133,39 @@ class Journal:
         except FileNotFoundError:
             return b""
 
-    def append(self, *lines: PlanLine | BlockLine) -> None:
-        """Add lines, durably."""
-        self._append(
-            *(
-                {"items": line.items, "sums": dict(line.sums)} if isinstance(line, PlanLine) else line.to_dict()
-                for line in lines
-            )
-        )
+    def append(self, *lines: PlanLine | BlockLine, after: JournalState | None = None) -> None:
+        """Add lines, durably.
+
+        Parameters
+        ----------
+        after
+            What the journal said when the lines were made.
+
+        Raises
+        ------
+        StoreBusy
+            When the journal, of a store at a URL, says something else by now about the same blocks or the rows.
+        """
+
+        def check(now: JournalState) -> None:
+            for line in lines:
+                if after is None:
+                    continue
+                if isinstance(line, PlanLine):
+                    what, changed = "given out rows", now.plan != after.plan
+                else:
+                    number = line.block
+                    what, changed = f"made block {number}", now.blocks.get(number) != after.blocks.get(number)
+                if changed:
+                    raise StoreBusy(
+                        f"{location(self.path)}: another process has {what} meanwhile. Run the same command again."
+                    )
+
+        values = [
+            {"items": line.items, "sums": dict(line.sums)} if isinstance(line, PlanLine) else line.to_dict()
+            for line in lines
+        ]
+        self._append(*values, check=check)
 
     def append_environment(self, environment: Mapping[str, Any]) -> str:
         """Add an environment, unless the journal has it, and return its name."""
@@ -142,15 +174,29 @@ class Journal:
             self._append({"environment": name, "is": dict(environment)})
         return name
 
-    def _append(self, *values: Mapping[str, Any]) -> None:
-        with locked(self.path.with_suffix(".append.lock")) if self.shared else nullcontext():
-            self._append_alone(b"".join(map(written, values)))
+    def _append(self, *values: Mapping[str, Any], check: Callable[[JournalState], object] = lambda state: None) -> None:
+        lines, remote = b"".join(map(written, values)), remote_of(self.path)
+        alone = not self.shared or (remote is not None and remote.has_conditions)
+        with nullcontext() if alone else locked(self.path.with_suffix(".append.lock")):
+            if remote is None:
+                self._append_alone(lines)
+            else:
+                self._append_to_object(remote, lines, check)
+
+    def _append_to_object(self, remote: Remote, lines: bytes, check: Callable[[JournalState], object]) -> None:
+        tried: bytes | None = None
+
+        def added(before: bytes) -> bytes | None:
+            nonlocal tried
+            if tried is not None and lines in before[len(tried) :]:
+                return None  # they were written, and the answer was lost
+            tried = before[: before.rfind(b"\n") + 1]
+            check(self._state(tried))
+            return tried + lines
+
+        remote.change(self.path, added)
 
     def _append_alone(self, lines: bytes) -> None:
-        if remote_of(self.path) is not None:  # objects are written whole
-            before = self._bytes()
-            write_bytes(self.path, before[: before.rfind(b"\n") + 1] + lines)
-            return
         new = not self.path.exists()
         with disk_errors(self.path), self.path.open("ab") as file:
             start = self._cut_unfinished()

@@ -3,6 +3,10 @@
 Each change of the object is a conditional write, which the server refuses when another one came first: to make it,
 there must be none; to renew, free or take over, it must still be the one that was seen. The object stays when it is
 free.
+
+Several may hold locks that go together, and not with others, such as those of shards and that of a lone writer: each
+takes its own first and looks at the others' then, so that of two at least one sees the other. What a dead process held
+is freed rather than passed over: should it live after all, it finds that its lock is lost.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from typing import Any, Protocol
 
 from headwater.errors import RemoteError
 
+FREE = b"{}"
+"""What the object of a lock holds that nobody does."""
 SECONDS = 60.0
 """How long a lock is held after it was last renewed; it is renewed four times as often."""
 POLL_SECONDS = 0.5
@@ -46,6 +52,7 @@ class Lease:
 
     def __init__(self, objects: Objects, name: str) -> None:
         self.name = name
+        self.word = uuid.uuid4().hex
         self._objects = objects
         self._tag: str | None = None
         self._claims: deque[bytes] = deque(maxlen=8)
@@ -82,12 +89,12 @@ class Lease:
         self._thread.join()
         if self._tag is not None and not self._lost:
             with suppress(RemoteError):
-                self._objects.write_if(self.name, b"{}", self._tag)
+                self._objects.write_if(self.name, FREE, self._tag)
 
     def _take(self) -> bool:
         """Write this process into the object, unless another live one stands there or is quicker."""
         found = self._objects.read_tagged(self.name)
-        if found is not None and not _is_free(found[1]) and not self._is_dead(*found):
+        if found is not None and not _is_free(found[1]) and not _is_dead(self._objects, self.name, *found):
             return False
         return self._write(None if found is None else found[0])
 
@@ -97,7 +104,7 @@ class Lease:
         A claim may arrive though its answer is lost; sent again, as libraries do by themselves, it is refused. What
         stands there then is this process's own.
         """
-        claim, sent = _claim(), time.time()
+        claim, sent = _claim(self.word), time.time()
         self._claims.append(claim)
         written = self._objects.write_if(self.name, claim, tag)
         if written is None:
@@ -111,20 +118,7 @@ class Lease:
     def _holder(self) -> str | None:
         """Return who holds the lock; None when it has just become free."""
         found = self._objects.read_tagged(self.name)
-        if found is None or _is_free(found[1]):
-            return None
-        return str(_parsed(found[1]).get("holder", "another process"))
-
-    def _is_dead(self, tag: str, data: bytes) -> bool:
-        """Whether the holder does not live: a process of this machine that is gone, or one that does not renew."""
-        claim = _parsed(data)
-        if claim.get("machine") == _machine():
-            return not _is_alive(claim)
-        if time.time() - float(claim.get("renewed", 0)) < SECONDS:
-            return False
-        time.sleep(SECONDS / 2)  # clocks differ: one that lives renews it meanwhile
-        found = self._objects.read_tagged(self.name)
-        return found is not None and found[0] == tag
+        return None if found is None or _is_free(found[1]) else _holder_in(found[1])
 
     def _keep(self) -> None:
         while not self._released.wait(SECONDS / 4):
@@ -145,8 +139,50 @@ def leased(objects: Objects, name: str, *, wait: bool) -> Iterator[Lease]:
         lease.release()
 
 
-def _claim() -> bytes:
+class Borrowed:
+    """A lock that another process holds, for which this one works; it is looked at whenever it is asked for."""
+
+    def __init__(self, objects: Objects, name: str, word: str) -> None:
+        self.name = name
+        self._objects = objects
+        self._word = word
+
+    @property
+    def held(self) -> bool:
+        """Whether nobody has taken the lock over, and it was not given back."""
+        found = self._objects.read_tagged(self.name)
+        return found is not None and _parsed(found[1]).get("lease") == self._word
+
+
+def require_free(objects: Objects, name: str) -> None:
+    """Make sure that nobody holds a lock; one of a dead process is freed.
+
+    Raises
+    ------
+    Held
+        When a process holds it.
+    """
+    while (found := objects.read_tagged(name)) is not None and not _is_free(found[1]):
+        if not _is_dead(objects, name, *found):
+            raise Held(_holder_in(found[1]))
+        objects.write_if(name, FREE, found[0])
+
+
+def _is_dead(objects: Objects, name: str, tag: str, data: bytes) -> bool:
+    """Whether the holder does not live: a process of this machine that is gone, or one that does not renew."""
+    claim = _parsed(data)
+    if claim.get("machine") == _machine():
+        return not _is_alive(claim)
+    if time.time() - float(claim.get("renewed", 0)) < SECONDS:
+        return False
+    time.sleep(SECONDS / 2)  # clocks differ: one that lives renews it meanwhile
+    found = objects.read_tagged(name)
+    return found is not None and found[0] == tag
+
+
+def _claim(word: str) -> bytes:
     claim = {
+        "lease": word,  # the same as long as it is held
         "holder": f"process {os.getpid()} on {socket.gethostname()}",
         "machine": _machine(),
         "process": os.getpid(),
@@ -164,6 +200,10 @@ def _parsed(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _holder_in(data: bytes) -> str:
+    return str(_parsed(data).get("holder", "another process"))
 
 
 def _is_free(data: bytes) -> bool:

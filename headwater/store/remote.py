@@ -1,10 +1,12 @@
 """A store at a URL: its files are objects of a bucket, cached in a folder of this disk, where they are mapped.
 
 The bucket is the truth. A file is written to it first, then put into the cache; so the bucket goes through the states
-of the commit protocol, one object at a time, and the cache is never ahead of it. Small files are brought up to date
-whenever a store or a feature set is opened, chunks when they are mapped: a cached file counts only as the version that
-the bucket listed last. A version is what the bucket said before the bytes were read, so that what changed in between is
-newer than it is taken for, and is fetched again.
+of the commit protocol, one object at a time, and the cache is never ahead of it. An object is written only over the
+version of it that this process knows: one that lost its lock unaware, and comes late, changes nothing.
+
+Small files are brought up to date whenever a store or a feature set is opened, chunks when they are mapped: a cached
+file counts only as the version that the bucket listed last. A version is what the bucket said before the bytes were
+read, so that what changed in between is newer than it is taken for, and is fetched again.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import errno
 import hashlib
 import json
 import os
+import random
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ from typing import Any, BinaryIO
 from headwater._extras import need
 from headwater.errors import DiskError, InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
 from headwater.store.cache import FOLDER, LIMIT, CacheIndex, cache_folder, cache_limit
-from headwater.store.lease import Lease, leased
+from headwater.store.lease import FREE, Borrowed, Lease, leased, require_free
 
 PAGE = "url.json"
 """In the cache of a store: which store it is of."""
@@ -39,6 +42,10 @@ AT_ONCE = 8
 WHOLE_BYTES = 64 << 20
 """Larger files are sent in parts."""
 LEFT_OVER_SECONDS = 3600
+TRIES = 5
+"""How often an object is written that the server refuses, though nobody else has written it."""
+PAUSE_SECONDS = 0.2
+"""The longest wait before an object is written again that was refused."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
 
@@ -130,7 +137,7 @@ class Remote:
         self._fs, self._root = _file_system(url)
         self._index = CacheIndex(folder.parent)
         self._listed: dict[str, Version] = {}
-        self._leases: list[Lease] = []
+        self._leases: list[Lease | Borrowed] = []
 
     def location(self, path: Path) -> str:
         """Return the URL of a file."""
@@ -178,29 +185,58 @@ class Remote:
         """Return what the bucket has of a file now; None when it has none."""
         try:
             self._listed[self._name(path)] = self._look(self._name(path))
-            with self.open(path, lambda file: None) as file:
-                return file.read()
+            (file,) = self.open([path])
         except FileNotFoundError:
+            self._listed.pop(self._name(path), None)
             return None
+        with file:
+            return file.read()
 
-    def open(self, path: Path, check: Callable[[BinaryIO], object]) -> BinaryIO:
-        """Open a file for reading; one that has to be fetched becomes part of the cache if ``check`` lets it pass.
+    def open(
+        self, paths: Sequence[Path], check: Callable[[list[BinaryIO]], object] = lambda files: None
+    ) -> list[BinaryIO]:
+        """Open files for reading; those that have to be fetched become part of the cache if ``check`` lets all pass.
 
         Raises
         ------
         FileNotFoundError
-            When the bucket has none.
+            When the bucket lacks one, which the error names.
         """
-        name = self._name(path)
-        version = self._listed.get(name) or self._look(name)
+        files: list[BinaryIO] = []
+        fetched: list[tuple[BinaryIO, Path, Version]] = []
         try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return self._fetch(name, version, check)
-        if self._index.holds(path, version.word, os.fstat(file.fileno())):
-            return file
-        file.close()
-        return self._fetch(name, version, check)
+            for path in paths:
+                try:
+                    version = self._listed.get(self._name(path)) or self._look(self._name(path))
+                    file = self._cached(path, version)
+                    if file is None:
+                        file = self._fetch(self._name(path))
+                        fetched.append((file, path, version))
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(errno.ENOENT, "the bucket has no such object", str(path)) from error
+                files.append(file)
+            if fetched:
+                check(files)
+            for file, path, version in fetched:
+                os.fsync(file.fileno())
+                self._keep(Path(file.name), path, version)
+                file.seek(0)
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        finally:
+            for file, *_ in fetched:
+                Path(file.name).unlink(missing_ok=True)
+        if any(_is_chunk(self._name(path)) for _, path, _ in fetched):
+            self._index.drop_oldest(cache_limit())
+        return files
+
+    def read_past_cache(self, path: Path) -> bytes:
+        """Return the bytes of an object, which stay out of the cache; a FileNotFoundError where there is none."""
+        with self._requests():
+            data: bytes = self._fs.cat_file(self._key(self._name(path)))
+            return data
 
     def has(self, path: Path) -> bool:
         """Whether the bucket has a file, by its last listing."""
@@ -233,20 +269,77 @@ class Remote:
             return
         self._require_leases()
         stat = file.stat()
-        data = None if stat.st_size > WHOLE_BYTES else file.read_bytes()
-        with self._requests():
-            if data is None:
+        if stat.st_size > WHOLE_BYTES:
+            with self._requests():
                 self._fs.put_file(str(file), self._key(name))
-                info = self._fs.info(self._key(name))
-            else:
-                told = self._fs.pipe_file(self._key(name), data)
-                is_told = isinstance(told, dict) and "ETag" in told
-                info = {**told, "size": stat.st_size} if is_told else self._fs.info(self._key(name))
-        version = Version.of(info)
+                version = Version.of(self._fs.info(self._key(name)))
+        else:
+            version = self._write_over(name, file.read_bytes())
         self._listed[name] = version
         self._index.record(path, version.word, stat, droppable=_is_chunk(name))
         if _is_chunk(name):
             self._index.drop_oldest(cache_limit())
+
+    def change(self, path: Path, changed: Callable[[bytes], bytes | None]) -> None:
+        """Write what ``changed`` makes of a file, if that is still there as it was given; else ask it again.
+
+        An absent file is an empty one. Where ``changed`` returns None, nothing is written.
+
+        Raises
+        ------
+        StoreBusy
+            When a lock that this process held may be another's by now.
+        """
+        name = self._name(path)
+        while True:
+            self._require_leases()
+            version, before = self._current(name)
+            data = changed(before)
+            if data is None:
+                return
+            word = self.write_if(name, data, None if version is None else version.word)
+            if word is not None:
+                break
+            time.sleep(random.uniform(0, PAUSE_SECONDS))  # whoever was quicker may be about to write again
+        self._listed[name] = Version(word, len(data))
+        beside = _beside(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._requests():  # of the disk of the cache
+                beside.write_bytes(data)
+            self._keep(beside, path, self._listed[name])
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _current(self, name: str) -> tuple[Version | None, bytes]:
+        """Return the version of an object now, and its bytes, which may be newer; None and none where there is none."""
+        try:
+            version = self._look(name)
+            file = self._cached(self.folder / name, version)
+            if file is None:
+                return version, self.read_past_cache(self.folder / name)
+        except FileNotFoundError:
+            return None, b""
+        with file:
+            return version, file.read()
+
+    def _write_over(self, name: str, data: bytes) -> Version:
+        """Write an object over the version of it that this process knows."""
+        known = self._listed.get(name)
+        tag = None if known is None else known.word
+        for _ in range(TRIES):
+            word = self.write_if(name, data, tag)
+            if word is not None:
+                return Version(word, len(data))
+            found = self.read_tagged(name)
+            if found is not None and found[1] == data:  # the answer was lost; or another process made the same
+                return Version(found[0], len(data))
+            if tag != (None if found is None else found[0]):
+                raise StoreBusy(
+                    f"{self.url}/{name}: another process has written it meanwhile. Run the same command again."
+                )
+            time.sleep(random.uniform(0, PAUSE_SECONDS))
+        raise RemoteError(f"{self.url}/{name}: the server would not write it. Run the same command again.")
 
     def remove(self, path: Path) -> None:
         """Remove a file; nothing where there is none."""
@@ -291,29 +384,55 @@ class Remote:
             finally:
                 self._leases.remove(lease)
 
+    @contextmanager
+    def borrowed(self, path: Path, word: str) -> Iterator[None]:
+        """Write only as long as another process, of which ``word`` came, holds the lock ``path``."""
+        lock = Borrowed(self, self._name(path), word)
+        self._leases.append(lock)
+        try:
+            yield
+        finally:
+            self._leases.remove(lock)
+
+    def word_of(self, path: Path) -> str:
+        """Return the word for `borrowed` of a lock that this process holds."""
+        return next(lease.word for lease in self._leases if isinstance(lease, Lease) and lease.name == self._name(path))
+
+    def taken(self, folder: Path) -> list[Path]:
+        """Return the locks of a folder that somebody holds, or held when it died."""
+        found = self._list(f"{self._name(folder)}/")
+        return [self.folder / name for name, v in found.items() if name.endswith(".lock") and v.size > len(FREE)]
+
+    def require_free(self, path: Path) -> None:
+        """Make sure that nobody holds the lock ``path``; see `headwater.store.lease.require_free`."""
+        require_free(self, self._name(path))
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether `write_if` is a single request; else there is a look before the write."""
+        return hasattr(self._fs, "s3")
+
     def read_tagged(self, name: str) -> tuple[str, bytes] | None:
         """Return a tag of an object, and its bytes, which may be newer than the tag; None when there is none."""
         with self._requests():
             try:
-                info = self._fs.info(self._key(name))
-                return str(info["ETag"]) if "ETag" in info else Version.of(info).word, self._fs.cat_file(
-                    self._key(name)
-                )
+                return Version.of(self._fs.info(self._key(name))).word, self._fs.cat_file(self._key(name))
             except FileNotFoundError:
                 return None
 
     def write_if(self, name: str, data: bytes, tag: str | None) -> str | None:
         """Write an object if it still has a tag, or if there is none; return its new tag, None when it was not written.
 
-        One request where the file system knows conditions, as S3 does; elsewhere a look before the write.
+        One request where the file system knows conditions, as S3 does; elsewhere a look before the write. A tag is the
+        word of a `Version`.
         """
         key = self._key(name)
         with self._requests():
             try:
                 if tag is None:
                     told = self._fs.pipe_file(key, data, mode="create")
-                elif hasattr(self._fs, "s3"):
-                    told = self._fs.pipe_file(key, data, IfMatch=tag)
+                elif self.has_conditions:
+                    told = self._fs.pipe_file(key, data, IfMatch=tag.rpartition(" ")[0])
                 elif Version.of(self._fs.info(key)).word == tag:
                     told = self._fs.pipe_file(key, data)
                 else:
@@ -324,13 +443,14 @@ class Remote:
                 if _code(error) in _REFUSED:
                     return None
                 raise
-            return str(told["ETag"]) if isinstance(told, dict) else Version.of(self._fs.info(key)).word
+            is_told = isinstance(told, dict) and "ETag" in told
+            return Version.of({**told, "size": len(data)} if is_told else self._fs.info(key)).word
 
     def _require_leases(self) -> None:
         if lost := [lease.name for lease in self._leases if not lease.held]:
             raise StoreBusy(
-                f"{self.url}: the lock {lost[0]} was lost, since the bucket could not be reached for too long. What is "
-                "finished is kept: run the same command again."
+                f"{self.url}: the lock {lost[0]} was lost: the bucket could not be reached for too long, or the "
+                "process that held it has ended. What is finished is kept: run the same command again."
             )
 
     # Requests
@@ -366,37 +486,41 @@ class Remote:
 
         def fetch(name: str) -> None:
             try:
-                self._fetch(name, self._listed[name], check=lambda file: None).close()
-            except (FileNotFoundError, KeyError):
+                self.open([self.folder / name])[0].close()
+            except FileNotFoundError:
                 self._listed.pop(name, None)
 
         if names:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(fetch, names))
 
-    def _fetch(self, name: str, version: Version, check: Callable[[BinaryIO], object]) -> BinaryIO:
-        """Fetch a file into the cache, and open it."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    def _cached(self, path: Path, version: Version) -> BinaryIO | None:
+        """Open a file of the cache, if it holds a version of its object."""
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return None
+        if self._index.holds(path, version.word, os.fstat(file.fileno())):
+            return file
+        file.close()
+        return None
+
+    def _fetch(self, name: str) -> BinaryIO:
+        """Fetch an object into a file beside the one that it may become, and open it."""
+        beside = _beside(self.folder / name)
+        beside.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._requests():
                 self._fs.get_file(self._key(name), str(beside))
-            file = beside.open("rb")
-            try:
-                os.fsync(file.fileno())
-                check(file)
-                self._index.record(path, version.word, os.fstat(file.fileno()), droppable=_is_chunk(name))
-                beside.replace(path)
-                file.seek(0)
-            except BaseException:
-                file.close()
-                raise
-        finally:
+            return beside.open("rb")
+        except BaseException:
             beside.unlink(missing_ok=True)
-        if _is_chunk(name):
-            self._index.drop_oldest(cache_limit())
-        return file
+            raise
+
+    def _keep(self, beside: Path, path: Path, version: Version) -> None:
+        """Let a file become that of the cache which holds a version of its object."""
+        self._index.record(path, version.word, beside.stat(), droppable=_is_chunk(self._name(path)))
+        beside.replace(path)
 
     def _is_current(self, name: str) -> bool:
         path = self.folder / name
@@ -519,6 +643,11 @@ def _code(error: OSError) -> str:
     """Return the server's word for an error, as botocore has it."""
     response: Mapping[str, Any] = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
+
+
+def _beside(path: Path) -> Path:
+    """Return where this thread writes what may become a file of the cache."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
 
 
 def _is_chunk(name: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
-from headwater.store._files import location, locked, write_bytes, write_json
+from headwater.store._files import location, locked, read_unchecked, write_bytes, write_json
 from headwater.store.blocks import has_digest
 from headwater.store.features import KEY_BYTES, KEY_CHUNK, Damage, Features, as_words
 from headwater.store.journal import BlockLine, Journal, parsed
@@ -70,10 +70,14 @@ def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uin
     )
     if damage.part != "keys":
         raise helpless
+    array = features._array("keys", (features.n_items, KEY_BYTES), KEY_CHUNK, np.uint8)
     try:
-        keys = np.array(features.keys)
-    except StoreError as error:
+        data = b"".join(read_unchecked(array.chunk_path(chunk)) for chunk in range(array.n_chunks))
+    except FileNotFoundError as error:
         raise helpless from error
+    if len(data) != array.n_chunks * KEY_CHUNK * KEY_BYTES:
+        raise helpless
+    keys = np.frombuffer(data, np.uint8).reshape(-1, KEY_BYTES)[: features.n_items].copy()
     wanted = as_words(known_keys)
     strange = np.flatnonzero(~np.isin(as_words(keys), wanted))
     missing = known_keys[~np.isin(wanted, as_words(keys))]
@@ -83,7 +87,6 @@ def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uin
         keys[strange[0]] = candidate
         if has_digest(expected, keys, [(0, len(keys))]):
             chunk = int(strange[0]) // KEY_CHUNK
-            array = features._array("keys", (len(keys), KEY_BYTES), KEY_CHUNK, np.uint8)
             array.write_chunk(chunk, keys[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])
             return
     raise helpless

@@ -115,7 +115,7 @@ class FeatureWriter:
         if spec.has_tokens and not spec.ragged:
             for part, shape, dtype in token_arrays(spec, n_items):
                 write_array_metadata(old.folder, part, shape, old.block_rows, dtype)
-        old.journal.append(PlanLine(items=n_items, sums=sums))
+        old.journal.append(PlanLine(items=n_items, sums=sums), after=old.state)
         self.features = old.refresh()
 
     def _place_tokens(self, new_lengths: NDArray[np.int64]) -> list[tuple[str, Array]]:
@@ -227,7 +227,7 @@ class FeatureWriter:
         """Let the journal speak of blocks that were written, here or by a worker elsewhere."""
         if not lines:
             return
-        self.features.journal.append(*lines)
+        self.features.journal.append(*lines, after=self.features.state)
         self.features.state.blocks.update({line.block: line for line in lines})
 
     def write(self, task: BlockTask, result: BlockResult, together: Together | None = None) -> BlockLine:

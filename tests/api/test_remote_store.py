@@ -136,6 +136,19 @@ def test_repair(embedded, command, done, s3):
     assert objects_of(s3, embedded) == right
 
 
+def test_repair_of_a_key(embedded, command, done, s3):
+    """A key that is damaged in the bucket is refused when it is read, and found again by --repair."""
+    right = objects_of(s3, embedded)
+    place = f"{embedded}/features.zarr/texture/image/keys/c.0.0"
+    data = bytearray(s3.cat_file(place))
+    data[40] ^= 1
+    s3.pipe_file(place, bytes(data))
+    ended = command("fit-head", embedded, *TEXTURE, "--label", "grade", "--groups", "none")
+    assert ended.error == "headwater: texture/image: keys differs from its checksum"
+    assert "every checksum is right now" in done("verify", embedded, "--repair")
+    assert objects_of(s3, embedded) == right
+
+
 def test_import(url, done, tmp_path, monkeypatch):
     """Vectors of another tool are imported into a bucket."""
     vectors = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
@@ -144,14 +157,6 @@ def test_import(url, done, tmp_path, monkeypatch):
     done("import", tmp_path / "vectors.npy", url, "--name", "made", "--table", tmp_path / "table.csv")
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "another"))
     assert np.array_equal(np.asarray(open_store(url).read("made/image").X[:]), vectors)
-
-
-@pytest.mark.parametrize("option", [("--shard", "0/2"), ("--engine", "ray")])
-def test_one_process_fills_a_bucket(url, gallery, command, option):
-    """What divides a run over processes is refused before anything is written."""
-    ended = command("embed", gallery / "manifest.csv", url, "--encoder", "stub:8", *option)
-    assert ended.status == 1
-    assert ended.error.startswith(f"headwater: {url}: --shard and --engine ray need a folder")
 
 
 def test_killed(url, filled, gallery, s3, tmp_path):

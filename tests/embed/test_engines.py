@@ -1,5 +1,6 @@
 """Several processes, and a Ray cluster, make the arrays that one process makes."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -42,8 +43,9 @@ def headwater(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, **options)
 
 
-def embed(manifest, store, encoder, *more):
-    done = headwater("embed", manifest, store, "--encoder", encoder, "--device", "cpu", "--precision", "fp32", *more)
+def embed(manifest, store, encoder, *more, **options):
+    words = ("embed", manifest, store, "--encoder", encoder, "--device", "cpu", "--precision", "fp32", *more)
+    done = headwater(*words, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -107,6 +109,56 @@ def test_lines_of_shards_that_write_at_once_stay_whole(tmp_path):
     assert (done.status == 1).all()
     assert not list(done.verify())
     assert np.isfinite(np.asarray(done.pooled)).all()
+
+
+def objects(s3, url):
+    """The objects of every array of a store in a bucket."""
+    start = len(url.removeprefix("s3://")) + 1
+    return {key[start:]: s3.cat_file(key) for key in s3.find(f"{url}/features.zarr")}
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Return a function that gives the environment of one of several machines, each with a cache of its own."""
+    return lambda name: {**os.environ, "HEADWATER_CACHE": str(tmp_path / f"cache of {name}")}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_shards_fill_a_bucket(manifest, tmp_path, bucket, s3, machine, order):
+    """Shards on two machines at once, one of them killed and run again, leave the objects that one process leaves."""
+    url = f"{bucket}/many.hw"
+    embed(manifest, tmp_path / "one.hw", "stub:16")
+    command = [sys.executable, "-m", "headwater", "embed", str(manifest), url, "--encoder", "stub:16", "--shard"]
+
+    def start(i):
+        return subprocess.Popen([*command, f"{i}/2"], stderr=subprocess.PIPE, env=machine(i))
+
+    running = [start(i) for i in order]
+    while not s3.exists(f"{url}/features.zarr/stub-16/image/pooled/c.{order[0]}.0") and running[0].poll() is None:
+        time.sleep(0.005)
+    assert running[0].poll() is None, "it was over before it was killed"
+    running[0].kill()
+    running[0].communicate()
+    running[0] = start(order[0])
+    said = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert objects(s3, url) == arrays(tmp_path / "one.hw")
+    journal = s3.cat_file(f"{url}/journal/stub-16/image.jsonl")
+    assert [journal.count(b'"block":%d,' % block) for block in range(5)] == [1] * 5
+    again = headwater("embed", manifest, url, "--encoder", "stub:16", env=machine("a third"))
+    assert "0 items embedded" in again.stdout
+    assert headwater("verify", url, env=machine("a third")).returncode == 0
+
+
+@pytest.mark.slow
+def test_ray_fills_a_bucket(manifest, tmp_path, bucket, s3, machine):
+    """Two workers write to a bucket, for the process that keeps the journal, what one process writes to a folder."""
+    pytest.importorskip("ray")
+    url = f"{bucket}/ray.hw"
+    embed(manifest, tmp_path / "one.hw", "builtin:texture")
+    embed(manifest, url, "builtin:texture", "--engine", "ray", "--workers", "2", env=machine("driver"))
+    assert objects(s3, url) == arrays(tmp_path / "one.hw")
+    assert headwater("verify", url, env=machine("another")).returncode == 0
 
 
 @pytest.mark.slow

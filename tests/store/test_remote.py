@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,19 @@ from headwater.errors import (
     StoreError,
     StoreNotFound,
 )
-from headwater.store import BlockResult, FeatureSpec, Roles, create_store, find_store, lease, open_store, store_folder
+from headwater.store import (
+    BlockResult,
+    FeatureSpec,
+    FeatureWriter,
+    Roles,
+    create_store,
+    find_store,
+    lease,
+    open_store,
+    store_folder,
+)
 from headwater.store.cache import cache_limit
+from headwater.store.journal import PlanLine
 from headwater.store.remote import Remote, remote_of
 
 N = 300  # five blocks of 64 rows, the last of 44
@@ -71,9 +83,9 @@ def fetched(monkeypatch):
     """The names of files that were fetched since."""
     names, fetch = [], Remote._fetch
 
-    def counted(self, name, version, check):
+    def counted(self, name):
         names.append(name)
-        return fetch(self, name, version, check)
+        return fetch(self, name)
 
     monkeypatch.setattr(Remote, "_fetch", counted)
     return names
@@ -166,6 +178,109 @@ def test_other_rows_in_the_place_of_a_block_are_refused(url, elsewhere, s3):
     assert np.array_equal(features.pooled[:64], vectors(np.arange(64)))
     s3.pipe_file(f"{pooled}/c.1.0", right)
     assert np.array_equal(features.pooled[:], vectors(np.arange(N)))
+
+
+RAGGED = FeatureSpec(
+    encoder="x", modality="image", dim=8, dtype="float32", tokens="all", token_dim=3, tokens_dtype="int8"
+)
+"""Its blocks are of one chunk of tokens where all items are there at once, of more where long ones come later."""
+
+
+def matrices(lengths, first=0):
+    return [np.full((length, 3), row % 100 + 1, np.float32) for row, length in enumerate(lengths, first)]
+
+
+def write_ragged(url, *plans):
+    """Make features with the given numbers of tokens, a plan after the other."""
+    features, lengths = create_store(url).require_features("f/image", RAGGED, 130), np.zeros(0, np.int64)
+    for plan in plans:
+        lengths = np.concatenate([lengths, plan])
+        with features.writing() as writer:
+            writer.set_environment({"made": "here"})
+            for task in writer.plan(keys_of(len(lengths)), lengths):
+                tokens = [np.full((lengths[row], 3), row % 100 + 1, np.float32) for row in task.rows]
+                writer.commit(task, BlockResult(task.rows, vectors(task.rows), tokens))
+    return features.refresh()
+
+
+def read_ragged(features):
+    return [features.tokens[row] for row in range(features.n_items)]
+
+
+ONE_CHUNK = (np.arange(130) % 4,)
+SEVERAL_CHUNKS = (np.ones(64, int), np.arange(66) % 7)
+
+
+@pytest.mark.parametrize("plans", [ONE_CHUNK, SEVERAL_CHUNKS])
+@pytest.mark.parametrize("part", ["keys", "tokens/offsets", "tokens/lengths", "tokens/values", "tokens/scales"])
+def test_damage_in_the_bucket_is_refused_when_it_is_read(url, elsewhere, s3, part, plans):
+    """A byte that flipped in what is fetched is one line that names the array, is not kept, and is gone when mended."""
+    write_ragged(url, *plans)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    chunks = [key for key in s3.find(f"{url}/features.zarr/f/image/{part}") if "/c." in key]
+    place = sorted(chunks, key=lambda key: int(key.rpartition("/c.")[2].split(".")[0]))[-1]
+    right = s3.cat_file(place)
+    s3.pipe_file(place, bytes([right[0] ^ 1]) + right[1:])
+
+    def read():
+        return features.rows_of(keys_of(2)) if part == "keys" else read_ragged(features)
+
+    for _ in range(2):
+        with pytest.raises(StoreError, match=rf"^f/image: .*{part} differs from its checksum$"):
+            read()
+        assert not (features.folder / part / place.rpartition("/")[2]).exists()
+    said = list(open_store(url).verify())
+    assert len(said) == 1
+    assert said[0].endswith(f"{part} differs from its checksum")
+    s3.pipe_file(place, right)
+    found = read()
+    if part == "keys":
+        assert found.tolist() == [0, 1]
+    else:
+        expected = matrices(np.concatenate(plans))
+        assert all(np.allclose(a, b, atol=0.5) for a, b in zip(found, expected, strict=True))
+    assert list(open_store(url).verify()) == []
+
+
+def test_other_tokens_in_the_place_of_a_block_are_refused(url, elsewhere, s3):
+    """Ragged tokens of another block are not those that the journal speaks of; blocks beside it are read."""
+    write_ragged(url, *ONE_CHUNK)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    scales = f"{url}/features.zarr/f/image/tokens/scales"
+    s3.pipe_file(f"{scales}/c.1", s3.cat_file(f"{scales}/c.0"))
+    with pytest.raises(StoreError, match=r"block 1 of tokens/scales differs from its checksum"):
+        features.tokens[70]
+    assert features.tokens[3].shape == (3, 3)
+
+
+def test_chunks_that_are_checked_together_are_fetched_once(url, elsewhere, fetched):
+    """However many chunks a block has, each is fetched when one of them is touched, and never again."""
+    write_ragged(url, *SEVERAL_CHUNKS)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    fetched.clear()
+    for row in (70, 71, 127):
+        features.tokens[row]
+    names = [name for name in fetched if "/tokens/values/" in name]
+    assert len(names) == len(set(names)) == 3
+    read_ragged(features)
+    read_ragged(features.refresh())
+    chunks = [name for name in fetched if "/c." in name]
+    assert len(chunks) == len(set(chunks))
+
+
+def test_what_is_read_of_a_grown_set_is_what_was_opened(url, elsewhere, s3):
+    """Keys and tokens that another machine adds to chunks which are fetched later leave an open feature set right."""
+    write_ragged(url, np.arange(70) % 4)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    elsewhere("a third")
+    write_ragged(url, np.arange(70) % 4, np.arange(60) % 4)
+    elsewhere()
+    assert features.rows_of(keys_of(71)).tolist() == [*range(70), -1]
+    assert [len(matrix) for matrix in read_ragged(features)] == (np.arange(70) % 4).tolist()
 
 
 def test_verify_reads_the_bucket(url, fetched, s3):
@@ -516,6 +631,231 @@ def test_of_two_that_take_a_lock_one_gets_it(url):
     assert remote.write_if("x.lock", b"3", tag)
     assert remote.write_if("x.lock", b"4", tag) is None
     assert remote.read_tagged("x.lock")[1] == b"3"
+
+
+# Shards
+
+
+def share(url, part, n=N, stop_after=None):
+    """Make the blocks of one part, as `headwater.embed.fill` does."""
+    index, _, count = part.split("-")
+    features = create_store(url).require_features("f/image", SPEC, N, alone=False)
+    with features.sharing(part) as (writer, planning):
+        with planning:
+            writer.features = writer.features.refresh()
+            tasks = writer.plan(keys_of(n))
+        writer.set_environment({"made": f"by {part}"})
+        for task in [task for task in tasks if task.block % int(count) == int(index)][:stop_after]:
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
+    return features.refresh()
+
+
+@pytest.mark.parametrize("parts", [("0-of-2", "1-of-2"), ("1-of-2", "0-of-2")])
+def test_parts_make_what_one_process_makes(bucket, url, elsewhere, s3, parts):
+    """Two machines, whichever comes first, leave the objects that one leaves, and all lines of the journal."""
+    write(f"{bucket}/one.hw", N)
+    for number, part in enumerate(parts):
+        elsewhere(f"machine {number}")
+        share(url, part)
+    below = [
+        {key.partition(".hw/")[2]: s3.cat_file(key) for key in s3.find(f"{base}/features.zarr")}
+        for base in (f"{bucket}/one.hw", url)
+    ]
+    assert below[0] == below[1]
+    features = open_store(url).features("f/image")
+    assert sorted(features.state.blocks) == [0, 1, 2, 3, 4]
+    assert {line["made"] for line in features.state.environments.values()} == {f"by {part}" for part in parts}
+    assert list(features.verify()) == []
+
+
+def test_who_may_write_beside_whom(url, elsewhere):
+    """From another machine a lone writer, the same part, and parts of another number are refused, and told why."""
+    features = write(url, 10)
+    who = f"process {os.getpid()} on "
+
+    def there(part=None):
+        elsewhere("there")
+        try:
+            features = open_store(url).features("f/image")
+            with features.sharing(part) if part else features.writing():
+                pass
+        finally:
+            elsewhere("cache")
+
+    elsewhere("cache")
+    with features.sharing("0-of-2"):
+        with pytest.raises(StoreBusy, match=f"f/image is being written by {who}"), features.writing():
+            pass
+        there("1-of-2")
+        with pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
+            there()
+        with pytest.raises(StoreBusy, match=f"part 0-of-2 of f/image is being written by {who}"):
+            there("0-of-2")
+        with pytest.raises(StoreBusy, match=r"f/image is being written by shards of 2 parts: join them, or wait\."):
+            there("1-of-3")
+    with features.writing(), pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
+        there("0-of-2")
+    for part in (None, "1-of-3", "0-of-2"):
+        there(part)
+
+
+SHARE = HOLD.replace(".writing()", ".sharing('0-of-2')")
+
+
+def test_the_lock_of_a_dead_part_is_freed(url, tmp_path, monkeypatch):
+    """A part that died keeps out a lone writer of another machine until it was not renewed, and is freed then."""
+    write(url, 10)
+    env = {**os.environ, "HEADWATER_CACHE": str(tmp_path / "theirs"), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", SHARE, url], stdin=-1, stdout=-1, text=True, env=env)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(StoreBusy, match=rf"f/image is being written by process {process.pid} on "):
+        write(url, 20)
+    process.kill()
+    process.communicate()
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "_machine", lambda: "another")
+        with pytest.raises(StoreBusy, match=rf"f/image is being written by process {process.pid} on "):
+            write(url, 20)
+        patch.setattr(lease, "SECONDS", 0.4)
+        time.sleep(0.5)
+        assert write(url, 20).n_items == 20
+    assert remote_of(store_folder(url)).read_tagged("journal/f/image.0-of-2.lock")[1] == lease.FREE
+    share(url, "0-of-2")
+
+
+@pytest.fixture
+def between(monkeypatch):
+    """Return a function that has something done once, just before an object is written on a condition."""
+
+    def do(name, action):
+        write_if = Remote.write_if
+
+        def written(self, place, data, tag):
+            if place == name:
+                monkeypatch.setattr(Remote, "write_if", write_if)
+                action()
+            return write_if(self, place, data, tag)
+
+        monkeypatch.setattr(Remote, "write_if", written)
+
+    return do
+
+
+def test_no_line_of_the_journal_is_lost(url, elsewhere, between):
+    """A line that another part adds between the read of the journal and its write is kept; so is this part's."""
+    share(url, "0-of-2", stop_after=0)
+    here = os.environ["HEADWATER_CACHE"]
+
+    def other():
+        elsewhere("there")
+        share(url, "1-of-2")
+        elsewhere(here)
+
+    between("journal/f/image.jsonl", other)
+    features = share(url, "0-of-2")
+    assert sorted(features.state.blocks) == [0, 1, 2, 3, 4]
+    assert list(features.verify()) == []
+
+
+def test_a_line_whose_answer_was_lost_is_written_once(url, monkeypatch):
+    """A request that arrived, and was refused when it was sent again, is not made another time."""
+    features, write_if = write(url, 10), Remote.write_if
+
+    def unanswered(self, name, data, tag):
+        monkeypatch.setattr(Remote, "write_if", write_if)
+        write_if(self, name, data, tag)
+
+    for what in (features.journal.append_environment, lambda value: share(url, "0-of-2")):
+        before = remote_of(features.folder).read(features.journal.path).splitlines()
+        with features.writing() if what == features.journal.append_environment else nullcontext():
+            monkeypatch.setattr(Remote, "write_if", unanswered)
+            what({"lost": 1})
+        after = remote_of(features.folder).read(features.journal.path).splitlines()
+        assert after[: len(before)] == before
+        assert len(set(after)) == len(after)
+    assert list(features.refresh().verify()) == []
+
+
+@pytest.mark.parametrize("late", ["rows", "rows' line", "block", "block's line"])
+def test_who_lost_a_lock_unaware_changes_nothing(url, elsewhere, s3, monkeypatch, late):
+    """What a paused process sends after another took its place is refused, and all that the other made is right."""
+    features = write(url, 100)
+    here = os.environ["HEADWATER_CACHE"]
+    with features.writing() as writer:
+        monkeypatch.setattr(lease.Lease, "held", property(lambda self: True))
+        known = writer.features.state
+        tasks = writer.plan(keys_of(130)) if "block" in late else []
+        late_result = [(task, BlockResult(task.rows, vectors(task.rows) + 1)) for task in tasks]
+        lines = [writer.write(*each) for each in late_result] if late == "block's line" else []
+        s3.pipe_file(f"{url}/journal/f/image.lock", lease.FREE)
+        elsewhere("there")
+        other = write(url, 130) if "block" in late else write(url, 30, first=5000)
+        elsewhere(here)
+        send = {
+            "rows": lambda: writer.plan(keys_of(130)),
+            "rows' line": lambda: writer.features.journal.append(PlanLine(items=130, sums={}), after=known),
+            "block": lambda: writer.commit(*late_result[0]),
+            "block's line": lambda: writer.record(*lines),
+        }[late]
+        with pytest.raises(StoreBusy, match=r"another process has (written|made|given out).*Run the same command"):
+            send()
+    elsewhere("there")
+    assert other.refresh().state == other.state
+    assert list(other.refresh().verify()) == []
+
+
+@pytest.mark.parametrize("lost", ["taken", "given back", "meanwhile"])
+def test_a_helper_writes_for_whoever_has_the_right(url, elsewhere, s3, lost):
+    """Blocks that a worker elsewhere writes become the writer's; once another process writes, they change nothing."""
+    features = write(url, 100)
+    here = os.environ["HEADWATER_CACHE"]
+
+    def help_with(task, meanwhile=lambda: None, wrong=0):
+        elsewhere("there")
+        try:
+            helper = FeatureWriter(open_store(url).features("f/image"))
+            with helper.features.helping(right):
+                elsewhere(here)
+                meanwhile()
+                elsewhere("there")
+                return helper.write(task, BlockResult(task.rows, vectors(task.rows) + wrong))
+        finally:
+            elsewhere(here)
+
+    with features.writing() as writer:
+        right = writer.features.right
+        first, second, third = writer.plan(keys_of(200))
+        writer.record(help_with(first))
+        if lost == "taken":
+            s3.pipe_file(f"{url}/journal/f/image.lock", b'{"lease": "another"}')
+            with pytest.raises(StoreBusy, match=r"the lock journal/f/image\.lock was lost"):
+                help_with(second)
+        elif lost == "meanwhile":
+
+            def another():
+                writer.commit(second, BlockResult(second.rows, vectors(second.rows)))
+
+            with pytest.raises(StoreBusy, match="another process has written it meanwhile"):
+                help_with(second, another, wrong=1)
+    if lost == "given back":
+        with pytest.raises(StoreBusy, match=r"the lock journal/f/image\.lock was lost"):
+            help_with(third)
+    found = open_store(url).features("f/image")
+    n = 192 if lost == "meanwhile" else 128
+    assert np.array_equal(found.pooled[:n], vectors(np.arange(n)))
+    assert list(found.verify()) == []
+
+
+def test_parts_where_there_are_no_conditions(tmp_path, elsewhere):
+    """Elsewhere than on S3 lines are added under a lock."""
+    url = f"file://{tmp_path}/bucket/a.hw"
+    for part in ("1-of-2", "0-of-2"):
+        elsewhere(part)
+        share(url, part)
+    features = open_store(url).features("f/image")
+    assert sorted(features.state.blocks) == [0, 1, 2, 3, 4]
+    assert list(features.verify()) == []
+    assert (tmp_path / "bucket/a.hw/journal/f/image.append.lock").read_bytes() == lease.FREE
 
 
 # What cannot be
