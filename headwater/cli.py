@@ -847,7 +847,8 @@ def similar(
     id: Annotated[str | None, typer.Option(help="Search for cases like this sample.")] = None,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="Search for cases like this image.")] = None,
     text: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="Search for cases that these words describe.")
+        str | None,
+        typer.Option(metavar="WORDS", help="Search for cases that these words describe; in pairs, beside --image."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many to find.")] = 10,
     where: Where = None,

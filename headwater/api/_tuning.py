@@ -149,12 +149,12 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
             device=device,
             precision="fp32",
         )
-        if "image" in encoder.modalities:
+        if encoder.sees_images:
             encoder.steps = parse_steps(asked.steps)
         if not isinstance(encoder, Tunable):
             raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
         loaded.append(encoder)
-    if asked.image_size is not None and not any("image" in encoder.modalities for encoder in loaded):
+    if asked.image_size is not None and not any(encoder.sees_images for encoder in loaded):
         raise EncoderError(f"{' and '.join(asked.encoders)} see no images: leave --image-size out.")
     columns = {"image": table.image, "text": table.text}
     there = [m for m in MODALITIES if columns[m] is not None]
