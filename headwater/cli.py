@@ -453,6 +453,7 @@ def fine_tune(
     ] = "probe",
     step: Steps = None,
     image_size: ImageSize = None,
+    prompt: Prompt = None,
     augment: Annotated[
         list[str] | None,
         typer.Option(
@@ -516,6 +517,8 @@ def fine_tune(
         }
         if given := [option for option, value in idle.items() if value]:
             raise InputError(f"--objective contrastive has no head: leave {', '.join(given)} out.")
+        if prompt is not None:
+            raise InputError("--objective contrastive reads images and texts apart: leave --prompt out.")
         done = api.contrast(
             manifest,
             encoder=encoder,
@@ -593,6 +596,7 @@ def fine_tune(
         start=start,  # type: ignore[arg-type]
         steps=step or (),
         image_size=image_size,
+        prompt=prompt,
         augment=augment or (),
         batch_norm=batch_norm,  # type: ignore[arg-type]
         lora=lora,

@@ -154,8 +154,7 @@ class DecoderEncoder(Tunable[Sequenced]):
         if modality == "text":
             return self.prepare_text(content.text())
         try:
-            image = self.image_of(content)
-            return self.prepare_image(image) if modality == "image" else self.prepare_pair(image, content.text())
+            return self.prepare_seen(modality, self.image_of(content), content)
         except ImageError as error:
             if str(content.source) in str(error):
                 raise
@@ -169,9 +168,9 @@ class DecoderEncoder(Tunable[Sequenced]):
         """Put a text into the prompt."""
         return self._put("text", None, text)
 
-    def prepare_pair(self, image: Image.Image, text: str) -> Sequenced:
-        """Put an image and its text into the prompt."""
-        return self._shown("pair", image, text)
+    def prepare_seen(self, modality: Modality, image: Image.Image, content: Content) -> Sequenced:
+        """Put an image that was read before, with its text where it has one, into the prompt."""
+        return self.prepare_image(image) if modality == "image" else self._shown("pair", image, content.text())
 
     def collate(self, modality: Modality, batch: Sequence[Sequenced]) -> tuple[Tensor, ...]:
         """Return the items as one batch: the tensors that the processor names, in the order of their names."""
