@@ -85,8 +85,8 @@ def _pairs_of(table: Manifest, parts: Mapping[Modality, Items]) -> Items:
     texts = pl.Series("words", table.texts(), dtype=pl.String)
     keys = sample_keys(pl.DataFrame([items.keys for items in parts.values()]), "pair")
     contents = distinct(keys.str.decode("hex"), table.image_places(), "pair", texts)
-    with_text = set(pl.Series(table.ids, dtype=pl.String).filter(texts.is_not_null()))
-    unreadable = {id: why for id, why in parts["image"].unreadable.items() if id in with_text}
+    without = set(table.require(table.id).filter(texts.is_null()))
+    unreadable = {id: why for id, why in parts["image"].unreadable.items() if id not in without}
     return Items(contents, keys, unreadable, parts)
 
 

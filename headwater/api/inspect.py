@@ -111,8 +111,8 @@ def _failures(store: Store, features: Features) -> tuple[dict[str, str], dict[st
     ids = samples[store.roles.id].cast(str).to_list()
     unreadable = {} if modality == "text" else store.unreadable
     if modality == "pair":
-        with_text = set(samples.filter(pl.col("text_key").is_not_null())[store.roles.id].cast(str))
-        unreadable = {id: why for id, why in unreadable.items() if id in with_text}
+        without = set(samples.filter(pl.col("text_key").is_null())[store.roles.id].cast(str))
+        unreadable = {id: why for id, why in unreadable.items() if id not in without}
     found = ((id, by_key.get(key) if key else unreadable.get(id)) for id, key in zip(ids, keys, strict=True))
     by_id = {id: why for id, why in found if why is not None}
     listed = set(keys)

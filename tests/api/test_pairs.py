@@ -18,7 +18,7 @@ TEXTS = ["a benign gland", "severe tissue", "a benign gland", "left breast mass"
 
 
 def rows_of(n=N):
-    """Twelve rows: image i % 6, text i % 4, so that no pair comes twice; then a repeat, and rows without a part."""
+    """Twelve rows of nine pairs, image i % 6 and text i % 4; then a repeat, and rows that lack a readable part."""
     rows = [(f"s{i:02d}", f"{i % 6}.png", TEXTS[i % 4], f"p{i % 6}", ("a", "b")[i % 2]) for i in range(n)]
     more = [("again", "0.png", TEXTS[0], "p0", "a"), ("mute", "1.png", "", "p1", "b"), ("blind", "", "mass", "p9", "a")]
     return pl.DataFrame(
