@@ -30,7 +30,7 @@ Pooling = Annotated[
     str | None, typer.Option(help="How a decoder's states make a vector: last-token, mean-image-tokens or mean.")
 ]
 Prompt = Annotated[
-    str | None, typer.Option(metavar="WORDS", help="What a decoder reads: words around {image} or {text}.")
+    str | None, typer.Option(metavar="WORDS", help="What a decoder reads: words around {image}, {text} or both.")
 ]
 ImageSize = Annotated[
     str | None, typer.Option(metavar="N|HxW", help="Pixels that images are brought to, instead of the encoder's own.")

@@ -454,6 +454,7 @@ def fine_tune(
     ] = "probe",
     step: Steps = None,
     image_size: ImageSize = None,
+    prompt: Prompt = None,
     augment: Annotated[
         list[str] | None,
         typer.Option(
@@ -517,6 +518,8 @@ def fine_tune(
         }
         if given := [option for option, value in idle.items() if value]:
             raise InputError(f"--objective contrastive has no head: leave {', '.join(given)} out.")
+        if prompt is not None:
+            raise InputError("--objective contrastive reads images and texts apart: leave --prompt out.")
         done = api.contrast(
             manifest,
             encoder=encoder,
@@ -594,6 +597,7 @@ def fine_tune(
         start=start,  # type: ignore[arg-type]
         steps=step or (),
         image_size=image_size,
+        prompt=prompt,
         augment=augment or (),
         batch_norm=batch_norm,  # type: ignore[arg-type]
         lora=lora,
@@ -848,7 +852,8 @@ def similar(
     id: Annotated[str | None, typer.Option(help="Search for cases like this sample.")] = None,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="Search for cases like this image.")] = None,
     text: Annotated[
-        str | None, typer.Option(metavar="WORDS", help="Search for cases that these words describe.")
+        str | None,
+        typer.Option(metavar="WORDS", help="Search for cases that these words describe; in pairs, beside --image."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many to find.")] = 10,
     where: Where = None,

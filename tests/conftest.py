@@ -375,6 +375,11 @@ def build_decoder(folder, model, processor):
     return Tiny(f"hf:{folder}", ("image", "text"), folder)
 
 
+def of_pairs(member):
+    """Return a decoder that is asked to read an image and its text together."""
+    return replace(member, modalities=("pair",), options={"prompt": "{image}Report: {text}\nSummary in one word:"})
+
+
 def open_clip_with_bert(folder):
     """Build an open_clip model whose text tower is a BERT."""
     hub(folder, "bert")  # config and tokenizer; its own weights are not used
@@ -444,6 +449,8 @@ MEMBERS = {
     "hf-idefics3": lambda folder: idefics(folder, "Idefics3"),
     "hf-smolvlm": lambda folder: idefics(folder, "SmolVLM"),
     "hf-llava": llava,
+    "hf-qwen2_vl-pair": lambda folder: of_pairs(qwen(folder, "Qwen2VL")),
+    "hf-smolvlm-pair": lambda folder: of_pairs(idefics(folder, "SmolVLM")),
     "builtin-clip": lambda folder: Tiny("builtin:clip", ("image", "text")),
     "texture": lambda folder: Tiny("builtin:texture", ("image",)),
     "ngram": lambda folder: Tiny("builtin:ngram", ("text",)),

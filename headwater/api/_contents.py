@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.store import KEY_COLUMNS, Data, Modality, keys_from_hex
+from headwater.store import PARTS, Data, Modality, keys_from_hex, sample_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Contents:
 
 def contents_of(data: Data, modality: Modality) -> Contents:
     """Number the contents of samples, by their keys, in the order in which they first come."""
-    words = keys_from_hex(data.table[KEY_COLUMNS[modality]]).view("S16").reshape(-1)
+    words = keys_from_hex(sample_keys(data.table, modality)).view("S16").reshape(-1)
     _, first, numbers = np.unique(words, return_index=True, return_inverse=True)
     order = np.argsort(first)
     place = np.empty(len(order), np.int64)
@@ -47,4 +49,15 @@ def contents_of(data: Data, modality: Modality) -> Contents:
 
 def modality_of(name: str) -> Modality:
     """Return the modality of features called ``NAME/MODALITY``."""
-    return "image" if name.endswith("/image") else "text"
+    return cast("Modality", name.rpartition("/")[2])
+
+
+def kinds_of(names: Iterable[str]) -> list[Modality]:
+    """Return what features of these names are made of: images, texts, or both, sorted.
+
+    Examples
+    --------
+    >>> kinds_of(["clip/image"]), kinds_of(["vlm/pair"])
+    (['image'], ['image', 'text'])
+    """
+    return sorted({part for name in names for part in PARTS[modality_of(name)]})

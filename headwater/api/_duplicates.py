@@ -88,7 +88,8 @@ class Duplicates:
     n_contents
         Distinct contents.
     identical, near, clusters
-        Contents in several samples; pairs of near duplicates; and clusters of both.
+        Contents in several samples, of an image and its text together the images; pairs of near duplicates; and
+        clusters of both.
     n_components
         Columns after whitening.
     threshold
@@ -127,7 +128,9 @@ def find_duplicates(
     progress: bool,
 ) -> tuple[Duplicates, pl.DataFrame]:
     """Find the duplicates of one feature set, and return them with a table of pairs; see `headwater.api.audit`."""
-    where = contents_of(data, modality_of(name))
+    modality = modality_of(name)
+    where = contents_of(data, modality)
+    same = contents_of(data, "image") if modality == "pair" else where
     n = len(where.first)
     X = data.inputs[name]
     assert isinstance(X, SelectedRows)
@@ -145,7 +148,7 @@ def find_duplicates(
         threshold = tail.threshold(false_alarms)
     if threshold is not None and (not units.shape[1] or not 0 < threshold < NO_ANGLE):
         threshold = None
-    search = _Search(where, columns)
+    search = _Search(where, same, columns)
     if threshold is not None:
         with progress_bar(f"audit {name}", n, show=progress) as update:
             for found in pairs_above(units, threshold, progress=lambda done: update(done, 0)):
@@ -153,7 +156,7 @@ def find_duplicates(
     rate = false_alarms if asked is None or threshold is None or tail is None else tail.rate(threshold)
     near, found = search.near()
     cluster_of = search.clusters()
-    links = _Links.of(where, *found)
+    links = _Links.of(where, same, *found)
     result = Duplicates(
         features=name,
         n_contents=n,
@@ -171,21 +174,27 @@ def find_duplicates(
 
 
 class _Search:
-    """What is kept of near duplicates while they are found: counts, links between contents, and the most similar."""
+    """What is kept of near duplicates while they are found: counts, links between contents, and the most similar.
 
-    def __init__(self, where: Contents, columns: Columns) -> None:
-        self.where = where
+    ``same`` is what makes samples identical: the contents, or the images in them, which are linked from the start.
+    """
+
+    def __init__(self, where: Contents, same: Contents, columns: Columns) -> None:
+        self.where, self.same, self.columns = where, same, columns
         n = len(where.first)
         self.groups = None if columns.group is None else Values.of(where.of_sample, columns.group)
         self.labels = None if columns.label is None else Values.of(where.of_sample, columns.label)
         self.sides = Sides.of(where.of_sample, columns.splits) if columns.splits else None
-        self._link = np.arange(n)  # contents with one number are linked
+        self._same = same.of_sample[where.first]
+        self._link = self._same  # contents with one number are linked
         self._in_pair = np.zeros(n, np.bool_)
         self._n = self._across_groups = self._across_split = self._labels_differ = 0
         self._kept: list[tuple[Rows, Rows, Similarities]] = []
         self._n_kept = 0
 
     def add(self, i: Rows, j: Rows, similar: Similarities) -> None:
+        near = self._same[i] != self._same[j]
+        i, j, similar = i[near], j[near], similar[near]
         self._n += len(i)
         self._in_pair[i] = self._in_pair[j] = True
         if self.groups is not None:
@@ -223,13 +232,15 @@ class _Search:
         return counts, self._kept[0]
 
     def identical(self) -> Counts:
-        several = self.where.counts > 1
+        of, counts = self.same.of_sample, self.same.counts
+        several = counts > 1
+        group, label, splits = self.columns.group, self.columns.label, self.columns.splits
         return Counts(
             int(several.sum()),
-            int(self.where.counts[several].sum()),
-            None if self.groups is None else int((self.groups.differ() & several).sum()),
-            None if self.sides is None else int((self.sides.straddling() & several).sum()),
-            None if self.labels is None else int((self.labels.differ() & several).sum()),
+            int(counts[several].sum()),
+            None if group is None else int(Values.of(of, group).differ().sum()),
+            int(Sides.of(of, splits).straddling().sum()) if splits else None,
+            None if label is None else int(Values.of(of, label).differ().sum()),
         )
 
     def rate_across_groups(self) -> float | None:
@@ -276,10 +287,10 @@ class _Links:
     identical: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, where: Contents, i: Rows, j: Rows, similar: Similarities) -> _Links:
-        further = np.setdiff1d(np.arange(len(where.of_sample)), where.first)
+    def of(cls, where: Contents, same: Contents, i: Rows, j: Rows, similar: Similarities) -> _Links:
+        further = np.setdiff1d(np.arange(len(same.of_sample)), same.first)
         return cls(
-            np.concatenate([where.first[where.of_sample[further]], where.first[i]]),
+            np.concatenate([same.first[same.of_sample[further]], where.first[i]]),
             np.concatenate([further, where.first[j]]),
             np.concatenate([np.ones(len(further), np.float32), similar.clip(max=1)]),
             np.arange(len(further) + len(i)) < len(further),

@@ -117,7 +117,7 @@ class Training:
                 one.contents,
                 ready.members[one.name],
                 ready.tokens,
-                augmentation if one.modality == "image" else None,
+                None if one.modality == "text" else augmentation,
                 ready.made[one.name].stored() if one.how.kind == "none" else None,
             )
             for one in ready.inputs

@@ -127,13 +127,14 @@ def read_inputs(store: Store, what: Wanted, where: str | None, used: Sequence[st
 def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) -> tuple[Data, NDArray[np.int64]]:
     """Return samples with pooled features, and the row of ``data`` that each is in: of its bag, or its own.
 
-    Where samples may lack inputs, those that have the images, or else the first input.
+    Where samples may lack inputs, those that have the images, or else pairs with one, or else the first input.
     """
     if not what.tokens and not what.partial and what.bags is None:
         return data, np.arange(len(data.ids))
     names: Sequence[str] = what.names
     if what.partial:
-        names = [name for name in what.names if name.endswith("/image")] or what.names[:1]
+        images, pairs = ([name for name in what.names if name.endswith(end)] for end in ("/image", "/pair"))
+        names = images or pairs or what.names[:1]
     samples = store.read(*names, where=where)
     of = samples.ids if what.bags is None else names_of(samples, what.bags)
     return those_in(samples, of, data.ids)

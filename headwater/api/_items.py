@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from headwater.api._progress import progress_bar
 from headwater.embed import Content, Contents, content_key, distinct, key_of_file, keys_of
 from headwater.errors import EncoderError, ImageError
 from headwater.sources import Manifest
-from headwater.store import KEY_COLUMNS, Features, FileIndex, Modality, hex_from_keys, stat_of
+from headwater.store import KEY_COLUMNS, PARTS, Features, FileIndex, Modality, hex_from_keys, sample_keys, stat_of
 
 SHOWN = 5  # failures that are named one by one
 _KNOWN = {"source": pl.String, "key": pl.Binary}
@@ -25,11 +25,15 @@ SKIP = "Pass --on-error skip to leave such rows out."
 
 @dataclass(frozen=True)
 class Items:
-    """The items of one modality: what is distinct, each row's key as hex or null, and why rows have none, by id."""
+    """The items of one modality: what is distinct, each row's key as hex or null, and why rows have none, by id.
+
+    Pairs have as ``parts`` the items that they are made of.
+    """
 
     contents: Contents
     keys: pl.Series
     unreadable: dict[str, str]
+    parts: Mapping[Modality, Items] = field(default_factory=dict)
 
     def failed_samples(self, ids: Sequence[str], failed: Mapping[str, str]) -> dict[str, str]:
         """Say why samples have no features, by id, given why items failed, by key."""
@@ -48,6 +52,10 @@ def items_of(
     index: FileIndex | None = None,
 ) -> Items:
     """Read every file or text once, for its key, but those files that ``index`` knows and that have not changed."""
+    if modality == "pair":
+        return _pairs_of(
+            table, {part: items_of(table, part, workers, on_error, progress, index) for part in PARTS["pair"]}
+        )
     if modality == "text":
         texts = pl.Series(table.texts(), dtype=pl.String)
         words = texts.unique().drop_nulls()
@@ -70,6 +78,16 @@ def items_of(
     known = pl.DataFrame({"source": files, "key": found}, _KNOWN)
     rows = places.to_frame().join(known, on="source", how="left", maintain_order="left")
     return Items(distinct(rows["key"], places, "image"), _key_column(rows["key"], modality), unreadable)
+
+
+def _pairs_of(table: Manifest, parts: Mapping[Modality, Items]) -> Items:
+    """Return the items of rows that have both an image and a text, given those of each."""
+    texts = pl.Series("words", table.texts(), dtype=pl.String)
+    keys = sample_keys(pl.DataFrame([items.keys for items in parts.values()]), "pair")
+    contents = distinct(keys.str.decode("hex"), table.image_places(), "pair", texts)
+    without = set(table.require(table.id).filter(texts.is_null()))
+    unreadable = {id: why for id, why in parts["image"].unreadable.items() if id not in without}
+    return Items(contents, keys, unreadable, parts)
 
 
 def keys_of_files(
@@ -153,7 +171,7 @@ def refuse_failed(features: Features, items: Items, table: Manifest, what: str) 
         return
     named = ", ".join(f"{id!r} ({why})" for id, why in list(failed.items())[:SHOWN])
     more = f" and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else ""
-    kind = ImageError if features.spec.modality == "image" else EncoderError
+    kind = EncoderError if features.spec.modality == "text" else ImageError
     raise kind(
         f"{features.name}: {counted(len(failed), 'sample')} {what}: {named}{more}. Pass --retry-failed to try again, "
         "or --on-error skip to leave such rows out."

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.api._contents import Contents, contents_of, modality_of
+from headwater.api._contents import Contents, contents_of, kinds_of, modality_of
 from headwater.api._lines import counted
 from headwater.errors import InputError, SplitError
 from headwater.evaluate.leakage import Sides, Values
 from headwater.evaluate.splits import Split
 from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, pairs_above
-from headwater.store import Data, SelectedRows
+from headwater.store import Data, Modality, SelectedRows
 
 # What keeps the search for near duplicates to some tenths of a second: their share is estimated on a sample.
 LOOKED_UP, TAIL_ROWS, WHITENED_ROWS, DIM = 1024, 1024, 512, 128
@@ -35,7 +35,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Tested images that have a near duplicate in training.
+    """Tested images, or pairs of an image and its text, that have a near duplicate in training.
 
     Attributes
     ----------
@@ -88,7 +88,8 @@ def check_leakage(
     """Look for what is on both sides of a split; refuse the splits when it is there.
 
     Refused are identical images and divided groups, of which one is enough, and near duplicates of images when many
-    tested images have one in training. Identical texts are counted alone: reports are written from templates.
+    tested images have one in training. Identical texts are counted alone: reports are written from templates. So are
+    near duplicates of pairs, which one text may make alike; an image in pairs with two texts is one image.
 
     Parameters
     ----------
@@ -119,8 +120,7 @@ def check_leakage(
     """
     if allowed is not None and not allowed.strip():
         raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
-    modalities = sorted({modality_of(name) for name in data.inputs})
-    contents = {modality: contents_of(data, modality) for modality in modalities}
+    contents = {part: contents_of(data, part) for part in kinds_of(data.inputs)}
     sides = {modality: Sides.of(found.of_sample, splits) for modality, found in contents.items()}
     both = {modality: found.straddling() for modality, found in sides.items()}
     report: Report = {"identical_across_splits": {modality: int(mask.sum()) for modality, mask in both.items()}}
@@ -140,12 +140,13 @@ def check_leakage(
         _say_across(across, group_column, say)
     elif n := report["identical_across_splits"].get("text"):
         say(f"{counted(n, 'identical text')} on both sides of a split: counted in metrics.json, and not refused")
-    near = _near_duplicates(data, contents, sides, groups)
+    near = _near_duplicates(data, contents, sides, splits, groups)
     if near is not None:
         report["near_duplicates"] = asdict(near)
-        if near.many:
+        of_images = modality_of(near.features) == "image"
+        if near.many and of_images:
             leaks.append(_of_near(near))
-        elif near.some:
+        elif near.many or near.some:
             say(f"{_of_near(near)}. Look at them with headwater audit")
     report["allowed"] = allowed
     if leaks and allowed is None:
@@ -174,20 +175,27 @@ def _named(data: Data, contents: Contents, which: NDArray[np.bool_]) -> str:
 
 
 def _of_near(near: NearDuplicates) -> str:
-    of = f"{near.n_with_copies + near.n_like_many:,} of {counted(near.n_looked_up, 'tested image')}"
+    tested = counted(near.n_looked_up, f"tested {modality_of(near.features)}")
+    of = f"{near.n_with_copies + near.n_like_many:,} of {tested}"
     many = f", {near.n_like_many:,} of them more than {MOST_COPIES}" if near.n_like_many else ""
     return f"{of} have near duplicates in training{many} ({near.n_by_chance:.1f} expected by chance)"
 
 
 def _near_duplicates(
-    data: Data, contents: dict[Any, Contents], sides: dict[Any, Sides], groups: NDArray[Any] | None
+    data: Data,
+    contents: dict[Modality, Contents],
+    sides: dict[Modality, Sides],
+    splits: Sequence[Split],
+    groups: NDArray[Any] | None,
 ) -> NearDuplicates | None:
-    """Look a sample of the tested images up among all others, in the first pooled features of images."""
-    pooled = (n for n, X in data.inputs.items() if modality_of(n) == "image" and len(getattr(X, "shape", ())) == 2)
-    name = next(pooled, None)
-    if name is None:
+    """Look a sample of the tested images up among all others, in the first pooled features of images, else of pairs."""
+    pooled = [n for n, X in data.inputs.items() if modality_of(n) != "text" and len(getattr(X, "shape", ())) == 2]
+    if not pooled:
         return None
-    X, where, side = data.inputs[name], contents["image"], sides["image"]
+    name = min(pooled, key=lambda n: modality_of(n) != "image")
+    X, of = data.inputs[name], modality_of(name)
+    where = contents.get(of) or contents_of(data, of)
+    side = sides.get(of) or Sides.of(where.of_sample, splits)
     assert isinstance(X, SelectedRows)
     n = len(where.first)
     distinct = X.select(where.first)

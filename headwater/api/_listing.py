@@ -96,10 +96,12 @@ class Changes:
 
 
 def write_samples(store: Store, table: Manifest, items: Mapping[Modality, Items]) -> Changes | None:
-    """Replace the samples; of a modality that this run does not look at, what was known of a row is kept.
+    """Replace the samples; of images or texts that this run does not look at, what was known of a row is kept.
 
     Returns how they differ from those before; None where there were none.
     """
+    parts = (one.parts or {modality: one} for modality, one in items.items())
+    items = {part: of for each in parts for part, of in each.items()}
     samples = table.table.drop([c for c in KEY_COLUMNS.values() if c in table.table.columns])
     columns: dict[Modality, str | None] = {"image": table.image, "text": table.text}
     before = _samples_before(store)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from headwater.embed import Content, Encoder, fill, key_of_file, unique_texts
-from headwater.store import Features, Modality, create_store
+from headwater.store import PARTS, Features, Modality, create_store, pair_key
 
 SIDE = 768
 N_WORDS = 40
@@ -84,7 +84,11 @@ def measure(encoder: Encoder[Any], modality: Modality, batch_size: int) -> Measu
         started = time.perf_counter()
         done = fill(features, encoder, contents, batch_size=batch_size)
         took = time.perf_counter() - started
-        what = f"made images of {SIDE} x {SIDE} pixels" if modality == "image" else f"made texts of {N_WORDS} words"
+        what = {
+            "image": f"made images of {SIDE} x {SIDE} pixels",
+            "text": f"made texts of {N_WORDS} words",
+            "pair": f"made images of {SIDE} x {SIDE} pixels with texts of {N_WORDS} words",
+        }[modality]
         each = _item_bytes(features.refresh())
         return Measured(done.embedded / took, n_items, min(batch_size, n_items), _peak(device), what, each)
 
@@ -103,6 +107,10 @@ def _made(modality: Modality, folder: Path, start: int, n_items: int) -> list[Co
     random = np.random.default_rng(start)
     if modality == "text":
         return list(unique_texts([f"{i} {' '.join(random.choice(WORDS, N_WORDS - 1))}" for i in range(n_items)])[0])
+    if modality == "pair":
+        images, texts = (_made(part, folder, start, n_items) for part in PARTS["pair"])
+        both = zip(images, texts, strict=True)
+        return [Content(pair_key(image.key, text.key), image.source, text.text()) for image, text in both]
     contents = []
     for i in range(start, start + n_items):
         path = folder / f"{i}.jpg"

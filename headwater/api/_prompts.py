@@ -62,7 +62,15 @@ class Described:
 
 
 def dual(features: str) -> tuple[str, str]:
-    """Return the image and text features of an encoder's name in the store, or of either of them."""
+    """Return the image and text features of an encoder's name in the store, or of either of them.
+
+    Raises
+    ------
+    InputError
+        When it is the name of pairs.
+    """
+    if features.endswith("/pair"):
+        raise InputError(f"{features} are of an image and its text together: give features of images, NAME/image.")
     name = features.removesuffix("/image").removesuffix("/text")
     return f"{name}/image", f"{name}/text"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -24,9 +24,9 @@ from headwater.finetune.data import Rows
 from headwater.heads import Bags
 from headwater.sources import Manifest, read_manifest
 from headwater.sources.steps import parse_steps
-from headwater.store import KEY_COLUMNS, Data, InMemory, Modality, SelectedRows, select_samples
+from headwater.store import PARTS, Data, InMemory, Modality, SelectedRows, select_samples
 
-MODALITIES: tuple[Modality, ...] = ("image", "text")
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Input:
     encoder, modality, how
         What reads it, and how that is trained.
     contents
-        Distinct images or texts.
+        Distinct images, texts or pairs.
     """
 
     name: str
@@ -79,6 +79,8 @@ class Asked:
         Columns of the manifest; found by name when left out.
     image_size
         Of what encoders see; see `headwater.embed.load_encoder`.
+    prompt
+        Words around what a decoder reads; see there.
     """
 
     encoders: tuple[str, ...]
@@ -90,6 +92,7 @@ class Asked:
     id: str | None
     steps: tuple[str, ...] = ()
     image_size: str | None = None
+    prompt: str | None = None
 
     def how(self) -> dict[Modality, How]:
         """Return how each modality is trained.
@@ -109,8 +112,8 @@ class Asked:
                 general = parse_how(way)
                 continue
             if modality not in MODALITIES:
-                raise InputError(f"--train {word!r}: {modality!r} is neither image nor text.")
-            found["image" if modality == "image" else "text"] = parse_how(way)
+                raise InputError(f"--train {word!r}: {modality!r} is neither image nor text nor pair.")
+            found[modality] = parse_how(way)
         return {m: found.get(m, general or How("none" if found else "lora")) for m in MODALITIES}
 
 
@@ -146,18 +149,19 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
             adapter=adapters[number],
             tokens="all" if tokens else "none",
             image_size=asked.image_size,
+            prompt=asked.prompt,
             device=device,
             precision="fp32",
         )
-        if "image" in encoder.modalities:
+        if encoder.sees_images:
             encoder.steps = parse_steps(asked.steps)
         if not isinstance(encoder, Tunable):
             raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
         loaded.append(encoder)
-    if asked.image_size is not None and not any("image" in encoder.modalities for encoder in loaded):
+    if asked.image_size is not None and not any(encoder.sees_images for encoder in loaded):
         raise EncoderError(f"{' and '.join(asked.encoders)} see no images: leave --image-size out.")
     columns = {"image": table.image, "text": table.text}
-    there = [m for m in MODALITIES if columns[m] is not None]
+    there = [m for m in MODALITIES if all(columns[part] is not None for part in PARTS[m])]
     said = {word.rpartition("=")[0] for word in asked.train if not word.endswith("=none")}
     reads = asked.text is not None or "text" in said
     found: dict[Modality, Tunable[Any]] = {}
@@ -211,7 +215,7 @@ def read_contents(
         found = np.array([-1 if key is None else place[key] for key in items.keys], np.int64)
         none = [items.unreadable.get(id, f"no {modality}") for id in table.ids]
         reason = np.where((reason == "") & (found < 0), none, reason)
-        samples = samples.with_columns(items.keys.alias(KEY_COLUMNS[modality]))
+        samples = samples.with_columns(part.keys for part in (items.parts or {modality: items}).values())
         name = f"{default_name(encoder.name)}/{modality}"
         inputs.append(Input(name, encoder, modality, how[modality], items.contents))
         numbers[name] = found

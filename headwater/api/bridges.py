@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -132,7 +132,7 @@ def import_features(
     VectorsError, ManifestError, InputError, StoreError, DiskError
         Each with one line that says what, where and what to do.
     """
-    for option, value, allowed in (("--modality", modality, get_args(Modality)), ("--dtype", dtype, DTYPES)):
+    for option, value, allowed in (("--modality", modality, tuple(KEY_COLUMNS)), ("--dtype", dtype, DTYPES)):
         if value is not None and value not in allowed:
             raise InputError(f"{option} {value!r}.{nearest(value, allowed)} There are: {', '.join(allowed)}.")
     if prompts and modality != "text":

@@ -186,7 +186,7 @@ def doctor(
             if tokens is not None or "--tokens" not in str(error):
                 raise
             model = load("none")  # it makes no tokens, or not all of them
-    if image_size is not None and "image" not in model.modalities:
+    if image_size is not None and not model.sees_images:
         raise EncoderError(f"{encoder} sees no images: leave --image-size out.")
     measured = {modality: measure(model, modality, batch_size) for modality in sorted(model.modalities)}
     features = {modality: model.spec(modality, "float16") for modality in measured}

@@ -238,7 +238,7 @@ def embed(
         trust_remote_code=trust_remote_code,
         steps=steps,
     )
-    if image_size is not None and "image" not in model.modalities:
+    if image_size is not None and not model.sees_images:
         raise EncoderError(f"{encoder} sees no images: leave --image-size out.")
     wanted, not_encoded = _modalities(table, model, image, text)
     base = name if name is not None else default_name(encoder) + (f"-{_run_name(adapter)}" if adapter else "")
@@ -251,6 +251,8 @@ def embed(
     index = FileIndex(store_folder(store))
     known = None if rehash else index
     items = {modality: items_of(table, modality, workers, on_error, progress, known) for modality in wanted}
+    if "pair" in items and not (len(items["pair"].contents) or items["pair"].unreadable):
+        raise ManifestError(f"{manifest}: no row has both an image and a text, which {model.name} reads together.")
     if on_error == "stop" and found is not None and not retry_failed:
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
@@ -373,6 +375,13 @@ def _modalities(
     """
     columns: dict[Modality, str | None] = {"image": table.image, "text": table.text}
     asked: dict[Modality, str | None] = {"image": image, "text": text}
+    if "pair" in model.modalities:
+        if None in columns.values():
+            raise ManifestError(
+                f"{model.name} reads an image and its text together, but the manifest lacks one of both columns. Name "
+                "them with --image COLUMN and --text COLUMN."
+            )
+        return ["pair"], {}
     wanted: list[Modality] = [m for m, c in columns.items() if c is not None and m in model.modalities]
     if not wanted:
         can = " and ".join(f"{m}s" for m in sorted(model.modalities))

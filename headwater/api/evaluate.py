@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater.api._contents import modality_of
+from headwater.api._contents import kinds_of
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.api._lines import counted
 from headwater.api._mapping import mapping_of, merged, refuse_unknown
@@ -382,7 +382,7 @@ def _shared(
         say(f"whether the head was fitted on any of these samples cannot be checked: {error}")
         return None
     shared: dict[str, int] = {}
-    for modality in sorted({modality_of(name) for name in own}):
+    for modality in kinds_of(own):
         key = KEY_COLUMNS[modality]
         shared[modality] = int(data.table[key].is_in(trained.table[key].to_list()).sum())
     # A patient is known by a name within one data set only.

@@ -82,6 +82,7 @@ def fine_tune(
     start: Start = "probe",
     steps: Sequence[str] = (),
     image_size: str | None = None,
+    prompt: str | None = None,
     augment: Sequence[str] = (),
     batch_norm: BatchNorm = "keep",
     lora: LoraSettings | None = None,
@@ -141,6 +142,8 @@ def fine_tune(
         What is done to an image before all else; see `headwater.sources.steps.parse_steps`.
     image_size
         Pixels that images are brought to instead of the encoder's own; see `headwater.embed.load_encoder`.
+    prompt
+        What a decoder reads: words around ``{image}``, ``{text}`` or both, which makes pairs the input.
     augment
         Families of random changes of images in training; see `headwater.finetune.augment.Augmentation`.
     batch_norm
@@ -193,6 +196,7 @@ def fine_tune(
             id=id,
             steps=tuple(steps),
             image_size=image_size,
+            prompt=prompt,
         ),
         labels=several(label),
         label_separator=label_separator,

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from headwater.api._lines import counted, size
 from headwater.errors import InputError, StoreError, nearest
 from headwater.store import (
-    KEY_COLUMNS,
     BlockResult,
     Features,
     RaggedArray,
@@ -21,6 +20,7 @@ from headwater.store import (
     keys_from_hex,
     open_store,
     remove_file,
+    sample_keys,
     write_bytes,
 )
 
@@ -112,7 +112,7 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
 
 def _used(store: Store, features: Features) -> NDArray[np.bool_]:
     """Return which items some sample holds, of shape ``(n_items,)``."""
-    keys = keys_from_hex(store.samples[KEY_COLUMNS[features.spec.modality]].drop_nulls().unique())
+    keys = keys_from_hex(sample_keys(store.samples, features.spec.modality).drop_nulls().unique())
     rows = features.rows_of(keys) if len(keys) else np.empty(0, np.int64)
     used = np.zeros(features.n_items, bool)
     used[rows[rows >= 0]] = True

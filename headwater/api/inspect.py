@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from headwater.api._lines import aligned, counted, size
-from headwater.store import KEY_COLUMNS, Features, Store, open_store
+from headwater.store import Features, Store, open_store, sample_keys
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,13 @@ def _failures(store: Store, features: Features) -> tuple[dict[str, str], dict[st
     by_key = {features.keys[row].tobytes().hex(): why for row, why in features.failed.items()}
     if not store.has_samples():
         return {}, by_key
-    modality = features.spec.modality
-    keys = store.samples[KEY_COLUMNS[modality]].to_list()
-    ids = store.samples[store.roles.id].cast(str).to_list()
-    unreadable = store.unreadable if modality == "image" else {}
+    modality, samples = features.spec.modality, store.samples
+    keys = sample_keys(samples, modality).to_list()
+    ids = samples[store.roles.id].cast(str).to_list()
+    unreadable = {} if modality == "text" else store.unreadable
+    if modality == "pair":
+        without = set(samples.filter(pl.col("text_key").is_null())[store.roles.id].cast(str))
+        unreadable = {id: why for id, why in unreadable.items() if id not in without}
     found = ((id, by_key.get(key) if key else unreadable.get(id)) for id, key in zip(ids, keys, strict=True))
     by_id = {id: why for id, why in found if why is not None}
     listed = set(keys)

@@ -16,7 +16,7 @@ from headwater.api._texts import encoder_of
 from headwater.embed import Content, Encoder, fill
 from headwater.errors import StoreError
 from headwater.store import (
-    KEY_COLUMNS,
+    PARTS,
     Journal,
     Modality,
     Store,
@@ -24,6 +24,7 @@ from headwater.store import (
     mend,
     open_store,
     salvage_journal,
+    sample_keys,
 )
 
 
@@ -96,7 +97,7 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         features = opened.features(name)
         known = np.zeros((0, 16), np.uint8)
         if opened.has_samples():
-            known = keys_from_hex(opened.samples[KEY_COLUMNS[features.spec.modality]].drop_nulls().unique())
+            known = keys_from_hex(sample_keys(opened.samples, features.spec.modality).drop_nulls().unique())
         load = cache(partial(_encoder, opened, name, encoding or Encoding()))
         imported = features.spec.encoder.startswith("imported:")  # which `import` makes again, once it is forgotten
         done += mend(features, known, load if opened.has_samples() and not imported else lambda: None)
@@ -141,10 +142,14 @@ def _embed_again(
 def _contents(store: Store, modality: Modality) -> list[Content]:
     """Return the distinct contents of the samples, as the store knows them."""
     roles, samples = store.roles, store.samples
-    column = roles.image if modality == "image" else roles.text
-    if column is None:
+    held = {"image": roles.image, "text": roles.text}
+    columns = [column for part in PARTS[modality] if (column := held[part]) is not None]
+    if len(columns) < len(PARTS[modality]):
         return []
-    cells = zip(samples[KEY_COLUMNS[modality]].to_list(), samples[column].to_list(), strict=True)
-    there = {key: cell for key, cell in cells if key is not None}
-    is_image = modality == "image"
-    return [Content(bytes.fromhex(key), Path(roles.root, cell) if is_image else cell) for key, cell in there.items()]
+    rows = zip(
+        sample_keys(samples, modality).to_list(), *(samples[column].to_list() for column in columns), strict=True
+    )
+    there = {key: cells for key, *cells in rows if key is not None}
+    if modality == "text":
+        return [Content(bytes.fromhex(key), cell) for key, (cell,) in there.items()]
+    return [Content(bytes.fromhex(key), Path(roles.root, cell), *words) for key, (cell, *words) in there.items()]

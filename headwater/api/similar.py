@@ -8,16 +8,28 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._lines import aligned, cut
 from headwater.api._progress import progress_bar
 from headwater.api._samples import require_column
 from headwater.api._texts import STORED, encoder_of, features_of_query, require_dual
-from headwater.embed import Content, key_of_file
+from headwater.embed import Content, content_key, key_of_file
 from headwater.errors import InputError, StoreNotFound, nearest
 from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search
-from headwater.store import Features, SelectedRows, Store, fetch_file, keys_from_hex, open_store, send_file
+from headwater.store import (
+    KEY_COLUMNS,
+    Features,
+    SelectedRows,
+    Store,
+    fetch_file,
+    keys_from_hex,
+    open_store,
+    pair_key,
+    sample_keys,
+    send_file,
+)
 
 OWN = ("rank", "score", "id")
 MOST = 40  # characters of a cell that are shown
@@ -118,7 +130,8 @@ def similar(
     features
         The features to search in, ``NAME/MODALITY``.
     id, image, text
-        What to search for, one of them: a sample of the store, an image file, or words.
+        What to search for, one of them: a sample of the store, an image file, or words; in features of pairs, an image
+        and words go together.
     k
         How many to find.
     where
@@ -135,7 +148,12 @@ def similar(
     InputError, StoreError
         When the question cannot be answered; the message says why.
     """
-    if sum(q is not None for q in (id, image, text)) != 1:
+    of_pairs = features.endswith("/pair")
+    if of_pairs and ((image is None) != (text is None) or (id is None) == (image is None)):
+        raise InputError(
+            f"{features} are of an image and its text together: pass both --image and --text, or --id of a sample."
+        )
+    if not of_pairs and sum(q is not None for q in (id, image, text)) != 1:
         raise InputError("say what to search for: one of --id, --image and --text.")
     if exclude_same is not None and id is None:
         raise InputError("--exclude-same goes with --id: only a sample of the store has columns.")
@@ -151,6 +169,8 @@ def similar(
     data = opened.read(features, where=where)
     if own is not None:
         query = _query_of_sample(opened, found, own)
+    elif of_pairs:
+        query = _query_of_pair(opened, found, Path(str(image)), str(text), weights, device, trust_remote_code)
     elif image is not None:
         query = _query_of_image(opened, found, Path(image), weights, device, trust_remote_code)
     else:
@@ -258,9 +278,8 @@ def _sample(store: Store, id: str) -> dict[str, Any]:
 
 
 def _query_of_sample(store: Store, features: Features, sample: dict[str, Any]) -> NDArray[Any]:
-    import polars as pl
-
-    key = sample[f"{features.spec.modality}_key"]
+    keys = pl.DataFrame({c: sample[c] for c in KEY_COLUMNS.values()}, dict.fromkeys(KEY_COLUMNS.values(), pl.String))
+    key = sample_keys(keys, features.spec.modality)[0]
     row = -1 if key is None else int(features.rows_of(keys_from_hex(pl.Series([key])))[0])
     if row < 0 or features.status[row] != STORED:
         id = str(sample[store.roles.id])
@@ -277,14 +296,42 @@ def _query_of_image(
     name = f"{features.name.split('/')[0]}/image"
     if features.name != name:
         require_dual(store, name, features.name)
-    key = key_of_file(path)
-    stored = store.features(name)
-    row = int(stored.rows_of(np.frombuffer(key, np.uint8)[None])[0])
-    if row >= 0 and stored.status[row] == STORED:
-        found: NDArray[Any] = stored.pooled[row]
+    return _query_of_content(
+        store, store.features(name), Content(key_of_file(path), path), weights, device, trust_remote_code
+    )
+
+
+def _query_of_pair(
+    store: Store,
+    features: Features,
+    path: Path,
+    text: str,
+    weights: str | Path | None,
+    device: str,
+    trust_remote_code: bool,
+) -> NDArray[Any]:
+    """Return the stored features of an image file and a text together, or embed them."""
+    _refuse_blank(text)
+    content = Content(pair_key(key_of_file(path), content_key(text.encode())), path, text)
+    return _query_of_content(store, features, content, weights, device, trust_remote_code)
+
+
+def _query_of_content(
+    store: Store,
+    features: Features,
+    content: Content,
+    weights: str | Path | None,
+    device: str,
+    trust_remote_code: bool,
+) -> NDArray[Any]:
+    """Return the stored features of a content, or embed it."""
+    row = int(features.rows_of(np.frombuffer(content.key, np.uint8)[None])[0])
+    if row >= 0 and features.status[row] == STORED:
+        found: NDArray[Any] = features.pooled[row]
         return found
-    encoder = encoder_of(store, name, weights=weights, device=device, trust_remote_code=trust_remote_code)
-    embedded: NDArray[Any] = encoder.encode("image", [encoder.prepare("image", Content(key, path))]).pooled[0]
+    encoder = encoder_of(store, features.name, weights=weights, device=device, trust_remote_code=trust_remote_code)
+    modality = features.spec.modality
+    embedded: NDArray[Any] = encoder.encode(modality, [encoder.prepare(modality, content)]).pooled[0]
     return embedded
 
 
@@ -293,8 +340,12 @@ def _query_of_text(
 ) -> NDArray[Any]:
     """Return the stored features of a text, or embed it."""
     name = f"{features.name.split('/')[0]}/text"
-    if not text.strip():
-        raise InputError("--text is empty: say in words what to search for.")
+    _refuse_blank(text)
     if features.name != name and name in store.feature_names():
         require_dual(store, features.name, name)
     return features_of_query(store, name, text, weights=weights, device=device, trust_remote_code=trust_remote_code)
+
+
+def _refuse_blank(text: str) -> None:
+    if not text.strip():
+        raise InputError("--text is empty: say in words what to search for.")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headwater.embed.contents import (
         Content,
         Contents,
+        as_content,
         content_key,
         distinct,
         key_of_file,
@@ -32,6 +33,7 @@ __all__ = [
     "Precision",
     "Shard",
     "Source",
+    "as_content",
     "content_key",
     "distinct",
     "fill",
@@ -47,7 +49,7 @@ __all__ = [
 
 _MODULES = {
     **dict.fromkeys(("Content", "Contents", "content_key", "distinct", "key_of_file", "keys_of"), "contents"),
-    **dict.fromkeys(("unique_images", "unique_texts"), "contents"),
+    **dict.fromkeys(("as_content", "unique_images", "unique_texts"), "contents"),
     "EmbedResult": "run",
     "Shard": "run",
     "fill": "run",

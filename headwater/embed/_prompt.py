@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from headwater.errors import EncoderError
@@ -25,28 +26,29 @@ def prompts_of(prompt: str | None, spec: str) -> dict[Modality, str]:
     Raises
     ------
     EncoderError
-        When it does not say once where an image or a text goes.
+        When it does not say once where an image, a text, or each of both goes.
 
     Examples
     --------
     >>> prompts_of("{image} The tissue is", "hf:a/b")
     {'image': '{image} The tissue is'}
+    >>> prompts_of("{image} Report: {text}", "hf:a/b")
+    {'pair': '{image} Report: {text}'}
     """
     if prompt is None or prompt in DEFAULT_PROMPTS.values():
         return dict(DEFAULT_PROMPTS)
-    places = PLACES.findall(prompt)
-    if places == ["{image}"]:
-        return {"image": prompt}
-    if places == ["{text}"]:
-        return {"text": prompt}
-    if set(places) == {"{image}", "{text}"}:
+    of: Mapping[tuple[str, ...], Modality] = {
+        ("{image}",): "image",
+        ("{text}",): "text",
+        ("{image}", "{text}"): "pair",
+    }
+    places = tuple(sorted(PLACES.findall(prompt)))
+    if places not in of:
         raise EncoderError(
-            f"{spec}: --prompt {prompt!r} asks for one feature of an image and its text, which a store has no key for. "
-            "Use {image} or {text}, and join the two features in a head."
+            f"{spec}: --prompt {prompt!r} must say once where the item goes: put {{image}} or {{text}} in it, or both "
+            "once each, to read them together."
         )
-    raise EncoderError(
-        f"{spec}: --prompt {prompt!r} must say once where the item goes: put {{image}} or {{text}} in it."
-    )
+    return {of[places]: prompt}
 
 
 def rendered(prompt: str, processor: Any, spec: str) -> str:

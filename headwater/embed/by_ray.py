@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from headwater._extras import need
 from headwater.embed._torch import first_line
-from headwater.embed.contents import Content
+from headwater.embed.contents import as_content
 from headwater.embed.encoder import Precision, load_encoder
 from headwater.embed.run import ContentOf, make_block
 from headwater.errors import EncoderError
@@ -130,12 +130,15 @@ class RayEngine:
 def _row(task: BlockTask, content_of: ContentOf) -> dict[str, Any]:
     """Return what a worker has to know of a block."""
     contents = [content_of(row) for row in task.rows.tolist()]
-    return {
+    row = {
         "block": task.block,
         "rows": task.rows.tolist(),
         "keys": [content.key.hex() for content in contents],
         "sources": [str(content.source) for content in contents],
     }
+    if contents[0].words is not None:
+        row["words"] = [content.words for content in contents]
+    return row
 
 
 def _made(rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]) -> Iterator[tuple[BlockLine, int]]:
@@ -175,10 +178,11 @@ class Worker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make one block."""
-        is_image = self.writer.features.spec.modality == "image"
+        modality = self.writer.features.spec.modality
+        words = row["words"] if modality == "pair" else repeat(None, len(row["keys"]))
         contents = [
-            Content(bytes.fromhex(key), Path(source) if is_image else source)
-            for key, source in zip(row["keys"], row["sources"], strict=True)
+            as_content(modality, bytes.fromhex(key), source, text)
+            for key, source, text in zip(row["keys"], row["sources"], words, strict=True)
         ]
         task = BlockTask(int(row["block"]), np.array(row["rows"], np.int64))
         with self.writer.features.helping(self.right):

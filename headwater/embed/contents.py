@@ -1,10 +1,11 @@
-"""What is embedded: distinct images and texts, each known by a digest of its bytes."""
+"""What is embedded: distinct images, texts and pairs of both, each known by a digest of its bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 from typing import SupportsIndex, overload
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from headwater.errors import ImageError
 from headwater.sources import load_bytes, read_image
-from headwater.store import Modality
+from headwater.store import Modality, pair_key
 
 
 def content_key(data: bytes) -> bytes:
@@ -30,13 +31,16 @@ class Content:
     Attributes
     ----------
     key
-        `content_key` of the file's bytes, or of the text in UTF-8.
+        `content_key` of the file's bytes, or of the text in UTF-8; of a pair, `headwater.store.pair_key` of both.
     source
-        The image file, or the text itself.
+        The image file, or the text itself; of a pair, the image file.
+    words
+        Of a pair, the text; else None.
     """
 
     key: bytes
     source: Path | str
+    words: str | None = None
 
     def image(self) -> Image.Image:
         """Read the image, in mode RGB.
@@ -47,7 +51,10 @@ class Content:
             When it cannot be read, or is no longer the content that the key was made from.
         """
         data = load_bytes(Path(self.source))
-        if content_key(data) != self.key:
+        found = content_key(data)
+        if self.words is not None:
+            found = pair_key(found, content_key(self.words.encode()))
+        if found != self.key:
             raise ImageError(f"changed while it was being embedded: {self.source}")
         try:
             return read_image(data)
@@ -56,7 +63,7 @@ class Content:
 
     def text(self) -> str:
         """Return the text."""
-        return str(self.source)
+        return str(self.source) if self.words is None else self.words
 
 
 class Contents(Sequence[Content]):
@@ -67,15 +74,20 @@ class Contents(Sequence[Content]):
     keys
         `content_key` of each, uint8, of shape ``(n, 16)``.
     sources
-        The image file, or the text, of each: strings, of length n.
+        The image file, or the text, of each: strings, of length n; of pairs, the image file.
     modality
-        Which of both.
+        What they are.
+    words
+        Of pairs, the text of each: strings, of length n.
     """
 
-    def __init__(self, keys: NDArray[np.uint8], sources: pl.Series, modality: Modality) -> None:
+    def __init__(
+        self, keys: NDArray[np.uint8], sources: pl.Series, modality: Modality, words: pl.Series | None = None
+    ) -> None:
         self.keys = keys
         self.sources = sources
         self.modality: Modality = modality
+        self.words = words
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,13 +98,20 @@ class Contents(Sequence[Content]):
     def __getitem__(self, index: slice) -> Contents: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Content | Contents:
         if isinstance(index, slice):
-            return Contents(self.keys[index], self.sources[index], self.modality)
-        source = self.sources[int(index)]
-        return Content(self.keys[index].tobytes(), Path(source) if self.modality == "image" else source)
+            words = None if self.words is None else self.words[index]
+            return Contents(self.keys[index], self.sources[index], self.modality, words)
+        words = None if self.words is None else self.words[int(index)]
+        return as_content(self.modality, self.keys[index].tobytes(), self.sources[int(index)], words)
 
     def __iter__(self) -> Iterator[Content]:
-        for key, source in zip(self.keys, self.sources.to_list(), strict=True):
-            yield Content(key.tobytes(), Path(source) if self.modality == "image" else source)
+        words = repeat(None, len(self)) if self.words is None else self.words.to_list()
+        for key, source, text in zip(self.keys, self.sources.to_list(), words, strict=True):
+            yield as_content(self.modality, key.tobytes(), source, text)
+
+
+def as_content(modality: Modality, key: bytes, source: str, words: str | None = None) -> Content:
+    """Return a content whose source is written as a string."""
+    return Content(key, source if modality == "text" else Path(source), words)
 
 
 def keys_of(contents: Sequence[Content]) -> NDArray[np.uint8]:
@@ -102,12 +121,13 @@ def keys_of(contents: Sequence[Content]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(content.key for content in contents), np.uint8).reshape(-1, 16)
 
 
-def distinct(keys: pl.Series, sources: pl.Series, modality: Modality) -> Contents:
+def distinct(keys: pl.Series, sources: pl.Series, modality: Modality, words: pl.Series | None = None) -> Contents:
     """Return the distinct contents among rows that have a key (binary), in the order in which they first come."""
-    rows = pl.DataFrame({"key": keys, "source": sources}).drop_nulls("key")
-    first = rows.unique("key", keep="first", maintain_order=True)
+    columns = {"key": keys, "source": sources} | ({} if words is None else {"words": words})
+    first = pl.DataFrame(columns).drop_nulls("key").unique("key", keep="first", maintain_order=True)
     packed = b"".join(first["key"].to_list())
-    return Contents(np.frombuffer(packed, np.uint8).reshape(-1, 16), first["source"], modality)
+    texts = None if words is None else first["words"]
+    return Contents(np.frombuffer(packed, np.uint8).reshape(-1, 16), first["source"], modality, texts)
 
 
 def unique_texts(texts: Sequence[str | None]) -> tuple[Contents, NDArray[np.int64]]:

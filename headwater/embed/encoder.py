@@ -64,6 +64,11 @@ class Encoder(ABC, Generic[Prepared]):
     threads_own_cores = False
     """Whether several threads may encode at once, each on a core of its own; else one batch is encoded at a time."""
 
+    @property
+    def sees_images(self) -> bool:
+        """Whether images are among what it encodes, alone or with a text."""
+        return not self.modalities <= {"text"}
+
     @abstractmethod
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines this encoder's features of one modality."""
@@ -175,7 +180,7 @@ def load_encoder(
         Where in the encoder features are taken: of timm, a stage or several, as in ``stage2,stage4``; of a
         vision-language decoder, ``last`` or a layer's number.
     pooling, prompt
-        How a decoder's states become one vector, and the words around ``{image}`` or ``{text}``; see
+        How a decoder's states become one vector, and the words around ``{image}``, ``{text}`` or both; see
         `headwater.embed.from_decoder.DecoderEncoder`.
     image_size
         Height and width, ``HxW``, or one number for both, that images are brought to instead of the model's own;
@@ -253,7 +258,7 @@ def load_encoder(
     if tuned is not None:
         built.tuned = tuned  # type: ignore[attr-defined]
     if before is not None:
-        if "image" not in built.modalities:
+        if not built.sees_images:
             raise EncoderError(f"{spec} sees no images: leave --step out.")
         built.steps = before
     return built

@@ -1,4 +1,4 @@
-"""Vision-language decoders as encoders: what a language model holds in mind of an image or a text, nothing written."""
+"""Vision-language decoders as encoders: what a language model holds in mind of what it reads, nothing written."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
 
 POOLINGS = ("last-token", "mean-image-tokens", "mean")
+SAME = 1e-6  # of the largest value: vectors that differ by less are of one item
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class DecoderEncoder(Tunable[Sequenced]):
         ``last-token``: the state of the last token, which has seen all others. ``mean-image-tokens``: the mean over the
         image's tokens. ``mean``: the mean over all.
     prompt
-        Words around ``{image}`` or ``{text}``; the model's chat template goes round them.
+        Words around ``{image}`` or ``{text}``, or around both, which reads an image and its text together; the model's
+        chat template goes round them.
 
     References
     ----------
@@ -99,14 +101,19 @@ class DecoderEncoder(Tunable[Sequenced]):
         self._written = {m: rendered(prompt, self._processor, self.name) for m, prompt in self._prompts.items()}
         self.modalities = frozenset(self._prompts)
         if self._pooling == "mean-image-tokens":
-            self.modalities = frozenset({"image"})
+            self.modalities -= {"text"}
             if self._image_token < 0:
                 raise EncoderError(f"{self.name}: has no image tokens: pass --pooling last-token or mean.")
         self._named: dict[Modality, list[str]] = {}
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.threads_own_cores = self._frozen.device == "cpu"
-        one: Modality = "image" if "image" in self.modalities else "text"
-        self._dim = self.encode(one, [self._example(one)]).pooled.shape[1]
+        one: Modality = min(self.modalities)
+        try:
+            self._dim = self.encode(one, [self._example(one)]).pooled.shape[1]
+        except ImageError as error:
+            raise EncoderError(f"{self.name}: --prompt is too long: {error}.") from error
+        if self._pooling == "mean-image-tokens" and "pair" in self.modalities:
+            self._refuse_blind()
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features: layer, pooling and prompt among it."""
@@ -116,16 +123,16 @@ class DecoderEncoder(Tunable[Sequenced]):
             "tokenizer": type(self._processor.tokenizer).__name__,
             "vocabulary": self._vocabulary,
         }
-        if modality == "image":
+        if modality != "text":
             settings["image_processor"] = plain_settings(self._processor.image_processor.to_dict())
-        else:
+        if modality != "image":
             settings["max_length"] = self._max_length
         return FeatureSpec(
             encoder=self.name,
             modality=modality,
             weights=self._frozen.digest,
             adapter=self._frozen.adapter,
-            preprocessing=self.with_steps(settings) if modality == "image" else settings,
+            preprocessing=settings if modality == "text" else self.with_steps(settings),
             layer=self._layer,
             pooling=self._pooling,
             dim=self._dim,
@@ -137,17 +144,17 @@ class DecoderEncoder(Tunable[Sequenced]):
         return dict.fromkeys(self.modalities, ("",))
 
     def prepare(self, modality: Modality, content: Content) -> Sequenced:
-        """Put an image or a text into the prompt, as pixels and token ids.
+        """Put an image, a text or both into the prompt, as pixels and token ids.
 
         Raises
         ------
         ImageError
-            When an image cannot be read, or has a shape that the model takes no image of.
+            When an image cannot be read, has a shape that the model takes no image of, or leaves no room for its text.
         """
         if modality == "text":
             return self.prepare_text(content.text())
         try:
-            return self.prepare_image(self.image_of(content))
+            return self.prepare_seen(modality, self.image_of(content), content)
         except ImageError as error:
             if str(content.source) in str(error):
                 raise
@@ -155,15 +162,15 @@ class DecoderEncoder(Tunable[Sequenced]):
 
     def prepare_image(self, image: Image.Image) -> Sequenced:
         """Put an image into the prompt."""
-        try:
-            return self._shown(image)
-        except ValueError as error:
-            size = f"{image.width} x {image.height} pixels"
-            raise ImageError(f"{self.name} takes no image of {size} ({error})") from error
+        return self._shown("image", image)
 
     def prepare_text(self, text: str) -> Sequenced:
         """Put a text into the prompt."""
-        return self._said(text)
+        return self._put("text", None, text)
+
+    def prepare_seen(self, modality: Modality, image: Image.Image, content: Content) -> Sequenced:
+        """Put an image that was read before, with its text where it has one, into the prompt."""
+        return self.prepare_image(image) if modality == "image" else self._shown("pair", image, content.text())
 
     def collate(self, modality: Modality, batch: Sequence[Sequenced]) -> tuple[Tensor, ...]:
         """Return the items as one batch: the tensors that the processor names, in the order of their names."""
@@ -181,25 +188,46 @@ class DecoderEncoder(Tunable[Sequenced]):
         return self._named[modality]
 
     def _example(self, modality: Modality) -> Sequenced:
-        return self._shown(Image.new("RGB", (64, 64))) if modality == "image" else self._said("a")
+        return self._put(modality, None if modality == "text" else Image.new("RGB", (64, 64)), "a")
 
     def cut(self, modality: Modality, content: Content, prepared: Sequenced) -> bool:
         """Whether the end of a text was left out."""
         return prepared.cut
 
-    def _shown(self, image: Image.Image) -> Sequenced:
-        return Sequenced(self._processed(self._written["image"], image))
+    def _shown(self, modality: Modality, image: Image.Image, text: str = "") -> Sequenced:
+        try:
+            return self._put(modality, image, text)
+        except ImageError:
+            raise
+        except ValueError as error:
+            size = f"{image.width} x {image.height} pixels"
+            raise ImageError(f"{self.name} takes no image of {size} ({error})") from error
 
-    def _said(self, text: str) -> Sequenced:
-        """Return a text in its prompt, its end left out where both together outgrow the context."""
-        written, words, cut = self._written["text"], plain_words(text, self._special), False
-        arrays = self._processed(written.replace(TEXT, words))
-        while (over := arrays["input_ids"].shape[1] - self._max_length) > 0 and words:
+    def _refuse_blind(self) -> None:
+        """Raise where the states that are pooled are the same for any text, which stands behind the image."""
+        image = Image.new("RGB", (64, 64))
+        one, other = (self.encode("pair", [self._put("pair", image, text)]).pooled for text in "ab")
+        if np.abs(one - other).max() <= SAME * np.abs(one).max():
+            raise EncoderError(
+                f"{self.name}: --pooling mean-image-tokens would leave the text out, which stands behind the image and "
+                "is not seen by its tokens: put {text} before {image}, or pass --pooling last-token or mean."
+            )
+
+    def _put(self, modality: Modality, image: Image.Image | None, text: str = "") -> Sequenced:
+        """Return an item in its prompt, the end of its text left out where all together outgrow the context."""
+        written, words, cut = self._written[modality], plain_words(text, self._special), False
+        arrays = self._processed(written.replace(TEXT, words), image)
+        while modality != "image" and (over := arrays["input_ids"].shape[1] - self._max_length) > 0 and words:
             places = self._processor.tokenizer(
                 words, add_special_tokens=False, return_offsets_mapping=True, verbose=False
             )["offset_mapping"]
             words, cut = words[: places[-over][0]] if over < len(places) else "", True
-            arrays = self._processed(written.replace(TEXT, words))
+            if image is not None and not words.strip():
+                raise ImageError(
+                    f"an image of {image.width} x {image.height} pixels leaves no room for its text in the "
+                    f"{self._max_length:,} tokens that {self.name} reads"
+                )
+            arrays = self._processed(written.replace(TEXT, words), image)
         return Sequenced(arrays, cut)
 
     def _processed(self, words: str, image: Image.Image | None = None) -> dict[str, NDArray[Any]]:
@@ -262,7 +290,7 @@ def _pooling_of(pooling: str | None, prompts: Mapping[Modality, str], spec: str)
         raise EncoderError(
             f"{spec}: --pooling {pooling!r}.{nearest(pooling, POOLINGS)} There are: {', '.join(POOLINGS)}."
         )
-    if pooling == "mean-image-tokens" and "image" not in prompts:
+    if pooling == "mean-image-tokens" and not {"image", "pair"} & set(prompts):
         raise EncoderError(f"{spec}: --pooling mean-image-tokens wants an image in the prompt: put {{image}} in it.")
     return pooling
 

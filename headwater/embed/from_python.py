@@ -10,7 +10,7 @@ from hashlib import blake2b
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ from headwater._devices import resolve_device
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Encoded, Encoder, Precision
 from headwater.errors import EncoderError, ImageError, MissingExtra, nearest
-from headwater.store import FeatureSpec, Modality
+from headwater.store import KEY_COLUMNS, FeatureSpec, Modality
 
 GROUP = "headwater.encoders"
 METHODS = {"load": "load(weights, device)", "prepare": "prepare(modality, item)", "encode": "encode(modality, batch)"}
@@ -191,7 +191,7 @@ def _modalities_of(kind: type, spec: str) -> frozenset[Modality]:
     if lacking:
         raise EncoderError(f"{spec}: {kind.__name__} lacks {' and '.join(lacking)}. See docs/encoders.md.")
     given = getattr(kind, "modalities", None)
-    allowed = get_args(Modality)
+    allowed = KEY_COLUMNS  # an image and its text together are for decoders
     if not isinstance(given, (tuple, list, set, frozenset)) or not given or not set(given) <= set(allowed):
         raise EncoderError(
             f'{spec}: {kind.__name__} must say modalities = ("image",), ("text",) or ("image", "text"), not {given!r}.'

@@ -238,7 +238,7 @@ def make_block(
 
 def _at_once(encoder: Encoder[Any], modality: Modality, batch_size: int) -> int:
     """Return how many items are encoded together; a core is filled by few images, and by no few texts."""
-    of_images = modality == "image" and encoder.threads_own_cores
+    of_images = modality != "text" and encoder.threads_own_cores
     return min(batch_size, CORE_BATCH) if of_images else batch_size
 
 
@@ -247,7 +247,7 @@ def _lengths(encoder: Encoder[Any], modality: Modality, contents: Sequence[Conte
 
 
 def _jobs(tasks: Sequence[BlockTask], modality: Modality, batch_size: int) -> Iterator[_Job]:
-    step = batch_size if modality == "image" else batch_size * TEXTS_AT_ONCE
+    step = batch_size * TEXTS_AT_ONCE if modality == "text" else batch_size
     for task in tasks:
         for start in range(0, len(task.rows), step):
             yield _Job(task, task.rows[start : start + step])
@@ -316,9 +316,8 @@ def _one_core_a_thread() -> Iterator[None]:
 
 def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: list[Any], batch_size: int) -> Encoded:
     """Encode batch by batch, items of like length together."""
-    if modality == "image":
-        order = np.arange(len(prepared))
-    else:
+    order = np.arange(len(prepared))
+    if modality == "text":
         order = np.argsort([len(p) for p in prepared], kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     parts = [encoder.encode(modality, [prepared[i] for i in batch]) for batch in batches]

@@ -115,6 +115,10 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
         """Read an item and make it ready."""
         return self.prepare_image(self.image_of(content)) if modality == "image" else self.prepare_text(content.text())
 
+    def prepare_seen(self, modality: Modality, image: Image.Image, content: Content) -> Prepared:
+        """Make an item ready whose image was read before, and perhaps changed since."""
+        return self.prepare_image(image)
+
     def encode(self, modality: Modality, batch: Sequence[Prepared]) -> Encoded:
         """Encode prepared items."""
         return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))

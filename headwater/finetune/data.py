@@ -55,7 +55,7 @@ class Source:
     encoder, modality
         What reads it.
     contents
-        Distinct images or texts.
+        Distinct images, texts or pairs.
     members
         For each row, the numbers of its contents: one, or the instances of a bag.
     tokens
@@ -83,7 +83,8 @@ class Source:
         if random is None or self.augment is None:
             return [self.encoder.prepare(self.modality, self.contents[i]) for i in numbers]
         images = [self.augment(self.encoder.image_of(self.contents[i]), random) for i in numbers]
-        return [self.encoder.prepare_image(image) for image in images]
+        seen = zip(images, numbers, strict=True)
+        return [self.encoder.prepare_seen(self.modality, image, self.contents[i]) for image, i in seen]
 
     def collate(self, rows: Sequence[list[Any]]) -> Part:
         """Return prepared rows as tensors on the device."""

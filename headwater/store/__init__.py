@@ -6,21 +6,19 @@ from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray
 from headwater.store.features import Features
 from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
+from headwater.store.keys import KEY_COLUMNS, PARTS, hex_from_keys, keys_from_hex, pair_key, sample_keys
 from headwater.store.quantised import QuantisedArray, quantise
 from headwater.store.remote import is_url, store_folder
 from headwater.store.repair import mend, salvage_journal
 from headwater.store.shuffle import BlockShuffle
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
-    KEY_COLUMNS,
     Data,
     Roles,
     Store,
     check_name,
     create_store,
     find_store,
-    hex_from_keys,
-    keys_from_hex,
     open_store,
     select_samples,
 )
@@ -28,6 +26,7 @@ from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 
 __all__ = [
     "KEY_COLUMNS",
+    "PARTS",
     "ArrayLike",
     "Bfloat16Array",
     "BlockLine",
@@ -57,9 +56,11 @@ __all__ = [
     "keys_from_hex",
     "mend",
     "open_store",
+    "pair_key",
     "quantise",
     "remove_file",
     "salvage_journal",
+    "sample_keys",
     "select_samples",
     "send_file",
     "stat_of",

@@ -65,6 +65,7 @@ from headwater.store.blocks import (
     write_group_metadata,
 )
 from headwater.store.journal import BlockLine, Journal, JournalState, Ranges
+from headwater.store.keys import KEY_BYTES
 from headwater.store.lease import Held
 from headwater.store.quantised import SCALE, QuantisedArray
 from headwater.store.remote import remote_of
@@ -74,7 +75,6 @@ if TYPE_CHECKING:
     from headwater.store.writer import FeatureWriter
 
 TO_DO, STORED, FAILED = 0, 1, 2
-KEY_BYTES = 16
 KEY_CHUNK = 65_536
 BLOCK_BYTES = 64 << 20
 MANY = 256

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from headwater.errors import StoreError
 from headwater.store._files import location, locked, read_unchecked, write_bytes, write_json
 from headwater.store.blocks import has_digest
-from headwater.store.features import KEY_BYTES, KEY_CHUNK, Damage, Features, as_words
+from headwater.store.features import KEY_CHUNK, Damage, Features, as_words
 from headwater.store.journal import BlockLine, Journal, parsed
+from headwater.store.keys import KEY_BYTES
 
 
 def mend(

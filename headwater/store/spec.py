@@ -10,7 +10,7 @@ import numpy as np
 
 from headwater.errors import SpecMismatch, StoreError
 
-Modality = Literal["image", "text"]
+Modality = Literal["image", "text", "pair"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class FeatureSpec:
     encoder
         The encoder's spec, such as ``timm:resnet34.a1_in1k``.
     modality
-        ``"image"`` or ``"text"``.
+        ``"image"``, ``"text"``, or ``"pair"`` of an image and its text, read together.
     weights
         BLAKE2b-128 digest of the encoder's parameters and buffers; empty where there are none.
     adapter

@@ -31,15 +31,15 @@ from headwater.store._files import (
     write_bytes,
     write_json,
 )
-from headwater.store.blocks import Array, RaggedArray, SelectedRows, group_metadata, write_group_metadata
-from headwater.store.features import FAILED, KEY_BYTES, STORED, Features
+from headwater.store.blocks import RaggedArray, SelectedRows, group_metadata, write_group_metadata
+from headwater.store.features import FAILED, STORED, Features
+from headwater.store.keys import KEY_COLUMNS, PARTS, keys_from_hex, sample_keys
 from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
 
 FORMAT = 1
 SAMPLES_SUM = "samples.sum.json"
 """Beside ``samples.parquet``: its checksum."""
-KEY_COLUMNS = {"image": "image_key", "text": "text_key"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -391,8 +391,7 @@ class Store:
 
     def _rows(self, table: pl.DataFrame, features: Features, reason: NDArray[Any]) -> NDArray[np.int64]:
         """Return each sample's row in ``features``, and write into ``reason`` why one has none."""
-        modality = features.spec.modality
-        column = table[KEY_COLUMNS[modality]]
+        column = sample_keys(table, features.spec.modality)
         rows = np.full(len(table), -1, np.int64)
         present = column.is_not_null().to_numpy()
         rows[present] = features.rows_of(keys_from_hex(column.drop_nulls()))
@@ -408,13 +407,15 @@ class Store:
 
     def _why_no_key(self, table: pl.DataFrame, place: int, features: Features) -> str:
         """Say why a sample has no key: nothing there, a file that could not be read, or never looked at."""
-        modality = features.spec.modality
-        role = self.roles.image if modality == "image" else self.roles.text
-        if role is None or not str(table[role][place] or "").strip():
-            return f"no {modality}"
         id = str(table[self.roles.id][place])
-        if modality == "image" and id in self.unreadable:
-            return self.unreadable[id]
+        for part in PARTS[features.spec.modality]:
+            if table[KEY_COLUMNS[part]][place] is not None:
+                continue
+            role = self.roles.image if part == "image" else self.roles.text
+            if role is None or not str(table[role][place] or "").strip():
+                return f"no {part}"
+            if part == "image" and id in self.unreadable:
+                return self.unreadable[id]
         return f"not embedded yet in {features.name}"
 
     def verify(self) -> Iterator[str]:
@@ -549,23 +550,13 @@ def _opened(folder: Path) -> Store:
     return Store(folder)
 
 
-def keys_from_hex(column: pl.Series) -> Array:
-    """Return the content keys in a column of 32 hex digits, uint8, of shape ``(n, 16)``."""
-    return np.frombuffer(bytes.fromhex("".join(column.to_list())), np.uint8).reshape(-1, KEY_BYTES)
-
-
-def hex_from_keys(keys: Array) -> list[str]:
-    """Return content keys (uint8, ``(n, 16)``) as 32 hex digits each."""
-    text = keys.tobytes().hex()
-    return [text[i : i + 2 * KEY_BYTES] for i in range(0, len(text), 2 * KEY_BYTES)]
-
-
 def check_name(name: str) -> None:
     """Raise `InputError` unless ``name`` can name features."""
     parts = name.split("/")
-    if len(parts) != 2 or parts[1] not in KEY_COLUMNS or not _NAME.fullmatch(parts[0]):
+    if len(parts) != 2 or parts[1] not in PARTS or not _NAME.fullmatch(parts[0]):
         raise InputError(
-            f"{name!r} cannot name features: write NAME/image or NAME/text, NAME in letters, digits, '.', '_' and '-'."
+            f"{name!r} cannot name features: write NAME/image, NAME/text or NAME/pair, NAME in letters, digits, '.', "
+            "'_' and '-'."
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from headwater.embed import Content, content_key, load_encoder
-from headwater.store import FeatureSpec
+from headwater.store import FeatureSpec, pair_key
 
 TOLERANCE = 2e-5
 N_POOLED = "3"  # not a divisor of any member's grid
@@ -39,17 +39,19 @@ IMAGES = [
 IMAGES += ["hf-dinov2_registers", "hf-dinov3_vit", "hf-dinov3_convnext", "hf-convnext", "hf-resnet", "hf-swin"]
 DUAL = ["open_clip", "open_clip-resnet", "open_clip-timm", "open_clip-bert", "hf-clip", "hf-siglip"]
 DECODERS = ["hf-qwen2_vl", "hf-smolvlm"]
+PAIRS = ["hf-qwen2_vl-pair", "hf-smolvlm-pair"]
 TEXTS_ALONE = ["hf-bert", "hf-distilbert", "hf-roberta", "hf-modernbert"]
 SHAPED = ["hf-siglip2"]  # its images become different numbers of tokens
-MOST = dict.fromkeys(DECODERS, "none") | dict.fromkeys(SHAPED, N_POOLED)
+MOST = dict.fromkeys(DECODERS + PAIRS, "none") | dict.fromkeys(SHAPED, N_POOLED)
 TOKENLESS = [
     *((member, m) for member in DECODERS for m in ("image", "text")),
+    *((member, "pair") for member in PAIRS),
     ("texture", "image"),
     ("ngram", "text"),
     ("stub", "image"),
     ("stub", "text"),
 ]
-WITH_WEIGHTS = [*IMAGES, *DUAL, *DECODERS, *SHAPED, *TEXTS_ALONE]
+WITH_WEIGHTS = [*IMAGES, *DUAL, *DECODERS, *PAIRS, *SHAPED, *TEXTS_ALONE]
 MODALITIES = [(m, "image") for m in IMAGES + DUAL] + [(m, "text") for m in DUAL + TEXTS_ALONE]
 CASES = [(*case, tokens) for case in MODALITIES for tokens in ("none", "all", N_POOLED)]
 CASES += [(*case, "none") for case in TOKENLESS]
@@ -80,6 +82,10 @@ def contents(image_files):
         "image": [Content(content_key(file.read_bytes()), file) for file in image_files],
         "text": [Content(content_key(text.encode()), text) for text in TEXTS],
     }
+    pairs = zip([*image_files, *image_files], items["text"], strict=False)
+    items["pair"] = [
+        Content(pair_key(content_key(file.read_bytes()), text.key), file, text.text()) for file, text in pairs
+    ]
     return items.__getitem__
 
 
@@ -221,7 +227,9 @@ def test_one_weight_changes_the_spec(loaded, tiny, tmp_path, member):
     name = next(n for n in sorted(state) if state[n].ndim > 1 and not n.startswith(("pooler.", "head.")))
     state[name].view(-1)[0] += 2e-3
     save_file(state, file, {"format": "pt"})
-    changed = load_encoder(tiny(member).spec.replace(str(tiny(member).folder), str(folder)), device="cpu")
+    changed = load_encoder(
+        tiny(member).spec.replace(str(tiny(member).folder), str(folder)), device="cpu", **tiny(member).options
+    )
     modality = tiny(member).modalities[0]
     old, new = (e.spec(modality, "float16") for e in (loaded(member, "none"), changed))
     assert len(old.weights) == 32

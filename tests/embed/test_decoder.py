@@ -7,11 +7,13 @@ from PIL import Image
 
 from headwater.api import embed
 from headwater.embed import Content, content_key, load_again, load_encoder
-from headwater.errors import EncoderError, ImageError, SpecMismatch
+from headwater.errors import EncoderError, ImageError, ManifestError, SpecMismatch
+from headwater.store import pair_key
 
 KINDS = ["hf-qwen2_vl", "hf-qwen2_5_vl", "hf-qwen3_vl", "hf-idefics3", "hf-smolvlm", "hf-llava"]
 PROMPT = "the tissue {image} in a word:"
 LONG = "malignant gland " * 40
+PAIRED = "look {image} and read {text} then say:"
 
 
 def image(file):
@@ -20,6 +22,10 @@ def image(file):
 
 def text(words):
     return Content(content_key(words.encode()), words)
+
+
+def pair(file, words):
+    return Content(pair_key(content_key(file.read_bytes()), content_key(words.encode())), file, words)
 
 
 def vectors(encoder, modality, contents):
@@ -78,6 +84,98 @@ def test_states_are_the_librarys(tiny, image_files, member, layer):
         np.testing.assert_allclose(made, np.stack(rows), rtol=0, atol=3e-5 * np.abs(rows).max())
 
 
+WORDS = ["a benign gland", "mass", "severe tissue of the left breast", "of"]
+
+
+@pytest.mark.parametrize("member", KINDS)
+@pytest.mark.parametrize("image_first", [True, False])
+def test_states_of_a_pair_are_the_librarys(tiny, image_files, member, image_first):
+    """Each pooling of pairs, alone and in a batch, is made of the states that the model has of one pair alone."""
+    order = ["{image}", "{text}"] if image_first else ["{text}", "{image}"]
+    prompt = f"look {order[0]} and {order[1]} in a word:"
+    expected = {"last-token": [], "mean": []} | ({} if image_first else {"mean-image-tokens": []})
+    for file, words in zip(image_files, WORDS, strict=True):
+        of = {"{image}": {"type": "image", "image": Image.open(file).convert("RGB")}, "{text}": words}
+        states, of_image = by_hand(
+            tiny(member).folder, ["look ", of[order[0]], " and ", of[order[1]], " in a word:"], "last"
+        )
+        assert of_image.sum() >= 4
+        expected["last-token"].append(states[-1])
+        expected["mean"].append(states.mean(0))
+        if not image_first:
+            expected["mean-image-tokens"].append(states[of_image].mean(0))
+    pairs = [pair(file, words) for file, words in zip(image_files, WORDS, strict=True)]
+    for pooling, rows in expected.items():
+        encoder = load(tiny(member), pooling=pooling, prompt=prompt)
+        for made in (vectors(encoder, "pair", pairs), np.concatenate([vectors(encoder, "pair", [p]) for p in pairs])):
+            np.testing.assert_allclose(made, np.stack(rows), rtol=0, atol=3e-5 * np.abs(rows).max())
+
+
+@pytest.mark.parametrize("member", ["hf-qwen2_vl", "hf-smolvlm"])
+def test_of_a_pair_that_is_too_long_the_end_of_the_text_is_left_out(tiny, image_files, member):
+    """A pair that outgrows the context keeps image, prompt and the start of its text, and is known to be cut."""
+    encoder = load(tiny(member), prompt=PAIRED)
+    of_image = encoder._image_token
+    long, short = (encoder.prepare("pair", pair(image_files[3], words)) for words in (LONG, "gland"))
+    assert (long.cut, short.cut, len(long)) == (True, False, 384)
+    ids = [one.arrays["input_ids"][0] for one in (long, short)]
+    assert (ids[0] == of_image).sum() == (ids[1] == of_image).sum() >= 4
+    assert ids[0][-20:].tolist() == ids[1][-20:].tolist()
+    assert encoder.cut("pair", pair(image_files[3], LONG), long)
+    assert np.isfinite(vectors(encoder, "pair", [pair(image_files[3], LONG)])).all()
+
+
+def test_an_image_that_leaves_no_room_for_its_text(tiny, image_files):
+    """A pair whose image and prompt fill the context fails: a vector of it would be of the image alone."""
+    member = tiny("hf-qwen2_vl")
+    left = 384 - len(load(member, prompt=PAIRED)._example("pair"))
+    encoder = load(member, prompt="x" * left + PAIRED)
+    assert len(encoder._example("pair")) == 384
+    with pytest.raises(ImageError, match=r"leaves no room for its text in the 384 tokens .*3\.png"):
+        encoder.prepare("pair", pair(image_files[3], "gland"))
+    assert ": --prompt is too long: an image of 64 x 64 pixels leaves no" in error_of(member, prompt="x" * 400 + PAIRED)
+
+
+def test_an_image_that_does_not_see_its_text(tiny):
+    """The mean over the image's tokens is refused where the text follows them: it would be of the image alone."""
+    said = error_of(tiny("hf-qwen2_vl"), prompt="{image}{text}", pooling="mean-image-tokens")
+    assert said.startswith(": --pooling mean-image-tokens")
+    assert said.endswith("put {text} before {image}, or pass --pooling last-token or mean.")
+
+
+def test_words_of_a_pair_that_read_like_special_tokens_are_words(tiny, image_files):
+    """A text that holds the name of the image token adds no image."""
+    encoder = load(tiny("hf-qwen2_vl"), prompt=PAIRED)
+    special = encoder._processor.tokenizer.all_special_ids
+    counts = set()
+    for words in ("", "a <|image_pad|> of", "{image}", "{text}", "\ue000"):
+        ids = encoder.prepare("pair", pair(image_files[0], words)).arrays["input_ids"]
+        counts.add(int(np.isin(ids, special).sum()))
+    assert len(counts) == 1
+
+
+def test_a_pair_whose_image_changed_is_not_read(tiny, tmp_path, picture):
+    """A pair is known by both its parts: pixels that are no longer those of its key are refused."""
+    found = pair(picture(tmp_path / "a.png", 0), "gland")
+    assert found.image().size == (72, 64)
+    picture(tmp_path / "a.png", 1)
+    with pytest.raises(ImageError, match=r"changed while it was being embedded: .*a\.png"):
+        load(tiny("hf-smolvlm"), prompt=PAIRED).prepare("pair", found)
+
+
+def test_what_is_in_the_spec_of_pairs(tiny):
+    """A spec of pairs says what is done to images and to texts, and builds the same encoder again."""
+    encoder = load(tiny("hf-qwen2_vl"), prompt=PAIRED, steps=["orient=left"])
+    spec = encoder.spec("pair", "float16")
+    assert spec.modality == "pair"
+    assert spec.preprocessing["prompt"] == PAIRED
+    assert "<|image_pad|><|vision_end|> and read {text} then say:" in spec.preprocessing["template"]
+    assert spec.preprocessing["max_length"] == 384
+    assert spec.preprocessing["steps"] == ["orient=left"]
+    assert "patch_size" in spec.preprocessing["image_processor"]
+    assert load_again(spec, device="cpu").spec("pair", "float16") == spec
+
+
 @pytest.mark.parametrize("member", ["hf-qwen2_vl", "hf-idefics3"])
 def test_the_end_of_a_long_text_is_left_out(tiny, member):
     """A text that outgrows the context is cut so that the prompt stays whole, and is known to be cut."""
@@ -131,9 +229,11 @@ def test_what_cannot_be_chosen(tiny):
     assert error_of(member, pooling="last-tokn").startswith(
         ": --pooling 'last-tokn'. Did you mean 'last-token'? There are: last-"
     )
-    assert error_of(member, prompt="a word:").endswith("where the item goes: put {image} or {text} in it.")
-    assert error_of(member, prompt="{image}{image}").endswith("where the item goes: put {image} or {text} in it.")
-    assert "asks for one feature of an image and its text" in error_of(member, prompt="{image} {text}")
+    assert "must say once where the item goes: put {image} or {text} in it" in error_of(member, prompt="a word:")
+    assert "'{image}{image}' must say once where the item goes: put {image} or" in error_of(
+        member, prompt="{image}{image}"
+    )
+    assert error_of(member, prompt="{image} {text} {text}").endswith("once each, to read them together.")
     assert error_of(member, prompt="{text}", pooling="mean-image-tokens").endswith("put {image} in it.")
     assert error_of(member, tokens="all").endswith("leave --tokens out.")
     assert error_of(tiny("hf-bert"), layer="1", prompt=PROMPT) == (
@@ -148,6 +248,8 @@ def test_modalities_follow_the_prompt(tiny):
     assert load(member, prompt=PROMPT).modalities == {"image"}
     assert load(member, prompt="{text}, in a word:").modalities == {"text"}
     assert load(member, pooling="mean-image-tokens").modalities == {"image"}
+    assert load(member, prompt="{text} {image}", pooling="mean-image-tokens").modalities == {"pair"}
+    assert load(member, prompt=PAIRED).modalities == {"pair"}
 
 
 def test_an_image_that_is_too_long(tiny, tmp_path):
@@ -181,3 +283,15 @@ def test_a_store_holds_one_prompt_under_one_name(tiny, image_files, tmp_path):
         embed(**words, name="vlm", prompt=PROMPT, device="cpu")
     other = embed(**words, name="asked", prompt=PROMPT, pooling="mean", layer="1", device="cpu")
     assert other.read("asked/image").X.shape == (4, 32)
+
+
+def test_a_manifest_without_pairs_is_refused(tiny, image_files, tmp_path):
+    """A prompt of both wants both columns, and a row that has both."""
+    (tmp_path / "m.csv").write_text(f"id,image\n0,{image_files[0]}\n")
+    words = {"store": tmp_path / "a.hw", "encoder": tiny("hf-smolvlm").spec, "prompt": PAIRED, "device": "cpu"}
+    with pytest.raises(ManifestError, match=r"reads an image and its text together.*--image COLUMN and --text COLUMN"):
+        embed(tmp_path / "m.csv", **words)
+    (tmp_path / "m.csv").write_text(f"id,image,text\n0,{image_files[0]},\n1,,gland\n")
+    with pytest.raises(ManifestError, match="no row has both an image and a text"):
+        embed(tmp_path / "m.csv", **words)
+    assert not (tmp_path / "a.hw").exists()

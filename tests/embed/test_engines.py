@@ -162,12 +162,14 @@ def test_ray_fills_a_bucket(manifest, tmp_path, bucket, s3, machine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", ["builtin:texture", "hf-clip"])
+@pytest.mark.parametrize("encoder", ["builtin:texture", "hf-clip", "hf-smolvlm-pair"])
 def test_ray_makes_what_one_process_makes(manifest, tmp_path, tiny, encoder):
     """Two workers of a Ray cluster leave the arrays that one process leaves, bit for bit."""
     pytest.importorskip("ray")
     spec = encoder if ":" in encoder else tiny(encoder).spec
     more = [] if ":" in encoder else ["--tokens", "all"]
+    if encoder.endswith("-pair"):
+        more = ["--prompt", tiny(encoder).options["prompt"]]
     embed(manifest, tmp_path / "one.hw", spec, *more)
     embed(manifest, tmp_path / "ray.hw", spec, *more, "--engine", "ray", "--workers", "2")
     assert arrays(tmp_path / "ray.hw") == arrays(tmp_path / "one.hw")

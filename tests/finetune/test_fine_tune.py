@@ -70,6 +70,25 @@ def test_its_splits_are_those_of_fit_head(cases, tiny, tmp_path):
     assert compared.lines()
 
 
+def test_a_decoder_tuned_on_pairs(cases, tiny, tmp_path):
+    """A decoder reads image and text together in training, and with the adapter makes the features that were scored."""
+    spec, prompt = tiny("hf-smolvlm").spec, "{image}Report: {text}, in a word:"
+    options = {"lr": 0.003, "refit": False, "epochs": 1, "augment": ["flip"], "out": tmp_path / "run"}
+    run = tuned(cases, spec, train="last-1", prompt=prompt, **options)
+    assert run.config["prompt"] == prompt
+    (name,) = run.config["features"]
+    assert name.endswith("/pair")
+    assert set(run.metrics["leakage"]["identical_across_splits"]) == {"image", "text"}
+    more = {"prompt": prompt, "name": "both", **EXACT}
+    store = hw.embed(cases, tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", **more)
+    first = run.predictions.filter(fold=0)
+    data = store.read("both/pair")
+    place = {id: i for i, id in enumerate(data.ids.tolist())}
+    ours = run.head.predict_proba(data.X[np.array([place[id] for id in first["id"]])])
+    np.testing.assert_allclose(ours[:, 1], first["score_malignant"].to_numpy(), atol=2e-3)
+    assert store.features("both/pair").spec.adapter
+
+
 @pytest.mark.parametrize("member", ["timm-vit", "timm-conv", "hf-clip", "open_clip"])
 @pytest.mark.parametrize("train", ["lora", "last-1"])
 def test_the_tuned_encoder_goes_back_into_the_store(cases, tiny, tmp_path, member, train):
