@@ -169,6 +169,15 @@ def test_fit_and_evaluate(command, made, tmp_path):
     assert done.status == 0, done.err
     leakage = json.loads((tmp_path / "run/metrics.json").read_text())["leakage"]
     assert set(leakage["identical_across_splits"]) == {"image", "text"}
+    swept = command(
+        "sweep", made.path, "--features", "vlm/pair", "--heads", "linear", *words[:4], "--out", tmp_path / "s"
+    )
+    assert swept.status == 0, swept.err
+    assert "vlm/pair" in swept.out
+    more = ["--seed", "1", "--out", tmp_path / "other"]
+    assert command("fit-head", made.path, "--features", "vlm/pair", *words, *more).status == 0
+    compared = command("compare", tmp_path / "run", tmp_path / "other")
+    assert compared.status == 0, compared.err
     words = ["--label", "label", "--groups", "patient", "--out", tmp_path / "outside"]
     again = command("evaluate", tmp_path / "run", made.path, *words)
     assert again.status == 1
