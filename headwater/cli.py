@@ -454,6 +454,8 @@ def fine_tune(
     ] = "probe",
     step: Steps = None,
     image_size: ImageSize = None,
+    layer: Layer = None,
+    pooling: Pooling = None,
     prompt: Prompt = None,
     augment: Annotated[
         list[str] | None,
@@ -511,15 +513,15 @@ def fine_tune(
         }
         idle |= {"--aggregate": aggregate, "--label-separator": label_separator}
         idle |= {
-            "--views": views,
             "--start": start != "probe",
             "--no-refit": not refit,
             "a second --label": len(label or ()) > 1,
         }
         if given := [option for option, value in idle.items() if value]:
             raise InputError(f"--objective contrastive has no head: leave {', '.join(given)} out.")
-        if prompt is not None:
-            raise InputError("--objective contrastive reads images and texts apart: leave --prompt out.")
+        idle = {"--layer": layer, "--pooling": pooling, "--prompt": prompt}
+        if given := [option for option, value in idle.items() if value is not None]:
+            raise InputError(f"--objective contrastive reads images and texts apart: leave {', '.join(given)} out.")
         done = api.contrast(
             manifest,
             encoder=encoder,
@@ -597,6 +599,8 @@ def fine_tune(
         start=start,  # type: ignore[arg-type]
         steps=step or (),
         image_size=image_size,
+        layer=layer,
+        pooling=pooling,
         prompt=prompt,
         augment=augment or (),
         batch_norm=batch_norm,  # type: ignore[arg-type]

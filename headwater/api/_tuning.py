@@ -79,8 +79,8 @@ class Asked:
         Columns of the manifest; found by name when left out.
     image_size
         Of what encoders see; see `headwater.embed.load_encoder`.
-    prompt
-        Words around what a decoder reads; see there.
+    layer, pooling, prompt
+        Where in an encoder features are taken, and what a decoder reads; see there.
     """
 
     encoders: tuple[str, ...]
@@ -92,6 +92,8 @@ class Asked:
     id: str | None
     steps: tuple[str, ...] = ()
     image_size: str | None = None
+    layer: str | None = None
+    pooling: str | None = None
     prompt: str | None = None
 
     def how(self) -> dict[Modality, How]:
@@ -149,6 +151,8 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
             adapter=adapters[number],
             tokens="all" if tokens else "none",
             image_size=asked.image_size,
+            layer=asked.layer,
+            pooling=asked.pooling,
             prompt=asked.prompt,
             device=device,
             precision="fp32",

@@ -82,6 +82,8 @@ def fine_tune(
     start: Start = "probe",
     steps: Sequence[str] = (),
     image_size: str | None = None,
+    layer: str | None = None,
+    pooling: str | None = None,
     prompt: str | None = None,
     augment: Sequence[str] = (),
     batch_norm: BatchNorm = "keep",
@@ -142,6 +144,8 @@ def fine_tune(
         What is done to an image before all else; see `headwater.sources.steps.parse_steps`.
     image_size
         Pixels that images are brought to instead of the encoder's own; see `headwater.embed.load_encoder`.
+    layer, pooling
+        Where in the encoder features are taken, and how a decoder's states become one vector; see there.
     prompt
         What a decoder reads: words around ``{image}``, ``{text}`` or both, which makes pairs the input.
     augment
@@ -196,6 +200,8 @@ def fine_tune(
             id=id,
             steps=tuple(steps),
             image_size=image_size,
+            layer=layer,
+            pooling=pooling,
             prompt=prompt,
         ),
         labels=several(label),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,8 @@ class Adapter:
         What an earlier training had put on the weights, where this one went on from it.
     image_size
         Height and width of the images that it was trained on, where they were not the encoder's own.
+    choices
+        What else of the encoder was chosen when it was trained: ``layer``, ``pooling`` and ``prompt``.
     """
 
     encoder: str
@@ -79,6 +81,7 @@ class Adapter:
     path: Path | None = None
     before: Adapter | None = None
     image_size: tuple[int, int] | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -96,6 +99,8 @@ class Adapter:
         values = {"format": FORMAT, "encoder": self.encoder, "base": self.base, "lora": lora}
         if self.image_size is not None:
             values["image_size"] = list(self.image_size)
+        if self.choices:
+            values["choices"] = dict(self.choices)
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         need("safetensors.torch", "encoders").save_file(kept, folder / TENSORS)
         if self.before is not None:
@@ -174,7 +179,8 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         before = read_adapter(earlier, values["encoder"]) if earlier.exists() else None
         size = values.get("image_size")
         seen = None if size is None else (int(size[0]), int(size[1]))
-        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before, seen)
+        choices = {str(option): str(value) for option, value in values.get("choices", {}).items()}
+        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before, seen, choices)
     except EncoderError:
         raise
     except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
@@ -58,9 +59,11 @@ class Encoder(ABC, Generic[Prepared]):
     modalities: frozenset[Modality]
     tokens: str = "none"
     steps: Steps | None = None
+    """What is done to an image before all else; part of what defines the features."""
     image_size: tuple[int, int] | None = None
     """Height and width that images are brought to, where another than the model's own was asked for."""
-    """What is done to an image before all else; part of what defines the features."""
+    choices: Mapping[str, str] = MappingProxyType({})
+    """What was asked for of ``layer``, ``pooling`` and ``prompt``."""
     threads_own_cores = False
     """Whether several threads may encode at once, each on a core of its own; else one batch is encoded at a time."""
 
@@ -135,6 +138,7 @@ CLIP = "builtin:clip"
 """The one encoder that is built in and has weights."""
 CLIP_BACKEND = "headwater.embed.from_hub:builtin_clip"
 
+CHOICES = ("layer", "pooling", "prompt")
 OPTIONS: Mapping[str, Sequence[str]] = {
     "timm": ("layer", "image_size"),
     "open_clip": ("image_size",),
@@ -184,7 +188,8 @@ def load_encoder(
         `headwater.embed.from_decoder.DecoderEncoder`.
     image_size
         Height and width, ``HxW``, or one number for both, that images are brought to instead of the model's own;
-        position embeddings are interpolated. Nothing to an encoder that sees no images; an adapter brings its own.
+        position embeddings are interpolated. Nothing to an encoder that sees no images. An adapter brings its own, and
+        its layer, pooling and prompt.
     device
         ``auto``, ``cpu`` or ``cuda``.
     precision
@@ -251,10 +256,15 @@ def load_encoder(
                 f"--adapter {adapter}: was trained on images of {height} x {width} pixels: leave --image-size out."
             )
         chosen["image_size"] = size = size or tuned.image_size
+        for option, value in tuned.choices.items():
+            if chosen[option] not in (None, value):
+                raise EncoderError(f"--adapter {adapter}: was trained with {value!r}: leave --{option} out.")
+            chosen[option] = value
     if options and backend != "python":
         options["adapter"] = tuned
     options |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
     built: Encoder[Any] = build(name, **options)
+    built.choices = {option: str(chosen[option]) for option in CHOICES if chosen[option] is not None}
     if tuned is not None:
         built.tuned = tuned  # type: ignore[attr-defined]
     if before is not None:

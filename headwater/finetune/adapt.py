@@ -208,9 +208,9 @@ class Adapted:
 
     def adapter(self) -> Adapter:
         """Return what was trained."""
-        before = self.encoder.tuned
-        size = self.encoder.image_size
-        return Adapter(self.encoder.name, self.encoder.weights, self._lora, self.state(), None, before, size)
+        encoder = self.encoder
+        how = (encoder.tuned, encoder.image_size, encoder.choices)
+        return Adapter(encoder.name, encoder.weights, self._lora, self.state(), None, *how)
 
     def _layers(self) -> Iterator[Any]:
         tuner_layer = need("peft.tuners.lora", "encoders").LoraLayer

@@ -79,7 +79,7 @@ def test_a_decoder_tuned_on_pairs(cases, tiny, tmp_path):
     (name,) = run.config["features"]
     assert name.endswith("/pair")
     assert set(run.metrics["leakage"]["identical_across_splits"]) == {"image", "text"}
-    more = {"prompt": prompt, "name": "both", **EXACT}
+    more = {"name": "both", **EXACT}
     store = hw.embed(cases, tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", **more)
     first = run.predictions.filter(fold=0)
     data = store.read("both/pair")
@@ -87,6 +87,32 @@ def test_a_decoder_tuned_on_pairs(cases, tiny, tmp_path):
     ours = run.head.predict_proba(data.X[np.array([place[id] for id in first["id"]])])
     np.testing.assert_allclose(ours[:, 1], first["score_malignant"].to_numpy(), atol=2e-3)
     assert store.features("both/pair").spec.adapter
+
+
+@pytest.mark.parametrize(
+    ("member", "choices", "other"),
+    [
+        ("hf-qwen2_vl", {"pooling": "mean", "layer": "1", "prompt": "{image} is"}, {"pooling": "last-token"}),
+        ("hf-smolvlm", {"pooling": "mean-image-tokens"}, {"pooling": "mean"}),
+        ("timm-conv", {"layer": "stage2"}, {"layer": "stage1"}),
+    ],
+)
+def test_what_was_chosen_of_an_encoder_comes_with_its_adapter(cases, tiny, tmp_path, member, choices, other):
+    """Layer, pooling and prompt of the training are those of what its adapter makes, and others are refused."""
+    spec = tiny(member).spec
+    run = tuned(cases, spec, train="lora", image="image", refit=False, epochs=1, out=tmp_path / "run", **choices)
+    assert choices.items() <= run.config.items()
+    store = hw.embed(cases, tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", name="t", **EXACT)
+    made = store.features("t/image").spec
+    assert made.layer == choices.get("layer", made.layer)
+    assert made.pooling == choices.get("pooling", made.pooling)
+    data, first = store.read("t/image"), run.predictions.filter(fold=0)
+    place = {id: i for i, id in enumerate(data.ids.tolist())}
+    ours = run.head.predict_proba(data.X[np.array([place[id] for id in first["id"]])])
+    np.testing.assert_allclose(ours[:, 1], first["score_malignant"].to_numpy(), atol=2e-3)
+    ((option, value),) = other.items()
+    with pytest.raises(EncoderError, match=f"was trained with '{choices[option]}': leave --{option} out"):
+        hw.embed(cases, tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", name="o", **{option: value})
 
 
 @pytest.mark.parametrize("member", ["timm-vit", "timm-conv", "hf-clip", "open_clip"])
