@@ -1,8 +1,9 @@
 """A store at a URL: its files are objects of a bucket, cached in a folder of this disk, where they are mapped.
 
 The bucket is the truth. A file is written to it first, then put into the cache; so the bucket goes through the states
-of the commit protocol, one object at a time, and the cache is never ahead of it. An object is written only over the
-version of it that this process knows: one that lost its lock unaware, and comes late, changes nothing.
+of the commit protocol, one object at a time, and the cache is never ahead of it. On S3 an object
+is written only over the version of it that this process knows: one that lost its lock unaware, and comes late, changes
+nothing.
 
 Small files are brought up to date whenever a store or a feature set is opened, chunks when they are mapped: a cached
 file counts only as the version that the bucket listed last. A version is what the bucket said before the bytes were
@@ -324,7 +325,11 @@ class Remote:
             return version, file.read()
 
     def _write_over(self, name: str, data: bytes) -> Version:
-        """Write an object over the version of it that this process knows."""
+        """Write an object over the version of it that this process knows, where the server knows conditions."""
+        if not self.has_conditions:
+            with self._requests():
+                self._fs.pipe_file(self._key(name), data)
+                return Version.of(self._fs.info(self._key(name)))
         known = self._listed.get(name)
         tag = None if known is None else known.word
         for _ in range(TRIES):
