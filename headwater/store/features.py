@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 TO_DO, STORED, FAILED = 0, 1, 2
 KEY_CHUNK = 65_536
 BLOCK_BYTES = 64 << 20
+MOST_ROWS = 16_384
 MANY = 256
 """Keys that there are for each that is looked for, from which on not all of them are sorted."""
 
@@ -666,7 +667,7 @@ def block_rows(spec: FeatureSpec, n_items: int) -> int:
     """Return how many items make a block: a power of two, some 32 blocks a run, at most about 64 MB each."""
     tokens = (spec.n_tokens or 256) * (spec.token_dim or 0) if spec.has_tokens else 0
     item_bytes = (spec.dim + tokens) * np.dtype(spec.dtype).itemsize  # before tokens are quantised
-    wanted = min(max(n_items // 32, 64), 4096, max(BLOCK_BYTES // item_bytes, 16))
+    wanted = min(max(n_items // 32, 64), MOST_ROWS, max(BLOCK_BYTES // item_bytes, 16))
     return 1 << (wanted.bit_length() - 1)
 
 
