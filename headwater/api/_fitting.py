@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from headwater.api._chosen import Chosen
 from headwater.api._controls import run_controls
 from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
-from headwater.api._leakage import Report, check_leakage
+from headwater.api._leakage import Report, check_leakage, shared_images
 from headwater.api._lines import counted
 from headwater.api._mapping import merged
 from headwater.api._measurements import with_numbers
@@ -245,6 +245,8 @@ def _checked_leakage(
             groups=of_samples,
             group_column=asked.protocol.groups,
             allowed=asked.allow_leakage,
+            # samples may lack features that others have, and share an image all the same
+            shared=shared_images(data, of_seed) if plan.what.partial and plan.what.bags is None else 0,
             say=quiet,
         )
         found.append(report)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._contents import Contents, contents_of, kinds_of, modality_of
@@ -15,7 +16,7 @@ from headwater.errors import InputError, SplitError
 from headwater.evaluate.leakage import Sides, Values
 from headwater.evaluate.splits import Split
 from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, pairs_above
-from headwater.store import Data, Modality, SelectedRows
+from headwater.store import KEY_COLUMNS, Data, Modality, SelectedRows
 
 # What keeps the search for near duplicates to some tenths of a second: their share is estimated on a sample.
 LOOKED_UP, TAIL_ROWS, WHITENED_ROWS, DIM = 1024, 1024, 512, 128
@@ -83,6 +84,7 @@ def check_leakage(
     groups: NDArray[Any] | None = None,
     group_column: str | None = None,
     allowed: str | None = None,
+    shared: int = 0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Look for what is on both sides of a split; refuse the splits when it is there.
@@ -103,6 +105,8 @@ def check_leakage(
         What the column of groups is called.
     allowed
         Why a leak is no matter; None to refuse it.
+    shared
+        Images on both sides, where more samples have one than have all of these features; see `shared_images`.
     say
         Called with a line about what is there and does not lead to a refusal.
 
@@ -128,6 +132,10 @@ def check_leakage(
     if "image" in both and both["image"].any():
         n = counted(int(both["image"].sum()), "identical image")
         leaks.append(f"{n} on both sides ({_named(data, contents['image'], both['image'])})")
+    elif shared:
+        leaks.append(f"{counted(shared, 'identical image')} on both sides")
+    if shared:
+        report["identical_across_splits"]["image"] = max(shared, report["identical_across_splits"].get("image", 0))
     if groups is not None:
         across = {m: int(Values.of(found.of_sample, groups).differ().sum()) for m, found in contents.items()}
         report["identical_across_groups"] = across
@@ -157,6 +165,14 @@ def check_leakage(
     for leak in leaks:
         say(f"allowed ({allowed}): {leak}")
     return report
+
+
+def shared_images(data: Data, splits: Sequence[Split]) -> int:
+    """Return how many images are on both sides of a split, among all samples that have one, whatever their features."""
+    keys = data.table[KEY_COLUMNS["image"]]
+    own = pl.int_range(len(keys), eager=True).cast(pl.String)
+    codes = np.unique(keys.fill_null(own).to_numpy(), return_inverse=True)[1]
+    return int(Sides.of(codes, splits).straddling().sum())
 
 
 def _say_across(across: dict[Any, int], column: str | None, say: Callable[[str], None]) -> None:

@@ -33,6 +33,7 @@ from headwater.store import (
 SAME_COSINE = 0.999
 REMEDY = "try --dtype float32 or --precision fp32"
 REMEDY_OF_TOKENS = "try --tokens-dtype bfloat16 or --precision fp32"
+REMEDY_OF_NONE = "try --precision fp32"
 N_PROBES = 4
 TEXTS_AT_ONCE = 16
 """Texts are sorted by length among this many batches."""
@@ -363,9 +364,10 @@ def _assemble(task: BlockTask, parts: Sequence[_Done], spec: FeatureSpec) -> Blo
                 tokens[at] = part.tokens
     finite = np.isfinite(pooled).all(1)
     if tokens is not None:
+        remedy = REMEDY_OF_TOKENS if spec.tokens_dtype in (None, "float16", "int8") else REMEDY_OF_NONE
         fits = np.array([bool((np.abs(matrix) <= largest).all() and np.isfinite(matrix).all()) for matrix in tokens])
         for row in task.rows[finite & ~fits].tolist():
-            failed.setdefault(row, f"its tokens are not finite in {spec.tokens_dtype or dtype}; {REMEDY_OF_TOKENS}")
+            failed.setdefault(row, f"its tokens are not finite in {spec.tokens_dtype or dtype}; {remedy}")
         finite &= fits
     for row in task.rows[~finite].tolist():
         failed.setdefault(row, f"its features are not finite in {dtype}; {REMEDY}")

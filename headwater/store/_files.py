@@ -182,8 +182,12 @@ def fetch_file(path: Path) -> bool:
 
 
 def send_file(path: Path) -> None:
-    """Let the bucket of a store at a URL have a file that something else wrote; nothing on a disk."""
+    """Let the bucket of a store at a URL have a file that something else wrote; nothing on a disk.
+
+    It takes the place of whatever version is there by now.
+    """
     if remote := remote_of(path):
+        remote.look_again(path)
         remote.send(path, path)
 
 

@@ -31,7 +31,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -412,6 +412,11 @@ class Features:
                 found[f"tokens/{part}"] = array_metadata(f"tokens/{part}", (n,), KEY_CHUNK, whole)
         elif spec.has_tokens:
             found |= {part: array_metadata(part, shape, rows, kind) for part, shape, kind in token_arrays(spec, n)}
+        if spec.ragged and n:
+            with suppress(StoreError):  # where tokens lie cannot be read, which is another damage
+                chunk = self._token_chunk_rows()
+                parts = token_arrays(spec, end_of(*self._token_places))
+                found |= {part: array_metadata(part, shape, chunk, kind) for part, shape, kind in parts}
         return found
 
     def _wrong_metadata(self) -> Iterator[Damage]:
@@ -419,9 +424,7 @@ class Features:
         every = self.expected_metadata()
         if self.spec.ragged and self.n_items:
             try:
-                chunk = self._token_chunk_rows()
-                parts = token_arrays(self.spec, end_of(*self._token_places))
-                every |= {part: array_metadata(part, shape, chunk, dtype) for part, shape, dtype in parts}
+                self._token_chunk_rows(), self._token_places
             except StoreError as error:
                 yield Damage("planned", "tokens/values", str(error))
         for part, expected in every.items():

@@ -243,6 +243,13 @@ class Remote:
         """Whether the bucket has a file, by its last listing."""
         return self._name(path) in self._listed
 
+    def look_again(self, path: Path) -> None:
+        """Know of a file what the bucket has now, without fetching it."""
+        try:
+            self._listed[self._name(path)] = self._look(self._name(path))
+        except FileNotFoundError:
+            self._listed.pop(self._name(path), None)
+
     def sizes(self, folder: Path) -> dict[Path, int]:
         """Return the files below a folder, by the last listing, and their bytes."""
         prefix = f"{self._name(folder)}/"
@@ -308,6 +315,8 @@ class Remote:
         try:
             with self._requests():  # of the disk of the cache
                 beside.write_bytes(data)
+                with beside.open("rb") as file:
+                    os.fsync(file.fileno())
             self._keep(beside, path, self._listed[name])
         finally:
             beside.unlink(missing_ok=True)

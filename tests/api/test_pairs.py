@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from headwater.api import audit, embed, gc, info, repair, similar, verify
+from headwater.api import audit, embed, fit_head, gc, info, repair, similar, verify
 from headwater.embed import content_key
-from headwater.errors import ImageError, InputError
-from headwater.store import hex_from_keys, keys_from_hex, open_store, pair_key, sample_keys
+from headwater.errors import ImageError, InputError, SplitError
+from headwater.store import BlockResult, FeatureSpec, hex_from_keys, keys_from_hex, open_store, pair_key, sample_keys
 
 PROMPT = "{image}Report: {text}\nSummary in one word:"
 N = 12
@@ -295,3 +295,20 @@ def test_keys_read_back(made):
     table = made.select("patient = 'p3'")
     keys = sample_keys(table, "pair")
     assert hex_from_keys(keys_from_hex(keys)) == keys.to_list()
+
+
+def test_an_image_leaks_where_samples_may_lack_it(planted):
+    """With missing="keep", images that only pairs show are seen too, and those of one kind of features as before."""
+    store = planted(images=[(150, 151)], label=LABEL, fold=ALTERNATE)
+    X = np.random.default_rng(1).standard_normal((100, 8)).astype(np.float32)
+    keys = keys_from_hex(store.samples["image_key"][:100])
+    spec = FeatureSpec(encoder="test:made", modality="image", dim=8, tokens="all", n_tokens=2, token_dim=4)
+    with store.require_features("some/image", spec, 100).writing() as writer:
+        for task in writer.plan(keys):
+            writer.commit(task, BlockResult(task.rows, X[task.rows], X[task.rows].reshape(-1, 2, 4)))
+    options = {"features": ["some/image", "made/pair:pooled"], "label": "label", "split": "fold", "missing": "keep"}
+    quick = {"head": "merged-attention", "params": {"width": 8, "hidden": [], "epochs": 2, "blocks": 1, "heads": 2}}
+    with pytest.raises(SplitError, match="the split leaks: 1 identical image on both sides"):
+        fit_head(store, **options, **quick)
+    run = fit_head(store, **options, **quick, allow_leakage="a test")
+    assert run.metrics["leakage"]["identical_across_splits"]["image"] == 1

@@ -1,5 +1,7 @@
 """Tokens as bfloat16: the range of float32, rounded as torch rounds, in two bytes that any zarr reader can open."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater.errors import SpecMismatch
-from headwater.store import Bfloat16Array, BlockResult, FeatureSpec, create_store, open_store, to_bfloat16
+from headwater.store import Bfloat16Array, BlockResult, FeatureSpec, create_store, mend, open_store, to_bfloat16
 from headwater.store.bfloat16 import LARGEST, to_float32
 
 DIM, TOKEN_DIM, N_TOKENS, N = 4, 16, 5, 200
@@ -147,3 +149,15 @@ def test_the_type_is_part_of_the_spec(store):
     assert features.spec.item_bytes == 17 + 2 * DIM + N_TOKENS * 2 * TOKEN_DIM
     with pytest.raises(SpecMismatch, match="tokens_dtype: stored 'bfloat16', now 'int8'"):
         open_store(store.path).require_features("f/image", spec().with_tokens_as("int8"), N)
+
+
+def test_metadata_of_ragged_tokens_is_mended(store):
+    """What another tool left out of an array's attributes is found, and put back."""
+    features = fill(store.require_features("f/image", spec(ragged=True), N), N)
+    path = features.folder / "tokens" / "values" / "zarr.json"
+    before = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(before), "attributes": {}}))
+    assert ["tokens/values/zarr.json is not what it was written as" in line for line in features.verify()] == [True]
+    list(mend(features, features.keys, lambda: None))
+    assert path.read_bytes() == before
+    assert list(features.refresh().verify()) == []
