@@ -257,7 +257,9 @@ def load_encoder(
             )
         chosen["image_size"] = size = size or tuned.image_size
         for option, value in tuned.choices.items():
-            if chosen[option] not in (None, value):
+            asked = chosen[option]
+            # a spec of features writes stages as stage2+stage4
+            if asked not in (None, value) and str(asked) != value.replace(",", "+"):
                 raise EncoderError(f"--adapter {adapter}: was trained with {value!r}: leave --{option} out.")
             chosen[option] = value
     if options and backend != "python":
