@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import headwater as hw
-from headwater.embed import load_encoder
+from headwater.embed import load_again, load_encoder
 from headwater.errors import EncoderError, HeadError, InputError, ManifestError
 from headwater.finetune import loop
 from headwater.finetune.adapt import LoraSettings
@@ -95,6 +95,7 @@ def test_a_decoder_tuned_on_pairs(cases, tiny, tmp_path):
         ("hf-qwen2_vl", {"pooling": "mean", "layer": "1", "prompt": "{image} is"}, {"pooling": "last-token"}),
         ("hf-smolvlm", {"pooling": "mean-image-tokens"}, {"pooling": "mean"}),
         ("timm-conv", {"layer": "stage2"}, {"layer": "stage1"}),
+        ("timm-conv", {"layer": "stage2,stage3"}, {"layer": "stage2"}),
     ],
 )
 def test_what_was_chosen_of_an_encoder_comes_with_its_adapter(cases, tiny, tmp_path, member, choices, other):
@@ -104,7 +105,8 @@ def test_what_was_chosen_of_an_encoder_comes_with_its_adapter(cases, tiny, tmp_p
     assert choices.items() <= run.config.items()
     store = hw.embed(cases, tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", name="t", **EXACT)
     made = store.features("t/image").spec
-    assert made.layer == choices.get("layer", made.layer)
+    assert made.layer == choices.get("layer", made.layer).replace(",", "+")
+    assert load_again(made, adapter=tmp_path / "run", device="cpu").spec("image", made.dtype).layer == made.layer
     assert made.pooling == choices.get("pooling", made.pooling)
     data, first = store.read("t/image"), run.predictions.filter(fold=0)
     place = {id: i for i, id in enumerate(data.ids.tolist())}
