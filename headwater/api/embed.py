@@ -27,6 +27,8 @@ from headwater.embed import (
 from headwater.errors import DiskError, EncoderError, ImageError, InputError, ManifestError, nearest
 from headwater.sources import Manifest, read_manifest
 from headwater.store import (
+    FAILED,
+    TO_DO,
     FeatureSpec,
     FileIndex,
     Modality,
@@ -257,12 +259,12 @@ def embed(
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
                 refuse_failed(found.features(full_name), items[modality], table, "failed in an earlier run")
-    new = {modality: _new_items(found, f"{base}/{modality}", items[modality].contents) for modality in wanted}
-    needed = {modality: new[modality] * specs[modality].item_bytes for modality in wanted}
+    to_do = {m: _n_to_do(found, f"{base}/{m}", items[m].contents, retry_failed) for m in wanted}
     if not is_url(store):  # of the cache, old blocks make room
-        _require_space(Path(store), sum(needed.values()))
+        _require_space(Path(store), sum(to_do[m] * specs[m].item_bytes for m in wanted))
     for modality in wanted:
-        note(_estimate(f"{base}/{modality}", specs[modality], new[modality]), show=progress and new[modality] > 0)
+        told = _estimate(f"{base}/{modality}", specs[modality], to_do[modality], part)
+        note(told, show=progress and to_do[modality] > 0)
     # Only now, when nothing that can be foreseen stands in the way, is anything written.
     target = Embedded(create_store(store).path, table.n_samples)
     target.not_encoded = not_encoded
@@ -322,19 +324,23 @@ def default_name(encoder: str) -> str:
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"
 
 
-def _new_items(store: Store | None, name: str, contents: Sequence[Content]) -> int:
-    """Return how many contents have no row yet."""
+def _n_to_do(store: Store | None, name: str, contents: Sequence[Content], retry_failed: bool) -> int:
+    """Return how many contents are still to be embedded, by this process or another."""
     if store is None or name not in store.feature_names():
         return len(contents)
-    return int((store.features(name).rows_of(keys_of(contents)) < 0).sum())
+    features = store.features(name)
+    rows = features.rows_of(keys_of(contents))
+    status = features.status[rows[rows >= 0]]
+    return int((rows < 0).sum() + (status == TO_DO).sum() + (status == FAILED).sum() * retry_failed)
 
 
-def _estimate(name: str, spec: FeatureSpec, n: int) -> str:
-    """Say what new items will take in a store."""
+def _estimate(name: str, spec: FeatureSpec, n: int, part: Shard | None = None) -> str:
+    """Say what the items to be embedded will take in a store."""
     stored = f"{size(n * spec.item_bytes)} to store ({size(spec.item_bytes)} each)"
     if spec.ragged:
         stored = f"to store {size(spec.item_bytes - spec.token_bytes)} each and {size(spec.token_bytes)} a token"
-    return f"{name}: {counted(n, 'new item')} to embed, {stored}"
+    share = "" if part is None else f"; some 1/{part.count} of that is this shard's"
+    return f"{name}: {counted(n, 'item')} to embed, {stored}{share}"
 
 
 def _require_space(path: Path, needed: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from headwater.api._lines import aligned, counted, size
-from headwater.store import Features, Store, open_store, sample_keys
+from headwater.store import FAILED, STORED, TO_DO, Features, Store, open_store, sample_keys
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def info(store: str | Path | Store) -> StoreInfo:
         status = found.status
         features[name] = {
             "items": found.n_items,
-            "stored": int((status == 1).sum()),
-            "failed": int((status == 2).sum()),
-            "to_do": int((status == 0).sum()),
+            "stored": int((status == STORED).sum()),
+            "failed": int((status == FAILED).sum()),
+            "to_do": int((status == TO_DO).sum()),
             "dim": found.spec.dim,
             "dtype": found.spec.dtype,
             "tokens": found.spec.tokens,

@@ -17,6 +17,7 @@ from headwater.embed import Content, Encoder, fill
 from headwater.errors import StoreError
 from headwater.store import (
     PARTS,
+    TO_DO,
     Journal,
     Modality,
     Store,
@@ -92,7 +93,7 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         raise StoreError(f"{wrong[0]}. Embed the manifest again, which writes it anew: what is stored is kept.")
     done: list[str] = []
     for name in opened.feature_names():
-        lost = salvage_journal(Journal(opened.journal_of(name)))
+        lost = salvage_journal(Journal(opened.journal_of(name)), name)
         done += lost
         features = opened.features(name)
         known = np.zeros((0, 16), np.uint8)
@@ -103,7 +104,7 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         done += mend(features, known, load if opened.has_samples() and not imported else lambda: None)
         features = features.refresh()
         # what was never made stays to do, unless it cannot be told from what the lost lines spoke of
-        to_do = np.flatnonzero(features.status == 0)
+        to_do = np.flatnonzero(features.status == TO_DO)
         if not lost:
             to_do = to_do[np.isin(to_do // features.block_rows, features.forgotten)]
         if len(to_do) and opened.has_samples():

@@ -18,7 +18,7 @@ from headwater.embed._torch import first_line
 from headwater.embed.contents import as_content
 from headwater.embed.encoder import Precision, load_encoder
 from headwater.embed.run import ContentOf, make_block
-from headwater.errors import EncoderError
+from headwater.errors import EncoderError, StoreBusy
 from headwater.store import BlockLine, BlockTask, Features, FeatureWriter, Store, open_store
 
 RETRIES = 4
@@ -105,7 +105,7 @@ class RayEngine:
             )
         known = features.refresh().state.environments[environment]
         store = Store(features.folder.parents[2]).location
-        arguments = (vars(self.recipe), store, features.name, features.right, environment)
+        arguments = (vars(self.recipe), store, features.name, features.rights.word, environment)
         made_by = {
             "fn_constructor_args": (*arguments, dict(known), self.batch_size),
             "num_cpus": 0 if on_gpu else 1,
@@ -116,10 +116,19 @@ class RayEngine:
         while left:
             rows = [_row(task, content_of) for task in left.values()]
             try:
-                for line, cut in _made(rows, min(n_workers, len(rows)), made_by):
+                refused = None
+                for made in _made(rows, min(n_workers, len(rows)), made_by):
+                    if isinstance(made, StoreBusy):
+                        features.rights.require()  # then another worker, taken for dead, has written the block
+                        refused = made
+                        continue
+                    line, cut = made
                     del left[line.block]
                     lost = 0
                     yield line, cut
+                lost += 1
+                if refused is not None and lost > RETRIES:
+                    raise refused
             except need("ray.exceptions", "ray").RayError as error:
                 lost += 1
                 if isinstance(error, need("ray.exceptions", "ray").RayTaskError) or lost > RETRIES:
@@ -141,8 +150,13 @@ def _row(task: BlockTask, content_of: ContentOf) -> dict[str, Any]:
     return row
 
 
-def _made(rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]) -> Iterator[tuple[BlockLine, int]]:
-    """Give the lines of blocks as they are made; raises a RayError where a worker is lost that Ray does not replace."""
+def _made(
+    rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]
+) -> Iterator[tuple[BlockLine, int] | StoreBusy]:
+    """Give the lines of blocks as they are made, and how many texts of each were cut; of one that is refused, why.
+
+    Raises a RayError where a worker is lost that Ray does not replace.
+    """
     data = need("ray.data", "ray")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # there is no other way to say these two
@@ -150,7 +164,10 @@ def _made(rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]
             Worker, concurrency=n_workers, max_restarts=-1, max_task_retries=RETRIES, **made_by
         )
     for found in done.iter_rows():
-        yield BlockLine.from_dict(json.loads(found["line"])), int(found["cut"])
+        if found["refused"]:
+            yield StoreBusy(found["refused"])
+        else:
+            yield BlockLine.from_dict(json.loads(found["line"])), int(found["cut"])
 
 
 class Worker:
@@ -177,7 +194,7 @@ class Worker:
         self.batch_size = batch_size
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make one block."""
+        """Make one block, or say why the store refuses it."""
         modality = self.writer.features.spec.modality
         words = row["words"] if modality == "pair" else repeat(None, len(row["keys"]))
         contents = [
@@ -185,6 +202,9 @@ class Worker:
             for key, source, text in zip(row["keys"], row["sources"], words, strict=True)
         ]
         task = BlockTask(int(row["block"]), np.array(row["rows"], np.int64))
-        with self.writer.features.helping(self.right):
-            line, cut = make_block(self.encoder, self.writer, task, contents, self.batch_size)
-        return {"line": json.dumps(line.to_dict()), "cut": cut}
+        try:
+            with self.writer.features.helping(self.right, task.block):
+                line, cut = make_block(self.encoder, self.writer, task, contents, self.batch_size)
+        except StoreBusy as error:
+            return {"line": "", "cut": 0, "refused": str(error)}
+        return {"line": json.dumps(line.to_dict()), "cut": cut, "refused": ""}

@@ -19,6 +19,7 @@ from headwater.embed.contents import Content, keys_of
 from headwater.embed.encoder import Encoded, Encoder
 from headwater.errors import EncoderError, ImageError
 from headwater.store import (
+    STORED,
     BlockLine,
     BlockResult,
     BlockTask,
@@ -394,7 +395,7 @@ def _settle(encoder: Encoder[Any], modality: Modality, features: Features, conte
 
 def _require_same_vectors(encoder: Encoder[Any], features: Features, content_of: _Rows) -> None:
     """Embed some stored items again and compare: what no key can tell, such as a transform that changed, shows here."""
-    stored = content_of.rows[features.status[content_of.rows] == 1]
+    stored = content_of.rows[features.status[content_of.rows] == STORED]
     for row in stored[np.linspace(0, len(stored) - 1, min(N_PROBES, len(stored))).astype(int)].tolist():
         try:
             prepared = encoder.prepare(features.spec.modality, content_of[row])

@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from headwater.errors import DiskError
 from headwater.store.remote import remote_of
 
 DIGEST_SIZE = 16
+Taken = TypeVar("Taken")
 SYNCED_AT_ONCE = 3  # files of one `Together`
 
 
@@ -162,10 +163,17 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
-def open_files(paths: Sequence[Path], check: Callable[[list[BinaryIO]], object]) -> list[BinaryIO]:
-    """Open files of one folder for reading; those that have to be fetched are kept only if ``check`` does not raise."""
-    remote = remote_of(paths[0])
-    return [path.open("rb") for path in paths] if remote is None else remote.open(paths, check)
+def take_files(
+    paths: Sequence[Path], take: Callable[[BinaryIO, Path], Taken], check: Callable[[list[Taken]], object]
+) -> list[Taken]:
+    """Return what ``take`` makes of each file; if ``check`` lets all pass, those that had to be fetched are kept."""
+    if remote := remote_of(paths[0]):
+        return remote.take(paths, take, check)
+    found = []
+    for path in paths:
+        with path.open("rb") as file:
+            found.append(take(file, path))
+    return found
 
 
 def read_unchecked(path: Path) -> bytes:

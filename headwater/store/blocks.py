@@ -6,11 +6,10 @@ mapped and used in place. The last chunk is as long as the others, as zarr wants
 
 from __future__ import annotations
 
-import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, SupportsIndex
 
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from xxhash import xxh3_128
 
 from headwater.errors import StoreError
-from headwater.store._files import Together, digest, location, make_folder, open_files, replacing, write_json
+from headwater.store._files import Together, digest, location, make_folder, replacing, take_files, write_json
+from headwater.store.mapping import mapped
 
 Array = NDArray[Any]
 Selector = SupportsIndex | slice | Array | Sequence[int]
@@ -39,6 +39,8 @@ XXH3 = "xxh3:"
 BITS = np.dtype(np.uint16)
 """The type of an array of bfloat16 numbers, which has no other use."""
 NOT_A_BFLOAT16 = 0x7FC0
+MOST_MAPPED = 16_384
+"""Chunks of an array that are mapped at once, about: Linux allows a process 65,530 (``vm.max_map_count``)."""
 LARGE_ROW = 8 << 10
 """Bytes of a row from which on rows are copied one by one."""
 ASKED_FOR = 128 << 10
@@ -175,11 +177,16 @@ class MappedArray:
     def chunk(self, index: int) -> Array:
         """Return chunk ``index``, mapped, of shape ``(rows, ...)``; the last one holds only rows that exist."""
         rows = min(self.chunk_rows, self.shape[0] - index * self.chunk_rows)
-        if index not in self._chunks:
+        found = self._chunks.get(index)
+        if found is None:
             if not self._written(index):
                 return np.broadcast_to(self._fill, (rows, *self.shape[1:]))
-            self._chunks.update(self._map(self._group(index)))
-        return self._chunks[index][:rows]
+            together = self._map(self._group(index))
+            if len(self._chunks) + len(together) > MOST_MAPPED:
+                self._chunks = {}  # what is still in use stays mapped
+            self._chunks.update(together)
+            found = together[index]
+        return found[:rows]
 
     def ask_for(self, index: int) -> None:
         """Have the system begin to read chunk ``index``, in order, ahead of use; costs little where it is in memory."""
@@ -192,31 +199,27 @@ class MappedArray:
     def _map(self, indices: range) -> dict[int, Array]:
         paths = [self.chunk_path(index) for index in indices]
 
-        def check(files: list[BinaryIO]) -> None:
-            chunks = list(map(self._mapped, files, paths))
+        def check(chunks: list[Array]) -> None:
             if self._check is not None:
                 self._check(indices[0], chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
 
         try:
-            files = open_files(paths, check)
+            return dict(zip(indices, take_files(paths, self._mapped, check), strict=True))
         except FileNotFoundError as error:
             raise StoreError(f"{location(Path(error.filename))} is missing: {_DAMAGED}") from error
-        with ExitStack() as stack:
-            for file in files:
-                stack.enter_context(file)
-            return dict(zip(indices, map(self._mapped, files, paths), strict=True))
 
     def _mapped(self, file: BinaryIO, path: Path) -> Array:
         """Map the whole of a chunk's file."""
         full = (self.chunk_rows, *self.shape[1:])
         try:
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as error:  # an empty file cannot be mapped
+            data = mapped(file)
+        except ValueError as error:
             raise StoreError(f"{location(path)} is empty: {_DAMAGED}") from error
         expected = int(np.prod(full)) * self.dtype.itemsize
-        if len(buffer) != expected:
-            raise StoreError(f"{location(path)}: {len(buffer)} bytes where {expected} belong: {_DAMAGED}")
-        return np.frombuffer(buffer, self.dtype).reshape(full)
+        if len(data) != expected:
+            raise StoreError(f"{location(path)}: {len(data)} bytes where {expected} belong: {_DAMAGED}")
+        values: Array = data.view(self.dtype).reshape(full)
+        return values
 
     def __getitem__(self, rows: Selector) -> Array:
         if isinstance(rows, slice):

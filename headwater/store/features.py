@@ -13,45 +13,26 @@ Order of writing, each step durable before the next. A plan: arrays grow, keys a
 block: its chunks, its chunk of ``status``, its line in the journal. Whatever a crash leaves behind is therefore either
 spoken of by the journal and whole, or not spoken of and made again.
 
-Who may write. One process alone, which holds ``NAME.lock`` beside the journal; or the parts of a run, each of which
-holds ``NAME.I-of-N.lock``, gives out rows under ``NAME.plan.lock`` unless another part has, and writes blocks and lines
-of its own. On a disk, the parts share ``NAME.lock`` by ``flock``. In a bucket nothing is shared: a part takes its lock,
-then looks at the lone writer's and at those of other numbers of parts; a lone writer takes its own, then looks at all
-parts'. Each looks when its own lock is there to be seen, so never do both go on, though both may be refused. What a
-process that lost its lock unaware still sends is refused, since objects are written only over the version that their
-writer knows, and lines of the journal only where it says of their blocks, or of the rows, what their writer knew.
+Who may write, and when: `headwater.store.rights`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreBusy, StoreError, StoreNotFound
-from headwater.store._files import (
-    digest,
-    disk_errors,
-    file_sizes,
-    lease,
-    location,
-    locked,
-    make_folder,
-    remove_file,
-    remove_unfinished,
-)
+from headwater.store._files import digest, file_sizes, location, make_folder, remove_file, remove_unfinished
 from headwater.store.bfloat16 import Bfloat16Array
 from headwater.store.blocks import (
     Array,
@@ -66,9 +47,9 @@ from headwater.store.blocks import (
 )
 from headwater.store.journal import BlockLine, Journal, JournalState, Ranges
 from headwater.store.keys import KEY_BYTES
-from headwater.store.lease import Held
 from headwater.store.quantised import SCALE, QuantisedArray
 from headwater.store.remote import remote_of
+from headwater.store.rights import Rights
 from headwater.store.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -224,8 +205,7 @@ class Features:
             return self._written(block_of(index))
 
         def group(index: int) -> range:
-            first, last = self._token_span(block_of(index))
-            return range(first // chunk, -(-last // chunk))
+            return self._token_chunks(block_of(index))
 
         def require_right(part: str, index: int, values: Array) -> None:
             self._require_right(part, block_of(index), values)
@@ -247,6 +227,7 @@ class Features:
 
         def require_right(index: int, values: Array) -> None:
             if expected is not None and not has_digest(expected, values, [(0, self.n_items)]):
+                self._require_same(lambda state: state.plan.sums.get(part))
                 raise StoreError(f"{self.name}: {part} differs from its checksum")
 
         def group(index: int) -> range:
@@ -264,7 +245,13 @@ class Features:
         """Refuse a block of an array whose rows are not those that the journal speaks of."""
         line = self.state.blocks[block]
         if not has_digest(line.sums.get(part, ""), values, self._ranges_in(part, block, line.stored)):
+            self._require_same(lambda state: state.blocks.get(block))
             raise StoreError(self._differs(part, block))
+
+    def _require_same(self, said: Callable[[JournalState], object]) -> None:
+        """Refuse to call damaged what another process has written anew, by what the journal says of it."""
+        if said(self.journal.read()) != said(self.state):
+            raise StoreBusy(f"{self.name}: another process has changed it since it was opened. Run the command again.")
 
     def _differs(self, part: str, block: int) -> str:
         return f"{self.name}: block {block} of {part} differs from its checksum"
@@ -285,6 +272,11 @@ class Features:
                 status[start:stop] = STORED
             status[list(line.failed)] = FAILED
         return status
+
+    @property
+    def status_chunks(self) -> MappedArray:
+        """The array of status on disk, which is for tools that know of no journal."""
+        return self._array("status", (self.n_items,), self.block_rows, np.uint8)
 
     @property
     def forgotten(self) -> list[int]:
@@ -454,9 +446,8 @@ class Features:
         """Yield each block of which ``status`` says less than the journal; a killed run may leave more."""
         for block, line in self.state.blocks.items():
             start = block * self.block_rows
-            array = self._array("status", (self.n_items,), self.block_rows, np.uint8)
             try:
-                found, said = array.chunk(block), self.status[start : start + self.block_rows]
+                found, said = self.status_chunks.chunk(block), self.status[start : start + self.block_rows]
             except StoreError as error:
                 yield block, str(error)
                 continue
@@ -485,6 +476,12 @@ class Features:
         stop = min(start + self.block_rows, self.n_items)
         return int(offsets[start]), end_of(offsets[:stop], lengths[:stop])
 
+    def _token_chunks(self, block: int) -> range:
+        """Return the chunks of ragged tokens that are a block's."""
+        first, last = self._token_span(block)
+        chunk = self._token_chunk_rows()
+        return range(first // chunk, -(-last // chunk))
+
     def _ranges_in(self, part: str, block: int, stored: Ranges) -> Ranges:
         """Return where in `_block_values` the rows ``stored`` are."""
         if not part.startswith("tokens/"):
@@ -494,6 +491,11 @@ class Features:
         return tuple((int(offsets[a]) - first, end_of(offsets[:b], lengths[:b]) - first) for a, b in stored)
 
     # Writing
+
+    @cached_property
+    def rights(self) -> Rights:
+        """Who may write it."""
+        return Rights(self.journal.path, self.name)
 
     @contextmanager
     def writing(self) -> Iterator[FeatureWriter]:
@@ -506,10 +508,7 @@ class Features:
         """
         from headwater.store.writer import FeatureWriter  # which is about this class
 
-        with self._right_to_write(fcntl.LOCK_EX) as lock:
-            lock.truncate(0)
-            lock.write(_who())
-            lock.flush()
+        with self.rights.alone():
             for metadata in self.folder.rglob("zarr.json"):
                 remove_unfinished(metadata.parent)
             yield FeatureWriter(self.refresh())
@@ -532,125 +531,39 @@ class Features:
         """
         from headwater.store.writer import FeatureWriter
 
-        mine = self.journal.path.with_suffix(f".{part}.lock")
-        count = part.rpartition("-")[2]
-        with (
-            self._right_to_write(fcntl.LOCK_SH),
-            self._same_division(count),
-            disk_errors(mine),
-            mine.open("a+") as lock,
-            ExitStack() as stack,
-        ):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                stack.enter_context(lease(mine, wait=False))
-            except (BlockingIOError, Held) as error:
-                lock.seek(0)
-                who = error.holder if isinstance(error, Held) else lock.read().strip()
-                raise StoreBusy(f"part {part} of {self.name} is being written by {who}.") from error
-            self._refuse_others(mine)
-            lock.truncate(0)
-            lock.write(_who())
-            lock.flush()
+        with self.rights.of_part(part):
             shared = Features(self.folder, self.journal.path, self.name, shared=True)
-            yield FeatureWriter(shared), locked(self.journal.path.with_suffix(".plan.lock"))
-
-    @property
-    def right(self) -> str:
-        """A word for the right to write that this process holds, by which others write for it; see `helping`."""
-        remote = remote_of(self.folder)
-        return "" if remote is None else remote.word_of(self.journal.path.with_suffix(".lock"))
+            yield FeatureWriter(shared), self.rights.to_plan()
 
     @contextmanager
-    def helping(self, right: str) -> Iterator[None]:
-        """Write blocks for the process that has the right to write, as long as it has it, and leave the journal to it.
+    def helping(self, right: str, block: int) -> Iterator[None]:
+        """Write a block for the process that has the right to write, as long as it has it; the journal is left to it.
 
-        At a URL, what is there is listed first and the lock looked at then, before each object: so when another
+        At a URL, what is there of the block is looked at first and the lock then, before each object: so when another
         process has taken over, and written, that is known or what is sent is refused.
+
+        Parameters
+        ----------
+        right
+            The word of that process's `rights`.
 
         Raises
         ------
         StoreBusy
-            When that process has it no more.
+            When that process has it no more, or another has written the block meanwhile.
         """
-        remote = remote_of(self.folder)
-        if remote is None:
-            yield
-            return
-        remote.update(self.folder)
-        with remote.borrowed(self.journal.path.with_suffix(".lock"), right):
+        if remote := remote_of(self.folder):
+            remote.look_again(*self._paths_of(block))
+        with self.rights.borrowed(right):
             yield
 
-    @contextmanager
-    def _same_division(self, count: str) -> Iterator[None]:
-        """Keep out shards of another number of parts, whose blocks would be others."""
-        path = self.journal.path.with_suffix(".shards.lock")
-        with disk_errors(path), path.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the first of them says how many there are
-                lock.truncate(0)
-                lock.write(count)
-                lock.flush()
-            except BlockingIOError:
-                pass
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            lock.seek(0)
-            running = lock.read().strip()
-            if running != count:
-                self._refuse_division(running)
-            yield
-
-    def _refuse_others(self, mine: Path) -> None:
-        """Refuse to go on, at a URL, where others hold locks that do not go with ``mine``, which is held by now."""
-        remote, alone = remote_of(self.folder), self.journal.path.with_suffix(".lock")
-        if remote is None:
-            return
-
-        def n_parts(path: Path) -> str | None:
-            found = re.fullmatch(rf"{re.escape(alone.stem)}\.\d+-of-(\d+)\.lock", path.name)
-            return None if found is None else found[1]
-
-        def require_free(path: Path) -> None:
-            try:
-                remote.require_free(path)
-            except Held as error:
-                if mine != alone and path != alone:
-                    self._refuse_division(str(n_parts(path)), error)
-                self._refuse_busy(error.holder, error)
-
-        others = [path for path in remote.taken(alone.parent) if path == alone or n_parts(path) is not None]
-        others = [path for path in others if path != mine and n_parts(path) != n_parts(mine)]
-        with ThreadPoolExecutor(len(others) or 1) as pool:  # each that is dead is watched for a while
-            list(pool.map(require_free, others))
-
-    @contextmanager
-    def _right_to_write(self, kind: int) -> Iterator[IO[str]]:
-        """Hold the lock of writers, alone or together with others of the kind."""
-        path = self.journal.path.with_suffix(".lock")
-        make_folder(path.parent)
-        with disk_errors(path), path.open("a+") as lock, ExitStack() as stack:
-            try:
-                fcntl.flock(lock, kind | fcntl.LOCK_NB)
-                if kind == fcntl.LOCK_EX:
-                    stack.enter_context(lease(path, wait=False))
-                    self._refuse_others(path)
-            except BlockingIOError as error:
-                if kind == fcntl.LOCK_EX:
-                    self._refuse_others(path)  # at a URL, the parts of this machine have names
-                lock.seek(0)
-                self._refuse_busy(lock.read().strip(), error)
-            except Held as error:
-                self._refuse_busy(error.holder, error)
-            yield lock
-
-    def _refuse_division(self, running: str, error: Exception | None = None) -> NoReturn:
-        raise StoreBusy(f"{self.name} is being written by shards of {running} parts: join them, or wait.") from error
-
-    def _refuse_busy(self, who: str, error: Exception) -> NoReturn:
-        raise StoreBusy(
-            f"{self.name} is being written by {who or 'another process'}. Wait for it to end, or stop it, then run the "
-            "same command again."
-        ) from error
+    def _paths_of(self, block: int) -> list[Path]:
+        """Return the files that a block, and its status, is written to."""
+        paths = [array.chunk_path(block) for array in (self.pooled, self.status_chunks)]
+        if self.spec.has_tokens:
+            chunks = self._token_chunks(block) if self.spec.ragged else [block]
+            paths += [array.chunk_path(chunk) for array in self.token_parts.values() for chunk in chunks]
+        return paths
 
 
 def _without_ragged(sums: Mapping[str, str]) -> dict[str, str]:
@@ -662,14 +575,12 @@ def _is_ahead(shape: Any, expected: Sequence[int]) -> bool:
     return isinstance(shape, list) and shape[1:] == list(expected[1:]) and shape[:1] > list(expected[:1])
 
 
-def _who() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
 def block_rows(spec: FeatureSpec, n_items: int) -> int:
     """Return how many items make a block: a power of two, some 32 blocks a run, at most about 64 MB each."""
-    tokens = (spec.n_tokens or 256) * (spec.token_dim or 0) if spec.has_tokens else 0
-    item_bytes = (spec.dim + tokens) * np.dtype(spec.dtype).itemsize  # before tokens are quantised
+    number = np.dtype(spec.dtype).itemsize
+    item_bytes = spec.dim * number
+    if spec.has_tokens:  # before they are quantised
+        item_bytes += (spec.n_tokens or 256) * (spec.token_dim or 0) * max(number, spec.token_type.itemsize)
     wanted = min(max(n_items // 32, 64), MOST_ROWS, max(BLOCK_BYTES // item_bytes, 16))
     return 1 << (wanted.bit_length() - 1)
 

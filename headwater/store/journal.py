@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class JournalState:
 
     plan: PlanLine = PlanLine(items=0, sums={})
     blocks: dict[int, BlockLine] = field(default_factory=dict)
-    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    environments: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Journal:
@@ -93,6 +93,8 @@ class Journal:
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
         self.shared = shared
+        self._known = b"", JournalState()
+        """What was read before lines were last added to an object, and what it added up to."""
 
     def read(self) -> JournalState:
         """Return the state that all whole lines add up to; an absent journal is an empty one.
@@ -102,19 +104,21 @@ class Journal:
         StoreError
             When a line other than a cut-off last one cannot be read.
         """
-        return self._state(self._bytes())
+        return self._added_up(self._bytes())
 
-    def _state(self, text: bytes) -> JournalState:
-        plan, blocks, environments = PlanLine(items=0, sums={}), {}, {}
-        for number, line in enumerate(text.split(b"\n")[:-1], start=1):
+    def _added_up(self, text: bytes, state: JournalState | None = None, first: int = 1) -> JournalState:
+        """Return what lines add up to, of which ``first`` is the number of the first, after those of a state."""
+        state = JournalState() if state is None else state
+        plan = state.plan
+        for number, line in enumerate(text.split(b"\n")[:-1], start=first):
             try:
                 value = parsed(line)
                 if "block" in value:
-                    blocks[value["block"]] = BlockLine.from_dict(value)
+                    state.blocks[value["block"]] = BlockLine.from_dict(value)
                 elif "items" in value:
                     plan = PlanLine(items=value["items"], sums=value["sums"])
                 elif "environment" in value:
-                    environments[value["environment"]] = value["is"]
+                    state.environments[value["environment"]] = value["is"]
                 else:
                     raise KeyError("block")
             except (ValueError, KeyError, TypeError) as error:
@@ -122,7 +126,17 @@ class Journal:
                     f"{location(self.path)}: line {number} cannot be read ({error}). Restore the file from a backup, "
                     "or delete these features and embed again."
                 ) from error
-        return JournalState(plan, blocks, environments)
+        return replace(state, plan=plan)
+
+    def _state_of(self, text: bytes) -> JournalState:
+        """Return what a journal adds up to that has mostly been read before: only what is new of it is read."""
+        known, state = self._known
+        self._known = b"", JournalState()
+        if not text.startswith(known):
+            known, state = self._known
+        state = self._added_up(text[len(known) :], state, known.count(b"\n") + 1)
+        self._known = text, state
+        return state
 
     def _bytes(self) -> bytes:
         """Return the whole file, of a store at a URL as the bucket has it now; an absent one is empty."""
@@ -191,7 +205,7 @@ class Journal:
             if tried is not None and lines in before[len(tried) :]:
                 return None  # they were written, and the answer was lost
             tried = before[: before.rfind(b"\n") + 1]
-            check(self._state(tried))
+            check(self._state_of(tried))
             return tried + lines
 
         remote.change(self.path, added)

@@ -27,13 +27,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from headwater._extras import need
 from headwater.errors import DiskError, InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
 from headwater.store.cache import FOLDER, LIMIT, CacheIndex, cache_folder, cache_limit
 from headwater.store.lease import FREE, Borrowed, Lease, leased, require_free
 
+Taken = TypeVar("Taken")
 PAGE = "url.json"
 """In the cache of a store: which store it is of."""
 OWN = ("files.parquet",)
@@ -41,7 +42,9 @@ OWN = ("files.parquet",)
 AT_ONCE = 8
 """Requests that run side by side."""
 WHOLE_BYTES = 64 << 20
-"""Larger files are sent in parts."""
+"""Larger files are sent in parts, over whatever is there; chunks never are: a condition goes with a single request."""
+PUT_BYTES = 5 << 30
+"""What S3 takes in one request."""
 LEFT_OVER_SECONDS = 3600
 TRIES = 5
 """How often an object is written that the server refuses, though nobody else has written it."""
@@ -186,25 +189,29 @@ class Remote:
         """Return what the bucket has of a file now; None when it has none."""
         try:
             self._listed[self._name(path)] = self._look(self._name(path))
-            (file,) = self.open([path])
+            (data,) = self.take([path], _read)
         except FileNotFoundError:
             self._listed.pop(self._name(path), None)
             return None
-        with file:
-            return file.read()
+        return data
 
-    def open(
-        self, paths: Sequence[Path], check: Callable[[list[BinaryIO]], object] = lambda files: None
-    ) -> list[BinaryIO]:
-        """Open files for reading; those that have to be fetched become part of the cache if ``check`` lets all pass.
+    def take(
+        self,
+        paths: Sequence[Path],
+        take: Callable[[BinaryIO, Path], Taken],
+        check: Callable[[list[Taken]], object] = lambda found: None,
+    ) -> list[Taken]:
+        """Return what ``take`` makes of each file, of which one is open at a time.
+
+        Those that have to be fetched become part of the cache if ``check`` lets all that was made of them pass.
 
         Raises
         ------
         FileNotFoundError
             When the bucket lacks one, which the error names.
         """
-        files: list[BinaryIO] = []
-        fetched: list[tuple[BinaryIO, Path, Version]] = []
+        found: list[Taken] = []
+        fetched: list[tuple[Path, Path, Version]] = []
         try:
             for path in paths:
                 try:
@@ -212,26 +219,21 @@ class Remote:
                     file = self._cached(path, version)
                     if file is None:
                         file = self._fetch(self._name(path))
-                        fetched.append((file, path, version))
+                        fetched.append((Path(file.name), path, version))
                 except FileNotFoundError as error:
                     raise FileNotFoundError(errno.ENOENT, "the bucket has no such object", str(path)) from error
-                files.append(file)
+                with file:
+                    found.append(take(file, path))
             if fetched:
-                check(files)
-            for file, path, version in fetched:
-                os.fsync(file.fileno())
-                self._keep(Path(file.name), path, version)
-                file.seek(0)
-        except BaseException:
-            for file in files:
-                file.close()
-            raise
+                check(found)
+            for beside, path, version in fetched:
+                self._keep(beside, path, version)
         finally:
-            for file, *_ in fetched:
-                Path(file.name).unlink(missing_ok=True)
+            for beside, *_ in fetched:
+                beside.unlink(missing_ok=True)
         if any(_is_chunk(self._name(path)) for _, path, _ in fetched):
             self._index.drop_oldest(cache_limit())
-        return files
+        return found
 
     def read_past_cache(self, path: Path) -> bytes:
         """Return the bytes of an object, which stay out of the cache; a FileNotFoundError where there is none."""
@@ -243,12 +245,17 @@ class Remote:
         """Whether the bucket has a file, by its last listing."""
         return self._name(path) in self._listed
 
-    def look_again(self, path: Path) -> None:
-        """Know of a file what the bucket has now, without fetching it."""
-        try:
-            self._listed[self._name(path)] = self._look(self._name(path))
-        except FileNotFoundError:
-            self._listed.pop(self._name(path), None)
+    def look_again(self, *paths: Path) -> None:
+        """Know of files what the bucket has now, without fetching them."""
+
+        def look(path: Path) -> None:
+            try:
+                self._listed[self._name(path)] = self._look(self._name(path))
+            except FileNotFoundError:
+                self._listed.pop(self._name(path), None)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(look, paths))
 
     def sizes(self, folder: Path) -> dict[Path, int]:
         """Return the files below a folder, by the last listing, and their bytes."""
@@ -275,9 +282,9 @@ class Remote:
         name = self._name(path)
         if path.name in OWN:
             return
-        self._require_leases()
+        self.require_leases()
         stat = file.stat()
-        if stat.st_size > WHOLE_BYTES:
+        if stat.st_size > WHOLE_BYTES and not _is_chunk(name):
             with self._requests():
                 self._fs.put_file(str(file), self._key(name))
                 version = Version.of(self._fs.info(self._key(name)))
@@ -297,10 +304,13 @@ class Remote:
         ------
         StoreBusy
             When a lock that this process held may be another's by now.
+        RemoteError
+            When the server refuses, though nobody else writes.
         """
         name = self._name(path)
+        tried: list[Version | None] = []  # of one version
         while True:
-            self._require_leases()
+            self.require_leases()
             version, before = self._current(name)
             data = changed(before)
             if data is None:
@@ -308,6 +318,9 @@ class Remote:
             word = self.write_if(name, data, None if version is None else version.word)
             if word is not None:
                 break
+            tried = [v for v in tried if v == version] + [version]
+            if len(tried) == TRIES:
+                raise self._refused(name)
             time.sleep(random.uniform(0, PAUSE_SECONDS))  # whoever was quicker may be about to write again
         self._listed[name] = Version(word, len(data))
         beside = _beside(path)
@@ -315,8 +328,6 @@ class Remote:
         try:
             with self._requests():  # of the disk of the cache
                 beside.write_bytes(data)
-                with beside.open("rb") as file:
-                    os.fsync(file.fileno())
             self._keep(beside, path, self._listed[name])
         finally:
             beside.unlink(missing_ok=True)
@@ -353,21 +364,27 @@ class Remote:
                     f"{self.url}/{name}: another process has written it meanwhile. Run the same command again."
                 )
             time.sleep(random.uniform(0, PAUSE_SECONDS))
-        raise RemoteError(f"{self.url}/{name}: the server would not write it. Run the same command again.")
+        raise self._refused(name)
+
+    def _refused(self, name: str) -> RemoteError:
+        return RemoteError(
+            f"{self.url}/{name}: the server refuses to write it, though nobody else has. Run the same command again; "
+            "if it goes on, look whether the server knows conditional writes (If-Match, If-None-Match)."
+        )
 
     def remove(self, path: Path) -> None:
         """Remove a file; nothing where there is none."""
-        self._require_leases()
+        self.require_leases()
         self._remove([self._name(path)])
 
     def remove_tree(self, folder: Path) -> None:
         """Remove everything below a folder."""
-        self._require_leases()
+        self.require_leases()
         self._remove(list(self._list(f"{self._name(folder)}/")))
 
     def copy_tree(self, source: Path, target: Path, last: Path) -> None:
         """Copy everything below ``source`` to ``target``, the file ``last`` of it last; nothing is fetched."""
-        self._require_leases()
+        self.require_leases()
         prefix = f"{self._name(source)}/"
         names, end = list(self._list(prefix)), self._name(last)
 
@@ -441,12 +458,13 @@ class Remote:
         word of a `Version`.
         """
         key = self._key(name)
+        whole = {"chunksize": PUT_BYTES} if self.has_conditions else {}
         with self._requests():
             try:
                 if tag is None:
-                    told = self._fs.pipe_file(key, data, mode="create")
+                    told = self._fs.pipe_file(key, data, mode="create", **whole)
                 elif self.has_conditions:
-                    told = self._fs.pipe_file(key, data, IfMatch=tag.rpartition(" ")[0])
+                    told = self._fs.pipe_file(key, data, IfMatch=tag.rpartition(" ")[0], **whole)
                 elif Version.of(self._fs.info(key)).word == tag:
                     told = self._fs.pipe_file(key, data)
                 else:
@@ -460,7 +478,8 @@ class Remote:
             is_told = isinstance(told, dict) and "ETag" in told
             return Version.of({**told, "size": len(data)} if is_told else self._fs.info(key)).word
 
-    def _require_leases(self) -> None:
+    def require_leases(self) -> None:
+        """Raise a StoreBusy where a lock that this process took, or borrowed, is lost."""
         if lost := [lease.name for lease in self._leases if not lease.held]:
             raise StoreBusy(
                 f"{self.url}: the lock {lost[0]} was lost: the bucket could not be reached for too long, or the "
@@ -500,7 +519,7 @@ class Remote:
 
         def fetch(name: str) -> None:
             try:
-                self.open([self.folder / name])[0].close()
+                self.take([self.folder / name], lambda file, path: None)
             except FileNotFoundError:
                 self._listed.pop(name, None)
 
@@ -532,7 +551,9 @@ class Remote:
             raise
 
     def _keep(self, beside: Path, path: Path, version: Version) -> None:
-        """Let a file become that of the cache which holds a version of its object."""
+        """Let a file become, durably, that of the cache which holds a version of its object."""
+        with self._requests(), beside.open("rb") as file:  # of the disk of the cache
+            os.fsync(file.fileno())
         self._index.record(path, version.word, beside.stat(), droppable=_is_chunk(self._name(path)))
         beside.replace(path)
 
@@ -651,6 +672,10 @@ def _advice(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError)):
         return f"refused ({words})."
     return f"cannot be reached ({words}). Check the network, AWS_PROFILE, the region and AWS_ENDPOINT_URL."
+
+
+def _read(file: BinaryIO, path: Path) -> bytes:
+    return file.read()
 
 
 def _code(error: OSError) -> str:

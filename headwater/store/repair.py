@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import StoreError
-from headwater.store._files import location, locked, read_unchecked, write_bytes, write_json
+from headwater.store._files import location, read_unchecked, write_bytes, write_json
 from headwater.store.blocks import has_digest
 from headwater.store.features import KEY_CHUNK, Damage, Features, as_words
 from headwater.store.journal import BlockLine, Journal, parsed
 from headwater.store.keys import KEY_BYTES
+from headwater.store.rights import Rights
 
 
 def mend(
@@ -53,8 +54,7 @@ def mend(
             elif damage.kind == "status" and damage.block is not None:
                 start = damage.block * features.block_rows
                 status = features.status[start : start + features.block_rows]
-                array = features._array("status", (features.n_items,), features.block_rows, np.uint8)
-                array.write_chunk(damage.block, status)
+                features.status_chunks.write_chunk(damage.block, status)
                 yield f"{features.name}: status of block {damage.block} written anew"
             elif damage.block is not None and features.state.blocks[damage.block].stored:  # once, whatever differs
                 before_forgetting()
@@ -93,8 +93,8 @@ def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uin
     raise helpless
 
 
-def salvage_journal(journal: Journal) -> list[str]:
-    """Leave out the lines of a journal that cannot be read; return a line about each, none when all can.
+def salvage_journal(journal: Journal, name: str) -> list[str]:
+    """Leave out the lines of a feature set's journal that cannot be read; return a line about each, none when all can.
 
     The journal as it was is kept beside it, under ``.damaged``. What left-out lines spoke of is made again.
 
@@ -102,10 +102,12 @@ def salvage_journal(journal: Journal) -> list[str]:
     ------
     StoreError
         When the last line that gave out rows is among them: which item has which row is then not known.
+    StoreBusy
+        When another process writes these features.
     """
     if not journal.path.exists():
         return []
-    with locked(journal.path.with_suffix(".lock")):  # nobody adds a line meanwhile
+    with Rights(journal.path, name).alone():  # nobody adds a line meanwhile
         return _salvaged(journal)
 
 

@@ -253,8 +253,7 @@ class FeatureWriter:
 
         for part, whole in values.items():
             self._write_values(part, task.block, whole, together)
-        of_status = features._array("status", (features.n_items,), features.block_rows, np.uint8)
-        of_status.write_chunk(task.block, status, together)
+        features.status_chunks.write_chunk(task.block, status, together)
         sums = dict(before.sums) | {
             part: digest_rows(whole, features._ranges_in(part, task.block, stored)) for part, whole in values.items()
         }

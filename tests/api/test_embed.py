@@ -474,13 +474,25 @@ def test_what_changed_is_counted_and_the_rest_is_not_read(images, monkeypatch):
 
 
 def test_what_is_to_be_stored_is_said_before_it_is(images, command, tmp_path):
-    """The number of new items and their bytes come first; where nothing is new, nothing is said."""
+    """The items to be embedded and their bytes come first, of shards with their part; of nothing, nothing is said."""
     words = ("embed", images / "manifest.csv", tmp_path / "a.hw", "--encoder", "builtin:texture")
     each = load_encoder("builtin:texture").spec("image", "float16").item_bytes
     n = len({path.read_bytes() for path in (images / "images").iterdir()})
-    said = f"texture/image: {n} new items to embed, {n * each / 1000:.1f} kB to store ({each} B each)"
+    said = f"texture/image: {n} items to embed, {n * each / 1000:.1f} kB to store ({each} B each)"
+    assert f"{said}; some 1/2 of that is this shard's" in command(*words, "--shard", "1/2").err.splitlines()
+    # none of its only block has been made, though all have rows by now
     assert said in command(*words).err.splitlines()
-    assert "new items" not in command(*words).err
+    assert "to embed" not in command(*words).err
+
+
+def test_items_that_are_tried_again_are_said_to_be_embedded(images, command, tmp_path):
+    """Items that failed are to be embedded when they are tried again, and only then."""
+    path = sorted((images / "images").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:60])
+    words = ("embed", images / "manifest.csv", tmp_path / "a.hw", "--encoder", "builtin:texture")
+    command(*words)
+    assert "to embed" not in command(*words).err
+    assert "texture/image: 1 item to embed" in command(*words, "--retry-failed").err
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(images, monkeypatch):

@@ -44,7 +44,9 @@ def headwater(*arguments, **options):
 
 
 def embed(manifest, store, encoder, *more, **options):
-    words = ("embed", manifest, store, "--encoder", encoder, "--device", "cpu", "--precision", "fp32", *more)
+    own = encoder.startswith("python:")  # computes in the precision that it chooses
+    precision = () if own else ("--precision", "fp32")
+    words = ("embed", manifest, store, "--encoder", encoder, "--device", "cpu", *precision, *more)
     done = headwater(*words, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
@@ -157,6 +159,52 @@ def test_ray_fills_a_bucket(manifest, tmp_path, bucket, s3, machine):
     url = f"{bucket}/ray.hw"
     embed(manifest, tmp_path / "one.hw", "builtin:texture")
     embed(manifest, url, "builtin:texture", "--engine", "ray", "--workers", "2", env=machine("driver"))
+    assert objects(s3, url) == arrays(tmp_path / "one.hw")
+    assert headwater("verify", url, env=machine("another")).returncode == 0
+
+
+IN_THE_WAY = """
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import ray
+
+
+class Mean:
+    modalities = ("image",)
+
+    def load(self, weights, device):
+        pass
+
+    def prepare(self, modality, item):
+        return np.asarray(item.resize((8, 8)), float).reshape(-1, 3).mean(0)
+
+    def encode(self, modality, batch):
+        done = Path(__file__).with_name("done")
+        is_worker = ray.is_initialized() and ray.get_runtime_context().get_actor_id()
+        if is_worker and len(batch) >= 8 and not done.exists():  # fewer are what an encoder is tried with
+            fs, path = fsspec.url_to_fs(Path(__file__).with_name("place").read_text())
+            for block in range(5):  # whichever is being made
+                fs.pipe_file(f"{path}/c.{block}.0", b"of a worker that was taken for dead")
+            done.touch()
+        return np.stack(batch)
+"""
+
+
+@pytest.mark.slow
+def test_a_block_that_another_worker_wrote_is_made_again(manifest, tmp_path, bucket, s3, machine):
+    """A worker that finds another's object in its way is refused once; then the block is made all the same."""
+    pytest.importorskip("ray")
+    url = f"{bucket}/ray.hw"
+    encoder = f"python:{tmp_path / 'own.py'}:Mean"
+    (tmp_path / "own.py").write_text(IN_THE_WAY)
+    (tmp_path / "done").touch()
+    (tmp_path / "place").write_text(f"{url}/features.zarr/Mean/image/pooled")
+    embed(manifest, tmp_path / "one.hw", encoder)
+    (tmp_path / "done").unlink()
+    embed(manifest, url, encoder, "--engine", "ray", "--workers", "1", env=machine("driver"))
+    assert (tmp_path / "done").exists()
     assert objects(s3, url) == arrays(tmp_path / "one.hw")
     assert headwater("verify", url, env=machine("another")).returncode == 0
 

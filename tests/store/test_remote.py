@@ -27,11 +27,16 @@ from headwater.store import (
     BlockResult,
     FeatureSpec,
     FeatureWriter,
+    Journal,
     Roles,
     create_store,
     find_store,
+    journal,
     lease,
     open_store,
+    remote,
+    salvage_journal,
+    send_file,
     store_folder,
 )
 from headwater.store.cache import cache_limit
@@ -814,7 +819,7 @@ def test_a_helper_writes_for_whoever_has_the_right(url, elsewhere, s3, lost):
         elsewhere("there")
         try:
             helper = FeatureWriter(open_store(url).features("f/image"))
-            with helper.features.helping(right):
+            with helper.features.helping(right, task.block):
                 elsewhere(here)
                 meanwhile()
                 elsewhere("there")
@@ -823,7 +828,7 @@ def test_a_helper_writes_for_whoever_has_the_right(url, elsewhere, s3, lost):
             elsewhere(here)
 
     with features.writing() as writer:
-        right = writer.features.right
+        right = writer.features.rights.word
         first, second, third = writer.plan(keys_of(200))
         writer.record(help_with(first))
         if lost == "taken":
@@ -844,6 +849,122 @@ def test_a_helper_writes_for_whoever_has_the_right(url, elsewhere, s3, lost):
     n = 192 if lost == "meanwhile" else 128
     assert np.array_equal(found.pooled[:n], vectors(np.arange(n)))
     assert list(found.verify()) == []
+
+
+def test_a_helper_looks_only_at_its_block(url, elsewhere, monkeypatch):
+    """Before a block is written for another process, nothing of the other blocks is asked for."""
+    features = write(url, 100)
+    with features.writing() as writer:
+        right = writer.features.rights.word
+        task, *_ = writer.plan(keys_of(N))
+        elsewhere()
+        helper = FeatureWriter(open_store(url).features("f/image"))
+        looked, look = [], Remote._look
+
+        def counted(self, name):
+            looked.append(name)
+            return look(self, name)
+
+        monkeypatch.setattr(Remote, "_look", counted)
+        monkeypatch.setattr(Remote, "_list", lambda self, prefix: pytest.fail("all was listed"))
+        with helper.features.helping(right, task.block):
+            assert sorted(looked) == [f"features.zarr/f/image/{part}" for part in ("pooled/c.1.0", "status/c.1")]
+            helper.write(task, BlockResult(task.rows, vectors(task.rows)))
+
+
+def test_blocks_larger_than_what_is_sent_at_once_have_conditions_too(url, elsewhere, s3, monkeypatch):
+    """However large a block is, who lost a lock unaware does not write over it; an index is sent in parts."""
+    monkeypatch.setattr(remote, "WHOLE_BYTES", 100)
+    features = write(url, 100)
+    with features.writing() as writer:
+        monkeypatch.setattr(lease.Lease, "held", property(lambda self: True))
+        task, *_ = writer.plan(keys_of(130))
+        s3.pipe_file(f"{url}/journal/f/image.lock", lease.FREE)
+        here = os.environ["HEADWATER_CACHE"]
+        elsewhere()
+        write(url, 130)
+        elsewhere(here)
+        with pytest.raises(StoreBusy, match="another process has written it meanwhile"):
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows) + 1))
+    path = features.folder.parents[2] / "index" / "a.faiss"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"0" * 101)
+    send_file(path)
+    assert s3.cat_file(f"{url}/index/a.faiss") == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_condition_on_what_s3_would_take_in_parts(bucket):
+    """Of 110 MB, an object is written over the version that is known, and over no other."""
+    url, data = f"{bucket}/large.hw", bytes(110 << 20)
+    there = remote_of(create_store(url).path)
+    tag = there.write_if("a", data, None)
+    assert tag is not None
+    assert there.write_if("a", data, None) is None
+    assert there.write_if("a", data, "another tag 1") is None
+    assert there.write_if("a", b"1" + data, tag) is not None
+    assert there.read_tagged("a")[1] == b"1" + data
+
+
+def test_a_server_that_refuses_every_condition(url, monkeypatch):
+    """A line that a server will not take, though nobody else writes, is an error that says so, not an endless try."""
+    features = write(url, 10)
+    with features.writing() as writer, monkeypatch.context() as patch:
+        patch.setattr(remote, "PAUSE_SECONDS", 0)
+        patch.setattr(Remote, "write_if", lambda self, name, data, tag: None)
+        with pytest.raises(RemoteError, match=r"refuses to write it, though nobody else has.*If-Match"):
+            writer.set_environment({"another": 1})
+
+
+def test_a_line_is_added_without_reading_all_others_again(url, monkeypatch):
+    """Of a journal in a bucket each line is read once by its writer, however many are added."""
+    read, parsed = [], journal.parsed
+
+    def counted(line):
+        read.append(line)
+        return parsed(line)
+
+    features = write(url, 10)
+    with features.writing() as writer:
+        line = writer.features.state.blocks[0]
+        monkeypatch.setattr(journal, "parsed", counted)
+        for _ in range(30):
+            writer.record(line)
+    assert len(read) < 40
+    assert len(remote_of(features.folder).read(features.journal.path).splitlines()) == 33
+
+
+def test_a_part_keeps_out_the_repair_of_a_journal(url, elsewhere, s3):
+    """While a part writes on another machine, no line of a damaged journal is left out."""
+    features = write(url, N)
+    name = f"{url}/journal/f/image.jsonl"
+    damaged = s3.cat_file(name).replace(b'"block":1', b'"block":7')
+    here = os.environ["HEADWATER_CACHE"]
+    with features.sharing("0-of-2"):
+        elsewhere()
+        s3.pipe_file(name, damaged)
+        journal_there = Journal(open_store(url).journal_of("f/image"))
+        with pytest.raises(StoreBusy, match="f/image is being written by process"):
+            salvage_journal(journal_there, "f/image")
+        elsewhere(here)
+    elsewhere()
+    assert s3.cat_file(name) == damaged
+    assert "line 4 left out" in salvage_journal(journal_there, "f/image")[0]
+    assert 1 not in open_store(url).features("f/image").state.blocks
+
+
+@pytest.mark.parametrize("what", ["block", "keys"])
+def test_what_another_process_made_anew_is_not_called_damaged(url, elsewhere, what):
+    """A reader whose features were deleted and made again is told so."""
+    write(url, N)
+    elsewhere()
+    features = open_store(url).features("f/image")
+    elsewhere("a third")
+    open_store(url).remove_features("f/image")
+    write(url, N, first=7)
+    elsewhere()
+    with pytest.raises(StoreBusy, match="another process has changed it since it was opened"):
+        features.pooled[:] if what == "block" else features.keys
 
 
 def test_parts_where_there_are_no_conditions(tmp_path, elsewhere):

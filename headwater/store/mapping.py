@@ -1,0 +1,54 @@
+"""Files mapped into memory without staying open: of many more files than a process may have open at once."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_longlong)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def mapped(file: BinaryIO) -> NDArray[np.uint8]:
+    """Map a file, which may be closed then, for reading.
+
+    Python's `mmap` keeps a descriptor of its own (until 3.13, which has ``trackfd``), and a process is often allowed no
+    more than 1,024.
+
+    Parameters
+    ----------
+    file
+        An open file.
+
+    Returns
+    -------
+    uint8, of shape (n_bytes,), read-only : unmapped when neither it nor a view of it is left
+
+    Raises
+    ------
+    ValueError
+        When the file is empty.
+    OSError
+        When the system does not map it.
+    """
+    n_bytes = os.fstat(file.fileno()).st_size
+    if not n_bytes:
+        raise ValueError("an empty file cannot be mapped.")
+    address = _libc.mmap(None, n_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if address == _FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    memory = (ctypes.c_ubyte * n_bytes).from_address(address)
+    weakref.finalize(memory, _libc.munmap, address, n_bytes).atexit = False  # others may read until the very end
+    values: NDArray[np.uint8] = np.ctypeslib.as_array(memory)
+    values.flags.writeable = False
+    return values
