@@ -140,7 +140,9 @@ def find_duplicates(
     tail, units = None, np.zeros((n, 0), np.float32)
     if np.isfinite(fitted).all(1).sum() > 1:
         units = Whitening.fit(fitted).transform(distinct)
-        some = order[:TAIL_ROWS]
+        image_of = same.of_sample[where.first]
+        apart = np.sort(np.unique(image_of[order], return_index=True)[1])  # pairs of one image are not unrelated
+        some = order[apart[:TAIL_ROWS]]
         of_group = None if columns.group is None else columns.group[where.first[some]]
         tail = Tail.fit(units[some], groups=of_group, n_rows=n)
     asked = threshold

@@ -42,6 +42,14 @@ class Items:
         found = ((id, failed.get(key) or self.unreadable.get(id)) for id, key in zip(ids, self.keys, strict=True))
         return {id: why for id, why in found if why is not None}
 
+    def why_none(self, ids: Sequence[str], modality: Modality) -> list[str]:
+        """Say of each row why it has no item: what cannot be read of it, or is not there; empty where it has one."""
+        why = [""] * len(ids)
+        for part, items in (self.parts or {modality: self}).items():
+            for row in items.keys.is_null().arg_true().to_list():
+                why[row] = why[row] or items.unreadable.get(ids[row], f"no {part}")
+        return why
+
 
 def items_of(
     table: Manifest,

@@ -217,8 +217,7 @@ def read_contents(
         items = items_of(table, modality, workers, "skip", progress)
         place = {content.key.hex(): i for i, content in enumerate(items.contents)}
         found = np.array([-1 if key is None else place[key] for key in items.keys], np.int64)
-        none = [items.unreadable.get(id, f"no {modality}") for id in table.ids]
-        reason = np.where((reason == "") & (found < 0), none, reason)
+        reason = np.where(reason == "", np.array(items.why_none(table.ids, modality), object), reason)
         samples = samples.with_columns(part.keys for part in (items.parts or {modality: items}).values())
         name = f"{default_name(encoder.name)}/{modality}"
         inputs.append(Input(name, encoder, modality, how[modality], items.contents))

@@ -23,7 +23,7 @@ def to_bfloat16(numbers: Array) -> NDArray[np.uint16]:
     Parameters
     ----------
     numbers
-        Of any shape and a type of real numbers.
+        Of any shape and a type of real numbers; those of more bits than float32 has become float32 first.
 
     Returns
     -------

@@ -8,8 +8,10 @@ import polars as pl
 import pytest
 
 from headwater.api import audit, embed, fit_head, gc, info, repair, similar, verify
+from headwater.api._items import items_of
 from headwater.embed import content_key
 from headwater.errors import ImageError, InputError, SplitError
+from headwater.sources import read_manifest
 from headwater.store import BlockResult, FeatureSpec, hex_from_keys, keys_from_hex, open_store, pair_key, sample_keys
 
 PROMPT = "{image}Report: {text}\nSummary in one word:"
@@ -83,6 +85,15 @@ def test_each_pair_is_embedded_once(reports, made, asked):
     assert made.samples["text_key"].null_count() == 1
     again = embed(reports / "m.csv", reports / "a.hw", **asked)
     assert (again.results["vlm/pair"].embedded, again.results["vlm/pair"].kept) == (0, 10)
+
+
+def test_why_rows_have_no_pair(reports):
+    """Before anything is encoded it is known which part a row lacks, or which file is not there."""
+    table = read_manifest(reports / "m.csv")
+    why = dict(zip(table.ids, items_of(table, "pair", None, "skip", False).why_none(table.ids, "pair"), strict=True))
+    assert (why.pop("mute"), why.pop("blind")) == ("no text", "no image")
+    assert "gone.png" in why.pop("gone")
+    assert set(why.values()) == {""}
 
 
 def test_a_vector_is_of_both(made):
@@ -288,6 +299,18 @@ def test_an_audit_of_pairs_sees_images(planted):
     assert kinds["r000", "r001"] == "identical"
     assert kinds["r008", "r009"] == "near"
     assert one.worst[0].ids[:2] == ["r000", "r001"]
+
+
+def test_texts_beside_one_image_do_not_hide_near_duplicates(planted):
+    """How similar unrelated pairs are is measured on pairs of different images, however many texts these have."""
+    X = np.random.default_rng(0).standard_normal((200, 40)).astype(np.float32)
+    of_one_image = [(i - i % 10, i) for i in range(140) if i % 10]
+    X[:140] = np.repeat(X[:140:10], 10, axis=0) + 0.3 * X[:140]
+    X[151] = X[150] + 0.5 * X[151]  # similar as 0.9
+    store = planted(images=of_one_image, X=X, label=LABEL, fold=ALTERNATE)
+    found = audit(store, features="made/pair", label="label", split="fold", groups="none")
+    near = found.pairs.filter(pl.col("kind") == "near")
+    assert near.select("id_a", "id_b").rows() == [("r150", "r151")]
 
 
 def test_keys_read_back(made):
