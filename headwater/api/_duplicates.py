@@ -138,13 +138,13 @@ def find_duplicates(
     order = np.random.default_rng(0).permutation(n)
     fitted = distinct[np.sort(order[:WHITENED_ROWS])]
     tail, units = None, np.zeros((n, 0), np.float32)
+    image_of = same.of_sample[where.first]
     if np.isfinite(fitted).all(1).sum() > 1:
         units = Whitening.fit(fitted).transform(distinct)
-        image_of = same.of_sample[where.first]
-        apart = np.sort(np.unique(image_of[order], return_index=True)[1])  # pairs of one image are not unrelated
-        some = order[apart[:TAIL_ROWS]]
+        apart = order[np.sort(np.unique(image_of[order], return_index=True)[1])]  # of one image they are not unrelated
+        some = apart[:TAIL_ROWS]
         of_group = None if columns.group is None else columns.group[where.first[some]]
-        tail = Tail.fit(units[some], groups=of_group, n_rows=n)
+        tail = Tail.fit(units[some], groups=of_group, n_rows=len(apart))
     asked = threshold
     if threshold is None and tail is not None:
         threshold = tail.threshold(false_alarms)
@@ -159,6 +159,7 @@ def find_duplicates(
     near, found = search.near()
     cluster_of = search.clusters()
     links = _Links.of(where, same, *found)
+    n_pairs = n * (n - 1) // 2 - sum(k * (k - 1) // 2 for k in np.unique(image_of, return_counts=True)[1].tolist())
     result = Duplicates(
         features=name,
         n_contents=n,
@@ -168,7 +169,7 @@ def find_duplicates(
         n_components=units.shape[1],
         threshold=threshold,
         false_alarms=rate,
-        expected_pairs=rate * n * (n - 1) / 2,
+        expected_pairs=rate * n_pairs,
         across_groups_rate=None if threshold is None else search.rate_across_groups(),
         worst=_worst(data, columns, cluster_of, links),
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headwater._devices import resolve_device
 from headwater._extras import need
@@ -33,6 +36,7 @@ from headwater.store import (
     FileIndex,
     Modality,
     Store,
+    block_rows,
     check_name,
     create_store,
     find_store,
@@ -259,12 +263,12 @@ def embed(
         for modality in wanted:
             if (full_name := f"{base}/{modality}") in found.feature_names():
                 refuse_failed(found.features(full_name), items[modality], table, "failed in an earlier run")
-    to_do = {m: _n_to_do(found, f"{base}/{m}", items[m].contents, retry_failed) for m in wanted}
+    to_do = {m: _to_do(found, f"{base}/{m}", specs[m], items[m].contents, retry_failed) for m in wanted}
     if not is_url(store):  # of the cache, old blocks make room
-        _require_space(Path(store), sum(to_do[m] * specs[m].item_bytes for m in wanted))
+        _require_space(Path(store), sum(to_do[m].n_without_space * specs[m].item_bytes for m in wanted))
     for modality in wanted:
-        told = _estimate(f"{base}/{modality}", specs[modality], to_do[modality], part)
-        note(told, show=progress and to_do[modality] > 0)
+        told = _estimate(f"{base}/{modality}", specs[modality], to_do[modality].blocks, part)
+        note(told, show=progress and len(to_do[modality].blocks) > 0)
     # Only now, when nothing that can be foreseen stands in the way, is anything written.
     target = Embedded(create_store(store).path, table.n_samples)
     target.not_encoded = not_encoded
@@ -324,23 +328,42 @@ def default_name(encoder: str) -> str:
     return kept if not encoder.startswith("stub:") else f"stub-{kept}"
 
 
-def _n_to_do(store: Store | None, name: str, contents: Sequence[Content], retry_failed: bool) -> int:
-    """Return how many contents are still to be embedded, by this process or another."""
+@dataclass(frozen=True, eq=False)
+class _ToDo:
+    """What is still to be embedded, by this process or another.
+
+    Attributes
+    ----------
+    blocks
+        The block of each item, int64, of shape ``(n,)``.
+    n_without_space
+        Items whose blocks are not on the disk yet.
+    """
+
+    blocks: NDArray[np.int64]
+    n_without_space: int
+
+
+def _to_do(store: Store | None, name: str, spec: FeatureSpec, contents: Sequence[Content], retry_failed: bool) -> _ToDo:
     if store is None or name not in store.feature_names():
-        return len(contents)
+        return _ToDo(np.arange(len(contents)) // block_rows(spec, len(contents)), len(contents))
     features = store.features(name)
     rows = features.rows_of(keys_of(contents))
-    status = features.status[rows[rows >= 0]]
-    return int((rows < 0).sum() + (status == TO_DO).sum() + (status == FAILED).sum() * retry_failed)
+    new = rows < 0
+    rows[new] = features.n_items + np.arange(new.sum())  # as they will be given out
+    status = np.concatenate([features.status, np.full(new.sum(), TO_DO)])[rows]
+    blocks = rows[(status == TO_DO) | ((status == FAILED) & retry_failed)] // features.block_rows
+    there = [block for block, line in features.state.blocks.items() if line.stored]
+    return _ToDo(blocks, int((~np.isin(blocks, there)).sum()))
 
 
-def _estimate(name: str, spec: FeatureSpec, n: int, part: Shard | None = None) -> str:
-    """Say what the items to be embedded will take in a store."""
-    stored = f"{size(n * spec.item_bytes)} to store ({size(spec.item_bytes)} each)"
+def _estimate(name: str, spec: FeatureSpec, blocks: NDArray[np.int64], part: Shard | None = None) -> str:
+    """Say what the items to be embedded, by the block of each, will take in a store."""
+    stored = f"{size(len(blocks) * spec.item_bytes)} to store ({size(spec.item_bytes)} each)"
     if spec.ragged:
         stored = f"to store {size(spec.item_bytes - spec.token_bytes)} each and {size(spec.token_bytes)} a token"
-    share = "" if part is None else f"; some 1/{part.count} of that is this shard's"
-    return f"{name}: {counted(n, 'item')} to embed, {stored}{share}"
+    share = "" if part is None else f"; {part.has(blocks).sum():,} of them by this shard"
+    return f"{name}: {counted(len(blocks), 'item')} to embed, {stored}{share}"
 
 
 def _require_space(path: Path, needed: int) -> None:

@@ -98,6 +98,11 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}-of-{self.count}"
 
+    def has(self, blocks: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say which blocks are its own, given their numbers."""
+        own: NDArray[np.bool_] = blocks % self.count == self.index
+        return own
+
 
 class Engine(Protocol):
     """What makes blocks: threads of this process, or workers elsewhere."""
@@ -169,9 +174,9 @@ def fill(
             tasks = writer.plan(keys, lengths, retry_failed=retry_failed)
         result.kept = len(contents) - sum(len(task.rows) for task in tasks)
         if shard is not None:
-            others = [task for task in tasks if task.block % shard.count != shard.index]
-            tasks = [task for task in tasks if task.block % shard.count == shard.index]
-            result.left = sum(len(task.rows) for task in others)
+            own = shard.has(np.array([task.block for task in tasks], np.int64))
+            result.left = sum(len(task.rows) for task, mine in zip(tasks, own, strict=True) if not mine)
+            tasks = [task for task, mine in zip(tasks, own, strict=True) if mine]
         n_todo = sum(len(task.rows) for task in tasks)
         if not tasks:
             return result

@@ -3,7 +3,7 @@
 from headwater.store._files import fetch_file, remove_file, send_file, write_bytes
 from headwater.store.bfloat16 import Bfloat16Array, to_bfloat16
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
-from headwater.store.features import FAILED, STORED, TO_DO, Features
+from headwater.store.features import FAILED, STORED, TO_DO, Features, block_rows
 from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
 from headwater.store.keys import KEY_COLUMNS, PARTS, hex_from_keys, keys_from_hex, pair_key, sample_keys
@@ -50,6 +50,7 @@ __all__ = [
     "Roles",
     "SelectedRows",
     "Store",
+    "block_rows",
     "check_name",
     "create_store",
     "fetch_file",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
-from headwater.errors import StoreError
+from headwater.errors import DiskError, StoreError
 from headwater.store._files import Together, digest, location, make_folder, replacing, take_files, write_json
 from headwater.store.mapping import mapped
 
@@ -39,8 +39,8 @@ XXH3 = "xxh3:"
 BITS = np.dtype(np.uint16)
 """The type of an array of bfloat16 numbers, which has no other use."""
 NOT_A_BFLOAT16 = 0x7FC0
-MOST_MAPPED = 16_384
-"""Chunks of an array that are mapped at once, about: Linux allows a process 65,530 (``vm.max_map_count``)."""
+MOST_MAPPED = 4096
+"""Chunks of an array that stay mapped, about: Linux allows a process 65,530 in all (``vm.max_map_count``)."""
 LARGE_ROW = 8 << 10
 """Bytes of a row from which on rows are copied one by one."""
 ASKED_FOR = 128 << 10
@@ -126,6 +126,9 @@ class MappedArray:
     check
         Raises for chunks that are not what they should be, by the number of the first and their values, one after the
         other. Chunks of a store at a URL are checked when they are fetched.
+    same
+        Raises, for a chunk that is missing or not what it should be, where another process has made it anew, so that it
+        is not damaged.
     group
         Says which chunks are checked together with a chunk; each by itself when left out.
 
@@ -143,6 +146,7 @@ class MappedArray:
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
         check: Callable[[int, Array], None] | None = None,
+        same: Callable[[int], None] | None = None,
         group: Callable[[int], range] = lambda index: range(index, index + 1),
     ) -> None:
         self.folder = folder
@@ -151,6 +155,7 @@ class MappedArray:
         self.dtype = np.dtype(dtype)
         self._written = written
         self._check = check
+        self._same = same
         self._group = group
         self._chunks: dict[int, Array] = {}
 
@@ -205,7 +210,11 @@ class MappedArray:
 
         try:
             return dict(zip(indices, take_files(paths, self._mapped, check), strict=True))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, StoreError) as error:
+            if self._same is not None:
+                self._same(indices[0])
+            if isinstance(error, StoreError):
+                raise
             raise StoreError(f"{location(Path(error.filename))} is missing: {_DAMAGED}") from error
 
     def _mapped(self, file: BinaryIO, path: Path) -> Array:
@@ -215,6 +224,11 @@ class MappedArray:
             data = mapped(file)
         except ValueError as error:
             raise StoreError(f"{location(path)} is empty: {_DAMAGED}") from error
+        except OSError as error:
+            raise DiskError(
+                f"{location(path)} cannot be mapped ({error.strerror}): there is no memory left, or too many files are "
+                "mapped at once (vm.max_map_count)."
+            ) from error
         expected = int(np.prod(full)) * self.dtype.itemsize
         if len(data) != expected:
             raise StoreError(f"{location(path)}: {len(data)} bytes where {expected} belong: {_DAMAGED}")

@@ -26,7 +26,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,7 +162,7 @@ class Features:
         """Pooled features, of shape ``(n_items, dim)``; NaN where an item has none."""
         shape, dtype = (self.n_items, self.spec.dim), self.spec.dtype
         right = partial(self._require_right, "pooled")
-        return self._array("pooled", shape, self.block_rows, dtype, self._written, right)
+        return self._array("pooled", shape, self.block_rows, dtype, self._written, right, self._require_same)
 
     @cached_property
     def tokens(self) -> MappedArray | AsFloat32 | RaggedArray:
@@ -188,10 +188,9 @@ class Features:
     def token_parts(self) -> dict[str, MappedArray]:
         """The arrays that tokens are stored in, as they are on disk, by their folders."""
         if not self.spec.ragged:
+            checks = {part: partial(self._require_right, part) for part, *_ in token_arrays(self.spec, 0)}
             return {
-                part: self._array(
-                    part, shape, self.block_rows, dtype, self._written, partial(self._require_right, part)
-                )
+                part: self._array(part, shape, self.block_rows, dtype, self._written, checks[part], self._require_same)
                 for part, shape, dtype in token_arrays(self.spec, self.n_items)
             }
         offsets, lengths = self._token_places
@@ -205,13 +204,16 @@ class Features:
             return self._written(block_of(index))
 
         def group(index: int) -> range:
-            return self._token_chunks(block_of(index))
+            return self._token_chunks(block_of(index), chunk)
 
         def require_right(part: str, index: int, values: Array) -> None:
             self._require_right(part, block_of(index), values)
 
+        def require_same(index: int) -> None:
+            self._require_same(block_of(index))
+
         return {
-            part: self._array(part, shape, chunk, dtype, written, partial(require_right, part), group)
+            part: self._array(part, shape, chunk, dtype, written, partial(require_right, part), require_same, group)
             for part, shape, dtype in token_arrays(self.spec, end_of(offsets, lengths))
         }
 
@@ -227,14 +229,17 @@ class Features:
 
         def require_right(index: int, values: Array) -> None:
             if expected is not None and not has_digest(expected, values, [(0, self.n_items)]):
-                self._require_same(lambda state: state.plan.sums.get(part))
                 raise StoreError(f"{self.name}: {part} differs from its checksum")
+
+        def require_same(index: int) -> None:
+            if self.journal.read().plan.sums.get(part) != expected:
+                self._refuse_changed()
 
         def group(index: int) -> range:
             return range(array.n_chunks)
 
         shape, dtype = ((self.n_items, KEY_BYTES), np.uint8) if part == "keys" else ((self.n_items,), np.int64)
-        array = self._array(part, shape, KEY_CHUNK, dtype, check=require_right, group=group)
+        array = self._array(part, shape, KEY_CHUNK, dtype, check=require_right, same=require_same, group=group)
         return array
 
     def _written(self, block: int) -> bool:
@@ -245,13 +250,15 @@ class Features:
         """Refuse a block of an array whose rows are not those that the journal speaks of."""
         line = self.state.blocks[block]
         if not has_digest(line.sums.get(part, ""), values, self._ranges_in(part, block, line.stored)):
-            self._require_same(lambda state: state.blocks.get(block))
             raise StoreError(self._differs(part, block))
 
-    def _require_same(self, said: Callable[[JournalState], object]) -> None:
-        """Refuse to call damaged what another process has written anew, by what the journal says of it."""
-        if said(self.journal.read()) != said(self.state):
-            raise StoreBusy(f"{self.name}: another process has changed it since it was opened. Run the command again.")
+    def _require_same(self, block: int) -> None:
+        """Refuse to go on with a block of which the journal says something else by now."""
+        if self.journal.read().blocks.get(block) != self.state.blocks.get(block):
+            self._refuse_changed()
+
+    def _refuse_changed(self) -> NoReturn:
+        raise StoreBusy(f"{self.name}: another process has changed it since it was opened. Run the command again.")
 
     def _differs(self, part: str, block: int) -> str:
         return f"{self.name}: block {block} of {part} differs from its checksum"
@@ -321,10 +328,11 @@ class Features:
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
         check: Callable[[int, Array], None] | None = None,
+        same: Callable[[int], None] | None = None,
         group: Callable[[int], range] | None = None,
     ) -> MappedArray:
         checked = {} if group is None or remote_of(self.folder) is None else {"group": group}  # disks: when verified
-        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check, **checked)
+        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check, same, **checked)
 
     @property
     def n_bytes(self) -> int:
@@ -361,6 +369,8 @@ class Features:
                 right = known[part] == expected if part in known else self._is_planned(part, expected)
                 if not right:
                     yield Damage("planned", part, f"{self.name}: {part} differs from its checksum")
+            except StoreBusy:
+                raise
             except StoreError as error:
                 said.add(str(error))
                 yield Damage("planned", part, str(error))
@@ -439,6 +449,8 @@ class Features:
                 ranges = self._ranges_in(part, line.block, line.stored)
                 if not has_digest(expected, self._block_values(part, line.block), ranges):
                     yield self._differs(part, line.block)
+            except StoreBusy:
+                raise
             except StoreError as error:
                 yield str(error)
 
@@ -448,6 +460,8 @@ class Features:
             start = block * self.block_rows
             try:
                 found, said = self.status_chunks.chunk(block), self.status[start : start + self.block_rows]
+            except StoreBusy:
+                raise
             except StoreError as error:
                 yield block, str(error)
                 continue
@@ -476,11 +490,10 @@ class Features:
         stop = min(start + self.block_rows, self.n_items)
         return int(offsets[start]), end_of(offsets[:stop], lengths[:stop])
 
-    def _token_chunks(self, block: int) -> range:
-        """Return the chunks of ragged tokens that are a block's."""
+    def _token_chunks(self, block: int, rows: int) -> range:
+        """Return the chunks of ragged tokens, of so many rows each, that are a block's."""
         first, last = self._token_span(block)
-        chunk = self._token_chunk_rows()
-        return range(first // chunk, -(-last // chunk))
+        return range(first // rows, -(-last // rows))
 
     def _ranges_in(self, part: str, block: int, stored: Ranges) -> Ranges:
         """Return where in `_block_values` the rows ``stored`` are."""
@@ -561,7 +574,7 @@ class Features:
         """Return the files that a block, and its status, is written to."""
         paths = [array.chunk_path(block) for array in (self.pooled, self.status_chunks)]
         if self.spec.has_tokens:
-            chunks = self._token_chunks(block) if self.spec.ragged else [block]
+            chunks = self._token_chunks(block, self._token_chunk_rows()) if self.spec.ragged else [block]
             paths += [array.chunk_path(chunk) for array in self.token_parts.values() for chunk in chunks]
         return paths
 

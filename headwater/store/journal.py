@@ -107,7 +107,7 @@ class Journal:
         return self._added_up(self._bytes())
 
     def _added_up(self, text: bytes, state: JournalState | None = None, first: int = 1) -> JournalState:
-        """Return what lines add up to, of which ``first`` is the number of the first, after those of a state."""
+        """Add lines, of which ``first`` is the number of the first, to a state that is used up by that."""
         state = JournalState() if state is None else state
         plan = state.plan
         for number, line in enumerate(text.split(b"\n")[:-1], start=first):
@@ -131,9 +131,9 @@ class Journal:
     def _state_of(self, text: bytes) -> JournalState:
         """Return what a journal adds up to that has mostly been read before: only what is new of it is read."""
         known, state = self._known
-        self._known = b"", JournalState()
+        self._known = b"", JournalState()  # for when a line cannot be read
         if not text.startswith(known):
-            known, state = self._known
+            known, state = b"", JournalState()
         state = self._added_up(text[len(known) :], state, known.count(b"\n") + 1)
         self._known = text, state
         return state

@@ -49,6 +49,4 @@ def mapped(file: BinaryIO) -> NDArray[np.uint8]:
         raise OSError(number, os.strerror(number))
     memory = (ctypes.c_ubyte * n_bytes).from_address(address)
     weakref.finalize(memory, _libc.munmap, address, n_bytes).atexit = False  # others may read until the very end
-    values: NDArray[np.uint8] = np.ctypeslib.as_array(memory)
-    values.flags.writeable = False
-    return values
+    return np.frombuffer(memoryview(memory).toreadonly(), np.uint8)

@@ -42,7 +42,7 @@ OWN = ("files.parquet",)
 AT_ONCE = 8
 """Requests that run side by side."""
 WHOLE_BYTES = 64 << 20
-"""Larger files are sent in parts, over whatever is there; chunks never are: a condition goes with a single request."""
+"""Larger indexes are sent in parts, over whatever is there; nothing else is: a condition goes with a single request."""
 PUT_BYTES = 5 << 30
 """What S3 takes in one request."""
 LEFT_OVER_SECONDS = 3600
@@ -284,7 +284,7 @@ class Remote:
             return
         self.require_leases()
         stat = file.stat()
-        if stat.st_size > WHOLE_BYTES and not _is_chunk(name):
+        if stat.st_size > WHOLE_BYTES and name.startswith("index/"):
             with self._requests():
                 self._fs.put_file(str(file), self._key(name))
                 version = Version.of(self._fs.info(self._key(name)))
@@ -308,7 +308,7 @@ class Remote:
             When the server refuses, though nobody else writes.
         """
         name = self._name(path)
-        tried: list[Version | None] = []  # of one version
+        last, n_refused = None, 0
         while True:
             self.require_leases()
             version, before = self._current(name)
@@ -318,8 +318,8 @@ class Remote:
             word = self.write_if(name, data, None if version is None else version.word)
             if word is not None:
                 break
-            tried = [v for v in tried if v == version] + [version]
-            if len(tried) == TRIES:
+            last, n_refused = version, n_refused + 1 if version == last else 1
+            if n_refused == TRIES:
                 raise self._refused(name)
             time.sleep(random.uniform(0, PAUSE_SECONDS))  # whoever was quicker may be about to write again
         self._listed[name] = Version(word, len(data))

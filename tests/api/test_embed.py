@@ -474,15 +474,33 @@ def test_what_changed_is_counted_and_the_rest_is_not_read(images, monkeypatch):
 
 
 def test_what_is_to_be_stored_is_said_before_it_is(images, command, tmp_path):
-    """The items to be embedded and their bytes come first, of shards with their part; of nothing, nothing is said."""
+    """The items to be embedded and their bytes come first; of nothing, nothing is said."""
     words = ("embed", images / "manifest.csv", tmp_path / "a.hw", "--encoder", "builtin:texture")
     each = load_encoder("builtin:texture").spec("image", "float16").item_bytes
     n = len({path.read_bytes() for path in (images / "images").iterdir()})
     said = f"texture/image: {n} items to embed, {n * each / 1000:.1f} kB to store ({each} B each)"
-    assert f"{said}; some 1/2 of that is this shard's" in command(*words, "--shard", "1/2").err.splitlines()
-    # none of its only block has been made, though all have rows by now
     assert said in command(*words).err.splitlines()
     assert "to embed" not in command(*words).err
+
+
+def test_a_shard_says_what_is_its_own(command, tmp_path):
+    """Of three blocks and a new item, shards say how many are theirs, whatever others have made already."""
+    texts = [f"text {i}" for i in range(151)]
+    for name, n in (("less", 150), ("more", 151)):
+        pl.DataFrame({"text": texts[:n]}).write_csv(tmp_path / f"{name}.csv")
+    words = (tmp_path / "a.hw", "--encoder", "stub:8", "--shard")
+
+    def said(manifest, shard):
+        lines = command("embed", tmp_path / f"{manifest}.csv", *words, shard).err.splitlines()
+        return [line for line in lines if "to embed" in line]
+
+    each = load_encoder("stub:8").spec("text", "float16").item_bytes
+    size = f"to store ({each} B each)"
+    (line,) = said("less", "0/2")  # blocks 0 and 2
+    assert line == f"stub-8/text: 150 items to embed, {150 * each / 1000:.1f} kB {size}; 86 of them by this shard"
+    (line,) = said("more", "1/2")
+    assert line == f"stub-8/text: 65 items to embed, {65 * each / 1000:.1f} kB {size}; 64 of them by this shard"
+    assert said("less", "1/2") == []
 
 
 def test_items_that_are_tried_again_are_said_to_be_embedded(images, command, tmp_path):
@@ -506,6 +524,11 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(images, monke
         embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture", dtype="float32")
     assert not (images / "a.hw").exists()
     free = 10**9
-    embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture", dtype="float32")
+    path = sorted((images / "images").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:60])
+    options = {"encoder": "builtin:texture", "dtype": "float32"}
+    assert embed(images / "manifest.csv", images / "a.hw", **options).n_failed == 1
     free = 0
-    assert embed(images / "manifest.csv", images / "a.hw", encoder="builtin:texture", dtype="float32").n_failed == 0
+    assert embed(images / "manifest.csv", images / "a.hw", **options).n_failed == 1
+    again = embed(images / "manifest.csv", images / "a.hw", **options, retry_failed=True)
+    assert again.n_failed == 1  # its block has room for it already

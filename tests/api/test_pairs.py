@@ -228,7 +228,7 @@ def planted(make_store, write_features):
         X = np.random.default_rng(0).standard_normal((200, 40)).astype(np.float32) if X is None else X
         store = make_store(X, name="made/image", **columns)
         image = store.samples["image_key"].to_list()
-        text = [f"{i:032x}" for i in range(200)]
+        text = [f"{i:032x}" for i in range(len(X))]
         for column, same in ((image, images), (text, texts)):
             for a, b in same:
                 column[b] = column[a]
@@ -311,6 +311,21 @@ def test_texts_beside_one_image_do_not_hide_near_duplicates(planted):
     found = audit(store, features="made/pair", label="label", split="fold", groups="none")
     near = found.pairs.filter(pl.col("kind") == "near")
     assert near.select("id_a", "id_b").rows() == [("r150", "r151")]
+    (one,) = found.found
+    assert one.expected_pairs == pytest.approx(one.false_alarms * (200 * 199 / 2 - 14 * 10 * 9 / 2))
+
+
+def test_many_texts_beside_few_images(planted):
+    """How many of the pairs may be copies goes by the number of images, not of the texts beside them."""
+    n_images, n_texts = 60, 100
+    of_image = np.random.default_rng(0).standard_normal((n_images, 40)).astype(np.float32)
+    of_image[1] = of_image[0] + 0.01
+    X = np.repeat(of_image, n_texts, axis=0)
+    X += 0.1 * np.random.default_rng(1).standard_normal(X.shape).astype(np.float32)
+    same = [(i - i % n_texts, i) for i in range(len(X)) if i % n_texts]
+    store = planted(images=same, X=X, label=["a", "b"] * (len(X) // 2), fold=["0", "1"] * (len(X) // 2))
+    (one,) = audit(store, features="made/pair", label="label", split="fold", groups="none").found
+    assert one.near.n == n_texts**2
 
 
 def test_keys_read_back(made):

@@ -1,5 +1,6 @@
 """Files are mapped without staying open, however many there are, and unmapped when nobody uses them."""
 
+import errno
 import gc
 import resource
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headwater.errors import DiskError
 from headwater.store import MappedArray, features
 from headwater.store import blocks as blocks_module
 from headwater.store.mapping import mapped
@@ -88,6 +90,17 @@ def test_not_all_chunks_stay_mapped(array, monkeypatch):
     assert np.array_equal(kept, values([2, 3]))
 
 
+def test_a_system_that_maps_no_more(array, monkeypatch):
+    """Where the system refuses to map a file, the error names it and what to look at."""
+
+    def refuse(file):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(blocks_module, "mapped", refuse)
+    with pytest.raises(DiskError, match=r"c\.0\.0 cannot be mapped \(Cannot allocate memory\).*vm\.max_map_count"):
+        array[:]
+
+
 def test_a_mapped_file_is_read_only(tmp_path):
     """What is mapped has the bytes of the file and cannot be written to; an empty file is refused."""
     (tmp_path / "a").write_bytes(bytes(range(256)) * 33)
@@ -96,6 +109,8 @@ def test_a_mapped_file_is_read_only(tmp_path):
     assert found.tobytes() == bytes(range(256)) * 33
     with pytest.raises(ValueError, match="read-only"):
         found[0] = 1
+    with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+        found[:10].flags.writeable = True
     (tmp_path / "b").touch()
     with (tmp_path / "b").open("rb") as file, pytest.raises(ValueError, match="empty"):
         mapped(file)

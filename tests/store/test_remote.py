@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,15 @@ def vectors(rows):
     return (np.asarray(rows)[:, None] * 10 + np.arange(SPEC.dim)).astype(np.float16)
 
 
-def write(url, n, name="f/image", first=0):
+def write(url, n, name="f/image", first=0, spec=None, n_items=N):
     """Make the features of some items; those that are there are kept."""
-    features = create_store(url).require_features(name, SPEC, N)
+    features = create_store(url).require_features(name, spec or SPEC, n_items)
     with features.writing() as writer:
         tasks = writer.plan(keys_of(n, first))
         writer.set_environment({"made": "here"})
         for task in tasks:
-            writer.commit(task, BlockResult(task.rows, vectors(task.rows + first)))
+            made = np.resize(vectors(task.rows + first).T, (features.spec.dim, len(task.rows))).T
+            writer.commit(task, BlockResult(task.rows, made))
     return features.refresh()
 
 
@@ -851,25 +853,43 @@ def test_a_helper_writes_for_whoever_has_the_right(url, elsewhere, s3, lost):
     assert list(found.verify()) == []
 
 
-def test_a_helper_looks_only_at_its_block(url, elsewhere, monkeypatch):
-    """Before a block is written for another process, nothing of the other blocks is asked for."""
-    features = write(url, 100)
+OF_TOKENS = {
+    "none": FeatureSpec(encoder="x", modality="image", dim=8),
+    "dense": FeatureSpec(encoder="x", modality="image", dim=8, tokens="all", n_tokens=2, token_dim=3),
+    "ragged": RAGGED,
+}
+
+
+@pytest.mark.parametrize("tokens", OF_TOKENS)
+def test_a_helper_looks_only_at_its_block(url, elsewhere, s3, monkeypatch, tokens):
+    """Before a block is written for another process, what it is written to is asked for, and nothing else."""
+    lengths = np.full(N, 2, np.int64) if tokens == "ragged" else None
+    looked, look = [], Remote._look
+
+    def counted(self, name):
+        looked.append(name)
+        return look(self, name)
+
+    def tags():
+        return {name: info["ETag"] for name, info in s3.find(url, detail=True).items()}
+
+    features = create_store(url).require_features("f/image", OF_TOKENS[tokens], N)
     with features.writing() as writer:
         right = writer.features.rights.word
-        task, *_ = writer.plan(keys_of(N))
+        _, task, *_ = writer.plan(keys_of(N), lengths)
         elsewhere()
         helper = FeatureWriter(open_store(url).features("f/image"))
-        looked, look = [], Remote._look
-
-        def counted(self, name):
-            looked.append(name)
-            return look(self, name)
-
-        monkeypatch.setattr(Remote, "_look", counted)
-        monkeypatch.setattr(Remote, "_list", lambda self, prefix: pytest.fail("all was listed"))
-        with helper.features.helping(right, task.block):
-            assert sorted(looked) == [f"features.zarr/f/image/{part}" for part in ("pooled/c.1.0", "status/c.1")]
-            helper.write(task, BlockResult(task.rows, vectors(task.rows)))
+        before = tags()
+        made = None if tokens == "none" else list(np.ones((len(task.rows), 2, 3)))
+        with monkeypatch.context() as patch:
+            patch.setattr(Remote, "_look", counted)
+            patch.setattr(Remote, "_list", lambda self, prefix: pytest.fail("all was listed"))
+            with helper.features.helping(right, task.block):
+                asked = set(looked)
+                helper.write(task, BlockResult(task.rows, vectors(task.rows), made))
+    start = len(url.removeprefix("s3://")) + 1
+    changed = {name[start:] for name, tag in tags().items() if before.get(name) != tag}
+    assert asked == {name for name in changed if not name.endswith(".lock")}
 
 
 def test_blocks_larger_than_what_is_sent_at_once_have_conditions_too(url, elsewhere, s3, monkeypatch):
@@ -886,6 +906,15 @@ def test_blocks_larger_than_what_is_sent_at_once_have_conditions_too(url, elsewh
         elsewhere(here)
         with pytest.raises(StoreBusy, match="another process has written it meanwhile"):
             writer.commit(task, BlockResult(task.rows, vectors(task.rows) + 1))
+    table = pl.DataFrame({"id": ["a"], "image_key": ["0" * 32], "text_key": [None]})
+    stores = []
+    for machine in (here, "elsewhere"):
+        elsewhere(machine)
+        stores.append(open_store(url))
+    stores[1].write_samples(table, Roles("id", None, None, "/"))
+    elsewhere(here)
+    with pytest.raises(StoreBusy, match="another process has written it meanwhile"):
+        stores[0].write_samples(table.clear(), Roles("id", None, None, "/"))
     path = features.folder.parents[2] / "index" / "a.faiss"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"0" * 101)
@@ -953,18 +982,51 @@ def test_a_part_keeps_out_the_repair_of_a_journal(url, elsewhere, s3):
     assert 1 not in open_store(url).features("f/image").state.blocks
 
 
-@pytest.mark.parametrize("what", ["block", "keys"])
-def test_what_another_process_made_anew_is_not_called_damaged(url, elsewhere, what):
-    """A reader whose features were deleted and made again is told so."""
+ANEW = {
+    "others": lambda url: write(url, N, first=7),
+    "none": lambda url: None,
+    "wider": lambda url: write(url, N, spec=replace(SPEC, dim=9)),
+    "more": lambda url: write(url, N, n_items=4096),
+}
+READ = {
+    "block": lambda features: features.pooled[:],
+    "keys": lambda features: features.keys,
+    "verify": lambda features: list(features.verify()),
+}
+
+
+@pytest.mark.parametrize("anew", ANEW)
+@pytest.mark.parametrize("read", READ)
+def test_what_another_process_made_anew_is_not_called_damaged(url, elsewhere, anew, read):
+    """A reader whose features were deleted, and perhaps made again, of whatever shape, is told so."""
     write(url, N)
     elsewhere()
     features = open_store(url).features("f/image")
     elsewhere("a third")
     open_store(url).remove_features("f/image")
-    write(url, N, first=7)
+    ANEW[anew](url)
     elsewhere()
+    if (anew, read) in (("wider", "keys"), ("more", "keys")):
+        assert np.array_equal(READ[read](features), keys_of(N))
+        return
     with pytest.raises(StoreBusy, match="another process has changed it since it was opened"):
-        features.pooled[:] if what == "block" else features.keys
+        READ[read](features)
+
+
+def test_a_writer_is_told_what_another_made_anew(url, elsewhere, s3, monkeypatch):
+    """A block that another process has made anew is not taken for a damaged one, to which nothing can be added."""
+    write(url, 100)
+    elsewhere()
+    with open_store(url).features("f/image").writing() as writer:
+        task, *_ = writer.plan(keys_of(120))
+        monkeypatch.setattr(lease.Lease, "held", property(lambda self: True))
+        s3.pipe_file(f"{url}/journal/f/image.lock", lease.FREE)
+        elsewhere("a third")
+        open_store(url).remove_features("f/image")
+        write(url, 120, first=7)
+        elsewhere()
+        with pytest.raises(StoreBusy, match=r"has changed it since it was opened\. Run the command again\.$"):
+            writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
 
 
 def test_parts_where_there_are_no_conditions(tmp_path, elsewhere):
