@@ -172,7 +172,7 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write it.")] = Path("headwater-demo"),
     seed: Seed = 0,
 ) -> None:
-    """Do everything once, on data made on the spot, without a network, in under a minute."""
+    """Do everything once, on data made on the spot, without a network, in a minute or two."""
     from headwater import api
 
     result = api.demo(out, seed=seed, progress=_say)
@@ -421,7 +421,7 @@ def fine_tune(
         list[str] | None,
         typer.Option(
             metavar="[image=|text=]lora|last-N|full|none",
-            help="What is trained, of all or of one; repeat. LoRA.",
+            help="What is trained, of all or of one; repeat. LoRA; of pairs full.",
         ),
     ] = None,
     head: Annotated[str, typer.Option(metavar="KIND", help="Kind of head.")] = "linear",

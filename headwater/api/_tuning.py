@@ -157,10 +157,11 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
             device=device,
             precision="fp32",
         )
-        if encoder.sees_images:
-            encoder.steps = parse_steps(asked.steps)
         if not isinstance(encoder, Tunable):
             raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
+        if encoder.sees_images:
+            steps = parse_steps(asked.steps)
+            encoder.steps = steps if encoder.tuned is None else encoder.tuned.steps_with(steps)
         loaded.append(encoder)
     if asked.image_size is not None and not any(encoder.sees_images for encoder in loaded):
         raise EncoderError(f"{' and '.join(asked.encoders)} see no images: leave --image-size out.")

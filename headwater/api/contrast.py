@@ -427,7 +427,7 @@ class Contrasting:
                 "encoder": one.encoder.name,
                 "weights": one.encoder.environment().get("weights_file"),
                 "adapter": number.get(id(one.encoder)),
-                "steps": list(self.asked.steps) if one.modality == "image" else [],
+                "steps": [] if one.encoder.steps is None else list(one.encoder.steps.names),
                 "image_size": self.asked.image_size if one.modality == "image" else None,
             }
             for one in ready.inputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -235,21 +235,28 @@ def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequen
             f"the run reads {' and '.join(own)}, but --features names {counted(len(names), 'feature set')}: name one "
             "for each, in that order."
         )
-    there = store.feature_names()
+    tuned = run.config["command"] == "fine-tune"
+    free = {"dtype", "tokens_dtype"} if tuned else set()  # such a head was fitted on numbers that were never stored
+
+    def bound(spec: Mapping[str, Any]) -> dict[str, Any]:
+        return {field: value for field, value in spec.items() if field not in {"fingerprint", *free}}
+
+    there = {name: bound(store.features(name).spec.to_dict()) for name in store.feature_names()}
     for name, mine in zip(names, own, strict=True):
-        wanted = {k: v for k, v in run.config["features"][mine].items() if k != "fingerprint"}
-        if name not in there:
-            same = [n for n in there if store.features(n).spec.to_dict() == wanted]
-            hint = f" Pass --features {same[0]}." if same else f" There are: {', '.join(there) or 'none yet'}."
-            raise InputError(f"{store.location}: no features {name!r}, which the run reads.{hint}")
-        found = store.features(name).spec.to_dict()
+        wanted = bound(run.config["features"][mine])
         FeatureSpec.from_dict(wanted)  # a run of a newer headwater may have fields that are not known here
+        same = next((f" Pass --features {n}." for n, found in there.items() if found == wanted), None)
+        if name not in there:
+            hint = same or f" There are: {', '.join(there) or 'none yet'}."
+            raise InputError(f"{store.location}: no features {name!r}, which the run reads.{hint}")
+        found = there[name]
         differing = [field for field in found if found[field] != wanted.get(field, found[field])]
         if differing:
             changes = "; ".join(f"{field}: {wanted[field]!r} in the run, {found[field]!r} here" for field in differing)
+            how = f"{wanted['encoder']} --adapter {_name(run)}" if tuned else wanted["encoder"]
+            hint = same or f" Embed this data set as the run's was, with --encoder {how}."
             raise SpecMismatch(
-                f"{store.location}: {name} is not of the spec that the head was fitted on ({changes}). Embed this data "
-                f"set as the run's was, with --encoder {wanted['encoder']}."
+                f"{store.location}: {name} is not of the spec that the head was fitted on ({changes}).{hint}"
             )
     return names
 
@@ -369,6 +376,8 @@ def _shared(
     """Count what these samples share with those that the head was fitted on; None where that cannot be known."""
     if run.config["command"] == "zero-shot":
         return {}
+    if run.config["command"] == "fine-tune":
+        return _shared_files(run, own, data, say)
     try:
         theirs = open_store(run.config["store"])
         read = theirs.read(*own, where=run.config["where"])
@@ -395,6 +404,22 @@ def _shared(
         values = trained.table[column].cast(pl.String).to_list()
         shared["groups"] = len(set(group.astype(str).tolist()) & set(values))
     return shared
+
+
+def _shared_files(run: Run, own: Sequence[str], data: Data, say: Callable[[str], None]) -> dict[str, int] | None:
+    """Count what these samples share with the manifest that a run trained on, whose files are read for that."""
+    from headwater.api._items import items_of
+    from headwater.api._tuning import Asked, read_samples
+
+    asked = {field.name: run.config[field.name] for field in fields(Asked)}
+    asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
+    try:
+        table, _ = read_samples(run.config["manifest"], Asked(**asked), run.config["where"])
+        trained = {kind: items_of(table, kind, None, "skip", False).keys for kind in kinds_of(own)}
+    except HeadwaterError as error:
+        say(f"whether the run was trained on any of these samples cannot be checked: {error}")
+        return None
+    return {kind: int(data.table[KEY_COLUMNS[kind]].is_in(keys.to_list()).sum()) for kind, keys in trained.items()}
 
 
 def _refuse_shared(

@@ -18,6 +18,7 @@ from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.heads import LinearProbe, TokenHead, deletion, relevance
 from headwater.heads.explain import Relevance
 from headwater.sources.images import read_image
+from headwater.sources.steps import parse_steps
 from headwater.store import Data, Store, open_store
 
 SHOWN = 8  # tokens that are listed
@@ -122,6 +123,11 @@ def explain(
         Each with one line that says what, where and what to do.
     """
     fitted = run if isinstance(run, Run) else open_run(run)
+    if fitted.config["command"] == "fine-tune":
+        raise InputError(
+            f"a run of fine-tune keeps no features. Embed with --adapter {fitted.path} --tokens all, fit a head over "
+            "the tokens (headwater fit-head), and explain that."
+        )
     if fitted.metrics["task"] == "regression":
         raise InputError("explain says what speaks for a class, and this run predicts numbers.")
     if fitted.config.get("views"):
@@ -223,11 +229,13 @@ def _draw(store: Store, data: Data, found: Mapping[str, NDArray[np.float32]], ou
     if grid is None:
         raise InputError(f"--out {out}: {len(found[name])} tokens of {name} make no square grid to draw.")
     path = Path(store.roles.root) / str(data.table[role][0])
+    seen = store.features(name).spec.preprocessing
+    steps = parse_steps(seen.get("steps", ()))
     try:
-        image = read_image(path)
+        image = read_image(path) if steps is None else steps(read_image(path))
     except HeadwaterError as error:
         raise InputError(f"--out {out}: the image cannot be read ({error}).") from error
-    region = seen_region(store.features(name).spec.preprocessing, image.width, image.height)
+    region = seen_region(seen, image.width, image.height)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         heat_map(image, grid, region).save(out)

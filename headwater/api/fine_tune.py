@@ -37,6 +37,7 @@ from headwater.api._tuning import (
 from headwater.api._views import views_of
 from headwater.api._writing import environment, run_folder, write_run
 from headwater.api.run import Run
+from headwater.embed.adapter import Adapter
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Outcome, Split, cross_validate, infer_task
 from headwater.evaluate.aggregate import How as Aggregation
@@ -46,7 +47,7 @@ from headwater.finetune.checkpoint import Progressed
 from headwater.finetune.features import Made, make
 from headwater.finetune.loop import Precision, Settings
 from headwater.finetune.team import Team
-from headwater.store import Data, InMemory, SelectedRows
+from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
 
 Start = Literal["probe", "random"]
 HEAD_LR = 1e-4
@@ -471,8 +472,9 @@ class Tuning:
         metrics["frozen"] = frozen_of(frozen, outcome, y, rows.groups)
         metrics["training"] = trained.described
         predictions = predictions_of(ready.data.ids, y, outcome, [str(c) for c in classes], rows.groups)
-        features = {one.name: one.encoder.spec(one.modality, "float32").to_dict() for one in ready.inputs}
+        features = {name: spec.to_dict() for name, spec in _tuned_specs(ready, trained.adapters).items()}
         config = {**self.config, **protocol.to_dict(), "features": features, "classes": classes}
+        config["tokens"] = list(features) if ready.tokens else []
         config |= {"view_levels": views_of(features), "trained_parameters": trained.names, "environment": environment()}
         return Run(target, config, metrics, predictions, trained.head, curves=trained.curves, adapters=trained.adapters)
 
@@ -487,3 +489,14 @@ class Tuning:
             "stop_share": self.stop_share if stops else None,
             "saved_head": SAVED if self.refit else "that of fold 0",
         }
+
+
+def _tuned_specs(ready: Ready, adapters: Sequence[Adapter]) -> dict[str, FeatureSpec]:
+    """Return what defines each input: features of the encoders with what they were given by training."""
+    encoders = dict.fromkeys(id(one.encoder) for one in ready.inputs if one.how.kind != "none")
+    digests = dict(zip(encoders, (adapter.digest for adapter in adapters), strict=True))
+    found = {}
+    for one in ready.inputs:
+        spec = one.encoder.spec(one.modality, "float32")
+        found[one.name] = replace(spec, adapter=digests.get(id(one.encoder), spec.adapter))
+    return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from headwater._extras import need
 from headwater.embed._torch import first_line, require_fit
 from headwater.errors import EncoderError
+from headwater.sources.steps import Steps, parse_steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,6 +73,9 @@ class Adapter:
         Height and width of the images that it was trained on, where they were not the encoder's own.
     choices
         What else of the encoder was chosen when it was trained: ``layer``, ``pooling`` and ``prompt``.
+    steps
+        What was done to images before all else, as `headwater.sources.steps.Steps` names it; None where that was not
+        written down.
     """
 
     encoder: str
@@ -82,6 +86,7 @@ class Adapter:
     before: Adapter | None = None
     image_size: tuple[int, int] | None = None
     choices: Mapping[str, str] = field(default_factory=dict)
+    steps: Sequence[str] | None = None
 
     @property
     def digest(self) -> str:
@@ -101,12 +106,29 @@ class Adapter:
             values["image_size"] = list(self.image_size)
         if self.choices:
             values["choices"] = dict(self.choices)
+        if self.steps is not None:
+            values["steps"] = list(self.steps)
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         need("safetensors.torch", "encoders").save_file(kept, folder / TENSORS)
         if self.before is not None:
             (folder / BEFORE).mkdir()
             self.before.write(folder / BEFORE)
         (folder / ADAPTER).write_text(json.dumps(values, indent=2) + "\n")
+
+    def steps_with(self, asked: Steps | None) -> Steps | None:
+        """Return the steps before an encoder that it is put into, given those that were asked for.
+
+        Raises
+        ------
+        EncoderError
+            When it was trained with others.
+        """
+        if self.steps is None:
+            return asked
+        if asked is not None and list(asked.names) != list(self.steps):
+            trained = " ".join(f"--step {step}" for step in self.steps) or "no --step"
+            raise EncoderError(f"--adapter {self.path}: was trained with {trained}: leave --step out.")
+        return parse_steps(self.steps)
 
     def apply(self, module: nn.Module, base: str, encoder: str) -> None:
         """Put what was trained into a module that was built as the trained one was.
@@ -180,7 +202,8 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         size = values.get("image_size")
         seen = None if size is None else (int(size[0]), int(size[1]))
         choices = {str(option): str(value) for option, value in values.get("choices", {}).items()}
-        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before, seen, choices)
+        steps = None if "steps" not in values else [str(step) for step in values["steps"]]
+        return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before, seen, choices, steps)
     except EncoderError:
         raise
     except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:

@@ -262,6 +262,7 @@ def load_encoder(
             if asked not in (None, value) and str(asked) != value.replace(",", "+"):
                 raise EncoderError(f"--adapter {adapter}: was trained with {value!r}: leave --{option} out.")
             chosen[option] = value
+        before = tuned.steps_with(before)
     if options and backend != "python":
         options["adapter"] = tuned
     options |= {option: chosen[option] for option in OPTIONS.get(backend, ())}

@@ -209,8 +209,17 @@ class Adapted:
     def adapter(self) -> Adapter:
         """Return what was trained."""
         encoder = self.encoder
-        how = (encoder.tuned, encoder.image_size, encoder.choices)
-        return Adapter(encoder.name, encoder.weights, self._lora, self.state(), None, *how)
+        steps = () if encoder.steps is None else encoder.steps.names
+        return Adapter(
+            encoder.name,
+            encoder.weights,
+            self._lora,
+            self.state(),
+            before=encoder.tuned,
+            image_size=encoder.image_size,
+            choices=encoder.choices,
+            steps=steps if encoder.sees_images else None,
+        )
 
     def _layers(self) -> Iterator[Any]:
         tuner_layer = need("peft.tuners.lora", "encoders").LoraLayer

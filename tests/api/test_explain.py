@@ -59,6 +59,20 @@ def test_a_linear_probe_has_a_map_where_pooling_is_a_mean(tokens, tmp_path):
     assert other.relevance["conv/image"] == pytest.approx(-found.relevance["conv/image"], abs=1e-5)
 
 
+def test_the_map_lies_over_what_steps_left_of_an_image(gallery, tiny, tmp_path):
+    """Of an image that was mirrored and cut before it was encoded, the picture is of what was encoded."""
+    size = (3 * 448, 448)
+    table = pl.read_csv(gallery / "manifest.csv").with_columns(image=str(gallery) + "/" + pl.col("image"))
+    table.write_csv(tmp_path / "m.csv")
+    steps = [f"resize={size[1]}x{size[0]}", "macenko"]
+    store = embed(tmp_path / "m.csv", tmp_path / "t.hw", encoder=tiny("timm-vit").spec, tokens="all", steps=steps)
+    (name,) = store.feature_names()
+    fitted(store, tmp_path / "run", [name], "token-mlp", {**QUICK, "blocks": 0})
+    explain(tmp_path / "run", id="s03", out=tmp_path / "heat.png")
+    with Image.open(tmp_path / "heat.png") as picture:
+        assert picture.size == size
+
+
 def test_refusals(tokens, filled, refused, command, tmp_path):
     """What cannot be explained is refused with one line that says what can."""
     fitted(tokens, tmp_path / "vit", ["vit/image"], "linear", {"C": 0.01})

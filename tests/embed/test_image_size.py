@@ -1,5 +1,7 @@
 """Images of another size than the encoder was trained for: more tokens of the same model, by its library's own ways."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,6 +121,33 @@ def test_from_the_command_line_to_a_tuned_encoder(tiny, picture, tmp_path, comma
     tuned = embed(tmp_path / "m.csv", store, **options)  # the run says the size
     (name,) = [name for name in tuned.feature_names() if name.split("/")[0] != "v"]
     assert tuned.features(name).spec.preprocessing["image_size"] == [128, 128]
+
+
+def test_a_tuned_encoder_brings_its_steps(tiny, picture, tmp_path, command, refused):
+    """What was done to the images that an encoder was trained on is done to those it embeds, and nothing else."""
+    rows = ["image,label,patient"]
+    for i in range(12):
+        picture(tmp_path / f"{i}.png", i, (80, 80))
+        rows.append(f"{i}.png,{'ab'[i % 2]},{i // 2}")
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    spec, run, stained = tiny("timm-vit").spec, tmp_path / "run", f"reinhard={tmp_path / '3.png'}"
+    tune = ("fine-tune", tmp_path / "m.csv", "--encoder", spec, "--label", "label", "--groups", "patient", "--train")
+    tune = (*tune, "lora", "--epochs", "1", "--folds", "2", "--device", "cpu", "--warmup", "0")
+    done = command(*tune, "--step", "resize=64x64", "--step", stained, "--out", run)
+    assert done.status == 0, done.error
+    (tmp_path / "3.png").rename(tmp_path / "moved.png")  # its colours are known by their numbers
+    rows[4] = rows[4].replace("3.png", "moved.png")
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    words = ("embed", tmp_path / "m.csv", tmp_path / "a.hw", "--encoder", spec, "--adapter", run, "--device", "cpu")
+    assert "was trained with --step resize=64x64 --step reinhard=" in refused(*words, "--step", "resize=32x32")
+    assert command(*words, "--name", "tuned").status == 0
+    steps = open_store(tmp_path / "a.hw").features("tuned/image").spec.preprocessing["steps"]
+    assert steps[0] == "resize=64x64"
+    assert len(steps[1].removeprefix("reinhard=").split(",")) == 6
+    assert "leave --step out" in refused(*tune, "--adapter", run, "--step", "macenko")
+    assert command(*tune, "--adapter", run, "--out", tmp_path / "on").status == 0
+    assert json.loads((tmp_path / "on/encoder/0/adapter.json").read_text())["steps"] == steps
+    assert "Embed with --adapter" in refused("explain", run, "--id", "0")
 
 
 @pytest.mark.parametrize("name", ["open_clip", "hf-clip"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ import pytest
 
 import headwater as hw
 from headwater.embed import load_again, load_encoder
-from headwater.errors import EncoderError, HeadError, InputError, ManifestError
+from headwater.errors import EncoderError, HeadError, InputError, ManifestError, SpecMismatch, SplitError
 from headwater.finetune import loop
 from headwater.finetune.adapt import LoraSettings
 
@@ -68,6 +69,54 @@ def test_its_splits_are_those_of_fit_head(cases, tiny, tmp_path):
     assert run.metrics["frozen"]["mean"]["log_loss"] == pytest.approx(frozen.mean["log_loss"], abs=1e-4)
     compared = hw.compare([run, frozen])
     assert compared.lines()
+
+
+@pytest.fixture
+def elsewhere(tmp_path, picture):
+    """Another data set: a manifest of 20 other images."""
+    lines = ["id,image,label,patient"]
+    for i in range(20):
+        picture(tmp_path / f"other-{i}.png", 1000 + i)
+        lines.append(f"other-{i},other-{i}.png,{('benign', 'malignant')[i % 2]},q{i // 2}")
+    (tmp_path / "other.csv").write_text("\n".join(lines))
+    return tmp_path / "other.csv"
+
+
+@pytest.mark.parametrize("head", ["linear", "token-mlp"])
+def test_a_tuned_head_on_another_data_set(cases, elsewhere, tiny, tmp_path, head):
+    """The head that was trained with an encoder is evaluated on what this encoder makes of other images."""
+    spec, run = tiny("timm-vit").spec, tmp_path / "run"
+    options = {} if head == "linear" else {"head": head, "params": {"width": 8, "hidden": [], "blocks": 0}}
+    made = tuned(cases, spec, out=run, epochs=1, **options)
+    tokens = "none" if head == "linear" else "all"
+    embedding = {"encoder": spec, "tokens": tokens, "device": "cpu"}
+    store = hw.embed(elsewhere, tmp_path / "b.hw", adapter=run, name="tuned", **embedding)
+    asked = {"label": "label", "groups": "patient"}
+    with pytest.raises(InputError, match="Pass --features tuned/image"):
+        hw.evaluate(run, store, **asked)
+    found = hw.evaluate(run, store, features="tuned/image", **asked, out=tmp_path / "external")
+    X = store.read("tuned/image", tokens=tokens == "all").X
+    assert np.allclose(scores(found), made.head.predict_proba(X[:] if tokens == "none" else X), atol=1e-5)
+    assert found.metrics["external"]["shared"] == {"image": 0}
+    (own,) = made.config["features"]
+    frozen = hw.embed(elsewhere, tmp_path / "c.hw", name=own.split("/")[0], **embedding)
+    with pytest.raises(SpecMismatch, match=r"adapter: .* in the run, None here.*--encoder .* --adapter .*run"):
+        hw.evaluate(run, frozen, **asked)
+
+
+def test_a_tuned_head_on_its_own_images(cases, tiny, tmp_path, capsys):
+    """Images that a run trained on are no other data set; where they are not to be found any more, that is said."""
+    spec, run = tiny("timm-vit").spec, tmp_path / "run"
+    folder = shutil.copytree(cases.parent, tmp_path / "moved")
+    tuned(folder / cases.name, spec, out=run, epochs=1)
+    store = hw.embed(cases, tmp_path / "b.hw", encoder=spec, adapter=run, name="tuned", device="cpu")
+    asked = {"features": "tuned/image", "label": "label", "groups": "patient"}
+    with pytest.raises(SplitError, match="among 48 samples there are 48 samples whose image it was fitted on"):
+        hw.evaluate(run, store, **asked)
+    shutil.rmtree(folder)
+    said = []
+    assert hw.evaluate(run, store, **asked, progress=said.append).metrics["external"]["shared"] is None
+    assert any("whether the run was trained on any of these samples cannot be checked" in line for line in said)
 
 
 def test_a_decoder_tuned_on_pairs(cases, tiny, tmp_path):
