@@ -236,24 +236,23 @@ def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequen
             "for each, in that order."
         )
     tuned = run.config["command"] == "fine-tune"
-    free = {"dtype", "tokens_dtype"} if tuned else set()  # such a head was fitted on numbers that were never stored
+    there = {name: store.features(name).spec for name in store.feature_names()}
 
-    def bound(spec: Mapping[str, Any]) -> dict[str, Any]:
-        return {field: value for field, value in spec.items() if field not in {"fingerprint", *free}}
+    def differences(wanted: FeatureSpec, found: FeatureSpec) -> dict[str, tuple[Any, Any]]:
+        free = ("dtype", "tokens_dtype") if tuned else ()  # such a head was fitted on numbers that were never stored
+        return {field: both for field, both in wanted.differences(found).items() if field not in free}
 
-    there = {name: bound(store.features(name).spec.to_dict()) for name in store.feature_names()}
     for name, mine in zip(names, own, strict=True):
-        wanted = bound(run.config["features"][mine])
-        FeatureSpec.from_dict(wanted)  # a run of a newer headwater may have fields that are not known here
-        same = next((f" Pass --features {n}." for n, found in there.items() if found == wanted), None)
+        wanted = FeatureSpec.from_dict({k: v for k, v in run.config["features"][mine].items() if k != "fingerprint"})
+        same = next((f" Pass --features {n}." for n, found in there.items() if not differences(wanted, found)), None)
         if name not in there:
             hint = same or f" There are: {', '.join(there) or 'none yet'}."
             raise InputError(f"{store.location}: no features {name!r}, which the run reads.{hint}")
-        found = there[name]
-        differing = [field for field in found if found[field] != wanted.get(field, found[field])]
-        if differing:
-            changes = "; ".join(f"{field}: {wanted[field]!r} in the run, {found[field]!r} here" for field in differing)
-            how = f"{wanted['encoder']} --adapter {_name(run)}" if tuned else wanted["encoder"]
+        if differing := differences(wanted, there[name]):
+            changes = "; ".join(
+                f"{field}: {theirs!r} in the run, {here!r} here" for field, (theirs, here) in differing.items()
+            )
+            how = f"{wanted.encoder} --adapter {_name(run)}" if tuned else wanted.encoder
             hint = same or f" Embed this data set as the run's was, with --encoder {how}."
             raise SpecMismatch(
                 f"{store.location}: {name} is not of the spec that the head was fitted on ({changes}).{hint}"

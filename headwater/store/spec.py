@@ -13,6 +13,10 @@ from headwater.errors import SpecMismatch, StoreError
 Modality = Literal["image", "text", "pair"]
 
 
+PLACED = ("hf:", "python:", "joined:", "open_clip:local-dir:", "timm:local-dir:")
+"""What stands before a path, or a name on a hub, of all that an encoder is made of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
     """All that a stored vector depends on besides the item's content.
@@ -130,16 +134,37 @@ class FeatureSpec:
             )
         return cls(**values)
 
-    def require_same(self, other: FeatureSpec, where: str) -> None:
-        """Raise `SpecMismatch`, naming every field that differs, unless ``other`` equals this spec."""
+    def differences(self, other: FeatureSpec) -> dict[str, tuple[Any, Any]]:
+        """Return the fields in which another spec differs, settings of the preprocessing among them, with both values.
+
+        An encoder that was loaded from a path does not, if its weights and the last part of the path are the same.
+        """
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
-        differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-        if differing:
-            changes = "; ".join(f"{name}: stored {mine.get(name)!r}, now {theirs.get(name)!r}" for name in differing)
+        found = {name: (mine.get(name), theirs.get(name)) for name in {**mine, **theirs}}
+        if self.weights and self.weights == other.weights and _unplaced(self.encoder) == _unplaced(other.encoder):
+            del found["encoder"]
+        return {name: values for name, values in found.items() if values[0] != values[1]}
+
+    def require_same(self, other: FeatureSpec, where: str) -> None:
+        """Raise `SpecMismatch`, naming every field that differs, where ``other`` has `differences`."""
+        if found := self.differences(other):
+            changes = "; ".join(f"{name}: stored {mine!r}, now {theirs!r}" for name, (mine, theirs) in found.items())
             raise SpecMismatch(
                 f"{where} was made by a different encoder setting ({changes}). Pass --name to store the new "
                 "features under another name."
             )
+
+
+def _unplaced(encoder: str) -> str:
+    """Return an encoder's spec without the folders that it lies in.
+
+    Examples
+    --------
+    >>> _unplaced("hf:/data/models/uni"), _unplaced("python:./lab.py:Mean"), _unplaced("timm:resnet34")
+    ('hf:uni', 'python:lab.py:Mean', 'timm:resnet34')
+    """
+    start = next((start for start in PLACED if encoder.startswith(start)), "")
+    return start + encoder.removeprefix(start).rstrip("/").rpartition("/")[2] if start else encoder
 
 
 def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:

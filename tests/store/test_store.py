@@ -219,6 +219,30 @@ def test_features_of_another_spec(store, tmp_path):
     assert store.feature_names() == ["f/image"]
 
 
+@pytest.mark.parametrize(
+    ("encoder", "moved", "same"),
+    [
+        ("hf:/data/uni", "hf:models/uni/", True),
+        ("hf:ORG/uni", "hf:./uni", True),
+        ("python:lab.py:Mean", "python:/code/lab.py:Mean", True),
+        ("timm:local-dir:/a/vit", "timm:local-dir:/b/vit", True),
+        ("hf:/data/uni", "hf:/data/uni2", False),
+        ("hf:uni", "timm:uni", False),
+        ("open_clip:ViT-B-32/openai", "open_clip:ViT-B-32-quickgelu/openai", False),
+        ("open_clip:ViT-B-32/openai", "open_clip:ViT-B-16/openai", False),
+    ],
+)
+def test_an_encoder_that_has_moved(store, encoder, moved, same):
+    """Features of an encoder whose files lie elsewhere by now are the same, if its weights are, and its name."""
+    store.require_features("f/image", spec(encoder=encoder, weights="w"), 1)
+    for weights in ("w", "", "v"):
+        if weights == "w" and same:
+            store.check_features("f/image", spec(encoder=moved, weights=weights))
+            continue
+        with pytest.raises(SpecMismatch, match="encoder: stored"):
+            store.check_features("f/image", spec(encoder=moved, weights=weights))
+
+
 def test_features_that_are_being_written(store):
     """Features that another process writes are refused at once, before anything is changed for them."""
     fill(store, "f/image", [1])
