@@ -100,7 +100,7 @@ def require_dual(store: Store, image: str, text: str) -> None:
     imported = all(spec.encoder.startswith("imported:") for spec in (one, other))
     if imported and image.split("/")[0] == text.split("/")[0]:
         same = ("dim",)
-    if any(getattr(one, field) != getattr(other, field) for field in same):
+    if set(same) & set(one.differences(other)):
         raise StoreError(
             f"{store.location}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
             "compared in one dual encoder only."

@@ -283,7 +283,7 @@ class Contrasting:
             "objective": "contrastive",
             **{name: list(v) if isinstance(v, tuple) else v for name, v in {**own, **vars(self.asked)}.items()},
             **asdict(self.settings),
-            "manifest": str(self.manifest.resolve()),
+            "manifest": str(self.manifest.absolute()),
             "groups": self.groups or "none",
             "holdout": None if self.split is not None else self.holdout,
             "lora": asdict(self.lora),
@@ -428,7 +428,7 @@ class Contrasting:
                 "weights": one.encoder.environment().get("weights_file"),
                 "adapter": number.get(id(one.encoder)),
                 "steps": [] if one.encoder.steps is None else list(one.encoder.steps.names),
-                "image_size": self.asked.image_size if one.modality == "image" else None,
+                "image_size": None if one.encoder.image_size is None else list(one.encoder.image_size),
             }
             for one in ready.inputs
         }
@@ -452,7 +452,15 @@ class Contrasting:
                 "contrastive training needs a dual encoder, which reads images and texts, such as open_clip:… or "
                 "hf:…, or two encoders."
             )
-        inputs, data = read_contents(table, encoders, self.asked.how(), self.settings.workers, bar)
+        how = self.asked.how()
+        if encoders["image"] is not encoders["text"]:
+            for modality, encoder in encoders.items():
+                if encoder.tuned is not None and how[modality].kind == "none":
+                    raise InputError(
+                        f"--train {modality}=none keeps what --adapter {self.asked.adapter} brought, which two joined "
+                        "encoders cannot hold: train it too, or leave --adapter out."
+                    )
+        inputs, data = read_contents(table, encoders, how, self.settings.workers, bar)
         place = {one.modality: np.concatenate(members_of(data)[one.name]) for one in inputs}
         unit = None if group is None else full_column(data, group, "--groups")
         given = None if self.split is None else full_column(data, self.split, "--split")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from headwater.api._samples import (
 from headwater.api._tested import codes_of, names_key, names_of, scores_of, truth_of
 from headwater.api._writing import described, environment, run_folder, write_run
 from headwater.api.run import Run, open_run
-from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, nearest
+from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER
@@ -236,26 +237,37 @@ def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequen
             "for each, in that order."
         )
     tuned = run.config["command"] == "fine-tune"
-    there = {name: store.features(name).spec for name in store.feature_names()}
+    if tuned and "tokens" not in run.config:
+        raise InputError(
+            f"{_name(run)} was made by an older headwater, which did not write what its head reads. Tune again."
+        )
+    there = store.feature_names()
 
-    def differences(wanted: FeatureSpec, found: FeatureSpec) -> dict[str, tuple[Any, Any]]:
+    def differences(wanted: FeatureSpec, name: str) -> dict[str, tuple[Any, Any]]:
         free = ("dtype", "tokens_dtype") if tuned else ()  # such a head was fitted on numbers that were never stored
-        return {field: both for field, both in wanted.differences(found).items() if field not in free}
+        found = wanted.differences(store.features(name).spec)
+        return {field: both for field, both in found.items() if field not in free}
+
+    def hint(wanted: FeatureSpec) -> str:
+        for name in there:
+            with suppress(StoreError):  # which is not about what was asked for
+                if not differences(wanted, name):
+                    return f"Pass --features {name}."
+        adapter = f" --adapter {_name(run)}" if tuned and wanted.adapter is not None else ""
+        tokens = f" --tokens {wanted.tokens}" if wanted.has_tokens else ""
+        return f"Embed this data set as the run's was, with --encoder {wanted.encoder}{adapter}{tokens}."
 
     for name, mine in zip(names, own, strict=True):
         wanted = FeatureSpec.from_dict({k: v for k, v in run.config["features"][mine].items() if k != "fingerprint"})
-        same = next((f" Pass --features {n}." for n, found in there.items() if not differences(wanted, found)), None)
         if name not in there:
-            hint = same or f" There are: {', '.join(there) or 'none yet'}."
-            raise InputError(f"{store.location}: no features {name!r}, which the run reads.{hint}")
-        if differing := differences(wanted, there[name]):
-            changes = "; ".join(
-                f"{field}: {theirs!r} in the run, {here!r} here" for field, (theirs, here) in differing.items()
-            )
-            how = f"{wanted.encoder} --adapter {_name(run)}" if tuned else wanted.encoder
-            hint = same or f" Embed this data set as the run's was, with --encoder {how}."
+            advice = hint(wanted)
+            if not advice.startswith("Pass"):
+                advice = f"There are: {', '.join(there) or 'none yet'}. {advice}"
+            raise InputError(f"{store.location}: no features {name!r}, which the run reads. {advice}")
+        if differing := differences(wanted, name):
+            changes = "; ".join(f"{what}: {its!r} in the run, {here!r} here" for what, (its, here) in differing.items())
             raise SpecMismatch(
-                f"{store.location}: {name} is not of the spec that the head was fitted on ({changes}).{hint}"
+                f"{store.location}: {name} is not of the spec that the head was fitted on ({changes}). {hint(wanted)}"
             )
     return names
 
@@ -376,7 +388,7 @@ def _shared(
     if run.config["command"] == "zero-shot":
         return {}
     if run.config["command"] == "fine-tune":
-        return _shared_files(run, own, data, say)
+        return _shared_files(run, own, data, store, group, column, say)
     try:
         theirs = open_store(run.config["store"])
         read = theirs.read(*own, where=run.config["where"])
@@ -405,20 +417,43 @@ def _shared(
     return shared
 
 
-def _shared_files(run: Run, own: Sequence[str], data: Data, say: Callable[[str], None]) -> dict[str, int] | None:
+def _shared_files(
+    run: Run,
+    own: Sequence[str],
+    data: Data,
+    store: Store,
+    group: NDArray[Any] | None,
+    column: str | None,
+    say: Callable[[str], None],
+) -> dict[str, int] | None:
     """Count what these samples share with the manifest that a run trained on, whose files are read for that."""
     from headwater.api._items import items_of
     from headwater.api._tuning import Asked, read_samples
 
-    asked = {field.name: run.config[field.name] for field in fields(Asked)}
+    config = run.config
+    asked = {field.name: config[field.name] for field in fields(Asked)}
     asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
+    unknown = "whether the run was trained on any of these samples cannot be checked"
     try:
-        table, _ = read_samples(run.config["manifest"], Asked(**asked), run.config["where"])
-        trained = {kind: items_of(table, kind, None, "skip", False).keys for kind in kinds_of(own)}
+        manifest, _ = read_samples(config["manifest"], Asked(**asked), config["where"])
+        labels = pl.all_horizontal(pl.col(config["label"]).cast(pl.String).str.strip_chars() != "")
+        manifest = replace(manifest, table=manifest.table.filter(labels))
+        trained = {kind: items_of(manifest, kind, None, "skip", False) for kind in kinds_of(own)}
     except HeadwaterError as error:
-        say(f"whether the run was trained on any of these samples cannot be checked: {error}")
+        say(f"{unknown}: {error}")
         return None
-    return {kind: int(data.table[KEY_COLUMNS[kind]].is_in(keys.to_list()).sum()) for kind, keys in trained.items()}
+    shared: dict[str, int] = {}
+    for kind, items in trained.items():
+        shared[kind] = int(data.table[KEY_COLUMNS[kind]].is_in(items.keys.to_list()).sum())
+    one_place = store.roles.root == str(manifest.root)
+    if group is not None and column is not None and column == config["groups"] and one_place:
+        values = manifest.table[column].cast(pl.String).to_list()
+        shared["groups"] = len(set(group.astype(str).tolist()) & set(values))
+    unreadable = sum(len(items.unreadable) for items in trained.values())
+    if unreadable and not any(shared.values()):
+        say(f"{unknown}: {counted(unreadable, 'image')} of {config['manifest']} cannot be read any more")
+        return None
+    return shared
 
 
 def _refuse_shared(

@@ -297,7 +297,7 @@ class Tuning:
         """What the run is made of, as ``config.json`` has it; what its inputs and classes are joins it there."""
         return {
             "command": "fine-tune",
-            "manifest": str(self.manifest.resolve()),
+            "manifest": str(self.manifest.absolute()),
             **{name: list(v) if isinstance(v, tuple) else v for name, v in vars(self.asked).items()},
             "label": list(self.labels),
             "label_separator": self.label_separator,
@@ -475,7 +475,8 @@ class Tuning:
         features = {name: spec.to_dict() for name, spec in _tuned_specs(ready, trained.adapters).items()}
         config = {**self.config, **protocol.to_dict(), "features": features, "classes": classes}
         config["tokens"] = list(features) if ready.tokens else []
-        config |= {"view_levels": views_of(features), "trained_parameters": trained.names, "environment": environment()}
+        view_levels = views_of(one.name for one in ready.inputs)
+        config |= {"view_levels": view_levels, "trained_parameters": trained.names, "environment": environment()}
         return Run(target, config, metrics, predictions, trained.head, curves=trained.curves, adapters=trained.adapters)
 
     def _selection(self, frozen: Outcome, trained: Trained) -> dict[str, Any]:
@@ -492,11 +493,11 @@ class Tuning:
 
 
 def _tuned_specs(ready: Ready, adapters: Sequence[Adapter]) -> dict[str, FeatureSpec]:
-    """Return what defines each input: features of the encoders with what they were given by training."""
+    """Return what defines each feature set: features of the encoders with what they were given by training."""
     encoders = dict.fromkeys(id(one.encoder) for one in ready.inputs if one.how.kind != "none")
     digests = dict(zip(encoders, (adapter.digest for adapter in adapters), strict=True))
     found = {}
     for one in ready.inputs:
         spec = one.encoder.spec(one.modality, "float32")
-        found[one.name] = replace(spec, adapter=digests.get(id(one.encoder), spec.adapter))
+        found[one.name.rpartition(":")[2]] = replace(spec, adapter=digests.get(id(one.encoder), spec.adapter))
     return found

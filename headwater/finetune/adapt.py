@@ -209,7 +209,9 @@ class Adapted:
     def adapter(self) -> Adapter:
         """Return what was trained."""
         encoder = self.encoder
-        steps = () if encoder.steps is None else encoder.steps.names
+        steps = None if encoder.steps is None else encoder.steps.names
+        if steps is None and not {"image", "pair"}.isdisjoint(self.how):
+            steps = ()  # images were trained on as they are
         return Adapter(
             encoder.name,
             encoder.weights,
@@ -218,7 +220,7 @@ class Adapted:
             before=encoder.tuned,
             image_size=encoder.image_size,
             choices=encoder.choices,
-            steps=steps if encoder.sees_images else None,
+            steps=steps,
         )
 
     def _layers(self) -> Iterator[Any]:

@@ -137,11 +137,13 @@ class FeatureSpec:
     def differences(self, other: FeatureSpec) -> dict[str, tuple[Any, Any]]:
         """Return the fields in which another spec differs, settings of the preprocessing among them, with both values.
 
-        An encoder that was loaded from a path does not, if its weights and the last part of the path are the same.
+        An encoder that was loaded from a path does not, if its weights, or its code, and the last part of the path are
+        the same.
         """
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         found = {name: (mine.get(name), theirs.get(name)) for name in {**mine, **theirs}}
-        if self.weights and self.weights == other.weights and _unplaced(self.encoder) == _unplaced(other.encoder):
+        known = [(spec.weights, spec.preprocessing.get("code", "")) for spec in (self, other)]
+        if any(known[0]) and known[0] == known[1] and _unplaced(self.encoder) == _unplaced(other.encoder):
             del found["encoder"]
         return {name: values for name, values in found.items() if values[0] != values[1]}
 

@@ -113,10 +113,54 @@ def test_a_tuned_head_on_its_own_images(cases, tiny, tmp_path, capsys):
     asked = {"features": "tuned/image", "label": "label", "groups": "patient"}
     with pytest.raises(SplitError, match="among 48 samples there are 48 samples whose image it was fitted on"):
         hw.evaluate(run, store, **asked)
-    shutil.rmtree(folder)
-    said = []
-    assert hw.evaluate(run, store, **asked, progress=said.append).metrics["external"]["shared"] is None
-    assert any("whether the run was trained on any of these samples cannot be checked" in line for line in said)
+    words = "whether the run was trained on any of these samples cannot be checked: "
+    for gone, why in ((folder.glob("*.png"), "48 images of .* cannot be read any more"), (folder.glob("*.csv"), "")):
+        for path in gone:
+            path.unlink()
+        said = []
+        assert hw.evaluate(run, store, **asked, progress=said.append).metrics["external"]["shared"] is None
+        assert any(re.match(words + why, line) for line in said)
+
+
+def test_rows_without_a_label_were_not_trained_on(cases, tiny, tmp_path):
+    """Of the manifest that a run trained on, samples that had no label then are another data set."""
+    spec, run = tiny("timm-vit").spec, tmp_path / "run"
+    table = pl.read_csv(cases).with_columns(image=str(cases.parent) + "/" + pl.col("image"))
+    held = pl.col("patient").is_in([f"p{i}" for i in range(8)])
+    table.with_columns(label=pl.when(held).then(None).otherwise("label")).write_csv(tmp_path / "some.csv")
+    table.filter(held).write_csv(tmp_path / "rest.csv")
+    tuned(tmp_path / "some.csv", spec, out=run, epochs=1)
+    store = hw.embed(tmp_path / "rest.csv", tmp_path / "b.hw", encoder=spec, adapter=run, name="tuned", device="cpu")
+    found = hw.evaluate(run, store, features="tuned/image", label="label", groups="patient")
+    assert found.metrics["external"]["shared"] == {"image": 0, "groups": 0}
+
+
+def test_two_encoders_of_which_one_was_tuned(cases, elsewhere, tiny, tmp_path):
+    """A head on images of the tuned encoder and texts of another, which was left as it was, is evaluated on both."""
+    vit, bert, run = tiny("timm-vit").spec, tiny("hf-bert").spec, tmp_path / "run"
+    options = {"train": ["image=last-1", "text=none"], "text": "text", "head": "mlp", "epochs": 1}
+    tuned(cases, [vit, bert], out=run, params={"hidden": [8], "epochs": 2}, **options)
+    table = pl.read_csv(elsewhere).with_columns(text="a gland " + pl.col("id"))
+    table.write_csv(elsewhere)
+    hw.embed(elsewhere, tmp_path / "b.hw", encoder=vit, adapter=run, name="v", device="cpu")
+    store = hw.embed(elsewhere, tmp_path / "b.hw", encoder=bert, name="t", device="cpu")
+    found = hw.evaluate(run, store, features=["v/image", "t/text"], label="label", groups="patient")
+    assert len(found.predictions) == 20
+    other = hw.embed(elsewhere, tmp_path / "c.hw", encoder=bert, name="t", device="cpu")
+    with pytest.raises(InputError, match=r"no features 'v/image'.*--encoder \S+ --adapter \S+run\.$"):
+        hw.evaluate(run, other, features=["v/image", "t/text"], label="label")
+
+
+def test_a_run_that_does_not_say_what_was_trained(cases, elsewhere, tiny, tmp_path):
+    """A run of before it was written down which features its head reads is refused, and not taken for another."""
+    spec, run = tiny("timm-vit").spec, tmp_path / "run"
+    tuned(cases, spec, out=run, epochs=1)
+    config = json.loads((run / "config.json").read_text())
+    del config["tokens"]
+    (run / "config.json").write_text(json.dumps(config))
+    store = hw.embed(elsewhere, tmp_path / "b.hw", encoder=spec, name="v", device="cpu", dtype="float32")
+    with pytest.raises(InputError, match=r"older headwater.*Tune again"):
+        hw.evaluate(run, store, features="v/image", label="label")
 
 
 def test_a_decoder_tuned_on_pairs(cases, tiny, tmp_path):
@@ -348,7 +392,8 @@ def test_views_of_a_case(cases, tiny, tmp_path):
     options = {"bags": "patient", "views": "view", "groups": "slide"}
     run = tuned(tmp_path / "views.csv", spec, train="last-1", epochs=2, out=tmp_path / "run", **options)
     name = f"{spec.rpartition('/')[2]}/image"
-    assert list(run.config["features"]) == [f"CC:{name}", f"MLO:{name}"]
+    assert list(run.config["features"]) == [name]
+    assert run.config["view_levels"] == ["CC", "MLO"]
     assert len(run.predictions) == 24
     assert len(run.config["trained_parameters"][spec]) > 0
     store = hw.embed(tmp_path / "views.csv", tmp_path / "s.hw", encoder=spec, **EXACT)
@@ -356,7 +401,12 @@ def test_views_of_a_case(cases, tiny, tmp_path):
     assert run.metrics["frozen"]["mean"]["auc"] == pytest.approx(alone.mean["auc"], abs=1e-6)
     assert run.metrics["frozen"]["mean"]["log_loss"] == pytest.approx(alone.mean["log_loss"], abs=1e-4)
     again = hw.embed(tmp_path / "views.csv", tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", **EXACT)
-    assert len(again.feature_names()) == 2
+    (name,) = set(again.feature_names()) - {name}
+    asked = {"features": name, "label": "label", "groups": "slide"}
+    with pytest.raises(SplitError, match="48 samples whose image it was fitted on and 12 slide values"):
+        hw.evaluate(run, again, **asked)
+    found = hw.evaluate(run, again, **asked, allow_leakage="a test")
+    assert len(found.predictions) == 24
 
 
 def test_several_labels(cases, tiny):

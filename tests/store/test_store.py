@@ -225,6 +225,7 @@ def test_features_of_another_spec(store, tmp_path):
         ("hf:/data/uni", "hf:models/uni/", True),
         ("hf:ORG/uni", "hf:./uni", True),
         ("python:lab.py:Mean", "python:/code/lab.py:Mean", True),
+        ("python:lab.py:Mean", "python:/code/lab.py:Median", False),
         ("timm:local-dir:/a/vit", "timm:local-dir:/b/vit", True),
         ("hf:/data/uni", "hf:/data/uni2", False),
         ("hf:uni", "timm:uni", False),
@@ -241,6 +242,14 @@ def test_an_encoder_that_has_moved(store, encoder, moved, same):
             continue
         with pytest.raises(SpecMismatch, match="encoder: stored"):
             store.check_features("f/image", spec(encoder=moved, weights=weights))
+
+
+def test_code_that_has_moved(store):
+    """A user's own encoder is known by its code, also where it has no weights."""
+    store.require_features("f/image", spec(encoder="python:a.py:A", preprocessing={"code": "c"}), 1)
+    store.check_features("f/image", spec(encoder="python:/x/a.py:A", preprocessing={"code": "c"}))
+    with pytest.raises(SpecMismatch, match="code: stored 'c', now 'd'"):
+        store.check_features("f/image", spec(encoder="python:/x/a.py:A", preprocessing={"code": "d"}))
 
 
 def test_features_that_are_being_written(store):
