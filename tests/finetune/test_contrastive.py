@@ -155,6 +155,23 @@ def test_a_locked_tower_stays(cases, tiny):
     assert all(name.startswith("text") for name in trained)
 
 
+def test_two_encoders_of_which_one_was_tuned_before(cases, tiny, tmp_path):
+    """A tuned encoder is joined to another if it is trained on; locked, what it was given would be lost: refused."""
+    vit, bert, run = tiny("timm-vit").spec, tiny("hf-bert").spec, tmp_path / "run"
+    hw.fine_tune(
+        cases, encoder=vit, train="last-1", label="label", groups="patient", folds=2, epochs=1, device="cpu", out=run,
+        image_size="64", steps=["resize=48x48"],
+    )  # fmt: skip
+    options = {"encoder": [vit, bert], "adapter": run, "dim": 8, **QUICK, "epochs": 1}
+    with pytest.raises(InputError, match=r"--train image=none keeps what --adapter .*run brought"):
+        hw.contrast(cases, train=["image=none", "text=last-1"], **options)
+    hw.contrast(cases, train=["image=last-1", "text=none"], out=tmp_path / "pairs", **options)
+    joined = {"encoder": f"joined:{tmp_path / 'pairs'}", "name": "j", "device": "cpu"}
+    store = hw.embed(cases, tmp_path / "s.hw", text="text", **joined)
+    seen = store.features("j/image").spec.preprocessing
+    assert (seen["steps"], seen["image_size"]) == (["resize=48x48"], [64, 64])
+
+
 def test_it_goes_on_where_it_stopped(cases, tiny, tmp_path, monkeypatch):
     """Stopped after an epoch, the same command ends with the same tensors."""
     from headwater.finetune.checkpoint import Checkpoint
