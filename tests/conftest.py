@@ -71,6 +71,15 @@ def build_timm(folder, architecture, **model_args):
     return Tiny(f"timm:local-dir:{folder}", ("image",), folder)
 
 
+def build_torchvision(folder, architecture):
+    """Save random weights of a torchvision model, classifier and all."""
+    from safetensors.torch import save_file
+    from torchvision.models import get_model
+
+    save_file(scatter(get_model(architecture)).state_dict(), folder / "weights.safetensors")
+    return Tiny(f"torchvision:{architecture}", ("image",), folder, {"weights": folder / "weights.safetensors"})
+
+
 def build_open_clip(folder, vision, text):
     """Save an open_clip model as a directory that ``open_clip:local-dir:`` reads."""
     import open_clip
@@ -452,6 +461,7 @@ MEMBERS = {
     "hf-qwen2_vl-pair": lambda folder: of_pairs(qwen(folder, "Qwen2VL")),
     "hf-smolvlm-pair": lambda folder: of_pairs(idefics(folder, "SmolVLM")),
     "builtin-clip": lambda folder: Tiny("builtin:clip", ("image", "text")),
+    "torchvision": lambda folder: build_torchvision(folder, "shufflenet_v2_x0_5"),
     "texture": lambda folder: Tiny("builtin:texture", ("image",)),
     "ngram": lambda folder: Tiny("builtin:ngram", ("text",)),
     "stub": lambda folder: Tiny("stub:16", ("image", "text")),

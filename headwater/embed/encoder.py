@@ -127,6 +127,7 @@ class Encoder(ABC, Generic[Prepared]):
 
 BACKENDS = {
     "timm": "headwater.embed.from_timm:TimmEncoder",
+    "torchvision": "headwater.embed.from_torchvision:TorchvisionEncoder",
     "open_clip": "headwater.embed.from_open_clip:OpenClipEncoder",
     "hf": "headwater.embed.hub:hub_encoder",
     "python": "headwater.embed.from_python:PythonEncoder",
@@ -170,10 +171,10 @@ def load_encoder(
     Parameters
     ----------
     spec
-        ``timm:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``, ``hf:ORG/NAME``,
-        ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package, ``builtin:clip``,
-        ``builtin:texture``, ``builtin:ngram``, ``stub:DIM``; or ``joined:RUN``, two encoders that contrastive training
-        brought together.
+        ``timm:MODEL``, ``torchvision:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``,
+        ``hf:ORG/NAME``, ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package,
+        ``builtin:clip``, ``builtin:texture``, ``builtin:ngram``, ``stub:DIM``; or ``joined:RUN``, two encoders that
+        contrastive training brought together.
     weights
         A local state dict, safetensors or a torch file, to use in place of the named weights.
     adapter

@@ -23,7 +23,7 @@ class Source:
     Attributes
     ----------
     kind
-        ``built in``; a ``file`` or ``directory`` that was named; the hub's ``cache``; or the ``network``.
+        ``built in``; a ``file`` or ``directory`` that was named; the hub's, or torch's, ``cache``; or the ``network``.
     place
         The path; for the network, where in the cache they are going to be.
     """
@@ -40,6 +40,11 @@ def source_of(encoder: str, weights: str | Path | None = None) -> Source:
     if backend == "python":
         file, colon, _ = name.rpartition(":")
         return Source("file", str(Path(file).resolve())) if colon else Source("built in", name)
+    if backend == "torchvision":
+        from headwater.embed.from_torchvision import cached_file, named_weights
+
+        cached = cached_file(named_weights(name, encoder))
+        return Source("cache" if cached.exists() else "network", str(cached))
     if backend not in ("timm", "open_clip", "hf"):
         return Source("built in")
     folder = Path(name.removeprefix("local-dir:"))
@@ -50,9 +55,9 @@ def source_of(encoder: str, weights: str | Path | None = None) -> Source:
         return Source("network")
     cache = Path(need("huggingface_hub.constants", "encoders").HF_HUB_CACHE)
     name_of = need("huggingface_hub.file_download", "encoders").repo_folder_name
-    cached = cache / name_of(repo_id=repository, repo_type="model")
-    there = any(file.suffix in WEIGHTS for file in cached.glob("snapshots/*/**/*"))
-    return Source("cache" if there else "network", str(cached))
+    stored = cache / name_of(repo_id=repository, repo_type="model")
+    there = any(file.suffix in WEIGHTS for file in stored.glob("snapshots/*/**/*"))
+    return Source("cache" if there else "network", str(stored))
 
 
 def _repository(backend: str, name: str) -> str | None:

@@ -1,0 +1,207 @@
+"""Encoders from torchvision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from headwater._extras import need
+from headwater.embed._preprocess import ImagePipeline
+from headwater.embed._torch import Frozen, first_line, fit_weights, load_state, quiet_libraries
+from headwater.embed.encoder import Precision
+from headwater.embed.tunable import TorchFeatures, Tunable
+from headwater.errors import EncoderError, nearest
+from headwater.store import FeatureSpec, Modality
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from headwater.embed.adapter import Adapter
+
+
+CLASSES = 1000
+"""Of the classifiers of ImageNet, which all of these are."""
+INCEPTIONS = ("googlenet", "inception_v3")
+ASIDE = ("aux1", "aux2", "AuxLogits", "aux_logits")
+"""Classifiers that Inception has halfway, for its training, and the switch for them."""
+
+
+class TorchvisionEncoder(Tunable[NDArray[Any]]):
+    """A classifier of torchvision without its last linear layer; the pooled feature is what that would see.
+
+    Preprocessing is the evaluation transform of the weights. For tokens, and for images of another size, use timm,
+    which has most of these models too.
+
+    Parameters
+    ----------
+    name
+        A model, such as ``alexnet``, with the name of its weights after a slash where they are not the default ones:
+        ``resnet50/IMAGENET1K_V1``.
+
+    References
+    ----------
+    https://docs.pytorch.org/vision/stable/models.html
+    """
+
+    library = "torchvision"
+
+    modalities = frozenset[Modality]({"image"})
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None = None,
+        adapter: Adapter | None = None,
+        tokens: str = "none",
+        device: str = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        self.name, self.tokens = f"torchvision:{name}", tokens
+        if tokens != "none":
+            raise EncoderError(f"{self.name} makes no tokens: leave --tokens out, or take the model from timm.")
+        named, architecture = named_weights(name, self.name), name.partition("/")[0]
+        if weights is None:
+            model = _fetched(architecture, named, self.name)
+            without_classifier(model, self.name)
+        else:
+            model = _as_trained(architecture)
+            head = without_classifier(model, self.name)
+            aside = [f"{part}." for part in (head, *ASIDE)]
+            fit_weights(model, _renamed(load_state(weights)), f"--weights {weights}", optional=aside)
+        self._config, transform = _transform_of(named)
+        self._pipeline = ImagePipeline(transform)
+        self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
+        self.threads_own_cores = self._frozen.device == "cpu"
+        self._dim = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))]).pooled.shape[1]
+
+    def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
+        """Return what defines these features."""
+        return FeatureSpec(
+            encoder=self.name,
+            modality=modality,
+            weights=self._frozen.digest,
+            adapter=self._frozen.adapter,
+            preprocessing=self.with_steps(self._config),
+            layer="before the classifier",
+            pooling="own",
+            dim=self._dim,
+            dtype=dtype,
+        )
+
+    def towers(self) -> Mapping[Modality, Sequence[str]]:
+        """Return that all of the model sees images."""
+        return {"image": ("",)}
+
+    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
+        """Resize and crop an image."""
+        return self._pipeline.prepare(image)
+
+    def prepare_text(self, text: str) -> NDArray[Any]:
+        """Refuse a text."""
+        raise EncoderError(f"{self.name} reads no texts.")
+
+    def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
+        """Return pixels of shape ``(n, 3, height, width)``."""
+        return (self._pipeline.batch(batch, self._frozen),)
+
+    def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
+        """Return features of a collated batch."""
+        return TorchFeatures(module(*inputs))
+
+
+def named_weights(name: str, spec: str) -> Any:
+    """Return the entry of torchvision for a model's weights.
+
+    Raises
+    ------
+    EncoderError
+        When there is no such classifier, or it has no such weights.
+    """
+    models = need("torchvision.models", "encoders")
+    model, _, tag = name.partition("/")
+    known = models.list_models(module=models)
+    if model not in known:
+        raise EncoderError(f"{spec}: torchvision has no such classifier.{nearest(model, known)}")
+    of_model = models.get_model_weights(model)
+    names = [weights.name for weights in of_model]
+    if tag and tag not in names:
+        raise EncoderError(f"{spec}: no such weights.{nearest(tag, names)} There are: {', '.join(names)}.")
+    return of_model[tag] if tag else of_model.DEFAULT
+
+
+def cached_file(named: Any) -> Path:
+    """Return where torch keeps weights once they are fetched."""
+    return Path(need("torch.hub", "encoders").get_dir(), "checkpoints", named.url.rpartition("/")[2])
+
+
+def _fetched(architecture: str, named: Any, spec: str) -> nn.Module:
+    """Return a model with weights from the cache or the network."""
+    offline = need("huggingface_hub.constants", "encoders").HF_HUB_OFFLINE
+    advice = f"Without a network, pass --weights FILE ({named.url} saved to a file)."
+    if offline and not cached_file(named).exists():
+        raise EncoderError(f"{spec}: the weights are not at {cached_file(named)}. {advice}")
+    try:
+        with quiet_libraries():
+            model: nn.Module = need("torchvision.models", "encoders").get_model(
+                architecture, weights=named, progress=False
+            )
+    except (OSError, RuntimeError) as error:
+        raise EncoderError(f"{spec}: cannot be fetched ({first_line(error)}). {advice}") from error
+    return model
+
+
+def _as_trained(architecture: str) -> nn.Module:
+    """Return a model as torchvision makes it for weights, but without these."""
+    own = {"aux_logits": True, "transform_input": True, "init_weights": False} if architecture in INCEPTIONS else {}
+    with quiet_libraries():
+        model: nn.Module = need("torchvision.models", "encoders").get_model(architecture, weights=None, **own)
+    return model
+
+
+def _renamed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict with the names of DenseNet's layers as they are now; files have older ones."""
+    return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", name): t for name, t in state.items()}
+
+
+def without_classifier(model: nn.Module, spec: str) -> str:
+    """Take the last linear layer out of a model, and what Inception has beside it; return the layer's name."""
+    nn = need("torch.nn", "encoders")
+    for part in ASIDE:
+        if hasattr(model, part):
+            setattr(model, part, False if part == "aux_logits" else None)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or model.get_submodule(linear[-1]).out_features != CLASSES:
+        raise EncoderError(f"{spec} does not end in a linear layer, so that there is no telling what its features are.")
+    name: str = linear[-1]
+    above, _, last = name.rpartition(".")
+    setattr(model.get_submodule(above), last, nn.Identity())
+    return name
+
+
+def _transform_of(named: Any) -> tuple[dict[str, Any], Any]:
+    """Return what the transform of weights does to an image, as plain values and as torchvision's own steps."""
+    transforms = need("torchvision.transforms", "encoders")
+    own = named.transforms()
+    (crop,), (resize,) = own.crop_size, own.resize_size
+    config = {
+        "resize_size": resize,
+        "crop_size": crop,
+        "crop_pct": crop / resize,
+        "interpolation": own.interpolation.value,
+        "mean": [float(value) for value in np.asarray(own.mean)],
+        "std": [float(value) for value in np.asarray(own.std)],
+    }
+    steps = [
+        transforms.Resize(resize, interpolation=own.interpolation),
+        transforms.CenterCrop(crop),
+        transforms.ToTensor(),
+        transforms.Normalize(own.mean, own.std),
+    ]
+    return config, transforms.Compose(steps)
