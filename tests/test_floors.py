@@ -13,6 +13,7 @@ FLOORS = {
     "_extras": 0.5,  # the lower half of the ground floor is errors alone
     "_devices": 0.7,
     "_memory": 0.7,
+    "_reading": 0.7,
     "sources": 1,
     "store": 1,
     "embed": 2,
