@@ -32,7 +32,8 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Binary
         When there is none, it may not be read, or it is something else: a folder, a pipe, a device, a link that is not
         to be followed.
     """
-    _require_regular(os.stat(path, follow_symlinks=follow), path)  # first: opening a device may already do something
+    # first, since to open a device may already do something
+    _require_regular(os.stat(path, follow_symlinks=follow), path)  # noqa: PTH116  (a string is as good)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | _BINARY
     descriptor = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
     try:
@@ -79,6 +80,10 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep") from None
     _require_shallow(value, DEEPEST)
+    if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # half a character is a UnicodeEncodeError, which is a ValueError
     return value
 
 
