@@ -1059,8 +1059,6 @@ def verify(
             sys.exit(1)
         return
     problems = api.verify(store)
-    mend = f"Mend it: headwater verify {store} --repair"
-    lines = [*problems, f"{store}: {len(problems)} of what it holds differ from their checksums. {mend}"]
-    _show(lines if problems else [f"{store}: every checksum is right"], {"problems": problems}, json)
+    _show(problems.lines(store), {"problems": problems, "unchecked": problems.unchecked}, json)
     if problems:
         sys.exit(1)

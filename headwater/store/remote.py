@@ -37,7 +37,7 @@ from headwater.store.lease import FREE, Borrowed, Lease, leased, require_free
 Taken = TypeVar("Taken")
 PAGE = "url.json"
 """In the cache of a store: which store it is of."""
-OWN = ("files.parquet",)
+OWN = ("files.parquet", "files.sum.json")
 """Files of a store that are about this machine, and stay on it."""
 AT_ONCE = 8
 """Requests that run side by side."""
