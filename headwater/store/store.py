@@ -44,6 +44,7 @@ from headwater.store.keys import KEY_COLUMNS, PARTS, keys_from_hex, sample_keys
 from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
 from headwater.store.summed import has_sum, read_summed, remove_summed, write_summed
+from headwater.store.where import select_samples
 
 FORMAT = 1
 OWN = ("store.json", "samples.parquet", "samples.sum.json", "files.parquet", "files.sum.json")
@@ -174,9 +175,8 @@ class Store:
         try:
             table, words = parse_parquet(read_summed(path))
         except FileNotFoundError as error:
-            raise StoreNotFound(
-                f"{self.location}: no samples yet. Run: headwater embed MANIFEST {self.location}"
-            ) from error
+            where = self.location
+            raise StoreNotFound(f"{where}: no samples yet. Run: headwater embed MANIFEST {where}") from error
         except StoreError as error:
             raise StoreError(f"{error}. {advice}") from error
         except ValueError as error:
@@ -185,12 +185,10 @@ class Store:
             roles: Roles | StoreError = self._roles_in(table, words["headwater"])
             unreadable = read_as(dict[str, str], parse_json(words.get("unreadable", "{}")))
         except (KeyError, ValueError) as error:
-            roles, unreadable = (
-                StoreError(
-                    f"{location(path)} was written by something else: it does not say which columns hold ids, images and "
-                    f"texts ({error}). {advice}"
-                ),
-                {},
+            unreadable = {}
+            roles = StoreError(
+                f"{location(path)} was written by something else: it does not say which columns hold ids, images and "
+                f"texts ({error}). {advice}"
             )
         return _Samples(table, roles, unreadable)
 
@@ -679,29 +677,3 @@ def check_name(name: str) -> None:
 def _is_name(name: str) -> bool:
     parts = name.split("/")
     return len(parts) == 2 and parts[1] in PARTS and _NAME.fullmatch(parts[0]) is not None
-
-
-def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
-    """Return the rows of a table for which the boolean SQL expression ``where`` holds; see `Store.select`."""
-    if where is None:
-        return table
-    try:
-        chosen = table.filter(pl.sql_expr(where))
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise InputError(f"--where {where!r} cannot be used ({_why(error, table.columns)}") from error
-    if chosen.is_empty():
-        raise InputError(f"--where {where!r} holds for none of the {len(table)} samples.")
-    return chosen
-
-
-def _why(error: Exception, columns: list[str]) -> str:
-    """Say why an SQL expression cannot be used, and what it could speak of."""
-    line = _first_line(error).split("; valid columns")[0]
-    unknown = re.search(r'unable to find column "(.+)"', line)
-    if unknown is None:
-        return f"{line}). Columns: {', '.join(columns)}."
-    return f"{line}).{nearest(unknown[1], columns)} Columns: {', '.join(columns)}; words stand in single quotes."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

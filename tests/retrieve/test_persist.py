@@ -74,7 +74,7 @@ def test_an_index_beside_the_json_of_its_forerunner_is_refused(path):
 
 
 def described(path, change):
-    """Change what stands beside an index, as an earlier version would have written it, without a checksum of its own."""
+    """Change what stands beside an index, and leave its own checksum out, as an earlier version did."""
     side = path.with_name(path.name + ".json")
     entries = json.loads(side.read_text()) | change
     del entries["sum"]
