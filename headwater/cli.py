@@ -126,7 +126,9 @@ def main() -> None:
 def _fail(line: str, status: int) -> NoReturn:
     if _debugging():
         traceback.print_exc()
-    print(f"headwater: {printable(' '.join(line.split()))}", file=sys.stderr)
+    from headwater.errors import without_credentials
+
+    print(f"headwater: {printable(without_credentials(' '.join(line.split())))}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -25,11 +25,31 @@ Each is also the builtin error that it is, so that code which knows nothing of h
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_CREDENTIALS = re.compile(r"(?<=:/)(/?)[^/\\s@'\"]+@(?=[^/\\s])")
+
+
+def without_credentials(words: str) -> str:
+    """Return words with what stands before an ``@`` in URLs left out.
+
+    Examples
+    --------
+    >>> without_credentials("s3://KEY:SECRET@bucket/a.hw: no store here")
+    's3://…@bucket/a.hw: no store here'
+    """
+    return _CREDENTIALS.sub(r"\1…@", words)
 
 
 class HeadwaterError(Exception):
-    """Base of every error that is a user's to mend: its message says what, where and what to do."""
+    """Base of every error that is a user's to mend: its message says what, where and what to do.
+
+    Credentials in URLs are not repeated.
+    """
+
+    def __str__(self) -> str:
+        return without_credentials(super().__str__())
 
 
 class InputError(HeadwaterError, ValueError):

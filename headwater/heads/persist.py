@@ -152,8 +152,8 @@ def head_errors(folder: Path | None) -> Iterator[None]:
     except _WRONG as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise HeadError(
-            f"{folder}: the head cannot be used ({_shortened(why)}): it was changed by hand or damaged, or is for other "
-            "features. Fit it again."
+            f"{folder}: the head cannot be used ({_shortened(why)}): it was changed by hand or damaged, or is for "
+            "other features. Fit it again."
         ) from error
 
 
