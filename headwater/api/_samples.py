@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.api._lines import counted
 from headwater.errors import InputError, nearest
+from headwater.sources import plain
 from headwater.store import Data
 
 # Names of columns of whatever several samples can be of, in small letters and digits alone.
@@ -57,8 +58,8 @@ def require_column(store: Samples, column: str, option: str) -> str:
 
 def full_column(data: Data, column: str, option: str) -> NDArray[Any]:
     """Return a column that has a value for every sample."""
-    values = data.table[column]
-    if values.dtype.is_nested():
+    values = plain(data.table[column])
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
         raise InputError(f"{option} {column} holds {values.dtype}: words or whole numbers are needed.")
     empty = without_blanks(values).is_null().to_numpy()
     if empty.any():
@@ -81,8 +82,8 @@ def without_blanks(values: pl.Series) -> pl.Series:
 
 def levels(data: Data, column: str) -> NDArray[Any]:
     """Return a column as words, "(empty)" where it is."""
-    values = data.table[column]
-    if values.dtype.is_nested():
+    values = plain(data.table[column])
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
         raise InputError(f"--by {column} holds {values.dtype}: words or whole numbers are needed.")
     return without_blanks(values).cast(pl.String).fill_null("(empty)").to_numpy()
 
@@ -145,6 +146,7 @@ def keep_samples(data: Data, keep: NDArray[np.bool_], reason: str) -> Data:
 
 def _cleaned(column: pl.Series) -> pl.Series:
     """Return a label column as classes or lists, null where there is none: blanks and NaN are none, 1.0 is 1."""
+    column = plain(column)  # a store of an older headwater may hold other types
     dtype = column.dtype
     if dtype == pl.Null or dtype.is_integer() or dtype in (pl.Boolean, pl.List):
         return column
