@@ -2,7 +2,14 @@
 
 from headwater.sources._types import plain, typed, with_plain_types
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image
-from headwater.sources.manifest import Manifest, as_manifest, read_manifest, read_table, read_text_table
+from headwater.sources.manifest import (
+    Manifest,
+    as_manifest,
+    read_manifest,
+    read_table,
+    read_text_table,
+    require_utf8_names,
+)
 from headwater.sources.synthetic import make_histology
 from headwater.sources.vectors import FORMATS, Vectors, modalities_of, read_vectors
 
@@ -22,6 +29,7 @@ __all__ = [
     "read_table",
     "read_text_table",
     "read_vectors",
+    "require_utf8_names",
     "typed",
     "with_plain_types",
 ]

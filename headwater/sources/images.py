@@ -45,6 +45,7 @@ from PIL import (
 )
 
 from headwater.errors import ImageError, ImageNotFound
+from headwater.sources._places import why_not_found
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "load_bytes", "read_image"]
 
@@ -85,7 +86,8 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageNotFound(f"image file not found: {path}") from error
+        why = why_not_found(path)
+        raise ImageNotFound(f"image file not found: {path}{f' ({why})' if why else ''}") from error
     except IsADirectoryError as error:
         raise ImageError(f"a folder stands where an image file should be: {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name

@@ -12,6 +12,7 @@ import polars as pl
 
 from headwater._reading import TABLE, read_regular
 from headwater.errors import ManifestError, ManifestNotFound, nearest
+from headwater.sources._places import why_not_found
 from headwater.sources._records import (
     Malformed,
     not_utf8,
@@ -41,6 +42,7 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _WORDS_FOR = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _JSON_LINES = (".jsonl", ".ndjson")
+SHOWN_NAMES = 3  # of files that are no text
 MANIFEST_SUFFIXES = (*_SEPARATORS, ".parquet", *_JSON_LINES)
 
 
@@ -165,6 +167,7 @@ def read_manifest(
         could have one role; when ids repeat or are missing; when a row has neither image nor text.
     """
     path = Path(path)
+    require_utf8_names([str(path.absolute())], path)
     asked = {"id": id, "image": image, "text": text}
     if path.is_dir():
         table, root = _read_folder(path), path.absolute()
@@ -172,8 +175,9 @@ def read_manifest(
         table, root = _read_file(path, asked), path.absolute().parent
     else:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        known = f" ({why})" if (why := why_not_found(path)) else ""
         raise ManifestNotFound(
-            f"manifest not found: {path}.{nearest(path.name, siblings)} Give a CSV, TSV, Parquet or JSON-lines "
+            f"manifest not found: {path}{known}.{nearest(path.name, siblings)} Give a CSV, TSV, Parquet or JSON-lines "
             "file, or a folder with one subfolder a class."
         )
     if table.is_empty():
@@ -201,8 +205,10 @@ def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
     ManifestNotFound, ManifestError
         As `read_manifest` does.
     """
+    require_utf8_names([str(path.absolute())], path)
     if not path.is_file():
-        raise ManifestNotFound(f"table not found: {path}. Give a CSV, TSV, Parquet or JSON-lines file.")
+        known = f" ({why})" if (why := why_not_found(path)) else ""
+        raise ManifestNotFound(f"table not found: {path}{known}. Give a CSV, TSV, Parquet or JSON-lines file.")
     return _read_file(path, {"id": id, "image": None, "text": None}, strict=False)
 
 
@@ -343,6 +349,7 @@ def _check_header(header: list[str], data: bytes, separator: str, path: Path) ->
 def _read_folder(folder: Path) -> pl.DataFrame:
     """List the images of a folder with one subfolder a class."""
     loose = sorted(path.name for path in _visible(folder) if _is_image(path))
+    require_utf8_names(loose, folder)
     if loose:
         raise ManifestError(
             f"{folder}: {len(loose)} images lie outside a class folder ({_listed(loose)}). Move them into one "
@@ -356,6 +363,7 @@ def _read_folder(folder: Path) -> pl.DataFrame:
     )
     if not images:
         raise ManifestError(f"{folder}: no images in subfolders; known suffixes are {_listed(sorted(IMAGE_SUFFIXES))}")
+    require_utf8_names(images, folder)
     stems = [image.removesuffix(Path(image).suffix) for image in images]
     n_with_stem = Counter(stems)
     return pl.DataFrame(
@@ -366,6 +374,36 @@ def _read_folder(folder: Path) -> pl.DataFrame:
         },
         schema=dict.fromkeys(("id", "image", "label"), pl.String),
     )
+
+
+def require_utf8_names(names: list[str], path: Path) -> None:
+    """Refuse names of files that no text can hold: they were made by a system with another encoding.
+
+    Raises
+    ------
+    ManifestError
+        The message shows their bytes.
+    """
+    odd = [name for name in names if not _is_text(name)]
+    if odd:
+        shown = ", ".join(str(os.fsencode(name)) for name in odd[:SHOWN_NAMES])
+        more = f" and {len(odd) - SHOWN_NAMES:,} more" if len(odd) > SHOWN_NAMES else ""
+        raise ManifestError(
+            f"{_printable(path)}: names of files are not in UTF-8: {shown}{more}. Rename them, for one with convmv."
+        )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(path: Path) -> str:
+    r"""Return a path as it can be printed anywhere, bytes that are no letters as ``\xe9``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
