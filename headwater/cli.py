@@ -33,6 +33,7 @@ from headwater._cli_options import (
     Leakage,
     Level,
     Merge,
+    MissingValues,
     Out,
     Per,
     Pooling,
@@ -252,6 +253,9 @@ def embed(
         progress=True,
     )
     _show(done.lines(), done.to_dict(), json)
+    if done.failed_whole:
+        n_failed = len(done.failed[done.failed_whole[0]])
+        _fail(f"{' and '.join(done.failed_whole)}: all failed ({n_failed:,} samples): see the reasons above.", 1)
 
 
 @app.command()
@@ -319,6 +323,7 @@ def fit_head(
     where: Where = None,
     by: By = None,
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     merge: Merge = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
@@ -374,6 +379,7 @@ def fit_head(
         where=where,
         by=by,
         label_separator=label_separator,
+        missing_values=missing_values,
         merge=mapping_of("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
@@ -447,6 +453,7 @@ def fine_tune(
     per: Per = None,
     aggregate: Aggregated = None,
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
     start: Annotated[
@@ -538,6 +545,7 @@ def fine_tune(
             split=split,
             where=where,
             allow_leakage=allow_leakage,
+            missing_values=missing_values,
             prompts=prompts,
             label=label[0] if label else None,
             seed=seed,
@@ -594,6 +602,7 @@ def fine_tune(
         per=per,
         aggregate=aggregate,  # type: ignore[arg-type]
         label_separator=label_separator,
+        missing_values=missing_values,
         allow_leakage=allow_leakage,
         seed=seed,
         start=start,  # type: ignore[arg-type]
@@ -656,6 +665,7 @@ def sweep(
     where: Where = None,
     by: By = None,
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     merge: Merge = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -688,6 +698,7 @@ def sweep(
         where=where,
         by=by,
         label_separator=label_separator,
+        missing_values=missing_values,
         merge=mapping_of("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
@@ -732,6 +743,7 @@ def evaluate(
     where: Where = None,
     by: By = None,
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     level: Level = 0.95,
     draws: Draws = 2000,
     allow_leakage: Leakage = None,
@@ -752,6 +764,7 @@ def evaluate(
         where=where,
         by=by,
         label_separator=label_separator,
+        missing_values=missing_values,
         level=level,
         n_draws=draws,
         seed=seed,
@@ -804,6 +817,7 @@ def zero_shot(
         list[str], typer.Option(metavar="COL", help="Column of the true class; repeat for several labels.")
     ],
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     where: Where = None,
     by: By = None,
     groups: Drawn = None,
@@ -832,6 +846,7 @@ def zero_shot(
         prompts=prompts,
         label=label,
         label_separator=label_separator,
+        missing_values=missing_values,
         where=where,
         by=by,
         groups=groups,
@@ -921,6 +936,7 @@ def audit(
     folds: Annotated[int | None, typer.Option(help="Look at the folds that fit-head would make.")] = None,
     seed: Seed = 0,
     where: Where = None,
+    missing_values: MissingValues = None,
     false_alarms: Annotated[
         float, typer.Option(help="Share of unrelated pairs that may be taken for near duplicates.")
     ] = 1e-5,
@@ -940,6 +956,7 @@ def audit(
         folds=folds,
         seed=seed,
         where=where,
+        missing_values=missing_values,
         false_alarms=false_alarms,
         threshold=threshold,
         out=out,

@@ -12,6 +12,7 @@ from typing import Any
 
 from headwater.api._export_formats import FORMATS
 from headwater.api._lines import counted
+from headwater.api._out import require_writable
 from headwater.errors import InputError, nearest
 from headwater.sources import with_plain_types
 from headwater.store import Store, open_store
@@ -73,7 +74,7 @@ def export_features(
     """
     if format not in FORMATS:
         raise InputError(f"--format {format!r}.{nearest(format, FORMATS)} There are: {', '.join(FORMATS)}.")
-    path = Path(out)
+    path = require_writable(out, "OUT")
     if path.exists():
         raise InputError(f"{path} is there already. Give a path that does not exist yet.")
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from headwater.api._classes import sample_lines
 from headwater.api._controls import control_lines
 from headwater.api._frozen import against_frozen
 from headwater.api._lines import counted
@@ -130,7 +131,7 @@ class Run:
             out += ["", *ablation_lines(self.metrics["ablation"])]
         if "transduction" in self.metrics:
             out += ["", *together_lines(self.metrics["transduction"], self.mean, names)]
-        out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in self.metrics["left_out"].items()]
+        out += sample_lines(self.metrics, self.config.get("label_separator"))
         out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
         return out
 

@@ -18,6 +18,8 @@ from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
 from headwater.api._leaderboard import Cell, lines_of, ranked
 from headwater.api._mapping import mapping_of
+from headwater.api._missing import words_of
+from headwater.api._out import require_writable
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Asked, Protocol
 from headwater.api._writing import parquet, to_json
@@ -32,6 +34,7 @@ CHEAP_FIRST = (
     *("prototypes", "linear", "ridge", "knn", "xgboost", "mlp", "token-mlp", "mil"),
     *("self-attention", "merged-attention", "cross-attention", "co-attention"),
 )
+ABOUT_SAMPLES = ("left_out", "class_counts", "missing_values", "warnings")  # of metrics: the same in every cell
 LATER = ("classes", "environment", "view_levels")  # of a run's config, known when it has run, or not its own
 
 
@@ -94,6 +97,7 @@ def sweep(
     aggregate: How | None = None,
     label_separator: str | None = None,
     merge: Mapping[str, str | None] | str | Path | None = None,
+    missing_values: str | Sequence[str] | None = None,
     allow_leakage: str | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -126,7 +130,7 @@ def sweep(
     metric
         What the leaderboard is sorted by; the AUC (macro, for labels), or r2 for regression, when left out.
     groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, views, per, aggregate, label_separator, \
-merge, allow_leakage
+merge, missing_values, allow_leakage
         As `fit_head` has them.
     progress
         Show how far it is.
@@ -140,6 +144,7 @@ merge, allow_leakage
     InputError, SplitError, HeadError, StoreError, MissingExtra
         Each with one line that says what, where and what to do.
     """
+    require_writable(out)
     opened = store if isinstance(store, Store) else open_store(store)
     sets = list(dict.fromkeys(_names(part) for part in ([features] if isinstance(features, str) else features)))
     heads = heads or DEFAULT_HEAD[task == "regression"]
@@ -156,6 +161,7 @@ merge, allow_leakage
         inner_folds=inner_folds,
         per=per,
         aggregate=aggregate,
+        missing_values=words_of(missing_values),
     )
     means = mapping_of(merge, "--merge")
     of_heads = _parameters(params or {}, grid, kinds)
@@ -346,7 +352,7 @@ def _finished(
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} there are: {', '.join(known)}.")
     found = {
         **ranked(cells, metric, seed),
-        "left_out": cells[0].results.metrics["left_out"],
+        **{name: cells[0].results.metrics[name] for name in ABOUT_SAMPLES if name in cells[0].results.metrics},
         "skipped": list(skipped),
     }
     leaderboard = pl.DataFrame(found["leaderboard"], infer_schema_length=None)

@@ -158,3 +158,28 @@ def test_a_merge_file_is_read_as_it_is_written(make_store, command, tmp_path):
     (tmp_path / "m.csv").write_text("from,to\n007,08,9\n")
     assert "line 2 has 3 fields" in command(*asked, "--merge", tmp_path / "m.csv").error
     shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize("cell", ["i\\{}.png", " i/{}.png", "~/i/{}.png", "i/{}.jpg", "I/{}.png"])
+def test_a_command_of_which_every_row_fails_has_failed(embedded, command, tmp_path, cell):
+    """Where no image is found the status is 1 and the reason is said; where one is, the command has done its work."""
+    store = embedded({"label": LABEL})
+    rows = [f"r{i},{cell.format(i)}" for i in range(24)]
+    (tmp_path / "bad.csv").write_text("\n".join(["id,image", *rows, ""]))
+    done = command("embed", tmp_path / "bad.csv", tmp_path / "t.hw", "--encoder", "stub:16")
+    assert done.status == 1
+    assert "stub-16/image: all failed (24 samples)" in done.error
+    assert "image file not found" in done.out
+    assert "(" in done.out.splitlines()[1].partition("image file not found")[2]
+    (tmp_path / "bad.csv").write_text("\n".join(["id,image", *rows, "r24,i/1.png", ""]))
+    assert command("embed", tmp_path / "bad.csv", tmp_path / "t.hw", "--encoder", "stub:16").status == 0
+    assert store.exists()
+
+
+def test_every_text_may_be_there_while_no_image_is(command, tmp_path):
+    """A dual encoder whose images are all missing has failed too, though its texts are stored."""
+    (tmp_path / "m.csv").write_text("id,image,text\na,x.png,one\nb,y.png,two\n")
+    done = command("embed", tmp_path / "m.csv", tmp_path / "s.hw", "--encoder", "stub:16")
+    assert done.status == 1
+    assert "stub-16/image: all failed (2 samples)" in done.error
+    assert open_store(tmp_path / "s.hw").feature_names() == ["stub-16/image", "stub-16/text"]
