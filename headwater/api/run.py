@@ -17,7 +17,7 @@ from headwater.api._lines import counted
 from headwater.api._numbers import indented, over, over_folds
 from headwater.api._report import lines_of, output_lines
 from headwater.api._zero_shot_lines import ablation_lines, together_lines
-from headwater.errors import HeadError
+from headwater.errors import HeadError, how_to_make
 from headwater.heads import load_head
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def read_results(path: Path) -> Results:
             curves=pl.read_parquet(path / CURVES) if (path / CURVES).exists() else None,
         )
     except FileNotFoundError as error:
-        raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error
+        raise HeadError(f"{path}: no run here. {how_to_make(path, 'headwater fit-head …')}") from error
 
 
 def _against_internal(external: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import is_regressor
 
-from headwater.errors import HeadError, nearest
+from headwater.errors import HeadError, how_to_make, nearest
 from headwater.heads.base import Head
 
 FORMAT = 1
@@ -106,7 +106,7 @@ def load_head(folder: Path) -> Any:
         values = json.loads((folder / "head.json").read_text())
         arrays = load_file(folder / "head.safetensors")
     except FileNotFoundError as error:
-        raise HeadError(f"{folder}: no head here. Run: headwater fit-head … --out {folder}") from error
+        raise HeadError(f"{folder}: no head here. {how_to_make(folder, 'headwater fit-head …')}") from error
     except (ValueError, SafetensorError) as error:
         raise HeadError(f"{folder}: the head cannot be read ({error}).") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:

@@ -170,7 +170,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"image too large: {width} x {height} is {width * height:,} pixels, and at most {max_pixels:,} "
-            "are allowed; cut it into tiles, or raise max_pixels"
+            "are allowed; cut it into tiles, or import features of its tiles"
         )
 
 
