@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._missing import missing_words
 from headwater.api._lines import counted
 from headwater.api._missing import Found
 from headwater.errors import InputError, nearest
@@ -227,8 +228,9 @@ def _letters(column: str) -> str:
 
 
 def _repeats(values: pl.Series) -> bool:
-    """Whether some value stands in several rows; an empty cell is no value."""
+    """Whether some value stands in several rows; an empty cell is no value, nor is NA or another such word."""
     there = values if values.dtype.is_nested() else without_blanks(values).drop_nulls()
+    there = there.filter(~missing_words(there)) if there.dtype == pl.String else there
     return bool(there.n_unique() < len(there))
 
 

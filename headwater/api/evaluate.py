@@ -435,9 +435,9 @@ def _shared(
 
 def _rule_of(run: Run, ids: str) -> MissingRule:
     """Return which words were missing values when a run was made; none were before runs say so."""
-    groups = None if run.config["groups"] == "none" else run.config["groups"]
+    groups = None if run.config.get("groups") == "none" else run.config.get("groups")
     words = tuple(run.config.get("missing_values", ()))
-    return MissingRule(words, tuple(run.config["label"]), (groups,), run.config["label_separator"], ids)
+    return MissingRule(words, tuple(run.config["label"]), (groups,), run.config.get("label_separator"), ids)
 
 
 def _shared_files(

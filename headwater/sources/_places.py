@@ -45,6 +45,8 @@ def _nearest(path: Path) -> str:
     """Look for the first part of a path that is not there, and for one that is written almost so."""
     here = Path(path.anchor) if path.is_absolute() else Path()
     parts = path.parts[1:] if path.is_absolute() else path.parts
+    if path.parent.is_dir():  # as mostly: there may be a million of them
+        here, parts = path.parent, (path.name,)
     for number, part in enumerate(parts):
         if os.path.lexists(here / part):
             here = here / part
@@ -53,19 +55,25 @@ def _nearest(path: Path) -> str:
             continue
         if not here.is_dir():
             return f"{_named(here.name)} is a file, not a folder"
-        there = _names_in(str(here), here.stat().st_mtime_ns).get(_folded(part))
-        if there is not None:
+        by_name, by_stem = _names_in(str(here), here.stat().st_mtime_ns)
+        if there := by_name.get(_folded(part)):
             return _difference(part, there)
         if number < len(parts) - 1:
             return f"there is no folder {_named(part)} in {here}"
-        return _other_suffix(part, here)
+        other = part and (by_stem.get(part) or by_stem.get(part.rpartition(".")[0] or part))
+        return f"there is {_named(other)}, which ends otherwise" if other else ""
     return ""
 
 
 @lru_cache(maxsize=16)
-def _names_in(folder: str, changed: int) -> dict[str, str]:
-    """Return the names in a folder by what is common to ways to write them; ``changed`` is when it was last changed."""
-    return {_folded(name): name for name in os.listdir(folder)}  # noqa: PTH208  (names are all that is needed)
+def _names_in(folder: str, changed: int) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the names in a folder by what is common to ways to write them, and by what they are without an ending.
+
+    ``changed`` is when the folder was last changed, after which it is listed anew.
+    """
+    names = sorted(os.listdir(folder), reverse=True)  # noqa: PTH208  (names are all that is needed)
+    stems = {name.rpartition(".")[0]: name for name in names if not name.startswith(".")}
+    return {_folded(name): name for name in names}, stems
 
 
 def _folded(name: str) -> str:
@@ -84,15 +92,6 @@ def _difference(asked: str, there: str) -> str:
         return f"the name stands in quotation marks: write {named}"
     what = "case" if asked.casefold() == there.casefold() else "case, blanks or letters"
     return f"there is {named}, which differs in {what}"
-
-
-def _other_suffix(name: str, folder: Path) -> str:
-    stem = name.rpartition(".")[0] or name
-    names = _names_in(str(folder), folder.stat().st_mtime_ns)
-    for other in sorted(names.values()):
-        if other != name and other.rpartition(".")[0] in (name, stem):
-            return f"there is {_named(other)}, which ends otherwise"
-    return ""
 
 
 def _named(name: str) -> str:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 CHUNK = 16 << 20  # bytes that are looked at together
 QUOTE, NEWLINE, RETURN = b'"\n\r'
 _BOM = b"\xef\xbb\xbf"
+_WIDEST = 1 << 127  # whole numbers that polars reads are smaller
 _NONE = np.zeros(0, np.int64)
 
 
@@ -264,6 +265,8 @@ def wrong_json_line(data: bytes) -> str | None:
             return f"line {number}: {error.msg if isinstance(error, json.JSONDecodeError) else error}"
         if not isinstance(value, dict):
             return f"line {number}: no object in braces"
+        if long := [key for key, part in value.items() if isinstance(part, int) and abs(part) >= _WIDEST]:
+            return f"line {number}: the number in {long[0]!r} has too many digits: put it into quotation marks"
     return None
 
 

@@ -343,3 +343,12 @@ def test_words_are_read_in_two_ways():
     rule = MissingRule(labels=("grade",), others=("id", "who", None), ids="who")
     table = pl.DataFrame({"grade": ["NA"], "id": ["NA"], "who": ["NA"]})
     assert rule.tidied(table).row(0) == (None, "NA", "NA")
+
+
+def test_patients_that_are_all_missing_ask_for_no_groups(made):
+    """A patient column in which NA alone repeats names no patient twice, and is no reason to ask for --groups."""
+    store = made(grade=some("0", 0), **{"subject": ["NA" if i < 9 else f"q{i}" for i in range(N)]})
+    samples = store.samples.drop("patient")
+    with store.changing():
+        store.write_samples(samples, store.roles)
+    assert fit(store, label="grade", groups=None).metrics["n_samples"] == N

@@ -128,6 +128,10 @@ def test_a_long_text_is_no_doubt():
         (b'{"id": 1, "text": "a"}\n{"id": 2,\n"text": "b"}\n', "line 2"),
         (b'{"id": 1, "text": "a"} {"id": 2, "text": "b"}\n', "line 1"),
         (b'{"id": 1, "text": "caf\xe9"}\n', "line 1 is not in UTF-8"),
+        (
+            b'{"id": 1, "text": "a"}\n{"id": ' + b"9" * 50 + b', "text": "a"}\n',
+            "line 2: the number in 'id' has too many",
+        ),
     ],
 )
 def test_a_line_that_holds_no_object_is_named(tmp_path, data, words):
