@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater.api._foreign import reads_runs
 from headwater.api._heat import as_grid, heat_map, seen_region
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs
 from headwater.api._lines import aligned
@@ -91,6 +92,7 @@ class Explained:
         }
 
 
+@reads_runs
 def explain(
     run: str | Path | Run,
     *,

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from headwater._reading import read_json
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
@@ -20,6 +21,7 @@ from headwater.api._leaderboard import Cell, lines_of, ranked
 from headwater.api._mapping import mapping_of
 from headwater.api._missing import words_of
 from headwater.api._out import require_writable
+from headwater.api._places import PLACES, seen_from
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Asked, Protocol
 from headwater.api._writing import parquet, to_json
@@ -274,7 +276,11 @@ def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
         earlier = _json(there)
         if earlier.get("command") != COMMAND:
             raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
-        differ = [name for name in {**config, **earlier} if config.get(name) != earlier.get(name)]
+        # a store may have been moved: its features and samples, by their digests, are compared
+        names = dict.fromkeys([*config, *earlier])
+        if "missing_values" not in earlier and _has_none_missing(next(iter(plans.values()))):
+            del names["missing_values"]  # an older headwater knew no such words, and here there are none
+        differ = [name for name in names if name not in PLACES and config.get(name) != earlier.get(name)]
         if differ:
             raise InputError(
                 f"--out {folder} holds a sweep with other {', '.join(differ)}. Give another path, or what it was "
@@ -285,8 +291,16 @@ def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
     for unfinished in (folder / "runs").glob(".*.tmp"):
         shutil.rmtree(unfinished)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    _write(there, to_json(config).encode())
+    _write(there, to_json(seen_from(folder, config)).encode())
     return folder
+
+
+def _has_none_missing(plan: Planned) -> bool:
+    """Whether the columns that are used hold no word for a missing value, and no blanks at the ends of words."""
+    asked = plan.asked
+    rule = asked.protocol.missing_rule(asked.labels, asked.label_separator, plan.store.roles.id)
+    table = plan.store.select(asked.where).select(rule.columns)
+    return rule.tidied(table).equals(table)
 
 
 def _config(plans: Mapping[str, Planned]) -> dict[str, Any]:
@@ -337,8 +351,12 @@ def _is_finished(path: Path, plan: Planned) -> bool:
     """Whether a cell has been run, with this configuration."""
     if not (path / "metrics.json").exists():
         return False
-    config = {name: value for name, value in _json(path / "config.json").items() if name not in LATER}
-    return config == json.loads(to_json(plan.config)) and read_results(path).trials is not None
+    later = (*LATER, *PLACES)
+    config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
+    wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
+    if "missing_values" not in config:  # of an older headwater, whose sweep `_begun` has let go on
+        del wanted["missing_values"]
+    return config == wanted and read_results(path).trials is not None
 
 
 def _finished(
@@ -376,7 +394,7 @@ def _finished(
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
