@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -270,7 +271,15 @@ def wrong_json_line(data: bytes) -> str | None:
     return None
 
 
+def has_decimals(data: bytes, column: str) -> bool:
+    """Whether a number with a point or an exponent may stand in a column of a JSON-lines file."""
+    key = re.escape(json.dumps(column, ensure_ascii=False).encode())
+    return re.search(key + rb"\s*:\s*-?[0-9]+[.eE]", data) is not None
+
+
 def numbers_as_written(data: bytes, column: str) -> pl.Series:
     """Return a column of a JSON-lines file as text, numbers as they are written: 1.10 is no 1.1."""
     lines = (json.loads(line, parse_float=str, parse_int=str) for line in data.split(b"\n") if line.strip())
-    return pl.Series(column, [None if (v := line.get(column)) is None else str(v) for line in lines], dtype=pl.String)
+    found = (line.get(column) for line in lines)
+    words = [value if value is None or isinstance(value, str) else json.dumps(value) for value in found]
+    return pl.Series(column, words, dtype=pl.String)

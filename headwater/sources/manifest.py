@@ -15,6 +15,7 @@ from headwater.errors import ManifestError, ManifestNotFound, nearest
 from headwater.sources._places import why_not_found
 from headwater.sources._records import (
     Malformed,
+    has_decimals,
     not_utf8,
     numbers_as_written,
     read_text,
@@ -304,7 +305,8 @@ def _read_json_lines(data: bytes, asked: dict[str, str | None], path: Path) -> p
     written = [
         numbers_as_written(data, column)
         for column, dtype in table.schema.items()
-        if dtype.is_float() and (column in of_role or is_identifier(column))
+        if (column in of_role or is_identifier(column))
+        and (dtype.is_float() or (dtype == pl.String and has_decimals(data, column)))
     ]
     return table.with_columns(written)
 

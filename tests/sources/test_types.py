@@ -191,6 +191,14 @@ def test_identifiers_of_typed_files_are_text(tmp_path):
     assert row == ("1.10", "x", "12345678901234567890", "2.50", "98765432109876543210")
 
 
+def test_an_identifier_that_is_text_in_some_lines_and_a_number_in_others(tmp_path):
+    """JSON lines may hold an identifier as text and as a number: each stays as it is written."""
+    lines = ['{"id": 1, "text": "x", "slide": "01"}', '{"id": 2, "text": "y", "slide": 1.10}', '{"id": 3, "text": "z"}']
+    lines += ['{"id": 4, "text": "x", "slide": true}', '{"id": 5, "text": "y", "slide": 7}']
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    assert read_manifest(tmp_path / "m.jsonl").table["slide"].to_list() == ["01", "1.10", None, "true", "7"]
+
+
 def test_plain_keeps_what_is_plain():
     """A column in a type that both have is not touched."""
     for values in ([1, None], [1.5], ["a"], [True], [datetime.date(2020, 1, 1)], [["a", "b"], []]):
