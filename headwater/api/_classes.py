@@ -68,7 +68,7 @@ def sample_lines(metrics: Mapping[str, Any], separator: str | None = None) -> li
     lines = [f"left out: {counted(n, 'sample')} ({why})" for why, n in left_out.items()]
     lines += [f"missing: {missing_line(column, found)}" for column, found in missing.items()]
     if any(word for found in missing.values() for word in found):
-        lines.append("other words for missing values: --missing-values")
+        lines.append("--missing-values changes which words count as missing")
     if separator and any(f"no {column}" in left_out for column in missing):
         lines.append(of_no_label(separator))
     lines += [f"warning: {line}" for line in metrics.get("warnings", ())]

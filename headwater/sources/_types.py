@@ -11,7 +11,7 @@ boolean   every cell is ``true`` or ``false``
 text      all else: ``007``, ``12E1``, ``+5``, accession numbers of 20 digits, ``NA``
 ========  =======================================================================================================
 
-Empty cells decide nothing. A column of a file with types of its own keeps them where NumPy and Arrow have them too;
+Empty cells are ignored in this. A column of a file with types of its own keeps them where NumPy and Arrow have them too;
 `plain` says what becomes of the others.
 """
 
