@@ -176,10 +176,8 @@ def _cleaned(column: pl.Series) -> pl.Series:
     """
     column = plain(column)  # a store of an older headwater may hold other types
     dtype = column.dtype
-    if dtype == pl.Null or dtype.is_integer() or dtype == pl.List:
+    if dtype == pl.Null or dtype.is_integer() or dtype in (pl.Boolean, pl.List):
         return column
-    if dtype == pl.Boolean:  # true and false, as they are written
-        return column.cast(pl.String)
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return without_blanks(column)
     if not dtype.is_float():

@@ -328,8 +328,7 @@ def _mapped(
         several, one = ("several labels", "one label")
         had, has = (several, one) if task == "multilabel" else (one, several)
         raise InputError(f"the run has {had} a sample, but --label gives {has}: pass --label as the run had it.")
-    # classes of an older headwater may be truth values, which labels are words for
-    words = [str(c).lower() if isinstance(c, bool) else str(c) for c in classes]
+    words = [str(c) for c in classes]
     there = found.names if found.names is not None else sorted({str(v) for v in found.y.tolist()})
     refuse_unknown(mapping, there, "--map")
     for name, target in mapping.items():

@@ -352,27 +352,3 @@ def test_patients_that_are_all_missing_ask_for_no_groups(made):
     with store.changing():
         store.write_samples(samples, store.roles)
     assert fit(store, label="grade", groups=None).metrics["n_samples"] == N
-
-
-def test_truth_values_are_classes_as_they_are_written(made, tmp_path, command):
-    """A label of true and false has these classes, also beside missing values, and as --merge names them."""
-    store = made(grade=[bool(k) for k in CLASS])
-    run = fit(store, label="grade", out=tmp_path / "run")
-    assert run.metrics["classes"] == ["false", "true"]
-    assert fit(made(path="text.hw", grade=some("NA", 6, ("false", "true"))), label="grade").metrics["classes"] == [
-        "false",
-        "true",
-    ]
-    merged = fit(store, label="grade", merge={"true": "yes"})
-    assert merged.metrics["classes"] == ["false", "yes"]
-    for name in ("metrics.json", "config.json"):  # as an older headwater wrote them
-        path = tmp_path / "run" / name
-        older = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("class_counts", "missing_values")}
-        path.write_text(json.dumps({**older, "classes": [False, True]}))
-    table = pl.read_parquet(tmp_path / "run" / "predictions.parquet")
-    table = table.with_columns(pl.col("label", "predicted") == "true")
-    table.rename({"score_false": "score_False", "score_true": "score_True"}).write_parquet(
-        tmp_path / "run" / "predictions.parquet"
-    )
-    other = made(path="other store.hw", grade=[bool(k) for k in CLASS])
-    assert evaluate(tmp_path / "run", other, label="grade", groups="patient", n_draws=100).metrics["n_samples"] == N
