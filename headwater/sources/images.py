@@ -45,6 +45,7 @@ from PIL import (
 
 from headwater._reading import read_regular
 from headwater.errors import ImageError, ImageNotFound
+from headwater.sources._places import why_not_found
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "load_bytes", "read_image"]
 
@@ -88,7 +89,8 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         return read_regular(path, most=MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageNotFound(f"image file not found: {path}") from error
+        why = why_not_found(path)
+        raise ImageNotFound(f"image file not found: {path}{f' ({why})' if why else ''}") from error
     except IsADirectoryError as error:
         raise ImageError(f"a folder stands where an image file should be: {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -171,7 +173,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"image too large: {width} x {height} is {width * height:,} pixels, and at most {max_pixels:,} "
-            "are allowed; cut it into tiles, or raise max_pixels"
+            "are allowed; cut it into tiles, or import features of its tiles"
         )
 
 
