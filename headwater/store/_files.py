@@ -45,6 +45,11 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             raise DiskError(f"{path}: cannot be written ({error.strerror}).") from error
+        if error.errno in (errno.EISDIR, errno.ENOTDIR):
+            raise StoreError(
+                f"{location(path)}: a folder stands where a file belongs, or a file where a folder does. Take it away, "
+                "and run the same command again."
+            ) from error
         raise
 
 
@@ -312,8 +317,9 @@ def remove_file(path: Path) -> None:
     if remote := remote_of(path):
         remote.remove(path)
     if path.exists():
-        path.unlink(missing_ok=True)
-        sync(path.parent)
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
+            sync(path.parent)
 
 
 def remove_tree(folder: Path) -> None:
