@@ -66,6 +66,14 @@ done(seconds)
 """
 
 
+ONE = """
+start = time.perf_counter()
+features = open_store(path).features(NAME)
+row = features.pooled[n // 2]
+done(time.perf_counter() - start)
+"""
+
+
 def measure(code: str, n: int, dim: int, folder: str) -> tuple[float, float]:
     """Return the seconds and the peak memory in MB that a process prints."""
     start = START.format(here=str(Path(__file__).parent), n=n, dim=dim)
@@ -83,12 +91,13 @@ def main() -> None:
     print(machine())
     each: dict[str, dict[int, float]] = {"writer": {}, "embed": {}}
     beyond = {}
-    opened = 0.0
+    opened = one = 0.0
     for n in sorted(sizes.items) + ([10_000_000] if sizes.large else []):
         with tempfile.TemporaryDirectory() as folder:
             _, table = measure(TABLE, n, sizes.dim, folder)
             seconds, peak = measure(WRITE, n, sizes.dim, folder)
             opened, _ = min(measure(OPEN, n, sizes.dim, folder) for _ in range(3))
+            one, _ = min(measure(ONE, n, sizes.dim, folder) for _ in range(3))
             each["writer"][n], beyond[n] = seconds / n, peak - table
             if n <= 1_000_000:
                 each["embed"][n] = measure(EMBED, n, sizes.dim, folder)[0] / n
@@ -102,6 +111,9 @@ def main() -> None:
         print(f"time an item by the {name}, {most:,} against {least:,}: {slower:.2f} times (at most 1.2: {verdict})")
     most = max(beyond)
     print(f"opening {most:,} items and finding 1,000: {opened:.3f} s (under a second: {_verdict(opened < 1)})")
+    print(
+        f"opening {most:,} items and reading one, its block checked: {one:.3f} s (under a second: {_verdict(one < 1)})"
+    )
     grown = beyond[most] - beyond[min(beyond)]
     print(f"memory beyond the item table: {grown:+.0f} MB (at most 100: {_verdict(grown <= 100)})")
 
