@@ -38,7 +38,7 @@ done(0)
 """
 WRITE = """
 keys = random_keys(n)
-vectors = noise(0, 4096, dim)
+vectors = noise(0, 16_384, dim)  # as many as a block may have
 start = time.perf_counter()
 features = create_store(path).require_features(NAME, spec_of(dim), n)
 with features.writing() as writer:

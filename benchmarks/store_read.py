@@ -76,9 +76,8 @@ def checked_reads(store: Path, block_rows: int, before: Path | None) -> None:
             print(f"{rows:>5,} rows, {name}: first gather {first * 1e3:.2f} ms, then {second * 1e3:.3f} ms")
         touched = size if rows > 1 else block_rows * D * 2
         cost = checked[0] - unchecked[0]
-        print(
-            f"      the check took {cost * 1e3:.1f} ms for {touched / 1e6:.0f} MB: {touched / cost / 1e9:.1f} GB/s on one core"
-        )
+        rate = touched / cost / 1e9
+        print(f"      the check took {cost * 1e3:.1f} ms for {touched / 1e6:.0f} MB: {rate:.1f} GB/s on one core")
         report(f"second gather of {rows:,}, without the check", checked[1], unchecked[1], 0.9)
 
 

@@ -11,8 +11,8 @@ boolean   every cell is ``true`` or ``false``
 text      all else: ``007``, ``12E1``, ``+5``, accession numbers of 20 digits, ``NA``
 ========  =======================================================================================================
 
-Empty cells are ignored in this. A column of a file with types of its own keeps them where NumPy and Arrow have them too;
-`plain` says what becomes of the others.
+Empty cells are ignored in this. A column of a file with types of its own keeps them where NumPy and Arrow have them
+too; `plain` says what becomes of the others.
 """
 
 from __future__ import annotations

@@ -309,6 +309,8 @@ class FeatureWriter:
 
     def _dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
         chunk = array.chunk(block)
+        if values.shape != (len(rows), *array.shape[1:]):
+            raise ValueError(f"values of shape {values.shape} for {len(rows)} rows of {array!r}.")
         if len(rows) == len(chunk):
             return values.astype(array.dtype, copy=False)
         chunk = np.array(chunk)

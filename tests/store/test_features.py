@@ -458,3 +458,32 @@ def test_any_history_of_runs_ends_in_the_same_values(tmp_path_factory, runs):
     assert np.array_equal(features.pooled[stored], vectors(np.flatnonzero(stored)))
     assert np.isnan(features.pooled[~stored]).all()
     assert list(features.verify()) == []
+
+
+@pytest.mark.parametrize(("first", "longer"), [(10, 40), (30, 5), (1, 60), (63, 20), (10, 0)])
+@pytest.mark.parametrize("form", ["float16", "int8"])
+def test_a_part_filled_block_of_ragged_tokens_grows(store, first, longer, form):
+    """Items with many more tokens join a block, which then spans chunks that were not there; all reads back."""
+    tokens = {"tokens": "all", "token_dim": 3, "modality": "text"}
+    made = store.require_features("f/text", spec(**tokens).with_tokens_as(form), 64)
+    keys = keys_of(range(64))
+    lengths = np.where(np.arange(64) < first, 3, longer)
+    features = write(made, keys[:first], lengths=lengths[:first])
+    features = write(features, keys, lengths=lengths)
+    assert list(features.verify()) == []
+    again = store.features("f/text")
+    for row in (0, first - 1, first, 63):
+        expected = vectors(np.arange(lengths[row]) + row, 3)
+        np.testing.assert_allclose(again.tokens[row], expected, atol=0.005 * max(expected.max(initial=1), 1))
+
+
+def test_values_that_are_fewer_than_their_rows_are_refused(store):
+    """A block is not written when its values are not one for each row, which its checksum would hide."""
+    features = store.require_features("f/image", spec(), 64)
+    with features.writing() as writer:
+        (task,) = writer.plan(keys_of(range(64)))
+        for values in (vectors(task.rows[:-1]), vectors(task.rows, DIM + 1), vectors(task.rows)[:, 0]):
+            with pytest.raises(ValueError, match="for 64 rows"):
+                writer.commit(task, BlockResult(task.rows, values))
+        writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
+    assert list(features.refresh().verify()) == []
