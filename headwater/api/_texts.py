@@ -37,6 +37,7 @@ def encoder_of(
         adapter=last.get("adapter_file") if spec.adapter is not None else None,
         device=device,
         trust_remote_code=trust_remote_code,
+        named_by=f"the store {store.location}",
     )
     own = encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
     spec.require_same(own, f"{store.location}: {name}")
