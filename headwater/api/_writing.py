@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from headwater._reading import read_json
 from headwater.api.run import CURVES, DECISION, ENCODER, FIGURES, HEAD_FILES, INSTANCES, RUN_FILES, TRIALS, Run
 from headwater.errors import InputError
 from headwater.heads import save_head
@@ -40,7 +41,7 @@ def run_folder(out: str | Path | None) -> Path | None:
 def _is_run(path: Path) -> bool:
     """Whether a directory holds a run, or what is left of one whose writing was cut short."""
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = read_json(path / "config.json")
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("command") in COMMANDS

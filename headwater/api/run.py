@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from headwater._reading import open_regular, read_json
 from headwater.api._controls import control_lines
 from headwater.api._frozen import against_frozen
 from headwater.api._lines import counted
@@ -154,9 +154,7 @@ def open_run(path: str | Path) -> Run:
     """
     path = Path(path)
     found = read_results(path)
-    instances, curves = (
-        pl.read_parquet(path / name) if (path / name).exists() else None for name in (INSTANCES, CURVES)
-    )
+    instances, curves = (_table(path / name) if (path / name).exists() else None for name in (INSTANCES, CURVES))
     head = load_head(path)
     return Run(
         path, found.config, found.metrics, found.predictions, head, found.decision, found.trials, instances, curves
@@ -179,15 +177,52 @@ def read_results(path: Path) -> Results:
     """Read a run directory without its head, which may be large."""
     try:
         return Results(
-            config=json.loads((path / "config.json").read_text()),
-            metrics=json.loads((path / "metrics.json").read_text()),
-            predictions=pl.read_parquet(path / "predictions.parquet"),
-            decision=json.loads((path / DECISION).read_text()) if (path / DECISION).exists() else {},
-            trials=pl.read_parquet(path / TRIALS) if (path / TRIALS).exists() else None,
-            curves=pl.read_parquet(path / CURVES) if (path / CURVES).exists() else None,
+            config=_object(path / "config.json"),
+            metrics=_object(path / "metrics.json"),
+            predictions=_table(path / "predictions.parquet"),
+            decision=_object(path / DECISION) if (path / DECISION).exists() else {},
+            trials=_table(path / TRIALS) if (path / TRIALS).exists() else None,
+            curves=_table(path / CURVES) if (path / CURVES).exists() else None,
         )
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a run, which may be somebody else's.
+
+    Raises
+    ------
+    HeadError
+        When it cannot be read, or is something else.
+    """
+    try:
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    return found
+
+
+def _table(path: Path) -> pl.DataFrame:
+    """Read a table of a run, which may be somebody else's.
+
+    Raises
+    ------
+    HeadError
+        When it cannot be read.
+    """
+    try:
+        open_regular(path).close()
+        return pl.read_parquet(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, pl.exceptions.PolarsError) as error:
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise HeadError(f"{path}: cannot be read ({why}).") from error
 
 
 def _against_internal(external: Mapping[str, Any]) -> list[str]:

@@ -31,9 +31,9 @@ CONFIGS = (
 )
 """Files of a model on the hub that hold arguments of loaders; of a folder, every JSON file is read."""
 LOADERS = re.compile(
-    r"(.*_)?(checkpoint|dir|file|filename|folder|hub_id|proxies|revision|subfolder|url)|(.*(?<!drop)_)?path|"
+    r"(.*_)?((?<!use_)checkpoint|dir|file|filename|folder|hub_id|proxies|revision|subfolder|url)|(.*(?<!drop)_)?path|"
     r"pretrained(_cfg|_cfg_overlay|_backbone|_model_name_or_path)?|\w*name_or_path|adapter_kwargs|config|custom_load|"
-    r"from_(flax|tf)|(local_files|weights)_only|mirror|state_dict|(use_auth_)?token|tokenizer_(name|type)"
+    r"from_(flax|tf)|local_files_only|mirror|state_dict|(use_auth_)?token|tokenizer_(name|type)"
 )
 """Arguments that tell a loader what to open, or how far to trust it."""
 TOKENIZERS = re.compile(
@@ -71,17 +71,18 @@ def admit(spec: str, *, named_by: str | None = None, trusted: bool = False) -> N
         )
     if backend == "joined" and (named_by or "").startswith("joined:"):
         raise EncoderError(f"{named_by}: names {spec}, but the encoders of a joined run are never joined ones.")
-    if name.startswith("local-dir:") and backend in ("timm", "open_clip"):
-        _admit_folder(Path(name.removeprefix("local-dir:")), spec, named_by, trusted)
+    source, _, place = name.partition(":")
+    source = source.lower().replace("_", "-")  # as timm reads it
+    if source == "local-dir" and backend in ("timm", "open_clip"):
+        _admit_folder(Path(place), spec, named_by, trusted)
     elif backend == "hf" and Path(name).is_dir():
         _admit_folder(Path(name), spec, named_by, trusted)
     elif backend == "hf" and os.path.lexists(name):
         raise EncoderError(f"{spec}: is no directory. Give the directory that holds the model: hf:DIRECTORY.")
     elif backend == "hf":
         _admit_repository(name, spec, "config.json", trusted)
-    elif backend in ("timm", "open_clip") and name.startswith("hf-hub:"):
-        first = "config.json" if backend == "timm" else "open_clip_config.json"
-        _admit_repository(name.removeprefix("hf-hub:"), spec, first, trusted)
+    elif source == "hf-hub" and backend in ("timm", "open_clip"):
+        _admit_repository(place, spec, "config.json" if backend == "timm" else "open_clip_config.json", trusted)
 
 
 def admit_weights(weights: str | Path, named_by: str) -> None:
@@ -157,7 +158,7 @@ def unasked(backend: str, trusted: bool) -> Iterator[None]:
 def _admit_folder(folder: Path, spec: str, named_by: str | None, trusted: bool) -> None:
     """Read every JSON file of a model's folder, and look at what kind of file each other one is."""
     if not folder.is_dir():
-        return  # the library says so
+        raise EncoderError(f"{spec}: cannot be read (no such directory). Give the one that holds the model.")
     links = named_by is None or trusted
     for path in _files(folder, spec):
         if not links:
@@ -272,11 +273,14 @@ class _Reader:
 
     def _argument(self, keys: tuple[str, ...], value: Any) -> str:
         """Say what of an entry is an argument of a loader, among those that are passed on."""
-        if len(keys) < 2 or not re.search(r"(^|_)(kw)?args$", keys[-2]) or value in (None, False, ""):
+        if len(keys) < 2 or not re.search(r"(^|_)(kw)?args$", keys[-2]) or value is None:
             return ""
         if keys[-2] == "tokenizer_kwargs" and "text_cfg" in keys:
             return "" if TOKENIZERS.fullmatch(keys[-1]) else "is no argument that a tokenizer of open_clip needs"
-        return "tells a loader what to open" if LOADERS.fullmatch(keys[-1]) else ""
+        if keys[-1] == "weights_only" and value is not True:
+            return "would let code run that is in the weights"
+        plain = value is False or value == "" or (isinstance(value, int | float) and value is not True)
+        return "tells a loader what to open" if LOADERS.fullmatch(keys[-1]) and not plain else ""
 
     def _weights(self, keys: tuple[str, ...], value: Any) -> str:
         """Say what of an index of weights lies elsewhere."""

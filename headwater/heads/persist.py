@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import is_regressor
 
+from headwater._reading import open_regular, read_json
 from headwater.errors import HeadError, nearest
 from headwater.heads.base import Head
 
@@ -103,12 +104,14 @@ def load_head(folder: Path) -> Any:
     from safetensors.numpy import load_file
 
     try:
-        values = json.loads((folder / "head.json").read_text())
+        values = read_json(folder / "head.json")
+        open_regular(folder / "head.safetensors").close()
         arrays = load_file(folder / "head.safetensors")
     except FileNotFoundError as error:
         raise HeadError(f"{folder}: no head here. Run: headwater fit-head … --out {folder}") from error
-    except (ValueError, SafetensorError) as error:
-        raise HeadError(f"{folder}: the head cannot be read ({error}).") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise HeadError(f"{folder}: the head cannot be read ({why}).") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         written = values.get("format") if isinstance(values, dict) else "unknown"
         raise HeadError(
@@ -117,5 +120,7 @@ def load_head(folder: Path) -> Any:
     try:
         regression = values.get("task") == "regression"
         return head_class(values["head"], regression=regression).from_state(values, arrays)
-    except (KeyError, TypeError) as error:
+    except HeadError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise HeadError(f"{folder}: the head is incomplete ({error}). Fit it again.") from error

@@ -205,6 +205,11 @@ FOLDERS = {
     ),
     "checkpoint of timm": ("timm-conv", lambda f: timm(f, model_args__checkpoint_path="/etc/hostname")),
     "pretrained_cfg of timm": ("timm-conv", lambda f: timm(f, model_args__pretrained_cfg={"file": "/etc/hostname"})),
+    "weights that run": ("hf-bert", lambda f: hub(f, model_kwargs={"weights_only": False})),
+    "a source in other letters": (
+        "timm-conv",
+        lambda f: timm(f, model_args__checkpoint_path="/etc/hostname").replace("local-dir", "Local_Dir"),
+    ),
     "another architecture": ("timm-conv", lambda f: timm(f, architecture="hf-hub:somebody/else")),
     "config that is a list": ("hf-bert", lambda f: (f / "config.json").write_text("[]") and f"hf:{f}"),
     "deep JSON": ("hf-bert", lambda f: (f / "config.json").write_text("[" * 200_000) and f"hf:{f}"),
