@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from headwater._links import leads_out
 from headwater._reading import open_regular, read_json
 from headwater.errors import EncoderError
 
+TIMM_CONFIGS = ("config.json",)
+TOWER_CONFIGS = ("config.json", "adapter_config.json")
+TOKENIZER_CONFIGS = ("config.json", "tokenizer_config.json")
+OPEN_CLIP_CONFIGS = ("open_clip_config.json", *TOKENIZER_CONFIGS)
 CONFIGS = (
-    "config.json",
-    "open_clip_config.json",
-    "tokenizer_config.json",
+    *TOKENIZER_CONFIGS,
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -80,9 +82,9 @@ def admit(spec: str, *, named_by: str | None = None, trusted: bool = False) -> N
     elif backend == "hf" and os.path.lexists(name):
         raise EncoderError(f"{spec}: is no directory. Give the directory that holds the model: hf:DIRECTORY.")
     elif backend == "hf":
-        _admit_repository(name, spec, "config.json", trusted)
+        _admit_repository(name, spec, CONFIGS, trusted)
     elif source == "hf-hub" and backend in ("timm", "open_clip"):
-        _admit_repository(place, spec, "config.json" if backend == "timm" else "open_clip_config.json", trusted)
+        _admit_repository(place, spec, TIMM_CONFIGS if backend == "timm" else OPEN_CLIP_CONFIGS, trusted)
 
 
 def admit_weights(weights: str | Path, named_by: str) -> None:
@@ -196,8 +198,8 @@ def _refuse_link(path: Path, folder: Path, spec: str) -> None:
         )
 
 
-def _admit_repository(name: str, spec: str, first: str, trusted: bool) -> None:
-    """Look at the configuration of a model on the hub, or in the hub's cache; what cannot be had, the library says."""
+def _admit_repository(name: str, spec: str, files: Sequence[str], trusted: bool) -> None:
+    """Look at the configuration of a model on the hub or in its cache; without the first file, the library says so."""
     repository, _, revision = name.partition("@")
     hub = need("transformers.utils.hub", "encoders")
 
@@ -215,16 +217,16 @@ def _admit_repository(name: str, spec: str, first: str, trusted: bool) -> None:
             return None
         return found
 
-    for file in (first, *(config for config in CONFIGS if config != first)):
+    for file in files:
         path = fetched(file)
-        if path is None and file == first:
+        if path is None and file == files[0]:
             return
         if path is not None:
             try:
                 read = read_json(path)
             except (OSError, ValueError) as error:
                 raise EncoderError(f"{spec}: {file}: cannot be read ({_why(error)}).") from error
-            _Reader(spec, None, trusted).require_plain(file, read)
+            _Reader(spec, None, trusted, towers=files is not TOWER_CONFIGS).require_plain(file, read)
 
 
 class _Reader:
@@ -238,10 +240,12 @@ class _Reader:
         Where the model is; None for one on the hub.
     trusted
         Whether code may run that the configuration asks for.
+    towers
+        Whether a text tower that it names is looked at, too: a tower's own configuration names none.
     """
 
-    def __init__(self, spec: str, folder: Path | None, trusted: bool) -> None:
-        self.spec, self.folder, self.trusted = spec, folder, trusted
+    def __init__(self, spec: str, folder: Path | None, trusted: bool, *, towers: bool = True) -> None:
+        self.spec, self.folder, self.trusted, self.towers = spec, folder, trusted, towers
 
     def require_plain(self, file: str, values: Any) -> None:
         """Raise `EncoderError` where a configuration asks for what only its loader may decide."""
@@ -300,8 +304,8 @@ class _Reader:
         if key in ("hf_model_name", "hf_tokenizer_name", "backbone"):
             if _ELSEWHERE.search(value) or _SCHEME.match(value) or os.path.lexists(value):
                 return "names another model, in a folder of its own"
-            if key == "hf_model_name":
-                _admit_repository(value, self.spec, "config.json", self.trusted)
+            if key == "hf_model_name" and self.towers:
+                _admit_repository(value, self.spec, TOWER_CONFIGS, self.trusted)
         return ""
 
     def _is_own(self, value: Any) -> bool:

@@ -213,7 +213,10 @@ FOLDERS = {
     "another architecture": ("timm-conv", lambda f: timm(f, architecture="hf-hub:somebody/else")),
     "config that is a list": ("hf-bert", lambda f: (f / "config.json").write_text("[]") and f"hf:{f}"),
     "deep JSON": ("hf-bert", lambda f: (f / "config.json").write_text("[" * 200_000) and f"hf:{f}"),
-    "deep vocabulary": ("hf-bert", lambda f: (f / "vocab.json").write_text('{"a":' * 900) and f"hf:{f}"),
+    "deep vocabulary": (
+        "hf-bert",
+        lambda f: (f / "vocab.json").write_text('{"a":' * 900 + "1" + "}" * 900) and f"hf:{f}",
+    ),
     "pipe for a config": ("hf-bert", lambda f: pipe(f, "config.json") or f"hf:{f}"),
     "pipe for words": ("hf-bert", lambda f: pipe(f, "vocab.txt") or f"hf:{f}"),
     "pipe for weights": ("timm-conv", lambda f: pipe(f, "model.safetensors") or f"timm:local-dir:{f}"),
@@ -478,3 +481,91 @@ def test_state_dicts_are_found(tiny, tmp_path):
     state = load_encoder(tiny("timm-conv").spec, device="cpu").module.state_dict()
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "w.safetensors")
     assert load_again(spec, weights=str(tmp_path / "w.safetensors"), device="cpu").spec("image", "float16") == spec
+
+
+# The hub
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch, marker):
+    """Return a function that puts a model's folder into a cache of the hub, as it is once it was fetched."""
+    cache = tmp_path / "hub"
+    for place in ("huggingface_hub.constants", "huggingface_hub.file_download", "transformers.utils.hub"):
+        if hasattr(sys.modules.get(place), "HF_HUB_CACHE"):
+            monkeypatch.setattr(f"{place}.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+
+    def put(folder, name):
+        repository = cache / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+        return name
+
+    return put
+
+
+def tower_on_the_hub(folder, cached):
+    other = shutil.copytree(folder, folder.with_name("other"))
+    change(other / "config.json", attn_implementation="somebody/kernel")
+    open_clip(folder, text_cfg__hf_model_name=cached(other, "a/other"), text_cfg__hf_tokenizer_name="a/b")
+    return f"open_clip:hf-hub:{cached(folder, 'a/b')}"
+
+
+def tower_of_code_on_the_hub(folder, cached):
+    other = shutil.copytree(folder, folder.with_name("other"))
+    (other / "open_clip_config.json").unlink()
+    change(other / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
+    open_clip(folder, text_cfg__hf_model_name=cached(other, "a/other"), text_cfg__hf_tokenizer_name="a/b")
+    return f"open_clip:hf-hub:{cached(folder, 'a/b')}"
+
+
+def tokenizer_on_the_hub(folder, cached):
+    own_tokenizer(folder)
+    open_clip(folder, text_cfg__hf_model_name="a/b", text_cfg__hf_tokenizer_name="a/b")
+    open_clip(folder, text_cfg__tokenizer_kwargs={"trust_remote_code": True})
+    change(folder / "config.json", text_cfg={"hf_model_name": "a/b"})
+    return f"open_clip:hf-hub:{cached(folder, 'a/b')}"
+
+
+HUB = {
+    "tokenizer_kwargs": ("open_clip-bert", tokenizer_on_the_hub),
+    "tower": ("open_clip-bert", tower_on_the_hub),
+    "tower of code": ("open_clip-bert", tower_of_code_on_the_hub),
+    "kernel": ("hf-bert", lambda f, put: (hub(f, attn_implementation="x/kernel"), f"hf:{put(f, 'a/b')}")[1]),
+    "adapter": ("hf-bert", lambda f, put: (hub(f, "adapter_config.json", r=1), f"hf:{put(f, 'a/b')}")[1]),
+    "trust": (
+        "hf-bert",
+        lambda f, put: (hub(f, "tokenizer_config.json", trust_remote_code=True), f"hf:{put(f, 'a/b')}")[1],
+    ),
+    "timm": (
+        "timm-conv",
+        lambda f, put: (timm(f, model_args__checkpoint_path="/etc/hosts"), f"timm:hf-hub:{put(f, 'a/b')}")[1],
+    ),
+    "timm by another name": (
+        "timm-conv",
+        lambda f, put: (timm(f, model_args__checkpoint_path="/etc/hosts"), f"timm:HF_Hub:{put(f, 'a/b')}@main")[1],
+    ),
+    "deep JSON": ("hf-bert", lambda f, put: (f / "config.json").write_text("[" * 9999) and f"hf:{put(f, 'a/b')}"),
+}
+
+
+@pytest.mark.parametrize("kind", HUB)
+def test_a_model_on_the_hub_runs_nothing(kind, folder_of, cached, marker):
+    """What was fetched from the hub is looked at as a folder is."""
+    member, spoil = HUB[kind]
+    spec = spoil(folder_of(member), cached)
+    with pytest.raises(EncoderError) as caught:
+        load_encoder(spec, device="cpu")
+    assert not marker.exists()
+    assert "\n" not in str(caught.value)
+    assert "Without a network" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("member", "spec"), [("hf-bert", "hf:a/b"), ("timm-conv", "timm:hf-hub:a/b"), ("open_clip", "open_clip:hf-hub:a/b")]
+)
+def test_a_plain_model_on_the_hub_loads(member, spec, folder_of, cached):
+    """A model in the hub's cache that names nothing of the kind is an encoder."""
+    cached(folder_of(member), "a/b")
+    assert load_encoder(spec, device="cpu").modalities
