@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 Store = Annotated[
     str,
@@ -77,6 +80,11 @@ Aggregated = Annotated[
 ]
 Level = Annotated[float, typer.Option(help="Of the intervals.")]
 Draws = Annotated[int, typer.Option(help="Draws of the bootstrap.")]
+
+
+def printable(line: str) -> str:
+    """Return a line without characters that would move the cursor, turn text around or change a terminal's settings."""
+    return _CONTROLS.sub("�", line)
 
 
 def params_of(assignments: list[str]) -> dict[str, Any]:

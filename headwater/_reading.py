@@ -9,15 +9,21 @@ JSON, so that whoever catches these for a file catches it too.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SMALL = 64 << 20
 """Bytes that a JSON file may have: settings, metadata, metrics."""
 TABLE = 8 << 30
 """Bytes that a table may have."""
+ROWS_A_BYTE = 64
+"""Rows that a table may have for each byte of its file: rows of ids of their own take more space than that."""
 DEEPEST = 100
 """Levels that JSON may be nested."""
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -32,7 +38,8 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> Binary
         When there is none, it may not be read, or it is something else: a folder, a pipe, a device, a link that is not
         to be followed.
     """
-    _require_regular(os.stat(path, follow_symlinks=follow), path)  # first: opening a device may already do something
+    # first, since to open a device may already do something
+    _require_regular(os.stat(path, follow_symlinks=follow), path)  # noqa: PTH116  (a string is as good)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | _BINARY
     descriptor = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
     try:
@@ -79,7 +86,30 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep") from None
     _require_shallow(value, DEEPEST)
+    if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # half a character is a UnicodeEncodeError, which is a ValueError
     return value
+
+
+def parse_parquet(data: bytes) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return the table that is in a Parquet file, and the words that its writer put beside it.
+
+    Raises
+    ------
+    ValueError
+        When it is no Parquet file, is damaged, or is said to hold more rows than its bytes can be of.
+    """
+    import polars as pl
+
+    try:
+        n_rows = int(pl.scan_parquet(io.BytesIO(data)).select(pl.len()).collect().item())
+        if n_rows > ROWS_A_BYTE * len(data):
+            raise ValueError(f"{n_rows:,} rows in {len(data):,} bytes")
+        return pl.read_parquet(io.BytesIO(data)), pl.read_parquet_metadata(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError, MemoryError) as error:
+        raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
 
 def _require_shallow(value: Any, left: int) -> None:

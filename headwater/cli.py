@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import gc
 import math
+import os
 import shutil
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -52,7 +54,12 @@ from headwater._cli_options import (
     mapping_of,
     params_of,
     params_of_heads,
+    printable,
 )
+
+FOREIGN = "A file was damaged, or changed by hand: headwater --debug … shows where it was read."
+DEBUG = "HEADWATER_DEBUG"
+"""Environment variable: where it says anything, an error is shown with its traceback, as by ``--debug``."""
 
 
 class _Group(TyperGroup):
@@ -96,7 +103,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and status 1."""
+    """Run the command line; an error is one line and status 1, with ``--debug`` after its traceback."""
     from headwater.errors import HeadwaterError
 
     try:
@@ -105,14 +112,32 @@ def main() -> None:
         _fail(str(error), 1)
     except OSError as error:  # what the system refuses, wherever it does
         _fail(_refusal(error), 1)
+    except (MemoryError, RecursionError) as error:
+        _fail(_exhausted(error), 1)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of libraries that are written in Rust, such as polars
+            raise
+        _fail(f"a library gave up ({str(error).splitlines()[0][:200]}). {FOREIGN}", 1)
     finally:
         if "torch" not in sys.modules:  # some of whose libraries count what is left, and complain
             gc.freeze()  # else the interpreter looks through all that was imported for cycles: a quarter second
 
 
 def _fail(line: str, status: int) -> NoReturn:
-    print(f"headwater: {' '.join(line.split())}", file=sys.stderr)
+    if _debugging():
+        traceback.print_exc()
+    print(f"headwater: {printable(' '.join(line.split()))}", file=sys.stderr)
     sys.exit(status)
+
+
+def _debugging() -> bool:
+    return bool(os.environ.get(DEBUG)) and sys.exc_info()[0] is not None
+
+
+def _exhausted(error: MemoryError | RecursionError) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory. Close other programs, or use fewer samples, a smaller batch, fewer workers."
+    return f"something is nested too deeply. {FOREIGN}"
 
 
 def _refusal(error: OSError) -> str:
@@ -133,8 +158,13 @@ def _version(asked: bool) -> None:
 @app.callback()
 def start(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the code an error came from, for a report.")
+    ] = False,
 ) -> None:
     """A feature store with lightweight heads: encoders run once, heads fit in seconds."""
+    if debug:
+        os.environ[DEBUG] = "1"
 
 
 def _show(lines: list[str], value: Any, as_json: bool) -> None:
@@ -143,7 +173,7 @@ def _show(lines: list[str], value: Any, as_json: bool) -> None:
 
         print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, default=str, allow_nan=False))
     else:
-        print("\n".join(lines))
+        print("\n".join(map(printable, lines)))
 
 
 def _without_nan(value: Any) -> Any:
@@ -156,7 +186,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _warn_of_code(trusted: bool) -> None:
@@ -1059,8 +1089,6 @@ def verify(
             sys.exit(1)
         return
     problems = api.verify(store)
-    mend = f"Mend it: headwater verify {store} --repair"
-    lines = [*problems, f"{store}: {len(problems)} of what it holds differ from their checksums. {mend}"]
-    _show(lines if problems else [f"{store}: every checksum is right"], {"problems": problems}, json)
+    _show(problems.lines(store), {"problems": problems, "unchecked": problems.unchecked}, json)
     if problems:
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +22,7 @@ def fifo(path):
 
 def bound_socket(path):
     with socket.socket(socket.AF_UNIX) as server:
-        here = os.getcwd()
+        here = Path.cwd()
         os.chdir(path.parent)  # a socket's path may have 108 bytes
         try:
             server.bind(path.name)

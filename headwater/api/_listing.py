@@ -164,7 +164,7 @@ def _known_before(
     if column is None or column not in table.table.columns:
         return None
     then, now = old[column].cast(pl.String), table.table[column].cast(pl.String)
-    if modality == "image" and roles.root != str(table.root):
+    if modality == "image" and roles.root != str(table.root) and Path(roles.root).is_dir():  # else the store was moved
         then, now = _places(roles.root, then), _places(str(table.root), now)
     ids = old[roles.id].cast(pl.String)
     known = pl.DataFrame({"_id": ids, "_cell": then, KEY_COLUMNS[modality]: old[KEY_COLUMNS[modality]], "_known": True})

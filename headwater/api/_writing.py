@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import platform
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from headwater._reading import read_json
+from headwater.api._places import seen_from
 from headwater.api.run import CURVES, DECISION, ENCODER, FIGURES, HEAD_FILES, INSTANCES, RUN_FILES, TRIALS, Run
 from headwater.errors import InputError
 from headwater.heads import save_head
@@ -64,9 +65,12 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
     if run.curves is not None:
         optional[CURVES] = parquet(run.curves)
     predictions = parquet(run.predictions)
+    metrics = dict(run.metrics)
+    if "external" in metrics:
+        metrics["external"] = seen_from(target, metrics["external"])
     target.parent.mkdir(parents=True, exist_ok=True)
     with _beside(target) as folder:
-        (folder / "config.json").write_text(to_json(run.config))
+        (folder / "config.json").write_text(to_json(seen_from(target, run.config)))
         (folder / "predictions.parquet").write_bytes(predictions)
         if head_of is None:
             save_head(run.head, kind, folder)
@@ -78,7 +82,7 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
         for number, adapter in enumerate(run.adapters):
             (folder / ENCODER / str(number)).mkdir(parents=True)
             adapter.write(folder / ENCODER / str(number))
-        (folder / "metrics.json").write_text(to_json(run.metrics))
+        (folder / "metrics.json").write_text(to_json(metrics))
         target.mkdir(exist_ok=True)
         (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
         shutil.rmtree(target / ENCODER, ignore_errors=True)
@@ -106,8 +110,7 @@ def parquet(table: pl.DataFrame) -> bytes:
 def _beside(target: Path) -> Iterator[Path]:
     """Give an empty folder beside ``target``, and take it away in the end."""
     target = target.resolve()  # "." has no name to put anything beside
-    folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     folder.mkdir()
     try:
         yield folder

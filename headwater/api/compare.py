@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.api._foreign import reads_runs
 from headwater.api._lines import aligned, counted
 from headwater.api._tested import (
     codes_of,
@@ -117,6 +118,7 @@ class Compared:
         return [*out, *self.notes]
 
 
+@reads_runs
 def compare(
     runs: Sequence[str | Path | Run],
     *,

@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._lines import aligned, counted
+from headwater.api._places import seen_from
 from headwater.api._progress import progress_bar
 from headwater.api._samples import full_column, group_column, require_column
 from headwater.api._training import (
@@ -596,7 +597,7 @@ def _write(target: Path, done: Contrasted) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in (*HEAD_FILES, "predictions.parquet", "metrics.json"):  # of another run that was here
         (target / name).unlink(missing_ok=True)
-    (target / "config.json").write_text(to_json(done.config))
+    (target / "config.json").write_text(to_json(seen_from(target, done.config)))
     shutil.rmtree(target / FOLDER, ignore_errors=True)
     for number, adapter in enumerate(done.adapters):
         (target / FOLDER / str(number)).mkdir(parents=True)

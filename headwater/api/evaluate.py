@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._contents import kinds_of
+from headwater.api._foreign import reads_runs
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.api._lines import counted
 from headwater.api._mapping import mapping_of, merged, refuse_unknown
@@ -45,6 +46,7 @@ SAME_TEXTS = 0.5
 Draws = dict[str, NDArray[np.float64]]
 
 
+@reads_runs
 def evaluate(
     run: str | Path | Run,
     store: str | Path | Store,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.api._foreign import reads_runs
 from headwater.api._heat import as_grid, heat_map, seen_region
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs
 from headwater.api._lines import aligned
@@ -89,6 +90,7 @@ class Explained:
         }
 
 
+@reads_runs
 def explain(
     run: str | Path | Run,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import polars as pl
 
 from headwater.api._lines import aligned, counted, size
+from headwater.errors import StoreError
+from headwater.retrieve import check_index
 from headwater.store import FAILED, STORED, TO_DO, Features, Store, open_store, sample_keys
 
 
@@ -119,7 +122,37 @@ def _failures(store: Store, features: Features) -> tuple[dict[str, str], dict[st
     return by_id, {key: why for key, why in by_key.items() if key not in listed}
 
 
-def verify(store: str | Path | Store) -> list[str]:
-    """Read every checksum of a store; return a line for each thing that differs, none when all is well."""
+class Verified(list[str]):
+    """A line for each thing of a store that differs from its checksum; empty when all is well.
+
+    Attributes
+    ----------
+    unchecked
+        A line for each thing that has no checksum, since an earlier version of headwater wrote it.
+    """
+
+    def __init__(self, problems: Iterable[str], unchecked: Iterable[str] = ()) -> None:
+        super().__init__(problems)
+        self.unchecked = list(unchecked)
+
+    def lines(self, store: str) -> list[str]:
+        """Say it."""
+        older = [f"no checksum, since an earlier version of headwater wrote it: {line}" for line in self.unchecked]
+        if not self:
+            return [*older, f"{store}: every checksum is right"]
+        mend = f"Mend it: headwater verify {store} --repair"
+        return [*self, *older, f"{store}: {len(self)} of what it holds differ from their checksums. {mend}"]
+
+
+def verify(store: str | Path | Store) -> Verified:
+    """Read every checksum of a store, its indexes' too; return a line for each thing that differs."""
     opened = store if isinstance(store, Store) else open_store(store)
-    return list(opened.verify())
+    problems, unchecked = list(opened.verify()), opened.unchecked()
+    for place in opened.indexes():
+        name = place.relative_to(opened.path).as_posix()
+        try:
+            if not check_index(place):
+                unchecked.append(f"{name}.json")
+        except StoreError as error:
+            problems.append(str(error))
+    return Verified(problems, unchecked)

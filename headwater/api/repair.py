@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
 from headwater.api._texts import encoder_of
+from headwater.api.inspect import verify
 from headwater.embed import Content, Encoder, fill
 from headwater.errors import StoreError
+from headwater.retrieve import check_index
 from headwater.store import (
     PARTS,
     TO_DO,
@@ -24,6 +27,7 @@ from headwater.store import (
     keys_from_hex,
     mend,
     open_store,
+    remove_file,
     salvage_journal,
     sample_keys,
 )
@@ -86,16 +90,16 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         When the encoder is no longer the one that made these features.
     """
     opened = store if isinstance(store, Store) else open_store(store)
-    found = list(opened.verify())
+    found = list(verify(opened))
     if not found and not any(opened.features(name).forgotten for name in opened.feature_names()):
         return Repaired([], [], [])
     if wrong := list(opened.wrong_samples()):
-        raise StoreError(f"{wrong[0]}. Embed the manifest again, which writes it anew: what is stored is kept.")
-    done: list[str] = []
+        raise StoreError(wrong[0])
+    done = [*opened.mend_files(), *opened.mend_groups(), *_drop_damaged_indexes(opened)]
     for name in opened.feature_names():
         lost = salvage_journal(Journal(opened.journal_of(name)), name)
         done += lost
-        features = opened.features(name)
+        features = opened.features(name, mending=True)
         known = np.zeros((0, 16), np.uint8)
         if opened.has_samples():
             known = keys_from_hex(sample_keys(opened.samples, features.spec.modality).drop_nulls().unique())
@@ -109,7 +113,22 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
             to_do = to_do[np.isin(to_do // features.block_rows, features.forgotten)]
         if len(to_do) and opened.has_samples():
             done += _embed_again(opened, name, to_do, load(), encoding or Encoding(), progress)
-    return Repaired(found, done, list(opened.verify()))
+    return Repaired(found, done, list(verify(opened)))
+
+
+def _drop_damaged_indexes(store: Store) -> Iterator[str]:
+    """Remove indexes that are damaged, and yield a line about each: they are built again by one command."""
+    for place in store.indexes():
+        try:
+            check_index(place)
+        except StoreError:
+            for path in (place, place.with_name(f"{place.name}.json")):
+                remove_file(path)
+            name = place.relative_to(store.path / "index").as_posix().removesuffix(".faiss")
+            features, _, kind = name.rpartition(".")
+            yield f"index of {features} removed. Build it again: headwater index {store.location} --features " + (
+                f"{features} --kind {kind}"
+            )
 
 
 def _encoder(store: Store, name: str, encoding: Encoding) -> Encoder[Any]:

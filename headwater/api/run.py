@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 import polars as pl
 
-from headwater._reading import open_regular, read_json
+from headwater._reading import TABLE, parse_parquet, read_json, read_regular
+from headwater._schema import Count, Word, read_as
 from headwater.api._controls import control_lines
+from headwater.api._foreign import run_errors
 from headwater.api._frozen import against_frozen
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, over, over_folds
+from headwater.api._places import found_from
 from headwater.api._report import lines_of, output_lines
 from headwater.api._zero_shot_lines import ablation_lines, together_lines
 from headwater.errors import HeadError
@@ -99,6 +102,10 @@ class Run:
 
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""
+        with run_errors(self.path):
+            return self._lines()
+
+    def _lines(self) -> list[str]:
         n_folds = len(self.metrics["folds"])
         folds = f"mean ± standard deviation over {over(self.metrics['folds'])}" if n_folds > 1 else "one test set"
         out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
@@ -154,10 +161,18 @@ def open_run(path: str | Path) -> Run:
     """
     path = Path(path)
     found = read_results(path)
-    instances, curves = (_table(path / name) if (path / name).exists() else None for name in (INSTANCES, CURVES))
+    instances = _table(path / INSTANCES) if (path / INSTANCES).exists() else None
     head = load_head(path)
     return Run(
-        path, found.config, found.metrics, found.predictions, head, found.decision, found.trials, instances, curves
+        path,
+        found.config,
+        found.metrics,
+        found.predictions,
+        head,
+        found.decision,
+        found.trials,
+        instances,
+        found.curves,
     )
 
 
@@ -174,55 +189,85 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Read a run directory without its head, which may be large."""
+    """Read a run directory without its head, which may be large.
+
+    Raises
+    ------
+    HeadError
+        When there is no run at ``path``, or one of its files is not as headwater writes it.
+    """
     try:
-        return Results(
-            config=_object(path / "config.json"),
-            metrics=_object(path / "metrics.json"),
+        found = Results(
+            config=found_from(path, _json(path / "config.json", _Config)),
+            metrics=_json(path / "metrics.json", _Metrics),
             predictions=_table(path / "predictions.parquet"),
-            decision=_object(path / DECISION) if (path / DECISION).exists() else {},
+            decision=_json(path / DECISION, dict[str, Any]) if (path / DECISION).exists() else {},
             trials=_table(path / TRIALS) if (path / TRIALS).exists() else None,
             curves=_table(path / CURVES) if (path / CURVES).exists() else None,
         )
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error
+    if "external" in found.metrics and isinstance(found.metrics["external"], dict):
+        found.metrics["external"] = found_from(path, found.metrics["external"])  # type: ignore[index]
+    return found
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a run, which may be somebody else's.
+class _Config(TypedDict, total=False):
+    """What ``config.json`` holds of what every verb reads; each command has more."""
 
-    Raises
-    ------
-    HeadError
-        When it cannot be read, or is something else.
-    """
+    command: Required[Word]
+    features: dict[str, dict[str, Any]]
+    label: Word | list[Word] | None
+    label_separator: Word | None
+    merge: dict[str, Word | None] | None
+    head: Word
+    params: dict[str, Any]
+    where: str | None
+    groups: Word | None
+    split: Word | None
+    by: Word | None
+    per: Word | None
+    bags: Word | None
+    views: Word | None
+    missing: Word
+    task: Word
+    store: Word
+    manifest: Word
+    run: Word
+
+
+class _Metrics(TypedDict, total=False):
+    """What ``metrics.json`` holds of what every verb reads."""
+
+    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "retrieval"]]
+    n_samples: Required[Count]
+    folds: list[dict[str, Any]]
+    mean: dict[str, float | None]
+    std: dict[str, float | None]
+    left_out: dict[str, Count]
+    classes: list[Word | int | float | bool]
+
+
+def _json(path: Path, kind: Any) -> dict[str, Any]:
+    """Read a JSON file of a run, and look at the types of what it holds."""
     try:
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
+        value = read_json(path)
+        read_as(kind, value)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise HeadError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+        raise HeadError(f"{path}: cannot be read ({error}). Make the run again, or restore the file.") from error
+    found: dict[str, Any] = value
     return found
 
 
 def _table(path: Path) -> pl.DataFrame:
-    """Read a table of a run, which may be somebody else's.
-
-    Raises
-    ------
-    HeadError
-        When it cannot be read.
-    """
     try:
-        open_regular(path).close()
-        return pl.read_parquet(path)
+        return parse_parquet(read_regular(path, most=TABLE))[0]
     except FileNotFoundError:
         raise
-    except (OSError, pl.exceptions.PolarsError) as error:
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise HeadError(f"{path}: cannot be read ({why}).") from error
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{path}: cannot be read ({error}). Make the run again, or restore the file.") from error
 
 
 def _against_internal(external: Mapping[str, Any]) -> list[str]:

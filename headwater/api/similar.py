@@ -221,7 +221,7 @@ def index(
     with progress_bar(f"index {features}", found.n_items, show=progress) as update:
         built = build_index(found.pooled, kind, seed=seed, progress=lambda done, _: update(done, 0))  # type: ignore[arg-type]
     recall = recall_at_10(built, found.pooled, seed=seed)
-    path = _index_path(opened, features, kind)
+    path = opened.index_path(features, kind)
     save_index(built, path, fingerprint=found.fingerprint, recall_at_10=recall)
     for written in (path, path.with_name(f"{path.name}.json")):
         send_file(written)
@@ -236,10 +236,6 @@ def require_kind(kind: str) -> None:
         raise InputError(f"unknown kind of index {kind!r}.{nearest(kind, kinds)} There are: {', '.join(kinds)}.")
 
 
-def _index_path(store: Store, features: str, kind: str) -> Path:
-    return store.path / "index" / f"{features}.{kind}.faiss"
-
-
 def _search_index(
     store: Store,
     features: Features,
@@ -250,7 +246,7 @@ def _search_index(
     allowed: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Search an index of items; return the samples that they stand in, of equal ones the first first."""
-    path = _index_path(store, features.name, kind)
+    path = store.index_path(features.name, kind)
     if not (fetch_file(path) and fetch_file(path.with_name(f"{path.name}.json"))):
         raise StoreNotFound(
             f"{features.name}: no {kind} index. Run: headwater index {store.location} --features {features.name} "

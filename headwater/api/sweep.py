@@ -13,11 +13,13 @@ from typing import Any
 
 import polars as pl
 
+from headwater._reading import read_json
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
 from headwater.api._leaderboard import Cell, lines_of, ranked
 from headwater.api._mapping import mapping_of
+from headwater.api._places import PLACES, seen_from
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Asked, Protocol
 from headwater.api._writing import parquet, to_json
@@ -268,7 +270,9 @@ def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
         earlier = _json(there)
         if earlier.get("command") != COMMAND:
             raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
-        differ = [name for name in {**config, **earlier} if config.get(name) != earlier.get(name)]
+        # a store may have been moved: its features and samples, by their digests, are compared
+        names = dict.fromkeys([*config, *earlier])
+        differ = [name for name in names if name not in PLACES and config.get(name) != earlier.get(name)]
         if differ:
             raise InputError(
                 f"--out {folder} holds a sweep with other {', '.join(differ)}. Give another path, or what it was "
@@ -279,7 +283,7 @@ def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
     for unfinished in (folder / "runs").glob(".*.tmp"):
         shutil.rmtree(unfinished)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    _write(there, to_json(config).encode())
+    _write(there, to_json(seen_from(folder, config)).encode())
     return folder
 
 
@@ -331,8 +335,10 @@ def _is_finished(path: Path, plan: Planned) -> bool:
     """Whether a cell has been run, with this configuration."""
     if not (path / "metrics.json").exists():
         return False
-    config = {name: value for name, value in _json(path / "config.json").items() if name not in LATER}
-    return config == json.loads(to_json(plan.config)) and read_results(path).trials is not None
+    later = (*LATER, *PLACES)
+    config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
+    wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
+    return config == wanted and read_results(path).trials is not None
 
 
 def _finished(
@@ -370,7 +376,7 @@ def _finished(
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

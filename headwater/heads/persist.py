@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import numpy as np
 from sklearn.base import is_regressor
 
 from headwater._reading import open_regular, read_json
+from headwater._schema import Word, read_as
 from headwater.errors import HeadError, nearest
+from headwater.heads._token_head import TokenHead
 from headwater.heads.base import Head
+from headwater.heads.transclip import TransductiveZeroShot
+from headwater.heads.zero_shot import ZeroShot
 
 FORMAT = 1
+TRIED = 3
+"""Rows that a head predicts when it is loaded."""
 HEADS = {
     "linear": "headwater.heads.linear:LinearProbe",
     "mlp": "headwater.heads.mlp:MLP",
@@ -105,22 +115,90 @@ def load_head(folder: Path) -> Any:
 
     try:
         values = read_json(folder / "head.json")
-        open_regular(folder / "head.safetensors").close()
-        arrays = load_file(folder / "head.safetensors")
+        with open_regular(folder / "head.safetensors"):  # before the library, which would wait for a pipe
+            arrays = load_file(folder / "head.safetensors")
     except FileNotFoundError as error:
         raise HeadError(f"{folder}: no head here. Run: headwater fit-head … --out {folder}") from error
     except (OSError, ValueError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise HeadError(f"{folder}: the head cannot be read ({why}).") from error
+        raise HeadError(f"{folder}: the head cannot be read ({error}).") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         written = values.get("format") if isinstance(values, dict) else "unknown"
         raise HeadError(
             f"{folder}: a head of format {written}, this headwater reads format {FORMAT}. Upgrade headwater."
         )
-    try:
+    with head_errors(folder):
         regression = values.get("task") == "regression"
-        return head_class(values["head"], regression=regression).from_state(values, arrays)
-    except HeadError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise HeadError(f"{folder}: the head is incomplete ({error}). Fit it again.") from error
+        cls = head_class(read_as(Word, values["head"]), regression=regression)
+        _require_types(cls, read_as(dict[str, Any], values.get("params", {})))
+        if "classes" in values:
+            _require_classes(values["classes"])
+        head = cls.from_state(values, arrays)
+        if not isinstance(head, TokenHead):  # which may bring torch along
+            _try(head)
+    return head
+
+
+@contextmanager
+def head_errors(folder: Path | None) -> Iterator[None]:
+    """Turn what goes wrong with a head from a file, as it is made or used, into a line that names the file.
+
+    Raises
+    ------
+    HeadError
+        Whatever else was raised.
+    """
+    try:
+        yield
+    except _WRONG as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise HeadError(
+            f"{folder}: the head cannot be used ({_shortened(why)}): it was changed by hand or damaged, or is for other "
+            "features. Fit it again."
+        ) from error
+
+
+def _shortened(words: str) -> str:
+    line = " ".join(words.split())
+    return line if len(line) <= 300 else f"{line[:300]}…"
+
+
+_WRONG = (HeadError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, NotImplementedError)
+"""What values that nobody wrote end in, somewhere."""
+
+
+def _require_classes(values: Any) -> None:
+    classes = read_as(list[Word | bool | int | float], values)
+    if len({type(name) for name in classes}) != 1 or len(set(classes)) != len(classes):
+        raise HeadError("classes are distinct names, or distinct numbers")
+
+
+def _require_types(cls: type[Any], params: dict[str, Any]) -> None:
+    """Refuse parameters of other types than the head's; those of types that JSON has no values of are passed over."""
+    for name, kind in get_type_hints(cls.__init__).items():
+        if name not in params:
+            continue
+        try:
+            msgspec.json.schema(kind)
+        except (TypeError, RuntimeError):
+            continue
+        try:
+            read_as(kind, params[name])
+        except ValueError as error:
+            raise HeadError(f"{name}: {error}") from error
+
+
+def _try(head: Any) -> None:
+    """Let a head predict rows of zeros: arrays and settings that do not go together fail here, and not later."""
+    X: Any
+    if names := getattr(head, "inputs_", None):
+        widths = [len(p) for n, p in head.params_.items() if n.startswith("in") and p.ndim == 2]
+        X = {name: np.zeros((TRIED, width), np.float32) for name, width in zip(names, widths, strict=True)}
+    elif isinstance(head, ZeroShot | TransductiveZeroShot):
+        X = np.zeros((TRIED, np.shape(head.to_state()[1]["class_features"])[1]), np.float32)
+    else:
+        X = np.zeros((TRIED, head.n_features_in_), np.float32)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = head.predict(X) if is_regressor(head) else head.predict_proba(X)
+    if len(found) != TRIED or (not is_regressor(head) and found.shape[1:] != (len(head.classes_),)):
+        raise HeadError(f"it predicts {found.shape} of {TRIED} rows")

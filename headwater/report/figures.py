@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._extras import need
+from headwater.api._foreign import reads_runs
 from headwater.api._tested import names_of, scores_of, truth_of
 from headwater.api.run import FIGURES, Results, read_results
 from headwater.errors import InputError
@@ -51,6 +52,7 @@ class Drawn:
         return [f"{', '.join(names)} ({', '.join(suffixes)}) in {self.folder}"]
 
 
+@reads_runs
 def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[str] = SUFFIXES, dpi: int = 300) -> Drawn:
     """Draw a run: reliability, ROC and precision-recall curves and confusion; or predicted numbers and residuals.
 

@@ -2,13 +2,14 @@
 
 from headwater.retrieve.exact import search
 from headwater.retrieve.index import Kind, VectorIndex, build_index, recall_at_10
-from headwater.retrieve.persist import IndexInfo, load_index, read_index_info, save_index
+from headwater.retrieve.persist import IndexInfo, check_index, load_index, read_index_info, save_index
 
 __all__ = [
     "IndexInfo",
     "Kind",
     "VectorIndex",
     "build_index",
+    "check_index",
     "load_index",
     "read_index_info",
     "recall_at_10",

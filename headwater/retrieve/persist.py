@@ -6,10 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
+import msgspec
+
+from headwater._reading import open_regular, read_json
+from headwater._schema import Count, Size, Word, read_as
 from headwater.errors import DiskError, StoreError, StoreNotFound
 from headwater.retrieve.index import Kind, VectorIndex, load_faiss
 
@@ -40,16 +45,17 @@ class IndexInfo:
     """
 
     kind: Kind
-    dim: int
-    n_rows: int
-    n_vectors: int
-    fingerprint: str
-    recall_at_10: float | None
-    checksum: str
+    dim: Size
+    n_rows: Count
+    n_vectors: Count
+    fingerprint: Word
+    recall_at_10: Annotated[float, msgspec.Meta(ge=0, le=1)] | None
+    checksum: Word
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is written as JSON."""
-        return {"format": FORMAT, **asdict(self)}
+        """Return what is written as JSON, with a checksum of its own."""
+        values = {"format": FORMAT, **asdict(self)}
+        return {**values, "sum": _sum_of(values)}
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> IndexInfo:
@@ -58,16 +64,23 @@ class IndexInfo:
         Raises
         ------
         ValueError
-            When the format is another one, entries are missing or unknown, or there is no such kind.
+            When the format is another one, entries are missing, unknown or out of range, there is no such kind, or they
+            differ from their checksum; what was written before there was one has none.
         """
         fields = dict(entries)
+        if "sum" in fields and fields.pop("sum") != _sum_of(fields):
+            raise ValueError("it differs from its checksum")
         if (version := fields.pop("format", None)) != FORMAT:
             raise ValueError(f"format is {version!r}, {FORMAT} is needed")
         if difference := fields.keys() ^ cls.__dataclass_fields__.keys():
             raise ValueError(f"entries are missing or unknown: {', '.join(sorted(difference))}")
         if fields["kind"] not in get_args(Kind):
             raise ValueError(f"there is no kind {fields['kind']!r}")
-        return cls(**fields)
+        return read_as(cls, fields)
+
+
+def _sum_of(entries: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def save_index(
@@ -100,7 +113,7 @@ def save_index(
         When the disk is full or refuses.
     """
     place = Path(path)
-    half = place.with_name(f".{place.name}.{os.getpid()}.part")
+    half = place.with_name(f".{place.name}.{secrets.token_hex(8)}.part")
     side = _side(place)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +150,7 @@ def read_index_info(path: str | os.PathLike[str]) -> IndexInfo:
     """
     side = _side(Path(path))
     try:
-        entries = json.loads(side.read_text(encoding="utf-8"))
+        entries = read_json(side, follow=False)
         if not isinstance(entries, dict):
             raise ValueError("an object is needed")
         return IndexInfo.from_dict(entries)
@@ -175,14 +188,7 @@ def load_index(path: str | os.PathLike[str], *, fingerprint: str | None = None) 
             f"{place}: the index was built from other features ({info.fingerprint}) than these ({fingerprint}). "
             f"{_REBUILD}"
         )
-    try:
-        found = _checksum(place)
-    except FileNotFoundError:
-        raise StoreNotFound(f"{place}: there is no index here. Build it: headwater index") from None
-    except OSError as error:
-        raise StoreError(f"{place}: cannot be read: {error.strerror}. {_REBUILD}") from error
-    if found != info.checksum:
-        raise StoreError(f"{place}: the index is damaged: its checksum is {found}, not {info.checksum}. {_REBUILD}")
+    _require_right(place, info)
     try:
         native = load_faiss().read_index(os.fspath(place))
     except RuntimeError as error:
@@ -192,13 +198,42 @@ def load_index(path: str | os.PathLike[str], *, fingerprint: str | None = None) 
     return VectorIndex(info.kind, info.dim, info.n_rows, native)
 
 
+def check_index(path: str | os.PathLike[str]) -> bool:
+    """Compare an index, and what stands beside it, with their checksums; FAISS is not needed for it.
+
+    Returns
+    -------
+    bool
+        Whether what stands beside it has a checksum of its own; it has none where an earlier version wrote it.
+
+    Raises
+    ------
+    StoreNotFound, StoreError
+        As `load_index` does.
+    """
+    place = Path(path)
+    _require_right(place, read_index_info(place))
+    return "sum" in read_json(_side(place), follow=False)
+
+
+def _require_right(place: Path, info: IndexInfo) -> None:
+    try:
+        found = _checksum(place)
+    except FileNotFoundError:
+        raise StoreNotFound(f"{place}: there is no index here. Build it: headwater index") from None
+    except OSError as error:
+        raise StoreError(f"{place}: cannot be read: {error.strerror}. {_REBUILD}") from error
+    if found != info.checksum:
+        raise StoreError(f"{place}: the index is damaged: its checksum is {found}, not {info.checksum}. {_REBUILD}")
+
+
 def _side(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
 def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    with open_regular(path, follow=False) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()  # type: ignore[arg-type]
 
 
 def _first_line(error: Exception) -> str:

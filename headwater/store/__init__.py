@@ -20,8 +20,8 @@ from headwater.store.store import (
     create_store,
     find_store,
     open_store,
-    select_samples,
 )
+from headwater.store.where import select_samples
 from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 
 __all__ = [

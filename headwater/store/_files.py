@@ -2,6 +2,10 @@
 
 A path below the cache of a store at a URL stands for an object of its bucket: what is done to the file here is done to
 the object first.
+
+A store may be somebody else's. Nothing in it may be a symbolic link, since writing would then change a file outside
+the store, and reading would take one in; each file is opened without following a link, and `require_own` looks at the
+folders. A file of several names (hard links, as ``cp -al`` makes them) is never changed in place.
 """
 
 from __future__ import annotations
@@ -10,8 +14,9 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import shutil
-import threading
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +24,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from headwater.errors import DiskError
+from headwater._reading import SMALL, TABLE, open_regular, parse_json, read_regular
+from headwater.errors import DiskError, StoreError
 from headwater.store.remote import remote_of
 
 DIGEST_SIZE = 16
@@ -42,6 +48,93 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def require_own(path: Path, levels: int) -> None:
+    """Refuse a file or folder of a store that is a symbolic link, or lies in a folder that is.
+
+    Parameters
+    ----------
+    levels
+        How many folders above it belong to the store. The store itself may be a link of its user's.
+
+    Raises
+    ------
+    StoreError
+        The message names the link.
+    """
+    for part in (path, *path.parents[:levels]):
+        if part.is_symlink():
+            raise StoreError(
+                f"{location(part)} is a symbolic link: a store holds its own files only, and nothing is read or "
+                "written through it. Replace the link by what it leads to, if you trust it."
+            )
+
+
+def open_own(path: Path) -> BinaryIO:
+    """Open a file of a store for reading; of a store at a URL, that of the cache.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none.
+    StoreError
+        When it is a symbolic link, a pipe, a device or a folder.
+    """
+    with _own_errors(path):
+        return open_regular(path, follow=False)
+
+
+def read_own(path: Path, *, most: int = SMALL) -> bytes:
+    """Return the bytes of a file of a store, of at most ``most``; see `open_own`."""
+    with _own_errors(path):
+        return read_regular(path, most=most, follow=False)
+
+
+def read_own_json(path: Path) -> Any:
+    """Return what a JSON file of a store holds; see `open_own`.
+
+    Raises
+    ------
+    ValueError
+        When it is no JSON.
+    """
+    return parse_json(read_own(path))
+
+
+@contextmanager
+def _own_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.EFBIG):
+            why = "is a folder, where a file is needed" if error.errno == errno.EISDIR else error.strerror
+            raise StoreError(f"{location(path)}: {why}. It is no file of a store: restore it from a backup.") from error
+        raise
+
+
+def open_to_change(path: Path) -> BinaryIO:
+    """Open a file of a store that is changed in place, a lock or a journal; it is made where there is none.
+
+    Raises
+    ------
+    StoreError
+        When it is a symbolic link, or no regular file.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with disk_errors(path), _own_errors(path):
+        descriptor = os.open(path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "is a pipe, a socket or a device", str(path))
+        return os.fdopen(descriptor, "r+b")
+
+
+def has_other_names(file: BinaryIO) -> bool:
+    """Whether an open file is known by another name too, perhaps outside of the store."""
+    return os.fstat(file.fileno()).st_nlink > 1
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, durably; nothing where it is there already."""
     with disk_errors(folder):
@@ -54,7 +147,7 @@ def make_folder(folder: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``, waiting for whoever has it, in this process or another."""
-    with disk_errors(path), path.open("a") as lock:
+    with open_to_change(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with lease(path, wait=True):
             yield
@@ -94,10 +187,13 @@ def replacing(path: Path, together: Together | None = None) -> Iterator[Path]:
     When the body fails, ``path`` is as it was and nothing is left beside it. With ``together`` it becomes ``path``, and
     durable, along with others.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     with disk_errors(path):
         kept = False
         try:
+            os.close(
+                os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            )  # no link of anybody's
             yield beside
             if together is not None:
                 together.add(beside, path)
@@ -164,22 +260,34 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def take_files(
-    paths: Sequence[Path], take: Callable[[BinaryIO, Path], Taken], check: Callable[[list[Taken]], object]
+    paths: Sequence[Path],
+    take: Callable[[BinaryIO, Path], Taken],
+    check: Callable[[list[Taken]], object],
+    *,
+    trusted: bool = False,
 ) -> list[Taken]:
-    """Return what ``take`` makes of each file; if ``check`` lets all pass, those that had to be fetched are kept."""
+    """Return what ``take`` makes of each file, if ``check`` lets all pass.
+
+    Parameters
+    ----------
+    trusted
+        Check only what has to be fetched from the bucket of a store at a URL, not what is on this disk.
+    """
     if remote := remote_of(paths[0]):
-        return remote.take(paths, take, check)
+        return remote.take(paths, take, check, trusted=trusted)
     found = []
     for path in paths:
-        with path.open("rb") as file:
+        with open_own(path) as file:
             found.append(take(file, path))
+    if not trusted:
+        check(found)
     return found
 
 
 def read_unchecked(path: Path) -> bytes:
     """Return what a file holds, right or wrong; of a store at a URL it does not become part of the cache."""
     remote = remote_of(path)
-    return path.read_bytes() if remote is None else remote.read_past_cache(path)
+    return read_own(path, most=TABLE) if remote is None else remote.read_past_cache(path)
 
 
 def fetch_file(path: Path) -> bool:

@@ -6,6 +6,7 @@ mapped and used in place. The last chunk is as long as the others, as zarr wants
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,17 @@ from numpy.typing import NDArray
 from xxhash import xxh3_128
 
 from headwater.errors import DiskError, StoreError
-from headwater.store._files import Together, digest, location, make_folder, replacing, take_files, write_json
+from headwater.store._files import (
+    Together,
+    digest,
+    location,
+    make_folder,
+    open_own,
+    replacing,
+    require_own,
+    take_files,
+    write_json,
+)
 from headwater.store.mapping import mapped
 
 Array = NDArray[Any]
@@ -36,6 +47,8 @@ DIMENSIONS = {
 }
 """What the axes of each array of a feature set are, for tools that go by names."""
 XXH3 = "xxh3:"
+CHECK = "HEADWATER_CHECK"
+"""Environment variable: ``off`` lets blocks of this disk be read without comparing them with their checksums."""
 BITS = np.dtype(np.uint16)
 """The type of an array of bfloat16 numbers, which has no other use."""
 NOT_A_BFLOAT16 = 0x7FC0
@@ -59,6 +72,11 @@ class ArrayLike(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, rows: Any) -> Array: ...
     def blocks(self) -> Iterator[tuple[slice, Array]]: ...
+
+
+def checks_reads() -> bool:
+    """Whether a block of this disk is compared with its checksum when it is first read; see `CHECK`."""
+    return os.environ.get(CHECK, "").strip().lower() not in ("off", "0", "no", "false")
 
 
 def write_array_metadata(group: Path, part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
@@ -124,13 +142,18 @@ class MappedArray:
         Says whether a chunk has been written, by its number. One that has not reads as `fill_of` the type, whatever
         lies on disk; one that has must be there.
     check
-        Raises for chunks that are not what they should be, by the number of the first and their values, one after the
-        other. Chunks of a store at a URL are checked when they are fetched.
+        Raises for chunks that are not what they should be, by the number of the first and the values of each. Each
+        chunk is checked once, when it is first read; see `checks_reads`.
     same
         Raises, for a chunk that is missing or not what it should be, where another process has made it anew, so that it
         is not damaged.
     group
         Says which chunks are checked together with a chunk; each by itself when left out.
+
+    Raises
+    ------
+    StoreError
+        When the folder is a symbolic link.
 
     Notes
     -----
@@ -145,10 +168,11 @@ class MappedArray:
         chunk_rows: int,
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
-        check: Callable[[int, Array], None] | None = None,
+        check: Callable[[int, list[Array]], None] | None = None,
         same: Callable[[int], None] | None = None,
         group: Callable[[int], range] = lambda index: range(index, index + 1),
     ) -> None:
+        require_own(folder, 1)
         self.folder = folder
         self.shape = shape
         self.chunk_rows = chunk_rows
@@ -158,6 +182,8 @@ class MappedArray:
         self._same = same
         self._group = group
         self._chunks: dict[int, Array] = {}
+        self._right: set[int] = set()
+        """Chunks that were checked, mapped still or not."""
 
     @property
     def ndim(self) -> int:
@@ -197,19 +223,33 @@ class MappedArray:
         """Have the system begin to read chunk ``index``, in order, ahead of use; costs little where it is in memory."""
         if not hasattr(os, "posix_fadvise") or not self._written(index):
             return
-        with suppress(OSError), self.chunk_path(index).open("rb") as file:  # whoever uses it will say what is wrong
+        with suppress(OSError, StoreError), open_own(self.chunk_path(index)) as file:  # its user will say what is wrong
             for start in range(0, os.fstat(file.fileno()).st_size, ASKED_FOR):
                 os.posix_fadvise(file.fileno(), start, ASKED_FOR, os.POSIX_FADV_WILLNEED)
 
-    def _map(self, indices: range) -> dict[int, Array]:
+    def require_right(self, index: int) -> None:
+        """Read a chunk from the disk, with those that are checked together with it, and check them, as never before.
+
+        Raises
+        ------
+        StoreError
+            When one is missing or damaged.
+        """
+        together = self._group(index)
+        self._right.difference_update(together)
+        self._map(together, always=True)
+
+    def _map(self, indices: range, *, always: bool = False) -> dict[int, Array]:
         paths = [self.chunk_path(index) for index in indices]
 
         def check(chunks: list[Array]) -> None:
             if self._check is not None:
-                self._check(indices[0], chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
+                self._check(indices[0], chunks)
+                self._right.update(indices)
 
+        trusted = not always and (self._check is None or self._right.issuperset(indices) or not checks_reads())
         try:
-            return dict(zip(indices, take_files(paths, self._mapped, check), strict=True))
+            return dict(zip(indices, take_files(paths, self._mapped, check, trusted=trusted), strict=True))
         except (FileNotFoundError, StoreError) as error:
             if self._same is not None:
                 self._same(indices[0])
@@ -229,7 +269,7 @@ class MappedArray:
                 f"{location(path)} cannot be mapped ({error.strerror}): there is no memory left, or too many files are "
                 "mapped at once (vm.max_map_count)."
             ) from error
-        expected = int(np.prod(full)) * self.dtype.itemsize
+        expected = math.prod(full) * self.dtype.itemsize
         if len(data) != expected:
             raise StoreError(f"{location(path)}: {len(data)} bytes where {expected} belong: {_DAMAGED}")
         values: Array = data.view(self.dtype).reshape(full)
@@ -296,6 +336,7 @@ class MappedArray:
             for part in (np.asarray(values, self.dtype), padding):
                 file.write(raw_bytes(part).data)
         self._chunks.pop(index, None)
+        self._right.discard(index)
 
     @property
     def _fill(self) -> Array:
@@ -489,26 +530,48 @@ class RaggedArray:
         return tokens, attention_mask
 
 
-def digest_rows(values: Array, ranges: Sequence[tuple[int, int]]) -> str:
-    """Return the checksum of some half-open ranges of rows of ``values``: XXH3-128, in hex after its name.
+def digest_rows(chunks: Sequence[Array], ranges: Sequence[tuple[int, int]]) -> str:
+    """Return the checksum of some half-open ranges of rows: XXH3-128, in hex after its name.
 
     It is for finding damage, at the speed of memory, and not proof against forgery, as content keys are.
+
+    Parameters
+    ----------
+    chunks
+        The rows, in chunks of as many rows each, but the last.
+    ranges
+        Of rows of all chunks together.
 
     References
     ----------
     Collet, xxHash fast digest algorithm, https://github.com/Cyan4973/xxHash
     """
     state = xxh3_128()
-    for start, stop in ranges:
-        state.update(raw_bytes(values[start:stop]).data)
+    for part in _parts_of(chunks, ranges):
+        state.update(raw_bytes(part).data)
     return f"{XXH3}{state.hexdigest()}"
 
 
-def has_digest(expected: str, values: Array, ranges: Sequence[tuple[int, int]]) -> bool:
-    """Whether some half-open ranges of rows have a checksum; one without a name is BLAKE2b-128, as they once were."""
+def has_digest(expected: str, chunks: Sequence[Array], ranges: Sequence[tuple[int, int]]) -> bool:
+    """Whether some rows have a checksum; one without a name is BLAKE2b-128, as they once were. See `digest_rows`."""
     if expected.startswith(XXH3):
-        return digest_rows(values, ranges) == expected
-    return digest(*(raw_bytes(values[start:stop]) for start, stop in ranges)) == expected
+        return digest_rows(chunks, ranges) == expected
+    return digest(*map(raw_bytes, _parts_of(chunks, ranges))) == expected
+
+
+def _parts_of(chunks: Sequence[Array], ranges: Sequence[tuple[int, int]]) -> Iterator[Array]:
+    """Yield the rows of some ranges, chunk by chunk."""
+    rows = len(chunks[0]) if chunks else 0
+    for start, stop in ranges:
+        while start < stop:
+            index, within = divmod(start, rows) if rows else (len(chunks), 0)
+            if index >= len(chunks):
+                return  # fewer rows than the checksum is of: it cannot be right
+            part = chunks[index][within : within + stop - start]
+            if not len(part):
+                return
+            yield part
+            start += len(part)
 
 
 def raw_bytes(values: Array) -> NDArray[np.uint8]:

@@ -20,19 +20,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._schema import Count, read_as
 from headwater.errors import StoreBusy, StoreError, StoreNotFound
-from headwater.store._files import digest, file_sizes, location, make_folder, remove_file, remove_unfinished
+from headwater.store._files import (
+    digest,
+    file_sizes,
+    location,
+    make_folder,
+    read_own_json,
+    remove_file,
+    remove_unfinished,
+    require_own,
+)
 from headwater.store.bfloat16 import Bfloat16Array
 from headwater.store.blocks import (
     Array,
@@ -45,7 +55,7 @@ from headwater.store.blocks import (
     write_array_metadata,
     write_group_metadata,
 )
-from headwater.store.journal import BlockLine, Journal, JournalState, Ranges
+from headwater.store.journal import BlockLine, Journal, JournalState, Layout, PlanLine, Ranges
 from headwater.store.keys import KEY_BYTES
 from headwater.store.quantised import SCALE, QuantisedArray
 from headwater.store.remote import remote_of
@@ -59,6 +69,13 @@ TO_DO, STORED, FAILED = 0, 1, 2
 KEY_CHUNK = 65_536
 BLOCK_BYTES = 64 << 20
 MOST_ROWS = 16_384
+MOST_BLOCK_BYTES = 1 << 36
+"""No block has more bytes: one that is said to was made up."""
+FOLDERS_ABOVE = 2
+"""Folders of a store above those of a feature set, and above a journal."""
+PLANNED = ("keys", "tokens/offsets", "tokens/lengths")
+"""Arrays that are written when rows are given out, the last two where tokens are ragged."""
+Taken = TypeVar("Taken")
 MANY = 256
 """Keys that there are for each that is looked for, from which on not all of them are sorted."""
 
@@ -91,25 +108,22 @@ class Features:
     Open one with ``Store.features``.
     """
 
-    def __init__(self, folder: Path, journal: Path, name: str, *, shared: bool = False) -> None:
+    def __init__(self, folder: Path, journal: Path, name: str, *, shared: bool = False, mending: bool = False) -> None:
+        for part in (folder, journal):
+            require_own(part, FOLDERS_ABOVE)
         self.folder = folder
         self.name = name
+        self._mending = mending
         self.journal = Journal(journal, shared=shared)
         self.state: JournalState = self.journal.read()
         if remote := remote_of(folder):
             remote.update(folder)  # after the journal: what is listed is as new as it is, or newer
-        try:
-            group = json.loads((folder / "zarr.json").read_text())
-            pooled = json.loads((folder / "pooled" / "zarr.json").read_text())
-            attributes = group["attributes"]
-            self.block_rows = int(pooled["chunk_grid"]["configuration"]["chunk_shape"][0])
-        except FileNotFoundError as error:
-            raise StoreNotFound(f"{location(folder)}: no features called {name!r} here.") from error
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(
-                f"{location(folder)}: zarr.json cannot be read ({error}). Restore it from a backup."
-            ) from error
-        self.spec = FeatureSpec.from_dict(attributes)
+        if not (folder / "zarr.json").exists():
+            raise StoreNotFound(f"{location(folder)}: no features called {name!r} here.")
+        self.layout = self._layout(mending)
+        self.spec = FeatureSpec.from_dict(self.layout.spec)
+        self.block_rows = self.layout.block_rows
+        self._require_sane()
 
     @classmethod
     def create(cls, folder: Path, journal: Path, name: str, spec: FeatureSpec, n_items: int) -> Features:
@@ -117,9 +131,12 @@ class Features:
 
         A journal that is there already speaks of features that have been deleted, and goes.
         """
+        for place in (folder, journal):
+            require_own(place, FOLDERS_ABOVE)
         make_folder(journal.parent)
         remove_file(journal)
         rows = block_rows(spec, n_items)
+        layout = Layout(spec=spec.to_dict(), block_rows=rows)
         write_array_metadata(folder, "keys", (0, KEY_BYTES), KEY_CHUNK, np.dtype(np.uint8))
         write_array_metadata(folder, "status", (0,), rows, np.dtype(np.uint8))
         write_array_metadata(folder, "pooled", (0, spec.dim), rows, np.dtype(spec.dtype))
@@ -130,12 +147,76 @@ class Features:
         elif spec.has_tokens:
             for part, shape, dtype in token_arrays(spec, 0):
                 write_array_metadata(folder, part, shape, rows, dtype)
+        sums = {"spec": spec_sum(layout.spec), "layout": layout_sum(rows)}
+        Journal(journal).append(PlanLine(items=0, sums=sums, layout=layout))
         write_group_metadata(folder, spec.to_dict())  # last: a feature set without it does not exist
         return cls(folder, journal, name)
 
+    def _layout(self, mending: bool) -> Layout:
+        """Return the layout as the journal has it, else as the metadata of zarr do, which its checksums are for.
+
+        Raises
+        ------
+        StoreError
+            When the metadata cannot be read, or differ from their checksums; if ``mending``, only where the journal
+            cannot tell what they held.
+        """
+        if self.state.plan.layout is not None:
+            return self.state.plan.layout
+        sums = self.state.plan.sums
+        spec = self._metadata("", lambda found: dict(found["attributes"]))
+        if "spec" in sums and sums["spec"] != spec_sum(spec):
+            raise StoreError(f"{self.name}: spec differs from its checksum. Restore {location(self.folder)}/zarr.json.")
+        try:
+            rows = self._metadata("pooled", _chunk_rows)
+            if "layout" in sums and sums["layout"] != layout_sum(rows):
+                raise StoreError(f"{self.name}: layout differs from its checksum")
+        except StoreError:
+            powers = (1 << power for power in range(MOST_ROWS.bit_length() + 1))
+            known = next((rows for rows in powers if layout_sum(rows) == sums.get("layout")), None)
+            if not mending or known is None:
+                raise
+            rows = known
+        return Layout(spec=spec, block_rows=rows)
+
+    def _metadata(self, part: str, take: Callable[[Any], Taken]) -> Taken:
+        """Return something of a ``zarr.json``."""
+        path = self.folder / part / "zarr.json"
+        try:
+            return take(read_own_json(path))
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{location(path)} cannot be read ({error}). Restore it from a backup.") from error
+
+    def _require_sane(self) -> None:
+        """Refuse a journal that speaks of more than there can be, whoever wrote it."""
+        state, rows, n = self.state, self.block_rows, self.n_items
+
+        def refuse(what: str) -> NoReturn:
+            raise StoreError(f"{location(self.journal.path)}: {what}. It was changed by hand, or damaged.")
+
+        if not 1 <= rows <= MOST_ROWS or rows * self.spec.item_bytes > MOST_BLOCK_BYTES:
+            refuse(f"blocks of {rows} items of {self.spec.item_bytes} bytes cannot be")
+        last = self.folder / "keys" / f"c.{(n - 1) // KEY_CHUNK}.0"
+        if n and remote_of(self.folder) is None and not last.exists():
+            raise StoreError(f"{location(last)} is missing, and {n:,} items are said to have keys. Restore it.")
+        parts = {"pooled", *(part for part, *_ in token_arrays(self.spec, 0))} if self.spec.has_tokens else {"pooled"}
+        for block, line in state.blocks.items():
+            start, stop = block * rows, min((block + 1) * rows, n)
+            ranges = [edge for pair in line.stored for edge in pair]
+            if start >= stop or (
+                ranges and not (start <= ranges[0] and ranges[-1] <= stop and ranges == sorted(ranges))
+            ):
+                refuse(f"block {block} holds rows that are none of its own")
+            if line.failed and not (start <= min(line.failed) and max(line.failed) < stop):
+                refuse(f"block {block} speaks of failed rows that are none of its own")
+            if line.sums and not set(line.sums) <= parts:
+                refuse(f"block {block} has checksums of arrays that these features do not have")
+
     def refresh(self) -> Features:
         """Return the same feature set as the journal speaks of it now."""
-        return Features(self.folder, self.journal.path, self.name, shared=self.journal.shared)
+        return Features(self.folder, self.journal.path, self.name, shared=self.journal.shared, mending=self._mending)
 
     @property
     def n_items(self) -> int:
@@ -201,13 +282,13 @@ class Features:
             return int(np.searchsorted(starts, index * chunk, side="right")) - 1
 
         def written(index: int) -> bool:
-            return self._written(block_of(index))
+            return index in group(index)
 
         def group(index: int) -> range:
-            return self._token_chunks(block_of(index), chunk)
+            return self._written_chunks(block_of(index), chunk)
 
-        def require_right(part: str, index: int, values: Array) -> None:
-            self._require_right(part, block_of(index), values)
+        def require_right(part: str, index: int, chunks: list[Array]) -> None:
+            self._require_right(part, block_of(index), chunks)
 
         def require_same(index: int) -> None:
             self._require_same(block_of(index))
@@ -227,8 +308,8 @@ class Features:
         """Return an array that is written when rows are given out, and has one checksum."""
         expected = self.state.plan.sums.get(part)
 
-        def require_right(index: int, values: Array) -> None:
-            if expected is not None and not has_digest(expected, values, [(0, self.n_items)]):
+        def require_right(index: int, chunks: list[Array]) -> None:
+            if expected is not None and not has_digest(expected, chunks, [(0, self.n_items)]):
                 raise StoreError(f"{self.name}: {part} differs from its checksum")
 
         def require_same(index: int) -> None:
@@ -246,10 +327,10 @@ class Features:
         """Whether the journal says that a block holds anything."""
         return block in self.state.blocks and bool(self.state.blocks[block].stored)
 
-    def _require_right(self, part: str, block: int, values: Array) -> None:
+    def _require_right(self, part: str, block: int, chunks: list[Array]) -> None:
         """Refuse a block of an array whose rows are not those that the journal speaks of."""
         line = self.state.blocks[block]
-        if not has_digest(line.sums.get(part, ""), values, self._ranges_in(part, block, line.stored)):
+        if not has_digest(line.sums.get(part, ""), chunks, self._ranges_in(part, block, line.stored)):
             raise StoreError(self._differs(part, block))
 
     def _require_same(self, block: int) -> None:
@@ -264,11 +345,16 @@ class Features:
         return f"{self.name}: block {block} of {part} differs from its checksum"
 
     def _token_chunk_rows(self) -> int:
-        path = self.folder / "tokens" / "values" / "zarr.json"
+        if self.layout.token_rows:
+            return self.layout.token_rows
         try:
-            return int(json.loads(path.read_text())["chunk_grid"]["configuration"]["chunk_shape"][0])
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"{location(path)} cannot be read ({error}). Restore it from a backup.") from error
+            return self._metadata("tokens/values", _chunk_rows)
+        except StoreError:
+            if not self._mending:
+                raise
+        values = self.folder / "tokens" / "values"
+        size = next((path.stat().st_size for path in values.glob("c.*.0")), 0)  # all chunks are of one length
+        return size // ((self.spec.token_dim or 1) * self.spec.token_type.itemsize) or 16
 
     @cached_property
     def status(self) -> NDArray[np.uint8]:
@@ -327,12 +413,12 @@ class Features:
         chunk_rows: int,
         dtype: Any,
         written: Callable[[int], bool] = lambda index: True,
-        check: Callable[[int, Array], None] | None = None,
+        check: Callable[[int, list[Array]], None] | None = None,
         same: Callable[[int], None] | None = None,
         group: Callable[[int], range] | None = None,
     ) -> MappedArray:
-        checked = {} if group is None or remote_of(self.folder) is None else {"group": group}  # disks: when verified
-        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check, same, **checked)
+        together = {} if group is None else {"group": group}
+        return MappedArray(self.folder / part, shape, chunk_rows, dtype, written, check, same, **together)
 
     @property
     def n_bytes(self) -> int:
@@ -360,15 +446,13 @@ class Features:
         """
         if remote := remote_of(self.folder):
             remote.read_anew(self.folder)
-            for mapped in ("keys", "pooled", "tokens", "token_parts", "_token_places"):
-                self.__dict__.pop(mapped, None)
-        known = {"spec": self.spec_sum, "layout": self.layout_sum}
+        for mapped in ("keys", "pooled", "tokens", "token_parts", "_token_places"):
+            self.__dict__.pop(mapped, None)
         said = set()
-        for part, expected in self.state.plan.sums.items():
+        for part in PLANNED if self.spec.ragged else PLANNED[:1]:
             try:
-                right = known[part] == expected if part in known else self._is_planned(part, expected)
-                if not right:
-                    yield Damage("planned", part, f"{self.name}: {part} differs from its checksum")
+                if self.n_items:
+                    self._planned(part).require_right(0)
             except StoreBusy:
                 raise
             except StoreError as error:
@@ -389,14 +473,14 @@ class Features:
             yield Damage("status", "status", text, block)
 
     @property
-    def spec_sum(self) -> str:
-        """Checksum of the spec."""
-        return digest(json.dumps(self.spec.to_dict(), sort_keys=True).encode())
-
-    @property
-    def layout_sum(self) -> str:
-        """Checksum of the number of rows that make a block."""
-        return digest(str(self.block_rows).encode())
+    def unchecked(self) -> list[str]:
+        """What has no checksum, since an earlier version of headwater wrote it: a line for each kind of thing."""
+        found = []
+        if self.state.n_unchecked:
+            found.append(f"{self.name}: {self.state.n_unchecked:,} lines of its journal")
+        parts = (*PLANNED[: 3 if self.spec.ragged else 1], "spec", "layout")
+        sums = self.state.plan.sums
+        return [*found, *(f"{self.name}: {part}" for part in parts if self.n_items and part not in sums)]
 
     def expected_metadata(self) -> dict[str, dict[str, Any]]:
         """Return what each ``zarr.json`` must hold, by the folder it is in, as the journal and the spec have it."""
@@ -422,7 +506,7 @@ class Features:
         return found
 
     def _wrong_metadata(self) -> Iterator[Damage]:
-        """Yield each ``zarr.json`` that differs; shapes may be ahead of the journal where a run was killed."""
+        """Yield each ``zarr.json`` that differs; shapes may be those that arrays are, or were to be, growing to."""
         every = self.expected_metadata()
         if self.spec.ragged and self.n_items:
             try:
@@ -432,23 +516,37 @@ class Features:
         for part, expected in every.items():
             path = self.folder / part / "zarr.json"
             try:
-                found = json.loads(path.read_text())
+                found = read_own_json(path)
             except (OSError, ValueError) as error:
                 yield Damage("metadata", part, f"{self.name}: {location(path)} cannot be read ({error})")
                 continue
+            if not isinstance(found, dict):
+                found = {}
             if "dimension_names" not in found:  # as before there were any
                 expected = {name: value for name, value in expected.items() if name != "dimension_names"}
-            ahead = found.get("node_type") == "array" and _is_ahead(found.get("shape"), expected["shape"])
-            if found != expected and not (ahead and found == {**expected, "shape": found["shape"]}):
+            if found != expected and not self._is_ahead(part, found, expected):
+                if self.journal.read().plan != self.state.plan:
+                    self._refuse_changed()
                 yield Damage("metadata", part, f"{self.name}: {location(path)} is not what it was written as")
 
+    def _is_ahead(self, part: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+        """Whether an array is said to have as many rows as it is growing to, and is else what it should be."""
+        growing = self.state.plan.growing
+        if growing is None or "shape" not in expected:
+            return False
+        ahead = growing[1] if part in ("tokens/values", "tokens/scales") else growing[0]
+        return found == {**expected, "shape": [ahead, *expected["shape"][1:]]}
+
     def _differences(self, line: BlockLine) -> Iterator[str]:
-        """Yield a line for each array of a block that differs from its checksum."""
-        for part, expected in line.sums.items():
+        """Yield a line for each array of a block that differs from its checksum; the disk is read again."""
+        for part in line.sums:
             try:
-                ranges = self._ranges_in(part, line.block, line.stored)
-                if not has_digest(expected, self._block_values(part, line.block), ranges):
-                    yield self._differs(part, line.block)
+                array = self.pooled if part == "pooled" else self.token_parts[part]
+                chunks = [line.block]
+                if part.startswith("tokens/"):
+                    chunks = list(self._written_chunks(line.block, array.chunk_rows))[:1]
+                for first in chunks:
+                    array.require_right(first)
             except StoreBusy:
                 raise
             except StoreError as error:
@@ -470,19 +568,6 @@ class Features:
             elif bool((found > FAILED).any()):
                 yield block, f"{self.name}: block {line.block} of status holds what is no status"
 
-    def _is_planned(self, part: str, expected: str) -> bool:
-        """Whether the keys, or the places of ragged tokens, have a checksum."""
-        planned = self.keys if part == "keys" else np.asarray(self._planned(part))
-        return has_digest(expected, planned, [(0, self.n_items)])
-
-    def _block_values(self, part: str, block: int) -> Array:
-        """Return the values of one block of one array."""
-        array = self.pooled if part == "pooled" else self.token_parts[part]
-        if not part.startswith("tokens/"):
-            return array.chunk(block)
-        first, last = self._token_span(block)
-        return array[first:last]
-
     def _token_span(self, block: int) -> tuple[int, int]:
         """Return the half-open range of token rows that a block fills."""
         offsets, lengths = self._token_places
@@ -495,8 +580,17 @@ class Features:
         first, last = self._token_span(block)
         return range(first // rows, -(-last // rows))
 
+    def _written_chunks(self, block: int, rows: int) -> range:
+        """Return those `_token_chunks` that hold tokens of stored items, and so are there."""
+        line = self.state.blocks.get(block)
+        if line is None or not line.stored:
+            return range(0)
+        offsets, lengths = self._token_places
+        stop = line.stored[-1][1]
+        return range(int(offsets[block * self.block_rows]) // rows, -(-end_of(offsets[:stop], lengths[:stop]) // rows))
+
     def _ranges_in(self, part: str, block: int, stored: Ranges) -> Ranges:
-        """Return where in `_block_values` the rows ``stored`` are."""
+        """Return where among the rows of a block's chunks the rows ``stored`` are."""
         if not part.startswith("tokens/"):
             start = block * self.block_rows
             return tuple((a - start, b - start) for a, b in stored)
@@ -583,9 +677,19 @@ def _without_ragged(sums: Mapping[str, str]) -> dict[str, str]:
     return {part: expected for part, expected in sums.items() if not part.startswith("tokens/")}
 
 
-def _is_ahead(shape: Any, expected: Sequence[int]) -> bool:
-    """Whether an array is said to have more rows than the journal speaks of, and else the same shape."""
-    return isinstance(shape, list) and shape[1:] == list(expected[1:]) and shape[:1] > list(expected[:1])
+def spec_sum(spec: Mapping[str, Any]) -> str:
+    """Return the checksum of a spec, as JSON values."""
+    return digest(json.dumps(spec, sort_keys=True).encode())
+
+
+def layout_sum(rows: int) -> str:
+    """Return the checksum of the number of rows that make a block."""
+    return digest(str(rows).encode())
+
+
+def _chunk_rows(metadata: Any) -> int:
+    """Return how many rows a chunk has, by the ``zarr.json`` of its array."""
+    return read_as(Count, metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
 
 
 def block_rows(spec: FeatureSpec, n_items: int) -> int:

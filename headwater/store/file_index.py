@@ -1,7 +1,8 @@
 """Keys of files that were read before, so that what has not changed since need not be read again.
 
 ``files.parquet`` in a store holds, for each file, its size, time of change, inode and content key. It is a cache:
-without it, or with ``--rehash``, files are read.
+without it, when it is damaged, or with ``--rehash``, files are read. Paths below the folder that the store is in are
+written as seen from there.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import io
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
-from headwater.store._files import write_bytes
+from headwater._reading import parse_parquet
+from headwater.errors import StoreError
+from headwater.store.summed import read_summed, write_summed
 
 NAME = "files.parquet"
 SETTLED_NS = 2_000_000_000
@@ -42,13 +46,13 @@ class FileIndex:
         self.path = folder / NAME
         self._changed = False
         self._table = pl.DataFrame(schema=_SCHEMA)
-        if self.path.exists():
-            try:
-                found = pl.read_parquet(self.path)
-            except pl.exceptions.PolarsError:
-                return  # it is only a cache
+        self._above = f"{folder.resolve().parent}/"
+        with suppress(FileNotFoundError, StoreError, ValueError):  # it is only a cache
+            found, _ = parse_parquet(read_summed(self.path))
             if found.schema == pl.Schema(_SCHEMA):
-                self._table = found
+                relative = ~pl.col("path").str.starts_with("/")
+                absolute = pl.when(relative).then(self._above + pl.col("path")).otherwise("path")
+                self._table = found.with_columns(absolute.alias("path"))
 
     def __len__(self) -> int:
         return self._table.height
@@ -91,8 +95,8 @@ class FileIndex:
         if not self._changed:
             return
         data = io.BytesIO()
-        self._table.write_parquet(data)
-        write_bytes(self.path, data.getvalue())
+        self._table.with_columns(pl.col("path").str.strip_prefix(self._above)).write_parquet(data)
+        write_summed(self.path, data.getvalue())
 
 
 def stat_of(path: str) -> tuple[int, int, int]:

@@ -1,8 +1,9 @@
 """The journal: one line a finished block, and one for each plan and environment.
 
 The journal is the truth about a feature set. It is only ever appended to, a line at a time, each made durable
-before the next step; a block or an item that it does not speak of does not exist. A last line without its
-newline is a write that a crash cut short, and is passed over. Each line begins with a checksum of the rest of it.
+before the next step; a block or an item that it does not speak of does not exist. Each line begins with a checksum of
+the rest of it. A last line that is cut short, by a crash while it was written, is passed over; one that is whole
+counts, with its newline or without; and one that is whole but for the byte that should be its newline is damaged.
 
 Of a store at a URL the journal is one object, and an append a write on the condition that it is still the one that was
 read; when it is not, it is read again and added to. So no line is lost, whoever writes at the same time. A line is
@@ -18,43 +19,102 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from headwater._reading import TABLE, parse_json
+from headwater._schema import Count, Word, read_as
 from headwater.errors import StoreBusy, StoreError
-from headwater.store._files import digest, disk_errors, location, locked, sync
+from headwater.store._files import (
+    digest,
+    disk_errors,
+    has_other_names,
+    location,
+    locked,
+    open_to_change,
+    read_own,
+    sync,
+    write_bytes,
+)
 from headwater.store.remote import Remote, remote_of
 
 SUM_DIGITS = 16
+BEGINS = b'{"sum":"'
 KNOWN = {"items", "sums", "block", "stored", "failed", "environment", "is"}
 Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a feature set is laid out on disk; it never changes.
+
+    Attributes
+    ----------
+    spec
+        What `headwater.store.spec.FeatureSpec.to_dict` returns.
+    block_rows
+        Items of a block.
+    token_rows
+        Rows of a chunk of ragged tokens; None where there are none, or not yet.
+    """
+
+    spec: dict[str, Any]
+    block_rows: Count
+    token_rows: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanLine:
     """Rows were given out: ``items`` rows exist from now on.
 
-    ``sums`` holds the checksum of each array that is known when rows are given out (keys; for ragged tokens
-    their lengths and offsets), over the rows ``0 .. items``.
+    Attributes
+    ----------
+    sums
+        The checksum of each array that is known when rows are given out (keys; for ragged tokens their lengths and
+        offsets), over the rows ``0 .. items``; of the spec; and of the number of rows of a block.
+    growing
+        How many items, and rows of ragged tokens, there are to be after the next plan, while arrays grow for it: a
+        ``zarr.json`` may then speak of as many. None otherwise.
+    layout
+        None in lines that were written before they had one.
     """
 
-    items: int
-    sums: Mapping[str, str]
+    items: Count
+    sums: dict[str, str]
+    growing: tuple[Count, Count] | None = None
+    layout: Layout | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        more: dict[str, Any] = {} if self.growing is None else {"growing": list(self.growing)}
+        if self.layout is not None:
+            more["layout"] = vars(self.layout)
+        return {"items": self.items, "sums": self.sums, **more}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockLine:
     """A block was written.
 
-    ``stored`` are half-open ranges of rows; a checksum in ``sums`` covers the bytes of these rows, in order, of one
-    array. A later line of the same block may add stored rows, never change one, so that the older line stays true of
-    the newer chunk until the newer line is there. ``failed`` says why each failed row failed.
+    Attributes
+    ----------
+    block
+        Its number.
+    stored
+        Half-open ranges of rows, ascending.
+    sums
+        For each array the checksum of the bytes of these rows, in order. A later line of the same block may add stored
+        rows, never change one, so that the older line stays true of the newer chunk until the newer line is there.
+    failed
+        Why each failed row failed.
+    environment
+        The name of the line that says what it was made in.
     """
 
-    block: int
-    stored: Ranges
-    sums: Mapping[str, str]
-    failed: Mapping[int, str] = field(default_factory=dict)
-    environment: str = ""
+    block: Count
+    stored: tuple[tuple[Count, Count], ...]
+    sums: dict[str, str]
+    failed: dict[int, str] = field(default_factory=dict)
+    environment: Word = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -68,14 +128,16 @@ class BlockLine:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> BlockLine:
-        """Rebuild a line from `to_dict`."""
-        return cls(
-            block=value["block"],
-            stored=tuple((start, stop) for start, stop in value["stored"]),
-            sums=value["sums"],
-            failed={int(row): reason for row, reason in value["failed"].items()},
-            environment=value["environment"],
-        )
+        """Rebuild a line from `to_dict`; a ValueError where it cannot be one."""
+        return read_as(cls, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentLine:
+    """What blocks were made in, by a name that their lines have."""
+
+    environment: Word
+    is_: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +147,8 @@ class JournalState:
     plan: PlanLine = PlanLine(items=0, sums={})
     blocks: dict[int, BlockLine] = field(default_factory=dict)
     environments: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    n_unchecked: int = 0
+    """Lines without a checksum, which were written before lines had them."""
 
 
 class Journal:
@@ -109,24 +173,36 @@ class Journal:
     def _added_up(self, text: bytes, state: JournalState | None = None, first: int = 1) -> JournalState:
         """Add lines, of which ``first`` is the number of the first, to a state that is used up by that."""
         state = JournalState() if state is None else state
-        plan = state.plan
-        for number, line in enumerate(text.split(b"\n")[:-1], start=first):
+        plan, n_unchecked = state.plan, state.n_unchecked
+        *lines, tail = text.split(b"\n")
+        if tail and is_whole(tail):
+            lines.append(tail)
+        number = first - 1
+        for number, line in enumerate(lines, start=first):
             try:
                 value = parsed(line)
+                n_unchecked += "sum" not in value
                 if "block" in value:
-                    state.blocks[value["block"]] = BlockLine.from_dict(value)
+                    made = read_as(BlockLine, value)
+                    state.blocks[made.block] = made
                 elif "items" in value:
-                    plan = PlanLine(items=value["items"], sums=value["sums"])
+                    plan = read_as(PlanLine, value)
                 elif "environment" in value:
-                    state.environments[value["environment"]] = value["is"]
+                    made_in = read_as(EnvironmentLine, {**value, "is_": value.get("is")})
+                    state.environments[made_in.environment] = made_in.is_
                 else:
-                    raise KeyError("block")
-            except (ValueError, KeyError, TypeError) as error:
-                raise StoreError(
-                    f"{location(self.path)}: line {number} cannot be read ({error}). Restore the file from a backup, "
-                    "or delete these features and embed again."
-                ) from error
-        return replace(state, plan=plan)
+                    raise ValueError("it is of no known kind")
+            except (ValueError, TypeError) as error:
+                raise self._unreadable(number, error) from error
+        if tail and lines[-1:] != [tail] and is_whole(tail[:-1]):
+            raise self._unreadable(number + 1, ValueError("it does not end in a newline"))
+        return replace(state, plan=plan, n_unchecked=n_unchecked)
+
+    def _unreadable(self, number: int, error: Exception) -> StoreError:
+        return StoreError(
+            f"{location(self.path)}: line {number} cannot be read ({error}). Run: headwater verify STORE --repair, or "
+            "restore the file from a backup."
+        )
 
     def _state_of(self, text: bytes) -> JournalState:
         """Return what a journal adds up to that has mostly been read before: only what is new of it is read."""
@@ -143,7 +219,7 @@ class Journal:
         if remote := remote_of(self.path):
             return remote.read(self.path) or b""
         try:
-            return self.path.read_bytes()
+            return read_own(self.path, most=TABLE)
         except FileNotFoundError:
             return b""
 
@@ -175,11 +251,7 @@ class Journal:
                         f"{location(self.path)}: another process has {what} meanwhile. Run the same command again."
                     )
 
-        values = [
-            {"items": line.items, "sums": dict(line.sums)} if isinstance(line, PlanLine) else line.to_dict()
-            for line in lines
-        ]
-        self._append(*values, check=check)
+        self._append(*(line.to_dict() for line in lines), check=check)
 
     def append_environment(self, environment: Mapping[str, Any]) -> str:
         """Add an environment, unless the journal has it, and return its name."""
@@ -204,7 +276,8 @@ class Journal:
             nonlocal tried
             if tried is not None and lines in before[len(tried) :]:
                 return None  # they were written, and the answer was lost
-            tried = before[: before.rfind(b"\n") + 1]
+            end = before.rfind(b"\n") + 1
+            tried = before + b"\n" if is_whole(before[end:]) else before[:end]
             check(self._state_of(tried))
             return tried + lines
 
@@ -212,40 +285,62 @@ class Journal:
 
     def _append_alone(self, lines: bytes) -> None:
         new = not self.path.exists()
-        with disk_errors(self.path), self.path.open("ab") as file:
-            start = self._cut_unfinished()
+        with disk_errors(self.path), self._opened() as file:
+            start = _end_of_whole_lines(file)
+            end = file.seek(0, os.SEEK_END)
+            file.seek(start)
+            if is_whole(tail := file.read(end - start)):  # all of it is there but its newline
+                lines, start = b"\n" + lines, start + len(tail)
+            file.truncate(start)
+            file.seek(start)
             try:
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
-                os.truncate(self.path, start)
+                os.ftruncate(file.fileno(), start)
                 raise
         if new:
             sync(self.path.parent)
 
-    def _cut_unfinished(self) -> int:
-        """Drop a last line that a crash cut short; return the length of what remains, in bytes."""
-        with self.path.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            keep = end
-            while keep:
-                start = max(0, keep - 65536)
-                file.seek(start)
-                newline = file.read(keep - start).rfind(b"\n")
-                if newline >= 0:
-                    keep = start + newline + 1
-                    break
-                keep = start
-            if keep < end:
-                file.truncate(keep)
-            return keep
+    def _opened(self) -> BinaryIO:
+        """Open the file to be changed; one of several names, such as a copy by ``cp -al``, is copied first."""
+        file = open_to_change(self.path)
+        if not has_other_names(file):
+            return file
+        with file:
+            write_bytes(self.path, file.read())
+        return open_to_change(self.path)
+
+
+def _end_of_whole_lines(file: BinaryIO) -> int:
+    """Return the length of a file without a last line that does not end in a newline, in bytes."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether bytes are a line with a right checksum."""
+    if not line.startswith(BEGINS):
+        return False
+    try:
+        parsed(line)
+    except ValueError:
+        return False
+    return True
 
 
 def written(value: Mapping[str, Any]) -> bytes:
     """Return a line of the journal, its checksum first."""
     rest = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()[1:]
-    return b'{"sum":"' + digest(rest)[:SUM_DIGITS].encode() + b'",' + rest + b"\n"
+    return BEGINS + digest(rest)[:SUM_DIGITS].encode() + b'",' + rest + b"\n"
 
 
 def parsed(line: bytes) -> dict[str, Any]:
@@ -254,11 +349,13 @@ def parsed(line: bytes) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        When it is not JSON, or differs from its checksum; one that was written without a checksum cannot.
+        When it is no JSON object, or differs from its checksum; one that was written without a checksum cannot.
     """
-    value: dict[str, Any] = json.loads(line)
-    start = len(b'{"sum":"') + SUM_DIGITS + len(b'",')
-    if line.startswith(b'{"sum":"'):
+    value = parse_json(line)
+    if not isinstance(value, dict):
+        raise ValueError("it is no object")
+    start = len(BEGINS) + SUM_DIGITS + len(b'",')
+    if line.startswith(BEGINS):
         whole = digest(line[start:])[:SUM_DIGITS] == value["sum"]
     else:
         whole = set(value) <= KNOWN  # written before lines had checksums

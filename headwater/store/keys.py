@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.errors import StoreError
 from headwater.store.spec import Modality
 
 KEY_BYTES = 16
@@ -55,8 +56,22 @@ def sample_keys(table: pl.DataFrame, modality: Modality) -> pl.Series:
 
 
 def keys_from_hex(column: pl.Series) -> NDArray[np.uint8]:
-    """Return the content keys in a column of 32 hex digits, uint8, of shape ``(n, 16)``."""
-    return np.frombuffer(bytes.fromhex("".join(column.to_list())), np.uint8).reshape(-1, KEY_BYTES)
+    """Return the content keys in a column of 32 hex digits, uint8, of shape ``(n, 16)``.
+
+    Raises
+    ------
+    StoreError
+        When the column holds something else.
+    """
+    words = column.to_list()
+    try:
+        if any(len(word) != 2 * KEY_BYTES for word in words):
+            raise ValueError("keys have 32 digits")
+        return np.frombuffer(bytes.fromhex("".join(words)), np.uint8).reshape(-1, KEY_BYTES)
+    except ValueError as error:
+        raise StoreError(
+            f"column {column.name!r} of the samples holds what is no key ({error}). Embed the manifest again."
+        ) from error
 
 
 def hex_from_keys(keys: NDArray[np.uint8]) -> list[str]:

@@ -37,7 +37,7 @@ from headwater.store.lease import FREE, Borrowed, Lease, leased, require_free
 Taken = TypeVar("Taken")
 PAGE = "url.json"
 """In the cache of a store: which store it is of."""
-OWN = ("files.parquet",)
+OWN = ("files.parquet", "files.sum.json")
 """Files of a store that are about this machine, and stay on it."""
 AT_ONCE = 8
 """Requests that run side by side."""
@@ -200,16 +200,35 @@ class Remote:
         paths: Sequence[Path],
         take: Callable[[BinaryIO, Path], Taken],
         check: Callable[[list[Taken]], object] = lambda found: None,
+        *,
+        trusted: bool = True,
     ) -> list[Taken]:
         """Return what ``take`` makes of each file, of which one is open at a time.
 
-        Those that have to be fetched become part of the cache if ``check`` lets all that was made of them pass.
+        Those that have to be fetched become part of the cache if ``check`` lets all that was made of them pass. Unless
+        the cache is ``trusted``, those that it has are checked too, and fetched again when they do not pass.
 
         Raises
         ------
         FileNotFoundError
             When the bucket lacks one, which the error names.
         """
+        if not trusted:
+            try:
+                return self._take(paths, take, check, always=True)
+            except StoreError:
+                for path in paths:  # a cached file may have been damaged: the bucket's is taken
+                    self._index.forget(path)
+        return self._take(paths, take, check, always=False)
+
+    def _take(
+        self,
+        paths: Sequence[Path],
+        take: Callable[[BinaryIO, Path], Taken],
+        check: Callable[[list[Taken]], object],
+        *,
+        always: bool,
+    ) -> list[Taken]:
         found: list[Taken] = []
         fetched: list[tuple[Path, Path, Version]] = []
         try:
@@ -224,7 +243,7 @@ class Remote:
                     raise FileNotFoundError(errno.ENOENT, "the bucket has no such object", str(path)) from error
                 with file:
                     found.append(take(file, path))
-            if fetched:
+            if fetched or always:
                 check(found)
             for beside, path, version in fetched:
                 self._keep(beside, path, version)

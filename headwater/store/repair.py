@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._reading import TABLE
 from headwater.errors import StoreError
-from headwater.store._files import location, read_unchecked, write_bytes, write_json
+from headwater.store._files import location, read_own, read_unchecked, write_bytes, write_json
 from headwater.store.blocks import has_digest
 from headwater.store.features import KEY_CHUNK, Damage, Features, as_words
-from headwater.store.journal import BlockLine, Journal, parsed
+from headwater.store.journal import BlockLine, Journal, is_whole, parsed
 from headwater.store.keys import KEY_BYTES
 from headwater.store.rights import Rights
 
@@ -86,7 +87,7 @@ def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uin
         raise helpless
     for candidate in missing:
         keys[strange[0]] = candidate
-        if has_digest(expected, keys, [(0, len(keys))]):
+        if has_digest(expected, [keys], [(0, len(keys))]):
             chunk = int(strange[0]) // KEY_CHUNK
             array.write_chunk(chunk, keys[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])
             return
@@ -114,7 +115,14 @@ def salvage_journal(journal: Journal, name: str) -> list[str]:
 def _salvaged(journal: Journal) -> list[str]:
     kept, said = [], []
     lost_plan = 0
-    for number, line in enumerate(journal.path.read_bytes().split(b"\n")[:-1], start=1):
+    text = read_own(journal.path, most=TABLE)
+    *lines, tail = text.split(b"\n")
+    if is_whole(tail):
+        lines.append(tail)
+    elif is_whole(tail[:-1]):
+        lines.append(tail[:-1])
+        said.append(f"{location(journal.path)}: the newline of the last line restored")
+    for number, line in enumerate(lines, start=1):
         try:
             value = parsed(line)
         except ValueError:
@@ -131,6 +139,6 @@ def _salvaged(journal: Journal) -> list[str]:
             "backup, or remove these features and embed again."
         )
     if said:
-        write_bytes(journal.path.with_suffix(".damaged"), journal.path.read_bytes())
+        write_bytes(journal.path.with_suffix(".damaged"), text)
         write_bytes(journal.path, b"".join(line + b"\n" for line in kept))
     return said

@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import BinaryIO, NoReturn
 
 from headwater.errors import StoreBusy
-from headwater.store._files import disk_errors, lease, locked, make_folder
+from headwater.store._files import has_other_names, lease, locked, make_folder, open_to_change
 from headwater.store.lease import Held
 from headwater.store.remote import remote_of
+
+SIGNATURE = 500
+"""Bytes of a lock that are read to see who holds it."""
 
 
 class Rights:
@@ -53,8 +56,7 @@ class Rights:
         StoreBusy
             When another process writes; the message names its host and process.
         """
-        with self._taken(fcntl.LOCK_EX) as lock:
-            _sign(lock, _who())
+        with self._taken(fcntl.LOCK_EX) as lock, _signed(lock, _who()):
             yield
 
     @contextmanager
@@ -71,20 +73,18 @@ class Rights:
         with (
             self._taken(fcntl.LOCK_SH),
             self._same_division(count),
-            disk_errors(mine),
-            mine.open("a+") as lock,
+            open_to_change(mine) as lock,
             ExitStack() as stack,
         ):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 stack.enter_context(lease(mine, wait=False))
             except (BlockingIOError, Held) as error:
-                lock.seek(0)
-                who = error.holder if isinstance(error, Held) else lock.read().strip()
+                who = error.holder if isinstance(error, Held) else _signature(lock)
                 raise StoreBusy(f"part {part} of {self.name} is being written by {who}.") from error
             self._refuse_others(mine)
-            _sign(lock, _who())
-            yield
+            with _signed(lock, _who()):
+                yield
 
     def to_plan(self) -> AbstractContextManager[None]:
         """Return the lock to hold while a part gives out rows."""
@@ -119,11 +119,11 @@ class Rights:
         return nullcontext() if remote is None else remote.borrowed(self._alone, word)
 
     @contextmanager
-    def _taken(self, kind: int) -> Iterator[IO[str]]:
+    def _taken(self, kind: int) -> Iterator[BinaryIO]:
         """Hold the lock of writers, alone or together with others of the kind."""
         path = self._alone
         make_folder(path.parent)
-        with disk_errors(path), path.open("a+") as lock, ExitStack() as stack:
+        with open_to_change(path) as lock, ExitStack() as stack:
             try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
                 if kind == fcntl.LOCK_EX:
@@ -132,8 +132,7 @@ class Rights:
             except BlockingIOError as error:
                 if kind == fcntl.LOCK_EX:
                     self._refuse_others(path)  # at a URL, the parts of this machine have names
-                lock.seek(0)
-                self._refuse_busy(lock.read().strip(), error)
+                self._refuse_busy(_signature(lock), error)
             except Held as error:
                 self._refuse_busy(error.holder, error)
             yield lock
@@ -142,15 +141,14 @@ class Rights:
     def _same_division(self, count: str) -> Iterator[None]:
         """Keep out shards of another number of parts, whose blocks would be others."""
         path = self._alone.with_suffix(".shards.lock")
-        with disk_errors(path), path.open("a+") as lock:
+        with open_to_change(path) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the first of them says how many there are
                 _sign(lock, count)
             except BlockingIOError:
                 pass
             fcntl.flock(lock, fcntl.LOCK_SH)
-            lock.seek(0)
-            running = lock.read().strip()
+            running = _signature(lock)
             if running != count:
                 self._refuse_division(running)
             yield
@@ -188,10 +186,30 @@ class Rights:
         ) from error
 
 
-def _sign(lock: IO[str], words: str) -> None:
-    lock.truncate(0)
-    lock.write(words)
+@contextmanager
+def _signed(lock: BinaryIO, words: str) -> Iterator[None]:
+    """Let a lock say who holds it, as long as it is held."""
+    _sign(lock, words)
+    try:
+        yield
+    finally:
+        _sign(lock, "")
+
+
+def _sign(lock: BinaryIO, words: str) -> None:
+    """Replace what a lock says; one of several names, of which another may be anybody's file, is left as it is."""
+    if has_other_names(lock):
+        return
+    lock.seek(0)
+    lock.truncate()
+    lock.write(words.encode())
     lock.flush()
+
+
+def _signature(lock: BinaryIO) -> str:
+    """Return what a lock says, on one line."""
+    lock.seek(0)
+    return " ".join(lock.read(SIGNATURE).decode(errors="replace").split())
 
 
 def _who() -> str:

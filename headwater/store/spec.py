@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
+from headwater._schema import Finite, Size, Word, read_as
 from headwater.errors import SpecMismatch, StoreError
 
 Modality = Literal["image", "text", "pair"]
-
+DType = Annotated[str, msgspec.Meta(pattern="^(float16|float32)$")]
+TokensDType = Annotated[str, msgspec.Meta(pattern="^(float16|float32|bfloat16|int8)$")]
+Tokens = Annotated[str, msgspec.Meta(pattern="^(none|all|[1-9][0-9]{0,7})$")]
 
 PLACED = ("hf:", "python:", "joined:", "open_clip:local-dir:", "timm:local-dir:")
 """What stands before a path, or a name on a hub, of all that an encoder is made of."""
@@ -53,20 +57,20 @@ class FeatureSpec:
         What a dual encoder multiplies cosines by; None for other encoders.
     """
 
-    encoder: str
+    encoder: Word
     modality: Modality
-    dim: int
-    weights: str = ""
-    adapter: str | None = None
+    dim: Size
+    weights: Word = ""
+    adapter: Word | None = None
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    layer: str = "last"
-    pooling: str = "default"
-    dtype: str = "float16"
-    tokens: str = "none"
-    n_tokens: int | None = None
-    token_dim: int | None = None
-    tokens_dtype: str | None = None
-    logit_scale: float | None = None
+    layer: Word = "last"
+    pooling: Word = "default"
+    dtype: DType = "float16"
+    tokens: Tokens = "none"
+    n_tokens: Size | None = None
+    token_dim: Size | None = None
+    tokens_dtype: TokensDType | None = None
+    logit_scale: Finite | None = None
 
     @property
     def has_tokens(self) -> bool:
@@ -122,7 +126,7 @@ class FeatureSpec:
         Raises
         ------
         StoreError
-            When fields are unknown or missing, as in a store written by a newer headwater.
+            When fields are unknown or missing, as in a store written by a newer headwater, or hold what they cannot.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
@@ -132,7 +136,13 @@ class FeatureSpec:
                 f"a feature spec has unknown fields {unknown} and lacks {missing}: the store was written by "
                 "another version of headwater. Upgrade headwater to read it."
             )
-        return cls(**values)
+        try:
+            spec = read_as(cls, dict(values))
+        except ValueError as error:
+            raise StoreError(f"a feature spec cannot be read ({error}): it was changed by hand, or damaged.") from error
+        if spec.has_tokens and spec.token_dim is None:
+            raise StoreError("a feature spec has tokens of no length: it was changed by hand, or damaged.")
+        return spec
 
     def differences(self, other: FeatureSpec) -> dict[str, tuple[Any, Any]]:
         """Return the fields in which another spec differs, settings of the preprocessing among them, with both values.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,40 +18,49 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._reading import TABLE, parse_json, parse_parquet
+from headwater._schema import Count, Word, read_as
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
 from headwater.store._files import (
-    digest,
+    fetch_file,
     file_sizes,
     location,
     locked,
     make_folder,
+    read_own,
+    read_own_json,
     remove_file,
     remove_tree,
     remove_unfinished,
+    require_own,
     sync,
     write_bytes,
     write_json,
 )
 from headwater.store.blocks import RaggedArray, SelectedRows, group_metadata, write_group_metadata
-from headwater.store.features import FAILED, STORED, Features
+from headwater.store.features import FAILED, FOLDERS_ABOVE, STORED, Features
+from headwater.store.file_index import NAME as FILES
 from headwater.store.keys import KEY_COLUMNS, PARTS, keys_from_hex, sample_keys
 from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
+from headwater.store.summed import has_sum, read_summed, remove_summed, write_summed
+from headwater.store.where import select_samples
 
 FORMAT = 1
-SAMPLES_SUM = "samples.sum.json"
-"""Beside ``samples.parquet``: its checksum."""
+OWN = ("store.json", "samples.parquet", "samples.sum.json", "files.parquet", "files.sum.json")
+"""Files of a store."""
+FOLDERS = ("features.zarr", "journal", "index")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns of the samples table hold what, and where relative image paths start."""
+    """Which columns of the samples table hold what, and the folder, absolute, that relative image paths start from."""
 
-    id: str
-    image: str | None
-    text: str | None
-    root: str
+    id: Word
+    image: Word | None
+    text: Word | None
+    root: Word
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,7 @@ class Store:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Hold the one right to change which samples and feature sets there are; what was read before is read anew."""
+        self.require_own()
         with locked(self.path / ".lock"):
             for folder in (self.path, self._group, *self._group.glob("*")):
                 remove_unfinished(folder)
@@ -127,46 +138,89 @@ class Store:
             self._forget_samples()
             yield
 
+    def require_own(self) -> None:
+        """Refuse a store of which a part is a symbolic link, or one that is not there as a store's are."""
+        for name in (*OWN, *FOLDERS):
+            require_own(self.path / name, 0)
+
     # Samples
 
-    @cached_property
+    @property
     def samples(self) -> pl.DataFrame:
-        """The samples table: all manifest columns, ``image_key`` and ``text_key`` (32 hex digits or null)."""
-        path = self.path / "samples.parquet"
-        if not path.exists():
-            raise StoreNotFound(f"{self.location}: no samples yet. Run: headwater embed MANIFEST {self.location}")
-        try:
-            return pl.read_parquet(path)
-        except pl.exceptions.PolarsError as error:
-            raise StoreError(
-                f"{location(path)}: cannot be read ({_first_line(error)}). Embed the manifest again."
-            ) from error
+        """The samples table: all manifest columns, ``image_key`` and ``text_key`` (32 hex digits or null).
 
-    @cached_property
-    def roles(self) -> Roles:
-        """Which columns hold what."""
-        try:
-            return Roles(**json.loads(self._samples_metadata["headwater"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(
-                f"{self.location}/samples.parquet was written by something else: it does not say which columns hold "
-                "ids, images and texts. Embed the manifest again."
-            ) from error
-
-    @cached_property
-    def unreadable(self) -> dict[str, str]:
-        """Why the image file of a sample could not be read at all, so that it has no key, by sample id."""
-        found: dict[str, str] = json.loads(self._samples_metadata.get("unreadable", "{}"))
-        return found
+        Raises
+        ------
+        StoreError
+            When it differs from its checksum, or cannot be read.
+        """
+        return self._samples.table
 
     @property
-    def _samples_metadata(self) -> dict[str, str]:
-        self.samples  # noqa: B018  (raises with the right words when there is none)
-        return pl.read_parquet_metadata(self.path / "samples.parquet")
+    def roles(self) -> Roles:
+        """Which columns hold what."""
+        if isinstance(self._samples.roles, StoreError):
+            raise self._samples.roles
+        return self._samples.roles
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Why the image file of a sample could not be read at all, so that it has no key, by sample id."""
+        return self._samples.unreadable
+
+    @cached_property
+    def _samples(self) -> _Samples:
+        path = self._samples_path
+        advice = "Embed the manifest again, which writes it anew: what is stored is kept."
+        try:
+            table, words = parse_parquet(read_summed(path))
+        except FileNotFoundError as error:
+            where = self.location
+            raise StoreNotFound(f"{where}: no samples yet. Run: headwater embed MANIFEST {where}") from error
+        except StoreError as error:
+            raise StoreError(f"{error}. {advice}") from error
+        except ValueError as error:
+            raise StoreError(f"{location(path)}: cannot be read ({error}). {advice}") from error
+        try:
+            roles: Roles | StoreError = self._roles_in(table, words["headwater"])
+            unreadable = read_as(dict[str, str], parse_json(words.get("unreadable", "{}")))
+        except (KeyError, ValueError) as error:
+            unreadable = {}
+            roles = StoreError(
+                f"{location(path)} was written by something else: it does not say which columns hold ids, images and "
+                f"texts ({error}). {advice}"
+            )
+        return _Samples(table, roles, unreadable)
+
+    def _roles_in(self, table: pl.DataFrame, words: str) -> Roles:
+        roles = read_as(Roles, parse_json(words))
+        for column in (roles.id, roles.image, roles.text, *KEY_COLUMNS.values()):
+            if column is not None and column not in table.columns:
+                raise ValueError(f"there is no column {column!r}")
+        for column in KEY_COLUMNS.values():
+            if table.schema[column] not in (pl.String, pl.Null):
+                raise ValueError(f"column {column!r} holds {table.schema[column]}")
+        return replace(roles, root=self._absolute(roles.root))
+
+    @property
+    def _samples_path(self) -> Path:
+        return self.path / "samples.parquet"
+
+    def _relative(self, folder: str) -> str:
+        """Return a folder as it is written: seen from the store, so that both can be moved or given away together."""
+        if remote_of(self.path) or not folder:
+            return folder
+        return os.path.relpath(folder, self.path.resolve())
+
+    def _absolute(self, folder: str) -> str:
+        """Return where a folder that was written as `_relative` is now."""
+        if remote_of(self.path) or Path(folder).is_absolute():
+            return folder
+        return os.path.normpath(self.path.resolve() / folder)
 
     def has_samples(self) -> bool:
         """Whether a manifest was embedded into this store."""
-        return (self.path / "samples.parquet").exists()
+        return self._samples_path.exists()
 
     def write_samples(self, table: pl.DataFrame, roles: Roles, unreadable: Mapping[str, str] | None = None) -> None:
         """Replace the samples table, atomically.
@@ -180,19 +234,15 @@ class Store:
         unreadable
             Why the image file of a sample could not be read at all, by sample id.
         """
-        metadata = {"headwater": json.dumps(vars(roles)), "unreadable": json.dumps(dict(unreadable or {}))}
+        written = {**vars(roles), "root": self._relative(roles.root)}
+        metadata = {"headwater": json.dumps(written), "unreadable": json.dumps(dict(unreadable or {}))}
         data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
         table.write_parquet(data, metadata=metadata)
-        # the checksum is known before the table is there, and the old one until it is
-        old, new = self._samples_sums(), digest(data.getvalue())
-        write_json(self.path / SAMPLES_SUM, list(dict.fromkeys([*old, new])))
-        write_bytes(self.path / "samples.parquet", data.getvalue())
-        write_json(self.path / SAMPLES_SUM, [new])
+        write_summed(self._samples_path, data.getvalue())
         self._forget_samples()
 
     def _forget_samples(self) -> None:
-        for cached in ("samples", "roles", "unreadable"):
-            self.__dict__.pop(cached, None)
+        self.__dict__.pop("_samples", None)
 
     def select(self, where: str | None) -> pl.DataFrame:
         """Return the samples for which the boolean SQL expression ``where`` holds.
@@ -208,11 +258,11 @@ class Store:
 
     def feature_names(self) -> list[str]:
         """Return the names ``NAME/MODALITY`` of all feature sets, sorted."""
-        found = self._group.glob("*/*/pooled/zarr.json")
-        return sorted(f"{p.parts[-4]}/{p.parts[-3]}" for p in found if (p.parents[1] / "zarr.json").exists())
+        found = (f"{path.parts[-3]}/{path.parts[-2]}" for path in self._group.glob("*/*/zarr.json"))
+        return sorted(name for name in found if _is_name(name))
 
-    def features(self, name: str) -> Features:
-        """Open the features ``NAME/MODALITY``.
+    def features(self, name: str, *, mending: bool = False) -> Features:
+        """Open the features ``NAME/MODALITY``; for ``mending``, also where their metadata are damaged.
 
         Raises
         ------
@@ -223,7 +273,7 @@ class Store:
         if name not in names:
             there = ", ".join(names) or "none yet"
             raise StoreNotFound(f"{self.location}: no features {name!r}.{nearest(name, names)} There are: {there}.")
-        return Features(self._group / name, self._journal(name), name)
+        return Features(self._group / name, self._journal(name), name, mending=mending)
 
     def require_features(self, name: str, spec: FeatureSpec, n_items: int, *, alone: bool = True) -> Features:
         """Open the features ``name``, or make them; refuse them when they are of another spec.
@@ -245,6 +295,7 @@ class Store:
             if name in self.feature_names():
                 return self.features(name)
             parent = (self._group / name).parent
+            require_own(parent, 1)
             for folder in (self._group, parent):  # the first is missing where making the store was cut short
                 if not (folder / "zarr.json").exists():
                     write_group_metadata(folder, {})
@@ -264,6 +315,7 @@ class Store:
             remove_tree(features.folder)
             remove_file(features.journal.path)
             base, _, modality = name.partition("/")
+            require_own(self.path / "index" / base, 1)
             for index in file_sizes(self.path / "index" / base):
                 if index.name.startswith(f"{modality}."):
                     remove_file(index)
@@ -275,6 +327,8 @@ class Store:
         """
         source, target = self._group / by, self._group / name
         aside = target.with_name(f".{target.name}.old")
+        for place in (source, target, self._journal(by), self._journal(name)):
+            require_own(place, FOLDERS_ABOVE)
         with self.changing():
             make_folder(self._journal(name).parent)
             if remote := remote_of(self.path):
@@ -285,7 +339,7 @@ class Store:
                 target.replace(aside)  # from here on `by` alone is whole
                 sync(target.parent)
             if source.exists():
-                write_bytes(self._journal(name), self._journal(by).read_bytes())
+                write_bytes(self._journal(name), read_own(self._journal(by), most=TABLE))
                 make_folder(target.parent)
                 source.replace(target)
                 sync(target.parent)
@@ -305,7 +359,7 @@ class Store:
         if remote.has(source / "zarr.json"):
             remove_file(target / "zarr.json")
             remove_tree(target)
-            write_bytes(self._journal(name), self._journal(by).read_bytes())
+            write_bytes(self._journal(name), read_own(self._journal(by), most=TABLE))
             remote.copy_tree(source, target, last=source / "zarr.json")
             remove_file(source / "zarr.json")
         remove_tree(source)
@@ -419,12 +473,14 @@ class Store:
         return f"not embedded yet in {features.name}"
 
     def verify(self) -> Iterator[str]:
-        """Yield a line for everything in the store that differs from its checksum."""
+        """Yield a line for everything in the store that differs from its checksum, its indexes left out."""
         if remote := remote_of(self.path):
             remote.read_anew(self.path)
-            self._forget_samples()
+        self._forget_samples()
+        self.require_own()
         yield from self.wrong_samples()
-        yield from self._wrong_groups()
+        yield from self._wrong_files()
+        yield from (f"{location(path)} is not what it was written as" for path in self._damaged_groups())
         for name in self.feature_names():
             try:
                 features = self.features(name)
@@ -433,37 +489,92 @@ class Store:
                 continue
             yield from features.verify()
 
-    def _wrong_groups(self) -> Iterator[str]:
-        """Yield a line for each group above feature sets that zarr could not open; its attributes are anybody's."""
+    def index_path(self, name: str, kind: str) -> Path:
+        """Return where the index of a kind, such as ``hnsw``, of features is, or is to be.
+
+        Raises
+        ------
+        StoreError
+            When a folder that it lies in is a symbolic link.
+        """
+        path = self.path / "index" / f"{name}.{kind}.faiss"
+        require_own(path, FOLDERS_ABOVE)
+        return path
+
+    def indexes(self) -> list[Path]:
+        """Return the files of all indexes; of a store at a URL they are in the cache afterwards."""
+        found = {path.with_name(path.name.removesuffix(".json")) for path in file_sizes(self.path / "index")}
+        found = {path for path in found if path.suffix == ".faiss" and path.name[0] != "."}
+        for path in found:
+            for each in (path, path.with_name(f"{path.name}.json")):
+                fetch_file(each)
+        return sorted(found)
+
+    def unchecked(self) -> list[str]:
+        """Return a line for everything that has no checksum, since an earlier version of headwater wrote it."""
+        found = [f"{name}" for name in ("samples.parquet", "files.parquet") if self._lacks_sum(name)]
+        for name in self.feature_names():
+            with suppress(StoreError):  # which `verify` speaks of
+                found += self.features(name).unchecked
+        return found
+
+    def _lacks_sum(self, name: str) -> bool:
+        return (self.path / name).exists() and not has_sum(self.path / name)
+
+    def _wrong_files(self) -> Iterator[str]:
+        """Yield a line when the keys of files, which are looked up rather than read again, are not what was written."""
+        try:
+            read_summed(self.path / FILES)
+        except FileNotFoundError:
+            return
+        except StoreError as error:
+            yield f"{error}: files will be read again"
+
+    def _damaged_groups(self) -> Iterator[Path]:
+        """Yield the metadata of groups above feature sets that zarr could not open; attributes are anybody's."""
         names = self.feature_names()  # without any, a store may not quite have been made
         folders = {self._group, *((self._group / name).parent for name in names)} if names else set()
         for path in sorted(folder / "zarr.json" for folder in folders):
             try:
-                found = json.loads(path.read_text())
-            except (OSError, ValueError) as error:
-                yield f"{location(path)} cannot be read ({error})"
-                continue
-            if {**found, "attributes": {}} != group_metadata({}):
-                yield f"{location(path)} is not what it was written as"
+                found = read_own_json(path)
+            except (OSError, ValueError):
+                found = None
+            if not isinstance(found, dict) or {**found, "attributes": {}} != group_metadata({}):
+                yield path
+
+    def mend_files(self) -> Iterator[str]:
+        """Remove ``files.parquet`` where it is damaged; yield a line about it."""
+        for line in list(self._wrong_files()):
+            with self.changing():
+                remove_summed(self.path / FILES)
+            yield line
+
+    def mend_groups(self) -> Iterator[str]:
+        """Write the metadata of groups above feature sets anew where they cannot be read; yield a line about each."""
+        with self.changing():
+            for path in list(self._damaged_groups()):
+                write_group_metadata(path.parent, {})
+                yield f"{location(path)}: metadata of the group written anew"
 
     def wrong_samples(self) -> Iterator[str]:
         """Yield a line when the samples table is not what was written."""
-        path = self.path / "samples.parquet"
-        if not path.exists():
+        if not self.has_samples():
             return
-        known = self._samples_sums()
-        if known and digest(path.read_bytes()) not in known:
-            yield f"{location(path)} differs from its checksum"
-        elif self.has_samples() and len(self.samples) == 0:
-            yield f"{self.location}: samples.parquet is empty"
-
-    def _samples_sums(self) -> list[str]:
-        """Return the checksums that the samples table may have: its own and, while it is replaced, the new one's."""
         try:
-            found: list[str] = json.loads((self.path / SAMPLES_SUM).read_text())
-        except (FileNotFoundError, ValueError):
-            return []
-        return found
+            if len(self.samples) == 0:
+                yield f"{self.location}: samples.parquet is empty"
+            self.roles  # noqa: B018  (raises with the right words)
+        except StoreError as error:
+            yield str(error)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What ``samples.parquet`` holds; instead of its roles, why they cannot be told."""
+
+    table: pl.DataFrame
+    roles: Roles | StoreError
+    unreadable: Mapping[str, str]
 
 
 def create_store(path: str | Path) -> Store:
@@ -506,6 +617,8 @@ def find_store(path: str | Path) -> Store | None:
         return None
     if folder.is_dir() and all(p.name[0] == "." for p in folder.iterdir()):
         return None
+    if (folder / "store.json").exists():  # another process has made it meanwhile
+        return _opened(folder)
     if folder.exists():
         kind = "a folder with other things in it" if folder.is_dir() else "a file"
         raise StoreError(f"{folder} is {kind}, not a store. Give a path that does not exist yet.")
@@ -538,7 +651,7 @@ def _up_to_date(path: str | Path) -> Path:
 def _opened(folder: Path) -> Store:
     where = location(folder)
     try:
-        version = json.loads((folder / "store.json").read_text())["format"]
+        version = read_as(Count, read_own_json(folder / "store.json")["format"])
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.exists() and remote_of(folder) is None:
             raise StoreError(f"{where} is not a headwater store (it has no store.json).") from error
@@ -547,40 +660,20 @@ def _opened(folder: Path) -> Store:
         raise StoreError(f"{where}/store.json cannot be read ({error!r}): restore it from a backup.") from error
     if version != FORMAT:
         raise StoreError(f"{where} has format {version}; this headwater reads format {FORMAT}. Upgrade headwater.")
-    return Store(folder)
+    store = Store(folder)
+    store.require_own()
+    return store
 
 
 def check_name(name: str) -> None:
     """Raise `InputError` unless ``name`` can name features."""
-    parts = name.split("/")
-    if len(parts) != 2 or parts[1] not in PARTS or not _NAME.fullmatch(parts[0]):
+    if not _is_name(name):
         raise InputError(
             f"{name!r} cannot name features: write NAME/image, NAME/text or NAME/pair, NAME in letters, digits, '.', "
             "'_' and '-'."
         )
 
 
-def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
-    """Return the rows of a table for which the boolean SQL expression ``where`` holds; see `Store.select`."""
-    if where is None:
-        return table
-    try:
-        chosen = table.filter(pl.sql_expr(where))
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise InputError(f"--where {where!r} cannot be used ({_why(error, table.columns)}") from error
-    if chosen.is_empty():
-        raise InputError(f"--where {where!r} holds for none of the {len(table)} samples.")
-    return chosen
-
-
-def _why(error: Exception, columns: list[str]) -> str:
-    """Say why an SQL expression cannot be used, and what it could speak of."""
-    line = _first_line(error).split("; valid columns")[0]
-    unknown = re.search(r'unable to find column "(.+)"', line)
-    if unknown is None:
-        return f"{line}). Columns: {', '.join(columns)}."
-    return f"{line}).{nearest(unknown[1], columns)} Columns: {', '.join(columns)}; words stand in single quotes."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _is_name(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) == 2 and parts[1] in PARTS and _NAME.fullmatch(parts[0]) is not None

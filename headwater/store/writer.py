@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,17 @@ from headwater.errors import StoreError
 from headwater.store._files import Together
 from headwater.store.bfloat16 import to_bfloat16
 from headwater.store.blocks import Array, MappedArray, digest_rows, write_array_metadata
-from headwater.store.features import FAILED, KEY_CHUNK, STORED, TO_DO, Features, end_of, token_arrays
+from headwater.store.features import (
+    FAILED,
+    KEY_CHUNK,
+    STORED,
+    TO_DO,
+    Features,
+    end_of,
+    layout_sum,
+    spec_sum,
+    token_arrays,
+)
 from headwater.store.journal import BlockLine, PlanLine, Ranges
 from headwater.store.quantised import quantise
 from headwater.store.remote import remote_of
@@ -98,13 +108,21 @@ class FeatureWriter:
         old = self.features
         spec, n_items = old.spec, old.n_items + len(keys)
         all_keys = np.concatenate([old.keys, keys])
-        sums = {"spec": old.spec_sum, "layout": old.layout_sum, "keys": digest_rows(all_keys, [(0, n_items)])}
+        layout = old.layout
+        sums = {"spec": spec_sum(layout.spec), "layout": layout_sum(layout.block_rows)}
         grown: list[tuple[str, Array]] = [("keys", all_keys)]
+        n_tokens = 0
         if spec.ragged:
             if lengths is None:
                 raise ValueError("ragged tokens need the lengths of new items.")
-            grown += self._place_tokens(lengths)
-            sums |= {part: digest_rows(array, [(0, n_items)]) for part, array in grown[1:]}
+            token_rows, offsets, all_lengths = self._place_tokens(lengths)
+            layout, n_tokens = replace(layout, token_rows=token_rows), end_of(offsets, all_lengths)
+            grown += [("tokens/offsets", offsets), ("tokens/lengths", all_lengths)]
+        sums |= {part: digest_rows([array], [(0, n_items)]) for part, array in grown}
+        # from here on metadata may speak of the new rows
+        before = replace(old.state.plan, growing=(n_items, n_tokens), layout=old.layout)
+        if before != old.state.plan:  # else a run that was stopped has said so
+            old.journal.append(before, after=old.state)
         for part, array in grown:
             write_array_metadata(old.folder, part, array.shape, KEY_CHUNK, array.dtype)
             target = old._array(part, array.shape, KEY_CHUNK, array.dtype)
@@ -115,11 +133,21 @@ class FeatureWriter:
         if spec.has_tokens and not spec.ragged:
             for part, shape, dtype in token_arrays(spec, n_items):
                 write_array_metadata(old.folder, part, shape, old.block_rows, dtype)
-        old.journal.append(PlanLine(items=n_items, sums=sums), after=old.state)
+        if spec.ragged:
+            for part, shape, dtype in token_arrays(spec, n_tokens):
+                write_array_metadata(old.folder, part, shape, layout.token_rows or 1, dtype)
+        planned = PlanLine(items=n_items, sums=sums, layout=layout)
+        old.journal.append(planned, after=replace(old.state, plan=before))
         self.features = old.refresh()
 
-    def _place_tokens(self, new_lengths: NDArray[np.int64]) -> list[tuple[str, Array]]:
-        """Give out token rows, so that a block owns whole chunks; return the grown offsets and lengths."""
+    def _place_tokens(self, new_lengths: NDArray[np.int64]) -> tuple[int, Array, Array]:
+        """Give out token rows, so that a block owns whole chunks.
+
+        Returns
+        -------
+        token_rows : rows of a chunk
+        offsets, lengths : of all items, int64, of shape (n_items,)
+        """
         old, rows = self.features, self.features.block_rows
         n_old = old.n_items
         if n_old:
@@ -137,9 +165,7 @@ class FeatureWriter:
             ends = at + np.cumsum(lengths[first:stop])
             new_offsets[first - n_old : stop - n_old] = ends - lengths[first:stop]
             end = int(ends[-1]) if len(ends) else at
-        for part, shape, dtype in token_arrays(old.spec, end):
-            write_array_metadata(old.folder, part, shape, chunk, dtype)
-        return [("tokens/offsets", np.concatenate([offsets, new_offsets])), ("tokens/lengths", lengths)]
+        return chunk, np.concatenate([offsets, new_offsets]), lengths
 
     def commit(self, task: BlockTask, result: BlockResult) -> None:
         """Write one block, durably: its chunks, its status, its line in the journal.
@@ -255,7 +281,7 @@ class FeatureWriter:
             self._write_values(part, task.block, whole, together)
         features.status_chunks.write_chunk(task.block, status, together)
         sums = dict(before.sums) | {
-            part: digest_rows(whole, features._ranges_in(part, task.block, stored)) for part, whole in values.items()
+            part: digest_rows([whole], features._ranges_in(part, task.block, stored)) for part, whole in values.items()
         }
         return BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self.environment)
 

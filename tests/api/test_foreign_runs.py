@@ -21,8 +21,9 @@ def run(tmp_path):
     folder.mkdir()
     X = [[0.0, 1.0], [1.0, 0.0], [0.0, 2.0], [2.0, 0.0]]
     save_head(LinearProbe(C=1.0).fit(X, [0, 1, 0, 1]), "linear", folder)
-    for name in FILES[:2] + FILES[3:4]:
-        (folder / name).write_text("{}")
+    (folder / FILES[0]).write_text('{"command": "fit-head"}')
+    (folder / FILES[1]).write_text('{"task": "binary", "n_samples": 4}')
+    (folder / FILES[3]).write_text("{}")
     for name in (FILES[2], FILES[4]):
         pl.DataFrame({"id": ["a"]}).write_parquet(folder / name)
     open_run(folder)

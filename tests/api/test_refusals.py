@@ -160,12 +160,16 @@ def test_a_store_whose_first_file_is_damaged(refused, store, text):
 def test_samples_that_something_else_wrote(refused, store):
     """A samples table that lost what headwater keeps beside it is refused."""
     pl.read_parquet(store / "samples.parquet").write_parquet(store / "samples.parquet")
+    assert "samples.parquet differs from its checksum" in refused("fit-head", store, *FIT)
+    (store / "samples.sum.json").unlink()
     assert "written by something else" in refused("fit-head", store, *FIT)
 
 
 def test_damaged_samples(refused, store):
     """A samples table that is not Parquet is named."""
     (store / "samples.parquet").write_bytes(b"PAR1")
+    assert "samples.parquet differs from its checksum" in refused("fit-head", store, *FIT)
+    (store / "samples.sum.json").unlink()
     assert "samples.parquet: cannot be read" in refused("fit-head", store, *FIT)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import DiskError, StoreError, StoreNotFound
-from headwater.retrieve import build_index, load_index, read_index_info, save_index
+from headwater.retrieve import build_index, check_index, load_index, read_index_info, save_index
 from headwater.retrieve.persist import IndexInfo
 
 pytest.importorskip("faiss")
@@ -41,7 +41,7 @@ def test_an_index_comes_back_as_it_was(kind, tmp_path):
 
 def test_what_stands_beside_an_index(path):
     beside = json.loads((path.parent / "image.flat.faiss.json").read_text())
-    assert len(beside.pop("checksum")) == 32
+    assert len(beside.pop("checksum")) == len(beside.pop("sum")) == 32
     assert beside == {
         "format": 1, "kind": "flat", "dim": 16, "n_rows": 800, "n_vectors": 799,
         "fingerprint": "abc", "recall_at_10": 0.5,
@@ -73,9 +73,39 @@ def test_an_index_beside_the_json_of_its_forerunner_is_refused(path):
         load_index(path)
 
 
+def described(path, change):
+    """Change what stands beside an index, and leave its own checksum out, as an earlier version did."""
+    side = path.with_name(path.name + ".json")
+    entries = json.loads(side.read_text()) | change
+    del entries["sum"]
+    side.write_text(json.dumps(entries))
+
+
+def test_an_index_that_an_earlier_version_wrote(path):
+    """What stands beside it has no checksum of its own, which is said, and the index is read."""
+    assert check_index(path)
+    described(path, {})
+    assert not check_index(path)
+    assert load_index(path).n_rows == 800
+
+
+@pytest.mark.parametrize(
+    "change", [{"dim": 17}, {"n_vectors": 798}, {"recall_at_10": 0.4}, {"fingerprint": "abd"}, {"sum": "0" * 32}]
+)
+def test_a_changed_description_is_found(path, change):
+    side = path.with_name(path.name + ".json")
+    side.write_text(json.dumps(json.loads(side.read_text()) | change))
+    with pytest.raises(StoreError, match="differs from its checksum"):
+        check_index(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"dim": -1}, "dim: expected int >= 1"),
+        ({"dim": 10**30}, "dim: expected int <="),
+        ({"n_rows": None}, "n_rows: expected int, got null"),
+        ({"recall_at_10": "x"}, "recall_at_10"),
         ({"format": 2}, "format is 2, 1 is needed"),
         ({"surplus": 1}, "unknown: surplus"),
         ({"kind": "tree"}, "no kind 'tree'"),
@@ -83,8 +113,7 @@ def test_an_index_beside_the_json_of_its_forerunner_is_refused(path):
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(path, change, message):
-    side = path.with_name(path.name + ".json")
-    side.write_text(json.dumps(json.loads(side.read_text()) | change))
+    described(path, change)
     with pytest.raises(StoreError, match=message):
         load_index(path)
 
@@ -106,10 +135,7 @@ def test_an_index_that_is_not_there_is_said_to_be_missing(path, lost):
 
 def test_a_file_with_the_right_checksum_that_faiss_cannot_read_is_refused(path):
     path.write_bytes(b"not an index")
-    side = path.with_name(path.name + ".json")
-    entries = json.loads(side.read_text())
-    checksum = hashlib.blake2b(b"not an index", digest_size=16).hexdigest()
-    side.write_text(json.dumps(entries | {"checksum": checksum}))
+    described(path, {"checksum": hashlib.blake2b(b"not an index", digest_size=16).hexdigest()})
     with pytest.raises(StoreError, match="FAISS cannot read the index"):
         load_index(path)
 

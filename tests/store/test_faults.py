@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import DiskError
-from headwater.store import BlockResult, create_store, open_store
+from headwater.store import BlockResult, create_store, journal, open_store
 from headwater.store.spec import FeatureSpec
 
 KILLED, REFUSED = 17, 18
@@ -77,7 +77,7 @@ class Fault:
     def install(self):
         fault, path = self, pathlib.Path
         real = {name: getattr(path, name) for name in ("replace", "write_bytes", "mkdir", "unlink", "open")}
-        fsync, truncate = os.fsync, os.truncate
+        fsync, truncate, open_file, change = os.fsync, os.ftruncate, os.open, journal.open_to_change
 
         def guarded(function):
             def call(*arguments, **options):
@@ -99,7 +99,10 @@ class Fault:
         path.write_bytes, path.open = write_bytes, opened
         for name in ("replace", "mkdir", "unlink"):
             setattr(path, name, guarded(real[name]))
-        os.fsync, os.truncate = guarded(fsync), guarded(truncate)
+        os.fsync, os.ftruncate = guarded(fsync), guarded(truncate)
+        made = guarded(open_file)
+        os.open = lambda path, flags, *mode: (made if flags & os.O_EXCL else open_file)(path, flags, *mode)
+        journal.open_to_change = lambda path: Written(change(path), fault)
 
 
 class Written:

@@ -152,6 +152,7 @@ def test_samples_of_another_program(store, behind, tmp_path):
     samples(store, [1])
     store.samples.write_parquet(tmp_path / "other.parquet")
     behind.write(store.path / "samples.parquet", (tmp_path / "other.parquet").read_bytes())
+    behind.remove(store.path / "samples.sum.json")
     opened = open_store(store.location)
     assert len(opened.samples) == 1
     with pytest.raises(StoreError, match="written by something else"):

@@ -1,0 +1,132 @@
+"""``--where``: rows of a table for which a boolean SQL expression holds.
+
+polars evaluates it. A few expressions end the process instead (a cast to ``DECIMAL(99, 200)``, padding to 1e11
+characters, ten thousand brackets). So an expression is first looked through, word by word: it may compare, calculate
+and call the functions of `FUNCTIONS`, which make of a cell no more than a cell, and be as long and as deep as people
+write.
+"""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+from headwater.errors import InputError, nearest
+
+LONGEST = 1 << 20
+"""Characters: a list of ids may be long."""
+DEEPEST = 30
+"""Brackets and CASEs within each other."""
+MOST_OPERATORS = 300
+"""Signs and words that join or turn expressions: AND, OR, NOT, + and the like."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+FUNCTIONS = _words(
+    """
+    LENGTH LEN CHAR_LENGTH CHARACTER_LENGTH OCTET_LENGTH LOWER UPPER INITCAP TRIM LTRIM RTRIM BTRIM LEFT RIGHT SUBSTR
+    SUBSTRING STARTS_WITH ENDS_WITH STRPOS POSITION REGEXP_LIKE CONCAT CONCAT_WS
+    ABS CEIL CEILING FLOOR ROUND SIGN SQRT CBRT POW POWER EXP LN LOG LOG2 LOG10 MOD DIV
+    DATE EXTRACT DATE_PART
+    CAST TRY_CAST COALESCE NULLIF IFNULL IF GREATEST LEAST
+    AVG MIN MAX SUM COUNT MEDIAN STDDEV VARIANCE
+    """
+)
+TYPES = _words(
+    "TINYINT SMALLINT INT INTEGER BIGINT FLOAT REAL DOUBLE BOOLEAN BOOL VARCHAR CHAR TEXT STRING DATE TIMESTAMP "
+    "DATETIME TIME"
+)
+"""What may be cast to, without a length or a precision."""
+_JOINING = _words("AND OR NOT XOR LIKE ILIKE RLIKE REGEXP IS BETWEEN IN WHEN THEN ELSE + - * / % || ~ !")
+_BEFORE_BRACKETS = _JOINING | {"CASE", "AS"}
+_REFUSED = _words("SELECT OVER WITH UNION INTERVAL ARRAY STRUCT MAP UNNEST EXISTS ANY ALL SOME LATERAL")
+_TOKEN = re.compile(
+    r"""(?P<blank>\s+)|(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)
+    |(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|<>|!=|==|::|\|\||!~|~\*|[-+*/%<>=(),.~!])""",
+    re.VERBOSE,
+)
+
+
+def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
+    """Return the rows of a table for which the boolean SQL expression ``where`` holds; all where there is none.
+
+    Raises
+    ------
+    InputError
+        When the expression cannot be used; the message says why, and lists the columns.
+    """
+    if where is None:
+        return table
+    if refused := refusal(where):
+        raise InputError(f"--where {_shortened(where)} cannot be used: {refused}. Columns: {', '.join(table.columns)}.")
+    try:
+        chosen = table.filter(pl.sql_expr(where))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"--where {_shortened(where)} cannot be used ({_why(error, table.columns)}") from error
+    if chosen.is_empty():
+        raise InputError(f"--where {_shortened(where)} holds for none of the {len(table)} samples.")
+    return chosen
+
+
+def refusal(where: str) -> str | None:
+    """Say why an expression is not evaluated at all; None where it may be.
+
+    Examples
+    --------
+    >>> refusal("age > 50 AND (site = 'x' OR LOWER(name) LIKE 'a%')")
+    >>> refusal("LPAD(site, 100000000000, 'x') = 'a'")
+    'LPAD is no function that it may call'
+    """
+    if len(where) > LONGEST:
+        return f"it has {len(where):,} characters, and may have {LONGEST:,}"
+    depth = n_operators = place = 0
+    before, blank = "", True
+    while place < len(where):
+        found = _TOKEN.match(where, place)
+        if found is None:
+            return f"{where[place]!r} has no meaning in it"
+        token, place = found[0], found.end()
+        if found.lastgroup == "blank":
+            blank = True
+            continue
+        word = token.upper()
+        if found.lastgroup == "text" and ("\\'" in token or '\\"' in token or (before.isidentifier() and not blank)):
+            return f"the text {_shortened(token)} is written in a way that can be read in two ways"
+        if found.lastgroup == "number" and len(token) > 40:
+            return "a number has more than 40 digits"
+        if not blank and before + token in ("--", "/*", "*/"):
+            return "comments are not read"
+        if found.lastgroup == "word" and word in _REFUSED and where[place : place + 1] != ".":
+            return f"{word} cannot be part of it"
+        if before in ("AS", "::") and word not in TYPES:
+            return f"{token} is no type that it may cast to: {', '.join(sorted(TYPES))}"
+        if token == "(" and before.isidentifier() and before not in _BEFORE_BRACKETS:
+            if before in TYPES - FUNCTIONS:
+                return f"{before} takes no length or precision in it"
+            if before not in FUNCTIONS:
+                return f"{before} is no function that it may call"
+        if token == ")" and before == "(":
+            return "there is nothing between two brackets"
+        depth += (token == "(" or word == "CASE") - (token == ")" or word == "END")
+        n_operators += word in _JOINING
+        if depth > DEEPEST or n_operators > MOST_OPERATORS:
+            return f"it is more than {DEEPEST} brackets deep, or has more than {MOST_OPERATORS} operators"
+        before, blank = word if found.lastgroup != "text" else "", False
+    return None
+
+
+def _why(error: BaseException, columns: list[str]) -> str:
+    """Say why an SQL expression cannot be used, and what it could speak of."""
+    line = str(error).strip().split("\n")[0].split("; valid columns")[0]
+    unknown = re.search(r'unable to find column "(.+)"', line)
+    if unknown is None:
+        return f"{line[:300]}). Columns: {', '.join(columns)}."
+    return f"{line}).{nearest(unknown[1], columns)} Columns: {', '.join(columns)}; words stand in single quotes."
+
+
+def _shortened(words: str) -> str:
+    return repr(words if len(words) <= 200 else f"{words[:200]}…")
