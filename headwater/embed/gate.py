@@ -271,7 +271,7 @@ class _Reader:
         key = keys[-1].lower().replace("-", "_")
         if key.endswith(("trust_remote_code", "allow_all_kernels")) and value not in (False, None, "", 0):
             return "would let code run that comes with the model"
-        if key.endswith("implementation") and any(isinstance(leaf, str) and "/" in leaf for leaf in _leaves(value)):
+        if "implementation" in key and any(isinstance(leaf, str) and "/" in leaf for leaf in _leaves(value)):
             return "would fetch code from the hub and run it"
         return ""
 

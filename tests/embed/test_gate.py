@@ -184,6 +184,7 @@ FOLDERS = {
         lambda f: hub(f, "preprocessor_config.json", init_kwargs={"trust_remote_code": 1}),
     ),
     "kernel": ("hf-bert", lambda f: hub(f, attn_implementation="somebody/kernel")),
+    "kernel by an inner name": ("hf-bert", lambda f: hub(f, _attn_implementation_internal="somebody/kernel")),
     "kernel of a part": ("hf-bert", lambda f: hub(f, text_config={"_attn_implementation": {"": "somebody/kernel:x"}})),
     "adapter": (
         "hf-bert",
