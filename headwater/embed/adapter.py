@@ -149,7 +149,10 @@ class Adapter:
             )
         if self.before is not None:
             self.before.apply(module, base, encoder)
-        tuner = None if self.lora is None else self.lora.inject(module)
+        try:
+            tuner = None if self.lora is None else self.lora.inject(module)
+        except Exception as error:  # the library raises many kinds for layers that it does not find or cannot adapt
+            raise EncoderError(f"{encoder}: the adapter does not fit this model ({first_line(error)}).") from error
         own = module.state_dict()
         unknown = [name for name in self.tensors if name not in own]
         shapes = [

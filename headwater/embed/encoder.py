@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -298,8 +299,11 @@ def parse_image_size(asked: str | int | Sequence[int] | None) -> tuple[int, int]
     """
     if asked is None:
         return None
-    words = str(asked).lower().split("x") if isinstance(asked, str | int) else [str(number) for number in asked]
-    if len(words) > 2 or not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+    if isinstance(asked, str | int):
+        words = str(asked).lower().split("x")
+    else:
+        words = [str(number) for number in asked] if isinstance(asked, list | tuple) else []
+    if not 0 < len(words) <= 2 or not all(re.fullmatch(r"0*[1-9]\d{0,6}", word, re.ASCII) for word in words):
         raise EncoderError(f"image size {asked!r}: write pixels, N, or height and width, HxW, such as 1024x512.")
     return int(words[0]), int(words[-1])
 

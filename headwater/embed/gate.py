@@ -287,8 +287,11 @@ class _Reader:
         return "tells a loader what to open" if LOADERS.fullmatch(keys[-1]) and not plain else ""
 
     def _weights(self, keys: tuple[str, ...], value: Any) -> str:
-        """Say what of an index of weights lies elsewhere."""
-        if "weight_map" not in keys[:-1]:
+        """Say which weights, or which other file, lie elsewhere."""
+        if keys[-1].endswith("_file") and isinstance(value, str) and not self._is_own(value):
+            # a path that is nowhere is one of the author's machine, which libraries pass over
+            return "names a file that is not in this folder" if os.path.lexists(value) else ""
+        if "weight_map" not in keys[:-1] and keys[-1] != "transformers_weights":
             return ""
         return "" if isinstance(value, str) and Path(value).name == value else "is no file of this folder"
 

@@ -86,6 +86,8 @@ def _require_part(part: Mapping[str, Any], projection: NDArray[Any]) -> None:
     number = part["adapter"]
     if not isinstance(part["encoder"], str) or not (part["weights"] is None or isinstance(part["weights"], str)):
         raise ValueError("encoders and their weights are named by words")
+    if not isinstance(part["steps"], list):
+        raise ValueError("steps are a list")
     if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
         raise ValueError(f"{number!r} is no number of an adapter")
     if projection.ndim != 2 or projection.dtype != np.float32:
@@ -136,6 +138,7 @@ class JoinedEncoder(Encoder[Any]):
                 trust_remote_code=trust_remote_code,
                 named_by=self.name,
             )
+        self._require_dims()
         digest = blake2b(digest_size=16)
         for modality, encoder in sorted(self._parts.items()):  # one digest of all: images and texts go together
             own = encoder.spec("image" if modality == "image" else "text", "float32")
@@ -143,6 +146,20 @@ class JoinedEncoder(Encoder[Any]):
             digest.update(self._joint.projections[modality].astype("<f4").tobytes())
         self._weights = digest.hexdigest()
         self.threads_own_cores = all(part.threads_own_cores for part in self._parts.values())
+
+    def _require_dims(self) -> None:
+        """Raise unless each encoder makes its modality, of the length that its projection takes, to one length."""
+        sides: tuple[Modality, ...] = ("image", "text")
+        for modality in sides:
+            encoder, projection = self._parts[modality], self._joint.projections[modality]
+            if modality not in encoder.modalities:
+                raise EncoderError(f"{self.name}: {encoder.name} makes no {modality} features.")
+            dim = encoder.spec(modality, "float32").dim
+            if projection.shape[1] != dim or len(projection) != len(self._joint.projections["image"]):
+                raise EncoderError(
+                    f"{self.name}: a projection of shape {projection.shape} does not go with the {dim} values of "
+                    f"{encoder.name}."
+                )
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features: those of the encoder, and the projection."""

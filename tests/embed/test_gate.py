@@ -197,6 +197,8 @@ FOLDERS = {
         lambda f: hub(f, "adapter_config.json", base_model_name_or_path=str(f.with_name("other")), peft_type="LORA"),
     ),
     "shards elsewhere": ("hf-vit", shards),
+    "weights elsewhere": ("hf-vit", lambda f: hub(f, transformers_weights="../model/model.safetensors")),
+    "words elsewhere": ("hf-bert", lambda f: hub(f, "tokenizer_config.json", vocab_file="/etc/hostname")),
     "timm in hf": ("hf-vit", lambda f: hub(f, model_type="timm_wrapper", architecture="local-dir:/tmp", model_args={})),
     "checkpoint of timm in hf": (
         "hf-vit",
@@ -255,6 +257,62 @@ def test_pickled_weights_run_nothing(member, name, folder_of, marker, tiny):
     with pytest.raises(EncoderError):
         load_encoder(tiny(member).spec.replace(str(tiny(member).folder), str(folder)), device="cpu")
     assert not marker.exists()
+
+
+PARTS = {
+    "tokenizer": ("hf-bert", lambda f: own_tokenizer(f)),
+    "tokenizer of a dual encoder": ("hf-clip", lambda f: own_tokenizer(f)),
+    "tokenizer of a decoder": ("hf-qwen2_vl", lambda f: own_tokenizer(f)),
+    "image processor": (
+        "hf-vit",
+        lambda f: hub(
+            f, "preprocessor_config.json", auto_map={"AutoImageProcessor": "own.Pixels"}, image_processor_type="Pixels"
+        ),
+    ),
+    "feature extractor": (
+        "hf-vit",
+        lambda f: hub(f, "preprocessor_config.json", auto_map={"AutoFeatureExtractor": "own.Pixels"}),
+    ),
+    "processor": (
+        "hf-qwen2_vl",
+        lambda f: hub(f, "processor_config.json", auto_map={"AutoProcessor": "own.Pixels"}, processor_class="Pixels"),
+    ),
+    "video processor": (
+        "hf-qwen2_vl",
+        lambda f: hub(
+            f,
+            "video_preprocessor_config.json",
+            auto_map={"AutoVideoProcessor": "own.Pixels"},
+            video_processor_type="Pixels",
+        ),
+    ),
+    "image processor of a decoder": (
+        "hf-qwen2_vl",
+        lambda f: hub(
+            f, "preprocessor_config.json", auto_map={"AutoImageProcessor": "own.Pixels"}, image_processor_type="Pixels"
+        ),
+    ),
+    "a class that loads others": (
+        "hf-bert",
+        lambda f: (own_tokenizer(f), hub(f, "tokenizer_config.json", tokenizer_class="AutoTokenizer")),
+    ),
+    "text part": ("hf-clip", lambda f: hub(f, text_config={"auto_map": {"AutoConfig": "own.Config"}})),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_of_a_model_runs_nothing(kind, folder_of, marker):
+    """A model whose tokenizer or processor is code loads with the library's own, or is refused in one line."""
+    member, spoil = PARTS[kind]
+    folder = folder_of(member)
+    spoil(folder)
+    said = ""
+    try:
+        load_encoder(f"hf:{folder}", device="cpu")
+    except EncoderError as error:
+        said = str(error)
+    assert not marker.exists()
+    assert "\n" not in said
 
 
 def test_what_is_harmless_stays(folder_of, marker):
@@ -332,6 +390,11 @@ RUNS = {
     "linked description": lambda run, other: moved(run(image=ALONE, text=ALONE), FOLDER, JOINED),
     "linked tensors": lambda run, other: moved(run(image=ALONE, text=ALONE), FOLDER, "joined.safetensors"),
     "linked folder": lambda run, other: moved(run(image=ALONE, text=ALONE), FOLDER),
+    "a projection of another length": lambda run, other: run(dims=(3, 7), image=ALONE, text=ALONE),
+    "an encoder of the other side": lambda run, other: run(image={"encoder": "builtin:ngram"}, text=ALONE),
+    "a size of another type": lambda run, other: run(
+        image={"encoder": f"timm:local-dir:{other}3", "image_size": 6.5}, text=ALONE
+    ),
     "no words": lambda run, other: run(image={"encoder": 5}),
     "weights that are no path": lambda run, other: run(image={**ALONE, "weights": ["a"]}),
 }
@@ -343,6 +406,7 @@ def test_a_joined_run_runs_nothing(kind, run, folder_of, tmp_path, marker):
     other = folder_of("hf-bert", "other")
     change(other / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
     moved(folder_of("timm-conv", "other2"), "model.safetensors")
+    folder_of("timm-conv", "other3")
     if (tmp_path / "elsewhere").exists() and "link" in kind:
         (tmp_path / "elsewhere").rename(tmp_path / "elsewhere2")
     made = RUNS[kind](run, other)
@@ -382,6 +446,8 @@ ADAPTERS = {
     "a step that reads": {"steps": ["macenko=/etc/hostname"]},
     "a step that waits": {"steps": ["reinhard=pipe"]},
     "layers of no words": {"lora": {"rank": 1, "alpha": 1, "dropout": 0, "targets": [1]}},
+    "layers that there are not": {"lora": {"rank": 1, "alpha": 1, "dropout": 0, "targets": ["no.such"]}},
+    "ranks beyond memory": {"lora": {"rank": 10**12, "alpha": 1, "dropout": 0, "targets": ["stem.conv1"]}},
     "no rank": {"lora": {"rank": -1, "alpha": 1, "dropout": 0, "targets": ["a"]}},
     "choices that are a list": {"choices": [1]},
     "an encoder of no word": {"encoder": {"a": 1}},
