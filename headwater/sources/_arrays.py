@@ -101,8 +101,8 @@ class _Member:
     dtype: np.dtype[Any]
 
     def __getitem__(self, rows: Any) -> Any:
-        with np.load(self.path, allow_pickle=False) as file:
-            return file[self.name][rows]
+        with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)[rows]
 
 
 def _npz(path: Path) -> dict[str, Held]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater.errors import VectorsError
+from headwater.sources._arrays import reading
 from headwater.sources._bounds import require_parquet_room, require_room
 from headwater.sources._parts import SHOWN, Part, chosen
 
@@ -86,20 +87,21 @@ def lance_part(path: Path, asked: str | None) -> Part:
     try:
         dataset = lance.dataset(str(path))
         data = [file for fragment in dataset.get_fragments() for file in fragment.data_files()]
-        elsewhere = any(getattr(file, "base_id", None) is not None for file in data)  # as a shallow clone has
     except (ValueError, OSError) as error:
         raise VectorsError(f"{path}: cannot be read as a Lance table. Write it anew.") from error
-    if elsewhere:
+    if any(getattr(file, "base_id", None) is not None for file in data):  # as a shallow clone has
         raise VectorsError(f"{path}: keeps its rows in another table. Write it as a table of its own.")
     types = {field.name: field.type for field in dataset.schema}
     fixed = {n: pa.types.is_fixed_size_list(t) and pa.types.is_floating(t.value_type) for n, t in types.items()}
     name = chosen(fixed, asked, path)
     if not fixed[name]:
         raise VectorsError(f"{path}: column {name!r} holds {types[name]}, where lists of one size are needed.")
-    n_rows, dim = dataset.count_rows(), types[name].list_size
+    n_rows, dim = reading(path, dataset.count_rows), types[name].list_size
     dtype = np.dtype(types[name].value_type.to_pandas_dtype())
     require_room(path, max(n_rows, n_rows * dim * dtype.itemsize))
     others = [n for n in types if n != name and not fixed[n]]
-    columns = pl.DataFrame(pl.from_arrow(dataset.to_table(columns=others))) if others else pl.DataFrame()
+    columns = pl.DataFrame()
+    if others:
+        columns = reading(path, lambda: pl.DataFrame(pl.from_arrow(dataset.to_table(columns=others))))
     held = _LanceColumn(dataset, name, (n_rows, dim), dtype)
     return Part(path, name, n_rows, dim, dtype, 2, lambda: held, columns)

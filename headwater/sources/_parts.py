@@ -54,8 +54,12 @@ class Part:
 
         def read() -> NDArray[Any]:
             if self.ndim == 1:
-                return np.asarray(opened[:])[None]
-            return np.asarray(opened[0:1, start:stop][0] if self.ndim == 3 else opened[start:stop])
+                values = np.asarray(opened[:])[None]
+            else:
+                values = np.asarray(opened[0:1, start:stop][0] if self.ndim == 3 else opened[start:stop])
+            if values.shape != (stop - start, self.dim):
+                raise ValueError(f"rows of shape {values.shape}, where {(stop - start, self.dim)} is declared")
+            return values
 
         return reading(self.path, read)
 

@@ -94,7 +94,7 @@ class Vectors:
             of_part = np.searchsorted(starts, rows, side="right") - 1
             for number in np.unique(of_part).tolist():
                 if number != at or opened is None:
-                    at, opened = number, self.parts[number].open()
+                    at, opened = number, reading(self.parts[number].path, self.parts[number].open)
                 places = np.flatnonzero(of_part == number)
                 local = rows[places] - starts[number]
                 first, last = int(local.min()), int(local.max()) + 1
@@ -261,7 +261,7 @@ def _array_part(path: Path, asked: str | None, by_slide: bool) -> Part:
     if coords is not None and ndim > 1:
         columns |= _places_of(path, coords, n_rows)
     for other, values in arrays.items():
-        if other not in (name, "coords") and len(values.shape) == 1 and values.shape[0] == n_rows and ndim > 1:
+        if other not in (name, "coords", "slide") and len(values.shape) == 1 and values.shape[0] == n_rows and ndim > 1:
             columns[other.rpartition("/")[2]] = _column_of(path, values)
     if "ids" in columns:
         ids = columns.pop("ids")
@@ -391,7 +391,7 @@ def _of_slides(columns: pl.DataFrame, source: Path, table: str | Path | None, id
         more = [c for c in about.table.columns if c != about.id and c not in columns.columns]
         of_slide = about.table.select(pl.col(about.id).alias("slide"), *more)
         columns = columns.join(of_slide, on="slide", how="left", maintain_order="left")
-    there = "x" in columns.columns
+    there = all(column in columns.columns and columns[column].dtype.is_numeric() for column in ("x", "y"))
     place = [_place(x, y) for x, y in columns.select("x", "y").rows()] if there else [None] * len(columns)
     counts: dict[str, int] = {}
     ids = []

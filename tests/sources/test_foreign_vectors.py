@@ -152,6 +152,13 @@ def npz(path, packed=zipfile.ZIP_STORED, **members):
     return path
 
 
+def npz_of(path, **members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
 def written(path, data):
     path.write_bytes(data)
     return path
@@ -204,6 +211,9 @@ FILES = {
     "npz that is cut": lambda t: npz(t / "a.npz", v=npy((4, 3))),
     "npz whose ids are no words": lambda t: npz(
         t / "a.npz", v=npy((4, 3), data=X.tobytes()), ids=npy((4,), "|S1", b"\xff\xfeab")
+    ),
+    "npz with a member of the same name": lambda t: npz_of(
+        t / "a.npz", **{"v": b"words that are no array", "v.npy": npy(X.shape, data=X[:2].tobytes())}
     ),
     "npz that is none": lambda t: written(t / "a.npz", b"no"),
     "expanded tensor": lambda t: saved(t / "a.pt", torch.zeros(1).expand(HUGE, 8)),
@@ -266,6 +276,47 @@ def outside(tmp_path, suffix):
         ".parquet": lambda p: parquet(p, key=list("abcd")),
     }
     return made[suffix](tmp_path / f"outside{suffix}")
+
+
+@pytest.mark.parametrize("column", [{"x": np.arange(4)}, {"x": [b"a"] * 4, "y": [b"b"] * 4}, {"slide": np.arange(4)}])
+def test_columns_of_other_kinds(column, tmp_path):
+    """Arrays that are called as coordinates or slides are, and are none, are what a file says of its patches."""
+
+    def make(file):
+        file["features"] = X
+        for name, values in column.items():
+            file[name] = np.array(values)
+
+    (tmp_path / "f").mkdir()
+    hdf5(tmp_path / "f" / "a.h5", make)
+    assert read_vectors(tmp_path / "f", "image").samples.ids[:2] == ["a_1", "a_2"]
+
+
+@pytest.mark.parametrize("format", ["h5", "npz", "parquet", "npy", "lance"])
+def test_damage_that_comes_later(format, tmp_path):
+    """A file whose numbers are damaged behind its description is one line when they are read."""
+    path = tmp_path / f"a.{format}"
+    values = np.random.default_rng(0).standard_normal((4000, 16)).astype(np.float32)
+    if format == "h5":
+        hdf5(path, lambda f: f.create_dataset("features", data=values, compression="gzip", chunks=(100, 16)))
+    elif format == "npz":
+        np.savez_compressed(path, v=values)
+    elif format == "parquet":
+        pl.DataFrame({"v": values.tolist()}).write_parquet(path)
+    elif format == "npy":
+        np.save(path, values)
+    else:
+        lance, pa = pytest.importorskip("lance"), pytest.importorskip("pyarrow")
+        lance.write_dataset(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), 16)}), path)
+    found = read_vectors(path, "image")
+    (file,) = [path] if path.is_file() else (path / "data").iterdir()
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle - 60_000 : middle + 60_000] = b"\xff" * 120_000
+    file.write_bytes(bytes(data) if format != "npy" else bytes(data[:2000]))
+    with pytest.raises(VectorsError) as caught:
+        list(found.gather([np.arange(4000)]))
+    assert "\n" not in str(caught.value)
 
 
 FOLDERS = {
