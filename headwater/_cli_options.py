@@ -59,6 +59,12 @@ Merge = Annotated[
     list[str] | None,
     typer.Option(metavar="LABEL=CLASS|FILE", help="Labels that mean the same, from a CSV of from,to, or TOML; repeat."),
 ]
+MissingValues = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORDS", help="Words for missing values, beside empty cells: NA,N/A,NaN,null by default; '' for none."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 Groups = Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")]
 Drawn = Annotated[str | None, typer.Option(metavar="COL|none", help="What is drawn again for intervals.")]

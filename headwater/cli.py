@@ -35,6 +35,7 @@ from headwater._cli_options import (
     Leakage,
     Level,
     Merge,
+    MissingValues,
     Out,
     Per,
     Pooling,
@@ -126,7 +127,9 @@ def main() -> None:
 def _fail(line: str, status: int) -> NoReturn:
     if _debugging():
         traceback.print_exc()
-    print(f"headwater: {printable(' '.join(line.split()))}", file=sys.stderr)
+    from headwater.errors import without_credentials
+
+    print(f"headwater: {printable(without_credentials(' '.join(line.split())))}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -282,6 +285,9 @@ def embed(
         progress=True,
     )
     _show(done.lines(), done.to_dict(), json)
+    if done.failed_whole:
+        n_failed = len(done.failed[done.failed_whole[0]])
+        _fail(f"{' and '.join(done.failed_whole)}: all failed ({n_failed:,} samples): see the reasons above.", 1)
 
 
 @app.command()
@@ -349,6 +355,7 @@ def fit_head(
     where: Where = None,
     by: By = None,
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     merge: Merge = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
@@ -404,6 +411,7 @@ def fit_head(
         where=where,
         by=by,
         label_separator=label_separator,
+        missing_values=missing_values,
         merge=mapping_of("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
@@ -477,6 +485,7 @@ def fine_tune(
     per: Per = None,
     aggregate: Aggregated = None,
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
     start: Annotated[
@@ -568,6 +577,7 @@ def fine_tune(
             split=split,
             where=where,
             allow_leakage=allow_leakage,
+            missing_values=missing_values,
             prompts=prompts,
             label=label[0] if label else None,
             seed=seed,
@@ -624,6 +634,7 @@ def fine_tune(
         per=per,
         aggregate=aggregate,  # type: ignore[arg-type]
         label_separator=label_separator,
+        missing_values=missing_values,
         allow_leakage=allow_leakage,
         seed=seed,
         start=start,  # type: ignore[arg-type]
@@ -686,6 +697,7 @@ def sweep(
     where: Where = None,
     by: By = None,
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     merge: Merge = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -718,6 +730,7 @@ def sweep(
         where=where,
         by=by,
         label_separator=label_separator,
+        missing_values=missing_values,
         merge=mapping_of("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
@@ -762,6 +775,7 @@ def evaluate(
     where: Where = None,
     by: By = None,
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     level: Level = 0.95,
     draws: Draws = 2000,
     allow_leakage: Leakage = None,
@@ -782,6 +796,7 @@ def evaluate(
         where=where,
         by=by,
         label_separator=label_separator,
+        missing_values=missing_values,
         level=level,
         n_draws=draws,
         seed=seed,
@@ -834,6 +849,7 @@ def zero_shot(
         list[str], typer.Option(metavar="COL", help="Column of the true class; repeat for several labels.")
     ],
     label_separator: Separator = None,
+    missing_values: MissingValues = None,
     where: Where = None,
     by: By = None,
     groups: Drawn = None,
@@ -862,6 +878,7 @@ def zero_shot(
         prompts=prompts,
         label=label,
         label_separator=label_separator,
+        missing_values=missing_values,
         where=where,
         by=by,
         groups=groups,
@@ -951,6 +968,7 @@ def audit(
     folds: Annotated[int | None, typer.Option(help="Look at the folds that fit-head would make.")] = None,
     seed: Seed = 0,
     where: Where = None,
+    missing_values: MissingValues = None,
     false_alarms: Annotated[
         float, typer.Option(help="Share of unrelated pairs that may be taken for near duplicates.")
     ] = 1e-5,
@@ -970,6 +988,7 @@ def audit(
         folds=folds,
         seed=seed,
         where=where,
+        missing_values=missing_values,
         false_alarms=false_alarms,
         threshold=threshold,
         out=out,

@@ -26,11 +26,42 @@ Each is also the builtin error that it is, so that code which knows nothing of h
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
+
+# What NumPy writes around a scalar: np.str_('a'), np.float64(1.0), np.True_.
+_SCALAR = re.compile(
+    r"""\bnp\.(?:(?:str|bytes)_|longdouble|(?:u?int|float|complex)\d+|(?:datetime|timedelta)64)
+    \(( b?'(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^()'"]* )(?:,\s*'\w+')?\) | \bnp\.(True|False)_(?!\w)""",
+    re.VERBOSE,
+)
+
+_CREDENTIALS = re.compile(r"(?<=:/)(/?)[^/\\s@'\"]+@(?=[^/\\s])")
+
+
+def without_credentials(words: str) -> str:
+    """Return words with what stands before an ``@`` in URLs left out.
+
+    Examples
+    --------
+    >>> without_credentials("s3://KEY:SECRET@bucket/a.hw: no store here")
+    's3://…@bucket/a.hw: no store here'
+    """
+    return _CREDENTIALS.sub(r"\1…@", words)
 
 
 class HeadwaterError(Exception):
-    """Base of every error that is a user's to mend: its message says what, where and what to do."""
+    """Base of every error that is a user's to mend: its message says what, where and what to do.
+
+    Values stand in it as Python writes them, not as NumPy does: ``'a'`` and not ``np.str_('a')``. Credentials in URLs
+    are not repeated.
+    """
+
+    def __str__(self) -> str:
+        words = _SCALAR.sub(lambda found: found[1] or found[2] or "", super().__str__())
+        return without_credentials(words)
 
 
 class InputError(HeadwaterError, ValueError):
@@ -103,6 +134,24 @@ class MissingExtra(HeadwaterError, ImportError):
 
 class NotSupported(HeadwaterError, ImportError):
     """Headwater does not run on this system."""
+
+
+def how_to_make(path: str | os.PathLike[str], command: str) -> str:
+    """Say which command makes what is not at a path; where something else is, that it has to be another path.
+
+    Examples
+    --------
+    >>> how_to_make("runs/new", "headwater fit-head …")
+    'Run: headwater fit-head … --out runs/new'
+    >>> how_to_make("/", "headwater fit-head …")
+    'Give a directory that headwater fit-head … --out wrote.'
+    """
+    place = Path(path)
+    try:
+        taken = any(place.iterdir()) if place.is_dir() else os.path.lexists(place)
+    except OSError:
+        taken = True
+    return f"Give a directory that {command} --out wrote." if taken else f"Run: {command} --out {os.fspath(path)}"
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

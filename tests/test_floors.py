@@ -15,6 +15,7 @@ FLOORS = {
     "_links": 0.7,
     "_memory": 0.7,
     "_reading": 0.7,
+    "_missing": 0.7,
     "_schema": 0.7,
     "sources": 1,
     "store": 1,

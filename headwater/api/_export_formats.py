@@ -70,7 +70,10 @@ def _write_blocks(dataset: Any, X: SelectedRows) -> None:
 
 
 def _columns(data: Data, what: str) -> pl.DataFrame:
-    """Return the samples' columns as words, numbers and truth values; whole numbers with gaps get a point, gaps NaN."""
+    """Return the samples' columns as words, numbers and truth values.
+
+    Whole numbers with gaps get a point, and gaps NaN; those that a point would change become words.
+    """
     taken = [column for column in data.table.columns if "/" in column]
     if taken:
         raise InputError(f"column {taken[0]!r} cannot be one of the {what} of this format: it has a slash. Rename it.")
@@ -84,8 +87,10 @@ def _columns(data: Data, what: str) -> pl.DataFrame:
         elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
             words = [None if value is None else str(value) for value in column.to_list()]
             plain.append(pl.Series(column.name, words, dtype=pl.String))
-        elif column.dtype.is_decimal() or (column.null_count() and column.dtype.is_integer()):
-            plain.append(column.cast(pl.Float64))
+        elif column.null_count() and column.dtype.is_integer():
+            numbers = column.cast(pl.Float64)
+            exact = (numbers.cast(pl.Int64, strict=False) == column).fill_null(True).all()
+            plain.append(numbers if exact else column.cast(pl.String))
         elif column.dtype == pl.Boolean and column.null_count():
             plain.append(column.cast(pl.String))
         else:

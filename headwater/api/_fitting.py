@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.api._chosen import Chosen
+from headwater.api._classes import alike_labels, alike_values, class_counts, names_in
 from headwater.api._controls import run_controls
 from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
 from headwater.api._leakage import Report, check_leakage, shared_images
 from headwater.api._lines import counted
 from headwater.api._mapping import merged
 from headwater.api._measurements import with_numbers
+from headwater.api._missing import Found
 from headwater.api._prompts import SEES, texts_for
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
@@ -141,18 +143,20 @@ class Planned:
             Fit on inner folds even where there is nothing to select, so that heads can be chosen by their inner losses.
         """
         asked, protocol = self.asked, self.asked.protocol
-        read = read_inputs(self.store, self.what, asked.where, self.used)
+        rule = protocol.missing_rule(asked.labels, asked.label_separator, self.store.roles.id)
+        missing = rule.found(self.store.select(asked.where))
+        read = read_inputs(self.store, self.what, asked.where, self.used, rule)
         if protocol.regression:
             data, found = with_numbers(read, asked.labels)
         else:
             data, found = with_labels(read, asked.labels, asked.label_separator)
             if asked.merge:
-                known = labels_there(self.store.samples, asked.labels, asked.label_separator)
+                known = labels_there(rule.tidied(self.store.samples), asked.labels, asked.label_separator)
                 data, found = merged(data, found, asked.merge, known)
             protocol.refuse_for(infer_task(found.y))
         y = found.y
         say(f"{counted(len(y), asked.unit)} with {' and '.join(data.inputs)}")
-        rows = Columns.read(data, protocol)
+        rows = Columns.read(data, protocol, missing)
         splits = splits_of(y, rows, protocol)
         leakage = _checked_leakage(self, data, splits, rows.groups, say)
 
@@ -170,6 +174,7 @@ class Planned:
         levels_by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
         fixed = asked.chosen.fixed
         metrics = metrics_of(report.outcome, data, y, classes=classes, params=fixed, by=levels_by) | report.metrics
+        metrics |= counts_of(y, classes, rows, protocol, missing, "--merge", len(asked.labels), say)
         metrics["leakage"] = leakage
         if head.transductive:
             metrics["transduction"] = {"sees": SEES}
@@ -207,14 +212,42 @@ class Columns:
     units: Units | None
 
     @classmethod
-    def read(cls, data: Data, protocol: Protocol) -> Columns:
+    def read(cls, data: Data, protocol: Protocol, missing: Found) -> Columns:
         groups, split, by, per = protocol.groups, protocol.split, protocol.by, protocol.per
         return cls(
-            groups=None if groups is None else full_column(data, groups, "--groups"),
+            groups=None if groups is None else full_column(data, groups, "--groups", missing),
             split=None if split is None else full_column(data, split, "--split"),
             levels=None if by is None else levels(data, by),
-            units=None if per is None else units_of(full_column(data, per, "--per"), per),
+            units=None if per is None else units_of(full_column(data, per, "--per", missing), per),
         )
+
+
+def counts_of(
+    y: NDArray[Any],
+    classes: Sequence[Any],
+    rows: Columns,
+    protocol: Protocol,
+    missing: Found,
+    option: str | None,
+    n_columns: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Count classes and missing values, and warn of names that seem to mean the same; for ``metrics.json``.
+
+    ``option`` is what brings labels to one name, where there is such an option.
+    """
+    out: dict[str, Any] = {"missing_values": {column: dict(of) for column, of in missing.items()}}
+    warnings = []
+    if not protocol.regression:
+        out["class_counts"] = class_counts(y, classes, rows.groups)
+        if n_columns == 1:
+            warnings += alike_labels(names_in(y, classes), option)
+    for name, values, column in (("--groups", rows.groups, protocol.groups), ("--by", rows.levels, protocol.by)):
+        if values is not None and column is not None:
+            warnings += alike_values(np.unique(values.astype(str)).tolist(), name, column)
+    for line in warnings:
+        say(f"warning: {line}")
+    return out | {"warnings": warnings}
 
 
 def _checked_leakage(

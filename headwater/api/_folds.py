@@ -15,6 +15,7 @@ from headwater._extras import need
 from headwater.api._fitting import Columns
 from headwater.api._inputs import given_to
 from headwater.api._lines import counted
+from headwater.api._missing import Found
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Protocol
 from headwater.api._training import LEARNING_RATES, curve_table, memory_advice, peak_memory
@@ -55,6 +56,7 @@ class Ready:
     made: Mapping[str, Made]
     members: Mapping[str, list[Rows]]
     tokens: bool
+    missing: Found
 
     def X(self, tuning: Tuning) -> Any:
         """Return features of the encoders as they are, as the head takes them."""

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._bags import bagged, names_of, those_in
+from headwater.api._missing import MissingRule
 from headwater.api._views import viewed
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Outcome
@@ -109,12 +110,16 @@ def refuse_bags(kind: str, bags: str | None, views: str | None) -> None:
         raise InputError(f"--head mil weighs all images of a bag: leave --views {views} out, or choose another head.")
 
 
-def read_inputs(store: Store, what: Wanted, where: str | None, used: Sequence[str] = ()) -> Data:
+def read_inputs(
+    store: Store, what: Wanted, where: str | None, used: Sequence[str] = (), missing: MissingRule | None = None
+) -> Data:
     """Read what is wanted; with bags, a row is a bag, and has of the columns ``used`` what its samples agree on.
 
-    With views, it has an input for each of them.
+    With views, it has an input for each of them. Missing values are null in the columns that ``missing`` is about.
     """
     data = store.read(*what.names, *what.also, where=where, tokens=what.tokens, partial=what.partial)
+    if missing is not None:
+        data = missing.applied(data)
     if what.also:
         data = replace(data, inputs={name: data.inputs[name] for name in what.names})
     if what.bags is None:

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.api._classes import sample_lines
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, json_safe, over, plus_minus, summary
 from headwater.api._tested import codes_of, interval_words, label_columns, names_of, p_words, scores_of, truth_of
@@ -213,7 +214,7 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         f"picked by inner folds: {metric} {plus_minus(picked['mean'], picked['std'], metric)} "
         f"{interval_words(picked['low'], picked['high'])} ({', '.join(of_folds)} of {len(picked['folds'])} folds)"
     )
-    out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in found["left_out"].items()]
+    out += sample_lines(found)
     return [*out, *(f"skipped: {part['features']} with {part['head']} ({part['why']})" for part in found["skipped"])]
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
+from headwater._reading import read_regular
 from headwater.api._lines import counted
 from headwater.api._samples import Labels, keep_samples
-from headwater.errors import InputError, nearest
+from headwater.errors import InputError, ManifestError, nearest
+from headwater.sources import read_text_table
 from headwater.store import Data
 
 SUFFIXES = (".csv", ".tsv", ".toml")
@@ -119,13 +120,14 @@ def _merged_columns(found: Labels, mapping: Mapping[str, str | None]) -> Labels:
 
 
 def _of_table(path: Path, option: str) -> list[tuple[str, str]]:
-    separator = "\t" if path.suffix == ".tsv" else ","
     try:
-        table = pl.read_csv(path, separator=separator, infer_schema=False)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        if isinstance(error, pl.exceptions.NoDataError):
-            raise InputError(f"{option} {path} is empty: {FORM} is needed.") from error
-        raise InputError(f"{option} {path} cannot be read ({error}).") from error
+        table = read_text_table(path)
+    except ManifestError as error:
+        raise InputError(f"{option} {error} {FORM[0].upper()}{FORM[1:]} is needed.") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be read ({error.strerror or error}).") from error
     if set(table.columns) != {"from", "to"}:
         raise InputError(f"{option} {path} has the columns {', '.join(table.columns)}: from and to are needed.")
     pairs = [((name or "").strip(), (target or "").strip()) for name, target in table.select("from", "to").iter_rows()]
@@ -137,9 +139,13 @@ def _of_table(path: Path, option: str) -> list[tuple[str, str]]:
 
 def _of_toml(path: Path, option: str) -> list[tuple[str, str]]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_regular(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{option} {path} is not TOML: {error}.") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be read ({error.strerror or error}).") from error
     for name, target in values.items():
         if not isinstance(target, str):
             raise InputError(f"{option} {path}: {name!r} must be the name of a label, in quotes.")

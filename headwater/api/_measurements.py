@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -27,6 +28,7 @@ def with_numbers(data: Data, columns: Sequence[str], *, constant: bool = False) 
         When a column holds no numbers, or a number that is not finite: the message names samples.
     """
     for name in columns:
+        data = _as_numbers(data, name)
         _refuse_words(data, name)
         _refuse_not_finite(data, name)
         present = data.table[name].is_not_null()
@@ -40,6 +42,17 @@ def with_numbers(data: Data, columns: Sequence[str], *, constant: bool = False) 
             n = counted(len(numbers), "sample")
             raise InputError(f"label column {name!r} is {numbers[0]:g} in all {n}: there is nothing to learn.")
     return data, Labels(y if len(columns) > 1 else y[:, 0], list(columns))
+
+
+def _as_numbers(data: Data, name: str) -> Data:
+    """Return samples whose column of text is one of numbers, where all of it is written as such: 1e-5 is one."""
+    column = data.table[name]
+    if column.dtype != pl.String:
+        return data
+    numbers = column.cast(pl.Float64, strict=False)
+    if numbers.null_count() > column.null_count():
+        return data
+    return replace(data, table=data.table.with_columns(numbers))
 
 
 def _refuse_words(data: Data, name: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from headwater._missing import MISSING
+from headwater.api._missing import MissingRule
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Task
 from headwater.evaluate.aggregate import How, require_aggregation
@@ -39,6 +41,7 @@ class Protocol:
     conformal_per_class: bool = False
     per: str | None = None
     aggregate: How | None = None
+    missing_values: tuple[str, ...] = MISSING
 
     @property
     def regression(self) -> bool:
@@ -66,6 +69,11 @@ class Protocol:
         every = {"--groups": self.groups, "--split": self.split, "--by": self.by, "--per": self.per}
         return {option: name for option, name in every.items() if name is not None}
 
+    def missing_rule(self, labels: tuple[str, ...], separator: str | None, ids: str | None) -> MissingRule:
+        """Return which words are missing values, and in which columns: those that are used, but for the split's."""
+        others = (self.groups, self.by, self.per)
+        return MissingRule(self.missing_values, labels, others, separator, ids)
+
     @property
     def target(self) -> tuple[Target, float] | None:
         """What a threshold has to reach."""
@@ -86,7 +94,8 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """Return what is needed to repeat it, as plain JSON values."""
         divided = self.split is not None or self.holdout is not None
-        return {**asdict(self), "groups": self.groups or "none", "folds": None if divided else self.n_folds}
+        own = {"groups": self.groups or "none", "folds": None if divided else self.n_folds}
+        return {**asdict(self), **own, "missing_values": list(self.missing_values)}
 
     def refuse(self) -> None:
         """Raise `InputError` for what cannot be, and for options that contradict each other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,8 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._missing import missing_words
 from headwater.api._lines import counted
+from headwater.api._missing import Found
 from headwater.errors import InputError, nearest
+from headwater.sources import plain, typed
 from headwater.store import Data
 
 # Names of columns of whatever several samples can be of, in small letters and digits alone.
@@ -55,34 +59,50 @@ def require_column(store: Samples, column: str, option: str) -> str:
     return column
 
 
-def full_column(data: Data, column: str, option: str) -> NDArray[Any]:
-    """Return a column that has a value for every sample."""
-    values = data.table[column]
-    if values.dtype.is_nested():
+def full_column(data: Data, column: str, option: str, found: Found | None = None) -> NDArray[Any]:
+    """Return a column that has a value for every sample; blanks at the ends of words are none of theirs.
+
+    ``found`` says what missing values stand for, so that the message can name them.
+    """
+    values = plain(data.table[column])
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
         raise InputError(f"{option} {column} holds {values.dtype}: words or whole numbers are needed.")
-    empty = without_blanks(values).is_null().to_numpy()
+    full = without_blanks(values)
+    empty = full.is_null().to_numpy()
     if empty.any():
-        blank = empty.sum() > values.null_count()
-        given = f'LENGTH(TRIM("{column}")) > 0' if blank else f'"{column}" IS NOT NULL'
+        words = [word for word in (found or {}).get(column, {}) if word]
+        blank = full.dtype == pl.String and (column in (found or {}) or empty.sum() > values.null_count())
+        missing = f" ({', '.join(words)}: missing, unless --missing-values says otherwise)" if words else ""
         raise InputError(
-            f"{option} {column} is empty in {counted(int(empty.sum()), 'sample')}, such as "
-            f"{str(data.ids[empty][0])!r}: fill it in, or leave them out with --where '{given}'."
+            f"{option} {column} is empty in {counted(int(empty.sum()), 'sample')}{missing}, such as "
+            f"{str(data.ids[empty][0])!r}: fill it in, or leave them out with --where {_but_for(column, words, blank)}."
         )
-    return values.to_numpy()
+    return full.to_numpy()
+
+
+def _but_for(column: str, words: Sequence[str], blank: bool) -> str:
+    """Return an SQL expression, quoted for a shell, for the samples that have a value."""
+    name = column if re.fullmatch(r"[A-Za-z_]\w*", column) else '"' + column.replace('"', '""') + '"'
+    if words:
+        listed = ", ".join("'" + word.replace("'", "''") + "'" for word in ["", *words])
+        where = f"TRIM({name}) NOT IN ({listed})"
+        return f'"{where}"' if name == column and not re.search(r'["$`\\!]', where) else shlex.quote(where)
+    where = f'"{column}" IS NOT NULL'
+    return f"'{where} AND LENGTH(TRIM(\"{column}\")) > 0'" if blank else f"'{where}'"
 
 
 def without_blanks(values: pl.Series) -> pl.Series:
-    """Return a column in which words of nothing but white space are null."""
+    """Return a column in which words have no white space at their ends, and are null where they are nothing else."""
     if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
         return values
-    words = values.cast(pl.String)
-    return words.set(words.str.strip_chars() == "", None)
+    words = values.cast(pl.String).str.strip_chars()
+    return words.set(words == "", None)
 
 
 def levels(data: Data, column: str) -> NDArray[Any]:
     """Return a column as words, "(empty)" where it is."""
-    values = data.table[column]
-    if values.dtype.is_nested():
+    values = plain(data.table[column])
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
         raise InputError(f"--by {column} holds {values.dtype}: words or whole numbers are needed.")
     return without_blanks(values).cast(pl.String).fill_null("(empty)").to_numpy()
 
@@ -97,7 +117,7 @@ def with_labels(
     if separator is not None and len(columns) > 1:
         raise InputError(f"--label-separator goes with one --label, but there are {len(columns)}.")
     for name in columns:
-        data = _with_values(data, name)
+        data = _with_values(data, name, separator)
     if len(columns) > 1:
         return data, _several_columns(data.table.select(columns))
     column = _cleaned(data.table[columns[0]])
@@ -123,13 +143,19 @@ def labels_there(table: pl.DataFrame, columns: Sequence[str], separator: str | N
     return sorted({str(value) for value in column.to_list()})
 
 
-def _with_values(data: Data, name: str) -> Data:
+def of_no_label(separator: str) -> str:
+    """Say how a sample without any of the labels is written, as against one of which they are not known."""
+    return f"an empty cell means that the labels are not known: write {separator!r} alone for none of them"
+
+
+def _with_values(data: Data, name: str, separator: str | None) -> Data:
     """Leave out the samples for which a column is empty."""
     present = _cleaned(data.table[name]).is_not_null()
     if present.all():
         return data
     if not present.any():
-        raise InputError(f"label column {name!r} is empty in all {counted(len(present), 'sample')}.")
+        hint = f" ({of_no_label(separator)})" if separator else ""
+        raise InputError(f"label column {name!r} is empty in all {counted(len(present), 'sample')}{hint}.")
     return keep_samples(data, present.to_numpy(), f"no {name}")
 
 
@@ -144,7 +170,11 @@ def keep_samples(data: Data, keep: NDArray[np.bool_], reason: str) -> Data:
 
 
 def _cleaned(column: pl.Series) -> pl.Series:
-    """Return a label column as classes or lists, null where there is none: blanks and NaN are none, 1.0 is 1."""
+    """Return a label column as classes or lists, null where there is none: blanks and NaN are none, 1.0 is 1.
+
+    Words for missing values are null already; see `headwater.api._missing`.
+    """
+    column = plain(column)  # a store of an older headwater may hold other types
     dtype = column.dtype
     if dtype == pl.Null or dtype.is_integer() or dtype in (pl.Boolean, pl.List):
         return column
@@ -162,7 +192,7 @@ def _cleaned(column: pl.Series) -> pl.Series:
 
 
 def _several_columns(table: pl.DataFrame) -> Labels:
-    y = table.to_numpy()
+    y = pl.DataFrame([typed(c) if c.dtype == pl.String else c for c in table.get_columns()]).to_numpy()
     for name, column in zip(table.columns, y.T, strict=True):
         if not np.isin(column, (0, 1)).all():
             raise InputError(f"label column {name!r} must hold 0 and 1 only, since there are several.")
@@ -198,8 +228,9 @@ def _letters(column: str) -> str:
 
 
 def _repeats(values: pl.Series) -> bool:
-    """Whether some value stands in several rows; an empty cell is no value."""
+    """Whether some value stands in several rows; an empty cell is no value, nor is NA or another such word."""
     there = values if values.dtype.is_nested() else without_blanks(values).drop_nulls()
+    there = there.filter(~missing_words(there)) if there.dtype == pl.String else there
     return bool(there.n_unique() < len(there))
 
 

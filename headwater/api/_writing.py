@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from headwater._reading import read_json
+from headwater.api._out import require_writable
 from headwater.api._places import seen_from
 from headwater.api.run import CURVES, DECISION, ENCODER, FIGURES, HEAD_FILES, INSTANCES, RUN_FILES, TRIALS, Run
 from headwater.errors import InputError
@@ -29,7 +30,7 @@ def run_folder(out: str | Path | None) -> Path | None:
     """Return where a run is to be written, unless something else is there."""
     if out is None:
         return None
-    path = Path(out)
+    path = require_writable(out)
     if path.is_dir():
         taken = any(path.iterdir()) and not _is_run(path)
     else:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from headwater.api._duplicates import Cluster, Columns, Counts, Duplicates, find_duplicates
 from headwater.api._lines import aligned, counted, cut
+from headwater.api._missing import MissingRule, words_of
+from headwater.api._out import require_writable
 from headwater.api._samples import full_column, group_column, require_column, with_labels
 from headwater.errors import InputError
 from headwater.evaluate import Split, make_splits
@@ -126,6 +128,7 @@ def audit(
     folds: int | None = None,
     seed: int = 0,
     where: str | None = None,
+    missing_values: str | Sequence[str] | None = None,
     false_alarms: float = 1e-5,
     threshold: float | None = None,
     out: str | Path | None = None,
@@ -153,6 +156,8 @@ def audit(
         Rather than by a column, look at the folds that `fit_head` would make.
     where
         A boolean SQL expression over the manifest's columns: only these samples are looked at.
+    missing_values
+        Words that are missing values; see `fit_head`.
     false_alarms
         The share of unrelated pairs that may be taken for near duplicates.
     threshold
@@ -188,12 +193,15 @@ def audit(
     for option, name in (("--label", label), ("--groups", column), ("--split", split)):
         if name is not None:
             require_column(opened, name, option)
-    data = opened.read(*names, where=where)
+    labels = () if label is None else (label,)
+    rule = MissingRule(words_of(missing_values), labels, (column,), ids=opened.roles.id)
+    missing = rule.found(opened.select(where))
+    data = rule.applied(opened.read(*names, where=where))
     y = None
     if label is not None:
         data, found = with_labels(data, [label], None)
         y = found.y
-    group = None if column is None else full_column(data, column, "--groups")
+    group = None if column is None else full_column(data, column, "--groups", missing)
     columns = _columns_of(data, y, group, split, folds, seed)
     parts = [
         find_duplicates(data, name, columns, false_alarms=false_alarms, threshold=threshold, progress=progress)
@@ -270,7 +278,7 @@ def _words(values: NDArray[Any]) -> NDArray[Any]:
 def _pairs_file(out: str | Path | None) -> Path | None:
     if out is None:
         return None
-    path = Path(out)
+    path = require_writable(out)
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out {path}: pairs are written as .csv or .parquet.")
     if path.is_dir():

@@ -18,7 +18,7 @@ from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
 from headwater.embed import content_key
 from headwater.errors import InputError, VectorsError, nearest
-from headwater.sources import Vectors, modalities_of, read_vectors
+from headwater.sources import Vectors, modalities_of, read_vectors, require_utf8_names
 from headwater.store import (
     KEY_COLUMNS,
     BlockResult,
@@ -137,6 +137,8 @@ def import_features(
             raise InputError(f"{option} {value!r}.{nearest(value, allowed)} There are: {', '.join(allowed)}.")
     if prompts and modality != "text":
         raise InputError("--prompts goes with --modality text: only texts can be prompts.")
+    folder = Path(source)
+    require_utf8_names([str(path) for path in folder.iterdir()] if folder.is_dir() else [str(folder)], folder)
     found = find_store(store)
     wanted = cast("list[Modality]", [modality] if modality is not None else modalities_of(Path(source)))
     planned = []

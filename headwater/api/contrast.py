@@ -15,7 +15,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.api._classes import class_counts, class_lines
 from headwater.api._lines import aligned, counted
+from headwater.api._missing import MissingRule, words_of
 from headwater.api._places import seen_from
 from headwater.api._progress import progress_bar
 from headwater.api._samples import full_column, group_column, require_column
@@ -91,6 +93,8 @@ class Contrasted:
         out.append(f"  (of {m['n_test_texts']:,} distinct texts and {m['n_test_images']:,} images)")
         seen = [(m[f"n_test_{what}_in_training"], what) for what in ("images", "texts")]
         out += [f"  {n:,} of these {what} are among those to train on, too" for n, what in seen if n]
+        if "class_counts" in m:
+            out += ["", *class_lines(m["class_counts"])]
         if self.path is None:
             return [*out, "nothing was written; --out RUN keeps the encoder"]
         how = f"--adapter {self.path}" if self.joint is None else f"--encoder joined:{self.path}"
@@ -116,6 +120,7 @@ def contrast(
     allow_leakage: str | None = None,
     prompts: str | Path | None = None,
     label: str | None = None,
+    missing_values: str | Sequence[str] | None = None,
     seed: int = 0,
     steps: Sequence[str] = (),
     image_size: str | None = None,
@@ -147,7 +152,7 @@ def contrast(
 
     Parameters
     ----------
-    manifest, weights, adapter, image, text, id, groups, where
+    manifest, weights, adapter, image, text, id, groups, where, missing_values
         As in `fine_tune`; each sample has an image and a text.
     encoder
         A dual encoder, such as ``open_clip:…`` or ``hf:…`` of a CLIP or SigLIP; or two, for images and for texts, which
@@ -219,6 +224,7 @@ clip, checkpoint_gradients, precision, device, workers, seed, out, progress, bar
         allow_leakage=allow_leakage,
         prompts=None if prompts is None else str(prompts),
         label=label,
+        missing_values=words_of(missing_values),
         augment=tuple(augment),
         batch_norm=batch_norm,
         lora=lora or LoraSettings(),
@@ -246,6 +252,7 @@ class Contrasting:
     allow_leakage: str | None
     prompts: str | None
     label: str | None
+    missing_values: tuple[str, ...]
     augment: tuple[str, ...]
     batch_norm: BatchNorm
     lora: LoraSettings
@@ -349,6 +356,9 @@ class Contrasting:
                 "processes": team.size,
             },
         }
+        if ready.truth is not None:
+            unit = None if ready.group_column is None else ready.data.table[ready.group_column].to_numpy()
+            metrics["class_counts"] = class_counts(ready.truth, sorted(set(ready.truth.tolist())), unit)
         config = self.config | {
             "groups": ready.group_column or "none",
             "features": {one.name: one.encoder.spec(one.modality, "float32").to_dict() for one in ready.inputs},
@@ -463,7 +473,11 @@ class Contrasting:
                     )
         inputs, data = read_contents(table, encoders, how, self.settings.workers, bar)
         place = {one.modality: np.concatenate(members_of(data)[one.name]) for one in inputs}
-        unit = None if group is None else full_column(data, group, "--groups")
+        labels = () if self.label is None else (self.label,)
+        rule = MissingRule(self.missing_values, labels, (group,), ids=table.id)
+        missing = rule.found(data.table)
+        data = rule.applied(data)
+        unit = None if group is None else full_column(data, group, "--groups", missing)
         given = None if self.split is None else full_column(data, self.split, "--split")
         seed = self.settings.seed
         tested = make_splits(
@@ -477,7 +491,7 @@ class Contrasting:
         if self.settings.patience is not None:
             of_rows = None if unit is None else unit[tested.train]
             stop = tested.train[rows_to_stop_by(np.zeros(len(tested.train), int), of_rows, self.stop_share, seed)]
-        truth = None if self.label is None else full_column(data, self.label, "--label").astype(str)
+        truth = None if self.label is None else full_column(data, self.label, "--label", missing).astype(str)
         pairs = Pairs(place["image"], place["text"])
         rows = np.setdiff1d(tested.train, stop)
         return Ready(inputs, data, pairs, rows, stop, tested.test, truth, group)

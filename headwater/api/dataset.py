@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater._memory import keep_freed_memory
+from headwater.api._missing import MissingRule
 from headwater.api._samples import full_column, require_column
 from headwater.errors import InputError
 from headwater.store import BlockShuffle, RaggedArray, Store, open_store
@@ -71,7 +72,10 @@ def torch_dataset(
     chunks = X.values if ragged else X.array
     blocks = (X.offsets if ragged else X.index) // chunks.chunk_rows
     order = BlockShuffle(blocks, batch_size, window, seed)
-    labels = None if label is None else full_column(data, label, "label")
+    rule = MissingRule(labels=() if label is None else (label,))
+    missing = rule.found(data.table)
+    data = rule.applied(data)
+    labels = None if label is None else full_column(data, label, "label", missing)
     torch = need("torch", "encoders")
 
     class Batches(torch.utils.data.IterableDataset):  # type: ignore[misc, name-defined]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.api._numbers import plus_minus
+from headwater.api._out import require_writable
 from headwater.api.embed import embed
 from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
@@ -124,7 +125,7 @@ def demo(
         When ``out`` holds something else.
     """
     say = progress or (lambda line: None)
-    folder = Path(out)
+    folder = require_writable(out)
     marker = folder / "made-by-headwater-demo"
     if (folder.is_dir() and any(folder.iterdir()) and not marker.exists()) or folder.is_file():
         raise InputError(f"--out {folder} holds something else. Give a folder that does not exist yet.")

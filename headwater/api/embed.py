@@ -79,6 +79,15 @@ class Embedded(Store):
         """Samples without features because they could not be read or encoded."""
         return len({id for failed in self.failed.values() for id in failed})
 
+    @property
+    def failed_whole(self) -> list[str]:
+        """Feature sets that hold nothing of this manifest, since all that was to be read or encoded failed."""
+        return [
+            name
+            for name, r in self.results.items()
+            if self.failed[name] and not (r.embedded or r.left or r.kept > self.n_failed_before[name])
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         features = {

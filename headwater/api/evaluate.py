@@ -13,19 +13,20 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._contents import kinds_of
+from headwater.api._fitting import Columns, counts_of
 from headwater.api._foreign import reads_runs
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.api._lines import counted
 from headwater.api._mapping import mapping_of, merged, refuse_unknown
 from headwater.api._measurements import with_numbers
+from headwater.api._missing import MissingRule, words_of
 from headwater.api._prompts import SEES
+from headwater.api._protocol import Protocol
 from headwater.api._results import metrics_of, predictions_of
 from headwater.api._samples import (
     Labels,
-    full_column,
     group_column,
     keep_samples,
-    levels,
     require_column,
     with_labels,
 )
@@ -58,6 +59,7 @@ def evaluate(
     where: str | None = None,
     by: str | None = None,
     label_separator: str | None = None,
+    missing_values: str | Sequence[str] | None = None,
     level: float = 0.95,
     n_draws: int = 2000,
     seed: int = 0,
@@ -82,7 +84,7 @@ def evaluate(
         What labels of the other data set mean in the run: ``{"normal": "benign"}``, or a file of such; see the
         ``merge`` of `fit_head`. None or ``""`` leaves samples with
         that label out (of several labels, that label).
-    groups, where, by, label_separator
+    groups, where, by, label_separator, missing_values
         As for `fit_head`; groups are what is drawn again for intervals.
     level, n_draws, seed
         Of the intervals, and the draws that make them.
@@ -136,7 +138,16 @@ def evaluate(
     for option, made_of in (("--bags", what.bags), ("--views", what.views)):
         if made_of is not None:
             require_column(opened, made_of, f"{option} of the run")
-    read = read_inputs(opened, what, where, used=[*labels, *(name for name in (column, by) if name is not None)])
+    protocol = Protocol(
+        task="regression" if fitted.metrics["task"] == "regression" else "auto",
+        groups=column,
+        by=by,
+        missing_values=words_of(missing_values),
+    )
+    rule = protocol.missing_rule(tuple(labels), label_separator, opened.roles.id)
+    missing = rule.found(opened.select(where))
+    used = [*labels, *(name for name in (column, by) if name is not None)]
+    read = read_inputs(opened, what, where, used, rule)
     task: Task = fitted.metrics["task"]
     classes = fitted.metrics[names_key(task)]
     y: NDArray[Any]
@@ -145,7 +156,8 @@ def evaluate(
     else:
         data, found = with_labels(read, labels, label_separator, constant=True)
         data, y = _mapped(data, found, classes, task, means)
-    group = None if column is None else full_column(data, column, "--groups")
+    rows = Columns.read(data, protocol, missing)
+    group = rows.groups
     say(f"{counted(len(y), 'sample')} with {' and '.join(names)}; nothing is fitted")
     samples, _ = samples_behind(opened, what, where, data)
     shared = _shared(fitted, own, samples, opened, group, column, say)
@@ -167,7 +179,9 @@ def evaluate(
         params={},
         selection={"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"},
     )
-    metrics = metrics_of(outcome, data, truth, classes=classes, by=None if by is None else (by, levels(data, by)))
+    of_levels = None if by is None or rows.levels is None else (by, rows.levels)
+    metrics = metrics_of(outcome, data, truth, classes=classes, by=of_levels)
+    metrics |= counts_of(truth, classes, rows, protocol, missing, "--map", len(labels), say)
     inside, unit = _draws_of(fitted, task, names_of(fitted.metrics), n_draws, seed)
     codes = np.arange(len(y)) if group is None else codes_of(pl.Series(group))
     outside = draw.bootstrap(task, [[draw.FoldScores(y, scores, codes)]], n_draws=n_draws, seed=seed + 1)
@@ -199,6 +213,7 @@ def evaluate(
         "groups": column or "none",
         "where": where,
         "by": by,
+        "missing_values": list(protocol.missing_values),
         "level": level,
         "n_draws": n_draws,
         "seed": seed,
@@ -393,7 +408,8 @@ def _shared(
         return _shared_files(run, own, data, store, group, column, say)
     try:
         theirs = open_store(run.config["store"])
-        read = theirs.read(*own, where=run.config["where"])
+        rule = _rule_of(run, theirs.roles.id)
+        read = rule.applied(theirs.read(*own, where=run.config["where"]))
         if run.metrics["task"] == "regression":
             trained, _ = with_numbers(read, run.config["label"])
         else:
@@ -419,6 +435,13 @@ def _shared(
     return shared
 
 
+def _rule_of(run: Run, ids: str) -> MissingRule:
+    """Return which words were missing values when a run was made; none were before runs say so."""
+    groups = None if run.config.get("groups") == "none" else run.config.get("groups")
+    words = tuple(run.config.get("missing_values", ()))
+    return MissingRule(words, tuple(run.config["label"]), (groups,), run.config.get("label_separator"), ids)
+
+
 def _shared_files(
     run: Run,
     own: Sequence[str],
@@ -438,8 +461,8 @@ def _shared_files(
     unknown = "whether the run was trained on any of these samples cannot be checked"
     try:
         manifest, _ = read_samples(config["manifest"], Asked(**asked), config["where"])
-        labels = pl.all_horizontal(pl.col(config["label"]).cast(pl.String).str.strip_chars() != "")
-        manifest = replace(manifest, table=manifest.table.filter(labels))
+        table = _rule_of(run, manifest.id).tidied(manifest.table)
+        manifest = replace(manifest, table=table.filter(pl.all_horizontal(pl.col(config["label"]).is_not_null())))
         trained = {kind: items_of(manifest, kind, None, "skip", False) for kind in kinds_of(own)}
     except HeadwaterError as error:
         say(f"{unknown}: {error}")

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from headwater.api._foreign import reads_runs
 from headwater.api._heat import as_grid, heat_map, seen_region
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs
 from headwater.api._lines import aligned
+from headwater.api._out import require_writable
 from headwater.api.run import Run, open_run
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.heads import LinearProbe, TokenHead, deletion, relevance
@@ -124,6 +126,8 @@ def explain(
     InputError, HeadError, StoreError
         Each with one line that says what, where and what to do.
     """
+    if out is not None:
+        _require_picture(require_writable(out))
     fitted = run if isinstance(run, Run) else open_run(run)
     if fitted.config["command"] == "fine-tune":
         raise InputError(
@@ -239,11 +243,15 @@ def _draw(store: Store, data: Data, found: Mapping[str, NDArray[np.float32]], ou
         raise InputError(f"--out {out}: the image cannot be read ({error}).") from error
     region = seen_region(seen, image.width, image.height)
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        heat_map(image, grid, region).save(out)
-    except ValueError as error:
-        raise InputError(f"--out {out}: give it the ending of a picture, such as .png.") from error
+    heat_map(image, grid, region).save(out)
     return out
+
+
+def _require_picture(out: Path) -> None:
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder. Give a file.")
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise InputError(f"--out {out}: give it the ending of a picture, such as .png.")
 
 
 def _words(store: Store, data: Data, name: str, n: int) -> list[str]:

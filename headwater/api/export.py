@@ -6,13 +6,15 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from headwater.api._export_formats import FORMATS
 from headwater.api._lines import counted
+from headwater.api._out import require_writable
 from headwater.errors import InputError, nearest
+from headwater.sources import with_plain_types
 from headwater.store import Store, open_store
 
 
@@ -72,7 +74,7 @@ def export_features(
     """
     if format not in FORMATS:
         raise InputError(f"--format {format!r}.{nearest(format, FORMATS)} There are: {', '.join(FORMATS)}.")
-    path = Path(out)
+    path = require_writable(out, "OUT")
     if path.exists():
         raise InputError(f"{path} is there already. Give a path that does not exist yet.")
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
@@ -80,6 +82,7 @@ def export_features(
         raise InputError("--features is missing: say which features to export.")
     opened = store if isinstance(store, Store) else open_store(store)
     data = opened.read(*names, where=where)
+    data = replace(data, table=with_plain_types(data.table))  # a store of an older headwater may hold other types
     path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path) as unfinished:
         FORMATS[format](data, unfinished)

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.api._chosen import Chosen
-from headwater.api._fitting import Columns, splits_of
+from headwater.api._fitting import Columns, counts_of, splits_of
 from headwater.api._folds import Ready, Trained, Training
 from headwater.api._frozen import frozen_of
 from headwater.api._inputs import refuse_bags
 from headwater.api._leakage import check_leakage
 from headwater.api._lines import counted
+from headwater.api._missing import words_of
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
@@ -78,6 +79,7 @@ def fine_tune(
     per: str | None = None,
     aggregate: Aggregation | None = None,
     label_separator: str | None = None,
+    missing_values: str | Sequence[str] | None = None,
     allow_leakage: str | None = None,
     seed: int = 0,
     start: Start = "probe",
@@ -133,7 +135,7 @@ def fine_tune(
         A run of ``fine_tune`` to go on from.
     image, text, id
         Columns of the manifest. With one encoder of both, naming ``text`` makes it an input beside the image.
-    groups, folds, split, holdout, where, by, per, aggregate, label_separator, allow_leakage, seed
+    groups, folds, split, holdout, where, by, per, aggregate, label_separator, missing_values, allow_leakage, seed
         As in `fit_head`.
     views
         As in `fit_head`: each view of a case is an input of its own, which one encoder reads.
@@ -210,7 +212,15 @@ def fine_tune(
         chosen=Chosen.of(head, params or {}),
         params=dict(params or {}),
         protocol=Protocol(
-            groups=groups, folds=folds, split=split, holdout=holdout, by=by, seed=seed, per=per, aggregate=aggregate
+            groups=groups,
+            folds=folds,
+            split=split,
+            holdout=holdout,
+            by=by,
+            seed=seed,
+            per=per,
+            aggregate=aggregate,
+            missing_values=words_of(missing_values),
         ),
         where=where,
         bags=bags,
@@ -334,7 +344,7 @@ class Tuning:
             progressed = Progressed(beside(target), self._identity(ready))
         frozen = self._frozen(ready, say)
         trained = Training(self, ready, frozen, team, progressed, say, bar).all_folds()
-        run = self._reported(ready, frozen, trained, target)
+        run = self._reported(ready, frozen, trained, target, say)
         if team.leads:
             run = write_run(target, run, self.chosen.kind)
             if target is not None:
@@ -382,10 +392,13 @@ class Tuning:
                 for number, why in list(failed.items())[:3]:
                     say(f"left out: {one.contents[number].source} ({why})")
         used = list(dict.fromkeys([*self.labels, *protocol.columns.values()]))
+        rule = protocol.missing_rule(self.labels, self.label_separator, manifest.id)
+        missing = rule.found(samples.table)
+        samples = rule.applied(samples)
         data, found = with_labels(in_bags(samples, self.bags, self.views, used), self.labels, self.label_separator)
         y = found.y
         protocol.refuse_for(infer_task(y))
-        rows = Columns.read(data, protocol)
+        rows = Columns.read(data, protocol, missing)
         splits = splits_of(y, rows, protocol)[0]
         behind, row_of = samples_of(samples, data, self.bags)
         leakage = self._leakage(behind, row_of, made, splits, rows.groups, protocol, say)
@@ -395,7 +408,7 @@ class Tuning:
         unit = "bag" if self.in_bags else "sample" if self.views is None else "case"
         say(f"{counted(len(y), unit)} with {' and '.join(f'{i.name} ({i.how})' for i in inputs)}")
         return Ready(
-            protocol, inputs, data, y, found.names, rows, splits, leakage, made, members, tokens and not pooled
+            protocol, inputs, data, y, found.names, rows, splits, leakage, made, members, tokens and not pooled, missing
         )
 
     def _leakage(
@@ -459,7 +472,9 @@ class Tuning:
             seed=self.protocol.seed,
         )
 
-    def _reported(self, ready: Ready, frozen: Outcome, trained: Trained, target: Path | None) -> Run:
+    def _reported(
+        self, ready: Ready, frozen: Outcome, trained: Trained, target: Path | None, say: Callable[[str], None]
+    ) -> Run:
         y, rows, protocol = ready.y, ready.rows, ready.protocol
         outcome = Outcome(
             frozen.task, frozen.classes, trained.folds, trained.head, frozen.params, self._selection(frozen, trained)
@@ -468,6 +483,7 @@ class Tuning:
         classes = outcome.classes.tolist() if ready.names is None else ready.names
         by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
         metrics = metrics_of(outcome, ready.data, y, classes=classes, params=self.chosen.fixed, by=by) | report.metrics
+        metrics |= counts_of(y, classes, rows, protocol, ready.missing, None, len(self.labels), say)
         metrics["leakage"] = ready.leakage
         metrics["frozen"] = frozen_of(frozen, outcome, y, rows.groups)
         metrics["training"] = trained.described

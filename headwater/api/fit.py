@@ -10,6 +10,7 @@ from headwater.api._chosen import Chosen
 from headwater.api._fitting import DEFAULT_HEAD, Fitting
 from headwater.api._inputs import Missing
 from headwater.api._mapping import mapping_of
+from headwater.api._missing import words_of
 from headwater.api._protocol import Asked, Protocol
 from headwater.api._writing import run_folder
 from headwater.api.run import Run
@@ -50,6 +51,7 @@ def fit_head(
     aggregate: How | None = None,
     label_separator: str | None = None,
     merge: Mapping[str, str | None] | str | Path | None = None,
+    missing_values: str | Sequence[str] | None = None,
     allow_leakage: str | None = None,
     samples_with: str | Sequence[str] = (),
     trials: int | None = None,
@@ -128,6 +130,11 @@ def fit_head(
         Labels that mean the same, brought to one name: ``{"adenoca.": "adenocarcinoma"}``, or a file of such, a table
         with the columns ``from`` and ``to``, or TOML. None or ``""`` leaves samples with that label out (of several
         labels, that label).
+    missing_values
+        Words that are missing values, in any case of letters, in labels, groups, ``by`` and ``per``: a list, or one
+        text with commas. ``NA``, ``N/A``, ``NaN`` and ``null`` when left out; with an empty list only empty cells are
+        missing. A column of ids, sites or countries has none of the words, unless it is the label. A sample without a
+        label is left out and counted.
     allow_leakage
         Why it is no matter that the same images, near duplicates of them, or samples of one group are on both sides of
         a split, which is refused otherwise. Kept in ``metrics.json``.
@@ -183,6 +190,7 @@ def fit_head(
             conformal_per_class=conformal_per_class,
             per=per,
             aggregate=aggregate,
+            missing_values=words_of(missing_values),
         ),
         where=where,
         bags=bags,

@@ -11,6 +11,7 @@ import polars as pl
 
 from headwater._reading import TABLE, parse_parquet, read_json, read_regular
 from headwater._schema import Count, Word, read_as
+from headwater.api._classes import sample_lines
 from headwater.api._controls import control_lines
 from headwater.api._foreign import run_errors
 from headwater.api._frozen import against_frozen
@@ -19,7 +20,7 @@ from headwater.api._numbers import indented, over, over_folds
 from headwater.api._places import found_from
 from headwater.api._report import lines_of, output_lines
 from headwater.api._zero_shot_lines import ablation_lines, together_lines
-from headwater.errors import HeadError
+from headwater.errors import HeadError, how_to_make
 from headwater.heads import load_head
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Run:
             out += ["", *ablation_lines(self.metrics["ablation"])]
         if "transduction" in self.metrics:
             out += ["", *together_lines(self.metrics["transduction"], self.mean, names)]
-        out += [f"left out: {counted(n, 'sample')} ({why})" for why, n in self.metrics["left_out"].items()]
+        out += sample_lines(self.metrics, self.config.get("label_separator"))
         out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
         return out
 
@@ -206,7 +207,7 @@ def read_results(path: Path) -> Results:
             curves=_table(path / CURVES) if (path / CURVES).exists() else None,
         )
     except FileNotFoundError as error:
-        raise HeadError(f"{path}: no run here. Run: headwater fit-head … --out {path}") from error
+        raise HeadError(f"{path}: no run here. {how_to_make(path, 'headwater fit-head …')}") from error
     if "external" in found.metrics and isinstance(found.metrics["external"], dict):
         found.metrics["external"] = found_from(path, found.metrics["external"])  # type: ignore[index]
     return found
@@ -224,6 +225,7 @@ class _Config(TypedDict, total=False):
     params: dict[str, Any]
     where: str | None
     groups: Word | None
+    missing_values: list[Word]
     split: Word | None
     by: Word | None
     per: Word | None
@@ -236,6 +238,14 @@ class _Config(TypedDict, total=False):
     run: Word
 
 
+class _ClassCount(TypedDict):
+    """What ``metrics.json`` says of one class."""
+
+    name: str
+    n_samples: Count
+    n_groups: Count | None
+
+
 class _Metrics(TypedDict, total=False):
     """What ``metrics.json`` holds of what every verb reads."""
 
@@ -246,6 +256,9 @@ class _Metrics(TypedDict, total=False):
     std: dict[str, float | None]
     left_out: dict[str, Count]
     classes: list[Word | int | float | bool]
+    class_counts: list[_ClassCount]
+    missing_values: dict[str, dict[str, Count]]
+    warnings: list[str]
 
 
 def _json(path: Path, kind: Any) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
 from headwater.api._leaderboard import Cell, lines_of, ranked
 from headwater.api._mapping import mapping_of
+from headwater.api._missing import words_of
+from headwater.api._out import require_writable
 from headwater.api._places import PLACES, seen_from
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Asked, Protocol
@@ -34,6 +36,7 @@ CHEAP_FIRST = (
     *("prototypes", "linear", "ridge", "knn", "xgboost", "mlp", "token-mlp", "mil"),
     *("self-attention", "merged-attention", "cross-attention", "co-attention"),
 )
+ABOUT_SAMPLES = ("left_out", "class_counts", "missing_values", "warnings")  # of metrics: the same in every cell
 LATER = ("classes", "environment", "view_levels")  # of a run's config, known when it has run, or not its own
 
 
@@ -96,6 +99,7 @@ def sweep(
     aggregate: How | None = None,
     label_separator: str | None = None,
     merge: Mapping[str, str | None] | str | Path | None = None,
+    missing_values: str | Sequence[str] | None = None,
     allow_leakage: str | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -128,7 +132,7 @@ def sweep(
     metric
         What the leaderboard is sorted by; the AUC (macro, for labels), or r2 for regression, when left out.
     groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, views, per, aggregate, label_separator, \
-merge, allow_leakage
+merge, missing_values, allow_leakage
         As `fit_head` has them.
     progress
         Show how far it is.
@@ -142,6 +146,7 @@ merge, allow_leakage
     InputError, SplitError, HeadError, StoreError, MissingExtra
         Each with one line that says what, where and what to do.
     """
+    require_writable(out)
     opened = store if isinstance(store, Store) else open_store(store)
     sets = list(dict.fromkeys(_names(part) for part in ([features] if isinstance(features, str) else features)))
     heads = heads or DEFAULT_HEAD[task == "regression"]
@@ -158,6 +163,7 @@ merge, allow_leakage
         inner_folds=inner_folds,
         per=per,
         aggregate=aggregate,
+        missing_values=words_of(missing_values),
     )
     means = mapping_of(merge, "--merge")
     of_heads = _parameters(params or {}, grid, kinds)
@@ -272,6 +278,8 @@ def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
             raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
         # a store may have been moved: its features and samples, by their digests, are compared
         names = dict.fromkeys([*config, *earlier])
+        if "missing_values" not in earlier and _has_none_missing(next(iter(plans.values()))):
+            del names["missing_values"]  # an older headwater knew no such words, and here there are none
         differ = [name for name in names if name not in PLACES and config.get(name) != earlier.get(name)]
         if differ:
             raise InputError(
@@ -285,6 +293,14 @@ def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     _write(there, to_json(seen_from(folder, config)).encode())
     return folder
+
+
+def _has_none_missing(plan: Planned) -> bool:
+    """Whether the columns that are used hold no word for a missing value, and no blanks at the ends of words."""
+    asked = plan.asked
+    rule = asked.protocol.missing_rule(asked.labels, asked.label_separator, plan.store.roles.id)
+    table = plan.store.select(asked.where).select(rule.columns)
+    return rule.tidied(table).equals(table)
 
 
 def _config(plans: Mapping[str, Planned]) -> dict[str, Any]:
@@ -338,6 +354,8 @@ def _is_finished(path: Path, plan: Planned) -> bool:
     later = (*LATER, *PLACES)
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
+    if "missing_values" not in config:  # of an older headwater, whose sweep `_begun` has let go on
+        del wanted["missing_values"]
     return config == wanted and read_results(path).trials is not None
 
 
@@ -352,7 +370,7 @@ def _finished(
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} there are: {', '.join(known)}.")
     found = {
         **ranked(cells, metric, seed),
-        "left_out": cells[0].results.metrics["left_out"],
+        **{name: cells[0].results.metrics[name] for name in ABOUT_SAMPLES if name in cells[0].results.metrics},
         "skipped": list(skipped),
     }
     leaderboard = pl.DataFrame(found["leaderboard"], infer_schema_length=None)

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from headwater.api._ablation import ablate as ablated
 from headwater.api._ablation import require_metric
+from headwater.api._fitting import Columns, counts_of
 from headwater.api._lines import counted
+from headwater.api._missing import words_of
 from headwater.api._numbers import json_safe
 from headwater.api._prompts import SEES, describe, dual
+from headwater.api._protocol import Protocol
 from headwater.api._results import metrics_of, predictions_of
-from headwater.api._samples import Labels, full_column, group_column, levels, require_column, with_labels
+from headwater.api._samples import Labels, group_column, require_column, with_labels
 from headwater.api._tested import codes_of
 from headwater.api._writing import described, environment, run_folder, write_run
 from headwater.api.run import Run
@@ -40,6 +43,7 @@ def zero_shot(
     transductive: bool = False,
     ablate: bool = False,
     metric: str | None = None,
+    missing_values: str | Sequence[str] | None = None,
     n_draws: int = 2000,
     seed: int = 0,
     weights: str | Path | None = None,
@@ -65,7 +69,7 @@ def zero_shot(
         The column that holds the true class; several columns of 0 and 1, or one column of lists, for several labels a
         sample. Scores of labels are their softmax over all labels, as those of classes are: they rank labels, and a
         threshold of 0.5 means nothing.
-    where, by, out, progress
+    where, by, missing_values, out, progress
         As for `fit_head`.
     groups
         The column whose values are drawn again for intervals, such as the patient; ``"none"`` for samples.
@@ -102,7 +106,10 @@ def zero_shot(
     for option, name in [*(("--label", name) for name in labels), ("--by", by), ("--groups", column)]:
         if name is not None:
             require_column(opened, name, option)
-    data, found = with_labels(opened.read(image, where=where), labels, label_separator)
+    protocol = Protocol(groups=column, by=by, missing_values=words_of(missing_values))
+    rule = protocol.missing_rule(tuple(labels), label_separator, opened.roles.id)
+    missing = rule.found(opened.select(where))
+    data, found = with_labels(rule.applied(opened.read(image, where=where)), labels, label_separator)
     say(f"{counted(len(found.y), 'sample')} with {image}")
     named = found.names if found.names is not None else found.y.astype(str).tolist()
     known = describe(opened, image, prompts, named, weights=weights, device=device, trust_remote_code=trust_remote_code)
@@ -112,7 +119,8 @@ def zero_shot(
         raise InputError("--transductive needs one class a sample: an image with several labels is in no one cluster.")
     require_metric(task, metric)
     y = _truth(found, classes)
-    group = None if column is None else full_column(data, column, "--groups")
+    rows = Columns.read(data, protocol, missing)
+    group = rows.groups
     say(f"{counted(len(set(known.prompts.texts)), 'prompt')} of {len(classes)} classes")
     texts = known.texts
     head: Any = ZeroShot(texts.features, list(texts.classes), texts.logit_scale)
@@ -152,12 +160,15 @@ def zero_shot(
         "logit_scale": known.logit_scale,
         "where": where,
         "by": by,
+        "missing_values": list(protocol.missing_values),
         "groups": column or "none",
         "transductive": transductive,
         "ablate": ablate,
         "environment": environment(),
     }
-    metrics = metrics_of(outcome, data, y, classes=classes, by=None if by is None else (by, levels(data, by))) | more
+    of_levels = None if by is None or rows.levels is None else (by, rows.levels)
+    metrics = metrics_of(outcome, data, y, classes=classes, by=of_levels) | more
+    metrics |= counts_of(y, classes, rows, protocol, missing, None, len(labels), say)
     predictions = predictions_of(data.ids, y, outcome, classes, group)
     return write_run(target, Run(target, config, metrics, predictions, head), kind)
 

@@ -157,17 +157,18 @@ def unasked(backend: str, trusted: bool) -> Iterator[None]:
 # Configuration of a model
 
 
-def _admit_folder(folder: Path, spec: str, named_by: str | None, trusted: bool) -> None:
+def _admit_folder(folder: Path, spec: str, named_by: str | None, trusted: bool, *, towers: bool = True) -> None:
     """Read every JSON file of a model's folder, and look at what kind of file each other one is."""
     if not folder.is_dir():
         raise EncoderError(f"{spec}: cannot be read (no such directory). Give the one that holds the model.")
     links = named_by is None or trusted
+    reader = _Reader(spec, folder, trusted, towers=towers, folders=links)
     for path in _files(folder, spec):
         if not links:
             _refuse_link(path, folder, spec)
         try:
             if path.suffix.lower() == ".json":
-                _Reader(spec, folder, trusted).require_plain(path.name, read_json(path))
+                reader.require_plain(path.name, read_json(path))
             else:
                 open_regular(path).close()
         except FileNotFoundError:
@@ -242,10 +243,14 @@ class _Reader:
         Whether code may run that the configuration asks for.
     towers
         Whether a text tower that it names is looked at, too: a tower's own configuration names none.
+    folders
+        Whether a text tower may lie in another folder, which is looked at, too: where the user names the model.
     """
 
-    def __init__(self, spec: str, folder: Path | None, trusted: bool, *, towers: bool = True) -> None:
-        self.spec, self.folder, self.trusted, self.towers = spec, folder, trusted, towers
+    def __init__(
+        self, spec: str, folder: Path | None, trusted: bool, *, towers: bool = True, folders: bool = False
+    ) -> None:
+        self.spec, self.folder, self.trusted, self.towers, self.folders = spec, folder, trusted, towers, folders
 
     def require_plain(self, file: str, values: Any) -> None:
         """Raise `EncoderError` where a configuration asks for what only its loader may decide."""
@@ -304,10 +309,17 @@ class _Reader:
             return "names another model" if _SCHEME.match(value) or re.search(r"[/\\]", value) else ""
         if key.endswith("name_or_path") and key.strip("_") != "name_or_path":
             return "names another model"
+        if key == "hf_tokenizer_name" and self.folder is not None:
+            return ""  # open_clip takes the tokenizer that lies in the folder itself
+        if key == "hf_model_name" and not self.towers:
+            return ""
+        if key == "hf_model_name" and self.folders and Path(value).is_dir():
+            _admit_folder(Path(value), self.spec, None, self.trusted, towers=False)
+            return ""
         if key in ("hf_model_name", "hf_tokenizer_name", "backbone"):
             if _ELSEWHERE.search(value) or _SCHEME.match(value) or os.path.lexists(value):
                 return "names another model, in a folder of its own"
-            if key == "hf_model_name" and self.towers:
+            if key == "hf_model_name":
                 _admit_repository(value, self.spec, TOWER_CONFIGS, self.trusted)
         return ""
 

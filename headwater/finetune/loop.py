@@ -178,8 +178,8 @@ def train_model(
     n_parts = team.size * settings.accumulate
     if len(rows) // n_steps < max(n_parts, task.least_rows):
         raise HeadError(
-            f"steps of {len(rows) // n_steps} rows cannot be divided into {n_parts} parts: raise batch_size (now "
-            f"{settings.batch_size}) or lower accumulate (now {settings.accumulate})."
+            f"steps of {len(rows) // n_steps} rows cannot be divided into {n_parts} parts: raise --batch-size (now "
+            f"{settings.batch_size}) or lower --accumulate (now {settings.accumulate})."
         )
     judged = len(stop) >= task.least_rows and settings.patience is not None
 
@@ -370,6 +370,6 @@ def _require_numbers(losses: Tensor, epoch: int, settings: Settings) -> None:
     if len(wrong):
         raise HeadError(
             f"the loss is not finite at step {int(wrong[0]) + 1} of epoch {epoch + 1}: lower lr (now {settings.lr:g}) "
-            f"or head_lr (now {settings.head_lr:g})"
-            + (", or use precision bf16." if settings.precision == "fp16" else ".")
+            f"or --head-lr (now {settings.head_lr:g})"
+            + (", or use --precision bf16." if settings.precision == "fp16" else ".")
         )

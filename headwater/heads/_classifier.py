@@ -127,7 +127,8 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], bool]:
 def require_two(present: NDArray[np.int64], classes: NDArray[Any]) -> None:
     """Raise `HeadError` unless training rows hold at least two classes."""
     if len(present) < 2:
-        raise HeadError(f"the training rows hold one class only ({classes[present[0]]!r}): at least two are needed.")
+        only = str(classes[present[0]])
+        raise HeadError(f"the training rows hold one class only ({only!r}): at least two are needed.")
 
 
 def probabilities(logits: NDArray[np.floating[Any]], multilabel: bool) -> NDArray[np.floating[Any]]:

@@ -16,7 +16,7 @@ from sklearn.base import is_regressor
 
 from headwater._reading import open_regular, read_json
 from headwater._schema import Word, read_as
-from headwater.errors import HeadError, nearest
+from headwater.errors import HeadError, how_to_make, nearest
 from headwater.heads._token_head import TokenHead
 from headwater.heads.base import Head
 from headwater.heads.transclip import TransductiveZeroShot
@@ -118,7 +118,7 @@ def load_head(folder: Path) -> Any:
         with open_regular(folder / "head.safetensors"):  # before the library, which would wait for a pipe
             arrays = load_file(folder / "head.safetensors")
     except FileNotFoundError as error:
-        raise HeadError(f"{folder}: no head here. Run: headwater fit-head … --out {folder}") from error
+        raise HeadError(f"{folder}: no head here. {how_to_make(folder, 'headwater fit-head …')}") from error
     except (OSError, ValueError, SafetensorError) as error:
         raise HeadError(f"{folder}: the head cannot be read ({error}).") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -152,8 +152,8 @@ def head_errors(folder: Path | None) -> Iterator[None]:
     except _WRONG as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise HeadError(
-            f"{folder}: the head cannot be used ({_shortened(why)}): it was changed by hand or damaged, or is for other "
-            "features. Fit it again."
+            f"{folder}: the head cannot be used ({_shortened(why)}): it was changed by hand or damaged, or is for "
+            "other features. Fit it again."
         ) from error
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater.api._foreign import reads_runs
+from headwater.api._out import require_writable
 from headwater.api._tested import names_of, scores_of, truth_of
 from headwater.api.run import FIGURES, Results, read_results
 from headwater.errors import InputError
@@ -88,7 +89,7 @@ def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[st
         raise InputError(f"--dpi must be at least 1, but is {dpi}.")
     found = read_results(Path(run))
     need("matplotlib", "plots")
-    folder = Path(run) / FIGURES if out is None else Path(out)
+    folder = require_writable(Path(run) / FIGURES if out is None else out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file. Give a folder.")
     folder.mkdir(parents=True, exist_ok=True)

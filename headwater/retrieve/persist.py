@@ -19,6 +19,10 @@ from headwater.errors import DiskError, StoreError, StoreNotFound
 from headwater.retrieve.index import Kind, VectorIndex, load_faiss
 
 FORMAT = 1
+LINKS = 8192
+"""Bytes that an index may take for each vector besides its numbers."""
+LEAST_BYTES = 1 << 28
+"""Bytes that an index of no vectors may take."""
 _REBUILD = "Build it again: headwater index"
 
 
@@ -218,6 +222,9 @@ def check_index(path: str | os.PathLike[str]) -> bool:
 
 def _require_right(place: Path, info: IndexInfo) -> None:
     try:
+        n_bytes = place.stat().st_size
+        if n_bytes > info.n_rows * (8 * info.dim + LINKS) + LEAST_BYTES:  # terabytes of nothing take no space, but time
+            raise StoreError(f"{place}: the index is damaged: it has {n_bytes:,} bytes. {_REBUILD}")
         found = _checksum(place)
     except FileNotFoundError:
         raise StoreNotFound(f"{place}: there is no index here. Build it: headwater index") from None

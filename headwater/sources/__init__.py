@@ -1,7 +1,15 @@
 """Which samples exist, and the pixels and words each of them holds."""
 
+from headwater.sources._types import plain, typed, with_plain_types
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image
-from headwater.sources.manifest import Manifest, as_manifest, read_manifest, read_table
+from headwater.sources.manifest import (
+    Manifest,
+    as_manifest,
+    read_manifest,
+    read_table,
+    read_text_table,
+    require_utf8_names,
+)
 from headwater.sources.synthetic import make_histology
 from headwater.sources.vectors import FORMATS, Vectors, modalities_of, read_vectors
 
@@ -15,8 +23,13 @@ __all__ = [
     "load_bytes",
     "make_histology",
     "modalities_of",
+    "plain",
     "read_image",
     "read_manifest",
     "read_table",
+    "read_text_table",
     "read_vectors",
+    "require_utf8_names",
+    "typed",
+    "with_plain_types",
 ]

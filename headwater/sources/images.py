@@ -27,7 +27,6 @@ import io
 import os
 import re
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from headwater._reading import read_regular
 from headwater.errors import ImageError, ImageNotFound
+from headwater.sources._places import why_not_found
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "load_bytes", "read_image"]
 
@@ -53,6 +54,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 
 MAX_PIXELS = 1 << 28
 """The number of pixels (width times height) above which an image is refused before it is decoded."""
+
+MAX_BYTES = 1 << 31
+"""The bytes above which an image file is not read: those of `MAX_PIXELS` of four channels of 16 bits."""
 
 # `Image.open` would check Pillow's own, process-wide pixel limit, and try formats such as EPS that run code;
 # the plugin's class, chosen by the first bytes, does neither.
@@ -80,12 +84,13 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes:
     ImageNotFound
         When there is no such file.
     ImageError
-        When it is a folder, or may not be read.
+        When it is a folder, a pipe or a device, has more than `MAX_BYTES`, or may not be read.
     """
     try:
-        return Path(path).read_bytes()
+        return read_regular(path, most=MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageNotFound(f"image file not found: {path}") from error
+        why = why_not_found(path)
+        raise ImageNotFound(f"image file not found: {path}{f' ({why})' if why else ''}") from error
     except IsADirectoryError as error:
         raise ImageError(f"a folder stands where an image file should be: {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -168,7 +173,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"image too large: {width} x {height} is {width * height:,} pixels, and at most {max_pixels:,} "
-            "are allowed; cut it into tiles, or raise max_pixels"
+            "are allowed; cut it into tiles, or import features of its tiles"
         )
 
 

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import polars as pl
 
+from headwater._reading import TABLE, read_regular
 from headwater.errors import ManifestError, ManifestNotFound, nearest
+from headwater.sources._places import why_not_found
+from headwater.sources._records import (
+    Malformed,
+    has_decimals,
+    not_utf8,
+    numbers_as_written,
+    read_text,
+    with_newlines,
+    wrong_json_line,
+)
+from headwater.sources._types import is_identifier, typed, with_plain_types, with_text
 from headwater.sources.images import IMAGE_SUFFIXES
 
 __all__ = ["Manifest", "read_manifest"]
@@ -31,6 +43,7 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _WORDS_FOR = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _JSON_LINES = (".jsonl", ".ndjson")
+SHOWN_NAMES = 3  # of files that are no text
 MANIFEST_SUFFIXES = (*_SEPARATORS, ".parquet", *_JSON_LINES)
 
 
@@ -128,7 +141,8 @@ def read_manifest(
     row numbers, counted from 1; they become a column ``id``. So they do beside an ``image_id`` (or ``uid``)
     that was not asked for and does not tell the rows apart.
 
-    Columns of the three roles are read as text: an id ``007`` stays ``007``.
+    Columns of the three roles, and others whose names say that they identify something, are read as text: an id
+    ``007`` stays ``007``. Which of the others are numbers is laid down in `headwater.sources._types`.
 
     Parameters
     ----------
@@ -154,6 +168,7 @@ def read_manifest(
         could have one role; when ids repeat or are missing; when a row has neither image nor text.
     """
     path = Path(path)
+    require_utf8_names([str(path.absolute())], path)
     asked = {"id": id, "image": image, "text": text}
     if path.is_dir():
         table, root = _read_folder(path), path.absolute()
@@ -161,8 +176,9 @@ def read_manifest(
         table, root = _read_file(path, asked), path.absolute().parent
     else:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        known = f" ({why})" if (why := why_not_found(path)) else ""
         raise ManifestNotFound(
-            f"manifest not found: {path}.{nearest(path.name, siblings)} Give a CSV, TSV, Parquet or JSON-lines "
+            f"manifest not found: {path}{known}.{nearest(path.name, siblings)} Give a CSV, TSV, Parquet or JSON-lines "
             "file, or a folder with one subfolder a class."
         )
     if table.is_empty():
@@ -175,8 +191,7 @@ def read_manifest(
             f"{path}: neither an image nor a text column was found. Pass --image COLUMN or --text COLUMN; "
             f"columns are {_listed(table.columns)}."
         )
-    # One column may have two roles: image paths asked for as ids, say.
-    table = _with_text_columns(table, sorted({column for column in roles.values() if column is not None}), path)
+    table = _settled(table, roles, path)
     _check_content(table, [column for column in (image, text) if column is not None], path)
 
     table, found = _with_ids(table, roles["id"], asked["id"], image, path)
@@ -184,15 +199,17 @@ def read_manifest(
 
 
 def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
-    """Read a table whose rows need neither image nor text; columns that seem to hold ids or paths are strings.
+    """Read a table whose rows need neither image nor text; its columns are as `read_manifest` has them.
 
     Raises
     ------
     ManifestNotFound, ManifestError
         As `read_manifest` does.
     """
+    require_utf8_names([str(path.absolute())], path)
     if not path.is_file():
-        raise ManifestNotFound(f"table not found: {path}. Give a CSV, TSV, Parquet or JSON-lines file.")
+        known = f" ({why})" if (why := why_not_found(path)) else ""
+        raise ManifestNotFound(f"table not found: {path}{known}. Give a CSV, TSV, Parquet or JSON-lines file.")
     return _read_file(path, {"id": id, "image": None, "text": None}, strict=False)
 
 
@@ -208,7 +225,7 @@ def as_manifest(table: pl.DataFrame, path: Path, root: Path, id: str | None = No
     """
     asked = {"id": id, "image": None, "text": None}
     roles = _find_roles(table.columns, asked, path, strict=False)
-    table = _with_text_columns(table, sorted({column for column in roles.values() if column is not None}), path)
+    table = _settled(table, roles, path)
     table, found = _with_ids(table, roles["id"], id, roles["image"], path)
     return Manifest(table, id=found, image=roles["image"], text=roles["text"], root=root)
 
@@ -223,34 +240,91 @@ def _with_ids(
     return table, found
 
 
+def _settled(table: pl.DataFrame, roles: dict[str, str | None], path: Path) -> pl.DataFrame:
+    """Return a table whose columns with a role are text, and all others what a store can hold."""
+    of_role = dict.fromkeys(column for column in roles.values() if column is not None)  # one may have two roles
+    return with_plain_types(_as_identified(with_text(table, of_role, path)))
+
+
+def _as_identified(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table in which columns whose names mark them as identifiers are text, whatever was a number there."""
+    numbers = [c for c in table.columns if is_identifier(c) and table.schema[c].is_numeric()]
+    return with_text(table, numbers, "")
+
+
 def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True) -> pl.DataFrame:
-    """Read a table file; the columns of a CSV that have a role are read as strings."""
+    """Read a table file; of a CSV, columns that have a role or identify something stay text, others may be numbers."""
     suffix = path.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
         known = ", ".join(MANIFEST_SUFFIXES)
         raise ManifestError(f"{path}: {suffix or 'no suffix'} is not a kind of manifest. Known are {known}.")
     try:
-        data = path.read_bytes()
+        data = read_regular(path, most=TABLE)
         if suffix == ".parquet":
             return pl.read_parquet(data)
         if suffix in _JSON_LINES:
-            return pl.read_ndjson(data, infer_schema_length=None)
-        separator = _SEPARATORS[suffix]
-        header = pl.read_csv(data, separator=separator, n_rows=0, infer_schema=False).columns
-        _check_header(header, data, separator, path)
-        as_text = [column for column in _find_roles(header, asked, path, strict=strict).values() if column is not None]
-        return pl.read_csv(
-            data,
-            separator=separator,
-            infer_schema_length=None,
-            schema_overrides=dict.fromkeys(as_text, pl.String),
-        )
-    except pl.exceptions.PolarsError as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        advice = "Mend it, or export it anew." if suffix == ".parquet" or _is_utf8(data) else "Save it as UTF-8."
-        raise ManifestError(f"{path}: cannot be parsed as {suffix[1:]} ({reason}). {advice}") from error
+            return _read_json_lines(data, asked, path)
+        table = _read_text(data, _SEPARATORS[suffix], path)
+    except (pl.exceptions.PolarsError, Malformed) as error:
+        raise _unparsed(path, suffix, b"" if suffix == ".parquet" else data, error) from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from error
+    of_role = _find_roles(table.columns, asked, path, strict=strict).values()
+    return pl.DataFrame([c if c.name in of_role or is_identifier(c.name) else typed(c) for c in table.get_columns()])
+
+
+def read_text_table(path: Path) -> pl.DataFrame:
+    """Read a CSV or TSV file, all of it as text.
+
+    Raises
+    ------
+    ManifestError
+        When it cannot be read for certain; the message names the line.
+    FileNotFoundError
+        When there is none.
+    """
+    suffix = path.suffix.lower()
+    data = read_regular(path, most=TABLE)
+    try:
+        return _read_text(data, _SEPARATORS[suffix], path)
+    except (pl.exceptions.PolarsError, Malformed) as error:
+        raise _unparsed(path, suffix, data, error) from error
+
+
+def _read_text(data: bytes, separator: str, path: Path) -> pl.DataFrame:
+    data = with_newlines(data)
+    header = pl.read_csv(data, separator=separator, n_rows=0, infer_schema=False).columns
+    _check_header(header, data, separator, path)
+    return read_text(data, separator)
+
+
+def _read_json_lines(data: bytes, asked: dict[str, str | None], path: Path) -> pl.DataFrame:
+    """Read JSON lines; a number that has a role or identifies something is text, as it is written."""
+    table = pl.read_ndjson(data, infer_schema_length=None)
+    of_role = _find_roles(table.columns, asked, path, strict=False).values()
+    written = [
+        numbers_as_written(data, column)
+        for column, dtype in table.schema.items()
+        if (column in of_role or is_identifier(column))
+        and (dtype.is_float() or (dtype == pl.String and has_decimals(data, column)))
+    ]
+    return table.with_columns(written)
+
+
+def _unparsed(path: Path, suffix: str, data: bytes, error: Exception) -> ManifestError:
+    """Say why a file cannot be read, with the line where that is known, and what to do."""
+    reason = (
+        (str(error).strip() or type(error).__name__).splitlines()[0] if data or suffix == ".parquet" else "it is empty"
+    )
+    advice = "Mend it, or export it anew."
+    line = not_utf8(data)
+    if line is not None:
+        reason, advice = f"line {line} is not in UTF-8", "Save it as UTF-8."
+    elif isinstance(error, Malformed):
+        reason, advice = error.reason, error.advice
+    elif suffix in _JSON_LINES:
+        reason = wrong_json_line(data) or reason
+    return ManifestError(f"{path}: cannot be parsed as {suffix[1:]} ({reason}). {advice}")
 
 
 def _check_header(header: list[str], data: bytes, separator: str, path: Path) -> None:
@@ -274,17 +348,10 @@ def _check_header(header: list[str], data: bytes, separator: str, path: Path) ->
         raise ManifestError(f"{path}: several columns are called {_listed(repeated)}. Give each a name of its own.")
 
 
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _read_folder(folder: Path) -> pl.DataFrame:
     """List the images of a folder with one subfolder a class."""
     loose = sorted(path.name for path in _visible(folder) if _is_image(path))
+    require_utf8_names(loose, folder)
     if loose:
         raise ManifestError(
             f"{folder}: {len(loose)} images lie outside a class folder ({_listed(loose)}). Move them into one "
@@ -298,6 +365,7 @@ def _read_folder(folder: Path) -> pl.DataFrame:
     )
     if not images:
         raise ManifestError(f"{folder}: no images in subfolders; known suffixes are {_listed(sorted(IMAGE_SUFFIXES))}")
+    require_utf8_names(images, folder)
     stems = [image.removesuffix(Path(image).suffix) for image in images]
     n_with_stem = Counter(stems)
     return pl.DataFrame(
@@ -308,6 +376,36 @@ def _read_folder(folder: Path) -> pl.DataFrame:
         },
         schema=dict.fromkeys(("id", "image", "label"), pl.String),
     )
+
+
+def require_utf8_names(names: list[str], path: Path) -> None:
+    """Refuse names of files that no text can hold: they were made by a system with another encoding.
+
+    Raises
+    ------
+    ManifestError
+        The message shows their bytes.
+    """
+    odd = [name for name in names if not _is_text(name)]
+    if odd:
+        shown = ", ".join(str(os.fsencode(name)) for name in odd[:SHOWN_NAMES])
+        more = f" and {len(odd) - SHOWN_NAMES:,} more" if len(odd) > SHOWN_NAMES else ""
+        raise ManifestError(
+            f"{_printable(path)}: names of files are not in UTF-8: {shown}{more}. Rename them, for one with convmv."
+        )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _printable(path: Path) -> str:
+    r"""Return a path as it can be printed anywhere, bytes that are no letters as ``\xe9``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
@@ -360,14 +458,6 @@ def _find_by_name(role: str, columns: list[str], path: Path) -> str | None:
 
 def _normalised(column: str) -> str:
     return column.strip().lower().replace(" ", "_").replace("-", "_")
-
-
-def _with_text_columns(table: pl.DataFrame, columns: list[str], path: Path) -> pl.DataFrame:
-    for column in columns:
-        dtype = table.schema[column]
-        if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
-            raise ManifestError(f"{path}: column {column!r} holds {dtype}, where text is needed")
-    return table.with_columns(pl.col(columns).cast(pl.String))
 
 
 def _is_weak_id(ids: pl.Series) -> bool:

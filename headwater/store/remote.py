@@ -51,6 +51,7 @@ TRIES = 5
 PAUSE_SECONDS = 0.2
 """The longest wait before an object is written again that was refused."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_SECRET = re.compile(r"[?&;#](?:[^&;#]*(?:key|secret|token|password|signature|credential|sig)[^&;#=]*)=", re.IGNORECASE)
 _REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
 
 
@@ -81,6 +82,23 @@ def is_url(location: str | Path) -> bool:
     return _URL.match(text) is not None and ("://" in text or not Path(text).exists())
 
 
+def refuse_credentials(url: str) -> None:
+    """Refuse a URL that holds a password or a key, which would be kept in files and shown in messages.
+
+    Raises
+    ------
+    InputError
+        The message does not repeat it.
+    """
+    scheme, _, rest = url.partition(":")
+    bucket = rest.lstrip("/").partition("/")[0]
+    if "@" in bucket or _SECRET.search(rest):
+        raise InputError(
+            f"{scheme}://…: credentials cannot be part of a URL, which is kept in files and shown in messages. Set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and leave them out."
+        )
+
+
 def store_folder(location: str | Path) -> Path:
     """Return the folder of a store on this disk: for one at a URL, that of its cache, made when it is not there.
 
@@ -94,6 +112,7 @@ def store_folder(location: str | Path) -> Path:
     if not is_url(location):
         return Path(location)
     url = str(location)
+    refuse_credentials(url)
     fs, root = _file_system(url if "://" in url else url.replace(":/", "://", 1))  # as a `Path` has it
     name = root.rpartition("/")[2]
     endpoint = _endpoint(fs, url)  # two servers may have buckets of one name

@@ -174,6 +174,9 @@ class Store:
         advice = "Embed the manifest again, which writes it anew: what is stored is kept."
         try:
             table, words = parse_parquet(read_summed(path))
+            for column in set(KEY_COLUMNS.values()) & set(table.columns):
+                if table.schema[column] not in (pl.String, pl.Null):
+                    raise ValueError(f"column {column!r} holds {table.schema[column]}")
         except FileNotFoundError as error:
             where = self.location
             raise StoreNotFound(f"{where}: no samples yet. Run: headwater embed MANIFEST {where}") from error
@@ -197,9 +200,8 @@ class Store:
         for column in (roles.id, roles.image, roles.text, *KEY_COLUMNS.values()):
             if column is not None and column not in table.columns:
                 raise ValueError(f"there is no column {column!r}")
-        for column in KEY_COLUMNS.values():
-            if table.schema[column] not in (pl.String, pl.Null):
-                raise ValueError(f"column {column!r} holds {table.schema[column]}")
+        if table[roles.id].null_count():
+            raise ValueError("ids are missing")
         return replace(roles, root=self._absolute(roles.root))
 
     @property

@@ -9,13 +9,18 @@ write.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from itertools import combinations
 
 import polars as pl
 
+from headwater._missing import missing_words
 from headwater.errors import InputError, nearest
 
 LONGEST = 1 << 20
 """Characters: a list of ids may be long."""
+MOST_NUMBERS = 4
+"""Columns of text that an expression may take for numbers together."""
 DEEPEST = 30
 """Brackets and CASEs within each other."""
 MOST_OPERATORS = 300
@@ -49,6 +54,9 @@ _TOKEN = re.compile(
     |(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|<>|!=|==|::|\|\||!~|~\*|[-+*/%<>=(),.~!])""",
     re.VERBOSE,
 )
+_POINTED = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|(?<![\w.])(\d+\.\d*|\.\d+)(?![\w.])"""  # and what stands in quotes
+)
 
 
 def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
@@ -64,12 +72,43 @@ def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
     if refused := refusal(where):
         raise InputError(f"--where {_shortened(where)} cannot be used: {refused}. Columns: {', '.join(table.columns)}.")
     try:
-        chosen = table.filter(pl.sql_expr(where))
+        chosen = _filtered(table, pl.sql_expr(_with_floats(where)))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"--where {_shortened(where)} cannot be used ({_why(error, table.columns)}") from error
     if chosen.is_empty():
         raise InputError(f"--where {_shortened(where)} holds for none of the {len(table)} samples.")
     return chosen
+
+
+def _filtered(table: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
+    """Return the rows for which an expression holds.
+
+    A column of text that is compared with a number is taken for numbers, where all of its cells are such or missing:
+    one that holds ``1e-5``, or ``NA`` among its numbers, is text.
+    """
+    try:
+        return table.filter(expression)
+    except pl.exceptions.PolarsError:
+        asked = [c for c in expression.meta.root_names() if table.schema.get(c) == pl.String]
+        numbers = [number for column in asked if (number := _numbers(table[column])) is not None]
+        for n in range(1, min(len(numbers), MOST_NUMBERS) + 1):
+            for some in combinations(numbers, n):  # others among them are compared with words, and stay text
+                with suppress(pl.exceptions.PolarsError):
+                    return table.filter(table.with_columns(some).select(expression.alias("_")).to_series())
+        raise
+
+
+def _with_floats(where: str) -> str:
+    """Write ``2.5`` as ``2.5e-0``: polars compares text with the one as text, in silence, and refuses the other."""
+    return _POINTED.sub(lambda found: f"{found[0]}e-0" if found[1] else found[0], where)
+
+
+def _numbers(text: pl.Series) -> pl.Series | None:
+    """Return a column of text as numbers, null where they are missing; None where anything else stands in it."""
+    cells = text.str.strip_chars()
+    numbers = cells.cast(pl.Float64, strict=False).fill_nan(None)
+    words = cells.is_not_null() & (cells != "") & numbers.is_null() & ~missing_words(cells)
+    return None if words.any() or numbers.null_count() == len(numbers) else numbers
 
 
 def refusal(where: str) -> str | None:

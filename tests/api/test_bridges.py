@@ -469,3 +469,10 @@ def test_pathmnist_prompts(tmp_path):
         means.append(mean / np.linalg.norm(mean))
     best = np.array(sorted(classes))[(X @ np.stack(means).T).argmax(1)]
     assert run.predictions["predicted"].to_list() == best.tolist()
+
+
+def test_files_of_slides_whose_names_are_no_text_are_refused(refused, tmp_path):
+    """A folder of slides with a name in another encoding is refused by name."""
+    (tmp_path / "h5").mkdir()
+    (tmp_path / "h5" / os.fsdecode(b"caf\xe9.h5")).touch()
+    assert "are not in UTF-8" in refused("import", tmp_path / "h5", tmp_path / "s.hw", "--name", "uni")

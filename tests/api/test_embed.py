@@ -387,12 +387,13 @@ def test_stop_at_what_failed_in_an_earlier_run(refused, command, damaged):
 
 
 def test_nothing_can_be_read(command, images):
-    """When every image fails the run still ends well, and fit-head says that no sample has features and why."""
+    """When every image fails the status is 1, and fit-head says that no sample has features and why."""
     for path in (images / "images").iterdir():
         path.write_bytes(b"no image " + path.name.encode())
     done = command("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
-    assert done.status == 0
+    assert done.status == 1
     assert "0 items embedded, 16 samples failed" in done.out
+    assert "texture/image: all failed (16 samples)" in done.error
     words = ("--features", "texture/image", "--label", "grade", "--groups", "patient")
     assert "not an image" in command("fit-head", images / "a.hw", *words).error
 

@@ -138,7 +138,8 @@ def test_samples_without_a_number_are_left_out(fit):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--label", "odd"], "'odd' is not finite in 3 samples: 'r003' (nan), 'r004' (nan), 'r005' (inf)"),
+        (["--label", "odd"], "'odd' is not finite in 1 sample: 'r005' (inf)"),
+        (["--label", "odd", "--missing-values", ""], "3 samples: 'r003' (nan), 'r004' (nan), 'r005' (inf)"),
         (["--label", "kind"], "holds words such as 'unknown' (sample 'r000')"),
         (["--label", "sure"], "holds Boolean"),
         (["--label", "same"], "is 1.5 in all 90 samples"),

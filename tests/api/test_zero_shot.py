@@ -434,3 +434,26 @@ def test_published_embeddings(command, make_store, write_features, tmp_path):
     prompts = [np.stack([T[i] for i in rows if entries[i]["label_name"] == n]) for n in names]
     found = open_run(tmp_path / "run").predictions.select([f"score_{name}" for name in names]).to_numpy()
     assert np.allclose(found, expected(X.astype(np.float64), prompts, 100.0), atol=1e-6)
+
+
+def test_classes_are_printed_and_missing_ones_left_out(dual, command, tmp_path):
+    """The classes stand with their samples and groups; NA is no class that prompts lack, unless that is asked for."""
+    store, _, _ = dual
+    place = pl.Series("place", ["NA" if i < 6 else list(CLASSES)[i % 3] + " " * (i % 2) for i in range(30)])
+    who = pl.Series("who", [f"p{i // 5}" for i in range(30)])
+    with store.changing():
+        store.write_samples(store.samples.with_columns(place, who), store.roles)
+    prompts = toml(tmp_path / "p.toml")
+    words = ("zero-shot", store.path, "--features", "made", "--prompts", prompts, "--label", "place", "--groups", "who")
+    done = command(*words, "--out", tmp_path / "run")
+    assert done.status == 0, done.err
+    metrics = open_run(tmp_path / "run").metrics
+    assert metrics["left_out"] == {"no place": 6}
+    assert [(part["name"], part["n_samples"]) for part in metrics["class_counts"]] == [
+        ("north", 8),
+        ("south", 8),
+        ("west", 8),
+    ]
+    assert "missing: place: NA in 6" in done.out
+    assert [line.split() for line in done.out.splitlines()].count(["class", "samples", "groups"]) == 1
+    assert "NA" in command(*words, "--missing-values", "").error

@@ -120,6 +120,12 @@ def bert_tower_elsewhere(folder):
     return open_clip(folder, text_cfg__hf_model_name=str(other))
 
 
+def tower_that_asks(folder):
+    other = shutil.copytree(folder, folder.with_name("other"))
+    change(other / "config.json", attn_implementation="somebody/kernel")
+    return open_clip(folder, text_cfg__hf_model_name=str(other))
+
+
 def bert_tower_asked(folder):
     change(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
     return open_clip(folder, text_cfg__hf_model_name=str(folder))
@@ -166,6 +172,7 @@ FOLDERS = {
     ),
     "tokenizer_kwargs unknown": ("open_clip", lambda f: open_clip(f, text_cfg__tokenizer_kwargs={"cache_dir": "/"})),
     "tower elsewhere": ("open_clip-bert", bert_tower_elsewhere),
+    "tower elsewhere that asks for a kernel": ("open_clip-bert", tower_that_asks),
     "tower elsewhere, by ..": ("open_clip-bert", lambda f: open_clip(f, text_cfg__hf_model_name="../other")),
     "tower by a question": ("open_clip-bert", bert_tower_asked),
     "tokenizer by a question": ("open_clip-bert", tokenizer_asked),
@@ -315,13 +322,18 @@ def test_a_part_of_a_model_runs_nothing(kind, folder_of, marker):
     assert "\n" not in said
 
 
-def test_what_is_harmless_stays(folder_of, marker):
+def test_what_is_harmless_stays(folder_of, tmp_path, marker):
     """Code that the library has a class of its own for is left aside, and links that lead to files are followed."""
     folder = folder_of("hf-bert")
     hub(folder, auto_map={"AutoModel": "own.Model"}, _name_or_path="/home/somebody/bert", attn_implementation="eager")
     (folder / "model.safetensors").rename(folder.with_name("w.safetensors"))
     (folder / "model.safetensors").symlink_to(folder.with_name("w.safetensors"))
     load_encoder(f"hf:{folder}", device="cpu")
+    tower = shutil.copytree(folder_of("open_clip-bert", "third"), tmp_path / "fourth")
+    spec = open_clip(tmp_path / "third", text_cfg__hf_model_name=str(tower))
+    load_encoder(spec, device="cpu")  # which the user names
+    with pytest.raises(EncoderError, match="names another model, in a folder of its own"):
+        load_encoder(spec, device="cpu", named_by="the store s.hw")
     spec = open_clip(folder_of("open_clip", "other"), text_cfg__tokenizer_kwargs={"clean": "lower"})
     load_encoder(spec, device="cpu")
     assert not marker.exists()

@@ -77,7 +77,7 @@ def change(folder, **entries):
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda f: (f / "head.json").unlink(), "no head here. Run: headwater fit-head"),
+        (lambda f: (f / "head.json").unlink(), "no head here. Give a directory that headwater fit-head"),
         (lambda f: (f / "head.safetensors").unlink(), "no head here"),
         (lambda f: (f / "head.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "head.safetensors").write_bytes(b"\x80\x04pickled"), "cannot be read"),

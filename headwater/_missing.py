@@ -1,0 +1,22 @@
+"""Words that stand for a missing value, in columns where values are counted or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+MISSING = ("NA", "N/A", "NaN", "null")
+"""Missing in any case of letters, as an empty cell is; never ``none``, ``unknown``, ``0`` or ``-``."""
+
+
+def missing_words(text: pl.Series, words: Sequence[str] = MISSING) -> pl.Series:
+    """Say of each text whether it is one of the words, whatever its case and the blanks around it.
+
+    Examples
+    --------
+    >>> missing_words(pl.Series(["NA", " nan ", "none", "", None])).to_list()
+    [True, True, False, False, False]
+    """
+    folded = [word.strip().lower() for word in words if word.strip()]
+    return text.str.strip_chars().str.to_lowercase().is_in(folded).fill_null(False)
