@@ -5,6 +5,7 @@ Encoders run once and fill a store; heads are fitted on what is stored, in secon
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from headwater.api import evaluate as evaluate
 
 __version__ = "0.1.0"
+
+if sys.platform == "win32":  # before anything is imported that Windows lacks
+    from headwater.errors import NotSupported
+
+    raise NotSupported(
+        "headwater does not run on Windows, which has no fcntl to lock stores with. Use Linux, such as WSL "
+        "(https://learn.microsoft.com/windows/wsl)."
+    )
 
 
 class _Verb(ModuleType):

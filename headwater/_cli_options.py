@@ -38,7 +38,10 @@ Prompt = Annotated[
 ImageSize = Annotated[
     str | None, typer.Option(metavar="N|HxW", help="Pixels that images are brought to, instead of the encoder's own.")
 ]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model, with your rights.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run code that a model, a run or a store brings along, with your rights."),
+]
 Steps = Annotated[
     list[str] | None,
     typer.Option("--step", metavar="STEP", help="Before the encoder: mammogram, resize=HxW, macenko, …; repeat."),

@@ -17,7 +17,8 @@ HeadwaterError
 ├── EncoderError (ValueError)          an encoder that cannot be built or fed
 ├── HeadError (ValueError)             a head that cannot be fitted or loaded
 ├── SplitError (ValueError)            a split that cannot be made
-└── MissingExtra (ImportError)         an optional dependency is not installed
+├── MissingExtra (ImportError)         an optional dependency is not installed
+└── NotSupported (ImportError)         headwater does not run on this system
 
 Each is also the builtin error that it is, so that code which knows nothing of headwater can catch it.
 """
@@ -129,6 +130,10 @@ class SplitError(HeadwaterError, ValueError):
 
 class MissingExtra(HeadwaterError, ImportError):
     """An optional dependency is not installed."""
+
+
+class NotSupported(HeadwaterError, ImportError):
+    """Headwater does not run on this system."""
 
 
 def how_to_make(path: str | os.PathLike[str], command: str) -> str:

@@ -12,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "_extras": 0.5,  # the lower half of the ground floor is errors alone
     "_devices": 0.7,
+    "_links": 0.7,
     "_memory": 0.7,
     "_reading": 0.7,
     "_missing": 0.7,

@@ -31,12 +31,16 @@ def encoder_of(
     spec = features.spec
     environments = list(features.state.environments.values())
     last = environments[-1] if environments else {}
+    adapter = last.get("adapter_file") if spec.adapter is not None else None
+    if not isinstance(adapter, str | None):
+        raise StoreError(f"{store.location}: {name}: the adapter that was recorded is no path ({adapter!r}).")
     encoder = load_again(
         spec,
         weights=weights or last.get("weights_file"),
-        adapter=last.get("adapter_file") if spec.adapter is not None else None,
+        adapter=adapter,
         device=device,
         trust_remote_code=trust_remote_code,
+        named_by=f"the store {store.location}",
     )
     own = encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
     spec.require_same(own, f"{store.location}: {name}")

@@ -236,7 +236,7 @@ def _draw(store: Store, data: Data, found: Mapping[str, NDArray[np.float32]], ou
         raise InputError(f"--out {out}: {len(found[name])} tokens of {name} make no square grid to draw.")
     path = Path(store.roles.root) / str(data.table[role][0])
     seen = store.features(name).spec.preprocessing
-    steps = parse_steps(seen.get("steps", ()))
+    steps = parse_steps(seen.get("steps", ()), named_by=f"the store {store.location}")
     try:
         image = read_image(path) if steps is None else steps(read_image(path))
     except HeadwaterError as error:

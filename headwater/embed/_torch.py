@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from headwater._devices import fast_at_bf16, resolve_device
 from headwater._extras import need
 from headwater.errors import EncoderError, HeadwaterError
+from headwater.sources._bounds import require_packed_room
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -208,6 +209,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             loaded: Any = need("safetensors.torch", "encoders").load_file(path)
         else:
+            require_packed_room(path)
             with warnings.catch_warnings():  # of a file by another pickle protocol; what cannot be read is an error
                 warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
                 loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater._extras import need
+from headwater._reading import read_json
 from headwater.embed._torch import first_line, require_fit
+from headwater.embed.encoder import CHOICES
+from headwater.embed.gate import file_of
 from headwater.errors import EncoderError
 from headwater.sources.steps import Steps, parse_steps
 
@@ -128,7 +132,7 @@ class Adapter:
         if asked is not None and list(asked.names) != list(self.steps):
             trained = " ".join(f"--step {step}" for step in self.steps) or "no --step"
             raise EncoderError(f"--adapter {self.path}: was trained with {trained}: leave --step out.")
-        return parse_steps(self.steps)
+        return parse_steps(self.steps, named_by=f"--adapter {self.path}")
 
     def apply(self, module: nn.Module, base: str, encoder: str) -> None:
         """Put what was trained into a module that was built as the trained one was.
@@ -145,7 +149,10 @@ class Adapter:
             )
         if self.before is not None:
             self.before.apply(module, base, encoder)
-        tuner = None if self.lora is None else self.lora.inject(module)
+        try:
+            tuner = None if self.lora is None else self.lora.inject(module)
+        except Exception as error:  # the library raises many kinds for layers that it does not find or cannot adapt
+            raise EncoderError(f"{encoder}: the adapter does not fit this model ({first_line(error)}).") from error
         own = module.state_dict()
         unknown = [name for name in self.tensors if name not in own]
         shapes = [
@@ -195,13 +202,20 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
             names = ", ".join(values["encoder"] for values in described.values())
             raise EncoderError(f"--adapter {path}: holds tuned encoders {names}, but not {encoder}.")
         values = described[chosen[0]]
-        tensors = need("safetensors.torch", "encoders").load_file(chosen[0] / TENSORS)
-        lora = None if values["lora"] is None else Lora(**values["lora"])
+        tensors = need("safetensors.torch", "encoders").load_file(file_of(chosen[0], TENSORS))
+        lora = None if values["lora"] is None else _lora_of(values["lora"])
         earlier = chosen[0] / BEFORE
-        before = read_adapter(earlier, values["encoder"]) if earlier.exists() else None
+        before = None
+        if os.path.lexists(earlier):
+            file_of(chosen[0], BEFORE, ADAPTER)
+            before = read_adapter(earlier, values["encoder"])
         size = values.get("image_size")
         seen = None if size is None else (int(size[0]), int(size[1]))
+        if not isinstance(values["encoder"], str) or not isinstance(values.get("choices", {}), dict):
+            raise ValueError("an encoder is named by words, and choices by their names")
         choices = {str(option): str(value) for option, value in values.get("choices", {}).items()}
+        if unknown := sorted(set(choices) - set(CHOICES)):
+            raise ValueError(f"{', '.join(unknown)}: no choice of an encoder, which has {', '.join(CHOICES)}")
         steps = None if "steps" not in values else [str(step) for step in values["steps"]]
         return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before, seen, choices, steps)
     except EncoderError:
@@ -210,14 +224,24 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         raise EncoderError(f"--adapter {path}: cannot be read ({first_line(error)}).") from error
 
 
+def _lora_of(values: Mapping[str, Any]) -> Lora:
+    """Return how adapters were put in, each value as peft needs it."""
+    lora = Lora(**values)
+    if lora.rank < 1 or not all(isinstance(target, str) for target in lora.targets):
+        raise ValueError("no rank of at least 1, or layers that are not named by words")
+    return Lora(int(lora.rank), float(lora.alpha), float(lora.dropout), list(lora.targets))
+
+
 def _described(path: Path) -> dict[Path, dict[str, Any]]:
     """Return what is said of each adapter of a run, by its folder."""
     folders = [path] if (path / ADAPTER).is_file() else sorted(f.parent for f in (path / FOLDER).glob(f"*/{ADAPTER}"))
     if not folders:
         raise EncoderError(f"--adapter {path}: no tuned encoder here. Run: headwater fine-tune … --out {path}")
     try:
-        described = {folder: json.loads((folder / ADAPTER).read_text()) for folder in folders}
-        formats = {values["encoder"]: values["format"] for values in described.values()}
+        described = {f: read_json(file_of(path, *f.relative_to(path).parts, ADAPTER)) for f in folders}
+        formats = {str(values["encoder"]): values["format"] for values in described.values()}
+    except EncoderError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EncoderError(f"--adapter {path}: cannot be read ({first_line(error)}).") from error
     for number in formats.values():

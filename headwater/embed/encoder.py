@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from PIL import Image
 
 from headwater._devices import resolve_device
 from headwater.embed.contents import Content
+from headwater.embed.gate import admit, admit_weights, unasked
 from headwater.errors import EncoderError, nearest
 from headwater.sources.steps import Steps, parse_steps
 from headwater.store import FeatureSpec, Modality
@@ -142,8 +144,9 @@ CLIP_BACKEND = "headwater.embed.from_hub:builtin_clip"
 CHOICES = ("layer", "pooling", "prompt")
 OPTIONS: Mapping[str, Sequence[str]] = {
     "timm": ("layer", "image_size"),
-    "open_clip": ("image_size",),
+    "open_clip": ("image_size", "trust_remote_code"),
     "hf": ("layer", "pooling", "prompt", "image_size", "trust_remote_code"),
+    "joined": ("trust_remote_code",),
 }
 """What can be chosen besides the model, by back end."""
 
@@ -165,8 +168,9 @@ def load_encoder(
     precision: Precision = "auto",
     trust_remote_code: bool = False,
     steps: Sequence[str] = (),
+    named_by: str | None = None,
 ) -> Encoder[Any]:
-    """Build the encoder that ``spec`` names.
+    """Build the encoder that ``spec`` names: the one way to an encoder, whoever named it.
 
     Parameters
     ----------
@@ -196,15 +200,16 @@ def load_encoder(
     precision
         ``auto`` uses bf16 where the device is fast at it and a first batch shows that it is safe.
     trust_remote_code
-        Let transformers run code that comes with a model, with all rights of the user's.
-
+        Let code run that comes with a model, or that a run or store names, with all rights of the user's.
     steps
         What is done to an image before the encoder's own preprocessing; see `headwater.sources.steps.parse_steps`.
+    named_by
+        The store or run that names all this, which may be somebody else's; None where the user does.
 
     Raises
     ------
     EncoderError
-        When the spec names nothing, or the weights do not fit.
+        When the spec names nothing, the weights do not fit, or code would run that the user does not trust.
     """
     backend, _, name = spec.partition(":")
     if backend not in BACKENDS:
@@ -226,10 +231,14 @@ def load_encoder(
         "image_size": size,
         "trust_remote_code": trust_remote_code,
     }
-    _refuse_options(spec, backend, chosen)
+    if named_by is None:
+        _refuse_options(spec, backend, chosen)
+    admit(spec, named_by=named_by, trusted=trust_remote_code)
+    if named_by is not None and weights is not None:
+        admit_weights(weights, named_by)
     module, _, attribute = (CLIP_BACKEND if spec == CLIP else BACKENDS[backend]).partition(":")
     build = getattr(import_module(module), attribute)
-    before = parse_steps(steps)
+    before = parse_steps(steps, named_by=named_by)
     if before is not None and backend == "stub":
         raise EncoderError(f"{spec} looks at no pixel: leave --step out.")
     tuned = None
@@ -258,7 +267,7 @@ def load_encoder(
             )
         chosen["image_size"] = size = size or tuned.image_size
         for option, value in tuned.choices.items():
-            asked = chosen[option]
+            asked = chosen[option]  # one of CHOICES
             # a spec of features writes stages as stage2+stage4
             if asked not in (None, value) and str(asked) != value.replace(",", "+"):
                 raise EncoderError(f"--adapter {adapter}: was trained with {value!r}: leave --{option} out.")
@@ -267,8 +276,10 @@ def load_encoder(
     if options and backend != "python":
         options["adapter"] = tuned
     options |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
-    built: Encoder[Any] = build(name, **options)
-    built.choices = {option: str(chosen[option]) for option in CHOICES if chosen[option] is not None}
+    with unasked(backend, trust_remote_code):
+        built: Encoder[Any] = build(name, **options)
+    own = [option for option in CHOICES if option in OPTIONS.get(backend, ())]
+    built.choices = {option: str(chosen[option]) for option in own if chosen[option] is not None}
     if tuned is not None:
         built.tuned = tuned  # type: ignore[attr-defined]
     if before is not None:
@@ -288,8 +299,11 @@ def parse_image_size(asked: str | int | Sequence[int] | None) -> tuple[int, int]
     """
     if asked is None:
         return None
-    words = str(asked).lower().split("x") if isinstance(asked, str | int) else [str(number) for number in asked]
-    if len(words) > 2 or not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+    if isinstance(asked, str | int):
+        words = str(asked).lower().split("x")
+    else:
+        words = [str(number) for number in asked] if isinstance(asked, list | tuple) else []
+    if not 0 < len(words) <= 2 or not all(re.fullmatch(r"0*[1-9]\d{0,6}", word, re.ASCII) for word in words):
         raise EncoderError(f"image size {asked!r}: write pixels, N, or height and width, HxW, such as 1024x512.")
     return int(words[0]), int(words[-1])
 
@@ -306,6 +320,7 @@ def _refuse_options(spec: str, backend: str, options: Mapping[str, Any]) -> None
 def load_again(
     spec: FeatureSpec,
     *,
+    named_by: str = "a store",
     weights: str | Path | None = None,
     adapter: str | Path | None = None,
     device: str = "auto",
@@ -313,16 +328,16 @@ def load_again(
 ) -> Encoder[Any]:
     """Build the encoder that made features, from their spec, with the layer, pooling and prompt that are written there.
 
+    Parameters
+    ----------
+    named_by
+        The store that holds the spec, which may be somebody else's.
+
     Raises
     ------
     EncoderError
         When the spec names nothing, or the weights do not fit; or names code, and is not to be trusted with that.
     """
-    if spec.encoder.startswith("python:") and not trust_remote_code:
-        raise EncoderError(
-            f"{spec.encoder} is code that would run with your rights, named by a store that may be somebody else's. If "
-            "you trust it, pass --trust-remote-code."
-        )
     if spec.encoder.startswith("imported:"):
         raise EncoderError(
             f"these features were imported from {spec.preprocessing.get('source', 'elsewhere')}: there is no encoder "
@@ -339,6 +354,7 @@ def load_again(
         prompt=prompt,
         image_size=spec.preprocessing.get("image_size"),
         device=device,
-        trust_remote_code=trust_remote_code and spec.encoder.startswith("hf:"),
+        trust_remote_code=trust_remote_code,
         steps=spec.preprocessing.get("steps", ()),
+        named_by=named_by,
     )

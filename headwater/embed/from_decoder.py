@@ -320,6 +320,7 @@ def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: 
         dtype="float32",
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are named below
+        weights_only=True,
         trust_remote_code=trust_remote_code,
     )
     shapes = sorted(f"{n} {tuple(own)} where {tuple(ours)} belongs" for n, own, ours in report["mismatched_keys"])

@@ -340,26 +340,22 @@ def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: 
     transformers = need("transformers", "encoders")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     state = None if weights is None else load_state(weights)
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, **options)
-        kind = transformers.AutoModel if state is None else _kind_of(config, trust_remote_code)
-        model, report = kind.from_pretrained(
-            name if state is None else None,
-            config=config,
-            state_dict=state,
-            dtype="float32",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named below
-            **options,
-        )
-        dual = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
-        sees = dual or model.main_input_name == "pixel_values"
-        processor = transformers.AutoImageProcessor.from_pretrained(name, **options) if sees else None
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options) if dual or not sees else None
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        raise EncoderError(
-            f"{spec}: cannot be loaded ({first_line(error)}). Without a network, give a directory: hf:DIRECTORY."
-        ) from error
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    kind = transformers.AutoModel if state is None else _kind_of(config, trust_remote_code)
+    model, report = kind.from_pretrained(
+        name if state is None else None,
+        config=config,
+        state_dict=state,
+        dtype="float32",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are named below
+        weights_only=True,
+        **options,
+    )
+    dual = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+    sees = dual or model.main_input_name == "pixel_values"
+    processor = transformers.AutoImageProcessor.from_pretrained(name, **options) if sees else None
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options) if dual or not sees else None
     missing = sorted(n for n in report["missing_keys"] if not n.startswith("pooler."))
     shapes = sorted(f"{n} {tuple(own)} where {tuple(ours)} belongs" for n, own, ours in report["mismatched_keys"])
     require_fit(spec if weights is None else f"--weights {weights}", missing, (), shapes)

@@ -27,6 +27,7 @@ from headwater.embed._torch import (
 )
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Precision
+from headwater.embed.gate import needs_code
 from headwater.embed.pooling import own_tokens, pool_grid
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError, nearest
@@ -71,11 +72,14 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         image_size: tuple[int, int] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         need("open_clip", "encoders")
         self.name, self.tokens, self.image_size = f"open_clip:{name}", tokens, image_size
         with quiet_libraries(), fitting(self.name, image_size):
-            model, self._tokenize = _build(name, self.name, image_size, with_weights=weights is None)
+            model, self._tokenize = _build(
+                name, self.name, image_size, with_weights=weights is None, trust_remote_code=trust_remote_code
+            )
         if weights is not None:
             state = load_state(weights)
             if image_size is not None:
@@ -210,7 +214,9 @@ def _text_tokens(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     return out["text_features"], out["text_intermediates"][-1]
 
 
-def _build(name: str, spec: str, image_size: tuple[int, int] | None, *, with_weights: bool) -> tuple[Any, Any]:
+def _build(
+    name: str, spec: str, image_size: tuple[int, int] | None, *, with_weights: bool, trust_remote_code: bool
+) -> tuple[Any, Any]:
     """Make an open_clip model and its tokenizer."""
     open_clip = need("open_clip", "encoders")
     whole = name.startswith(("hf-hub:", "local-dir:"))
@@ -228,9 +234,15 @@ def _build(name: str, spec: str, image_size: tuple[int, int] | None, *, with_wei
                 force_quick_gelu=bool(trained.get("quick_gelu")),
                 force_preprocess_cfg=trained,
                 force_image_size=image_size if image_size is None or len(set(image_size)) > 1 else image_size[0],
+                weights_only=True,
             )
-        return model, open_clip.get_tokenizer(model_name)
-    except (OSError, RuntimeError, ValueError) as error:
+        words = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
+        # said outright to transformers, which would else ask; open_clip's own tokenizers do not know the argument
+        told = {"trust_remote_code": trust_remote_code} if words.get("hf_tokenizer_name") else {}
+        return model, open_clip.get_tokenizer(model_name, **told)
+    except Exception as error:  # the library raises many kinds for what it cannot use
+        if "trust_remote_code" in str(error):
+            raise needs_code(spec) from error
         if image_size is not None and "size mismatch" in str(error):
             raise EncoderError(
                 f"{spec}: open_clip does not interpolate the position embeddings of this kind of model: leave "

@@ -161,7 +161,7 @@ def _build(timm: Any, name: str, spec: str, *, pretrained: bool) -> Any:
         close = difflib.get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else ""
         raise EncoderError(f"{spec}: timm has no such model.{hint}") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the library raises many kinds for what it cannot use
         what = "cannot be read" if name.startswith("local-dir:") else "cannot be fetched from the hub"
         raise EncoderError(f"{spec}: {what} ({first_line(error)}). Without a network, pass --weights FILE.") from error
 

@@ -12,6 +12,7 @@ from headwater.embed._torch import first_line, quiet_libraries
 from headwater.embed.encoder import Encoder, Precision
 from headwater.embed.from_decoder import DecoderEncoder
 from headwater.embed.from_hub import HubEncoder
+from headwater.embed.gate import needs_code
 from headwater.errors import EncoderError, HeadwaterError
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def hub_encoder(
     if is_decoder(config):
         if image_size is not None:
             raise EncoderError(f"{spec} takes images at their own shape: leave --image-size out, or --step resize=HxW.")
-        try:
-            with loading(spec):
+        with loading(spec):
+            try:
                 return DecoderEncoder(
                     name,
                     weights=weights,
@@ -59,10 +60,10 @@ def hub_encoder(
                     precision=precision,
                     trust_remote_code=trust_remote_code,
                 )
-        except (AttributeError, IndexError, KeyError, TypeError) as error:  # of a model that reads in another way
-            raise EncoderError(
-                f"{spec}: a {config.model_type} model cannot be used as an encoder ({first_line(error)})."
-            ) from error
+            except (AttributeError, IndexError, KeyError, TypeError) as error:  # of a model that reads in another way
+                raise EncoderError(
+                    f"{spec}: a {config.model_type} model cannot be used as an encoder ({first_line(error)})."
+                ) from error
     asked = {"--layer": layer, "--pooling": pooling, "--prompt": prompt}
     if given := [option for option, value in asked.items() if value is not None]:
         raise EncoderError(
@@ -101,14 +102,11 @@ def loading(spec: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        if "trust_remote_code" in str(error):
-            raise EncoderError(
-                f"{spec}: needs code of the model's author, which would run with your rights. If you trust it, pass "
-                "--trust-remote-code."
-            ) from error
+    except Exception as error:  # the libraries raise many kinds for what they cannot use
         if isinstance(error, HeadwaterError):
             raise
+        if "trust_remote_code" in str(error):
+            raise needs_code(spec) from error
         raise EncoderError(
             f"{spec}: cannot be loaded ({first_line(error)}). Without a network, give a directory: hf:DIRECTORY."
         ) from error

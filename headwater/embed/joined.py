@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._extras import need
+from headwater._reading import read_json
 from headwater.embed._torch import first_line
 from headwater.embed.adapter import FOLDER, Adapter
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Encoded, Encoder, Precision, load_encoder
+from headwater.embed.gate import file_of
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 
@@ -60,18 +62,36 @@ class Joint:
             When there is none.
         """
         try:
-            values = json.loads((run / FOLDER / JOINED).read_text())
-            tensors = need("safetensors.numpy", "encoders").load_file(run / FOLDER / TENSORS)
+            values = read_json(file_of(run, FOLDER, JOINED))
+            tensors = need("safetensors.numpy", "encoders").load_file(file_of(run, FOLDER, TENSORS))
             if values["format"] != FORMAT:
                 raise EncoderError(f"joined:{run}: of format {values['format']}, this headwater reads {FORMAT}.")
-            return cls(values["parts"], tensors, values["logit_scale"])
+            for modality in ("image", "text"):
+                _require_part(values["parts"][modality], tensors[modality])
+            parts = {modality: values["parts"][modality] for modality in ("image", "text")}
+            return cls(parts, tensors, float(values["logit_scale"]))
+        except EncoderError:
+            raise
         except FileNotFoundError as error:
             raise EncoderError(
                 f"joined:{run}: no joined encoders here. Run: headwater fine-tune … --objective contrastive with two "
                 f"--encoder, --out {run}"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:
             raise EncoderError(f"joined:{run}: cannot be read ({first_line(error)}).") from error
+
+
+def _require_part(part: Mapping[str, Any], projection: NDArray[Any]) -> None:
+    """Raise `ValueError` unless a part is described as `Joint.write` describes it."""
+    number = part["adapter"]
+    if not isinstance(part["encoder"], str) or not (part["weights"] is None or isinstance(part["weights"], str)):
+        raise ValueError("encoders and their weights are named by words")
+    if not isinstance(part["steps"], list):
+        raise ValueError("steps are a list")
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+        raise ValueError(f"{number!r} is no number of an adapter")
+    if projection.ndim != 2 or projection.dtype != np.float32:
+        raise ValueError(f"a projection is {projection.dtype} {projection.shape}, where float32 (dim, d) is needed")
 
 
 class JoinedEncoder(Encoder[Any]):
@@ -96,6 +116,7 @@ class JoinedEncoder(Encoder[Any]):
         tokens: str = "none",
         device: str = "auto",
         precision: Precision = "auto",
+        trust_remote_code: bool = False,
     ) -> None:
         self.name, self.tokens = f"joined:{name}", tokens
         if weights is not None or adapter is not None:
@@ -114,7 +135,10 @@ class JoinedEncoder(Encoder[Any]):
                 precision=precision,
                 steps=part["steps"],
                 image_size=part.get("image_size"),
+                trust_remote_code=trust_remote_code,
+                named_by=self.name,
             )
+        self._require_dims()
         digest = blake2b(digest_size=16)
         for modality, encoder in sorted(self._parts.items()):  # one digest of all: images and texts go together
             own = encoder.spec("image" if modality == "image" else "text", "float32")
@@ -122,6 +146,20 @@ class JoinedEncoder(Encoder[Any]):
             digest.update(self._joint.projections[modality].astype("<f4").tobytes())
         self._weights = digest.hexdigest()
         self.threads_own_cores = all(part.threads_own_cores for part in self._parts.values())
+
+    def _require_dims(self) -> None:
+        """Raise unless each encoder makes its modality, of the length that its projection takes, to one length."""
+        sides: tuple[Modality, ...] = ("image", "text")
+        for modality in sides:
+            encoder, projection = self._parts[modality], self._joint.projections[modality]
+            if modality not in encoder.modalities:
+                raise EncoderError(f"{self.name}: {encoder.name} makes no {modality} features.")
+            dim = encoder.spec(modality, "float32").dim
+            if projection.shape[1] != dim or len(projection) != len(self._joint.projections["image"]):
+                raise EncoderError(
+                    f"{self.name}: a projection of shape {projection.shape} does not go with the {dim} values of "
+                    f"{encoder.name}."
+                )
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features: those of the encoder, and the projection."""

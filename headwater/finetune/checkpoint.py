@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater._extras import need
+from headwater._reading import open_regular, read_json
 from headwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,10 +70,35 @@ class Checkpoint:
 
     def read(self) -> Standing | None:
         """Return where training stood; None when it had not begun."""
-        if not self.path.exists():
-            return None
-        values = need("torch", "encoders").load(self.path, map_location="cpu", weights_only=True)
-        return Standing(**values)
+        values = _read(self.path)
+        try:
+            return None if values is None else Standing(**values)
+        except TypeError as error:
+            raise _unreadable(self.path) from error
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return what a file of tensors holds, None where there is none.
+
+    Raises
+    ------
+    InputError
+        When there is something else, or it cannot be read.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        open_regular(path).close()
+        values = need("torch", "encoders").load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the library raises many kinds for a damaged file
+        raise _unreadable(path) from error
+    if not isinstance(values, dict):
+        raise _unreadable(path)
+    return values
+
+
+def _unreadable(path: Path) -> InputError:
+    return InputError(f"{path}: cannot be read, so that this fine-tuning cannot go on. Remove {path.parent}.")
 
 
 class Progressed:
@@ -94,10 +121,13 @@ class Progressed:
         self.folder = folder
         digest = blake2b(json.dumps(asked, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
         file = folder / "asked.json"
-        if file.exists():
-            began = json.loads(file.read_text())
-            if began["digest"] != digest:
-                then = began["asked"]
+        if os.path.lexists(file):
+            try:
+                began = read_json(file)
+                other, then = began["digest"] != digest, dict(began["asked"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise _unreadable(file) from error
+            if other:
                 plain = json.loads(json.dumps(dict(asked), default=str))
                 changed = [name for name in {**then, **plain} if then.get(name) != plain.get(name)]
                 raise InputError(
@@ -117,10 +147,7 @@ class Progressed:
     def finished(self, name: str) -> dict[str, Any] | None:
         """Return what a training that has ended left, None where it has not."""
         file = self.folder / f"{name}.done.pt"
-        if not file.exists():
-            return None
-        found: dict[str, Any] = need("torch", "encoders").load(file, map_location="cpu", weights_only=True)
-        return found
+        return _read(file)
 
     def finish(self, name: str, values: Mapping[str, Any]) -> None:
         """Keep what a training left, and drop its checkpoint."""

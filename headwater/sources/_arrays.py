@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater._extras import need
+from headwater._reading import open_regular
 from headwater.errors import VectorsError
+from headwater.sources._bounds import require_packed_room, require_room
+
+Read = TypeVar("Read")
 
 
 class Held(Protocol):
@@ -32,16 +38,30 @@ def arrays_of(path: Path) -> dict[str, Held]:
     Raises
     ------
     VectorsError
-        When the file cannot be read, or holds what would have to be unpickled.
+        When the file cannot be read, holds what would have to be unpickled, says that it holds more than it can, or
+        keeps its numbers in another file.
+    """
+    return reading(path, lambda: _opened(path))
+
+
+def reading(path: Path, read: Callable[[], Read]) -> Read:
+    """Return what ``read`` returns, and tell of what it raises in one line.
+
+    Raises
+    ------
+    VectorsError
+        When the file cannot be read.
     """
     try:
-        return _OPENERS[path.suffix.lower()](path)
+        return read()
     except (VectorsError, ImportError):
         raise
     except pickle.UnpicklingError as error:
         raise VectorsError(
             f"{path}: not a file of tensors alone. Nothing is unpickled here: save the tensors by themselves."
         ) from error
+    except UnicodeError as error:
+        raise VectorsError(f"{path}: cannot be read (words in it are not in UTF-8). Write them in UTF-8.") from error
     except ValueError as error:
         pickled = any(words in str(error) for words in ("allow_pickle", "Python objects"))
         why = "it holds Python objects, and nothing is unpickled here" if pickled else _first_line(error)
@@ -50,18 +70,57 @@ def arrays_of(path: Path) -> dict[str, Held]:
         raise VectorsError(f"{path}: cannot be read ({_first_line(error)}). Write it anew.") from error
 
 
+def _opened(path: Path) -> dict[str, Held]:
+    open_regular(path).close()
+    arrays = _OPENERS[path.suffix.lower()](path)
+    require_room(path, sum(_n_bytes(array) for array in arrays.values()))
+    return arrays
+
+
+def _n_bytes(array: Held) -> int:
+    """Return the bytes that an array takes once it is read; of one without columns, a byte a row."""
+    return max(math.prod(array.shape) * array.dtype.itemsize, *array.shape, 0)
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _npy(path: Path) -> dict[str, Held]:
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     return {path.stem: array}
 
 
+@dataclass(frozen=True)
+class _Member:
+    """An array of an .npz file, which is unpacked when it is read."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, rows: Any) -> Any:
+        with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)[rows]
+
+
 def _npz(path: Path) -> dict[str, Held]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    require_packed_room(path)
+    found: dict[str, Held] = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if not member.endswith(".npy"):
+                continue
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0
+                shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+            if dtype.hasobject:
+                raise ValueError("Python objects in it")
+            name = member.removesuffix(".npy")
+            found[name] = _Member(path, name, shape, dtype)
+    return found
 
 
 @dataclass(frozen=True)
@@ -80,13 +139,21 @@ class _Dataset:
 
 
 def _hdf5(path: Path) -> dict[str, Held]:
+    """Return the data sets of a file that are numbers or words, by names that no link leads to."""
     h5py = need("h5py", "bridges")
     found: dict[str, Held] = {}
 
     def note(name: str, node: Any) -> None:
         text = h5py.check_string_dtype(node.dtype) is not None if isinstance(node, h5py.Dataset) else False
         if isinstance(node, h5py.Dataset) and node.shape is not None and (text or node.dtype.kind in "fiub"):
+            if node.external or node.is_virtual:
+                raise VectorsError(
+                    f"{path}: {name!r} keeps its numbers in another file. Write them into the file itself."
+                )
+            if node.chunks:  # one of which is unpacked at a time
+                require_room(path, math.prod(node.chunks) * node.dtype.itemsize)
             found[name] = _Dataset(path, name, tuple(node.shape), np.dtype(object) if text else node.dtype)
+            require_room(path, math.prod(node.shape) * node.dtype.itemsize)
 
     with h5py.File(path, "r") as file:
         file.visititems(note)
@@ -94,6 +161,7 @@ def _hdf5(path: Path) -> dict[str, Held]:
 
 
 def _torch(path: Path) -> dict[str, Held]:
+    require_packed_room(path)
     torch = need("torch", "encoders")
     with warnings.catch_warnings():  # of a file by another pickle protocol; what cannot be read is an error
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
@@ -105,15 +173,20 @@ def _torch(path: Path) -> dict[str, Held]:
     found: dict[str, Held] = {}
     for name, value in loaded.items():
         if isinstance(value, torch.Tensor):
-            found[str(name)] = _from_torch(value)
+            found[str(name)] = _from_torch(value, f"{path}: {str(name)!r}")
         elif isinstance(value, list) and value and all(isinstance(word, str) for word in value):
             found[str(name)] = np.array(value, object)
     return found
 
 
-def _from_torch(tensor: Any) -> NDArray[Any]:
+def _from_torch(tensor: Any, what: str) -> NDArray[Any]:
     """Return a tensor as an array; bfloat16, which NumPy lacks, as float32 of the same values."""
     tensor = tensor.detach()
+    n_bytes = max(tensor.numel() * tensor.element_size(), *tensor.shape, 0)
+    if n_bytes > tensor.untyped_storage().nbytes():
+        raise VectorsError(
+            f"{what} has shape {tuple(tensor.shape)}, but fewer numbers are stored. Save it by itself: tensor.clone()."
+        )
     numbers: NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     return numbers
 
@@ -145,7 +218,7 @@ def _safetensors(path: Path) -> dict[str, Held]:
         if kind == "BF16":
             need("torch", "encoders")
             of_torch: Any = safe_open(path, framework="pt")
-            found[name] = _from_torch(of_torch.get_tensor(name))
+            found[name] = _from_torch(of_torch.get_tensor(name), f"{path}: {name!r}")
         elif kind in _TYPES:
             found[name] = _Slice(part, tuple(part.get_shape()), np.dtype(_TYPES[kind]))
     return found

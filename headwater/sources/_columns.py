@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater.errors import VectorsError
+from headwater.sources._arrays import reading
+from headwater.sources._bounds import require_parquet_room, require_room
 from headwater.sources._parts import SHOWN, Part, chosen
 
 
 def parquet_part(path: Path, asked: str | None) -> Part:
     """Return the vectors of a Parquet file; opened, all of the column is in memory."""
+    require_parquet_room(path)
     try:
         schema = pl.read_parquet_schema(path)
         name = chosen({column: _is_vectors(dtype) for column, dtype in schema.items()}, asked, path)
@@ -28,6 +31,7 @@ def parquet_part(path: Path, asked: str | None) -> Part:
         columns = pl.read_parquet(path, columns=[c for c in schema if c != name and not _is_other(schema[c])])
     except pl.exceptions.PolarsError as error:
         raise VectorsError(f"{path}: cannot be read ({str(error).splitlines()[0]}). Write it anew.") from error
+    require_room(path, int(lengths.sum()))  # a number takes a byte or more
     dim = int(lengths.mode().max() or 0) if len(lengths) else 0  # type: ignore[arg-type]
     odd = (lengths.is_null() | (lengths != dim)).arg_true()
     if len(odd):
@@ -82,16 +86,22 @@ def lance_part(path: Path, asked: str | None) -> Part:
     pa = need("pyarrow", "bridges")
     try:
         dataset = lance.dataset(str(path))
+        data = [file for fragment in dataset.get_fragments() for file in fragment.data_files()]
     except (ValueError, OSError) as error:
         raise VectorsError(f"{path}: cannot be read as a Lance table. Write it anew.") from error
+    if any(getattr(file, "base_id", None) is not None for file in data):  # as a shallow clone has
+        raise VectorsError(f"{path}: keeps its rows in another table. Write it as a table of its own.")
     types = {field.name: field.type for field in dataset.schema}
     fixed = {n: pa.types.is_fixed_size_list(t) and pa.types.is_floating(t.value_type) for n, t in types.items()}
     name = chosen(fixed, asked, path)
     if not fixed[name]:
         raise VectorsError(f"{path}: column {name!r} holds {types[name]}, where lists of one size are needed.")
-    n_rows, dim = dataset.count_rows(), types[name].list_size
+    n_rows, dim = reading(path, dataset.count_rows), types[name].list_size
     dtype = np.dtype(types[name].value_type.to_pandas_dtype())
+    require_room(path, max(n_rows, n_rows * dim * dtype.itemsize))
     others = [n for n in types if n != name and not fixed[n]]
-    columns = pl.DataFrame(pl.from_arrow(dataset.to_table(columns=others))) if others else pl.DataFrame()
+    columns = pl.DataFrame()
+    if others:
+        columns = reading(path, lambda: pl.DataFrame(pl.from_arrow(dataset.to_table(columns=others))))
     held = _LanceColumn(dataset, name, (n_rows, dim), dtype)
     return Part(path, name, n_rows, dim, dtype, 2, lambda: held, columns)

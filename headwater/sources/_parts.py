@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.errors import VectorsError, nearest
-from headwater.sources._arrays import Held
+from headwater.sources._arrays import Held, reading
+from headwater.sources._bounds import files_in
 
 BLOCK = 4096  # rows that are looked at together
 SHOWN = 5  # rows and words that are named one by one
@@ -50,13 +51,21 @@ class Part:
 
     def rows(self, opened: Held, start: int, stop: int) -> NDArray[Any]:
         """Return some rows, of shape ``(stop - start, dim)``."""
-        if self.ndim == 1:
-            return np.asarray(opened[:])[None]
-        return np.asarray(opened[0:1, start:stop][0] if self.ndim == 3 else opened[start:stop])
+
+        def read() -> NDArray[Any]:
+            if self.ndim == 1:
+                values = np.asarray(opened[:])[None]
+            else:
+                values = np.asarray(opened[0:1, start:stop][0] if self.ndim == 3 else opened[start:stop])
+            if values.shape != (stop - start, self.dim):
+                raise ValueError(f"rows of shape {values.shape}, where {(stop - start, self.dim)} is declared")
+            return values
+
+        return reading(self.path, read)
 
     def files(self) -> list[Path]:
         """Return the files that hold the vectors."""
-        return [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
+        return files_in(self.path) if self.path.is_dir() else [self.path]
 
 
 def chosen(candidates: Mapping[str, bool], asked: str | None, path: Path) -> str:

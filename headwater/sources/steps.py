@@ -26,6 +26,7 @@ WRITTEN = {
     "resize": "resize=1520x912",
     "reinhard": "reinhard=FILE",
 }
+REFERENCED = {"macenko": 8, "reinhard": 6}  # numbers that a reference has
 LOOKED_AT = 256  # images of a manifest, for a reference
 MAMMOGRAM = (f"background={BACKGROUND}", "breast", "orient=left")
 
@@ -50,7 +51,7 @@ class Steps:
         return image
 
 
-def parse_steps(words: Sequence[str]) -> Steps | None:
+def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps | None:
     """Read steps, in the order in which they are to be made; None for none.
 
     ``background=V``
@@ -72,6 +73,12 @@ def parse_steps(words: Sequence[str]) -> Steps | None:
     direction of the stains, the median of all else, of at most 256 images, evenly spaced. Give one of the training
     rows. Nothing is fitted to the images that are changed, so that a test row learns nothing from another.
 
+    Parameters
+    ----------
+    named_by
+        The store or run that names the steps, which may be somebody else's: it may name no file. None where the user
+        does.
+
     Raises
     ------
     InputError
@@ -82,9 +89,19 @@ def parse_steps(words: Sequence[str]) -> Steps | None:
     >>> parse_steps(["mammogram", "resize=1520x912"]).names
     ('background=40', 'breast', 'orient=left', 'resize=1520x912')
     """
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{named_by or '--step'}: steps are words, such as resize=1520x912, but these are {words!r}.")
     spelled = [part for word in words for part in (MAMMOGRAM if word == "mammogram" else (word,))]
+    if named_by is not None and (files := [word for word in spelled if _names_file(word)]):
+        raise InputError(f"{named_by}: names the step {files[0]!r}, which would read a file. Pass --step yourself.")
     made = [_step(word) for word in spelled]
     return Steps(tuple(name for name, _ in made), tuple(change for _, change in made)) if made else None
+
+
+def _names_file(word: str) -> bool:
+    """Whether a step's reference is a file, not the numbers that were taken from one."""
+    kind, _, value = word.partition("=")
+    return kind in REFERENCED and bool(value) and not _numbers(value, REFERENCED[kind])
 
 
 def _step(word: str) -> tuple[str, Change]:

@@ -23,7 +23,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, VectorsError, VectorsNotFound, nearest
-from headwater.sources._arrays import Held, arrays_of
+from headwater.sources._arrays import Held, arrays_of, reading
+from headwater.sources._bounds import files_in, require_own, require_parquet_room
 from headwater.sources._columns import lance_part, parquet_part
 from headwater.sources._parts import BLOCK, SHOWN, Part, chosen, listed
 from headwater.sources.manifest import Manifest, as_manifest, read_table
@@ -93,7 +94,7 @@ class Vectors:
             of_part = np.searchsorted(starts, rows, side="right") - 1
             for number in np.unique(of_part).tolist():
                 if number != at or opened is None:
-                    at, opened = number, self.parts[number].open()
+                    at, opened = number, reading(self.parts[number].path, self.parts[number].open)
                 places = np.flatnonzero(of_part == number)
                 local = rows[places] - starts[number]
                 first, last = int(local.min()), int(local.max()) + 1
@@ -176,6 +177,8 @@ def read_vectors(
     if not source.exists():
         siblings = [p.name for p in source.parent.iterdir()] if source.parent.is_dir() else []
         raise VectorsNotFound(f"vectors not found: {source}.{nearest(source.name, siblings)}")
+    if not source.is_dir():
+        require_own(source, source)
     kind = _format_of(source) if format == "auto" else format
     if kind not in FORMATS:
         raise InputError(f"--format {format!r}.{nearest(format, FORMATS)} There are: auto, {', '.join(FORMATS)}.")
@@ -211,11 +214,15 @@ def _format_of(source: Path) -> str:
 def _parts_of(source: Path, kind: str, vectors: str | None) -> tuple[list[Part], str]:
     """Return the files of a source as parts, and the name of what holds the vectors."""
     if kind == "lance":
+        for file in files_in(source):
+            require_own(file, source)
         return [part := lance_part(source, vectors)], part.array
     folder = source / "h5_files" if kind == "hdf5" and (source / "h5_files").is_dir() else source
     files = [source] if source.is_file() else [p for p in _natural(folder) if p.suffix.lower() in SUFFIXES[kind]]
     if not files or any(p.suffix.lower() not in SUFFIXES[kind] for p in files):
         raise VectorsError(f"{source}: {' or '.join(SUFFIXES[kind])} is what --format {kind} reads. Give such files.")
+    for file in files:
+        require_own(file, source)
     if kind == "parquet":
         parts = [parquet_part(file, vectors) for file in files]
     elif kind == "npy" and source.is_dir() and len(files) > 1:
@@ -245,24 +252,51 @@ def _array_part(path: Path, asked: str | None, by_slide: bool) -> Part:
             "are needed. Pass --vectors NAME."
         )
     n_rows, dim = (1, held.shape[0]) if ndim == 1 else held.shape[-2:]
+    if not dim:
+        raise VectorsError(f"{path}: {name!r} holds vectors of no numbers.")
     columns: dict[str, Any] = {}
     coords = arrays.get("coords")
     if by_slide or coords is not None:
         columns["slide"] = [path.stem] * n_rows
     if coords is not None and ndim > 1:
-        places = np.asarray(coords[:])
-        places = places[0] if places.ndim == 3 else places
-        if len(places) != n_rows:
-            raise VectorsError(f"{path}: {len(places):,} coords for {n_rows:,} vectors. Write the file anew.")
-        columns |= {"x": places[:, 0], "y": places[:, 1]}
+        columns |= _places_of(path, coords, n_rows)
     for other, values in arrays.items():
-        if other not in (name, "coords") and len(values.shape) == 1 and values.shape[0] == n_rows and ndim > 1:
-            read = np.asarray(values[:])
-            columns[other.rpartition("/")[2]] = read.tolist() if read.dtype == object else read
+        if other not in (name, "coords", "slide") and len(values.shape) == 1 and values.shape[0] == n_rows and ndim > 1:
+            columns[other.rpartition("/")[2]] = _column_of(path, values)
     if "ids" in columns:
         ids = columns.pop("ids")
         columns = {"id": ids, **columns}  # where both are there, ids is the other tool's own copy
-    return Part(path, name, n_rows, dim, held.dtype, ndim, lambda: arrays_of(path)[name], pl.DataFrame(columns))
+    table = reading(path, lambda: pl.DataFrame(columns))
+    return Part(path, name, n_rows, dim, held.dtype, ndim, lambda: arrays_of(path)[name], table)
+
+
+def _places_of(path: Path, coords: Held, n_rows: int) -> dict[str, NDArray[Any]]:
+    """Return the columns ``x`` and ``y`` of coordinates, of shape ``(n, 2)`` or ``(1, n, 2)``."""
+    shape = coords.shape[1:] if len(coords.shape) == 3 and coords.shape[0] == 1 else coords.shape
+    if len(shape) != 2 or shape[1] < 2 or coords.dtype.kind not in "fiu":
+        raise VectorsError(
+            f"{path}: 'coords' holds {coords.dtype} {tuple(coords.shape)}, where numbers of shape (n, 2) are needed. "
+            "Write the file anew."
+        )
+    if shape[0] != n_rows:
+        raise VectorsError(f"{path}: {shape[0]:,} coords for {n_rows:,} vectors. Write the file anew.")
+    places = reading(path, lambda: np.asarray(coords[:]).reshape(shape))
+    return {"x": places[:, 0], "y": places[:, 1]}
+
+
+def _column_of(path: Path, values: Held) -> Any:
+    """Return what a file says of each vector, words as words."""
+
+    def read() -> Any:
+        found = np.asarray(values[:])
+        if found.dtype.kind not in "OS":
+            return found
+        words = [word.decode() if isinstance(word, bytes) else word for word in found.tolist()]
+        for word in words:
+            str(word).encode()  # half a character, which JSON can hold, is none
+        return words
+
+    return reading(path, read)
 
 
 def _is_vectors(array: Held, by_slide: bool) -> bool:
@@ -279,6 +313,8 @@ def _clip_retrieval(source: Path, modality: str) -> tuple[list[Part], pl.DataFra
         raise VectorsError(
             f"{folder}: no .npy files here. Pass --modality {'text' if modality == 'image' else 'image'}."
         )
+    for file in files:
+        require_own(file, source)
     parts = [_array_part(file, None, by_slide=False) for file in files]
     about = (
         [p for p in _natural(source / "metadata") if p.suffix == ".parquet"] if (source / "metadata").is_dir() else []
@@ -287,6 +323,9 @@ def _clip_retrieval(source: Path, modality: str) -> tuple[list[Part], pl.DataFra
         return parts, pl.DataFrame()
     if len(about) != len(files):
         raise VectorsError(f"{source}: {len(files)} files of embeddings, but {len(about)} of metadata. Make both anew.")
+    for file in about:
+        require_own(file, source)
+        require_parquet_room(file)
     tables = [read_table(file) for file in about]
     for part, file, table in zip(parts, about, tables, strict=True):
         if part.n_rows != len(table):
@@ -352,7 +391,7 @@ def _of_slides(columns: pl.DataFrame, source: Path, table: str | Path | None, id
         more = [c for c in about.table.columns if c != about.id and c not in columns.columns]
         of_slide = about.table.select(pl.col(about.id).alias("slide"), *more)
         columns = columns.join(of_slide, on="slide", how="left", maintain_order="left")
-    there = "x" in columns.columns
+    there = all(column in columns.columns and columns[column].dtype.is_numeric() for column in ("x", "y"))
     place = [_place(x, y) for x, y in columns.select("x", "y").rows()] if there else [None] * len(columns)
     counts: dict[str, int] = {}
     ids = []

@@ -83,7 +83,9 @@ def test_the_command_warns(model, image_files, tmp_path, monkeypatch, capsys):
         "code that came with the model will run with your rights: it can read, change and send"
         in capsys.readouterr().err
     )
-    with pytest.raises(EncoderError, match="leave --trust-remote-code out, which is for hf:…"):
+    with pytest.raises(
+        EncoderError, match="leave --trust-remote-code out, which is for open_clip:… and hf:… and joined:…"
+    ):
         load_encoder("timm:test_resnet", trust_remote_code=True)
 
 
