@@ -89,7 +89,10 @@ LINKED = [
 ]
 
 
-@pytest.mark.parametrize("absolute", [True, False], ids=["absolute", "relative"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("absolute", [True, pytest.param(False, marks=SLOW)], ids=["absolute", "relative"])
 @pytest.mark.parametrize("place", LINKED)
 def test_nothing_is_reached_through_a_link(made, place, absolute):
     """Wherever a link stands in a store, what it leads to stays as it is, whatever is done; most say what is wrong."""
