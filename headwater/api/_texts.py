@@ -29,7 +29,7 @@ def encoder_of(
     """
     features = store.features(name)
     spec = features.spec
-    environments = list(features.state.environments.values())
+    environments = list(features.environments().values())
     last = environments[-1] if environments else {}
     adapter = last.get("adapter_file") if spec.adapter is not None else None
     if not isinstance(adapter, str | None):

@@ -307,7 +307,7 @@ def _write_features(store: Store, plan: _Plan, progress: bool) -> Filled:
     ):
         tasks = writer.plan(keys)
         if tasks:
-            made_by = {"headwater": version("headwater"), "source": str(plan.vectors.source.resolve())}
+            made_by = {"headwater": version("headwater"), "source_file": str(plan.vectors.source.resolve())}
             writer.set_environment(made_by)
         row_of = np.empty(writer.features.n_items, np.int64)
         row_of[writer.features.rows_of(keys)] = rows

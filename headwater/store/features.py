@@ -57,6 +57,7 @@ from headwater.store.blocks import (
 )
 from headwater.store.journal import BlockLine, Journal, JournalState, Layout, PlanLine, Ranges
 from headwater.store.keys import KEY_BYTES
+from headwater.store.places import files_found_from
 from headwater.store.quantised import SCALE, QuantisedArray
 from headwater.store.remote import remote_of
 from headwater.store.rights import Rights
@@ -370,6 +371,15 @@ class Features:
     def status_chunks(self) -> MappedArray:
         """The array of status on disk, which is for tools that know of no journal."""
         return self._array("status", (self.n_items,), self.block_rows, np.uint8)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the store."""
+        return self.folder.parents[FOLDERS_ABOVE]
+
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """Return what blocks were made in, by the name that lines of the journal have, the oldest first."""
+        return {name: files_found_from(self.root, values) for name, values in self.state.environments.items()}
 
     @property
     def forgotten(self) -> list[int]:

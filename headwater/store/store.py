@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -41,6 +40,7 @@ from headwater.store.blocks import RaggedArray, SelectedRows, group_metadata, wr
 from headwater.store.features import FAILED, FOLDERS_ABOVE, STORED, Features
 from headwater.store.file_index import NAME as FILES
 from headwater.store.keys import KEY_COLUMNS, PARTS, keys_from_hex, sample_keys
+from headwater.store.places import found_from, seen_from
 from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
 from headwater.store.summed import has_sum, read_summed, remove_summed, write_summed
@@ -202,23 +202,11 @@ class Store:
                 raise ValueError(f"there is no column {column!r}")
         if table[roles.id].null_count():
             raise ValueError("ids are missing")
-        return replace(roles, root=self._absolute(roles.root))
+        return replace(roles, root=found_from(self.path, roles.root))
 
     @property
     def _samples_path(self) -> Path:
         return self.path / "samples.parquet"
-
-    def _relative(self, folder: str) -> str:
-        """Return a folder as it is written: seen from the store, so that both can be moved or given away together."""
-        if remote_of(self.path) or not folder:
-            return folder
-        return os.path.relpath(folder, self.path.resolve())
-
-    def _absolute(self, folder: str) -> str:
-        """Return where a folder that was written as `_relative` is now."""
-        if remote_of(self.path) or Path(folder).is_absolute():
-            return folder
-        return os.path.normpath(self.path.resolve() / folder)
 
     def has_samples(self) -> bool:
         """Whether a manifest was embedded into this store."""
@@ -236,7 +224,7 @@ class Store:
         unreadable
             Why the image file of a sample could not be read at all, by sample id.
         """
-        written = {**vars(roles), "root": self._relative(roles.root)}
+        written = {**vars(roles), "root": seen_from(self.path, roles.root)}
         metadata = {"headwater": json.dumps(written), "unreadable": json.dumps(dict(unreadable or {}))}
         data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
         table.write_parquet(data, metadata=metadata)

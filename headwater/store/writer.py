@@ -27,6 +27,7 @@ from headwater.store.features import (
     token_arrays,
 )
 from headwater.store.journal import BlockLine, PlanLine, Ranges
+from headwater.store.places import files_seen_from
 from headwater.store.quantised import quantise
 from headwater.store.remote import remote_of
 
@@ -77,7 +78,8 @@ class FeatureWriter:
 
     def set_environment(self, environment: Mapping[str, Any]) -> None:
         """Record what the coming blocks are made in."""
-        self.environment = self.features.journal.append_environment(environment)
+        places = files_seen_from(self.features.root, environment)
+        self.environment = self.features.journal.append_environment(places)
 
     def plan(
         self, keys: Array, lengths: NDArray[np.int64] | None = None, retry_failed: bool = False

@@ -209,6 +209,16 @@ def test_no_absolute_path_stays_in_a_store(made):
     shutil.move(moved, made)
 
 
+def test_the_files_of_an_encoder_are_found_again(made):
+    """Where weights and adapters were is written as seen from the store, and read as an absolute path, at any depth."""
+    features = open_store(made / "a.hw").features("stub-8/image")
+    files = {"weights_file": str(made / "w.safetensors"), "image": {"adapter_file": str(made / "run")}, "device": "cpu"}
+    with features.writing() as writer:
+        writer.set_environment(files)
+    assert str(made) not in features.journal.path.read_text()
+    assert list(features.refresh().environments().values())[-1] == files
+
+
 SECRETS = [
     "s3://KEY:hunter2@bucket/a.hw",
     "s3:/KEY:hunter2@bucket/a.hw",
