@@ -93,12 +93,16 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
+class NotParquet(ValueError):
+    """Bytes that are no Parquet file, or not one that is read."""
+
+
 def parse_parquet(data: bytes) -> tuple[pl.DataFrame, dict[str, str]]:
     """Return the table that is in a Parquet file, and the words that its writer put beside it.
 
     Raises
     ------
-    ValueError
+    NotParquet
         When it is no Parquet file, is damaged, or is said to hold more rows than its bytes can be of.
     """
     import polars as pl
@@ -106,10 +110,10 @@ def parse_parquet(data: bytes) -> tuple[pl.DataFrame, dict[str, str]]:
     try:
         n_rows = int(pl.scan_parquet(io.BytesIO(data)).select(pl.len()).collect().item())
         if n_rows > ROWS_A_BYTE * len(data):
-            raise ValueError(f"{n_rows:,} rows in {len(data):,} bytes")
+            raise NotParquet(f"{n_rows:,} rows in {len(data):,} bytes")
         return pl.read_parquet(io.BytesIO(data)), pl.read_parquet_metadata(io.BytesIO(data))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError, MemoryError) as error:
-        raise ValueError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        raise NotParquet((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
 
 def _require_shallow(value: Any, left: int) -> None:

@@ -1,12 +1,14 @@
 """Files of somebody else's are opened in one way, which waits for nothing and reads only so much."""
 
+import io
 import os
 import socket
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from headwater._reading import DEEPEST, open_regular, parse_json, read_json, read_regular
+from headwater._reading import DEEPEST, open_regular, parse_json, parse_parquet, read_json, read_regular
 
 
 def test_a_regular_file_is_read(tmp_path):
@@ -79,3 +81,20 @@ def test_deep_json_is_a_value_error(tmp_path, n):
 def test_json_of_the_deepest_level_is_read():
     """The limit itself is allowed."""
     assert parse_json("[" * DEEPEST + "]" * DEEPEST) is not None
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "words", "flipped", "bomb"])
+def test_parquet_that_cannot_be_read_is_a_value_error(kind):
+    """Whatever is in place of a table, or one of more rows than its bytes can be of, is a ValueError of one line."""
+    table = pl.DataFrame({"id": [f"r{i}" for i in range(100)]})
+    if kind == "bomb":
+        table = pl.DataFrame({"id": pl.repeat(0, 30_000_000, eager=True)})
+    data = io.BytesIO()
+    table.write_parquet(data)
+    whole = data.getvalue()
+    flipped = bytearray(whole)
+    flipped[-20] ^= 0xFF
+    given = {"cut": whole[:-10], "empty": b"", "words": b"id\n1", "flipped": bytes(flipped), "bomb": whole}[kind]
+    with pytest.raises(ValueError, match=r".+") as caught:
+        parse_parquet(given)
+    assert "\n" not in str(caught.value)

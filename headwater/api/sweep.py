@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from headwater._reading import read_json
+from headwater._reading import read_json, read_regular
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
@@ -256,7 +256,7 @@ def _parameters(
 
 def _read_grid(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path).decode())
     except FileNotFoundError as error:
         raise InputError(f"--grid {path}: no such file.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from headwater._reading import read_regular
 from headwater.errors import HeadError, InputError
 from headwater.heads.base import State, blocks
 
@@ -60,9 +61,11 @@ def read_prompts(path: str | Path) -> Prompts:
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(read_regular(path).decode())
     except FileNotFoundError as error:
         raise InputError(f"--prompts {path}: no such file.") from error
+    except OSError as error:
+        raise InputError(f"--prompts {path}: cannot be read ({error.strerror or error}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--prompts {path}: not TOML ({error}).") from error
     templates = values.get("templates", ["{}"])

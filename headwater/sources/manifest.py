@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from headwater._reading import TABLE, read_regular
+from headwater._reading import TABLE, NotParquet, parse_parquet, read_regular
 from headwater.errors import ManifestError, ManifestNotFound, nearest
 from headwater.sources._places import why_not_found
 from headwater.sources._records import (
@@ -261,11 +261,11 @@ def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True)
     try:
         data = read_regular(path, most=TABLE)
         if suffix == ".parquet":
-            return pl.read_parquet(data)
+            return parse_parquet(data)[0]
         if suffix in _JSON_LINES:
             return _read_json_lines(data, asked, path)
         table = _read_text(data, _SEPARATORS[suffix], path)
-    except (pl.exceptions.PolarsError, Malformed) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, Malformed, NotParquet) as error:
         raise _unparsed(path, suffix, b"" if suffix == ".parquet" else data, error) from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._reading import open_regular
 from headwater.errors import InputError, VectorsError, VectorsNotFound, nearest
 from headwater.sources._arrays import Held, arrays_of, reading
 from headwater.sources._bounds import files_in, require_own, require_parquet_room
@@ -413,5 +414,5 @@ def _place(x: float | None, y: float | None) -> str | None:
 
 
 def _digest_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file_digest(file, lambda: blake2b(digest_size=16)).digest()
+    with open_regular(path) as file:
+        return file_digest(file, lambda: blake2b(digest_size=16)).digest()  # type: ignore[arg-type]
