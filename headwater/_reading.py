@@ -13,6 +13,7 @@ import io
 import json
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -139,3 +140,12 @@ def _require_regular(found: os.stat_result, path: str | os.PathLike[str]) -> Non
 
 def _too_large(n_bytes: int, most: int, path: str | os.PathLike[str]) -> OSError:
     return OSError(errno.EFBIG, f"{n_bytes:,} bytes or more, where at most {most:,} are read", os.fspath(path))
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches a pattern below a folder, of which another process may be removing parts."""
+    while True:
+        try:
+            return list(folder.glob(pattern))
+        except FileNotFoundError:  # a folder is gone that was there a moment ago: the next look does without it
+            continue

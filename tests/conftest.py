@@ -8,6 +8,7 @@ import os
 import sys
 import uuid
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -612,11 +613,21 @@ def _files_of(folder):
     }
 
 
+ENDPOINT, BUCKET = "HEADWATER_TEST_S3_ENDPOINT", "HEADWATER_TEST_S3_BUCKET"
+"""Environment variables: the S3 endpoint to test instead of moto's, and a bucket there; see docs/buckets.md."""
+GIVEN = {name: os.environ.get(name, "") for name in (ENDPOINT, BUCKET)}  # the fixture `s3` hides them from the tests
+
+
 @pytest.fixture(scope="session")
 def s3_server():
-    """The URL of a server that speaks the protocol of S3, started by the first test that asks for it."""
-    server = pytest.importorskip("moto.server", reason="needs moto[server]")
+    """The URL of an S3 server: the one that the environment names, or one that the first test starts."""
+    if bool(GIVEN[ENDPOINT]) != bool(GIVEN[BUCKET]):
+        pytest.fail(f"set both {ENDPOINT} and {BUCKET}, or neither")
     pytest.importorskip("s3fs")
+    if GIVEN[ENDPOINT]:
+        yield GIVEN[ENDPOINT]
+        return
+    server = pytest.importorskip("moto.server", reason="needs moto[server]")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
@@ -630,7 +641,8 @@ def s3(s3_server, monkeypatch):
     """A plain client of that server, which this process and those that it starts use from now on."""
     import s3fs
 
-    for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_", "HEADWATER_"))]:
+    ours = ("HEADWATER_",) if GIVEN[ENDPOINT] else ("AWS_", "FSSPEC_", "HEADWATER_")
+    for name in [name for name in os.environ if name.startswith(ours)]:
         monkeypatch.delenv(name)
     settings = {
         "AWS_ENDPOINT_URL": s3_server,
@@ -639,6 +651,8 @@ def s3(s3_server, monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+    if GIVEN[ENDPOINT]:  # credentials and region are those of the environment
+        settings = {"AWS_ENDPOINT_URL": s3_server}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     return s3fs.S3FileSystem(use_listings_cache=False)
@@ -646,11 +660,18 @@ def s3(s3_server, monkeypatch):
 
 @pytest.fixture
 def bucket(s3, tmp_path, monkeypatch):
-    """The URL of an empty bucket; what is read from it is cached in ``tmp_path / "cache"``."""
+    """The URL of an empty bucket, or of an empty prefix; what is read from it is cached in ``tmp_path / "cache"``."""
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
     name = f"b{uuid.uuid4().hex[:12]}"
-    s3.mkdir(name)
-    return f"s3://{name}"
+    if not GIVEN[ENDPOINT]:
+        s3.mkdir(name)
+        yield f"s3://{name}"
+        return
+    place = f"{GIVEN[BUCKET].removeprefix('s3://').strip('/')}/headwater-tests/{name}"
+    yield f"s3://{place}"
+    own = type(s3)(use_listings_cache=False, skip_instance_cache=True)  # a test may have patched the other
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(own.rm_file, own.find(place)))
 
 
 def _write_features(store, name, X, keys, **spec):

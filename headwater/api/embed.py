@@ -270,8 +270,8 @@ def embed(
         raise ManifestError(f"{manifest}: no row has both an image and a text, which {model.name} reads together.")
     if on_error == "stop" and found is not None and not retry_failed:
         for modality in wanted:
-            if (full_name := f"{base}/{modality}") in found.feature_names():
-                refuse_failed(found.features(full_name), items[modality], table, "failed in an earlier run")
+            if (stored := found.find_features(f"{base}/{modality}")) is not None:
+                refuse_failed(stored, items[modality], table, "failed in an earlier run")
     to_do = {m: _to_do(found, f"{base}/{m}", specs[m], items[m].contents, retry_failed) for m in wanted}
     if not is_url(store):  # of the cache, old blocks make room
         _require_space(Path(store), sum(to_do[m].n_without_space * specs[m].item_bytes for m in wanted))
@@ -354,9 +354,9 @@ class _ToDo:
 
 
 def _to_do(store: Store | None, name: str, spec: FeatureSpec, contents: Sequence[Content], retry_failed: bool) -> _ToDo:
-    if store is None or name not in store.feature_names():
+    features = None if store is None else store.find_features(name)
+    if features is None:
         return _ToDo(np.arange(len(contents)) // block_rows(spec, len(contents)), len(contents))
-    features = store.features(name)
     rows = features.rows_of(keys_of(contents))
     new = rows < 0
     rows[new] = features.n_items + np.arange(new.sum())  # as they will be given out

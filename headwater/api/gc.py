@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._reading import matching
 from headwater.api._lines import counted, size
-from headwater.errors import InputError, StoreError, nearest
+from headwater.errors import InputError, StoreError, StoreNotFound, nearest
 from headwater.store import (
+    BEING_COMPACTED,
     BlockResult,
     Features,
     RaggedArray,
+    Rights,
     Store,
+    beside,
     keys_from_hex,
     open_store,
     remove_file,
     sample_keys,
     write_bytes,
 )
-
-BESIDE = ".being-compacted"
-"""What is put after the name of a feature set while its kept items are copied."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,10 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
     sets = {name: opened.features(name).n_bytes for name in drop}
     known = set(sets)
     items: dict[str, tuple[int, int]] = {}
-    for name in names if opened.has_samples() else ():
-        if name in known or name.partition("/")[0].endswith(BESIDE):
+    for features in opened.every_features() if opened.has_samples() else ():
+        name = features.name
+        if name in known or name.partition("/")[0].endswith(BEING_COMPACTED):
             continue
-        features = opened.features(name)
         unused = ~_used(opened, features)
         if unused.all():
             sets[name] = features.n_bytes
@@ -104,9 +106,14 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
             items[name] = int(unused.sum()), round(features.n_bytes * float(unused.mean()))
     if yes:
         for name in sets:
-            opened.remove_features(name)
+            with suppress(StoreNotFound):  # another process has dropped it
+                if name in known:
+                    opened.remove_features(name)
+                else:  # unless another process has embedded a manifest meanwhile
+                    opened.remove_features(name, only_if=lambda features: not _used(opened, features).any())
         for name in items:
-            _compact(opened, name)
+            with suppress(StoreNotFound):
+                _compact(opened, name)
     return Dropped(opened.location, yes, sets, items)
 
 
@@ -127,17 +134,16 @@ def _compact(store: Store, name: str) -> None:
     StoreError
         When a block differs from its checksum, which a copy would hide.
     """
-    features = store.features(name)
-    base, _, modality = name.partition("/")
-    beside = f"{base}{BESIDE}/{modality}"
-    if beside in store.feature_names():  # begun, and cut short
-        store.remove_features(beside)
-    with features.writing() as own:  # nobody adds to it meanwhile
+    copy = beside(name)
+    with store.features(name).writing() as own:  # nobody adds to it, or compacts it, meanwhile
         features = own.features
+        if copy in store.feature_names():  # begun, and cut short
+            store.remove_features(copy)
+        store.read_samples_again()  # another process may have embedded a manifest that uses more
         if damage := next(features.damages(), None):
             raise StoreError(f"{damage.text}. Mend it first: headwater verify {store.location} --repair")
         kept = np.flatnonzero(_used(store, features) & (features.status > 0))
-        target = store.require_features(beside, features.spec, len(kept))
+        target = store.require_features(copy, features.spec, len(kept))
         tokens: Any = features.tokens if features.spec.has_tokens else None
         lengths = tokens.lengths[kept] if isinstance(tokens, RaggedArray) else None
         with target.writing() as writer:
@@ -156,19 +162,26 @@ def _compact(store: Store, name: str) -> None:
                     if int(old) in features.failed
                 }
                 writer.commit(task, BlockResult(task.rows, np.asarray(features.pooled[rows]), matrices, failed))
-            write_bytes(_whole(store, beside), b"")  # now it may take the place
-            store.replace_features(name, beside)
-        remove_file(_whole(store, beside))
+            write_bytes(_whole(store, copy), b"")  # now it may take the place
+            store.replace_features(name, copy)
+        remove_file(_whole(store, copy))
 
 
-def _whole(store: Store, beside: str) -> Path:
-    return store.journal_of(beside).with_suffix(".whole")
+def _whole(store: Store, copy: str) -> Path:
+    return store.journal_of(copy).with_suffix(".whole")
 
 
 def _finish(store: Store) -> None:
-    """Put copies in their place that were whole when an earlier run was stopped."""
-    base = store.path / "journal"
-    for marker in sorted(base.glob(f"*{BESIDE}/*.whole")):
-        name = f"{marker.parent.name.removesuffix(BESIDE)}/{marker.stem}"
-        store.replace_features(name, f"{marker.parent.name}/{marker.stem}")
-        remove_file(marker)
+    """Put copies in their place that were whole when an earlier run was stopped.
+
+    Raises
+    ------
+    StoreBusy
+        When another process is still about to do so.
+    """
+    for marker in sorted(matching(store.path / "journal", f"*{BEING_COMPACTED}/*.whole")):
+        name = f"{marker.parent.name.removesuffix(BEING_COMPACTED)}/{marker.stem}"
+        with Rights(store.journal_of(name), name).alone():
+            if marker.exists():
+                store.replace_features(name, f"{marker.parent.name}/{marker.stem}")
+                remove_file(marker)

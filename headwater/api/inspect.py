@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ import polars as pl
 from headwater.api._lines import aligned, counted, size
 from headwater.errors import StoreError
 from headwater.retrieve import check_index
-from headwater.store import FAILED, STORED, TO_DO, Features, Store, open_store, sample_keys
+from headwater.store import FAILED, STORED, TO_DO, Features, Store, fetch_file, open_store, sample_keys
+
+PAUSE_SECONDS = 0.2
+"""Between two looks at an index that is not what the JSON beside it says."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,8 @@ def info(store: str | Path | Store) -> StoreInfo:
     """Say what a store holds."""
     opened = store if isinstance(store, Store) else open_store(store)
     features, failed, unlisted = {}, {}, {}
-    for name in opened.feature_names():
-        found = opened.features(name)
-        status = found.status
+    for found in opened.every_features():
+        name, status = found.name, found.status
         features[name] = {
             "items": found.n_items,
             "stored": int((status == STORED).sum()),
@@ -150,9 +153,17 @@ def verify(store: str | Path | Store) -> Verified:
     problems, unchecked = list(opened.verify()), opened.unchecked()
     for place in opened.indexes():
         name = place.relative_to(opened.path).as_posix()
-        try:
-            if not check_index(place):
-                unchecked.append(f"{name}.json")
-        except StoreError as error:
-            problems.append(str(error))
+        for last in (False, False, True):
+            try:
+                if not check_index(place):
+                    unchecked.append(f"{name}.json")
+            except StoreError as error:
+                if not last:  # another process may be putting its two files in their place
+                    time.sleep(PAUSE_SECONDS)
+                    for each in (place, place.with_name(f"{place.name}.json")):
+                        fetch_file(each)
+                    continue
+                if place.exists() or place.with_name(f"{place.name}.json").exists():  # else it has been removed
+                    problems.append(str(error))
+            break
     return Verified(problems, unchecked)

@@ -16,7 +16,7 @@ from headwater.api._progress import progress_bar
 from headwater.api._samples import require_column
 from headwater.api._texts import STORED, encoder_of, features_of_query, require_dual
 from headwater.embed import Content, content_key, key_of_file
-from headwater.errors import InputError, StoreNotFound, nearest
+from headwater.errors import InputError, StoreBusy, StoreNotFound, nearest
 from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search
 from headwater.store import (
     KEY_COLUMNS,
@@ -222,9 +222,12 @@ def index(
         built = build_index(found.pooled, kind, seed=seed, progress=lambda done, _: update(done, 0))  # type: ignore[arg-type]
     recall = recall_at_10(built, found.pooled, seed=seed)
     path = opened.index_path(features, kind)
-    save_index(built, path, fingerprint=found.fingerprint, recall_at_10=recall)
-    for written in (path, path.with_name(f"{path.name}.json")):
-        send_file(written)
+    with opened.changing():  # its two files belong together, whoever else writes them
+        if features not in opened.feature_names():
+            raise StoreBusy(f"{opened.location}: another process has removed {features} meanwhile.")
+        save_index(built, path, fingerprint=found.fingerprint, recall_at_10=recall)
+        for written in (path, path.with_name(f"{path.name}.json")):
+            send_file(written)
     where = f"{opened.location}/{path.relative_to(opened.path).as_posix()}"
     return IndexSummary(where, kind, built.n_vectors, recall)
 

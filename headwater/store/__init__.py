@@ -10,12 +10,15 @@ from headwater.store.keys import KEY_COLUMNS, PARTS, hex_from_keys, keys_from_he
 from headwater.store.quantised import QuantisedArray, quantise
 from headwater.store.remote import is_url, store_folder
 from headwater.store.repair import mend, salvage_journal
+from headwater.store.rights import Rights
 from headwater.store.shuffle import BlockShuffle
 from headwater.store.spec import FeatureSpec, Modality
 from headwater.store.store import (
+    BEING_COMPACTED,
     Data,
     Roles,
     Store,
+    beside,
     check_name,
     create_store,
     find_store,
@@ -25,6 +28,7 @@ from headwater.store.where import select_samples
 from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 
 __all__ = [
+    "BEING_COMPACTED",
     "FAILED",
     "KEY_COLUMNS",
     "PARTS",
@@ -47,9 +51,11 @@ __all__ = [
     "Modality",
     "QuantisedArray",
     "RaggedArray",
+    "Rights",
     "Roles",
     "SelectedRows",
     "Store",
+    "beside",
     "block_rows",
     "check_name",
     "create_store",

@@ -19,12 +19,12 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from headwater._reading import SMALL, TABLE, open_regular, parse_json, read_regular
+from headwater._reading import SMALL, TABLE, matching, open_regular, parse_json, read_regular
 from headwater.errors import DiskError, StoreError
 from headwater.store.remote import remote_of
 
@@ -172,7 +172,7 @@ def lease(path: Path, *, wait: bool) -> AbstractContextManager[None]:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove files that a killed run had begun to write in ``folder`` beside the ones that they were to replace."""
-    for beside in folder.glob(".*.tmp"):
+    for beside in matching(folder, ".*.tmp"):
         beside.unlink(missing_ok=True)
 
 
@@ -317,7 +317,7 @@ def remove_file(path: Path) -> None:
     if remote := remote_of(path):
         remote.remove(path)
     if path.exists():
-        with disk_errors(path):
+        with disk_errors(path), suppress(FileNotFoundError):  # another process has removed the folder too
             path.unlink(missing_ok=True)
             sync(path.parent)
 
@@ -335,7 +335,13 @@ def file_sizes(folder: Path) -> dict[Path, int]:
     """Return all files below a folder and their bytes, in the cache or not."""
     if remote := remote_of(folder):
         return remote.sizes(folder)
-    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    found = {}
+    for path in matching(folder, "**/*"):
+        with suppress(FileNotFoundError, NotADirectoryError):  # it has taken its place, or was removed, meanwhile
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                found[path] = status.st_size
+    return found
 
 
 def location(path: Path) -> str:

@@ -31,10 +31,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._reading import matching
 from headwater._schema import Count, read_as
 from headwater.errors import StoreBusy, StoreError, StoreNotFound
 from headwater.store._files import (
     digest,
+    fetch_file,
     file_sizes,
     location,
     make_folder,
@@ -121,10 +123,14 @@ class Features:
             remote.update(folder)  # after the journal: what is listed is as new as it is, or newer
         if not (folder / "zarr.json").exists():
             raise StoreNotFound(f"{location(folder)}: no features called {name!r} here.")
-        self.layout = self._layout(mending)
-        self.spec = FeatureSpec.from_dict(self.layout.spec)
-        self.block_rows = self.layout.block_rows
-        self._require_sane()
+        try:
+            self.layout = self._layout(mending)
+            self.spec = FeatureSpec.from_dict(self.layout.spec)
+            self.block_rows = self.layout.block_rows
+            self._require_sane()
+        except StoreError:
+            self._require_unchanged()
+            raise
 
     @classmethod
     def create(cls, folder: Path, journal: Path, name: str, spec: FeatureSpec, n_items: int) -> Features:
@@ -216,8 +222,20 @@ class Features:
                 refuse(f"block {block} has checksums of arrays that these features do not have")
 
     def refresh(self) -> Features:
-        """Return the same feature set as the journal speaks of it now."""
-        return Features(self.folder, self.journal.path, self.name, shared=self.journal.shared, mending=self._mending)
+        """Return the same feature set as the journal speaks of it now.
+
+        Raises
+        ------
+        StoreBusy
+            When another process has removed it since it was opened.
+        """
+        return self._opened_again(shared=self.journal.shared)
+
+    def _opened_again(self, *, shared: bool) -> Features:
+        try:
+            return Features(self.folder, self.journal.path, self.name, shared=shared, mending=self._mending)
+        except StoreNotFound:
+            self._refuse_changed()
 
     @property
     def n_items(self) -> int:
@@ -314,8 +332,7 @@ class Features:
                 raise StoreError(f"{self.name}: {part} differs from its checksum")
 
         def require_same(index: int) -> None:
-            if self.journal.read().plan.sums.get(part) != expected:
-                self._refuse_changed()
+            self._require_unchanged(lambda now: now.plan.sums.get(part) == expected)
 
         def group(index: int) -> range:
             return range(array.n_chunks)
@@ -336,7 +353,15 @@ class Features:
 
     def _require_same(self, block: int) -> None:
         """Refuse to go on with a block of which the journal says something else by now."""
-        if self.journal.read().blocks.get(block) != self.state.blocks.get(block):
+        self._require_unchanged(lambda now: now.blocks.get(block) == self.state.blocks.get(block))
+
+    def _require_unchanged(self, same: Callable[[JournalState], bool] | None = None) -> None:
+        """Refuse to call damaged what another process has changed, or is removing, since this was opened.
+
+        ``same`` says whether the journal still says what it said; whether all of it is the same, when left out.
+        """
+        now = self.journal.read()
+        if not (now == self.state if same is None else same(now)) or not fetch_file(self.folder / "zarr.json"):
             self._refuse_changed()
 
     def _refuse_changed(self) -> NoReturn:
@@ -453,7 +478,20 @@ class Features:
         """Compare metadata, keys, blocks and status with what the journal says; yield what differs.
 
         Blocks are read by several threads; those of a store at a URL are fetched from there, whatever the cache holds.
+
+        Raises
+        ------
+        StoreBusy
+            When something differs since another process has changed it, or is removing it.
         """
+        for damage in self._damages():
+            if damage.block is None:
+                self._require_unchanged(lambda now: now.plan == self.state.plan)
+            else:
+                self._require_same(damage.block)
+            yield damage
+
+    def _damages(self) -> Iterator[Damage]:
         if remote := remote_of(self.folder):
             remote.read_anew(self.folder)
         for mapped in ("keys", "pooled", "tokens", "token_parts", "_token_places"):
@@ -535,8 +573,6 @@ class Features:
             if "dimension_names" not in found:  # as before there were any
                 expected = {name: value for name, value in expected.items() if name != "dimension_names"}
             if found != expected and not self._is_ahead(part, found, expected):
-                if self.journal.read().plan != self.state.plan:
-                    self._refuse_changed()
                 yield Damage("metadata", part, f"{self.name}: {location(path)} is not what it was written as")
 
     def _is_ahead(self, part: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
@@ -626,8 +662,9 @@ class Features:
         from headwater.store.writer import FeatureWriter  # which is about this class
 
         with self.rights.alone():
-            for metadata in self.folder.rglob("zarr.json"):
-                remove_unfinished(metadata.parent)
+            if (self.folder / "zarr.json").exists():  # else another process may be making it anew, from parts
+                for metadata in matching(self.folder, "**/zarr.json"):
+                    remove_unfinished(metadata.parent)
             yield FeatureWriter(self.refresh())
 
     @contextmanager
@@ -649,8 +686,7 @@ class Features:
         from headwater.store.writer import FeatureWriter
 
         with self.rights.of_part(part):
-            shared = Features(self.folder, self.journal.path, self.name, shared=True)
-            yield FeatureWriter(shared), self.rights.to_plan()
+            yield FeatureWriter(self._opened_again(shared=True)), self.rights.to_plan()
 
     @contextmanager
     def helping(self, right: str, block: int) -> Iterator[None]:

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from headwater._extras import need
+from headwater._reading import matching
 from headwater.errors import DiskError, InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
 from headwater.store.cache import FOLDER, LIMIT, CacheIndex, cache_folder, cache_limit
 from headwater.store.lease import FREE, Borrowed, Lease, leased, require_free
@@ -579,11 +580,16 @@ class Remote:
     def _fetch(self, name: str) -> BinaryIO:
         """Fetch an object into a file beside the one that it may become, and open it."""
         beside = _beside(self.folder / name)
-        beside.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._requests():
-                self._fs.get_file(self._key(name), str(beside))
-            return beside.open("rb")
+            while True:
+                beside.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    with self._requests():
+                        self._fs.get_file(self._key(name), str(beside))
+                    return beside.open("rb")
+                except FileNotFoundError:
+                    if beside.parent.exists():  # else another process has dropped the empty folder of the cache
+                        raise
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
@@ -604,7 +610,7 @@ class Remote:
 
     def _drop_others(self, folder: Path, found: Collection[str], began: int) -> None:
         """Drop cached files that the bucket does not have, except those put there since it was asked."""
-        for path in [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else ():
+        for path in [path for path in matching(folder, "**/*") if path.is_file()]:
             if path.name.endswith((".lock", ".tmp")) or path.name in OWN:
                 continue
             try:

@@ -6,8 +6,9 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater._reading import TABLE, parse_json, parse_parquet
+from headwater._reading import TABLE, matching, parse_json, parse_parquet
 from headwater._schema import Count, Word, read_as
-from headwater.errors import InputError, StoreError, StoreNotFound, nearest
+from headwater.errors import InputError, StoreBusy, StoreError, StoreNotFound, nearest
 from headwater.store._files import (
     fetch_file,
     file_sizes,
@@ -50,6 +51,10 @@ FORMAT = 1
 OWN = ("store.json", "samples.parquet", "samples.sum.json", "files.parquet", "files.sum.json")
 """Files of a store."""
 FOLDERS = ("features.zarr", "journal", "index")
+BEING_COMPACTED = ".being-compacted"
+"""What is put after the name of a feature set while its kept items are copied."""
+OPEN_TRIES, OPEN_PAUSE_SECONDS = 40, 0.05
+"""How often features are looked for that others are being put in the place of."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -131,7 +136,7 @@ class Store:
         """Hold the one right to change which samples and feature sets there are; what was read before is read anew."""
         self.require_own()
         with locked(self.path / ".lock"):
-            for folder in (self.path, self._group, *self._group.glob("*")):
+            for folder in (self.path, self._group, *matching(self._group, "*")):
                 remove_unfinished(folder)
             if remote := remote_of(self.path):
                 remote.update()
@@ -231,6 +236,12 @@ class Store:
         write_summed(self._samples_path, data.getvalue())
         self._forget_samples()
 
+    def read_samples_again(self) -> None:
+        """Know the samples as they are now, whichever another process has written since they were read."""
+        if remote := remote_of(self.path):
+            remote.update()
+        self._forget_samples()
+
     def _forget_samples(self) -> None:
         self.__dict__.pop("_samples", None)
 
@@ -248,7 +259,7 @@ class Store:
 
     def feature_names(self) -> list[str]:
         """Return the names ``NAME/MODALITY`` of all feature sets, sorted."""
-        found = (f"{path.parts[-3]}/{path.parts[-2]}" for path in self._group.glob("*/*/zarr.json"))
+        found = (f"{path.parts[-3]}/{path.parts[-2]}" for path in matching(self._group, "*/*/zarr.json"))
         return sorted(name for name in found if _is_name(name))
 
     def features(self, name: str, *, mending: bool = False) -> Features:
@@ -258,12 +269,39 @@ class Store:
         ------
         StoreNotFound
             When there are none; the message lists those that there are.
+        StoreBusy
+            When `replace_features` is putting others in their place, or was stopped while it did.
         """
-        names = self.feature_names()
-        if name not in names:
-            there = ", ".join(names) or "none yet"
-            raise StoreNotFound(f"{self.location}: no features {name!r}.{nearest(name, names)} There are: {there}.")
-        return Features(self._group / name, self._journal(name), name, mending=mending)
+        for number in range(OPEN_TRIES):
+            if number:
+                time.sleep(OPEN_PAUSE_SECONDS)
+                if remote := remote_of(self.path):
+                    remote.update()
+            names = self.feature_names()
+            if name not in names and beside(name) not in names:
+                there = ", ".join(names) or "none yet"
+                raise StoreNotFound(f"{self.location}: no features {name!r}.{nearest(name, names)} There are: {there}.")
+            with suppress(StoreNotFound, StoreBusy):  # they have been replaced, or removed, since they were listed
+                if name in names:
+                    return Features(self._group / name, self._journal(name), name, mending=mending)
+        raise StoreBusy(
+            f"{self.location}: {name} is being compacted. Wait for that to end; if it was stopped, run: headwater gc "
+            f"{self.location} --yes"
+        )
+
+    def find_features(self, name: str) -> Features | None:
+        """Open the features ``NAME/MODALITY``; None where there are none, or another process has just removed them."""
+        if name not in self.feature_names():
+            return None
+        with suppress(StoreNotFound):
+            return self.features(name)
+        return None
+
+    def every_features(self) -> Iterator[Features]:
+        """Open all feature sets, one after the other; those that another process removes meanwhile are left out."""
+        for name in self.feature_names():
+            if (features := self.find_features(name)) is not None:
+                yield features
 
     def require_features(self, name: str, spec: FeatureSpec, n_items: int, *, alone: bool = True) -> Features:
         """Open the features ``name``, or make them; refuse them when they are of another spec.
@@ -291,8 +329,15 @@ class Store:
                     write_group_metadata(folder, {})
             return Features.create(self._group / name, self._journal(name), name, spec, n_items)
 
-    def remove_features(self, name: str) -> None:
+    def remove_features(self, name: str, only_if: Callable[[Features], bool] = lambda features: True) -> None:
         """Remove a feature set; cut short, it does not exist any more, and what is left of it goes with the next.
+
+        Nothing is done where another process has removed it meanwhile.
+
+        Parameters
+        ----------
+        only_if
+            Says whether to do so, of the feature set as it is when nobody else can change it, or the samples, any more.
 
         Raises
         ------
@@ -300,7 +345,12 @@ class Store:
             When another process is writing it.
         """
         features = self.features(name)
-        with self.changing(), features.writing():
+        with self.changing(), ExitStack() as stack:
+            if name not in self.feature_names():
+                return
+            writer = stack.enter_context(features.writing())
+            if not only_if(writer.features):
+                return
             remove_file(features.folder / "zarr.json")  # without which it does not exist
             remove_tree(features.folder)
             remove_file(features.journal.path)
@@ -362,8 +412,8 @@ class Store:
     def check_features(self, name: str, spec: FeatureSpec, *, alone: bool = True) -> None:
         """Raise what `require_features` would, and change nothing."""
         check_name(name)
-        if name in self.feature_names():
-            features = self.features(name)
+        features = self.find_features(name)
+        if features is not None:
             features.spec.require_same(spec, f"{self.location}: {name}")
             if alone:
                 with features.writing():
@@ -473,11 +523,14 @@ class Store:
         yield from (f"{location(path)} is not what it was written as" for path in self._damaged_groups())
         for name in self.feature_names():
             try:
-                features = self.features(name)
+                features = self.find_features(name)
+            except StoreBusy:
+                raise
             except StoreError as error:
                 yield str(error)
                 continue
-            yield from features.verify()
+            if features is not None:  # else another process has removed it since it was listed
+                yield from features.verify()
 
     def index_path(self, name: str, kind: str) -> Path:
         """Return where the index of a kind, such as ``hnsw``, of features is, or is to be.
@@ -529,7 +582,10 @@ class Store:
                 found = read_own_json(path)
             except (OSError, ValueError):
                 found = None
-            if not isinstance(found, dict) or {**found, "attributes": {}} != group_metadata({}):
+            if isinstance(found, dict) and {**found, "attributes": {}} == group_metadata({}):
+                continue
+            used = {self._group, *((self._group / name).parent for name in self.feature_names())}
+            if path.parent in used:  # else another process has removed it meanwhile
                 yield path
 
     def mend_files(self) -> Iterator[str]:
@@ -643,7 +699,9 @@ def _opened(folder: Path) -> Store:
     try:
         version = read_as(Count, read_own_json(folder / "store.json")["format"])
     except (FileNotFoundError, NotADirectoryError) as error:
-        if folder.exists() and remote_of(folder) is None:
+        if folder.exists() and remote_of(folder) is None and not _is_being_made(folder):
+            if (folder / "store.json").exists():  # another process has made it meanwhile
+                return _opened(folder)
             raise StoreError(f"{where} is not a headwater store (it has no store.json).") from error
         raise StoreNotFound(f"{where}: no store here. Run: headwater embed MANIFEST {where}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -653,6 +711,23 @@ def _opened(folder: Path) -> Store:
     store = Store(folder)
     store.require_own()
     return store
+
+
+def _is_being_made(folder: Path) -> bool:
+    """Whether a folder holds what is there before the first file of a store: its lock, and nothing that is seen."""
+    return (folder / ".lock").exists() and all(path.name[0] == "." for path in folder.iterdir())
+
+
+def beside(name: str) -> str:
+    """Return what a feature set is called while `replace_features` is to put it in the place of ``name``.
+
+    Examples
+    --------
+    >>> beside("clip/image")
+    'clip.being-compacted/image'
+    """
+    base, _, modality = name.partition("/")
+    return f"{base}{BEING_COMPACTED}/{modality}"
 
 
 def check_name(name: str) -> None:

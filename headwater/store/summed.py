@@ -18,6 +18,7 @@ from headwater.store.blocks import XXH3
 from headwater.store.remote import remote_of
 
 TRIES = 3
+"""How often a file and its checksum are seen as they are before they are called damaged."""
 
 
 def sum_of(path: Path) -> Path:
@@ -47,12 +48,14 @@ def read_summed(path: Path) -> bytes:
     StoreError
         When it differs from its checksum, or the checksum cannot be read.
     """
-    for _ in range(TRIES):  # another process may replace it between the two looks
+    last, n_same = None, 0
+    while n_same < TRIES:  # another process may replace it between the two looks, again and again
         data, known = read_own(path, most=TABLE), _known(path)
         if known is None or _xxh3(data) in known:
             return data
         if any(not word.startswith(XXH3) for word in known) and digest(data) in known:  # of an earlier version
             return data
+        last, n_same = (data, known), n_same + 1 if (data, known) == last else 1
         if remote := remote_of(path):
             remote.update(path.parent if path.parent != remote.folder else None)
     raise StoreError(f"{location(path)} differs from its checksum")

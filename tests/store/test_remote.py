@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -1063,12 +1064,12 @@ def test_other_things_are_left_alone(bucket, s3):
     s3.pipe_file(f"{bucket}/data/notes.txt", b"mine")
     refused(StoreError, f"{bucket}/data", "holds other things, not a store")
     refused(StoreError, f"{bucket}/data/notes.txt", "is a single object, not a store")
-    assert [key.split("/", 1)[1] for key in s3.find(bucket)] == ["data/notes.txt"]
+    assert [f"s3://{key}" for key in s3.find(bucket)] == [f"{bucket}/data/notes.txt"]
 
 
 def test_no_such_bucket(bucket):
     """A bucket that does not exist is said to be missing."""
-    refused(StoreNotFound, f"{bucket}x/a.hw", "no such bucket. Make it")
+    refused(StoreNotFound, f"s3://missing-{uuid.uuid4().hex}/a.hw", "no such bucket. Make it")
 
 
 def test_access_is_denied(url, monkeypatch):
@@ -1103,7 +1104,8 @@ def said(url, **settings):
 
 def test_no_credentials(bucket, tmp_path):
     """Without credentials the error says where they come from."""
-    missing = {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "HOME": str(tmp_path)}
+    missing = dict.fromkeys(name for name in os.environ if name.startswith("AWS_") and name != "AWS_ENDPOINT_URL")
+    missing |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
     assert said(f"{bucket}/a.hw", **missing).startswith(
         f"RemoteError {bucket}/a.hw: no credentials. Set AWS_ACCESS_KEY"
     )
