@@ -137,6 +137,8 @@ def _changes(old: pl.DataFrame, old_roles: Roles, new: pl.DataFrame, roles: Role
             place = pl.concat_str(pl.lit(of.root + "/"), pl.col(of.image).cast(pl.String))
         return table.select(pl.col(of.id).cast(pl.String).alias("_id"), *keys, place.alias("_place"))
 
+    if not Path(old_roles.root).is_dir():  # the store was moved, not the images
+        old_roles = replace(old_roles, root=roles.root)
     both = plain(new, roles).join(plain(old, old_roles), on="_id", how="inner", suffix="_then")
     # a key that was not looked for before is no change
     differs = [(pl.col(k) != pl.col(f"{k}_then")).fill_null(False) for k in keys]

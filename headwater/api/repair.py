@@ -103,7 +103,7 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         known = np.zeros((0, 16), np.uint8)
         if opened.has_samples():
             known = keys_from_hex(sample_keys(opened.samples, features.spec.modality).drop_nulls().unique())
-        load = cache(partial(_encoder, opened, name, encoding or Encoding()))
+        load = cache(partial(_ready, opened, name, encoding or Encoding()))
         imported = features.spec.encoder.startswith("imported:")  # which `import` makes again, once it is forgotten
         done += mend(features, known, load if opened.has_samples() and not imported else lambda: None)
         features = features.refresh()
@@ -131,7 +131,22 @@ def _drop_damaged_indexes(store: Store) -> Iterator[str]:
             )
 
 
-def _encoder(store: Store, name: str, encoding: Encoding) -> Encoder[Any]:
+def _ready(store: Store, name: str, encoding: Encoding) -> Encoder[Any]:
+    """Return the encoder that makes features again, if the images that it is to read are there.
+
+    Raises
+    ------
+    StoreError
+        When none of them is: what is damaged would be lost with what is not.
+    """
+    contents = _contents(store, store.features(name, mending=True).spec.modality)
+    files = [content.source for content in contents if isinstance(content.source, Path)]
+    if files and not any(file.exists() for file in files):
+        raise StoreError(
+            f"{store.location}: the images of {name} are not where they were, such as {files[0]}. Put them there, or "
+            f"run headwater embed MANIFEST {store.location} with the manifest beside the images (nothing is embedded "
+            "twice), then --repair again. Nothing was forgotten."
+        )
     trust = encoding.trust_remote_code
     return encoder_of(store, name, weights=encoding.weights, device=encoding.device, trust_remote_code=trust)
 

@@ -131,8 +131,9 @@ def test_damage_is_not_hidden_by_a_copy(store):
     assert len(verify(store)) == 1
 
 
-def test_why_items_failed_is_kept(store):
+def test_why_items_failed_is_kept(store, monkeypatch):
     """An unreadable item of a sample is still known to have failed, and why, after the others were dropped."""
+    monkeypatch.setenv("HEADWATER_CHECK", "off")  # the line below has no checksums of the rows that it leaves
     opened = open_store(store)
     features = opened.features("c/image")
     kept = np.flatnonzero(np.isin(features.keys.view("S16")[:, 0], features.keys[:1].view("S16")[:, 0]))

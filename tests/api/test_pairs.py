@@ -56,8 +56,9 @@ def made(reports, asked):
 
 @pytest.fixture
 def store(made, tmp_path):
-    """A copy that a test may change."""
-    return shutil.copytree(made.path, tmp_path / "a.hw")
+    """A copy that a test may change, with the images beside it."""
+    shutil.copytree(made.path.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / made.path.name
 
 
 def key_of(folder, image, text):

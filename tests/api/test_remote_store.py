@@ -121,8 +121,16 @@ def test_gc(embedded, gallery, done, tmp_path, s3, monkeypatch):
     assert "every checksum is right" in done("verify", embedded)
 
 
-def test_repair(embedded, command, done, s3):
+def test_repair(embedded, gallery, command, done, s3):
     """A byte that is flipped in the bucket is found by verify, and mended by --repair from the files."""
+    place = f"{embedded}/features.zarr/texture/image/pooled/c.0.0"
+    whole = s3.cat_file(place)
+    s3.pipe_file(place, whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
+    refused = command("verify", embedded, "--repair")  # copied from a folder, it does not know where its images are
+    assert refused.status == 1
+    assert "are not where they were" in refused.err
+    s3.pipe_file(place, whole)
+    done("embed", gallery / "manifest.csv", embedded, "--encoder", "builtin:texture")
     right = objects_of(s3, embedded)
     place = f"{embedded}/features.zarr/texture/image/pooled/c.0.0"
     data = bytearray(s3.cat_file(place))

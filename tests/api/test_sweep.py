@@ -64,7 +64,8 @@ def test_rows_are_runs(two, swept, tmp_path):
         out = tmp_path / "runs" / row["cell"]
         run = fit_head(two, features=features, head=row["head"], samples_with=others, out=out, **PROTOCOL)
         cell = tmp_path / "sweep" / "runs" / row["cell"]
-        for name in ("config.json", "metrics.json", "predictions.parquet", "head.safetensors", "trials.parquet"):
+        assert open_run(cell).config == open_run(out).config
+        for name in ("metrics.json", "predictions.parquet", "head.safetensors", "trials.parquet"):
             assert (cell / name).read_bytes() == (out / name).read_bytes(), name
         assert run.metrics["n_samples"] == N - 8
         assert (row["auc"], row["auc_std"]) == (run.mean["auc"], run.std["auc"])
@@ -93,8 +94,10 @@ def test_order_and_differences(swept):
 
 def sweep_again(swept, **options):
     """Call for a finished sweep once more."""
-    store = json.loads((swept.path / "config.json").read_text())["store"]
-    return sweep(store, features=SETS, heads=["linear", "prototypes"], out=swept.path, **PROTOCOL, **options)
+    store = json.loads((swept.path / "config.json").read_text())["store"]  # as seen from the run
+    return sweep(
+        swept.path / store, features=SETS, heads=["linear", "prototypes"], out=swept.path, **PROTOCOL, **options
+    )
 
 
 def test_the_honest_number(two, tmp_path):

@@ -22,7 +22,14 @@ def with_tokens(gallery, tiny, tmp_path_factory):
     )
     table.write_csv(folder / "manifest.csv")
     for member, name in (("timm-vit", "vit"), ("hf-bert", "bert")):
-        embed(folder / "manifest.csv", folder / "t.hw", encoder=tiny(member).spec, name=name, tokens="all")
+        embed(
+            folder / "manifest.csv",
+            folder / "t.hw",
+            encoder=tiny(member).spec,
+            name=name,
+            tokens="all",
+            precision="fp32",
+        )
     return folder / "t.hw"
 
 
@@ -46,7 +53,7 @@ def test_co_attention_from_the_command_line(with_tokens, command, tmp_path):
 def with_other(request, with_tokens, tiny, tmp_path_factory):
     """A type of tokens, and the same store with its tokens stored as that."""
     path = tmp_path_factory.mktemp(request.param) / "t.hw"
-    options = {"tokens": "all", "tokens_dtype": request.param}
+    options = {"tokens": "all", "tokens_dtype": request.param, "precision": "fp32"}
     for member, name in (("timm-vit", "vit"), ("hf-bert", "bert")):
         embed(with_tokens.parent / "manifest.csv", path, encoder=tiny(member).spec, name=name, **options)
     return request.param, path
