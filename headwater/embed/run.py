@@ -383,8 +383,8 @@ def _assemble(task: BlockTask, parts: Sequence[_Done], spec: FeatureSpec) -> Blo
 def _settle(encoder: Encoder[Any], modality: Modality, features: Features, contents: Sequence[Content]) -> None:
     """Let the encoder choose its precision: as in the last run if there was one, else by trying some items."""
     if features.state.blocks:
-        last = list(features.state.blocks.values())[-1]
-        encoder.restore(features.state.environments.get(last.environment, {}))
+        made_in = [line.environment for line in features.state.blocks.values() if line.environment]
+        encoder.restore(features.state.environments.get(made_in[-1], {}) if made_in else {})
         return
     batch = []
     for content in contents[: 8 * N_PROBES]:

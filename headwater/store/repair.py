@@ -59,7 +59,8 @@ def mend(
                 yield f"{features.name}: status of block {damage.block} written anew"
             elif damage.block is not None and features.state.blocks[damage.block].stored:  # once, whatever differs
                 before_forgetting()
-                writer.record(BlockLine(block=damage.block, stored=(), sums={}))
+                made_in = features.state.blocks[damage.block].environment  # in which it is to be made again
+                writer.record(BlockLine(block=damage.block, stored=(), sums={}, environment=made_in))
                 yield f"{features.name}: block {damage.block} forgotten, to be made again"
 
 

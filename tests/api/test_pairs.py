@@ -113,13 +113,13 @@ def test_an_unreadable_image_stops_where_that_is_asked(reports, tmp_path, asked)
         embed(reports / "m.csv", tmp_path / "b.hw", **asked, on_error="stop")
 
 
-def test_images_and_texts_beside_pairs(reports, store, asked):
+def test_images_and_texts_beside_pairs(store, asked):
     """Features of images and texts go into the same store, and leave what is known of pairs."""
-    done = embed(reports / "m.csv", store, encoder="stub:8", text="report")
+    done = embed(store.parent / "m.csv", store, encoder="stub:8", text="report")
     assert done.feature_names() == ["stub-8/image", "stub-8/text", "vlm/pair"]
     assert done.changes.lines() == []
     assert done.read("stub-8/image", "stub-8/text", "vlm/pair").ids.tolist() == done.read("vlm/pair").ids.tolist()
-    done = embed(reports / "m.csv", store, encoder="stub:8", name="texts", text="report")
+    done = embed(store.parent / "m.csv", store, encoder="stub:8", name="texts", text="report")
     assert len(done.read("vlm/pair").ids) == 13
 
 
