@@ -20,3 +20,15 @@ def missing_words(text: pl.Series, words: Sequence[str] = MISSING) -> pl.Series:
     """
     folded = [word.strip().lower() for word in words if word.strip()]
     return text.str.strip_chars().str.to_lowercase().is_in(folded).fill_null(False)
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell holds nothing, or one of the words for it.
+
+    Examples
+    --------
+    >>> is_missing(" n/a "), is_missing(""), is_missing("none")
+    (True, True, False)
+    """
+    word = cell.strip().lower()
+    return not word or word in {missing.lower() for missing in MISSING}

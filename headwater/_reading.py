@@ -16,6 +16,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from headwater._parquet import declared_by
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -25,6 +27,10 @@ TABLE = 8 << 30
 """Bytes that a table may have."""
 ROWS_A_BYTE = 64
 """Rows that a table may have for each byte of its file: rows of ids of their own take more space than that."""
+PACKED = 1000
+"""How many times its own size a table may unpack to."""
+UNPACKED = 1 << 30
+"""Bytes that any table may unpack to."""
 DEEPEST = 100
 """Levels that JSON may be nested."""
 _BINARY = getattr(os, "O_BINARY", 0)
@@ -109,12 +115,20 @@ def parse_parquet(data: bytes) -> tuple[pl.DataFrame, dict[str, str]]:
     import polars as pl
 
     try:
-        n_rows = int(pl.scan_parquet(io.BytesIO(data)).select(pl.len()).collect().item())
-        if n_rows > ROWS_A_BYTE * len(data):
-            raise NotParquet(f"{n_rows:,} rows in {len(data):,} bytes")
-        return pl.read_parquet(io.BytesIO(data)), pl.read_parquet_metadata(io.BytesIO(data))
+        declared = declared_by(io.BytesIO(data))
+    except ValueError as error:
+        raise NotParquet(str(error)) from error
+    n_values = max([declared.n_rows, *declared.n_values])
+    if n_values > ROWS_A_BYTE * len(data) or sum(declared.n_bytes) > max(UNPACKED, PACKED * len(data)):
+        raise NotParquet(f"it is said to unpack to {n_values:,} values, and has {len(data):,} bytes")
+    try:
+        table, words = pl.read_parquet(io.BytesIO(data)), pl.read_parquet_metadata(io.BytesIO(data))
+        texts = table.select(pl.col(pl.String).str.len_bytes().cast(pl.UInt64).sum())
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError, MemoryError) as error:
         raise NotParquet((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+    if texts.width and (n_bytes := sum(texts.row(0))) > max(UNPACKED, PACKED * len(data)):
+        raise NotParquet(f"its texts are {n_bytes:,} bytes, and it has {len(data):,}")
+    return table, words
 
 
 def _require_shallow(value: Any, left: int) -> None:

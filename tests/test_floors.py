@@ -14,6 +14,7 @@ FLOORS = {
     "_devices": 0.7,
     "_links": 0.7,
     "_memory": 0.7,
+    "_parquet": 0.6,
     "_reading": 0.7,
     "_missing": 0.7,
     "_schema": 0.7,

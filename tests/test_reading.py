@@ -83,18 +83,22 @@ def test_json_of_the_deepest_level_is_read():
     assert parse_json("[" * DEEPEST + "]" * DEEPEST) is not None
 
 
-@pytest.mark.parametrize("kind", ["cut", "empty", "words", "flipped", "bomb"])
+@pytest.mark.parametrize("kind", ["cut", "empty", "words", "flipped", "bomb", "lists", "one long text"])
 def test_parquet_that_cannot_be_read_is_a_value_error(kind):
     """Whatever is in place of a table, or one of more rows than its bytes can be of, is a ValueError of one line."""
     table = pl.DataFrame({"id": [f"r{i}" for i in range(100)]})
     if kind == "bomb":
         table = pl.DataFrame({"id": pl.repeat(0, 30_000_000, eager=True)})
+    elif kind == "lists":
+        table = pl.DataFrame({"id": ["a"] * 10, "of": [[0] * 3_000_000] * 10})
+    elif kind == "one long text":
+        table = pl.DataFrame({"id": pl.repeat("x" * 1_000_000, 3_000, eager=True)})
     data = io.BytesIO()
     table.write_parquet(data)
     whole = data.getvalue()
     flipped = bytearray(whole)
     flipped[-20] ^= 0xFF
-    given = {"cut": whole[:-10], "empty": b"", "words": b"id\n1", "flipped": bytes(flipped), "bomb": whole}[kind]
+    given = {"cut": whole[:-10], "empty": b"", "words": b"id\n1", "flipped": bytes(flipped)}.get(kind, whole)
     with pytest.raises(ValueError, match=r".+") as caught:
         parse_parquet(given)
     assert "\n" not in str(caught.value)

@@ -17,12 +17,13 @@ from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs
 from headwater.api._lines import aligned
 from headwater.api._out import require_writable
 from headwater.api.run import Run, open_run
+from headwater.embed import Content
+from headwater.embed.hub import tokens_of_text
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.heads import LinearProbe, TokenHead, deletion, relevance
 from headwater.heads.explain import Relevance
-from headwater.sources.images import read_image
 from headwater.sources.steps import parse_steps
-from headwater.store import Data, Store, open_store
+from headwater.store import KEY_COLUMNS, Data, Store, open_store
 
 SHOWN = 8  # tokens that are listed
 RANDOM_ORDERS = 20
@@ -199,8 +200,9 @@ def _scores(store: Store, run: Run, head: Any, X: Any, names: Sequence[str], id:
     data = store.read(names[0])
     pooled = np.asarray(data.X[np.flatnonzero(data.ids == id)], np.float64)
     mean = np.asarray(X[np.array([0])], np.float64).mean(1)
-    cosine = float((pooled * mean).sum() / (np.linalg.norm(pooled) * np.linalg.norm(mean)))
-    if mean.shape != pooled.shape or cosine < SAME:
+    alike = mean.shape == pooled.shape
+    cosine = float((pooled * mean).sum() / (np.linalg.norm(pooled) * np.linalg.norm(mean))) if alike else 0.0
+    if cosine < SAME:
         raise InputError(
             f"the pooled feature of {names[0]} is not the mean of its tokens (cosine {cosine:.3f}): a linear probe on "
             "it says nothing of tokens. Fit a head over tokens: --head token-mlp --set hidden=[]."
@@ -234,11 +236,12 @@ def _draw(store: Store, data: Data, found: Mapping[str, NDArray[np.float32]], ou
     grid = as_grid(found[name])
     if grid is None:
         raise InputError(f"--out {out}: {len(found[name])} tokens of {name} make no square grid to draw.")
-    path = Path(store.roles.root) / str(data.table[role][0])
+    path = Path(store.roles.root) / str(data.table[role][0])  # a store may be somebody else's, and name any file
     seen = store.features(name).spec.preprocessing
     steps = parse_steps(seen.get("steps", ()), named_by=f"the store {store.location}")
     try:
-        image = read_image(path) if steps is None else steps(read_image(path))
+        image = Content(bytes.fromhex(data.table[KEY_COLUMNS["image"]][0]), path).image()
+        image = image if steps is None else steps(image)
     except HeadwaterError as error:
         raise InputError(f"--out {out}: the image cannot be read ({error}).") from error
     region = seen_region(seen, image.width, image.height)
@@ -261,11 +264,6 @@ def _words(store: Store, data: Data, name: str, n: int) -> list[str]:
     role = store.roles.text
     if not spec.encoder.startswith("hf:") or role is None or spec.tokens != "all" or n < 2:
         return numbers
-    try:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(spec.encoder.removeprefix("hf:"), local_files_only=True)
-    except (ImportError, OSError, ValueError):
-        return numbers
-    ids = tokenizer(str(data.table[role][0]), truncation=True)["input_ids"]
-    return list(tokenizer.convert_ids_to_tokens(ids)) if len(ids) == n else numbers
+    text = str(data.table[role][0])
+    cut = tokens_of_text(spec.encoder, text, named_by=f"the store {store.location}")
+    return cut if cut is not None and len(cut) == n else numbers

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._missing import is_missing
 from headwater.api._lines import aligned, cut
 from headwater.api._progress import progress_bar
 from headwater.api._samples import require_column
@@ -178,7 +179,7 @@ def similar(
     allowed = np.ones(len(data.ids), bool) if id is None else data.ids != id
     if exclude_same is not None and own is not None:
         value = own[exclude_same]
-        if value is not None and str(value).strip():
+        if value is not None and not is_missing(str(value)):
             allowed &= data.table[exclude_same].ne_missing(value).to_numpy()
     X = data.inputs[features]
     assert isinstance(X, SelectedRows)

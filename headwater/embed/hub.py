@@ -12,7 +12,7 @@ from headwater.embed._torch import first_line, quiet_libraries
 from headwater.embed.encoder import Encoder, Precision
 from headwater.embed.from_decoder import DecoderEncoder
 from headwater.embed.from_hub import HubEncoder
-from headwater.embed.gate import needs_code
+from headwater.embed.gate import admit, needs_code, unasked
 from headwater.errors import EncoderError, HeadwaterError
 
 if TYPE_CHECKING:
@@ -80,6 +80,25 @@ def hub_encoder(
             precision=precision,
             trust_remote_code=trust_remote_code,
         )
+
+
+def tokens_of_text(spec: str, text: str, *, named_by: str) -> list[str] | None:
+    """Return a text as the tokenizer of ``hf:NAME`` cuts it, from files at hand; None where that cannot be told.
+
+    Parameters
+    ----------
+    named_by
+        The store that names it: nothing is run that the model's author wrote.
+    """
+    name = spec.removeprefix("hf:")
+    try:
+        admit(spec, named_by=named_by)
+        with unasked("hf", trusted=False), quiet_libraries():
+            auto = need("transformers", "encoders").AutoTokenizer
+            tokenizer = auto.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+            return list(tokenizer.convert_ids_to_tokens(tokenizer(text, truncation=True)["input_ids"]))
+    except (HeadwaterError, ImportError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # of a folder that is damaged, say: numbers stand for the words
 
 
 def is_decoder(config: Any) -> bool:

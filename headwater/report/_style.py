@@ -14,6 +14,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY = "#8C8C8C"
 COLUMN = 3.35  # inches: a column of a journal
 SETTINGS: Mapping[str, Any] = {
+    "text.parse_math": False,  # a class may be called $5 and $6
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures are the same everywhere
     "font.size": 8,
     "axes.labelsize": 8,

@@ -637,7 +637,7 @@ def create_store(path: str | Path) -> Store:
     if found is not None:
         return found
     folder = store_folder(path)
-    make_folder(folder)
+    make_folder(folder if folder.exists() else folder.resolve())  # a link of the user's may lead to what is not yet
     store = Store(folder)
     with store.changing():
         if not (folder / "store.json").exists():  # else another process was quicker

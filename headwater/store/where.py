@@ -8,6 +8,7 @@ write.
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import suppress
 from itertools import combinations
@@ -23,8 +24,16 @@ MOST_NUMBERS = 4
 """Columns of text that an expression may take for numbers together."""
 DEEPEST = 30
 """Brackets and CASEs within each other."""
+MOST_ARGUMENTS = 20
+"""Texts that one expression may put together, by ``||``, CONCAT and CONCAT_WS."""
+MOST_REPEATS = 200
+"""The largest count of repetitions in a regular expression; and the most that they may be multiplied to."""
 MOST_OPERATORS = 300
 """Signs and words that join or turn expressions: AND, OR, NOT, + and the like."""
+
+
+_COUNTED = re.compile(r"\{(\d*)(?:,(\d*))?\}")
+_IDENTIFIER = r"^[+-]?0\d|^[+-]?\d{16,}"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -104,8 +113,13 @@ def _with_floats(where: str) -> str:
 
 
 def _numbers(text: pl.Series) -> pl.Series | None:
-    """Return a column of text as numbers, null where they are missing; None where anything else stands in it."""
+    """Return a column of text as numbers, null where they are missing; None where anything else stands in it.
+
+    Numbers that begin with a zero, or have more digits than a float64 keeps, are names: ``001`` is not 1.
+    """
     cells = text.str.strip_chars()
+    if cells.str.contains(_IDENTIFIER).any():
+        return None
     numbers = cells.cast(pl.Float64, strict=False).fill_nan(None)
     words = cells.is_not_null() & (cells != "") & numbers.is_null() & ~missing_words(cells)
     return None if words.any() or numbers.null_count() == len(numbers) else numbers
@@ -123,6 +137,9 @@ def refusal(where: str) -> str | None:
     if len(where) > LONGEST:
         return f"it has {len(where):,} characters, and may have {LONGEST:,}"
     depth = n_operators = place = 0
+    joins, n_joined, n_commas = "CONCAT" in where.upper(), where.count("||"), where.count(",")
+    if n_joined > MOST_ARGUMENTS or (joins and n_joined + n_commas > MOST_ARGUMENTS):
+        return f"it puts more than {MOST_ARGUMENTS} texts together"
     before, blank = "", True
     while place < len(where):
         found = _TOKEN.match(where, place)
@@ -135,6 +152,8 @@ def refusal(where: str) -> str | None:
         word = token.upper()
         if found.lastgroup == "text" and ("\\'" in token or '\\"' in token or (before.isidentifier() and not blank)):
             return f"the text {_shortened(token)} is written in a way that can be read in two ways"
+        if found.lastgroup == "text" and token[0] == "'" and _repeats(token) > MOST_REPEATS:
+            return f"the pattern {_shortened(token)} repeats more than {MOST_REPEATS} times"
         if found.lastgroup == "number" and len(token) > 40:
             return "a number has more than 40 digits"
         if not blank and before + token in ("--", "/*", "*/"):
@@ -158,9 +177,18 @@ def refusal(where: str) -> str | None:
     return None
 
 
+def _repeats(text: str) -> int:
+    """Return how often a text would repeat something, were it a regular expression: ``(a{9}){8}`` 72 times."""
+    return math.prod(int(count) for counts in _COUNTED.findall(text) for count in [max(counts, key=len) or "1"])
+
+
 def _why(error: BaseException, columns: list[str]) -> str:
     """Say why an SQL expression cannot be used, and what it could speak of."""
     line = str(error).strip().split("\n")[0].split("; valid columns")[0]
+    if "string" in line.lower() and ("compare" in line or "is_in" in line):
+        line = f"{line}; text is compared with words in quotes, as in patient = '001', and numbers without: age = 3"
+    if "Python" in line or "python" in line:  # advice for another interface
+        line = "values of different kinds are compared. Write a date as DATE '2020-01-31'"
     unknown = re.search(r'unable to find column "(.+)"', line)
     if unknown is None:
         return f"{line[:300]}). Columns: {', '.join(columns)}."

@@ -1,6 +1,7 @@
 """explain: what of an image and of a text speaks for a class, from the store and the saved head."""
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ from PIL import Image
 
 from headwater.api import embed, explain, fit_head
 from headwater.api._heat import as_grid, heat_map, seen_region
+from headwater.errors import InputError
 from headwater.store import open_store
 
 QUICK = {"width": 16, "heads": 2, "blocks": 1, "hidden": [16], "epochs": 4, "lr": 0.003, "precision": "fp32"}
@@ -102,3 +104,18 @@ def test_the_map_lies_where_the_encoder_looked():
     assert 425 <= np.unravel_index(redder.argmax(), redder.shape)[1] < 550
     assert not redder[:, :50].any()
     assert not redder[:, 550:].any()
+
+
+def test_another_image_than_the_one_that_was_embedded_is_not_drawn(gallery, tiny, tmp_path):
+    """A store that names another file, anybody's, is told so: only the very content is opened and drawn."""
+    shutil.copytree(gallery, tmp_path / "g")
+    embed(tmp_path / "g/manifest.csv", tmp_path / "t.hw", encoder=tiny("timm-conv").spec, name="conv", tokens="all")
+    fitted(tmp_path / "t.hw", tmp_path / "run", ["conv/image"], "linear", {"C": 0.01})
+    explain(tmp_path / "run", id="s03", out=tmp_path / "heat.png")
+    store = open_store(tmp_path / "t.hw")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "secret.png")
+    other = store.samples.with_columns(pl.lit(str(tmp_path / "secret.png")).alias(store.roles.image))
+    store.write_samples(other, store.roles)
+    with pytest.raises(InputError, match="cannot be read"):
+        explain(tmp_path / "run", id="s03", out=tmp_path / "other.png")
+    assert not (tmp_path / "other.png").exists()

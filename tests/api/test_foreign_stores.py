@@ -219,6 +219,14 @@ def test_the_files_of_an_encoder_are_found_again(made):
     assert list(features.refresh().environments().values())[-1] == files
 
 
+def test_a_link_that_leads_to_what_is_not_yet(made):
+    """A user's own link to a large disk is followed when the store is made."""
+    (made / "b.hw").symlink_to(made / "disk" / "big.hw")
+    done = embed(made / "m.csv", made / "b.hw", **ENCODER)
+    assert done.results["stub-8/image"].embedded == 6
+    assert (made / "disk" / "big.hw" / "store.json").exists()
+
+
 SECRETS = [
     "s3://KEY:hunter2@bucket/a.hw",
     "s3:/KEY:hunter2@bucket/a.hw",

@@ -17,6 +17,7 @@ from headwater.api import embed, similar, zero_shot
 from headwater.api.repair import repair
 from headwater.embed import load_again, load_encoder
 from headwater.embed.adapter import ADAPTER, FOLDER, Adapter
+from headwater.embed.hub import tokens_of_text
 from headwater.embed.joined import JOINED, Joint
 from headwater.errors import EncoderError, HeadwaterError, InputError
 
@@ -648,3 +649,26 @@ def test_a_plain_model_on_the_hub_loads(member, spec, folder_of, cached):
     """A model in the hub's cache that names nothing of the kind is an encoder."""
     cached(folder_of(member), "a/b")
     assert load_encoder(spec, device="cpu").modalities
+
+
+@pytest.mark.parametrize("kind", ["own tokenizer", "another kind of model", "list", "pipe", "gone", "words", "deep"])
+def test_words_of_a_text_are_cut_without_anybody_s_code(kind, folder_of, marker):
+    """The tokenizer that a store names cuts its own text; where that would run code, or fails, there are no words."""
+    folder = folder_of("hf-bert")
+    assert tokens_of_text(f"hf:{folder}", "benign tissue", named_by="the store s.hw")[0] == "[CLS]"
+    config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    if kind == "own tokenizer":
+        own_tokenizer(folder)
+    elif kind == "another kind of model":
+        own_tokenizer(folder)
+        change(folder / "config.json", model_type="zork", auto_map={"AutoConfig": "own.Config"})
+    elif kind == "gone":
+        shutil.rmtree(folder)
+    elif kind == "pipe":
+        tokenizer.unlink()
+        os.mkfifo(tokenizer)
+    else:
+        config.write_text({"list": "[]", "words": "not JSON", "deep": "[" * 5000 + "]" * 5000}[kind])
+    found = tokens_of_text(f"hf:{folder}", "benign tissue", named_by="the store s.hw")
+    assert found is None or kind == "own tokenizer"  # for which transformers has a class of its own
+    assert not marker.exists()

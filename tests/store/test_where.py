@@ -49,7 +49,53 @@ def test_what_people_write_selects_rows(where, n):
     assert len(select_samples(TABLE, where)) == n
 
 
+NAMES = pl.DataFrame(
+    {
+        "accession": ["12345678901234567", "12345678901234568", "12345678901234569"],
+        "patient": ["001", "1", "01"],
+        "number": [12345678901234567, 12345678901234568, 3],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "n"),
+    [
+        ("accession = '12345678901234568'", 1),
+        ("accession > '12345678901234568'", 1),
+        ("patient = '1'", 1),
+        ("patient IN ('001', '01')", 2),
+        ("number = 12345678901234568", 1),
+        ("number > 12345678901234567", 1),
+    ],
+)
+def test_names_made_of_digits_are_compared_as_they_are_written(where, n):
+    """Neither leading zeros nor digits beyond those of a float are lost on the way."""
+    assert len(select_samples(NAMES, where)) == n
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "accession = 12345678901234568",
+        "accession IN (12345678901234568)",
+        "accession > 12345678901234568",
+        "patient = 1",
+        "patient IN (1)",
+        "number = '3'",
+    ],
+)
+def test_a_number_is_not_compared_with_a_name(where):
+    """A column of identifiers and a number without quotes are refused, with how to write it, and nothing is guessed."""
+    with pytest.raises(InputError, match=r"in quotes, as in patient = '001'"):
+        select_samples(NAMES, where)
+
+
 HOSTILE = [
+    "CONCAT(" + ", ".join(["site"] * 500) + ") = 'x'",
+    " || ".join(["site"] * 100) + " = 'x'",
+    "REGEXP_LIKE(site, '(?:x?){1000}x{1000}')",
+    "REGEXP_LIKE(site, '(((a{30}){30}){30}){30}')",
     "CAST(age AS DECIMAL(99, 200)) > 1",
     "TRY_CAST(age AS DECIMAL(99, 200)) > 1",
     "age::decimal(99,200) > 1",
