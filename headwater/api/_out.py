@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from headwater.errors import InputError
+from headwater.store import is_url
 
 _LONGEST_END = ".progress"  # of what is written beside a path until it is whole, besides a dot and a process number
 
@@ -22,6 +23,8 @@ def require_writable(path: str | os.PathLike[str], option: str = "--out") -> Pat
     InputError
         When something stands in the way; the message says where and what.
     """
+    if is_url(os.fspath(path)):
+        raise InputError(f"{option} {path} is a URL, at which only a store can be. Give a folder, and copy it there.")
     try:
         return _tried(Path(path), option)
     except ValueError as error:

@@ -115,3 +115,12 @@ def test_a_heat_map_that_is_no_picture_is_refused_first(there, tmp_path, name, w
     """explain looks at the ending of its picture before all else."""
     with pytest.raises(InputError, match=words):
         api.explain(tmp_path / "run", id="gone", out=tmp_path / name)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_url_is_no_place_for_a_run(there, tmp_path, verb, monkeypatch):
+    """A run, a table or a figure at a URL is refused, and no folder called ``s3:`` is made."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is a URL"):
+        VERBS[verb](there, tmp_path / "run", "s3://bucket/run")
+    assert not list(tmp_path.glob("s3*"))
