@@ -714,8 +714,8 @@ def _opened(folder: Path) -> Store:
 
 
 def _is_being_made(folder: Path) -> bool:
-    """Whether a folder holds what is there before the first file of a store: its lock, and nothing that is seen."""
-    return (folder / ".lock").exists() and all(path.name[0] == "." for path in folder.iterdir())
+    """Whether a folder holds what is there before the first file of a store: its lock, or nothing yet."""
+    return folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir())
 
 
 def beside(name: str) -> str:
