@@ -68,6 +68,10 @@ MissingValues = Annotated[
         metavar="WORDS", help="Words for missing values, beside empty cells: NA,N/A,NaN,null by default; '' for none."
     ),
 ]
+PositiveClass = Annotated[
+    str | None,
+    typer.Option("--positive", metavar="CLASS", help="The positive one of two classes."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 Groups = Annotated[str | None, typer.Option(metavar="COL|none", help="What a split must keep whole.")]
 Drawn = Annotated[str | None, typer.Option(metavar="COL|none", help="What is drawn again for intervals.")]

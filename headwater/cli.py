@@ -39,6 +39,7 @@ from headwater._cli_options import (
     Out,
     Per,
     Pooling,
+    PositiveClass,
     Prompt,
     Seed,
     Seeds,
@@ -356,6 +357,7 @@ def fit_head(
     by: By = None,
     label_separator: Separator = None,
     missing_values: MissingValues = None,
+    positive: PositiveClass = None,
     merge: Merge = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
@@ -412,6 +414,7 @@ def fit_head(
         by=by,
         label_separator=label_separator,
         missing_values=missing_values,
+        positive=positive,
         merge=mapping_of("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
@@ -486,6 +489,7 @@ def fine_tune(
     aggregate: Aggregated = None,
     label_separator: Separator = None,
     missing_values: MissingValues = None,
+    positive: PositiveClass = None,
     allow_leakage: Leakage = None,
     seed: Seed = 0,
     start: Annotated[
@@ -550,7 +554,7 @@ def fine_tune(
             "--per": per,
             "--folds": folds,
         }
-        idle |= {"--aggregate": aggregate, "--label-separator": label_separator}
+        idle |= {"--aggregate": aggregate, "--label-separator": label_separator, "--positive": positive}
         idle |= {
             "--start": start != "probe",
             "--no-refit": not refit,
@@ -635,6 +639,7 @@ def fine_tune(
         aggregate=aggregate,  # type: ignore[arg-type]
         label_separator=label_separator,
         missing_values=missing_values,
+        positive=positive,
         allow_leakage=allow_leakage,
         seed=seed,
         start=start,  # type: ignore[arg-type]
@@ -698,6 +703,7 @@ def sweep(
     by: By = None,
     label_separator: Separator = None,
     missing_values: MissingValues = None,
+    positive: PositiveClass = None,
     merge: Merge = None,
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -731,6 +737,7 @@ def sweep(
         by=by,
         label_separator=label_separator,
         missing_values=missing_values,
+        positive=positive,
         merge=mapping_of("--merge", merge or []),
         allow_leakage=allow_leakage,
         seed=seed,
@@ -747,6 +754,7 @@ def sweep(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN …", help="Run directories on the same samples.")],
     metric: Annotated[str | None, typer.Option(help="What to compare; the AUC by default.")] = None,
+    positive: PositiveClass = None,
     level: Level = 0.95,
     draws: Draws = 2000,
     seed: Seed = 0,
@@ -755,7 +763,7 @@ def compare(
     """Say whether runs differ: intervals by patient, paired differences, and every test that applies."""
     from headwater import api
 
-    found = api.compare(runs, metric=metric, level=level, n_draws=draws, seed=seed)
+    found = api.compare(runs, metric=metric, positive=positive, level=level, n_draws=draws, seed=seed)
     _show(found.lines(), found.to_dict(), json)
 
 
@@ -776,6 +784,7 @@ def evaluate(
     by: By = None,
     label_separator: Separator = None,
     missing_values: MissingValues = None,
+    positive: PositiveClass = None,
     level: Level = 0.95,
     draws: Draws = 2000,
     allow_leakage: Leakage = None,
@@ -797,6 +806,7 @@ def evaluate(
         by=by,
         label_separator=label_separator,
         missing_values=missing_values,
+        positive=positive,
         level=level,
         n_draws=draws,
         seed=seed,
@@ -813,13 +823,14 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to write them; figures in the run directory.")
     ] = None,
+    positive: PositiveClass = None,
     dpi: Annotated[int, typer.Option(min=1, help="Dots an inch of PNG.")] = 300,
     json: Json = False,
 ) -> None:
     """Draw a run, as PNG and SVG: reliability, ROC and precision-recall curves, confusion; or predicted numbers."""
     from headwater import report
 
-    drawn = report.plot(run, out=out, dpi=dpi)
+    drawn = report.plot(run, out=out, positive=positive, dpi=dpi)
     _show(drawn.lines(), drawn.to_dict(), json)
 
 
@@ -850,6 +861,7 @@ def zero_shot(
     ],
     label_separator: Separator = None,
     missing_values: MissingValues = None,
+    positive: PositiveClass = None,
     where: Where = None,
     by: By = None,
     groups: Drawn = None,
@@ -879,6 +891,7 @@ def zero_shot(
         label=label,
         label_separator=label_separator,
         missing_values=missing_values,
+        positive=positive,
         where=where,
         by=by,
         groups=groups,

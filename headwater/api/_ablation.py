@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from headwater.api._prompts import Described
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Task, score
 from headwater.evaluate import bootstrap as draw
+from headwater.evaluate._labels import codes_in
 from headwater.evaluate.statistics import holm
-from headwater.heads import ClassTexts, ZeroShot, mean_prompt
+from headwater.heads import ZeroShot, mean_prompt
 
 Floats = NDArray[np.float64]
 WARNING = (
@@ -114,7 +115,7 @@ def ablate(
     X: Any,
     y: NDArray[Any],
     task: Task,
-    texts: ClassTexts,
+    classes: Sequence[str],
     *,
     groups: NDArray[np.int64] | None,
     metric: str | None,
@@ -128,18 +129,21 @@ def ablate(
     Parameters
     ----------
     y
-        Classes as words, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)`` by sorted class.
+        Classes as words, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``, a column for each of `classes`.
+    classes
+        In the order of the run; the last of two is the positive one.
     groups
         What is drawn again, as numbers; None for samples.
     metric
         What to sort by; the AUC (micro, for labels) when left out, or the accuracy where it is not defined.
     """
-    classes = np.sort(np.asarray(texts.classes))
-    truth = y.astype(np.int64) if task == "multilabel" else np.searchsorted(classes, y).astype(np.int64)
+    order = np.argsort(np.argsort(np.asarray(classes), kind="stable"), kind="stable")  # columns come by sorted class
+    truth = y.astype(np.int64) if task == "multilabel" else codes_in(y, np.asarray(classes))
     drawn = np.arange(len(y)) if groups is None else groups
     every: list[dict[str, Any]] = []
     values: list[dict[str, Floats]] = []
     for wording in wordings(found, X):
+        scores = wording.scores[:, order]
         every.append(
             {
                 "kind": wording.kind,
@@ -147,13 +151,11 @@ def ablate(
                 "template": wording.template,
                 "class": wording.label,
                 "descriptor": wording.descriptor,
-                "metrics": json_safe(score(task, y, wording.scores, classes=classes)),
+                "metrics": json_safe(score(task, y, scores, classes=classes)),
             }
         )
         # the same seed draws the same groups for each
-        values.append(
-            draw.bootstrap(task, [[draw.FoldScores(truth, wording.scores, drawn)]], n_draws=n_draws, seed=seed)
-        )
+        values.append(draw.bootstrap(task, [[draw.FoldScores(truth, scores, drawn)]], n_draws=n_draws, seed=seed))
         if len(values) == 1:
             say(f"measuring each wording on {n_draws:,} draws of {'samples' if groups is None else 'groups'}")
     for name in draw.METRICS[task]:

@@ -14,6 +14,7 @@ from headwater.api._chosen import Chosen
 from headwater.api._classes import alike_labels, alike_values, class_counts, names_in
 from headwater.api._controls import run_controls
 from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
+from headwater.api._labelling import ordered, positive_section
 from headwater.api._leakage import Report, check_leakage, shared_images
 from headwater.api._lines import counted
 from headwater.api._mapping import merged
@@ -157,11 +158,13 @@ class Planned:
         y = found.y
         say(f"{counted(len(y), asked.unit)} with {' and '.join(data.inputs)}")
         rows = Columns.read(data, protocol, missing)
+        positive = None if protocol.regression else protocol.positive_in(infer_task(y), np.unique(y).tolist())
         splits = splits_of(y, rows, protocol)
         leakage = _checked_leakage(self, data, splits, rows.groups, say)
 
         def evaluated(chosen: Chosen, X: Any) -> Outcome:
-            return _cross_validated(chosen, X, y, splits, rows.groups, protocol, inner_always, say)
+            found = _cross_validated(chosen, X, y, splits, rows.groups, protocol, inner_always, say)
+            return ordered(found, y, positive)
 
         parts = parts_of(data)
         head = asked.chosen.head()
@@ -175,6 +178,7 @@ class Planned:
         fixed = asked.chosen.fixed
         metrics = metrics_of(report.outcome, data, y, classes=classes, params=fixed, by=levels_by) | report.metrics
         metrics |= counts_of(y, classes, rows, protocol, missing, "--merge", len(asked.labels), say)
+        metrics |= positive_section(positive)
         metrics["leakage"] = leakage
         if head.transductive:
             metrics["transduction"] = {"sees": SEES}

@@ -22,6 +22,7 @@ from headwater.api._training import LEARNING_RATES, curve_table, memory_advice, 
 from headwater.api._tuning import Input
 from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, infer_task, score
+from headwater.evaluate.positive import Positive
 from headwater.evaluate.protocol import align
 from headwater.finetune.adapt import Adapted
 from headwater.finetune.augment import parse_augmentation
@@ -50,6 +51,7 @@ class Ready:
     data: Data
     y: NDArray[Any]
     names: list[str] | None
+    positive: Positive | None
     rows: Columns
     splits: Sequence[Split]
     leakage: dict[str, Any]

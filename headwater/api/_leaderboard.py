@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._classes import sample_lines
+from headwater.api._labelling import positive_lines
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, json_safe, over, plus_minus, summary
 from headwater.api._tested import codes_of, interval_words, label_columns, names_of, p_words, scores_of, truth_of
@@ -19,6 +20,7 @@ from headwater.api.run import Results
 from headwater.errors import InputError
 from headwater.evaluate import score, statistics
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER, FoldScores, bootstrap, difference, interval
+from headwater.evaluate.positive import Positive
 
 LEVEL = 0.95
 N_DRAWS = 2000
@@ -193,6 +195,7 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         f"{found['task']}, {counted(found['n_samples'], 'sample')}, {counted(len(rows), 'cell')}, mean ± standard "
         f"deviation over {over(picked['folds'])}; {share} intervals by drawing {what} again"
     ]
+    out += positive_lines(Positive(**found["positive"]) if found.get("positive") else None)
     table = [["", "features", "head", metric, share, "less the best", share, "p Holm"]]
     for row in rows:
         cells = [str(row["rank"]), row["features"], row["head"], _mean(row, metric)]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from headwater._missing import MISSING
+from headwater.api._labelling import Labelling
 from headwater.api._missing import MissingRule
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Task
 from headwater.evaluate.aggregate import How, require_aggregation
 from headwater.evaluate.calibration import Method, require_method
 from headwater.evaluate.conformal import require_alpha
+from headwater.evaluate.positive import Positive
 from headwater.evaluate.thresholds import Target, require_share
 
 FOLDS = 5
@@ -41,7 +42,7 @@ class Protocol:
     conformal_per_class: bool = False
     per: str | None = None
     aggregate: How | None = None
-    missing_values: tuple[str, ...] = MISSING
+    labelling: Labelling = field(default_factory=Labelling)
 
     @property
     def regression(self) -> bool:
@@ -72,7 +73,7 @@ class Protocol:
     def missing_rule(self, labels: tuple[str, ...], separator: str | None, ids: str | None) -> MissingRule:
         """Return which words are missing values, and in which columns: those that are used, but for the split's."""
         others = (self.groups, self.by, self.per)
-        return MissingRule(self.missing_values, labels, others, separator, ids)
+        return MissingRule(self.labelling.missing_values, labels, others, separator, ids)
 
     @property
     def target(self) -> tuple[Target, float] | None:
@@ -95,7 +96,12 @@ class Protocol:
         """Return what is needed to repeat it, as plain JSON values."""
         divided = self.split is not None or self.holdout is not None
         own = {"groups": self.groups or "none", "folds": None if divided else self.n_folds}
-        return {**asdict(self), **own, "missing_values": list(self.missing_values)}
+        flat = {name: value for name, value in asdict(self).items() if name != "labelling"}
+        return {**flat, **own, **self.labelling.to_dict()}
+
+    def positive_in(self, task: Task, classes: Sequence[Any]) -> Positive | None:
+        """Return the positive class of two, of which a threshold may have to be certain; None of any other task."""
+        return self.labelling.positive_in(task, classes, None if self.target is None else self.target[0])
 
     def refuse(self) -> None:
         """Raise `InputError` for what cannot be, and for options that contradict each other."""
@@ -140,6 +146,7 @@ class Protocol:
         if task == "regression":
             for option, value in (
                 ("--calibrate", self.calibrate),
+                ("--positive", self.labelling.positive),
                 ("--sensitivity", self.sensitivity),
                 ("--specificity", self.specificity),
                 ("--conformal", self.conformal),

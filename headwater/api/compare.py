@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._foreign import reads_runs
+from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._lines import aligned, counted
 from headwater.api._tested import (
     codes_of,
@@ -29,6 +30,7 @@ from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
 from headwater.evaluate.bootstrap import DEFAULT_METRIC, LOWER_IS_BETTER
+from headwater.evaluate.positive import Positive, negative_first
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Compared:
         Whether three or more runs differ at all, over folds; None for two.
     notes
         What could not be tested, and why.
+    positive
+        The positive class of two; None where there are not two.
     """
 
     metric: str
@@ -91,16 +95,24 @@ class Compared:
     differences: Sequence[Difference]
     friedman_p: float | None
     notes: Sequence[str]
+    positive: Positive | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**vars(self), "runs": dict(self.runs), "differences": [vars(d) for d in self.differences]}
+        named = None if self.positive is None else self.positive.name
+        return {
+            **vars(self),
+            "positive": named,
+            "runs": dict(self.runs),
+            "differences": [vars(d) for d in self.differences],
+        }
 
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""
         share = f"{100 * self.level:g} %"
         what = "samples" if self.drawn == "sample" else "groups"
         out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {what} again"]
+        out += positive_lines(self.positive)
         table = [["run", self.metric, share]]
         table += [[n, f"{v['value']:.3f}", interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
         out += [f"  {line}" for line in aligned(table)]
@@ -123,6 +135,7 @@ def compare(
     runs: Sequence[str | Path | Run],
     *,
     metric: str | None = None,
+    positive: str | None = None,
     level: float = 0.95,
     n_draws: int = 2000,
     seed: int = 0,
@@ -135,6 +148,8 @@ def compare(
         Two or more runs, or where they are.
     metric
         A metric of the task; the AUC (macro, for labels), or r2 of a regression, when left out.
+    positive
+        The positive class of two; that of the first run when left out.
     level
         Of the intervals.
     n_draws
@@ -163,7 +178,10 @@ def compare(
     if metric not in known:
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} runs there are: {', '.join(known)}.")
     tables = _aligned(opened, names)
+    which = positive_in_run(opened[0].metrics, positive)
     classes = names_of(opened[0].metrics)
+    if which is not None:
+        classes = negative_first(classes, str(which.name))
     truth = truth_of(tables[0], classes, task)
     grouped = all("group" in table.columns for table in tables)
     groups = codes_of(tables[0]["group"]) if grouped else np.arange(len(truth))
@@ -202,7 +220,7 @@ def compare(
     notes = [] if same_folds else ["folds differ between the runs: no tests over folds, and all rows are one test set"]
     notes += rows.notes + (folds.notes if folds is not None else [])
     kind = "group" if grouped else "sample"
-    return Compared(metric, level, n_draws, kind, len(truth), found, differences, friedman_p, notes)
+    return Compared(metric, level, n_draws, kind, len(truth), found, differences, friedman_p, notes, which)
 
 
 class _Rows:
@@ -281,6 +299,13 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
+def _alike(one: Any, other: Any, task: str) -> bool:
+    """Whether two runs are about the same: of two classes, whichever of them is the positive one."""
+    if task == "binary" and isinstance(one, list) and isinstance(other, list):
+        return sorted(map(str, one)) == sorted(map(str, other))
+    return bool(one == other)
+
+
 def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
     """Return the predictions of all runs in the order of the first; refuse runs about different things."""
     first = runs[0]
@@ -288,7 +313,7 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
     tables = []
     for run, name in zip(runs, names, strict=True):
         for what in ("task", names_key(first.metrics["task"])):
-            if run.metrics[what] != first.metrics[what]:
+            if not _alike(run.metrics[what], first.metrics[what], first.metrics["task"]):
                 raise InputError(
                     f"{names[0]} and {name} have different {what}: {first.metrics[what]} and {run.metrics[what]}."
                 )

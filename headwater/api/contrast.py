@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._classes import class_counts, class_lines
+from headwater.api._labelling import positive_lines, positive_section
 from headwater.api._lines import aligned, counted
 from headwater.api._missing import MissingRule, words_of
 from headwater.api._places import seen_from
@@ -40,6 +41,7 @@ from headwater.embed.joined import Joint
 from headwater.embed.tunable import Tunable
 from headwater.errors import InputError, SplitError, nearest
 from headwater.evaluate import make_splits, score
+from headwater.evaluate.positive import Positive, positive_of
 from headwater.finetune.adapt import Adapted, BatchNorm, How, LoraSettings
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
@@ -95,6 +97,7 @@ class Contrasted:
         out += [f"  {n:,} of these {what} are among those to train on, too" for n, what in seen if n]
         if "class_counts" in m:
             out += ["", *class_lines(m["class_counts"])]
+        out += positive_lines(Positive(**m["positive"]) if "positive" in m else None)
         if self.path is None:
             return [*out, "nothing was written; --out RUN keeps the encoder"]
         how = f"--adapter {self.path}" if self.joint is None else f"--encoder joined:{self.path}"
@@ -358,7 +361,9 @@ class Contrasting:
         }
         if ready.truth is not None:
             unit = None if ready.group_column is None else ready.data.table[ready.group_column].to_numpy()
-            metrics["class_counts"] = class_counts(ready.truth, sorted(set(ready.truth.tolist())), unit)
+            classes = sorted(set(ready.truth.tolist()))
+            metrics["class_counts"] = class_counts(ready.truth, classes, unit)
+            metrics |= positive_section(positive_of(classes) if len(classes) == 2 else None)
         config = self.config | {
             "groups": ready.group_column or "none",
             "features": {one.name: one.encoder.spec(one.modality, "float32").to_dict() for one in ready.inputs},

@@ -16,10 +16,11 @@ from headwater.api._contents import kinds_of
 from headwater.api._fitting import Columns, counts_of
 from headwater.api._foreign import reads_runs
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
+from headwater.api._labelling import Labelling, columns_of, in_order_of, positive_in_run, positive_section
 from headwater.api._lines import counted
 from headwater.api._mapping import mapping_of, merged, refuse_unknown
 from headwater.api._measurements import with_numbers
-from headwater.api._missing import MissingRule, words_of
+from headwater.api._missing import MissingRule
 from headwater.api._prompts import SEES
 from headwater.api._protocol import Protocol
 from headwater.api._results import metrics_of, predictions_of
@@ -38,6 +39,7 @@ from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.calibration import calibrator_from_dict
+from headwater.evaluate.positive import Positive
 from headwater.evaluate.thresholds import at_threshold
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
 
@@ -60,6 +62,7 @@ def evaluate(
     by: str | None = None,
     label_separator: str | None = None,
     missing_values: str | Sequence[str] | None = None,
+    positive: str | None = None,
     level: float = 0.95,
     n_draws: int = 2000,
     seed: int = 0,
@@ -86,6 +89,8 @@ def evaluate(
         that label out (of several labels, that label).
     groups, where, by, label_separator, missing_values
         As for `fit_head`; groups are what is drawn again for intervals.
+    positive
+        As for `fit_head`; the run's own when left out. A threshold that the run chose is of its positive class.
     level, n_draws, seed
         Of the intervals, and the draws that make them.
     allow_leakage
@@ -142,7 +147,7 @@ def evaluate(
         task="regression" if fitted.metrics["task"] == "regression" else "auto",
         groups=column,
         by=by,
-        missing_values=words_of(missing_values),
+        labelling=Labelling.of(missing_values, positive),
     )
     rule = protocol.missing_rule(tuple(labels), label_separator, opened.roles.id)
     missing = rule.found(opened.select(where))
@@ -165,10 +170,15 @@ def evaluate(
 
     head = fitted.head
     scores = _scores(head, _inputs(data, own, names, head), task)
+    if task != "regression":
+        scores = in_order_of(head, classes, scores)
     if "calibrator" in fitted.decision:
         scores = calibrator_from_dict(fitted.decision["calibrator"])(scores)
+    which = _positive(fitted, positive)
+    if which is not None and which.name != classes[-1]:
+        classes, y, scores = classes[::-1], 1 - y, scores[:, ::-1]
     of_columns = task in ("multilabel", "regression")
-    known = np.arange(len(classes)) if of_columns else np.asarray(head.classes_)
+    known = np.arange(len(classes)) if of_columns else np.asarray(head.classes_)[columns_of(head, classes)]
     truth = y if of_columns else known[y]
     found_metrics = score(task, truth, scores, classes=known)
     outcome = Outcome(
@@ -182,7 +192,8 @@ def evaluate(
     of_levels = None if by is None or rows.levels is None else (by, rows.levels)
     metrics = metrics_of(outcome, data, truth, classes=classes, by=of_levels)
     metrics |= counts_of(truth, classes, rows, protocol, missing, "--map", len(labels), say)
-    inside, unit = _draws_of(fitted, task, names_of(fitted.metrics), n_draws, seed)
+    metrics |= positive_section(which)
+    inside, unit = _draws_of(fitted, task, names_of(metrics), n_draws, seed)
     codes = np.arange(len(y)) if group is None else codes_of(pl.Series(group))
     outside = draw.bootstrap(task, [[draw.FoldScores(y, scores, codes)]], n_draws=n_draws, seed=seed + 1)
     metrics["external"] = {
@@ -213,7 +224,7 @@ def evaluate(
         "groups": column or "none",
         "where": where,
         "by": by,
-        "missing_values": list(protocol.missing_values),
+        **protocol.labelling.to_dict(),
         "level": level,
         "n_draws": n_draws,
         "seed": seed,
@@ -318,6 +329,17 @@ def _inputs(data: Data, own: Sequence[str], names: Sequence[str], head: Any) -> 
         present={by_own(name): part for name, part in data.present.items()},
     )
     return given_to(head, parts_of(named))
+
+
+def _positive(run: Run, asked: str | None) -> Positive | None:
+    """Return the positive class of two: the run's, unless another was asked for. A threshold stays of its class."""
+    own, which = positive_in_run(run.metrics), positive_in_run(run.metrics, asked)
+    if own is not None and which is not None and which.name != own.name and "threshold" in run.decision:
+        raise InputError(
+            f"--positive {which.name}: the run has a threshold for {own.name}, which says nothing of {which.name}. "
+            f"Leave --positive out, or fit the head again with --positive {which.name}."
+        )
+    return which
 
 
 def _mapped(

@@ -14,6 +14,7 @@ from PIL import Image
 from headwater.api._foreign import reads_runs
 from headwater.api._heat import as_grid, heat_map, seen_region
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs
+from headwater.api._labelling import columns_of
 from headwater.api._lines import aligned
 from headwater.api._out import require_writable
 from headwater.api.run import Run, open_run
@@ -152,9 +153,10 @@ def explain(
     if target is not None and target not in classes:
         raise InputError(f"--class {target}: no such class.{nearest(target, classes)} There are: {', '.join(classes)}.")
     rows = np.array([0])
-    scores = _scores(opened, fitted, head, X, names, id)
+    columns = columns_of(head, classes)
+    scores = _scores(opened, fitted, head, X, names, id)[columns]
     chosen = int(np.argmax(scores)) if target is None else classes.index(target)
-    found = relevance(head, X, rows, target=chosen, method=method)
+    found = relevance(head, X, rows, target=columns[chosen], method=method)
     kept = {name: values[0][~np.isnan(values[0])] for name, values in zip(names, found, strict=True)}
     check = {}
     if isinstance(head, TokenHead):

@@ -16,9 +16,9 @@ from headwater.api._fitting import Columns, counts_of, splits_of
 from headwater.api._folds import Ready, Trained, Training
 from headwater.api._frozen import frozen_of
 from headwater.api._inputs import refuse_bags
+from headwater.api._labelling import Labelling, ordered, positive_section
 from headwater.api._leakage import check_leakage
 from headwater.api._lines import counted
-from headwater.api._missing import words_of
 from headwater.api._progress import progress_bar
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
@@ -80,6 +80,7 @@ def fine_tune(
     aggregate: Aggregation | None = None,
     label_separator: str | None = None,
     missing_values: str | Sequence[str] | None = None,
+    positive: str | None = None,
     allow_leakage: str | None = None,
     seed: int = 0,
     start: Start = "probe",
@@ -135,7 +136,8 @@ def fine_tune(
         A run of ``fine_tune`` to go on from.
     image, text, id
         Columns of the manifest. With one encoder of both, naming ``text`` makes it an input beside the image.
-    groups, folds, split, holdout, where, by, per, aggregate, label_separator, missing_values, allow_leakage, seed
+    groups, folds, split, holdout, where, by, per, aggregate, label_separator, missing_values, positive, \
+allow_leakage, seed
         As in `fit_head`.
     views
         As in `fit_head`: each view of a case is an input of its own, which one encoder reads.
@@ -220,7 +222,7 @@ def fine_tune(
             seed=seed,
             per=per,
             aggregate=aggregate,
-            missing_values=words_of(missing_values),
+            labelling=Labelling.of(missing_values, positive),
         ),
         where=where,
         bags=bags,
@@ -397,7 +399,9 @@ class Tuning:
         samples = rule.applied(samples)
         data, found = with_labels(in_bags(samples, self.bags, self.views, used), self.labels, self.label_separator)
         y = found.y
-        protocol.refuse_for(infer_task(y))
+        task = infer_task(y)
+        protocol.refuse_for(task)
+        positive = protocol.positive_in(task, np.unique(y).tolist())
         rows = Columns.read(data, protocol, missing)
         splits = splits_of(y, rows, protocol)[0]
         behind, row_of = samples_of(samples, data, self.bags)
@@ -408,7 +412,19 @@ class Tuning:
         unit = "bag" if self.in_bags else "sample" if self.views is None else "case"
         say(f"{counted(len(y), unit)} with {' and '.join(f'{i.name} ({i.how})' for i in inputs)}")
         return Ready(
-            protocol, inputs, data, y, found.names, rows, splits, leakage, made, members, tokens and not pooled, missing
+            protocol,
+            inputs,
+            data,
+            y,
+            found.names,
+            positive,
+            rows,
+            splits,
+            leakage,
+            made,
+            members,
+            tokens and not pooled,
+            missing,
         )
 
     def _leakage(
@@ -449,6 +465,8 @@ class Tuning:
         """Return all that a run that goes on must have in common with the one that began."""
         left_out = ("device", "workers", "accumulate")
         config = {name: value for name, value in self.config.items() if name not in left_out}
+        if config["positive"] is None:
+            del config["positive"]  # an older headwater, whose run may be gone on with, did not ask
         rows = ready.rows
         held = [
             hashed([ready.data.ids, ready.y, rows.groups, *(np.r_[s.train, -1, s.test] for s in ready.splits)]),
@@ -479,11 +497,13 @@ class Tuning:
         outcome = Outcome(
             frozen.task, frozen.classes, trained.folds, trained.head, frozen.params, self._selection(frozen, trained)
         )
+        frozen, outcome = (ordered(found, y, ready.positive) for found in (frozen, outcome))
         report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
         classes = outcome.classes.tolist() if ready.names is None else ready.names
         by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
         metrics = metrics_of(outcome, ready.data, y, classes=classes, params=self.chosen.fixed, by=by) | report.metrics
         metrics |= counts_of(y, classes, rows, protocol, ready.missing, None, len(self.labels), say)
+        metrics |= positive_section(ready.positive)
         metrics["leakage"] = ready.leakage
         metrics["frozen"] = frozen_of(frozen, outcome, y, rows.groups)
         metrics["training"] = trained.described

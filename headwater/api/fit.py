@@ -9,8 +9,8 @@ from typing import Any
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import DEFAULT_HEAD, Fitting
 from headwater.api._inputs import Missing
+from headwater.api._labelling import Labelling
 from headwater.api._mapping import mapping_of
-from headwater.api._missing import words_of
 from headwater.api._protocol import Asked, Protocol
 from headwater.api._writing import run_folder
 from headwater.api.run import Run
@@ -52,6 +52,7 @@ def fit_head(
     label_separator: str | None = None,
     merge: Mapping[str, str | None] | str | Path | None = None,
     missing_values: str | Sequence[str] | None = None,
+    positive: str | None = None,
     allow_leakage: str | None = None,
     samples_with: str | Sequence[str] = (),
     trials: int | None = None,
@@ -116,7 +117,7 @@ def fit_head(
         Calibrate scores by ``"temperature"`` or ``"isotonic"``, fitted to out-of-fold scores of the training rows.
     sensitivity, specificity
         One of them: report what a threshold gives that was chosen to reach it on out-of-fold scores of the training
-        rows. The positive class is the one that sorts last.
+        rows. Which class is positive has to be certain: from `positive`, or from the classes' names.
     conformal
         Make prediction sets that miss the true class at most in this share of the samples, such as 0.1.
     conformal_per_class
@@ -135,6 +136,10 @@ def fit_head(
         text with commas. ``NA``, ``N/A``, ``NaN`` and ``null`` when left out; with an empty list only empty cells are
         missing. A column of ids, sites or countries has none of the words, unless it is the label. A sample without a
         label is left out and counted.
+    positive
+        The positive class of two: that of sensitivity, precision and recall. When left out, the names decide (1 of 0
+        and 1, yes, true, positive, malignant, case, what is not normal), or else the class that sorts last is taken,
+        and said.
     allow_leakage
         Why it is no matter that the same images, near duplicates of them, or samples of one group are on both sides of
         a split, which is refused otherwise. Kept in ``metrics.json``.
@@ -190,7 +195,7 @@ def fit_head(
             conformal_per_class=conformal_per_class,
             per=per,
             aggregate=aggregate,
-            missing_values=words_of(missing_values),
+            labelling=Labelling.of(missing_values, positive),
         ),
         where=where,
         bags=bags,

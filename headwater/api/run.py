@@ -15,12 +15,14 @@ from headwater.api._classes import sample_lines
 from headwater.api._controls import control_lines
 from headwater.api._foreign import run_errors
 from headwater.api._frozen import against_frozen
+from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, over, over_folds
 from headwater.api._places import found_from
 from headwater.api._report import lines_of, output_lines
 from headwater.api._zero_shot_lines import ablation_lines, together_lines
 from headwater.errors import HeadError, how_to_make
+from headwater.evaluate.positive import Source
 from headwater.heads import load_head
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ class Run:
         n_folds = len(self.metrics["folds"])
         folds = f"mean ± standard deviation over {over(self.metrics['folds'])}" if n_folds > 1 else "one test set"
         out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
+        out += positive_lines(positive_in_run(self.metrics))
         main = MAIN_METRICS[self.metrics["task"]]
         if self.metrics.get("labels_per_sample") == {"least": N_TOP, "most": N_TOP}:
             main += TOP_METRICS
@@ -246,6 +249,13 @@ class _ClassCount(TypedDict):
     n_groups: Count | None
 
 
+class _Positive(TypedDict):
+    """Which of two classes is the positive one, and how that was chosen."""
+
+    name: Word | int | float | bool
+    by: Source
+
+
 class _Metrics(TypedDict, total=False):
     """What ``metrics.json`` holds of what every verb reads."""
 
@@ -257,6 +267,7 @@ class _Metrics(TypedDict, total=False):
     left_out: dict[str, Count]
     classes: list[Word | int | float | bool]
     class_counts: list[_ClassCount]
+    positive: _Positive
     missing_values: dict[str, dict[str, Count]]
     warnings: list[str]
 

@@ -17,9 +17,9 @@ from headwater._reading import read_json, read_regular
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
+from headwater.api._labelling import Labelling
 from headwater.api._leaderboard import Cell, lines_of, ranked
 from headwater.api._mapping import mapping_of
-from headwater.api._missing import words_of
 from headwater.api._out import require_writable
 from headwater.api._places import PLACES, seen_from
 from headwater.api._progress import progress_bar
@@ -36,7 +36,13 @@ CHEAP_FIRST = (
     *("prototypes", "linear", "ridge", "knn", "xgboost", "mlp", "token-mlp", "mil"),
     *("self-attention", "merged-attention", "cross-attention", "co-attention"),
 )
-ABOUT_SAMPLES = ("left_out", "class_counts", "missing_values", "warnings")  # of metrics: the same in every cell
+ABOUT_SAMPLES = (
+    "left_out",
+    "class_counts",
+    "positive",
+    "missing_values",
+    "warnings",
+)  # of metrics: the same in every cell
 LATER = ("classes", "environment", "view_levels")  # of a run's config, known when it has run, or not its own
 
 
@@ -100,6 +106,7 @@ def sweep(
     label_separator: str | None = None,
     merge: Mapping[str, str | None] | str | Path | None = None,
     missing_values: str | Sequence[str] | None = None,
+    positive: str | None = None,
     allow_leakage: str | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -132,7 +139,7 @@ def sweep(
     metric
         What the leaderboard is sorted by; the AUC (macro, for labels), or r2 for regression, when left out.
     groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, views, per, aggregate, label_separator, \
-merge, missing_values, allow_leakage
+merge, missing_values, positive, allow_leakage
         As `fit_head` has them.
     progress
         Show how far it is.
@@ -163,7 +170,7 @@ merge, missing_values, allow_leakage
         inner_folds=inner_folds,
         per=per,
         aggregate=aggregate,
-        missing_values=words_of(missing_values),
+        labelling=Labelling.of(missing_values, positive),
     )
     means = mapping_of(merge, "--merge")
     of_heads = _parameters(params or {}, grid, kinds)
@@ -354,6 +361,7 @@ def _is_finished(path: Path, plan: Planned) -> bool:
     later = (*LATER, *PLACES)
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
+    config.setdefault("positive", None)  # what an older headwater went by
     if "missing_values" not in config:  # of an older headwater, whose sweep `_begun` has let go on
         del wanted["missing_values"]
     return config == wanted and read_results(path).trials is not None

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from headwater.api._ablation import ablate as ablated
 from headwater.api._ablation import require_metric
 from headwater.api._fitting import Columns, counts_of
+from headwater.api._labelling import Labelling, in_order_of, positive_section
 from headwater.api._lines import counted
-from headwater.api._missing import words_of
 from headwater.api._numbers import json_safe
 from headwater.api._prompts import SEES, describe, dual
 from headwater.api._protocol import Protocol
@@ -26,6 +26,7 @@ from headwater.api.run import Run
 from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
 from headwater.evaluate.metrics import Task
+from headwater.evaluate.positive import negative_first
 from headwater.heads import TransductiveZeroShot, ZeroShot
 from headwater.store import Store, open_store
 
@@ -44,6 +45,7 @@ def zero_shot(
     ablate: bool = False,
     metric: str | None = None,
     missing_values: str | Sequence[str] | None = None,
+    positive: str | None = None,
     n_draws: int = 2000,
     seed: int = 0,
     weights: str | Path | None = None,
@@ -69,7 +71,7 @@ def zero_shot(
         The column that holds the true class; several columns of 0 and 1, or one column of lists, for several labels a
         sample. Scores of labels are their softmax over all labels, as those of classes are: they rank labels, and a
         threshold of 0.5 means nothing.
-    where, by, missing_values, out, progress
+    where, by, missing_values, positive, out, progress
         As for `fit_head`.
     groups
         The column whose values are drawn again for intervals, such as the patient; ``"none"`` for samples.
@@ -106,7 +108,7 @@ def zero_shot(
     for option, name in [*(("--label", name) for name in labels), ("--by", by), ("--groups", column)]:
         if name is not None:
             require_column(opened, name, option)
-    protocol = Protocol(groups=column, by=by, missing_values=words_of(missing_values))
+    protocol = Protocol(groups=column, by=by, labelling=Labelling.of(missing_values, positive))
     rule = protocol.missing_rule(tuple(labels), label_separator, opened.roles.id)
     missing = rule.found(opened.select(where))
     data, found = with_labels(rule.applied(opened.read(image, where=where)), labels, label_separator)
@@ -118,23 +120,26 @@ def zero_shot(
     if task == "multilabel" and transductive:
         raise InputError("--transductive needs one class a sample: an image with several labels is in no one cluster.")
     require_metric(task, metric)
+    which = protocol.positive_in(task, classes)
+    if which is not None:
+        classes = negative_first(classes, which.name)
     y = _truth(found, classes)
     rows = Columns.read(data, protocol, missing)
     group = rows.groups
     say(f"{counted(len(set(known.prompts.texts)), 'prompt')} of {len(classes)} classes")
     texts = known.texts
     head: Any = ZeroShot(texts.features, list(texts.classes), texts.logit_scale)
-    scores = head.predict_proba(data.X)
-    columns = np.arange(len(classes)) if task == "multilabel" else head.classes_
+    scores = in_order_of(head, classes, head.predict_proba(data.X))
+    columns = np.arange(len(classes)) if task == "multilabel" else np.asarray(classes)
     more: dict[str, Any] = {}
     note = "nothing was fitted: every sample is tested"
     if transductive:
-        head, scores, more["transduction"] = _transduced(TransductiveZeroShot(texts), data.X, y, scores, task)
+        head, scores, more["transduction"] = _transduced(TransductiveZeroShot(texts), data.X, y, scores, classes)
         note = "nothing was fitted to labels; the features of all tested samples were used together"
     if ablate:
         codes = None if group is None else codes_of(pl.Series(group))
         more["ablation"] = ablated(
-            known, data.X, y, task, texts, groups=codes, metric=metric, n_draws=n_draws, seed=seed, say=say
+            known, data.X, y, task, classes, groups=codes, metric=metric, n_draws=n_draws, seed=seed, say=say
         )
     if task == "multilabel":
         more["scores"] = "softmax over labels: they rank labels, and a threshold of 0.5 means nothing"
@@ -160,14 +165,14 @@ def zero_shot(
         "logit_scale": known.logit_scale,
         "where": where,
         "by": by,
-        "missing_values": list(protocol.missing_values),
+        **protocol.labelling.to_dict(),
         "groups": column or "none",
         "transductive": transductive,
         "ablate": ablate,
         "environment": environment(),
     }
     of_levels = None if by is None or rows.levels is None else (by, rows.levels)
-    metrics = metrics_of(outcome, data, y, classes=classes, by=of_levels) | more
+    metrics = metrics_of(outcome, data, y, classes=classes, by=of_levels) | more | positive_section(which)
     metrics |= counts_of(y, classes, rows, protocol, missing, None, len(labels), say)
     predictions = predictions_of(data.ids, y, outcome, classes, group)
     return write_run(target, Run(target, config, metrics, predictions, head), kind)
@@ -186,7 +191,7 @@ def _refuse(transductive: bool, ablate: bool, metric: str | None, n_draws: int, 
 
 
 def _truth(found: Labels, classes: Sequence[str]) -> NDArray[Any]:
-    """Return classes as words; or 0/1 by sorted class, a label that no sample has being 0."""
+    """Return classes as words; or 0/1 by class, a label that no sample has being 0."""
     if found.names is None:
         return found.y.astype(str)
     y = np.zeros((len(found.y), len(classes)), np.int64)
@@ -195,16 +200,16 @@ def _truth(found: Labels, classes: Sequence[str]) -> NDArray[Any]:
 
 
 def _transduced(
-    head: TransductiveZeroShot, X: Any, y: NDArray[Any], before: NDArray[np.float64], task: Task
+    head: TransductiveZeroShot, X: Any, y: NDArray[Any], before: NDArray[np.float64], classes: Sequence[str]
 ) -> tuple[TransductiveZeroShot, NDArray[np.float64], dict[str, Any]]:
     """Return the head, the scores of all samples together, and what that changed."""
     found = head.transduce(X)
-    scores = found.probabilities
+    scores = in_order_of(head, classes, found.probabilities)
     changed = float(np.mean(scores.argmax(1) != before.argmax(1)))
     section = {
         "sees": SEES,
         "changed": changed,
-        "zero_shot": json_safe(score(task, y, before, classes=head.classes_)),
+        "zero_shot": json_safe(score("binary" if len(classes) == 2 else "multiclass", y, before, classes=classes)),
         "rounds": (len(found.objective) - 1) // 2,
         "converged": found.converged,
         "objective": {"start": found.objective[0], "end": found.objective[-1]},

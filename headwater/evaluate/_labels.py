@@ -62,6 +62,18 @@ def encode(values: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.in
     return distinct, codes.astype(np.int64, copy=False)
 
 
+def codes_in(values: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the place of each value among classes, which may stand in any order and must hold every value.
+
+    Examples
+    --------
+    >>> codes_in(np.array(["a", "b", "a"]), np.array(["b", "a"]))
+    array([1, 0, 1])
+    """
+    order = np.argsort(classes, kind="stable")
+    return order[np.searchsorted(classes, values, sorter=order)].astype(np.int64, copy=False)
+
+
 def counted(n: int, noun: str) -> str:
     """Write a number with its noun in the right form: ``1 row``, ``2 rows``, ``3 classes``."""
     if n == 1:

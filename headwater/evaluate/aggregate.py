@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, SplitError, nearest
-from headwater.evaluate._labels import encode
+from headwater.evaluate._labels import codes_in, encode
 from headwater.evaluate.metrics import Task, score
 from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
 from headwater.evaluate.splits import Split
@@ -79,7 +79,7 @@ def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[
         labels = np.zeros((n_units, y.shape[1]), y.dtype)
         np.maximum.at(labels, units.codes, y)
         return labels
-    codes = np.searchsorted(classes, y)
+    codes = codes_in(y, classes)
     highest = np.full(n_units, -1)
     np.maximum.at(highest, units.codes, codes)
     differs = codes != highest[units.codes]

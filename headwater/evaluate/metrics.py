@@ -79,8 +79,8 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
         "binary" also of shape (n_samples,): the probability of ``classes[1]``. For "regression" what is predicted, of
         the shape of `y_true`.
     classes : array of shape (n_classes,), optional
-        All classes, sorted as `numpy.unique` sorts; those of `y_true` when left out. Without effect for
-        "multilabel" and "regression".
+        All classes, in the order of the columns of scores; those of `y_true`, sorted, when left out. Of two classes the
+        last is the positive one. Without effect for "multilabel" and "regression".
 
     Returns
     -------
@@ -344,10 +344,10 @@ def _class_codes(labels: NDArray[Any], classes: ArrayLike | None) -> tuple[Codes
     present, codes = encode(labels, "y")
     if classes is None:
         return codes, len(present)
-    known, order = encode(np.asarray(classes), "classes")
-    if not np.array_equal(order, np.arange(len(known))):
-        raise InputError("classes must be sorted and distinct, and the columns of scores in that order.")
-    place = {name: number for number, name in enumerate(known.tolist())}
+    known = np.asarray(classes).tolist()
+    place = {name: number for number, name in enumerate(known)}
+    if len(place) < len(known):
+        raise InputError("classes must be distinct, and the columns of scores in their order.")
     unknown = [name for name in present.tolist() if name not in place]
     if unknown:
         raise InputError(f"y holds {unknown[0]!r}, which is not one of the classes ({', '.join(map(str, place))}).")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.evaluate._labels import codes_in
 from headwater.evaluate.metrics import Task, score, summarise
 from headwater.evaluate.regression import as_outputs
 from headwater.evaluate.search import Trial
@@ -86,7 +87,8 @@ class Outcome:
     Attributes
     ----------
     task, classes
-        Kind of task, and the classes in the order of the columns of scores; for regression the outputs' numbers.
+        Kind of task, and the classes in the order of the columns of scores, of which the last of two is the positive
+        one; for regression the outputs' numbers.
     folds
         One for each split.
     head, params
@@ -125,7 +127,24 @@ class Outcome:
             return as_outputs(y)
         if self.task == "multilabel":
             return y.astype(np.int64)
-        return np.searchsorted(self.classes, y).astype(np.int64)
+        return codes_in(y, self.classes)
+
+    def in_order(self, classes: Sequence[Any], y: NDArray[Any]) -> Outcome:
+        """Return it with the classes, and the columns of scores, in another order, and the metrics that follow from it.
+
+        Of two classes the last is the positive one. Heads keep the order of their own ``classes_``.
+        """
+        names = np.asarray(classes)
+        order = codes_in(names, self.classes)
+        if (order == np.arange(len(order))).all():
+            return self
+        other = replace(self, classes=self.classes[order])
+
+        def inside(rows: OutOfFold | None) -> OutOfFold | None:
+            return None if rows is None else replace(rows, scores=rows.scores[:, order])
+
+        folds = [rescored(fold, other, y, fold.scores[:, order], inside(fold.inside)) for fold in self.folds]
+        return replace(other, folds=folds, inside=inside(self.inside))
 
 
 def rescored(fold: Fold, outcome: Outcome, y: NDArray[Any], scores: Floats, inside: OutOfFold | None) -> Fold:

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater.api._foreign import reads_runs
+from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._out import require_writable
 from headwater.api._tested import names_of, scores_of, truth_of
 from headwater.api.run import FIGURES, Results, read_results
 from headwater.errors import InputError
 from headwater.evaluate.calibration import reliability
+from headwater.evaluate.positive import Positive, negative_first
 from headwater.evaluate.regression import of_each_output
 from headwater.report import _pictures as pictures
 from headwater.report._curves import Kind, Spread, spread
@@ -37,24 +39,35 @@ class Drawn:
         Where they are.
     files
         Each figure in each format.
+    positive
+        The positive class of two; None where there are not two.
     """
 
     folder: Path
     files: Sequence[Path]
+    positive: Positive | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"folder": str(self.folder), "files": [path.name for path in self.files]}
+        named = None if self.positive is None else self.positive.name
+        return {"folder": str(self.folder), "files": [path.name for path in self.files], "positive": named}
 
     def lines(self) -> list[str]:
         """Say what there is."""
         names = dict.fromkeys(path.stem for path in self.files)
         suffixes = dict.fromkeys(path.suffix[1:] for path in self.files)
-        return [f"{', '.join(names)} ({', '.join(suffixes)}) in {self.folder}"]
+        return [*positive_lines(self.positive), f"{', '.join(names)} ({', '.join(suffixes)}) in {self.folder}"]
 
 
 @reads_runs
-def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[str] = SUFFIXES, dpi: int = 300) -> Drawn:
+def plot(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    positive: str | None = None,
+    formats: Sequence[str] = SUFFIXES,
+    dpi: int = 300,
+) -> Drawn:
     """Draw a run: reliability, ROC and precision-recall curves and confusion; or predicted numbers and residuals.
 
     Of a run that trained an encoder, the losses of each fold too.
@@ -68,6 +81,8 @@ def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[st
         The directory of a run of `fit_head`, `zero_shot` or `evaluate`.
     out
         Where to write them; ``figures`` in the run's directory when left out.
+    positive
+        The positive class of two, whose curves are drawn; the run's when left out.
     formats
         ``"png"``, ``"svg"`` or ``"pdf"``.
     dpi
@@ -88,6 +103,7 @@ def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[st
     if dpi < 1:
         raise InputError(f"--dpi must be at least 1, but is {dpi}.")
     found = read_results(Path(run))
+    which = positive_in_run(found.metrics, positive)
     need("matplotlib", "plots")
     folder = require_writable(Path(run) / FIGURES if out is None else out)
     if folder.exists() and not folder.is_dir():
@@ -95,16 +111,18 @@ def plot(run: str | Path, *, out: str | Path | None = None, formats: Sequence[st
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     with style():
-        for name, figure in _figures(found):
+        for name, figure in _figures(found, which):
             files += save(figure, folder, name, formats, dpi)
-    return Drawn(folder, files)
+    return Drawn(folder, files, which)
 
 
-def _figures(found: Results) -> Iterator[tuple[str, Any]]:
+def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, Any]]:
     """Yield each figure of a run with its name."""
     if found.curves is not None:
         yield "training", pictures.training(found.curves)
     task, names, table = found.metrics["task"], names_of(found.metrics), found.predictions
+    if positive is not None:
+        names = negative_first(names, str(positive.name))
     truth, scores = truth_of(table, names, task), scores_of(table, names, task)
     if task == "regression":
         yield "predicted", pictures.predicted_and_true(truth, scores, names, _words(found, truth, scores))
@@ -147,7 +165,7 @@ def _spreads(
     scores: NDArray[np.float64],
     rows: Sequence[NDArray[np.int64]],
 ) -> dict[str, Spread]:
-    """Return what is drawn: the class that sorts last of two, each of a few, or all entries together of many."""
+    """Return what is drawn: the positive class of two, each of a few, or all entries together of many."""
     every = truth == 1 if task == "multilabel" else truth[:, None] == np.arange(len(names))
     if task == "binary":
         found = {names[1]: spread(kind, [every[r, 1] for r in rows], [scores[r, 1] for r in rows])}

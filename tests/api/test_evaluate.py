@@ -124,7 +124,7 @@ def test_several_inputs(inside, outside, tmp_path, write_features, head):
 
 def test_a_calibrated_run_with_a_threshold(inside, outside, tmp_path):
     """The saved head's calibrator is applied to its scores, and its threshold to these; both go with the new run."""
-    run = fitted(inside, tmp_path, "grade", calibrate="temperature", sensitivity=0.9)
+    run = fitted(inside, tmp_path, "grade", calibrate="temperature", sensitivity=0.9, positive="low")
     made = evaluate(run.path, outside, label="grade", groups="who", out=tmp_path / "out")
     head, decision = open_run(run.path).head, open_run(run.path).decision
     data = outside.read("made/image")
@@ -132,7 +132,7 @@ def test_a_calibrated_run_with_a_threshold(inside, outside, tmp_path):
     calibrated = calibrator_from_dict(decision["calibrator"])(raw)
     assert np.abs(calibrated - raw).max() > 1e-3  # else nothing would tell them apart
     np.testing.assert_allclose(made.predictions.select("^score_.*$").to_numpy(), calibrated, atol=1e-6)
-    positive = data.table["grade"].to_numpy() == "low"  # the class that sorts last
+    positive = data.table["grade"].to_numpy() == "low"
     above = calibrated[:, 1] >= decision["threshold"]["threshold"]
     found = made.metrics["external"]["threshold"]
     assert found["sensitivity"] == pytest.approx(above[positive].mean())

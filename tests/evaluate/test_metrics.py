@@ -233,7 +233,7 @@ REFUSED = {
     "a null label": (("binary", ["a", None], [0.1, 0.2]), {"classes": ["a", "b"]}, "null in 1 row"),
     "an unknown label": (("binary", ["a", "c"], [0.1, 0.2]), {"classes": ["a", "b"]}, "'c'"),
     "numbers for names": (("binary", [0, 1], [0.1, 0.2]), {"classes": ["0", "1"]}, "y holds 0"),
-    "unsorted classes": (("binary", ["a", "b"], [0.1, 0.2]), {"classes": ["b", "a"]}, "sorted"),
+    "classes twice": (("binary", ["a", "b"], [0.1, 0.2]), {"classes": ["a", "b", "a"]}, "distinct"),
     "three classes": (("binary", [0, 1, 2], [0.1, 0.2, 0.3]), {}, "there are 3"),
     "one class": (("binary", [0, 0], [0.1, 0.2]), {}, "there is 1"),
     "counts as indicators": (("multilabel", [[0, 2]], [[0.1, 0.2]]), {}, "0 and 1 only"),

@@ -140,7 +140,7 @@ def test_folds_of_one_side_have_no_curve():
 def drawn(run):
     """The figures of a run, not written, by name."""
     with style():
-        return dict(_figures(read_results(run.path)))
+        return dict(_figures(read_results(run.path), None))
 
 
 def test_a_reliability_diagram_shows_the_bins(fit):
@@ -235,7 +235,7 @@ def test_training_is_drawn(fit):
     )
     curves.write_parquet(run.path / "curves.parquet")
     with style():
-        figures = dict(_figures(read_results(run.path)))
+        figures = dict(_figures(read_results(run.path), None))
     losses = figures["training"].axes[0]
     (marked,) = [line for line in losses.lines if line.get_marker() == "o"]
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (1, 0.6)

@@ -1,0 +1,105 @@
+"""Which of two classes is the positive one: that of sensitivity, precision, recall and average precision."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from headwater.errors import InputError, nearest
+
+Source = Literal["option", "names", "order"]
+
+_PAIRS = {  # negative, and its positive
+    "0": "1",
+    "-1": "1",
+    "no": "yes",
+    "n": "y",
+    "false": "true",
+    "benign": "malignant",
+    "negative": "positive",
+    "neg": "pos",
+    "-": "+",
+    "control": "case",
+    "controls": "cases",
+    "absent": "present",
+}
+_NOT = re.compile(r"(?:no|not|non|without)[\s_-]+(?:of[\s_-]+)?(?P<what>.+)")
+
+
+class Positive(NamedTuple):
+    """The positive class of two.
+
+    Attributes
+    ----------
+    name
+        As it stands among the labels.
+    by
+        How it was chosen: ``"option"``, the user named it; ``"names"``, the two names say it, as benign and malignant
+        do; ``"order"``, it is merely the one that sorts last.
+    """
+
+    name: Any
+    by: Source
+
+
+def positive_of(classes: Sequence[Any], asked: str | None = None) -> Positive:
+    """Return the positive class of two.
+
+    Parameters
+    ----------
+    classes
+        Two classes, sorted.
+    asked
+        The one that the user named, as text; None leaves it to the names.
+
+    Raises
+    ------
+    InputError
+        When the class that was named is neither.
+
+    Examples
+    --------
+    >>> positive_of(["benign", "malignant"])
+    Positive(name='malignant', by='names')
+    >>> positive_of(["normal", "tumour"]).name, positive_of(["cancer", "no cancer"]).name
+    ('tumour', 'cancer')
+    >>> positive_of(["cancer", "healthy"]), positive_of(["cancer", "healthy"], "cancer")
+    (Positive(name='healthy', by='order'), Positive(name='cancer', by='option'))
+    """
+    first, last = classes
+    words = [str(name) for name in classes]
+    if asked is not None:
+        if asked.strip() not in words:
+            raise InputError(
+                f"--positive {asked}: no such class.{nearest(asked.strip(), words)} "
+                f"The classes are {' and '.join(words)}."
+            )
+        return Positive(classes[words.index(asked.strip())], "option")
+    for negative, positive in ((first, last), (last, first)):
+        if _is_negative_of(_folded(negative), _folded(positive)):
+            return Positive(positive, "names")
+    return Positive(last, "order")
+
+
+def negative_first(classes: Sequence[Any], positive: Any) -> list[Any]:
+    """Return two classes, the positive one last.
+
+    Examples
+    --------
+    >>> negative_first(["cancer", "healthy"], "cancer")
+    ['healthy', 'cancer']
+    """
+    return [*(name for name in classes if name != positive), positive]
+
+
+def _is_negative_of(name: str, other: str) -> bool:
+    """Whether a name says that it is the absence of what another names."""
+    if name == "normal":
+        return other not in _PAIRS
+    without = _NOT.fullmatch(name)
+    return _PAIRS.get(name) == other or (without is not None and without["what"] == other)
+
+
+def _folded(name: Any) -> str:
+    return str(name).strip().casefold()
