@@ -25,6 +25,7 @@ from headwater.api._protocol import Protocol
 from headwater.api._report import reported
 from headwater.api._results import metrics_of, predictions_of, trials_of
 from headwater.api._samples import full_column, group_column, labels_there, levels, require_column, with_labels
+from headwater.api._stated import READ, texts_that_state
 from headwater.api._tested import names_key
 from headwater.api._views import views_of
 from headwater.api._writing import described, environment, write_run
@@ -160,7 +161,8 @@ class Planned:
         rows = Columns.read(data, protocol, missing)
         positive = None if protocol.regression else protocol.positive_in(infer_task(y), np.unique(y).tolist())
         splits = splits_of(y, rows, protocol)
-        leakage = _checked_leakage(self, data, splits, rows.groups, say)
+        names = np.unique(y).tolist() if found.names is None else found.names
+        leakage = _checked_leakage(self, data, y, names, splits, rows.groups, say)
 
         def evaluated(chosen: Chosen, X: Any) -> Outcome:
             found = _cross_validated(chosen, X, y, splits, rows.groups, protocol, inner_always, say)
@@ -257,6 +259,8 @@ def counts_of(
 def _checked_leakage(
     plan: Planned,
     data: Data,
+    y: NDArray[Any],
+    names: Sequence[Any],
     splits: Sequence[Sequence[Split]],
     groups: NDArray[Any] | None,
     say: Callable[[str], None],
@@ -276,6 +280,9 @@ def _checked_leakage(
             for split in of_seed
         ]
         quiet = say if not found else lambda line: None
+        stated = None
+        if not found and any(name.endswith(READ) for name in plan.what.names):
+            stated = texts_that_state(samples, plan.store.roles.text, y[row], names, by_sample)
         report = check_leakage(
             samples,
             by_sample,
@@ -284,6 +291,7 @@ def _checked_leakage(
             allowed=asked.allow_leakage,
             # samples may lack features that others have, and share an image all the same
             shared=shared_images(data, of_seed) if plan.what.partial and plan.what.bags is None else 0,
+            stated=stated,
             say=quiet,
         )
         found.append(report)

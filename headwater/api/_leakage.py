@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from headwater.api._contents import Contents, contents_of, kinds_of, modality_of
 from headwater.api._lines import counted
+from headwater.api._stated import words_of_clue
 from headwater.errors import InputError, SplitError
 from headwater.evaluate.leakage import Sides, Values
 from headwater.evaluate.splits import Split
+from headwater.evaluate.stated import Stated
 from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, pairs_above
 from headwater.store import KEY_COLUMNS, Data, Modality, SelectedRows
 
@@ -85,13 +87,15 @@ def check_leakage(
     group_column: str | None = None,
     allowed: str | None = None,
     shared: int = 0,
+    stated: Stated | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Look for what is on both sides of a split; refuse the splits when it is there.
 
     Refused are identical images and divided groups, of which one is enough, and near duplicates of images when many
     tested images have one in training. Identical texts are counted alone: reports are written from templates. So are
-    near duplicates of pairs, which one text may make alike; an image in pairs with two texts is one image.
+    near duplicates of pairs, which one text may make alike; an image in pairs with two texts is one image. Texts that
+    state the label are refused when a name or one word tells it almost perfectly.
 
     Parameters
     ----------
@@ -107,6 +111,8 @@ def check_leakage(
         Why a leak is no matter; None to refuse it.
     shared
         Images on both sides, where more samples have one than have all of these features; see `shared_images`.
+    stated
+        How far texts state the label, where texts are used; see `headwater.api._stated`.
     say
         Called with a line about what is there and does not lead to a refusal.
 
@@ -162,6 +168,15 @@ def check_leakage(
             f"the split leaks: {'; '.join(leaks)}. Pass --groups COL that keeps copies together (headwater audit lists "
             "them), or --allow-leakage REASON."
         )
+    if stated is not None:
+        report["texts"] = asdict(stated)
+        if stated.strong is not None:
+            leaks.append(f"the texts state the label: {words_of_clue(stated.strong)}")
+            if allowed is None:
+                raise SplitError(
+                    f"{leaks[-1]}. Take it out of the texts, leave them out of --features, or pass --allow-leakage "
+                    "REASON, such as captions that were written from the labels."
+                )
     for leak in leaks:
         say(f"allowed ({allowed}): {leak}")
     return report

@@ -17,13 +17,16 @@ from headwater.api._lines import aligned, counted, cut
 from headwater.api._missing import MissingRule, words_of
 from headwater.api._out import require_writable
 from headwater.api._samples import full_column, group_column, require_column, with_labels
-from headwater.errors import InputError
+from headwater.api._stated import lines_of_texts, texts_that_state
+from headwater.errors import InputError, SplitError
 from headwater.evaluate import Split, make_splits
 from headwater.evaluate.leakage import Sides
+from headwater.evaluate.stated import Stated
 from headwater.store import Data, Store, open_store
 
 MOST_SIDES = 100  # of a split
 SHOWN = 5  # clusters, in print
+FOLDS = 5  # in which words are chosen and measured
 SHOWN_IDS = 4  # of each
 MOST = 24  # characters of a cell that are shown
 
@@ -45,6 +48,8 @@ class Audit:
     pairs
         A row for each pair: ``features``, ``kind`` (identical or near), ``cluster``, ``similarity``, ``id_a``,
         ``id_b``, and ``group``, ``label`` and ``side`` of both, where there are such.
+    texts
+        How far texts state the label; None without texts or a label.
     """
 
     path: str
@@ -56,10 +61,13 @@ class Audit:
     groups_across_split: int | None
     found: Sequence[Duplicates]
     pairs: pl.DataFrame = field(repr=False)
+    texts: Stated | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the pairs."""
-        return {**{k: v for k, v in vars(self).items() if k != "pairs"}, "found": [asdict(one) for one in self.found]}
+        texts = None if self.texts is None else asdict(self.texts)
+        own = {k: v for k, v in vars(self).items() if k != "pairs"}
+        return {**own, "found": [asdict(one) for one in self.found], "texts": texts}
 
     def lines(self) -> list[str]:
         """Say in a few lines what was found."""
@@ -68,6 +76,10 @@ class Audit:
             out.append(f"left out: {counted(self.n_left_out, 'sample')} without features or label")
         if self.groups_across_split is not None:
             out.append(f"groups of {self.groups} on both sides of {self.split}: {self.groups_across_split:,}")
+        if self.texts is not None:
+            out += lines_of_texts(asdict(self.texts))
+            if self.texts.strong is not None:
+                out.append("  the texts state the label: fit-head refuses them, unless --allow-leakage says why not")
         for one in self.found:
             out += ["", *self._of(one)]
         return out
@@ -224,7 +236,21 @@ def audit(
         groups_across_split=across,
         found=[one for one, _ in parts],
         pairs=pairs,
+        texts=None if y is None else _stated(data, opened.roles.text, y, group, columns.splits, seed),
     )
+
+
+def _stated(
+    data: Data, column: str | None, y: NDArray[Any], group: NDArray[Any] | None, splits: Sequence[Split], seed: int
+) -> Stated | None:
+    """Measure how far texts state the label, on the split that is looked at, or else on folds of our own."""
+    if column is None:
+        return None
+    try:
+        parts = splits or make_splits(y, groups=group, n_folds=FOLDS, seed=seed)
+    except SplitError:  # too few samples of some class
+        return None
+    return texts_that_state(data, column, y, np.unique(y).tolist(), parts)
 
 
 def _names(store: Store, features: str | Sequence[str] | None) -> list[str]:

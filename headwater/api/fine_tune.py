@@ -24,6 +24,7 @@ from headwater.api._protocol import Protocol
 from headwater.api._report import reported
 from headwater.api._results import metrics_of, predictions_of
 from headwater.api._samples import group_column, keep_samples, require_column, with_labels
+from headwater.api._stated import texts_that_state
 from headwater.api._training import beside, hashed, memory_advice, refuse_settings
 from headwater.api._tuning import (
     Asked,
@@ -42,6 +43,7 @@ from headwater.embed.adapter import Adapter
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Outcome, Split, cross_validate, infer_task
 from headwater.evaluate.aggregate import How as Aggregation
+from headwater.evaluate.stated import Stated
 from headwater.finetune.adapt import BatchNorm, LoraSettings
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
@@ -405,7 +407,18 @@ class Tuning:
         rows = Columns.read(data, protocol, missing)
         splits = splits_of(y, rows, protocol)[0]
         behind, row_of = samples_of(samples, data, self.bags)
-        leakage = self._leakage(behind, row_of, made, splits, rows.groups, protocol, say)
+        names = np.unique(y).tolist() if found.names is None else found.names
+        by_sample = [
+            replace(
+                split,
+                train=np.flatnonzero(np.isin(row_of, split.train)),
+                test=np.flatnonzero(np.isin(row_of, split.test)),
+            )
+            for split in splits
+        ]
+        reads = any(one.modality != "image" for one in inputs)
+        stated = texts_that_state(behind, manifest.text if reads else None, y[row_of], names, by_sample)
+        leakage = self._leakage(behind, row_of, made, by_sample, rows.groups, protocol, stated, say)
         members = members_of(data)
         inputs = of_views(inputs, data)
         made = {one.name: made[one.name.rpartition(":")[2]] for one in inputs}
@@ -435,6 +448,7 @@ class Tuning:
         splits: Sequence[Split],
         groups: NDArray[Any] | None,
         protocol: Protocol,
+        stated: Stated | None,
         say: Callable[[str], None],
     ) -> dict[str, Any]:
         """Look for what is on both sides of a split, as `fit_head` does."""
@@ -444,20 +458,13 @@ class Tuning:
             if values.ndim == 3:
                 values = values.mean(1, dtype=np.float32)
             inputs[name] = SelectedRows(InMemory(values), np.asarray(X[:])[:, 0])  # type: ignore[index]
-        by_sample = [
-            replace(
-                split,
-                train=np.flatnonzero(np.isin(row_of, split.train)),
-                test=np.flatnonzero(np.isin(row_of, split.test)),
-            )
-            for split in splits
-        ]
         return check_leakage(
             replace(samples, inputs=inputs),
-            by_sample,
+            splits,
             groups=None if groups is None else groups[row_of],
             group_column=protocol.groups,
             allowed=self.allow_leakage,
+            stated=stated,
             say=say,
         )
 

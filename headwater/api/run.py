@@ -20,6 +20,7 @@ from headwater.api._lines import counted
 from headwater.api._numbers import indented, over, over_folds
 from headwater.api._places import found_from
 from headwater.api._report import lines_of, output_lines
+from headwater.api._stated import lines_of_texts
 from headwater.api._zero_shot_lines import ablation_lines, together_lines
 from headwater.errors import HeadError, how_to_make
 from headwater.evaluate.positive import Source
@@ -135,6 +136,7 @@ class Run:
         if "frozen" in self.metrics:
             out += ["", *against_frozen(self.metrics)]
         out += lines_of(self.metrics, n_folds, main)
+        out += lines_of_texts((self.metrics.get("leakage") or {}).get("texts"))
         if "controls" in self.metrics:
             out += ["", *control_lines(self.metrics)]
         if "ablation" in self.metrics:

@@ -29,7 +29,8 @@ def table_of(n=N):
             "grade": [("low", "high")[i % 2] for i in range(n)],
             "age": [30 + i for i in range(n)],
             "site": ["north" if i < n // 2 else "south" for i in range(n)],
-            "caption": [f"{('smooth', 'rough')[i % 2]} tissue, field {i % 7}" for i in range(n)],
+            # one in eight says the other: a word that tells the label almost always would be refused
+            "caption": [f"{('smooth', 'rough')[i % 8 in (1, 3, 5)]} tissue, field {i % 7}" for i in range(n)],
             "tags": [("a;b", "b", "c")[i % 3] for i in range(n)],
             "same": ["x"] * n,
             "empty": pl.Series([None] * n, dtype=pl.String),

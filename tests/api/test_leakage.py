@@ -152,9 +152,9 @@ def test_texts_are_counted_and_refuse_nothing(command, store, tmp_path):
     words = ("fit-head", store, "--features", "ngram/text", "--label", "grade", "--groups", "none", "--set", "C=1")
     done = command(*words, "--out", tmp_path / "run")
     assert done.status == 0
-    assert "13 identical texts on both sides of a split" in done.err
+    assert "14 identical texts on both sides of a split" in done.err
     leakage = open_run(tmp_path / "run").metrics["leakage"]
-    assert leakage["identical_across_splits"] == {"text": 13}
+    assert leakage["identical_across_splits"] == {"text": 14}
     assert "near_duplicates" not in leakage
 
 

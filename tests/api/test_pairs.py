@@ -177,12 +177,22 @@ def test_similar_pairs(reports, made):
 def test_fit_and_evaluate(command, made, tmp_path):
     """A head is fitted to pairs and tested elsewhere; what it was fitted on is known by its images."""
     words = ["--label", "label", "--groups", "patient", "--set", "C=1", "--folds", "2"]
+    words += ["--allow-leakage", "the texts say the label"]
     done = command("fit-head", made.path, "--features", "vlm/pair", *words, "--out", tmp_path / "run")
     assert done.status == 0, done.err
     leakage = json.loads((tmp_path / "run/metrics.json").read_text())["leakage"]
     assert set(leakage["identical_across_splits"]) == {"image", "text"}
     swept = command(
-        "sweep", made.path, "--features", "vlm/pair", "--heads", "linear", *words[:4], "--out", tmp_path / "s"
+        "sweep",
+        made.path,
+        "--features",
+        "vlm/pair",
+        "--heads",
+        "linear",
+        *words[:4],
+        *words[-2:],
+        "--out",
+        tmp_path / "s",
     )
     assert swept.status == 0, swept.err
     assert "vlm/pair" in swept.out

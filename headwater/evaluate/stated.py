@@ -1,0 +1,268 @@
+"""Texts that state the label: a class's own name, or one word, that tells the class almost perfectly.
+
+A report that ends in "conclusion: malignant" makes any head over texts look perfect. Every measure here is taken on
+tested rows; a word is chosen on the training rows of the same split.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.evaluate.splits import Split
+
+STRONG = 0.95
+MOST_ROWS = 5_000  # beyond these, rows are drawn
+LEAST_TEXTS = 3  # that hold a word
+CERTAIN = 0.001  # the largest p, divided by the number of classes, of a word that is strong evidence
+CERTAIN_NAME = 0.01  # of a name, which nobody searched for
+LEAST_STEM = 4
+
+_NO_BLANKS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # scripts whose words are not parted by blanks
+_LETTER = rf"[^\W_{_NO_BLANKS}]"
+_WORD = re.compile(rf"[{_NO_BLANKS}]|{_LETTER}+")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Clue:
+    """What of a text tells a class.
+
+    Attributes
+    ----------
+    kind
+        ``"name"``, the class's own name, in any of its endings; ``"word"``, a word; ``"number"``, the number that is to
+        be predicted.
+    words
+        The name, or the word that was chosen in most folds.
+    absent
+        Whether it is the lack of the word that tells.
+    label
+        The class or label that it tells; the output of a regression.
+    auc
+        Of its presence alone, on all tested rows; of a number the share of rows whose text holds it.
+    strong
+        Whether that is at least 0.95 and no chance.
+    """
+
+    kind: Literal["name", "word", "number"]
+    words: str
+    absent: bool
+    label: str
+    auc: float
+    strong: bool
+
+
+@dataclass(frozen=True)
+class Stated:
+    """How far texts state the label.
+
+    Attributes
+    ----------
+    name, word, number
+        The best clue of each kind; None where there is none.
+    n_repeated
+        Different texts that several rows have.
+    n_repeated_one_label
+        Those of them whose rows all have one label.
+    """
+
+    name: Clue | None
+    word: Clue | None
+    number: Clue | None
+    n_repeated: int
+    n_repeated_one_label: int
+
+    @property
+    def clues(self) -> list[Clue]:
+        """What there is, names before words."""
+        return [clue for clue in (self.name, self.word, self.number) if clue is not None]
+
+    @property
+    def strong(self) -> Clue | None:
+        """The clue that shows beyond doubt that texts state the label."""
+        return next((clue for clue in self.clues if clue.strong), None)
+
+
+def stated_in(
+    texts: Sequence[str], y: NDArray[Any], names: Sequence[str], splits: Sequence[Split], *, seed: int = 0
+) -> Stated:
+    """Measure how well names of classes, and single words, tell the classes of tested rows.
+
+    Parameters
+    ----------
+    texts
+        One a row.
+    y : array of shape (n,) or (n, n_outputs)
+        Class numbers, or 0/1 of several labels; floats are numbers to predict.
+    names
+        What the classes, labels or outputs are called.
+    splits
+        Of the rows. A word is chosen on the training rows of each, and measured on its test rows.
+    seed
+        Of the rows that are drawn where there are more than 5,000.
+
+    Examples
+    --------
+    >>> texts = ["a benign gland", "benign tissue", "malignant gland", "tissue, malignant"] * 8
+    >>> y = np.array([0, 0, 1, 1] * 8)
+    >>> rows = np.arange(32)
+    >>> splits = [Split(f, rows[rows % 2 != f], rows[rows % 2 == f]) for f in (0, 1)]
+    >>> stated_in(texts, y, ["benign", "malignant"], splits).strong.words
+    'benign'
+    """
+    drawn = np.arange(len(texts))
+    if len(texts) > MOST_ROWS:
+        drawn = np.sort(np.random.default_rng(seed).choice(len(texts), MOST_ROWS, replace=False))
+    plain = [unicodedata.normalize("NFKC", texts[row]).casefold() for row in drawn.tolist()]
+    y = y[drawn]
+    place = np.full(len(texts), -1)
+    place[drawn] = np.arange(len(drawn))
+    parts = [(place[s.train][place[s.train] >= 0], place[s.test][place[s.test] >= 0]) for s in splits]
+    parts = [(train, test) for train, test in parts if len(train) and len(test)]
+    repeated = _repeated(plain, y)
+    if y.dtype.kind == "f":
+        return Stated(None, None, _number(plain, y.reshape(len(y), -1), names, parts, seed), *repeated)
+    truth = y.astype(bool) if y.ndim == 2 else y[:, None] == np.arange(len(names))  # (n, n_classes)
+    return Stated(_name(plain, truth, names, parts), _word(plain, truth, names, parts), None, *repeated)
+
+
+_Parts = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+
+def words_in(text: str) -> list[str]:
+    """Return the words of a text in small letters; each sign of a script without blanks is one.
+
+    Examples
+    --------
+    >>> words_in("lung_aca, grade 2")
+    ['lung', 'aca', 'grade', '2']
+    """
+    return _WORD.findall(text)
+
+
+def _name(texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], parts: _Parts) -> Clue | None:
+    """Return the name that tells its class best, as it is or by its stem."""
+    tested = np.unique(np.concatenate([test for _, test in parts])) if parts else np.arange(0)
+    found = []
+    for c, name in enumerate(names):
+        for pattern in _patterns(name):
+            has = np.array([pattern.search(texts[row]) is not None for row in tested.tolist()], bool)
+            found.append(_clue("name", name, False, name, has, truth[tested, c], CERTAIN_NAME))
+    return max((clue for clue in found if clue is not None), key=_rank, default=None)
+
+
+def _patterns(name: str) -> Iterator[re.Pattern[str]]:
+    """Yield what finds a class's name in a text: as it is, and with other endings."""
+    words = words_in(unicodedata.normalize("NFKC", name).casefold())
+    if not words:
+        return
+    for stemmed in (False, True):
+        parts = [
+            re.escape(word[: max(LEAST_STEM, len(word) - 3)]) + r"\w*"
+            if stemmed and len(word) > LEAST_STEM
+            else re.escape(word) + rf"(?!{_LETTER})"
+            for word in words
+        ]
+        yield re.compile(rf"(?<!{_LETTER})" + r"[\W_]*".join(parts))
+
+
+def _word(texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], parts: _Parts) -> Clue | None:
+    """Return the word that tells a class best on tested rows, chosen for each class and split on its training rows."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    vectorizer = CountVectorizer(binary=True, tokenizer=words_in, token_pattern=None, lowercase=False)
+    try:
+        present = vectorizer.fit_transform(texts).tocsr()
+    except ValueError:  # no word in any text
+        return None
+    vocabulary = vectorizer.get_feature_names_out()
+    chosen: list[list[tuple[str, bool]]] = [[] for _ in names]
+    hits: list[list[NDArray[np.bool_]]] = [[] for _ in names]
+    of_truth: list[list[NDArray[np.bool_]]] = [[] for _ in names]
+    for train, test in parts:
+        inside = present[train]
+        n_texts = np.asarray(inside.sum(0)).ravel()
+        n_of = truth[train].sum(0)
+        with_word = np.asarray(inside.T @ truth[train].astype(np.float64))  # (n_words, n_classes)
+        for c in np.flatnonzero((n_of > 0) & (n_of < len(train))).tolist():
+            share = with_word[:, c] / n_of[c] - (n_texts - with_word[:, c]) / (len(train) - n_of[c])
+            share[n_texts < LEAST_TEXTS] = 0
+            best = int(np.argmax(np.abs(share)))
+            if share[best] == 0:
+                continue
+            absent = bool(share[best] < 0)
+            chosen[c].append((str(vocabulary[best]), absent))
+            hits[c].append(np.asarray(present[test][:, [best]].toarray()).ravel().astype(bool) != absent)
+            of_truth[c].append(truth[test, c])
+    found = []
+    for c, name in enumerate(names):
+        if chosen[c]:
+            (word, absent), _ = Counter(chosen[c]).most_common(1)[0]
+            has, true = np.concatenate(hits[c]), np.concatenate(of_truth[c])
+            found.append(_clue("word", word, absent, name, has, true, CERTAIN / len(names)))
+    return max((clue for clue in found if clue is not None), key=_rank, default=None)
+
+
+def _clue(
+    kind: Literal["name", "word"],
+    words: str,
+    absent: bool,
+    label: str,
+    has: NDArray[np.bool_],
+    truth: NDArray[np.bool_],
+    certain: float,
+) -> Clue | None:
+    """Return a clue with the AUC of its presence: the mean of sensitivity and specificity; None of one class."""
+    both = np.bincount(2 * truth + has, minlength=4).reshape(2, 2)  # truth, presence
+    if not both.sum(1).all():
+        return None
+    auc = float((both[1, 1] / both[1].sum() + both[0, 0] / both[0].sum()) / 2)
+    return Clue(kind, words, absent, label, auc, auc >= STRONG and _p(both) < certain)
+
+
+def _p(table: NDArray[np.int64]) -> float:
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact(table, alternative="greater")[1])
+
+
+def _rank(clue: Clue) -> tuple[float, bool]:
+    """What the best clue has most of; of two classes, a word that is there comes before one that is not."""
+    return (clue.auc, not clue.absent)
+
+
+def _number(
+    texts: Sequence[str], y: NDArray[np.float64], names: Sequence[str], parts: _Parts, seed: int
+) -> Clue | None:
+    """Return the output whose number stands in the most texts, against numbers of other rows standing there."""
+    tested = np.unique(np.concatenate([test for _, test in parts])) if parts else np.arange(0)
+    if not len(tested):
+        return None
+    there = [{float(word) for word in _NUMBER.findall(texts[row])} for row in tested.tolist()]
+    others = np.random.default_rng(seed).permutation(tested)
+    found = []
+    for c, name in enumerate(names):
+        own, by_chance = (
+            float(np.mean([float(y[row, c]) in numbers for row, numbers in zip(rows.tolist(), there, strict=True)]))
+            for rows in (tested, others)
+        )
+        found.append(Clue("number", name, False, name, own, own >= STRONG and by_chance <= 0.5))
+    return max(found, key=_rank)
+
+
+def _repeated(texts: Sequence[str], y: NDArray[Any]) -> tuple[int, int]:
+    """Return how many different texts stand in several rows, and how many of these have one label throughout."""
+    labels: dict[str, set[bytes]] = {}
+    n_of = Counter(texts)
+    for text, label in zip(texts, y, strict=True):
+        if n_of[text] > 1:
+            labels.setdefault(text, set()).add(np.asarray(label).tobytes())
+    return len(labels), sum(len(of) == 1 for of in labels.values())
