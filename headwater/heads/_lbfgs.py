@@ -17,6 +17,7 @@ Array = Any  # an array of the namespace that the objective lives in
 
 SUFFICIENT_DECREASE = 1e-4
 MAX_BACKTRACKS = 12
+MAX_IDLE = 3  # steps that lower a value by no more than rounding, after which the promises of its model are noise
 
 
 class Evaluation(NamedTuple):
@@ -55,11 +56,14 @@ class Minimum:
     converged: Array
 
 
-def minimise(objective: Objective, theta: Array, *, tol: Array, max_iter: int, memory: int = 10) -> Minimum:
+def minimise(
+    objective: Objective, theta: Array, *, tol: Array, share: float, max_iter: int, memory: int = 10
+) -> Minimum:
     """Minimise all problems from ``theta``, of shape ``(P, k, m)``.
 
     A problem has converged when the decrease that its quasi-Newton model still promises is below its ``tol`` (float64,
-    of shape ``(P,)``). It is given up, not converged, when rounding keeps every step from lowering it.
+    of shape ``(P,)``) and below this ``share`` of its value. It is given up, not converged, when rounding keeps every
+    step, or `MAX_IDLE` of them in a row, from lowering it.
     """
     xp = objective.xp
     n_problems = theta.shape[0]
@@ -72,16 +76,18 @@ def minimise(objective: Objective, theta: Array, *, tol: Array, max_iter: int, m
     noise = 8 * float(xp.finfo(theta.dtype).eps)
     alive = xp.arange(n_problems)
     at = objective.evaluate(theta, alive)
+    idle = xp.zeros_like(alive)
     pairs: list[tuple[Array, Array, Array]] = []
     for iteration in range(max_iter + 1):
         direction = -_two_loop(objective, at, alive, pairs)
         slope = _dot(xp, at.gradient, direction)
-        converged = -slope <= 2 * tol[alive]
+        converged = -slope <= 2 * xp.minimum(tol[alive], share * at.value)
         if iteration == max_iter:
             _record(end, alive, theta, at.value, iteration, converged)
             return end
         trial, new, stuck = _search(objective, theta, at, direction, slope, alive, converged, noise)
-        leaving = converged | stuck
+        idle = xp.where(at.value - new.value > noise * xp.abs(at.value), xp.zeros_like(idle), idle + 1)
+        leaving = converged | stuck | (idle >= MAX_IDLE)
         # the step that would have brought little is taken all the same: it was paid for
         ahead = (new.value < at.value)[leaving]
         last = xp.where(ahead[:, None, None], trial[leaving], theta[leaving])
@@ -91,7 +97,7 @@ def minimise(objective: Objective, theta: Array, *, tol: Array, max_iter: int, m
         if not bool(xp.any(keep)):
             return end
         if bool(xp.any(leaving)):
-            alive, theta, trial = alive[keep], theta[keep], trial[keep]
+            alive, theta, trial, idle = alive[keep], theta[keep], trial[keep], idle[keep]
             at, new = Evaluation(*(part[keep] for part in at)), Evaluation(*(part[keep] for part in new))
             pairs = [(s[keep], y[keep], rho[keep]) for s, y, rho in pairs]
         step, change = trial - theta, new.gradient - at.gradient

@@ -31,6 +31,7 @@ from headwater.heads._rows import Chunk, TrainingRows, to_numpy
 Array = Any
 
 FLOAT32_TOL = 1e-6  # of the loss of constant predictions; below it, float32 no longer tells up from down
+SHARE = 1e-5  # of the objective itself: separable rows leave little of it, where 1e-6 of the constant loss is much
 KNOT_SPACING = 1.0  # decades of C between penalties that are solved first
 MIN_COLUMNS = 64  # below it, a pass over the rows costs more than the columns that the second stage spares
 
@@ -315,12 +316,12 @@ def _solve_part(rows: TrainingRows, problems: Problems, tol: float, max_iter: in
     share = tol if rows.float == xp.float64 else max(tol, FLOAT32_TOL)
     knots, others, spline = _path(problems)
     first = LogisticObjective(rows, _some(problems, knots), rows.float)
-    end = minimise(first, first.start(), tol=share * first.constant_loss, max_iter=max_iter)
+    end = minimise(first, first.start(), tol=share * first.constant_loss, share=SHARE, max_iter=max_iter)
     if len(others):
         guess = rows.put(spline) @ end.theta.reshape(len(knots), -1)
         second = LogisticObjective(rows, _some(problems, others), rows.float)
         start = guess.reshape(-1, *end.theta.shape[1:])
-        rest = minimise(second, start, tol=share * second.constant_loss, max_iter=max_iter)
+        rest = minimise(second, start, tol=share * second.constant_loss, share=SHARE, max_iter=max_iter)
         order = rows.put(np.argsort(np.concatenate([knots, others])), xp.int64)
         end = Minimum(*(xp.concat(pair)[order] for pair in zip(vars(end).values(), vars(rest).values(), strict=True)))
     if rows.float == xp.float64:
@@ -329,7 +330,7 @@ def _solve_part(rows: TrainingRows, problems: Problems, tol: float, max_iter: in
     if len(left):
         objective = LogisticObjective(rows, _some(problems, left), xp.float64)
         start = xp.astype(end.theta[left], xp.float64)
-        again = minimise(objective, start, tol=tol * objective.constant_loss, max_iter=max_iter)
+        again = minimise(objective, start, tol=tol * objective.constant_loss, share=SHARE, max_iter=max_iter)
         end.theta = xp.astype(end.theta, xp.float64)
         end.theta[left] = again.theta
         end.value[left], end.converged[left] = again.value, again.converged
