@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from headwater.api.run import Run
 from headwater.errors import InputError
 from headwater.evaluate import Outcome, Repeat, Split, cross_validate_repeats, infer_task, make_splits
 from headwater.evaluate.aggregate import Units, refuse_straddling, units_of
+from headwater.evaluate.edges import at_edges
 from headwater.evaluate.shots import few_shots
 from headwater.store import Data, Store
 
@@ -181,6 +182,8 @@ class Planned:
         metrics = metrics_of(report.outcome, data, y, classes=classes, params=fixed, by=levels_by) | report.metrics
         metrics |= counts_of(y, classes, rows, protocol, missing, "--merge", len(asked.labels), say)
         metrics |= positive_section(positive)
+        if asked.chosen.trials is None:
+            metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(outcome, head.search_space)]
         metrics["leakage"] = leakage
         if head.transductive:
             metrics["transduction"] = {"sees": SEES}

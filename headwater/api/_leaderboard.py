@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from headwater.api._classes import sample_lines
 from headwater.api._labelling import positive_lines
 from headwater.api._lines import counted
-from headwater.api._numbers import indented, json_safe, over, plus_minus, summary
+from headwater.api._numbers import edge_lines, indented, json_safe, over, plus_minus, summary
 from headwater.api._tested import codes_of, interval_words, label_columns, names_of, p_words, scores_of, truth_of
 from headwater.api.run import Results
 from headwater.errors import InputError
@@ -120,6 +120,11 @@ def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:
         "drawn": "group" if grouped else "sample",
         "intervals_of_seed": int(folds[0, 0]) if "seed" in keys else None,
         "leaderboard": rows,
+        "at_edge": {
+            cell.name: {"head": cell.head, "at_edge": edges}
+            for cell in cells
+            if (edges := cell.results.metrics.get("selection", {}).get("at_edge"))
+        },
         "picked": {
             "by": f"{_LOSS.get(task, 'log loss')} on inner folds of each fold's own training rows, among all cells",
             **summary(found),
@@ -217,6 +222,8 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         f"picked by inner folds: {metric} {plus_minus(picked['mean'], picked['std'], metric)} "
         f"{interval_words(picked['low'], picked['high'])} ({', '.join(of_folds)} of {len(picked['folds'])} folds)"
     )
+    for name, part in found.get("at_edge", {}).items():
+        out += [f"{name}: {line}" for line in edge_lines(part, f"--set {part['head']}.")]
     out += sample_lines(found)
     return [*out, *(f"skipped: {part['features']} with {part['head']} ({part['why']})" for part in found["skipped"])]
 

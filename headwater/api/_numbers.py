@@ -33,6 +33,22 @@ def numbered(fold: Fold, outcome: Outcome) -> dict[str, int]:
     return {name: getattr(fold.split, name) for name in ("fold", *repeats(outcome))}
 
 
+def edge_lines(selection: Mapping[str, Any], option: str = "--set ") -> list[str]:
+    """Say which parameters were selected at an end of their grid, with values to try beyond it.
+
+    Examples
+    --------
+    >>> edge = {"param": "C", "value": 100.0, "end": "highest", "grid": 1e-06, "n_folds": 4, "of": 5}
+    >>> print(edge_lines({"at_edge": [{**edge, "beyond": [100.0, 316.0, 1000.0]}]})[0])
+    C: the highest of its grid, 100, was the best in 4 of 5 folds: try --set C=[100,316,1000] too
+    """
+    return [
+        f"{edge['param']}: the {edge['end']} of its grid, {edge['value']:g}, was the best in {edge['n_folds']} of "
+        f"{edge['of']} folds: try {option}{edge['param']}=[{','.join(f'{value:g}' for value in edge['beyond'])}] too"
+        for edge in selection.get("at_edge") or ()
+    ]
+
+
 def over(folds: Sequence[Mapping[str, Any]]) -> str:
     """Say over what means of folds are.
 

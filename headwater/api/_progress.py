@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 PLAIN_EVERY = 30.0  # seconds between plain lines
 AT_ONCE = 1.0  # a step that takes less needs no line
 
-Update = Callable[[int, int], None]
+
+class Update(Protocol):
+    """Takes how many are done and how many of these failed; and the seconds left, where the caller knows better."""
+
+    def __call__(self, done: int, failed: int = 0, left: float | None = None) -> None: ...
 
 
 def note(words: str, *, show: bool = True) -> None:
@@ -32,35 +37,43 @@ def progress_bar(what: str, total: int, *, unit: str = "items", show: bool = Tru
         yield _plain(what, total, unit)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class _Remaining(TimeRemainingColumn):
+        """What the caller said of the time left, or else what the rate so far says."""
+
+        def render(self, task: Task) -> Text:
+            left = task.fields["left"]
+            return super().render(task) if left is None else Text(f"about {span(left)} left", "progress.remaining")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        _Remaining(),
         TextColumn("{task.fields[failures]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, rate="", failures="")
+        task = bar.add_task(what, total=total, rate="", failures="", left=None)
         start = time.monotonic()
 
-        def update(done: int, failed: int = 0) -> None:
+        def update(done: int, failed: int = 0, left: float | None = None) -> None:
             rate = _rate(done / max(time.monotonic() - start, 1e-9), unit)
-            bar.update(task, completed=done, rate=rate, failures=f"[red]{failed} failed" if failed else "")
+            bar.update(task, completed=done, rate=rate, left=left, failures=f"[red]{failed} failed" if failed else "")
 
         yield update
 
 
-def _silent(done: int, failed: int = 0) -> None:
+def _silent(done: int, failed: int = 0, left: float | None = None) -> None:
     """Show nothing."""
 
 
 def _plain(what: str, total: int, unit: str) -> Update:
     start = last = time.monotonic()
 
-    def update(done: int, failed: int = 0) -> None:
+    def update(done: int, failed: int = 0, left: float | None = None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < PLAIN_EVERY and (done < total or now - start < AT_ONCE):
@@ -68,10 +81,24 @@ def _plain(what: str, total: int, unit: str) -> Update:
         last = now
         rate = done / max(now - start, 1e-9)
         failures = f", {failed:,} failed" if failed else ""
-        left = f", {(total - done) / rate:,.0f} s left" if done < total and rate else ""
-        print(f"{what}: {done:,}/{total:,} ({_rate(rate, unit)}{left}{failures})", file=sys.stderr, flush=True)
+        seconds = (total - done) / rate if left is None and rate else left
+        words = f", {span(seconds)} left" if done < total and seconds is not None else ""
+        print(f"{what}: {done:,}/{total:,} ({_rate(rate, unit)}{words}{failures})", file=sys.stderr, flush=True)
 
     return update
+
+
+def span(seconds: float) -> str:
+    """Write how long something takes.
+
+    Examples
+    --------
+    >>> span(75), span(600), span(9000)
+    ('75 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _rate(rate: float, unit: str) -> str:

@@ -43,6 +43,7 @@ from headwater.embed.adapter import Adapter
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Outcome, Split, cross_validate, infer_task
 from headwater.evaluate.aggregate import How as Aggregation
+from headwater.evaluate.edges import at_edges
 from headwater.evaluate.stated import Stated
 from headwater.finetune.adapt import BatchNorm, LoraSettings
 from headwater.finetune.augment import parse_augmentation
@@ -511,6 +512,8 @@ class Tuning:
         metrics = metrics_of(outcome, ready.data, y, classes=classes, params=self.chosen.fixed, by=by) | report.metrics
         metrics |= counts_of(y, classes, rows, protocol, ready.missing, None, len(self.labels), say)
         metrics |= positive_section(ready.positive)
+        space = self.chosen.head().search_space
+        metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(frozen, space)]
         metrics["leakage"] = ready.leakage
         metrics["frozen"] = frozen_of(frozen, outcome, y, rows.groups)
         metrics["training"] = trained.described

@@ -17,7 +17,7 @@ from headwater.api._foreign import run_errors
 from headwater.api._frozen import against_frozen
 from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._lines import counted
-from headwater.api._numbers import indented, over, over_folds
+from headwater.api._numbers import edge_lines, indented, over, over_folds
 from headwater.api._places import found_from
 from headwater.api._report import lines_of, output_lines
 from headwater.api._stated import lines_of_texts
@@ -136,6 +136,7 @@ class Run:
         if "frozen" in self.metrics:
             out += ["", *against_frozen(self.metrics)]
         out += lines_of(self.metrics, n_folds, main)
+        out += edge_lines(self.metrics.get("selection") or {})
         out += lines_of_texts((self.metrics.get("leakage") or {}).get("texts"))
         if "controls" in self.metrics:
             out += ["", *control_lines(self.metrics)]

@@ -42,7 +42,7 @@ class LinearProbe(Classifier):
         the intercept is free.)
     tol
         The search ends when another step promises to lower the loss by no more than this share of the loss of
-        predicting the class frequencies for all rows.
+        predicting the class frequencies for all rows, and by no more than 1e-5 of the objective itself.
     max_iter
         Most iterations of L-BFGS.
     n_threads

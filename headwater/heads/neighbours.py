@@ -254,7 +254,7 @@ class Prototypes(_ByCosine):
     References
     ----------
     Wang et al., SimpleShot: revisiting nearest-neighbor classification for few-shot learning, 2019, with centring and
-    L2 normalisation.
+    L2 normalisation; docs/heads.md names what differs.
     """
 
     kept = ("prototypes",)

@@ -1,6 +1,7 @@
 """sweep: rows are runs, the honest number is honest, and what was finished is kept."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from headwater.api import compare, fit_head, open_run, sweep
-from headwater.api.sweep import CHEAP_FIRST
+from headwater.api.sweep import COSTS, _seconds_left
 from headwater.errors import InputError, MissingExtra
 from headwater.evaluate import inner_splits
 from headwater.evaluate.statistics import holm
@@ -296,7 +297,36 @@ def test_without_optuna(two, tmp_path, monkeypatch):
 def test_every_head_has_its_place():
     """The order of cells knows every kind of head that can be swept: what wants prompts is refused by name."""
     with_prompts = {kind for kind in HEADS if kind.startswith("zero-shot") or head_class(kind).takes_texts}
-    assert set(CHEAP_FIRST) == (set(HEADS) | set(REGRESSORS)) - with_prompts
+    assert set(COSTS) == (set(HEADS) | set(REGRESSORS)) - with_prompts
+
+
+def test_what_is_left_costs_more():
+    """After nine cheap cells in 18 seconds, one that costs 230 times as much is not thought to take two."""
+    taken = [("linear", 2.0)] * 9
+    assert _seconds_left(taken, ["mlp"]) == pytest.approx(460)
+    assert _seconds_left([*taken, ("mlp", 100.0)], ["mlp", "linear"]) == pytest.approx(102)
+    assert _seconds_left(taken, []) == 0
+
+
+def test_the_time_left_is_said(two, tmp_path, capsys, monkeypatch):
+    """Without a terminal a line says how long the cells that are left take, by their kinds."""
+    monkeypatch.setattr("headwater.api._progress.PLAIN_EVERY", 0.0)
+    sweep(two, features=["good/image"], heads=["prototypes", "knn"], out=tmp_path / "sweep", progress=True, **PROTOCOL)
+    assert re.search(r"sweep: 1/2 \(.*, [\d,.]+ (s|min) left\)", capsys.readouterr().err)
+
+
+def test_the_end_of_a_grid_is_said(two, tmp_path, command):
+    """In the table of a sweep with the head's name, and beside the run of a cell, with values that --set takes."""
+    done = command(
+        *("sweep", two.path, "--features", "good/image", "--set", "linear.C=[1e-9,1e-8,1e-7]"),
+        *("--label", PROTOCOL["label"], "--groups", PROTOCOL["groups"], "--out", tmp_path / "s"),
+    )
+    assert re.search(r"C: the highest of its grid, 1e-07, .*: try --set linear.C=\[1e-07,1e-06,1e-05,", done.out)
+    run = open_run(next((tmp_path / "s" / "runs").iterdir()))
+    (edge,) = run.metrics["selection"]["at_edge"]
+    assert any("try --set C=[1e-07,1e-06" in line for line in run.lines())
+    again = fit_head(two, features="good/image", params={"C": edge["beyond"]}, **PROTOCOL)
+    assert min(fold["params"]["C"] for fold in again.metrics["folds"]) > 1e-7
 
 
 def test_heads_that_want_prompts(two, tmp_path):

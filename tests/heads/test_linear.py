@@ -312,7 +312,7 @@ class Quadratics:
 def test_the_optimiser_finds_the_bottom_of_each_bowl():
     """Problems of different stiffness converge each at its own pace, whatever the first step's length."""
     stiffness = 10.0 ** np.random.default_rng(0).uniform(-2, 2, (5, 8))
-    end = minimise(Quadratics(stiffness), np.zeros((5, 1, 8)), tol=np.full(5, 1e-12), max_iter=300)
+    end = minimise(Quadratics(stiffness), np.zeros((5, 1, 8)), tol=np.full(5, 1e-12), share=1.0, max_iter=300)
     assert end.converged.all()
     assert end.theta == pytest.approx(np.ones((5, 1, 8)), abs=1e-4)
 
@@ -380,3 +380,42 @@ def test_unusable_sample_weights():
     for wrong in (np.ones(49), -np.ones(50), np.full(50, np.nan)):
         with pytest.raises(HeadError, match="50 numbers of at least 0"):
             LinearProbe().fit_many(X, labels(X), [(np.arange(50), {})], sample_weight=wrong)
+
+
+WEAK = {
+    "two classes": ("separable", 2, {}),
+    "three classes": ("separable", 3, {}),
+    "eight classes": ("separable", 8, {}),
+    "wide": ("wide", 2, {}),
+    "balanced": ("separable", 2, {"class_weight": "balanced"}),
+    "as they come": ("scaled", 2, {"standardize": False}),
+}
+
+
+@pytest.mark.parametrize("C", [100.0, 1e4, 1e6])
+@pytest.mark.parametrize("case", WEAK)
+def test_a_weak_penalty_is_solved_too(case, C):
+    """Where hardly anything is left of the objective, it is near the optimum, or a warning says so."""
+    kind, k, options = WEAK[case]
+    rng = np.random.default_rng(0)
+    n, d = (40, 400) if kind == "wide" else (160, 40)
+    Z = rng.standard_normal((n, 12)) / np.arange(1, 13) ** 0.7
+    X = (Z @ rng.standard_normal((12, d)) + 0.05 * rng.standard_normal((n, d))).astype(np.float32)
+    X *= 10.0 ** rng.integers(-1, 2, d) if kind == "scaled" else 1
+    y = (Z @ rng.standard_normal((12, k)) + 0.1 * rng.standard_normal((n, k))).argmax(1)
+    best = LinearProbe(C=C, tol=1e-14, max_iter=50_000, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of what rounding in float64 leaves
+        best.fit(X, y)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        head = LinearProbe(C=C, **options).fit(X, y)
+    excess = head.objective_ / best.objective_ - 1
+    assert excess < 1e-3 or any(issubclass(w.category, ConvergenceWarning) for w in said), excess
+
+
+def test_too_few_iterations_are_said():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((100, 20)).astype(np.float32)
+    with pytest.warns(ConvergenceWarning, match="raise max_iter"):
+        LinearProbe(C=1e6, max_iter=3).fit(X, (X[:, 0] > 0).astype(int))

@@ -1,0 +1,95 @@
+"""Settings selected at the end of their grid: whether a better one lies beyond cannot be known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from headwater.evaluate.outcome import Outcome
+from headwater.evaluate.search import Range, Space
+
+N_MORE = 4  # values that are proposed beyond the end
+LEAST_VALUES = 3  # of a grid that has ends worth speaking of
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A parameter whose best value is the first or last of its grid.
+
+    Attributes
+    ----------
+    param, value
+        The parameter, and the value at the end.
+    end
+        ``"lowest"`` or ``"highest"`` of the grid.
+    grid
+        The other end.
+    n_folds, of
+        In how many of the folds it was selected.
+    beyond
+        Values to try: the end itself, then some beyond it at the spacing of the grid, in ascending order.
+    """
+
+    param: str
+    value: float
+    end: Literal["lowest", "highest"]
+    grid: float
+    n_folds: int
+    of: int
+    beyond: Sequence[float]
+
+
+def at_edges(outcome: Outcome, space: Space) -> list[Edge]:
+    """Return the parameters that were selected at an end of their grid in more than half of the folds.
+
+    Parameters
+    ----------
+    outcome
+        Of a grid.
+    space
+        The head's search space: uniform parameters have its ends for limits, whole numbers its lower end.
+
+    Examples
+    --------
+    >>> beyond([0.01, 0.1, 1.0], "highest", (0, np.inf))
+    [1.0, 10.0, 100.0, 1000.0, 10000.0]
+    """
+    found = []
+    folds = [fold for fold in outcome.folds if fold.trials]
+    for name in sorted({name for fold in folds for trial in fold.trials for name in trial.params}):
+        grid = sorted({trial.params[name] for fold in folds for trial in fold.trials if _is_number(trial.params, name)})
+        chosen = [fold.params[name] for fold in folds if _is_number(fold.params, name)]
+        if len(grid) < LEAST_VALUES or len(chosen) < len(folds):
+            continue
+        ends: tuple[tuple[Literal["lowest", "highest"], int], ...] = (("lowest", 0), ("highest", -1))
+        for end, place in ends:
+            n = sum(value == grid[place] for value in chosen)
+            more = beyond(grid, end, _limits(space.get(name, ("log",))))
+            if 2 * n > len(folds) and len(more) > 1:
+                found.append(Edge(name, grid[place], end, grid[-1 - place], n, len(folds), more))
+    return found
+
+
+def beyond(grid: Sequence[float], end: Literal["lowest", "highest"], limits: tuple[float, float]) -> list[float]:
+    """Return the end of an ascending grid and values beyond it: at its last ratio, or its last step if it holds 0."""
+    own, neighbour = (grid[0], grid[1]) if end == "lowest" else (grid[-1], grid[-2])
+    steps = np.arange(N_MORE + 1)
+    values = own * (own / neighbour) ** steps if grid[0] > 0 else own + (own - neighbour) * steps
+    if all(isinstance(value, int) for value in grid):
+        values = np.round(values)
+    low, high = limits
+    return sorted({float(f"{value:.3g}") for value in values.tolist() if low <= value <= high})
+
+
+def _limits(where: Range) -> tuple[float, float]:
+    kind, *ends = where
+    if kind == "uniform":
+        return ends[0], ends[1]
+    return (ends[0] if kind in ("int", "log-int") else 0.0), np.inf
+
+
+def _is_number(params: Mapping[str, Any], name: str) -> bool:
+    return isinstance(params.get(name), int | float) and not isinstance(params[name], bool)
