@@ -31,7 +31,7 @@ from headwater.heads._rows import Chunk, TrainingRows, to_numpy
 Array = Any
 
 FLOAT32_TOL = 1e-6  # of the loss of constant predictions; below it, float32 no longer tells up from down
-SHARE = 1e-5  # of the objective itself: separable rows leave little of it, where 1e-6 of the constant loss is much
+SHARE = 1e-5  # of the objective itself; separable rows leave less of it than 1e-6 of the constant loss
 KNOT_SPACING = 1.0  # decades of C between penalties that are solved first
 MIN_COLUMNS = 64  # below it, a pass over the rows costs more than the columns that the second stage spares
 
