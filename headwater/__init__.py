@@ -42,6 +42,7 @@ _LAZY = {
     "contrast": "headwater.api",
     "demo": "headwater.api",
     "doctor": "headwater.api",
+    "encode": "headwater.api",
     "explain": "headwater.api",
     "export_features": "headwater.api",
     "fine_tune": "headwater.api",

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1] / "headwater"
 FLOORS = {
     "errors": 0,
     "_extras": 0.5,  # the lower half of the ground floor is errors alone
+    "_arrays": 0.7,
     "_devices": 0.7,
     "_links": 0.7,
     "_memory": 0.7,
@@ -18,6 +19,7 @@ FLOORS = {
     "_reading": 0.7,
     "_missing": 0.7,
     "_schema": 0.7,
+    "_shown": 0.7,
     "sources": 1,
     "store": 1,
     "embed": 2,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headwater.api.demo import DemoResult, demo
     from headwater.api.doctor import Report, doctor
     from headwater.api.embed import Embedded, embed
+    from headwater.api.encode import encode
     from headwater.api.evaluate import evaluate
     from headwater.api.explain import Explained, explain
     from headwater.api.export import Exported, export_features
@@ -60,6 +61,7 @@ __all__ = [
     "demo",
     "doctor",
     "embed",
+    "encode",
     "evaluate",
     "explain",
     "export_features",
@@ -90,6 +92,7 @@ _PLACES = {
     **dict.fromkeys(("DemoResult", "demo"), "demo"),
     **dict.fromkeys(("Report", "doctor"), "doctor"),
     **dict.fromkeys(("Embedded", "embed"), "embed"),
+    "encode": "encode",
     "evaluate": "evaluate",
     **dict.fromkeys(("Explained", "explain"), "explain"),
     **dict.fromkeys(("Exported", "export_features"), "export"),

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._shown import Shown
 from headwater.api._duplicates import Cluster, Columns, Counts, Duplicates, find_duplicates
 from headwater.api._lines import aligned, counted, cut
 from headwater.api._missing import MissingRule, words_of
@@ -31,8 +32,8 @@ SHOWN_IDS = 4  # of each
 MOST = 24  # characters of a cell that are shown
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(Shown):
     """What an audit of a store found.
 
     Attributes

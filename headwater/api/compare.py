@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._shown import Shown
 from headwater.api._foreign import reads_runs
 from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._lines import aligned, counted
@@ -64,8 +65,8 @@ class Difference:
     p_holm: float | None
 
 
-@dataclass(frozen=True)
-class Compared:
+@dataclass(frozen=True, repr=False)
+class Compared(Shown):
     """What a comparison of runs found.
 
     Attributes

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._shown import Shown
 from headwater.api._classes import class_counts, class_lines
 from headwater.api._labelling import positive_lines, positive_section
 from headwater.api._lines import aligned, counted
@@ -58,8 +59,8 @@ FIRST_SCALE = 1 / 0.07  # of cosines, as CLIP's training begins
 SHOWN = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5", "zero_shot_auc")
 
 
-@dataclass(frozen=True, eq=False)
-class Contrasted:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contrasted(Shown):
     """What contrastive training gave: an encoder, and how well images and texts find each other by it.
 
     Attributes

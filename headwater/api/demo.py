@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from headwater._shown import Shown
 from headwater.api._numbers import plus_minus
 from headwater.api._out import require_writable
 from headwater.api.embed import embed
@@ -45,8 +46,8 @@ HEADS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
 TUNED = {"LoRA, image": "lora", "full tuning, image": "full"}
 
 
-@dataclass(frozen=True)
-class DemoResult:
+@dataclass(frozen=True, repr=False)
+class DemoResult(Shown):
     """What the demonstration made: where it lies, a run for each row of its tables, and similar cases of one sample.
 
     Attributes

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater._extras import need
+from headwater._shown import Shown
 from headwater.api._lines import size
 from headwater.api._measure import Measured, measure
 from headwater.embed import Encoder, Precision, Source, load_encoder, no_network, source_of
@@ -110,8 +111,8 @@ class Examined:
         return out
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """What `doctor` found: the environment, and the encoder when one was named."""
 
     environment: Environment

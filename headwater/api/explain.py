@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._shown import Shown
 from headwater.api._foreign import reads_runs
 from headwater.api._heat import as_grid, heat_map, seen_region
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs
@@ -31,8 +32,8 @@ RANDOM_ORDERS = 20
 SAME = 0.99  # cosine, between a pooled feature and the mean of its tokens
 
 
-@dataclass(frozen=True, eq=False)
-class Explained:
+@dataclass(frozen=True, eq=False, repr=False)
+class Explained(Shown):
     """What speaks for a class in one sample.
 
     Attributes

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headwater._shown import Shown
 from headwater.api._export_formats import FORMATS
 from headwater.api._lines import counted
 from headwater.api._out import require_writable
@@ -18,8 +19,8 @@ from headwater.sources import with_plain_types
 from headwater.store import Store, open_store
 
 
-@dataclass(frozen=True)
-class Exported:
+@dataclass(frozen=True, repr=False)
+class Exported(Shown):
     """What was exported: where to, in which format, which features, of how many samples, and how many lack them."""
 
     path: str

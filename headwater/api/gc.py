@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._reading import matching
+from headwater._shown import Shown
 from headwater.api._lines import counted, size
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
 from headwater.store import (
@@ -30,8 +31,8 @@ from headwater.store import (
 )
 
 
-@dataclass(frozen=True)
-class Dropped:
+@dataclass(frozen=True, repr=False)
+class Dropped(Shown):
     """What was dropped, or would be.
 
     Attributes

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from headwater._shown import Shown
 from headwater.api._lines import aligned, counted, size
 from headwater.errors import StoreError
 from headwater.retrieve import check_index
@@ -19,8 +20,8 @@ PAUSE_SECONDS = 0.2
 """Between two looks at an index that is not what the JSON beside it says."""
 
 
-@dataclass(frozen=True)
-class StoreInfo:
+@dataclass(frozen=True, repr=False)
+class StoreInfo(Shown):
     """What a store holds.
 
     Attributes

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._shown import Shown
 from headwater.api._lines import counted
 from headwater.api._progress import progress_bar
 from headwater.api._texts import encoder_of
@@ -33,8 +34,8 @@ from headwater.store import (
 )
 
 
-@dataclass(frozen=True)
-class Repaired:
+@dataclass(frozen=True, repr=False)
+class Repaired(Shown):
     """What was mended in a store.
 
     Attributes

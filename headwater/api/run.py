@@ -11,6 +11,7 @@ import polars as pl
 
 from headwater._reading import TABLE, parse_parquet, read_json, read_regular
 from headwater._schema import Count, Word, read_as
+from headwater._shown import Shown
 from headwater.api._classes import sample_lines
 from headwater.api._controls import control_lines
 from headwater.api._foreign import run_errors
@@ -47,8 +48,8 @@ N_TOP = 3
 TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for so many labels
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """A run directory: one head, its settings, metrics and predictions.
 
     Attributes
@@ -103,6 +104,14 @@ class Run:
         """Standard deviation of each metric over folds."""
         std: Mapping[str, float | None] = self.metrics["std"]
         return std
+
+    def __repr__(self) -> str:
+        mean: Mapping[str, Any] = self.metrics.get("mean") or {}
+        name = next((n for n in ("auc", "auc_macro", "r2", "accuracy") if isinstance(mean.get(n), float)), None)
+        number = "" if name is None else f", {name} {mean[name]:.3f}"
+        where = "not written" if self.path is None else str(self.path)
+        what = f"{self.config.get('head')}, {self.metrics.get('task')}, {self.metrics.get('n_samples')} samples"
+        return f"<Run {where}: {what}{number}>"
 
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from headwater._reading import read_json, read_regular
+from headwater._shown import Shown
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
@@ -58,8 +59,8 @@ ABOUT_SAMPLES = (
 LATER = ("classes", "environment", "view_levels")  # of a run's config, known when it has run, or not its own
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(Shown):
     """A finished sweep.
 
     Attributes

@@ -66,6 +66,26 @@ class Content:
         return str(self.source) if self.words is None else self.words
 
 
+@dataclass(frozen=True)
+class HeldImage(Content):
+    """An image that is at hand: ``data`` are the bytes of an image file, ``source`` says where they are from."""
+
+    data: bytes = b""
+
+    def image(self) -> Image.Image:
+        """Read the image, in mode RGB.
+
+        Raises
+        ------
+        ImageError
+            When it cannot be read.
+        """
+        try:
+            return read_image(self.data)
+        except ImageError as error:
+            raise ImageError(f"{error}: {self.source}") from error
+
+
 class Contents(Sequence[Content]):
     """Many contents in columns: what is made of one is made when it is asked for.
 

@@ -56,9 +56,13 @@ class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
         HeadError
             When there is one class only, or a feature is not finite (the message names rows).
         """
+        return self._fitted(X, y)
+
+    def _fitted(self, X: Input, y: Any, **options: Any) -> Self:
+        """Fit on all rows, with options of `fit_many`."""
         if is_plain(X):
             X, y = validated(self, X, y, multi_output=True)
-        (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(n_rows(X)), {})])
+        (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(n_rows(X)), {})], **options)
         self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
         return self
 

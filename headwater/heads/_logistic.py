@@ -289,8 +289,8 @@ def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, 
     """Solve all problems, first in float32, then what that leaves unsolved in float64.
 
     A problem is solved when another step promises to lower its loss by no more than ``tol`` times the loss of
-    predicting the class frequencies for all rows, and by no more than `SHARE` of its objective: on separable rows a weak
-    penalty leaves an objective that is small beside the former.
+    predicting the class frequencies for all rows, and by no more than `SHARE` of its objective, of which weak
+    penalties leave little on separable rows.
 
     ``max_columns`` bounds the columns that are worked on together, and with them the memory.
     """

@@ -53,9 +53,13 @@ class Regressor(RegressorMixin, Head):  # type: ignore[misc]
         HeadError
             When a feature or a target is not finite; the message names rows.
         """
+        return self._fitted(X, y)
+
+    def _fitted(self, X: Input, y: Any, **options: Any) -> Self:
+        """Fit on all rows, with options of `fit_many`."""
         if is_plain(X):
             X, y = validated(self, X, y, multi_output=True, y_numeric=True)
-        (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(X.shape[0]), {})])
+        (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(X.shape[0]), {})], **options)
         self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
         return self
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import HeadError, nearest
 from headwater.heads._objective import ClassWeight
@@ -69,7 +69,7 @@ def plain_class_weight(given: ClassWeight) -> dict[str, float] | str | None:
     return {str(name): float(weight) for name, weight in given.items()} if isinstance(given, Mapping) else given
 
 
-def weights_of_rows(sample_weight: NDArray[np.floating[Any]], n: int) -> NDArray[np.float64]:
+def weights_of_rows(sample_weight: ArrayLike, n: int) -> NDArray[np.float64]:
     """Return what each of ``n`` rows counts, or refuse what cannot be that."""
     weights = np.asarray(sample_weight, np.float64)
     if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any():

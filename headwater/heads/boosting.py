@@ -18,7 +18,9 @@ from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
 from headwater.heads._regressor import Regressor, as_targets
+from headwater.heads._settings import weights_of_rows
 from headwater.heads._stopping import rows_to_stop_by
+from headwater.heads._weighted import TakesWeights
 from headwater.heads.base import Fit, Head, SearchSpace, State, blocks
 
 Rows = NDArray[np.int64]
@@ -100,11 +102,21 @@ class _Trees(Head):
         return [{"max_depth": depth, "lr": lr} for depth in (2, 4, 6) for lr in (0.05, 0.2)]
 
     def fit_many(
-        self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
+        self,
+        X: Any,
+        y: NDArray[Any],
+        fits: Sequence[Fit],
+        *,
+        groups: NDArray[Any] | None = None,
+        sample_weight: NDArray[np.floating[Any]] | None = None,
     ) -> list[Self]:
-        """Fit many; see `Head.fit_many`. Columns are put into bins once for each set of training rows."""
+        """Fit many; see `Head.fit_many`. Columns are put into bins once for each set of training rows.
+
+        ``sample_weight``, of shape ``(n_samples,)``, is what the loss of each row of X counts.
+        """
         xgboost = need("xgboost", "boost")
         problem_of = self._problems(y)
+        weights = None if sample_weight is None else weights_of_rows(sample_weight, len(y))
         heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
         sharing: dict[Any, list[int]] = {}
         for i, ((rows, _), head) in enumerate(zip(fits, heads, strict=True)):
@@ -114,7 +126,7 @@ class _Trees(Head):
         for members in sharing.values():  # one set of rows at a time
             first, rows = heads[members[0]], fits[members[0]][0]
             problem = problem_of(rows)
-            binned = first._binned(X, problem, rows, groups)
+            binned = first._binned(X, problem, rows, groups, weights)
             # Settings side by side, a thread each: two that grow one tree together wait for each other at every node.
             side_by_side = min(len(members), first._threads)
 
@@ -149,7 +161,14 @@ class _Trees(Head):
     def _threads(self) -> int:
         return self.n_threads or len(os.sched_getaffinity(0))
 
-    def _binned(self, X: Any, problem: _Problem, rows: Rows, groups: NDArray[Any] | None) -> tuple[Any, Any]:
+    def _binned(
+        self,
+        X: Any,
+        problem: _Problem,
+        rows: Rows,
+        groups: NDArray[Any] | None,
+        weights: NDArray[np.float64] | None,
+    ) -> tuple[Any, Any]:
         """Return the training rows in bins, and those to stop by (or None)."""
         xgboost = need("xgboost", "boost")
         values = np.asarray(X[rows], np.float32)
@@ -161,9 +180,14 @@ class _Trees(Head):
             share = None if groups is None else groups[rows]
             held[rows_to_stop_by(problem.codes, share, self.stop_share, self.seed)] = True
         options = {"max_bin": self.max_bin, "nthread": self._threads}
-        targets = problem.targets
-        train = xgboost.QuantileDMatrix(values[~held], targets[~held], **options)
-        stop = xgboost.QuantileDMatrix(values[held], targets[held], ref=train, **options) if held.any() else None
+        targets, weight = problem.targets, None if weights is None else weights[rows]
+
+        def matrix(some: NDArray[np.bool_], ref: Any = None) -> Any:
+            counts = None if weight is None else weight[some]
+            return xgboost.QuantileDMatrix(values[some], targets[some], weight=counts, ref=ref, **options)
+
+        train = matrix(~held)
+        stop = matrix(held, train) if held.any() else None
         return train, stop
 
     def _boost(self, xgboost: Any, binned: tuple[Any, Any], problem: _Problem, n_threads: int) -> None:
@@ -216,7 +240,7 @@ class _Trees(Head):
         self.booster_.load_model(bytearray(trees.tobytes()))
 
 
-class XGBoost(_Trees, Classifier):
+class XGBoost(TakesWeights, _Trees, Classifier):
     """Gradient-boosted trees, their features put into bins once for all settings of the same rows.
 
     Parameters
@@ -297,7 +321,7 @@ class XGBoost(_Trees, Classifier):
         return self._margins(X, len(self.classes_) if self.multilabel_ or len(self.classes_) > 2 else 1)
 
 
-class XGBoostRegressor(_Trees, Regressor):
+class XGBoostRegressor(TakesWeights, _Trees, Regressor):
     """Gradient-boosted trees of least squares, a tree an output in each round; targets are standardised to grow them.
 
     Parameters are as `XGBoost` has them; boosting ends by the root mean squared error over all outputs.

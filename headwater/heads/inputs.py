@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._arrays import NumpyMethods
 from headwater.errors import HeadError
 from headwater.heads.base import blocks
 
 
-class Concatenated:
+class Concatenated(NumpyMethods):
     """Array-likes of the same rows, side by side, joined only as rows are taken.
 
     Parameters
@@ -35,10 +36,7 @@ class Concatenated:
         self.shape = (lengths.pop(), sum(part.shape[1] for part in parts))
         self.dtype = np.result_type(*(part.dtype for part in parts))
 
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
+    def _take(self, rows: Any) -> NDArray[Any]:
         return np.concatenate([np.asarray(part[rows]) for part in self.parts], axis=-1)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:

@@ -19,10 +19,11 @@ from headwater.heads._logistic import Problems, Solution, solve
 from headwater.heads._objective import ClassWeight, Objective, class_weights
 from headwater.heads._rows import TrainingRows, one_blas_thread, to_numpy, training_rows
 from headwater.heads._settings import plain_class_weight, require_class_weight, weights_of_rows
+from headwater.heads._weighted import TakesWeights
 from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 
-class LinearProbe(Classifier):
+class LinearProbe(TakesWeights, Classifier):
     """L2-penalised logistic regression on frozen features.
 
     Minimises ``C * sum of losses + ‖W‖² / 2`` with a free intercept: the objective of scikit-learn's

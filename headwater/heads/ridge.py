@@ -14,13 +14,14 @@ from headwater.heads._regressor import Floats, Regressor, as_targets
 from headwater.heads._rows import to_numpy
 from headwater.heads._rows.base import positive_std
 from headwater.heads._settings import require_above_0, weights_of_rows
+from headwater.heads._weighted import TakesWeights
 from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 Rows = NDArray[np.int64]
 ROWS_AT_ONCE = 2048  # in float64, when there are more rows than columns
 
 
-class Ridge(Regressor):
+class Ridge(TakesWeights, Regressor):
     """L2-penalised least squares on frozen features, of one number or several.
 
     Minimises ``sum of squared errors + alpha * ‖W‖²`` with a free intercept: the objective of scikit-learn's ``Ridge``,

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._extras import need
+from headwater._shown import Shown
 from headwater.api._foreign import reads_runs
 from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._out import require_writable
@@ -29,8 +30,8 @@ SUFFIXES = ("png", "svg")
 REPEATS = ("seed", "draw", "fold")
 
 
-@dataclass(frozen=True)
-class Drawn:
+@dataclass(frozen=True, repr=False)
+class Drawn(Shown):
     """Figures that were written.
 
     Attributes

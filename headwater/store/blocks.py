@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
+from headwater._arrays import NumpyMethods
 from headwater.errors import DiskError, StoreError
 from headwater.store._files import (
     Together,
@@ -125,7 +126,7 @@ def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
-class MappedArray:
+class MappedArray(NumpyMethods):
     """An array on disk, in chunks of whole rows, each mapped when it is first touched.
 
     Parameters
@@ -186,17 +187,9 @@ class MappedArray:
         """Chunks that were checked, mapped still or not."""
 
     @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
     def n_chunks(self) -> int:
         """Number of chunks, the last one perhaps not full."""
         return -(-self.shape[0] // self.chunk_rows)
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __repr__(self) -> str:
         return f"MappedArray({self.folder.name}, shape={self.shape}, dtype={self.dtype})"
@@ -275,7 +268,7 @@ class MappedArray:
         values: Array = data.view(self.dtype).reshape(full)
         return values
 
-    def __getitem__(self, rows: Selector) -> Array:
+    def _take(self, rows: Selector) -> Array:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(self.shape[0])
             if step == 1:
@@ -325,10 +318,6 @@ class MappedArray:
             start = index * self.chunk_rows
             yield slice(start, start + len(values)), values
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        whole = self._span(0, self.shape[0])
-        return np.array(whole, dtype=dtype, copy=copy if copy else None)
-
     def write_chunk(self, index: int, values: Array, together: Together | None = None) -> None:
         """Replace chunk ``index`` by ``values``, of shape ``(rows, ...)``, atomically and durably, or with others."""
         padding = np.broadcast_to(self._fill, (self.chunk_rows - len(values), *self.shape[1:]))
@@ -355,7 +344,7 @@ class Chunked(Protocol):
     def __getitem__(self, rows: Any, /) -> Array: ...
 
 
-class AsFloat32(ABC):
+class AsFloat32(NumpyMethods):
     """Numbers that are stored as something else, as float32, computed as rows are taken.
 
     Parameters
@@ -375,18 +364,10 @@ class AsFloat32(ABC):
     def _numbers(self, *parts: Array) -> NDArray[np.float32]:
         """Return the numbers of some rows of the parts."""
 
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape})"
 
-    def __getitem__(self, rows: Selector) -> Array:
+    def _take(self, rows: Selector) -> Array:
         return self._numbers(*(part[rows] for part in self.parts))
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
@@ -398,9 +379,6 @@ class AsFloat32(ABC):
         """Have the system begin to read chunk ``index``, ahead of use."""
         for part in self.parts:
             part.ask_for(index)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self[:], dtype)
 
 
 class InMemory:
@@ -423,7 +401,7 @@ class InMemory:
         return found
 
 
-class SelectedRows:
+class SelectedRows(NumpyMethods):
     """Some rows of an array, in a given order, still without copying: ``array[index]``, lazily.
 
     Parameters
@@ -441,18 +419,10 @@ class SelectedRows:
         self.shape = (len(index), *array.shape[1:])
         self._contiguous = bool(len(index)) and bool((np.diff(index) == 1).all())
 
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __repr__(self) -> str:
         return f"SelectedRows(shape={self.shape}, dtype={self.dtype})"
 
-    def __getitem__(self, rows: Selector) -> Array:
+    def _take(self, rows: Selector) -> Array:
         if isinstance(rows, slice) and self._contiguous:
             start, stop, step = rows.indices(self.shape[0])
             if step == 1:
@@ -471,9 +441,6 @@ class SelectedRows:
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])
             yield slice(start, stop), self[start:stop]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.array(self[:], dtype=dtype, copy=copy if copy else None)
 
 
 class RaggedArray:

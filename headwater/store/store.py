@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from headwater._reading import TABLE, matching, parse_json, parse_parquet
 from headwater._schema import Count, Word, read_as
+from headwater._shown import as_html
 from headwater.errors import InputError, StoreBusy, StoreError, StoreNotFound, nearest
 from headwater.store._files import (
     fetch_file,
@@ -68,7 +69,10 @@ class Roles:
     root: Word
 
 
-@dataclass(frozen=True)
+N_SHOWN = 5  # rows of a table in a notebook
+
+
+@dataclass(frozen=True, repr=False)
 class Data:
     """Samples with their features, row by row.
 
@@ -91,6 +95,14 @@ class Data:
     ids: NDArray[np.str_]
     left_out: pl.DataFrame
     present: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        parts = [f"{name} {getattr(X, 'shape', (len(X), '…'))} {X.dtype}" for name, X in self.inputs.items()]
+        left = f", {len(self.left_out):,} left out" if len(self.left_out) else ""
+        return f"<Data: {len(self.ids):,} samples{left}; {', '.join(parts)}; {len(self.table.columns)} columns>"
+
+    def _repr_html_(self) -> str:
+        return as_html([repr(self)]) + self.table.head(N_SHOWN)._repr_html_()
 
     @property
     def X(self) -> SelectedRows | RaggedArray:
@@ -120,6 +132,14 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.location!r})"
+
+    def _repr_html_(self) -> str:
+        n = len(self.samples) if self.has_samples() else 0
+        rows = [
+            f"  {f.name}: {f.n_items:,} items of {f.spec.dim} {f.spec.dtype}, {f.spec.encoder}"
+            for f in self.every_features()
+        ]
+        return as_html([f"{self!r}: {n:,} samples", *rows])
 
     @property
     def location(self) -> str:

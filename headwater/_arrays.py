@@ -1,0 +1,55 @@
+"""What NumPy and scikit-learn ask of arrays whose rows are read as they are taken."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class NumpyMethods(ABC):
+    """What NumPy and scikit-learn ask of an array besides rows, for one that reads its rows as they are taken.
+
+    ``array[rows, columns]`` reads the rows, then selects from them; `size` and `astype` are those of an array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def _take(self, rows: Any) -> Array:
+        """Return some rows; one by its number, without its dimension."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Array:
+        first, *others = (key if isinstance(key, tuple) else (key,)) or (Ellipsis,)
+        if first is not Ellipsis and first is not None and all(other is Ellipsis for other in others):
+            return self._take(first)
+        if isinstance(first, slice) and all(isinstance(other, slice) for other in others):
+            rows: Array = self._take(first)[(slice(None), *others)]
+            return rows
+        return np.asarray(self)[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self._take(slice(None)), dtype=dtype, copy=copy if copy else None)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    def astype(self, dtype: Any) -> Array:
+        """Return all rows as an array of another type."""
+        return np.asarray(self).astype(dtype)

@@ -1,0 +1,32 @@
+"""How results look in a session: one line for each, and in a notebook the lines that the command prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+
+class Shown:
+    """A result that says in lines what it holds."""
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what came out."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        first = next((line.strip() for line in self.lines() if line.strip()), "")
+        return f"<{type(self).__name__}: {first}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.lines())
+
+
+def as_html(lines: Iterable[str]) -> str:
+    """Return lines as HTML in which nothing of theirs is a tag.
+
+    Examples
+    --------
+    >>> as_html(["a < b"])
+    '<pre>a &lt; b</pre>'
+    """
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"

@@ -1,0 +1,172 @@
+"""encode: images or texts to an array, with no store."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from headwater.api._progress import progress_bar
+from headwater.embed import Content, Encoder, load_encoder
+from headwater.embed.contents import HeldImage, content_key
+from headwater.embed.encoder import Precision
+from headwater.errors import ImageError, InputError
+from headwater.sources import load_bytes
+from headwater.store import Modality
+
+Item = str | os.PathLike[str] | Image.Image | NDArray[Any]
+
+
+def encode(
+    items: Item | Sequence[Item],
+    *,
+    encoder: str | Encoder[Any],
+    modality: Modality | None = None,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
+    layer: str | None = None,
+    pooling: str | None = None,
+    prompt: str | None = None,
+    image_size: str | int | Sequence[int] | None = None,
+    steps: Sequence[str] = (),
+    device: str = "auto",
+    precision: Precision = "auto",
+    batch_size: int = 32,
+    trust_remote_code: bool = False,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """Encode images or texts, and return their pooled features; nothing is stored.
+
+    Parameters
+    ----------
+    items
+        Texts; or images: paths, PIL images, or arrays of uint8 or uint16, of shape ``(height, width)`` or
+        ``(height, width, 3)``. One alone gives one vector.
+    encoder
+        An encoder spec, such as ``builtin:texture`` or ``timm:MODEL``, or an encoder from
+        `headwater.embed.load_encoder`.
+    modality
+        ``"image"`` or ``"text"``. When left out, strings are texts to an encoder that reads texts, and paths to one
+        that does not; everything else is an image.
+    weights, adapter, layer, pooling, prompt, image_size, steps, device, precision, trust_remote_code
+        As `headwater.embed.load_encoder` takes them; for a spec.
+    batch_size
+        Items that are encoded at once.
+    progress
+        Show how far it is.
+
+    Returns
+    -------
+    float32 array of shape (n_items, dim), or (dim,) for one item
+
+    Raises
+    ------
+    InputError
+        When items are of neither kind, of both, or of one that the encoder does not read.
+    ImageError
+        When an image cannot be read; the message names it.
+    EncoderError
+        When there is no such encoder.
+
+    Examples
+    --------
+    >>> encode(["benign tissue", "malignant mass"], encoder="builtin:ngram").shape
+    (2, 512)
+    """
+    alone = isinstance(items, str | os.PathLike | Image.Image) or (isinstance(items, np.ndarray) and items.ndim < 4)
+    listed: list[Any] = [items] if alone else list(items)  # type: ignore[arg-type]
+    built = (
+        encoder
+        if isinstance(encoder, Encoder)
+        else load_encoder(
+            encoder,
+            weights=weights,
+            adapter=adapter,
+            layer=layer,
+            pooling=pooling,
+            prompt=prompt,
+            image_size=image_size,
+            device=device,
+            precision=precision,
+            trust_remote_code=trust_remote_code,
+            steps=steps,
+        )
+    )
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
+    if not listed:
+        raise InputError("there is nothing to encode: pass one image or text, or a list of them.")
+    kind = _modality(listed, built, modality)
+    contents = [_content(item, kind, number) for number, item in enumerate(listed)]
+    parts = []
+    with progress_bar(f"encode {kind}s", len(contents), show=progress) as update:
+        for start in range(0, len(contents), batch_size):
+            batch = [built.prepare(kind, content) for content in contents[start : start + batch_size]]
+            if start == 0:
+                built.settle(kind, batch)
+            parts.append(np.asarray(built.encode(kind, batch).pooled, np.float32))
+            update(start + len(batch))
+    found = np.concatenate(parts)
+    return found[0] if alone else found
+
+
+def _modality(items: Sequence[Any], encoder: Encoder[Any], asked: Modality | None) -> Modality:
+    """Return whether items are images or texts; refuse what the encoder does not read."""
+    words = [isinstance(item, str) for item in items]
+    if asked is None:
+        if any(words) and not all(words) and "text" in encoder.modalities:
+            raise InputError("some items are strings and some are images: encode texts and images apart.")
+        asked = "text" if all(words) and "text" in encoder.modalities else "image"
+    if asked not in ("image", "text"):
+        raise InputError(f"modality {asked!r}: image or text.")
+    if asked not in encoder.modalities:
+        reads = " and ".join(sorted(f"{kind}s" for kind in encoder.modalities))
+        raise InputError(f"{encoder.name} encodes {reads}, and these are {asked}s.")
+    if asked == "text" and not all(words):
+        raise InputError("texts are strings: decode or convert the items first.")
+    return asked
+
+
+def _content(item: Any, kind: Modality, number: int) -> Content:
+    """Return an item as the encoder takes it."""
+    if kind == "text":
+        return Content(content_key(item.encode()), item)
+    if isinstance(item, str | os.PathLike):
+        data, source = load_bytes(Path(item)), str(item)
+    elif isinstance(item, Image.Image):
+        data, source = _as_png(item, number), f"item {number}"
+    elif isinstance(item, np.ndarray):
+        data, source = _as_png(_picture(item, number), number), f"item {number}"
+    else:
+        raise InputError(f"item {number} is a {type(item).__name__}: pass a path, a PIL image, an array or a text.")
+    return HeldImage(content_key(data), source, None, data)
+
+
+def _picture(pixels: NDArray[Any], number: int) -> Image.Image:
+    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype == np.uint16 and pixels.ndim == 2:
+        return Image.fromarray(pixels)
+    if pixels.dtype != np.uint8 or not shaped or not pixels.size:
+        raise ImageError(
+            f"item {number} is an array of {pixels.dtype} and shape {pixels.shape}: uint8 of shape (height, width) or "
+            "(height, width, 3), or uint16 of shape (height, width), is needed."
+        )
+    return Image.fromarray(pixels)
+
+
+def _as_png(image: Image.Image, number: int) -> bytes:
+    """Return an image as a file, so that it is read as one: depth, transparency and all."""
+    out = io.BytesIO()
+    try:
+        image.save(out, "PNG" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
+    except (OSError, ValueError) as error:
+        raise ImageError(
+            f"item {number} is a PIL image of mode {image.mode}, which cannot be read: {error}."
+        ) from error
+    return out.getvalue()

@@ -1,0 +1,41 @@
+"""Heads of which each row may count as much as it should, as estimators of scikit-learn's have it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import ArrayLike
+
+from headwater.heads._settings import weights_of_rows
+
+
+class TakesWeights:
+    """``fit`` of a head whose `fit_many` takes weights of rows; stands before the class that has ``_fitted``."""
+
+    if TYPE_CHECKING:
+
+        def _fitted(self, X: Any, y: Any, **options: Any) -> Self: ...
+
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+        """Fit on all rows.
+
+        Parameters
+        ----------
+        X
+            Features of shape ``(n_samples, d)``.
+        y
+            Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``; for a regressor numbers, of
+            shape ``(n_samples,)`` or ``(n_samples, n_outputs)``.
+        sample_weight
+            What each row counts, of shape ``(n_samples,)``, at least 0; 1 when left out. Standardisation counts all
+            rows alike.
+
+        Raises
+        ------
+        HeadError
+            When there is one class only, a feature or a target is not finite (the message names rows), or weights are
+            no weights.
+        """
+        if sample_weight is None:
+            return self._fitted(X, y)
+        return self._fitted(X, y, sample_weight=weights_of_rows(sample_weight, len(y)))
