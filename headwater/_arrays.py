@@ -35,7 +35,8 @@ class NumpyMethods(ABC):
         if isinstance(first, slice) and all(isinstance(other, slice) for other in others):
             rows: Array = self._take(first)[(slice(None), *others)]
             return rows
-        return np.asarray(self)[key]
+        selected: Array = np.asarray(self)[key]
+        return selected
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self._take(slice(None)), dtype=dtype, copy=copy if copy else None)

@@ -74,4 +74,6 @@ def weights_of_rows(sample_weight: ArrayLike, n: int) -> NDArray[np.float64]:
     weights = np.asarray(sample_weight, np.float64)
     if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any():
         raise HeadError(f"sample_weight must be {n} numbers of at least 0, one a row.")
+    if not weights.any():
+        raise HeadError("sample_weight is zero for all rows: none is left to fit on.")
     return weights

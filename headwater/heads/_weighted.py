@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from numpy.typing import ArrayLike
-
-from headwater.heads._settings import weights_of_rows
 
 
 class TakesWeights:
@@ -38,4 +37,4 @@ class TakesWeights:
         """
         if sample_weight is None:
             return self._fitted(X, y)
-        return self._fitted(X, y, sample_weight=weights_of_rows(sample_weight, len(y)))
+        return self._fitted(X, y, sample_weight=np.asarray(sample_weight, np.float64))
