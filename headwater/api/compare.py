@@ -167,23 +167,21 @@ def compare(
     truth = truth_of(tables[0], classes, task)
     grouped = all("group" in table.columns for table in tables)
     groups = codes_of(tables[0]["group"]) if grouped else np.arange(len(truth))
-    same_folds = all(table["fold"].equals(tables[0]["fold"]) for table in tables)
+    fold_of = np.stack([table["fold"].to_numpy() for table in tables])
+    same_folds = bool((fold_of == fold_of[0]).all())
     scores = [scores_of(table, classes, task) for table in tables]
-
-    if same_folds:
-        fold_of = tables[0]["fold"].to_numpy()
-        parts = [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of)]
-    else:
-        parts = [np.arange(len(truth))]
-    models = [[draw.FoldScores(truth[rows], values[rows], groups[rows]) for rows in parts] for values in scores]
-    drawn = draw.bootstrap(task, models, n_draws=n_draws, seed=seed)[metric]
+    models = [
+        [draw.FoldScores(truth[rows], values[rows], groups[rows]) for rows in _parts(own)]
+        for values, own in zip(scores, fold_of, strict=True)
+    ]
+    drawn = draw.bootstrap(task, models, n_draws=n_draws, seed=seed, within_folds=same_folds)[metric]
     found: dict[str, dict[str, float]] = {}
     for name, row in zip(names, drawn, strict=True):
         low, high = draw.interval(row[1:], level)
         found[name] = {"value": float(row[0]), "low": low, "high": high}
 
-    rows = _Rows(task, metric, truth, scores, groups if grouped else None)
-    folds = _Folds(models, task, metric) if same_folds and len(parts) > 1 else None
+    rows = _Rows(task, metric, truth, scores, groups if grouped else None, fold_of)
+    folds = _Folds(models, task, metric) if same_folds and len(models[0]) > 1 else None
     differences = []
     for i, j in combinations(range(len(names)), 2):
         p, least = rows.tests(i, j)
@@ -199,10 +197,17 @@ def compare(
             Difference(**{**vars(d), "p_holm": float(q)}) for d, q in zip(differences, adjusted, strict=True)
         ]
     friedman_p = folds.friedman() if folds is not None and len(names) > 2 else None
-    notes = [] if same_folds else ["folds differ between the runs: no tests over folds, and all rows are one test set"]
+    notes = (
+        [] if same_folds else ["folds differ between the runs: no tests over folds, each run has the mean of its own"]
+    )
     notes += rows.notes + (folds.notes if folds is not None else [])
     kind = "group" if grouped else "sample"
     return Compared(metric, level, n_draws, kind, len(truth), found, differences, friedman_p, notes)
+
+
+def _parts(fold_of: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return the rows of each fold."""
+    return [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of)]
 
 
 class _Rows:
@@ -215,13 +220,19 @@ class _Rows:
         truth: NDArray[Any],
         scores: Sequence[NDArray[np.float64]],
         groups: NDArray[np.int64] | None,
+        folds: NDArray[np.int64],
     ) -> None:
         self.notes: list[str] = []
         self._aucs: statistics.AUCs | None = None
         self._right: list[NDArray[np.bool_]] | None = None
         if task == "binary" and metric == "auc":
             try:
-                self._aucs = statistics.delong(truth == 1, np.stack([s[:, 1] for s in scores]), groups)
+                self._aucs = statistics.delong(truth == 1, np.stack([s[:, 1] for s in scores]), groups, folds)
+                if left_out := int(self._aucs.left_out.max()):
+                    n_folds = len(np.unique(folds[0]))
+                    self.notes.append(
+                        f"DeLong: {left_out} of {counted(n_folds, 'fold')} left out, without both classes"
+                    )
             except InputError as error:
                 self.notes.append(f"no DeLong test: {error}")
         if metric == "accuracy" and groups is None:

@@ -30,7 +30,7 @@ from headwater.api._samples import (
     require_column,
     with_labels,
 )
-from headwater.api._tested import codes_of, names_key, names_of, scores_of, truth_of
+from headwater.api._tested import codes_of, folds_of, names_key, names_of, scores_of, truth_of
 from headwater.api._writing import described, environment, run_folder, write_run
 from headwater.api.run import Run, open_run
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
@@ -510,11 +510,12 @@ def _draws_of(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: 
     table = run.predictions
     truth, scores = truth_of(table, classes, task), scores_of(table, classes, task)
     grouped = "group" in table.columns
-    groups = codes_of(table["group"]) if grouped else np.arange(len(table))
-    fold = table["fold"].to_numpy()
-    parts = [np.flatnonzero(fold == number) for number in np.unique(fold)]
+    groups = codes_of(table["group"] if grouped else table["id"])
+    parts = folds_of(table)
     folds = [draw.FoldScores(truth[rows], scores[rows], groups[rows]) for rows in parts]
-    return draw.bootstrap(task, [folds], n_draws=n_draws, seed=seed), "group" if grouped else "sample"
+    once = not table["id"].is_duplicated().any()  # with several seeds or draws, folds share samples
+    drawn = draw.bootstrap(task, [folds], n_draws=n_draws, seed=seed, within_folds=once)
+    return drawn, "group" if grouped else "sample"
 
 
 def _beside(

@@ -47,7 +47,7 @@ class FoldScores:
     scores
         Probabilities, of shape ``(n, n_classes)`` or ``(n, n_labels)``; or what is predicted, ``(n, n_outputs)``.
     groups
-        What is drawn, int64, of shape ``(n,)``.
+        What is drawn, int64, of shape ``(n,)``; numbers from 0, the same in all folds.
     """
 
     truth: NDArray[Any]
@@ -56,14 +56,24 @@ class FoldScores:
 
 
 def bootstrap(
-    task: Task, models: Sequence[Sequence[FoldScores]], *, n_draws: int = 2000, seed: int = 0
+    task: Task,
+    models: Sequence[Sequence[FoldScores]],
+    *,
+    n_draws: int = 2000,
+    seed: int = 0,
+    within_folds: bool = True,
 ) -> dict[str, Floats]:
-    """Draw the groups of each fold again and again, and measure every model on the same draws.
+    """Draw groups again and again, and measure every model on the same draws.
+
+    Scores are compared within a fold alone: those of two folds are of two fits.
 
     Parameters
     ----------
     models
-        For each model, its folds; rows and groups of all models are the same, in the same order.
+        For each model, its folds.
+    within_folds
+        Draw the groups of each fold by themselves; rows and groups of all models are then the same, in the same order.
+        Otherwise groups are drawn from all folds together, which may differ between models and share groups.
 
     Returns
     -------
@@ -76,25 +86,52 @@ def bootstrap(
     Efron and Tibshirani, An introduction to the bootstrap, 1993, chapters 6 and 8 (clusters are what is drawn).
     """
     rng = np.random.default_rng(seed)
-    totals: dict[str, Floats] = {name: np.zeros((len(models), 1 + n_draws)) for name in METRICS[task]}
-    counts = {name: np.zeros((len(models), 1 + n_draws)) for name in METRICS[task]}
-    for fold in range(len(models[0])):
-        groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
-        n_groups = int(groups.max()) + 1
-        width = models[0][fold].scores.shape[1] if task == "multilabel" else 1  # whose weights are repeated
+    sums = _Sums(task, (len(models), 1 + n_draws))
+    if within_folds:
+        for fold in range(len(models[0])):
+            groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
+            draws = _drawn(rng, int(groups.max()) + 1, n_draws)
+            for m, model in enumerate(models):
+                sums.add(m, model[fold], draws, groups)
+    else:
+        draws = _drawn(rng, 1 + max(int(fold.groups.max()) for model in models for fold in model), n_draws)
+        for m, model in enumerate(models):
+            for one in model:
+                sums.add(m, one, draws, one.groups)
+    return sums.means()
+
+
+def _drawn(rng: np.random.Generator, n_groups: int, n_draws: int) -> Floats:
+    """Return how often each group counts, of shape ``(1 + n_draws, n_groups)``: first once, then as it is drawn."""
+    return np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
+
+
+class _Sums:
+    """Sums of each metric over folds, of shape ``(n_models, 1 + n_draws)``, and how many folds have it."""
+
+    def __init__(self, task: Task, shape: tuple[int, int]) -> None:
+        self.task = task
+        self.totals = {name: np.zeros(shape) for name in METRICS[task]}
+        self.counts = {name: np.zeros(shape) for name in METRICS[task]}
+
+    def add(self, model: int, fold: FoldScores, draws: Floats, groups: NDArray[np.int64]) -> None:
+        """Add a fold of a model, whose rows count as often as their groups, by number, are drawn."""
+        width = fold.scores.shape[1] if self.task == "multilabel" else 1  # whose weights are repeated
         step = max(1, ROWS_AT_ONCE // (len(groups) * width))
-        draws = np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
-        for start in range(0, 1 + n_draws, step):
+        for start in range(0, len(draws), step):
             some = slice(start, start + step)
             weights = draws[some][:, groups]
-            for m, model in enumerate(models):
-                found = _MEASURES[task](model[fold].truth, model[fold].scores, weights)
-                for name, values in found.items():
-                    defined = ~np.isnan(values)
-                    totals[name][m, some] += np.where(defined, values, 0)
-                    counts[name][m, some] += defined
-    with np.errstate(invalid="ignore"):
-        return {name: totals[name] / np.where(counts[name] > 0, counts[name], np.nan) for name in totals}
+            there = np.asarray(weights.any(1))
+            found = _MEASURES[self.task](fold.truth, fold.scores, weights[there])
+            for name, values in found.items():
+                here = np.full(len(there), np.nan)
+                here[there] = values
+                self.totals[name][model, some] += np.nan_to_num(here)
+                self.counts[name][model, some] += ~np.isnan(here)
+
+    def means(self) -> dict[str, Floats]:
+        counts = {name: np.where(count > 0, count, np.nan) for name, count in self.counts.items()}
+        return {name: total / counts[name] for name, total in self.totals.items()}
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:

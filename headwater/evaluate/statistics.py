@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from headwater.errors import InputError
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 class Comparison(NamedTuple):
@@ -36,17 +37,39 @@ class Comparison(NamedTuple):
 
 
 class AUCs(NamedTuple):
-    """Areas under the curve of r models on the same rows, of shape ``(r,)``, and their covariance, ``(r, r)``."""
+    """Areas under the ROC curve of r models on the same rows.
+
+    Attributes
+    ----------
+    auc : float64 array of shape (r,)
+        With folds, the mean over the folds that have both classes.
+    covariance : float64 array of shape (r, r)
+    left_out : int64 array of shape (r,)
+        Folds of each model that lack a class, which are not counted.
+    pairs : int64 array of shape (r,)
+        Disjoint pairs of a positive and a negative group, within folds: chances to be wrong that are independent.
+    groups : int64 array of shape (2,)
+        Groups with positives, and with negatives.
+    """
 
     auc: Floats
     covariance: Floats
+    left_out: Integers
+    pairs: Integers
+    groups: Integers
 
 
-# On rows: one set of tested rows, two models or more
+# On rows: the same tested rows, two models or more
 
 
-def delong(truth: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None) -> AUCs:
+def delong(
+    truth: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None, folds: ArrayLike | None = None
+) -> AUCs:
     """Estimate the AUC of each model and their covariance, without resampling.
+
+    With folds, each fold's scores are those of another fit, so that scores are compared within a fold alone: the AUC is
+    the mean over folds, and its variance is put together from those of the folds. A fold with one group of a class
+    says nothing about the variance: it is taken to be as variable as the others.
 
     Parameters
     ----------
@@ -56,49 +79,54 @@ def delong(truth: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None)
         Scores of r models.
     groups : array of shape (n_samples,), optional
         Rows of a group are correlated; left out, each row is on its own.
+    folds : array of shape (n_samples,) or (r, n_samples), optional
+        The fold that tested each row, for all models or for each; left out, all rows are one test set.
 
     Raises
     ------
     InputError
-        When one of the two classes is missing, or in fewer than two groups.
+        When no fold has at least two groups with positives, or none at least two with negatives.
 
     References
     ----------
-    DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988; for groups Obuchowski, Biometrics 53, 1997, section 2.
+    DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988; for groups Obuchowski, Biometrics 53, 1997, section 2, with
+    ``n / (n - 1)`` of each class's groups in its covariance between the classes too. LeDell, Petersen and van der Laan,
+    Electronic Journal of Statistics 9, 2015, for the mean over folds.
 
     Examples
     --------
     >>> delong([0, 0, 1, 1], [[0.1, 0.4, 0.35, 0.8]]).auc
     array([0.75])
+
+    The same order in both folds, but scores of the second are higher:
+
+    >>> found = delong([0, 1, 0, 1, 0, 1, 0, 1], [[1, 2, 1, 2, 5, 6, 5, 6]], folds=[0, 0, 0, 0, 1, 1, 1, 1])
+    >>> found.auc, found.pairs
+    (array([1.]), array([4]))
     """
     positive, values = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
     if np.isnan(values).any():
         raise InputError("scores are NaN: a model that made them did not converge.")
-    cluster = np.arange(len(positive)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    m, n = int(positive.sum()), int((~positive).sum())
-    n_positive = np.bincount(cluster, positive)
-    n_negative = np.bincount(cluster, ~positive)
-    here, there = int((n_positive > 0).sum()), int((n_negative > 0).sum())
-    if here < 2 or there < 2:
-        raise InputError(
-            f"an interval of the AUC needs both classes in at least two groups each, but there are {here} with "
-            f"positives and {there} with negatives."
-        )
-    # the share of the other class that each row is on the right side of, ties counted half
-    wins = np.stack([_placements(row, positive) for row in values])
-    auc = wins[:, positive].mean(1)
-    # sums over the rows of each group, less what is expected of so many
-    off_positive = np.stack([np.bincount(cluster, row * positive) for row in wins]) - n_positive * auc[:, None]
-    off_negative = np.stack([np.bincount(cluster, row * ~positive) for row in wins]) - n_negative * auc[:, None]
-    n_clusters = len(n_positive)
-    covariance = here / (here - 1) / m**2 * off_positive @ off_positive.T
-    covariance += there / (there - 1) / n**2 * off_negative @ off_negative.T
-    mixed = n_clusters / (n_clusters - 1) / (m * n) * off_positive @ off_negative.T
-    return AUCs(auc, covariance + mixed + mixed.T)
+    n = len(positive)
+    cluster = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    fold = np.zeros(n, np.int64) if folds is None else np.unique(np.asarray(folds), return_inverse=True)[1]
+    fold_of = np.broadcast_to(fold.reshape(-1, n), values.shape)
+    found = [_mean_auc(row, positive, cluster, own) for row, own in zip(values, fold_of, strict=True)]
+    of_groups = np.stack([np.bincount(cluster, weights=one.influence) for one in found])
+    return AUCs(
+        np.array([one.auc for one in found]),
+        np.asarray(of_groups @ of_groups.T, np.float64),
+        np.array([one.left_out for one in found]),
+        np.array([one.pairs for one in found]),
+        np.array([len(np.unique(cluster[positive])), len(np.unique(cluster[~positive]))]),
+    )
 
 
 def compare_aucs(found: AUCs, first: int = 0, second: int = 1) -> Comparison:
     """Test whether two of some models have the same AUC.
+
+    Where the difference does not vary (two AUCs of 0 or 1), p is that of as many coin tosses as there are independent
+    pairs of a positive and a negative group, all on one side.
 
     References
     ----------
@@ -111,9 +139,7 @@ def compare_aucs(found: AUCs, first: int = 0, second: int = 1) -> Comparison:
     variance = float(contrast @ found.covariance @ contrast)
     difference = float(contrast @ found.auc)
     if variance <= 1e-16:
-        return (
-            Comparison(0.0, 1.0) if abs(difference) < 1e-12 else Comparison(float(np.copysign(np.inf, difference)), 0.0)
-        )
+        return _certain(difference, int(found.pairs[[first, second]].min()))
     z = difference / variance**0.5
     return Comparison(z, float(2 * norm.sf(abs(z))))
 
@@ -175,6 +201,8 @@ def wilcoxon(first: ArrayLike, second: ArrayLike) -> Comparison:
 def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Comparison:
     """Test whether two models differ over folds, allowing for training rows that folds share.
 
+    Where all folds differ by the same amount, t is not defined, and p is that of n coin tosses on one side.
+
     Parameters
     ----------
     first, second : float arrays of shape (n_folds,)
@@ -195,7 +223,7 @@ def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Co
         raise InputError("a t test over folds needs at least two folds.")
     variance = float(difference.var(ddof=1))
     if variance <= 1e-24:
-        return _certain(float(difference.mean()))
+        return _certain(float(difference.mean()), n)
     statistic = float(difference.mean()) / ((1 / n + test_to_train) * variance) ** 0.5
     return Comparison(statistic, float(2 * student.sf(abs(statistic), n - 1)))
 
@@ -292,6 +320,43 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
 # Shared
 
 
+class _MeanAUC(NamedTuple):
+    """The mean AUC of one model over its folds; the squares of each group's ``influence`` add up to its variance."""
+
+    auc: float
+    influence: Floats
+    left_out: int
+    pairs: int
+
+
+def _mean_auc(scores: Floats, positive: NDArray[np.bool_], cluster: Integers, fold: Integers) -> _MeanAUC:
+    parts = [np.flatnonzero(fold == number) for number in np.unique(fold)]
+    both = [rows for rows in parts if positive[rows].any() and not positive[rows].all()]
+    sides = (positive, ~positive)
+    n_groups = np.array([[len(np.unique(cluster[rows[side[rows]]])) for rows in both] for side in sides])
+    if not both or not (n_groups > 1).any(1).all():
+        here, there = n_groups.max(1) if both else [len(np.unique(cluster[side])) for side in sides]
+        where = "" if len(parts) == 1 else " of one fold"
+        raise InputError(
+            f"an interval of the AUC needs both classes in at least two groups each{where}, but there are {here} with "
+            f"positives and {there} with negatives."
+        )
+    influence = np.zeros(len(scores))
+    aucs = []
+    for rows in both:
+        # the share of the other class that each row is on the right side of, ties counted half
+        wins = _placements(scores[rows], positive[rows])
+        aucs.append(wins[positive[rows]].mean())
+        influence[rows] = (wins - aucs[-1]) / len(both)
+    for side, counts in zip(sides, n_groups, strict=True):
+        known = counts > 1
+        others = (1 / counts).sum() / (1 / counts[known]).sum()  # for the folds whose variance is not known
+        for rows, count in zip(both, counts, strict=True):
+            of_class = rows[side[rows]]
+            influence[of_class] *= (others * count / max(count - 1, 1)) ** 0.5 / len(of_class)
+    return _MeanAUC(float(np.mean(aucs)), influence, len(parts) - len(both), int(n_groups.min(0).sum()))
+
+
 def _placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     """Return, for each row, the share of the other class that it is on the right side of; ties count half."""
     out = np.empty(len(scores))
@@ -303,11 +368,12 @@ def _placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     return out
 
 
-def _certain(difference: float) -> Comparison:
-    """Return what a test says of a difference that does not vary."""
+def _certain(difference: float, n: int) -> Comparison:
+    """Return what a test says of a difference that is the same in all of ``n`` independent parts: n coin tosses."""
     if abs(difference) < 1e-12:
         return Comparison(0.0, 1.0)
-    return Comparison(float(np.copysign(np.inf, difference)), 0.0)
+    least = min(1.0, 2.0 ** (1 - n))
+    return Comparison(float(np.copysign(np.inf, difference)), least, least)
 
 
 def _paired(first: ArrayLike, second: ArrayLike) -> Floats:

@@ -123,8 +123,51 @@ def test_runs_that_cannot_be_compared(runs, two_features):
         compare([good, flipped])
 
 
+def shifted(run, change):
+    """A copy of a run in which each fold's scores are changed by a function of the logit and the fold."""
+    a, b = (
+        np.clip(run.predictions["score_0"].to_numpy(), 1e-9, 1),
+        np.clip(run.predictions["score_1"].to_numpy(), 1e-9, 1),
+    )
+    p = 1 / (1 + np.exp(-change(np.log(b / a), run.predictions["fold"].to_numpy())))
+    table = run.predictions.with_columns(score_0=pl.Series(1 - p), score_1=pl.Series(p))
+    return type(run)(**{**vars(run), "path": None, "predictions": table})
+
+
+@pytest.mark.parametrize(
+    "change", [lambda z, f: z + f, lambda z, f: z - 2 * f, lambda z, f: z / (1 + f), lambda z, f: z + 3 * (f == 1)]
+)
+def test_equal_rankings_in_each_fold_do_not_differ(runs, change):
+    """Scores of another scale in each fold: the AUC of every fold is the same, and so says every test."""
+    run = runs("fair")
+    found = compare([run, shifted(run, change)]).differences[0]
+    assert found.difference == pytest.approx(0)
+    assert min(found.p.values()) == 1
+
+
 def test_other_folds_leave_tests_on_rows(runs):
-    """Runs of other splits are compared on their rows, which is said."""
-    found = compare([runs("good"), runs("bad", seed=5)])
+    """Runs of other splits are compared by the mean over their own folds, which is said."""
+    first, other = runs("good"), runs("bad", seed=5)
+    found = compare([first, other])
     assert set(found.differences[0].p) == {"bootstrap", "delong"}
     assert "folds differ" in found.notes[0]
+    values = [value["value"] for value in found.runs.values()]
+    assert values == pytest.approx([run.mean["auc"] for run in (first, other)])
+
+
+def test_a_fold_of_one_class_is_said(two_features, tmp_path):
+    """DeLong's test leaves such folds out, and the note says how many."""
+    label = two_features.samples["label"].to_numpy()
+    patient = two_features.samples["patient"].to_numpy()
+    part = np.where((label == 0) & (patient < 12), 0, 1 + patient % 3)
+    samples = two_features.samples.with_columns(part=pl.Series(part))
+    two_features.write_samples(samples, two_features.roles)
+    both = [
+        fit_head(
+            two_features, features=f"{name}/image", label="label", groups="patient", split="part", out=tmp_path / name
+        )
+        for name in ("fair", "bad")
+    ]
+    found = compare(both)
+    assert "DeLong: 1 of 4 folds left out, without both classes" in found.notes
+    assert 0 <= found.differences[0].p["delong"] <= 1

@@ -83,6 +83,15 @@ def test_the_head_is_untouched(inside, outside, tmp_path, files_of, command):
     assert command(*words).status == 0  # over itself
 
 
+@pytest.mark.parametrize("settings", [{"seeds": 2}, {"shots": 8, "draws": 3}, {"folds": 3}])
+def test_the_estimate_within_is_the_mean_that_the_run_reports(inside, outside, tmp_path, settings):
+    """Scores of different fits are never ranked together, be they of folds, seeds or draws."""
+    run = fitted(inside, tmp_path, label="grade", **settings)
+    found = evaluate(run, outside, label="grade", groups="who", n_draws=100).metrics["external"]["metrics"]
+    for metric in ("auc", "accuracy"):
+        assert found[metric]["internal"]["value"] == pytest.approx(run.mean[metric])
+
+
 @pytest.mark.parametrize("head", ["linear", "knn", "prototypes", "mlp", "xgboost"])
 @pytest.mark.parametrize("label", ["kind", "grade", "number"])
 def test_every_head(inside, outside, tmp_path, head, label):

@@ -73,6 +73,89 @@ def test_delong_has_its_size(clustered):
     assert 0.02 < np.mean(found) < 0.085
 
 
+SHIFTS = {
+    "moved": lambda score, fold: score + 3 * fold,
+    "moved back": lambda score, fold: score - 2.5 * fold**2,
+    "stretched": lambda score, fold: score * (1 + fold),
+    "squashed": lambda score, fold: 1 / (1 + np.exp(-score - fold)),
+    "cubed": lambda score, fold: score**3 + 10 * (fold == 2),
+}
+
+
+@pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
+@pytest.mark.parametrize("clustered", [False, True])
+def test_scores_of_two_folds_are_not_compared(shift, clustered):
+    """What each fold's fit does to its own scores, keeping their order, changes neither AUC nor covariance."""
+    rng = np.random.default_rng(3)
+    n = 100
+    fold, truth = np.arange(n) % 4, rng.random(n) > 0.5
+    groups = (np.arange(n) // 8) * 4 + fold if clustered else None
+    scores = rng.standard_normal(n) + truth
+    found = delong(truth, [scores, shift(scores, fold)], groups, fold)
+    of_each = [
+        delong(truth[fold == f], scores[fold == f], None if groups is None else groups[fold == f]).auc[0]
+        for f in range(4)
+    ]
+    assert found.auc == pytest.approx(np.mean(of_each))
+    assert found.covariance == pytest.approx(found.covariance[0, 0])
+    assert compare_aucs(found).p == 1
+    pooled = delong(truth, [scores, shift(scores, fold)], groups)
+    assert abs(pooled.auc[0] - pooled.auc[1]) > 1e-3  # which pooling does change
+
+
+def test_the_variance_over_folds_is_that_of_their_mean():
+    """With independent rows: the sum of each fold's covariance, over the number of folds squared."""
+    rng = np.random.default_rng(4)
+    fold, truth = np.arange(90) % 3, rng.random(90) > 0.4
+    scores = rng.standard_normal((2, 90)) + truth
+    found = delong(truth, scores, folds=fold)
+    of_folds = [brute_force_delong(truth[fold == f], scores[:, fold == f]) for f in range(3)]
+    assert found.auc == pytest.approx(np.mean([auc for auc, _ in of_folds], axis=0))
+    assert found.covariance == pytest.approx(sum(covariance for _, covariance in of_folds) / 9)
+
+
+def test_folds_without_both_classes_are_left_out():
+    """They are counted; a fold with one positive has an AUC, and as much variance as the others'."""
+    rng = np.random.default_rng(5)
+    truth = np.tile([True, False], 30)
+    fold = np.arange(60) // 20
+    scores = rng.standard_normal((2, 60)) + truth
+    one_class = truth & (fold < 2)
+    found = delong(one_class, scores, folds=fold)
+    kept = fold < 2
+    assert found.left_out.tolist() == [1, 1]
+    assert found.auc == pytest.approx(delong(truth[kept], scores[:, kept], folds=fold[kept]).auc)
+    rare = truth & ((fold < 2) | (np.arange(60) == 40))
+    wider = delong(rare, scores, folds=fold)
+    assert wider.left_out.tolist() == [0, 0]
+    assert (np.diag(wider.covariance) > np.diag(found.covariance)).all()
+    with pytest.raises(InputError, match="of one fold, but there are 1 with positives"):
+        delong([True, False, False, True, False, False], np.zeros((1, 6)), folds=[0, 0, 0, 1, 1, 1])
+
+
+@pytest.mark.parametrize("own_folds", [False, True])
+def test_delong_over_folds_has_its_size(own_folds):
+    """Where each fold's fit has its own scale, and models may have folds of their own, size is kept."""
+    rng = np.random.default_rng(6)
+    found = []
+    for _ in range(400):
+        truth = rng.random(80) > 0.5
+        folds = np.stack([rng.permutation(80) % 4 for _ in range(2)])
+        folds = folds if own_folds else folds[0]
+        shared, offset = rng.standard_normal(80), 4 * rng.standard_normal((2, 4))
+        scores = truth + shared + rng.standard_normal((2, 80))
+        scores += np.take_along_axis(offset, np.broadcast_to(folds, (2, 80)), axis=1)
+        found.append(compare_aucs(delong(truth, scores, folds=folds)).p < 0.05)
+    assert 0.02 < np.mean(found) < 0.09
+
+
+def test_a_difference_that_does_not_vary_is_not_certain():
+    """Three pairs that are all right for one model and all wrong for the other are three coin tosses."""
+    found = compare_aucs(delong([0, 1, 0, 1, 0, 1], [[0, 1, 0, 1, 0, 1], [1, 0, 1, 0, 1, 0]]))
+    assert found.p == found.least_p == 0.25
+    assert corrected_t([0.9] * 5, [0.8] * 5, 0.25).p == 0.0625
+
+
 def test_delong_wants_both_classes():
     with pytest.raises(InputError, match="at least two groups each, but there are 1 with positives"):
         delong([True, True, False, False], np.zeros((1, 4)), [0, 0, 1, 2])
@@ -194,6 +277,25 @@ def test_folds_are_averaged_as_they_are_reported():
     values = bootstrap("binary", [[*folds, one_class]], n_draws=5)
     aucs = [score("binary", f.truth, f.scores, classes=[0, 1])["auc"] for f in folds]
     assert values["auc"][0, 0] == pytest.approx(np.mean(aucs))
+
+
+def test_models_with_folds_of_their_own_are_measured_on_the_same_draws():
+    """Folds that differ between models: each has the mean over its own, and equal scores no difference in any draw."""
+    rng = np.random.default_rng(0)
+    whole = fold_of("binary", rng, 120)
+    groups = np.arange(120) // 3
+
+    def folds(of_group):
+        rows = [np.flatnonzero(of_group[groups] == f) for f in range(4)]
+        return [FoldScores(whole.truth[r], whole.scores[r], groups[r]) for r in rows]
+
+    first, other = (folds(rng.permutation(40) % 4) for _ in range(2))
+    values = bootstrap("binary", [first, other, first], n_draws=50, within_folds=False)
+    for m, model in enumerate((first, other)):
+        aucs = [score("binary", f.truth, f.scores, classes=[0, 1])["auc"] for f in model]
+        assert values["auc"][m, 0] == pytest.approx(np.mean(aucs))
+    assert (values["auc"][0] == values["auc"][2]).all()
+    assert np.corrcoef(values["accuracy"][:2, 1:])[0, 1] > 0.5
 
 
 def test_memory_does_not_change_draws(monkeypatch):
