@@ -76,8 +76,8 @@ class Compared:
         For each run its ``value``, ``low``, ``high``.
     differences
         Each pair of runs.
-    friedman_p
-        Whether three or more runs differ at all, over folds; None for two.
+    friedman_p, friedman_least_p
+        Whether three or more runs differ at all, over folds, and the smallest that p could be; None for two.
     notes
         What could not be tested, and why.
     """
@@ -90,6 +90,7 @@ class Compared:
     runs: Mapping[str, Mapping[str, float]]
     differences: Sequence[Difference]
     friedman_p: float | None
+    friedman_least_p: float | None
     notes: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +115,8 @@ class Compared:
             rows.append([*row, p_words(d.p_holm)] if len(self.differences) > 1 else row)
         out += ["", *(f"  {line}" for line in aligned(rows))]
         if self.friedman_p is not None:
-            out.append(f"all runs alike, by their ranks over folds (Friedman): p {p_words(self.friedman_p)}")
+            p = p_words(self.friedman_p, self.friedman_least_p)
+            out.append(f"all runs alike, by their ranks over folds (Friedman): p {p}")
         return [*out, *self.notes]
 
 
@@ -196,13 +198,15 @@ def compare(
         differences = [
             Difference(**{**vars(d), "p_holm": float(q)}) for d, q in zip(differences, adjusted, strict=True)
         ]
-    friedman_p = folds.friedman() if folds is not None and len(names) > 2 else None
+    friedman = folds.friedman() if folds is not None and len(names) > 2 else None
+    friedman_p, friedman_least_p = (None, None) if friedman is None else (friedman.p, friedman.least_p)
     notes = (
         [] if same_folds else ["folds differ between the runs: no tests over folds, each run has the mean of its own"]
     )
     notes += rows.notes + (folds.notes if folds is not None else [])
     kind = "group" if grouped else "sample"
-    return Compared(metric, level, n_draws, kind, len(truth), found, differences, friedman_p, notes)
+    counts = (metric, level, n_draws, kind, len(truth))
+    return Compared(*counts, found, differences, friedman_p, friedman_least_p, notes)
 
 
 def _parts(fold_of: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -274,10 +278,10 @@ class _Folds:
         t = statistics.corrected_t(first, second, self.test_to_train)
         return {"corrected_t": t.p, "wilcoxon": ranks.p}, {"wilcoxon": ranks.least_p}
 
-    def friedman(self) -> float | None:
+    def friedman(self) -> statistics.Comparison | None:
         if len(self.values) < 2:
             return None
-        return statistics.friedman(self.sign * self.values).test.p
+        return statistics.friedman(self.sign * self.values).test
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -1,5 +1,7 @@
 """Tests and intervals agree with independent implementations, and hold what they promise on simulated data."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -191,6 +193,52 @@ def test_wilcoxon_over_five_folds_is_never_below_its_least():
     assert found.p == scipy.stats.wilcoxon([0.1, 0.105, 0.12, 0.14, 0.25]).pvalue
 
 
+def every_sign(difference):
+    """The exact two-sided p of the signed ranks: all ways to give the nonzero differences signs, one by one."""
+    difference = np.round(difference, 12)
+    difference = difference[difference != 0]
+    ranks = scipy.stats.rankdata(np.abs(difference))
+    signs = np.array(np.meshgrid(*[[0, 1]] * len(ranks))).reshape(len(ranks), -1)
+    sums = ranks @ signs
+    own = ranks[difference > 0].sum()
+    return min(1.0, 2 * min((sums <= own + 1e-9).mean(), (sums >= own - 1e-9).mean()))
+
+
+TIES = {
+    "all equal": [0.1] * 5,
+    "two sizes": [0.1, 0.1, 0.2, 0.2, 0.2],
+    "zeros": [0.0, 0.1, 0.1, 0.0, 0.3],
+    "opposite": [0.1, -0.1, 0.1, 0.2, 0.2, 0.3],
+    "ten equal": [0.02] * 9 + [-0.02],
+    "none": [0.11, -0.03, 0.2, 0.07, 0.05, -0.01, 0.3],
+}
+
+
+@pytest.mark.parametrize("difference", TIES.values(), ids=TIES)
+def test_wilcoxon_is_exact_with_ties_and_zeros(difference):
+    """p is the share of all signs, and never below the least that these folds can give."""
+    found = wilcoxon(0.5 + np.array(difference), np.full(len(difference), 0.5))
+    assert found.p == pytest.approx(every_sign(np.array(difference)))
+    assert found.p >= found.least_p == 2.0 ** (1 - np.count_nonzero(difference))
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
+def test_wilcoxon_counts_every_sign(steps):
+    found = wilcoxon(np.array(steps) / 10, np.zeros(len(steps)))
+    assert found.p == pytest.approx(every_sign(np.array(steps) / 10) if any(steps) else 1)
+    assert found.p >= found.least_p
+
+
+def test_wilcoxon_of_many_folds_goes_on_as_it_was():
+    """Beyond what is counted, p is the normal one, next to the exact one where both can be had."""
+    rng = np.random.default_rng(0)
+    difference = rng.standard_normal(300) + 0.12
+    exact = wilcoxon(difference, np.zeros(300)).p
+    assert exact == pytest.approx(scipy.stats.wilcoxon(difference, method="exact").pvalue)
+    more = np.append(difference, 1e-6)
+    assert wilcoxon(more, np.zeros(301)).p == pytest.approx(exact, rel=0.05)
+
+
 def test_corrected_t_is_wider_than_the_plain_one():
     """Nadeau and Bengio's variance: (1 / n + test / train) times that of the differences."""
     rng = np.random.default_rng(0)
@@ -206,7 +254,9 @@ def test_friedman_and_nemenyi():
     rng = np.random.default_rng(0)
     values = rng.random((14, 4))
     found = friedman(values)
-    assert found.test.p == pytest.approx(scipy.stats.friedmanchisquare(*values.T).pvalue)
+    known = scipy.stats.friedmanchisquare(*values.T)
+    assert found.test.statistic == pytest.approx(known.statistic)
+    assert found.test.p == pytest.approx(known.pvalue, abs=0.02)
     assert found.mean_rank == pytest.approx(scipy.stats.rankdata(-values, axis=1).mean(0))
     critical = 2.569 * (4 * 5 / (6 * 14)) ** 0.5  # q at 0.05 for four models: Demšar 2006, table 5(a)
     distance = np.abs(found.mean_rank[:, None] - found.mean_rank)
@@ -214,6 +264,40 @@ def test_friedman_and_nemenyi():
     assert friedman(np.ones((5, 3))).test.p == 1
     with pytest.raises(InputError, match="at least three models"):
         friedman(np.ones((5, 2)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[3, 2, 1], [3, 2, 1]],
+        [[3, 2, 1], [3, 2, 1], [3, 1, 2], [3, 2, 1], [3, 2, 1]],
+        [[1, 1, 0], [2, 2, 1], [3, 3, 3]],
+        [[4, 3, 2, 1], [4, 3, 1, 2], [4, 2, 3, 1]],
+        [[1, 1, 1, 0], [0, 0, 1, 0]],
+    ],
+)
+def test_friedman_is_exact_for_few_folds(values):
+    """p is the share of all orders of the models within folds, with ties too, and never below the least."""
+    ranks = scipy.stats.rankdata(-np.array(values, float), axis=1)
+    orders = list(itertools.permutations(range(ranks.shape[1])))
+    spread = [
+        (sum(row[list(order)] for row, order in zip(ranks, chosen, strict=True)) ** 2).sum()
+        for chosen in itertools.product(orders, repeat=len(ranks))
+    ]
+    found = friedman(values).test
+    assert found.p == pytest.approx(np.mean(np.array(spread) >= (ranks.sum(0) ** 2).sum() - 1e-9))
+    assert found.p >= found.least_p == pytest.approx(np.mean(np.array(spread) >= max(spread) - 1e-9))
+
+
+def test_tests_that_could_not_be_made_are_not_counted():
+    """A p that is NaN stays so, and the others are adjusted as if it were not there."""
+    for adjust in (holm, benjamini_hochberg):
+        found = adjust([0.01, np.nan, 0.04, 0.03])
+        assert found[[0, 2, 3]] == pytest.approx(adjust([0.01, 0.04, 0.03]))
+        assert np.isnan(found[1])
+        assert np.isnan(adjust([np.nan])).all()
+    with pytest.raises(InputError, match="from 0 to 1"):
+        holm([0.5, 1.5])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
