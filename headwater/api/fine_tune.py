@@ -451,7 +451,7 @@ class Tuning:
         config = {name: value for name, value in self.config.items() if name not in left_out}
         rows = ready.rows
         held = [
-            hashed([ready.data.ids, ready.y, rows.groups, *(np.r_[s.train, -1, s.test] for s in ready.splits)]),
+            hashed([ready.data.ids, ready.y, rows.whole, *(np.r_[s.train, -1, s.test] for s in ready.splits)]),
             *(hashed([c.key for c in one.contents]) for one in ready.inputs),
             *(hashed(ready.members[one.name]) for one in ready.inputs),
         ]
@@ -467,7 +467,7 @@ class Tuning:
             ready.y,
             ready.splits,
             grid=self.chosen.searches(self.protocol.seed),
-            groups=ready.rows.groups,
+            groups=ready.rows.whole,
             n_inner_folds=self.protocol.inner_folds,
             seed=self.protocol.seed,
         )
@@ -485,9 +485,9 @@ class Tuning:
         metrics = metrics_of(outcome, ready.data, y, classes=classes, params=self.chosen.fixed, by=by) | report.metrics
         metrics |= counts_of(y, classes, rows, protocol, ready.missing, None, len(self.labels), say)
         metrics["leakage"] = ready.leakage
-        metrics["frozen"] = frozen_of(frozen, outcome, y, rows.groups)
+        metrics["frozen"] = frozen_of(frozen, outcome, y, rows.whole)
         metrics["training"] = trained.described
-        predictions = predictions_of(ready.data.ids, y, outcome, [str(c) for c in classes], rows.groups)
+        predictions = predictions_of(ready.data.ids, y, outcome, [str(c) for c in classes], rows.whole)
         features = {name: spec.to_dict() for name, spec in _tuned_specs(ready, trained.adapters).items()}
         config = {**self.config, **protocol.to_dict(), "features": features, "classes": classes}
         config["tokens"] = list(features) if ready.tokens else []

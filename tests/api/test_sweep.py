@@ -55,6 +55,14 @@ def swept(two, tmp_path):
     return sweep(two, features=SETS, heads=["linear", "prototypes"], out=tmp_path / "sweep", **PROTOCOL)
 
 
+def test_what_per_names_is_kept_whole(two, tmp_path):
+    """Every cell divides what ``per`` names nowhere: the sweep is that with ``groups`` of the same column."""
+    asked = {"features": "good/image", "label": "label", "heads": ["linear", "knn"], "folds": 3, "per": "patient"}
+    whole, found = (sweep(two, groups=groups, out=tmp_path / groups, **asked) for groups in ("patient", "none"))
+    assert found.leaderboard.equals(whole.leaderboard)
+    assert found.found["picked"] == whole.found["picked"]
+
+
 def test_rows_are_runs(two, swept, tmp_path):
     """A row of the leaderboard is what fit-head gives with the same options, on the samples that all cells share."""
     assert len(swept.leaderboard) == 6
