@@ -68,6 +68,19 @@ def folds_of(table: pl.DataFrame) -> list[NDArray[np.int64]]:
     return [part["row"].to_numpy().astype(np.int64) for part in numbered.partition_by(keys, maintain_order=True)]
 
 
+def rows_trained(
+    metrics: Mapping[str, Any], table: pl.DataFrame, rows: Sequence[NDArray[np.int64]]
+) -> list[int | None]:
+    """Return how many rows each fold was trained on, by what ``metrics.json`` says; None where it says nothing.
+
+    ``rows`` are those of each fold in a run's predictions, as `folds_of` returns them.
+    """
+    keys = [name for name in REPEATS if name in table.columns]
+    known = {tuple(fold.get(name) for name in keys): fold.get("n_train") for fold in metrics["folds"]}
+    found = [known.get(tuple(table.select(keys).row(int(part[0])))) for part in rows]
+    return [n if isinstance(n, int) and n > 0 else None for n in found]
+
+
 def interval_words(low: float | None, high: float | None, sign: str = "") -> str:
     """Write an interval, where there is one."""
     return "–" if low is None or high is None else f"[{low:{sign}.3f}, {high:{sign}.3f}]"

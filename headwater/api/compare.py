@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from headwater.api._foreign import reads_runs
 from headwater.api._lines import aligned, counted
 from headwater.api._tested import (
     codes_of,
+    folds_of,
     interval_words,
     label_columns,
     names_key,
     names_of,
     p_words,
+    rows_trained,
     scores_of,
     truth_of,
 )
@@ -29,6 +31,17 @@ from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
 from headwater.evaluate.bootstrap import DEFAULT_METRIC, LOWER_IS_BETTER
+from headwater.evaluate.paired import Paired
+
+OTHER_FOLDS = (
+    "folds differ between the runs: no tests over folds, and each run has the mean over its own. Fit both with the "
+    "same --folds, --seed and --groups for a test of the procedures"
+)
+UNKNOWN_ROWS = "its metrics.json does not say how many rows each fold trained on; the corrected t takes all others"
+PROCEDURES = (
+    "p corrected t is the test of two procedures that are trained anew; the others take the trained models, or the "
+    "folds, as they came, and find a difference too often (docs/evaluation.md)"
+)
 
 
 @dataclass(frozen=True)
@@ -42,14 +55,17 @@ class Difference:
     difference
         Of the metric, first less second: the mean over folds.
     low, high
-        Its interval, groups of each fold being drawn again.
+        Its confidence interval.
+    test
+        What the interval and ``p_holm`` are of: ``corrected_t`` where both were trained anew in each of the same folds,
+        ``bootstrap`` where they are fixed models on one test set, or have folds of their own.
     p
         Two-sided, of each test that can be made: ``bootstrap``, ``delong`` and ``mcnemar`` on rows, ``wilcoxon`` and
         ``corrected_t`` over folds.
     least_p
         The smallest p that a test could give, where data of this size keep it from being small.
     p_holm
-        Of the bootstrap, corrected for the number of pairs; None where there is one pair.
+        That of ``test``, corrected for the number of pairs; None where there is one pair, or no p.
     """
 
     first: str
@@ -57,6 +73,7 @@ class Difference:
     difference: float
     low: float
     high: float
+    test: str
     p: Mapping[str, float]
     least_p: Mapping[str, float]
     p_holm: float | None
@@ -100,8 +117,9 @@ class Compared:
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""
         share = f"{100 * self.level:g} %"
-        what = "samples" if self.drawn == "sample" else "groups"
-        out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {what} again"]
+        out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {self.drawn}s again"]
+        if any(d.test == "corrected_t" for d in self.differences):
+            out[0] += ", of differences by the corrected t over folds"
         table = [["run", self.metric, share]]
         table += [[n, f"{v['value']:.3f}", interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
         out += [f"  {line}" for line in aligned(table)]
@@ -172,46 +190,58 @@ def compare(
     fold_of = np.stack([table["fold"].to_numpy() for table in tables])
     same_folds = bool((fold_of == fold_of[0]).all())
     scores = [scores_of(table, classes, task) for table in tables]
-    models = [
-        [draw.FoldScores(truth[rows], values[rows], groups[rows]) for rows in _parts(own)]
-        for values, own in zip(scores, fold_of, strict=True)
-    ]
-    drawn = draw.bootstrap(task, models, n_draws=n_draws, seed=seed, within_folds=same_folds)[metric]
+    models = []
+    for run, table, values in zip(opened, tables, scores, strict=True):
+        parts = folds_of(table)
+        trained = rows_trained(run.metrics, table, parts)
+        every_fold = zip(parts, trained, strict=True)
+        models.append([draw.FoldScores(truth[rows], values[rows], groups[rows], n) for rows, n in every_fold])
+    paired = Paired.of(task, models, n_draws=n_draws, seed=seed, same_folds=same_folds)
     found: dict[str, dict[str, float]] = {}
-    for name, row in zip(names, drawn, strict=True):
-        low, high = draw.interval(row[1:], level)
-        found[name] = {"value": float(row[0]), "low": low, "high": high}
+    for i, name in enumerate(names):
+        low, high = paired.interval(metric, i, level)
+        found[name] = {"value": float(paired.drawn[metric][i, 0]), "low": low, "high": high}
 
-    rows = _Rows(task, metric, truth, scores, groups if grouped else None, fold_of)
-    folds = _Folds(models, task, metric) if same_folds and len(models[0]) > 1 else None
-    differences = []
-    for i, j in combinations(range(len(names)), 2):
-        p, least = rows.tests(i, j)
-        if folds is not None:
-            more, more_least = folds.tests(i, j)
-            p, least = p | more, least | more_least
-        change = draw.difference(drawn[i], drawn[j], level)
-        p = {"bootstrap": change.p, **p}
-        differences.append(Difference(names[i], names[j], change.value, change.low, change.high, p, least, None))
+    on_rows = _Rows(task, metric, truth, scores, groups if grouped else None, fold_of)
+    over_folds = _Folds(paired, metric)
+    differences = [
+        _difference(names, i, j, paired, metric, level, on_rows, over_folds)
+        for i, j in combinations(range(len(names)), 2)
+    ]
     if len(differences) > 1:
-        adjusted = statistics.holm([d.p["bootstrap"] for d in differences])
+        adjusted = statistics.holm([d.p[d.test] for d in differences])
         differences = [
-            Difference(**{**vars(d), "p_holm": float(q)}) for d, q in zip(differences, adjusted, strict=True)
+            replace(d, p_holm=None if np.isnan(q) else float(q)) for d, q in zip(differences, adjusted, strict=True)
         ]
-    friedman = folds.friedman() if folds is not None and len(names) > 2 else None
+    friedman = over_folds.friedman() if len(names) > 2 else None
     friedman_p, friedman_least_p = (None, None) if friedman is None else (friedman.p, friedman.least_p)
-    notes = (
-        [] if same_folds else ["folds differ between the runs: no tests over folds, each run has the mean of its own"]
-    )
-    notes += rows.notes + (folds.notes if folds is not None else [])
-    kind = "group" if grouped else "sample"
-    counts = (metric, level, n_draws, kind, len(truth))
+    notes = [] if same_folds else [OTHER_FOLDS]
+    notes += on_rows.notes + over_folds.notes
+    if over_folds.n > 1:
+        notes += [f"{name}: {UNKNOWN_ROWS}" for name, of in zip(names, models, strict=True) if of[0].n_train is None]
+        notes.append(PROCEDURES)
+    counts = (metric, level, n_draws, "group" if grouped else "sample", len(truth))
     return Compared(*counts, found, differences, friedman_p, friedman_least_p, notes)
 
 
-def _parts(fold_of: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return the rows of each fold."""
-    return [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of)]
+def _difference(
+    names: Sequence[str],
+    i: int,
+    j: int,
+    paired: Paired,
+    metric: str,
+    level: float,
+    rows: _Rows,
+    folds: _Folds,
+) -> Difference:
+    """Return two runs beside each other, by every test that applies, the one that counts first."""
+    change = paired.difference(metric, i, j, level)
+    resampled = draw.difference(paired.drawn[metric][i], paired.drawn[metric][j], level)
+    on_rows, least_on_rows = rows.tests(i, j)
+    over_folds, least_over_folds = folds.tests(i, j)
+    p = {change.test: change.p, "bootstrap": resampled.p, **on_rows, **over_folds}
+    least = {**least_on_rows, **least_over_folds}
+    return Difference(names[i], names[j], change.value, change.low, change.high, change.test, p, least, None)
 
 
 class _Rows:
@@ -254,34 +284,29 @@ class _Rows:
 
 
 class _Folds:
-    """Tests over folds."""
+    """Tests over folds; none where there is one test set, or folds differ between runs."""
 
-    def __init__(self, models: Sequence[Sequence[draw.FoldScores]], task: Any, metric: str) -> None:
-        n_folds = len(models[0])
-        one_each = [[[model[fold]] for model in models] for fold in range(n_folds)]
-        values = np.stack([draw.bootstrap(task, each, n_draws=0)[metric][:, 0] for each in one_each])
-        self.values = values[~np.isnan(values).any(1)]  # (folds, models)
-        sizes = np.array([len(part.truth) for part in models[0]])
-        self.test_to_train = float(np.mean(sizes / np.maximum(sizes.sum() - sizes, 1)))
+    def __init__(self, paired: Paired, metric: str) -> None:
+        self.paired = paired
+        self.values = paired.folds(metric)  # (models, folds)
+        self.n = self.values.shape[1]
         self.sign = -1 if metric in LOWER_IS_BETTER else 1
+        n_folds = paired.values[metric].shape[1] if paired.values else 0
         self.notes = []
-        if len(self.values) < n_folds:
-            self.notes.append(
-                f"{metric} is defined in {len(self.values)} of {n_folds} folds: tests over folds use these"
-            )
+        if self.n < n_folds:
+            self.notes.append(f"{metric} is defined in {self.n} of {n_folds} folds: tests over folds use these")
 
     def tests(self, i: int, j: int) -> tuple[dict[str, float], dict[str, float]]:
-        if len(self.values) < 2:
+        if self.n < 2:
             return {}, {}
-        first, second = self.values[:, i], self.values[:, j]
+        first, second = self.values[i], self.values[j]
         ranks = statistics.wilcoxon(first, second)
-        t = statistics.corrected_t(first, second, self.test_to_train)
-        return {"corrected_t": t.p, "wilcoxon": ranks.p}, {"wilcoxon": ranks.least_p}
+        t = statistics.corrected_t(first, second, self.paired.ratio(i, j))
+        least = {"wilcoxon": ranks.least_p}
+        return {"corrected_t": t.p, "wilcoxon": ranks.p}, least | ({"corrected_t": t.least_p} if t.least_p else {})
 
     def friedman(self) -> statistics.Comparison | None:
-        if len(self.values) < 2:
-            return None
-        return statistics.friedman(self.sign * self.values).test
+        return statistics.friedman(self.sign * self.values.T).test if self.n > 1 else None
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -95,8 +95,8 @@ def kept_whole(groups: NDArray[Any] | None, units: Units | None) -> NDArray[Any]
     n_parts, part = connected_components(edges, directed=False)
     if n_parts == 1 < min(shape):
         raise SplitError(
-            f"--per {units.column}: with --groups, its values connect all samples, so that no split can keep both whole. "
-            f"Name units that lie within one group, such as a patient's exams, or leave out {units.column} or --groups."
+            f"--per {units.column}: with --groups, its values connect all samples, so that no split can keep both "
+            "whole. Name units that lie within one group, such as a patient's exams, or leave one of the options out."
         )
     if n_parts == len(names):
         return groups

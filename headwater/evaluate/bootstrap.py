@@ -1,8 +1,8 @@
 """Intervals by drawing patients again: of a metric, and of the difference between two models.
 
 What is drawn are the groups of each fold's test rows, with replacement; a metric is then the mean over folds, as it is
-reported. All draws are made at once: a draw is a weight for every row, so that most metrics are sums weighted by one
-matrix.
+reported. The interval of a share is made from the spread of the draws, see `headwater.evaluate.intervals`. All draws
+are made at once: a draw is a weight for every row, so that most metrics are sums weighted by one matrix.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.errors import InputError
 from headwater.evaluate import regression
+from headwater.evaluate.intervals import Evidence, Interval, require_level, share_interval
 from headwater.evaluate.metrics import Task
 
 Floats = NDArray[np.float64]
@@ -48,11 +48,14 @@ class FoldScores:
         Probabilities, of shape ``(n, n_classes)`` or ``(n, n_labels)``; or what is predicted, ``(n, n_outputs)``.
     groups
         What is drawn, int64, of shape ``(n,)``; numbers from 0, the same in all folds.
+    n_train
+        How many rows the model was trained on; None where that is not known.
     """
 
     truth: NDArray[Any]
     scores: Floats
     groups: NDArray[np.int64]
+    n_train: int | None = None
 
 
 def bootstrap(
@@ -101,6 +104,12 @@ def bootstrap(
     return sums.means()
 
 
+def fold_values(task: Task, models: Sequence[Sequence[FoldScores]]) -> dict[str, Floats]:
+    """Return each metric of each model in each of its folds, of shape ``(n_models, n_folds)``; NaN where undefined."""
+    each = [[_MEASURES[task](f.truth, f.scores, np.ones((1, len(f.truth)))) for f in model] for model in models]
+    return {name: np.array([[float(of[name][0]) for of in model] for model in each]) for name in METRICS[task]}
+
+
 def _drawn(rng: np.random.Generator, n_groups: int, n_draws: int) -> Floats:
     """Return how often each group counts, of shape ``(1 + n_draws, n_groups)``: first once, then as it is drawn."""
     return np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
@@ -141,13 +150,29 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
     ----------
     Efron and Tibshirani, 1993, section 13.3.
     """
-    if not 0 < level < 1:
-        raise InputError(f"a level is between 0 and 1, such as 0.95, but is {level}.")
+    require_level(level)
     kept = values[~np.isnan(values)]
     if not len(kept):
         return float("nan"), float("nan")
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def metric_interval(drawn: Floats, evidence: Evidence | None, level: float = 0.95) -> Interval:
+    """Return the interval of a metric: of a share by `share_interval`, else the percentile interval.
+
+    Parameters
+    ----------
+    drawn : float64 array of shape (1 + n_draws,)
+        What `bootstrap` returns of a model: the value as it is, and in each draw, whose spread is its standard error.
+    evidence
+        What a share is measured on, from `evidence_of`; None for a metric that is no share.
+    """
+    if evidence is None:
+        return Interval(*interval(drawn[1:], level))
+    kept = drawn[1:][~np.isnan(drawn[1:])]
+    error = float(kept.std(ddof=1)) if len(kept) > 1 else float("nan")
+    return share_interval(float(drawn[0]), error, evidence, level)
 
 
 def p_of_difference(differences: Floats) -> float:
@@ -167,16 +192,21 @@ def p_of_difference(differences: Floats) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference with its interval and its two-sided p."""
+    """A paired difference with its interval and its two-sided p, and the test that both are of."""
 
     value: float
     low: float
     high: float
     p: float
+    test: str = "bootstrap"
 
 
 def difference(first: Floats, second: Floats, level: float = 0.95) -> Difference:
-    """Return how far the first of two models is above the second, both being rows of what `bootstrap` returns."""
+    """Return how far the first of two models is above the second, both being rows of what `bootstrap` returns.
+
+    What is drawn are groups, and the models stay as they are: of procedures that were trained anew in each fold, see
+    `headwater.evaluate.paired.Paired`.
+    """
     change = first - second
     low, high = interval(change[1:], level)
     return Difference(float(change[0]), low, high, p_of_difference(change[1:]))

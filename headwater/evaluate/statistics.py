@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import InputError
+from headwater.evaluate.intervals import Evidence, Interval, share_interval
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -62,6 +63,11 @@ class AUCs(NamedTuple):
     left_out: Integers
     pairs: Integers
     groups: Integers
+
+    def interval(self, model: int = 0, level: float = 0.95) -> Interval:
+        """Return the confidence interval of a model's AUC, on the logit scale; see `share_interval`."""
+        evidence = Evidence(tuple(self.groups.tolist()), (int(self.pairs[model]),))
+        return share_interval(float(self.auc[model]), float(self.covariance[model, model] ** 0.5), evidence, level)
 
 
 # On rows: the same tested rows, two models or more
@@ -242,16 +248,16 @@ def _signed_sums(ranks: Integers) -> Floats:
 
 
 def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Comparison:
-    """Test whether two models differ over folds, allowing for training rows that folds share.
+    """Test whether two procedures differ over folds, allowing for training rows that folds share.
 
     Where all folds differ by the same amount, t is not defined, and p is that of n coin tosses on one side.
 
     Parameters
     ----------
     first, second : float arrays of shape (n_folds,)
-        A metric of each model in each fold.
+        A metric of each procedure in each fold.
     test_to_train
-        Test rows of a fold for each training row: 1 / (k - 1) in k-fold cross-validation.
+        Test rows of a fold for each row that was trained on: 1 / (k - 1) in k-fold cross-validation.
 
     References
     ----------
@@ -262,13 +268,36 @@ def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Co
 
     difference = _paired(first, second)
     n = len(difference)
+    error = _corrected_error(difference, test_to_train)
+    if error <= 1e-12:
+        return _certain(float(difference.mean()), n)
+    statistic = float(difference.mean()) / error
+    return Comparison(statistic, float(2 * student.sf(abs(statistic), n - 1)))
+
+
+def corrected_t_interval(
+    first: ArrayLike, second: ArrayLike, test_to_train: float, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the confidence interval of the difference that `corrected_t` tests, first less second.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in corrected_t_interval([0.9, 0.8, 0.85], [0.7, 0.75, 0.7], 0.5)]
+    [-0.167, 0.433]
+    """
+    from scipy.stats import t as student
+
+    difference = _paired(first, second)
+    half = student.ppf((1 + level) / 2, len(difference) - 1) * _corrected_error(difference, test_to_train)
+    return float(difference.mean() - half), float(difference.mean() + half)
+
+
+def _corrected_error(difference: Floats, test_to_train: float) -> float:
+    """Return the standard error of the mean of differences over folds."""
+    n = len(difference)
     if n < 2:
         raise InputError("a t test over folds needs at least two folds.")
-    variance = float(difference.var(ddof=1))
-    if variance <= 1e-24:
-        return _certain(float(difference.mean()), n)
-    statistic = float(difference.mean()) / ((1 / n + test_to_train) * variance) ** 0.5
-    return Comparison(statistic, float(2 * student.sf(abs(statistic), n - 1)))
+    return float(((1 / n + test_to_train) * difference.var(ddof=1)) ** 0.5)
 
 
 class Ranks(NamedTuple):

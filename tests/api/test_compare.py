@@ -6,9 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from headwater.api import evaluate
 from headwater.api.compare import compare
 from headwater.api.fit import fit_head
 from headwater.errors import InputError
+from headwater.evaluate.statistics import corrected_t, corrected_t_interval, holm
 
 N = 120
 
@@ -54,7 +56,7 @@ def test_a_real_difference_and_none(runs):
     assert real.p["wilcoxon"] == real.least_p["wilcoxon"] == 0.0625
     assert none.low <= 0 <= none.high
     assert none.p["bootstrap"] > 0.2
-    assert real.p_holm > real.p["bootstrap"]
+    assert real.p_holm > real.p["corrected_t"]
     assert found.friedman_p < 0.1
 
 
@@ -78,8 +80,101 @@ def test_patients_are_what_is_drawn(runs):
     ]
     without = compare(ungrouped)
     assert without.drawn == "sample"
-    width = [found.differences[0].high - found.differences[0].low for found in (with_groups, without)]
-    assert width[0] > width[1]
+    width = [next(v["high"] - v["low"] for v in found.runs.values()) for found in (with_groups, without)]
+    assert width[0] > 1.2 * width[1]
+
+
+def test_what_counts_for_procedures_is_the_corrected_t(runs):
+    """Runs trained anew in each fold: interval and Holm's p are of the corrected t, and the others stand beside it."""
+    both = [runs("good"), runs("fair"), runs("bad")]
+    found = compare(both)
+    of_folds = [[fold["auc"] for fold in run.metrics["folds"]] for run in both]
+    for change, (i, j) in zip(found.differences, ((0, 1), (0, 2), (1, 2)), strict=True):
+        assert change.test == next(iter(change.p)) == "corrected_t"
+        ratio = np.mean([fold["n_test"] / fold["n_train"] for fold in both[0].metrics["folds"]])
+        assert change.p["corrected_t"] == pytest.approx(corrected_t(of_folds[i], of_folds[j], ratio).p)
+        interval = corrected_t_interval(of_folds[i], of_folds[j], ratio)
+        assert (change.low, change.high) == pytest.approx(interval)
+        assert (change.p["corrected_t"] < 0.05) == (not change.low <= 0 <= change.high)
+    assert [d.p_holm for d in found.differences] == pytest.approx(holm([d.p["corrected_t"] for d in found.differences]))
+    assert "p corrected t is the test of two procedures" in found.notes[-1]
+
+
+def test_what_counts_for_fixed_models_is_the_bootstrap(runs, two_features, tmp_path):
+    """One test set: nothing was trained anew, and groups are drawn again."""
+    both = [runs(name, holdout=0.4) for name in ("good", "bad")]
+    (change,) = compare(both).differences
+    assert change.test == "bootstrap"
+    assert set(change.p) == {"bootstrap", "delong"}
+    outside = [
+        evaluate(run, two_features, label="label", groups="patient", allow_leakage="a test", features=name)
+        for run, name in zip(both, ("good/image", "bad/image"), strict=True)
+    ]
+    assert compare(outside).differences[0].test == "bootstrap"
+
+
+@pytest.mark.parametrize(
+    "options", [{"shots": 8}, {"shots": 3, "folds": 4, "params": {"C": 0.1}}, {"folds": 3}, {"folds": 10}]
+)
+def test_the_corrected_t_knows_the_rows_that_were_trained_on(runs, options):
+    """Few-shot runs train on far fewer rows than the rest of the samples, and their variance is larger for it."""
+    first, second = runs("fair", **options), runs("bad", **options)
+    folds = first.metrics["folds"]
+    ratio = np.mean([fold["n_test"] / fold["n_train"] for fold in folds])
+    if "shots" in options:
+        assert all(fold["n_train"] == 2 * options["shots"] for fold in folds)
+    values = [[fold["auc"] for fold in run.metrics["folds"]] for run in (first, second)]
+    expected = corrected_t(*values, ratio).p
+    assert compare([first, second]).differences[0].p["corrected_t"] == pytest.approx(expected)
+
+
+def test_of_two_runs_the_one_trained_on_fewer_rows_decides(runs):
+    """Beside a run on all rows, a few-shot run is no steadier than it is beside another."""
+    few, all_rows = runs("fair", shots=4), runs("bad")
+    values = [[fold["auc"] for fold in run.metrics["folds"]] for run in (few, all_rows)]
+    ratio = np.mean([fold["n_test"] / fold["n_train"] for fold in few.metrics["folds"]])
+    assert compare([few, all_rows]).differences[0].p["corrected_t"] == pytest.approx(corrected_t(*values, ratio).p)
+
+
+def test_runs_that_do_not_say_how_many_rows_they_trained_on(runs):
+    """Those of an older version: all other rows are taken, and the note says so."""
+    both = [runs("good"), runs("fair")]
+    expected = compare(both)
+    old = []
+    for run in both:
+        folds = [{k: v for k, v in fold.items() if k != "n_train"} for fold in run.metrics["folds"]]
+        old.append(type(run)(**{**vars(run), "path": None, "metrics": {**run.metrics, "folds": folds}}))
+    found = compare(old)
+    assert found.differences[0].p == pytest.approx(expected.differences[0].p)
+    assert sum("does not say how many rows" in note for note in found.notes) == 2
+
+
+def test_a_metric_that_no_fold_has_stops_nothing(runs):
+    """Of a class that is never tested, the mean over classes is not defined, and nor is any p; others are."""
+    three = [runs(name, "kind") for name in ("good", "fair", "bad")]
+    never = []
+    for run in three:
+        table = run.predictions.with_columns(label=pl.col("label").replace({"c": "b"}))
+        never.append(type(run)(**{**vars(run), "path": None, "predictions": table}))
+    found = compare(never, metric="balanced_accuracy")
+    assert all(np.isnan(d.p["bootstrap"]) and d.p_holm is None for d in found.differences)
+    assert all(d.p_holm is not None for d in compare(never, metric="accuracy").differences)
+    assert "–" in "\n".join(found.lines())
+
+
+def test_a_perfect_run_is_not_certain(runs):
+    """All patients told apart: the interval is of how often so many would be, and not a point."""
+    perfect = shifted(runs("good"), lambda z, f: z)
+    label = perfect.predictions["label"].to_numpy()
+    table = perfect.predictions.with_columns(score_0=pl.Series(0.9 - 0.8 * label), score_1=pl.Series(0.1 + 0.8 * label))
+    perfect = type(perfect)(**{**vars(perfect), "predictions": table})
+    n_patients = table["group"].n_unique()
+    for metric in ("auc", "accuracy", "balanced_accuracy", "f1_macro"):
+        found = compare([perfect, runs("bad")], metric=metric).runs["run 1"]
+        assert found["value"] == found["high"] == 1
+        assert 0.7 < found["low"] < 0.95
+    of_accuracy = compare([perfect, runs("bad")], metric="accuracy").runs["run 1"]
+    assert of_accuracy["low"] == pytest.approx(0.025 ** (1 / n_patients))
 
 
 def test_several_classes_and_labels(runs, two_features):

@@ -11,6 +11,7 @@ import headwater as hw
 from headwater.api import embed, evaluate, fit_head, open_run
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.calibration import calibrator_from_dict
+from headwater.evaluate.intervals import evidence_of
 
 N = 120
 
@@ -238,7 +239,7 @@ def test_several_labels(inside, outside, tmp_path):
 
 
 def test_drop_and_its_interval(inside, outside, tmp_path):
-    """The drop is the run's own mean less the value here, its interval that of two bootstraps by patient."""
+    """The drop is the run's own mean less the value here, its interval from those of two bootstraps by patient."""
     run = fitted(inside, tmp_path, "grade")
     found = evaluate(run, outside, label="grade", groups="who", n_draws=500, seed=3).metrics["external"]
     assert found["drawn"] == {"internal": "group", "external": "group"}
@@ -257,7 +258,7 @@ def test_drop_and_its_interval(inside, outside, tmp_path):
     scores = run.head.predict_proba(np.asarray(rows.X)).astype(np.float64)
     who = np.unique(rows.table["who"].to_numpy().astype(str), return_inverse=True)[1]
     drawn = draw.bootstrap("binary", [[draw.FoldScores(truth, scores, who)]], n_draws=500, seed=4)["auc"][0]
-    low, high = draw.interval(drawn[1:])
+    low, high = draw.metric_interval(drawn, evidence_of("binary", truth, who, [np.arange(len(who))])["auc"])
     auc = found["metrics"]["auc"]["external"]
     assert (low, high) == pytest.approx((auc["low"], auc["high"]), abs=1e-6)
 

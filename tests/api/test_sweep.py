@@ -94,7 +94,8 @@ def test_order_and_differences(swept):
         assert row["difference"] == pytest.approx(row["auc"] - rows["auc"][0])
         interval = next(iter(found.runs.values()))
         assert (row["low"], row["high"]) == pytest.approx((interval["low"], interval["high"]))
-        p.append(change.p["bootstrap"])
+        p.append(change.p["corrected_t"])
+    assert swept.found["test"] == "corrected_t"
     assert rows["p_holm"][1:].to_list() == pytest.approx(holm(p).tolist())
     by_loss = sweep_again(swept, metric="log_loss").leaderboard
     assert by_loss["log_loss"].is_sorted()

@@ -1,0 +1,184 @@
+"""Confidence intervals of shares, such as an AUC or an accuracy, that hold near 0 and 1 too.
+
+A percentile of resamples, or a normal interval, is too narrow there: of ten patients who are all told apart, every
+resample is told apart. Intervals are therefore made on the logit scale from a standard error, and a share of exactly 0
+or 1 gets a bound from how often so many independent groups would all be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import InputError
+from headwater.evaluate.metrics import Task
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+class Interval(NamedTuple):
+    """The two ends of a confidence interval; NaN where there is none."""
+
+    low: float
+    high: float
+
+
+class Evidence(NamedTuple):
+    """What a share was measured on.
+
+    Attributes
+    ----------
+    groups
+        Independent groups of each part that it is made of: of all rows for an accuracy, of each class for an AUC.
+    chances
+        How often it could have been wrong, independently: groups, or for an AUC disjoint pairs of a positive and a
+        negative group; of each class or label that it is a mean over.
+    """
+
+    groups: tuple[int, ...]
+    chances: tuple[int, ...]
+
+    @property
+    def n(self) -> float:
+        """Groups that a standard error rests on, at least 2: the harmonic mean over parts, since variances add up."""
+        return max(2.0, float(len(self.groups) / (1 / np.array(self.groups, np.float64)).sum()))
+
+
+def share_interval(value: float, error: float, evidence: Evidence, level: float = 0.95) -> Interval:
+    """Return the confidence interval of a share.
+
+    Between 0 and 1 it is ``logit(value) ± t * n / (n - 1) * error / (value * (1 - value))``, brought back to shares,
+    with t of n - 1 degrees of freedom for the n groups of the evidence. The factor is that of the jackknife: the
+    standard error of few groups is too small most of all where errors come in clusters.
+
+    A share of 1 has the lower end that Clopper and Pearson give where n of n are right, ``(alpha / 2) ** (1 / n)``, n
+    being the evidence's chances (the mean of such ends over classes or labels): n disjoint pairs are all told apart
+    with the probability ``auc ** n``. A share of 0 is its mirror.
+
+    Parameters
+    ----------
+    value
+        From 0 to 1.
+    error
+        Its standard error.
+    evidence
+        What it was measured on.
+    level
+        Of the interval, between 0 and 1.
+
+    References
+    ----------
+    Clopper and Pearson, Biometrika 26, 1934. Pepe, The Statistical Evaluation of Medical Tests, 2003, chapter 5 (the
+    logit of an AUC).
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in share_interval(0.979, 0.012, Evidence((20, 20), (20,)))]
+    [0.928, 0.994]
+    >>> [round(end, 3) for end in share_interval(1.0, 0.0, Evidence((10, 30), (10,)))]
+    [0.692, 1.0]
+    """
+    from scipy.special import expit, logit
+    from scipy.stats import t as student
+
+    require_level(level)
+    if np.isnan(value) or not evidence.groups:
+        return Interval(float("nan"), float("nan"))
+    if value > 1 - 1e-12 or value < 1e-12:
+        bound = float(np.mean(((1 - level) / 2) ** (1 / np.maximum(np.array(evidence.chances, np.float64), 1))))
+        return Interval(bound, 1.0) if value > 0.5 else Interval(0.0, 1 - bound)
+    n = evidence.n
+    half = student.ppf((1 + level) / 2, n - 1) * n / (n - 1) * error / (value * (1 - value))
+    return Interval(float(expit(logit(value) - half)), float(expit(logit(value) + half)))
+
+
+def independent_difference(first: float, of_first: Interval, second: float, of_second: Interval) -> Interval:
+    """Return the interval of a difference, first less second, from those of two independent numbers.
+
+    References
+    ----------
+    Zou and Donner, Construction of confidence limits about effect measures, Statistics in Medicine 27, 2008,
+    equations 3 and 4.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in independent_difference(0.9, Interval(0.8, 0.95), 0.7, Interval(0.6, 0.8))]
+    [0.059, 0.312]
+    """
+    change = first - second
+    low = change - np.hypot(first - of_first.low, of_second.high - second)
+    high = change + np.hypot(of_first.high - first, second - of_second.low)
+    return Interval(float(low), float(high))
+
+
+def evidence_of(task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[Rows]) -> dict[str, Evidence]:
+    """Return what the shares among the metrics of a task are measured on.
+
+    Parameters
+    ----------
+    truth
+        Class numbers ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
+    groups : int64 array of shape (n,)
+        What is independent.
+    folds
+        The rows of each fold.
+
+    Returns
+    -------
+    dict of str to Evidence
+        None for metrics that are no shares, such as the log loss and all of a regression.
+    """
+    if task == "regression":
+        return {}
+    every = (len(np.unique(groups)),)
+    if task == "multilabel":
+        positive: NDArray[np.bool_] = truth > 0
+        some: NDArray[np.bool_] = np.asarray(positive.any(1))
+        not_all: NDArray[np.bool_] = np.asarray((~positive).any(1))
+        labels = [_ranked(positive[:, c], ~positive[:, c], groups, folds) for c in range(truth.shape[1])]
+        of_label = tuple(_n_groups(positive[:, c], groups) for c in range(truth.shape[1]))
+        return {
+            "auc_macro": _mean_of(labels),
+            "auc_micro": _ranked(some, not_all, groups, folds),
+            "f1_macro": _counted(of_label),
+            "f1_micro": _counted((_n_groups(some, groups),)),
+            "hamming": _counted(every),
+        }
+    classes = np.unique(truth)
+    of_class = tuple(_n_groups(truth == c, groups) for c in classes)
+    ranked = [_ranked(truth == c, truth != c, groups, folds) for c in classes]
+    return {
+        "accuracy": _counted(every),
+        "balanced_accuracy": _counted(of_class),
+        "f1_macro": _counted(of_class),
+        "auc": ranked[-1] if task == "binary" else _mean_of(ranked),
+    } | ({"brier": _counted(every)} if task == "binary" else {})
+
+
+def require_level(level: float) -> None:
+    """Refuse what is no level of an interval."""
+    if not 0 < level < 1:
+        raise InputError(f"a level is between 0 and 1, such as 0.95, but is {level}.")
+
+
+def _n_groups(chosen: NDArray[np.bool_], groups: Rows) -> int:
+    return len(np.unique(groups[chosen]))
+
+
+def _counted(groups: tuple[int, ...]) -> Evidence:
+    there = tuple(n for n in groups if n)
+    return Evidence(there, there)
+
+
+def _ranked(positive: NDArray[np.bool_], negative: NDArray[np.bool_], groups: Rows, folds: Sequence[Rows]) -> Evidence:
+    sides = (_n_groups(positive, groups), _n_groups(negative, groups))
+    pairs = sum(min(_n_groups(side[rows], groups[rows]) for side in (positive, negative)) for rows in folds)
+    return Evidence(sides, (min(pairs, *sides),)) if all(sides) else Evidence((), ())
+
+
+def _mean_of(parts: Sequence[Evidence]) -> Evidence:
+    return Evidence(tuple(n for one in parts for n in one.groups), tuple(n for one in parts for n in one.chances))
