@@ -3,9 +3,9 @@
     python benchmarks/type_one.py [DATA_SETS]
 
 Each data set has 60 patients with one image each. Both feature sets show the label with the same strength, each with
-noise of its own, so that linear probes on them, selected and fitted anew in each fold as `fit-head` does it, are equally
-good. Counted are p values of their mean AUC, as `compare` computes them, below 0.05; for DeLong and the bootstrap also for
-two fixed models on one test set, which is what these are made for.
+noise of its own, so that linear probes on them, selected and fitted anew in each fold as `fit-head` does it, are
+equally good. Counted are p values of their mean AUC, as `compare` computes them, below 0.05; for DeLong and the
+bootstrap also for two fixed models on one test set, which is what these are made for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headwater.evaluate.paired import Paired
 from headwater.evaluate.statistics import compare_aucs, delong, wilcoxon
 from headwater.heads import LinearProbe
 
-N_PATIENTS, N_COLUMNS, SIGNAL = 60, 20, 0.35
+N_PATIENTS, N_COLUMNS, SIGNAL = 60, 300, 0.05
 GRID = [{"C": C} for C in (1e-4, 1e-2, 1.0)]
 TESTS = ("corrected t", "bootstrap", "DeLong", "Wilcoxon")
 

@@ -13,7 +13,7 @@ from headwater.api._chosen import Chosen
 from headwater.api._inputs import given_to
 from headwater.api._numbers import indented, json_safe, plus_minus, repeats, summary
 from headwater.evaluate import Outcome
-from headwater.evaluate.bootstrap import DEFAULT_METRIC, FoldScores
+from headwater.evaluate.bootstrap import FoldScores, default_metric
 from headwater.evaluate.paired import Paired
 from headwater.heads import noise_like, shuffled
 from headwater.heads.tokens import Ragged
@@ -142,7 +142,7 @@ def control_lines(metrics: Mapping[str, Any]) -> list[str]:
     metrics
         What ``metrics.json`` holds.
     """
-    controls, metric = metrics["controls"], DEFAULT_METRIC[metrics["task"]]
+    controls, metric = metrics["controls"], default_metric(metrics["task"], [metrics["mean"]])
     inputs = next(part["inputs"] for part in controls.values() if part["kind"] == "shuffled")
     run = " + ".join(inputs)
     made = {name: part for name, part in controls.items() if "not_made" not in part}

@@ -21,6 +21,7 @@ from headwater.evaluate.calibration import (
     Method,
     calibration_error,
     cross_calibrated,
+    ece_of,
     fit_calibrator,
     reliability,
 )
@@ -81,7 +82,7 @@ def reported(
     if protocol.calibrate is not None:
         outcome, metrics["calibration"], decision["calibrator"] = _calibrated(outcome, y, protocol.calibrate)
     if outcome.task != "regression":
-        metrics["reliability"] = _reliability(outcome, y)
+        metrics |= _reliability(outcome, y)
     sets = _decide(outcome, y, protocol, metrics, decision, levels)
     if units is not None:
         of_units, labels = aggregated(outcome, y, units, protocol.how)
@@ -156,16 +157,17 @@ def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outc
             {**numbered(fold, outcome), "uncalibrated": before, "calibrated": now}
             for fold, before, now in zip(folds, *errors, strict=True)
         ],
-        "uncalibrated": {**summary(errors[0]), "reliability": _reliability(outcome, y)},
+        "uncalibrated": {**summary(errors[0]), **_reliability(outcome, y)},
         "calibrated": summary(errors[1]),
     }
     return after, section, calibrator.to_dict()
 
 
-def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, list[Any]]:
-    """Return the bins of all tested rows together."""
+def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, Any]:
+    """Return the bins of all tested rows together, and the calibration error of these: ``ece`` is a mean over folds."""
     truth = np.concatenate([outcome.truth(y)[fold.split.test] for fold in outcome.folds])
-    return reliability(outcome.task, truth, np.concatenate([fold.scores for fold in outcome.folds]))
+    bins = reliability(outcome.task, truth, np.concatenate([fold.scores for fold in outcome.folds]))
+    return {"reliability": bins, "ece_pooled": ece_of(bins)}
 
 
 def _decide(
@@ -292,6 +294,9 @@ def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> l
         for name in part["calibrated"]["mean"]:
             cells = [plus_minus(p["mean"], p["std"], name) for p in (part["uncalibrated"], part["calibrated"])]
             table.append([name, *cells])
+        if "ece_pooled" in part["uncalibrated"] and n_folds > 1:
+            pooled = part["uncalibrated"]["ece_pooled"], metrics["ece_pooled"]
+            table.append(["ece, all folds pooled", *(f"{value:.3f}" for value in pooled)])
         out += ["", f"calibrated ({part['method']}, fitted inside the training rows)", *indented(table)]
     out += _decision_lines(metrics, n_folds)
     if "per" in metrics:

@@ -30,7 +30,7 @@ from headwater.api.run import Run, open_run
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
-from headwater.evaluate.bootstrap import DEFAULT_METRIC, LOWER_IS_BETTER
+from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.paired import Paired
 
 OTHER_FOLDS = (
@@ -154,7 +154,8 @@ def compare(
     runs
         Two or more runs, or where they are.
     metric
-        A metric of the task; the AUC (macro, for labels), or r2 of a regression, when left out.
+        A metric of the task. When left out the AUC (macro, for labels), over the classes or labels that are tested
+        where no fold has all; r2 of a regression.
     level
         Of the intervals.
     n_draws
@@ -179,7 +180,7 @@ def compare(
     names = _names(opened)
     task = opened[0].metrics["task"]
     known = draw.METRICS[task]
-    metric = metric or DEFAULT_METRIC[task]
+    metric = metric or draw.default_metric(task, [run.mean for run in opened])
     if metric not in known:
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} runs there are: {', '.join(known)}.")
     tables = _aligned(opened, names)

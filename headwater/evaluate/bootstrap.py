@@ -22,8 +22,14 @@ Floats = NDArray[np.float64]
 ROWS_AT_ONCE = 4_000_000  # weights, of rows times draws
 METRICS: Mapping[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier"),
-    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
-    "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+    "multiclass": (
+        *("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+        *("balanced_accuracy_present", "f1_macro_present", "auc_present"),
+    ),
+    "multilabel": (
+        *("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+        *("auc_macro_present", "f1_macro_present"),
+    ),
     "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
 }
 DEFAULT_METRIC: Mapping[Task, str] = {
@@ -32,7 +38,21 @@ DEFAULT_METRIC: Mapping[Task, str] = {
     "multilabel": "auc_macro",
     "regression": "r2",
 }
+PRESENT = "_present"
+"""What the name of a mean over the classes or labels that are tested ends in, where one over all may be undefined."""
 LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece", "mae", "rmse")
+
+
+def default_metric(task: Task, means: Sequence[Mapping[str, float | None]]) -> str:
+    """Return the metric that models are compared by, given the means that they report of each.
+
+    The AUC, macro for labels, over the classes or labels that are tested where it is not defined over all; r2 of a
+    regression.
+    """
+    name = DEFAULT_METRIC[task]
+    if all(mean.get(name) is not None for mean in means) or name + PRESENT not in METRICS[task]:
+        return name
+    return name + PRESENT
 
 
 @dataclass(frozen=True)
@@ -239,7 +259,11 @@ def _of_classes(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> di
         out["auc"] = _auc(truth == 1, scores[:, 1], weights)
         out["brier"] = weights @ (scores[:, 1] - truth) ** 2 / total
     else:
-        out["auc"] = np.mean([_auc(truth == c, scores[:, c], weights) for c in range(k)], axis=0)
+        each = np.stack([_auc(truth == c, scores[:, c], weights) for c in range(k)], axis=1)
+        out["auc"] = each.mean(1)
+        out["auc_present"] = _mean_of_present(each)
+        out["balanced_accuracy_present"] = _mean_of_present(recall)
+        out["f1_macro_present"] = _mean_of_present(np.where(of_truth > 0, f1, np.nan))
     return out
 
 
@@ -251,15 +275,25 @@ def _of_labels(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> dic
     with np.errstate(divide="ignore", invalid="ignore"):
         f1 = np.where(of_truth > 0, 2 * both / (of_truth + of_predicted), np.nan)
         f1_micro = 2 * both.sum(1) / (of_truth.sum(1) + of_predicted.sum(1))
-    each = np.stack([_auc(positive[:, c], scores[:, c], weights) for c in range(scores.shape[1])])
+    each = np.stack([_auc(positive[:, c], scores[:, c], weights) for c in range(scores.shape[1])], axis=1)
     repeated = np.repeat(weights, scores.shape[1], axis=1)
     return {
-        "auc_macro": each.mean(0),
+        "auc_macro": each.mean(1),
         "auc_micro": _auc(positive.ravel(), scores.ravel(), repeated),
         "f1_macro": f1.mean(1),
         "f1_micro": f1_micro,
         "hamming": weights @ (positive != predicted).mean(1) / weights.sum(1),
+        "auc_macro_present": _mean_of_present(each),
+        "f1_macro_present": _mean_of_present(np.where(np.isnan(each), np.nan, f1)),
     }
+
+
+def _mean_of_present(each: Floats) -> Floats:
+    """Return the mean over classes or labels, the second axis, of those that are defined; NaN where none is."""
+    there = ~np.isnan(each)
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.where(there, each, 0).sum(1) / there.sum(1)
+    return means
 
 
 def _of_numbers(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:

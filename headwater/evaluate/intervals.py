@@ -147,16 +147,21 @@ def evidence_of(task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[R
             "f1_macro": _counted(of_label),
             "f1_micro": _counted((_n_groups(some, groups),)),
             "hamming": _counted(every),
+            "auc_macro_present": _mean_of(labels),
+            "f1_macro_present": _counted(of_label),
         }
     classes = np.unique(truth)
     of_class = tuple(_n_groups(truth == c, groups) for c in classes)
     ranked = [_ranked(truth == c, truth != c, groups, folds) for c in classes]
-    return {
+    found = {
         "accuracy": _counted(every),
         "balanced_accuracy": _counted(of_class),
         "f1_macro": _counted(of_class),
         "auc": ranked[-1] if task == "binary" else _mean_of(ranked),
-    } | ({"brier": _counted(every)} if task == "binary" else {})
+    }
+    if task == "binary":
+        return {**found, "brier": _counted(every)}
+    return {**found, **{f"{name}_present": found[name] for name in ("balanced_accuracy", "f1_macro", "auc")}}
 
 
 def require_level(level: float) -> None:

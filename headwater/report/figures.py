@@ -114,8 +114,9 @@ def _figures(found: Results) -> Iterator[tuple[str, Any]]:
     else:
         parts = {"": bins}
     whose = "probability of a label" if task == "multilabel" else "probability of the predicted class"
-    yield "reliability", pictures.reliability(parts, whose)
     rows = folds_of(table)
+    error = "ECE" if len(rows) == 1 else "ECE, all folds pooled"
+    yield "reliability", pictures.reliability(parts, whose, error)
     for kind, name in (("roc", "roc"), ("precision-recall", "precision_recall")):
         spreads = _spreads(kind, task, names, truth, scores, rows)  # type: ignore[arg-type]
         if spreads:

@@ -177,6 +177,33 @@ def test_a_perfect_run_is_not_certain(runs):
     assert of_accuracy["low"] == pytest.approx(0.025 ** (1 / n_patients))
 
 
+def test_labels_that_no_fold_tests(make_store, write_features, tmp_path, command):
+    """Of many labels one has no sample in some folds: means over the tested labels are reported and compared."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(40), 3)
+    each = rng.random((40, 5)) < [0.5, 0.4, 0.5, 0.3, 0.0]
+    each[0, 4] = True
+    tags = [";".join(f"l{c}" for c in np.flatnonzero(each[p])) or ";" for p in patient]
+    X = each[patient] + rng.standard_normal((120, 5))
+    store = make_store(X, "good/image", tags=tags, patient=patient)
+    noise = rng.standard_normal((120, 5)).astype(np.float32)
+    write_features(store, "bad/image", noise, store.features("good/image").keys, dtype="float32")
+    asked = {"label": "tags", "label_separator": ";", "groups": "patient", "folds": 4, "params": {"C": 0.1}}
+    both = [fit_head(store, features=f"{name}/image", out=tmp_path / name, **asked) for name in ("good", "bad")]
+    assert both[0].mean["auc_macro"] is None or both[0].metrics["n_folds"]["auc_macro"] < 4
+    assert both[0].metrics["n_folds"]["auc_macro_present"] == 4
+    assert 4 <= both[0].mean["labels_present"] < 5
+    printed = "\n".join(both[0].lines())
+    assert f"over the labels that are tested ({both[0].mean['labels_present']:g} of 5 in a fold, on average)" in printed
+    assert f"auc_macro_present  {both[0].mean['auc_macro_present']:.3f}" in printed
+    found = compare(both, metric="auc_macro_present")
+    assert [v["value"] for v in found.runs.values()] == pytest.approx([r.mean["auc_macro_present"] for r in both])
+    assert found.differences[0].p["corrected_t"] < 0.05
+    none = {name: None if name == "auc_macro" else value for name, value in both[0].mean.items()}
+    lacking = type(both[0])(**{**vars(both[0]), "metrics": {**both[0].metrics, "mean": none}})
+    assert compare([lacking, both[1]]).metric == "auc_macro_present"
+
+
 def test_several_classes_and_labels(runs, two_features):
     """Tasks of several classes are compared too."""
     found = compare([runs("good", "kind"), runs("bad", "kind")], metric="f1_macro")
