@@ -1,7 +1,8 @@
 """How good predictions are: one dictionary of named numbers for each kind of task.
 
 A metric that needs a class, or both sides of a label, that the tested rows lack is NaN. A mean over the classes or
-labels that happen to be there means something else: it has a name of its own, that ends in ``_present``, and their number.
+labels that happen to be there means something else: it has a name of its own, that ends in ``_present``, and their
+number.
 """
 
 from __future__ import annotations
