@@ -4,8 +4,8 @@
 
 Each data set has 80 patients with four images each, which look alike within a patient; half of the patients are new.
 With noise there is nothing to learn, and with a signal the label shows dimly. `fit-head` is asked for a sensitivity of
-0.9 and for prediction sets that miss a tenth, with `--per patient` and no groups. Counted is what the new patients give,
-on average over data sets: of images, and of patients.
+0.9 and for prediction sets that miss a tenth, with `--per patient` and no groups. Counted is what the new patients
+give, on average over data sets: of images, and of patients.
 """
 
 from __future__ import annotations
