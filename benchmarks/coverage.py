@@ -10,7 +10,7 @@ percentile interval of the same draws and DeLong's normal interval.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ def _apart(design: Design) -> float:
     return float(2**0.5 * norm.ppf(design.auc))
 
 
-def _intervals(folds: list[FoldScores], seed: int) -> Iterator[tuple[float, float]] | dict[str, tuple[float, float]]:
+def _intervals(folds: list[FoldScores], seed: int) -> dict[str, tuple[float, float]]:
     found = Paired.of("binary", [folds], n_draws=N_DRAWS, seed=seed)
     truth, scores, groups = (
         np.concatenate([getattr(f, name) for f in folds]) for name in ("truth", "scores", "groups")
@@ -89,15 +89,20 @@ def _intervals(folds: list[FoldScores], seed: int) -> Iterator[tuple[float, floa
 
 def main() -> None:
     n_sets = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
-    print(f"95 % intervals, {n_sets:,} simulated data sets each\n")
-    print(f"| AUC | patients | positive | folds | images | {' | '.join(METHODS)} |")
-    print(f"|{'---|' * (5 + len(METHODS))}")
-    plain = [Design(a, n, p, k) for n, p, k, a in product(PATIENTS, POSITIVE, FOLDS, AUCS)]
-    clustered = [Design(a, n, 0.5, k, n_images=4) for n, k, a in product(PATIENTS, FOLDS, AUCS)]
-    for design in plain + clustered:
-        found = covered(design, n_sets)
-        what = (design.auc, design.n_patients, design.positive, design.n_folds, design.n_images)
-        print(f"| {' | '.join(map(str, what))} | {' | '.join(f'{found[m]:.3f}' for m in METHODS)} |", flush=True)
+    print(f"95 % intervals, {n_sets:,} simulated data sets each: bootstrap / DeLong\n")
+    heads = [*(f"AUC {auc}" for auc in AUCS), "accuracy", "balanced accuracy", "percentile", "DeLong, normal"]
+    print(f"| patients | positive | folds | images | {' | '.join(heads)} |\n|{'---|' * (4 + len(heads))}")
+    plain = [(n, p, k, 1) for n, p, k in product(PATIENTS, POSITIVE, FOLDS)]
+    for design in plain + [(n, 0.5, k, 4) for n, k in product(PATIENTS, FOLDS)]:
+        found = [covered(Design(auc, *design), n_sets) for auc in AUCS]
+        print(row(design, found), flush=True)
+
+
+def row(design: tuple[float, ...], found: Sequence[Mapping[str, float]]) -> str:
+    """Write a row of the table: of each AUC, and of the highest what other metrics and other intervals give."""
+    cells = [f"{of['auc']:.3f} / {of['DeLong']:.3f}" for of in found]
+    cells += [f"{found[-1][name]:.3f}" for name in METHODS[2:]]
+    return f"| {' | '.join([*map(str, design), *cells])} |"
 
 
 if __name__ == "__main__":

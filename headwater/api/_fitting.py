@@ -169,7 +169,7 @@ class Planned:
         chosen = replace(asked.chosen, fixed={**asked.chosen.fixed, **texts})
         X = given_to(head, parts)
         outcome = evaluated(chosen, X)
-        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
+        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units, groups=rows.whole)
         classes = outcome.classes.tolist() if found.names is None else found.names
         levels_by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
         fixed = asked.chosen.fixed

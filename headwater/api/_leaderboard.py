@@ -203,7 +203,7 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         f"deviation over {over(picked['folds'])}; {share} intervals by drawing {what} again"
     ]
     if found.get("test") == "corrected_t":
-        out[0] += ", of differences by the corrected t over folds, and so p"
+        out[0] += "; differences and p by the corrected t over folds"
     table = [["", "features", "head", metric, share, "less the best", share, "p Holm"]]
     for row in rows:
         cells = [str(row["rank"]), row["features"], row["head"], _mean(row, metric)]

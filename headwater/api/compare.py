@@ -39,8 +39,8 @@ OTHER_FOLDS = (
 )
 UNKNOWN_ROWS = "its metrics.json does not say how many rows each fold trained on; the corrected t takes all others"
 PROCEDURES = (
-    "p corrected t is the test of two procedures that are trained anew; the others take the trained models, or the "
-    "folds, as they came, and find a difference too often (docs/evaluation.md)"
+    "p corrected t tests two procedures that are trained anew in each fold. The other tests take the trained models, "
+    "or the folds, as given: for procedures their p is too small (docs/evaluation.md)"
 )
 
 
@@ -119,7 +119,7 @@ class Compared:
         share = f"{100 * self.level:g} %"
         out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {self.drawn}s again"]
         if any(d.test == "corrected_t" for d in self.differences):
-            out[0] += ", of differences by the corrected t over folds"
+            out[0] += "; those of differences by the corrected t over folds"
         table = [["run", self.metric, share]]
         table += [[n, f"{v['value']:.3f}", interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
         out += [f"  {line}" for line in aligned(table)]

@@ -39,7 +39,7 @@ from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.calibration import calibrator_from_dict
-from headwater.evaluate.intervals import Interval, independent_difference
+from headwater.evaluate.intervals import Interval, independent_difference, mean_share_interval
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.thresholds import at_threshold
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
@@ -203,7 +203,8 @@ def evaluate(
     if "threshold" in fitted.decision:
         chosen = fitted.decision["threshold"]
         given = at_threshold(y == 1, scores[:, 1], float(chosen["threshold"]))
-        metrics["external"]["threshold"] = {**chosen, **{k: None if np.isnan(v) else v for k, v in given.items()}}
+        intervals = _of_threshold(y == 1, scores[:, 1] >= float(chosen["threshold"]), codes, level)
+        metrics["external"]["threshold"] = {**chosen, **json_safe(given), "intervals": intervals}
     config = {
         "command": "evaluate",
         "run": _name(fitted),
@@ -517,6 +518,17 @@ def _within(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: in
     folds = [draw.FoldScores(truth[rows], scores[rows], groups[rows]) for rows in folds_of(table)]
     once = not table["id"].is_duplicated().any()  # with several seeds or draws, folds share samples
     return Paired.of(task, [folds], n_draws=n_draws, seed=seed, same_folds=once)
+
+
+def _of_threshold(
+    positive: NDArray[np.bool_], called: NDArray[np.bool_], groups: NDArray[np.int64], level: float
+) -> dict[str, dict[str, float | None]]:
+    """Return the interval of sensitivity and specificity at the run's threshold."""
+    rows = [np.arange(len(positive))]
+    shares = {"sensitivity": (called, positive), "specificity": (~called, ~positive)}
+    return {
+        name: json_safe(mean_share_interval(*share, groups, rows, level)._asdict()) for name, share in shares.items()
+    }
 
 
 def _beside(metric: str, internal: Paired, external: Paired, level: float) -> dict[str, dict[str, float | None]]:

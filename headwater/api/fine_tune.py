@@ -479,7 +479,7 @@ class Tuning:
         outcome = Outcome(
             frozen.task, frozen.classes, trained.folds, trained.head, frozen.params, self._selection(frozen, trained)
         )
-        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
+        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units, groups=rows.whole)
         classes = outcome.classes.tolist() if ready.names is None else ready.names
         by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
         metrics = metrics_of(outcome, ready.data, y, classes=classes, params=self.chosen.fixed, by=by) | report.metrics

@@ -18,6 +18,7 @@ from headwater.evaluate.metrics import Task
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 class Interval(NamedTuple):
@@ -94,6 +95,54 @@ def share_interval(value: float, error: float, evidence: Evidence, level: float 
     n = evidence.n
     half = student.ppf((1 + level) / 2, n - 1) * n / (n - 1) * error / (value * (1 - value))
     return Interval(float(expit(logit(value) - half)), float(expit(logit(value) + half)))
+
+
+def mean_share_interval(
+    right: Bools, chosen: Bools, groups: Rows, folds: Sequence[Rows], level: float = 0.95
+) -> Interval:
+    """Return the confidence interval of a share of some rows, mean over folds: a sensitivity, or a coverage.
+
+    The standard error is that of the sums over groups (a linearised ratio), put together from the folds.
+
+    Parameters
+    ----------
+    right : bool array of shape (n,)
+        What is counted.
+    chosen : bool array of shape (n,)
+        Of which rows: the positive ones for a sensitivity, all for a coverage.
+    groups : int64 array of shape (n,)
+        What is independent.
+    folds
+        The rows of each fold.
+    level
+        Of the interval.
+
+    References
+    ----------
+    Cochran, Sampling Techniques, 1977, section 3.12 (proportions in clusters).
+
+    Examples
+    --------
+    >>> right = np.arange(40) % 10 > 0
+    >>> [round(end, 3) for end in mean_share_interval(right, right | True, np.arange(40), [np.arange(40)])]
+    [0.748, 0.965]
+    """
+    parts = [rows[chosen[rows]] for rows in folds]
+    parts = [rows for rows in parts if len(rows)]
+    if not parts:
+        return Interval(float("nan"), float("nan"))
+    counts = np.array([len(np.unique(groups[rows])) for rows in parts])
+    known = counts > 1
+    if not known.any():
+        return Interval(float("nan"), float("nan"))
+    others = (1 / counts).sum() / (1 / counts[known]).sum()  # for the folds whose variance is not known
+    off = np.zeros(len(right))
+    shares = [right[rows].mean() for rows in parts]
+    for rows, share, n in zip(parts, shares, counts, strict=True):
+        off[rows] += (right[rows] - share) / len(rows) / len(parts) * (others * n / max(n - 1, 1)) ** 0.5
+    error = float((np.bincount(groups, weights=off) ** 2).sum() ** 0.5)
+    n_groups = (_n_groups(chosen, groups),)
+    return share_interval(float(np.mean(shares)), error, Evidence(n_groups, n_groups), level)
 
 
 def independent_difference(first: float, of_first: Interval, second: float, of_second: Interval) -> Interval:

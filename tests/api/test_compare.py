@@ -97,7 +97,7 @@ def test_what_counts_for_procedures_is_the_corrected_t(runs):
         assert (change.low, change.high) == pytest.approx(interval)
         assert (change.p["corrected_t"] < 0.05) == (not change.low <= 0 <= change.high)
     assert [d.p_holm for d in found.differences] == pytest.approx(holm([d.p["corrected_t"] for d in found.differences]))
-    assert "p corrected t is the test of two procedures" in found.notes[-1]
+    assert "p corrected t tests two procedures" in found.notes[-1]
 
 
 def test_what_counts_for_fixed_models_is_the_bootstrap(runs, two_features, tmp_path):

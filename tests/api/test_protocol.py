@@ -176,6 +176,23 @@ def test_prediction_sets(fit):
     assert len(set(fit(label="density", conformal=0.2, conformal_per_class=True).decision["conformal"]["least"])) == 3
 
 
+@pytest.mark.parametrize("per", [None, "breast"])
+def test_shares_at_a_threshold_have_intervals(fit, per, command):
+    """Sensitivity, specificity, predictive values and coverage, of images and of breasts: by patient, never a point."""
+    run = fit(sensitivity=0.9, conformal=0.1, per=per)
+    for part in (run.metrics, *([run.metrics["per"]] if per else [])):
+        for name in ("sensitivity", "specificity", "ppv", "npv"):
+            found = part["threshold"]["intervals"][name]
+            assert found["low"] <= part["threshold"]["mean"][name] <= found["high"]
+            assert 0 <= found["low"] < found["high"] <= 1
+        coverage = part["conformal"]["intervals"]["coverage"]
+        assert coverage["low"] < part["conformal"]["mean"]["coverage"] < coverage["high"]
+    found = run.metrics["threshold"]["intervals"]["sensitivity"]
+    assert f"[{found['low']:.3f}, {found['high']:.3f}]" in "\n".join(run.lines())
+    by_row = fit(sensitivity=0.9, conformal=0.1, groups="none", out="rows").metrics["conformal"]
+    assert by_row["intervals"]["coverage"] != run.metrics["conformal"]["intervals"]["coverage"]
+
+
 # Units that are kept whole
 
 
