@@ -205,10 +205,8 @@ def compare(
 
     on_rows = _Rows(task, metric, truth, scores, groups if grouped else None, fold_of)
     over_folds = _Folds(paired, metric)
-    differences = [
-        _difference(names, i, j, paired, metric, level, on_rows, over_folds)
-        for i, j in combinations(range(len(names)), 2)
-    ]
+    pairs = _Pairs(names, paired, metric, level, on_rows, over_folds)
+    differences = [pairs.difference(i, j) for i, j in combinations(range(len(names)), 2)]
     if len(differences) > 1:
         adjusted = statistics.holm([d.p[d.test] for d in differences])
         differences = [
@@ -223,26 +221,6 @@ def compare(
         notes.append(PROCEDURES)
     counts = (metric, level, n_draws, "group" if grouped else "sample", len(truth))
     return Compared(*counts, found, differences, friedman_p, friedman_least_p, notes)
-
-
-def _difference(
-    names: Sequence[str],
-    i: int,
-    j: int,
-    paired: Paired,
-    metric: str,
-    level: float,
-    rows: _Rows,
-    folds: _Folds,
-) -> Difference:
-    """Return two runs beside each other, by every test that applies, the one that counts first."""
-    change = paired.difference(metric, i, j, level)
-    resampled = draw.difference(paired.drawn[metric][i], paired.drawn[metric][j], level)
-    on_rows, least_on_rows = rows.tests(i, j)
-    over_folds, least_over_folds = folds.tests(i, j)
-    p = {change.test: change.p, "bootstrap": resampled.p, **on_rows, **over_folds}
-    least = {**least_on_rows, **least_over_folds}
-    return Difference(names[i], names[j], change.value, change.low, change.high, change.test, p, least, None)
 
 
 class _Rows:
@@ -277,7 +255,8 @@ class _Rows:
 
     def tests(self, i: int, j: int) -> tuple[dict[str, float], dict[str, float]]:
         if self._aucs is not None:
-            return {"delong": statistics.compare_aucs(self._aucs, i, j).p}, {}
+            found = statistics.compare_aucs(self._aucs, i, j)
+            return {"delong": found.p}, {"delong": found.least_p} if found.least_p else {}
         if self._right is not None:
             found = statistics.mcnemar(self._right[i], self._right[j])
             return {"mcnemar": found.p}, {"mcnemar": found.least_p}
@@ -308,6 +287,30 @@ class _Folds:
 
     def friedman(self) -> statistics.Comparison | None:
         return statistics.friedman(self.sign * self.values.T).test if self.n > 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """All runs, beside each other by twos."""
+
+    names: Sequence[str]
+    paired: Paired
+    metric: str
+    level: float
+    rows: _Rows
+    folds: _Folds
+
+    def difference(self, i: int, j: int) -> Difference:
+        """Return two runs beside each other, by every test that applies, the one that counts first."""
+        change = self.paired.difference(self.metric, i, j, self.level)
+        drawn = self.paired.drawn[self.metric]
+        on_rows, least_on_rows = self.rows.tests(i, j)
+        over_folds, least_over_folds = self.folds.tests(i, j)
+        resampled = draw.p_of_difference((drawn[i] - drawn[j])[1:])
+        p = {change.test: change.p, "bootstrap": resampled, **on_rows, **over_folds}
+        least = {**least_on_rows, **least_over_folds}
+        numbers = (change.value, change.low, change.high, change.test)
+        return Difference(self.names[i], self.names[j], *numbers, p, least, None)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
