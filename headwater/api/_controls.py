@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from headwater.api._chosen import Chosen
 from headwater.api._inputs import given_to
-from headwater.api._numbers import indented, plus_minus, repeats, summary
+from headwater.api._numbers import indented, json_safe, plus_minus, repeats, summary
 from headwater.evaluate import Outcome
-from headwater.evaluate.bootstrap import DEFAULT_METRIC, FoldScores, bootstrap, difference
+from headwater.evaluate.bootstrap import FoldScores, default_metric
+from headwater.evaluate.paired import Paired
 from headwater.heads import noise_like, shuffled
 from headwater.heads.tokens import Ragged
 
@@ -109,22 +110,25 @@ def _lacks_some(X: Any) -> bool:
 
 def _differences(
     outcome: Outcome, control: Outcome, y: NDArray[Any], groups: NDArray[Any] | None
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, dict[str, Any]]:
     """Return how far the run is above a control, by metric, on the folds of the first seed and draw."""
     codes = np.arange(len(y)) if groups is None else np.unique(groups.astype(np.str_), return_inverse=True)[1]
     truth = outcome.truth(y)
     first = outcome.folds[0].split
     models = [
         [
-            FoldScores(truth[fold.split.test], fold.scores, codes[fold.split.test])
+            FoldScores(truth[fold.split.test], fold.scores, codes[fold.split.test], len(fold.split.train))
             for fold in found.folds
             if (fold.split.seed, fold.split.draw) == (first.seed, first.draw)
         ]
         for found in (outcome, control)
     ]
-    drawn = bootstrap(outcome.task, models)
-    every = {metric: vars(difference(*values)) for metric, values in drawn.items()}
-    return {metric: {k: None if np.isnan(v) else v for k, v in of_it.items()} for metric, of_it in every.items()}
+    paired = Paired.of(outcome.task, models)
+    every = {metric: paired.difference(metric, 0, 1) for metric in paired.drawn}
+    return {
+        metric: {**json_safe({"value": d.value, "low": d.low, "high": d.high, "p": d.p}), "test": d.test}
+        for metric, d in every.items()
+    }
 
 
 # In words
@@ -138,7 +142,7 @@ def control_lines(metrics: Mapping[str, Any]) -> list[str]:
     metrics
         What ``metrics.json`` holds.
     """
-    controls, metric = metrics["controls"], DEFAULT_METRIC[metrics["task"]]
+    controls, metric = metrics["controls"], default_metric(metrics["task"], [metrics["mean"]])
     inputs = next(part["inputs"] for part in controls.values() if part["kind"] == "shuffled")
     run = " + ".join(inputs)
     made = {name: part for name, part in controls.items() if "not_made" not in part}

@@ -32,7 +32,7 @@ from headwater.api._writing import described, environment, write_run
 from headwater.api.run import Run
 from headwater.errors import InputError
 from headwater.evaluate import Outcome, Repeat, Split, cross_validate_repeats, infer_task, make_splits
-from headwater.evaluate.aggregate import Units, refuse_straddling, units_of
+from headwater.evaluate.aggregate import Units, kept_whole, refuse_straddling, units_of
 from headwater.evaluate.edges import at_edges
 from headwater.evaluate.shots import few_shots
 from headwater.store import Data, Store
@@ -166,7 +166,7 @@ class Planned:
         leakage = _checked_leakage(self, data, y, names, splits, rows.groups, say)
 
         def evaluated(chosen: Chosen, X: Any) -> Outcome:
-            found = _cross_validated(chosen, X, y, splits, rows.groups, protocol, inner_always, say)
+            found = _cross_validated(chosen, X, y, splits, rows.whole, protocol, inner_always, say)
             return ordered(found, y, positive)
 
         parts = parts_of(data)
@@ -175,7 +175,7 @@ class Planned:
         chosen = replace(asked.chosen, fixed={**asked.chosen.fixed, **texts})
         X = given_to(head, parts)
         outcome = evaluated(chosen, X)
-        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
+        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units, groups=rows.whole)
         classes = outcome.classes.tolist() if found.names is None else found.names
         levels_by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
         fixed = asked.chosen.fixed
@@ -193,10 +193,10 @@ class Planned:
                 return reported(evaluated(chosen, X), y, protocol, units=rows.units).outcome
 
             metrics["controls"] = run_controls(
-                chosen, parts, report.outcome, y, rows.groups, protocol.seed, of_control, say
+                chosen, parts, report.outcome, y, rows.whole, protocol.seed, of_control, say
             )
         words = [str(c) for c in classes]
-        predictions = predictions_of(data.ids, y, report.outcome, words, rows.groups, report.sets)
+        predictions = predictions_of(data.ids, y, report.outcome, words, rows.whole, report.sets)
         decision = {"classes": classes, **report.decision} if report.decision else {}
         config = {
             **self.config,
@@ -213,21 +213,34 @@ class Planned:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """What the protocol's columns hold for each sample."""
+    """What the protocol's columns hold for each sample.
+
+    Attributes
+    ----------
+    groups, split, levels, units
+        Of ``--groups``, ``--split``, ``--by`` and ``--per``.
+    whole
+        What is never divided, by any fold or by what is held out to stop by, and what is drawn again for intervals:
+        groups and units together; None where there are neither.
+    """
 
     groups: NDArray[Any] | None
     split: NDArray[Any] | None
     levels: NDArray[Any] | None
     units: Units | None
+    whole: NDArray[Any] | None
 
     @classmethod
     def read(cls, data: Data, protocol: Protocol, missing: Found) -> Columns:
-        groups, split, by, per = protocol.groups, protocol.split, protocol.by, protocol.per
+        column, split, by, per = protocol.groups, protocol.split, protocol.by, protocol.per
+        groups = None if column is None else full_column(data, column, "--groups", missing)
+        units = None if per is None else units_of(full_column(data, per, "--per", missing), per)
         return cls(
-            groups=None if groups is None else full_column(data, groups, "--groups", missing),
+            groups=groups,
             split=None if split is None else full_column(data, split, "--split"),
             levels=None if by is None else levels(data, by),
-            units=None if per is None else units_of(full_column(data, per, "--per", missing), per),
+            units=units,
+            whole=kept_whole(groups, units),
         )
 
 
@@ -307,7 +320,7 @@ def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[S
         make_splits(
             y,
             # A split that is given may divide groups when that is allowed, and is refused or counted later.
-            groups=rows.groups if rows.split is None else None,
+            groups=rows.whole if rows.split is None else None,
             n_folds=protocol.n_folds,
             split=rows.split,
             holdout=protocol.holdout,

@@ -179,7 +179,7 @@ class Training:
             return found
         torch = need("torch", "encoders")
         stop = np.zeros(0, np.int64)
-        groups = self.ready.rows.groups
+        groups = self.ready.rows.whole
         if self.settings.patience is not None:
             of_rows = None if groups is None else groups[train]
             stop = train[rows_to_stop_by(self.codes[train], of_rows, self.tuning.stop_share, self.settings.seed)]

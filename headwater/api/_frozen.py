@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from headwater.api._numbers import indented, json_safe, summary
 from headwater.evaluate import Outcome
 from headwater.evaluate import bootstrap as draw
+from headwater.evaluate.paired import Paired
 
 LEVEL = 0.95
 N_DRAWS = 2000
@@ -24,28 +25,29 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 def frozen_of(frozen: Outcome, tuned: Outcome, y: NDArray[Any], groups: NDArray[Any] | None) -> dict[str, Any]:
     """Return what ``metrics.json`` holds of the frozen features: their metrics, and what tuning added to each.
 
-    Both were tested on the same rows; intervals of differences are by drawing groups (or rows) again within folds.
+    Both were tested on the same rows; intervals of differences are by the corrected t over folds, or by drawing groups
+    (or rows) again where there is one test set.
     """
     truth = tuned.truth(y)
     unit = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     models = [
-        [draw.FoldScores(truth[f.split.test], f.scores, unit[f.split.test]) for f in outcome.folds]
+        [draw.FoldScores(truth[f.split.test], f.scores, unit[f.split.test], len(f.split.train)) for f in outcome.folds]
         for outcome in (frozen, tuned)
     ]
-    drawn = draw.bootstrap(tuned.task, models, n_draws=N_DRAWS, seed=0)
+    paired = Paired.of(tuned.task, models, n_draws=N_DRAWS)
     added: dict[str, Any] = {}
     for metric in SHOWN[tuned.task]:
-        if metric not in drawn or not np.isfinite(drawn[metric][:, 0]).all():
+        if metric not in paired.drawn or not np.isfinite(paired.drawn[metric][:, 0]).all():
             continue
-        difference = drawn[metric][1] - drawn[metric][0]
-        low, high = draw.interval(difference[1:], LEVEL)
-        added[metric] = json_safe({"value": float(difference[0]), "low": low, "high": high})
+        change = paired.difference(metric, 1, 0, LEVEL)
+        added[metric] = json_safe({"value": change.value, "low": change.low, "high": change.high})
     return {
         "folds": [{"params": dict(fold.params), **json_safe(fold.metrics)} for fold in frozen.folds],
         **summary([fold.metrics for fold in frozen.folds]),
         "added_by_tuning": added,
         "level": LEVEL,
         "drawn": "rows" if groups is None else "groups",
+        "test": "corrected_t" if len(tuned.folds) > 1 else "bootstrap",
     }
 
 
@@ -55,10 +57,8 @@ def against_frozen(metrics: Mapping[str, Any]) -> list[str]:
     rows = [["", "frozen", "tuned", "added"]]
     for name, added in found["added_by_tuning"].items():
         rows.append([name, f"{found['mean'][name]:.3f}", f"{metrics['mean'][name]:.3f}", _signed(added)])
-    title = (
-        f"against the same head on frozen features, with {found['level']:.0%} intervals by drawing {found['drawn']} "
-        "again"
-    )
+    by = f"drawing {found['drawn']} again" if found.get("test") != "corrected_t" else "the corrected t over folds"
+    title = f"against the same head on frozen features, with {found['level']:.0%} intervals by {by}"
     if not any(metrics["training"]["epochs_taken"]):
         kept = "no epoch lowered the loss of the rows held out: in every fold the encoder was kept as it came, and what"
         return [title, *indented(rows), f"{kept} differs is a head that was fitted without these rows"]

@@ -15,11 +15,21 @@ from headwater.api._classes import sample_lines
 from headwater.api._labelling import positive_lines
 from headwater.api._lines import counted
 from headwater.api._numbers import edge_lines, indented, json_safe, over, plus_minus, summary
-from headwater.api._tested import codes_of, interval_words, label_columns, names_of, p_words, scores_of, truth_of
+from headwater.api._tested import (
+    codes_of,
+    interval_words,
+    label_columns,
+    names_of,
+    p_words,
+    rows_trained,
+    scores_of,
+    truth_of,
+)
 from headwater.api.run import Results
 from headwater.errors import InputError
 from headwater.evaluate import score, statistics
-from headwater.evaluate.bootstrap import LOWER_IS_BETTER, FoldScores, bootstrap, difference, interval
+from headwater.evaluate.bootstrap import LOWER_IS_BETTER, FoldScores
+from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
 
 LEVEL = 0.95
@@ -94,14 +104,17 @@ def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:
 
     parts = [np.flatnonzero(fold_of == fold) for fold in range(len(folds))]
     once = parts if "seed" not in keys else [p for p, s in zip(parts, folds["seed"], strict=True) if s == folds[0, 0]]
-    models = [[FoldScores(truth[r], values[r], groups[r]) for r in once] for values in (*scores, honest)]
-    drawn = bootstrap(task, models, n_draws=N_DRAWS, seed=seed)[metric]
+    trained = [rows_trained(cell.results.metrics, known, once) for cell in cells]
+    models = [
+        [FoldScores(truth[r], values[r], groups[r], n) for r, n in zip(once, of_folds, strict=True)]
+        for values, of_folds in zip((*scores, honest), [*trained, trained[0]], strict=True)
+    ]
+    paired = Paired.of(task, models, n_draws=N_DRAWS, seed=seed)
     means = [cell.results.metrics["mean"].get(metric) for cell in cells]
     sign = 1 if metric in LOWER_IS_BETTER else -1
     order = sorted(range(len(cells)), key=lambda i: np.inf if means[i] is None else sign * means[i])
     rows = [
-        _row(rank, cells[i], drawn[i], drawn[order[0]], float(losses[i].mean()), compared=rank > 1)
-        for rank, i in enumerate(order, 1)
+        _row(rank, cells[i], paired, metric, (i, order[0]), float(losses[i].mean())) for rank, i in enumerate(order, 1)
     ]
     rivals = [row for row in rows[1:] if row["p"] is not None]
     for row, p in zip(rivals, statistics.holm([row["p"] for row in rivals]) if rivals else [], strict=True):
@@ -111,13 +124,14 @@ def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:
     ]  # class numbers sort as classes do
     numbers = folds.to_dicts()
     names = [cells[i].name for i in choice]
-    low, high = interval(drawn[-1][1:], LEVEL)
+    low, high = paired.interval(metric, len(cells), LEVEL)
     return {
         "task": task,
         "metric": metric,
         "n_samples": first.metrics["n_samples"],
         "level": LEVEL,
         "drawn": "group" if grouped else "sample",
+        "test": "corrected_t" if paired.folds(metric).shape[1] > 1 else "bootstrap",
         "intervals_of_seed": int(folds[0, 0]) if "seed" in keys else None,
         "leaderboard": rows,
         "at_edge": {
@@ -152,17 +166,12 @@ def _numbered(rows: pl.DataFrame, folds: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _row(
-    rank: int,
-    cell: Cell,
-    drawn: NDArray[np.float64],
-    best: NDArray[np.float64],
-    inner_loss: float,
-    *,
-    compared: bool,
+    rank: int, cell: Cell, paired: Paired, metric: str, cell_and_best: tuple[int, int], inner_loss: float
 ) -> dict[str, Any]:
+    """Return a row of the leaderboard; the best one, which is first, is not compared with itself."""
     metrics = cell.results.metrics
-    low, high = interval(drawn[1:], LEVEL)
-    change = difference(drawn, best, LEVEL)
+    low, high = paired.interval(metric, cell_and_best[0], LEVEL)
+    change = paired.difference(metric, *cell_and_best, LEVEL)
     from_best = {"difference": change.value, "difference_low": change.low, "difference_high": change.high}
     nothing: dict[str, None] = dict.fromkeys((*from_best, "p"))
     return {
@@ -171,7 +180,7 @@ def _row(
         "features": "+".join(cell.features),
         "head": cell.head,
         **json_safe({"low": low, "high": high}),
-        **(json_safe({**from_best, "p": change.p}) if compared else nothing),
+        **(json_safe({**from_best, "p": change.p}) if rank > 1 else nothing),
         "p_holm": None,
         "inner_loss": inner_loss,
         "settings": int(cell.tried["trial"].max()) + 1,  # type: ignore[arg-type]
@@ -200,6 +209,8 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         f"{found['task']}, {counted(found['n_samples'], 'sample')}, {counted(len(rows), 'cell')}, mean ± standard "
         f"deviation over {over(picked['folds'])}; {share} intervals by drawing {what} again"
     ]
+    if found.get("test") == "corrected_t":
+        out[0] += "; differences and p by the corrected t over folds"
     out += positive_lines(Positive(**found["positive"]) if found.get("positive") else None)
     table = [["", "features", "head", metric, share, "less the best", share, "p Holm"]]
     for row in rows:

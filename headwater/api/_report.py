@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,25 @@ from numpy.typing import NDArray
 from headwater.api._lines import counted
 from headwater.api._numbers import indented, json_safe, natural, numbered, over_folds, plus_minus, summary
 from headwater.api._protocol import Protocol
+from headwater.api._tested import interval_words
 from headwater.evaluate import Fold, Outcome, OutOfFold, score
 from headwater.evaluate.aggregate import Units, aggregated
 from headwater.evaluate.calibration import (
     Method,
     calibration_error,
     cross_calibrated,
+    ece_of,
     fit_calibrator,
     reliability,
 )
 from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
+from headwater.evaluate.intervals import mean_share_interval
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold
 
 Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # of some of a fold's test rows
+LEVEL = 0.95
 INSIDE = "out-of-fold scores of each fold's own training rows"
 
 
@@ -62,6 +67,7 @@ def reported(
     *,
     levels: NDArray[Any] | None = None,
     units: Units | None = None,
+    groups: NDArray[Any] | None = None,
 ) -> Report:
     """Make everything that a protocol asks for beyond the metrics.
 
@@ -75,19 +81,23 @@ def reported(
         The value of ``--by`` of each row.
     units
         What ``--per`` says rows belong to.
+    groups
+        What is independent; rows, when left out.
     """
+    independent = np.arange(len(y)) if groups is None else np.unique(groups.astype(np.str_), return_inverse=True)[1]
     metrics: dict[str, Any] = {}
     decision: dict[str, Any] = {}
     if protocol.calibrate is not None:
         outcome, metrics["calibration"], decision["calibrator"] = _calibrated(outcome, y, protocol.calibrate)
     if outcome.task != "regression":
-        metrics["reliability"] = _reliability(outcome, y)
-    sets = _decide(outcome, y, protocol, metrics, decision, levels)
+        metrics |= _reliability(outcome, y)
+    sets = _decide(outcome, y, protocol, metrics, decision, levels, independent)
     if units is not None:
         of_units, labels = aggregated(outcome, y, units, protocol.how)
         metrics["per"] = _per(of_units, labels, units, protocol)
         decided: dict[str, Any] = {}
-        _decide(of_units, labels, protocol, metrics["per"], decided, None)
+        of_unit = independent[np.unique(units.codes, return_index=True)[1]]
+        _decide(of_units, labels, protocol, metrics["per"], decided, None, of_unit)
         if decided:
             decision["per"] = {"column": units.column, "aggregate": protocol.how, **decided}
     if decision:
@@ -156,16 +166,17 @@ def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outc
             {**numbered(fold, outcome), "uncalibrated": before, "calibrated": now}
             for fold, before, now in zip(folds, *errors, strict=True)
         ],
-        "uncalibrated": {**summary(errors[0]), "reliability": _reliability(outcome, y)},
+        "uncalibrated": {**summary(errors[0]), **_reliability(outcome, y)},
         "calibrated": summary(errors[1]),
     }
     return after, section, calibrator.to_dict()
 
 
-def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, list[Any]]:
-    """Return the bins of all tested rows together."""
+def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, Any]:
+    """Return the bins of all tested rows together, and the calibration error of these: ``ece`` is a mean over folds."""
     truth = np.concatenate([outcome.truth(y)[fold.split.test] for fold in outcome.folds])
-    return reliability(outcome.task, truth, np.concatenate([fold.scores for fold in outcome.folds]))
+    bins = reliability(outcome.task, truth, np.concatenate([fold.scores for fold in outcome.folds]))
+    return {"reliability": bins, "ece_pooled": ece_of(bins)}
 
 
 def _decide(
@@ -175,15 +186,51 @@ def _decide(
     metrics: dict[str, Any],
     decision: dict[str, Any],
     levels: NDArray[Any] | None,
+    groups: NDArray[np.int64],
 ) -> Sequence[NDArray[np.bool_]] | None:
     """Add threshold and prediction sets to what is reported and kept; return the sets."""
     if protocol.target is not None:
         metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target)
+        thresholds = [fold["threshold"] for fold in metrics["threshold"]["folds"]]
+        metrics["threshold"]["intervals"] = _threshold_intervals(outcome, y, thresholds, groups)
     if protocol.conformal is None:
         return None
     found = _conformal(outcome, y, protocol.conformal, protocol.conformal_per_class, levels)
     metrics["conformal"], decision["conformal"], sets = found
+    truth = outcome.truth(y)
+    held = [s[np.arange(len(s)), truth[f.split.test]] for f, s in zip(outcome.folds, sets, strict=True)]
+    metrics["conformal"]["intervals"] = {"coverage": _interval(outcome, held, [h | True for h in held], groups)}
     return sets
+
+
+def _threshold_intervals(
+    outcome: Outcome, y: NDArray[Any], thresholds: Sequence[float], groups: NDArray[np.int64]
+) -> dict[str, dict[str, float | None]]:
+    """Return the confidence interval of each share that the thresholds of folds give on their test rows."""
+    positive = [outcome.truth(y)[fold.split.test] == 1 for fold in outcome.folds]
+    called = [fold.scores[:, 1] >= at for fold, at in zip(outcome.folds, thresholds, strict=True)]
+    not_called, negative = ([~part for part in parts] for parts in (called, positive))
+    shares = {
+        "sensitivity": (called, positive),
+        "specificity": (not_called, negative),
+        "ppv": (positive, called),
+        "npv": (negative, not_called),
+    }
+    return {name: _interval(outcome, *share, groups) for name, share in shares.items()}
+
+
+def _interval(
+    outcome: Outcome,
+    right: Sequence[NDArray[np.bool_]],
+    chosen: Sequence[NDArray[np.bool_]],
+    groups: NDArray[np.int64],
+) -> dict[str, float | None]:
+    """Return the interval of a mean over folds, given for the test rows of each fold what is counted, of which rows."""
+    ends = np.cumsum([0, *map(len, right)])
+    folds = [np.arange(start, end) for start, end in pairwise(ends)]
+    tested = np.concatenate([groups[fold.split.test] for fold in outcome.folds])
+    found = mean_share_interval(np.concatenate(right), np.concatenate(chosen), tested, folds, LEVEL)
+    return json_safe(found._asdict())
 
 
 def _threshold(outcome: Outcome, y: NDArray[Any], target: Target, at: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -292,6 +339,9 @@ def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> l
         for name in part["calibrated"]["mean"]:
             cells = [plus_minus(p["mean"], p["std"], name) for p in (part["uncalibrated"], part["calibrated"])]
             table.append([name, *cells])
+        if "ece_pooled" in part["uncalibrated"] and n_folds > 1:
+            pooled = part["uncalibrated"]["ece_pooled"], metrics["ece_pooled"]
+            table.append(["ece, all folds pooled", *(f"{value:.3f}" for value in pooled)])
         out += ["", f"calibrated ({part['method']}, fitted inside the training rows)", *indented(table)]
     out += _decision_lines(metrics, n_folds)
     if "per" in metrics:
@@ -316,14 +366,22 @@ def _decision_lines(metrics: Mapping[str, Any], n_folds: int) -> list[str]:
     if "threshold" in metrics:
         part = metrics["threshold"]
         out += ["", f"threshold for a {part['target']} of {part['at']:g}, chosen inside the training rows"]
-        out += indented([[name, over_folds(part, name, n_folds)] for name in part["mean"]])
+        shown = part.get("intervals", {})
+        rows = [[name, over_folds(part, name, n_folds), *_interval_cell(shown.get(name))] for name in part["mean"]]
+        out += indented([["", "", f"{LEVEL:.0%}"], *rows] if shown else rows)
     if "conformal" in metrics:
         part = metrics["conformal"]
         each = " of each class" if part["per_class"] else ""
         out += ["", f"sets that may miss {100 * part['alpha']:g} %{each}, fitted inside the training rows"]
         names = list(part["mean"])
         rows = [["", *names], ["all", *(over_folds(part, name, n_folds) for name in names)]]
+        if "intervals" in part:
+            rows.append([f"{LEVEL:.0%}", *_interval_cell(part["intervals"]["coverage"]), *[""] * (len(names) - 1)])
         for level, of_level in part.get("by", {}).items():
             rows.append([level, *(over_folds(of_level, name, n_folds) for name in names)])
         out += indented(rows)
     return out
+
+
+def _interval_cell(found: Mapping[str, float | None] | None) -> list[str]:
+    return [""] if found is None else [interval_words(found["low"], found["high"])]

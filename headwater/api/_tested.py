@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+REPEATS = ("seed", "draw", "fold")
+
 
 def names_key(task: str) -> str:
     """Return what ``metrics.json`` calls the columns of scores of a task."""
@@ -57,6 +59,26 @@ def codes_of(column: pl.Series) -> NDArray[np.int64]:
     """Return a number for each value of a column."""
     codes: NDArray[np.int64] = np.unique(column.cast(pl.String).to_numpy().astype(str), return_inverse=True)[1]
     return codes
+
+
+def folds_of(table: pl.DataFrame) -> list[NDArray[np.int64]]:
+    """Return the rows of each fold, of every seed and draw: those that one fit tested."""
+    keys = [name for name in REPEATS if name in table.columns]
+    numbered = table.select(keys).with_row_index("row")
+    return [part["row"].to_numpy().astype(np.int64) for part in numbered.partition_by(keys, maintain_order=True)]
+
+
+def rows_trained(
+    metrics: Mapping[str, Any], table: pl.DataFrame, rows: Sequence[NDArray[np.int64]]
+) -> list[int | None]:
+    """Return how many rows each fold was trained on, by what ``metrics.json`` says; None where it says nothing.
+
+    ``rows`` are those of each fold in a run's predictions, as `folds_of` returns them.
+    """
+    keys = [name for name in REPEATS if name in table.columns]
+    known = {tuple(fold.get(name) for name in keys): fold.get("n_train") for fold in metrics["folds"]}
+    found = [known.get(tuple(table.select(keys).row(int(part[0])))) for part in rows]
+    return [n if isinstance(n, int) and n > 0 else None for n in found]
 
 
 def interval_words(low: float | None, high: float | None, sign: str = "") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._lines import aligned, counted
 from headwater.api._tested import (
     codes_of,
+    folds_of,
     interval_words,
     label_columns,
     names_key,
     names_of,
     p_words,
+    rows_trained,
     scores_of,
     truth_of,
 )
@@ -30,8 +32,19 @@ from headwater.api.run import Run, open_run
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
-from headwater.evaluate.bootstrap import DEFAULT_METRIC, LOWER_IS_BETTER
+from headwater.evaluate.bootstrap import LOWER_IS_BETTER
+from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive, negative_first
+
+OTHER_FOLDS = (
+    "folds differ between the runs: no tests over folds, and each run has the mean over its own. Fit both with the "
+    "same --folds, --seed and --groups for a test of the procedures"
+)
+UNKNOWN_ROWS = "its metrics.json does not say how many rows each fold trained on; the corrected t takes all others"
+PROCEDURES = (
+    "p corrected t tests two procedures that are trained anew in each fold. The other tests take the trained models, "
+    "or the folds, as given: for procedures their p is too small (docs/evaluation.md)"
+)
 
 
 @dataclass(frozen=True)
@@ -45,14 +58,17 @@ class Difference:
     difference
         Of the metric, first less second: the mean over folds.
     low, high
-        Its interval, groups of each fold being drawn again.
+        Its confidence interval.
+    test
+        What the interval and ``p_holm`` are of: ``corrected_t`` where both were trained anew in each of the same folds,
+        ``bootstrap`` where they are fixed models on one test set, or have folds of their own.
     p
         Two-sided, of each test that can be made: ``bootstrap``, ``delong`` and ``mcnemar`` on rows, ``wilcoxon`` and
         ``corrected_t`` over folds.
     least_p
         The smallest p that a test could give, where data of this size keep it from being small.
     p_holm
-        Of the bootstrap, corrected for the number of pairs; None where there is one pair.
+        That of ``test``, corrected for the number of pairs; None where there is one pair, or no p.
     """
 
     first: str
@@ -60,6 +76,7 @@ class Difference:
     difference: float
     low: float
     high: float
+    test: str
     p: Mapping[str, float]
     least_p: Mapping[str, float]
     p_holm: float | None
@@ -79,8 +96,8 @@ class Compared(Shown):
         For each run its ``value``, ``low``, ``high``.
     differences
         Each pair of runs.
-    friedman_p
-        Whether three or more runs differ at all, over folds; None for two.
+    friedman_p, friedman_least_p
+        Whether three or more runs differ at all, over folds, and the smallest that p could be; None for two.
     notes
         What could not be tested, and why.
     positive
@@ -95,6 +112,7 @@ class Compared(Shown):
     runs: Mapping[str, Mapping[str, float]]
     differences: Sequence[Difference]
     friedman_p: float | None
+    friedman_least_p: float | None
     notes: Sequence[str]
     positive: Positive | None = None
 
@@ -111,8 +129,9 @@ class Compared(Shown):
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""
         share = f"{100 * self.level:g} %"
-        what = "samples" if self.drawn == "sample" else "groups"
-        out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {what} again"]
+        out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {self.drawn}s again"]
+        if any(d.test == "corrected_t" for d in self.differences):
+            out[0] += "; those of differences by the corrected t over folds"
         out += positive_lines(self.positive)
         table = [["run", self.metric, share]]
         table += [[n, f"{v['value']:.3f}", interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
@@ -127,7 +146,8 @@ class Compared(Shown):
             rows.append([*row, p_words(d.p_holm)] if len(self.differences) > 1 else row)
         out += ["", *(f"  {line}" for line in aligned(rows))]
         if self.friedman_p is not None:
-            out.append(f"all runs alike, by their ranks over folds (Friedman): p {p_words(self.friedman_p)}")
+            p = p_words(self.friedman_p, self.friedman_least_p)
+            out.append(f"all runs alike, by their ranks over folds (Friedman): p {p}")
         return [*out, *self.notes]
 
 
@@ -148,7 +168,8 @@ def compare(
     runs
         Two or more runs, or where they are.
     metric
-        A metric of the task; the AUC (macro, for labels), or r2 of a regression, when left out.
+        A metric of the task. When left out the AUC (macro, for labels), over the classes or labels that are tested
+        where no fold has all; r2 of a regression.
     positive
         The positive class of two; that of the first run when left out.
     level
@@ -175,7 +196,7 @@ def compare(
     names = _names(opened)
     task = opened[0].metrics["task"]
     known = draw.METRICS[task]
-    metric = metric or DEFAULT_METRIC[task]
+    metric = metric or draw.default_metric(task, [run.mean for run in opened])
     if metric not in known:
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} runs there are: {', '.join(known)}.")
     tables = _aligned(opened, names)
@@ -186,42 +207,39 @@ def compare(
     truth = truth_of(tables[0], classes, task)
     grouped = all("group" in table.columns for table in tables)
     groups = codes_of(tables[0]["group"]) if grouped else np.arange(len(truth))
-    same_folds = all(table["fold"].equals(tables[0]["fold"]) for table in tables)
+    fold_of = np.stack([table["fold"].to_numpy() for table in tables])
+    same_folds = bool((fold_of == fold_of[0]).all())
     scores = [scores_of(table, classes, task) for table in tables]
-
-    if same_folds:
-        fold_of = tables[0]["fold"].to_numpy()
-        parts = [np.flatnonzero(fold_of == fold) for fold in np.unique(fold_of)]
-    else:
-        parts = [np.arange(len(truth))]
-    models = [[draw.FoldScores(truth[rows], values[rows], groups[rows]) for rows in parts] for values in scores]
-    drawn = draw.bootstrap(task, models, n_draws=n_draws, seed=seed)[metric]
+    models = []
+    for run, table, values in zip(opened, tables, scores, strict=True):
+        parts = folds_of(table)
+        trained = rows_trained(run.metrics, table, parts)
+        every_fold = zip(parts, trained, strict=True)
+        models.append([draw.FoldScores(truth[rows], values[rows], groups[rows], n) for rows, n in every_fold])
+    paired = Paired.of(task, models, n_draws=n_draws, seed=seed, same_folds=same_folds)
     found: dict[str, dict[str, float]] = {}
-    for name, row in zip(names, drawn, strict=True):
-        low, high = draw.interval(row[1:], level)
-        found[name] = {"value": float(row[0]), "low": low, "high": high}
+    for i, name in enumerate(names):
+        low, high = paired.interval(metric, i, level)
+        found[name] = {"value": float(paired.drawn[metric][i, 0]), "low": low, "high": high}
 
-    rows = _Rows(task, metric, truth, scores, groups if grouped else None)
-    folds = _Folds(models, task, metric) if same_folds and len(parts) > 1 else None
-    differences = []
-    for i, j in combinations(range(len(names)), 2):
-        p, least = rows.tests(i, j)
-        if folds is not None:
-            more, more_least = folds.tests(i, j)
-            p, least = p | more, least | more_least
-        change = draw.difference(drawn[i], drawn[j], level)
-        p = {"bootstrap": change.p, **p}
-        differences.append(Difference(names[i], names[j], change.value, change.low, change.high, p, least, None))
+    on_rows = _Rows(task, metric, truth, scores, groups if grouped else None, fold_of)
+    over_folds = _Folds(paired, metric)
+    pairs = _Pairs(names, paired, metric, level, on_rows, over_folds)
+    differences = [pairs.difference(i, j) for i, j in combinations(range(len(names)), 2)]
     if len(differences) > 1:
-        adjusted = statistics.holm([d.p["bootstrap"] for d in differences])
+        adjusted = statistics.holm([d.p[d.test] for d in differences])
         differences = [
-            Difference(**{**vars(d), "p_holm": float(q)}) for d, q in zip(differences, adjusted, strict=True)
+            replace(d, p_holm=None if np.isnan(q) else float(q)) for d, q in zip(differences, adjusted, strict=True)
         ]
-    friedman_p = folds.friedman() if folds is not None and len(names) > 2 else None
-    notes = [] if same_folds else ["folds differ between the runs: no tests over folds, and all rows are one test set"]
-    notes += rows.notes + (folds.notes if folds is not None else [])
-    kind = "group" if grouped else "sample"
-    return Compared(metric, level, n_draws, kind, len(truth), found, differences, friedman_p, notes, which)
+    friedman = over_folds.friedman() if len(names) > 2 else None
+    friedman_p, friedman_least_p = (None, None) if friedman is None else (friedman.p, friedman.least_p)
+    notes = [] if same_folds else [OTHER_FOLDS]
+    notes += on_rows.notes + over_folds.notes
+    if over_folds.n > 1:
+        notes += [f"{name}: {UNKNOWN_ROWS}" for name, of in zip(names, models, strict=True) if of[0].n_train is None]
+        notes.append(PROCEDURES)
+    counts = (metric, level, n_draws, "group" if grouped else "sample", len(truth))
+    return Compared(*counts, found, differences, friedman_p, friedman_least_p, notes, which)
 
 
 class _Rows:
@@ -234,13 +252,19 @@ class _Rows:
         truth: NDArray[Any],
         scores: Sequence[NDArray[np.float64]],
         groups: NDArray[np.int64] | None,
+        folds: NDArray[np.int64],
     ) -> None:
         self.notes: list[str] = []
         self._aucs: statistics.AUCs | None = None
         self._right: list[NDArray[np.bool_]] | None = None
         if task == "binary" and metric == "auc":
             try:
-                self._aucs = statistics.delong(truth == 1, np.stack([s[:, 1] for s in scores]), groups)
+                self._aucs = statistics.delong(truth == 1, np.stack([s[:, 1] for s in scores]), groups, folds)
+                if left_out := int(self._aucs.left_out.max()):
+                    n_folds = len(np.unique(folds[0]))
+                    self.notes.append(
+                        f"DeLong: {left_out} of {counted(n_folds, 'fold')} left out, without both classes"
+                    )
             except InputError as error:
                 self.notes.append(f"no DeLong test: {error}")
         if metric == "accuracy" and groups is None:
@@ -250,7 +274,8 @@ class _Rows:
 
     def tests(self, i: int, j: int) -> tuple[dict[str, float], dict[str, float]]:
         if self._aucs is not None:
-            return {"delong": statistics.compare_aucs(self._aucs, i, j).p}, {}
+            found = statistics.compare_aucs(self._aucs, i, j)
+            return {"delong": found.p}, {"delong": found.least_p} if found.least_p else {}
         if self._right is not None:
             found = statistics.mcnemar(self._right[i], self._right[j])
             return {"mcnemar": found.p}, {"mcnemar": found.least_p}
@@ -258,34 +283,53 @@ class _Rows:
 
 
 class _Folds:
-    """Tests over folds."""
+    """Tests over folds; none where there is one test set, or folds differ between runs."""
 
-    def __init__(self, models: Sequence[Sequence[draw.FoldScores]], task: Any, metric: str) -> None:
-        n_folds = len(models[0])
-        one_each = [[[model[fold]] for model in models] for fold in range(n_folds)]
-        values = np.stack([draw.bootstrap(task, each, n_draws=0)[metric][:, 0] for each in one_each])
-        self.values = values[~np.isnan(values).any(1)]  # (folds, models)
-        sizes = np.array([len(part.truth) for part in models[0]])
-        self.test_to_train = float(np.mean(sizes / np.maximum(sizes.sum() - sizes, 1)))
+    def __init__(self, paired: Paired, metric: str) -> None:
+        self.paired = paired
+        self.values = paired.folds(metric)  # (models, folds)
+        self.n = self.values.shape[1]
         self.sign = -1 if metric in LOWER_IS_BETTER else 1
+        n_folds = paired.values[metric].shape[1] if paired.values else 0
         self.notes = []
-        if len(self.values) < n_folds:
-            self.notes.append(
-                f"{metric} is defined in {len(self.values)} of {n_folds} folds: tests over folds use these"
-            )
+        if self.n < n_folds:
+            self.notes.append(f"{metric} is defined in {self.n} of {n_folds} folds: tests over folds use these")
 
     def tests(self, i: int, j: int) -> tuple[dict[str, float], dict[str, float]]:
-        if len(self.values) < 2:
+        if self.n < 2:
             return {}, {}
-        first, second = self.values[:, i], self.values[:, j]
+        first, second = self.values[i], self.values[j]
         ranks = statistics.wilcoxon(first, second)
-        t = statistics.corrected_t(first, second, self.test_to_train)
-        return {"corrected_t": t.p, "wilcoxon": ranks.p}, {"wilcoxon": ranks.least_p}
+        t = statistics.corrected_t(first, second, self.paired.ratio(i, j))
+        least = {"wilcoxon": ranks.least_p}
+        return {"corrected_t": t.p, "wilcoxon": ranks.p}, least | ({"corrected_t": t.least_p} if t.least_p else {})
 
-    def friedman(self) -> float | None:
-        if len(self.values) < 2:
-            return None
-        return statistics.friedman(self.sign * self.values).test.p
+    def friedman(self) -> statistics.Comparison | None:
+        return statistics.friedman(self.sign * self.values.T).test if self.n > 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """All runs, beside each other by twos."""
+
+    names: Sequence[str]
+    paired: Paired
+    metric: str
+    level: float
+    rows: _Rows
+    folds: _Folds
+
+    def difference(self, i: int, j: int) -> Difference:
+        """Return two runs beside each other, by every test that applies, the one that counts first."""
+        change = self.paired.difference(self.metric, i, j, self.level)
+        drawn = self.paired.drawn[self.metric]
+        on_rows, least_on_rows = self.rows.tests(i, j)
+        over_folds, least_over_folds = self.folds.tests(i, j)
+        resampled = draw.p_of_difference((drawn[i] - drawn[j])[1:])
+        p = {change.test: change.p, "bootstrap": resampled, **on_rows, **over_folds}
+        least = {**least_on_rows, **least_over_folds}
+        numbers = (change.value, change.low, change.high, change.test)
+        return Difference(self.names[i], self.names[j], *numbers, p, least, None)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -21,6 +21,7 @@ from headwater.api._lines import counted
 from headwater.api._mapping import mapping_of, merged, refuse_unknown
 from headwater.api._measurements import with_numbers
 from headwater.api._missing import MissingRule
+from headwater.api._numbers import json_safe
 from headwater.api._prompts import SEES
 from headwater.api._protocol import Protocol
 from headwater.api._results import metrics_of, predictions_of
@@ -31,7 +32,7 @@ from headwater.api._samples import (
     require_column,
     with_labels,
 )
-from headwater.api._tested import codes_of, names_key, names_of, scores_of, truth_of
+from headwater.api._tested import codes_of, folds_of, names_key, names_of, scores_of, truth_of
 from headwater.api._writing import described, environment, run_folder, write_run
 from headwater.api.run import Run, open_run
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
@@ -39,14 +40,14 @@ from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.calibration import calibrator_from_dict
+from headwater.evaluate.intervals import Interval, independent_difference, mean_share_interval
+from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.thresholds import at_threshold
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
 
 # Identical reports are written from templates, at any place; where more of them are the same, so is the data.
 SAME_TEXTS = 0.5
-
-Draws = dict[str, NDArray[np.float64]]
 
 
 @reads_runs
@@ -193,15 +194,18 @@ def evaluate(
     metrics = metrics_of(outcome, data, truth, classes=classes, by=of_levels)
     metrics |= counts_of(truth, classes, rows, protocol, missing, "--map", len(labels), say)
     metrics |= positive_section(which)
-    inside, unit = _draws_of(fitted, task, names_of(metrics), n_draws, seed)
+    inside = _within(fitted, task, names_of(metrics), n_draws, seed)
     codes = np.arange(len(y)) if group is None else codes_of(pl.Series(group))
-    outside = draw.bootstrap(task, [[draw.FoldScores(y, scores, codes)]], n_draws=n_draws, seed=seed + 1)
+    outside = Paired.of(task, [[draw.FoldScores(y, scores, codes)]], n_draws=n_draws, seed=seed + 1)
     metrics["external"] = {
         "run": _name(fitted),
         "level": level,
         "n_draws": n_draws,
-        "drawn": {"internal": unit, "external": "sample" if group is None else "group"},
-        "metrics": {name: _beside(name, inside[name][0], outside[name][0], level) for name in outside},
+        "drawn": {
+            "internal": "group" if "group" in fitted.predictions.columns else "sample",
+            "external": "sample" if group is None else "group",
+        },
+        "metrics": {name: _beside(name, inside, outside, level) for name in outside.drawn},
         "shared": shared,
         "allowed": allow_leakage,
     }
@@ -210,7 +214,8 @@ def evaluate(
     if "threshold" in fitted.decision:
         chosen = fitted.decision["threshold"]
         given = at_threshold(y == 1, scores[:, 1], float(chosen["threshold"]))
-        metrics["external"]["threshold"] = {**chosen, **{k: None if np.isnan(v) else v for k, v in given.items()}}
+        intervals = _of_threshold(y == 1, scores[:, 1] >= float(chosen["threshold"]), codes, level)
+        metrics["external"]["threshold"] = {**chosen, **json_safe(given), "intervals": intervals}
     config = {
         "command": "evaluate",
         "run": _name(fitted),
@@ -527,27 +532,37 @@ def _refuse_shared(
 # What comes out
 
 
-def _draws_of(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: int) -> tuple[Draws, str]:
-    """Return each metric of a run's own predictions, as it is and in each draw, and what was drawn."""
+def _within(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: int) -> Paired:
+    """Return a run's own predictions, measured fold by fold."""
     table = run.predictions
     truth, scores = truth_of(table, classes, task), scores_of(table, classes, task)
-    grouped = "group" in table.columns
-    groups = codes_of(table["group"]) if grouped else np.arange(len(table))
-    fold = table["fold"].to_numpy()
-    parts = [np.flatnonzero(fold == number) for number in np.unique(fold)]
-    folds = [draw.FoldScores(truth[rows], scores[rows], groups[rows]) for rows in parts]
-    return draw.bootstrap(task, [folds], n_draws=n_draws, seed=seed), "group" if grouped else "sample"
+    groups = codes_of(table["group" if "group" in table.columns else "id"])
+    folds = [draw.FoldScores(truth[rows], scores[rows], groups[rows]) for rows in folds_of(table)]
+    once = not table["id"].is_duplicated().any()  # with several seeds or draws, folds share samples
+    return Paired.of(task, [folds], n_draws=n_draws, seed=seed, same_folds=once)
 
 
-def _beside(
-    metric: str, internal: NDArray[np.float64], external: NDArray[np.float64], level: float
+def _of_threshold(
+    positive: NDArray[np.bool_], called: NDArray[np.bool_], groups: NDArray[np.int64], level: float
 ) -> dict[str, dict[str, float | None]]:
+    """Return the interval of sensitivity and specificity at the run's threshold."""
+    rows = [np.arange(len(positive))]
+    shares = {"sensitivity": (called, positive), "specificity": (~called, ~positive)}
+    return {
+        name: json_safe(mean_share_interval(*share, groups, rows, level)._asdict()) for name, share in shares.items()
+    }
+
+
+def _beside(metric: str, internal: Paired, external: Paired, level: float) -> dict[str, dict[str, float | None]]:
     """Return a metric inside, outside, and its drop, each with its interval; a drop above 0 is for the worse."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
-    drawn = {"internal": internal, "external": external, "drop": sign * (internal - external)}
-    out: dict[str, dict[str, float | None]] = {}
-    for part, values in drawn.items():
-        low, high = draw.interval(values[1:], level)
-        numbers = {"value": float(values[0]), "low": low, "high": high}
-        out[part] = {name: None if np.isnan(number) else number for name, number in numbers.items()}
-    return out
+    inside, outside = internal.drawn[metric][0], external.drawn[metric][0]
+    of_inside, of_outside = (one.interval(metric, 0, level) for one in (internal, external))
+    if metric in external.evidence[0]:
+        drop = independent_difference(float(inside[0]), of_inside, float(outside[0]), of_outside)
+    else:
+        drop = Interval(*draw.interval((inside - outside)[1:], level))
+    drop = drop if sign > 0 else Interval(-drop.high, -drop.low)
+    values = {"internal": inside[0], "external": outside[0], "drop": sign * (inside[0] - outside[0])}
+    intervals = {"internal": of_inside, "external": of_outside, "drop": drop}
+    return {part: json_safe({"value": values[part], **intervals[part]._asdict()}) for part in values}

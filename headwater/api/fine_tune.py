@@ -477,7 +477,7 @@ class Tuning:
             del config["positive"]  # an older headwater, whose run may be gone on with, did not ask
         rows = ready.rows
         held = [
-            hashed([ready.data.ids, ready.y, rows.groups, *(np.r_[s.train, -1, s.test] for s in ready.splits)]),
+            hashed([ready.data.ids, ready.y, rows.whole, *(np.r_[s.train, -1, s.test] for s in ready.splits)]),
             *(hashed([c.key for c in one.contents]) for one in ready.inputs),
             *(hashed(ready.members[one.name]) for one in ready.inputs),
         ]
@@ -493,7 +493,7 @@ class Tuning:
             ready.y,
             ready.splits,
             grid=self.chosen.searches(self.protocol.seed),
-            groups=ready.rows.groups,
+            groups=ready.rows.whole,
             n_inner_folds=self.protocol.inner_folds,
             seed=self.protocol.seed,
         )
@@ -506,7 +506,7 @@ class Tuning:
             frozen.task, frozen.classes, trained.folds, trained.head, frozen.params, self._selection(frozen, trained)
         )
         frozen, outcome = (ordered(found, y, ready.positive) for found in (frozen, outcome))
-        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units)
+        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units, groups=rows.whole)
         classes = outcome.classes.tolist() if ready.names is None else ready.names
         by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
         metrics = metrics_of(outcome, ready.data, y, classes=classes, params=self.chosen.fixed, by=by) | report.metrics
@@ -515,9 +515,9 @@ class Tuning:
         space = self.chosen.head().search_space
         metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(frozen, space)]
         metrics["leakage"] = ready.leakage
-        metrics["frozen"] = frozen_of(frozen, outcome, y, rows.groups)
+        metrics["frozen"] = frozen_of(frozen, outcome, y, rows.whole)
         metrics["training"] = trained.described
-        predictions = predictions_of(ready.data.ids, y, outcome, [str(c) for c in classes], rows.groups)
+        predictions = predictions_of(ready.data.ids, y, outcome, [str(c) for c in classes], rows.whole)
         features = {name: spec.to_dict() for name, spec in _tuned_specs(ready, trained.adapters).items()}
         config = {**self.config, **protocol.to_dict(), "features": features, "classes": classes}
         config["tokens"] = list(features) if ready.tokens else []

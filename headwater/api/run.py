@@ -128,6 +128,7 @@ class Run(Shown):
             main += TOP_METRICS
         names = [name for name in main if self.mean.get(name) is not None]
         out += indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])
+        out += self._over_present(main, n_folds)
         if len(names) < len(main):
             out.append(self._undefined([name for name in main if name not in names]))
         if "by_output" in self.metrics:
@@ -156,6 +157,18 @@ class Run(Shown):
         out += sample_lines(self.metrics, self.config.get("label_separator"))
         out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
         return out
+
+    def _over_present(self, main: Sequence[str], n_folds: int) -> list[str]:
+        """Write means over the classes or labels that are tested, where some fold has none over all."""
+        partly = [name for name in main if self.metrics.get("n_folds", {}).get(name, n_folds) < n_folds]
+        names = [f"{name}_present" for name in partly if self.mean.get(f"{name}_present") is not None]
+        if not names:
+            return []
+        what = "labels" if self.metrics["task"] == "multilabel" else "classes"
+        n_present, n = self.mean[f"{what}_present"], len(self.metrics["classes"])
+        of_folds = " in a fold, on average" if n_folds > 1 else ""
+        title = f"over the {what} that are tested ({n_present:g} of {n}{of_folds})"
+        return [title, *indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])]
 
     def _undefined(self, names: Sequence[str]) -> str:
         """Say why metrics are not among those that came out."""

@@ -30,7 +30,7 @@ from headwater.api._writing import parquet, to_json
 from headwater.api.run import read_results
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.aggregate import How
-from headwater.evaluate.bootstrap import DEFAULT_METRIC, METRICS
+from headwater.evaluate.bootstrap import METRICS, default_metric
 from headwater.store import Store, open_store
 
 COMMAND = "sweep"
@@ -406,7 +406,7 @@ def _finished(
 ) -> Sweep:
     """Rank what was found, and write it."""
     task = cells[0].results.metrics["task"]
-    metric = metric or DEFAULT_METRIC[task]
+    metric = metric or default_metric(task, [cell.results.metrics["mean"] for cell in cells])
     if metric not in METRICS[task]:
         known = METRICS[task]
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} there are: {', '.join(known)}.")

@@ -56,7 +56,12 @@ def average_precision(truth: Bools, scores: Floats) -> float:
 
 def macro(metric: Callable[[Bools, Floats], float], truth: Bools, scores: Floats) -> float:
     """Compute the mean of a metric over the labels."""
-    return float(np.mean([metric(truth[:, label], scores[:, label]) for label in range(truth.shape[1])]))
+    return mean_of(np.array([metric(truth[:, label], scores[:, label]) for label in range(truth.shape[1])]))
+
+
+def mean_of(values: Floats) -> float:
+    """Compute a mean; NaN of no values."""
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def ece(codes: NDArray[np.int64], probabilities: Floats) -> float:

@@ -45,6 +45,69 @@ def units_of(values: NDArray[Any], column: str) -> Units:
     return Units(column, *encode(values, column))
 
 
+def kept_whole(groups: NDArray[Any] | None, units: Units | None) -> NDArray[Any] | None:
+    """Return what must not be divided so that groups stay whole and units too: the parts that they connect.
+
+    Parameters
+    ----------
+    groups : array of shape (n_samples,), optional
+        Such as patients; left out, rows are independent but for their units.
+    units
+        What scores are brought to, such as exams.
+
+    Returns
+    -------
+    array of shape (n_samples,) or None
+        The groups, where each unit is within one; the names of units, where each group is within one; else, for rows
+        that share groups or units with others in turn, the first group among them.
+
+    Raises
+    ------
+    SplitError
+        When all rows are connected.
+
+    Examples
+    --------
+    Exams within patients, and patients within clusters:
+
+    >>> patient, exam = np.array(["p", "p", "q"]), np.array([1, 2, 3])
+    >>> kept_whole(patient, units_of(exam, "exam")).tolist(), kept_whole(exam, units_of(patient, "patient")).tolist()
+    (['p', 'p', 'q'], ['p', 'p', 'q'])
+
+    A cassette that holds two patients joins them:
+
+    >>> patient, cassette = np.array(["p", "p", "q", "r"]), np.array([1, 2, 2, 3])
+    >>> kept_whole(patient, units_of(cassette, "cassette")).tolist()
+    ['p', 'p', 'p', 'r']
+    """
+    if units is None:
+        return groups
+    of_unit: NDArray[Any] = units.names[units.codes]
+    if groups is None:
+        return of_unit
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names, codes = encode(groups, "groups")
+    shape = (len(names), len(units.names))
+    n_nodes = sum(shape)
+    edges = coo_array((np.ones(len(codes)), (codes, len(names) + units.codes)), shape=(n_nodes, n_nodes))
+    n_parts, part = connected_components(edges, directed=False)
+    if n_parts == 1 < min(shape):
+        raise SplitError(
+            f"--per {units.column}: with --groups, its values connect all samples, so that no split can keep both "
+            "whole. Name units that lie within one group, such as a patient's exams, or leave one of the options out."
+        )
+    if n_parts == len(names):
+        return groups
+    if n_parts == len(units.names):
+        return of_unit
+    first = np.full(n_parts, len(names))
+    np.minimum.at(first, part[: len(names)], np.arange(len(names)))
+    joined: NDArray[Any] = names[first[part[codes]]]
+    return joined
+
+
 def refuse_straddling(units: Units, splits: Sequence[Split]) -> None:
     """Raise `SplitError` when a unit has rows on both sides of a split."""
     for split in splits:
@@ -52,7 +115,7 @@ def refuse_straddling(units: Units, splits: Sequence[Split]) -> None:
         if len(both):
             raise SplitError(
                 f"--per {units.column}: {units.names[both[0]]!s} has training and test rows in fold {split.fold}. "
-                f"Keep each {units.column} whole: --groups {units.column}, or a column that holds several of them."
+                f"Correct the split so that each {units.column} is on one side, or use --folds, which keeps them whole."
             )
 
 

@@ -1,8 +1,8 @@
 """Intervals by drawing patients again: of a metric, and of the difference between two models.
 
 What is drawn are the groups of each fold's test rows, with replacement; a metric is then the mean over folds, as it is
-reported. All draws are made at once: a draw is a weight for every row, so that most metrics are sums weighted by one
-matrix.
+reported. The interval of a share is made from the spread of the draws, see `headwater.evaluate.intervals`. All draws
+are made at once: a draw is a weight for every row, so that most metrics are sums weighted by one matrix.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.errors import InputError
 from headwater.evaluate import regression
+from headwater.evaluate.intervals import Evidence, Interval, require_level, share_interval
 from headwater.evaluate.metrics import Task
 
 Floats = NDArray[np.float64]
 ROWS_AT_ONCE = 4_000_000  # weights, of rows times draws
 METRICS: Mapping[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier"),
-    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
-    "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+    "multiclass": (
+        *("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+        *("balanced_accuracy_present", "f1_macro_present", "auc_present"),
+    ),
+    "multilabel": (
+        *("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+        *("auc_macro_present", "f1_macro_present"),
+    ),
     "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
 }
 DEFAULT_METRIC: Mapping[Task, str] = {
@@ -32,7 +38,21 @@ DEFAULT_METRIC: Mapping[Task, str] = {
     "multilabel": "auc_macro",
     "regression": "r2",
 }
+PRESENT = "_present"
+"""What the name of a mean over the classes or labels that are tested ends in, where one over all may be undefined."""
 LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece", "mae", "rmse")
+
+
+def default_metric(task: Task, means: Sequence[Mapping[str, float | None]]) -> str:
+    """Return the metric that models are compared by, given the means that they report of each.
+
+    The AUC, macro for labels, over the classes or labels that are tested where it is not defined over all; r2 of a
+    regression.
+    """
+    name = DEFAULT_METRIC[task]
+    if all(mean.get(name) is not None for mean in means) or name + PRESENT not in METRICS[task]:
+        return name
+    return name + PRESENT
 
 
 @dataclass(frozen=True)
@@ -47,23 +67,36 @@ class FoldScores:
     scores
         Probabilities, of shape ``(n, n_classes)`` or ``(n, n_labels)``; or what is predicted, ``(n, n_outputs)``.
     groups
-        What is drawn, int64, of shape ``(n,)``.
+        What is drawn, int64, of shape ``(n,)``; numbers from 0, the same in all folds.
+    n_train
+        How many rows the model was trained on; None where that is not known.
     """
 
     truth: NDArray[Any]
     scores: Floats
     groups: NDArray[np.int64]
+    n_train: int | None = None
 
 
 def bootstrap(
-    task: Task, models: Sequence[Sequence[FoldScores]], *, n_draws: int = 2000, seed: int = 0
+    task: Task,
+    models: Sequence[Sequence[FoldScores]],
+    *,
+    n_draws: int = 2000,
+    seed: int = 0,
+    within_folds: bool = True,
 ) -> dict[str, Floats]:
-    """Draw the groups of each fold again and again, and measure every model on the same draws.
+    """Draw groups again and again, and measure every model on the same draws.
+
+    Scores are compared within a fold alone: those of two folds are of two fits.
 
     Parameters
     ----------
     models
-        For each model, its folds; rows and groups of all models are the same, in the same order.
+        For each model, its folds.
+    within_folds
+        Draw the groups of each fold by themselves; rows and groups of all models are then the same, in the same order.
+        Otherwise groups are drawn from all folds together, which may differ between models and share groups.
 
     Returns
     -------
@@ -76,25 +109,58 @@ def bootstrap(
     Efron and Tibshirani, An introduction to the bootstrap, 1993, chapters 6 and 8 (clusters are what is drawn).
     """
     rng = np.random.default_rng(seed)
-    totals: dict[str, Floats] = {name: np.zeros((len(models), 1 + n_draws)) for name in METRICS[task]}
-    counts = {name: np.zeros((len(models), 1 + n_draws)) for name in METRICS[task]}
-    for fold in range(len(models[0])):
-        groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
-        n_groups = int(groups.max()) + 1
-        width = models[0][fold].scores.shape[1] if task == "multilabel" else 1  # whose weights are repeated
+    sums = _Sums(task, (len(models), 1 + n_draws))
+    if within_folds:
+        for fold in range(len(models[0])):
+            groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
+            draws = _drawn(rng, int(groups.max()) + 1, n_draws)
+            for m, model in enumerate(models):
+                sums.add(m, model[fold], draws, groups)
+    else:
+        draws = _drawn(rng, 1 + max(int(fold.groups.max()) for model in models for fold in model), n_draws)
+        for m, model in enumerate(models):
+            for one in model:
+                sums.add(m, one, draws, one.groups)
+    return sums.means()
+
+
+def fold_values(task: Task, models: Sequence[Sequence[FoldScores]]) -> dict[str, Floats]:
+    """Return each metric of each model in each of its folds, of shape ``(n_models, n_folds)``; NaN where undefined."""
+    each = [[_MEASURES[task](f.truth, f.scores, np.ones((1, len(f.truth)))) for f in model] for model in models]
+    return {name: np.array([[float(of[name][0]) for of in model] for model in each]) for name in METRICS[task]}
+
+
+def _drawn(rng: np.random.Generator, n_groups: int, n_draws: int) -> Floats:
+    """Return how often each group counts, of shape ``(1 + n_draws, n_groups)``: first once, then as it is drawn."""
+    return np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
+
+
+class _Sums:
+    """Sums of each metric over folds, of shape ``(n_models, 1 + n_draws)``, and how many folds have it."""
+
+    def __init__(self, task: Task, shape: tuple[int, int]) -> None:
+        self.task = task
+        self.totals = {name: np.zeros(shape) for name in METRICS[task]}
+        self.counts = {name: np.zeros(shape) for name in METRICS[task]}
+
+    def add(self, model: int, fold: FoldScores, draws: Floats, groups: NDArray[np.int64]) -> None:
+        """Add a fold of a model, whose rows count as often as their groups, by number, are drawn."""
+        width = fold.scores.shape[1] if self.task == "multilabel" else 1  # whose weights are repeated
         step = max(1, ROWS_AT_ONCE // (len(groups) * width))
-        draws = np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
-        for start in range(0, 1 + n_draws, step):
+        for start in range(0, len(draws), step):
             some = slice(start, start + step)
             weights = draws[some][:, groups]
-            for m, model in enumerate(models):
-                found = _MEASURES[task](model[fold].truth, model[fold].scores, weights)
-                for name, values in found.items():
-                    defined = ~np.isnan(values)
-                    totals[name][m, some] += np.where(defined, values, 0)
-                    counts[name][m, some] += defined
-    with np.errstate(invalid="ignore"):
-        return {name: totals[name] / np.where(counts[name] > 0, counts[name], np.nan) for name in totals}
+            there = np.asarray(weights.any(1))
+            found = _MEASURES[self.task](fold.truth, fold.scores, weights[there])
+            for name, values in found.items():
+                here = np.full(len(there), np.nan)
+                here[there] = values
+                self.totals[name][model, some] += np.nan_to_num(here)
+                self.counts[name][model, some] += ~np.isnan(here)
+
+    def means(self) -> dict[str, Floats]:
+        counts = {name: np.where(count > 0, count, np.nan) for name, count in self.counts.items()}
+        return {name: total / counts[name] for name, total in self.totals.items()}
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
@@ -104,13 +170,29 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
     ----------
     Efron and Tibshirani, 1993, section 13.3.
     """
-    if not 0 < level < 1:
-        raise InputError(f"a level is between 0 and 1, such as 0.95, but is {level}.")
+    require_level(level)
     kept = values[~np.isnan(values)]
     if not len(kept):
         return float("nan"), float("nan")
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def metric_interval(drawn: Floats, evidence: Evidence | None, level: float = 0.95) -> Interval:
+    """Return the interval of a metric: of a share by `share_interval`, else the percentile interval.
+
+    Parameters
+    ----------
+    drawn : float64 array of shape (1 + n_draws,)
+        What `bootstrap` returns of a model: the value as it is, and in each draw, whose spread is its standard error.
+    evidence
+        What a share is measured on, from `evidence_of`; None for a metric that is no share.
+    """
+    if evidence is None:
+        return Interval(*interval(drawn[1:], level))
+    kept = drawn[1:][~np.isnan(drawn[1:])]
+    error = float(kept.std(ddof=1)) if len(kept) > 1 else float("nan")
+    return share_interval(float(drawn[0]), error, evidence, level)
 
 
 def p_of_difference(differences: Floats) -> float:
@@ -130,16 +212,21 @@ def p_of_difference(differences: Floats) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference with its interval and its two-sided p."""
+    """A paired difference with its interval and its two-sided p, and the test that both are of."""
 
     value: float
     low: float
     high: float
     p: float
+    test: str = "bootstrap"
 
 
 def difference(first: Floats, second: Floats, level: float = 0.95) -> Difference:
-    """Return how far the first of two models is above the second, both being rows of what `bootstrap` returns."""
+    """Return how far the first of two models is above the second, both being rows of what `bootstrap` returns.
+
+    What is drawn are groups, and the models stay as they are: of procedures that were trained anew in each fold, see
+    `headwater.evaluate.paired.Paired`.
+    """
     change = first - second
     low, high = interval(change[1:], level)
     return Difference(float(change[0]), low, high, p_of_difference(change[1:]))
@@ -172,7 +259,11 @@ def _of_classes(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> di
         out["auc"] = _auc(truth == 1, scores[:, 1], weights)
         out["brier"] = weights @ (scores[:, 1] - truth) ** 2 / total
     else:
-        out["auc"] = np.mean([_auc(truth == c, scores[:, c], weights) for c in range(k)], axis=0)
+        each = np.stack([_auc(truth == c, scores[:, c], weights) for c in range(k)], axis=1)
+        out["auc"] = each.mean(1)
+        out["auc_present"] = _mean_of_present(each)
+        out["balanced_accuracy_present"] = _mean_of_present(recall)
+        out["f1_macro_present"] = _mean_of_present(np.where(of_truth > 0, f1, np.nan))
     return out
 
 
@@ -184,15 +275,25 @@ def _of_labels(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> dic
     with np.errstate(divide="ignore", invalid="ignore"):
         f1 = np.where(of_truth > 0, 2 * both / (of_truth + of_predicted), np.nan)
         f1_micro = 2 * both.sum(1) / (of_truth.sum(1) + of_predicted.sum(1))
-    each = np.stack([_auc(positive[:, c], scores[:, c], weights) for c in range(scores.shape[1])])
+    each = np.stack([_auc(positive[:, c], scores[:, c], weights) for c in range(scores.shape[1])], axis=1)
     repeated = np.repeat(weights, scores.shape[1], axis=1)
     return {
-        "auc_macro": each.mean(0),
+        "auc_macro": each.mean(1),
         "auc_micro": _auc(positive.ravel(), scores.ravel(), repeated),
         "f1_macro": f1.mean(1),
         "f1_micro": f1_micro,
         "hamming": weights @ (positive != predicted).mean(1) / weights.sum(1),
+        "auc_macro_present": _mean_of_present(each),
+        "f1_macro_present": _mean_of_present(np.where(np.isnan(each), np.nan, f1)),
     }
+
+
+def _mean_of_present(each: Floats) -> Floats:
+    """Return the mean over classes or labels, the second axis, of those that are defined; NaN where none is."""
+    there = ~np.isnan(each)
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.where(there, each, 0).sum(1) / there.sum(1)
+    return means
 
 
 def _of_numbers(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:

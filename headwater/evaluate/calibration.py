@@ -7,7 +7,7 @@ Truth is class numbers of shape (n,), with scores (n, n_classes) that add up to 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -195,10 +195,7 @@ def calibration_error(task: Task, truth: Integers, scores: Floats) -> dict[str, 
     ----------
     Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 78, 1950.
     """
-    of_bins = reliability(task, truth, scores)
-    n = np.array(of_bins["count"])
-    gap = [abs(a - c) for a, c in zip(of_bins["accuracy"], of_bins["confidence"], strict=True) if a is not None]
-    ece = float(np.dot(n[n > 0], gap) / n.sum())
+    ece = ece_of(reliability(task, truth, scores))
     if task == "multilabel":
         of_truth = np.where(truth == 1, scores, 1 - scores)
         brier = float(np.mean((scores - truth) ** 2))
@@ -207,6 +204,13 @@ def calibration_error(task: Task, truth: Integers, scores: Floats) -> dict[str, 
         squared = (scores - np.eye(scores.shape[1])[truth]) ** 2
         brier = float(squared.sum(1).mean()) / (2 if task == "binary" else 1)
     return {"log_loss": float(-np.log(np.clip(of_truth, _LEAST, 1)).mean()), "ece": ece, "brier": brier}
+
+
+def ece_of(bins: Mapping[str, Sequence[Any]]) -> float:
+    """Return the expected calibration error of bins, as `reliability` returns them."""
+    n = np.array(bins["count"])
+    gap = [abs(a - c) for a, c in zip(bins["accuracy"], bins["confidence"], strict=True) if a is not None]
+    return float(np.dot(n[n > 0], gap) / n.sum())
 
 
 def reliability(task: Task, truth: Integers, scores: Floats) -> dict[str, list[Any]]:

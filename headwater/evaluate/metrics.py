@@ -1,7 +1,8 @@
 """How good predictions are: one dictionary of named numbers for each kind of task.
 
-A metric that needs a class, or both sides of a label, that the tested rows lack is NaN. It is never replaced by a
-number that would mean something else, such as a mean over the classes that happen to be there.
+A metric that needs a class, or both sides of a label, that the tested rows lack is NaN. A mean over the classes or
+labels that happen to be there means something else: it has a name of its own, that ends in ``_present``, and their
+number.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from headwater.errors import InputError, nearest
 from headwater.evaluate import regression
 from headwater.evaluate._labels import count_nulls, counted, encode
-from headwater.evaluate._measures import auc, average_precision, ece, f1_micro, macro, of_each_label
+from headwater.evaluate._measures import auc, average_precision, ece, f1_micro, macro, mean_of, of_each_label
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Floats = NDArray[np.float64]
@@ -90,12 +91,15 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
 
         **multiclass**: accuracy, balanced_accuracy, precision and recall (means over the classes), f1_macro,
         f1_micro, auc (the mean over the classes of one against the rest), auc_macro (the same), auc_micro, log_loss,
-        ece.
+        ece. Over the classes that some row has: balanced_accuracy_present, f1_macro_present and auc_present, and their
+        number, classes_present.
 
         **multilabel**: auc_micro, auc_macro, average_precision (the mean over the labels), and, from labels predicted
         where their probability is above 0.5, f1_micro, f1_macro, hamming (the share of wrong entries). From the three
         labels with the highest scores of each sample, whatever the scores: top3_f1_micro, top3_f1_macro, top3_hamming,
-        and top3_1, top3_2, top3_3, the share of samples with at least 1, 2, 3 true labels among them.
+        and top3_1, top3_2, top3_3, the share of samples with at least 1, 2, 3 true labels among them. Over the labels
+        that some rows have and some have not: auc_macro_present, average_precision_present, f1_macro_present and
+        top3_f1_macro_present, and their number, labels_present.
 
         **regression**: r2, mae, rmse, pearson, spearman, each the mean over the outputs; see
         `headwater.evaluate.regression.of_each_output` for those of each.
@@ -267,6 +271,7 @@ def _multiclass(codes: Codes, probabilities: Floats) -> dict[str, float]:
     truth, predicted = one_hot[codes], one_hot[probabilities.argmax(axis=1)]
     precision, recall, f1 = of_each_label(truth, predicted)
     one_against_rest = macro(auc, truth, probabilities)
+    present = np.asarray(truth.any(axis=0))
     return {
         "accuracy": float(np.mean(truth[predicted])),
         "balanced_accuracy": float(recall.mean()),
@@ -279,6 +284,10 @@ def _multiclass(codes: Codes, probabilities: Floats) -> dict[str, float]:
         "auc_micro": auc(truth.ravel(), probabilities.ravel()),
         "log_loss": float(log_loss_many(codes, probabilities[None])[0]),
         "ece": ece(codes, probabilities),
+        "balanced_accuracy_present": float(recall[present].mean()),
+        "f1_macro_present": float(f1[present].mean()),
+        "auc_present": macro(auc, truth[:, present], probabilities[:, present]),
+        "classes_present": float(present.sum()),
     }
 
 
@@ -288,17 +297,25 @@ def _multilabel(truth: NDArray[np.bool_], probabilities: Floats) -> dict[str, fl
     top = np.zeros_like(truth)
     np.put_along_axis(top, highest, True, axis=1)
     n_hits = np.sum(truth & top, axis=1)
+    present = np.asarray(truth.any(axis=0) & ~truth.all(axis=0))
+    among = truth[:, present], probabilities[:, present]
+    f1, top_f1 = of_each_label(truth, predicted)[2], of_each_label(truth, top)[2]
     return {
         "auc_micro": auc(truth.ravel(), probabilities.ravel()),
         "auc_macro": macro(auc, truth, probabilities),
         "average_precision": macro(average_precision, truth, probabilities),
         "f1_micro": f1_micro(truth, predicted),
-        "f1_macro": float(of_each_label(truth, predicted)[2].mean()),
+        "f1_macro": float(f1.mean()),
         "hamming": float(np.mean(truth != predicted)),
         "top3_f1_micro": f1_micro(truth, top),
-        "top3_f1_macro": float(of_each_label(truth, top)[2].mean()),
+        "top3_f1_macro": float(top_f1.mean()),
         "top3_hamming": float(np.mean(truth != top)),
         **{f"top3_{least}": float(np.mean(n_hits >= least)) for least in range(1, _N_TOP + 1)},
+        "auc_macro_present": macro(auc, *among),
+        "average_precision_present": macro(average_precision, *among),
+        "f1_macro_present": float(mean_of(f1[present])),
+        "top3_f1_macro_present": float(mean_of(top_f1[present])),
+        "labels_present": float(present.sum()),
     }
 
 

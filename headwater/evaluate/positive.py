@@ -17,6 +17,7 @@ _PAIRS = {  # negative, and its positive
     "n": "y",
     "false": "true",
     "benign": "malignant",
+    "b": "m",  # as data sets of mammograms shorten it
     "negative": "positive",
     "neg": "pos",
     "-": "+",

@@ -6,15 +6,22 @@ taken to be alike: what is drawn, or counted as independent, are groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import InputError
+from headwater.evaluate.intervals import Evidence, Interval, share_interval
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+_MOST_EXACT = 300  # folds for which sums of signed ranks are counted
+_MOST_ARRANGEMENTS = 50_000
+_N_DRAWN = 20_000
 
 
 class Comparison(NamedTuple):
@@ -36,17 +43,44 @@ class Comparison(NamedTuple):
 
 
 class AUCs(NamedTuple):
-    """Areas under the curve of r models on the same rows, of shape ``(r,)``, and their covariance, ``(r, r)``."""
+    """Areas under the ROC curve of r models on the same rows.
+
+    Attributes
+    ----------
+    auc : float64 array of shape (r,)
+        With folds, the mean over the folds that have both classes.
+    covariance : float64 array of shape (r, r)
+    left_out : int64 array of shape (r,)
+        Folds of each model that lack a class, which are not counted.
+    pairs : int64 array of shape (r,)
+        Disjoint pairs of a positive and a negative group, within folds: chances to be wrong that are independent.
+    groups : int64 array of shape (2,)
+        Groups with positives, and with negatives.
+    """
 
     auc: Floats
     covariance: Floats
+    left_out: Integers
+    pairs: Integers
+    groups: Integers
+
+    def interval(self, model: int = 0, level: float = 0.95) -> Interval:
+        """Return the confidence interval of a model's AUC, on the logit scale; see `share_interval`."""
+        evidence = Evidence(tuple(self.groups.tolist()), (int(self.pairs[model]),))
+        return share_interval(float(self.auc[model]), float(self.covariance[model, model] ** 0.5), evidence, level)
 
 
-# On rows: one set of tested rows, two models or more
+# On rows: the same tested rows, two models or more
 
 
-def delong(truth: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None) -> AUCs:
+def delong(
+    truth: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None, folds: ArrayLike | None = None
+) -> AUCs:
     """Estimate the AUC of each model and their covariance, without resampling.
+
+    With folds, each fold's scores are those of another fit, so that scores are compared within a fold alone: the AUC is
+    the mean over folds, and its variance is put together from those of the folds. A fold with one group of a class
+    says nothing about the variance: it is taken to be as variable as the others.
 
     Parameters
     ----------
@@ -56,49 +90,54 @@ def delong(truth: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None)
         Scores of r models.
     groups : array of shape (n_samples,), optional
         Rows of a group are correlated; left out, each row is on its own.
+    folds : array of shape (n_samples,) or (r, n_samples), optional
+        The fold that tested each row, for all models or for each; left out, all rows are one test set.
 
     Raises
     ------
     InputError
-        When one of the two classes is missing, or in fewer than two groups.
+        When no fold has at least two groups with positives, or none at least two with negatives.
 
     References
     ----------
-    DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988; for groups Obuchowski, Biometrics 53, 1997, section 2.
+    DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988; for groups Obuchowski, Biometrics 53, 1997, section 2, with
+    ``n / (n - 1)`` of each class's groups in its covariance between the classes too. LeDell, Petersen and van der Laan,
+    Electronic Journal of Statistics 9, 2015, for the mean over folds.
 
     Examples
     --------
     >>> delong([0, 0, 1, 1], [[0.1, 0.4, 0.35, 0.8]]).auc
     array([0.75])
+
+    The same order in both folds, but scores of the second are higher:
+
+    >>> found = delong([0, 1, 0, 1, 0, 1, 0, 1], [[1, 2, 1, 2, 5, 6, 5, 6]], folds=[0, 0, 0, 0, 1, 1, 1, 1])
+    >>> found.auc, found.pairs
+    (array([1.]), array([4]))
     """
     positive, values = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
     if np.isnan(values).any():
         raise InputError("scores are NaN: a model that made them did not converge.")
-    cluster = np.arange(len(positive)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    m, n = int(positive.sum()), int((~positive).sum())
-    n_positive = np.bincount(cluster, positive)
-    n_negative = np.bincount(cluster, ~positive)
-    here, there = int((n_positive > 0).sum()), int((n_negative > 0).sum())
-    if here < 2 or there < 2:
-        raise InputError(
-            f"an interval of the AUC needs both classes in at least two groups each, but there are {here} with "
-            f"positives and {there} with negatives."
-        )
-    # the share of the other class that each row is on the right side of, ties counted half
-    wins = np.stack([_placements(row, positive) for row in values])
-    auc = wins[:, positive].mean(1)
-    # sums over the rows of each group, less what is expected of so many
-    off_positive = np.stack([np.bincount(cluster, row * positive) for row in wins]) - n_positive * auc[:, None]
-    off_negative = np.stack([np.bincount(cluster, row * ~positive) for row in wins]) - n_negative * auc[:, None]
-    n_clusters = len(n_positive)
-    covariance = here / (here - 1) / m**2 * off_positive @ off_positive.T
-    covariance += there / (there - 1) / n**2 * off_negative @ off_negative.T
-    mixed = n_clusters / (n_clusters - 1) / (m * n) * off_positive @ off_negative.T
-    return AUCs(auc, covariance + mixed + mixed.T)
+    n = len(positive)
+    cluster = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    fold = np.zeros(n, np.int64) if folds is None else np.unique(np.asarray(folds), return_inverse=True)[1]
+    fold_of = np.broadcast_to(fold.reshape(-1, n), values.shape)
+    found = [_mean_auc(row, positive, cluster, own) for row, own in zip(values, fold_of, strict=True)]
+    of_groups = np.stack([np.bincount(cluster, weights=one.influence) for one in found])
+    return AUCs(
+        np.array([one.auc for one in found]),
+        np.asarray(of_groups @ of_groups.T, np.float64),
+        np.array([one.left_out for one in found]),
+        np.array([one.pairs for one in found]),
+        np.array([len(np.unique(cluster[positive])), len(np.unique(cluster[~positive]))]),
+    )
 
 
 def compare_aucs(found: AUCs, first: int = 0, second: int = 1) -> Comparison:
     """Test whether two of some models have the same AUC.
+
+    Where the difference does not vary (two AUCs of 0 or 1), p is that of as many coin tosses as there are independent
+    pairs of a positive and a negative group, all on one side.
 
     References
     ----------
@@ -111,9 +150,7 @@ def compare_aucs(found: AUCs, first: int = 0, second: int = 1) -> Comparison:
     variance = float(contrast @ found.covariance @ contrast)
     difference = float(contrast @ found.auc)
     if variance <= 1e-16:
-        return (
-            Comparison(0.0, 1.0) if abs(difference) < 1e-12 else Comparison(float(np.copysign(np.inf, difference)), 0.0)
-        )
+        return _certain(difference, int(found.pairs[[first, second]].min()))
     z = difference / variance**0.5
     return Comparison(z, float(2 * norm.sf(abs(z))))
 
@@ -153,34 +190,74 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> Comparison:
 def wilcoxon(first: ArrayLike, second: ArrayLike) -> Comparison:
     """Test whether two models differ over folds, by the ranks of their differences.
 
-    Folds in which they are equal say nothing and are left out. ``least_p`` is what n folds can give at best: with five
-    folds 0.0625, so that no result of theirs is below 0.05.
-
-    References
-    ----------
-    Wilcoxon, Biometrics Bulletin 1, 1945; p is exact for up to 25 folds without ties of size.
-    """
-    from scipy.stats import wilcoxon as test
-
-    difference = _paired(first, second)
-    difference = difference[np.abs(difference) > 1e-12]
-    if len(difference) == 0:
-        return Comparison(0.0, 1.0, 1.0)
-    sizes = np.abs(difference)
-    exact = len(difference) <= 25 and len(np.unique(sizes.round(12))) == len(sizes)
-    found = test(difference, method="exact" if exact else "approx", correction=not exact)
-    return Comparison(float(found.statistic), min(1.0, float(found.pvalue)), min(1.0, 2.0 ** (1 - len(difference))))
-
-
-def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Comparison:
-    """Test whether two models differ over folds, allowing for training rows that folds share.
+    Folds in which they are equal say nothing and are left out; equal sizes share the mean of their ranks. p is exact,
+    of all ways to give the differences signs. ``least_p`` is what n folds can give at best: with five folds 0.0625, so
+    that no result of theirs is below 0.05.
 
     Parameters
     ----------
     first, second : float arrays of shape (n_folds,)
         A metric of each model in each fold.
+
+    Returns
+    -------
+    Comparison
+        The statistic is the smaller of the two sums of ranks.
+
+    References
+    ----------
+    Wilcoxon, Biometrics Bulletin 1, 1945. Streitberg and Röhmel, Statistical Software Newsletter 12, 1986: the exact
+    distribution with ties, one difference after the other.
+
+    Examples
+    --------
+    >>> found = wilcoxon([0.9, 0.8, 0.7, 0.9, 0.8], [0.8, 0.7, 0.6, 0.8, 0.7])
+    >>> found.p, found.least_p
+    (0.0625, 0.0625)
+    """
+    from scipy.stats import norm, rankdata
+
+    difference = _paired(first, second).round(12)
+    difference = difference[difference != 0]
+    n = len(difference)
+    if n == 0:
+        return Comparison(0.0, 1.0, 1.0)
+    doubled = (2 * rankdata(np.abs(difference))).astype(np.int64)  # whole numbers, with ties too
+    above = int(doubled[difference > 0].sum())
+    smaller = min(above, int(doubled.sum()) - above)
+    least = 2.0 ** (1 - n)
+    if n <= _MOST_EXACT:
+        p = 2 * float(_signed_sums(doubled)[: smaller + 1].sum())
+    else:
+        spread = float(np.sqrt((doubled**2).sum() / 4))
+        p = 2 * float(norm.cdf((smaller + 1 - doubled.sum() / 2) / spread))  # a step of doubled ranks nearer
+    return Comparison(smaller / 2, float(np.clip(p, least, 1)), least)
+
+
+def _signed_sums(ranks: Integers) -> Floats:
+    """Return the chance of each sum, from 0, of the ranks that have a plus, signs being coin tosses."""
+    chance = np.zeros(int(ranks.sum()) + 1)
+    chance[0] = 1
+    reached = 0
+    for rank in ranks.tolist():
+        moved = chance[: reached + 1] / 2
+        chance[: reached + 1] = moved
+        chance[rank : rank + reached + 1] += moved
+        reached += rank
+    return chance
+
+
+def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Comparison:
+    """Test whether two procedures differ over folds, allowing for training rows that folds share.
+
+    Where all folds differ by the same amount, t is not defined, and p is that of n coin tosses on one side.
+
+    Parameters
+    ----------
+    first, second : float arrays of shape (n_folds,)
+        A metric of each procedure in each fold.
     test_to_train
-        Test rows of a fold for each training row: 1 / (k - 1) in k-fold cross-validation.
+        Test rows of a fold for each row that was trained on: 1 / (k - 1) in k-fold cross-validation.
 
     References
     ----------
@@ -191,13 +268,36 @@ def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Co
 
     difference = _paired(first, second)
     n = len(difference)
+    error = _corrected_error(difference, test_to_train)
+    if error <= 1e-12:
+        return _certain(float(difference.mean()), n)
+    statistic = float(difference.mean()) / error
+    return Comparison(statistic, float(2 * student.sf(abs(statistic), n - 1)))
+
+
+def corrected_t_interval(
+    first: ArrayLike, second: ArrayLike, test_to_train: float, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the confidence interval of the difference that `corrected_t` tests, first less second.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in corrected_t_interval([0.9, 0.8, 0.85], [0.7, 0.75, 0.7], 0.5)]
+    [-0.167, 0.433]
+    """
+    from scipy.stats import t as student
+
+    difference = _paired(first, second)
+    half = student.ppf((1 + level) / 2, len(difference) - 1) * _corrected_error(difference, test_to_train)
+    return float(difference.mean() - half), float(difference.mean() + half)
+
+
+def _corrected_error(difference: Floats, test_to_train: float) -> float:
+    """Return the standard error of the mean of differences over folds."""
+    n = len(difference)
     if n < 2:
         raise InputError("a t test over folds needs at least two folds.")
-    variance = float(difference.var(ddof=1))
-    if variance <= 1e-24:
-        return _certain(float(difference.mean()))
-    statistic = float(difference.mean()) / ((1 / n + test_to_train) * variance) ** 0.5
-    return Comparison(statistic, float(2 * student.sf(abs(statistic), n - 1)))
+    return float(((1 / n + test_to_train) * difference.var(ddof=1)) ** 0.5)
 
 
 class Ranks(NamedTuple):
@@ -221,6 +321,9 @@ class Ranks(NamedTuple):
 def friedman(values: ArrayLike) -> Ranks:
     """Compare many models over folds, or over data sets, by their ranks.
 
+    p is that of permutations of the models within each fold: of all of them where there are few, else of 20,000 drawn
+    ones. ``least_p`` is what so many folds and models can give at best.
+
     Parameters
     ----------
     values : float array of shape (n_folds, n_models)
@@ -229,8 +332,14 @@ def friedman(values: ArrayLike) -> Ranks:
     References
     ----------
     Friedman, JASA 32, 1937; Nemenyi's post-hoc test, as in Demšar, JMLR 7, 2006, section 3.2.2.
+
+    Examples
+    --------
+    >>> found = friedman([[0.9, 0.8, 0.7], [0.8, 0.7, 0.6]])
+    >>> round(found.test.p, 4), round(found.test.least_p, 4)
+    (0.1667, 0.1667)
     """
-    from scipy.stats import friedmanchisquare, rankdata, studentized_range
+    from scipy.stats import rankdata, studentized_range
 
     table = np.asarray(values, np.float64)
     if table.ndim != 2 or table.shape[1] < 3 or len(table) < 2:
@@ -239,14 +348,31 @@ def friedman(values: ArrayLike) -> Ranks:
         raise InputError("the Friedman test needs a number for every model in every fold.")
     n, k = table.shape
     ranks = rankdata(-table.round(12), axis=1)
-    if (ranks == ranks[:, :1]).all():
-        return Ranks(Comparison(0.0, 1.0), ranks.mean(0), np.ones((k, k)))
-    found = friedmanchisquare(*table.round(12).T)
     mean = ranks.mean(0)
+    if (ranks == ranks[:, :1]).all():
+        return Ranks(Comparison(0.0, 1.0, 1.0), mean, np.ones((k, k)))
+    spread = ranks.var(axis=1, ddof=1).mean()
+    test = Comparison(float(n * ((mean - mean.mean()) ** 2).sum() / spread), *_permuted(ranks))
     distance = np.abs(mean[:, None] - mean[None]) / (k * (k + 1) / (6 * n)) ** 0.5
     p = studentized_range.sf(distance * 2**0.5, k, np.inf)
     np.fill_diagonal(p, 1.0)
-    return Ranks(Comparison(float(found.statistic), float(found.pvalue)), mean, np.clip(p, 0, 1))
+    return Ranks(test, mean, np.clip(p, 0, 1))
+
+
+def _permuted(ranks: Floats) -> tuple[float, float]:
+    """Return how often models permuted within folds have sums of ranks as far apart, and the least that can be."""
+    n, k = ranks.shape
+    found = (ranks.sum(0) ** 2).sum() - 1e-9
+    if math.factorial(k) ** (n - 1) <= _MOST_ARRANGEMENTS:  # the order of the first fold's models changes nothing
+        every = np.array(list(permutations(range(k))))
+        sums = ranks[:1]
+        for row in ranks[1:]:
+            sums = (sums[:, None] + row[every][None]).reshape(-1, k)
+        squares = (sums**2).sum(1)
+        return float((squares >= found).mean()), float((squares >= squares.max() - 1e-9).mean())
+    drawn = np.random.default_rng(0).permuted(np.broadcast_to(ranks, (_N_DRAWN, n, k)), axis=2)
+    n_as_far = int(((drawn.sum(1) ** 2).sum(1) >= found).sum())
+    return (1 + n_as_far) / (1 + _N_DRAWN), 1 / (1 + _N_DRAWN)
 
 
 # Over many tests
@@ -254,6 +380,8 @@ def friedman(values: ArrayLike) -> Ranks:
 
 def holm(p: ArrayLike) -> Floats:
     """Adjust p values so that the chance of any false discovery stays at the level.
+
+    A test that could not be made, whose p is NaN, stays NaN and is not counted.
 
     References
     ----------
@@ -264,14 +392,13 @@ def holm(p: ArrayLike) -> Floats:
     >>> holm([0.01, 0.04, 0.03])
     array([0.03, 0.06, 0.06])
     """
-    values = _probabilities(p)
-    order = np.argsort(values, kind="stable")
-    grown = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    return _unsorted(grown, order)
+    return _adjusted(p, lambda ordered: np.maximum.accumulate(ordered * np.arange(len(ordered), 0, -1)))
 
 
 def benjamini_hochberg(p: ArrayLike) -> Floats:
     """Adjust p values so that the share of false discoveries among all stays at the level.
+
+    A test that could not be made, whose p is NaN, stays NaN and is not counted.
 
     References
     ----------
@@ -282,14 +409,63 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     >>> benjamini_hochberg([0.01, 0.04, 0.03])
     array([0.03, 0.04, 0.04])
     """
-    values = _probabilities(p)
-    order = np.argsort(values, kind="stable")
-    n = len(values)
-    shrunk = np.minimum.accumulate((values[order] * n / np.arange(1, n + 1))[::-1])[::-1]
-    return _unsorted(shrunk, order)
+
+    def step_up(ordered: Floats) -> Floats:
+        n = len(ordered)
+        return np.minimum.accumulate((ordered * n / np.arange(1, n + 1))[::-1])[::-1]
+
+    return _adjusted(p, step_up)
+
+
+def _adjusted(p: ArrayLike, of_ascending: Callable[[Floats], Floats]) -> Floats:
+    values = np.asarray(p, np.float64)
+    if values.ndim != 1 or (values < 0).any() or (values > 1).any():
+        raise InputError("p values are numbers from 0 to 1.")
+    made = np.flatnonzero(~np.isnan(values))
+    order = made[np.argsort(values[made], kind="stable")]
+    out = np.full(len(values), np.nan)
+    out[order] = np.minimum(of_ascending(values[order]), 1.0)
+    return out
 
 
 # Shared
+
+
+class _MeanAUC(NamedTuple):
+    """The mean AUC of one model over its folds; the squares of each group's ``influence`` add up to its variance."""
+
+    auc: float
+    influence: Floats
+    left_out: int
+    pairs: int
+
+
+def _mean_auc(scores: Floats, positive: NDArray[np.bool_], cluster: Integers, fold: Integers) -> _MeanAUC:
+    parts = [np.flatnonzero(fold == number) for number in np.unique(fold)]
+    both = [rows for rows in parts if positive[rows].any() and not positive[rows].all()]
+    sides = (positive, ~positive)
+    n_groups = np.array([[len(np.unique(cluster[rows[side[rows]]])) for rows in both] for side in sides])
+    if not both or not (n_groups > 1).any(1).all():
+        here, there = n_groups.max(1) if both else [len(np.unique(cluster[side])) for side in sides]
+        where = "" if len(parts) == 1 else " of one fold"
+        raise InputError(
+            f"an interval of the AUC needs both classes in at least two groups each{where}, but there are {here} with "
+            f"positives and {there} with negatives."
+        )
+    influence = np.zeros(len(scores))
+    aucs = []
+    for rows in both:
+        # the share of the other class that each row is on the right side of, ties counted half
+        wins = _placements(scores[rows], positive[rows])
+        aucs.append(wins[positive[rows]].mean())
+        influence[rows] = (wins - aucs[-1]) / len(both)
+    for side, counts in zip(sides, n_groups, strict=True):
+        known = counts > 1
+        others = (1 / counts).sum() / (1 / counts[known]).sum()  # for the folds whose variance is not known
+        for rows, count in zip(both, counts, strict=True):
+            of_class = rows[side[rows]]
+            influence[of_class] *= (others * count / max(count - 1, 1)) ** 0.5 / len(of_class)
+    return _MeanAUC(float(np.mean(aucs)), influence, len(parts) - len(both), int(n_groups.min(0).sum()))
 
 
 def _placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
@@ -303,11 +479,12 @@ def _placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     return out
 
 
-def _certain(difference: float) -> Comparison:
-    """Return what a test says of a difference that does not vary."""
+def _certain(difference: float, n: int) -> Comparison:
+    """Return what a test says of a difference that is the same in all of ``n`` independent parts: n coin tosses."""
     if abs(difference) < 1e-12:
         return Comparison(0.0, 1.0)
-    return Comparison(float(np.copysign(np.inf, difference)), 0.0)
+    least = min(1.0, 2.0 ** (1 - n))
+    return Comparison(float(np.copysign(np.inf, difference)), least, least)
 
 
 def _paired(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -318,19 +495,6 @@ def _paired(first: ArrayLike, second: ArrayLike) -> Floats:
         raise InputError("a metric is undefined in some fold: tests over folds need a number in each.")
     difference: Floats = a - b
     return difference
-
-
-def _probabilities(p: ArrayLike) -> Floats:
-    values = np.asarray(p, np.float64)
-    if values.ndim != 1 or np.isnan(values).any() or (values < 0).any() or (values > 1).any():
-        raise InputError("p values are numbers from 0 to 1.")
-    return values
-
-
-def _unsorted(values: Floats, order: NDArray[Any]) -> Floats:
-    out = np.empty_like(values)
-    out[order] = np.minimum(values, 1.0)
-    return out
 
 
 def pairs(n: int) -> Sequence[tuple[int, int]]:

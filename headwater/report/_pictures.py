@@ -62,7 +62,7 @@ def curves(kind: Kind, spreads: Mapping[str, Spread], prevalence: float | None) 
     return figure
 
 
-def reliability(parts: Mapping[str, Mapping[str, Sequence[Any]]], what: str) -> Any:
+def reliability(parts: Mapping[str, Mapping[str, Sequence[Any]]], what: str, error: str) -> Any:
     """Draw how often predictions of each confidence are right, the gap to that, and how many there are.
 
     Parameters
@@ -71,6 +71,8 @@ def reliability(parts: Mapping[str, Mapping[str, Sequence[Any]]], what: str) -> 
         Bins as ``metrics.json`` has them, by a title, side by side.
     what
         Whose confidence it is.
+    error
+        What the calibration error of the bins is called.
     """
     figure = new_figure(COLUMN * (1 if len(parts) == 1 else 1.8), COLUMN * 1.15)
     grid = figure.add_gridspec(2, len(parts), height_ratios=(3, 1))
@@ -100,7 +102,7 @@ def reliability(parts: Mapping[str, Mapping[str, Sequence[Any]]], what: str) -> 
         upper.plot([left, 1], [left, 1], color=GREY, linestyle=":", linewidth=0.9)
         upper.set(xlim=(left, 1), ylim=(0, 1.02), title=title, xticklabels=[])
         ece = float((np.abs(right - sure) * count).sum() / count.sum())
-        upper.legend(loc="upper left", title=f"ECE {ece:.3f}", title_fontsize=7, alignment="left")
+        upper.legend(loc="upper left", title=f"{error} {ece:.3f}", title_fontsize=7, alignment="left")
         lower = figure.add_subplot(grid[1, column], sharex=None)
         lower.bar(middle, count, 0.94 * width, color=GREY, linewidth=0)
         lower.set(xlim=(left, 1), ylim=(0, 1.25 * most), xlabel=what)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from headwater._extras import need
@@ -16,18 +15,16 @@ from headwater._shown import Shown
 from headwater.api._foreign import reads_runs
 from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._out import require_writable
-from headwater.api._tested import names_of, scores_of, truth_of
+from headwater.api._tested import folds_of, names_of, scores_of, truth_of
 from headwater.api.run import FIGURES, Results, read_results
 from headwater.errors import InputError
 from headwater.evaluate.calibration import reliability
 from headwater.evaluate.positive import Positive, negative_first
-from headwater.evaluate.regression import of_each_output
 from headwater.report import _pictures as pictures
 from headwater.report._curves import Kind, Spread, spread
 from headwater.report._style import COLOURS, save, style
 
 SUFFIXES = ("png", "svg")
-REPEATS = ("seed", "draw", "fold")
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,7 +123,7 @@ def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, A
         names = negative_first(names, str(positive.name))
     truth, scores = truth_of(table, names, task), scores_of(table, names, task)
     if task == "regression":
-        yield "predicted", pictures.predicted_and_true(truth, scores, names, _words(found, truth, scores))
+        yield "predicted", pictures.predicted_and_true(truth, scores, names, _words(found))
         yield "residuals", pictures.residuals(truth, scores, names)
         return
     bins = reliability(task, truth, scores)
@@ -136,8 +133,9 @@ def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, A
     else:
         parts = {"": bins}
     whose = "probability of a label" if task == "multilabel" else "probability of the predicted class"
-    yield "reliability", pictures.reliability(parts, whose)
-    rows = _folds(table)
+    rows = folds_of(table)
+    error = "ECE" if len(rows) == 1 else "ECE, all folds pooled"
+    yield "reliability", pictures.reliability(parts, whose, error)
     for kind, name in (("roc", "roc"), ("precision-recall", "precision_recall")):
         spreads = _spreads(kind, task, names, truth, scores, rows)  # type: ignore[arg-type]
         if spreads:
@@ -149,13 +147,6 @@ def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, A
         counts = np.zeros((len(names), len(names)), np.int64)
         np.add.at(counts, (truth, predicted), 1)
         yield "confusion", pictures.confusion(counts, names)
-
-
-def _folds(table: pl.DataFrame) -> list[NDArray[np.int64]]:
-    """Return the rows of each fold, of every seed and draw."""
-    keys = [name for name in REPEATS if name in table.columns]
-    numbered = table.select(keys).with_row_index("row")
-    return [part["row"].to_numpy().astype(np.int64) for part in numbered.partition_by(keys, maintain_order=True)]
 
 
 def _spreads(
@@ -181,17 +172,16 @@ def _spreads(
     return {name: curve for name, curve in found.items() if curve is not None}
 
 
-def _words(found: Results, truth: NDArray[np.float64], predicted: NDArray[np.float64]) -> list[str]:
-    """Return what each output's panel says: the run's own numbers, or those of all rows where it is one test set."""
+def _words(found: Results) -> list[str]:
+    """Return what each output's panel says: the run's own numbers, means over its folds."""
     names = names_of(found.metrics)
     parts = found.metrics.get("by_output") or {names[0]: found.metrics}
-    plain = of_each_output(truth, predicted)
     out = []
-    for c, name in enumerate(names):
+    for name in names:
         lines = []
         for metric, word in (("r2", "R²"), ("mae", "MAE"), ("pearson", "r")):
             mean, std = parts[name]["mean"].get(metric), parts[name]["std"].get(metric)
-            value = float(plain[metric][c]) if mean is None else mean
-            lines.append(f"{word} {value:.3g}" + ("" if std is None else f" ± {std:.2g}"))
+            value = "–" if mean is None else f"{mean:.3g}"
+            lines.append(f"{word} {value}" + ("" if std is None else f" ± {std:.2g}"))
         out.append("\n".join(lines))
     return out

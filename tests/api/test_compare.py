@@ -6,9 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from headwater.api import evaluate
 from headwater.api.compare import compare
 from headwater.api.fit import fit_head
 from headwater.errors import InputError
+from headwater.evaluate.statistics import corrected_t, corrected_t_interval, holm
 
 N = 120
 
@@ -54,7 +56,7 @@ def test_a_real_difference_and_none(runs):
     assert real.p["wilcoxon"] == real.least_p["wilcoxon"] == 0.0625
     assert none.low <= 0 <= none.high
     assert none.p["bootstrap"] > 0.2
-    assert real.p_holm > real.p["bootstrap"]
+    assert real.p_holm > real.p["corrected_t"]
     assert found.friedman_p < 0.1
 
 
@@ -78,8 +80,128 @@ def test_patients_are_what_is_drawn(runs):
     ]
     without = compare(ungrouped)
     assert without.drawn == "sample"
-    width = [found.differences[0].high - found.differences[0].low for found in (with_groups, without)]
-    assert width[0] > width[1]
+    width = [next(v["high"] - v["low"] for v in found.runs.values()) for found in (with_groups, without)]
+    assert width[0] > 1.2 * width[1]
+
+
+def test_what_counts_for_procedures_is_the_corrected_t(runs):
+    """Runs trained anew in each fold: interval and Holm's p are of the corrected t, and the others stand beside it."""
+    both = [runs("good"), runs("fair"), runs("bad")]
+    found = compare(both)
+    of_folds = [[fold["auc"] for fold in run.metrics["folds"]] for run in both]
+    for change, (i, j) in zip(found.differences, ((0, 1), (0, 2), (1, 2)), strict=True):
+        assert change.test == next(iter(change.p)) == "corrected_t"
+        ratio = np.mean([fold["n_test"] / fold["n_train"] for fold in both[0].metrics["folds"]])
+        assert change.p["corrected_t"] == pytest.approx(corrected_t(of_folds[i], of_folds[j], ratio).p)
+        interval = corrected_t_interval(of_folds[i], of_folds[j], ratio)
+        assert (change.low, change.high) == pytest.approx(interval)
+        assert (change.p["corrected_t"] < 0.05) == (not change.low <= 0 <= change.high)
+    assert [d.p_holm for d in found.differences] == pytest.approx(holm([d.p["corrected_t"] for d in found.differences]))
+    assert "p corrected t tests two procedures" in found.notes[-1]
+
+
+def test_what_counts_for_fixed_models_is_the_bootstrap(runs, two_features, tmp_path):
+    """One test set: nothing was trained anew, and groups are drawn again."""
+    both = [runs(name, holdout=0.4) for name in ("good", "bad")]
+    (change,) = compare(both).differences
+    assert change.test == "bootstrap"
+    assert set(change.p) == {"bootstrap", "delong"}
+    outside = [
+        evaluate(run, two_features, label="label", groups="patient", allow_leakage="a test", features=name)
+        for run, name in zip(both, ("good/image", "bad/image"), strict=True)
+    ]
+    assert compare(outside).differences[0].test == "bootstrap"
+
+
+@pytest.mark.parametrize(
+    "options", [{"shots": 8}, {"shots": 3, "folds": 4, "params": {"C": 0.1}}, {"folds": 3}, {"folds": 10}]
+)
+def test_the_corrected_t_knows_the_rows_that_were_trained_on(runs, options):
+    """Few-shot runs train on far fewer rows than the rest of the samples, and their variance is larger for it."""
+    first, second = runs("fair", **options), runs("bad", **options)
+    folds = first.metrics["folds"]
+    ratio = np.mean([fold["n_test"] / fold["n_train"] for fold in folds])
+    if "shots" in options:
+        assert all(fold["n_train"] == 2 * options["shots"] for fold in folds)
+    values = [[fold["auc"] for fold in run.metrics["folds"]] for run in (first, second)]
+    expected = corrected_t(*values, ratio).p
+    assert compare([first, second]).differences[0].p["corrected_t"] == pytest.approx(expected)
+
+
+def test_of_two_runs_the_one_trained_on_fewer_rows_decides(runs):
+    """Beside a run on all rows, a few-shot run is no steadier than it is beside another."""
+    few, all_rows = runs("fair", shots=4), runs("bad")
+    values = [[fold["auc"] for fold in run.metrics["folds"]] for run in (few, all_rows)]
+    ratio = np.mean([fold["n_test"] / fold["n_train"] for fold in few.metrics["folds"]])
+    assert compare([few, all_rows]).differences[0].p["corrected_t"] == pytest.approx(corrected_t(*values, ratio).p)
+
+
+def test_runs_that_do_not_say_how_many_rows_they_trained_on(runs):
+    """Those of an older version: all other rows are taken, and the note says so."""
+    both = [runs("good"), runs("fair")]
+    expected = compare(both)
+    old = []
+    for run in both:
+        folds = [{k: v for k, v in fold.items() if k != "n_train"} for fold in run.metrics["folds"]]
+        old.append(type(run)(**{**vars(run), "path": None, "metrics": {**run.metrics, "folds": folds}}))
+    found = compare(old)
+    assert found.differences[0].p == pytest.approx(expected.differences[0].p)
+    assert sum("does not say how many rows" in note for note in found.notes) == 2
+
+
+def test_a_metric_that_no_fold_has_stops_nothing(runs):
+    """Of a class that is never tested, the mean over classes is not defined, and nor is any p; others are."""
+    three = [runs(name, "kind") for name in ("good", "fair", "bad")]
+    never = []
+    for run in three:
+        table = run.predictions.with_columns(label=pl.col("label").replace({"c": "b"}))
+        never.append(type(run)(**{**vars(run), "path": None, "predictions": table}))
+    found = compare(never, metric="balanced_accuracy")
+    assert all(np.isnan(d.p["bootstrap"]) and d.p_holm is None for d in found.differences)
+    assert all(d.p_holm is not None for d in compare(never, metric="accuracy").differences)
+    assert "–" in "\n".join(found.lines())
+
+
+def test_a_perfect_run_is_not_certain(runs):
+    """All patients told apart: the interval is of how often so many would be, and not a point."""
+    perfect = shifted(runs("good"), lambda z, f: z)
+    label = perfect.predictions["label"].to_numpy()
+    table = perfect.predictions.with_columns(score_0=pl.Series(0.9 - 0.8 * label), score_1=pl.Series(0.1 + 0.8 * label))
+    perfect = type(perfect)(**{**vars(perfect), "predictions": table})
+    n_patients = table["group"].n_unique()
+    for metric in ("auc", "accuracy", "balanced_accuracy", "f1_macro"):
+        found = compare([perfect, runs("bad")], metric=metric).runs["run 1"]
+        assert found["value"] == found["high"] == 1
+        assert 0.7 < found["low"] < 0.95
+    of_accuracy = compare([perfect, runs("bad")], metric="accuracy").runs["run 1"]
+    assert of_accuracy["low"] == pytest.approx(0.025 ** (1 / n_patients))
+
+
+def test_labels_that_no_fold_tests(make_store, write_features, tmp_path, command):
+    """Of many labels one has no sample in some folds: means over the tested labels are reported and compared."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(40), 3)
+    each = rng.random((40, 5)) < [0.5, 0.4, 0.5, 0.3, 0.0]
+    each[0, 4] = True
+    tags = [";".join(f"l{c}" for c in np.flatnonzero(each[p])) or ";" for p in patient]
+    X = each[patient] + rng.standard_normal((120, 5))
+    store = make_store(X, "good/image", tags=tags, patient=patient)
+    noise = rng.standard_normal((120, 5)).astype(np.float32)
+    write_features(store, "bad/image", noise, store.features("good/image").keys, dtype="float32")
+    asked = {"label": "tags", "label_separator": ";", "groups": "patient", "folds": 4, "params": {"C": 0.1}}
+    both = [fit_head(store, features=f"{name}/image", out=tmp_path / name, **asked) for name in ("good", "bad")]
+    assert both[0].mean["auc_macro"] is None or both[0].metrics["n_folds"]["auc_macro"] < 4
+    assert both[0].metrics["n_folds"]["auc_macro_present"] == 4
+    assert 4 <= both[0].mean["labels_present"] < 5
+    printed = "\n".join(both[0].lines())
+    assert f"over the labels that are tested ({both[0].mean['labels_present']:g} of 5 in a fold, on average)" in printed
+    assert f"auc_macro_present  {both[0].mean['auc_macro_present']:.3f}" in printed
+    found = compare(both, metric="auc_macro_present")
+    assert [v["value"] for v in found.runs.values()] == pytest.approx([r.mean["auc_macro_present"] for r in both])
+    assert found.differences[0].p["corrected_t"] < 0.05
+    none = {name: None if name == "auc_macro" else value for name, value in both[0].mean.items()}
+    lacking = type(both[0])(**{**vars(both[0]), "metrics": {**both[0].metrics, "mean": none}})
+    assert compare([lacking, both[1]]).metric == "auc_macro_present"
 
 
 def test_several_classes_and_labels(runs, two_features):
@@ -123,8 +245,51 @@ def test_runs_that_cannot_be_compared(runs, two_features):
         compare([good, flipped])
 
 
+def shifted(run, change):
+    """A copy of a run in which each fold's scores are changed by a function of the logit and the fold."""
+    a, b = (
+        np.clip(run.predictions["score_0"].to_numpy(), 1e-9, 1),
+        np.clip(run.predictions["score_1"].to_numpy(), 1e-9, 1),
+    )
+    p = 1 / (1 + np.exp(-change(np.log(b / a), run.predictions["fold"].to_numpy())))
+    table = run.predictions.with_columns(score_0=pl.Series(1 - p), score_1=pl.Series(p))
+    return type(run)(**{**vars(run), "path": None, "predictions": table})
+
+
+@pytest.mark.parametrize(
+    "change", [lambda z, f: z + f, lambda z, f: z - 2 * f, lambda z, f: z / (1 + f), lambda z, f: z + 3 * (f == 1)]
+)
+def test_equal_rankings_in_each_fold_do_not_differ(runs, change):
+    """Scores of another scale in each fold: the AUC of every fold is the same, and so says every test."""
+    run = runs("fair")
+    found = compare([run, shifted(run, change)]).differences[0]
+    assert found.difference == pytest.approx(0)
+    assert min(found.p.values()) == 1
+
+
 def test_other_folds_leave_tests_on_rows(runs):
-    """Runs of other splits are compared on their rows, which is said."""
-    found = compare([runs("good"), runs("bad", seed=5)])
+    """Runs of other splits are compared by the mean over their own folds, which is said."""
+    first, other = runs("good"), runs("bad", seed=5)
+    found = compare([first, other])
     assert set(found.differences[0].p) == {"bootstrap", "delong"}
     assert "folds differ" in found.notes[0]
+    values = [value["value"] for value in found.runs.values()]
+    assert values == pytest.approx([run.mean["auc"] for run in (first, other)])
+
+
+def test_a_fold_of_one_class_is_said(two_features, tmp_path):
+    """DeLong's test leaves such folds out, and the note says how many."""
+    label = two_features.samples["label"].to_numpy()
+    patient = two_features.samples["patient"].to_numpy()
+    part = np.where((label == 0) & (patient < 12), 0, 1 + patient % 3)
+    samples = two_features.samples.with_columns(part=pl.Series(part))
+    two_features.write_samples(samples, two_features.roles)
+    both = [
+        fit_head(
+            two_features, features=f"{name}/image", label="label", groups="patient", split="part", out=tmp_path / name
+        )
+        for name in ("fair", "bad")
+    ]
+    found = compare(both)
+    assert "DeLong: 1 of 4 folds left out, without both classes" in found.notes
+    assert 0 <= found.differences[0].p["delong"] <= 1

@@ -70,7 +70,8 @@ def test_controls_are_runs_made_by_hand(pairs, tmp_path):
             "value": found.difference,
             "low": found.low,
             "high": found.high,
-            "p": found.p["bootstrap"],
+            "p": found.p["corrected_t"],
+            "test": "corrected_t",
         }
     shuffled = both.metrics["controls"]["shuffled pairs"]["mean"]["auc"]
     assert shuffled < 0.7, "the second input, which holds the label, is the one that is shuffled"

@@ -11,6 +11,7 @@ import headwater as hw
 from headwater.api import embed, evaluate, fit_head, open_run
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.calibration import calibrator_from_dict
+from headwater.evaluate.intervals import evidence_of
 
 N = 120
 
@@ -81,6 +82,15 @@ def test_the_head_is_untouched(inside, outside, tmp_path, files_of, command):
     assert made.config["command"] == "evaluate"
     assert made.metrics["selection"]["note"] == "nothing was fitted: every sample is tested"
     assert command(*words).status == 0  # over itself
+
+
+@pytest.mark.parametrize("settings", [{"seeds": 2}, {"shots": 8, "draws": 3}, {"folds": 3}])
+def test_the_estimate_within_is_the_mean_that_the_run_reports(inside, outside, tmp_path, settings):
+    """Scores of different fits are never ranked together, be they of folds, seeds or draws."""
+    run = fitted(inside, tmp_path, label="grade", **settings)
+    found = evaluate(run, outside, label="grade", groups="who", n_draws=100).metrics["external"]["metrics"]
+    for metric in ("auc", "accuracy"):
+        assert found[metric]["internal"]["value"] == pytest.approx(run.mean[metric])
 
 
 @pytest.mark.parametrize("head", ["linear", "knn", "prototypes", "mlp", "xgboost"])
@@ -229,7 +239,7 @@ def test_several_labels(inside, outside, tmp_path):
 
 
 def test_drop_and_its_interval(inside, outside, tmp_path):
-    """The drop is the run's own mean less the value here, its interval that of two bootstraps by patient."""
+    """The drop is the run's own mean less the value here, its interval from those of two bootstraps by patient."""
     run = fitted(inside, tmp_path, "grade")
     found = evaluate(run, outside, label="grade", groups="who", n_draws=500, seed=3).metrics["external"]
     assert found["drawn"] == {"internal": "group", "external": "group"}
@@ -248,7 +258,7 @@ def test_drop_and_its_interval(inside, outside, tmp_path):
     scores = run.head.predict_proba(np.asarray(rows.X)).astype(np.float64)
     who = np.unique(rows.table["who"].to_numpy().astype(str), return_inverse=True)[1]
     drawn = draw.bootstrap("binary", [[draw.FoldScores(truth, scores, who)]], n_draws=500, seed=4)["auc"][0]
-    low, high = draw.interval(drawn[1:])
+    low, high = draw.metric_interval(drawn, evidence_of("binary", truth, who, [np.arange(len(who))])["auc"])
     auc = found["metrics"]["auc"]["external"]
     assert (low, high) == pytest.approx((auc["low"], auc["high"]), abs=1e-6)
 

@@ -29,9 +29,11 @@ BINARY = {
     "brier",
 }
 MULTICLASS = BINARY - {"f1", "average_precision", "brier"} | {"f1_micro", "auc_macro", "auc_micro"}
+MULTICLASS |= {"balanced_accuracy_present", "f1_macro_present", "auc_present", "classes_present"}
 MULTILABEL = {"auc_micro", "auc_macro", "average_precision", "f1_micro", "f1_macro", "hamming"} | {
     f"top3_{what}" for what in ("1", "2", "3", "f1_micro", "f1_macro", "hamming")
 }
+MULTILABEL |= {f"{name}_present" for name in ("auc_macro", "average_precision", "f1_macro", "top3_f1_macro", "labels")}
 N = 90
 
 

@@ -176,6 +176,92 @@ def test_prediction_sets(fit):
     assert len(set(fit(label="density", conformal=0.2, conformal_per_class=True).decision["conformal"]["least"])) == 3
 
 
+@pytest.mark.parametrize("per", [None, "breast"])
+def test_shares_at_a_threshold_have_intervals(fit, per, command):
+    """Sensitivity, specificity, predictive values and coverage, of images and of breasts: by patient, never a point."""
+    run = fit(sensitivity=0.9, conformal=0.1, per=per)
+    for part in (run.metrics, *([run.metrics["per"]] if per else [])):
+        for name in ("sensitivity", "specificity", "ppv", "npv"):
+            found = part["threshold"]["intervals"][name]
+            assert found["low"] <= part["threshold"]["mean"][name] <= found["high"]
+            assert 0 <= found["low"] < found["high"] <= 1
+        coverage = part["conformal"]["intervals"]["coverage"]
+        assert coverage["low"] < part["conformal"]["mean"]["coverage"] < coverage["high"]
+    found = run.metrics["threshold"]["intervals"]["sensitivity"]
+    assert f"[{found['low']:.3f}, {found['high']:.3f}]" in "\n".join(run.lines())
+    by_row = fit(sensitivity=0.9, conformal=0.1, groups="none", out="rows").metrics["conformal"]
+    assert by_row["intervals"]["coverage"] != run.metrics["conformal"]["intervals"]["coverage"]
+
+
+# Units that are kept whole
+
+
+@pytest.fixture
+def signed(make_store):
+    """A store in which nothing can be learned, but images of a woman look alike; some cassettes hold two women."""
+    rng = np.random.default_rng(0)
+    woman = np.repeat(np.arange(24), 6)
+    X = 3 * rng.standard_normal((24, 16))[woman] + 0.3 * rng.standard_normal((len(woman), 16))
+    image = np.arange(len(woman))
+    return make_store(
+        X,
+        woman=[f"w{w:02d}" for w in woman],
+        exam=[f"e{w:02d}-{i % 2}" for i, w in zip(image, woman, strict=True)],
+        slide=[f"s{i // 2:02d}" for i in image],
+        cassette=[f"c{w // 2}" if i % 6 == 0 else f"o{w}" for i, w in zip(image, woman, strict=True)],
+        label=np.array(["b", "m"])[woman % 2],
+        part=np.array(["train", "test"])[(woman // 2 % 3 == 0).astype(int)],
+    )
+
+
+WHOLE = {
+    "selection": {},
+    "calibration": {"calibrate": "temperature"},
+    "threshold": {"sensitivity": 0.9},
+    "prediction sets": {"conformal": 0.1},
+    "all of them, on a split": {"calibrate": "isotonic", "specificity": 0.8, "conformal": 0.2, "split": "part"},
+    "hold-out": {"holdout": 0.3, "sensitivity": 0.9},
+    "early stopping": {"head": "mlp", "params": {"hidden": [8], "epochs": 30, "patience": 3}},
+    "few shots": {"shots": 8, "draws": 2},
+    "seeds": {"seeds": 2, "conformal": 0.1},
+    "controls": {"controls": True},
+    "bags": {"bags": "slide", "head": "mil", "params": {"epochs": 3, "patience": 2}},
+    "neighbours, aggregated": {"head": "knn", "aggregate": "max", "sensitivity": 0.9},
+}
+
+
+@pytest.mark.parametrize("options", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("finer", ["none", "exam"])
+def test_units_are_as_whole_as_groups(signed, options, finer):
+    """``per`` without groups, or with finer ones, divides a woman nowhere: all is as with ``groups`` of women."""
+    if finer == "exam" and "bags" in options:
+        finer = "slide"
+    asked = {"features": "made/image", "label": "label", "per": "woman", "folds": None, **options}
+    asked |= {"inner_folds": 3, "folds": None if {"split", "holdout"} & set(options) else 3}
+    whole = fit_head(signed, groups="woman", **asked)
+    found = fit_head(signed, groups=finer, **asked)
+    for part in ("folds", "threshold", "conformal", "calibration", "per", "controls", "selection"):
+        assert found.metrics.get(part) == whole.metrics.get(part), part
+    assert found.predictions.equals(whole.predictions)
+    assert found.decision == whole.decision
+
+
+def test_a_patient_signature_promises_nothing(signed):
+    """On women it never saw, a threshold or a set from divided women would reach nothing of what was asked."""
+    asked = {"features": "made/image", "label": "label", "split": "part", "per": "woman", "groups": "none"}
+    run = fit_head(signed, sensitivity=0.9, conformal=0.1, **asked)
+    assert run.metrics["threshold"]["mean"]["sensitivity"] > 0.5
+    assert run.metrics["conformal"]["mean"]["coverage"] > 0.5
+
+
+def test_groups_and_units_that_cross_are_kept_whole_together(signed):
+    """Neither a woman nor a cassette that holds two is divided by any fold."""
+    run = fit_head(signed, features="made/image", label="label", groups="woman", per="cassette", folds=3)
+    table = run.predictions.join(signed.samples.select("id", "woman", "cassette"), on="id")
+    for column in ("woman", "cassette"):
+        assert table.group_by(column).agg(pl.col("fold").n_unique())["fold"].max() == 1
+
+
 # Exams and patients
 
 
@@ -341,7 +427,7 @@ def test_three_labels_a_sample(make_store, command):
         ("finding", ("--per", "breast", "--aggregate", "men"), "Did you mean 'mean'?"),
         ("finding", ("--per", "brest"), "--per: no column 'brest'. Did you mean 'breast'?"),
         ("density", ("--per", "breast", "--aggregate", "noisy-or"), "with more than two classes take mean or max"),
-        ("density", ("--per", "view"), "--per view: CC has training and test rows in fold 0"),
+        ("density", ("--per", "view"), "--per view: with --groups, its values connect all samples"),
         ("finding", ("--shots", "90"), "of class malignant, but --shots 90 needs as many"),
         ("finding", ("--shots", "1"), "class benign is in one group only"),
         ("finding", ("--seeds", "2", "--split", "fold"), "each repetition would be the same"),

@@ -56,6 +56,14 @@ def swept(two, tmp_path):
     return sweep(two, features=SETS, heads=["linear", "prototypes"], out=tmp_path / "sweep", **PROTOCOL)
 
 
+def test_what_per_names_is_kept_whole(two, tmp_path):
+    """Every cell divides what ``per`` names nowhere: the sweep is that with ``groups`` of the same column."""
+    asked = {"features": "good/image", "label": "label", "heads": ["linear", "knn"], "folds": 3, "per": "patient"}
+    whole, found = (sweep(two, groups=groups, out=tmp_path / groups, **asked) for groups in ("patient", "none"))
+    assert found.leaderboard.equals(whole.leaderboard)
+    assert found.found["picked"] == whole.found["picked"]
+
+
 def test_rows_are_runs(two, swept, tmp_path):
     """A row of the leaderboard is what fit-head gives with the same options, on the samples that all cells share."""
     assert len(swept.leaderboard) == 6
@@ -87,7 +95,8 @@ def test_order_and_differences(swept):
         assert row["difference"] == pytest.approx(row["auc"] - rows["auc"][0])
         interval = next(iter(found.runs.values()))
         assert (row["low"], row["high"]) == pytest.approx((interval["low"], interval["high"]))
-        p.append(change.p["bootstrap"])
+        p.append(change.p["corrected_t"])
+    assert swept.found["test"] == "corrected_t"
     assert rows["p_holm"][1:].to_list() == pytest.approx(holm(p).tolist())
     by_loss = sweep_again(swept, metric="log_loss").leaderboard
     assert by_loss["log_loss"].is_sorted()

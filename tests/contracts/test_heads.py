@@ -43,9 +43,7 @@ each_task = pytest.mark.parametrize(
 )
 EXPECTED = {
     "transclip": {"check_methods_subset_invariance": "rows that are predicted together help each other"},
-    "linear": {
-        "check_sample_weight_equivalence_on_dense_data": "standardisation counts rows alike"
-    },
+    "linear": {"check_sample_weight_equivalence_on_dense_data": "standardisation counts rows alike"},
     "xgboost": {"check_sample_weight_equivalence_on_dense_data": "some rows are held out to stop by"},
 }
 CHECKS = [

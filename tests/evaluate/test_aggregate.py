@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from headwater.errors import InputError, SplitError
 from headwater.evaluate import Split, cross_validate, make_splits, score
-from headwater.evaluate.aggregate import aggregate, aggregated, labels_of_units, refuse_straddling, units_of
+from headwater.evaluate.aggregate import aggregate, aggregated, kept_whole, labels_of_units, refuse_straddling, units_of
 from headwater.heads import LinearProbe
 
 
@@ -58,11 +58,28 @@ def test_labels_of_units():
 
 
 def test_units_that_straddle_a_split():
-    """A unit with rows on both sides is refused, with the option that keeps it whole."""
+    """A unit with rows on both sides is refused, with what keeps it whole."""
     units = units_of(np.array(["p", "q", "p"]), "exam")
-    with pytest.raises(SplitError, match=r"--per exam: p has training and test rows in fold 0\..*--groups exam"):
+    with pytest.raises(SplitError, match=r"exam: p has training and test rows in fold 0\..*each exam is on one side"):
         refuse_straddling(units, [Split(0, np.array([0, 1]), np.array([2]))])
     refuse_straddling(units, [Split(0, np.array([0, 2]), np.array([1]))])
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=20))
+def test_what_is_kept_whole_divides_neither_groups_nor_units(rows):
+    """Rows that share a group or a unit, in turn, are one part, and no others are."""
+    groups, units = np.array(rows).T
+    part = np.arange(len(rows))
+    for _ in rows:  # as often as a chain can be long
+        for values in (groups, units):
+            for value in np.unique(values):
+                part[values == value] = part[values == value].min()
+    if len(np.unique(part)) == 1 < min(len(np.unique(groups)), len(np.unique(units))):
+        with pytest.raises(SplitError, match="connect all samples"):
+            kept_whole(groups, units_of(units, "exam"))
+        return
+    found = kept_whole(groups, units_of(units, "exam"))
+    assert (np.equal.outer(found, found) == np.equal.outer(part, part)).all()
 
 
 def test_ways_that_there_are_not():

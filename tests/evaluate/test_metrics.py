@@ -86,6 +86,10 @@ def test_multiclass_metrics_agree_with_scikit_learn(seed, k, n, coarse):
             "auc_micro": reference.roc_auc_score(one_hot.ravel(), p.ravel()),
             "log_loss": reference.log_loss(y, p, labels=np.arange(k)),
             "ece": brute_force_ece(y, p),
+            "balanced_accuracy_present": reference.balanced_accuracy_score(y, predicted),
+            "f1_macro_present": reference.f1_score(y, predicted, average="macro"),
+            "auc_present": one_against_rest,
+            "classes_present": k,
         },
         abs=1e-12,
     )
@@ -125,6 +129,11 @@ def test_multilabel_metrics_agree_with_scikit_learn(seed, k, n, coarse):
             "top3_1": np.mean(hits >= 1),
             "top3_2": np.mean(hits >= 2),
             "top3_3": np.mean(hits >= 3),
+            "auc_macro_present": reference.roc_auc_score(y, p, average="macro"),
+            "average_precision_present": reference.average_precision_score(y, p, average="macro"),
+            "f1_macro_present": f1(predicted, "macro"),
+            "top3_f1_macro_present": f1(top, "macro"),
+            "labels_present": k,
         },
         abs=1e-12,
     )
@@ -186,6 +195,10 @@ def test_with_a_class_missing_from_a_multiclass_test_fold_means_over_classes_are
     assert nan_names(metrics) == undefined
     assert metrics["accuracy"] == metrics["f1_micro"] == pytest.approx(2 / 3)
     assert metrics["log_loss"] == pytest.approx(-(2 * math.log(0.7) + math.log(0.1)) / 3)
+    assert metrics["classes_present"] == 2
+    assert metrics["balanced_accuracy_present"] == pytest.approx((0.5 + 1) / 2)
+    assert metrics["f1_macro_present"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["auc_present"] == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_with_a_label_no_row_has_means_over_labels_are_nan_and_the_others_are_not():
@@ -193,10 +206,31 @@ def test_with_a_label_no_row_has_means_over_labels_are_nan_and_the_others_are_no
     metrics = score("multilabel", y, np.full((3, 3), 0.3))
     assert nan_names(metrics) == {"auc_macro", "average_precision", "f1_macro", "top3_f1_macro"}
     assert metrics["auc_micro"] == 0.5
+    assert metrics["labels_present"] == 2
+
+
+@pytest.mark.parametrize("left_out", [[], [0], [3, 7], [1, 2, 5, 8], [0, 1, 2, 3, 4, 5, 6]])
+def test_means_over_the_labels_present_are_those_of_these_labels_alone(left_out):
+    """Of ten labels some are never there, and one always: the others' mean is that of a task without them."""
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 2, (50, 10)), rng.random((50, 10))
+    y[:, left_out] = 0
+    y[:, 9] = 1
+    metrics = score("multilabel", y, p)
+    there = np.setdiff1d(np.arange(9), left_out)
+    alone = score("multilabel", y[:, there], p[:, there])
+    assert metrics["labels_present"] == len(there)
+    for name in ("auc_macro", "average_precision", "f1_macro"):
+        assert metrics[f"{name}_present"] == pytest.approx(alone[name]), name
+    top = np.zeros((50, 10), int)
+    np.put_along_axis(top, np.argsort(-p, axis=1)[:, :3], 1, axis=1)
+    by_hand = reference.f1_score(y[:, there], top[:, there], average="macro")
+    assert metrics["top3_f1_macro_present"] == pytest.approx(by_hand)
 
 
 def test_without_a_single_true_label_only_the_shares_are_numbers():
     metrics = score("multilabel", np.zeros((2, 4)), np.full((2, 4), 0.3))
+    assert metrics["labels_present"] == 0
     assert nan_names(metrics) == {name for name in metrics if "auc" in name or "f1" in name or "average" in name}
     assert metrics["hamming"] == 0
 

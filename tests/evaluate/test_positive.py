@@ -19,6 +19,7 @@ from headwater.heads import LinearProbe
         (["no", "yes"], "yes"),
         (["No", "Yes"], "Yes"),
         (["benign", "malignant"], "malignant"),
+        (["B", "M"], "M"),
         (["negative", "positive"], "positive"),
         (["abnormal", "normal"], "abnormal"),
         (["cancer", "normal"], "cancer"),

@@ -423,6 +423,16 @@ def test_levels_and_patients(cases, tiny):
     assert run.metrics["per"]["mean"]["auc"] is not None
 
 
+def test_what_per_names_is_kept_whole(cases, tiny):
+    """Folds, selection and the rows to stop by divide no slide when ``per`` names it: all is as with ``groups``."""
+    whole, found = (
+        tuned(cases, tiny("timm-vit").spec, groups=groups, per="slide", patience=2) for groups in ("slide", "none")
+    )
+    assert found.predictions.equals(whole.predictions)
+    assert found.metrics["per"] == whole.metrics["per"]
+    assert found.metrics["frozen"] == whole.metrics["frozen"]
+
+
 def test_a_random_start_does_not_begin_at_the_probe(cases, tiny):
     """With ``start="random"`` the head is drawn anew."""
     probe = tuned(cases, tiny("timm-vit").spec, epochs=1)

@@ -154,7 +154,10 @@ def test_a_reliability_diagram_shows_the_bins(fit):
     assert [bar.get_height() for bar in lower.patches] == [bins["count"][i] for i in there]
     assert [text.get_text() for text in lower.texts] == [str(bins["count"][i]) for i in there]
     gaps = [abs(bins["accuracy"][i] - bins["confidence"][i]) * bins["count"][i] for i in there]
-    assert upper.get_legend().get_title().get_text() == f"ECE {sum(gaps) / N:.3f}"
+    assert upper.get_legend().get_title().get_text() == f"ECE, all folds pooled {sum(gaps) / N:.3f}"
+    assert run.metrics["ece_pooled"] == pytest.approx(sum(gaps) / N)
+    one_set = fit("grade", folds=None, holdout=0.4)
+    assert drawn(one_set)["reliability"].axes[0].get_legend().get_title().get_text().startswith("ECE 0")
 
 
 def test_calibration_is_drawn_before_and_after(fit):

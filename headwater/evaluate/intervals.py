@@ -1,0 +1,238 @@
+"""Confidence intervals of shares, such as an AUC or an accuracy, that hold near 0 and 1 too.
+
+A percentile of resamples, or a normal interval, is too narrow there: of ten patients who are all told apart, every
+resample is told apart. Intervals are therefore made on the logit scale from a standard error, and a share of exactly 0
+or 1 gets a bound from how often so many independent groups would all be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import InputError
+from headwater.evaluate.metrics import Task
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class Interval(NamedTuple):
+    """The two ends of a confidence interval; NaN where there is none."""
+
+    low: float
+    high: float
+
+
+class Evidence(NamedTuple):
+    """What a share was measured on.
+
+    Attributes
+    ----------
+    groups
+        Independent groups of each part that it is made of: of all rows for an accuracy, of each class for an AUC.
+    chances
+        How often it could have been wrong, independently: groups, or for an AUC disjoint pairs of a positive and a
+        negative group; of each class or label that it is a mean over.
+    """
+
+    groups: tuple[int, ...]
+    chances: tuple[int, ...]
+
+    @property
+    def n(self) -> float:
+        """Groups that a standard error rests on, at least 2: the harmonic mean over parts, since variances add up."""
+        return max(2.0, float(len(self.groups) / (1 / np.array(self.groups, np.float64)).sum()))
+
+
+def share_interval(value: float, error: float, evidence: Evidence, level: float = 0.95) -> Interval:
+    """Return the confidence interval of a share.
+
+    Between 0 and 1 it is ``logit(value) ± t * n / (n - 1) * error / (value * (1 - value))``, brought back to shares,
+    with t of n - 1 degrees of freedom for the n groups of the evidence. The factor is that of the jackknife: the
+    standard error of few groups is too small most of all where errors come in clusters.
+
+    A share of 1 has the lower end that Clopper and Pearson give where n of n are right, ``(alpha / 2) ** (1 / n)``, n
+    being the evidence's chances (the mean of such ends over classes or labels): n disjoint pairs are all told apart
+    with the probability ``auc ** n``. A share of 0 is its mirror.
+
+    Parameters
+    ----------
+    value
+        From 0 to 1.
+    error
+        Its standard error.
+    evidence
+        What it was measured on.
+    level
+        Of the interval, between 0 and 1.
+
+    References
+    ----------
+    Clopper and Pearson, Biometrika 26, 1934. Pepe, The Statistical Evaluation of Medical Tests, 2003, chapter 5 (the
+    logit of an AUC).
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in share_interval(0.979, 0.012, Evidence((20, 20), (20,)))]
+    [0.928, 0.994]
+    >>> [round(end, 3) for end in share_interval(1.0, 0.0, Evidence((10, 30), (10,)))]
+    [0.692, 1.0]
+    """
+    from scipy.special import expit, logit
+    from scipy.stats import t as student
+
+    require_level(level)
+    if np.isnan(value) or not evidence.groups:
+        return Interval(float("nan"), float("nan"))
+    if value > 1 - 1e-12 or value < 1e-12:
+        bound = float(np.mean(((1 - level) / 2) ** (1 / np.maximum(np.array(evidence.chances, np.float64), 1))))
+        return Interval(bound, 1.0) if value > 0.5 else Interval(0.0, 1 - bound)
+    n = evidence.n
+    half = student.ppf((1 + level) / 2, n - 1) * n / (n - 1) * error / (value * (1 - value))
+    return Interval(float(expit(logit(value) - half)), float(expit(logit(value) + half)))
+
+
+def mean_share_interval(
+    right: Bools, chosen: Bools, groups: Rows, folds: Sequence[Rows], level: float = 0.95
+) -> Interval:
+    """Return the confidence interval of a share of some rows, mean over folds: a sensitivity, or a coverage.
+
+    The standard error is that of the sums over groups (a linearised ratio), put together from the folds.
+
+    Parameters
+    ----------
+    right : bool array of shape (n,)
+        What is counted.
+    chosen : bool array of shape (n,)
+        Of which rows: the positive ones for a sensitivity, all for a coverage.
+    groups : int64 array of shape (n,)
+        What is independent.
+    folds
+        The rows of each fold.
+    level
+        Of the interval.
+
+    References
+    ----------
+    Cochran, Sampling Techniques, 1977, section 3.12 (proportions in clusters).
+
+    Examples
+    --------
+    >>> right = np.arange(40) % 10 > 0
+    >>> [round(end, 3) for end in mean_share_interval(right, right | True, np.arange(40), [np.arange(40)])]
+    [0.748, 0.965]
+    """
+    parts = [rows[chosen[rows]] for rows in folds]
+    parts = [rows for rows in parts if len(rows)]
+    if not parts:
+        return Interval(float("nan"), float("nan"))
+    counts = np.array([len(np.unique(groups[rows])) for rows in parts])
+    known = counts > 1
+    if not known.any():
+        return Interval(float("nan"), float("nan"))
+    others = (1 / counts).sum() / (1 / counts[known]).sum()  # for the folds whose variance is not known
+    off = np.zeros(len(right))
+    shares = [right[rows].mean() for rows in parts]
+    for rows, share, n in zip(parts, shares, counts, strict=True):
+        off[rows] += (right[rows] - share) / len(rows) / len(parts) * (others * n / max(n - 1, 1)) ** 0.5
+    error = float((np.bincount(groups, weights=off) ** 2).sum() ** 0.5)
+    n_groups = (_n_groups(chosen, groups),)
+    return share_interval(float(np.mean(shares)), error, Evidence(n_groups, n_groups), level)
+
+
+def independent_difference(first: float, of_first: Interval, second: float, of_second: Interval) -> Interval:
+    """Return the interval of a difference, first less second, from those of two independent numbers.
+
+    References
+    ----------
+    Zou and Donner, Construction of confidence limits about effect measures, Statistics in Medicine 27, 2008,
+    equations 3 and 4.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in independent_difference(0.9, Interval(0.8, 0.95), 0.7, Interval(0.6, 0.8))]
+    [0.059, 0.312]
+    """
+    change = first - second
+    low = change - np.hypot(first - of_first.low, of_second.high - second)
+    high = change + np.hypot(of_first.high - first, second - of_second.low)
+    return Interval(float(low), float(high))
+
+
+def evidence_of(task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[Rows]) -> dict[str, Evidence]:
+    """Return what the shares among the metrics of a task are measured on.
+
+    Parameters
+    ----------
+    truth
+        Class numbers ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
+    groups : int64 array of shape (n,)
+        What is independent.
+    folds
+        The rows of each fold.
+
+    Returns
+    -------
+    dict of str to Evidence
+        None for metrics that are no shares, such as the log loss and all of a regression.
+    """
+    if task == "regression":
+        return {}
+    every = (len(np.unique(groups)),)
+    if task == "multilabel":
+        positive: NDArray[np.bool_] = truth > 0
+        some: NDArray[np.bool_] = np.asarray(positive.any(1))
+        not_all: NDArray[np.bool_] = np.asarray((~positive).any(1))
+        labels = [_ranked(positive[:, c], ~positive[:, c], groups, folds) for c in range(truth.shape[1])]
+        of_label = tuple(_n_groups(positive[:, c], groups) for c in range(truth.shape[1]))
+        return {
+            "auc_macro": _mean_of(labels),
+            "auc_micro": _ranked(some, not_all, groups, folds),
+            "f1_macro": _counted(of_label),
+            "f1_micro": _counted((_n_groups(some, groups),)),
+            "hamming": _counted(every),
+            "auc_macro_present": _mean_of(labels),
+            "f1_macro_present": _counted(of_label),
+        }
+    classes = np.unique(truth)
+    of_class = tuple(_n_groups(truth == c, groups) for c in classes)
+    ranked = [_ranked(truth == c, truth != c, groups, folds) for c in classes]
+    found = {
+        "accuracy": _counted(every),
+        "balanced_accuracy": _counted(of_class),
+        "f1_macro": _counted(of_class),
+        "auc": ranked[-1] if task == "binary" else _mean_of(ranked),
+    }
+    if task == "binary":
+        return {**found, "brier": _counted(every)}
+    return {**found, **{f"{name}_present": found[name] for name in ("balanced_accuracy", "f1_macro", "auc")}}
+
+
+def require_level(level: float) -> None:
+    """Refuse what is no level of an interval."""
+    if not 0 < level < 1:
+        raise InputError(f"a level is between 0 and 1, such as 0.95, but is {level}.")
+
+
+def _n_groups(chosen: NDArray[np.bool_], groups: Rows) -> int:
+    return len(np.unique(groups[chosen]))
+
+
+def _counted(groups: tuple[int, ...]) -> Evidence:
+    there = tuple(n for n in groups if n)
+    return Evidence(there, there)
+
+
+def _ranked(positive: NDArray[np.bool_], negative: NDArray[np.bool_], groups: Rows, folds: Sequence[Rows]) -> Evidence:
+    sides = (_n_groups(positive, groups), _n_groups(negative, groups))
+    pairs = sum(min(_n_groups(side[rows], groups[rows]) for side in (positive, negative)) for rows in folds)
+    return Evidence(sides, (min(pairs, *sides),)) if all(sides) else Evidence((), ())
+
+
+def _mean_of(parts: Sequence[Evidence]) -> Evidence:
+    return Evidence(tuple(n for one in parts for n in one.groups), tuple(n for one in parts for n in one.chances))
