@@ -190,12 +190,12 @@ def _decide(
 ) -> Sequence[NDArray[np.bool_]] | None:
     """Add threshold and prediction sets to what is reported and kept; return the sets."""
     if protocol.target is not None:
-        metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target)
+        metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target, groups)
         thresholds = [fold["threshold"] for fold in metrics["threshold"]["folds"]]
         metrics["threshold"]["intervals"] = _threshold_intervals(outcome, y, thresholds, groups)
     if protocol.conformal is None:
         return None
-    found = _conformal(outcome, y, protocol.conformal, protocol.conformal_per_class, levels)
+    found = _conformal(outcome, y, protocol.conformal, protocol.conformal_per_class, levels, groups)
     metrics["conformal"], decision["conformal"], sets = found
     truth = outcome.truth(y)
     held = [s[np.arange(len(s)), truth[f.split.test]] for f, s in zip(outcome.folds, sets, strict=True)]
@@ -233,12 +233,14 @@ def _interval(
     return json_safe(found._asdict())
 
 
-def _threshold(outcome: Outcome, y: NDArray[Any], target: Target, at: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _threshold(
+    outcome: Outcome, y: NDArray[Any], target: Target, at: float, groups: NDArray[np.int64]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a threshold of each fold with what it gives on the test rows, and that of the saved head."""
     positive = outcome.truth(y) == 1
 
     def choose(rows: OutOfFold) -> float:
-        return choose_threshold(positive[rows.rows], rows.scores[:, 1], target=target, at=at)
+        return choose_threshold(positive[rows.rows], rows.scores[:, 1], target=target, at=at, groups=groups[rows.rows])
 
     found = []
     for fold in outcome.folds:
@@ -255,13 +257,18 @@ def _threshold(outcome: Outcome, y: NDArray[Any], target: Target, at: float) -> 
 
 
 def _conformal(
-    outcome: Outcome, y: NDArray[Any], alpha: float, per_class: bool, levels: NDArray[Any] | None
+    outcome: Outcome,
+    y: NDArray[Any],
+    alpha: float,
+    per_class: bool,
+    levels: NDArray[Any] | None,
+    groups: NDArray[np.int64],
 ) -> tuple[dict[str, Any], dict[str, Any], list[NDArray[np.bool_]]]:
     """Return how sets of each fold do on its test rows, the rule of the saved head, and the sets."""
     truth = outcome.truth(y)
 
     def rule(rows: OutOfFold) -> PredictionSets:
-        return fit_sets(truth[rows.rows], rows.scores, alpha, per_class=per_class)
+        return fit_sets(truth[rows.rows], rows.scores, alpha, per_class=per_class, groups=groups[rows.rows])
 
     sets = [rule(_inside(fold))(fold.scores) for fold in outcome.folds]
     found = [coverage(truth[f.split.test], s) for f, s in zip(outcome.folds, sets, strict=True)]

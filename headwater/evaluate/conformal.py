@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError
+from headwater.evaluate._limits import limit_for_new
 
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
@@ -36,7 +38,9 @@ class PredictionSets:
         return {"least": [None if np.isinf(p) else p for p in self.least]}
 
 
-def fit_sets(truth: Integers, scores: Floats, alpha: float, *, per_class: bool = False) -> PredictionSets:
+def fit_sets(
+    truth: Integers, scores: Floats, alpha: float, *, per_class: bool = False, groups: NDArray[Any] | None = None
+) -> PredictionSets:
     """Find sets that leave out the true class of at most a share ``alpha`` of new rows.
 
     Split conformal prediction with the score ``1 - p(true class)``: when new rows and these are exchangeable, a set
@@ -53,6 +57,9 @@ def fit_sets(truth: Integers, scores: Floats, alpha: float, *, per_class: bool =
         Between 0 and 1.
     per_class
         Whether the promise is to hold for each class by itself, rows of each being compared with each other alone [2]_.
+    groups : array of shape (n_samples,), optional
+        What rows are alike within, such as the patient: the promise is then of rows of new groups, each group counting
+        alike; see `headwater.evaluate._limits.limit_for_new`.
 
     References
     ----------
@@ -70,9 +77,9 @@ def fit_sets(truth: Integers, scores: Floats, alpha: float, *, per_class: bool =
     require_alpha(alpha)
     of_truth = scores[np.arange(len(truth)), truth]
     n_classes = scores.shape[1]
-    if not per_class:
-        return PredictionSets((_least(of_truth, alpha),) * n_classes)
-    return PredictionSets(tuple(_least(of_truth[truth == c], alpha) for c in range(n_classes)))
+    every = [truth == c for c in range(n_classes)] if per_class else [np.ones(len(truth), bool)]
+    least = [limit_for_new(of_truth[rows], 1 - alpha, None if groups is None else groups[rows]) for rows in every]
+    return PredictionSets(tuple(least if per_class else least * n_classes))
 
 
 def coverage(truth: Integers, sets: Bools) -> dict[str, float]:
@@ -104,10 +111,3 @@ def require_alpha(alpha: float) -> None:
     """Refuse what is no share of sets that may be wrong."""
     if not 0 < alpha < 1:
         raise InputError(f"--conformal {alpha:g}: a share between 0 and 1 is needed, such as 0.1 for sets of 90 %.")
-
-
-def _least(of_truth: Floats, alpha: float) -> float:
-    """Return the probability that all but a share alpha of true classes have, one new row being counted too."""
-    n = len(of_truth)
-    n_kept = int(np.ceil((n + 1) * (1 - alpha) - 1e-9))
-    return float(np.sort(of_truth)[n - n_kept]) if n_kept <= n else -np.inf

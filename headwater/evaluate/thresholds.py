@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError
+from headwater.evaluate._limits import limit_for_new
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Target = Literal["sensitivity", "specificity"]
 
 
-def choose_threshold(truth: Bools, scores: Floats, *, target: Target, at: float) -> float:
+def choose_threshold(
+    truth: Bools, scores: Floats, *, target: Target, at: float, groups: NDArray[Any] | None = None
+) -> float:
     """Choose the threshold that reaches a sensitivity at the best specificity, or the other way round.
 
     A row counts as positive when its score is at the threshold or above.
@@ -29,6 +32,10 @@ def choose_threshold(truth: Bools, scores: Floats, *, target: Target, at: float)
         What has to be reached.
     at
         The least share, above 0 and at most 1.
+    groups : array of shape (n_samples,), optional
+        What rows are alike within, such as the patient. The share is then reached by rows of new groups, on average
+        over data sets; see `headwater.evaluate._limits.limit_for_new`. Where there are too few groups to promise that,
+        all of these rows reach it. When left out, it is reached by these rows.
 
     Returns
     -------
@@ -52,10 +59,19 @@ def choose_threshold(truth: Bools, scores: Floats, *, target: Target, at: float)
     if len(of_class) == 0:
         kind = "positive" if target == "sensitivity" else "negative"
         raise InputError(f"a threshold for a {target} needs {kind} rows, but there are none to choose it on.")
+    if groups is not None:
+        return _for_new_groups(truth, scores, target, at, groups)
     n_needed = int(np.ceil(at * len(of_class) - 1e-9))  # 0.95 of 20 is 19, whatever rounding makes of it
     if target == "sensitivity":
         return float(of_class[-n_needed])
     return float(np.nextafter(of_class[n_needed - 1], np.inf))
+
+
+def _for_new_groups(truth: Bools, scores: Floats, target: Target, at: float, groups: NDArray[Any]) -> float:
+    rows, sign = (truth, 1) if target == "sensitivity" else (~truth, -1)
+    values = sign * scores[rows]
+    limit = sign * max(limit_for_new(values, at, groups[rows]), float(values.min()))
+    return limit if target == "sensitivity" else float(np.nextafter(limit, np.inf))
 
 
 def at_threshold(truth: Bools, scores: Floats, threshold: float) -> dict[str, float]:
