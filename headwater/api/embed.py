@@ -252,6 +252,7 @@ def embed(
         precision=precision,
         trust_remote_code=trust_remote_code,
         steps=steps,
+        batch_size=batch_size,
     )
     if image_size is not None and not model.sees_images:
         raise EncoderError(f"{encoder} sees no images: leave --image-size out.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
 
     Tensors = tuple[Tensor, Tensor]
+
+LONGEST_TRIED = 4096
+"""Tokens of the longest text that is tried when an encoder is loaded."""
 
 
 class HubEncoder(Tunable[NDArray[Any]]):
@@ -77,6 +82,9 @@ class HubEncoder(Tunable[NDArray[Any]]):
         self._dual = self._processor is not None and self._tokenizer is not None
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
         self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
+        self._class_first = has_class_token(model)
+        self._n_behind = int(getattr(model.config, "num_detection_tokens", None) or 0)
+        self._masks = sees_everything(model)
         self._naflex = takes_patches(self._processor)
         self._interpolates: dict[str, bool] = {}
         if image_size is not None and self._processor is not None:
@@ -88,8 +96,10 @@ class HubEncoder(Tunable[NDArray[Any]]):
         patch = 32 if model.config.model_type == "dinov3_convnext" else getattr(vision, "patch_size", None)
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
         if self._tokenizer is not None:
-            positions = int(getattr(text, "max_position_embeddings", None) or 512)
-            self._max_length = min(positions, int(self._tokenizer.model_max_length))
+            declared = int(getattr(text, "max_position_embeddings", None) or 512)  # XLNet, which has none, says -1
+            self._declared_length = min(declared if declared > 0 else 512, int(self._tokenizer.model_max_length))
+            self._max_length = min(self._declared_length, usable_positions(model))
+            self.longest = min(self._max_length, LONGEST_TRIED)
             self._vocabulary = digest_of_vocabulary(self._tokenizer)
         # SigLIP pools the last position, padding or not: its texts are always padded to the full length.
         self._pads_fully = str(model.config.model_type).startswith("siglip")
@@ -130,7 +140,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         else:
             preprocessing = {
                 "tokenizer": type(self._tokenizer).__name__,
-                "max_length": self._max_length,
+                "max_length": self._declared_length,  # as it stands in stores, whose texts were all shorter
                 "vocabulary": self._vocabulary,
             }
             if self.image_size is not None:
@@ -259,7 +269,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         if self._dual:
             out = model.get_image_features(pixel_values=x, **self._interpolates)
             return out.pooler_output, out.last_hidden_state
-        out = model(pixel_values=x, **self._interpolates)
+        out = model(pixel_values=x, **self._interpolates, **(self._in_order(x) if self._masks else {}))
         hidden, pooled = out.last_hidden_state, out.get("pooler_output")
         if pooled is not None:
             return pooled.flatten(1), hidden
@@ -267,15 +277,31 @@ class HubEncoder(Tunable[NDArray[Any]]):
             return hidden.mean((2, 3)), hidden
         return hidden[:, 0] if self._has_class_token else hidden.mean(1), hidden
 
+    def _in_order(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what a masked autoencoder orders patches by in place of noise: their places."""
+        n_patches = (x.shape[2] // self._patch[0]) * (x.shape[3] // self._patch[1])
+        places = need("torch", "encoders").arange(n_patches, device=x.device)
+        return {"noise": places.expand(len(x), -1)}
+
     def _image_tokens(self, hidden: Tensor, height: int, width: int) -> Tensor:
-        """Return tokens of shape ``(n, n_tokens, dim)``, class and register tokens, which come first, left out."""
-        if hidden.ndim == 4:
-            grid = hidden.permute(0, 2, 3, 1)
-        else:
-            rows, columns = (height // self._patch[0], width // self._patch[1]) if self._patch else (1, hidden.shape[1])
-            patches = hidden[:, max(0, hidden.shape[1] - rows * columns) :]
-            grid = patches.reshape(len(patches), *grid_of_sequence(patches.shape[1], (rows, columns)), -1)
+        """Return tokens of shape ``(n, n_tokens, dim)``."""
+        grid = self._cells(hidden, height, width)
         return grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
+
+    def _cells(self, hidden: Tensor, height: int, width: int) -> Tensor:
+        """Return the states of an image's cells, of shape ``(n, rows, columns, dim)``.
+
+        Class and register tokens come first, detection tokens last; both are left out.
+        """
+        if hidden.ndim == 4:
+            return hidden.permute(0, 2, 3, 1)
+        end = hidden.shape[1] - self._n_behind
+        expected: tuple[int, ...] = (height // self._patch[0], width // self._patch[1]) if self._patch else ()
+        n_cells = math.prod(expected) if expected else 0
+        start = end - n_cells if 0 < n_cells <= end else int(self._class_first)  # where patches are merged on the way
+        patches = hidden[:, start:end]
+        rows, columns = grid_of_sequence(patches.shape[1], expected, of_square=height == width)
+        return patches.reshape(len(patches), rows, columns, -1)
 
     # Texts
 
@@ -312,6 +338,39 @@ class HubEncoder(Tunable[NDArray[Any]]):
         hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask[:, :, None].to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1), hidden
+
+
+def has_class_token(model: Any) -> bool:
+    """Whether a vision model puts a class token before an image's patches."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    return bool(names & {"cls_token", "class_token", "class_embedding"})
+
+
+def sees_everything(model: Any) -> bool:
+    """Let a masked autoencoder see all patches, which by itself hides some at random; return whether it is one.
+
+    References
+    ----------
+    He et al., Masked autoencoders are scalable vision learners, 2022: its encoder sees whole images once trained.
+    """
+    if not hasattr(model.config, "mask_ratio") or "noise" not in inspect.signature(model.forward).parameters:
+        return False
+    model.config.mask_ratio = 0.0
+    return True
+
+
+def usable_positions(model: Any) -> int:
+    """Return how many tokens have a position of their own; `sys.maxsize` where no table limits them.
+
+    RoBERTa and its kin count positions from the padding's number on, so that the first of the table are never used.
+    """
+    tables = [
+        part
+        for name, part in model.named_modules()
+        if "position" in name.rpartition(".")[2] and getattr(part, "padding_idx", None) is not None
+    ]
+    usable = [int(len(table.weight) - table.padding_idx - 1) for table in tables if hasattr(table, "weight")]
+    return min(usable, default=sys.maxsize)
 
 
 def builtin_clip(
@@ -361,6 +420,8 @@ def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: 
     require_fit(spec if weights is None else f"--weights {weights}", missing, (), shapes)
     if hasattr(getattr(model, "pooler", None), "dense"):
         model.pooler = None
+    if hasattr(model, "set_attention_type"):  # BigBird's goes by the longest text of a batch, and stays so
+        model.set_attention_type("original_full")
     return model, processor, tokenizer
 
 

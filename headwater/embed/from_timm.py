@@ -143,9 +143,10 @@ class TimmEncoder(Tunable[NDArray[Any]]):
             )
         if features.ndim == 3:
             sequence = features[:, self._prefix :]
+            _, rows, columns = self._config["input_size"]
+            height, width = grid_of_sequence(sequence.shape[1], self._grid, of_square=rows == columns)
             if self.tokens == "all":
                 return sequence
-            height, width = grid_of_sequence(sequence.shape[1], self._grid)
             return pool_grid(sequence.reshape(len(sequence), height, width, -1), int(self.tokens))
         grid = features if self._channels_last_map else features.permute(0, 2, 3, 1)
         return grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))

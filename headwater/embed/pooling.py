@@ -34,8 +34,18 @@ def grid_of(n_tokens: int, height: int, width: int) -> tuple[int, int]:
     return min(pairs, key=lambda pair: abs(pair[0] * width - pair[1] * height))
 
 
-def grid_of_sequence(n_tokens: int, expected: tuple[int, ...]) -> tuple[int, int]:
+def grid_of_sequence(n_tokens: int, expected: tuple[int, ...], *, of_square: bool = False) -> tuple[int, int]:
     """Return rows and columns of a grid laid out as a sequence: ``expected`` where that fits, else a square or a row.
+
+    Parameters
+    ----------
+    of_square
+        Whether the tokens are of a square image, whose cells make a square.
+
+    Raises
+    ------
+    EncoderError
+        When they are one more than a square of cells, so that a class token is among them.
 
     Examples
     --------
@@ -45,6 +55,11 @@ def grid_of_sequence(n_tokens: int, expected: tuple[int, ...]) -> tuple[int, int
     if len(expected) == 2 and expected[0] * expected[1] == n_tokens:
         return expected
     side = math.isqrt(n_tokens)
+    if of_square and n_tokens > 1 and side * side + 1 == n_tokens:
+        raise EncoderError(
+            f"--tokens: the encoder makes {n_tokens} tokens of a square image, one more than {side} x {side} cells: a "
+            "class token is among them, and its place is not known. Leave --tokens out."
+        )
     return (side, side) if side * side == n_tokens else (1, n_tokens)
 
 

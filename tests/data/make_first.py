@@ -17,13 +17,20 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import headwater as hw
 from headwater.finetune.adapt import LoraSettings
 
+
 def make():
     """Write the store and the runs to ``first`` in the current folder."""
     root = Path("first")
     shutil.rmtree(root, ignore_errors=True)
     (root / "i").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    words = ["benign gland tissue", "malignant gland with mass", "tissue", "severe malignant mass of the breast", "benign"]
+    words = [
+        "benign gland tissue",
+        "malignant gland with mass",
+        "tissue",
+        "severe malignant mass of the breast",
+        "benign",
+    ]
     rows = []
     for k in range(16):
         mal = k % 2
@@ -91,7 +98,9 @@ def make():
     ]:
         hw.fit_head(S, features=features, head=head, out=R / head, **{**fit, **more})
     hw.fit_head(S, features=["texture/image", "ngram/text"], out=R / "concatenation", seeds=2, **fit)
-    hw.fit_head(S, features=X, label="size", groups="patient", task="regression", folds=2, inner_folds=2, out=R / "ridge")
+    hw.fit_head(
+        S, features=X, label="size", groups="patient", task="regression", folds=2, inner_folds=2, out=R / "ridge"
+    )
     hw.fit_head(
         S,
         features=["texture/image"],
@@ -141,7 +150,8 @@ def make():
         out=R / "contrasted",
     )
     vocab = {
-        w: n for n, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "benign", "malignant", "gland", "mass", "tissue"])
+        w: n
+        for n, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "benign", "malignant", "gland", "mass", "tissue"])
     }
     t = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     t.pre_tokenizer = pre_tokenizers.Whitespace()
