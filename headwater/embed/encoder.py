@@ -18,6 +18,7 @@ from PIL import Image
 from headwater._devices import resolve_device
 from headwater.embed.contents import Content
 from headwater.embed.gate import admit, admit_weights, unasked
+from headwater.embed.pooling import POOLINGS
 from headwater.errors import EncoderError, nearest
 from headwater.sources.steps import Steps, parse_steps
 from headwater.store import FeatureSpec, Modality
@@ -157,8 +158,9 @@ CLIP_BACKEND = "headwater.embed.from_hub:builtin_clip"
 
 CHOICES = ("layer", "pooling", "prompt")
 OPTIONS: Mapping[str, Sequence[str]] = {
-    "timm": ("layer", "image_size"),
-    "open_clip": ("image_size", "trust_remote_code"),
+    "timm": ("layer", "pooling", "image_size"),
+    "torchvision": ("pooling",),
+    "open_clip": ("pooling", "image_size", "trust_remote_code"),
     "hf": ("layer", "pooling", "prompt", "image_size", "trust_remote_code"),
     "joined": ("trust_remote_code",),
 }
@@ -204,9 +206,11 @@ def load_encoder(
     layer
         Where in the encoder features are taken: of timm, a stage or several, as in ``stage2,stage4``; of a
         vision-language decoder, ``last`` or a layer's number.
-    pooling, prompt
-        How a decoder's states become one vector, and the words around ``{image}``, ``{text}`` or both; see
-        `headwater.embed.from_decoder.DecoderEncoder`.
+    pooling
+        How tokens become one vector: ``cls``, ``mean``, ``cls+mean``, ``max`` or ``last`` in place of what the model
+        does by itself; of a decoder see `headwater.embed.from_decoder.DecoderEncoder`.
+    prompt
+        The words around ``{image}``, ``{text}`` or both that a decoder reads; see there.
     image_size
         Height and width, ``HxW``, or one number for both, that images are brought to instead of the model's own;
         position embeddings are interpolated. Nothing to an encoder that sees no images. An adapter brings its own, and
@@ -375,7 +379,7 @@ def load_again(
         adapter=adapter,
         tokens=spec.tokens,
         layer=None if spec.layer in WHOLE else spec.layer,
-        pooling=None if prompt is None else spec.pooling,
+        pooling=spec.pooling if prompt is not None or spec.pooling in POOLINGS else None,
         prompt=prompt,
         image_size=spec.preprocessing.get("image_size"),
         device=device,

@@ -199,27 +199,31 @@ def _refuse_link(path: Path, folder: Path, spec: str) -> None:
         )
 
 
-def _admit_repository(name: str, spec: str, files: Sequence[str], trusted: bool) -> None:
-    """Look at the configuration of a model on the hub or in its cache; without the first file, the library says so."""
+def file_on_hub(name: str, file: str) -> str | None:
+    """Return where a file of ``ORG/NAME``, or ``ORG/NAME@REVISION``, is in the hub's cache, fetched if need be.
+
+    None where the model has no such file, or it cannot be reached.
+    """
     repository, _, revision = name.partition("@")
     hub = need("transformers.utils.hub", "encoders")
+    try:
+        found: str | None = hub.cached_file(
+            repository,
+            file,
+            revision=revision or None,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return None
+    return found
 
-    def fetched(file: str) -> str | None:
-        try:
-            found: str | None = hub.cached_file(
-                repository,
-                file,
-                revision=revision or None,
-                _raise_exceptions_for_gated_repo=False,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        except (OSError, ValueError):
-            return None
-        return found
 
+def _admit_repository(name: str, spec: str, files: Sequence[str], trusted: bool) -> None:
+    """Look at the configuration of a model on the hub or in its cache; without the first file, the library says so."""
     for file in files:
-        path = fetched(file)
+        path = file_on_hub(name, file)
         if path is None and file == files[0]:
             return
         if path is not None:
