@@ -32,8 +32,8 @@ Layer = Annotated[
 Pooling = Annotated[
     str | None,
     typer.Option(
-        help="How tokens make a vector: cls, mean, cls+mean, max or last; of a decoder last-token, mean-image-tokens or "
-        "mean."
+        help="How tokens make a vector: cls, mean, cls+mean, max or last; "
+        "of a decoder last-token, mean-image-tokens or mean."
     ),
 ]
 Prompt = Annotated[

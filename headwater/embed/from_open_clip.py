@@ -6,6 +6,7 @@ import copy
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._extras import need
+from headwater._reading import read_json
+from headwater._schema import Word, read_as
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._torch import (
     Frozen,
@@ -27,7 +30,7 @@ from headwater.embed._torch import (
 )
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Precision
-from headwater.embed.gate import needs_code
+from headwater.embed.gate import file_on_hub, needs_code
 from headwater.embed.pooling import (
     OF_CELLS,
     OF_CLASS,
@@ -48,6 +51,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from headwater.embed.adapter import Adapter
+
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+"""Files of which a tokenizer of transformers has one."""
 
 
 class OpenClipEncoder(Tunable[NDArray[Any]]):
@@ -268,6 +275,7 @@ def _build(
     open_clip = need("open_clip", "encoders")
     whole = name.startswith(("hf-hub:", "local-dir:"))
     model_name, _, tag = (name, "", "") if whole else name.partition("/")
+    tower = _text_tower(Path(name.removeprefix("local-dir:")), spec) if name.startswith("local-dir:") else {}
     trained: dict[str, Any] = {} if whole else _training_of(open_clip, model_name, tag, spec, with_weights)
     try:
         with warnings.catch_warnings():  # weights that say nothing about QuickGELU go by their model's configuration
@@ -282,6 +290,7 @@ def _build(
                 force_preprocess_cfg=trained,
                 force_image_size=image_size if image_size is None or len(set(image_size)) > 1 else image_size[0],
                 weights_only=True,
+                **tower,
             )
         words = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
         # said outright to transformers, which would else ask; open_clip's own tokenizers do not know the argument
@@ -295,10 +304,72 @@ def _build(
                 f"{spec}: open_clip does not interpolate the position embeddings of this kind of model: leave "
                 "--image-size out."
             ) from error
+        advice = (
+            "Is the folder whole: open_clip_config.json, weights and, of a text model of transformers, its tokenizer?"
+            if tower or name.startswith("local-dir:")
+            else "Without a network, pass --weights FILE or open_clip:local-dir:DIRECTORY."
+        )
+        raise EncoderError(f"{spec}: cannot be loaded ({first_line(error)}). {advice}") from error
+
+
+@dataclass(frozen=True)
+class _ModelConfig:
+    text_cfg: dict[Word, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _OpenClipConfig:
+    model_cfg: _ModelConfig
+
+
+@dataclass(frozen=True)
+class _TextConfig:
+    model_type: Word
+
+
+def _text_tower(folder: Path, spec: str) -> dict[str, Any]:
+    """Return the text part of a folder's configuration, with the place of its text model; empty where it names none.
+
+    A text model that is named by a relative path is looked for in the folder, and then in the hub's cache; the folder
+    may hold its ``config.json`` itself. The current directory has no say.
+
+    Raises
+    ------
+    EncoderError
+        When its configuration, or its tokenizer, is nowhere.
+    """
+    try:
+        text = read_as(_OpenClipConfig, read_json(folder / "open_clip_config.json")).model_cfg.text_cfg
+    except (OSError, ValueError):
+        return {}  # open_clip says what is wrong
+    named = text.get("hf_model_name")
+    if not isinstance(named, str):
+        return {}
+    places = (folder / named, folder)
+    place = next((place for place in places if _describes_text(place)), None)
+    if place is None:
+        cached = file_on_hub(named, "config.json")
+        if cached is None:
+            raise EncoderError(
+                f"{spec}: open_clip_config.json names the text model {named}, whose configuration is neither in the "
+                f"folder nor in the hub's cache. Save the config.json of {named} as {folder / 'config.json'}."
+            )
+        place = Path(cached).parent
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise EncoderError(
-            f"{spec}: cannot be loaded ({first_line(error)}). Without a network, pass --weights FILE or "
-            "open_clip:local-dir:DIRECTORY."
-        ) from error
+            f"{spec}: the folder has no tokenizer, which its text model {named} needs. Save tokenizer.json and "
+            f"tokenizer_config.json of {named} in {folder}."
+        )
+    return {"text_cfg": {**text, "hf_model_name": str(place.resolve())}}
+
+
+def _describes_text(folder: Path) -> bool:
+    """Whether a folder holds the configuration of a text model that open_clip knows."""
+    try:
+        found = read_as(_TextConfig, read_json(folder / "config.json"))
+    except (OSError, ValueError):
+        return False
+    return found.model_type in need("open_clip.hf_configs", "encoders").arch_dict
 
 
 def _training_of(open_clip: Any, model_name: str, tag: str, spec: str, with_weights: bool) -> dict[str, Any]:
