@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.api._alike import warnings_of_inputs
 from headwater.api._chosen import Chosen
 from headwater.api._classes import alike_labels, alike_values, class_counts, names_in
 from headwater.api._controls import run_controls
@@ -157,6 +158,9 @@ class Planned:
         y = found.y
         say(f"{counted(len(y), asked.unit)} with {' and '.join(data.inputs)}")
         rows = Columns.read(data, protocol, missing)
+        alike = warnings_of_inputs(data)
+        for line in alike:
+            say(f"warning: {line}")
         splits = splits_of(y, rows, protocol)
         leakage = _checked_leakage(self, data, splits, rows.groups, say)
 
@@ -175,6 +179,7 @@ class Planned:
         fixed = asked.chosen.fixed
         metrics = metrics_of(report.outcome, data, y, classes=classes, params=fixed, by=levels_by) | report.metrics
         metrics |= counts_of(y, classes, rows, protocol, missing, "--merge", len(asked.labels), say)
+        metrics["warnings"] += alike
         metrics["leakage"] = leakage
         if head.transductive:
             metrics["transduction"] = {"sees": SEES}

@@ -91,7 +91,7 @@ class Encoder(ABC, Generic[Prepared]):
 
     def image_of(self, content: Content) -> Image.Image:
         """Read an image, mode RGB, and take the steps that were asked for."""
-        image = content.image()
+        image = content.image(None if self.steps is None else self.steps.bits)
         return image if self.steps is None else self.steps(image)
 
     def with_steps(self, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ in the file                            out, 0 to 255
 8-bit grey, RGB, YCbCr, CMYK, palette  as decoded; grey is repeated in the three channels
 1, 2, 4-bit grey                       full scale is 255
 16-bit grey                            ``round(v / 257)``, also when no value in the file is above 4095
+the same, read with ``bits=N``         ``round(255 * v / (2 ** N - 1))``; an error when a value has more bits
 12-bit grey TIFF                       ``round(255 * v / 4095)``
 16-bit colour, or grey with alpha      ``v // 256``, the high byte (Pillow's; within one of the rounded value)
 PGM, PPM with a maxval                 ``round(255 * v / maxval)``
@@ -58,6 +59,9 @@ MAX_PIXELS = 1 << 28
 MAX_BYTES = 1 << 31
 """The bytes above which an image file is not read: those of `MAX_PIXELS` of four channels of 16 bits."""
 
+FULL = 65535
+"""White in a file of 16 bits."""
+
 # `Image.open` would check Pillow's own, process-wide pixel limit, and try formats such as EPS that run code;
 # the plugin's class, chosen by the first bytes, does neither.
 _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
@@ -98,7 +102,9 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"cannot read image file ({reason}): {path}") from error
 
 
-def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, bits: int | None = None
+) -> Image.Image:
     """Decode an image into 8-bit RGB.
 
     Reads PNG, JPEG, TIFF, BMP, WebP and PBM/PGM/PPM, told apart by their first bytes, whatever the file is
@@ -112,6 +118,9 @@ def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
     max_pixels
         Refuse an image of more pixels than this, before any of them is decoded. Pillow itself refuses a
         WebP of more than 178,956,970 pixels.
+    bits
+        How many bits the samples of a file of 16 bits use, such as 12: its white is then 2 ** bits - 1, where None
+        takes what the file declares. Files of 8 bits are read as ever.
 
     Returns
     -------
@@ -139,14 +148,14 @@ def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
     else:
         data, where = load_bytes(source), f": {os.fspath(source)}"
     try:
-        return _decode(data, max_pixels)
+        return _decode(data, max_pixels, bits)
     except MemoryError:
         raise  # says nothing of the file
     except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
         raise ImageError(_reason(error, data) + where) from error
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:
     if not data:
         raise ImageError("empty image file (0 bytes)")
     reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
@@ -154,7 +163,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("not an image (known are PNG, JPEG, TIFF, BMP, WebP, PGM and PPM)")
     header = _NETPBM_HEADER.match(data)
     if header and int(header[4]) != 255:
-        return _decode_netpbm(data, header, max_pixels)
+        return _decode_netpbm(data, header, max_pixels, bits)
 
     image = reader(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
@@ -164,7 +173,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         image.im = Image.new(image.mode, size, None).im
     image.load()
     _set_upright(image)
-    return _to_rgb(image, data)
+    return _to_rgb(image, data, bits)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -177,7 +186,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _decode_netpbm(data: bytes, header: re.Match[bytes], max_pixels: int) -> Image.Image:
+def _decode_netpbm(data: bytes, header: re.Match[bytes], max_pixels: int, bits: int | None) -> Image.Image:
     """Decode a binary PGM or PPM of any maxval; Pillow's own loop takes 0.6 s a megapixel."""
     width, height, maxval = (int(token) for token in header.groups()[1:])
     _check_size(width, height, max_pixels)
@@ -189,6 +198,9 @@ def _decode_netpbm(data: bytes, header: re.Match[bytes], max_pixels: int) -> Ima
     if len(data) - header.end() < n_samples * dtype.itemsize:
         raise ImageError(f"truncated image ({len(data)} bytes)")
     samples = np.frombuffer(data, dtype, n_samples, offset=header.end()).reshape(shape)
+    if bits is not None and maxval == FULL:
+        _require_bits(samples, bits)
+        maxval = (1 << bits) - 1
     image = Image.fromarray(_to_8_bits(np.minimum(samples, maxval), maxval))
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -200,10 +212,12 @@ def _set_upright(image: ImageFile.ImageFile) -> None:
         return  # metadata that cannot be parsed says nothing about the pixels: they are read as they lie
 
 
-def _to_rgb(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+def _to_rgb(image: ImageFile.ImageFile, data: bytes, bits: int | None) -> Image.Image:
     """Convert a loaded, upright image of any mode; ``data`` holds the file's header."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_wide_grey(image)).convert("RGB")
+        return Image.fromarray(_wide_grey(image, bits)).convert("RGB")
+    if bits is not None and _n_bits(image, data) > 8:
+        raise ImageError(f"{bits} bits of colour in 16 cannot be told from 16 here; save it as grey, or in 8 bits")
     if image.mode in ("La", "RGBa"):  # premultiplied: Pillow converts these in two steps only
         return _on_white(image.convert(image.mode.upper()))
     if image.mode in ("LA", "PA", "RGBA"):
@@ -217,6 +231,14 @@ def _to_rgb(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _n_bits(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return the bits of a sample of a PNG or TIFF; of other formats 8."""
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return data[24]
+    declared = image.tag_v2.get(_TIFF_BITS, (8,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (8,)
+    return int(max(declared))
+
+
 def _on_white(image: Image.Image) -> Image.Image:
     rgba = image.convert("RGBA")
     if rgba.getchannel("A").getextrema() == (255, 255):
@@ -226,10 +248,10 @@ def _on_white(image: Image.Image) -> Image.Image:
     return white
 
 
-def _wide_grey(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+def _wide_grey(image: ImageFile.ImageFile, bits: int | None) -> npt.NDArray[np.uint8]:
     """Scale grey samples of more than 8 bits; shape (height, width)."""
     samples: npt.NDArray[Any] = np.asarray(image)
-    full_scale, white_is_zero = 65535, False
+    full_scale, white_is_zero = FULL, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         white_is_zero = image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
         if image.mode.startswith("I;16"):
@@ -245,8 +267,17 @@ def _wide_grey(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
     elif low < 0 or high > 65535:
         raise ImageError(f"integer samples from {low} to {high} have no fixed scale; store values in 0 to 65535")
     else:
+        if bits is not None and full_scale == FULL:
+            _require_bits(samples, bits)
+            full_scale = (1 << bits) - 1
         grey = _to_8_bits(samples, full_scale)
     return np.invert(grey) if white_is_zero else grey
+
+
+def _require_bits(samples: npt.NDArray[Any], bits: int) -> None:
+    high = int(samples.max())
+    if high >> bits:
+        raise ImageError(f"a sample of {high} has more than {bits} bits: write --step bits={high.bit_length()}")
 
 
 def _to_8_bits(samples: npt.NDArray[Any], full_scale: int) -> npt.NDArray[np.uint8]:
