@@ -343,7 +343,7 @@ def _text_tower(folder: Path, spec: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}  # open_clip says what is wrong
     named = text.get("hf_model_name")
-    if not isinstance(named, str):
+    if not isinstance(named, str) or Path(named).is_absolute():
         return {}
     places = (folder / named, folder)
     place = next((place for place in places if _describes_text(place)), None)

@@ -206,7 +206,12 @@ def file_on_hub(name: str, file: str) -> str | None:
     """
     repository, _, revision = name.partition("@")
     if os.path.lexists(repository):  # transformers would take what has this name in the current directory
-        known = need("huggingface_hub", "encoders").try_to_load_from_cache(repository, file, revision=revision or None)
+        try:
+            known = need("huggingface_hub", "encoders").try_to_load_from_cache(
+                repository, file, revision=revision or None
+            )
+        except ValueError:
+            return None
         return known if isinstance(known, str) else None
     hub = need("transformers.utils.hub", "encoders")
     try:

@@ -17,8 +17,9 @@ PGM, PPM with a maxval                 ``round(255 * v / maxval)``
 32-bit float TIFF                      ``round(255 * v)``; an error when a value is outside 0 to 1
 =====================================  =================================================================
 
-TIFFs that declare white as zero are inverted. Alpha, and the transparent entry of a palette, are composited
-on white, the background of a slide scanner. EXIF orientation is applied. Of a file with several frames, the
+TIFFs that declare white as zero are inverted. Alpha, and the transparent entry of a palette or level of grey, are
+composited on white, the background of a slide scanner. Signed bytes, and TIFFs in planes other than 8-bit RGB or CMYK,
+are refused: they would be read as something else. EXIF orientation is applied. Of a file with several frames, the
 first is read. Embedded colour profiles are not applied.
 """
 
@@ -77,7 +78,10 @@ _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
 _NETPBM_HEADER = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * 3 + rb"\s")
 
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC = 256, 257, 258, 262
-_WHITE_IS_ZERO = 0
+_TIFF_N_SAMPLES, _TIFF_PLANES, _TIFF_FORMAT = 277, 284, 339
+_WHITE_IS_ZERO, _RGB, _CMYK = 0, 2, 5
+_PLANES = 2
+_SIGNED = 2
 
 
 def load_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -168,12 +172,26 @@ def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:
     image = reader(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _refuse_samples(image)
         # Left to itself, Pillow allocates these pixels too, but only after asking its process-wide limit.
         size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
         image.im = Image.new(image.mode, size, None).im
     image.load()
     _set_upright(image)
     return _to_rgb(image, data, bits)
+
+
+def _refuse_samples(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raise `ImageError` for what Pillow takes for something else: signed bytes, planes but of 8-bit RGB or CMYK."""
+    tags = image.tag_v2
+    bits = max(tags.get(_TIFF_BITS, (1,)))
+    if _SIGNED in tags.get(_TIFF_FORMAT, ()) and bits <= 8:
+        raise ImageError("signed 8-bit samples have no fixed scale; store values in 0 to 255, unsigned")
+    in_planes = tags.get(_TIFF_PLANES) == _PLANES and tags.get(_TIFF_N_SAMPLES, 1) > 1
+    if in_planes and not (bits == 8 and tags.get(_TIFF_PHOTOMETRIC) in (_RGB, _CMYK)):
+        raise ImageError(
+            f"{bits}-bit samples in separate planes (PlanarConfiguration 2) are not read; store them pixel by pixel"
+        )
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -223,12 +241,27 @@ def _to_rgb(image: ImageFile.ImageFile, data: bytes, bits: int | None) -> Image.
     if image.mode in ("LA", "PA", "RGBA"):
         return _on_white(image)
     if "transparency" in image.info:
-        # Of a PNG only. A colour key of less or more than 8 bits does not compare with 8-bit samples.
+        # Of a PNG only.
         bit_depth = data[24]
         if image.mode == "P" or bit_depth == 8:
             return _on_white(image)
-        del image.info["transparency"]
+        key = image.info.pop("transparency")
+        if bit_depth < 8:
+            return _keyed(image.convert("L"), key * 255 // ((1 << bit_depth) - 1))
+        _refuse_near_key(image, key)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _keyed(grey: Image.Image, key: int) -> Image.Image:
+    """Return a grey image in RGB, the transparent level being white."""
+    return grey.point([255 if level == key else level for level in range(256)]).convert("RGB")
+
+
+def _refuse_near_key(image: Image.Image, key: tuple[int, int, int]) -> None:
+    """Raise `ImageError` where a pixel of 16-bit colour may be the transparent one: its low bytes are gone."""
+    same = np.asarray(image)[:, :, :3] == np.array([part >> 8 for part in key])
+    if same.all(2).any():
+        raise ImageError("a transparent colour of 16 bits is not told from its neighbours; store transparency as alpha")
 
 
 def _n_bits(image: ImageFile.ImageFile, data: bytes) -> int:
@@ -271,6 +304,8 @@ def _wide_grey(image: ImageFile.ImageFile, bits: int | None) -> npt.NDArray[np.u
             _require_bits(samples, bits)
             full_scale = (1 << bits) - 1
         grey = _to_8_bits(samples, full_scale)
+    if isinstance(image, PngImagePlugin.PngImageFile) and isinstance(key := image.info.get("transparency"), int):
+        grey = np.where(samples == key, np.uint8(255), grey)
     return np.invert(grey) if white_is_zero else grey
 
 
@@ -294,6 +329,11 @@ def _reason(error: Exception, data: bytes) -> str:
     riff_is_short = data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
     if riff_is_short or isinstance(error, EOFError | IndexError | struct.error):
         return f"truncated image ({len(data)} bytes)"
+    if text == "unknown pixel mode":
+        return (
+            "damaged or unsupported image (unknown pixel mode): its samples are of a depth or colour space that is "
+            "not read; save it as PNG"
+        )
     if re.search("truncat|not enough image data|reached eof|requires a buffer", text, re.IGNORECASE):
         return f"truncated image ({len(data)} bytes)"
     return f"damaged or unsupported image ({text})"
