@@ -157,7 +157,7 @@ def test_a_value_is_right(what):
 
 
 def test_lab_is_lab():
-    """Signed a and b are those of CIE L*a*b*: white, black and a violet, within two levels of the colours by formula."""
+    """Signed a and b are those of CIE L*a*b*: white, black and a violet, within two levels."""
     found = np.array(row(tiff(u8((255, 0, 0), (0, 0, 0), (128, 50, 206)), LAB)))
     assert np.abs(found - [[255, 255, 255], [0, 0, 0], [167, 83, 206]]).max() <= 2
 
