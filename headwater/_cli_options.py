@@ -30,7 +30,11 @@ Layer = Annotated[
     typer.Option(metavar="LAYER", help="timm: stage3, or stage2,stage4; vision-language decoder: last, or a number."),
 ]
 Pooling = Annotated[
-    str | None, typer.Option(help="How a decoder's states make a vector: last-token, mean-image-tokens or mean.")
+    str | None,
+    typer.Option(
+        help="How tokens make a vector: cls, mean, cls+mean, max or last; "
+        "of a decoder last-token, mean-image-tokens or mean."
+    ),
 ]
 Prompt = Annotated[
     str | None, typer.Option(metavar="WORDS", help="What a decoder reads: words around {image}, {text} or both.")

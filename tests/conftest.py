@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from headwater.errors import MissingExtra
 from headwater.store import BlockResult, FeatureSpec, Roles, create_store, hex_from_keys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # there is a test process a core: more threads would spin
+CACHE = tempfile.TemporaryDirectory(prefix="headwater-tests-")
+os.environ["HEADWATER_CACHE"] = CACHE.name  # never the user's own
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that reaches for the network fails at once, instead of after retries
 
 EXTRAS = {"torch", "torchvision", "timm", "open_clip", "transformers", "peft", "faiss", "xgboost", "optuna", "ray"}
@@ -642,7 +645,7 @@ def s3(s3_server, monkeypatch):
     import s3fs
 
     ours = ("HEADWATER_",) if GIVEN[ENDPOINT] else ("AWS_", "FSSPEC_", "HEADWATER_")
-    for name in [name for name in os.environ if name.startswith(ours)]:
+    for name in [name for name in os.environ if name.startswith(ours) and name != "HEADWATER_CACHE"]:
         monkeypatch.delenv(name)
     settings = {
         "AWS_ENDPOINT_URL": s3_server,

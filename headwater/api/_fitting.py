@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater.api._alike import warnings_of_inputs
 from headwater.api._chosen import Chosen
 from headwater.api._classes import alike_labels, alike_values, class_counts, names_in
 from headwater.api._controls import run_controls
@@ -161,6 +162,9 @@ class Planned:
         say(f"{counted(len(y), asked.unit)} with {' and '.join(data.inputs)}")
         rows = Columns.read(data, protocol, missing)
         positive = None if protocol.regression else protocol.positive_in(infer_task(y), np.unique(y).tolist())
+        alike = warnings_of_inputs(data)
+        for line in alike:
+            say(f"warning: {line}")
         splits = splits_of(y, rows, protocol)
         names = np.unique(y).tolist() if found.names is None else found.names
         leakage = _checked_leakage(self, data, y, names, splits, rows.groups, say)
@@ -184,6 +188,7 @@ class Planned:
         metrics |= positive_section(positive)
         if asked.chosen.trials is None:
             metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(outcome, head.search_space)]
+        metrics["warnings"] += alike
         metrics["leakage"] = leakage
         if head.transductive:
             metrics["transduction"] = {"sees": SEES}

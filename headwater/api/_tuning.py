@@ -159,6 +159,11 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
         )
         if not isinstance(encoder, Tunable):
             raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
+        if encoder.tuned is not None and encoder.tuned.peft is not None:
+            raise EncoderError(
+                f"--adapter {adapters[number]}: training goes on from runs of fine-tune, not from an adapter of peft. "
+                "Merge it into the model with peft: model.merge_and_unload().save_pretrained(DIRECTORY)."
+            )
         if encoder.sees_images:
             steps = parse_steps(asked.steps)
             encoder.steps = steps if encoder.tuned is None else encoder.tuned.steps_with(steps)

@@ -19,6 +19,8 @@ from headwater.embed import Encoder, Precision, Source, load_encoder, no_network
 from headwater.errors import EncoderError, InputError
 from headwater.store import FeatureSpec, Modality
 
+TRIED = "tried on made items: different ones get different vectors; each gets the same twice, alone and in a batch"
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -76,6 +78,8 @@ class Examined:
         The spec of each feature set that it makes.
     measured
         Rate and memory of each.
+    tried
+        Whether it was tried on made items first; without weights it is not.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Examined:
     environment: dict[str, Any]
     features: dict[Modality, FeatureSpec]
     measured: dict[Modality, Measured]
+    tried: bool = False
 
     def lines(self) -> list[str]:
         """Say it in a few lines."""
@@ -94,6 +99,7 @@ class Examined:
             parts.append(f"{self.n_parameters:,} parameters")
         parts += [str(self.environment[key]) for key in ("device", "precision") if key in self.environment]
         out = [f"{self.name}: {', '.join(parts)}"]
+        out += [TRIED] if self.tried else []
         for modality, spec in self.features.items():
             tokens = ""
             if spec.has_tokens:
@@ -179,6 +185,8 @@ def doctor(
                 device=device,
                 precision=precision,
                 trust_remote_code=trust_remote_code,
+                batch_size=batch_size,
+                probing="anew",
             )
 
         try:
@@ -191,7 +199,8 @@ def doctor(
         raise EncoderError(f"{encoder} sees no images: leave --image-size out.")
     measured = {modality: measure(model, modality, batch_size) for modality in sorted(model.modalities)}
     features = {modality: model.spec(modality, "float16") for modality in measured}
-    found = Examined(encoder, source, model.n_parameters(), model.environment(), features, measured)
+    tried = model.probed is not None
+    found = Examined(encoder, source, model.n_parameters(), model.environment(), features, measured, tried)
     return Report(_environment(), found)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headwater._devices import resolve_device
 from headwater._extras import need
+from headwater.api._alike import warn_of_alike
 from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
 from headwater.api._lines import counted, size
 from headwater.api._listing import Changes, refuse_own_keys, write_samples
@@ -61,6 +62,8 @@ class Embedded(Store):
         For each feature set, how many items failed in an earlier run.
     not_encoded
         Columns that were named but that the encoder has no use for, by modality.
+    alike
+        For each feature set whose items are nearly the same, a warning that says so.
     changes
         How this manifest differs from the one before, which it took the place of; None where there was none.
     """
@@ -72,6 +75,7 @@ class Embedded(Store):
         self.failed: dict[str, dict[str, str]] = {}
         self.n_failed_before: dict[str, int] = {}
         self.not_encoded: dict[Modality, str] = {}
+        self.alike: dict[str, str] = {}
         self.changes: Changes | None = None
 
     @property
@@ -101,7 +105,7 @@ class Embedded(Store):
         }
         changes = None if self.changes is None else asdict(self.changes)
         counts = {"n_samples": self.n_samples, "changes": changes}
-        return {"store": self.location, **counts, "features": features}
+        return {"store": self.location, **counts, "features": features, "warnings": list(self.alike.values())}
 
     def lines(self) -> list[str]:
         """Say in a few lines what was done, what was skipped and where the result is."""
@@ -120,6 +124,7 @@ class Embedded(Store):
                 out.append(f"  {counted(result.cut, 'text')} cut short, being longer than the encoder reads")
             if before:
                 out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed tries again")
+        out += [f"warning: {line}" for line in self.alike.values()]
         out += [
             f"column {column!r} was left alone: its {m}s need another encoder" for m, column in self.not_encoded.items()
         ]
@@ -252,6 +257,7 @@ def embed(
         precision=precision,
         trust_remote_code=trust_remote_code,
         steps=steps,
+        batch_size=batch_size,
     )
     if image_size is not None and not model.sees_images:
         raise EncoderError(f"{encoder} sees no images: leave --image-size out.")
@@ -319,6 +325,8 @@ def embed(
         failed = failed_items(features, contents)
         target.n_failed_before[full_name] = len(failed) - len(result.failed)
         target.failed[full_name] = items[modality].failed_samples(table.ids, failed)
+        if result.embedded and (line := warn_of_alike(features, model, contents)) is not None:
+            target.alike[full_name] = line
     return target
 
 

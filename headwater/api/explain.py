@@ -243,7 +243,9 @@ def _draw(store: Store, data: Data, found: Mapping[str, NDArray[np.float32]], ou
     seen = store.features(name).spec.preprocessing
     steps = parse_steps(seen.get("steps", ()), named_by=f"the store {store.location}")
     try:
-        image = Content(bytes.fromhex(data.table[KEY_COLUMNS["image"]][0]), path).image()
+        image = Content(bytes.fromhex(data.table[KEY_COLUMNS["image"]][0]), path).image(
+            None if steps is None else steps.bits
+        )
         image = image if steps is None else steps(image)
     except HeadwaterError as error:
         raise InputError(f"--out {out}: the image cannot be read ({error}).") from error

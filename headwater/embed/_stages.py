@@ -52,9 +52,10 @@ def chosen_stages(layer: str, model: Any, spec: str) -> dict[str, int]:
     return {name: i for i, name in enumerate(names) if name in asked}
 
 
-def see_stages(model: Any, x: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
-    """Return the last of the named feature maps, of shape ``(n, dim, height, width)``, and the means of all, joined."""
+def see_stages(model: Any, x: Tensor, indices: list[int], pooling: str) -> tuple[Tensor, Tensor]:
+    """Return the last named feature map, of shape ``(n, dim, height, width)``, and all of them pooled, joined."""
     torch = need("torch", "encoders")
     maps = model.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True, output_fmt="NCHW")
-    pooled: Tensor = torch.cat([one.float().mean((2, 3)) for one in maps], 1)
-    return maps[-1], pooled
+    pooled = [one.float().amax((2, 3)) if pooling == "max" else one.float().mean((2, 3)) for one in maps]
+    joined: Tensor = torch.cat(pooled, 1)
+    return maps[-1], joined

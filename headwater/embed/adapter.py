@@ -16,6 +16,7 @@ from headwater._reading import read_json
 from headwater.embed._torch import first_line, require_fit
 from headwater.embed.encoder import CHOICES
 from headwater.embed.gate import file_of
+from headwater.embed.peft_folder import PeftAdapter, PeftLora, is_peft, read_peft
 from headwater.errors import EncoderError
 from headwater.sources.steps import Steps, parse_steps
 
@@ -80,6 +81,8 @@ class Adapter:
     steps
         What was done to images before all else, as `headwater.sources.steps.Steps` names it; None where that was not
         written down.
+    peft
+        What peft itself saved; there is then nothing else, and no telling which weights it was trained on.
     """
 
     encoder: str
@@ -91,11 +94,13 @@ class Adapter:
     image_size: tuple[int, int] | None = None
     choices: Mapping[str, str] = field(default_factory=dict)
     steps: Sequence[str] | None = None
+    peft: PeftAdapter | None = None
 
     @property
     def digest(self) -> str:
         """BLAKE2b-128 digest of the tensors, with their names."""
-        digest = blake2b(b"" if self.before is None else self.before.digest.encode(), digest_size=16)
+        scaled = "" if self.peft is None else repr(self.peft.lora)
+        digest = blake2b((scaled if self.before is None else self.before.digest).encode(), digest_size=16)
         for name in sorted(self.tensors):
             tensor = self.tensors[name].detach().cpu().contiguous()
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -142,7 +147,11 @@ class Adapter:
         EncoderError
             When the module has other weights than the adapter was trained on, or lacks what was trained.
         """
-        if base != self.base:
+        tensors = self.tensors
+        lora: Lora | PeftLora | None = self.lora
+        if self.peft is not None:
+            lora, tensors = self.peft.on(module, f"--adapter {self.path}")
+        elif base != self.base:
             raise EncoderError(
                 f"{encoder}: the adapter was trained on other weights ({self.encoder}, digest {self.base[:8]}…, here "
                 f"{base[:8]}…). Name the encoder, and the --weights, that it was trained on."
@@ -150,21 +159,29 @@ class Adapter:
         if self.before is not None:
             self.before.apply(module, base, encoder)
         try:
-            tuner = None if self.lora is None else self.lora.inject(module)
+            tuner = None if lora is None else lora.inject(module)
         except Exception as error:  # the library raises many kinds for layers that it does not find or cannot adapt
             raise EncoderError(f"{encoder}: the adapter does not fit this model ({first_line(error)}).") from error
         own = module.state_dict()
-        unknown = [name for name in self.tensors if name not in own]
+        if self.peft is not None:  # what an adapted layer had before is one level deeper in it now
+            tensors = {name if name in own else _deeper(name): tensor for name, tensor in tensors.items()}
+        unknown = [name for name in tensors if name not in own]
         shapes = [
             f"{name} {tuple(tensor.shape)} where {tuple(own[name].shape)} belongs"
-            for name, tensor in self.tensors.items()
+            for name, tensor in tensors.items()
             if name in own and tensor.shape != own[name].shape
         ]
-        missing = [name for name in own if ".lora_" in name and name not in self.tensors]
+        missing = [name for name in own if ".lora_" in name and name not in tensors]
         require_fit(f"{encoder}: the adapter", missing, unknown, shapes)
-        module.load_state_dict(dict(self.tensors), strict=False)
+        module.load_state_dict(dict(tensors), strict=False)
         if tuner is not None:
             tuner.merge_and_unload()
+
+
+def _deeper(name: str) -> str:
+    """Return the name of a parameter of a layer, in the layer that peft put around it."""
+    layer, _, parameter = name.rpartition(".")
+    return f"{layer}.base_layer.{parameter}"
 
 
 def tuned_encoders(path: str | Path) -> list[str]:
@@ -184,7 +201,7 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
     Parameters
     ----------
     path
-        A run of ``fine-tune``, or the folder of one adapter.
+        A run of ``fine-tune``, the folder of one adapter, or a folder in which peft saved one.
     encoder
         Spec of the encoder that it is for: a run may hold several.
 
@@ -194,6 +211,9 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         When there is none, or none for this encoder.
     """
     path = Path(path)
+    if is_peft(path):
+        found = read_peft(path)
+        return Adapter(encoder, "", None, found.tensors, path.resolve(), peft=found)
     described = _described(path)
     try:
         # one adapter may go by another name of the encoder, such as a moved directory: the digest decides

@@ -42,8 +42,8 @@ class Content:
     source: Path | str
     words: str | None = None
 
-    def image(self) -> Image.Image:
-        """Read the image, in mode RGB.
+    def image(self, bits: int | None = None) -> Image.Image:
+        """Read the image, in mode RGB; `headwater.sources.read_image` says what ``bits`` are.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class Content:
         if found != self.key:
             raise ImageError(f"changed while it was being embedded: {self.source}")
         try:
-            return read_image(data)
+            return read_image(data, bits=bits)
         except ImageError as error:
             raise ImageError(f"{error}: {self.source}") from error
 

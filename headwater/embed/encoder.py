@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,16 @@ from PIL import Image
 from headwater._devices import resolve_device
 from headwater.embed.contents import Content
 from headwater.embed.gate import admit, admit_weights, unasked
+from headwater.embed.pooling import POOLINGS
 from headwater.errors import EncoderError, nearest
 from headwater.sources.steps import Steps, parse_steps
 from headwater.store import FeatureSpec, Modality
 
+if TYPE_CHECKING:
+    from headwater.embed.probe import Probed
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Probing = Literal["once", "anew", "never"]
 Prepared = TypeVar("Prepared")
 
 
@@ -68,6 +73,12 @@ class Encoder(ABC, Generic[Prepared]):
     """What was asked for of ``layer``, ``pooling`` and ``prompt``."""
     threads_own_cores = False
     """Whether several threads may encode at once, each on a core of its own; else one batch is encoded at a time."""
+    probes = False
+    """Whether it is tried on made items when it is loaded; see `headwater.embed.probe`."""
+    probed: Probed | None = None
+    """That it was tried, now or earlier."""
+    longest: int | None = None
+    """Tokens of the longest text that a trial reads: all that it takes; None where it cuts no text."""
 
     @property
     def sees_images(self) -> bool:
@@ -80,7 +91,7 @@ class Encoder(ABC, Generic[Prepared]):
 
     def image_of(self, content: Content) -> Image.Image:
         """Read an image, mode RGB, and take the steps that were asked for."""
-        image = content.image()
+        image = content.image(None if self.steps is None else self.steps.bits)
         return image if self.steps is None else self.steps(image)
 
     def with_steps(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +130,10 @@ class Encoder(ABC, Generic[Prepared]):
         """Return how many parameters the model has; None for what has none, or does not say."""
         return None
 
+    def architecture(self) -> str:
+        """Return what is computed with the weights, as far as it is written down; equal for equal models."""
+        return ""
+
     def environment(self) -> dict[str, Any]:
         """Return what is recorded with the features but does not define them: versions, device, precision."""
         return {"numpy": np.__version__}
@@ -143,8 +158,9 @@ CLIP_BACKEND = "headwater.embed.from_hub:builtin_clip"
 
 CHOICES = ("layer", "pooling", "prompt")
 OPTIONS: Mapping[str, Sequence[str]] = {
-    "timm": ("layer", "image_size"),
-    "open_clip": ("image_size", "trust_remote_code"),
+    "timm": ("layer", "pooling", "image_size"),
+    "torchvision": ("pooling",),
+    "open_clip": ("pooling", "image_size", "trust_remote_code"),
     "hf": ("layer", "pooling", "prompt", "image_size", "trust_remote_code"),
     "joined": ("trust_remote_code",),
 }
@@ -169,6 +185,8 @@ def load_encoder(
     trust_remote_code: bool = False,
     steps: Sequence[str] = (),
     named_by: str | None = None,
+    batch_size: int = 1,
+    probing: Probing = "once",
 ) -> Encoder[Any]:
     """Build the encoder that ``spec`` names: the one way to an encoder, whoever named it.
 
@@ -188,9 +206,11 @@ def load_encoder(
     layer
         Where in the encoder features are taken: of timm, a stage or several, as in ``stage2,stage4``; of a
         vision-language decoder, ``last`` or a layer's number.
-    pooling, prompt
-        How a decoder's states become one vector, and the words around ``{image}``, ``{text}`` or both; see
-        `headwater.embed.from_decoder.DecoderEncoder`.
+    pooling
+        How tokens become one vector: ``cls``, ``mean``, ``cls+mean``, ``max`` or ``last`` in place of what the model
+        does by itself; of a decoder see `headwater.embed.from_decoder.DecoderEncoder`.
+    prompt
+        The words around ``{image}``, ``{text}`` or both that a decoder reads; see there.
     image_size
         Height and width, ``HxW``, or one number for both, that images are brought to instead of the model's own;
         position embeddings are interpolated. Nothing to an encoder that sees no images. An adapter brings its own, and
@@ -205,11 +225,17 @@ def load_encoder(
         What is done to an image before the encoder's own preprocessing; see `headwater.sources.steps.parse_steps`.
     named_by
         The store or run that names all this, which may be somebody else's; None where the user does.
+    batch_size
+        Items that will be encoded together, which a trial encodes together too.
+    probing
+        ``once`` tries the encoder on made items unless the user's cache says that it was found fine; ``anew`` tries it
+        in any case, ``never`` leaves that to the caller.
 
     Raises
     ------
     EncoderError
-        When the spec names nothing, the weights do not fit, or code would run that the user does not trust.
+        When the spec names nothing, the weights do not fit, code would run that the user does not trust, or a trial
+        shows that its vectors cannot be used.
     """
     backend, _, name = spec.partition(":")
     if backend not in BACKENDS:
@@ -282,10 +308,13 @@ def load_encoder(
     built.choices = {option: str(chosen[option]) for option in own if chosen[option] is not None}
     if tuned is not None:
         built.tuned = tuned  # type: ignore[attr-defined]
-    if before is not None:
-        if not built.sees_images:
-            raise EncoderError(f"{spec} sees no images: leave --step out.")
-        built.steps = before
+    if before is not None and not built.sees_images:
+        raise EncoderError(f"{spec} sees no images: leave --step out.")
+    if probing != "never":
+        from headwater.embed.probe import require_sound
+
+        built.probed = require_sound(built, batch_size, anew=probing == "anew")
+    built.steps = before
     return built
 
 
@@ -350,7 +379,7 @@ def load_again(
         adapter=adapter,
         tokens=spec.tokens,
         layer=None if spec.layer in WHOLE else spec.layer,
-        pooling=None if prompt is None else spec.pooling,
+        pooling=spec.pooling if prompt is not None or spec.pooling in POOLINGS else None,
         prompt=prompt,
         image_size=spec.preprocessing.get("image_size"),
         device=device,

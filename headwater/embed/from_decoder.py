@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
 
 POOLINGS = ("last-token", "mean-image-tokens", "mean")
+LONGEST_TRIED = 512
+"""Tokens of the longest text that is tried: positions of a decoder do not run out, and its context may be vast."""
+IMAGE_TOKENS = ("image_token_id", "image_token_index")
 SAME = 1e-6  # of the largest value: vectors that differ by less are of one item
 
 
@@ -96,14 +99,12 @@ class DecoderEncoder(Tunable[Sequenced]):
         self._pad = int(tokenizer.pad_token_id or 0)
         self._max_length = min(int(words.max_position_embeddings), int(tokenizer.model_max_length))
         self._vocabulary = digest_of_vocabulary(tokenizer)
-        image_token = getattr(self._processor, "image_token_id", getattr(model.config, "image_token_id", None))
-        self._image_token = -1 if image_token is None else int(image_token)
+        self.longest = min(self._max_length, LONGEST_TRIED)
+        self._image_token = _image_token_of(model.config, self._processor)
         self._written = {m: rendered(prompt, self._processor, self.name) for m, prompt in self._prompts.items()}
         self.modalities = frozenset(self._prompts)
         if self._pooling == "mean-image-tokens":
             self.modalities -= {"text"}
-            if self._image_token < 0:
-                raise EncoderError(f"{self.name}: has no image tokens: pass --pooling last-token or mean.")
         self._named: dict[Modality, list[str]] = {}
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.threads_own_cores = self._frozen.device == "cpu"
@@ -112,6 +113,8 @@ class DecoderEncoder(Tunable[Sequenced]):
             self._dim = self.encode(one, [self._example(one)]).pooled.shape[1]
         except ImageError as error:
             raise EncoderError(f"{self.name}: --prompt is too long: {error}.") from error
+        if self._pooling == "mean-image-tokens" and not all(map(self._sees, self.modalities)):
+            raise EncoderError(f"{self.name}: has no image tokens: pass --pooling last-token or mean.")
         if self._pooling == "mean-image-tokens" and "pair" in self.modalities:
             self._refuse_blind()
 
@@ -189,6 +192,10 @@ class DecoderEncoder(Tunable[Sequenced]):
 
     def _example(self, modality: Modality) -> Sequenced:
         return self._put(modality, None if modality == "text" else Image.new("RGB", (64, 64)), "a")
+
+    def _sees(self, modality: Modality) -> bool:
+        """Whether an item has tokens that stand for its image."""
+        return self._image_token >= 0 and bool((self._example(modality).arrays["input_ids"] == self._image_token).any())
 
     def cut(self, modality: Modality, content: Content, prepared: Sequenced) -> bool:
         """Whether the end of a text was left out."""
@@ -281,6 +288,15 @@ class DecoderEncoder(Tunable[Sequenced]):
 def _padded(array: NDArray[Any], largest: NDArray[np.int64], fill: int) -> NDArray[Any]:
     width = [(0, 0), *((0, int(to) - have) for to, have in zip(largest, array.shape[1:], strict=True))]
     return np.pad(array, width, constant_values=fill)
+
+
+def _image_token_of(config: Any, processor: Any) -> int:
+    """Return the id of the token that stands for a part of an image; -1 where there is none.
+
+    The model's configuration comes first: a processor may call the token that begins an image by the same name.
+    """
+    named = (getattr(source, name, None) for source in (config, processor) for name in IMAGE_TOKENS)
+    return next((int(number) for number in named if number is not None), -1)
 
 
 def _pooling_of(pooling: str | None, prompts: Mapping[Modality, str], spec: str) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +30,20 @@ from headwater.embed._torch import (
 )
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Encoded, Precision
-from headwater.embed.pooling import grid_of_sequence, own_tokens, pool_grid
+from headwater.embed.pooling import (
+    OF_CELLS,
+    OF_CLASS,
+    POOLINGS,
+    begins_with_class,
+    grid_of_sequence,
+    own_tokens,
+    parse_pooling,
+    pool_cells,
+    pool_grid,
+    pool_words,
+    require_pooling,
+)
+from headwater.embed.sentence import Sentence, model_place, text_before
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
@@ -38,6 +54,9 @@ if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
 
     Tensors = tuple[Tensor, Tensor]
+
+LONGEST_TRIED = 4096
+"""Tokens of the longest text that is tried when an encoder is loaded."""
 
 
 class HubEncoder(Tunable[NDArray[Any]]):
@@ -52,6 +71,11 @@ class HubEncoder(Tunable[NDArray[Any]]):
     ----------
     name
         ``ORG/NAME`` on the hub, or a local directory.
+    pooling
+        How the tokens of the last hidden state become one vector instead; see `headwater.embed.pooling.POOLINGS`. What
+        a side of a dual encoder has no token for is not encoded: ``last`` is of texts.
+    sentence
+        How a text model of sentence-transformers pools, as its folder declares it.
     image_size
         Height and width instead of those that the model was trained for; position embeddings are interpolated.
     """
@@ -65,6 +89,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
         weights: str | Path | None = None,
         adapter: Adapter | None = None,
         tokens: str = "none",
+        pooling: str | None = None,
+        sentence: Sentence | None = None,
         image_size: tuple[int, int] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
@@ -72,11 +98,16 @@ class HubEncoder(Tunable[NDArray[Any]]):
     ) -> None:
         need("transformers", "encoders")
         self.name, self.tokens = f"hf:{name}", tokens
+        self._pooling = parse_pooling(pooling, self.name)
+        name = model_place(name, sentence)
         with quiet_libraries():
             model, self._processor, self._tokenizer = _build(name, self.name, weights, trust_remote_code)
         self._dual = self._processor is not None and self._tokenizer is not None
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
         self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
+        self._class_first = has_class_token(model)
+        self._n_behind = int(getattr(model.config, "num_detection_tokens", None) or 0)
+        self._masks = sees_everything(model)
         self._naflex = takes_patches(self._processor)
         self._interpolates: dict[str, bool] = {}
         if image_size is not None and self._processor is not None:
@@ -88,9 +119,20 @@ class HubEncoder(Tunable[NDArray[Any]]):
         patch = 32 if model.config.model_type == "dinov3_convnext" else getattr(vision, "patch_size", None)
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
         if self._tokenizer is not None:
-            positions = int(getattr(text, "max_position_embeddings", None) or 512)
-            self._max_length = min(positions, int(self._tokenizer.model_max_length))
+            declared = int(getattr(text, "max_position_embeddings", None) or 512)  # XLNet, which has none, says -1
+            self._declared_length = min(declared if declared > 0 else 512, int(self._tokenizer.model_max_length))
+            self._max_length = min(self._declared_length, usable_positions(model))
+            if self._dual or (sentence is not None and self._is_default(sentence)):
+                sentence = None
+            if sentence is not None and sentence.max_length is not None:
+                self._declared_length = self._max_length = min(self._max_length, sentence.max_length)
+            self.longest = min(self._max_length, LONGEST_TRIED)
             self._vocabulary = digest_of_vocabulary(self._tokenizer)
+        self._sentence = sentence
+        self._before = text_before(sentence)
+        if sentence is not None:
+            model.sentence_layers = need("torch.nn", "encoders").ModuleList(sentence.layers())
+        able = self._poolable()
         # SigLIP pools the last position, padding or not: its texts are always padded to the full length.
         self._pads_fully = str(model.config.model_type).startswith("siglip")
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
@@ -98,7 +140,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         self.threads_own_cores = self._frozen.device == "cpu"
         try:
             with fitting(self.name, self.image_size):
-                probes = self._probe()
+                probes = self._probe(able)
         except EncoderError:
             raise
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -112,12 +154,29 @@ class HubEncoder(Tunable[NDArray[Any]]):
             for m, e in probes.items()
         }
 
-    def _probe(self) -> dict[Modality, Encoded]:
+    def _is_default(self, sentence: Sentence) -> bool:
+        """Whether a text model pools by itself what its folder declares."""
+        same_length = sentence.max_length is None or sentence.max_length >= self._max_length
+        return replace(sentence, max_length=None, folder="") == Sentence() and same_length
+
+    def _poolable(self) -> frozenset[Modality]:
+        """Return what can be encoded: all, or what has the tokens that ``--pooling`` asks for."""
+        able: dict[Modality, tuple[str, ...]] = {}
+        if self._processor is not None:
+            able["image"] = (*OF_CELLS, *(OF_CLASS if self._class_first else ()))
+        if self._tokenizer is not None:
+            able["text"] = (*OF_CELLS, "last", *(OF_CLASS if begins_with_class(self._tokenizer) else ()))
+        found = frozenset(side for side, poolings in able.items() if self._pooling in (None, *poolings))
+        if not found:
+            require_pooling(self._pooling, [p for p in POOLINGS if p in set().union(*able.values())], self.name)
+        return found
+
+    def _probe(self, modalities: frozenset[Modality]) -> dict[Modality, Encoded]:
         """Encode one item of each modality."""
         probes: dict[Modality, Encoded] = {}
-        if self._processor is not None:
+        if "image" in modalities:
             probes["image"] = self.encode("image", [self._pixels(Image.new("RGB", (64, 64)))])
-        if self._tokenizer is not None:
+        if "text" in modalities:
             probes["text"] = self.encode("text", [self._ids("a")])
         return probes
 
@@ -126,16 +185,19 @@ class HubEncoder(Tunable[NDArray[Any]]):
         shape = self._token_shapes[modality]
         if modality == "image":
             preprocessing = self.with_steps(plain_settings(self._processor.to_dict()))
-            pooling = "projection" if self._dual else "default"
+            pooling = self._pooling or ("projection" if self._dual else "default")
         else:
             preprocessing = {
                 "tokenizer": type(self._tokenizer).__name__,
-                "max_length": self._max_length,
+                "max_length": self._declared_length,  # as it stands in stores, whose texts were all shorter
                 "vocabulary": self._vocabulary,
             }
             if self.image_size is not None:
                 preprocessing["image_size"] = list(self.image_size)
-            pooling = "projection" if self._dual else "mean"
+            if self._sentence is not None:
+                preprocessing |= {"lower_case": self._sentence.lower, "words_before": self._sentence.prompt}
+            declared = None if self._sentence is None else str(self._sentence)
+            pooling = self._pooling or declared or ("projection" if self._dual else "mean")
         return FeatureSpec(
             encoder=self.name,
             modality=modality,
@@ -149,7 +211,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
             tokens=self.tokens,
             n_tokens=None if shape is None else shape[0],
             token_dim=None if shape is None else shape[1],
-            logit_scale=self.logit_scale,
+            logit_scale=None if self._pooling else self.logit_scale,
         )
 
     def towers(self) -> Mapping[Modality, Sequence[str]]:
@@ -183,14 +245,23 @@ class HubEncoder(Tunable[NDArray[Any]]):
         """Return features of a collated batch."""
         if modality == "image" and self._naflex:
             pooled, hidden = see_patches(module, dict(zip(PATCHES, inputs, strict=True)))
+            if self._pooling is not None:
+                pooled = pool_words(self._pooling, hidden.float(), inputs[1].bool())
             tokens = None if self.tokens == "none" else pooled_tokens(hidden, inputs[2], int(self.tokens))
             return TorchFeatures(pooled, tokens)
         if modality == "image":
             pooled, hidden = self._see(module, *inputs)
             height, width = inputs[0].shape[2:]
+            if self._pooling is not None:
+                first = hidden[:, 0] if self._pooling in OF_CLASS else None
+                pooled = pool_cells(self._pooling, self._cells(hidden, height, width).flatten(1, 2).float(), first)
             return TorchFeatures(pooled, None if self.tokens == "none" else self._image_tokens(hidden, height, width))
         ids, mask, lengths = inputs
         pooled, hidden = self._read(module, ids, mask)
+        if self._sentence is not None:
+            pooled = self._sentence.pooled(hidden, self._own_words(lengths, hidden), module.sentence_layers)
+        elif self._pooling is not None:
+            pooled = pool_words(self._pooling, hidden.float(), self._own_words(lengths, hidden))
         if self.tokens == "none":
             return TorchFeatures(pooled)
         own = [self._own(length, ids.shape[1]) for length in lengths.tolist()]
@@ -206,7 +277,9 @@ class HubEncoder(Tunable[NDArray[Any]]):
         """Whether a text is longer than the model's context."""
         if modality == "image" or len(prepared) < self._max_length:
             return False
-        longer = self._longer(content.text(), truncation=True, max_length=self._max_length + 1)["input_ids"]
+        longer = self._longer(self._before(content.text()), truncation=True, max_length=self._max_length + 1)[
+            "input_ids"
+        ]
         return len(longer) > self._max_length
 
     @cached_property
@@ -259,7 +332,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         if self._dual:
             out = model.get_image_features(pixel_values=x, **self._interpolates)
             return out.pooler_output, out.last_hidden_state
-        out = model(pixel_values=x, **self._interpolates)
+        out = model(pixel_values=x, **self._interpolates, **(self._in_order(x) if self._masks else {}))
         hidden, pooled = out.last_hidden_state, out.get("pooler_output")
         if pooled is not None:
             return pooled.flatten(1), hidden
@@ -267,20 +340,36 @@ class HubEncoder(Tunable[NDArray[Any]]):
             return hidden.mean((2, 3)), hidden
         return hidden[:, 0] if self._has_class_token else hidden.mean(1), hidden
 
+    def _in_order(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what a masked autoencoder orders patches by in place of noise: their places."""
+        n_patches = (x.shape[2] // self._patch[0]) * (x.shape[3] // self._patch[1])
+        places = need("torch", "encoders").arange(n_patches, device=x.device)
+        return {"noise": places.expand(len(x), -1)}
+
     def _image_tokens(self, hidden: Tensor, height: int, width: int) -> Tensor:
-        """Return tokens of shape ``(n, n_tokens, dim)``, class and register tokens, which come first, left out."""
-        if hidden.ndim == 4:
-            grid = hidden.permute(0, 2, 3, 1)
-        else:
-            rows, columns = (height // self._patch[0], width // self._patch[1]) if self._patch else (1, hidden.shape[1])
-            patches = hidden[:, max(0, hidden.shape[1] - rows * columns) :]
-            grid = patches.reshape(len(patches), *grid_of_sequence(patches.shape[1], (rows, columns)), -1)
+        """Return tokens of shape ``(n, n_tokens, dim)``."""
+        grid = self._cells(hidden, height, width)
         return grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
+
+    def _cells(self, hidden: Tensor, height: int, width: int) -> Tensor:
+        """Return the states of an image's cells, of shape ``(n, rows, columns, dim)``.
+
+        Class and register tokens come first, detection tokens last; both are left out.
+        """
+        if hidden.ndim == 4:
+            return hidden.permute(0, 2, 3, 1)
+        end = hidden.shape[1] - self._n_behind
+        expected: tuple[int, ...] = (height // self._patch[0], width // self._patch[1]) if self._patch else ()
+        n_cells = math.prod(expected) if expected else 0
+        start = end - n_cells if 0 < n_cells <= end else int(self._class_first)  # where patches are merged on the way
+        patches = hidden[:, start:end]
+        rows, columns = grid_of_sequence(patches.shape[1], expected, of_square=height == width)
+        return patches.reshape(len(patches), rows, columns, -1)
 
     # Texts
 
     def _ids(self, text: str) -> NDArray[np.int64]:
-        ids = self._tokenizer(text, truncation=True, max_length=self._max_length)["input_ids"]
+        ids = self._tokenizer(self._before(text), truncation=True, max_length=self._max_length)["input_ids"]
         return np.asarray(ids or [self._pad], np.int64)
 
     @property
@@ -291,6 +380,13 @@ class HubEncoder(Tunable[NDArray[Any]]):
         """Return where a text's own tokens are among ``length`` padded ones."""
         left = self._pads_fully and self._tokenizer.padding_side == "left"
         return slice(length - n_tokens, length) if left else slice(0, n_tokens)
+
+    def _own_words(self, lengths: Tensor, hidden: Tensor) -> Tensor:
+        """Return which of the states are a text's own, bool, of shape ``(n, longest)``."""
+        n_places = hidden.shape[1]
+        places: Tensor = need("torch", "encoders").arange(n_places, device=hidden.device)
+        n_own = lengths.to(hidden.device)[:, None]
+        return places >= n_places - n_own if self._own(0, n_places).start > 0 else places < n_own
 
     def _padded(self, batch: Sequence[NDArray[Any]]) -> Tensors:
         """Return ids and attention mask, of shape ``(n, longest)``."""
@@ -312,6 +408,39 @@ class HubEncoder(Tunable[NDArray[Any]]):
         hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask[:, :, None].to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1), hidden
+
+
+def has_class_token(model: Any) -> bool:
+    """Whether a vision model puts a class token before an image's patches."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    return bool(names & {"cls_token", "class_token", "class_embedding"})
+
+
+def sees_everything(model: Any) -> bool:
+    """Let a masked autoencoder see all patches, which by itself hides some at random; return whether it is one.
+
+    References
+    ----------
+    He et al., Masked autoencoders are scalable vision learners, 2022: its encoder sees whole images once trained.
+    """
+    if not hasattr(model.config, "mask_ratio") or "noise" not in inspect.signature(model.forward).parameters:
+        return False
+    model.config.mask_ratio = 0.0
+    return True
+
+
+def usable_positions(model: Any) -> int:
+    """Return how many tokens have a position of their own; `sys.maxsize` where no table limits them.
+
+    RoBERTa and its kin count positions from the padding's number on, so that the first of the table are never used.
+    """
+    tables = [
+        part
+        for name, part in model.named_modules()
+        if "position" in name.rpartition(".")[2] and getattr(part, "padding_idx", None) is not None
+    ]
+    usable = [int(len(table.weight) - table.padding_idx - 1) for table in tables if hasattr(table, "weight")]
+    return min(usable, default=sys.maxsize)
 
 
 def builtin_clip(
@@ -361,6 +490,8 @@ def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: 
     require_fit(spec if weights is None else f"--weights {weights}", missing, (), shapes)
     if hasattr(getattr(model, "pooler", None), "dense"):
         model.pooler = None
+    if hasattr(model, "set_attention_type"):  # BigBird's goes by the longest text of a batch, and stays so
+        model.set_attention_type("original_full")
     return model, processor, tokenizer
 
 

@@ -6,6 +6,7 @@ import copy
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._extras import need
+from headwater._reading import read_json
+from headwater._schema import Word, read_as
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._torch import (
     Frozen,
@@ -27,8 +30,19 @@ from headwater.embed._torch import (
 )
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Precision
-from headwater.embed.gate import needs_code
-from headwater.embed.pooling import own_tokens, pool_grid
+from headwater.embed.gate import file_on_hub, needs_code
+from headwater.embed.pooling import (
+    OF_CELLS,
+    OF_CLASS,
+    POOLINGS,
+    begins_with_class,
+    own_tokens,
+    parse_pooling,
+    pool_cells,
+    pool_grid,
+    pool_words,
+    require_pooling,
+)
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError, nearest
 from headwater.store import FeatureSpec, Modality
@@ -37,6 +51,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from headwater.embed.adapter import Adapter
+
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+"""Files of which a tokenizer of transformers has one."""
 
 
 class OpenClipEncoder(Tunable[NDArray[Any]]):
@@ -50,6 +68,9 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
     name
         ``MODEL/WEIGHTS`` as in ``ViT-B-32/laion2b_s34b_b79k``; ``hf-hub:ORG/NAME``; ``local-dir:DIRECTORY``; or
         ``MODEL`` alone together with ``weights``.
+    pooling
+        How the tokens of the last layer become one vector instead; see `headwater.embed.pooling.POOLINGS`. What a side
+        has no token for is not encoded: ``last`` is of texts, ``cls`` of a side with a class token.
     image_size
         Height and width instead of those that the model was trained for; position embeddings are interpolated.
 
@@ -60,8 +81,6 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
 
     library = "open_clip"
 
-    modalities = frozenset[Modality]({"image", "text"})
-
     def __init__(
         self,
         name: str,
@@ -69,6 +88,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         weights: str | Path | None = None,
         adapter: Adapter | None = None,
         tokens: str = "none",
+        pooling: str | None = None,
         image_size: tuple[int, int] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
@@ -88,17 +108,39 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         self._config = {k: list(v) if isinstance(v, tuple) else v for k, v in model.visual.preprocess_cfg.items()}
         transforms = need("open_clip.transform", "encoders")
         self._pipeline = ImagePipeline(transforms.image_transform_v2(transforms.PreprocessCfg(**self._config), False))
+        self.longest = int(self._tokenize.context_length)
+        self._pooling = parse_pooling(pooling, self.name)
+        self.modalities = self._poolable(model)
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.logit_scale = self._frozen.logit_scale
         self.threads_own_cores = self._frozen.device == "cpu"
-        with fitting(self.name, image_size):
-            image = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))])
-        text = self.encode("text", [self._ids("a")])
-        self._dims = {"image": image.pooled.shape[1], "text": text.pooled.shape[1]}
-        self._token_shapes = {
-            "image": None if image.tokens is None else np.shape(image.tokens)[1:],
-            "text": None if text.tokens is None else (None, text.tokens[0].shape[1]),
-        }
+        self._dims: dict[Modality, int] = {}
+        self._token_shapes: dict[Modality, Any] = {}
+        if "image" in self.modalities:
+            with fitting(self.name, image_size):
+                image = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))])
+            self._dims["image"] = image.pooled.shape[1]
+            self._token_shapes["image"] = None if image.tokens is None else np.shape(image.tokens)[1:]
+        if "text" in self.modalities:
+            text = self.encode("text", [self._ids("a")])
+            self._dims["text"] = text.pooled.shape[1]
+            self._token_shapes["text"] = None if text.tokens is None else (None, text.tokens[0].shape[1])
+
+    def _poolable(self, model: Any) -> frozenset[Modality]:
+        """Return what can be encoded: both, or what has the tokens that ``--pooling`` asks for."""
+        tower = getattr(model, "text", None)
+        names = {name.rpartition(".")[2] for name, _ in model.visual.named_parameters()}
+        able: dict[Modality, tuple[str, ...]] = {"image": OF_CELLS, "text": (*OF_CELLS, "last")}
+        if names & {"cls_token", "class_embedding"}:
+            able["image"] += OF_CLASS
+        if isinstance(tower, need("open_clip.hf_model", "encoders").HFTextEncoder) and begins_with_class(
+            self._tokenize.tokenizer
+        ):
+            able["text"] += OF_CLASS
+        found = frozenset(side for side, poolings in able.items() if self._pooling in (None, *poolings))
+        if not found:
+            require_pooling(self._pooling, [p for p in POOLINGS if p in set().union(*able.values())], self.name)
+        return found
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features."""
@@ -114,13 +156,13 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
             weights=self._frozen.digest,
             adapter=self._frozen.adapter,
             preprocessing=self.with_steps(self._config) if modality == "image" else texts,
-            pooling="projection",
+            pooling=self._pooling or "projection",
             dim=self._dims[modality],
             dtype=dtype,
             tokens=self.tokens,
             n_tokens=None if shape is None else shape[0],
             token_dim=None if shape is None else shape[1],
-            logit_scale=self.logit_scale,
+            logit_scale=None if self._pooling else self.logit_scale,
         )
 
     def towers(self) -> Mapping[Modality, Sequence[str]]:
@@ -169,17 +211,29 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         return own
 
     def _see(self, model: Any, x: Tensor) -> TorchFeatures:
-        if self.tokens == "none":
+        if self.tokens == "none" and self._pooling is None:
             return TorchFeatures(model.encode_image(x))
-        out = model.visual.forward_intermediates(x, indices=1, normalize_intermediates=True)
+        with_class = self._pooling in OF_CLASS
+        more = {"output_extra_tokens": True} if with_class else {}
+        out = model.visual.forward_intermediates(x, indices=1, normalize_intermediates=True, **more)
         grid = out["image_intermediates"][-1].permute(0, 2, 3, 1)
-        tokens = grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
-        return TorchFeatures(out["image_features"], tokens)
+        pooled = out["image_features"]
+        if self._pooling is not None:
+            first = out["image_intermediates_prefix"][-1][:, 0] if with_class else None
+            pooled = pool_cells(self._pooling, grid.flatten(1, 2).float(), first)
+        if self.tokens == "none":
+            return TorchFeatures(pooled)
+        return TorchFeatures(pooled, grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens)))
 
     def _read(self, model: Any, ids: Tensor, lengths: Tensor) -> TorchFeatures:
-        if self.tokens == "none":
+        if self.tokens == "none" and self._pooling is None:
             return TorchFeatures(model.encode_text(ids))
         pooled, hidden = _text_tokens(model, ids)
+        if self._pooling is not None:
+            places = need("torch", "encoders").arange(hidden.shape[1], device=hidden.device)
+            pooled = pool_words(self._pooling, hidden.float(), places < lengths.to(hidden.device)[:, None])
+        if self.tokens == "none":
+            return TorchFeatures(pooled)
         own = [slice(0, length) for length in lengths.tolist()]
         return TorchFeatures(pooled, *own_tokens(hidden, own, None if self.tokens == "all" else int(self.tokens)))
 
@@ -221,6 +275,7 @@ def _build(
     open_clip = need("open_clip", "encoders")
     whole = name.startswith(("hf-hub:", "local-dir:"))
     model_name, _, tag = (name, "", "") if whole else name.partition("/")
+    tower = _text_tower(Path(name.removeprefix("local-dir:")), spec) if name.startswith("local-dir:") else {}
     trained: dict[str, Any] = {} if whole else _training_of(open_clip, model_name, tag, spec, with_weights)
     try:
         with warnings.catch_warnings():  # weights that say nothing about QuickGELU go by their model's configuration
@@ -235,6 +290,7 @@ def _build(
                 force_preprocess_cfg=trained,
                 force_image_size=image_size if image_size is None or len(set(image_size)) > 1 else image_size[0],
                 weights_only=True,
+                **tower,
             )
         words = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
         # said outright to transformers, which would else ask; open_clip's own tokenizers do not know the argument
@@ -248,10 +304,72 @@ def _build(
                 f"{spec}: open_clip does not interpolate the position embeddings of this kind of model: leave "
                 "--image-size out."
             ) from error
+        advice = (
+            "Is the folder whole: open_clip_config.json, weights and, of a text model of transformers, its tokenizer?"
+            if tower or name.startswith("local-dir:")
+            else "Without a network, pass --weights FILE or open_clip:local-dir:DIRECTORY."
+        )
+        raise EncoderError(f"{spec}: cannot be loaded ({first_line(error)}). {advice}") from error
+
+
+@dataclass(frozen=True)
+class _ModelConfig:
+    text_cfg: dict[Word, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _OpenClipConfig:
+    model_cfg: _ModelConfig
+
+
+@dataclass(frozen=True)
+class _TextConfig:
+    model_type: Word
+
+
+def _text_tower(folder: Path, spec: str) -> dict[str, Any]:
+    """Return the text part of a folder's configuration, with the place of its text model; empty where it names none.
+
+    A text model that is named by a relative path is looked for in the folder, and then in the hub's cache; the folder
+    may hold its ``config.json`` itself. The current directory has no say.
+
+    Raises
+    ------
+    EncoderError
+        When its configuration, or its tokenizer, is nowhere.
+    """
+    try:
+        text = read_as(_OpenClipConfig, read_json(folder / "open_clip_config.json")).model_cfg.text_cfg
+    except (OSError, ValueError):
+        return {}  # open_clip says what is wrong
+    named = text.get("hf_model_name")
+    if not isinstance(named, str) or Path(named).is_absolute():
+        return {}
+    places = (folder / named, folder)
+    place = next((place for place in places if _describes_text(place)), None)
+    if place is None:
+        cached = file_on_hub(named, "config.json")
+        if cached is None:
+            raise EncoderError(
+                f"{spec}: open_clip_config.json names the text model {named}, whose configuration is neither in the "
+                f"folder nor in the hub's cache. Save the config.json of {named} as {folder / 'config.json'}."
+            )
+        place = Path(cached).parent
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise EncoderError(
-            f"{spec}: cannot be loaded ({first_line(error)}). Without a network, pass --weights FILE or "
-            "open_clip:local-dir:DIRECTORY."
-        ) from error
+            f"{spec}: the folder has no tokenizer, which its text model {named} needs. Save tokenizer.json and "
+            f"tokenizer_config.json of {named} in {folder}."
+        )
+    return {"text_cfg": {**text, "hf_model_name": str(place.resolve())}}
+
+
+def _describes_text(folder: Path) -> bool:
+    """Whether a folder holds the configuration of a text model that open_clip knows."""
+    try:
+        found = read_as(_TextConfig, read_json(folder / "config.json"))
+    except (OSError, ValueError):
+        return False
+    return found.model_type in need("open_clip.hf_configs", "encoders").arch_dict
 
 
 def _training_of(open_clip: Any, model_name: str, tag: str, spec: str, with_weights: bool) -> dict[str, Any]:

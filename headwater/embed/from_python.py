@@ -23,7 +23,6 @@ from headwater.store import KEY_COLUMNS, FeatureSpec, Modality
 
 GROUP = "headwater.encoders"
 METHODS = {"load": "load(weights, device)", "prepare": "prepare(modality, item)", "encode": "encode(modality, batch)"}
-SAME = 1e-3
 
 
 class PythonEncoder(Encoder[Any]):
@@ -40,6 +39,8 @@ class PythonEncoder(Encoder[Any]):
     name
         ``FILE.py:CLASS``, or the name of an entry point of the group ``headwater.encoders``.
     """
+
+    probes = True
 
     def __init__(
         self,
@@ -119,19 +120,10 @@ class PythonEncoder(Encoder[Any]):
             raise EncoderError(f"{self.name}: {method}() failed ({_line(error)}).") from error
 
     def _tried(self, modality: Modality) -> int:
-        """Encode two items that were made up, alone and together, and return the length of a vector."""
-        items: list[Any] = ["a", "a text of more words"]
-        if modality == "image":
-            items = [Image.new("RGB", (64, 64), "white"), Image.linear_gradient("L").convert("RGB")]
-        ready = [self._call("prepare", partial(self._own.prepare, modality, item)) for item in items]
-        alone = np.concatenate([self.encode(modality, [one]).pooled for one in ready])
-        together = self.encode(modality, ready).pooled
-        if alone.shape != together.shape or not np.allclose(alone, together, rtol=0, atol=SAME * np.abs(alone).max()):
-            raise EncoderError(
-                f"{self.name}: encode() gives an item one vector alone and another in company. Is the model in "
-                "evaluation mode, and is padding masked?"
-            )
-        return int(alone.shape[1])
+        """Encode one item that was made up, and return the length of its vector."""
+        item: Any = "a" if modality == "text" else Image.linear_gradient("L").convert("RGB")
+        ready = self._call("prepare", partial(self._own.prepare, modality, item))
+        return int(self.encode(modality, [ready]).pooled.shape[1])
 
 
 def _made(kind: type, weights: Path | None, device: str) -> Any:

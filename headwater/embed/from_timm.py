@@ -17,7 +17,15 @@ from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._stages import chosen_stages, see_stages
 from headwater.embed._torch import Frozen, first_line, fit_weights, fitting, load_state, quiet_libraries
 from headwater.embed.encoder import Precision
-from headwater.embed.pooling import grid_of_sequence, pool_grid
+from headwater.embed.pooling import (
+    OF_CELLS,
+    OF_CLASS,
+    grid_of_sequence,
+    parse_pooling,
+    pool_cells,
+    pool_grid,
+    require_pooling,
+)
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
@@ -40,6 +48,9 @@ class TimmEncoder(Tunable[NDArray[Any]]):
     layer
         Stages whose feature maps are taken instead, such as ``stage3`` or ``stage2,stage4``: the pooled feature is the
         mean of each map, joined; tokens are the cells of the only one.
+    pooling
+        How the tokens of ``forward_features`` become one vector instead; see `headwater.embed.pooling.POOLINGS`. Class
+        and register tokens are no part of a mean or a maximum.
     image_size
         Height and width instead of those that the model was trained for.
 
@@ -60,6 +71,7 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         adapter: Adapter | None = None,
         tokens: str = "none",
         layer: str | None = None,
+        pooling: str | None = None,
         image_size: tuple[int, int] | None = None,
         device: str = "auto",
         precision: Precision = "auto",
@@ -86,6 +98,10 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         patches = getattr(model, "patch_embed", None)
         self._grid = tuple(getattr(patches, "grid_size", None) or ())
+        self._pooling = parse_pooling(pooling, self.name)
+        require_pooling(
+            self._pooling, OF_CELLS if self._stages or not has_class_token(model) else (*OF_CLASS, *OF_CELLS), self.name
+        )
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.threads_own_cores = self._frozen.device == "cpu"
         _, height, width = self._config["input_size"]
@@ -103,13 +119,17 @@ class TimmEncoder(Tunable[NDArray[Any]]):
             adapter=self._frozen.adapter,
             preprocessing=self.with_steps({k: list(v) if isinstance(v, tuple) else v for k, v in self._config.items()}),
             layer="+".join(self._stages) or "forward_features",
-            pooling="mean of each stage" if self._stages else "forward_head(pre_logits)",
+            pooling=self._pooled_by(),
             dim=self._dim,
             dtype=dtype,
             tokens=self.tokens,
             n_tokens=None if self._token_shape is None else self._token_shape[0],
             token_dim=None if self._token_shape is None else self._token_shape[1],
         )
+
+    def _pooled_by(self) -> str:
+        own = "mean of each stage" if self._stages else "forward_head(pre_logits)"
+        return own if self._pooling is None or (self._stages and self._pooling == "mean") else self._pooling
 
     def towers(self) -> Mapping[Modality, Sequence[str]]:
         """Return that all of the model sees images."""
@@ -133,22 +153,45 @@ class TimmEncoder(Tunable[NDArray[Any]]):
         return TorchFeatures(pooled, None if self.tokens == "none" else self._tokens(features))
 
     def _see(self, model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        return see_stages(model, x, list(self._stages.values())) if self._stages else _forward(model, x)
+        if self._stages:
+            return see_stages(model, x, list(self._stages.values()), self._pooling or "mean")
+        if self._pooling is None:
+            return _forward(model, x)
+        features = model.forward_features(x)
+        first = features[:, 0] if "cls" in self._pooling else None
+        return features, pool_cells(self._pooling, self._cells(features).float(), first)
 
     def _tokens(self, features: Tensor) -> Tensor:
         """Return tokens of shape ``(n, n_tokens, dim)`` from a feature map or a sequence."""
+        cells = self._cells(features)
+        if features.ndim == 3:
+            _, rows, columns = self._config["input_size"]
+            height, width = grid_of_sequence(cells.shape[1], self._grid, of_square=rows == columns)
+        else:
+            height, width = features.shape[1:3] if self._channels_last_map else features.shape[2:4]
+        if self.tokens == "all":
+            return cells
+        return pool_grid(cells.reshape(len(cells), height, width, -1), int(self.tokens))
+
+    def _cells(self, features: Tensor) -> Tensor:
+        """Return the cells of a feature map or a sequence, of shape ``(n, n_cells, dim)``."""
         if isinstance(features, (list, tuple)):  # of branches that see patches of different sizes
+            option = "--tokens" if self._pooling is None else "--pooling"
             raise EncoderError(
-                f"{self.name}: makes several kinds of tokens: pass --layer stage1, or leave --tokens out."
+                f"{self.name}: makes several kinds of tokens: pass --layer stage1, or leave {option} out."
             )
         if features.ndim == 3:
-            sequence = features[:, self._prefix :]
-            if self.tokens == "all":
-                return sequence
-            height, width = grid_of_sequence(sequence.shape[1], self._grid)
-            return pool_grid(sequence.reshape(len(sequence), height, width, -1), int(self.tokens))
-        grid = features if self._channels_last_map else features.permute(0, 2, 3, 1)
-        return grid.flatten(1, 2) if self.tokens == "all" else pool_grid(grid, int(self.tokens))
+            return features[:, self._prefix :]
+        if features.ndim != 4:
+            raise EncoderError(f"{self.name}: makes no tokens: leave --tokens and --pooling out.")
+        return (features if self._channels_last_map else features.permute(0, 2, 3, 1)).flatten(1, 2)
+
+
+def has_class_token(model: Any) -> bool:
+    """Whether a class token comes first in what a timm model makes of an image."""
+    owners = (model, getattr(model, "embeds", None))
+    has = any(getattr(owner, "cls_token", None) is not None for owner in owners)
+    return has and int(getattr(model, "num_prefix_tokens", 0)) > 0
 
 
 def _build(timm: Any, name: str, spec: str, *, pretrained: bool) -> Any:

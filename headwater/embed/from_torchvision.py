@@ -15,6 +15,7 @@ from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._torch import Frozen, first_line, fit_weights, load_state, quiet_libraries
 from headwater.embed.encoder import Precision
+from headwater.embed.pooling import OF_CELLS, OF_CLASS, parse_pooling, pool_cells, require_pooling
 from headwater.embed.tunable import TorchFeatures, Tunable
 from headwater.errors import EncoderError, nearest
 from headwater.store import FeatureSpec, Modality
@@ -43,6 +44,9 @@ class TorchvisionEncoder(Tunable[NDArray[Any]]):
     name
         A model, such as ``alexnet``, with the name of its weights after a slash where they are not the default ones:
         ``resnet50/IMAGENET1K_V1``.
+    pooling
+        How the last feature map, or a vision transformer's tokens, become one vector instead; see
+        `headwater.embed.pooling.POOLINGS`.
 
     References
     ----------
@@ -60,6 +64,7 @@ class TorchvisionEncoder(Tunable[NDArray[Any]]):
         weights: str | Path | None = None,
         adapter: Adapter | None = None,
         tokens: str = "none",
+        pooling: str | None = None,
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
@@ -75,6 +80,9 @@ class TorchvisionEncoder(Tunable[NDArray[Any]]):
             head = without_classifier(model, self.name)
             aside = [f"{part}." for part in (head, *ASIDE)]
             fit_weights(model, _renamed(load_state(weights)), f"--weights {weights}", optional=aside)
+        self._pooling = parse_pooling(pooling, self.name)
+        if self._pooling is not None:
+            _pool_last(model, self._pooling, self.name)
         self._config, transform = _transform_of(named)
         self._pipeline = ImagePipeline(transform)
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
@@ -89,8 +97,8 @@ class TorchvisionEncoder(Tunable[NDArray[Any]]):
             weights=self._frozen.digest,
             adapter=self._frozen.adapter,
             preprocessing=self.with_steps(self._config),
-            layer="before the classifier",
-            pooling="own",
+            layer="before the classifier" if self._pooling is None else "last tokens",
+            pooling=self._pooling or "own",
             dim=self._dim,
             dtype=dtype,
         )
@@ -113,7 +121,12 @@ class TorchvisionEncoder(Tunable[NDArray[Any]]):
 
     def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
         """Return features of a collated batch."""
-        return TorchFeatures(module(*inputs))
+        if self._pooling is None:
+            return TorchFeatures(module(*inputs))
+        if not hasattr(module, "class_token"):
+            return TorchFeatures(module(*inputs).flatten(1))
+        tokens = _tokens_of(module, *inputs)
+        return TorchFeatures(pool_cells(self._pooling, tokens[:, 1:].float(), tokens[:, 0]))
 
 
 def named_weights(name: str, spec: str) -> Any:
@@ -183,6 +196,36 @@ def without_classifier(model: nn.Module, spec: str) -> str:
     above, _, last = name.rpartition(".")
     setattr(model.get_submodule(above), last, nn.Identity())
     return name
+
+
+def _pool_last(model: Any, pooling: str, spec: str) -> None:
+    """Let a model end in its last feature map, pooled; a vision transformer's tokens are pooled where it is called.
+
+    Raises
+    ------
+    EncoderError
+        When the model has no such map, or no such token.
+    """
+    nn = need("torch.nn", "encoders")
+    if hasattr(model, "class_token"):
+        require_pooling(pooling, (*OF_CLASS, *OF_CELLS), spec)
+        return
+    size = getattr(getattr(model, "avgpool", None), "output_size", None)
+    require_pooling(pooling, OF_CELLS, spec)
+    if size not in (1, (1, 1)):
+        raise EncoderError(f"{spec}: --pooling {pooling}: this model pools within its code. Take it from timm.")
+    model.avgpool = nn.AdaptiveMaxPool2d(1) if pooling == "max" else nn.AdaptiveAvgPool2d(1)
+    for after in ("classifier", "fc", "head"):
+        if hasattr(model, after):
+            setattr(model, after, nn.Identity())
+
+
+def _tokens_of(model: Any, x: Tensor) -> Tensor:
+    """Return the tokens of a vision transformer after its last norm, of shape ``(n, 1 + n_cells, dim)``."""
+    torch = need("torch", "encoders")
+    cells = model._process_input(x)
+    tokens: Tensor = model.encoder(torch.cat([model.class_token.expand(len(cells), -1, -1), cells], 1))
+    return tokens
 
 
 def _transform_of(named: Any) -> tuple[dict[str, Any], Any]:

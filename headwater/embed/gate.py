@@ -199,27 +199,39 @@ def _refuse_link(path: Path, folder: Path, spec: str) -> None:
         )
 
 
+def file_on_hub(name: str, file: str) -> str | None:
+    """Return where a file of ``ORG/NAME``, or ``ORG/NAME@REVISION``, is in the hub's cache, fetched if need be.
+
+    None where the model has no such file, or it cannot be reached.
+    """
+    repository, _, revision = name.partition("@")
+    if os.path.lexists(repository):  # transformers would take what has this name in the current directory
+        try:
+            known = need("huggingface_hub", "encoders").try_to_load_from_cache(
+                repository, file, revision=revision or None
+            )
+        except ValueError:
+            return None
+        return known if isinstance(known, str) else None
+    hub = need("transformers.utils.hub", "encoders")
+    try:
+        found: str | None = hub.cached_file(
+            repository,
+            file,
+            revision=revision or None,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):
+        return None
+    return found
+
+
 def _admit_repository(name: str, spec: str, files: Sequence[str], trusted: bool) -> None:
     """Look at the configuration of a model on the hub or in its cache; without the first file, the library says so."""
-    repository, _, revision = name.partition("@")
-    hub = need("transformers.utils.hub", "encoders")
-
-    def fetched(file: str) -> str | None:
-        try:
-            found: str | None = hub.cached_file(
-                repository,
-                file,
-                revision=revision or None,
-                _raise_exceptions_for_gated_repo=False,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        except (OSError, ValueError):
-            return None
-        return found
-
     for file in files:
-        path = fetched(file)
+        path = file_on_hub(name, file)
         if path is None and file == files[0]:
             return
         if path is not None:
@@ -313,11 +325,16 @@ class _Reader:
             return ""  # open_clip takes the tokenizer that lies in the folder itself
         if key == "hf_model_name" and not self.towers:
             return ""
-        if key == "hf_model_name" and self.folders and Path(value).is_dir():
-            _admit_folder(Path(value), self.spec, None, self.trusted, towers=False)
+        named = Path(value)
+        if key == "hf_model_name" and self.folder is not None:
+            named = self.folder / value
+            if self._is_own(str(named)):
+                return ""
+        if key == "hf_model_name" and self.folders and named.is_absolute() and named.is_dir():
+            _admit_folder(named, self.spec, None, self.trusted, towers=False)
             return ""
         if key in ("hf_model_name", "hf_tokenizer_name", "backbone"):
-            if _ELSEWHERE.search(value) or _SCHEME.match(value) or os.path.lexists(value):
+            if _ELSEWHERE.search(value) or _SCHEME.match(value) or os.path.lexists(named):
                 return "names another model, in a folder of its own"
             if key == "hf_model_name":
                 _admit_repository(value, self.spec, TOWER_CONFIGS, self.trusted)

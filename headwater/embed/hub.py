@@ -13,6 +13,7 @@ from headwater.embed.encoder import Encoder, Precision
 from headwater.embed.from_decoder import DecoderEncoder
 from headwater.embed.from_hub import HubEncoder
 from headwater.embed.gate import admit, needs_code, unasked
+from headwater.embed.sentence import declared, model_place
 from headwater.errors import EncoderError, HeadwaterError
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def hub_encoder(
         When it cannot be loaded, or is asked for a layer, a pooling or a prompt that it does not have.
     """
     spec = f"hf:{name}"
+    sentence = declared(name, spec) if pooling is None else None
+    place = model_place(name, sentence)
     with loading(spec), quiet_libraries():
-        config = need("transformers", "encoders").AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = need("transformers", "encoders").AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
     if is_decoder(config):
         if image_size is not None:
             raise EncoderError(f"{spec} takes images at their own shape: leave --image-size out, or --step resize=HxW.")
@@ -64,7 +67,7 @@ def hub_encoder(
                 raise EncoderError(
                     f"{spec}: a {config.model_type} model cannot be used as an encoder ({first_line(error)})."
                 ) from error
-    asked = {"--layer": layer, "--pooling": pooling, "--prompt": prompt}
+    asked = {"--layer": layer, "--prompt": prompt}
     if given := [option for option, value in asked.items() if value is not None]:
         raise EncoderError(
             f"{spec} is a {config.model_type} model, no vision-language decoder: leave {' and '.join(given)} out."
@@ -75,6 +78,8 @@ def hub_encoder(
             weights=weights,
             adapter=adapter,
             tokens=tokens,
+            pooling=pooling,
+            sentence=sentence,
             image_size=image_size,
             device=device,
             precision=precision,

@@ -106,6 +106,7 @@ class JoinedEncoder(Encoder[Any]):
     """
 
     modalities = frozenset[Modality]({"image", "text"})
+    probes = True
 
     def __init__(
         self,
@@ -137,6 +138,7 @@ class JoinedEncoder(Encoder[Any]):
                 image_size=part.get("image_size"),
                 trust_remote_code=trust_remote_code,
                 named_by=self.name,
+                probing="never",  # all of it is tried, projections included
             )
         self._require_dims()
         digest = blake2b(digest_size=16)
@@ -145,6 +147,7 @@ class JoinedEncoder(Encoder[Any]):
             digest.update(f"{own.weights} {own.adapter}".encode())
             digest.update(self._joint.projections[modality].astype("<f4").tobytes())
         self._weights = digest.hexdigest()
+        self.longest = self._parts["text"].longest
         self.threads_own_cores = all(part.threads_own_cores for part in self._parts.values())
 
     def _require_dims(self) -> None:
@@ -197,6 +200,10 @@ class JoinedEncoder(Encoder[Any]):
     def settle(self, modality: Modality, batch: Sequence[Any]) -> None:
         """Let the encoder choose its precision."""
         self._parts[modality].settle(modality, batch)
+
+    def architecture(self) -> str:
+        """Return that of both encoders."""
+        return "\n".join(part.architecture() for _, part in sorted(self._parts.items()))
 
     def environment(self) -> dict[str, Any]:
         """Return those of both encoders."""

@@ -1,16 +1,102 @@
-"""Making fewer tokens of many."""
+"""Making one vector of many tokens, or fewer tokens of many."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headwater._extras import need
-from headwater.errors import EncoderError
+from headwater.errors import EncoderError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+POOLINGS = ("cls", "mean", "cls+mean", "max", "last")
+"""How tokens become one vector where ``--pooling`` says so."""
+OF_CELLS, OF_CLASS = ("mean", "max"), ("cls", "cls+mean")
+
+
+def parse_pooling(pooling: str | None, spec: str) -> str | None:
+    """Return a pooling that was asked for.
+
+    Raises
+    ------
+    EncoderError
+        When there is none of this name.
+    """
+    if pooling is not None and pooling not in POOLINGS:
+        raise EncoderError(
+            f"{spec}: --pooling {pooling!r}.{nearest(pooling, POOLINGS)} There are: {', '.join(POOLINGS)}."
+        )
+    return pooling
+
+
+def require_pooling(pooling: str | None, able: Sequence[str], spec: str) -> None:
+    """Raise `EncoderError` where an encoder cannot pool as it was asked to, given what it can."""
+    if pooling is None or pooling in able:
+        return
+    why = "a last token is one of a text" if pooling == "last" else "it has no class token"
+    there = f"It can: {', '.join(name for name in POOLINGS if name in able)}" if able else "Leave it out"
+    raise EncoderError(f"{spec}: --pooling {pooling}: {why if able else 'its tokens cannot be told'}. {there}.")
+
+
+def begins_with_class(tokenizer: Any) -> bool:
+    """Whether a tokenizer of transformers puts a class token before a text."""
+    first = tokenizer.cls_token_id
+    return first is not None and next(iter(tokenizer("a")["input_ids"]), None) == first
+
+
+def pool_cells(pooling: str, cells: Tensor, first: Tensor | None = None) -> Tensor:
+    """Return one vector an image, of shape ``(n, dim)``.
+
+    Parameters
+    ----------
+    pooling
+        One of `POOLINGS` other than ``last``.
+    cells
+        Tokens of shape ``(n, n_cells, dim)``, class and register tokens left out.
+    first
+        The class token, of shape ``(n, dim)``, where it is needed.
+    """
+    torch = need("torch", "encoders")
+    if pooling == "max":
+        largest: Tensor = cells.amax(1)
+        return largest
+    parts = [first if part == "cls" else cells.mean(1) for part in pooling.split("+")]
+    vector: Tensor = torch.cat(parts, 1)
+    return vector
+
+
+def pool_words(pooling: str, hidden: Tensor, own: Tensor) -> Tensor:
+    """Return one vector a text, of shape ``(n, dim)``.
+
+    Parameters
+    ----------
+    pooling
+        One of `POOLINGS`.
+    hidden
+        States of shape ``(n, length, dim)``.
+    own
+        Which of them are a text's own, and no padding, bool, of shape ``(n, length)``.
+    """
+    torch = need("torch", "encoders")
+
+    def pooled(part: str) -> Tensor:
+        values: Tensor
+        if part == "max":
+            values = hidden.masked_fill(~own[:, :, None], torch.finfo(hidden.dtype).min).amax(1)
+        elif part == "mean":
+            values = (hidden * own[:, :, None]).sum(1) / own.sum(1, keepdim=True)
+        else:
+            place = own.cumsum(1)
+            wanted = 1 if part == "cls" else own.sum(1, keepdim=True)
+            values = (hidden * ((place == wanted) & own)[:, :, None]).sum(1)
+        return values
+
+    vector: Tensor = torch.cat([pooled(part) for part in pooling.split("+")], 1)
+    return vector
 
 
 def grid_of(n_tokens: int, height: int, width: int) -> tuple[int, int]:
@@ -34,8 +120,18 @@ def grid_of(n_tokens: int, height: int, width: int) -> tuple[int, int]:
     return min(pairs, key=lambda pair: abs(pair[0] * width - pair[1] * height))
 
 
-def grid_of_sequence(n_tokens: int, expected: tuple[int, ...]) -> tuple[int, int]:
+def grid_of_sequence(n_tokens: int, expected: tuple[int, ...], *, of_square: bool = False) -> tuple[int, int]:
     """Return rows and columns of a grid laid out as a sequence: ``expected`` where that fits, else a square or a row.
+
+    Parameters
+    ----------
+    of_square
+        Whether the tokens are of a square image, whose cells make a square.
+
+    Raises
+    ------
+    EncoderError
+        When they are one more than a square of cells, so that a class token is among them.
 
     Examples
     --------
@@ -45,6 +141,11 @@ def grid_of_sequence(n_tokens: int, expected: tuple[int, ...]) -> tuple[int, int
     if len(expected) == 2 and expected[0] * expected[1] == n_tokens:
         return expected
     side = math.isqrt(n_tokens)
+    if of_square and n_tokens > 1 and side * side + 1 == n_tokens:
+        raise EncoderError(
+            f"--tokens: the encoder makes {n_tokens} tokens of a square image, one more than {side} x {side} cells: a "
+            "class token is among them, and its place is not known. Leave --tokens out."
+        )
     return (side, side) if side * side == n_tokens else (1, n_tokens)
 
 

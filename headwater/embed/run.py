@@ -203,7 +203,7 @@ def fill(
             return result
         n_workers = workers or len(os.sched_getaffinity(0))
         pending: dict[int, list[_Done]] = defaultdict(list)
-        size = _at_once(encoder, modality, batch_size)
+        size = at_once(encoder, modality, batch_size)
         jobs = _jobs(tasks, modality, size)
         with closing(_encode_all(encoder, modality, jobs, content_of, size, n_workers)) as finished:
             for done in finished:
@@ -237,13 +237,13 @@ def make_block(
     """
     modality = writer.features.spec.modality
     content_of = _Rows(task.rows, contents)
-    size = _at_once(encoder, modality, batch_size)
+    size = at_once(encoder, modality, batch_size)
     with closing(_encode_all(encoder, modality, _jobs([task], modality, size), content_of, size, workers)) as finished:
         parts = list(finished)
     return writer.write(task, _assemble(task, parts, writer.features.spec)), sum(part.cut for part in parts)
 
 
-def _at_once(encoder: Encoder[Any], modality: Modality, batch_size: int) -> int:
+def at_once(encoder: Encoder[Any], modality: Modality, batch_size: int) -> int:
     """Return how many items are encoded together; a core is filled by few images, and by no few texts."""
     of_images = modality != "text" and encoder.threads_own_cores
     return min(batch_size, CORE_BATCH) if of_images else batch_size

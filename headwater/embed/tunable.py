@@ -61,6 +61,7 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
         What earlier training put on the weights; None where they are as they were named.
     """
 
+    probes = True
     tuned: Adapter | None = None
 
     library: ClassVar[str]
@@ -130,6 +131,10 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
     def n_parameters(self) -> int:
         """Return how many parameters the model has."""
         return self._frozen.n_parameters
+
+    def architecture(self) -> str:
+        """Return the layers of the model, and its configuration where it has one."""
+        return f"{self.module}\n{getattr(self.module, 'config', '')}"
 
     def environment(self) -> dict[str, Any]:
         """Return versions, device and precision."""

@@ -9,6 +9,7 @@ in the file                            out, 0 to 255
 8-bit grey, RGB, YCbCr, CMYK, palette  as decoded; grey is repeated in the three channels
 1, 2, 4-bit grey                       full scale is 255
 16-bit grey                            ``round(v / 257)``, also when no value in the file is above 4095
+the same, read with ``bits=N``         ``round(255 * v / (2 ** N - 1))``; an error when a value has more bits
 12-bit grey TIFF                       ``round(255 * v / 4095)``
 16-bit colour, or grey with alpha      ``v // 256``, the high byte (Pillow's; within one of the rounded value)
 PGM, PPM with a maxval                 ``round(255 * v / maxval)``
@@ -16,8 +17,9 @@ PGM, PPM with a maxval                 ``round(255 * v / maxval)``
 32-bit float TIFF                      ``round(255 * v)``; an error when a value is outside 0 to 1
 =====================================  =================================================================
 
-TIFFs that declare white as zero are inverted. Alpha, and the transparent entry of a palette, are composited
-on white, the background of a slide scanner. EXIF orientation is applied. Of a file with several frames, the
+TIFFs that declare white as zero are inverted. Alpha, and the transparent entry of a palette or level of grey, are
+composited on white, the background of a slide scanner. Signed bytes, and TIFFs in planes other than 8-bit RGB or CMYK,
+are refused: they would be read as something else. EXIF orientation is applied. Of a file with several frames, the
 first is read. Embedded colour profiles are not applied.
 """
 
@@ -58,6 +60,9 @@ MAX_PIXELS = 1 << 28
 MAX_BYTES = 1 << 31
 """The bytes above which an image file is not read: those of `MAX_PIXELS` of four channels of 16 bits."""
 
+FULL = 65535
+"""White in a file of 16 bits."""
+
 # `Image.open` would check Pillow's own, process-wide pixel limit, and try formats such as EPS that run code;
 # the plugin's class, chosen by the first bytes, does neither.
 _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
@@ -73,7 +78,10 @@ _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
 _NETPBM_HEADER = re.compile(rb"P([56])" + rb"(?:\s|#[^\n]*\n)+(\d{1,9})" * 3 + rb"\s")
 
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC = 256, 257, 258, 262
-_WHITE_IS_ZERO = 0
+_TIFF_N_SAMPLES, _TIFF_PLANES, _TIFF_FORMAT = 277, 284, 339
+_WHITE_IS_ZERO, _RGB, _CMYK = 0, 2, 5
+_PLANES = 2
+_SIGNED = 2
 
 
 def load_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -98,7 +106,9 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"cannot read image file ({reason}): {path}") from error
 
 
-def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, bits: int | None = None
+) -> Image.Image:
     """Decode an image into 8-bit RGB.
 
     Reads PNG, JPEG, TIFF, BMP, WebP and PBM/PGM/PPM, told apart by their first bytes, whatever the file is
@@ -112,6 +122,9 @@ def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
     max_pixels
         Refuse an image of more pixels than this, before any of them is decoded. Pillow itself refuses a
         WebP of more than 178,956,970 pixels.
+    bits
+        How many bits the samples of a file of 16 bits use, such as 12: its white is then 2 ** bits - 1, where None
+        takes what the file declares. Files of 8 bits are read as ever.
 
     Returns
     -------
@@ -139,14 +152,14 @@ def read_image(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
     else:
         data, where = load_bytes(source), f": {os.fspath(source)}"
     try:
-        return _decode(data, max_pixels)
+        return _decode(data, max_pixels, bits)
     except MemoryError:
         raise  # says nothing of the file
     except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
         raise ImageError(_reason(error, data) + where) from error
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:
     if not data:
         raise ImageError("empty image file (0 bytes)")
     reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
@@ -154,17 +167,31 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("not an image (known are PNG, JPEG, TIFF, BMP, WebP, PGM and PPM)")
     header = _NETPBM_HEADER.match(data)
     if header and int(header[4]) != 255:
-        return _decode_netpbm(data, header, max_pixels)
+        return _decode_netpbm(data, header, max_pixels, bits)
 
     image = reader(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _refuse_samples(image)
         # Left to itself, Pillow allocates these pixels too, but only after asking its process-wide limit.
         size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
         image.im = Image.new(image.mode, size, None).im
     image.load()
     _set_upright(image)
-    return _to_rgb(image, data)
+    return _to_rgb(image, data, bits)
+
+
+def _refuse_samples(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raise `ImageError` for what Pillow takes for something else: signed bytes, planes but of 8-bit RGB or CMYK."""
+    tags = image.tag_v2
+    bits = max(tags.get(_TIFF_BITS, (1,)))
+    if _SIGNED in tags.get(_TIFF_FORMAT, ()) and bits <= 8:
+        raise ImageError("signed 8-bit samples have no fixed scale; store values in 0 to 255, unsigned")
+    in_planes = tags.get(_TIFF_PLANES) == _PLANES and tags.get(_TIFF_N_SAMPLES, 1) > 1
+    if in_planes and not (bits == 8 and tags.get(_TIFF_PHOTOMETRIC) in (_RGB, _CMYK)):
+        raise ImageError(
+            f"{bits}-bit samples in separate planes (PlanarConfiguration 2) are not read; store them pixel by pixel"
+        )
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -177,7 +204,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _decode_netpbm(data: bytes, header: re.Match[bytes], max_pixels: int) -> Image.Image:
+def _decode_netpbm(data: bytes, header: re.Match[bytes], max_pixels: int, bits: int | None) -> Image.Image:
     """Decode a binary PGM or PPM of any maxval; Pillow's own loop takes 0.6 s a megapixel."""
     width, height, maxval = (int(token) for token in header.groups()[1:])
     _check_size(width, height, max_pixels)
@@ -189,6 +216,9 @@ def _decode_netpbm(data: bytes, header: re.Match[bytes], max_pixels: int) -> Ima
     if len(data) - header.end() < n_samples * dtype.itemsize:
         raise ImageError(f"truncated image ({len(data)} bytes)")
     samples = np.frombuffer(data, dtype, n_samples, offset=header.end()).reshape(shape)
+    if bits is not None and maxval == FULL:
+        _require_bits(samples, bits)
+        maxval = (1 << bits) - 1
     image = Image.fromarray(_to_8_bits(np.minimum(samples, maxval), maxval))
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -200,21 +230,46 @@ def _set_upright(image: ImageFile.ImageFile) -> None:
         return  # metadata that cannot be parsed says nothing about the pixels: they are read as they lie
 
 
-def _to_rgb(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+def _to_rgb(image: ImageFile.ImageFile, data: bytes, bits: int | None) -> Image.Image:
     """Convert a loaded, upright image of any mode; ``data`` holds the file's header."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_wide_grey(image)).convert("RGB")
+        return Image.fromarray(_wide_grey(image, bits)).convert("RGB")
+    if bits is not None and _n_bits(image, data) > 8:
+        raise ImageError(f"{bits} bits of colour in 16 cannot be told from 16 here; save it as grey, or in 8 bits")
     if image.mode in ("La", "RGBa"):  # premultiplied: Pillow converts these in two steps only
         return _on_white(image.convert(image.mode.upper()))
     if image.mode in ("LA", "PA", "RGBA"):
         return _on_white(image)
     if "transparency" in image.info:
-        # Of a PNG only. A colour key of less or more than 8 bits does not compare with 8-bit samples.
+        # Of a PNG only.
         bit_depth = data[24]
         if image.mode == "P" or bit_depth == 8:
             return _on_white(image)
-        del image.info["transparency"]
+        key = image.info.pop("transparency")
+        if bit_depth < 8:
+            return _keyed(image.convert("L"), key * 255 // ((1 << bit_depth) - 1))
+        _refuse_near_key(image, key)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _keyed(grey: Image.Image, key: int) -> Image.Image:
+    """Return a grey image in RGB, the transparent level being white."""
+    return grey.point([255 if level == key else level for level in range(256)]).convert("RGB")
+
+
+def _refuse_near_key(image: Image.Image, key: tuple[int, int, int]) -> None:
+    """Raise `ImageError` where a pixel of 16-bit colour may be the transparent one: its low bytes are gone."""
+    same = np.asarray(image)[:, :, :3] == np.array([part >> 8 for part in key])
+    if same.all(2).any():
+        raise ImageError("a transparent colour of 16 bits is not told from its neighbours; store transparency as alpha")
+
+
+def _n_bits(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return the bits of a sample of a PNG or TIFF; of other formats 8."""
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return data[24]
+    declared = image.tag_v2.get(_TIFF_BITS, (8,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (8,)
+    return int(max(declared))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -226,10 +281,10 @@ def _on_white(image: Image.Image) -> Image.Image:
     return white
 
 
-def _wide_grey(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+def _wide_grey(image: ImageFile.ImageFile, bits: int | None) -> npt.NDArray[np.uint8]:
     """Scale grey samples of more than 8 bits; shape (height, width)."""
     samples: npt.NDArray[Any] = np.asarray(image)
-    full_scale, white_is_zero = 65535, False
+    full_scale, white_is_zero = FULL, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         white_is_zero = image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
         if image.mode.startswith("I;16"):
@@ -245,8 +300,19 @@ def _wide_grey(image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
     elif low < 0 or high > 65535:
         raise ImageError(f"integer samples from {low} to {high} have no fixed scale; store values in 0 to 65535")
     else:
+        if bits is not None and full_scale == FULL:
+            _require_bits(samples, bits)
+            full_scale = (1 << bits) - 1
         grey = _to_8_bits(samples, full_scale)
+    if isinstance(image, PngImagePlugin.PngImageFile) and isinstance(key := image.info.get("transparency"), int):
+        grey = np.where(samples == key, np.uint8(255), grey)
     return np.invert(grey) if white_is_zero else grey
+
+
+def _require_bits(samples: npt.NDArray[Any], bits: int) -> None:
+    high = int(samples.max())
+    if high >> bits:
+        raise ImageError(f"a sample of {high} has more than {bits} bits: write --step bits={high.bit_length()}")
 
 
 def _to_8_bits(samples: npt.NDArray[Any], full_scale: int) -> npt.NDArray[np.uint8]:
@@ -263,6 +329,11 @@ def _reason(error: Exception, data: bytes) -> str:
     riff_is_short = data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
     if riff_is_short or isinstance(error, EOFError | IndexError | struct.error):
         return f"truncated image ({len(data)} bytes)"
+    if text == "unknown pixel mode":
+        return (
+            "damaged or unsupported image (unknown pixel mode): its samples are of a depth or colour space that is "
+            "not read; save it as PNG"
+        )
     if re.search("truncat|not enough image data|reached eof|requires a buffer", text, re.IGNORECASE):
         return f"truncated image ({len(data)} bytes)"
     return f"damaged or unsupported image ({text})"

@@ -19,8 +19,9 @@ from headwater.sources.stain import MACENKO_REFERENCE, Colours, Stains, macenko,
 
 Change = Callable[[Image.Image], Image.Image]
 Found = TypeVar("Found", Stains, Colours)
-KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram")
+KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram", "bits")
 WRITTEN = {
+    "bits": "bits=12",
     "background": "background=40",
     "orient": "orient=left",
     "resize": "resize=1520x912",
@@ -44,6 +45,12 @@ class Steps:
     names: tuple[str, ...]
     changes: tuple[Change, ...]
 
+    @property
+    def bits(self) -> int | None:
+        """How many bits samples of 16-bit files use, which is decided where they are read; None for all."""
+        first = self.names[0] if self.names else ""
+        return int(first.removeprefix("bits=")) if first.startswith("bits=") else None
+
     def __call__(self, image: Image.Image) -> Image.Image:
         """Return an image of mode RGB, changed."""
         for change in self.changes:
@@ -54,6 +61,8 @@ class Steps:
 def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps | None:
     """Read steps, in the order in which they are to be made; None for none.
 
+    ``bits=N``
+        Files of 16 bits a sample use N of them, 9 to 16: 2 ** N - 1 is white, not 65,535. The first step.
     ``background=V``
         Pixels darker than V (0 to 255, of the lightest channel) become 0.
     ``breast``
@@ -94,6 +103,8 @@ def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps |
     spelled = [part for word in words for part in (MAMMOGRAM if word == "mammogram" else (word,))]
     if named_by is not None and (files := [word for word in spelled if _names_file(word)]):
         raise InputError(f"{named_by}: names the step {files[0]!r}, which would read a file. Pass --step yourself.")
+    if any(word.startswith("bits=") for word in spelled[1:]):
+        raise InputError("--step bits=N: is how files are read: put it before the other steps, once.")
     made = [_step(word) for word in spelled]
     return Steps(tuple(name for name, _ in made), tuple(change for _, change in made)) if made else None
 
@@ -106,6 +117,8 @@ def _names_file(word: str) -> bool:
 
 def _step(word: str) -> tuple[str, Change]:
     kind, _, value = word.partition("=")
+    if kind == "bits" and re.fullmatch(r"9|1[0-6]", value):
+        return word, lambda image: image  # it is read so
     if kind == "background" and value.isdigit() and 0 < int(value) < 256:
         return word, lambda image: dark_to_zero(image, int(value))
     if word == "breast":

@@ -239,7 +239,7 @@ def test_what_cannot_be_chosen(tiny):
     assert error_of(tiny("hf-bert"), layer="1", prompt=PROMPT) == (
         " is a bert model, no vision-language decoder: leave --layer and --prompt out."
     )
-    assert error_of(tiny("open_clip"), pooling="mean").endswith("leave --pooling out, which is for hf:….")
+    assert error_of(tiny("open_clip"), prompt=PROMPT).endswith("leave --prompt out, which is for hf:….")
 
 
 def test_modalities_follow_the_prompt(tiny):

@@ -101,7 +101,7 @@ def test_code_and_weights_are_in_the_spec(own, tmp_path):
         (("self.device = device", "self.device = gpu"), "load() failed (NameError: name 'gpu' is not defined)."),
         (
             ("for one in batch])", "for one in batch[:1]])"),
-            "encode() returned shape (1, 3) for 2 items, where (2, dim)",
+            "encode() returned shape (1, 3) for 3 items, where (3, dim)",
         ),
         (("np.stack([", "len(batch) * np.stack(["), "gives an item one vector alone and another in company. Is the"),
         (("np.stack(", "sum("), "encode() returned shape (3,) for 1 items, where (1, dim) belongs."),

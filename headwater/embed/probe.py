@@ -1,0 +1,285 @@
+"""Whether an encoder does what features need, tried on a few made items before it is used.
+
+Two items must get different vectors; one item the same vector twice, and the same alone as in a batch; a text as long
+as the encoder reads must pass; and nothing may be NaN. An encoder that passed is noted in the user's cache, by weights,
+settings, library versions and device, so that it is tried once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from importlib.metadata import version
+from itertools import combinations, cycle, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from headwater._reading import read_json
+from headwater._schema import Size, Word, read_as
+from headwater.embed.contents import Content, content_key
+from headwater.embed.encoder import Encoded, Encoder
+from headwater.embed.run import at_once
+from headwater.errors import EncoderError, HeadwaterError, ImageError
+from headwater.store import Modality, pair_key
+from headwater.store.cache import cache_folder
+
+FOLDER = "probed"
+"""Where verdicts are, in the folder of caches."""
+LARGEST_VERDICT = 4096
+"""Bytes that a verdict may have."""
+SIDE = 64
+"""Pixels of a made image."""
+TEXTS = ("a", "a text of more words", "the left breast, with no mass")
+WORDS = ("tissue", "of", "the", "breast", "with", "no", "mass")
+"""What a long text repeats."""
+DIFFERENT = 1e-6
+"""Relative distance that two items' vectors must exceed."""
+SAME = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2}
+"""Relative distance that rounding may make, by precision."""
+SAME_ON_GPU = 1e-2
+"""At least, where kernels are chosen by the shape of a batch and may compute in TF32."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """An encoder that was tried and found fine.
+
+    Attributes
+    ----------
+    key
+        Digest of the weights, settings, versions and device that were tried.
+    batch_size
+        Items that were encoded together.
+    """
+
+    key: Word
+    batch_size: Size
+    verdict: Literal["fine"] = "fine"
+    format: Literal[1] = 1
+
+
+def require_sound(encoder: Encoder[Any], batch_size: int = 1, *, anew: bool = False) -> Probed | None:
+    """Try an encoder on made items, unless the cache says that it was found fine.
+
+    Parameters
+    ----------
+    batch_size
+        Items that a run encodes together.
+    anew
+        Try it whatever the cache says.
+
+    Returns
+    -------
+    Probed or None
+        None for an encoder that has no weights and needs no trial.
+
+    Raises
+    ------
+    EncoderError
+        When its vectors cannot be used; the message says what was seen, and what to do.
+    """
+    if not encoder.probes:
+        return None
+    key = _key(encoder)
+    file = Path(cache_folder(), FOLDER, f"{key}.json")
+    kept = None if anew else _kept(file, key)
+    if kept is not None and kept.batch_size >= batch_size:
+        return kept
+    with tempfile.TemporaryDirectory(prefix="headwater-probe-") as folder:
+        for modality in sorted(encoder.modalities):
+            _Trial(encoder, modality, batch_size).run(_made(modality, Path(folder)))
+    found = Probed(key, batch_size)
+    _keep(file, found)
+    return found
+
+
+class _Trial:
+    """Encodes made items of one modality, and compares what comes out."""
+
+    def __init__(self, encoder: Encoder[Any], modality: Modality, batch_size: int) -> None:
+        self.encoder, self.modality = encoder, modality
+        self.n_together = at_once(encoder, modality, batch_size)
+        self.dim = encoder.spec(modality, "float32").dim
+        environment = _flat(encoder.environment())
+        self.precision = str(environment.get("precision", "fp32"))
+        self.same = SAME.get(self.precision, SAME["fp32"])
+        if str(environment.get("device", "cpu")).startswith("cuda"):
+            self.same = max(self.same, SAME_ON_GPU)
+
+    def run(self, contents: Sequence[Content]) -> None:
+        """Raise `EncoderError` for the first thing that is wrong."""
+        ready = [one for one in map(self._ready, contents) if one is not None]
+        if not ready:
+            return
+        alone = [self._vectors([one])[0] for one in ready]
+        self._require_different(alone)
+        self._require_same_twice(alone[0], self._vectors(ready[:1])[0])
+        order = list(islice(cycle(range(len(ready))), max(self.n_together, len(ready))))
+        together = self._vectors([ready[i] for i in order])
+        self._require_same_in_company([alone[i] for i in order], together)
+        if self.modality == "text" and self.encoder.longest is not None:
+            self._require_long(self.encoder.longest, ready[0], alone[0])
+
+    def _ready(self, content: Content) -> Any:
+        """Return an item made ready; None where a long prompt leaves no room for all of it."""
+        try:
+            ready = self.encoder.prepare(self.modality, content)
+        except ImageError:
+            return None
+        return None if self.encoder.cut(self.modality, content, ready) else ready
+
+    def _vectors(self, batch: Sequence[Any], what: str = "") -> NDArray[np.float64]:
+        """Return the vectors of prepared items, of shape ``(n, dim)``, once their shape and values can be used."""
+        with self._named(what or f"{len(batch)} made {self.modality}{'s' if len(batch) > 1 else ''}"):
+            encoded = self.encoder.encode(self.modality, batch)
+        pooled = np.asarray(encoded.pooled, np.float64)
+        if pooled.shape != (len(batch), self.dim):
+            raise self._refusal(
+                f"returns vectors of shape {pooled.shape} for {len(batch)} items, where ({len(batch)}, {self.dim}) "
+                "belongs. Choose another model, or another --layer or --pooling."
+            )
+        if not np.isfinite(pooled).all() or not _finite(encoded):
+            advice = "Pass --precision fp32." if self.precision != "fp32" else "Are its weights damaged?"
+            raise self._refusal(f"gives NaN or infinity for a made {self.modality} in {self.precision}. {advice}")
+        return pooled
+
+    def _require_different(self, alone: Sequence[NDArray[np.float64]]) -> None:
+        for one, other in combinations(alone, 2):
+            if _distance(one, other) <= DIFFERENT:
+                raise self._refusal(
+                    f"gives two different {self.modality}s the same vector, so that it would say nothing of any. Try "
+                    "another --pooling or --layer, or check that the weights are whole."
+                )
+
+    def _require_same_twice(self, one: NDArray[np.float64], again: NDArray[np.float64]) -> None:
+        if _distance(one, again) > self.same:
+            raise self._refusal(
+                f"gives one {self.modality} a different vector each time (cosine {_cosine(one, again):.3f}): something "
+                "in it stays random, such as masked patches or dropout. Use an encoder that is deterministic in "
+                "evaluation mode."
+            )
+
+    def _require_same_in_company(self, alone: Iterable[NDArray[np.float64]], together: NDArray[np.float64]) -> None:
+        for one, other in zip(alone, together, strict=True):
+            if _distance(one, other) > self.same:
+                raise self._refusal(
+                    "gives an item one vector alone and another in company. Is the model in evaluation mode, and is "
+                    f"padding masked? (The cosine of one {self.modality}, alone and among {len(together)}, is "
+                    f"{_cosine(one, other):.3f}.)"
+                )
+
+    def _require_long(self, longest: int, short: Any, alone: NDArray[np.float64]) -> None:
+        words = " ".join(islice(cycle(WORDS), longest + 8))
+        long = self.encoder.prepare("text", Content(content_key(words.encode()), words))
+        what = f"a text of {longest} tokens"
+        one = self._vectors([long], what)[0]
+        self._require_same_in_company([one, alone], self._vectors([long, short], what))
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except HeadwaterError:
+            raise
+        except Exception as error:  # models raise many kinds
+            line = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
+            raise self._refusal(
+                f"cannot encode {what} ({type(error).__name__}: {line}). Choose another model, or a smaller "
+                "--batch-size where memory is short."
+            ) from error
+
+    def _refusal(self, what: str) -> EncoderError:
+        return EncoderError(f"{self.encoder.name}: {what}")
+
+
+def _finite(encoded: Encoded) -> bool:
+    return encoded.tokens is None or all(bool(np.isfinite(matrix).all()) for matrix in encoded.tokens)
+
+
+def _distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return the distance of two vectors, relative to the longer one."""
+    return _length(one - other) / max(_length(one), _length(other), 1e-30)
+
+
+def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(one @ other) / max(_length(one) * _length(other), 1e-30)
+
+
+def _length(vector: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(vector))
+
+
+def _made(modality: Modality, folder: Path) -> list[Content]:
+    """Make items of which every two differ: images in colour, contrast and structure, texts in words and length."""
+    texts = [Content(content_key(text.encode()), text) for text in TEXTS]
+    if modality == "text":
+        return texts
+    images = []
+    for number, pixels in enumerate(_made_pixels()):
+        file = folder / f"{number}.png"
+        Image.fromarray(pixels).save(file)
+        images.append(Content(content_key(file.read_bytes()), file))
+    if modality == "image":
+        return images
+    pairs = [(images[0], texts[0]), (images[0], texts[1]), (images[1], texts[0])]
+    return [Content(pair_key(image.key, text.key), image.source, text.text()) for image, text in pairs]
+
+
+def _made_pixels() -> list[NDArray[np.uint8]]:
+    """Return images of shape ``(SIDE, SIDE, 3)``: patches of colour, a gradient, and dark stripes."""
+    random = np.random.default_rng(0)
+    patches = np.kron(random.integers(0, 256, (8, 8, 3)), np.ones((SIDE // 8, SIDE // 8, 1)))
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    gradient = np.stack([255 * columns / (SIDE - 1), 200 * rows / (SIDE - 1), 120 - rows], 2)
+    stripes = np.stack([90 * ((rows + columns) // 4 % 2), 20 + columns / 2, 60 * (rows // 8 % 2)], 2)
+    return [image.astype(np.uint8) for image in (patches, gradient, stripes)]
+
+
+def _key(encoder: Encoder[Any]) -> str:
+    """Return a digest of all that decides how an encoder computes here."""
+    known = {
+        "headwater": version("headwater"),
+        "features": {m: encoder.spec(m, "float32").to_dict() for m in sorted(encoder.modalities)},
+        "environment": encoder.environment(),
+        "architecture": encoder.architecture(),
+    }
+    return blake2b(json.dumps(known, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _flat(environment: Any) -> dict[str, Any]:
+    """Return the environment of an encoder, or of the last part of one that is made of several."""
+    nested = [value for value in environment.values() if isinstance(value, dict)]
+    return {key: value for part in (*nested, environment) for key, value in part.items()}
+
+
+def _kept(file: Path, key: str) -> Probed | None:
+    """Return the verdict that a file holds; None unless it says, of this very encoder, that it is fine."""
+    try:
+        found = read_as(Probed, read_json(file, most=LARGEST_VERDICT, follow=False))
+    except (OSError, ValueError):
+        return None
+    return found if found.key == key else None
+
+
+def _keep(file: Path, found: Probed) -> None:
+    """Write a verdict; where the cache cannot be written, the encoder is tried again next time."""
+    beside = file.with_name(f"{uuid.uuid4().hex}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(json.dumps(asdict(found)) + "\n")
+            os.replace(beside, file)  # noqa: PTH105  (readers see a whole file)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError:
+        return
