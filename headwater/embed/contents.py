@@ -50,16 +50,21 @@ class Content:
         ImageError
             When it cannot be read, or is no longer the content that the key was made from.
         """
+        data = self._file()
+        try:
+            return read_image(data, bits=bits)
+        except ImageError as error:
+            raise ImageError(f"{error}: {self.source}") from error
+
+    def _file(self) -> bytes:
+        """Return the bytes of the image file, which are still those of the key."""
         data = load_bytes(Path(self.source))
         found = content_key(data)
         if self.words is not None:
             found = pair_key(found, content_key(self.words.encode()))
         if found != self.key:
             raise ImageError(f"changed while it was being embedded: {self.source}")
-        try:
-            return read_image(data, bits=bits)
-        except ImageError as error:
-            raise ImageError(f"{error}: {self.source}") from error
+        return data
 
     def text(self) -> str:
         """Return the text."""
@@ -72,18 +77,8 @@ class HeldImage(Content):
 
     data: bytes = b""
 
-    def image(self) -> Image.Image:
-        """Read the image, in mode RGB.
-
-        Raises
-        ------
-        ImageError
-            When it cannot be read.
-        """
-        try:
-            return read_image(self.data)
-        except ImageError as error:
-            raise ImageError(f"{error}: {self.source}") from error
+    def _file(self) -> bytes:
+        return self.data
 
 
 class Contents(Sequence[Content]):

@@ -124,8 +124,7 @@ def test_what_is_asked_for_is_reached_on_new_patients(name):
     """Images of a patient look alike, and ``per`` alone keeps patients whole: sensitivity and coverage hold."""
     found = new_patients.reached(new_patients.SIGNALS[name], 8)
     for what in ("sensitivity", "coverage", "sensitivity of patients", "coverage of patients"):
-        wanted = 0.9
-        assert found[what] == pytest.approx(wanted, abs=0.08), what
+        assert 0.83 < found[what] < 0.99, what
 
 
 @pytest.mark.slow
@@ -134,4 +133,4 @@ def test_noise_in_is_chance_out():
     found = new_patients.reached(0.0, 120)
     assert found["AUC"] == pytest.approx(0.5, abs=0.03)
     for what in ("sensitivity", "coverage", "sensitivity of patients", "coverage of patients"):
-        assert found[what] == pytest.approx(0.9, abs=0.04), what
+        assert 0.88 < found[what] < 0.97, what
