@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater._shown import Shown
+from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._numbers import plus_minus
 from headwater.api._out import require_writable
 from headwater.api.embed import embed
@@ -74,6 +75,7 @@ class DemoResult(Shown):
         out = [
             f"Benign or malignant? {first['n_samples']} synthetic histology images, "
             f"{len(first['folds'])} folds that keep each patient whole:",
+            *positive_lines(positive_in_run(first)),
             "",
             f"  {'features':<14}{'accuracy':>16}{'F1':>16}{'AUC':>16}",
         ]
