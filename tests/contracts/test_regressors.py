@@ -22,12 +22,19 @@ MEMBERS = {
     "knn": (KNNRegressor(k=5), {"k": 30}),
     "xgboost": (XGBoostRegressor(n_rounds=20, n_threads=1), {"max_depth": 2}),
 }
+EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
+EXPECTED = {
+    "Ridge": {EQUIVALENCE: "standardisation counts rows alike"},
+    "XGBoostRegressor": {EQUIVALENCE: "some rows are held out to stop by, and targets are standardised"},
+}
 every_head = pytest.mark.parametrize("kind", MEMBERS)
 each_task = pytest.mark.parametrize(("kind", "outputs"), [(k, n) for k in MEMBERS for n in (None, 1, 3)])
 CHECKS = [
     pytest.param(estimator, check, id=f"{type(estimator).__name__}-{getattr(check, 'func', check).__name__}")
     for head, _ in MEMBERS.values()
-    for estimator, check in estimator_checks_generator(head, mark="skip")
+    for estimator, check in estimator_checks_generator(
+        head, mark="skip", expected_failed_checks=EXPECTED.get(type(head).__name__, {})
+    )
 ]
 
 

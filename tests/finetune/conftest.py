@@ -23,7 +23,8 @@ def cases(tmp_path_factory):
             {
                 "id": f"case-{i}",
                 "image": f"{i}.png",
-                "text": f"a {'severe' if rough else 'benign'} gland" + (" left" if i % 3 else ""),
+                # one in eight says the other: a word that tells the label almost always would be refused
+                "text": f"a {'severe' if rough and i % 8 != 7 else 'benign'} gland" + (" left" if i % 3 else ""),
                 "label": "malignant" if rough else "benign",
                 "labels": ";".join(name for name, on in (("rough", rough), ("left", i % 3 > 0)) if on) or "none",
                 "patient": f"p{i // 2}",

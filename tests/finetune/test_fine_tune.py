@@ -358,7 +358,7 @@ def test_both_towers_of_one_encoder(cases, tiny, tmp_path):
 def test_texts_alone(cases, tiny):
     """A text encoder is tuned on the texts of a manifest."""
     run = tuned(cases, tiny("hf-bert").spec, train="lora", epochs=1)
-    assert run.mean["auc"] > 0.9  # the label stands in the text
+    assert run.mean["auc"] > 0.8  # seven eighths of the labels can be told by a word
 
 
 def test_bags(cases, tiny):
