@@ -78,7 +78,9 @@ class Fitting:
         """Return it with a store, refusing what the store lacks."""
         for column in self.labels:
             require_column(store, column, "--label")
-        protocol = replace(self.protocol, groups=group_column(store, self.protocol.groups, self.bags))
+        protocol = replace(
+            self.protocol, groups=group_column(store, self.protocol.groups, self.bags, self.protocol.per)
+        )
         for option, name in {**protocol.columns, "--bags": self.bags, "--views": self.views}.items():
             if name is not None:
                 require_column(store, name, option)

@@ -207,14 +207,17 @@ def _several_labels(column: pl.Series) -> Labels:
     return Labels(np.array([[name in row for name in names] for row in values], np.int64), names)
 
 
-def group_column(store: Samples, groups: str | None, bags: str | None = None) -> str | None:
-    """Return the column of groups; refuse to pass over an obvious one in silence. Bags are whole in any split."""
+def group_column(store: Samples, groups: str | None, *whole: str | None) -> str | None:
+    """Return the column of groups; refuse to pass over an obvious one in silence.
+
+    Columns that are kept whole anyway, those of ``--bags`` and ``--per``, are not asked about.
+    """
     if groups == "none":
         return None
     if groups is not None:
         return groups
     for column in store.samples.columns:
-        if column != bags and _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
+        if column not in whole and _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
             raise InputError(
                 f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep each whole in every "
                 "split, or --groups none if rows are independent."

@@ -367,7 +367,9 @@ class Tuning:
         manifest, table = read_samples(self.manifest, self.asked, self.where)
         for column in self.labels:
             require_column(table, column, "--label")
-        protocol = replace(self.protocol, groups=group_column(table, self.protocol.groups, self.bags))
+        protocol = replace(
+            self.protocol, groups=group_column(table, self.protocol.groups, self.bags, self.protocol.per)
+        )
         for option, name in {**protocol.columns, "--bags": self.bags, "--views": self.views}.items():
             if name is not None:
                 require_column(table, name, option)

@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_s
 
 from headwater.api import compare, fit_head, open_run
 from headwater.api._chosen import Chosen
+from headwater.errors import InputError
 from headwater.evaluate import inner_splits
 from headwater.evaluate.calibration import calibrator_from_dict, fit_calibrator
 from headwater.heads import LinearProbe
@@ -461,3 +462,11 @@ def test_exams_whose_images_disagree(refused, make_store):
     store = make_store(X, label=[("a", "b", "c")[i % 3] for i in range(60)], exam=[f"e{i // 2:02d}" for i in range(60)])
     asked = ("--features", "made/image", "--label", "label", "--groups", "exam", "--per", "exam", "--set", "C=1")
     assert "--per exam: e00 has rows of a and of b." in refused("fit-head", store.path, *asked)
+
+
+def test_a_unit_that_is_whole_anyway_is_not_asked_about(breasts):
+    """`--per patient` keeps patients whole: `--groups` may be left out though there is a column of patients."""
+    run = fit_head(breasts, features="made/image", label="finding", per="patient", folds=3)
+    assert run.predictions.group_by("group").agg(pl.col("fold").n_unique())["fold"].max() == 1
+    with pytest.raises(InputError, match="pass --groups patient"):
+        fit_head(breasts, features="made/image", label="finding", per="breast", folds=3)
