@@ -112,9 +112,14 @@ def warnings_of_inputs(data: Data) -> list[str]:
         there = np.flatnonzero(data.present[name]) if name in data.present else np.arange(len(X))
         cosine = mean_cosine(np.asarray(X[there[spread(len(there), MOST_ITEMS)]]))
         if cosine >= ALIKE:
+            advice = (
+                "Look at the texts, and try another --layer or --pooling"
+                if name.endswith("/text")
+                else "Look at the images: nearly black or white ones make such features. For 12-bit samples in 16-bit "
+                "files, embed them with --step bits=12"
+            )
             found.append(
                 f"{name}: samples have nearly the same features (mean cosine {cosine:.4f}), so that a head has little "
-                "to go by. Look at the images: nearly black or white ones make such features. For 12-bit samples in "
-                "16-bit files, embed them with --step bits=12"
+                f"to go by. {advice}"
             )
     return found

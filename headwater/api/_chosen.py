@@ -72,7 +72,8 @@ class Chosen:
         make_head(kind, dict(params), regression=regression)  # which knows the names
         fixed: dict[str, Any] = {}
         lists: dict[str, Sequence[Any]] = {}
-        for name, value in params.items():
+        for name, given in params.items():
+            value = given.tolist() if hasattr(given, "tolist") else given  # of NumPy
             hint = hints.get(name, Any)
             if _is_a(value, hint):
                 fixed[name] = value

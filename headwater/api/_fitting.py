@@ -305,7 +305,7 @@ def _checked_leakage(
         quiet = say if not found else lambda line: None
         stated = None
         if not found and any(name.endswith(READ) for name in plan.what.names):
-            stated = texts_that_state(samples, plan.store.roles.text, y[row], names, by_sample)
+            stated = texts_that_state(samples, plan.store.roles.text, y[row], names, by_sample, of_samples)
         report = check_leakage(
             samples,
             by_sample,

@@ -14,7 +14,7 @@ from headwater.api._missing import words_of
 from headwater.errors import InputError
 from headwater.evaluate import Outcome
 from headwater.evaluate.metrics import Task
-from headwater.evaluate.positive import Positive, negative_first, positive_of
+from headwater.evaluate.positive import Positive, class_word, negative_first, positive_of
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Labelling:
     positive: str | None = None
 
     @classmethod
-    def of(cls, missing_values: str | Sequence[str] | None, positive: str | None) -> Labelling:
+    def of(cls, missing_values: str | Sequence[str] | None, positive: Any) -> Labelling:
         """Return it as the verbs take it."""
-        return cls(words_of(missing_values), positive)
+        return cls(words_of(missing_values), None if positive is None else class_word(positive))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is needed to repeat it, as plain JSON values."""

@@ -33,6 +33,17 @@ def numbered(fold: Fold, outcome: Outcome) -> dict[str, int]:
     return {name: getattr(fold.split, name) for name in ("fold", *repeats(outcome))}
 
 
+def repr_of(number: float) -> str:
+    """Write a number as ``--set`` reads it: whole ones without a point, none rounded.
+
+    Examples
+    --------
+    >>> repr_of(1024), repr_of(100.0), repr_of(3.16e-08)
+    ('1024', '100', '3.16e-08')
+    """
+    return str(int(number)) if float(number).is_integer() and abs(number) < 1e15 else repr(float(number))
+
+
 def edge_lines(selection: Mapping[str, Any], option: str = "--set ") -> list[str]:
     """Say which parameters were selected at an end of their grid, with values to try beyond it.
 
@@ -44,7 +55,7 @@ def edge_lines(selection: Mapping[str, Any], option: str = "--set ") -> list[str
     """
     return [
         f"{edge['param']}: the {edge['end']} of its grid, {edge['value']:g}, was the best in {edge['n_folds']} of "
-        f"{edge['of']} folds: try {option}{edge['param']}=[{','.join(f'{value:g}' for value in edge['beyond'])}] too"
+        f"{edge['of']} folds: try {option}{edge['param']}=[{','.join(map(repr_of, edge['beyond']))}] too"
         for edge in selection.get("at_edge") or ()
     ]
 

@@ -18,7 +18,12 @@ READ = ("/text", "/pair")  # how feature sets end that hold what texts say
 
 
 def texts_that_state(
-    samples: Data, column: str | None, y: NDArray[Any], names: Sequence[Any], splits: Sequence[Split]
+    samples: Data,
+    column: str | None,
+    y: NDArray[Any],
+    names: Sequence[Any],
+    splits: Sequence[Split],
+    groups: NDArray[Any] | None = None,
 ) -> Stated | None:
     """Measure how far the texts of samples state their labels; None where there are no texts.
 
@@ -34,6 +39,8 @@ def texts_that_state(
         What classes, labels or outputs are called, in the order of `numpy.unique` or of columns.
     splits
         Of the samples.
+    groups
+        Their groups, such as the patient.
     """
     if column is None or column not in samples.table.columns:
         return None
@@ -46,7 +53,8 @@ def texts_that_state(
         Split(s.fold, place[s.train[there[s.train]]], place[s.test[there[s.test]]], s.seed, s.draw) for s in splits
     ]
     codes = y if y.ndim == 2 or y.dtype.kind == "f" else np.unique(y, return_inverse=True)[1]
-    return stated_in(texts.drop_nulls().to_list(), codes[there], [str(name) for name in names], inside)
+    words, of = [str(name) for name in names], None if groups is None else groups[there]
+    return stated_in(texts.drop_nulls().to_list(), codes[there], words, inside, groups=of)
 
 
 def words_of_clue(clue: Clue) -> str:
@@ -58,9 +66,10 @@ def words_of_clue(clue: Clue) -> str:
     "the word 'spiculated' alone tells malignant with AUC 0.812 on tested samples"
     """
     if clue.kind == "number":
-        return f"{100 * clue.auc:.0f} % of tested texts hold the number {clue.label} of their sample"
+        return f"{100 * clue.auc:.0f} % of tested texts hold the very number of {clue.label} that is to be predicted"
     lack = "the lack of " if clue.absent else ""
-    what = f"the name {clue.words!r}" if clue.kind == "name" else f"the word {clue.words!r}"
+    kind = "name" if clue.kind == "name" else "words" if " " in clue.words else "word"
+    what = f"the {kind} {clue.words!r}"
     return f"{lack}{what} alone tells {clue.label} with AUC {clue.auc:.3f} on tested samples"
 
 

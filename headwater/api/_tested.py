@@ -83,7 +83,12 @@ def rows_trained(
 
 def interval_words(low: float | None, high: float | None, sign: str = "") -> str:
     """Write an interval, where there is one."""
-    return "–" if low is None or high is None else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+    return "–" if low is None or high is None or low != low or high != high else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def number_words(value: float | None, sign: str = "") -> str:
+    """Write a number, where it is defined."""
+    return "–" if value is None or value != value else f"{value:{sign}.3f}"
 
 
 def p_words(p: float | None, least: float | None = None) -> str:

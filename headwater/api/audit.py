@@ -251,7 +251,7 @@ def _stated(
         parts = splits or make_splits(y, groups=group, n_folds=FOLDS, seed=seed)
     except SplitError:  # too few samples of some class
         return None
-    return texts_that_state(data, column, y, np.unique(y).tolist(), parts)
+    return texts_that_state(data, column, y, np.unique(y).tolist(), parts, group)
 
 
 def _names(store: Store, features: str | Sequence[str] | None) -> list[str]:

@@ -23,6 +23,7 @@ from headwater.api._tested import (
     label_columns,
     names_key,
     names_of,
+    number_words,
     p_words,
     rows_trained,
     scores_of,
@@ -134,14 +135,14 @@ class Compared(Shown):
             out[0] += "; those of differences by the corrected t over folds"
         out += positive_lines(self.positive)
         table = [["run", self.metric, share]]
-        table += [[n, f"{v['value']:.3f}", interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
+        table += [[n, number_words(v["value"]), interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
         out += [f"  {line}" for line in aligned(table)]
         tests = list(dict.fromkeys(name for d in self.differences for name in d.p))
         head = ["difference", "", share, *(f"p {name.replace('_', ' ')}" for name in tests)]
         head += ["p Holm"] if len(self.differences) > 1 else []
         rows = [head]
         for d in self.differences:
-            row = [f"{d.first} - {d.second}", f"{d.difference:+.3f}", interval_words(d.low, d.high, "+")]
+            row = [f"{d.first} - {d.second}", number_words(d.difference, "+"), interval_words(d.low, d.high, "+")]
             row += [p_words(d.p.get(name), d.least_p.get(name)) for name in tests]
             rows.append([*row, p_words(d.p_holm)] if len(self.differences) > 1 else row)
         out += ["", *(f"  {line}" for line in aligned(rows))]
@@ -267,7 +268,8 @@ class _Rows:
                     )
             except InputError as error:
                 self.notes.append(f"no DeLong test: {error}")
-        if metric == "accuracy" and groups is None:
+        independent = groups is None or len(np.unique(groups)) == len(groups)
+        if metric == "accuracy" and independent:
             self._right = [s.argmax(1) == truth for s in scores]
         elif metric == "accuracy":
             self.notes.append("no McNemar test: it takes rows to be independent, and here they come in groups")

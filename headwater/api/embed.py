@@ -126,7 +126,8 @@ class Embedded(Store):
                 out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed tries again")
         out += [f"warning: {line}" for line in self.alike.values()]
         out += [
-            f"column {column!r} was left alone: its {m}s need another encoder" for m, column in self.not_encoded.items()
+            f"column {column!r} was left alone: its {m}s need another encoder or pooling"
+            for m, column in self.not_encoded.items()
         ]
         if self.changes is not None:
             out += self.changes.lines()
@@ -415,12 +416,14 @@ def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
 def _modalities(
     table: Manifest, model: Encoder[object], image: str | None, text: str | None
 ) -> tuple[list[Modality], dict[Modality, str]]:
-    """Return what is to be embedded, and the columns that were named but that the encoder has no use for.
+    """Return what is to be embedded, and the columns that were named, or need another pooling, and are left alone.
 
     Naming one is no mistake: it is how a manifest is read in which several columns could hold the texts.
     """
     columns: dict[Modality, str | None] = {"image": table.image, "text": table.text}
     asked: dict[Modality, str | None] = {"image": image, "text": text}
+    if "pooling" in model.choices:  # which may be one that only the other side has
+        asked = columns
     if "pair" in model.modalities:
         if None in columns.values():
             raise ManifestError(

@@ -46,8 +46,9 @@ def encode(
     Parameters
     ----------
     items
-        Texts; or images: paths, PIL images, or arrays of uint8 or uint16, of shape ``(height, width)`` or
-        ``(height, width, 3)``. One alone gives one vector.
+        Texts; or images: paths, PIL images, or arrays, uint8 of shape ``(height, width)``, ``(height, width, 3)`` or
+        ``(height, width, 4)``, or uint16 of shape ``(height, width)``. One alone gives one vector; an array of words or
+        of four dimensions, or a column, is several.
     encoder
         An encoder spec, such as ``builtin:texture`` or ``timm:MODEL``, or an encoder from
         `headwater.embed.load_encoder`.
@@ -79,8 +80,8 @@ def encode(
     >>> encode(["benign tissue", "malignant mass"], encoder="builtin:ngram").shape
     (2, 512)
     """
-    alone = isinstance(items, str | os.PathLike | Image.Image) or (isinstance(items, np.ndarray) and items.ndim < 4)
-    listed: list[Any] = [items] if alone else list(items)  # type: ignore[arg-type]
+    alone = _is_one(items)
+    listed: list[Any] = [items] if alone else _listed(items)
     built = (
         encoder
         if isinstance(encoder, Encoder)
@@ -116,12 +117,32 @@ def encode(
     return found[0] if alone else found
 
 
+def _is_one(items: Any) -> bool:
+    """Whether something is one item: a text, a path, a picture, or the pixels of one."""
+    pixels = isinstance(items, np.ndarray) and items.dtype.kind in "uifb" and items.ndim in (2, 3)
+    return pixels or isinstance(items, str | os.PathLike | Image.Image)
+
+
+def _listed(items: Any) -> list[Any]:
+    """Return several items: of a list, a column, or an array of words or of pictures."""
+    if isinstance(items, bytes) or not hasattr(items, "__iter__"):
+        raise InputError(f"items are a {type(items).__name__}: pass images or texts, one or a list of them.")
+    words = isinstance(items, np.ndarray) and items.dtype.kind in "US"
+    listed = list(items.reshape(-1).tolist() if words else items)
+    none = [item is None or (isinstance(item, float) and item != item) for item in listed]
+    if any(none):
+        raise InputError(
+            f"{sum(none)} of {len(listed)} items are empty, such as number {none.index(True)}: leave them out."
+        )
+    return listed
+
+
 def _modality(items: Sequence[Any], encoder: Encoder[Any], asked: Modality | None) -> Modality:
     """Return whether items are images or texts; refuse what the encoder does not read."""
     words = [isinstance(item, str) for item in items]
     if asked is None:
         if any(words) and not all(words) and "text" in encoder.modalities:
-            raise InputError("some items are strings and some are images: encode texts and images apart.")
+            raise InputError("some items are strings and some are not: encode texts and images apart.")
         asked = "text" if all(words) and "text" in encoder.modalities else "image"
     if asked not in ("image", "text"):
         raise InputError(f"modality {asked!r}: image or text.")
@@ -130,6 +151,12 @@ def _modality(items: Sequence[Any], encoder: Encoder[Any], asked: Modality | Non
         raise InputError(f"{encoder.name} encodes {reads}, and these are {asked}s.")
     if asked == "text" and not all(words):
         raise InputError("texts are strings: decode or convert the items first.")
+    if asked == "text":
+        for number, item in enumerate(items):
+            if not item.isprintable() and any(0xD800 <= ord(letter) < 0xE000 for letter in item):
+                raise InputError(
+                    f"item {number} is no text: it holds half a letter (a lone surrogate). Decode it anew."
+                )
     return asked
 
 
@@ -149,13 +176,15 @@ def _content(item: Any, kind: Modality, number: int) -> Content:
 
 
 def _picture(pixels: NDArray[Any], number: int) -> Image.Image:
-    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if pixels.dtype == np.uint16 and pixels.ndim == 2:
         return Image.fromarray(pixels)
     if pixels.dtype != np.uint8 or not shaped or not pixels.size:
         raise ImageError(
-            f"item {number} is an array of {pixels.dtype} and shape {pixels.shape}: uint8 of shape (height, width) or "
-            "(height, width, 3), or uint16 of shape (height, width), is needed."
+            f"item {number} is an array of {pixels.dtype} and shape {pixels.shape}: uint8 of shape (height, width), "
+            "(height, width, 3) or (height, width, 4), or uint16 of shape (height, width), is needed."
         )
     return Image.fromarray(pixels)
 
@@ -166,7 +195,5 @@ def _as_png(image: Image.Image, number: int) -> bytes:
     try:
         image.save(out, "PNG" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
     except (OSError, ValueError) as error:
-        raise ImageError(
-            f"item {number} is a PIL image of mode {image.mode}, which cannot be read: {error}."
-        ) from error
+        raise ImageError(f"item {number} is of PIL's mode {image.mode}: convert it to RGB first.") from error
     return out.getvalue()

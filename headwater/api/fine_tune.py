@@ -420,7 +420,8 @@ class Tuning:
             for split in splits
         ]
         reads = any(one.modality != "image" for one in inputs)
-        stated = texts_that_state(behind, manifest.text if reads else None, y[row_of], names, by_sample)
+        of = None if rows.whole is None else rows.whole[row_of]
+        stated = texts_that_state(behind, manifest.text if reads else None, y[row_of], names, by_sample, of)
         leakage = self._leakage(behind, row_of, made, by_sample, rows.groups, protocol, stated, say)
         members = members_of(data)
         inputs = of_views(inputs, data)

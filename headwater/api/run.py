@@ -143,6 +143,7 @@ class Run(Shown):
             out += ["", *indented(table)]
         if "external" in self.metrics:
             out += ["", *_against_internal(self.metrics["external"])]
+            out += _at_threshold(self.metrics["external"])
         if "frozen" in self.metrics:
             out += ["", *against_frozen(self.metrics)]
         out += lines_of(self.metrics, n_folds, main)
@@ -331,6 +332,16 @@ def _against_internal(external: Mapping[str, Any]) -> list[str]:
         rows.append([name, *cells])
     title = f"against {external['run']}, with {external['level']:.0%} intervals by drawing {drawn} again"
     return [title, *indented(rows)]
+
+
+def _at_threshold(external: Mapping[str, Any]) -> list[str]:
+    """Say what the run's own threshold gives here."""
+    if "threshold" not in external:
+        return []
+    found = external["threshold"]
+    names = ("sensitivity", "specificity", "ppv", "npv")
+    numbers = ", ".join(f"{name} {found[name]:.3f}" for name in names if found.get(name) is not None)
+    return [f"at the run's threshold, chosen for a {found['target']} of {found['at']:g}: {numbers}"]
 
 
 def _with_interval(found: Mapping[str, float | None], sign: str) -> str:

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -318,7 +318,7 @@ def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
         if "missing_values" not in earlier and _has_none_missing(next(iter(plans.values()))):
             del names["missing_values"]  # an older headwater knew no such words, and here there are none
         differ = [name for name in names if name not in PLACES and config.get(name) != earlier.get(name)]
-        if differ:
+        if differ and any(_cells_there(folder)):
             raise InputError(
                 f"--out {folder} holds a sweep with other {', '.join(differ)}. Give another path, or what it was "
                 "begun with."
@@ -330,6 +330,11 @@ def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     _write(there, to_json(seen_from(folder, config)).encode())
     return folder
+
+
+def _cells_there(folder: Path) -> Iterator[Path]:
+    """Yield the runs of a sweep that have ended."""
+    return (path for path in (folder / "runs").glob("*/metrics.json") if not path.parent.name.startswith("."))
 
 
 def _has_none_missing(plan: Planned) -> bool:

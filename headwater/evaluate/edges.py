@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from headwater.evaluate.outcome import Outcome
-from headwater.evaluate.search import Range, Space
+from headwater.evaluate.search import Space
 
 N_MORE = 4  # values that are proposed beyond the end
 LEAST_VALUES = 3  # of a grid that has ends worth speaking of
@@ -67,7 +67,7 @@ def at_edges(outcome: Outcome, space: Space) -> list[Edge]:
         ends: tuple[tuple[Literal["lowest", "highest"], int], ...] = (("lowest", 0), ("highest", -1))
         for end, place in ends:
             n = sum(value == grid[place] for value in chosen)
-            more = beyond(grid, end, _limits(space.get(name, ("log",))))
+            more = beyond(grid, end, _limits(name, grid, space))
             if 2 * n > len(folds) and len(more) > 1:
                 found.append(Edge(name, grid[place], end, grid[-1 - place], n, len(folds), more))
     return found
@@ -76,19 +76,23 @@ def at_edges(outcome: Outcome, space: Space) -> list[Edge]:
 def beyond(grid: Sequence[float], end: Literal["lowest", "highest"], limits: tuple[float, float]) -> list[float]:
     """Return the end of an ascending grid and values beyond it: at its last ratio, or its last step if it holds 0."""
     own, neighbour = (grid[0], grid[1]) if end == "lowest" else (grid[-1], grid[-2])
-    steps = np.arange(N_MORE + 1)
-    values = own * (own / neighbour) ** steps if grid[0] > 0 else own + (own - neighbour) * steps
-    if all(isinstance(value, int) for value in grid):
-        values = np.round(values)
+    steps = np.arange(1, N_MORE + 1)
+    even = np.allclose(np.diff(grid), grid[1] - grid[0], rtol=1e-6)
+    values = own + (own - neighbour) * steps if even or grid[0] <= 0 else own * (own / neighbour) ** steps
     low, high = limits
-    return sorted({float(f"{value:.3g}") for value in values.tolist() if low <= value <= high})
+    whole = isinstance(own, int) and low >= 1
+    more = {round(value) if whole else float(f"{value:.3g}") for value in values.tolist() if low <= value <= high}
+    return sorted({own, *more})
 
 
-def _limits(where: Range) -> tuple[float, float]:
-    kind, *ends = where
+def _limits(name: str, grid: Sequence[float], space: Space) -> tuple[float, float]:
+    """Return the least and the greatest value worth trying: whole numbers end where the search space does."""
+    kind, *ends = space.get(name, ("log",))
+    if kind in ("int", "log-int"):
+        return ends[0], max(ends[1], grid[-1])
     if kind == "uniform":
         return ends[0], ends[1]
-    return (ends[0] if kind in ("int", "log-int") else 0.0), np.inf
+    return (0.0 if grid[0] == 0 else np.finfo(np.float64).tiny), np.inf
 
 
 def _is_number(params: Mapping[str, Any], name: str) -> bool:

@@ -44,7 +44,19 @@ class Positive(NamedTuple):
     by: Source
 
 
-def positive_of(classes: Sequence[Any], asked: str | None = None) -> Positive:
+def class_word(name: Any) -> str:
+    """Return a class as one writes it: ``1`` for 1, 1.0 and NumPy's 1.
+
+    Examples
+    --------
+    >>> class_word(1.0), class_word(True), class_word(" cancer ")
+    ('1', 'True', 'cancer')
+    """
+    plain = name.item() if hasattr(name, "item") else name
+    return str(int(plain)) if isinstance(plain, float) and plain.is_integer() else str(plain).strip()
+
+
+def positive_of(classes: Sequence[Any], asked: Any = None) -> Positive:
     """Return the positive class of two.
 
     Parameters
@@ -52,7 +64,7 @@ def positive_of(classes: Sequence[Any], asked: str | None = None) -> Positive:
     classes
         Two classes, sorted.
     asked
-        The one that the user named, as text; None leaves it to the names.
+        The one that the user named, as it is or as text; None leaves it to the names.
 
     Raises
     ------
@@ -69,14 +81,14 @@ def positive_of(classes: Sequence[Any], asked: str | None = None) -> Positive:
     (Positive(name='healthy', by='order'), Positive(name='cancer', by='option'))
     """
     first, last = classes
-    words = [str(name) for name in classes]
+    words = [class_word(name) for name in classes]
     if asked is not None:
-        if asked.strip() not in words:
+        word = class_word(asked)
+        if word not in words:
             raise InputError(
-                f"--positive {asked}: no such class.{nearest(asked.strip(), words)} "
-                f"The classes are {' and '.join(words)}."
+                f"--positive {word}: no such class.{nearest(word, words)} The classes are {' and '.join(words)}."
             )
-        return Positive(classes[words.index(asked.strip())], "option")
+        return Positive(classes[words.index(word)], "option")
     for negative, positive in ((first, last), (last, first)):
         if _is_negative_of(_folded(negative), _folded(positive)):
             return Positive(positive, "names")

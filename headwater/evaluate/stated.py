@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,13 +23,14 @@ STRONG = 0.95
 MOST_ROWS = 5_000  # beyond these, rows are drawn
 LEAST_TEXTS = 3  # that hold a word
 CERTAIN = 0.001  # the largest p, divided by the number of classes, of a word that is strong evidence
+MOST_BY_CHANCE = 0.75  # share of texts that may hold the number of another row
 CERTAIN_NAME = 0.01  # of a name, which nobody searched for
 LEAST_STEM = 4
 
 _NO_BLANKS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # scripts whose words are not parted by blanks
 _LETTER = rf"[^\W_{_NO_BLANKS}]"
 _WORD = re.compile(rf"[{_NO_BLANKS}]|{_LETTER}+")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\w.,-])-?\d+(?:[.,]\d+)*")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Clue:
     Attributes
     ----------
     kind
-        ``"name"``, the class's own name, in any of its endings; ``"word"``, a word; ``"number"``, the number that is to
-        be predicted.
+        ``"name"``, the class's own name, in any of its endings; ``"word"``, a word or two that follow each other;
+        ``"number"``, the number that is to be predicted.
     words
         The name, or the word that was chosen in most folds.
     absent
@@ -92,7 +94,13 @@ class Stated:
 
 
 def stated_in(
-    texts: Sequence[str], y: NDArray[Any], names: Sequence[str], splits: Sequence[Split], *, seed: int = 0
+    texts: Sequence[str],
+    y: NDArray[Any],
+    names: Sequence[str],
+    splits: Sequence[Split],
+    *,
+    groups: NDArray[Any] | None = None,
+    seed: int = 0,
 ) -> Stated:
     """Measure how well names of classes, and single words, tell the classes of tested rows.
 
@@ -106,6 +114,8 @@ def stated_in(
         What the classes, labels or outputs are called.
     splits
         Of the rows. A word is chosen on the training rows of each, and measured on its test rows.
+    groups : array of shape (n,), optional
+        What rows belong to, such as the patient: many rows of few patients are no strong evidence.
     seed
         Of the rows that are drawn where there are more than 5,000.
 
@@ -123,6 +133,7 @@ def stated_in(
         drawn = np.sort(np.random.default_rng(seed).choice(len(texts), MOST_ROWS, replace=False))
     plain = [unicodedata.normalize("NFKC", texts[row]).casefold() for row in drawn.tolist()]
     y = y[drawn]
+    unit = np.arange(len(drawn)) if groups is None else np.unique(groups[drawn].astype(str), return_inverse=True)[1]
     place = np.full(len(texts), -1)
     place[drawn] = np.arange(len(drawn))
     parts = [(place[s.train][place[s.train] >= 0], place[s.test][place[s.test] >= 0]) for s in splits]
@@ -131,7 +142,7 @@ def stated_in(
     if y.dtype.kind == "f":
         return Stated(None, None, _number(plain, y.reshape(len(y), -1), names, parts, seed), *repeated)
     truth = y.astype(bool) if y.ndim == 2 else y[:, None] == np.arange(len(names))  # (n, n_classes)
-    return Stated(_name(plain, truth, names, parts), _word(plain, truth, names, parts), None, *repeated)
+    return Stated(_name(plain, truth, names, parts, unit), _word(plain, truth, names, parts, unit), None, *repeated)
 
 
 _Parts = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
@@ -148,14 +159,16 @@ def words_in(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def _name(texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], parts: _Parts) -> Clue | None:
+def _name(
+    texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], parts: _Parts, unit: NDArray[np.int64]
+) -> Clue | None:
     """Return the name that tells its class best, as it is or by its stem."""
     tested = np.unique(np.concatenate([test for _, test in parts])) if parts else np.arange(0)
     found = []
     for c, name in enumerate(names):
         for pattern in _patterns(name):
             has = np.array([pattern.search(texts[row]) is not None for row in tested.tolist()], bool)
-            found.append(_clue("name", name, False, name, has, truth[tested, c], CERTAIN_NAME))
+            found.append(_clue("name", name, False, name, has, truth[tested, c], unit[tested], CERTAIN_NAME))
     return max((clue for clue in found if clue is not None), key=_rank, default=None)
 
 
@@ -174,11 +187,18 @@ def _patterns(name: str) -> Iterator[re.Pattern[str]]:
         yield re.compile(rf"(?<!{_LETTER})" + r"[\W_]*".join(parts))
 
 
-def _word(texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], parts: _Parts) -> Clue | None:
-    """Return the word that tells a class best on tested rows, chosen for each class and split on its training rows."""
+def _word(
+    texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], parts: _Parts, unit: NDArray[np.int64]
+) -> Clue | None:
+    """Return the word, or two that follow each other, that tell a class best on tested rows.
+
+    It is chosen for each class and split on the training rows.
+    """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    vectorizer = CountVectorizer(binary=True, tokenizer=words_in, token_pattern=None, lowercase=False)
+    vectorizer = CountVectorizer(
+        binary=True, tokenizer=words_in, token_pattern=None, lowercase=False, ngram_range=(1, 2)
+    )
     try:
         present = vectorizer.fit_transform(texts).tocsr()
     except ValueError:  # no word in any text
@@ -187,6 +207,7 @@ def _word(texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], 
     chosen: list[list[tuple[str, bool]]] = [[] for _ in names]
     hits: list[list[NDArray[np.bool_]]] = [[] for _ in names]
     of_truth: list[list[NDArray[np.bool_]]] = [[] for _ in names]
+    units: list[list[NDArray[np.int64]]] = [[] for _ in names]
     for train, test in parts:
         inside = present[train]
         n_texts = np.asarray(inside.sum(0)).ravel()
@@ -202,12 +223,13 @@ def _word(texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], 
             chosen[c].append((str(vocabulary[best]), absent))
             hits[c].append(np.asarray(present[test][:, [best]].toarray()).ravel().astype(bool) != absent)
             of_truth[c].append(truth[test, c])
+            units[c].append(unit[test])
     found = []
     for c, name in enumerate(names):
         if chosen[c]:
             (word, absent), _ = Counter(chosen[c]).most_common(1)[0]
-            has, true = np.concatenate(hits[c]), np.concatenate(of_truth[c])
-            found.append(_clue("word", word, absent, name, has, true, CERTAIN / len(names)))
+            rows = np.concatenate(hits[c]), np.concatenate(of_truth[c]), np.concatenate(units[c])
+            found.append(_clue("word", word, absent, name, *rows, CERTAIN / len(names)))
     return max((clue for clue in found if clue is not None), key=_rank, default=None)
 
 
@@ -218,6 +240,7 @@ def _clue(
     label: str,
     has: NDArray[np.bool_],
     truth: NDArray[np.bool_],
+    unit: NDArray[np.int64],
     certain: float,
 ) -> Clue | None:
     """Return a clue with the AUC of its presence: the mean of sensitivity and specificity; None of one class."""
@@ -225,7 +248,11 @@ def _clue(
     if not both.sum(1).all():
         return None
     auc = float((both[1, 1] / both[1].sum() + both[0, 0] / both[0].sum()) / 2)
-    return Clue(kind, words, absent, label, auc, auc >= STRONG and _p(both) < certain)
+    if auc <= 0.5:
+        return None
+    first = np.unique(2 * unit + truth, return_index=True)[1]  # one row a unit and class
+    once = np.bincount(2 * truth[first] + has[first], minlength=4).reshape(2, 2)
+    return Clue(kind, words, absent, label, auc, auc >= STRONG and _p(once) < certain)
 
 
 def _p(table: NDArray[np.int64]) -> float:
@@ -246,7 +273,7 @@ def _number(
     tested = np.unique(np.concatenate([test for _, test in parts])) if parts else np.arange(0)
     if not len(tested):
         return None
-    there = [{float(word) for word in _NUMBER.findall(texts[row])} for row in tested.tolist()]
+    there = [set(_numbers_in(texts[row])) for row in tested.tolist()]
     others = np.random.default_rng(seed).permutation(tested)
     found = []
     for c, name in enumerate(names):
@@ -254,8 +281,24 @@ def _number(
             float(np.mean([float(y[row, c]) in numbers for row, numbers in zip(rows.tolist(), there, strict=True)]))
             for rows in (tested, others)
         )
-        found.append(Clue("number", name, False, name, own, own >= STRONG and by_chance <= 0.5))
-    return max(found, key=_rank)
+        if own > by_chance:
+            found.append(Clue("number", name, False, name, own, own >= STRONG and by_chance <= MOST_BY_CHANCE))
+    return max(found, key=_rank, default=None)
+
+
+def _numbers_in(text: str) -> Iterator[float]:
+    """Yield the numbers of a text; a comma may part decimals or thousands, and a hyphen be a minus or a range.
+
+    Examples
+    --------
+    >>> sorted(_numbers_in("20,3 % of 1,230 g, 10-45 mm"))
+    [-45.0, 1.23, 10.0, 20.3, 45.0, 203.0, 1230.0]
+    """
+    for word in _NUMBER.findall(text.replace("-", " -").replace("- ", " ")):
+        for plain in {word, word.lstrip("-")}:
+            for written in {plain.replace(",", ""), plain.replace(".", "").replace(",", ".")}:
+                with suppress(ValueError):
+                    yield float(written)
 
 
 def _repeated(texts: Sequence[str], y: NDArray[Any]) -> tuple[int, int]:

@@ -127,14 +127,15 @@ class Progressed:
                 other, then = began["digest"] != digest, dict(began["asked"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise _unreadable(file) from error
-            if other:
+            if other and any(path.suffix == ".pt" for path in folder.iterdir()):
                 plain = json.loads(json.dumps(dict(asked), default=str))
                 changed = [name for name in {**then, **plain} if then.get(name) != plain.get(name)]
                 raise InputError(
-                    f"{folder.parent} holds a fine-tuning that was begun with other settings ({', '.join(changed)}): "
-                    "give the same ones to go on with it, another --out, or remove it."
+                    f"{folder} holds a fine-tuning that was begun with other settings ({', '.join(changed)}): give the "
+                    "same ones to go on with it, another --out, or remove that folder."
                 )
-            return
+            if not other:
+                return
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / "asked.tmp"
         beside.write_text(json.dumps({"digest": digest, "asked": dict(asked)}, default=str))

@@ -58,11 +58,11 @@ class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
         """
         return self._fitted(X, y)
 
-    def _fitted(self, X: Input, y: Any, **options: Any) -> Self:
-        """Fit on all rows, with options of `fit_many`."""
+    def _fitted(self, X: Input, y: Any, rows: NDArray[np.int64] | None = None, **options: Any) -> Self:
+        """Fit on some rows, all of them when left out, with options of `fit_many`."""
         if is_plain(X):
             X, y = validated(self, X, y, multi_output=True)
-        (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(n_rows(X)), {})], **options)
+        (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(n_rows(X)) if rows is None else rows, {})], **options)
         self.__dict__.update({k: v for k, v in vars(fitted).items() if k.endswith("_")})
         return self
 

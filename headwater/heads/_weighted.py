@@ -13,7 +13,7 @@ class TakesWeights:
 
     if TYPE_CHECKING:
 
-        def _fitted(self, X: Any, y: Any, **options: Any) -> Self: ...
+        def _fitted(self, X: Any, y: Any, rows: Any = None, **options: Any) -> Self: ...
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Fit on all rows.
@@ -26,8 +26,8 @@ class TakesWeights:
             Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``; for a regressor numbers, of
             shape ``(n_samples,)`` or ``(n_samples, n_outputs)``.
         sample_weight
-            What each row counts, of shape ``(n_samples,)``, at least 0; 1 when left out. Standardisation counts all
-            rows alike.
+            What each row counts, of shape ``(n_samples,)``, at least 0; 1 when left out. Rows of weight 0 are left out
+            of everything; standardisation counts all others alike.
 
         Raises
         ------
@@ -37,4 +37,6 @@ class TakesWeights:
         """
         if sample_weight is None:
             return self._fitted(X, y)
-        return self._fitted(X, y, sample_weight=np.asarray(sample_weight, np.float64))
+        weight = np.asarray(sample_weight, np.float64)
+        rows = np.flatnonzero(weight) if weight.ndim == 1 and weight.any() else None
+        return self._fitted(X, y, rows, sample_weight=weight)

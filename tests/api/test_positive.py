@@ -122,6 +122,17 @@ def test_names_that_say_it_need_no_option(store, label):
     assert run.metrics["threshold"]["positive"] == run.metrics["classes"][1] == positive
 
 
+@pytest.mark.parametrize("one", [1, 1.0, np.int64(1), np.float32(1), "1", " 1 "])
+def test_the_class_as_it_is(store, tmp_path, one):
+    """From Python a class may be the number that it is."""
+    more = {"features": "made/image", "label": "truth", "groups": "patient", "folds": 2, "head": "prototypes"}
+    run = fit_head(store, positive=one, out=tmp_path / "r", **more)
+    assert run.metrics["classes"] == [0, 1]
+    other = fit_head(store, positive=0, out=tmp_path / "s", **more)
+    assert other.metrics["classes"] == [1, 0]
+    assert compare([run, other], positive=0).positive.name == 0
+
+
 def test_other_tasks_have_none(store, refused):
     words = ("fit-head", store.path, "--features", "made/image", "--groups", "patient", "--positive", "c0")
     assert "this is a multiclass task" in refused(*words, "--label", "three")
@@ -135,6 +146,9 @@ def test_another_data_set(store, make_store, tmp_path, refused):
     more = {"features": "made/image", "label": "state", "groups": "patient", "positive": "cancer"}
     fit_head(store, calibrate="isotonic", sensitivity=0.9, out=tmp_path / "limit", **more)
     found = evaluate(tmp_path / "limit", other, label="state", groups="patient")
+    assert any(
+        line.startswith("at the run's threshold, chosen for a sensitivity of 0.9: sens") for line in found.lines()
+    )
     table = found.predictions
     truth, score = table["label"].to_numpy() == "cancer", table["score_cancer"].to_numpy()
     assert found.mean["recall"] == pytest.approx((score > 0.5)[truth].mean())

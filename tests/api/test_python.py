@@ -136,6 +136,10 @@ def test_a_row_that_counts_twice_is_as_two(head):
     rows = np.repeat(np.arange(200), weight.astype(int))
     other = type(head)(**head.get_params()).fit(X[rows], y[rows]).predict(X)
     np.testing.assert_allclose(one, other, atol=1e-3)
+    far = np.concatenate([X, np.full((20, 5), 1e4, np.float32)])
+    zero = np.concatenate([weight, np.zeros(20)])
+    masked = type(head)(**head.get_params()).fit(far, np.concatenate([y, 1 - y[:20]]), sample_weight=zero).predict(X)
+    np.testing.assert_allclose(masked, one, atol=1e-3)  # rows of weight 0 have no say in anything
     plain = type(head)(**head.get_params()).fit(X, y).predict(X)
     assert np.abs(plain - other).max() > 1e-3  # else weights would not matter
     GridSearchCV(head, {}, cv=2).fit(X, y, sample_weight=weight)
@@ -205,6 +209,21 @@ def test_texts_are_encoded_as_a_store_has_them(filled):
     assert hw.encode(texts[0], encoder="builtin:ngram").shape == (words.X.shape[1],)
 
 
+def test_columns_and_arrays_are_several_items(gallery):
+    """A column of polars', an array of words, a generator and pictures in one array are lists of items."""
+    texts = ["benign tissue", "severe mass", "tissue"]
+    expected = hw.encode(texts, encoder="builtin:ngram")
+    for items in (pl.Series(texts), np.array(texts), np.array(texts, object), (text for text in texts)):
+        np.testing.assert_array_equal(hw.encode(items, encoder="builtin:ngram"), expected)
+    pixels = np.stack([np.asarray(Image.open(gallery / "images" / f"0{i}.png")) for i in (1, 2)])
+    found = hw.encode(pixels, encoder="builtin:texture")
+    np.testing.assert_array_equal(found, hw.encode(list(pixels), encoder="builtin:texture"))
+    grey = (hw.encode(one, encoder="builtin:texture") for one in (pixels[0][:, :, :1], pixels[0][:, :, 0]))
+    np.testing.assert_array_equal(*grey)
+    with_alpha = np.dstack([pixels[0], np.full(pixels[0].shape[:2], 255, np.uint8)])
+    np.testing.assert_allclose(hw.encode(with_alpha, encoder="builtin:texture"), found[0], atol=1e-5)
+
+
 def test_a_dual_encoder_reads_strings_as_texts(gallery):
     pytest.importorskip("open_clip")
     encoder = hw.embed.load_encoder("builtin:clip")
@@ -222,6 +241,16 @@ def test_what_cannot_be_encoded(gallery, tmp_path):
     cases = [
         (lambda: hw.encode([], encoder="builtin:texture"), InputError, "nothing to encode"),
         (lambda: hw.encode([3], encoder="builtin:texture"), InputError, "item 0 is a int"),
+        (lambda: hw.encode(3, encoder="builtin:texture"), InputError, "items are a int"),
+        (lambda: hw.encode(None, encoder="builtin:ngram"), InputError, "items are a NoneType"),
+        (lambda: hw.encode(b"text", encoder="builtin:ngram"), InputError, "items are a bytes"),
+        (
+            lambda: hw.encode(["a", None], encoder="builtin:ngram"),
+            InputError,
+            "1 of 2 items are empty, such as number 1",
+        ),
+        (lambda: hw.encode(["a", "\ud800"], encoder="builtin:ngram"), InputError, "item 1 is no text"),
+        (lambda: hw.encode(Image.new("HSV", (9, 9)), encoder="builtin:texture"), ImageError, "convert it to RGB"),
         (lambda: hw.encode("x", encoder="builtin:ngram", modality="image"), InputError, "encodes texts"),
         (lambda: hw.encode([file], encoder="builtin:ngram"), InputError, "encodes texts"),
         (lambda: hw.encode(["a", file], encoder="builtin:ngram"), InputError, "images apart"),

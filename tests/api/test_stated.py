@@ -76,7 +76,7 @@ def test_bags_and_numbers(manifest):
     with pytest.raises(SplitError, match=r"the texts state the label"):
         fit_head(store, features="ngram/text", folds=3, **options)
     numbers = store_of(manifest, "measured")
-    with pytest.raises(SplitError, match=r"100 % of tested texts hold the number size"):
+    with pytest.raises(SplitError, match=r"100 % of tested texts hold the very number of size"):
         fit_head(numbers, features="ngram/text", label="size", task="regression", groups="patient", folds=3)
 
 

@@ -309,6 +309,16 @@ def test_every_head_has_its_place():
     assert set(COSTS) == (set(HEADS) | set(REGRESSORS)) - with_prompts
 
 
+def test_a_refused_sweep_leaves_the_way_free(two, tmp_path, command):
+    """What is refused before anything was run can be corrected with the same --out."""
+    words = ("sweep", two.path, "--features", "good/image", "--label", "label", "--groups", "patient", "--folds", "3")
+    assert command(*words, "--positive", "nonsense", "--out", tmp_path / "s").status == 1
+    assert command(*words, "--metric", "nonsense", "--out", tmp_path / "t").status == 1
+    assert command(*words, "--out", tmp_path / "s").status == 0
+    again = command(*words, "--seed", "3", "--out", tmp_path / "s")
+    assert "holds a sweep with other seed" in again.error
+
+
 def test_what_is_left_costs_more():
     """After nine cheap cells in 18 seconds, one that costs 230 times as much is not thought to take two."""
     taken = [("linear", 2.0)] * 9

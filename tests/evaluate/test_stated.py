@@ -84,6 +84,42 @@ def test_a_number_in_the_text():
     assert stated_in(every, grades, ["grade"], make_splits(grades, n_folds=4, regression=True)).strong is None
 
 
+@pytest.mark.parametrize(
+    "written", [lambda v: f"{v:.1f}".replace(".", ",") + " %", lambda v: f"10-{v:g} mm", lambda v: f"{1000 * v:,.0f} g"]
+)
+def test_numbers_as_they_are_written(written):
+    """A decimal comma, a range and thousands are numbers too."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1001, 4000, 80) / 10
+    truth = np.round(1000 * sizes) if "g" in written(1.0)[-1] else sizes
+    texts = [f"{text} {written(size)}" for text, size in zip(reports(80, rng), sizes)]
+    assert stated_in(texts, truth, ["size"], make_splits(truth, n_folds=4, regression=True)).strong is not None
+
+
+def test_two_words_that_follow_each_other():
+    """Every text holds both names, and says after one word which it is."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 120)
+    names = np.array(["benign", "malignant"])
+    texts = [f"{text}: benign or malignant? answer {names[c]}" for text, c in zip(reports(120, rng), y)]
+    clue = found(texts, y, names.tolist()).strong
+    assert clue.words == f"answer {clue.label}"
+
+
+def test_many_images_of_few_patients_are_no_evidence():
+    """Six patients with ten images each, one meaningless report a patient: hardly ever refused, if groups are known."""
+    n_refused = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(6), 10)
+        y = (rng.permutation(6) % 2)[patient]
+        report = [" ".join(f"w{word}" for word in rng.integers(0, 40, 12)) for _ in range(6)]
+        splits = make_splits(y, groups=patient, n_folds=3)
+        made = stated_in([report[p] for p in patient], y, ["a1", "b2"], splits, groups=patient)
+        n_refused += made.strong is not None
+    assert n_refused == 0
+
+
 def test_words_that_go_with_a_class_are_no_statement():
     """Spiculated in 80 % of the malignant and 10 % of the benign: said with its AUC, and no strong evidence."""
     rng = np.random.default_rng(0)
