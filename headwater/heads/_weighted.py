@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from headwater.heads._settings import weights_of_rows
+
 
 class TakesWeights:
     """``fit`` of a head whose `fit_many` takes weights of rows; stands before the class that has ``_fitted``."""
@@ -37,6 +39,5 @@ class TakesWeights:
         """
         if sample_weight is None:
             return self._fitted(X, y)
-        weight = np.asarray(sample_weight, np.float64)
-        rows = np.flatnonzero(weight) if weight.ndim == 1 and weight.any() else None
-        return self._fitted(X, y, rows, sample_weight=weight)
+        weight = weights_of_rows(sample_weight, len(np.asarray(y)))
+        return self._fitted(X, y, np.flatnonzero(weight), sample_weight=weight)

@@ -269,10 +269,19 @@ def test_a_killed_run_goes_on_to_the_same_result(cases, tiny, tmp_path, monkeypa
 
 
 def test_another_configuration_is_not_gone_on_with(cases, tiny, tmp_path, monkeypatch):
-    """What was begun with other settings is an error that names them, and stays."""
+    """What was begun with other settings is an error that names them, and stays; unless nothing was trained yet."""
+
+    def refuse(*words):
+        raise InputError("nothing was trained")
 
     def stop(self, *state):
+        self.path.write_bytes(b"a checkpoint")
         raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headwater.api._folds.Training.all_folds", refuse)
+        with pytest.raises(InputError, match="nothing was trained"):
+            tuned(cases, tiny("timm-vit").spec, out=tmp_path / "run", epochs=7)
 
     monkeypatch.setattr(loop.Checkpoint, "write", stop)
     with pytest.raises(KeyboardInterrupt):
