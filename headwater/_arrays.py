@@ -7,16 +7,20 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
 
-class NumpyMethods(ABC):
+class NumpyMethods(NDArrayOperatorsMixin, ABC):
     """What NumPy and scikit-learn ask of an array besides rows, for one that reads its rows as they are taken.
 
-    ``array[rows, columns]`` reads the rows, then selects from them; `size` and `astype` are those of an array.
+    ``array[rows, columns]`` reads the rows, then selects from them; `size` and `astype` are those of an array, and
+    operators and NumPy's functions compute with all rows.
     """
+
+    __hash__ = object.__hash__  # as what reads rows, not by its values
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -37,6 +41,10 @@ class NumpyMethods(ABC):
             return rows
         selected: Array = np.asarray(self)[key]
         return selected
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [np.asarray(one) if isinstance(one, NumpyMethods) else one for one in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self._take(slice(None)), dtype=dtype, copy=copy if copy else None)

@@ -79,6 +79,16 @@ def test_selections_are_those_of_numpy(filled, data, kind, key):
     assert X.astype(np.float64).dtype == np.float64
 
 
+def test_operators_are_those_of_numpy(data):
+    X, whole = data.X, np.asarray(data.X)
+    for found, expected in ((X * 2, whole * 2), (1 - X, 1 - whole), (X == 0, whole == 0), (X > 0, whole > 0)):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(X - X[:].mean(0), whole - whole.mean(0))
+    np.testing.assert_array_equal(X + X, whole + whole)
+    np.testing.assert_array_equal(np.abs(X), np.abs(whole))
+    assert len({X, X}) == 1
+
+
 TOOLS = {
     "cross_val_score": lambda head, X, y: cross_val_score(head, X, y, cv=3),
     "cross_val_predict": lambda head, X, y: cross_val_predict(head, X, y, cv=3, method="predict_proba"),
