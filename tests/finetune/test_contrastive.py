@@ -87,6 +87,16 @@ def test_retrieval_counts_distinct_items():
 def test_training_on_pairs_teaches_the_words(cases, tiny, tmp_path):
     """After some epochs on smooth and rough images with their words, held-out ones are told apart by prompts."""
     (tmp_path / "p.toml").write_text(PROMPTS)
+    word = pl.col("label").replace({"malignant": "severe"})
+    table = pl.read_csv(cases).with_columns(
+        image=str(cases.parent) + "/" + pl.col("image"),
+        text="a "
+        + word
+        + " gland"
+        + pl.when(pl.int_range(pl.len()) % 3 > 0).then(pl.lit(" left")).otherwise(pl.lit("")),
+    )
+    cases = tmp_path / "m.csv"
+    table.write_csv(cases)
     done = hw.contrast(
         cases,
         encoder=tiny("hf-clip").spec,
