@@ -169,7 +169,7 @@ class Planned:
             say(f"warning: {line}")
         splits = splits_of(y, rows, protocol)
         names = np.unique(y).tolist() if found.names is None else found.names
-        leakage = _checked_leakage(self, data, y, names, splits, rows.groups, say)
+        leakage = _checked_leakage(self, data, y, names, splits, rows, say)
 
         def evaluated(chosen: Chosen, X: Any) -> Outcome:
             found = _cross_validated(chosen, X, y, splits, rows.whole, protocol, inner_always, say)
@@ -285,27 +285,20 @@ def _checked_leakage(
     y: NDArray[Any],
     names: Sequence[Any],
     splits: Sequence[Sequence[Split]],
-    groups: NDArray[Any] | None,
+    rows: Columns,
     say: Callable[[str], None],
 ) -> Report:
     """Look for leaks in the splits of every seed, sample by sample where rows are bags; return what the first has."""
     asked = plan.asked
     samples, row = samples_behind(plan.store, plan.what, asked.where, data)
-    of_samples = None if groups is None else groups[row]
+    of_samples, whole = (None if values is None else values[row] for values in (rows.groups, rows.whole))
     found: list[Report] = []
     for of_seed in splits:
-        by_sample = [
-            replace(
-                split,
-                train=np.flatnonzero(np.isin(row, split.train)),
-                test=np.flatnonzero(np.isin(row, split.test)),
-            )
-            for split in of_seed
-        ]
+        by_sample = of_samples_behind(of_seed, row)
         quiet = say if not found else lambda line: None
         stated = None
         if not found and any(name.endswith(READ) for name in plan.what.names):
-            stated = texts_that_state(samples, plan.store.roles.text, y[row], names, by_sample, of_samples)
+            stated = texts_that_state(samples, plan.store.roles.text, y[row], names, by_sample, whole)
         report = check_leakage(
             samples,
             by_sample,
@@ -319,6 +312,14 @@ def _checked_leakage(
         )
         found.append(report)
     return found[0]
+
+
+def of_samples_behind(splits: Sequence[Split], row: NDArray[np.int64]) -> list[Split]:
+    """Return splits of rows as splits of the samples behind them, whose rows are ``row``, of shape ``(n_samples,)``."""
+    return [
+        replace(s, train=np.flatnonzero(np.isin(row, s.train)), test=np.flatnonzero(np.isin(row, s.test)))
+        for s in splits
+    ]
 
 
 def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[Split]]:

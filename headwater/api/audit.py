@@ -292,9 +292,6 @@ def _columns_of(
     return Columns(labels, groups, side, splits)
 
 
-MOST_SIDES = 100
-
-
 def _words(values: NDArray[Any]) -> NDArray[Any]:
     """Return values as words; rows of 0 and 1 as the numbers of the labels that are there."""
     if values.ndim == 2:

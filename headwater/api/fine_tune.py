@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.api._chosen import Chosen
-from headwater.api._fitting import Columns, counts_of, splits_of
+from headwater.api._fitting import Columns, counts_of, of_samples_behind, splits_of
 from headwater.api._folds import Ready, Trained, Training
 from headwater.api._frozen import frozen_of
 from headwater.api._inputs import refuse_bags
@@ -411,14 +411,7 @@ class Tuning:
         splits = splits_of(y, rows, protocol)[0]
         behind, row_of = samples_of(samples, data, self.bags)
         names = np.unique(y).tolist() if found.names is None else found.names
-        by_sample = [
-            replace(
-                split,
-                train=np.flatnonzero(np.isin(row_of, split.train)),
-                test=np.flatnonzero(np.isin(row_of, split.test)),
-            )
-            for split in splits
-        ]
+        by_sample = of_samples_behind(splits, row_of)
         reads = any(one.modality != "image" for one in inputs)
         of = None if rows.whole is None else rows.whole[row_of]
         stated = texts_that_state(behind, manifest.text if reads else None, y[row_of], names, by_sample, of)

@@ -34,7 +34,7 @@ from headwater.evaluate.bootstrap import METRICS, default_metric
 from headwater.store import Store, open_store
 
 COMMAND = "sweep"
-COSTS = {  # seconds of a head's own grid, on 600 rows of 512 columns or 16 tokens and one core; cheap heads go first
+COSTS = {  # what a head's own grid takes beside that of linear, roughly: cheap heads go first, and time left begins so
     "linear": 1,
     "ridge": 1,
     "prototypes": 2,
