@@ -32,3 +32,17 @@ def is_missing(cell: str) -> bool:
     """
     word = cell.strip().lower()
     return not word or word in {missing.lower() for missing in MISSING}
+
+
+def words_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the words for missing values: those that were given, or else the usual ones.
+
+    Examples
+    --------
+    >>> words_of(None), words_of("NA, unknown"), words_of("")
+    (('NA', 'N/A', 'NaN', 'null'), ('NA', 'unknown'), ())
+    """
+    if given is None:
+        return MISSING
+    words = given.split(",") if isinstance(given, str) else given
+    return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))

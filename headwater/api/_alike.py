@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.api._lines import counted
+from headwater._words import counted
 from headwater.embed import Content, Encoder, keys_of
 from headwater.errors import ImageError
 from headwater.store import STORED, Data, Features

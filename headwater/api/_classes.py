@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.api._lines import aligned, counted
+from headwater._words import aligned, counted
 from headwater.api._missing import missing_line
 from headwater.api._samples import of_no_label
 

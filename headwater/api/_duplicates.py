@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._progress import progress_bar
 from headwater.api._contents import Contents, contents_of, modality_of
-from headwater.api._progress import progress_bar
 from headwater.evaluate.leakage import Sides, Values
 from headwater.evaluate.splits import Split
 from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, components, pairs_above

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._words import counted
 from headwater.api._alike import warnings_of_inputs
 from headwater.api._chosen import Chosen
 from headwater.api._classes import alike_labels, alike_values, class_counts, names_in
@@ -17,7 +18,6 @@ from headwater.api._controls import run_controls
 from headwater.api._inputs import Missing, Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
 from headwater.api._labelling import ordered, positive_section
 from headwater.api._leakage import Report, check_leakage, shared_images
-from headwater.api._lines import counted
 from headwater.api._mapping import merged
 from headwater.api._measurements import with_numbers
 from headwater.api._missing import Found

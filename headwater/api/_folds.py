@@ -12,11 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._extras import need
+from headwater._progress import progress_bar
+from headwater._words import counted
 from headwater.api._fitting import Columns
 from headwater.api._inputs import given_to
-from headwater.api._lines import counted
 from headwater.api._missing import Found
-from headwater.api._progress import progress_bar
 from headwater.api._protocol import Protocol
 from headwater.api._training import LEARNING_RATES, curve_table, memory_advice, peak_memory
 from headwater.api._tuning import Input

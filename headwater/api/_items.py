@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from headwater.api._lines import counted
-from headwater.api._progress import progress_bar
+from headwater._progress import progress_bar
+from headwater._words import counted
 from headwater.embed import Content, Contents, content_key, distinct, key_of_file, keys_of
 from headwater.errors import EncoderError, ImageError
 from headwater.sources import Manifest

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater._missing import MISSING
-from headwater.api._missing import words_of
+from headwater._missing import MISSING, words_of
 from headwater.errors import InputError
 from headwater.evaluate import Outcome
 from headwater.evaluate.metrics import Task

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._words import counted
 from headwater.api._classes import sample_lines
 from headwater.api._labelling import positive_lines
-from headwater.api._lines import counted
 from headwater.api._numbers import edge_lines, indented, json_safe, over, plus_minus, summary
 from headwater.api._tested import (
     codes_of,

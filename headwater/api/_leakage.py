@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._words import counted
 from headwater.api._contents import Contents, contents_of, kinds_of, modality_of
-from headwater.api._lines import counted
 from headwater.api._stated import words_of_clue
 from headwater.errors import InputError, SplitError
 from headwater.evaluate.leakage import Sides, Values

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._reading import read_regular
-from headwater.api._lines import counted
+from headwater._words import counted
 from headwater.api._samples import Labels, keep_samples
 from headwater.errors import InputError, ManifestError, nearest
 from headwater.sources import read_text_table

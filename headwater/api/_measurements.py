@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from headwater.api._lines import counted
+from headwater._words import counted
 from headwater.api._samples import Labels, keep_samples
 from headwater.errors import InputError
 from headwater.store import Data

@@ -23,20 +23,6 @@ _IDS = {"id", "ids", "sampleid", "imageid", "uid", "uuid"}
 _PLACES = {"site", "sites", "centre", "center", "hospital", "clinic", "institution", "country", "countries", "nation"}
 
 
-def words_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the words for missing values: those that were given, or else the usual ones.
-
-    Examples
-    --------
-    >>> words_of(None), words_of("NA, unknown"), words_of("")
-    (('NA', 'N/A', 'NaN', 'null'), ('NA', 'unknown'), ())
-    """
-    if given is None:
-        return MISSING
-    words = given.split(",") if isinstance(given, str) else given
-    return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
-
-
 @dataclass(frozen=True)
 class MissingRule:
     """Which words are missing values, and in which columns.

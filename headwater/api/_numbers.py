@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.api._lines import aligned, counted
+from headwater._words import aligned, counted
 from headwater.evaluate import Fold, Outcome, count_folds, summarise
 
 

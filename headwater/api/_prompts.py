@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.api._lines import counted
+from headwater._words import counted
 from headwater.api._texts import features_of_texts, require_dual
 from headwater.api._writing import described
 from headwater.errors import InputError, nearest

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.api._lines import counted
+from headwater._words import counted
 from headwater.api._numbers import indented, json_safe, natural, numbered, over_folds, plus_minus, summary
 from headwater.api._protocol import Protocol
 from headwater.api._tested import interval_words

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._missing import missing_words
-from headwater.api._lines import counted
+from headwater._words import counted
 from headwater.api._missing import Found
 from headwater.errors import InputError, nearest
 from headwater.sources import plain, typed

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from headwater._reading import read_json
-from headwater.api._out import require_writable
+from headwater._writable import require_writable
 from headwater.api._places import seen_from
 from headwater.api.run import CURVES, DECISION, ENCODER, FIGURES, HEAD_FILES, INSTANCES, RUN_FILES, TRIALS, Run
 from headwater.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headwater.api._lines import counted
+from headwater._words import counted
 from headwater.api._numbers import indented
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._missing import words_of
 from headwater._shown import Shown
+from headwater._words import aligned, counted, cut
+from headwater._writable import require_writable
 from headwater.api._duplicates import Cluster, Columns, Counts, Duplicates, find_duplicates
-from headwater.api._lines import aligned, counted, cut
-from headwater.api._missing import MissingRule, words_of
-from headwater.api._out import require_writable
+from headwater.api._missing import MissingRule
 from headwater.api._samples import full_column, group_column, require_column, with_labels
 from headwater.api._stated import lines_of_texts, texts_that_state
 from headwater.errors import InputError, SplitError

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._progress import progress_bar
+from headwater._words import counted
 from headwater.api._items import keys_of_files
-from headwater.api._lines import counted
-from headwater.api._progress import progress_bar
 from headwater.embed import content_key
 from headwater.errors import InputError, VectorsError, nearest
 from headwater.sources import Vectors, modalities_of, read_vectors, require_utf8_names

@@ -13,9 +13,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._shown import Shown
+from headwater._words import aligned, counted
 from headwater.api._foreign import reads_runs
 from headwater.api._labelling import positive_in_run, positive_lines
-from headwater.api._lines import aligned, counted
 from headwater.api._tested import (
     codes_of,
     folds_of,

@@ -15,13 +15,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._missing import words_of
+from headwater._progress import progress_bar
 from headwater._shown import Shown
+from headwater._words import aligned, counted
 from headwater.api._classes import class_counts, class_lines
 from headwater.api._labelling import positive_lines, positive_section
-from headwater.api._lines import aligned, counted
-from headwater.api._missing import MissingRule, words_of
+from headwater.api._missing import MissingRule
 from headwater.api._places import seen_from
-from headwater.api._progress import progress_bar
 from headwater.api._samples import full_column, group_column, require_column
 from headwater.api._training import (
     LEARNING_RATES,

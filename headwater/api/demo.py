@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from headwater._shown import Shown
+from headwater._writable import require_writable
 from headwater.api._labelling import positive_in_run, positive_lines
 from headwater.api._numbers import plus_minus
-from headwater.api._out import require_writable
 from headwater.api.embed import embed
 from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head

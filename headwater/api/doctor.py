@@ -13,7 +13,7 @@ from typing import Any
 
 from headwater._extras import need
 from headwater._shown import Shown
-from headwater.api._lines import size
+from headwater._words import size
 from headwater.api._measure import Measured, measure
 from headwater.embed import Encoder, Precision, Source, load_encoder, no_network, source_of
 from headwater.errors import EncoderError, InputError

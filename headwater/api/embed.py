@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from headwater._devices import resolve_device
 from headwater._extras import need
+from headwater._progress import note, progress_bar
+from headwater._words import counted, size
 from headwater.api._alike import warn_of_alike
 from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
-from headwater.api._lines import counted, size
 from headwater.api._listing import Changes, refuse_own_keys, write_samples
-from headwater.api._progress import note, progress_bar
 from headwater.embed import (
     Content,
     EmbedResult,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from headwater.api._progress import progress_bar
+from headwater._progress import progress_bar
 from headwater.embed import Content, Encoder, load_encoder
 from headwater.embed.contents import HeldImage, content_key
 from headwater.embed.encoder import Precision

@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._words import counted
 from headwater.api._contents import kinds_of
 from headwater.api._fitting import Columns, counts_of
 from headwater.api._foreign import reads_runs
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.api._labelling import Labelling, columns_of, in_order_of, positive_in_run, positive_section
-from headwater.api._lines import counted
 from headwater.api._mapping import mapping_of, merged, refuse_unknown
 from headwater.api._measurements import with_numbers
 from headwater.api._missing import MissingRule

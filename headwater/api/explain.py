@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._shown import Shown
+from headwater._words import aligned
+from headwater._writable import require_writable
 from headwater.api._foreign import reads_runs
 from headwater.api._heat import as_grid, heat_map, seen_region
 from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs
 from headwater.api._labelling import columns_of
-from headwater.api._lines import aligned
-from headwater.api._out import require_writable
 from headwater.api.run import Run, open_run
 from headwater.embed import Content
 from headwater.embed.hub import tokens_of_text

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from headwater._shown import Shown
+from headwater._words import counted
+from headwater._writable import require_writable
 from headwater.api._export_formats import FORMATS
-from headwater.api._lines import counted
-from headwater.api._out import require_writable
 from headwater.errors import InputError, nearest
 from headwater.sources import with_plain_types
 from headwater.store import Store, open_store

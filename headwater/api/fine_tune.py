@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._progress import progress_bar
+from headwater._words import counted
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import Columns, counts_of, of_samples_behind, splits_of
 from headwater.api._folds import Ready, Trained, Training
@@ -18,8 +20,6 @@ from headwater.api._frozen import frozen_of
 from headwater.api._inputs import refuse_bags
 from headwater.api._labelling import Labelling, ordered, positive_section
 from headwater.api._leakage import check_leakage
-from headwater.api._lines import counted
-from headwater.api._progress import progress_bar
 from headwater.api._protocol import Protocol
 from headwater.api._report import reported
 from headwater.api._results import metrics_of, predictions_of

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headwater._reading import matching
 from headwater._shown import Shown
-from headwater.api._lines import counted, size
+from headwater._words import counted, size
 from headwater.errors import InputError, StoreError, StoreNotFound, nearest
 from headwater.store import (
     BEING_COMPACTED,

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from headwater._shown import Shown
-from headwater.api._lines import aligned, counted, size
+from headwater._words import aligned, counted, size
 from headwater.errors import StoreError
 from headwater.retrieve import check_index
 from headwater.store import FAILED, STORED, TO_DO, Features, Store, fetch_file, open_store, sample_keys

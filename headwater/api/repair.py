@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._progress import progress_bar
 from headwater._shown import Shown
-from headwater.api._lines import counted
-from headwater.api._progress import progress_bar
+from headwater._words import counted
 from headwater.api._texts import encoder_of
 from headwater.api.inspect import verify
 from headwater.embed import Content, Encoder, fill

@@ -12,12 +12,12 @@ import polars as pl
 from headwater._reading import TABLE, parse_parquet, read_json, read_regular
 from headwater._schema import Count, Word, read_as
 from headwater._shown import Shown
+from headwater._words import counted
 from headwater.api._classes import sample_lines
 from headwater.api._controls import control_lines
 from headwater.api._foreign import run_errors
 from headwater.api._frozen import against_frozen
 from headwater.api._labelling import positive_in_run, positive_lines
-from headwater.api._lines import counted
 from headwater.api._numbers import edge_lines, indented, over, over_folds
 from headwater.api._places import found_from
 from headwater.api._report import lines_of, output_lines

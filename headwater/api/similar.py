@@ -12,8 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._missing import is_missing
-from headwater.api._lines import aligned, cut
-from headwater.api._progress import progress_bar
+from headwater._progress import progress_bar
+from headwater._words import aligned, cut
 from headwater.api._samples import require_column
 from headwater.api._texts import STORED, encoder_of, features_of_query, require_dual
 from headwater.embed import Content, content_key, key_of_file

@@ -14,17 +14,17 @@ from typing import Any
 
 import polars as pl
 
+from headwater._progress import progress_bar
 from headwater._reading import read_json, read_regular
 from headwater._shown import Shown
+from headwater._writable import require_writable
 from headwater.api._chosen import Chosen
 from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
 from headwater.api._inputs import POOLED
 from headwater.api._labelling import Labelling
 from headwater.api._leaderboard import Cell, lines_of, ranked
 from headwater.api._mapping import mapping_of
-from headwater.api._out import require_writable
 from headwater.api._places import PLACES, seen_from
-from headwater.api._progress import progress_bar
 from headwater.api._protocol import Asked, Protocol
 from headwater.api._writing import parquet, to_json
 from headwater.api.run import read_results

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._words import counted
 from headwater.api._ablation import ablate as ablated
 from headwater.api._ablation import require_metric
 from headwater.api._fitting import Columns, counts_of
 from headwater.api._labelling import Labelling, in_order_of, positive_section
-from headwater.api._lines import counted
 from headwater.api._numbers import json_safe
 from headwater.api._prompts import SEES, describe, dual
 from headwater.api._protocol import Protocol

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater._shown import Shown
+from headwater._writable import require_writable
 from headwater.api._foreign import reads_runs
 from headwater.api._labelling import positive_in_run, positive_lines
-from headwater.api._out import require_writable
 from headwater.api._tested import folds_of, names_of, scores_of, truth_of
 from headwater.api.run import FIGURES, Results, read_results
 from headwater.errors import InputError

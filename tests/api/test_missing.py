@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 
 import headwater as hw
+from headwater._missing import words_of
 from headwater.api import audit, evaluate, fit_head, open_run, sweep
 from headwater.api._classes import alike, class_lines
-from headwater.api._missing import MissingRule, words_of
+from headwater.api._missing import MissingRule
 from headwater.errors import InputError
 
 N = 60

@@ -10,7 +10,7 @@ import typer.main
 
 import headwater.api as api
 from headwater import report
-from headwater.api._out import require_writable
+from headwater._writable import require_writable
 from headwater.cli import app
 from headwater.errors import InputError
 

@@ -167,7 +167,7 @@ def test_an_index_of_other_features(command, vectors, write_features, monkeypatc
     pytest.importorskip("faiss")
     store, X = vectors
     words = ("similar", store.path, "--features", "made/image", "--id", "r001", "--index", "hnsw")
-    monkeypatch.setattr("headwater.api._progress.AT_ONCE", 0)
+    monkeypatch.setattr("headwater._progress.AT_ONCE", 0)
     built = command("index", store.path, "--features", "made/image", "--kind", "hnsw")
     assert built.status == 0
     assert built.out.startswith("hnsw index of 58 items, recall@10 ")
