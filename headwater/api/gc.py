@@ -18,11 +18,12 @@ from headwater.errors import InputError, StoreError, StoreNotFound, nearest
 from headwater.store import (
     BEING_COMPACTED,
     BlockResult,
-    Features,
+    FeatureReader,
     RaggedArray,
     Rights,
     Store,
     beside,
+    damages,
     keys_from_hex,
     open_store,
     remove_file,
@@ -118,7 +119,7 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
     return Dropped(opened.location, yes, sets, items)
 
 
-def _used(store: Store, features: Features) -> NDArray[np.bool_]:
+def _used(store: Store, features: FeatureReader) -> NDArray[np.bool_]:
     """Return which items some sample holds, of shape ``(n_items,)``."""
     keys = keys_from_hex(sample_keys(store.samples, features.spec.modality).drop_nulls().unique())
     rows = features.rows_of(keys) if len(keys) else np.empty(0, np.int64)
@@ -141,7 +142,7 @@ def _compact(store: Store, name: str) -> None:
         if copy in store.feature_names():  # begun, and cut short
             store.remove_features(copy)
         store.read_samples_again()  # another process may have embedded a manifest that uses more
-        if damage := next(features.damages(), None):
+        if damage := next(damages(features), None):
             raise StoreError(f"{damage.text}. Mend it first: headwater verify {store.location} --repair")
         kept = np.flatnonzero(_used(store, features) & (features.status > 0))
         target = store.require_features(copy, features.spec, len(kept))

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from headwater._devices import Precision
 from headwater._extras import need
-from headwater.embed._torch import first_line
 from headwater.embed.contents import as_content
-from headwater.embed.encoder import Precision, load_encoder
+from headwater.embed.load import load_encoder
 from headwater.embed.run import ContentOf, make_block
+from headwater.embed.weights import first_line
 from headwater.errors import EncoderError, StoreBusy
-from headwater.store import BlockLine, BlockTask, Features, FeatureWriter, Store, open_store
+from headwater.store import BlockLine, BlockTask, FeatureReader, FeatureWriter, Store, open_store
 
 RETRIES = 4
 """How often a block whose worker dies is given to another, before it is taken for its killer."""
@@ -74,7 +75,7 @@ class RayEngine:
 
     @contextmanager
     def blocks(
-        self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
+        self, features: FeatureReader, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
     ) -> Iterator[Iterator[tuple[BlockLine, int]]]:
         """Give the lines of blocks as workers have written them, and how many texts of each were cut."""
         ray = need("ray", "ray")
@@ -91,7 +92,7 @@ class RayEngine:
                 ray.shutdown()
 
     def _lines(
-        self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
+        self, features: FeatureReader, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
     ) -> Iterator[tuple[BlockLine, int]]:
         ray, data = need("ray", "ray"), need("ray.data", "ray")
         data.DataContext.get_current().enable_progress_bars = False
@@ -187,7 +188,8 @@ class Worker:
         self.encoder = load_encoder(options.pop("spec"), **options)
         self.encoder.restore(known)
         self.right = right
-        self.writer = FeatureWriter(open_store(store).features(name), environment)
+        self.features = open_store(store).features(name)
+        self.writer = FeatureWriter(self.features, environment)
         spec = self.writer.features.spec
         own = self.encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
         own.require_same(spec, f"{name}, by a worker,")
@@ -203,7 +205,7 @@ class Worker:
         ]
         task = BlockTask(int(row["block"]), np.array(row["rows"], np.int64))
         try:
-            with self.writer.features.helping(self.right, task.block):
+            with self.features.helping(self.right, task.block):
                 line, cut = make_block(self.encoder, self.writer, task, contents, self.batch_size)
         except StoreBusy as error:
             return {"line": "", "cut": 0, "refused": str(error)}

@@ -23,6 +23,7 @@ from headwater.store import (
     BlockLine,
     BlockResult,
     BlockTask,
+    FeatureReader,
     Features,
     FeatureSpec,
     FeatureWriter,
@@ -108,7 +109,7 @@ class Engine(Protocol):
     """What makes blocks: threads of this process, or workers elsewhere."""
 
     def blocks(
-        self, features: Features, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
+        self, features: FeatureReader, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
     ) -> AbstractContextManager[Iterator[tuple[BlockLine, int]]]:
         """Give the lines of blocks that have been written, in any order, and how many texts of each were cut."""
 
@@ -380,7 +381,7 @@ def _assemble(task: BlockTask, parts: Sequence[_Done], spec: FeatureSpec) -> Blo
     return BlockResult(task.rows, pooled, tokens, failed)
 
 
-def _settle(encoder: Encoder[Any], modality: Modality, features: Features, contents: Sequence[Content]) -> None:
+def _settle(encoder: Encoder[Any], modality: Modality, features: FeatureReader, contents: Sequence[Content]) -> None:
     """Let the encoder choose its precision: as in the last run if there was one, else by trying some items."""
     if features.state.blocks:
         made_in = [line.environment for line in features.state.blocks.values() if line.environment]
@@ -398,7 +399,7 @@ def _settle(encoder: Encoder[Any], modality: Modality, features: Features, conte
         encoder.settle(modality, batch)
 
 
-def _require_same_vectors(encoder: Encoder[Any], features: Features, content_of: _Rows) -> None:
+def _require_same_vectors(encoder: Encoder[Any], features: FeatureReader, content_of: _Rows) -> None:
     """Embed some stored items again and compare: what no key can tell, such as a transform that changed, shows here."""
     stored = content_of.rows[features.status[content_of.rows] == STORED]
     for row in stored[np.linspace(0, len(stored) - 1, min(N_PROBES, len(stored))).astype(int)].tolist():

@@ -3,11 +3,14 @@
 from headwater.store._files import fetch_file, remove_file, send_file, write_bytes
 from headwater.store.bfloat16 import Bfloat16Array, to_bfloat16
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
-from headwater.store.features import FAILED, STORED, TO_DO, Features, block_rows
+from headwater.store.check import damages
+from headwater.store.features import Features
 from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
 from headwater.store.keys import KEY_COLUMNS, PARTS, hex_from_keys, keys_from_hex, pair_key, sample_keys
+from headwater.store.layout import FAILED, STORED, TO_DO, block_rows
 from headwater.store.quantised import QuantisedArray, quantise
+from headwater.store.reader import FeatureReader
 from headwater.store.remote import is_url, store_folder
 from headwater.store.repair import mend, salvage_journal
 from headwater.store.rights import Rights
@@ -41,6 +44,7 @@ __all__ = [
     "BlockShuffle",
     "BlockTask",
     "Data",
+    "FeatureReader",
     "FeatureSpec",
     "FeatureWriter",
     "Features",
@@ -59,6 +63,7 @@ __all__ = [
     "block_rows",
     "check_name",
     "create_store",
+    "damages",
     "fetch_file",
     "find_store",
     "hex_from_keys",

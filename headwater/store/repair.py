@@ -11,14 +11,17 @@ from headwater._reading import TABLE
 from headwater.errors import StoreError
 from headwater.store._files import location, read_own, read_unchecked, write_bytes, write_json
 from headwater.store.blocks import has_digest
-from headwater.store.features import KEY_CHUNK, Damage, Features, as_words
+from headwater.store.check import Damage, damages, expected_metadata
+from headwater.store.features import Features
 from headwater.store.journal import BlockLine, Journal, is_whole, parsed
 from headwater.store.keys import KEY_BYTES
+from headwater.store.layout import KEY_CHUNK, as_words
+from headwater.store.reader import FeatureReader
 from headwater.store.rights import Rights
 
 
 def mend(
-    features: Features, known_keys: NDArray[np.uint8], before_forgetting: Callable[[], object] = lambda: None
+    damaged: Features, known_keys: NDArray[np.uint8], before_forgetting: Callable[[], object] = lambda: None
 ) -> Iterator[str]:
     """Mend what `Features.damages` finds, and yield a line about each thing that was done.
 
@@ -27,6 +30,8 @@ def mend(
 
     Parameters
     ----------
+    damaged
+        The feature set.
     known_keys
         Content keys of the store's samples, uint8, of shape ``(n, 16)``.
     before_forgetting
@@ -39,9 +44,9 @@ def mend(
     StoreBusy
         When another process writes these features.
     """
-    with features.writing() as writer:
+    with damaged.writing() as writer:
         features = writer.features
-        found = list(features.damages())
+        found = list(damages(features))
         for damage in found:  # first, since all else goes by it
             if damage.kind == "planned":
                 _mend_planned(features, damage, known_keys)
@@ -50,7 +55,7 @@ def mend(
             features = writer.features = features.refresh()
         for damage in found:
             if damage.kind == "metadata":
-                write_json(features.folder / damage.part / "zarr.json", features.expected_metadata()[damage.part])
+                write_json(features.folder / damage.part / "zarr.json", expected_metadata(features)[damage.part])
                 yield f"{features.name}: metadata of {damage.part or 'the group'} written anew"
             elif damage.kind == "status" and damage.block is not None:
                 start = damage.block * features.block_rows
@@ -64,7 +69,7 @@ def mend(
                 yield f"{features.name}: block {damage.block} forgotten, to be made again"
 
 
-def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uint8]) -> None:
+def _mend_planned(features: FeatureReader, damage: Damage, known_keys: NDArray[np.uint8]) -> None:
     """Find the one key that is damaged among those that are known."""
     expected = features.state.plan.sums[damage.part]
     helpless = StoreError(
@@ -73,7 +78,7 @@ def _mend_planned(features: Features, damage: Damage, known_keys: NDArray[np.uin
     )
     if damage.part != "keys":
         raise helpless
-    array = features._array("keys", (features.n_items, KEY_BYTES), KEY_CHUNK, np.uint8)
+    array = features.array("keys", (features.n_items, KEY_BYTES), KEY_CHUNK, np.uint8)
     try:
         data = b"".join(read_unchecked(array.chunk_path(chunk)) for chunk in range(array.n_chunks))
     except FileNotFoundError as error:

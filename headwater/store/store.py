@@ -39,10 +39,12 @@ from headwater.store._files import (
     write_json,
 )
 from headwater.store.blocks import RaggedArray, SelectedRows, group_metadata, write_group_metadata
-from headwater.store.features import FAILED, FOLDERS_ABOVE, STORED, Features
+from headwater.store.features import Features
 from headwater.store.file_index import NAME as FILES
 from headwater.store.keys import KEY_COLUMNS, PARTS, keys_from_hex, sample_keys
+from headwater.store.layout import FAILED, FOLDERS_ABOVE, STORED
 from headwater.store.places import found_from, seen_from
+from headwater.store.reader import FeatureReader
 from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
 from headwater.store.summed import has_sum, read_summed, remove_summed, write_summed
@@ -349,7 +351,7 @@ class Store:
                     write_group_metadata(folder, {})
             return Features.create(self._group / name, self._journal(name), name, spec, n_items)
 
-    def remove_features(self, name: str, only_if: Callable[[Features], bool] = lambda features: True) -> None:
+    def remove_features(self, name: str, only_if: Callable[[FeatureReader], bool] = lambda features: True) -> None:
         """Remove a feature set; cut short, it does not exist any more, and what is left of it goes with the next.
 
         Nothing is done where another process has removed it meanwhile.

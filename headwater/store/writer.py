@@ -15,20 +15,11 @@ from headwater.errors import StoreError
 from headwater.store._files import Together
 from headwater.store.bfloat16 import to_bfloat16
 from headwater.store.blocks import Array, MappedArray, digest_rows, write_array_metadata
-from headwater.store.features import (
-    FAILED,
-    KEY_CHUNK,
-    STORED,
-    TO_DO,
-    Features,
-    end_of,
-    layout_sum,
-    spec_sum,
-    token_arrays,
-)
 from headwater.store.journal import BlockLine, PlanLine, Ranges
+from headwater.store.layout import FAILED, KEY_CHUNK, STORED, TO_DO, end_of, layout_sum, spec_sum, token_arrays
 from headwater.store.places import files_seen_from
 from headwater.store.quantised import quantise
+from headwater.store.reader import FeatureReader
 from headwater.store.remote import remote_of
 
 AT_ONCE = 2
@@ -71,7 +62,7 @@ class BlockResult:
 class FeatureWriter:
     """Adds items to a feature set. Get one from `Features.writing`."""
 
-    def __init__(self, features: Features, environment: str = "") -> None:
+    def __init__(self, features: FeatureReader, environment: str = "") -> None:
         self.features = features
         self.environment = environment
         """The name in the journal of what the coming blocks are made in."""
@@ -127,7 +118,7 @@ class FeatureWriter:
             old.journal.append(before, after=old.state)
         for part, array in grown:
             write_array_metadata(old.folder, part, array.shape, KEY_CHUNK, array.dtype)
-            target = old._array(part, array.shape, KEY_CHUNK, array.dtype)
+            target = old.array(part, array.shape, KEY_CHUNK, array.dtype)
             for chunk in range(old.n_items // KEY_CHUNK, target.n_chunks):
                 target.write_chunk(chunk, array[chunk * KEY_CHUNK : (chunk + 1) * KEY_CHUNK])
         write_array_metadata(old.folder, "status", (n_items,), old.block_rows, np.dtype(np.uint8))
@@ -153,8 +144,8 @@ class FeatureWriter:
         old, rows = self.features, self.features.block_rows
         n_old = old.n_items
         if n_old:
-            offsets, lengths = old._token_places[0], np.concatenate([old._token_places[1], new_lengths])
-            chunk = old._token_chunk_rows()
+            offsets, lengths = old.token_places[0], np.concatenate([old.token_places[1], new_lengths])
+            chunk = old.token_chunk_rows()
         else:
             offsets, lengths = np.empty(0, np.int64), new_lengths.astype(np.int64)
             sums = np.add.reduceat(lengths, np.arange(0, len(lengths), rows))
@@ -266,7 +257,7 @@ class FeatureWriter:
         features = self.features
         start = task.block * features.block_rows
         before = features.state.blocks.get(task.block, BlockLine(block=task.block, stored=(), sums={}))
-        damaged = next(features._differences(before), None)  # a new checksum would hide it
+        damaged = next(features.differences(before), None)  # a new checksum would hide it
         if damaged is not None:
             raise StoreError(f"{damaged}. Nothing is added to it: restore it from a backup, or embed into a new store.")
         good = ~np.isin(result.rows, list(result.failed)) if result.failed else np.ones(len(result.rows), bool)
@@ -283,7 +274,7 @@ class FeatureWriter:
             self._write_values(part, task.block, whole, together)
         features.status_chunks.write_chunk(task.block, status, together)
         sums = dict(before.sums) | {
-            part: digest_rows([whole], features._ranges_in(part, task.block, stored)) for part, whole in values.items()
+            part: digest_rows([whole], features.ranges_in(part, task.block, stored)) for part, whole in values.items()
         }
         return BlockLine(block=task.block, stored=stored, sums=sums, failed=failed, environment=self.environment)
 
@@ -321,8 +312,8 @@ class FeatureWriter:
 
     def _ragged(self, array: MappedArray, block: int, rows: NDArray[np.int64], tokens: Array) -> Array:
         """Put the tokens of some items of a block, one after the other, among the others'."""
-        offsets, lengths = self.features._token_places
-        first, last = self.features._token_span(block)
+        offsets, lengths = self.features.token_places
+        first, last = self.features.token_span(block)
         values = np.array(array[first:last])
         end = 0
         for row in rows.tolist():
@@ -340,7 +331,7 @@ class FeatureWriter:
         if part == "pooled" or not features.spec.ragged:
             array.write_chunk(block, values, together)
             return
-        first, _ = features._token_span(block)
+        first, _ = features.token_span(block)
         for at in range(0, len(values), array.chunk_rows):
             array.write_chunk((first + at) // array.chunk_rows, values[at : at + array.chunk_rows], together)
 

@@ -52,7 +52,7 @@ def counted_bytes(path, store):
     if part in ("tokens/values", "tokens/scales"):
         rows, array = features.token_parts[part].chunk_rows, features.token_parts[part]
         width = size // rows
-        offsets, lengths = features._token_places
+        offsets, lengths = features.token_places
         places = np.concatenate([np.arange(offsets[i], offsets[i] + lengths[i]) for i in stored]) - number * rows
         assert len(array)
     else:

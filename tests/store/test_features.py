@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from headwater.errors import SpecMismatch, StoreBusy, StoreError
 from headwater.store import BlockResult, FeatureSpec, create_store, open_store
+from headwater.store.check import wrong_metadata
 
 DIM = 8
 
@@ -155,10 +156,10 @@ def test_dimensions_have_names(store):
     metadata = json.loads(path.read_text())
     assert metadata.pop("dimension_names") == ["item", "feature"]
     path.write_text(json.dumps(metadata))
-    assert list(features._wrong_metadata()) == []
+    assert list(wrong_metadata(features)) == []
     metadata["fill_value"] = 0.0
     path.write_text(json.dumps(metadata))
-    assert len(list(features._wrong_metadata())) == 1
+    assert len(list(wrong_metadata(features))) == 1
 
 
 @pytest.mark.parametrize("order", [1, -1])

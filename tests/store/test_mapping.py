@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import DiskError
-from headwater.store import MappedArray, features
+from headwater.store import MappedArray, layout
 from headwater.store import blocks as blocks_module
 from headwater.store.mapping import mapped
 
@@ -56,7 +56,8 @@ def test_more_chunks_than_files_may_be_open(array):
 
 def test_keys_in_a_bucket_that_are_more_files_than_may_be_open(store, monkeypatch, write_features):
     """Keys of a store, fetched and checked together, are read one file after the other."""
-    monkeypatch.setattr(features, "KEY_CHUNK", ROWS)
+    monkeypatch.setattr(layout, "KEY_CHUNK", ROWS)
+    monkeypatch.setattr("headwater.store.reader.KEY_CHUNK", ROWS)
     monkeypatch.setattr("headwater.store.writer.KEY_CHUNK", ROWS)
     keys = np.random.default_rng(0).integers(0, 256, (200, 16), np.uint8)
     write_features(store, "f/image", np.ones((200, 2), np.float16), keys)

@@ -16,15 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from headwater.errors import (
-    DiskError,
-    InputError,
-    MissingExtra,
-    RemoteError,
-    StoreBusy,
-    StoreError,
-    StoreNotFound,
-)
+from headwater.errors import DiskError, InputError, MissingExtra, RemoteError, StoreBusy, StoreError, StoreNotFound
 from headwater.store import (
     BlockResult,
     FeatureSpec,

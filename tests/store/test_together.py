@@ -24,6 +24,7 @@ from headwater.store import (
     Roles,
     Store,
     beside,
+    check,
     create_store,
     find_store,
     open_store,
@@ -237,9 +238,9 @@ def test_features_that_others_take_the_place_of(two, once, monkeypatch, what):
 
 def test_a_part_that_goes_while_it_is_verified(two, once):
     """Features that are removed between the checks of verify are said to have changed, not to be damaged."""
-    for part in ("_wrong_metadata", "_wrong_status"):
+    for part in ("wrong_metadata", "wrong_status"):
         fill(two)
-        once(Features, part, lambda: open_store(two).remove_features("f/image"), when=lambda f: f.name == "f/image")
+        once(check, part, lambda: open_store(two).remove_features("f/image"), when=lambda f: f.name == "f/image")
         with suppress(StoreBusy):
             assert list(open_store(two).verify()) == []
     assert verify(two) == []
