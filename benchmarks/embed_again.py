@@ -19,7 +19,7 @@ import polars as pl
 from _timing import machine, medians
 from PIL import Image
 
-from headwater.api._items import items_of
+from headwater.embed.items import items_of
 from headwater.sources import read_manifest
 from headwater.store import FileIndex
 

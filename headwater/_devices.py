@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from headwater._extras import need
 from headwater.errors import InputError
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""Of encoders, and of training them."""
+HeadPrecision = Literal["auto", "fp32", "bf16"]
+"""Of heads that are trained by gradients."""
 
 
 def resolve_device(device: str) -> str:

@@ -83,29 +83,29 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Duplicates": "_duplicates",
-    **dict.fromkeys(("Audit", "audit"), "audit"),
-    **dict.fromkeys(("Imported", "import_features"), "bridges"),
-    **dict.fromkeys(("Compared", "Difference", "compare"), "compare"),
-    **dict.fromkeys(("Contrasted", "contrast"), "contrast"),
-    "torch_dataset": "dataset",
-    **dict.fromkeys(("DemoResult", "demo"), "demo"),
-    **dict.fromkeys(("Report", "doctor"), "doctor"),
-    **dict.fromkeys(("Embedded", "embed"), "embed"),
-    "encode": "encode",
-    "evaluate": "evaluate",
-    **dict.fromkeys(("Explained", "explain"), "explain"),
-    **dict.fromkeys(("Exported", "export_features"), "export"),
-    "fine_tune": "fine_tune",
-    "fit_head": "fit",
-    **dict.fromkeys(("Dropped", "gc"), "gc"),
-    **dict.fromkeys(("StoreInfo", "info", "verify"), "inspect"),
-    **dict.fromkeys(("Encoding", "Repaired", "repair"), "repair"),
-    **dict.fromkeys(("Run", "open_run"), "run"),
-    **dict.fromkeys(("Hit", "IndexSummary", "hit_lines", "index", "similar"), "similar"),
-    **dict.fromkeys(("Sweep", "sweep"), "sweep"),
-    "zero_shot": "zero_shot",
-    "read_mapping": "_mapping",
+    "Duplicates": "headwater.api._duplicates",
+    **dict.fromkeys(("Audit", "audit"), "headwater.api.audit"),
+    **dict.fromkeys(("Imported", "import_features"), "headwater.api.bridges"),
+    **dict.fromkeys(("Compared", "Difference", "compare"), "headwater.api.compare"),
+    **dict.fromkeys(("Contrasted", "contrast"), "headwater.api.contrast"),
+    "torch_dataset": "headwater.api.dataset",
+    **dict.fromkeys(("DemoResult", "demo"), "headwater.api.demo"),
+    **dict.fromkeys(("Report", "doctor"), "headwater.api.doctor"),
+    **dict.fromkeys(("Embedded", "embed"), "headwater.api.embed"),
+    "encode": "headwater.api.encode",
+    "evaluate": "headwater.api.evaluate",
+    **dict.fromkeys(("Explained", "explain"), "headwater.api.explain"),
+    **dict.fromkeys(("Exported", "export_features"), "headwater.api.export"),
+    "fine_tune": "headwater.api.fine_tune",
+    "fit_head": "headwater.api.fit",
+    **dict.fromkeys(("Dropped", "gc"), "headwater.api.gc"),
+    **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
+    **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
+    **dict.fromkeys(("Run", "open_run"), "headwater.api.run"),
+    **dict.fromkeys(("Hit", "IndexSummary", "hit_lines", "index", "similar"), "headwater.api.similar"),
+    **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
+    "zero_shot": "headwater.api.zero_shot",
+    "read_mapping": "headwater.api._mapping",
 }
 _NAMES_THERE = {"read_mapping": "mapping_of"}
 
@@ -113,7 +113,7 @@ _NAMES_THERE = {"read_mapping": "mapping_of"}
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'headwater.api' has no attribute {name!r}")
-    found = getattr(import_module(f"headwater.api.{_PLACES[name]}"), _NAMES_THERE.get(name, name))
+    found = getattr(import_module(_PLACES[name]), _NAMES_THERE.get(name, name))
     globals()[name] = found
     return found
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._words import counted
-from headwater.api._alike import warnings_of_inputs
 from headwater.api._chosen import Chosen
 from headwater.api._classes import alike_labels, alike_values, class_counts, names_in
 from headwater.api._controls import run_controls
@@ -31,6 +30,7 @@ from headwater.api._tested import names_key
 from headwater.api._views import views_of
 from headwater.api._writing import described, environment, write_run
 from headwater.api.run import Run
+from headwater.embed.constant_features import warnings_of_inputs
 from headwater.errors import InputError
 from headwater.evaluate import Outcome, Repeat, Split, cross_validate_repeats, infer_task, make_splits
 from headwater.evaluate.aggregate import Units, kept_whole, refuse_straddling, units_of

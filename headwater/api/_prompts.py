@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater._words import counted
-from headwater.api._texts import features_of_texts, require_dual
 from headwater.api._writing import described
+from headwater.embed.texts import features_of_texts, require_dual
 from headwater.errors import InputError, nearest
 from headwater.heads import ClassTexts, Head, Prompts, mean_prompt, read_prompts
 from headwater.store import Store

@@ -11,10 +11,11 @@ from typing import Any, get_args
 import numpy as np
 import polars as pl
 
+from headwater._devices import Precision
 from headwater._extras import need
 from headwater.errors import HeadError, InputError
 from headwater.finetune.adapt import BatchNorm
-from headwater.finetune.loop import Precision, Settings
+from headwater.finetune.loop import Settings
 from headwater.finetune.team import Team
 
 LEARNING_RATES = {"lora": 2e-4, "last": 2e-5, "full": 1e-5, "none": 1e-5}

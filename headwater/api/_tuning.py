@@ -12,11 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.api._bags import bagged, names_of, those_in
-from headwater.api._items import items_of
 from headwater.api._views import viewed
-from headwater.api.embed import default_name
 from headwater.embed import Content, load_encoder
 from headwater.embed.adapter import tuned_encoders
+from headwater.embed.encoder import default_name
+from headwater.embed.items import items_of
 from headwater.embed.tunable import Tunable
 from headwater.errors import EncoderError, InputError, ManifestError
 from headwater.finetune.adapt import How, parse_how

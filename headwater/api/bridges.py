@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from headwater._progress import progress_bar
 from headwater._words import counted
-from headwater.api._items import keys_of_files
 from headwater.embed import content_key
+from headwater.embed.items import keys_of_files
 from headwater.errors import InputError, VectorsError, nearest
 from headwater.sources import Vectors, modalities_of, read_vectors, require_utf8_names
 from headwater.store import (

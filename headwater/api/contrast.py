@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._devices import Precision
 from headwater._missing import words_of
 from headwater._progress import progress_bar
 from headwater._shown import Shown
@@ -50,7 +51,7 @@ from headwater.finetune.checkpoint import Progressed
 from headwater.finetune.contrastive import ContrastiveLoss, Pairing, Pairs, Pairwise, embed_pairs, retrieval
 from headwater.finetune.data import Rows, Source
 from headwater.finetune.features import make
-from headwater.finetune.loop import Precision, Settings, train_model
+from headwater.finetune.loop import Settings, train_model
 from headwater.finetune.team import Team
 from headwater.heads import Prompts, ZeroShot, mean_prompt, read_prompts
 from headwater.heads._stopping import rows_to_stop_by

@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from headwater._devices import Precision
 from headwater._extras import need
 from headwater._shown import Shown
 from headwater._words import size
-from headwater.api._measure import Measured, measure
-from headwater.embed import Encoder, Precision, Source, load_encoder, no_network, source_of
+from headwater.embed import Encoder, Source, load_encoder, no_network, source_of
+from headwater.embed.speed import Measured, measure
 from headwater.errors import EncoderError, InputError
 from headwater.store import FeatureSpec, Modality
 

@@ -11,23 +11,15 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater._devices import resolve_device
+from headwater._devices import Precision, resolve_device
 from headwater._extras import need
 from headwater._progress import note, progress_bar
 from headwater._words import counted, size
-from headwater.api._alike import warn_of_alike
-from headwater.api._items import SHOWN, SKIP, failed_items, items_of, refuse_failed
-from headwater.api._listing import Changes, refuse_own_keys, write_samples
-from headwater.embed import (
-    Content,
-    EmbedResult,
-    Encoder,
-    Precision,
-    Shard,
-    fill,
-    keys_of,
-    load_encoder,
-)
+from headwater.embed import Content, EmbedResult, Encoder, Shard, fill, keys_of, load_encoder
+from headwater.embed.constant_features import warn_of_alike
+from headwater.embed.encoder import default_name
+from headwater.embed.items import SHOWN, SKIP, failed_items, items_of, refuse_failed
+from headwater.embed.sample_table import Changes, refuse_own_keys, write_samples
 from headwater.errors import DiskError, EncoderError, ImageError, InputError, ManifestError, nearest
 from headwater.sources import Manifest, read_manifest
 from headwater.store import (
@@ -329,21 +321,6 @@ def embed(
         if result.embedded and (line := warn_of_alike(features, model, contents)) is not None:
             target.alike[full_name] = line
     return target
-
-
-def default_name(encoder: str) -> str:
-    """Return a name for an encoder's features.
-
-    Examples
-    --------
-    >>> default_name("timm:resnet34.a1_in1k"), default_name("open_clip:ViT-B-32/laion2b_s34b_b79k")
-    ('resnet34.a1_in1k', 'ViT-B-32-laion2b_s34b_b79k')
-    """
-    backend, _, model = encoder.partition(":")
-    model = model.rpartition(":")[2] if backend == "python" else model
-    model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")
-    return kept if not encoder.startswith("stub:") else f"stub-{kept}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._devices import Precision
 from headwater._progress import progress_bar
 from headwater.embed import Content, Encoder, load_encoder
 from headwater.embed.contents import HeldImage, content_key
-from headwater.embed.encoder import Precision
 from headwater.errors import ImageError, InputError
 from headwater.sources import load_bytes
 from headwater.store import Modality

@@ -25,13 +25,7 @@ from headwater.api._numbers import json_safe
 from headwater.api._prompts import SEES
 from headwater.api._protocol import Protocol
 from headwater.api._results import metrics_of, predictions_of
-from headwater.api._samples import (
-    Labels,
-    group_column,
-    keep_samples,
-    require_column,
-    with_labels,
-)
+from headwater.api._samples import Labels, group_column, keep_samples, require_column, with_labels
 from headwater.api._tested import codes_of, folds_of, names_key, names_of, scores_of, truth_of
 from headwater.api._writing import described, environment, run_folder, write_run
 from headwater.api.run import Run, open_run
@@ -479,8 +473,8 @@ def _shared_files(
     say: Callable[[str], None],
 ) -> dict[str, int] | None:
     """Count what these samples share with the manifest that a run trained on, whose files are read for that."""
-    from headwater.api._items import items_of
     from headwater.api._tuning import Asked, read_samples
+    from headwater.embed.items import items_of
 
     config = run.config
     asked = {field.name: config[field.name] for field in fields(Asked)}

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._devices import Precision
 from headwater._progress import progress_bar
 from headwater._words import counted
 from headwater.api._chosen import Chosen
@@ -49,7 +50,7 @@ from headwater.finetune.adapt import BatchNorm, LoraSettings
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
 from headwater.finetune.features import Made, make
-from headwater.finetune.loop import Precision, Settings
+from headwater.finetune.loop import Settings
 from headwater.finetune.team import Team
 from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
 

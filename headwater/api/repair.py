@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from headwater._progress import progress_bar
 from headwater._shown import Shown
 from headwater._words import counted
-from headwater.api._texts import encoder_of
 from headwater.api.inspect import verify
 from headwater.embed import Content, Encoder, fill
+from headwater.embed.texts import encoder_of
 from headwater.errors import StoreError
 from headwater.retrieve import check_index
 from headwater.store import (

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         unique_images,
         unique_texts,
     )
-    from headwater.embed.encoder import Encoded, Encoder, Precision, load_again, load_encoder
+    from headwater.embed.encoder import Encoded, Encoder
+    from headwater.embed.load import load_again, load_encoder
     from headwater.embed.run import EmbedResult, Shard, fill
     from headwater.embed.source import Source, no_network, source_of
 
@@ -30,7 +31,6 @@ __all__ = [
     "EmbedResult",
     "Encoded",
     "Encoder",
-    "Precision",
     "Shard",
     "Source",
     "as_content",
@@ -50,6 +50,8 @@ __all__ = [
 _MODULES = {
     **dict.fromkeys(("Content", "Contents", "content_key", "distinct", "key_of_file", "keys_of"), "contents"),
     **dict.fromkeys(("as_content", "unique_images", "unique_texts"), "contents"),
+    "load_again": "load",
+    "load_encoder": "load",
     "EmbedResult": "run",
     "Shard": "run",
     "fill": "run",

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import pickle
 import platform
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +16,15 @@ from numpy.typing import NDArray
 
 from headwater._devices import fast_at_bf16, resolve_device
 from headwater._extras import need
+from headwater.embed.weights import digest_of, first_line
 from headwater.errors import EncoderError, HeadwaterError
-from headwater.sources._bounds import require_packed_room
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch import dtype as TorchType
 
+    from headwater._devices import Precision
     from headwater.embed.adapter import Adapter
-    from headwater.embed.encoder import Precision
 
 SAFE_COSINE = 0.999
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -92,12 +88,12 @@ class Frozen:
     @property
     def dtype(self) -> TorchType:
         """The floating-point type that the module computes in."""
-        named: TorchType = getattr(_torch(), TYPES[self.precision])
+        named: TorchType = getattr(need("torch", "encoders"), TYPES[self.precision])
         return named
 
     def run(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Call ``function(module, *inputs)`` without gradients."""
-        with _torch().inference_mode():
+        with need("torch", "encoders").inference_mode():
             return function(self.module, *inputs)
 
     def settle(self, encode: Callable[[Any], Tensor]) -> None:
@@ -113,7 +109,7 @@ class Frozen:
         self._use("fp32")
         exact = self.run(encode).float()
         self._use("bf16")
-        cosine = _torch().nn.functional.cosine_similarity(exact, self.run(encode).float(), dim=1)
+        cosine = need("torch", "encoders").nn.functional.cosine_similarity(exact, self.run(encode).float(), dim=1)
         if not bool((cosine >= SAFE_COSINE).all()):
             self._use("fp32")
             del self._modules["bf16"]
@@ -132,7 +128,7 @@ class Frozen:
 
     def environment(self, library: str) -> dict[str, Any]:
         """Return versions of torch and ``library``, device, precision, and the files that a user named."""
-        torch = _torch()
+        torch = need("torch", "encoders")
         name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         values: dict[str, Any] = {
             "torch": torch.__version__,
@@ -184,102 +180,13 @@ def _quiet_transformers() -> Iterator[None]:
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Let torch operations of threads that start in the body run on their own thread alone."""
-    torch = _torch()
+    torch = need("torch", "encoders")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def load_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict: safetensors, or a torch file without anything but tensors.
-
-    Raises
-    ------
-    EncoderError
-        When the file is missing, cannot be read, or holds something else.
-    """
-    path = Path(path)
-    torch = _torch()
-    if not path.is_file():
-        raise EncoderError(f"--weights {path}: no such file.")
-    try:
-        if path.suffix == ".safetensors":
-            loaded: Any = need("safetensors.torch", "encoders").load_file(path)
-        else:
-            require_packed_room(path)
-            with warnings.catch_warnings():  # of a file by another pickle protocol; what cannot be read is an error
-                warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise EncoderError(
-            f"--weights {path}: not a file of tensors alone. Nothing is unpickled here: save the model's state_dict()."
-        ) from error
-    except Exception as error:  # the libraries raise many kinds for a damaged file
-        raise EncoderError(f"--weights {path}: cannot be read as weights ({first_line(error)}).") from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise EncoderError(f"--weights {path}: holds no state dict, which maps names to tensors.")
-    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
-
-
-def fit_weights(module: nn.Module, state: Mapping[str, Any], source: str, optional: Sequence[str] = ()) -> None:
-    """Load ``state`` into ``module``.
-
-    Parameters
-    ----------
-    optional
-        Prefixes of tensors that may be in ``state`` without being in ``module``, such as a classifier's.
-
-    Raises
-    ------
-    EncoderError
-        When tensors are missing, left over or of another shape; the message names them.
-    """
-    own = module.state_dict()
-    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
-    extra = [n for n in state if n not in own and not n.startswith(tuple(optional))]
-    shapes = [
-        f"{n} {tuple(state[n].shape)} where {tuple(own[n].shape)} belongs"
-        for n in own
-        if n in state and state[n].shape != own[n].shape
-    ]
-    require_fit(source, missing, extra, shapes)
-    module.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
-
-
-def require_fit(source: str, missing: Sequence[str], extra: Sequence[str], shapes: Sequence[str]) -> None:
-    """Raise `EncoderError`, naming them, when tensors are missing, left over or of another shape."""
-    problems = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in (("tensors missing", missing), ("unknown", extra), ("of another shape", shapes))
-        if names
-    ]
-    if problems:
-        raise EncoderError(f"{source}: the weights do not fit this model: {'; '.join(problems)}.")
-
-
-def digest_of(module: nn.Module) -> str:
-    """Return a BLAKE2b-128 digest of a module's parameters and buffers, with their shapes.
-
-    Names are left out: libraries rename parameters from version to version, and the values are what counts.
-    """
-    parts = []
-    for tensor in module.state_dict().values():
-        one = blake2b(f"{tuple(tensor.shape)} {tensor.dtype}".encode(), digest_size=16)
-        one.update(tensor.detach().cpu().contiguous().view(-1).view(_torch().uint8).numpy().data)
-        parts.append(one.digest())
-    return blake2b(b"".join(sorted(parts)), digest_size=16).hexdigest()
-
-
-def digest_of_vocabulary(tokenizer: Any) -> str:
-    """Return the BLAKE2b-128 digest of the words of a transformers tokenizer, with their numbers."""
-    words = json.dumps(sorted(tokenizer.get_vocab().items()))
-    return blake2b(words.encode(), digest_size=16).hexdigest()
 
 
 def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
@@ -309,16 +216,11 @@ def fitting(spec: str, size: tuple[int, int] | None) -> Iterator[None]:
         ) from error
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without its full stop."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
-
-
 def _channels_last(module: nn.Module) -> nn.Module:
     """Lay kernels of two-dimensional convolutions out as they are fastest; those over video frames cannot be."""
     for part in module.modules():
-        if isinstance(part, _torch().nn.Conv2d):
-            part.to(memory_format=_torch().channels_last)
+        if isinstance(part, need("torch", "encoders").nn.Conv2d):
+            part.to(memory_format=need("torch", "encoders").channels_last)
     return module
 
 
@@ -329,16 +231,12 @@ def _convolve_by_onednn(module: nn.Module) -> None:
     point has nothing to dilate.
     """
     for part in module.modules():
-        if isinstance(part, _torch().nn.Conv2d) and part.kernel_size == (1, 1):
+        if isinstance(part, need("torch", "encoders").nn.Conv2d) and part.kernel_size == (1, 1):
             part.dilation = (2, 2)
 
 
 def convolve_as_before(module: nn.Module) -> None:
     """Undo `_convolve_by_onednn` where gradients are wanted: backwards, dilation makes it many times as slow."""
     for part in module.modules():
-        if isinstance(part, _torch().nn.Conv2d) and part.kernel_size == (1, 1):
+        if isinstance(part, need("torch", "encoders").nn.Conv2d) and part.kernel_size == (1, 1):
             part.dilation = (1, 1)
-
-
-def _torch() -> Any:
-    return need("torch", "encoders")

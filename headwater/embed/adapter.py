@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from headwater._extras import need
 from headwater._reading import read_json
-from headwater.embed._torch import first_line, require_fit
 from headwater.embed.encoder import CHOICES
 from headwater.embed.gate import file_of
 from headwater.embed.peft_folder import PeftAdapter, PeftLora, is_peft, read_peft
+from headwater.embed.weights import first_line, require_fit
 from headwater.errors import EncoderError
 from headwater.sources.steps import Steps, parse_steps
 

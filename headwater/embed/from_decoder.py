@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._devices import Precision
 from headwater._extras import need
 from headwater.embed._prompt import TEXT, plain_words, prompts_of, rendered
-from headwater.embed._torch import Frozen, digest_of_vocabulary, load_state, quiet_libraries, require_fit
+from headwater.embed._torch import Frozen, quiet_libraries
 from headwater.embed.contents import Content
-from headwater.embed.encoder import Precision
 from headwater.embed.from_hub import plain_settings
 from headwater.embed.tunable import TorchFeatures, Tunable
+from headwater.embed.weights import digest_of_vocabulary, load_state, require_fit
 from headwater.errors import EncoderError, ImageError, nearest
 from headwater.store import FeatureSpec, Modality
 

@@ -17,19 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._devices import Precision
 from headwater._extras import need
 from headwater.embed._naflex import PATCHES, padded_patches, patches_of, pooled_tokens, see_patches, takes_patches
-from headwater.embed._torch import (
-    Frozen,
-    digest_of_vocabulary,
-    first_line,
-    fitting,
-    load_state,
-    quiet_libraries,
-    require_fit,
-)
+from headwater.embed._torch import Frozen, fitting, quiet_libraries
 from headwater.embed.contents import Content
-from headwater.embed.encoder import Encoded, Precision
+from headwater.embed.encoder import Encoded
 from headwater.embed.pooling import (
     OF_CELLS,
     OF_CLASS,
@@ -45,6 +38,7 @@ from headwater.embed.pooling import (
 )
 from headwater.embed.sentence import Sentence, model_place, text_before
 from headwater.embed.tunable import TorchFeatures, Tunable
+from headwater.embed.weights import digest_of_vocabulary, first_line, load_state, require_fit
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 

@@ -15,21 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._devices import Precision
 from headwater._extras import need
 from headwater._reading import read_json
 from headwater._schema import Word, read_as
 from headwater.embed._preprocess import ImagePipeline
-from headwater.embed._torch import (
-    Frozen,
-    digest_of_vocabulary,
-    first_line,
-    fit_weights,
-    fitting,
-    load_state,
-    quiet_libraries,
-)
+from headwater.embed._torch import Frozen, fitting, quiet_libraries
 from headwater.embed.contents import Content
-from headwater.embed.encoder import Precision
 from headwater.embed.gate import file_on_hub, needs_code
 from headwater.embed.pooling import (
     OF_CELLS,
@@ -44,6 +36,7 @@ from headwater.embed.pooling import (
     require_pooling,
 )
 from headwater.embed.tunable import TorchFeatures, Tunable
+from headwater.embed.weights import digest_of_vocabulary, first_line, fit_weights, load_state
 from headwater.errors import EncoderError, nearest
 from headwater.store import FeatureSpec, Modality
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headwater._devices import resolve_device
+from headwater._devices import Precision, resolve_device
 from headwater.embed.contents import Content
-from headwater.embed.encoder import Encoded, Encoder, Precision
+from headwater.embed.encoder import Encoded, Encoder
 from headwater.errors import EncoderError, ImageError, MissingExtra, nearest
 from headwater.store import KEY_COLUMNS, FeatureSpec, Modality
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._devices import Precision
 from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._stages import chosen_stages, see_stages
-from headwater.embed._torch import Frozen, first_line, fit_weights, fitting, load_state, quiet_libraries
-from headwater.embed.encoder import Precision
+from headwater.embed._torch import Frozen, fitting, quiet_libraries
 from headwater.embed.pooling import (
     OF_CELLS,
     OF_CLASS,
@@ -27,6 +27,7 @@ from headwater.embed.pooling import (
     require_pooling,
 )
 from headwater.embed.tunable import TorchFeatures, Tunable
+from headwater.embed.weights import first_line, fit_weights, load_state
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 

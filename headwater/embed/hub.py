@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headwater._devices import Precision
 from headwater._extras import need
-from headwater.embed._torch import first_line, quiet_libraries
-from headwater.embed.encoder import Encoder, Precision
+from headwater.embed._torch import quiet_libraries
+from headwater.embed.encoder import Encoder
 from headwater.embed.from_decoder import DecoderEncoder
 from headwater.embed.from_hub import HubEncoder
 from headwater.embed.gate import admit, needs_code, unasked
 from headwater.embed.sentence import declared, model_place
+from headwater.embed.weights import first_line
 from headwater.errors import EncoderError, HeadwaterError
 
 if TYPE_CHECKING:

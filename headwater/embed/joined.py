@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._devices import Precision
 from headwater._extras import need
 from headwater._reading import read_json
-from headwater.embed._torch import first_line
 from headwater.embed.adapter import FOLDER, Adapter
 from headwater.embed.contents import Content
-from headwater.embed.encoder import Encoded, Encoder, Precision, load_encoder
+from headwater.embed.encoder import Encoded, Encoder
 from headwater.embed.gate import file_of
+from headwater.embed.load import load_encoder
+from headwater.embed.weights import first_line
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from headwater._extras import need
 from headwater._reading import read_json
 from headwater._schema import Size, Word, read_as
-from headwater.embed._torch import load_state, require_fit
 from headwater.embed.gate import file_on_hub
 from headwater.embed.pooling import pool_words
+from headwater.embed.weights import load_state, require_fit
 from headwater.errors import EncoderError
 
 if TYPE_CHECKING:

@@ -14,14 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.evaluate.bootstrap import (
-    Difference,
-    FoldScores,
-    bootstrap,
-    difference,
-    fold_values,
-    metric_interval,
-)
+from headwater.evaluate.bootstrap import Difference, FoldScores, bootstrap, difference, fold_values, metric_interval
 from headwater.evaluate.intervals import Evidence, Interval, evidence_of
 from headwater.evaluate.metrics import Task
 from headwater.evaluate.statistics import corrected_t, corrected_t_interval

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._devices import Precision
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.finetune.checkpoint import Checkpoint
@@ -24,7 +25,6 @@ from headwater.heads.differentiable import Regularised
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 CHECK_EVERY = 16  # steps between looks at whether losses are numbers
 Measure = Callable[[NDArray[np.float32], Rows], float]
 """Turns logits of some rows into a number that is worth following."""

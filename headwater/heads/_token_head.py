@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from headwater._devices import fast_at_bf16, resolve_device
+from headwater._devices import Device, HeadPrecision, fast_at_bf16, resolve_device
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._attention import Aggregator, Pool, Tokenizer, TokenShape, forward
@@ -23,8 +23,6 @@ from headwater.heads.tokens import token_count, token_width
 if TYPE_CHECKING:
     from torch import Tensor
 
-Precision = Literal["auto", "fp32", "bf16"]
-Device = Literal["auto", "cpu", "cuda"]
 PREDICTED_ROWS = 256
 
 
@@ -110,7 +108,7 @@ seed, precision, device
         label_smoothing: float = 0.0,
         class_weight: ClassWeight = None,
         seed: int = 0,
-        precision: Precision = "auto",
+        precision: HeadPrecision = "auto",
         device: Device = "auto",
     ) -> None:
         self.tokenizer = tokenizer
@@ -229,7 +227,7 @@ seed, precision, device
     def _require_usable(self, X: Input) -> None:
         require_training(self)
         require_above_0(self, "n_tokens", "width", "heads")
-        require_one_of(self, tokenizer=Tokenizer, pool=Pool, loss=Loss, precision=Precision, device=Device)
+        require_one_of(self, tokenizer=Tokenizer, pool=Pool, loss=Loss, precision=HeadPrecision, device=Device)
         if self.aggregator != "none":
             require_above_0(self, "blocks")
             if self.width % self.heads:

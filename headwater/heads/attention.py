@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._devices import Device, HeadPrecision
 from headwater.heads._attention import Pool, Tokenizer
 from headwater.heads._objective import ClassWeight, Loss
-from headwater.heads._token_head import Device, Precision, TokenHead
+from headwater.heads._token_head import TokenHead
 from headwater.heads.base import SearchSpace
 
 
@@ -90,7 +91,7 @@ class TokenMLP(TokenHead):
         label_smoothing: float = 0.0,
         class_weight: ClassWeight = None,
         seed: int = 0,
-        precision: Precision = "auto",
+        precision: HeadPrecision = "auto",
         device: Device = "auto",
     ) -> None:
         super().__init__(
@@ -151,7 +152,7 @@ class MIL(TokenMLP):
         label_smoothing: float = 0.0,
         class_weight: ClassWeight = None,
         seed: int = 0,
-        precision: Precision = "auto",
+        precision: HeadPrecision = "auto",
         device: Device = "auto",
     ) -> None:
         super().__init__(

@@ -7,13 +7,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from headwater._devices import resolve_device
+from headwater._devices import Device, resolve_device
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
@@ -80,7 +80,7 @@ class _Trees(Head):
         stop_share: float = 0.15,
         seed: int = 0,
         n_threads: int | None = None,
-        device: Literal["auto", "cpu", "cuda"] = "cpu",
+        device: Device = "cpu",
     ) -> None:
         self.n_rounds = n_rounds
         self.max_depth = max_depth

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from headwater._devices import fast_at_bf16, resolve_device
+from headwater._devices import Device, HeadPrecision, fast_at_bf16, resolve_device
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from headwater.heads._training import Gather, Group
 
-Precision = Literal["auto", "fp32", "bf16"]
-Device = Literal["auto", "cpu", "cuda"]
 PREDICTED_ROWS = 8192
 TOGETHER_ON_CPU = 512 << 20  # bytes that networks of several folds may take together
 NETWORK_SETTINGS = ("lr", "weight_decay", "dropout", "label_smoothing")
@@ -131,7 +129,7 @@ class MLP(Classifier):
         class_weight: ClassWeight = None,
         fusion: Fusion = "concat",
         seed: int = 0,
-        precision: Precision = "auto",
+        precision: HeadPrecision = "auto",
         device: Device = "auto",
         max_bytes: int = 4 << 30,
     ) -> None:
@@ -214,7 +212,7 @@ class MLP(Classifier):
 
     def _require_usable(self, X: Input) -> None:
         require_training(self)
-        require_one_of(self, loss=Loss, fusion=Fusion, precision=Precision, device=Device)
+        require_one_of(self, loss=Loss, fusion=Fusion, precision=HeadPrecision, device=Device)
         if self.fusion == "gated" and not self.hidden:
             raise HeadError("fusion 'gated' needs a hidden layer.")
         widths = sorted({part.shape[1] for part in X.values()}) if is_several(X) else []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater._devices import resolve_device
+from headwater._devices import Device, resolve_device
 from headwater._extras import need
 from headwater.heads._classifier import probabilities
 from headwater.heads._settings import require_above_0, require_at_least_0, require_one_of
@@ -17,7 +17,6 @@ from headwater.heads.class_texts import ClassTexts, WithTexts
 from headwater.heads.neighbours import unit_rows
 
 Floats = NDArray[np.float64]
-Device = Literal["auto", "cpu", "cuda"]
 QUERIES = 2048  # compared at once
 
 

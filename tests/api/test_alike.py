@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from headwater.api import embed, fit_head
-from headwater.api._alike import mean_cosine
 from headwater.embed import Content, content_key
+from headwater.embed.constant_features import mean_cosine
 from headwater.errors import ImageError, InputError
 from headwater.sources import read_image
 from headwater.sources.steps import parse_steps

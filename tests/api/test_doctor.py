@@ -13,7 +13,7 @@ from headwater.errors import InputError
 
 @pytest.fixture(autouse=True)
 def _briefly(monkeypatch):
-    monkeypatch.setattr("headwater.api._measure.SECONDS", 0.05)
+    monkeypatch.setattr("headwater.embed.speed.SECONDS", 0.05)
 
 
 @pytest.fixture

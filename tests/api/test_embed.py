@@ -441,7 +441,7 @@ def test_what_changed_is_counted_and_the_rest_is_not_read(images, monkeypatch):
     """New, changed and moved files are told apart; files that look as they did are read with ``rehash`` alone."""
     import os
 
-    from headwater.api import _items
+    from headwater.embed import items as _items
 
     for path in (images / "images").iterdir():  # a while ago
         os.utime(path, (1_700_000_000, 1_700_000_000))

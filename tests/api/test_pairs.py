@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from headwater.api import audit, embed, fit_head, gc, info, repair, similar, verify
-from headwater.api._items import items_of
 from headwater.embed import content_key
+from headwater.embed.items import items_of
 from headwater.errors import ImageError, InputError, SplitError
 from headwater.sources import read_manifest
 from headwater.store import BlockResult, FeatureSpec, hex_from_keys, keys_from_hex, open_store, pair_key, sample_keys

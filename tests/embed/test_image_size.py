@@ -8,7 +8,7 @@ from PIL import Image
 
 from headwater.api import doctor, embed, open_run, similar
 from headwater.embed import load_again, load_encoder
-from headwater.embed.encoder import parse_image_size
+from headwater.embed.load import parse_image_size
 from headwater.errors import EncoderError
 from headwater.store import open_store
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from headwater.api._items import Items, key_or_error
 from headwater.embed import unique_texts
+from headwater.embed.items import Items, key_or_error
 from headwater.errors import ManifestError, StoreError
 from headwater.sources import Manifest
 from headwater.store import KEY_COLUMNS, Modality, Roles, Store
