@@ -46,3 +46,8 @@ def words_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
         return MISSING
     words = given.split(",") if isinstance(given, str) else given
     return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+
+
+def of_no_label(separator: str) -> str:
+    """Say how a sample without any of the labels is written, as against one of which they are not known."""
+    return f"an empty cell means that the labels are not known: write {separator!r} alone for none of them"

@@ -56,3 +56,8 @@ def size(n_bytes: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{n_bytes} B" if unit == "B" else f"{value:,.1f} {unit}"
+
+
+def indented(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, set in."""
+    return [f"  {line}" for line in aligned(table)] if table else []

@@ -11,12 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.api._duplicates import Duplicates
-    from headwater.api._mapping import mapping_of as read_mapping
     from headwater.api.audit import Audit, audit
     from headwater.api.bridges import Imported, import_features
     from headwater.api.compare import Compared, Difference, compare
-    from headwater.api.contrast import Contrasted, contrast
+    from headwater.api.contrast import contrast
     from headwater.api.dataset import torch_dataset
     from headwater.api.demo import DemoResult, demo
     from headwater.api.doctor import Report, doctor
@@ -30,10 +28,13 @@ if TYPE_CHECKING:
     from headwater.api.gc import Dropped, gc
     from headwater.api.inspect import StoreInfo, info, verify
     from headwater.api.repair import Encoding, Repaired, repair
-    from headwater.api.run import Run, open_run
     from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.zero_shot import zero_shot
+    from headwater.experiment.contrast import Contrasted
+    from headwater.runs.run import Run, open_run
+    from headwater.samples.duplicates import Duplicates
+    from headwater.samples.label_names import mapping_of as read_mapping
 
 __all__ = [
     "Audit",
@@ -83,7 +84,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Duplicates": "headwater.api._duplicates",
+    "Duplicates": "headwater.samples.duplicates",
     **dict.fromkeys(("Audit", "audit"), "headwater.api.audit"),
     **dict.fromkeys(("Imported", "import_features"), "headwater.api.bridges"),
     **dict.fromkeys(("Compared", "Difference", "compare"), "headwater.api.compare"),
@@ -101,11 +102,11 @@ _PLACES = {
     **dict.fromkeys(("Dropped", "gc"), "headwater.api.gc"),
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
-    **dict.fromkeys(("Run", "open_run"), "headwater.api.run"),
+    **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "IndexSummary", "hit_lines", "index", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
     "zero_shot": "headwater.api.zero_shot",
-    "read_mapping": "headwater.api._mapping",
+    "read_mapping": "headwater.samples.label_names",
 }
 _NAMES_THERE = {"read_mapping": "mapping_of"}
 

@@ -16,14 +16,17 @@ from headwater._missing import words_of
 from headwater._shown import Shown
 from headwater._words import aligned, counted, cut
 from headwater._writable import require_writable
-from headwater.api._duplicates import Cluster, Columns, Counts, Duplicates, find_duplicates
-from headwater.api._missing import MissingRule
-from headwater.api._samples import full_column, group_column, require_column, with_labels
-from headwater.api._stated import lines_of_texts, texts_that_state
 from headwater.errors import InputError, SplitError
 from headwater.evaluate import Split, make_splits
 from headwater.evaluate.leakage import Sides
 from headwater.evaluate.stated import Stated
+from headwater.runs.words import lines_of_texts
+from headwater.samples.columns import full_column, require_column
+from headwater.samples.duplicates import Cluster, Columns, Counts, Duplicates, find_duplicates
+from headwater.samples.groups import group_column
+from headwater.samples.labels import with_labels
+from headwater.samples.missing import MissingRule
+from headwater.samples.stated import texts_that_state
 from headwater.store import Data, Store, open_store
 
 MOST_SIDES = 100  # of a split

@@ -14,28 +14,26 @@ from numpy.typing import NDArray
 
 from headwater._shown import Shown
 from headwater._words import aligned, counted
-from headwater.api._foreign import reads_runs
-from headwater.api._labelling import positive_in_run, positive_lines
-from headwater.api._tested import (
-    codes_of,
-    folds_of,
-    interval_words,
-    label_columns,
-    names_key,
-    names_of,
-    number_words,
-    p_words,
-    rows_trained,
-    scores_of,
-    truth_of,
-)
-from headwater.api.run import Run, open_run
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive, negative_first
+from headwater.runs.foreign import reads_runs
+from headwater.runs.positive import positive_in_run
+from headwater.runs.predictions import (
+    codes_of,
+    folds_of,
+    label_columns,
+    names_key,
+    names_of,
+    rows_trained,
+    scores_of,
+    truth_of,
+)
+from headwater.runs.run import Run, open_run
+from headwater.runs.words import interval_words, number_words, p_words, positive_lines
 
 OTHER_FOLDS = (
     "folds differ between the runs: no tests over folds, and each run has the mean over its own. Fit both with the "

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater._memory import keep_freed_memory
-from headwater.api._missing import MissingRule
-from headwater.api._samples import full_column, require_column
 from headwater.errors import InputError
+from headwater.samples.columns import full_column, require_column
+from headwater.samples.missing import MissingRule
 from headwater.store import BlockShuffle, RaggedArray, Store, open_store
 
 

@@ -12,15 +12,15 @@ from typing import Any
 
 from headwater._shown import Shown
 from headwater._writable import require_writable
-from headwater.api._labelling import positive_in_run, positive_lines
-from headwater.api._numbers import plus_minus
 from headwater.api.embed import embed
 from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
-from headwater.api.run import Run
 from headwater.api.similar import Hit, similar
 from headwater.api.zero_shot import zero_shot
 from headwater.errors import InputError
+from headwater.runs.positive import positive_in_run
+from headwater.runs.run import Run
+from headwater.runs.words import plus_minus, positive_lines
 from headwater.sources.synthetic import make_histology
 
 INPUTS = {

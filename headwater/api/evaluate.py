@@ -13,31 +13,33 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._words import counted
-from headwater.api._contents import kinds_of
-from headwater.api._fitting import Columns, counts_of
-from headwater.api._foreign import reads_runs
-from headwater.api._inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
-from headwater.api._labelling import Labelling, columns_of, in_order_of, positive_in_run, positive_section
-from headwater.api._mapping import mapping_of, merged, refuse_unknown
-from headwater.api._measurements import with_numbers
-from headwater.api._missing import MissingRule
-from headwater.api._numbers import json_safe
-from headwater.api._prompts import SEES
-from headwater.api._protocol import Protocol
-from headwater.api._results import metrics_of, predictions_of
-from headwater.api._samples import Labels, group_column, keep_samples, require_column, with_labels
-from headwater.api._tested import codes_of, folds_of, names_key, names_of, scores_of, truth_of
-from headwater.api._writing import described, environment, run_folder, write_run
-from headwater.api.run import Run, open_run
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.calibration import calibrator_from_dict
 from headwater.evaluate.intervals import Interval, independent_difference, mean_share_interval
+from headwater.evaluate.labelling import Labelling, columns_of, in_order_of
+from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
+from headwater.evaluate.summary import json_safe
 from headwater.evaluate.thresholds import at_threshold
+from headwater.experiment.fit import counts_of
+from headwater.experiment.prompts import SEES
+from headwater.runs.foreign import reads_runs
+from headwater.runs.metrics import metrics_of
+from headwater.runs.positive import positive_in_run, positive_section
+from headwater.runs.predictions import codes_of, folds_of, names_key, names_of, predictions_of, scores_of, truth_of
+from headwater.runs.run import Run, open_run
+from headwater.runs.write import described, environment, run_folder, write_run
+from headwater.samples.columns import Columns, keep_samples, require_column
+from headwater.samples.contents import kinds_of
+from headwater.samples.groups import group_column
+from headwater.samples.inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
+from headwater.samples.label_names import mapping_of, merged, refuse_unknown
+from headwater.samples.labels import Labels, with_labels, with_numbers
+from headwater.samples.missing import MissingRule, missing_rule
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
 
 # Identical reports are written from templates, at any place; where more of them are the same, so is the data.
@@ -144,7 +146,7 @@ def evaluate(
         by=by,
         labelling=Labelling.of(missing_values, positive),
     )
-    rule = protocol.missing_rule(tuple(labels), label_separator, opened.roles.id)
+    rule = missing_rule(protocol, tuple(labels), label_separator, opened.roles.id)
     missing = rule.found(opened.select(where))
     used = [*labels, *(name for name in (column, by) if name is not None)]
     read = read_inputs(opened, what, where, used, rule)
@@ -473,8 +475,8 @@ def _shared_files(
     say: Callable[[str], None],
 ) -> dict[str, int] | None:
     """Count what these samples share with the manifest that a run trained on, whose files are read for that."""
-    from headwater.api._tuning import Asked, read_samples
     from headwater.embed.items import items_of
+    from headwater.finetune.reading import Asked, read_samples
 
     config = run.config
     asked = {field.name: config[field.name] for field in fields(Asked)}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from headwater._extras import need
 from headwater._shown import Shown
 from headwater._words import counted
 from headwater._writable import require_writable
-from headwater.api._export_formats import FORMATS
 from headwater.errors import InputError, nearest
 from headwater.sources import with_plain_types
-from headwater.store import Store, open_store
+from headwater.store import Data, SelectedRows, Store, open_store
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,3 +107,162 @@ def _beside(path: Path) -> Iterator[Path]:
         if unfinished.is_dir():
             shutil.rmtree(unfinished)
         unfinished.unlink(missing_ok=True)
+
+
+BATCH = 1024  # rows of a table that are written together
+
+
+def _arrays(data: Data) -> dict[str, SelectedRows]:
+    return {name: X for name, X in data.inputs.items() if isinstance(X, SelectedRows)}
+
+
+def _file_name(name: str) -> str:
+    """Return the name of features as it may stand in a file's.
+
+    Examples
+    --------
+    >>> _file_name("clip/image")
+    'clip-image'
+    """
+    return name.replace("/", "-")
+
+
+def _npy(data: Data, path: Path) -> None:
+    path.mkdir()
+    data.table.write_parquet(path / "samples.parquet")
+    for name, X in _arrays(data).items():
+        out = open_memmap(path / f"{_file_name(name)}.npy", "w+", dtype=X.dtype, shape=X.shape)
+        for rows, values in X.blocks():
+            out[rows] = values
+        out.flush()
+
+
+def _safetensors(data: Data, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path.mkdir()
+    data.table.write_parquet(path / "samples.parquet")
+    save_file({name: np.ascontiguousarray(X[:]) for name, X in _arrays(data).items()}, path / "features.safetensors")
+
+
+def _hdf5(data: Data, path: Path) -> None:
+    h5py = need("h5py", "bridges")
+    with h5py.File(path, "w") as file:
+        for name, X in _arrays(data).items():
+            _write_blocks(file.create_dataset(name, X.shape, X.dtype), X)
+        file.create_dataset("ids", data=data.ids.astype(object), dtype=h5py.string_dtype())
+        for column in _columns(data, "samples").get_columns():
+            words = column.dtype == pl.String
+            values = column.fill_null("").to_numpy().astype(object) if words else column.to_numpy()
+            file.create_dataset(f"samples/{column.name}", data=values, dtype=h5py.string_dtype() if words else None)
+
+
+def _write_blocks(dataset: Any, X: SelectedRows) -> None:
+    for rows, values in X.blocks():
+        dataset[rows] = values
+
+
+def _columns(data: Data, what: str) -> pl.DataFrame:
+    """Return the samples' columns as words, numbers and truth values.
+
+    Whole numbers with gaps get a point, and gaps NaN; those that a point would change become words.
+    """
+    taken = [column for column in data.table.columns if "/" in column]
+    if taken:
+        raise InputError(f"column {taken[0]!r} cannot be one of the {what} of this format: it has a slash. Rename it.")
+    plain = []
+    for column in data.table.get_columns():
+        if column.dtype.is_nested():
+            words = [None if v is None else json.dumps(v, default=str, ensure_ascii=False) for v in column.to_list()]
+            plain.append(pl.Series(column.name, words, dtype=pl.String))
+        elif column.dtype == pl.Binary:
+            plain.append(column.bin.encode("hex"))
+        elif not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+            words = [None if value is None else str(value) for value in column.to_list()]
+            plain.append(pl.Series(column.name, words, dtype=pl.String))
+        elif column.null_count() and column.dtype.is_integer():
+            numbers = column.cast(pl.Float64)
+            exact = (numbers.cast(pl.Int64, strict=False) == column).fill_null(True).all()
+            plain.append(numbers if exact else column.cast(pl.String))
+        elif column.dtype == pl.Boolean and column.null_count():
+            plain.append(column.cast(pl.String))
+        else:
+            plain.append(column)
+    return pl.DataFrame(plain)
+
+
+def _h5ad(data: Data, path: Path) -> None:
+    """Write samples by AnnData, and the numbers into its file as it lays them out, which needs no memory for them."""
+    anndata, h5py, pd = need("anndata", "bridges"), need("h5py", "bridges"), need("pandas", "bridges")
+    columns = _columns(data, "obs")
+    obs = pd.DataFrame(index=pd.Index(data.ids.astype(object)))
+    for column in columns.get_columns():
+        words = column.dtype == pl.String
+        name = column.name if column.name != "_index" else "index"  # which is AnnData's own
+        obs[name] = pd.Categorical(column.to_list()) if words else column.to_numpy()
+    arrays = _arrays(data)
+    (_, X), *others = arrays.items()
+    var = pd.DataFrame(index=pd.Index([str(i) for i in range(X.shape[1])], dtype=object))
+    anndata.AnnData(obs=obs, var=var).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        for place, values in [("X", X), *((f"obsm/{name.replace('/', '_')}", other) for name, other in others)]:
+            file.pop(place, None)
+            dataset = file.create_dataset(place, values.shape, values.dtype)
+            dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            _write_blocks(dataset, values)
+
+
+def _batches(data: Data) -> Iterator[Any]:
+    """Yield samples with their vectors, a column for each feature set, as tables of Arrow."""
+    pa = need("pyarrow", "bridges")
+    arrays = _arrays(data)
+    taken = [name for name in arrays if name in data.table.columns]
+    if taken:
+        raise InputError(f"the samples have a column {taken[0]!r}, as the features are called. Rename it.")
+    for start in range(0, len(data.ids), BATCH):
+        stop = min(start + BATCH, len(data.ids))
+        # the oldest string type: what reads Parquet and Arrow files elsewhere may know no other
+        table = data.table[start:stop].to_arrow(compat_level=pl.CompatLevel.oldest())
+        for name, X in arrays.items():
+            flat: NDArray[Any] = np.ascontiguousarray(X[start:stop]).reshape(-1)
+            table = table.append_column(name, pa.FixedSizeListArray.from_arrays(pa.array(flat), X.shape[1]))
+        yield table
+
+
+def _parquet(data: Data, path: Path) -> None:
+    pq = need("pyarrow.parquet", "bridges")
+    tables = _batches(data)
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema) as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
+
+
+def _datasets(data: Data, path: Path) -> None:
+    datasets, pa = need("datasets", "bridges"), need("pyarrow", "bridges")
+    stream = path.with_name(f"{path.name}.arrow")
+    shown = datasets.is_progress_bar_enabled()
+    try:
+        tables = _batches(data)
+        first = next(tables)
+        with pa.OSFile(str(stream), "wb") as file, pa.ipc.new_stream(file, first.schema) as writer:
+            writer.write_table(first)
+            for table in tables:
+                writer.write_table(table)
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_file(str(stream)).save_to_disk(path)
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+        stream.unlink(missing_ok=True)
+
+
+FORMATS: dict[str, Callable[[Data, Path], None]] = {
+    "npy": _npy,
+    "hdf5": _hdf5,
+    "parquet": _parquet,
+    "h5ad": _h5ad,
+    "datasets": _datasets,
+    "safetensors": _safetensors,
+}

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.api._chosen import Chosen
-from headwater.api._fitting import DEFAULT_HEAD, Fitting
-from headwater.api._inputs import Missing
-from headwater.api._labelling import Labelling
-from headwater.api._mapping import mapping_of
-from headwater.api._protocol import Asked, Protocol
-from headwater.api._writing import run_folder
-from headwater.api.run import Run
 from headwater.evaluate.aggregate import How
 from headwater.evaluate.calibration import Method
+from headwater.evaluate.labelling import Labelling
+from headwater.evaluate.options import Asked, Protocol
+from headwater.experiment.fit import DEFAULT_HEAD, Fitting
+from headwater.experiment.head import Chosen
+from headwater.runs.run import Run
+from headwater.runs.write import run_folder
+from headwater.samples.inputs import Missing
+from headwater.samples.label_names import mapping_of
 from headwater.store import Store, open_store
 
 

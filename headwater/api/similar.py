@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from headwater._missing import is_missing
 from headwater._progress import progress_bar
 from headwater._words import aligned, cut
-from headwater.api._samples import require_column
 from headwater.embed import Content, content_key, key_of_file
 from headwater.embed.texts import STORED, encoder_of, features_of_query, require_dual
 from headwater.errors import InputError, StoreBusy, StoreNotFound, nearest
 from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search
+from headwater.samples.columns import require_column
 from headwater.store import (
     KEY_COLUMNS,
     Features,

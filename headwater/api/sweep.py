@@ -18,19 +18,20 @@ from headwater._progress import progress_bar
 from headwater._reading import read_json, read_regular
 from headwater._shown import Shown
 from headwater._writable import require_writable
-from headwater.api._chosen import Chosen
-from headwater.api._fitting import DEFAULT_HEAD, Fitting, Planned
-from headwater.api._inputs import POOLED
-from headwater.api._labelling import Labelling
-from headwater.api._leaderboard import Cell, lines_of, ranked
-from headwater.api._mapping import mapping_of
-from headwater.api._places import PLACES, seen_from
-from headwater.api._protocol import Asked, Protocol
-from headwater.api._writing import parquet, to_json
-from headwater.api.run import read_results
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.aggregate import How
 from headwater.evaluate.bootstrap import METRICS, default_metric
+from headwater.evaluate.labelling import Labelling
+from headwater.evaluate.options import Asked, Protocol
+from headwater.experiment.fit import DEFAULT_HEAD, Fitting, Planned
+from headwater.experiment.head import Chosen
+from headwater.experiment.leaderboard import Cell, lines_of, ranked
+from headwater.runs.places import PLACES, seen_from
+from headwater.runs.run import read_results
+from headwater.runs.write import parquet, to_json
+from headwater.samples.inputs import POOLED
+from headwater.samples.label_names import mapping_of
+from headwater.samples.missing import missing_rule
 from headwater.store import Store, open_store
 
 COMMAND = "sweep"
@@ -340,7 +341,7 @@ def _cells_there(folder: Path) -> Iterator[Path]:
 def _has_none_missing(plan: Planned) -> bool:
     """Whether the columns that are used hold no word for a missing value, and no blanks at the ends of words."""
     asked = plan.asked
-    rule = asked.protocol.missing_rule(asked.labels, asked.label_separator, plan.store.roles.id)
+    rule = missing_rule(asked.protocol, asked.labels, asked.label_separator, plan.store.roles.id)
     table = plan.store.select(asked.where).select(rule.columns)
     return rule.tidied(table).equals(table)
 

@@ -11,23 +11,27 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._words import counted
-from headwater.api._ablation import ablate as ablated
-from headwater.api._ablation import require_metric
-from headwater.api._fitting import Columns, counts_of
-from headwater.api._labelling import Labelling, in_order_of, positive_section
-from headwater.api._numbers import json_safe
-from headwater.api._prompts import SEES, describe, dual
-from headwater.api._protocol import Protocol
-from headwater.api._results import metrics_of, predictions_of
-from headwater.api._samples import Labels, group_column, require_column, with_labels
-from headwater.api._tested import codes_of
-from headwater.api._writing import described, environment, run_folder, write_run
-from headwater.api.run import Run
 from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
+from headwater.evaluate.labelling import Labelling, in_order_of
 from headwater.evaluate.metrics import Task
+from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import negative_first
+from headwater.evaluate.summary import json_safe
+from headwater.experiment.ablation import ablate as ablated
+from headwater.experiment.ablation import require_metric
+from headwater.experiment.fit import counts_of
+from headwater.experiment.prompts import SEES, describe, dual
 from headwater.heads import TransductiveZeroShot, ZeroShot
+from headwater.runs.metrics import metrics_of
+from headwater.runs.positive import positive_section
+from headwater.runs.predictions import codes_of, predictions_of
+from headwater.runs.run import Run
+from headwater.runs.write import described, environment, run_folder, write_run
+from headwater.samples.columns import Columns, require_column
+from headwater.samples.groups import group_column
+from headwater.samples.labels import Labels, with_labels
+from headwater.samples.missing import missing_rule
 from headwater.store import Store, open_store
 
 
@@ -109,7 +113,7 @@ def zero_shot(
         if name is not None:
             require_column(opened, name, option)
     protocol = Protocol(groups=column, by=by, labelling=Labelling.of(missing_values, positive))
-    rule = protocol.missing_rule(tuple(labels), label_separator, opened.roles.id)
+    rule = missing_rule(protocol, tuple(labels), label_separator, opened.roles.id)
     missing = rule.found(opened.select(where))
     data, found = with_labels(rule.applied(opened.read(image, where=where)), labels, label_separator)
     say(f"{counted(len(found.y), 'sample')} with {image}")

@@ -7,18 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._schema import Size, Word
 from headwater.embed.contents import Content
 from headwater.sources.steps import Steps
 from headwater.store import FeatureSpec, Modality
-
-if TYPE_CHECKING:
-    from headwater.embed.probe import Probed
 
 Prepared = TypeVar("Prepared")
 
@@ -37,6 +35,24 @@ class Encoded:
 
     pooled: NDArray[np.float32]
     tokens: NDArray[np.float32] | Sequence[NDArray[np.float32]] | None = None
+
+
+@dataclass(frozen=True)
+class Probed:
+    """An encoder that was tried and found fine.
+
+    Attributes
+    ----------
+    key
+        Digest of the weights, settings, versions and device that were tried.
+    batch_size
+        Items that were encoded together.
+    """
+
+    key: Word
+    batch_size: Size
+    verdict: Literal["fine"] = "fine"
+    format: Literal[1] = 1
 
 
 class Encoder(ABC, Generic[Prepared]):

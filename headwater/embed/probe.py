@@ -13,21 +13,21 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import blake2b
 from importlib.metadata import version
 from itertools import combinations, cycle, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._reading import read_json
-from headwater._schema import Size, Word, read_as
+from headwater._schema import read_as
 from headwater.embed.contents import Content, content_key
-from headwater.embed.encoder import Encoded, Encoder
+from headwater.embed.encoder import Encoded, Encoder, Probed
 from headwater.embed.run import at_once
 from headwater.errors import EncoderError, HeadwaterError, ImageError
 from headwater.store import Modality, pair_key
@@ -48,24 +48,6 @@ SAME = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2}
 """Relative distance that rounding may make, by precision."""
 SAME_ON_GPU = 1e-2
 """At least, where kernels are chosen by the shape of a batch and may compute in TF32."""
-
-
-@dataclass(frozen=True)
-class Probed:
-    """An encoder that was tried and found fine.
-
-    Attributes
-    ----------
-    key
-        Digest of the weights, settings, versions and device that were tried.
-    batch_size
-        Items that were encoded together.
-    """
-
-    key: Word
-    batch_size: Size
-    verdict: Literal["fine"] = "fine"
-    format: Literal[1] = 1
 
 
 def require_sound(encoder: Encoder[Any], batch_size: int = 1, *, anew: bool = False) -> Probed | None:

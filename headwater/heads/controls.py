@@ -142,3 +142,6 @@ def _normal(seed: int, row: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Draw a row from a stretch of the generator that is its own, so that it needs no row before it."""
     generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, row]))
     return generator.standard_normal(shape, np.float32)
+
+
+LONE = "self-attention"  # what stands in, on one input, for a head that needs two

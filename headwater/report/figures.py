@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from headwater._extras import need
 from headwater._shown import Shown
 from headwater._writable import require_writable
-from headwater.api._foreign import reads_runs
-from headwater.api._labelling import positive_in_run, positive_lines
-from headwater.api._tested import folds_of, names_of, scores_of, truth_of
-from headwater.api.run import FIGURES, Results, read_results
 from headwater.errors import InputError
 from headwater.evaluate.calibration import reliability
 from headwater.evaluate.positive import Positive, negative_first
 from headwater.report import _pictures as pictures
 from headwater.report._curves import Kind, Spread, spread
 from headwater.report._style import COLOURS, save, style
+from headwater.runs.foreign import reads_runs
+from headwater.runs.positive import positive_in_run
+from headwater.runs.predictions import folds_of, names_of, scores_of, truth_of
+from headwater.runs.run import FIGURES, Results, read_results
+from headwater.runs.words import positive_lines
 
 SUFFIXES = ("png", "svg")
 

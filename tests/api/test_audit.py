@@ -123,7 +123,7 @@ def test_threshold(planted):
 def test_only_the_most_similar_pairs_are_kept(planted, monkeypatch):
     """Of more pairs than are kept, all are counted and clustered, and the most similar are listed."""
     whole = audit(planted, threshold=0.1, groups="none")
-    monkeypatch.setattr("headwater.api._duplicates.MOST_PAIRS", 20)
+    monkeypatch.setattr("headwater.samples.duplicates.MOST_PAIRS", 20)
     monkeypatch.setattr("headwater.retrieve.duplicates._QUERIES", 16)
     cut = audit(planted, threshold=0.1, groups="none")
     assert cut.found[0].near == whole.found[0].near

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from headwater.api import embed, explain, fit_head
-from headwater.api._heat import as_grid, heat_map, seen_region
+from headwater.api.explain import as_grid, heat_map, seen_region
 from headwater.errors import InputError
 from headwater.store import open_store
 

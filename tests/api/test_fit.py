@@ -10,8 +10,8 @@ import pytest
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from headwater.api import embed, fit_head, open_run
-from headwater.api._chosen import Chosen
 from headwater.errors import InputError
+from headwater.experiment.head import Chosen
 from headwater.store import open_store
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -242,7 +242,7 @@ def test_a_run_that_could_not_be_replaced_is_still_there(command, store, tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("headwater.api._writing.save_head", full)
+        patch.setattr("headwater.runs.write.save_head", full)
         assert "the disk is full" in command(*words, "--groups", "none").error
     assert files_of(tmp_path / "run") == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

@@ -10,9 +10,10 @@ import pytest
 import headwater as hw
 from headwater._missing import words_of
 from headwater.api import audit, evaluate, fit_head, open_run, sweep
-from headwater.api._classes import alike, class_lines
-from headwater.api._missing import MissingRule
 from headwater.errors import InputError
+from headwater.runs.words import class_lines
+from headwater.samples.classes import alike
+from headwater.samples.missing import MissingRule
 
 N = 60
 CLASS = (np.arange(N) // 3) % 2

@@ -8,10 +8,10 @@ import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_score, roc_auc_score
 
 from headwater.api import compare, fit_head, open_run
-from headwater.api._chosen import Chosen
 from headwater.errors import InputError
 from headwater.evaluate import inner_splits
 from headwater.evaluate.calibration import calibrator_from_dict, fit_calibrator
+from headwater.experiment.head import Chosen
 from headwater.heads import LinearProbe
 
 N = 160

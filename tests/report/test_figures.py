@@ -12,12 +12,12 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from headwater.api import evaluate, fit_head
-from headwater.api.run import read_results
 from headwater.errors import HeadError, InputError, MissingExtra
 from headwater.report import plot
 from headwater.report._curves import GRID, spread
 from headwater.report._style import style
 from headwater.report.figures import _figures
+from headwater.runs.run import read_results
 
 N = 72
 

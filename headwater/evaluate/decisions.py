@@ -1,0 +1,325 @@
+"""What a run reports beyond its metrics: calibration, a threshold, prediction sets, and the same of exams or patients.
+
+All of it is fitted to out-of-fold scores of training rows, fold by fold, and reported on the test rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.evaluate import Fold, Outcome, OutOfFold, score
+from headwater.evaluate.aggregate import Units, aggregated
+from headwater.evaluate.calibration import (
+    Method,
+    calibration_error,
+    cross_calibrated,
+    ece_of,
+    fit_calibrator,
+    reliability,
+)
+from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
+from headwater.evaluate.intervals import mean_share_interval
+from headwater.evaluate.options import Protocol
+from headwater.evaluate.outcome import rescored
+from headwater.evaluate.regression import of_each_output
+from headwater.evaluate.summary import json_safe, natural, numbered, summary
+from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold
+
+Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # of some of a fold's test rows
+LEVEL = 0.95
+INSIDE = "out-of-fold scores of each fold's own training rows"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What is reported beyond the metrics.
+
+    Attributes
+    ----------
+    outcome
+        With the scores that are reported: calibrated ones, where that was asked for.
+    metrics
+        Parts of ``metrics.json``, by their keys.
+    decision
+        What turns scores of the saved head into decisions: ``decision.json``.
+    sets
+        Prediction sets of each fold's test rows, bool, of shape ``(n_test, n_classes)``.
+    """
+
+    outcome: Outcome
+    metrics: dict[str, Any] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
+    sets: Sequence[NDArray[np.bool_]] | None = None
+
+
+def reported(
+    outcome: Outcome,
+    y: NDArray[Any],
+    protocol: Protocol,
+    *,
+    levels: NDArray[Any] | None = None,
+    units: Units | None = None,
+    groups: NDArray[Any] | None = None,
+) -> Report:
+    """Make everything that a protocol asks for beyond the metrics.
+
+    Parameters
+    ----------
+    outcome, y
+        What was found, with which labels.
+    protocol
+        What to make.
+    levels
+        The value of ``--by`` of each row.
+    units
+        What ``--per`` says rows belong to.
+    groups
+        What is independent; rows, when left out.
+    """
+    independent = np.arange(len(y)) if groups is None else np.unique(groups.astype(np.str_), return_inverse=True)[1]
+    metrics: dict[str, Any] = {}
+    decision: dict[str, Any] = {}
+    if protocol.calibrate is not None:
+        outcome, metrics["calibration"], decision["calibrator"] = _calibrated(outcome, y, protocol.calibrate)
+    if outcome.task != "regression":
+        metrics |= _reliability(outcome, y)
+    sets = _decide(outcome, y, protocol, metrics, decision, levels, independent)
+    if units is not None:
+        of_units, labels = aggregated(outcome, y, units, protocol.how)
+        metrics["per"] = _per(of_units, labels, units, protocol)
+        decided: dict[str, Any] = {}
+        of_unit = independent[np.unique(units.codes, return_index=True)[1]]
+        _decide(of_units, labels, protocol, metrics["per"], decided, None, of_unit)
+        if decided:
+            decision["per"] = {"column": units.column, "aggregate": protocol.how, **decided}
+    if decision:
+        decision["fitted_to"] = "out-of-fold scores of the rows that the saved head was fitted on"
+    return Report(outcome, metrics, decision, sets)
+
+
+def by_levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
+    """Score each level's test rows by themselves, in each fold that has any."""
+
+    def measure(fold: Fold, here: NDArray[np.bool_]) -> dict[str, float]:
+        return score(outcome.task, y[fold.split.test[here]], fold.scores[here], classes=outcome.classes)
+
+    return dict(_levels(outcome, values, [measure] * len(outcome.folds)))
+
+
+def by_outputs(outcome: Outcome, y: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the metrics of each output of a regression, by its name."""
+    truth = outcome.truth(y)
+    folds = [of_each_output(truth[fold.split.test], fold.scores) for fold in outcome.folds]
+    return {
+        name: summary([{metric: float(values[c]) for metric, values in found.items()} for found in folds])
+        for c, name in enumerate(names)
+    }
+
+
+def means_of_repeats(outcome: Outcome) -> dict[str, Any]:
+    """Return the mean over folds for each seed, and for each draw, where there are several."""
+    out: dict[str, Any] = {}
+    for name in ("seed", "draw"):
+        numbers = dict.fromkeys(getattr(fold.split, name) for fold in outcome.folds)
+        if len(numbers) > 1:
+            of_number = {n: [f.metrics for f in outcome.folds if getattr(f.split, name) == n] for n in numbers}
+            out[f"by_{name}"] = [{name: n, "mean": summary(found)["mean"]} for n, found in of_number.items()]
+    return out
+
+
+# Each part
+
+
+def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outcome, dict[str, Any], dict[str, Any]]:
+    """Return the outcome with calibrated scores, what that changed, and the calibrator of the saved head."""
+    truth = outcome.truth(y)
+
+    def inside(rows: OutOfFold) -> OutOfFold:
+        """Calibrate out-of-fold scores without their own help, so that they are like those of test rows."""
+        scores = cross_calibrated(method, outcome.task, truth[rows.rows], rows.scores, rows.fold)
+        return replace(rows, scores=scores)
+
+    folds = []
+    for fold in outcome.folds:
+        rows = _inside(fold)
+        fitted = fit_calibrator(method, outcome.task, truth[rows.rows], rows.scores)
+        folds.append(rescored(fold, outcome, y, fitted(fold.scores), inside(rows)))
+    own = _inside(outcome)
+    calibrator = fit_calibrator(method, outcome.task, truth[own.rows], own.scores)
+    after = replace(outcome, folds=folds, inside=inside(own))
+    errors = [
+        [calibration_error(outcome.task, truth[f.split.test], f.scores) for f in found.folds]
+        for found in (outcome, after)
+    ]
+    section = {
+        "method": method,
+        "fitted_to": INSIDE,
+        "folds": [
+            {**numbered(fold, outcome), "uncalibrated": before, "calibrated": now}
+            for fold, before, now in zip(folds, *errors, strict=True)
+        ],
+        "uncalibrated": {**summary(errors[0]), **_reliability(outcome, y)},
+        "calibrated": summary(errors[1]),
+    }
+    return after, section, calibrator.to_dict()
+
+
+def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, Any]:
+    """Return the bins of all tested rows together, and the calibration error of these: ``ece`` is a mean over folds."""
+    truth = np.concatenate([outcome.truth(y)[fold.split.test] for fold in outcome.folds])
+    bins = reliability(outcome.task, truth, np.concatenate([fold.scores for fold in outcome.folds]))
+    return {"reliability": bins, "ece_pooled": ece_of(bins)}
+
+
+def _decide(
+    outcome: Outcome,
+    y: NDArray[Any],
+    protocol: Protocol,
+    metrics: dict[str, Any],
+    decision: dict[str, Any],
+    levels: NDArray[Any] | None,
+    groups: NDArray[np.int64],
+) -> Sequence[NDArray[np.bool_]] | None:
+    """Add threshold and prediction sets to what is reported and kept; return the sets."""
+    if protocol.target is not None:
+        metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target, groups)
+        thresholds = [fold["threshold"] for fold in metrics["threshold"]["folds"]]
+        metrics["threshold"]["intervals"] = _threshold_intervals(outcome, y, thresholds, groups)
+    if protocol.conformal is None:
+        return None
+    found = _conformal(outcome, y, protocol.conformal, protocol.conformal_per_class, levels, groups)
+    metrics["conformal"], decision["conformal"], sets = found
+    truth = outcome.truth(y)
+    held = [s[np.arange(len(s)), truth[f.split.test]] for f, s in zip(outcome.folds, sets, strict=True)]
+    metrics["conformal"]["intervals"] = {"coverage": _interval(outcome, held, [h | True for h in held], groups)}
+    return sets
+
+
+def _threshold_intervals(
+    outcome: Outcome, y: NDArray[Any], thresholds: Sequence[float], groups: NDArray[np.int64]
+) -> dict[str, dict[str, float | None]]:
+    """Return the confidence interval of each share that the thresholds of folds give on their test rows."""
+    positive = [outcome.truth(y)[fold.split.test] == 1 for fold in outcome.folds]
+    called = [fold.scores[:, 1] >= at for fold, at in zip(outcome.folds, thresholds, strict=True)]
+    not_called, negative = ([~part for part in parts] for parts in (called, positive))
+    shares = {
+        "sensitivity": (called, positive),
+        "specificity": (not_called, negative),
+        "ppv": (positive, called),
+        "npv": (negative, not_called),
+    }
+    return {name: _interval(outcome, *share, groups) for name, share in shares.items()}
+
+
+def _interval(
+    outcome: Outcome,
+    right: Sequence[NDArray[np.bool_]],
+    chosen: Sequence[NDArray[np.bool_]],
+    groups: NDArray[np.int64],
+) -> dict[str, float | None]:
+    """Return the interval of a mean over folds, given for the test rows of each fold what is counted, of which rows."""
+    ends = np.cumsum([0, *map(len, right)])
+    folds = [np.arange(start, end) for start, end in pairwise(ends)]
+    tested = np.concatenate([groups[fold.split.test] for fold in outcome.folds])
+    found = mean_share_interval(np.concatenate(right), np.concatenate(chosen), tested, folds, LEVEL)
+    return json_safe(found._asdict())
+
+
+def _threshold(
+    outcome: Outcome, y: NDArray[Any], target: Target, at: float, groups: NDArray[np.int64]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a threshold of each fold with what it gives on the test rows, and that of the saved head."""
+    positive = outcome.truth(y) == 1
+
+    def choose(rows: OutOfFold) -> float:
+        return choose_threshold(positive[rows.rows], rows.scores[:, 1], target=target, at=at, groups=groups[rows.rows])
+
+    found = []
+    for fold in outcome.folds:
+        threshold = choose(_inside(fold))
+        found.append({"threshold": threshold, **at_threshold(positive[fold.split.test], fold.scores[:, 1], threshold)})
+    what = {"target": target, "at": at, "positive": outcome.classes.tolist()[1]}
+    section = {
+        **what,
+        "chosen_on": INSIDE,
+        "folds": [{**numbered(f, outcome), **json_safe(v)} for f, v in zip(outcome.folds, found, strict=True)],
+        **summary(found),
+    }
+    return section, {**what, "threshold": choose(_inside(outcome))}
+
+
+def _conformal(
+    outcome: Outcome,
+    y: NDArray[Any],
+    alpha: float,
+    per_class: bool,
+    levels: NDArray[Any] | None,
+    groups: NDArray[np.int64],
+) -> tuple[dict[str, Any], dict[str, Any], list[NDArray[np.bool_]]]:
+    """Return how sets of each fold do on its test rows, the rule of the saved head, and the sets."""
+    truth = outcome.truth(y)
+
+    def rule(rows: OutOfFold) -> PredictionSets:
+        return fit_sets(truth[rows.rows], rows.scores, alpha, per_class=per_class, groups=groups[rows.rows])
+
+    sets = [rule(_inside(fold))(fold.scores) for fold in outcome.folds]
+    found = [coverage(truth[f.split.test], s) for f, s in zip(outcome.folds, sets, strict=True)]
+    what = {"alpha": alpha, "per_class": per_class}
+    section = {
+        **what,
+        "fitted_to": INSIDE,
+        "folds": [{**numbered(f, outcome), **v} for f, v in zip(outcome.folds, found, strict=True)],
+        **summary(found),
+    }
+    if levels is not None:
+        section["by"] = dict(_levels(outcome, levels, [_coverage_of(s, truth) for s in sets]))
+    return section, {**what, **rule(_inside(outcome)).to_dict()}, sets
+
+
+def _coverage_of(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Measure:
+    return lambda fold, here: coverage(truth[fold.split.test[here]], sets[here])
+
+
+def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) -> dict[str, Any]:
+    """Return the metrics of units, as those of rows are reported."""
+    folds = [
+        {**numbered(f, outcome), "n_train": len(f.split.train), "n_test": len(f.split.test), **json_safe(f.metrics)}
+        for f in outcome.folds
+    ]
+    return {
+        "column": units.column,
+        "aggregate": protocol.how,
+        "n_units": len(y),
+        "folds": folds,
+        **summary([fold.metrics for fold in outcome.folds]),
+    }
+
+
+def _levels(
+    outcome: Outcome, values: NDArray[Any], measures: Sequence[Measure]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure each level's test rows by themselves, in each fold that has any, each fold in its way."""
+    for level in sorted(set(values.tolist()), key=natural):
+        found, rows = [], []
+        for fold, measure in zip(outcome.folds, measures, strict=True):
+            here = values[fold.split.test] == level
+            if here.any():
+                rows.append(fold.split.test[here])
+                found.append(measure(fold, here))
+        n_samples = len(np.unique(np.concatenate(rows))) if rows else 0
+        yield str(level), {"n_samples": n_samples, "folds": len(found), **summary(found)}
+
+
+def _inside(found: Fold | Outcome) -> OutOfFold:
+    if found.inside is None:
+        raise RuntimeError("cross_validate was not asked for out-of-fold scores")  # a defect, not a user's mistake
+    return found.inside
+
+
+# In words

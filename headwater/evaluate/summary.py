@@ -1,0 +1,40 @@
+"""Metrics over folds, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from headwater.evaluate import Fold, Outcome, count_folds, summarise
+
+
+def summary(folds: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+    """Return mean, standard deviation and number of folds of each metric."""
+    mean, std = summarise(folds)
+    return {"mean": mean, "std": std, "n_folds": count_folds(folds)}
+
+
+def json_safe(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return numbers with None for NaN, which JSON lacks."""
+    return {name: None if np.isnan(value) else float(value) for name, value in metrics.items()}
+
+
+def repeats(outcome: Outcome) -> list[str]:
+    """Return what tells folds of one number apart: ``seed`` and ``draw``, where there are several."""
+    splits = [fold.split for fold in outcome.folds]
+    return [name for name in ("seed", "draw") if len({getattr(split, name) for split in splits}) > 1]
+
+
+def numbered(fold: Fold, outcome: Outcome) -> dict[str, int]:
+    """Return the number of a fold, with its seed and draw where there are several."""
+    return {name: getattr(fold.split, name) for name in ("fold", *repeats(outcome))}
+
+
+def natural(word: str) -> tuple[int, float, str]:
+    """Sort numbers by value, before words."""
+    try:
+        return 0, float(word), word
+    except ValueError:
+        return 1, 0.0, word

@@ -1,0 +1,1 @@
+"""Choose, fit, judge: an experiment from its options to a run."""

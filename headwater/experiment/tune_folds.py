@@ -1,0 +1,252 @@
+"""Every fold of a fine-tuning, trained one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater._extras import need
+from headwater._progress import progress_bar
+from headwater._words import counted
+from headwater.errors import InputError
+from headwater.evaluate import Fold, Outcome, Split, infer_task, score
+from headwater.evaluate.options import Protocol
+from headwater.evaluate.positive import Positive
+from headwater.evaluate.protocol import align
+from headwater.finetune.adapt import Adapted
+from headwater.finetune.augment import parse_augmentation
+from headwater.finetune.checkpoint import Progressed
+from headwater.finetune.data import Rows, Source
+from headwater.finetune.features import Made
+from headwater.finetune.loop import LossOf, Predicting, predict, train_model
+from headwater.finetune.model import Model
+from headwater.finetune.options import LEARNING_RATES, curve_table, memory_advice, peak_memory
+from headwater.finetune.reading import Input
+from headwater.finetune.team import Team
+from headwater.heads._classifier import encode_labels, probabilities
+from headwater.heads._objective import class_weights, targets_of
+from headwater.heads._stopping import rows_to_stop_by
+from headwater.heads.differentiable import network_of
+from headwater.samples.columns import Columns
+from headwater.samples.inputs import given_to
+from headwater.samples.missing import Found
+from headwater.store import Data, Modality
+
+if TYPE_CHECKING:
+    from headwater.experiment.tune import Tuning
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """All that training reads."""
+
+    protocol: Protocol
+    inputs: Sequence[Input]
+    data: Data
+    y: NDArray[Any]
+    names: list[str] | None
+    positive: Positive | None
+    rows: Columns
+    splits: Sequence[Split]
+    leakage: dict[str, Any]
+    made: Mapping[str, Made]
+    members: Mapping[str, list[Rows]]
+    tokens: bool
+    missing: Found
+
+    def X(self, tuning: Tuning) -> Any:
+        """Return features of the encoders as they are, as the head takes them."""
+        bagged = tuning.in_bags
+        parts = {name: made.of(self.members[name], bagged=bagged) for name, made in self.made.items()}
+        return given_to(tuning.chosen.head(), parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training gave, fold by fold, and what the run keeps."""
+
+    folds: list[Fold]
+    head: Any
+    adapters: list[Any]
+    curves: pl.DataFrame
+    described: dict[str, Any]
+    names: dict[str, list[str]]
+
+
+class Training:
+    """Every fold trained, one after the other, each from the encoders as they were loaded."""
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        ready: Ready,
+        frozen: Outcome,
+        team: Team,
+        progressed: Progressed | None,
+        say: Callable[[str], None],
+        bar: bool,
+    ) -> None:
+        self.tuning, self.ready, self.frozen, self.team = tuning, ready, frozen, team
+        self.progressed, self.say, self.bar = progressed, say, bar
+        self.X = ready.X(tuning)
+        augmentation = parse_augmentation(tuning.augment)
+        tuned: dict[int, dict[Modality, Any]] = {}
+        encoders: dict[int, Any] = {}
+        for one in ready.inputs:
+            if one.how.kind != "none":
+                tuned.setdefault(id(one.encoder), {})[one.modality] = one.how
+                encoders[id(one.encoder)] = one.encoder
+        if not tuned:
+            raise InputError("--train trains none of the inputs: run headwater embed, then headwater fit-head.")
+        self.adapted = [
+            Adapted(encoders[key], how, tuning.lora, tuning.batch_norm, tuning.settings.seed)
+            for key, how in tuned.items()
+        ]
+        if tuning.checkpoint_gradients:
+            for encoder in encoders.values():
+                if not encoder.checkpoint_gradients():
+                    raise InputError(f"{encoder.name} cannot compute gradients in parts: leave --checkpoint-gradients.")
+        self.initial = [part.state() for part in self.adapted]
+        self.sources = [
+            Source(
+                one.name,
+                one.encoder,
+                one.modality,
+                one.contents,
+                ready.members[one.name],
+                ready.tokens,
+                None if one.modality == "text" else augmentation,
+                ready.made[one.name].stored() if one.how.kind == "none" else None,
+            )
+            for one in ready.inputs
+        ]
+        kinds = {one.how.kind for one in ready.inputs if one.how.kind != "none"}
+        lr = tuning.lr if tuning.lr is not None else min(LEARNING_RATES[kind] for kind in kinds)
+        self.settings = replace(tuning.settings, lr=lr)
+        self.codes, self.classes, self.multilabel = encode_labels(ready.y)
+        self.task = infer_task(ready.y)
+
+    def all_folds(self) -> Trained:
+        """Train on the training rows of each split, and on all rows."""
+        began = time.monotonic()
+        folds, curves, kept = [], [], None
+        epochs = []
+        for split, frozen in zip(self.ready.splits, self.frozen.folds, strict=True):
+            what = f"fold {split.fold + 1} of {len(self.ready.splits)}"
+            done = self._one(f"fold-{split.fold}", what, split.train, split.test, frozen.params)
+            scores = np.asarray(done["scores"], np.float64)
+            metrics = score(self.task, self.ready.y[split.test], scores, classes=self.frozen.classes)
+            folds.append(Fold(split, frozen.params, scores, metrics, head=None))
+            curves.append(curve_table(done["curve"], split.fold))
+            epochs.append(int(done["n_epochs"]))
+            kept = kept or done
+        if self.tuning.refit:
+            every = np.arange(len(self.ready.y))
+            kept = self._one("final", "all samples", every, np.zeros(0, np.int64), self.frozen.params)
+            curves.append(curve_table(kept["curve"], None))
+        assert kept is not None  # there is at least one split
+        network = self._network(kept["train"].numpy(), kept["params"])
+        head = network.fitted({n.removeprefix("head."): t for n, t in kept["state"].items() if n.startswith("head.")})
+        for i, part in enumerate(self.adapted):
+            own = {n.removeprefix(f"{i}."): t for n, t in kept["state"].items() if n.startswith(f"{i}.")}
+            part.load(own)
+        trained, every_one = zip(*(part.n_parameters for part in self.adapted), strict=True)
+        described = {
+            "trained_parameters": sum(trained) + sum(p.numel() for p in network.params.values()),
+            "of_the_encoder": sum(trained),
+            "encoder_parameters": sum(every_one),
+            "epochs_taken": epochs,
+            "lr": self.settings.lr,
+            "head_lr": self.settings.head_lr,
+            "seconds": time.monotonic() - began,
+            "peak_memory_bytes": peak_memory(self.team),
+            "processes": self.team.size,
+        }
+        names = {part.encoder.name: part.trained for part in self.adapted}
+        adapters = [part.adapter() for part in self.adapted]
+        return Trained(folds, head, adapters, pl.concat(curves, how="vertical_relaxed"), described, names)
+
+    def _one(self, name: str, what: str, train: Rows, test: Rows, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Train on some rows and score others; or read what was done before."""
+        if self.progressed is not None and (found := self.progressed.finished(name)) is not None:
+            self.say(f"{what}: done before")
+            return found
+        torch = need("torch", "encoders")
+        stop = np.zeros(0, np.int64)
+        groups = self.ready.rows.whole
+        if self.settings.patience is not None:
+            of_rows = None if groups is None else groups[train]
+            stop = train[rows_to_stop_by(self.codes[train], of_rows, self.tuning.stop_share, self.settings.seed)]
+        rows = np.setdiff1d(train, stop)
+        network = self._network(rows, params)
+        if self.tuning.start == "probe":
+            head = self.tuning.chosen.head(self.settings.seed)
+            (fitted,) = head.fit_many(self.X, self.ready.y, [(rows, params)], groups=groups)
+            network.start_from(fitted)
+        for part, state in zip(self.adapted, self.initial, strict=True):
+            part.load(state)
+        model = Model(self.adapted, self.sources, network, self.team.device)
+        seen = np.arange(len(self.classes)) if self.multilabel else np.unique(self.codes[rows])
+        targets = targets_of(self.codes, seen, network.objective, np.arange(len(self.codes)), self.team.device)
+        known = np.array([0, 1]) if self.multilabel else self.classes[seen]
+        weight = class_weights(self.codes[rows], seen, known, network.objective, network.regularised.class_weight)
+        loss_of = LossOf(network.objective, torch.as_tensor(weight, device=self.team.device), network.regularised)
+        checkpoint = None if self.progressed is None else self.progressed.checkpoint(name)
+
+        def measured(logits: NDArray[np.float32], some: Rows) -> float:
+            found = self._scores(logits, seen)
+            main = "auc_macro" if self.multilabel else "auc"
+            return float(score(self.task, self.ready.y[some], found, classes=self.frozen.classes)[main])
+
+        total = self.settings.epochs * len(rows)
+        with (
+            progress_bar(f"tune, {what}", total, unit="samples", show=self.bar) as update,
+            memory_advice(self.settings),
+        ):
+            tuned = train_model(
+                model,
+                Predicting(model, targets, loss_of, self.settings, self.team, measured),
+                rows,
+                stop,
+                self.settings,
+                checkpoint=checkpoint,
+                team=self.team,
+                progress=update,
+            )
+            scores = self._scores(predict(model, test, self.settings, self.team), seen)
+        best = tuned.curve.stop_loss[tuned.n_epochs]
+        self.say(f"{what}: {counted(tuned.n_epochs, 'epoch')}" + ("" if best is None else f", stop loss {best:.4f}"))
+        done = {
+            "state": {n: t.cpu() for n, t in tuned.state.items()},
+            "train": torch.from_numpy(rows),
+            "params": dict(params),
+            "scores": torch.from_numpy(scores),
+            "curve": vars(tuned.curve),
+            "n_epochs": tuned.n_epochs,
+        }
+        self.team.wait()
+        if self.progressed is not None and self.team.leads:
+            self.progressed.finish(name, done)
+        return done
+
+    def _network(self, rows: Rows, params: Mapping[str, Any]) -> Any:
+        """Return a new head for some training rows."""
+        torch = need("torch", "encoders")
+        bagged = self.tuning.in_bags
+        inputs = [self.ready.made[s.name].described(s.name, s.members, rows, bagged=bagged) for s in self.sources]
+        classes = self.classes if self.multilabel else self.classes[np.unique(self.codes[rows])]
+        head = self.tuning.chosen.head(self.settings.seed).set_params(**params)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        return network_of(head, inputs, classes, self.multilabel, generator)
+
+    def _scores(self, logits: NDArray[np.float32], seen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return probabilities of all classes."""
+        found = probabilities(logits.astype(np.float64), self.multilabel)
+        known = self.classes if self.multilabel else self.classes[seen]
+        return np.asarray(align(found, known, self.frozen.classes), np.float64)

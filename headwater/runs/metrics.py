@@ -1,0 +1,101 @@
+"""What a run holds of what was found: its metrics, predictions and trials."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.evaluate import Outcome
+from headwater.evaluate.decisions import by_levels, by_outputs, means_of_repeats
+from headwater.evaluate.summary import json_safe, numbered, repeats, summary
+from headwater.runs.predictions import names_key
+from headwater.store import Data
+
+
+def trials_of(outcome: Outcome, fixed: Mapping[str, Any]) -> pl.DataFrame | None:
+    """Return a row for each setting that was tried, folds first and the saved head last; None where none was."""
+    last: dict[str, Any] = dict.fromkeys(("fold", *repeats(outcome)))
+    parts = [(numbered(fold, outcome), fold.trials, fold.params) for fold in outcome.folds]
+    rows = []
+    for numbers, tried, selected in [*parts, (last, outcome.trials, outcome.params)]:
+        for number, trial in enumerate(tried):
+            params = json.dumps({**fixed, **trial.params}, default=str)
+            chosen = trial.params is selected
+            rows.append({**numbers, "trial": number, "params": params, "loss": trial.loss, "selected": chosen})
+    return pl.DataFrame(rows, infer_schema_length=None) if rows else None
+
+
+def metrics_of(
+    outcome: Outcome,
+    data: Data,
+    y: NDArray[Any],
+    *,
+    classes: Sequence[Any],
+    params: Mapping[str, Any] | None = None,
+    by: tuple[str, NDArray[Any]] | None = None,
+) -> dict[str, Any]:
+    """Return what ``metrics.json`` holds.
+
+    Parameters
+    ----------
+    outcome, data, y
+        What was found, on which samples, with which labels.
+    classes
+        What the columns of scores are called: classes, labels or outputs.
+    params
+        Parameters that were given rather than selected.
+    by
+        A column and its value for each sample.
+    """
+    out: dict[str, Any] = {
+        "task": outcome.task,
+        names_key(outcome.task): list(classes),
+        "n_samples": len(y),
+        "left_out": dict(Counter(map(kind_of, data.left_out["reason"])).most_common()),
+        "selection": dict(outcome.selection),
+        "folds": [
+            {
+                **numbered(fold, outcome),
+                "n_train": len(fold.split.train),
+                "n_test": len(fold.split.test),
+                "params": {**(params or {}), **fold.params},
+                **json_safe(fold.metrics),
+            }
+            for fold in outcome.folds
+        ],
+        **summary([fold.metrics for fold in outcome.folds]),
+        **means_of_repeats(outcome),
+    }
+    if outcome.task == "regression":
+        if len(classes) > 1:
+            out["by_output"] = by_outputs(outcome, y, classes)
+    elif y.ndim == 2:
+        out["labels_per_sample"] = {"least": int(y.sum(1).min()), "most": int(y.sum(1).max())}
+    if outcome.task != "regression" and (absent := _without_samples(y, classes)):
+        out["classes_without_samples"] = absent
+    if by is not None:
+        out["by"] = {"column": by[0], "levels": by_levels(outcome, by[1], y)}
+    return out
+
+
+def kind_of(reason: str) -> str:
+    """Return what is common to the reasons of many samples: no path, no size.
+
+    Examples
+    --------
+    >>> kind_of("truncated image (812 bytes): scans/7.png")
+    'truncated image'
+    """
+    return reason.split(": ")[0].split(" (")[0]
+
+
+def _without_samples(y: NDArray[Any], classes: Sequence[Any]) -> list[Any]:
+    """Return the classes, or the labels where there are several, that no sample has."""
+    present = set(y.tolist()) if y.ndim == 1 else {classes[i] for i in np.flatnonzero(y.any(0)).tolist()}
+    return [c for c in classes if c not in present]

@@ -1,0 +1,329 @@
+"""Run directories: one head, its settings, its metrics, its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
+
+import polars as pl
+
+from headwater._reading import TABLE, parse_parquet, read_json, read_regular
+from headwater._schema import Count, Word, read_as
+from headwater._shown import Shown
+from headwater._words import counted, indented
+from headwater.errors import HeadError, how_to_make
+from headwater.evaluate.positive import Source
+from headwater.heads import load_head
+from headwater.runs.foreign import run_errors
+from headwater.runs.places import found_from
+from headwater.runs.positive import positive_in_run
+from headwater.runs.words import (
+    _against_internal,
+    _at_threshold,
+    ablation_lines,
+    against_frozen,
+    control_lines,
+    edge_lines,
+    lines_of,
+    lines_of_texts,
+    output_lines,
+    over,
+    over_folds,
+    positive_lines,
+    sample_lines,
+    together_lines,
+)
+
+if TYPE_CHECKING:
+    from headwater.embed.adapter import Adapter
+
+ENCODER = "encoder"  # a folder for each encoder that was trained, as `headwater.embed.adapter` keeps it
+HEAD_FILES = ("head.json", "head.safetensors")
+RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
+DECISION = "decision.json"  # where a run has one
+TRIALS = "trials.parquet"  # where settings were tried
+INSTANCES = "instances.parquet"  # of runs on bags
+CURVES = "curves.parquet"  # where an encoder was trained
+FIGURES = "figures"  # a folder, where a run was drawn
+MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
+    "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+    "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+    "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
+}
+N_TOP = 3
+TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for so many labels
+
+
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
+    """A run directory: one head, its settings, metrics and predictions.
+
+    Attributes
+    ----------
+    path
+        The directory; None when nothing was written.
+    config, metrics
+        What ``config.json`` and ``metrics.json`` hold.
+    predictions
+        A row for each tested sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups,
+        ``set`` where there are prediction sets, and ``score_<class>``; with several seeds or draws a row for each of
+        them, and their numbers as ``seed`` and ``draw``. Of regressions no scores; of several outputs a
+        ``label_<output>`` and ``predicted_<output>`` for each.
+    head
+        The head fitted on all samples.
+    decision
+        What ``decision.json`` holds: the calibrator, the threshold and the rule of prediction sets that go with the
+        head's scores; empty where none was asked for.
+    trials
+        A row for each setting that was tried on inner folds: ``fold`` (null for those of the saved head; ``seed`` and
+        ``draw`` where there are several), ``trial``, ``params`` as JSON, ``loss`` and whether it was ``selected``. None
+        where nothing was tried.
+    instances
+        Of a run on bags, a row for each instance of each tested bag: ``id``, ``bag``, ``fold`` and its ``weight``, by
+        the head that tested the bag.
+    curves
+        Of a run that trained an encoder, a row for each epoch of each fold (null for what is saved): ``fold``,
+        ``epoch`` (0 before training), ``train_loss``, ``stop_loss``, ``stop_metric``, ``lr``, ``seconds``.
+    adapters
+        What was trained of each encoder, while the run is new; it is kept in ``encoder/``.
+    """
+
+    path: Path | None
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    predictions: pl.DataFrame
+    head: Any
+    decision: Mapping[str, Any] = field(default_factory=dict)
+    trials: pl.DataFrame | None = None
+    instances: pl.DataFrame | None = None
+    curves: pl.DataFrame | None = None
+    adapters: Sequence[Adapter] = ()
+
+    @property
+    def mean(self) -> Mapping[str, float | None]:
+        """Mean of each metric over folds."""
+        mean: Mapping[str, float | None] = self.metrics["mean"]
+        return mean
+
+    @property
+    def std(self) -> Mapping[str, float | None]:
+        """Standard deviation of each metric over folds."""
+        std: Mapping[str, float | None] = self.metrics["std"]
+        return std
+
+    def __repr__(self) -> str:
+        mean: Mapping[str, Any] = self.metrics.get("mean") or {}
+        name = next((n for n in ("auc", "auc_macro", "r2", "accuracy") if isinstance(mean.get(n), float)), None)
+        number = "" if name is None else f", {name} {mean[name]:.3f}"
+        where = "not written" if self.path is None else str(self.path)
+        what = f"{self.config.get('head')}, {self.metrics.get('task')}, {self.metrics.get('n_samples')} samples"
+        return f"<Run {where}: {what}{number}>"
+
+    def lines(self) -> list[str]:
+        """Say in a few lines what came out."""
+        with run_errors(self.path):
+            return self._lines()
+
+    def _lines(self) -> list[str]:
+        n_folds = len(self.metrics["folds"])
+        folds = f"mean ± standard deviation over {over(self.metrics['folds'])}" if n_folds > 1 else "one test set"
+        out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
+        out += positive_lines(positive_in_run(self.metrics))
+        main = MAIN_METRICS[self.metrics["task"]]
+        if self.metrics.get("labels_per_sample") == {"least": N_TOP, "most": N_TOP}:
+            main += TOP_METRICS
+        names = [name for name in main if self.mean.get(name) is not None]
+        out += indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])
+        out += self._over_present(main, n_folds)
+        if len(names) < len(main):
+            out.append(self._undefined([name for name in main if name not in names]))
+        if "by_output" in self.metrics:
+            out += ["", *output_lines(self.metrics["by_output"], main, n_folds)]
+        if "by" in self.metrics:
+            levels = self.metrics["by"]["levels"]
+            table = [[self.metrics["by"]["column"], "samples", *names[:4]]]
+            table += [
+                [level, f"{part['n_samples']:,}", *(over_folds(part, n, n_folds) for n in names[:4])]
+                for level, part in levels.items()
+            ]
+            out += ["", *indented(table)]
+        if "external" in self.metrics:
+            out += ["", *_against_internal(self.metrics["external"])]
+            out += _at_threshold(self.metrics["external"])
+        if "frozen" in self.metrics:
+            out += ["", *against_frozen(self.metrics)]
+        out += lines_of(self.metrics, n_folds, main)
+        out += edge_lines(self.metrics.get("selection") or {})
+        out += lines_of_texts((self.metrics.get("leakage") or {}).get("texts"))
+        if "controls" in self.metrics:
+            out += ["", *control_lines(self.metrics)]
+        if "ablation" in self.metrics:
+            out += ["", *ablation_lines(self.metrics["ablation"])]
+        if "transduction" in self.metrics:
+            out += ["", *together_lines(self.metrics["transduction"], self.mean, names)]
+        out += sample_lines(self.metrics, self.config.get("label_separator"))
+        out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
+        return out
+
+    def _over_present(self, main: Sequence[str], n_folds: int) -> list[str]:
+        """Write means over the classes or labels that are tested, where some fold has none over all."""
+        partly = [name for name in main if self.metrics.get("n_folds", {}).get(name, n_folds) < n_folds]
+        names = [f"{name}_present" for name in partly if self.mean.get(f"{name}_present") is not None]
+        if not names:
+            return []
+        what = "labels" if self.metrics["task"] == "multilabel" else "classes"
+        n_present, n = self.mean[f"{what}_present"], len(self.metrics["classes"])
+        of_folds = " in a fold, on average" if n_folds > 1 else ""
+        title = f"over the {what} that are tested ({n_present:g} of {n}{of_folds})"
+        return [title, *indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])]
+
+    def _undefined(self, names: Sequence[str]) -> str:
+        """Say why metrics are not among those that came out."""
+        kinds = {"multilabel": "with and without every label", "regression": "of different labels and predictions"}
+        every = kinds.get(self.metrics["task"], "of every class")
+        why = "no fold has them" if len(self.metrics["folds"]) > 1 else "they are not all there"
+        if absent := self.metrics.get("classes_without_samples"):
+            why = f"there are none of {', '.join(map(repr, absent))}"
+        return f"not defined: {', '.join(names)} (needing tested samples {every}, and {why})"
+
+
+def open_run(path: str | Path) -> Run:
+    """Read a run directory.
+
+    Raises
+    ------
+    HeadError
+        When there is no run at ``path``.
+    """
+    path = Path(path)
+    found = read_results(path)
+    instances = _table(path / INSTANCES) if (path / INSTANCES).exists() else None
+    head = load_head(path)
+    return Run(
+        path,
+        found.config,
+        found.metrics,
+        found.predictions,
+        head,
+        found.decision,
+        found.trials,
+        instances,
+        found.curves,
+    )
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run directory holds besides its head; see `Run`."""
+
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    predictions: pl.DataFrame
+    decision: Mapping[str, Any]
+    trials: pl.DataFrame | None
+    curves: pl.DataFrame | None = None
+
+
+def read_results(path: Path) -> Results:
+    """Read a run directory without its head, which may be large.
+
+    Raises
+    ------
+    HeadError
+        When there is no run at ``path``, or one of its files is not as headwater writes it.
+    """
+    try:
+        found = Results(
+            config=found_from(path, _json(path / "config.json", _Config)),
+            metrics=_json(path / "metrics.json", _Metrics),
+            predictions=_table(path / "predictions.parquet"),
+            decision=_json(path / DECISION, dict[str, Any]) if (path / DECISION).exists() else {},
+            trials=_table(path / TRIALS) if (path / TRIALS).exists() else None,
+            curves=_table(path / CURVES) if (path / CURVES).exists() else None,
+        )
+    except FileNotFoundError as error:
+        raise HeadError(f"{path}: no run here. {how_to_make(path, 'headwater fit-head …')}") from error
+    if "external" in found.metrics and isinstance(found.metrics["external"], dict):
+        found.metrics["external"] = found_from(path, found.metrics["external"])  # type: ignore[index]
+    return found
+
+
+class _Config(TypedDict, total=False):
+    """What ``config.json`` holds of what every verb reads; each command has more."""
+
+    command: Required[Word]
+    features: dict[str, dict[str, Any]]
+    label: Word | list[Word] | None
+    label_separator: Word | None
+    merge: dict[str, Word | None] | None
+    head: Word
+    params: dict[str, Any]
+    where: str | None
+    groups: Word | None
+    missing_values: list[Word]
+    split: Word | None
+    by: Word | None
+    per: Word | None
+    bags: Word | None
+    views: Word | None
+    missing: Word
+    task: Word
+    store: Word
+    manifest: Word
+    run: Word
+
+
+class _ClassCount(TypedDict):
+    """What ``metrics.json`` says of one class."""
+
+    name: str
+    n_samples: Count
+    n_groups: Count | None
+
+
+class _Positive(TypedDict):
+    """Which of two classes is the positive one, and how that was chosen."""
+
+    name: Word | int | float | bool
+    by: Source
+
+
+class _Metrics(TypedDict, total=False):
+    """What ``metrics.json`` holds of what every verb reads."""
+
+    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "retrieval"]]
+    n_samples: Required[Count]
+    folds: list[dict[str, Any]]
+    mean: dict[str, float | None]
+    std: dict[str, float | None]
+    left_out: dict[str, Count]
+    classes: list[Word | int | float | bool]
+    class_counts: list[_ClassCount]
+    positive: _Positive
+    missing_values: dict[str, dict[str, Count]]
+    warnings: list[str]
+
+
+def _json(path: Path, kind: Any) -> dict[str, Any]:
+    """Read a JSON file of a run, and look at the types of what it holds."""
+    try:
+        value = read_json(path)
+        read_as(kind, value)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{path}: cannot be read ({error}). Make the run again, or restore the file.") from error
+    found: dict[str, Any] = value
+    return found
+
+
+def _table(path: Path) -> pl.DataFrame:
+    try:
+        return parse_parquet(read_regular(path, most=TABLE))[0]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{path}: cannot be read ({error}). Make the run again, or restore the file.") from error

@@ -1,0 +1,387 @@
+"""Every line that is printed about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headwater._missing import of_no_label
+from headwater._words import aligned, counted, indented
+from headwater.evaluate.bootstrap import default_metric
+from headwater.evaluate.decisions import LEVEL
+from headwater.evaluate.positive import Positive
+from headwater.evaluate.stated import Clue
+from headwater.heads.controls import LONE
+
+SHOWN = 40  # classes that are printed
+
+
+def positive_lines(positive: Positive | None) -> list[str]:
+    """Say which class is the positive one.
+
+    Examples
+    --------
+    >>> positive_lines(Positive("malignant", "names")), positive_lines(None)
+    (['positive class: malignant'], [])
+    """
+    if positive is None:
+        return []
+    why = " (the last in sorted order; --positive CLASS names another)" if positive.by == "order" else ""
+    return [f"positive class: {positive.name}{why}"]
+
+
+def repr_of(number: float) -> str:
+    """Write a number as ``--set`` reads it: whole ones without a point, none rounded.
+
+    Examples
+    --------
+    >>> repr_of(1024), repr_of(100.0), repr_of(3.16e-08)
+    ('1024', '100', '3.16e-08')
+    """
+    return str(int(number)) if float(number).is_integer() and abs(number) < 1e15 else repr(float(number))
+
+
+def edge_lines(selection: Mapping[str, Any], option: str = "--set ") -> list[str]:
+    """Say which parameters were selected at an end of their grid, with values to try beyond it.
+
+    Examples
+    --------
+    >>> edge = {"param": "C", "value": 100.0, "end": "highest", "grid": 1e-06, "n_folds": 4, "of": 5}
+    >>> print(edge_lines({"at_edge": [{**edge, "beyond": [100.0, 316.0, 1000.0]}]})[0])
+    C: the highest of its grid, 100, was the best in 4 of 5 folds: try --set C=[100,316,1000] too
+    """
+    return [
+        f"{edge['param']}: the {edge['end']} of its grid, {edge['value']:g}, was the best in {edge['n_folds']} of "
+        f"{edge['of']} folds: try {option}{edge['param']}=[{','.join(map(repr_of, edge['beyond']))}] too"
+        for edge in selection.get("at_edge") or ()
+    ]
+
+
+def over(folds: Sequence[Mapping[str, Any]]) -> str:
+    """Say over what means of folds are.
+
+    Examples
+    --------
+    >>> over([{"fold": 0}, {"fold": 1}])
+    '2 folds'
+    >>> over([{"fold": 0, "seed": 0}, {"fold": 1, "seed": 0}, {"fold": 0, "seed": 1}, {"fold": 1, "seed": 1}])
+    '2 folds x 2 seeds'
+    """
+    there = [name for name in ("fold", "seed", "draw") if name in folds[0]]
+    return " x ".join(counted(len({fold[name] for fold in folds}), name) for name in there)
+
+
+def plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | None], name: str) -> str:
+    """Write a mean and its standard deviation, where there are such."""
+    mean, std = means.get(name), stds.get(name)
+    if mean is None:
+        return "–"
+    return f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+
+
+def over_folds(part: Mapping[str, Any], name: str, n_folds: int) -> str:
+    """Write a mean and its standard deviation, and over how many folds they are where not over all."""
+    n = part.get("n_folds", {}).get(name, n_folds)
+    of_folds = f" ({n} of {counted(n_folds, 'fold')})" if 0 < n < n_folds else ""
+    return plus_minus(part["mean"], part["std"], name) + of_folds
+
+
+def interval_words(low: float | None, high: float | None, sign: str = "") -> str:
+    """Write an interval, where there is one."""
+    return "–" if low is None or high is None or low != low or high != high else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def number_words(value: float | None, sign: str = "") -> str:
+    """Write a number, where it is defined."""
+    return "–" if value is None or value != value else f"{value:{sign}.3f}"
+
+
+def p_words(p: float | None, least: float | None = None) -> str:
+    """Write a p value; one that could hardly have been smaller says so."""
+    if p is None or p != p:
+        return "–"
+    word = "<0.001" if p < 0.001 else f"{p:.3f}"
+    return f"{word} (least {least:.2g})" if least is not None and least > 0.01 else word
+
+
+def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> list[str]:
+    """Say what was found beyond the metrics of the run.
+
+    Parameters
+    ----------
+    metrics
+        What ``metrics.json`` holds.
+    n_folds
+        Folds, of all seeds and draws.
+    main
+        Metrics to print of units.
+    """
+    out = []
+    if "calibration" in metrics:
+        part = metrics["calibration"]
+        table = [["", "before", "after"]]
+        for name in part["calibrated"]["mean"]:
+            cells = [plus_minus(p["mean"], p["std"], name) for p in (part["uncalibrated"], part["calibrated"])]
+            table.append([name, *cells])
+        if "ece_pooled" in part["uncalibrated"] and n_folds > 1:
+            pooled = part["uncalibrated"]["ece_pooled"], metrics["ece_pooled"]
+            table.append(["ece, all folds pooled", *(f"{value:.3f}" for value in pooled)])
+        out += ["", f"calibrated ({part['method']}, fitted inside the training rows)", *indented(table)]
+    out += _decision_lines(metrics, n_folds)
+    if "per" in metrics:
+        part = metrics["per"]
+        names = [name for name in main if part["mean"].get(name) is not None]
+        out += ["", f"{counted(part['n_units'], part['column'])} ({part['aggregate']} of the samples' scores)"]
+        out += indented([[name, over_folds(part, name, n_folds)] for name in names])
+        out += _decision_lines(part, n_folds)
+    return out
+
+
+def output_lines(by_output: Mapping[str, Any], main: Sequence[str], n_folds: int) -> list[str]:
+    """Write a table of each output's metrics."""
+    rows = [["output", *main]]
+    rows += [[name, *(over_folds(part, metric, n_folds) for metric in main)] for name, part in by_output.items()]
+    return indented(rows)
+
+
+def _decision_lines(metrics: Mapping[str, Any], n_folds: int) -> list[str]:
+    """Say what a threshold and prediction sets give."""
+    out = []
+    if "threshold" in metrics:
+        part = metrics["threshold"]
+        out += ["", f"threshold for a {part['target']} of {part['at']:g}, chosen inside the training rows"]
+        shown = part.get("intervals", {})
+        rows = [[name, over_folds(part, name, n_folds), *_interval_cell(shown.get(name))] for name in part["mean"]]
+        out += indented([["", "", f"{LEVEL:.0%}"], *rows] if shown else rows)
+    if "conformal" in metrics:
+        part = metrics["conformal"]
+        each = " of each class" if part["per_class"] else ""
+        out += ["", f"sets that may miss {100 * part['alpha']:g} %{each}, fitted inside the training rows"]
+        names = list(part["mean"])
+        rows = [["", *names], ["all", *(over_folds(part, name, n_folds) for name in names)]]
+        if "intervals" in part:
+            rows.append([f"{LEVEL:.0%}", *_interval_cell(part["intervals"]["coverage"]), *[""] * (len(names) - 1)])
+        for level, of_level in part.get("by", {}).items():
+            rows.append([level, *(over_folds(of_level, name, n_folds) for name in names)])
+        out += indented(rows)
+    return out
+
+
+def _interval_cell(found: Mapping[str, float | None] | None) -> list[str]:
+    return [""] if found is None else [interval_words(found["low"], found["high"])]
+
+
+def missing_line(name: str, found: Mapping[str, int]) -> str:
+    """Say what stands where a value is missing, and how often.
+
+    Examples
+    --------
+    >>> missing_line("grade", {"NA": 3, "": 1})
+    'grade: NA in 3, empty in 1'
+    """
+    return f"{name}: " + ", ".join(f"{word or 'empty'} in {n:,}" for word, n in found.items())
+
+
+def class_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Write a table of the classes with their samples and groups."""
+    grouped = any(part["n_groups"] is not None for part in counts)
+    rows = [["class", "samples", *(["groups"] if grouped else [])]]
+    for part in counts[:SHOWN]:
+        numbers = [part["n_samples"], *([part["n_groups"]] if grouped else [])]
+        rows.append([part["name"], *(f"{n:,}" for n in numbers)])
+    more = len(counts) - SHOWN
+    lines = [f"  {line}" for line in aligned(rows)]
+    return [*lines, f"  … and {more:,} more, in metrics.json"] if more > 0 else lines
+
+
+def sample_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[str]:
+    """Say which classes there are, what was left out or is missing, and which names seem to mean the same.
+
+    Parameters
+    ----------
+    metrics
+        What ``metrics.json`` holds; that of an older run may not say all of it.
+    separator
+        What parts the label's text into several labels, where something does.
+    """
+    out = ["", *class_lines(counts)] if (counts := metrics.get("class_counts")) else []
+    left_out, missing = metrics["left_out"], metrics.get("missing_values", {})
+    lines = [f"left out: {counted(n, 'sample')} ({why})" for why, n in left_out.items()]
+    lines += [f"missing: {missing_line(column, found)}" for column, found in missing.items()]
+    if any(word for found in missing.values() for word in found):
+        lines.append("--missing-values changes which words count as missing")
+    if separator and any(f"no {column}" in left_out for column in missing):
+        lines.append(of_no_label(separator))
+    lines += [f"warning: {line}" for line in metrics.get("warnings", ())]
+    return [*out, *([""] if out and lines else []), *lines]
+
+
+LEAST_REPEATED = 5  # texts that several samples have, for it to say something that each has one label
+
+
+def words_of_clue(clue: Clue) -> str:
+    """Say what of the texts tells the label, and how well.
+
+    Examples
+    --------
+    >>> words_of_clue(Clue("word", "spiculated", False, "malignant", 0.8125, False))
+    "the word 'spiculated' alone tells malignant with AUC 0.812 on tested samples"
+    """
+    if clue.kind == "number":
+        return f"{100 * clue.auc:.0f} % of tested texts hold the very number of {clue.label} that is to be predicted"
+    lack = "the lack of " if clue.absent else ""
+    kind = "name" if clue.kind == "name" else "words" if " " in clue.words else "word"
+    what = f"the {kind} {clue.words!r}"
+    return f"{lack}{what} alone tells {clue.label} with AUC {clue.auc:.3f} on tested samples"
+
+
+def lines_of_texts(texts: Mapping[str, Any] | None) -> list[str]:
+    """Say how far texts state the label, from what ``metrics.json`` holds of it; nothing where nothing is worth it."""
+    if not texts:
+        return []
+    clues = [Clue(**texts[kind]) for kind in ("name", "word", "number") if texts.get(kind)]
+    best = max(clues, key=lambda clue: clue.auc, default=None)
+    out = [] if best is None else [f"texts: {words_of_clue(best)}"]
+    n, alike = texts["n_repeated"], texts["n_repeated_one_label"]
+    if n >= LEAST_REPEATED and alike == n:
+        out.append(f"texts: each of {n:,} texts that several samples have goes with one label")
+    return out
+
+
+def against_frozen(metrics: Mapping[str, Any]) -> list[str]:
+    """Write a table of frozen beside tuned, and say in one line whether tuning was worth it."""
+    found = metrics["frozen"]
+    rows = [["", "frozen", "tuned", "added"]]
+    for name, added in found["added_by_tuning"].items():
+        rows.append([name, f"{found['mean'][name]:.3f}", f"{metrics['mean'][name]:.3f}", _signed(added)])
+    by = f"drawing {found['drawn']} again" if found.get("test") != "corrected_t" else "the corrected t over folds"
+    title = f"against the same head on frozen features, with {found['level']:.0%} intervals by {by}"
+    if not any(metrics["training"]["epochs_taken"]):
+        kept = "no epoch lowered the loss of the rows held out: in every fold the encoder was kept as it came, and what"
+        return [title, *indented(rows), f"{kept} differs is a head that was fitted without these rows"]
+    return [title, *indented(rows), worth(found["added_by_tuning"])]
+
+
+def worth(added: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Say whether tuning was worth it, by the AUC where there is one.
+
+    Examples
+    --------
+    >>> worth({"auc": {"value": 0.021, "low": -0.004, "high": 0.05}})
+    'whether tuning was worth it is not shown: auc +0.021 [-0.004, +0.050] holds 0'
+    """
+    name = next((name for name in ("auc", "auc_macro") if name in added), next(iter(added), None))
+    if name is None or added[name]["low"] is None or added[name]["high"] is None:
+        return "whether tuning was worth it cannot be said: no metric is defined on every fold"
+    low, high = added[name]["low"] or 0.0, added[name]["high"] or 0.0
+    if low > 0:
+        return f"tuning was worth it: {name} {_signed(added[name])}"
+    if high < 0:
+        return f"tuning did harm: {name} {_signed(added[name])}"
+    return f"whether tuning was worth it is not shown: {name} {_signed(added[name])} holds 0"
+
+
+def _signed(found: Mapping[str, float | None]) -> str:
+    words = ["–" if v is None else f"{v:+.3f}" for v in (found["value"], found["low"], found["high"])]
+    return f"{words[0]} [{words[1]}, {words[2]}]"
+
+
+def control_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Say what controls gave beside the run, and what the run has over the nearest of them.
+
+    Parameters
+    ----------
+    metrics
+        What ``metrics.json`` holds.
+    """
+    controls, metric = metrics["controls"], default_metric(metrics["task"], [metrics["mean"]])
+    inputs = next(part["inputs"] for part in controls.values() if part["kind"] == "shuffled")
+    run = " + ".join(inputs)
+    made = {name: part for name, part in controls.items() if "not_made" not in part}
+    own = plus_minus(metrics["mean"], metrics["std"], metric)
+    table = [["control", metric, "run less control", "95 %"], ["(the run)", own, "", ""]]
+    for name, part in made.items():
+        words = name if part["head"] != LONE or part["kind"] != "alone" else f"{name} ({LONE})"
+        table.append([words, plus_minus(part["mean"], part["std"], metric), *_change(part["difference"][metric])])
+    out = indented(table)
+    wanted = "alone" if len(inputs) > 1 else "shuffled"
+    rivals = {n: p for n, p in made.items() if p["kind"] == wanted and p["mean"].get(metric) is not None}
+    if rivals:
+        name = max(rivals, key=lambda n: rivals[n]["mean"][metric])
+        out.append(_verdict(run, name, rivals[name]["difference"][metric]))
+    out += [f"no control {name}: {part['not_made']}" for name, part in controls.items() if "not_made" in part]
+    seed = next((part["difference_of_seed"] for part in made.values() if "difference_of_seed" in part), None)
+    if seed is not None:
+        out.append(f"differences and intervals are those of seed {seed}")
+    return out
+
+
+def _verdict(run: str, control: str, change: Mapping[str, float | None]) -> str:
+    by, interval = _change(change)
+    low, high = change["low"], change["high"]
+    unsure = low is None or high is None or low <= 0 <= high
+    return f"{run} over {control}: {by} {interval}{', which could be 0' if unsure else ''}"
+
+
+def _change(change: Mapping[str, float | None]) -> list[str]:
+    value, low, high = change["value"], change["low"], change["high"]
+    if value is None or low is None or high is None:
+        return ["–", ""]
+    return [f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]"]
+
+
+def _against_internal(external: Mapping[str, Any]) -> list[str]:
+    """Write a table of what a head reached on other data beside the estimate within its own."""
+    drawn = " and ".join(dict.fromkeys(f"{unit}s" for unit in external["drawn"].values()))
+    rows = [["", "within its own data", "here", "drop"]]
+    for name, found in external["metrics"].items():
+        cells = [
+            "–" if found[part]["value"] is None else _with_interval(found[part], "+" if part == "drop" else "")
+            for part in ("internal", "external", "drop")
+        ]
+        rows.append([name, *cells])
+    title = f"against {external['run']}, with {external['level']:.0%} intervals by drawing {drawn} again"
+    return [title, *indented(rows)]
+
+
+def _at_threshold(external: Mapping[str, Any]) -> list[str]:
+    """Say what the run's own threshold gives here."""
+    if "threshold" not in external:
+        return []
+    found = external["threshold"]
+    names = ("sensitivity", "specificity", "ppv", "npv")
+    numbers = ", ".join(f"{name} {found[name]:.3f}" for name in names if found.get(name) is not None)
+    return [f"at the run's threshold, chosen for a {found['target']} of {found['at']:g}: {numbers}"]
+
+
+def _with_interval(found: Mapping[str, float | None], sign: str) -> str:
+    low, high = ("–" if v is None else f"{v:{sign}.3f}" for v in (found["low"], found["high"]))
+    return f"{found['value']:{sign}.3f} [{low}, {high}]"
+
+
+def ablation_lines(found: Mapping[str, Any]) -> list[str]:
+    """Say which wording does what, the best first."""
+    metric, level = found["metric"], f"{100 * found['level']:g} %"
+    title = (
+        f"which wording does what, by {metric}; differences to all prompts, {level} by drawing {found['drawn']}s again"
+    )
+    rows: list[Sequence[str]] = [["wording", metric, "difference", level, "p Holm"]]
+    for entry in found["wordings"]:
+        value, change = entry["metrics"][metric], entry.get("differences", {}).get(metric)
+        cells = ["–" if value is None else f"{value:.3f}", "", "", ""]
+        if change is not None:
+            p = "<0.001" if change["p_holm"] < 0.001 else f"{change['p_holm']:.3f}"
+            cells[1:] = [f"{change['difference']:+.3f}", f"[{change['low']:+.3f}, {change['high']:+.3f}]", p]
+        rows.append([entry["name"], *cells])
+    return [title, *indented(rows), f"{counted(found['n_comparisons'], 'comparison')}: {found['warning']}"]
+
+
+def together_lines(found: Mapping[str, Any], mean: Mapping[str, float | None], names: Sequence[str]) -> list[str]:
+    """Say what a run saw of its tested samples, and what that changed where it is known."""
+    out = [f"transductive: it saw {found['sees']}"]
+    if "zero_shot" in found:
+        rows = [["", "one by one", "together"]]
+        rows += [[name, f"{found['zero_shot'][name]:.3f}", f"{mean[name]:.3f}"] for name in names]
+        rest = "" if found["converged"] else "; it did not converge"
+        out += [*indented(rows), f"the class of {found['changed']:.1%} of the samples changed{rest}"]
+    return out

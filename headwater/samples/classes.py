@@ -1,0 +1,92 @@
+"""The classes of a run: how many samples and groups have each, and names that seem to mean the same."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NAMED = 3  # pairs of names that are warned of, one by one
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?")
+
+
+def class_counts(y: NDArray[Any], classes: Sequence[Any], groups: NDArray[Any] | None) -> list[dict[str, Any]]:
+    """Count the samples and the groups of each class.
+
+    Parameters
+    ----------
+    y
+        Classes, of shape ``(n,)``, or 0/1 of shape ``(n, n_classes)``.
+    classes
+        What they are called, in the order of the columns of ``y``.
+    groups
+        The group of each sample; None where there are none.
+    """
+    words = None if y.ndim == 2 else np.array([str(value) for value in y.tolist()])
+    out = []
+    for number, name in enumerate(classes):
+        has = np.asarray(y[:, number] == 1) if words is None else words == str(name)
+        n_groups = None if groups is None else len(np.unique(groups[has].astype(str)))
+        out.append({"name": str(name), "n_samples": int(has.sum()), "n_groups": n_groups})
+    return out
+
+
+def names_in(y: NDArray[Any], classes: Sequence[Any]) -> list[str]:
+    """Return the name of each sample's class, or of each label that a sample has.
+
+    Examples
+    --------
+    >>> names_in(np.array([[1, 0], [1, 1]]), ["mass", "scar"])
+    ['mass', 'mass', 'scar']
+    """
+    if y.ndim == 1:
+        return [str(value) for value in y.tolist()]
+    return [str(name) for name, n in zip(classes, (y == 1).sum(0).tolist(), strict=True) for _ in range(n)]
+
+
+def alike(values: Iterable[Any]) -> list[list[str]]:
+    """Return names that differ by case, blanks or the way a number or letter is written: the most frequent first.
+
+    Examples
+    --------
+    >>> alike(["benign", "benign", "Benign", "malignant"])
+    [['benign', 'Benign']]
+    """
+    n_of = Counter(str(value) for value in values)
+    folded: dict[str, list[str]] = {}
+    for name, _ in n_of.most_common():
+        folded.setdefault(_folded(name), []).append(name)
+    return [names for names in folded.values() if len(names) > 1]
+
+
+def _folded(name: str) -> str:
+    word = "".join(unicodedata.normalize("NFC", name).casefold().split())
+    return repr(float(word)) if _NUMBER.fullmatch(word) else word
+
+
+def alike_labels(values: Iterable[Any], option: str | None) -> list[str]:
+    """Warn of labels that seem to mean the same, with what makes them one; ``option`` is ``--merge`` or ``--map``."""
+    out = []
+    for first, *others in alike(values):
+        names = " and ".join(repr(name) for name in (first, *others[:NAMED]))
+        mend = " ".join(f"{option} '{other}={first}'" for other in others) if option else "write them alike"
+        out.append(f"labels {names} differ by case, blanks or writing alone. To make them one: {mend}")
+    return out
+
+
+def alike_values(values: Iterable[Any], option: str, column: str) -> list[str]:
+    """Warn of groups or levels that seem to be the same."""
+    found = alike(values)
+    named = "; ".join(" and ".join(map(repr, names[: NAMED + 1])) for names in found[:NAMED])
+    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    if not found:
+        return []
+    return [
+        f"{option} {column}: values differ by case, blanks or writing alone: {named}{more}. If they are the same, "
+        "write them alike in the manifest"
+    ]

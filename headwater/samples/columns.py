@@ -1,0 +1,129 @@
+"""Columns of the table of samples, and the samples that are kept."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater._words import counted
+from headwater.errors import InputError, nearest
+from headwater.evaluate.aggregate import Units, kept_whole, units_of
+from headwater.evaluate.options import Protocol
+from headwater.samples.missing import Found
+from headwater.sources import plain
+from headwater.store import Data
+
+
+class Samples(typing.Protocol):
+    """What has a table of samples: a store, or a manifest that is read for one run."""
+
+    @property
+    def samples(self) -> pl.DataFrame: ...
+
+
+def require_column(store: Samples, column: str, option: str) -> str:
+    """Return ``column``, or say which columns there are."""
+    columns = store.samples.columns
+    if column not in columns:
+        there = ", ".join(columns)
+        raise InputError(f"{option}: no column {column!r}.{nearest(column, columns)} Columns: {there}.")
+    return column
+
+
+def full_column(data: Data, column: str, option: str, found: Found | None = None) -> NDArray[Any]:
+    """Return a column that has a value for every sample; blanks at the ends of words are none of theirs.
+
+    ``found`` says what missing values stand for, so that the message can name them.
+    """
+    values = plain(data.table[column])
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
+        raise InputError(f"{option} {column} holds {values.dtype}: words or whole numbers are needed.")
+    full = without_blanks(values)
+    empty = full.is_null().to_numpy()
+    if empty.any():
+        words = [word for word in (found or {}).get(column, {}) if word]
+        blank = full.dtype == pl.String and (column in (found or {}) or empty.sum() > values.null_count())
+        missing = f" ({', '.join(words)}: missing, unless --missing-values says otherwise)" if words else ""
+        raise InputError(
+            f"{option} {column} is empty in {counted(int(empty.sum()), 'sample')}{missing}, such as "
+            f"{str(data.ids[empty][0])!r}: fill it in, or leave them out with --where {_but_for(column, words, blank)}."
+        )
+    return full.to_numpy()
+
+
+def _but_for(column: str, words: Sequence[str], blank: bool) -> str:
+    """Return an SQL expression, quoted for a shell, for the samples that have a value."""
+    name = column if re.fullmatch(r"[A-Za-z_]\w*", column) else '"' + column.replace('"', '""') + '"'
+    if words:
+        listed = ", ".join("'" + word.replace("'", "''") + "'" for word in ["", *words])
+        where = f"TRIM({name}) NOT IN ({listed})"
+        return f'"{where}"' if name == column and not re.search(r'["$`\\!]', where) else shlex.quote(where)
+    where = f'"{column}" IS NOT NULL'
+    return f"'{where} AND LENGTH(TRIM(\"{column}\")) > 0'" if blank else f"'{where}'"
+
+
+def without_blanks(values: pl.Series) -> pl.Series:
+    """Return a column in which words have no white space at their ends, and are null where they are nothing else."""
+    if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
+        return values
+    words = values.cast(pl.String).str.strip_chars()
+    return words.set(words == "", None)
+
+
+def levels(data: Data, column: str) -> NDArray[Any]:
+    """Return a column as words, "(empty)" where it is."""
+    values = plain(data.table[column])
+    if values.dtype.is_nested() or values.dtype == pl.Binary:
+        raise InputError(f"--by {column} holds {values.dtype}: words or whole numbers are needed.")
+    return without_blanks(values).cast(pl.String).fill_null("(empty)").to_numpy()
+
+
+def keep_samples(data: Data, keep: NDArray[np.bool_], reason: str) -> Data:
+    """Leave out the samples that are not to be kept, for a reason."""
+    rows = np.flatnonzero(keep)
+    inputs = {feature: X.select(rows) for feature, X in data.inputs.items()}
+    there = {feature: part[rows] for feature, part in data.present.items()}
+    dropped = pl.DataFrame({"id": data.ids[~keep], "reason": [reason] * int((~keep).sum())})
+    left_out = pl.concat([part.cast(pl.String) for part in (data.left_out, dropped)])
+    return Data(inputs, data.table.filter(pl.Series(keep)), data.ids[keep], left_out, there)
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What the protocol's columns hold for each sample.
+
+    Attributes
+    ----------
+    groups, split, levels, units
+        Of ``--groups``, ``--split``, ``--by`` and ``--per``.
+    whole
+        What is never divided, by any fold or by what is held out to stop by, and what is drawn again for intervals:
+        groups and units together; None where there are neither.
+    """
+
+    groups: NDArray[Any] | None
+    split: NDArray[Any] | None
+    levels: NDArray[Any] | None
+    units: Units | None
+    whole: NDArray[Any] | None
+
+    @classmethod
+    def read(cls, data: Data, protocol: Protocol, missing: Found) -> Columns:
+        column, split, by, per = protocol.groups, protocol.split, protocol.by, protocol.per
+        groups = None if column is None else full_column(data, column, "--groups", missing)
+        units = None if per is None else units_of(full_column(data, per, "--per", missing), per)
+        return cls(
+            groups=groups,
+            split=None if split is None else full_column(data, split, "--split"),
+            levels=None if by is None else levels(data, by),
+            units=units,
+            whole=kept_whole(groups, units),
+        )

@@ -1,0 +1,334 @@
+"""Duplicates of one feature set: what is found, and what of it straddles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater._progress import progress_bar
+from headwater.evaluate.leakage import Sides, Values
+from headwater.evaluate.splits import Split
+from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, components, pairs_above
+from headwater.samples.contents import Contents, contents_of, modality_of
+from headwater.store import Data, SelectedRows
+
+WHITENED_ROWS = 16_384  # drawn at random to whiten by, where there are more
+TAIL_ROWS = 4096  # likewise, to measure how similar unrelated pairs are
+MOST_PAIRS = 1_000_000  # that are kept to be written, the most similar ones; all are counted
+WORST = 20  # clusters that are kept to be shown
+
+Rows = NDArray[np.int64]
+Similarities = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What samples are told apart by, each of shape ``(n_samples,)`` as words, and the splits of their rows."""
+
+    label: NDArray[Any] | None
+    group: NDArray[Any] | None
+    side: NDArray[Any] | None
+    splits: Sequence[Split]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many there are of something, and of these how many straddle; None where there is nothing to straddle.
+
+    Attributes
+    ----------
+    n
+        Contents that stand in several samples; pairs of near duplicates; or clusters.
+    samples
+        Samples that are in them.
+    across_groups, across_split
+        Those in several groups; and on both sides of a split.
+    labels_differ
+        Those whose labels do not agree.
+    """
+
+    n: int
+    samples: int
+    across_groups: int | None = None
+    across_split: int | None = None
+    labels_differ: int | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Samples that exact or near duplicates link.
+
+    Attributes
+    ----------
+    ids, groups, labels, sides
+        Of its samples, the worst pair first; ``sides`` are values of the split's column, or folds.
+    similarity
+        Of the first two, the worst pair: one on both sides of a split where there is such, else one in two groups, else
+        one of two labels; the most similar of these.
+    """
+
+    ids: Sequence[str]
+    similarity: float
+    groups: Sequence[str] | None
+    labels: Sequence[str] | None
+    sides: Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What was found in one feature set.
+
+    Attributes
+    ----------
+    n_contents
+        Distinct contents.
+    identical, near, clusters
+        Contents in several samples, of an image and its text together the images; pairs of near duplicates; and
+        clusters of both.
+    n_components
+        Columns after whitening.
+    threshold
+        Whitened cosine similarity above which contents count as near duplicates; None where it cannot be told.
+    false_alarms
+        The share of unrelated pairs above it, as estimated from the tail of their similarities.
+    expected_pairs
+        How many pairs that would be.
+    across_groups_rate
+        The share of pairs of different groups that were found above it: at most the true rate of false alarms, should
+        no group hold copies of another's. None without groups.
+    worst
+        Clusters, those that straddle most first.
+    """
+
+    features: str
+    n_contents: int
+    identical: Counts
+    near: Counts
+    clusters: Counts
+    n_components: int
+    threshold: float | None
+    false_alarms: float
+    expected_pairs: float
+    across_groups_rate: float | None
+    worst: Sequence[Cluster]
+
+
+def find_duplicates(
+    data: Data,
+    name: str,
+    columns: Columns,
+    *,
+    false_alarms: float,
+    threshold: float | None,
+    progress: bool,
+) -> tuple[Duplicates, pl.DataFrame]:
+    """Find the duplicates of one feature set, and return them with a table of pairs; see `headwater.api.audit`."""
+    modality = modality_of(name)
+    where = contents_of(data, modality)
+    same = contents_of(data, "image") if modality == "pair" else where
+    n = len(where.first)
+    X = data.inputs[name]
+    assert isinstance(X, SelectedRows)
+    distinct = SelectedRows(X.array, X.index[where.first])
+    order = np.random.default_rng(0).permutation(n)
+    fitted = distinct[np.sort(order[:WHITENED_ROWS])]
+    tail, units = None, np.zeros((n, 0), np.float32)
+    image_of = same.of_sample[where.first]
+    if np.isfinite(fitted).all(1).sum() > 1:
+        units = Whitening.fit(fitted).transform(distinct)
+        apart = order[np.sort(np.unique(image_of[order], return_index=True)[1])]  # of one image they are not unrelated
+        some = apart[:TAIL_ROWS]
+        of_group = None if columns.group is None else columns.group[where.first[some]]
+        tail = Tail.fit(units[some], groups=of_group, n_rows=len(apart))
+    asked = threshold
+    if threshold is None and tail is not None:
+        threshold = tail.threshold(false_alarms)
+    if threshold is not None and (not units.shape[1] or not 0 < threshold < NO_ANGLE):
+        threshold = None
+    search = _Search(where, same, columns)
+    if threshold is not None:
+        with progress_bar(f"audit {name}", n, show=progress) as update:
+            for found in pairs_above(units, threshold, progress=lambda done: update(done, 0)):
+                search.add(*found)
+    rate = false_alarms if asked is None or threshold is None or tail is None else tail.rate(threshold)
+    near, found = search.near()
+    cluster_of = search.clusters()
+    links = _Links.of(where, same, *found)
+    n_pairs = n * (n - 1) // 2 - sum(k * (k - 1) // 2 for k in np.unique(image_of, return_counts=True)[1].tolist())
+    result = Duplicates(
+        features=name,
+        n_contents=n,
+        identical=search.identical(),
+        near=near,
+        clusters=_count_clusters(cluster_of, columns),
+        n_components=units.shape[1],
+        threshold=threshold,
+        false_alarms=rate,
+        expected_pairs=rate * n_pairs,
+        across_groups_rate=None if threshold is None else search.rate_across_groups(),
+        worst=_worst(data, columns, cluster_of, links),
+    )
+    return result, _table(data, columns, name, cluster_of, links)
+
+
+class _Search:
+    """What is kept of near duplicates while they are found: counts, links between contents, and the most similar.
+
+    ``same`` is what makes samples identical: the contents, or the images in them, which are linked from the start.
+    """
+
+    def __init__(self, where: Contents, same: Contents, columns: Columns) -> None:
+        self.where, self.same, self.columns = where, same, columns
+        n = len(where.first)
+        self.groups = None if columns.group is None else Values.of(where.of_sample, columns.group)
+        self.labels = None if columns.label is None else Values.of(where.of_sample, columns.label)
+        self.sides = Sides.of(where.of_sample, columns.splits) if columns.splits else None
+        self._same = same.of_sample[where.first]
+        self._link = self._same  # contents with one number are linked
+        self._in_pair = np.zeros(n, np.bool_)
+        self._n = self._across_groups = self._across_split = self._labels_differ = 0
+        self._kept: list[tuple[Rows, Rows, Similarities]] = []
+        self._n_kept = 0
+
+    def add(self, i: Rows, j: Rows, similar: Similarities) -> None:
+        near = self._same[i] != self._same[j]
+        i, j, similar = i[near], j[near], similar[near]
+        self._n += len(i)
+        self._in_pair[i] = self._in_pair[j] = True
+        if self.groups is not None:
+            self._across_groups += int(self.groups.between(i, j).sum())
+        if self.labels is not None:
+            self._labels_differ += int(self.labels.between(i, j).sum())
+        if self.sides is not None:
+            self._across_split += int(self.sides.between(i, j).sum())
+        self._link = components(len(self._link), self._link[i], self._link[j])[self._link]
+        self._kept.append((i, j, similar))
+        self._n_kept += len(i)
+        if self._n_kept > 2 * MOST_PAIRS:
+            self._keep_most_similar()
+
+    def _keep_most_similar(self) -> None:
+        i, j, similar = (np.concatenate(part) for part in zip(*self._kept))
+        best = np.lexsort((j, i, -similar))[:MOST_PAIRS]
+        self._kept = [(i[best], j[best], similar[best])]
+        self._n_kept = len(best)
+
+    def near(self) -> tuple[Counts, tuple[Rows, Rows, Similarities]]:
+        """Return the counts, and the most similar pairs, the most similar first."""
+        samples = int(self._in_pair[self.where.of_sample].sum())
+        counts = Counts(
+            self._n,
+            samples,
+            None if self.groups is None else self._across_groups,
+            None if self.sides is None else self._across_split,
+            None if self.labels is None else self._labels_differ,
+        )
+        if not self._kept:
+            none = np.arange(0)
+            return counts, (none, none, np.zeros(0, np.float32))
+        self._keep_most_similar()
+        return counts, self._kept[0]
+
+    def identical(self) -> Counts:
+        of, counts = self.same.of_sample, self.same.counts
+        several = counts > 1
+        group, label, splits = self.columns.group, self.columns.label, self.columns.splits
+        return Counts(
+            int(several.sum()),
+            int(counts[several].sum()),
+            None if group is None else int(Values.of(of, group).differ().sum()),
+            int(Sides.of(of, splits).straddling().sum()) if splits else None,
+            None if label is None else int(Values.of(of, label).differ().sum()),
+        )
+
+    def rate_across_groups(self) -> float | None:
+        """Return the share of pairs of contents of different groups that were found."""
+        if self.groups is None:
+            return None
+        n = len(self._link)
+        one_group = self.groups.least[~self.groups.differ()]
+        sizes = np.unique(one_group, return_counts=True)[1]
+        n_pairs = n * (n - 1) / 2 - float((sizes * (sizes - 1) / 2).sum())
+        return self._across_groups / n_pairs if n_pairs else None
+
+    def clusters(self) -> Rows:
+        """Return the number of each sample's cluster, -1 where it is in none; larger clusters first."""
+        link = self._link[self.where.of_sample]
+        sizes = np.bincount(link)
+        order = np.argsort(-sizes, kind="stable")
+        number = np.full(len(sizes), -1)
+        large = order[sizes[order] > 1]
+        number[large] = np.arange(len(large))
+        return number[link]
+
+
+def _count_clusters(cluster_of: Rows, columns: Columns) -> Counts:
+    inside = np.flatnonzero(cluster_of >= 0)
+    if not len(inside):
+        nothing = (None if part is None else 0 for part in (columns.group, columns.side, columns.label))
+        return Counts(0, 0, *nothing)
+    codes = cluster_of[inside]
+    straddling = (
+        None if part is None else int(Values.of(codes, part[inside]).differ().sum())
+        for part in (columns.group, columns.side, columns.label)
+    )
+    return Counts(int(codes.max()) + 1, len(inside), *straddling)
+
+
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """Pairs of samples, ``a`` before ``b``: each further sample of a content with its first, and near duplicates."""
+
+    a: Rows
+    b: Rows
+    similarity: Similarities
+    identical: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, where: Contents, same: Contents, i: Rows, j: Rows, similar: Similarities) -> _Links:
+        further = np.setdiff1d(np.arange(len(same.of_sample)), same.first)
+        return cls(
+            np.concatenate([same.first[same.of_sample[further]], where.first[i]]),
+            np.concatenate([further, where.first[j]]),
+            np.concatenate([np.ones(len(further), np.float32), similar.clip(max=1)]),
+            np.arange(len(further) + len(i)) < len(further),
+        )
+
+
+def _worst(data: Data, columns: Columns, cluster_of: Rows, links: _Links) -> list[Cluster]:
+    """Return clusters by their worst pair: on both sides of a split, then in two groups, then of two labels."""
+    parts = (columns.side, columns.group, columns.label)
+    differs = [np.zeros(len(links.a), np.bool_) if v is None else v[links.a] != v[links.b] for v in parts]
+    order = np.lexsort((-links.similarity, ~differs[2], ~differs[1], ~differs[0]))
+    of_pair = cluster_of[links.a[order]]
+    first = np.sort(np.unique(of_pair, return_index=True)[1])[:WORST]
+    clusters = []
+    for pair in order[first].tolist():
+        a, b = int(links.a[pair]), int(links.b[pair])
+        others = np.setdiff1d(np.flatnonzero(cluster_of == cluster_of[a]), [a, b])
+        rows = np.concatenate([[a, b], others])
+        ids = data.ids[rows].tolist()
+        told = (None if v is None else v[rows].tolist() for v in (columns.group, columns.label, columns.side))
+        clusters.append(Cluster(ids, float(links.similarity[pair]), *told))
+    return clusters
+
+
+def _table(data: Data, columns: Columns, name: str, cluster_of: Rows, links: _Links) -> pl.DataFrame:
+    table: dict[str, Any] = {
+        "features": [name] * len(links.a),
+        "kind": np.where(links.identical, "identical", "near"),
+        "cluster": cluster_of[links.a],
+        "similarity": links.similarity,
+        "id_a": data.ids[links.a],
+        "id_b": data.ids[links.b],
+    }
+    for what, values in (("group", columns.group), ("label", columns.label), ("side", columns.side)):
+        if values is not None:
+            table |= {f"{what}_a": values[links.a], f"{what}_b": values[links.b]}
+    numbers = {"cluster": pl.Int64, "similarity": pl.Float32}
+    return pl.DataFrame(table, schema_overrides={c: numbers.get(c, pl.String) for c in table})

@@ -1,0 +1,52 @@
+"""Groups that a split keeps whole, such as the patient: which column they are in."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+from headwater._missing import missing_words
+from headwater.errors import InputError
+from headwater.samples.columns import Samples, without_blanks
+
+# Names of columns of whatever several samples can be of, in small letters and digits alone.
+PATIENT_COLUMNS = {
+    *("patient", "patients", "patientid", "patientno", "patientnr", "pid", "mrn"),
+    *("subject", "subjectid", "participant", "participantid", "donor", "donorid"),
+    *("case", "caseid", "exam", "examid", "studyid", "slide", "slideid"),
+}
+
+
+def group_column(store: Samples, groups: str | None, *whole: str | None) -> str | None:
+    """Return the column of groups; refuse to pass over an obvious one in silence.
+
+    Columns that are kept whole anyway, those of ``--bags`` and ``--per``, are not asked about.
+    """
+    if groups == "none":
+        return None
+    if groups is not None:
+        return groups
+    for column in store.samples.columns:
+        if column not in whole and _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
+            raise InputError(
+                f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep each whole in every "
+                "split, or --groups none if rows are independent."
+            )
+    return None
+
+
+def _letters(column: str) -> str:
+    """Return the small letters and digits of a column's name: ``Patient.ID`` is ``patientid``."""
+    return re.sub(r"[\W_]+", "", column.lower())
+
+
+def _repeats(values: pl.Series) -> bool:
+    """Whether some value stands in several rows; an empty cell is no value, nor is NA or another such word."""
+    there = values if values.dtype.is_nested() else without_blanks(values).drop_nulls()
+    there = there.filter(~missing_words(there)) if there.dtype == pl.String else there
+    return bool(there.n_unique() < len(there))
+
+
+def _shell(word: str) -> str:
+    return word if re.fullmatch(r"[\w.-]+", word) else f"{word!r}"

@@ -1,0 +1,153 @@
+"""What labels mean: a mapping that the user gives, from a file or label by label."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater._reading import read_regular
+from headwater._words import counted
+from headwater.errors import InputError, ManifestError, nearest
+from headwater.samples.columns import keep_samples
+from headwater.samples.labels import Labels
+from headwater.sources import read_text_table
+from headwater.store import Data
+
+SUFFIXES = (".csv", ".tsv", ".toml")
+FORM = 'a table of two columns, from and to (.csv, .tsv), or lines of "from" = "to" (.toml)'
+LabelMap = dict[str, str | None]
+
+
+def mapping_of(given: Mapping[str, str | None] | str | Path | None, option: str) -> LabelMap:
+    """Return a mapping as it was given, or from the file that was; an empty name leaves a label out.
+
+    Raises
+    ------
+    InputError
+        When the file is not there or holds something else.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return {str(name): target or None for name, target in given.items()}
+    path = Path(given)
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{option} {path}: {FORM} is needed.")
+    try:
+        pairs = _of_toml(path, option) if path.suffix == ".toml" else _of_table(path, option)
+    except FileNotFoundError as error:
+        raise InputError(f"{option} {path}: no such file.") from error
+    out: LabelMap = {}
+    for name, target in pairs:
+        if name in out:
+            raise InputError(f"{option} {path}: {name!r} is mapped twice.")
+        out[name] = target or None
+    if not out:
+        raise InputError(f"{option} {path} maps nothing: {FORM} is needed.")
+    return out
+
+
+def refuse_unknown(mapping: Mapping[str, str | None], there: Iterable[str], option: str) -> None:
+    """Raise `InputError` for a label that nobody has, with the nearest one that somebody has."""
+    known = list(there)
+    for name, target in mapping.items():
+        if name not in known:
+            raise InputError(f"{option} {name}={target or ''}: no label {name!r} here.{nearest(name, known)}")
+
+
+def merged(data: Data, found: Labels, mapping: Mapping[str, str | None], known: Iterable[str]) -> tuple[Data, Labels]:
+    """Return labels by what they mean: those that a mapping brings to one name become one.
+
+    Samples with a label that is left out go; of several labels a sample loses that one. A sample that has any of
+    several merged labels has what they became.
+
+    Parameters
+    ----------
+    data, found
+        The samples, and their labels as they stand in the table.
+    mapping
+        From labels to what they mean; None leaves a label out.
+    known
+        Labels that anybody has, whether among these samples or not.
+
+    Raises
+    ------
+    InputError
+        When the mapping names a label that nobody has, goes on from what it led to, or leaves one label for all.
+    """
+    refuse_unknown(mapping, known, "--merge")
+    for name, target in mapping.items():
+        if target is not None and mapping.get(target, target) != target:
+            raise InputError(f"--merge {name}={target}: {target!r} itself becomes {mapping[target]!r}. Write that.")
+    if found.names is not None:
+        return data, _merged_columns(found, mapping)
+    words = [str(value) for value in found.y.tolist()]
+    keep = np.array([mapping.get(word, word) is not None for word in words])
+    values = found.y if not any(word in mapping for word in words) else _values(found.y, mapping)
+    if len(set(values[keep].tolist())) < 2:
+        raise InputError("--merge leaves one label or none: there is nothing to learn.")
+    if keep.all():
+        return data, Labels(values, None)
+    return keep_samples(data, keep, "left out by --merge"), Labels(values[keep], None)
+
+
+def _values(y: NDArray[Any], mapping: Mapping[str, str | None]) -> NDArray[Any]:
+    """Return what classes mean; whole numbers stay such where all of them are."""
+    words = [mapping.get(str(value), str(value)) or "" for value in y.tolist()]
+    if y.dtype.kind in "iu" and all(word.lstrip("-").isdecimal() for word in words if word):
+        return np.array([int(word or 0) for word in words], y.dtype)
+    return np.array(words, dtype=object)
+
+
+def _merged_columns(found: Labels, mapping: Mapping[str, str | None]) -> Labels:
+    """Return 0/1 for each meaning: whether a sample has any label of it."""
+    own = found.names or []
+    means = [mapping.get(name, name) for name in own]
+    names = list(dict.fromkeys(name for name in means if name is not None))
+    if own == sorted(own):
+        names.sort()
+    if len(names) < 2:
+        raise InputError(f"--merge leaves {counted(len(names), 'label')}: at least two are needed.")
+    y = np.zeros((len(found.y), len(names)), np.int64)
+    for column, name in enumerate(means):
+        if name is not None:
+            y[:, names.index(name)] |= found.y[:, column]
+    return Labels(y, names)
+
+
+def _of_table(path: Path, option: str) -> list[tuple[str, str]]:
+    try:
+        table = read_text_table(path)
+    except ManifestError as error:
+        raise InputError(f"{option} {error} {FORM[0].upper()}{FORM[1:]} is needed.") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be read ({error.strerror or error}).") from error
+    if set(table.columns) != {"from", "to"}:
+        raise InputError(f"{option} {path} has the columns {', '.join(table.columns)}: from and to are needed.")
+    pairs = [((name or "").strip(), (target or "").strip()) for name, target in table.select("from", "to").iter_rows()]
+    for row, (name, _) in enumerate(pairs, 1):
+        if not name:
+            raise InputError(f"{option} {path}: row {row} names no label to map from.")
+    return pairs
+
+
+def _of_toml(path: Path, option: str) -> list[tuple[str, str]]:
+    try:
+        values = tomllib.loads(read_regular(path).decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{option} {path} is not TOML: {error}.") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be read ({error.strerror or error}).") from error
+    for name, target in values.items():
+        if not isinstance(target, str):
+            raise InputError(f"{option} {path}: {name!r} must be the name of a label, in quotes.")
+    return list(values.items())

@@ -1,0 +1,135 @@
+"""Missing values: what counts as an empty cell in the columns that a run goes by, and how often it stands there."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from headwater._missing import MISSING, missing_words
+from headwater.evaluate.options import Protocol
+from headwater.sources import plain, typed
+from headwater.store import Data
+
+Found = Mapping[str, Mapping[str, int]]
+"""By column, how often each word for a missing value stands there; an empty cell is the empty word."""
+
+_WORDS = (pl.String, pl.Categorical, pl.Enum)
+# In these NA is a name: of a sample, or of Namibia.
+_IDS = {"id", "ids", "sampleid", "imageid", "uid", "uuid"}
+_PLACES = {"site", "sites", "centre", "center", "hospital", "clinic", "institution", "country", "countries", "nation"}
+
+
+@dataclass(frozen=True)
+class MissingRule:
+    """Which words are missing values, and in which columns.
+
+    Attributes
+    ----------
+    words
+        In any case of letters; empty cells are missing whatever these are.
+    labels
+        Columns that are predicted.
+    others
+        Columns of groups and units: here the words count too, but not in a column of ids, sites or countries.
+    separator
+        Parts the label's text into several labels.
+    ids
+        The column of sample ids.
+    """
+
+    words: tuple[str, ...] = MISSING
+    labels: tuple[str, ...] = ()
+    others: tuple[str | None, ...] = ()
+    separator: str | None = None
+    ids: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it is about."""
+        return list(dict.fromkeys(name for name in (*self.labels, *self.others) if name is not None))
+
+    def words_in(self, column: str) -> tuple[str, ...]:
+        """Return the words that are missing values in a column."""
+        return self.words if column in self.labels or not (column == self.ids or _names_a_place(column)) else ()
+
+    def tidied(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Return a table in which missing values are null, and texts have no blanks at their ends."""
+        here = [column for column in self.columns if column in table.columns]
+        return table.with_columns(self._tidied(plain(table[column])) for column in here)
+
+    def applied(self, data: Data) -> Data:
+        """Return samples whose table is tidied."""
+        return replace(data, table=self.tidied(data.table))
+
+    def found(self, table: pl.DataFrame) -> dict[str, dict[str, int]]:
+        """Count the missing values of each column that has any, by what is written."""
+        out = {}
+        for column in self.columns:
+            values = plain(table[column])
+            missing = values.filter(self._tidied(values).is_null())
+            if len(missing):
+                cells = Counter(_written(value) for value in missing.to_list())
+                out[column] = dict(cells.most_common())
+        return out
+
+    def _tidied(self, column: pl.Series) -> pl.Series:
+        words, label = self.words_in(column.name), column.name in self.labels
+        if column.dtype.is_float():
+            return column.fill_nan(None) if "nan" in (word.lower() for word in words) else column
+        if isinstance(column.dtype, pl.List) and column.dtype.inner in _WORDS:
+            return _tidied_lists(column, words) if label else column
+        if column.dtype not in _WORDS:
+            return column
+        text = column.cast(pl.String)
+        if label and self.separator and text.str.contains(self.separator, literal=True).any():
+            return _joined(_tidied_lists(text.str.split(self.separator), words), self.separator)
+        text = text.str.strip_chars()
+        missing = missing_words(text, words)
+        text = text.set(missing | (text == "").fill_null(False), None)
+        # 0, 1 and NA are the numbers 0 and 1
+        return typed(text) if label and missing.any() else text
+
+
+def missing_rule(protocol: Protocol, labels: tuple[str, ...], separator: str | None, ids: str | None) -> MissingRule:
+    """Return which words are missing values, and in which columns: those that are used, but for the split's."""
+    others = (protocol.groups, protocol.by, protocol.per)
+    return MissingRule(protocol.labelling.missing_values, labels, others, separator, ids)
+
+
+def _tidied_lists(column: pl.Series, words: Sequence[str]) -> pl.Series:
+    """Return lists of words without the missing ones; null where a list has nothing but such."""
+    rows = pl.DataFrame({"row": range(len(column)), "word": column.cast(pl.List(pl.String))})
+    each = rows.filter(pl.col("word").list.len() > 0).explode("word")
+    each = each.with_columns(pl.col("word").str.strip_chars())
+    each = each.with_columns(gone=missing_words(each["word"], words))
+    of_row = each.group_by("row").agg(
+        word=pl.col("word").filter(~pl.col("gone")).drop_nulls(),
+        gone=pl.col("gone").any() & (pl.col("gone") | (pl.col("word") == "").fill_null(True)).all(),
+    )
+    found = rows.select("row").join(of_row, on="row", how="left", maintain_order="left")
+    kept = found["word"].fill_null(pl.Series([[]], dtype=pl.List(pl.String)))
+    return kept.set(found["gone"].fill_null(False) | column.is_null(), None).alias(column.name)
+
+
+def _joined(lists: pl.Series, separator: str) -> pl.Series:
+    """Write lists as text; one that holds nothing but empty words is the separator alone, and not an empty cell."""
+    text = lists.list.join(separator)
+    none = (text == "").fill_null(False)
+    return text.set(none & (lists.list.len() > 1), separator).set(none & (lists.list.len() < 2), None)
+
+
+def _names_a_place(column: str) -> bool:
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", column)
+    lower = [word.lower() for word in words]
+    return "".join(lower) in _IDS or bool(_PLACES & set(lower))
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()

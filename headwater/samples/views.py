@@ -1,0 +1,128 @@
+"""Several images of one case, each an input of its own: the views of an exam, the magnifications of a lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from headwater.errors import InputError
+from headwater.samples.bags import agreed, bags_of
+from headwater.samples.columns import full_column
+from headwater.samples.contents import modality_of
+from headwater.store import KEY_COLUMNS, Data
+
+MOST = 16  # views: more are not told apart by what they show
+
+
+def view_name(view: str, name: str) -> str:
+    """Return what the input of one view is called, such as ``CC:NAME/image``."""
+    return f"{view}:{name}"
+
+
+def viewed(
+    data: Data, cases: str, views: str, used: Sequence[str], *, partial: bool, wanted: Sequence[str] = ()
+) -> Data:
+    """Return a row for each case, with an input for each view of its images.
+
+    Parameters
+    ----------
+    data
+        The samples, each of one view.
+    cases
+        The column whose values make one case of the samples that share them.
+    views
+        The column that says of which view a sample is.
+    used
+        Columns that are the same in all samples of a case.
+    partial
+        Whether a case may lack some of the views; those that do are left out otherwise.
+    wanted
+        The views that are read, in that order, as a run has them; samples of others are passed over. All there are,
+        sorted, when left out.
+
+    Raises
+    ------
+    InputError
+        When a case has several images of one view, or several texts; when there is one view, or no end of them.
+    """
+    of_sample = full_column(data, views, "--views").astype(np.str_)
+    if wanted:
+        data, of_sample = _of_those(data, of_sample, views, wanted)
+    names, members, first = bags_of(data, cases, used)
+    levels = np.array(wanted) if wanted else np.unique(of_sample)
+    number = np.array([levels.tolist().index(view) for view in of_sample.tolist()], np.int64)
+    if not 2 <= len(levels) <= MOST:
+        raise InputError(
+            f"--views {views}: has {len(levels)} values, such as {str(levels[0])!r}. It is to say of which of a few "
+            f"views, 2 to {MOST}, a sample is."
+        )
+    place = np.full((len(names), len(levels)), -1)
+    for case, rows in enumerate(members):
+        counts = np.bincount(number[rows], minlength=len(levels))
+        if counts.max() > 1:
+            both = [str(one) for one in data.ids[rows[number[rows] == counts.argmax()]][:2]]
+            raise InputError(
+                f"--views {views}: {cases} {str(names[case])!r} has {counts.max()} samples of "
+                f"{str(levels[counts.argmax()])!r}, such as {both[0]!r} and {both[1]!r}. Choose one with --where."
+            )
+        place[case, number[rows]] = rows
+    keep = np.flatnonzero((place >= 0).all(1) | partial)
+    if not len(keep):
+        raise InputError(f"--views {views}: no {cases} has all of {', '.join(levels.tolist())}.")
+    lacks = [
+        {"id": str(names[case]), "reason": f"no {views} {levels[place[case].argmin()]}"}
+        for case in np.setdiff1d(np.arange(len(names)), keep).tolist()
+    ]
+    place = place[keep]
+    inputs, present = {}, {}
+    for name, X in data.inputs.items():
+        has = data.present.get(name, np.ones(len(data.ids), np.bool_))
+        if modality_of(name) == "text":
+            rows, there = _one_text(data, cases, names, members, has)
+            inputs[name] = X.select(rows[keep])
+            present[name] = there[keep]
+            continue
+        for view, level in enumerate(levels.tolist()):
+            rows = place[:, view]
+            inputs[view_name(level, name)] = X.select(np.maximum(rows, 0))
+            present[view_name(level, name)] = (rows >= 0) & has[rows]
+    left = pl.DataFrame(lacks, schema={"id": pl.String, "reason": pl.String})
+    left_out = pl.concat([part.cast(pl.String) for part in (data.left_out, left)])
+    return Data(inputs, first[keep], names[keep], left_out, present if partial else {})
+
+
+def views_of(inputs: Iterable[str]) -> list[str]:
+    """Return the views that inputs are of, by their names, in order."""
+    return list(dict.fromkeys(name.rpartition(":")[0] for name in inputs if ":" in name))
+
+
+def _of_those(
+    data: Data, of_sample: NDArray[np.str_], views: str, wanted: Sequence[str]
+) -> tuple[Data, NDArray[np.str_]]:
+    """Return the samples of some views, which must be there."""
+    there = np.unique(of_sample).tolist()
+    if lacking := [view for view in wanted if view not in there]:
+        raise InputError(
+            f"the run reads views {', '.join(wanted)} of {views!r}, but here there is no {lacking[0]!r}: there are "
+            f"{', '.join(there[:MOST])}."
+        )
+    keep = np.flatnonzero(np.isin(of_sample, list(wanted)))
+    inputs = {name: X.select(keep) for name, X in data.inputs.items()}
+    present = {name: part[keep] for name, part in data.present.items()}
+    return Data(inputs, data.table[keep], data.ids[keep], data.left_out, present), of_sample[keep]
+
+
+def _one_text(
+    data: Data,
+    cases: str,
+    names: NDArray[np.str_],
+    members: Sequence[NDArray[np.int64]],
+    has: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return a sample of each case that has its text, and whether any has."""
+    agreed(data.table[KEY_COLUMNS["text"]], members, cases, names)
+    rows = np.array([mine[has[mine].argmax()] for mine in members], np.int64)
+    return rows, has[rows]
