@@ -22,9 +22,9 @@ from _timing import machine, report
 from embed_cpu import make_images
 
 from headwater.embed import key_of_file, load_encoder, unique_images
-from headwater.finetune.adapt import Adapted, LoraSettings, parse_how
-from headwater.finetune.data import Source
-from headwater.finetune.loop import LossOf, Predicting, Settings, train_model
+from headwater.finetune.adapt import Adapted, LoraSettings, parse_train_mode
+from headwater.finetune.data import InputSource
+from headwater.finetune.loop import LoopSettings, LossOf, Predicting, train_model
 from headwater.finetune.model import Model
 from headwater.finetune.team import Team
 from headwater.heads import LinearProbe
@@ -39,8 +39,8 @@ def built(name, how, files, folder, device):
         torch.save(timm.create_model(name).state_dict(), weights)
     encoder = load_encoder(f"timm:{name}", weights=weights, device=device, precision="fp32")
     contents, place = unique_images(files, [key_of_file(file) for file in files])
-    source = Source("x/image", encoder, "image", contents, [np.array([i]) for i in place], False)
-    adapted = Adapted(encoder, {"image": parse_how(how)}, LoraSettings())
+    source = InputSource("x/image", encoder, "image", contents, [np.array([i]) for i in place], False)
+    adapted = Adapted(encoder, {"image": parse_train_mode(how)}, LoraSettings())
     d = encoder.spec("image", "float32").dim
     described = Described("x/image", 1, np.zeros(d), np.ones(d))
     network = network_of(LinearProbe(), [described], np.arange(2), False, torch.Generator().manual_seed(0))
@@ -51,7 +51,7 @@ def ours(model, n, batch, precision, device):
     """Return seconds a step over one epoch of our loop."""
     y = torch.arange(n, device=device)[:, None] % 2
     loss_of = LossOf(model.network.objective, torch.ones(2, 1, device=device), model.network.regularised)
-    settings = Settings(
+    settings = LoopSettings(
         lr=1e-5, head_lr=1e-4, epochs=1, warmup=0.5, batch_size=batch, patience=None, precision=precision
     )
     start = time.perf_counter()

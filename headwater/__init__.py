@@ -37,6 +37,15 @@ for _name in ("embed", "evaluate"):
     import_module(f"headwater.{_name}").__class__ = _Verb
 
 _LAZY = {
+    "EncoderChoice": "headwater.embed.choice",
+    "Event": "headwater._progress",
+    "Execution": "headwater.embed.choice",
+    "LoraSettings": "headwater.finetune.adapt",
+    "ManifestColumns": "headwater.embed.plan",
+    "Protocol": "headwater.evaluate.options",
+    "Selection": "headwater.samples.selection",
+    "Storage": "headwater.embed.plan",
+    "Training": "headwater.finetune.options",
     "audit": "headwater.api",
     "compare": "headwater.api",
     "contrast": "headwater.api",

@@ -1,15 +1,70 @@
-"""Progress on a terminal, and plain lines where there is none."""
+"""Progress of long work: events, sent to one callable, and how a terminal shows them.
+
+Every verb takes ``progress``: None for silence, True for standard error, or a callable that is given each line. A line
+of a step that is counted is an `Event`, with numbers; ``progress=print`` and ``progress=lines.append`` serve as well.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol, Self
+
+from headwater._words import printable
 
 PLAIN_EVERY = 30.0  # seconds between plain lines
 AT_ONCE = 1.0  # a step that takes less needs no line
+EVENT_EVERY = 0.1  # seconds between events of one step
+
+
+class Event(str):
+    """A line about the work; of a step that is counted, also how far it is.
+
+    Attributes
+    ----------
+    step
+        The step that is counted, such as ``"embed clip/image"``; None for a line about something else.
+    done, total, failed
+        Number of units finished, of all, and of those that failed.
+    unit
+        What is counted, such as ``"items"``.
+    left
+        Estimated seconds left, where the work itself knows better than its rate so far; else None.
+    ended
+        Whether the step is over.
+    """
+
+    __slots__ = ("done", "ended", "failed", "left", "step", "total", "unit")
+
+    step: str | None
+    done: int
+    total: int
+    failed: int
+    unit: str
+    left: float | None
+    ended: bool
+
+    def __new__(
+        cls,
+        text: str,
+        step: str | None = None,
+        done: int = 0,
+        total: int = 0,
+        failed: int = 0,
+        unit: str = "",
+        left: float | None = None,
+        ended: bool = False,
+    ) -> Self:
+        event = super().__new__(cls, text)
+        event.step, event.done, event.total, event.failed = step, done, total, failed
+        event.unit, event.left, event.ended = unit, left, ended
+        return event
+
+
+Progress = Callable[[str], Any]
+"""Takes lines about the work; those of a step that is counted are `Event`."""
 
 
 class Update(Protocol):
@@ -18,30 +73,109 @@ class Update(Protocol):
     def __call__(self, done: int, failed: int = 0, left: float | None = None) -> None: ...
 
 
-def note(words: str, *, show: bool = True) -> None:
-    """Say something before a long step begins."""
-    if show:
-        print(words, file=sys.stderr, flush=True)
+def progress_to(progress: Progress | bool | None) -> Progress:
+    """Return where events go: a callable as it is, True for the terminal, None or False for nowhere."""
+    if progress is True:
+        return Terminal()
+    if not progress:
+        return silent
+    return progress
+
+
+def silent(event: str) -> None:
+    """Show nothing."""
 
 
 @contextmanager
-def progress_bar(what: str, total: int, *, unit: str = "items", show: bool = True) -> Iterator[Update]:
-    """Show how far a long step is: a bar with rate and time left, or a line now and then without a terminal.
+def counting(progress: Progress, step: str, total: int, *, unit: str = "items") -> Iterator[Update]:
+    """Send events about a step that is counted.
 
-    Yields a function of the numbers done and failed so far.
+    Yields a function of the numbers done and failed so far; it sends an event every tenth of a second at most, and one
+    for the last. Nothing is sent for a step of nothing.
     """
-    if not show or total == 0:
-        yield _silent
+    if total == 0 or progress is silent:
+        yield lambda done, failed=0, left=None: None
         return
-    if not sys.stderr.isatty():
-        yield _plain(what, total, unit)
-        return
+    start = last = time.monotonic()
+    now = Event(f"{step}: 0/{total:,}", step, total=total, unit=unit)
+    progress(now)
+
+    def update(done: int, failed: int = 0, left: float | None = None) -> None:
+        nonlocal last, now
+        moment = time.monotonic()
+        rate = done / max(moment - start, 1e-9)
+        seconds = (total - done) / rate if left is None and rate else left
+        words = f", {span(seconds)} left" if done < total and seconds is not None else ""
+        failures = f", {failed:,} failed" if failed else ""
+        text = f"{step}: {done:,}/{total:,} ({_rate(rate, unit)}{words}{failures})"
+        now = Event(text, step, done, total, failed, unit, left, ended=done == total)
+        if moment - last >= EVENT_EVERY or done == total:
+            last = moment
+            progress(now)
+
+    try:
+        yield update
+    finally:
+        if not now.ended:
+            progress(Event(now, step, now.done, total, now.failed, unit, ended=True))
+
+
+class Terminal:
+    """Shows events on standard error: lines as they are, counted steps as a bar, or as a line now and then."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._step: str | None = None
+        self._start = self._last = 0.0
+
+    def __call__(self, event: str) -> None:
+        """Show an event, or a line."""
+        if not isinstance(event, Event) or event.step is None:
+            self._close()
+            print(printable(event), file=sys.stderr, flush=True)
+            return
+        if sys.stderr.isatty():
+            self._draw(event)
+        else:
+            self._now_and_then(event)
+        if event.ended:
+            self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = self._step = None
+
+    def _now_and_then(self, event: Event) -> None:
+        moment = time.monotonic()
+        if event.step != self._step:
+            self._step, self._start, self._last = event.step, moment, moment
+        if moment - self._last < PLAIN_EVERY and (event.done < event.total or moment - self._start < AT_ONCE):
+            return
+        self._last = moment
+        print(printable(event), file=sys.stderr, flush=True)
+
+    def _draw(self, event: Event) -> None:
+        if event.step != self._step:
+            self._close()
+            self._step, self._start = event.step, time.monotonic()
+            self._bar = _bar()
+            self._task = self._bar.add_task(event.step, total=event.total, rate="", failures="", left=None)
+            self._bar.start()
+        rate = _rate(event.done / max(time.monotonic() - self._start, 1e-9), event.unit)
+        failures = f"[red]{event.failed} failed" if event.failed else ""
+        self._bar.update(self._task, completed=event.done, rate=rate, left=event.left, failures=failures)
+
+
+def _bar() -> Any:
+    """Return a progress bar of rich with the rate, the time left and the number of failures."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class _Remaining(TimeRemainingColumn):
-        """What the caller said of the time left, or else what the rate so far says."""
+        """The time left as the work estimates it, or else as the rate so far gives it."""
 
         def render(self, task: Task) -> Text:
             left = task.fields["left"]
@@ -55,37 +189,7 @@ def progress_bar(what: str, total: int, *, unit: str = "items", show: bool = Tru
         _Remaining(),
         TextColumn("{task.fields[failures]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, rate="", failures="", left=None)
-        start = time.monotonic()
-
-        def update(done: int, failed: int = 0, left: float | None = None) -> None:
-            rate = _rate(done / max(time.monotonic() - start, 1e-9), unit)
-            bar.update(task, completed=done, rate=rate, left=left, failures=f"[red]{failed} failed" if failed else "")
-
-        yield update
-
-
-def _silent(done: int, failed: int = 0, left: float | None = None) -> None:
-    """Show nothing."""
-
-
-def _plain(what: str, total: int, unit: str) -> Update:
-    start = last = time.monotonic()
-
-    def update(done: int, failed: int = 0, left: float | None = None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < PLAIN_EVERY and (done < total or now - start < AT_ONCE):
-            return
-        last = now
-        rate = done / max(now - start, 1e-9)
-        failures = f", {failed:,} failed" if failed else ""
-        seconds = (total - done) / rate if left is None and rate else left
-        words = f", {span(seconds)} left" if done < total and seconds is not None else ""
-        print(f"{what}: {done:,}/{total:,} ({_rate(rate, unit)}{words}{failures})", file=sys.stderr, flush=True)
-
-    return update
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def span(seconds: float) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def counted(n: int, noun: str) -> str:
@@ -61,3 +64,8 @@ def size(n_bytes: int) -> str:
 def indented(table: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as lines, set in."""
     return [f"  {line}" for line in aligned(table)] if table else []
+
+
+def printable(line: str) -> str:
+    """Return a line without characters that would move the cursor, turn text around or change a terminal's settings."""
+    return _CONTROLS.sub("�", line)

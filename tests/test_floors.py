@@ -13,6 +13,7 @@ FLOORS = {
     "_extras": 0.5,  # the lower half of the ground floor is errors alone
     "_arrays": 0.7,
     "_devices": 0.7,
+    "_options": 0.7,
     "_links": 0.7,
     "_memory": 0.7,
     "_parquet": 0.6,
@@ -36,8 +37,8 @@ FLOORS = {
     "experiment": 3.5,
     "api": 4,
     "serve": 5,
-    "_cli_options": 5.5,  # of the command line, which alone imports it
-    "cli": 6,
+    "commands": 6,
+    "cli": 7,
 }
 ARRAYS_ONLY = {"heads", "retrieve", "evaluate"}
 HEAVY = {"torch", "torchvision", "timm", "open_clip", "transformers", "peft", "faiss", "xgboost", "optuna"}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headwater.api.contrast import contrast
     from headwater.api.dataset import torch_dataset
     from headwater.api.demo import DemoResult, demo
-    from headwater.api.doctor import Report, doctor
+    from headwater.api.doctor import DoctorReport, doctor
     from headwater.api.embed import Embedded, embed
     from headwater.api.encode import encode
     from headwater.api.evaluate import evaluate
@@ -42,6 +42,7 @@ __all__ = [
     "Contrasted",
     "DemoResult",
     "Difference",
+    "DoctorReport",
     "Dropped",
     "Duplicates",
     "Embedded",
@@ -52,7 +53,6 @@ __all__ = [
     "Imported",
     "IndexSummary",
     "Repaired",
-    "Report",
     "Run",
     "StoreInfo",
     "Sweep",
@@ -91,7 +91,7 @@ _PLACES = {
     **dict.fromkeys(("Contrasted", "contrast"), "headwater.api.contrast"),
     "torch_dataset": "headwater.api.dataset",
     **dict.fromkeys(("DemoResult", "demo"), "headwater.api.demo"),
-    **dict.fromkeys(("Report", "doctor"), "headwater.api.doctor"),
+    **dict.fromkeys(("DoctorReport", "doctor"), "headwater.api.doctor"),
     **dict.fromkeys(("Embedded", "embed"), "headwater.api.embed"),
     "encode": "headwater.api.encode",
     "evaluate": "headwater.api.evaluate",

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._missing import words_of
+from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
 from headwater._words import aligned, counted, cut
 from headwater._writable import require_writable
@@ -22,7 +23,7 @@ from headwater.evaluate.leakage import Sides
 from headwater.evaluate.stated import Stated
 from headwater.runs.words import lines_of_texts
 from headwater.samples.columns import full_column, require_column
-from headwater.samples.duplicates import Cluster, Columns, Counts, Duplicates, find_duplicates
+from headwater.samples.duplicates import AuditColumns, Cluster, Counts, Duplicates, find_duplicates
 from headwater.samples.groups import group_column
 from headwater.samples.labels import with_labels
 from headwater.samples.missing import MissingRule
@@ -45,7 +46,7 @@ class Audit(Shown):
     path, n_samples, n_left_out
         Of the store: samples looked at, and those without features or a label.
     label, groups, split
-        Columns; ``split`` is "5 folds" where folds were made.
+        AuditColumns; ``split`` is "5 folds" where folds were made.
     groups_across_split
         Groups on both sides of a split; None without groups or split.
     found
@@ -149,7 +150,7 @@ def audit(
     false_alarms: float = 1e-5,
     threshold: float | None = None,
     out: str | Path | None = None,
-    progress: bool = False,
+    progress: Progress | bool | None = None,
 ) -> Audit:
     """Look for duplicates, exact and near, and say which of them straddle groups, splits and labels.
 
@@ -182,7 +183,7 @@ def audit(
     out
         A file for the pairs, ``.csv`` or ``.parquet``.
     progress
-        Show a progress bar.
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
 
     Returns
     -------
@@ -221,7 +222,9 @@ def audit(
     group = None if column is None else full_column(data, column, "--groups", missing)
     columns = _columns_of(data, y, group, split, folds, seed)
     parts = [
-        find_duplicates(data, name, columns, false_alarms=false_alarms, threshold=threshold, progress=progress)
+        find_duplicates(
+            data, name, columns, false_alarms=false_alarms, threshold=threshold, progress=progress_to(progress)
+        )
         for name in names
     ]
     across = None
@@ -275,7 +278,7 @@ def _columns_of(
     split: str | None,
     folds: int | None,
     seed: int,
-) -> Columns:
+) -> AuditColumns:
     """Gather what samples are told apart by; each value of a split's column is tested against all others."""
     labels = None if y is None else _words(y)
     groups = None if group is None else _words(group)
@@ -284,16 +287,16 @@ def _columns_of(
         side = np.empty(len(data.ids), object)
         for one in splits:
             side[one.test] = f"fold {one.fold}"
-        return Columns(labels, groups, side.astype(str), splits)
+        return AuditColumns(labels, groups, side.astype(str), splits)
     if split is None:
-        return Columns(labels, groups, None, [])
+        return AuditColumns(labels, groups, None, [])
     side = _words(full_column(data, split, "--split"))
     values = np.unique(side)
     if not 2 <= len(values) <= MOST_SIDES:
         n = counted(len(values), "value")
         raise InputError(f"--split {split} has {n}: 2 to {MOST_SIDES} are needed, such as train and test.")
     splits = [Split(n, np.flatnonzero(side != v), np.flatnonzero(side == v)) for n, v in enumerate(values.tolist())]
-    return Columns(labels, groups, side, splits)
+    return AuditColumns(labels, groups, side, splits)
 
 
 def _words(values: NDArray[Any]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater._progress import progress_bar
+from headwater._progress import Progress, counting, progress_to
 from headwater._words import counted
 from headwater.embed import content_key
 from headwater.embed.items import keys_of_files
@@ -101,7 +101,7 @@ def import_features(
     vectors: str | None = None,
     dtype: str = "auto",
     prompts: bool = False,
-    progress: bool = False,
+    progress: Progress | bool | None = None,
 ) -> Imported:
     """Store vectors that another tool made, as features ``NAME/MODALITY``; run again, it does what is left.
 
@@ -125,7 +125,7 @@ def import_features(
     prompts
         The vectors are of texts that are no samples, such as prompts of `zero_shot`: samples stay as they are.
     progress
-        Show a progress bar on standard error.
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
 
     Raises
     ------
@@ -141,17 +141,18 @@ def import_features(
     require_utf8_names([str(path) for path in folder.iterdir()] if folder.is_dir() else [str(folder)], folder)
     found = find_store(store)
     wanted = cast("list[Modality]", [modality] if modality is not None else modalities_of(Path(source)))
+    report = progress_to(progress)
     planned = []
     for each in wanted:
         check_name(f"{name}/{each}")
         read = read_vectors(source, each, format=format, id=id, table=table, vectors=vectors)
-        planned.append(_planned(read, f"{name}/{each}", each, found, dtype, prompts, progress))
+        planned.append(_planned(read, f"{name}/{each}", each, found, dtype, prompts, report))
     target = Imported(create_store(store).path, planned[0].vectors.shape[0], prompts)
     if not prompts:
         with target.changing():
             target.columns = _write_samples(target, planned)
     for plan in planned:
-        target.results[plan.name] = _write_features(target, plan, progress)
+        target.results[plan.name] = _write_features(target, plan, report)
     return target
 
 
@@ -167,7 +168,7 @@ class _Plan:
 
 
 def _planned(
-    vectors: Vectors, name: str, modality: Modality, store: Store | None, dtype: str, prompts: bool, progress: bool
+    vectors: Vectors, name: str, modality: Modality, store: Store | None, dtype: str, prompts: bool, progress: Progress
 ) -> _Plan:
     """Look at all that could stand in the way of storing vectors; nothing is written."""
     kept = vectors.dtype if dtype == "auto" else np.dtype(dtype)
@@ -190,7 +191,7 @@ def _planned(
             known = {
                 i: key for i, key in zip(ids, store.samples[KEY_COLUMNS[modality]], strict=True) if key is not None
             }
-    with progress_bar(f"read {name}", vectors.shape[0], unit="vectors", show=progress) as update:
+    with counting(progress, f"read {name}", vectors.shape[0], unit="vectors") as update:
         vectors.require_numbers(kept, update)
     contents = _content_keys(vectors, modality, progress)
     if prompts and None in contents:
@@ -224,7 +225,7 @@ def _require_same_ids(store: Store, vectors: Vectors) -> None:
         )
 
 
-def _content_keys(vectors: Vectors, modality: Modality, progress: bool) -> list[bytes | None]:
+def _content_keys(vectors: Vectors, modality: Modality, progress: Progress) -> list[bytes | None]:
     """Return the key of each sample's content where that is at hand: as exported, of its file, or of its words."""
     samples, column = vectors.samples, KEY_COLUMNS[modality]
     if column in samples.table.columns:
@@ -294,7 +295,7 @@ def _write_samples(store: Store, plans: Sequence[_Plan]) -> list[str]:
     return new
 
 
-def _write_features(store: Store, plan: _Plan, progress: bool) -> Filled:
+def _write_features(store: Store, plan: _Plan, progress: Progress) -> Filled:
     """Write what a feature set lacks, block by block."""
     first = {key: row for row, key in reversed(list(enumerate(plan.keys)))}
     rows: NDArray[np.int64] = np.sort(np.fromiter(first.values(), np.int64, len(first)))
@@ -303,7 +304,7 @@ def _write_features(store: Store, plan: _Plan, progress: bool) -> Filled:
     done = 0
     with (
         features.writing() as writer,
-        progress_bar(f"import {plan.name}", len(keys), show=progress) as update,
+        counting(progress, f"import {plan.name}", len(keys)) as update,
     ):
         tasks = writer.plan(keys)
         if tasks:

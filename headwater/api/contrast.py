@@ -1,152 +1,108 @@
-"""fine-tune --objective contrastive: image and text encoders trained on pairs, to find each other's."""
+"""contrast: image and text encoders trained on pairs, to find each other's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from headwater._devices import Precision
-from headwater._missing import words_of
-from headwater.experiment.contrast import Contrasted, Contrasting
-from headwater.experiment.fit import several
-from headwater.finetune.adapt import BatchNorm, LoraSettings
+from headwater._options import as_tuple, with_options
+from headwater._progress import Progress, progress_to
+from headwater.embed.choice import EncoderChoice
+from headwater.embed.plan import ManifestColumns
+from headwater.evaluate.options import Protocol
+from headwater.experiment.contrast import Contrasted, ContrastPlan
 from headwater.finetune.contrastive import ContrastiveLoss
-from headwater.finetune.loop import Settings
-from headwater.finetune.options import LEARNING_RATES
-from headwater.finetune.reading import Asked
+from headwater.finetune.options import CONTRAST, Training
+from headwater.finetune.reading import TunedEncoders
 from headwater.runs.write import run_folder
+from headwater.samples.selection import Selection
+
+USED = {"groups", "split", "holdout", "seed", "where", "missing_values"}
+USED |= {"spec", "weights", "adapter", "image_size", "steps", "image", "text", "id"}
+USED |= set(vars(CONTRAST)) - {"start", "refit"}
+"""Options that it has a use for."""
 
 
 def contrast(
     manifest: str | Path,
     *,
-    encoder: str | Sequence[str],
-    train: str | Sequence[str] = "full",
+    encoder: str | Sequence[str] | EncoderChoice,
     loss: ContrastiveLoss = "clip",
     dim: int = 256,
     weights: str | Path | Sequence[str | Path] = (),
-    adapter: str | Path | None = None,
-    image: str | None = None,
-    text: str | None = None,
-    id: str | None = None,
-    groups: str | None = None,
-    holdout: float = 0.2,
-    split: str | None = None,
-    where: str | None = None,
-    allow_leakage: str | None = None,
     prompts: str | Path | None = None,
     label: str | None = None,
-    missing_values: str | Sequence[str] | None = None,
-    seed: int = 0,
-    steps: Sequence[str] = (),
-    image_size: str | None = None,
-    augment: Sequence[str] = (),
-    batch_norm: BatchNorm = "keep",
-    lora: LoraSettings | None = None,
-    lr: float | None = None,
-    head_lr: float = 1e-3,
-    weight_decay: float = 1e-4,
-    epochs: int = 30,
-    warmup: float = 1.0,
-    batch_size: int = 64,
-    accumulate: int = 1,
-    patience: int | None = 5,
-    stop_share: float = 0.15,
-    clip: float = 1.0,
-    checkpoint_gradients: bool = False,
-    precision: Precision = "auto",
-    device: str = "auto",
-    workers: int | None = None,
+    allow_leakage: str | None = None,
+    columns: ManifestColumns | None = None,
+    training: Training | None = None,
     out: str | Path | None = None,
-    progress: Callable[[str], None] | None = None,
-    bar: bool = False,
+    progress: Progress | bool | None = None,
+    **options: Any,
 ) -> Contrasted:
     """Train a dual encoder, or a part of it, on the images of a manifest and their texts.
 
-    Images that share a text, such as the views of one exam and its report, all go with it. Some pairs, whole groups of
-    them, are held out to test by; others to stop by.
+    Images that share a text, such as the views of one exam and its report, all belong to it. Some pairs, whole groups
+    of them, are held out to test on; others to stop by.
 
     Parameters
     ----------
-    manifest, weights, adapter, image, text, id, groups, where, missing_values
-        As in `fine_tune`; each sample has an image and a text.
+    manifest
+        A CSV, TSV, Parquet or JSON-lines file; each sample has an image and a text.
     encoder
         A dual encoder, such as ``open_clip:…`` or ``hf:…`` of a CLIP or SigLIP; or two, for images and for texts, which
         are joined by linear projections: the result is the encoder ``joined:RUN``.
-    train
-        ``lora``, ``last-N`` or ``full`` for both towers, or ``image=none`` and ``text=full`` to lock one, which is then
-        encoded once.
     loss
         ``clip`` or ``siglip``; see `headwater.finetune.contrastive.contrast`.
     dim
         Length of the common vectors of two encoders.
-    holdout, split
-        The share of the pairs to test by; or a column with ``train`` and ``test``.
-    allow_leakage
-        Why it is no matter that the same image, byte for byte, is among the pairs to test by and among the others,
-        which is refused otherwise. The same text is counted alone: reports are written from templates.
+    weights
+        Local state dicts to load instead of the encoders' named weights.
     prompts, label
-        A TOML file of what describes each value of a column: zero-shot classification of the test images is measured
+        A TOML file with the texts for each value of a column: zero-shot classification of the test images is measured
         too.
-    batch_size, accumulate
-        Pairs that are told apart in a step, and in how many parts they are encoded: the same step by less memory.
-    steps, image_size, augment, batch_norm, lora, lr, head_lr, weight_decay, epochs, warmup, patience, stop_share, \
-clip, checkpoint_gradients, precision, device, workers, seed, out, progress, bar
-        As in `fine_tune`; ``head_lr`` is that of the scale of cosines.
+    allow_leakage
+        The reason to accept that the same image is among the pairs to test on and among the others, which is refused
+        otherwise. Identical texts are counted, and not refused: reports are written from templates.
+    columns, training
+        Columns of the manifest, and how the encoders are trained: both towers in full, 64 pairs a step, and a learning
+        rate of 1e-3 for the scale of cosines and projections, when left out.
+    out
+        The run directory to write. A run that was stopped goes on with the same command, to the same result.
+    progress
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+    options
+        Any field of `headwater.Training` (but for ``start`` and ``refit``) and of `headwater.ManifestColumns`;
+        ``adapter``, ``image_size`` and ``steps`` of `headwater.EncoderChoice`; and ``groups``, ``split``, ``holdout``
+        (a share of 0.2 by default), ``seed``, ``where`` and ``missing_values``.
 
     Raises
     ------
     InputError, ManifestError, EncoderError, HeadError, SplitError, ImageError
         Each with one line that says what, where and what to do.
     """
-    asked = Asked(
-        encoders=several(encoder),
-        weights=tuple(str(path) for path in ([weights] if isinstance(weights, str | Path) else weights)),
-        adapter=None if adapter is None else str(adapter),
-        train=several(train),
-        image=image,
-        text=text,
-        id=id,
-        steps=tuple(steps),
-        image_size=image_size,
+    first = encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(as_tuple(encoder)[0])
+    choice, columns, protocol, selection, training = with_options(
+        "contrast",
+        options,
+        first,
+        columns or ManifestColumns(),
+        Protocol(),
+        Selection(),
+        training or CONTRAST,
+        only=USED,
     )
-    how = asked.how()
-    settings = Settings(
-        lr=lr
-        if lr is not None
-        else min((LEARNING_RATES[h.kind] for h in how.values() if h.kind != "none"), default=1.0),
-        head_lr=head_lr,
-        weight_decay=weight_decay,
-        epochs=epochs,
-        warmup=min(warmup, epochs / 2),
-        batch_size=batch_size,
-        accumulate=accumulate,
-        patience=patience,
-        clip=clip,
-        precision=precision,
-        seed=seed,
-        workers=workers,
-    )
-    contrasting = Contrasting(
+    plan = ContrastPlan(
         manifest=Path(manifest),
-        asked=asked,
+        encoders=TunedEncoders.of(encoder, weights, choice, columns),
         loss=loss,
         dim=dim,
-        settings=settings,
-        groups=groups,
-        holdout=holdout,
-        split=split,
-        where=where,
+        protocol=protocol,
+        selection=selection,
+        training=training,
         allow_leakage=allow_leakage,
         prompts=None if prompts is None else str(prompts),
         label=label,
-        missing_values=words_of(missing_values),
-        augment=tuple(augment),
-        batch_norm=batch_norm,
-        lora=lora or LoraSettings(),
-        stop_share=stop_share,
-        checkpoint_gradients=checkpoint_gradients,
-        device=device,
     )
-    contrasting.refuse()
-    return contrasting.run(run_folder(out), progress or (lambda line: None), bar=bar)
+    plan.refuse()
+    return plan.run(run_folder(out), progress_to(progress))

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
 from headwater._writable import require_writable
 from headwater.api.embed import embed
@@ -108,7 +109,7 @@ class DemoResult(Shown):
 
 
 def demo(
-    out: str | Path, *, n_patients: int = 24, seed: int = 0, progress: Callable[[str], None] | None = None
+    out: str | Path, *, n_patients: int = 24, seed: int = 0, progress: Progress | bool | None = None
 ) -> DemoResult:
     """Make a small histology set, embed its images and captions, fit heads, and look for similar cases.
 
@@ -120,14 +121,14 @@ def demo(
     n_patients, seed
         Of the images.
     progress
-        Called with a line about each step.
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
 
     Raises
     ------
     InputError
         When ``out`` holds something else.
     """
-    say = progress or (lambda line: None)
+    say = progress_to(progress)
     folder = require_writable(out)
     marker = folder / "made-by-headwater-demo"
     if (folder.is_dir() and any(folder.iterdir()) and not marker.exists()) or folder.is_file():

@@ -6,16 +6,17 @@ import os
 import platform
 import re
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 from typing import Any
 
 from headwater._devices import Precision
 from headwater._extras import need
+from headwater._options import with_options
 from headwater._shown import Shown
 from headwater._words import size
 from headwater.embed import Encoder, Source, load_encoder, no_network, source_of
+from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.speed import Measured, measure
 from headwater.errors import EncoderError, InputError
 from headwater.store import FeatureSpec, Modality
@@ -119,7 +120,7 @@ class Examined:
 
 
 @dataclass(frozen=True, repr=False)
-class Report(Shown):
+class DoctorReport(Shown):
     """What `doctor` found: the environment, and the encoder when one was named."""
 
     environment: Environment
@@ -136,29 +137,26 @@ class Report(Shown):
 
 def doctor(
     *,
-    encoder: str | None = None,
-    weights: str | Path | None = None,
+    encoder: str | EncoderChoice | None = None,
     tokens: str | None = None,
-    layer: str | None = None,
-    pooling: str | None = None,
-    prompt: str | None = None,
-    image_size: str | None = None,
     precision: Precision = "auto",
     device: str = "auto",
-    trust_remote_code: bool = False,
     batch_size: int = 32,
     offline: bool = False,
-) -> Report:
+    **options: Any,
+) -> DoctorReport:
     """Say what is installed; and prove that an encoder loads and runs, how fast, and in what memory.
 
     Parameters
     ----------
-    encoder, weights, layer, pooling, prompt, image_size, precision, device, trust_remote_code, batch_size
+    encoder, precision, device, batch_size
         As for `headwater.api.embed`.
     tokens
         As for `embed`; None for all of them where the encoder makes any.
     offline
         Fetch nothing: prove that the run needs no network.
+    options
+        Any field of `headwater.EncoderChoice` by its name, such as ``weights`` or ``layer``.
 
     Raises
     ------
@@ -170,25 +168,14 @@ def doctor(
     if batch_size < 1:
         raise InputError(f"--batch-size must be at least 1, but is {batch_size}.")
     if encoder is None:
-        return Report(_environment(), None)
+        return DoctorReport(_environment(), None)
+    choice: EncoderChoice = with_options("doctor", options, encoder_choice(encoder))
     with no_network(offline):
-        source = source_of(encoder, weights)
+        source = source_of(choice.spec, choice.weights)
 
         def load(wanted: str) -> Encoder[Any]:
-            return load_encoder(
-                encoder,
-                weights=weights,
-                tokens=wanted,
-                layer=layer,
-                pooling=pooling,
-                prompt=prompt,
-                image_size=image_size,
-                device=device,
-                precision=precision,
-                trust_remote_code=trust_remote_code,
-                batch_size=batch_size,
-                probing="anew",
-            )
+            asked = replace(choice, tokens=wanted)
+            return load_encoder(asked, device=device, precision=precision, batch_size=batch_size, probing="anew")
 
         try:
             model = load("all" if tokens is None else tokens)
@@ -196,13 +183,13 @@ def doctor(
             if tokens is not None or "--tokens" not in str(error):
                 raise
             model = load("none")  # it makes no tokens, or not all of them
-    if image_size is not None and not model.sees_images:
-        raise EncoderError(f"{encoder} sees no images: leave --image-size out.")
+    if choice.image_size is not None and not model.sees_images:
+        raise EncoderError(f"{choice.spec} sees no images: leave --image-size out.")
     measured = {modality: measure(model, modality, batch_size) for modality in sorted(model.modalities)}
     features = {modality: model.spec(modality, "float16") for modality in measured}
     tried = model.probed is not None
-    found = Examined(encoder, source, model.n_parameters(), model.environment(), features, measured, tried)
-    return Report(_environment(), found)
+    found = Examined(choice.spec, source, model.n_parameters(), model.environment(), features, measured, tried)
+    return DoctorReport(_environment(), found)
 
 
 def _environment() -> Environment:

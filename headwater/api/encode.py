@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._devices import Precision
-from headwater._progress import progress_bar
+from headwater._options import with_options
+from headwater._progress import Progress, counting, progress_to
 from headwater.embed import Content, Encoder, load_encoder
+from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.contents import HeldImage, content_key
 from headwater.errors import ImageError, InputError
 from headwater.sources import load_bytes
@@ -26,20 +28,13 @@ Item = str | os.PathLike[str] | Image.Image | NDArray[Any]
 def encode(
     items: Item | Sequence[Item],
     *,
-    encoder: str | Encoder[Any],
+    encoder: str | EncoderChoice | Encoder[Any],
     modality: Modality | None = None,
-    weights: str | Path | None = None,
-    adapter: str | Path | None = None,
-    layer: str | None = None,
-    pooling: str | None = None,
-    prompt: str | None = None,
-    image_size: str | int | Sequence[int] | None = None,
-    steps: Sequence[str] = (),
     device: str = "auto",
     precision: Precision = "auto",
     batch_size: int = 32,
-    trust_remote_code: bool = False,
-    progress: bool = False,
+    progress: Progress | bool | None = None,
+    **options: Any,
 ) -> NDArray[np.float32]:
     """Encode images or texts, and return their pooled features; nothing is stored.
 
@@ -50,17 +45,19 @@ def encode(
         ``(height, width, 4)``, or uint16 of shape ``(height, width)``. One alone gives one vector; an array of words or
         of four dimensions, or a column, is several.
     encoder
-        An encoder spec, such as ``builtin:texture`` or ``timm:MODEL``, or an encoder from
+        An encoder spec, such as ``builtin:texture`` or ``timm:MODEL``; a `headwater.EncoderChoice`; or an encoder from
         `headwater.embed.load_encoder`.
     modality
         ``"image"`` or ``"text"``. When left out, strings are texts to an encoder that reads texts, and paths to one
         that does not; everything else is an image.
-    weights, adapter, layer, pooling, prompt, image_size, steps, device, precision, trust_remote_code
+    device, precision
         As `headwater.embed.load_encoder` takes them; for a spec.
     batch_size
         Items that are encoded at once.
     progress
-        Show how far it is.
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+    options
+        Any field of `headwater.EncoderChoice` by its name, such as ``weights`` or ``pooling``.
 
     Returns
     -------
@@ -82,23 +79,7 @@ def encode(
     """
     alone = _is_one(items)
     listed: list[Any] = [items] if alone else _listed(items)
-    built = (
-        encoder
-        if isinstance(encoder, Encoder)
-        else load_encoder(
-            encoder,
-            weights=weights,
-            adapter=adapter,
-            layer=layer,
-            pooling=pooling,
-            prompt=prompt,
-            image_size=image_size,
-            device=device,
-            precision=precision,
-            trust_remote_code=trust_remote_code,
-            steps=steps,
-        )
-    )
+    built = encoder if isinstance(encoder, Encoder) else _loaded(encoder, device, precision, options)
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
     if not listed:
@@ -106,7 +87,7 @@ def encode(
     kind = _modality(listed, built, modality)
     contents = [_content(item, kind, number) for number, item in enumerate(listed)]
     parts = []
-    with progress_bar(f"encode {kind}s", len(contents), show=progress) as update:
+    with counting(progress_to(progress), f"encode {kind}s", len(contents)) as update:
         for start in range(0, len(contents), batch_size):
             batch = [built.prepare(kind, content) for content in contents[start : start + batch_size]]
             if start == 0:
@@ -115,6 +96,12 @@ def encode(
             update(start + len(batch))
     found = np.concatenate(parts)
     return found[0] if alone else found
+
+
+def _loaded(
+    encoder: str | EncoderChoice, device: str, precision: Precision, options: Mapping[str, Any]
+) -> Encoder[Any]:
+    return load_encoder(with_options("encode", options, encoder_choice(encoder)), device=device, precision=precision)
 
 
 def _is_one(items: Any) -> bool:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._options import as_tuple, with_options
+from headwater._progress import Progress, progress_to, silent
 from headwater._words import counted
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.calibration import calibrator_from_dict
+from headwater.evaluate.class_order import columns_of, in_order_of
 from headwater.evaluate.intervals import Interval, independent_difference, mean_share_interval
-from headwater.evaluate.labelling import Labelling, columns_of, in_order_of
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
@@ -39,11 +41,16 @@ from headwater.samples.groups import group_column
 from headwater.samples.inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
 from headwater.samples.label_names import mapping_of, merged, refuse_unknown
 from headwater.samples.labels import Labels, with_labels, with_numbers
-from headwater.samples.missing import MissingRule, missing_rule
+from headwater.samples.missing import MissingFound, MissingRule
+from headwater.samples.selection import Selection
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
 
 # Identical reports are written from templates, at any place; where more of them are the same, so is the data.
 SAME_TEXTS = 0.5
+
+
+USED = {"groups", "by", "seed", "positive", "where", "label_separator", "missing_values"}
+"""Options of `headwater.Protocol` and `headwater.Selection` that it has a use for."""
 
 
 @reads_runs
@@ -54,18 +61,12 @@ def evaluate(
     label: str | Sequence[str],
     features: str | Sequence[str] | None = None,
     mapping: Mapping[str, str | None] | str | Path | None = None,
-    groups: str | None = None,
-    where: str | None = None,
-    by: str | None = None,
-    label_separator: str | None = None,
-    missing_values: str | Sequence[str] | None = None,
-    positive: str | None = None,
     level: float = 0.95,
     n_draws: int = 2000,
-    seed: int = 0,
     allow_leakage: str | None = None,
     out: str | Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | bool | None = None,
+    **options: Any,
 ) -> Run:
     """Test a fitted, saved head on another data set; nothing is fitted, scaled, selected or calibrated anew.
 
@@ -78,25 +79,25 @@ def evaluate(
     label
         The column that holds the true class; for several labels as for `fit_head`.
     features
-        The feature sets of the other store, in the order of the run's, where they are called otherwise. They must be
-        of the same spec, field by field.
+        The feature sets of the other store, in the order of the run's, where they have other names. Their specs must
+        be the same, field by field.
     mapping
         What labels of the other data set mean in the run: ``{"normal": "benign"}``, or a file of such; see the
-        ``merge`` of `fit_head`. None or ``""`` leaves samples with
-        that label out (of several labels, that label).
-    groups, where, by, label_separator, missing_values
-        As for `fit_head`; groups are what is drawn again for intervals.
-    positive
-        As for `fit_head`; the run's own when left out. A threshold that the run chose is of its positive class.
-    level, n_draws, seed
-        Of the intervals, and the draws that make them.
+        ``merge`` of `headwater.Selection`. None or ``""`` leaves samples with that label out (of several labels, that
+        label).
+    level, n_draws
+        Confidence level of the intervals, and the number of bootstrap resamples.
     allow_leakage
-        Why it is no matter that the other data set holds samples that the head was fitted on, which is refused
-        otherwise. Kept in ``metrics.json``.
+        The reason to accept samples on which the head was fitted, which are refused otherwise. Kept in
+        ``metrics.json``.
     out
         The run directory to write; none is written when left out. The head's files are copied.
     progress
-        Called with a line about each step.
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+    options
+        ``groups`` (the column to resample for intervals), ``by``, ``seed``, ``positive`` (the run's own by default; a
+        threshold that the run chose is for its positive class), ``where``, ``label_separator`` and
+        ``missing_values``; see `headwater.Protocol` and `headwater.Selection`.
 
     Returns
     -------
@@ -112,87 +113,35 @@ def evaluate(
     Notes
     -----
     The internal estimate is the run's own: the mean over its folds of heads that were fitted without the fold. Its
-    groups are drawn again within each fold, those of the other data set within it, independently of each other.
+    groups are resampled within each fold, those of the other data set within it, independently of each other.
     """
-    say = progress or (lambda line: None)
+    say = progress_to(progress)
+    protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=USED)
     fitted = run if isinstance(run, Run) else open_run(run)
     target = _target(out, fitted)
-    if fitted.config["command"] == "evaluate":
-        raise InputError(
-            f"{_name(fitted)} is itself an evaluation. Pass the run that it is of: {fitted.config['run']}."
-        )
-    if n_draws < 100:
-        raise InputError(f"--draws must be at least 100, but is {n_draws}.")
-    if not 0 < level < 1:
-        raise InputError(f"--level must be between 0 and 1, such as 0.95, but is {level}.")
-    if seed < 0:
-        raise InputError(f"--seed must be at least 0, but is {seed}.")
+    _refuse(fitted, level, n_draws, protocol.seed)
     means = mapping_of(mapping, "--map")
     opened = store if isinstance(store, Store) else open_store(store)
     own = _inputs_of(fitted)
     names = _features(fitted, own, opened, features)
-    labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
-    column = group_column(opened, groups)
-    for option, name in [*(("--label", name) for name in labels), ("--groups", column), ("--by", by)]:
-        if name is not None:
-            require_column(opened, name, option)
-    what = _wanted(fitted, own, names)
-    for option, made_of in (("--bags", what.bags), ("--views", what.views)):
-        if made_of is not None:
-            require_column(opened, made_of, f"{option} of the run")
-    protocol = Protocol(
-        task="regression" if fitted.metrics["task"] == "regression" else "auto",
-        groups=column,
-        by=by,
-        labelling=Labelling.of(missing_values, positive),
-    )
-    rule = missing_rule(protocol, tuple(labels), label_separator, opened.roles.id)
-    missing = rule.found(opened.select(where))
-    used = [*labels, *(name for name in (column, by) if name is not None)]
-    read = read_inputs(opened, what, where, used, rule)
     task: Task = fitted.metrics["task"]
-    classes = fitted.metrics[names_key(task)]
-    y: NDArray[Any]
-    if task == "regression":
-        data, y = _measured(read, labels, classes, label_separator, means)
-    else:
-        data, found = with_labels(read, labels, label_separator, constant=True)
-        data, y = _mapped(data, found, classes, task, means)
-    rows = Columns.read(data, protocol, missing)
-    group = rows.groups
-    say(f"{counted(len(y), 'sample')} with {' and '.join(names)}; nothing is fitted")
-    samples, _ = samples_behind(opened, what, where, data)
-    shared = _shared(fitted, own, samples, opened, group, column, say)
-    _refuse_shared(shared, len(y), fitted, allow_leakage, say)
-
-    head = fitted.head
-    scores = _scores(head, _inputs(data, own, names, head), task)
-    if task != "regression":
-        scores = in_order_of(head, classes, scores)
-    if "calibrator" in fitted.decision:
-        scores = calibrator_from_dict(fitted.decision["calibrator"])(scores)
-    which = _positive(fitted, positive)
-    if which is not None and which.name != classes[-1]:
-        classes, y, scores = classes[::-1], 1 - y, scores[:, ::-1]
-    of_columns = task in ("multilabel", "regression")
-    known = np.arange(len(classes)) if of_columns else np.asarray(head.classes_)[columns_of(head, classes)]
-    truth = y if of_columns else known[y]
-    found_metrics = score(task, truth, scores, classes=known)
-    outcome = Outcome(
-        task=task,
-        classes=known,
-        folds=[Fold(Split(0, np.arange(0), np.arange(len(y))), {}, scores, found_metrics)],
-        head=head,
-        params={},
-        selection={"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"},
+    protocol = replace(
+        protocol,
+        task="regression" if task == "regression" else "auto",
+        groups=group_column(opened, protocol.groups),
     )
-    of_levels = None if by is None or rows.levels is None else (by, rows.levels)
-    metrics = metrics_of(outcome, data, truth, classes=classes, by=of_levels)
-    metrics |= counts_of(truth, classes, rows, protocol, missing, "--map", len(labels), say)
+    rows = _read(fitted, opened, _wanted(fitted, own, names), as_tuple(label), means, protocol, selection)
+    say(f"{counted(len(rows.y), 'sample')} with {' and '.join(names)}; nothing is fitted")
+    samples, _ = samples_behind(opened, rows.what, selection.where, rows.data)
+    shared = _shared(fitted, own, samples, opened, rows.columns.groups, protocol.groups, say)
+    _refuse_shared(shared, len(rows.y), fitted, allow_leakage, say)
+    outcome, truth, classes, which = _predicted(fitted, rows, own, names, protocol.positive)
+    by = None if protocol.by is None or rows.columns.levels is None else (protocol.by, rows.columns.levels)
+    metrics = metrics_of(outcome, rows.data, truth, classes=classes, by=by)
+    metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(as_tuple(label)), say)
     metrics |= positive_section(which)
-    inside = _within(fitted, task, names_of(metrics), n_draws, seed)
-    codes = np.arange(len(y)) if group is None else codes_of(pl.Series(group))
-    outside = Paired.of(task, [[draw.FoldScores(y, scores, codes)]], n_draws=n_draws, seed=seed + 1)
+    draws = Draws(level, n_draws, protocol.seed)
+    group = rows.columns.groups
     metrics["external"] = {
         "run": _name(fitted),
         "level": level,
@@ -201,43 +150,109 @@ def evaluate(
             "internal": "group" if "group" in fitted.predictions.columns else "sample",
             "external": "sample" if group is None else "group",
         },
-        "metrics": {name: _beside(name, inside, outside, level) for name in outside.drawn},
+        **_external(fitted, outcome, truth, group, names_of(metrics), draws),
         "shared": shared,
         "allowed": allow_leakage,
     }
-    if head.transductive:
+    if fitted.head.transductive:
         metrics["transduction"] = {"sees": SEES}
-    if "threshold" in fitted.decision:
-        chosen = fitted.decision["threshold"]
-        given = at_threshold(y == 1, scores[:, 1], float(chosen["threshold"]))
-        intervals = _of_threshold(y == 1, scores[:, 1] >= float(chosen["threshold"]), codes, level)
-        metrics["external"]["threshold"] = {**chosen, **json_safe(given), "intervals": intervals}
     config = {
         "command": "evaluate",
         "run": _name(fitted),
         "store": opened.full_location,
         "features": described(opened, names),
-        "label": labels,
-        "label_separator": label_separator,
+        "label": list(as_tuple(label)),
         "map": means,
         names_key(task): classes,
         "head": fitted.config["head"],
-        "groups": column or "none",
-        "where": where,
-        "by": by,
-        **protocol.labelling.to_dict(),
+        **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in USED},
         "level": level,
         "n_draws": n_draws,
-        "seed": seed,
         "allow_leakage": allow_leakage,
         "environment": environment(),
     }
-    predictions = predictions_of(data.ids, truth, outcome, [str(c) for c in classes], group)
-    made = Run(target, config, metrics, predictions, head, fitted.decision)
+    predictions = predictions_of(rows.data.ids, truth, outcome, [str(c) for c in classes], group)
+    made = Run(target, config, metrics, predictions, fitted.head, fitted.decision)
     return write_run(target, made, fitted.config["head"], head_of=fitted.path)
 
 
+def _refuse(run: Run, level: float, n_draws: int, seed: int) -> None:
+    """Refuse a run that is an evaluation itself, and numbers that cannot be."""
+    if run.config["command"] == "evaluate":
+        raise InputError(f"{_name(run)} is itself an evaluation. Pass the run that it is of: {run.config['run']}.")
+    if n_draws < 100:
+        raise InputError(f"--draws must be at least 100, but is {n_draws}.")
+    if not 0 < level < 1:
+        raise InputError(f"--level must be between 0 and 1, such as 0.95, but is {level}.")
+    if seed < 0:
+        raise InputError(f"--seed must be at least 0, but is {seed}.")
+
+
 # What goes in
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of the other data set: what is read, samples, labels in the run's order, columns, missing values."""
+
+    what: Wanted
+    data: Data
+    y: NDArray[Any]
+    columns: Columns
+    missing: MissingFound
+
+
+def _read(
+    run: Run,
+    store: Store,
+    what: Wanted,
+    labels: Sequence[str],
+    means: dict[str, str | None],
+    protocol: Protocol,
+    selection: Selection,
+) -> _Rows:
+    """Read features and labels, as the run's head takes them."""
+    of_run = (("--bags of the run", what.bags), ("--views of the run", what.views))
+    asked = [*(("--label", name) for name in labels), ("--groups", protocol.groups), ("--by", protocol.by), *of_run]
+    for option, name in asked:
+        if name is not None:
+            require_column(store, name, option)
+    rule = selection.rule(labels, protocol, store.roles.id)
+    missing = rule.found(store.select(selection.where))
+    used = [*labels, *(name for name in (protocol.groups, protocol.by) if name is not None)]
+    read = read_inputs(store, what, selection.where, used, rule)
+    task, separator = run.metrics["task"], selection.label_separator
+    classes = run.metrics[names_key(task)]
+    y: NDArray[Any]
+    if task == "regression":
+        data, y = _measured(read, labels, classes, separator, means)
+    else:
+        data, found = with_labels(read, labels, separator, constant=True)
+        data, y = _mapped(data, found, classes, task, means)
+    return _Rows(what, data, y, Columns.read(data, protocol, missing), missing)
+
+
+def _predicted(
+    run: Run, rows: _Rows, own: Sequence[str], names: Sequence[str], positive: str | None
+) -> tuple[Outcome, NDArray[Any], list[Any], Positive | None]:
+    """Return what the head says of the rows, their labels, and the run's classes, of two the positive one last."""
+    head, task = run.head, run.metrics["task"]
+    classes = list(run.metrics[names_key(task)])
+    scores = _scores(head, _inputs(rows.data, own, names, head), task)
+    if task != "regression":
+        scores = in_order_of(head, classes, scores)
+    if "calibrator" in run.decision:
+        scores = calibrator_from_dict(run.decision["calibrator"])(scores)
+    which = _positive(run, positive)
+    y = rows.y
+    if which is not None and which.name != classes[-1]:
+        classes, y, scores = classes[::-1], 1 - y, scores[:, ::-1]
+    of_columns = task in ("multilabel", "regression")
+    known = np.arange(len(classes)) if of_columns else np.asarray(head.classes_)[columns_of(head, classes)]
+    truth = y if of_columns else known[y]
+    fold = Fold(Split(0, np.arange(0), np.arange(len(y))), {}, scores, score(task, truth, scores, classes=known))
+    selection = {"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"}
+    return Outcome(task, known, [fold], head, {}, selection), truth, classes, which
 
 
 def _name(run: Run) -> str:
@@ -422,7 +437,7 @@ def _shared(
     store: Store,
     group: NDArray[Any] | None,
     column: str | None,
-    say: Callable[[str], None],
+    say: Progress,
 ) -> dict[str, int] | None:
     """Count what these samples share with those that the head was fitted on; None where that cannot be known."""
     if run.config["command"] == "zero-shot":
@@ -472,21 +487,21 @@ def _shared_files(
     store: Store,
     group: NDArray[Any] | None,
     column: str | None,
-    say: Callable[[str], None],
+    say: Progress,
 ) -> dict[str, int] | None:
     """Count what these samples share with the manifest that a run trained on, whose files are read for that."""
     from headwater.embed.items import items_of
-    from headwater.finetune.reading import Asked, read_samples
+    from headwater.embed.plan import ManifestColumns
+    from headwater.finetune.reading import read_samples
 
     config = run.config
-    asked = {field.name: config[field.name] for field in fields(Asked)}
-    asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
+    columns = ManifestColumns(config["image"], config["text"], config["id"])
     unknown = "whether the run was trained on any of these samples cannot be checked"
     try:
-        manifest, _ = read_samples(config["manifest"], Asked(**asked), config["where"])
+        manifest, _ = read_samples(config["manifest"], columns, config["where"])
         table = _rule_of(run, manifest.id).tidied(manifest.table)
         manifest = replace(manifest, table=table.filter(pl.all_horizontal(pl.col(config["label"]).is_not_null())))
-        trained = {kind: items_of(manifest, kind, None, "skip", False) for kind in kinds_of(own)}
+        trained = {kind: items_of(manifest, kind, None, "skip", silent) for kind in kinds_of(own)}
     except HeadwaterError as error:
         say(f"{unknown}: {error}")
         return None
@@ -504,9 +519,7 @@ def _shared_files(
     return shared
 
 
-def _refuse_shared(
-    shared: Mapping[str, int] | None, n: int, run: Run, allowed: str | None, say: Callable[[str], None]
-) -> None:
+def _refuse_shared(shared: Mapping[str, int] | None, n: int, run: Run, allowed: str | None, say: Progress) -> None:
     """Refuse samples that the head was fitted on; texts alone when most are the same."""
     if allowed is not None and not allowed.strip():
         raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
@@ -526,6 +539,38 @@ def _refuse_shared(
 
 
 # What comes out
+
+
+class Draws(NamedTuple):
+    """How intervals are made: their level, the number of resamples, and the seed."""
+
+    level: float
+    n_draws: int
+    seed: int
+
+
+def _external(
+    run: Run,
+    outcome: Outcome,
+    truth: NDArray[Any],
+    group: NDArray[Any] | None,
+    classes: Sequence[str],
+    draws: Draws,
+) -> dict[str, Any]:
+    """Return each metric inside and outside with its drop, and what the run's threshold gives here."""
+    task, scores = outcome.task, outcome.folds[0].scores
+    inside = _within(run, task, classes, draws.n_draws, draws.seed)
+    codes = np.arange(len(truth)) if group is None else codes_of(pl.Series(group))
+    y = outcome.truth(truth)
+    outside = Paired.of(task, [[draw.FoldScores(y, scores, codes)]], n_draws=draws.n_draws, seed=draws.seed + 1)
+    found: dict[str, Any] = {"metrics": {name: _beside(name, inside, outside, draws.level) for name in outside.drawn}}
+    if "threshold" in run.decision:
+        chosen = run.decision["threshold"]
+        at = float(chosen["threshold"])
+        given = at_threshold(y == 1, scores[:, 1], at)
+        intervals = _of_threshold(y == 1, scores[:, 1] >= at, codes, draws.level)
+        found["threshold"] = {**chosen, **json_safe(given), "intervals": intervals}
+    return found
 
 
 def _within(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: int) -> Paired:

@@ -18,7 +18,7 @@ from headwater._writable import require_writable
 from headwater.embed import Content
 from headwater.embed.hub import tokens_of_text
 from headwater.errors import HeadwaterError, InputError, nearest
-from headwater.evaluate.labelling import columns_of
+from headwater.evaluate.class_order import columns_of
 from headwater.heads import LinearProbe, TokenHead, deletion, relevance
 from headwater.heads.explain import Relevance
 from headwater.runs.foreign import reads_runs

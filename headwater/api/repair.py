@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater._progress import progress_bar
+from headwater._progress import Progress, counting, progress_to
 from headwater._shown import Shown
 from headwater._words import counted
 from headwater.api.inspect import verify
@@ -71,7 +71,9 @@ class Encoding:
     trust_remote_code: bool = False
 
 
-def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progress: bool = False) -> Repaired:
+def repair(
+    store: str | Path | Store, encoding: Encoding | None = None, *, progress: Progress | bool | None = None
+) -> Repaired:
     """Mend what differs from its checksum in a store: just the damaged blocks are embedded again, from the files.
 
     Parameters
@@ -81,7 +83,7 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
     encoding
         For encoding again.
     progress
-        Show a progress bar on standard error.
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
 
     Raises
     ------
@@ -113,7 +115,7 @@ def repair(store: str | Path | Store, encoding: Encoding | None = None, *, progr
         if not lost:
             to_do = to_do[np.isin(to_do // features.block_rows, features.forgotten)]
         if len(to_do) and opened.has_samples():
-            done += _embed_again(opened, name, to_do, load(), encoding or Encoding(), progress)
+            done += _embed_again(opened, name, to_do, load(), encoding or Encoding(), progress_to(progress))
     return Repaired(found, done, list(verify(opened)))
 
 
@@ -153,13 +155,13 @@ def _ready(store: Store, name: str, encoding: Encoding) -> Encoder[Any]:
 
 
 def _embed_again(
-    store: Store, name: str, to_do: NDArray[np.int64], encoder: Encoder[Any], encoding: Encoding, progress: bool
+    store: Store, name: str, to_do: NDArray[np.int64], encoder: Encoder[Any], encoding: Encoding, progress: Progress
 ) -> list[str]:
     """Embed the samples' contents among some rows of a feature set."""
     features = store.features(name)
     wanted = {features.keys[row].tobytes() for row in to_do.tolist()}
     contents = [content for content in _contents(store, features.spec.modality) if content.key in wanted]
-    with progress_bar(f"embed {name}", len(contents), show=progress) as update:
+    with counting(progress, f"embed {name}", len(contents)) as update:
         result = fill(
             features,
             encoder,

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._missing import is_missing
-from headwater._progress import progress_bar
+from headwater._progress import Progress, counting, progress_to
 from headwater._words import aligned, cut
 from headwater.embed import Content, content_key, key_of_file
 from headwater.embed.texts import STORED, encoder_of, features_of_query, require_dual
@@ -198,7 +198,12 @@ def similar(
 
 
 def index(
-    store: str | Path | Store, *, features: str, kind: str = "hnsw", seed: int = 0, progress: bool = False
+    store: str | Path | Store,
+    *,
+    features: str,
+    kind: str = "hnsw",
+    seed: int = 0,
+    progress: Progress | bool | None = None,
 ) -> IndexSummary:
     """Build a FAISS index of stored features and measure its recall against exact search.
 
@@ -219,7 +224,7 @@ def index(
         raise InputError(f"--seed must be at least 0, but is {seed}.")
     opened = store if isinstance(store, Store) else open_store(store)
     found = opened.features(features)
-    with progress_bar(f"index {features}", found.n_items, show=progress) as update:
+    with counting(progress_to(progress), f"index {features}", found.n_items) as update:
         built = build_index(found.pooled, kind, seed=seed, progress=lambda done, _: update(done, 0))  # type: ignore[arg-type]
     recall = recall_at_10(built, found.pooled, seed=seed)
     path = opened.index_path(features, kind)

@@ -8,30 +8,29 @@ import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from headwater._progress import progress_bar
+from headwater._options import as_tuple, with_options
+from headwater._progress import Progress, counting, progress_to, silent
 from headwater._reading import read_json, read_regular
 from headwater._shown import Shown
 from headwater._writable import require_writable
 from headwater.errors import HeadwaterError, InputError, nearest
-from headwater.evaluate.aggregate import How
 from headwater.evaluate.bootstrap import METRICS, default_metric
-from headwater.evaluate.labelling import Labelling
-from headwater.evaluate.options import Asked, Protocol
-from headwater.experiment.fit import DEFAULT_HEAD, Fitting, Planned
-from headwater.experiment.head import Chosen
+from headwater.evaluate.options import Protocol
+from headwater.experiment.fit import FitOptions, FitPlan
+from headwater.experiment.head import DEFAULT_HEAD, HeadChoice
 from headwater.experiment.leaderboard import Cell, lines_of, ranked
 from headwater.runs.places import PLACES, seen_from
 from headwater.runs.run import read_results
 from headwater.runs.write import parquet, to_json
 from headwater.samples.inputs import POOLED
-from headwater.samples.label_names import mapping_of
-from headwater.samples.missing import missing_rule
+from headwater.samples.label_names import with_merge
+from headwater.samples.selection import Selection
 from headwater.store import Store, open_store
 
 COMMAND = "sweep"
@@ -92,6 +91,11 @@ class Sweep(Shown):
         return [*lines_of(self.found), f"leaderboard.csv, {settings} and {len(self.leaderboard)} runs in {self.path}"]
 
 
+SWEPT = {"task", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds"}
+SWEPT |= {"per", "aggregate", "positive", "where", "bags", "views", "label_separator", "merge", "missing_values"}
+"""Options of `headwater.Protocol` and `headwater.Selection` that a sweep has a use for."""
+
+
 def sweep(
     store: str | Path | Store,
     *,
@@ -99,30 +103,14 @@ def sweep(
     label: str | Sequence[str],
     out: str | Path,
     heads: str | Sequence[str] | None = None,
-    task: Asked = "auto",
     params: Mapping[str, Mapping[str, Any]] | None = None,
     grid: str | Path | None = None,
-    trials: int | None = None,
     metric: str | None = None,
-    groups: str | None = None,
-    folds: int | None = None,
-    split: str | None = None,
-    holdout: float | None = None,
-    where: str | None = None,
-    by: str | None = None,
-    seed: int = 0,
-    seeds: int = 1,
-    inner_folds: int = 4,
-    bags: str | None = None,
-    views: str | None = None,
-    per: str | None = None,
-    aggregate: How | None = None,
-    label_separator: str | None = None,
-    merge: Mapping[str, str | None] | str | Path | None = None,
-    missing_values: str | Sequence[str] | None = None,
-    positive: str | None = None,
     allow_leakage: str | None = None,
-    progress: bool = False,
+    protocol: Protocol | None = None,
+    selection: Selection | None = None,
+    progress: Progress | bool | None = None,
+    **options: Any,
 ) -> Sweep:
     """Evaluate every combination of inputs and head on the same samples and splits, settings being selected in each.
 
@@ -142,21 +130,19 @@ def sweep(
     heads
         Kinds of heads; ``linear``, or ``ridge`` for regression, when left out. One that needs two inputs is left out
         where there is one.
-    task
-        As `fit_head` has it.
     params
         Parameters by kind of head; a list of values is searched, as in `fit_head`.
     grid
-        A TOML file with a table a kind of head: more such parameters.
-    trials
-        Let Optuna propose that many settings for each set of training rows, in place of grids.
+        A TOML file with a table for each kind of head: more such parameters.
     metric
         What the leaderboard is sorted by; the AUC (macro, for labels), or r2 for regression, when left out.
-    groups, folds, split, holdout, where, by, seed, seeds, inner_folds, bags, views, per, aggregate, label_separator, \
-merge, missing_values, positive, allow_leakage
+    allow_leakage, protocol, selection
         As `fit_head` has them.
     progress
-        Show how far it is.
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+    options
+        Fields of `headwater.Protocol` and `headwater.Selection` by their names, such as ``groups="patient"`` or
+        ``trials=30``: all but those about few shots, calibration, thresholds and prediction sets.
 
     Returns
     -------
@@ -168,71 +154,65 @@ merge, missing_values, positive, allow_leakage
         Each with one line that says what, where and what to do.
     """
     require_writable(out)
+    protocol, selection = with_options("sweep", options, protocol or Protocol(), selection or Selection(), only=SWEPT)
     opened = store if isinstance(store, Store) else open_store(store)
-    sets = list(dict.fromkeys(_names(part) for part in ([features] if isinstance(features, str) else features)))
-    heads = heads or DEFAULT_HEAD[task == "regression"]
-    kinds = [heads] if isinstance(heads, str) else list(dict.fromkeys(heads))
-    protocol = Protocol(
-        task=task,
-        groups=groups,
-        folds=folds,
-        split=split,
-        holdout=holdout,
-        by=by,
-        seed=seed,
-        seeds=seeds,
-        inner_folds=inner_folds,
-        per=per,
-        aggregate=aggregate,
-        labelling=Labelling.of(missing_values, positive),
+    plans, skipped = _plans(
+        opened, features, as_tuple(label), heads, params or {}, grid, allow_leakage, protocol, selection
     )
-    means = mapping_of(merge, "--merge")
-    of_heads = _parameters(params or {}, grid, kinds)
+    folder = _begun(Path(out), plans)
+    _run(folder, plans, progress_to(progress))
+    cells = [
+        Cell(name, plan.asked.features, plan.asked.head.kind, read_results(folder / "runs" / name))
+        for name, plan in plans.items()
+    ]
+    return _finished(folder, cells, metric, protocol.seed, skipped)
+
+
+def _plans(
+    store: Store,
+    features: str | Sequence[str],
+    labels: tuple[str, ...],
+    heads: str | Sequence[str] | None,
+    params: Mapping[str, Mapping[str, Any]],
+    grid: str | Path | None,
+    allow_leakage: str | None,
+    protocol: Protocol,
+    selection: Selection,
+) -> tuple[dict[str, FitPlan], list[dict[str, str]]]:
+    """Return the fit of each cell by its name, cheap heads first, and the cells that cannot be, with the reason."""
+    sets = list(dict.fromkeys(_names(part) for part in ([features] if isinstance(features, str) else features)))
+    kinds = list(as_tuple(heads or DEFAULT_HEAD[protocol.regression]))
+    selection = with_merge(selection)
+    of_heads = _parameters(params, grid, kinds)
     every = tuple(dict.fromkeys(name.removesuffix(POOLED) for names in sets for name in names))
-    plans: dict[str, Planned] = {}
+    plans: dict[str, FitPlan] = {}
     skipped: list[dict[str, str]] = []
     for kind in sorted(kinds, key=_cost):
-        chosen = Chosen.of(
-            kind, of_heads.get(kind, {}), trials, regression=protocol.regression, option=f"--set {kind}."
-        )
+        chosen = HeadChoice.under(protocol, kind, of_heads.get(kind, {}), option=f"--set {kind}.")
         if chosen.head().takes_texts:
             raise InputError(
                 f"--heads {kind} wants prompts, which a sweep does not take: run fit-head --prompts for it."
             )
         for names in sets:
-            if len(names) < chosen.head().least_inputs and views is None:
+            if len(names) < chosen.head().least_inputs and selection.views is None:
                 why = f"it needs {chosen.head().least_inputs} inputs"
                 skipped.append({"features": "+".join(names), "head": kind, "why": why})
                 continue
             own = {name.removesuffix(POOLED) for name in names}
-            fitting = Fitting(
+            asked = FitOptions(
                 features=names,
-                labels=(label,) if isinstance(label, str) else tuple(dict.fromkeys(label)),
-                label_separator=label_separator,
-                merge=means,
+                labels=labels,
+                head=chosen,
                 params=of_heads.get(kind, {}),
-                chosen=chosen,
                 protocol=protocol,
-                where=where,
-                bags=bags,
-                views=views,
-                missing="drop",
-                samples_with=tuple(name for name in every if name not in own),
-                controls=False,
+                selection=replace(selection, samples_with=tuple(name for name in every if name not in own)),
                 allow_leakage=allow_leakage,
-                prompts=None,
             )
-            fitting.refuse()
-            plans[_cell_name(names, kind)] = fitting.on(opened)
+            asked.refuse()
+            plans[_cell_name(names, kind)] = asked.on(store)
     if not plans:
         raise InputError(f"nothing to sweep: {kinds[0]} needs two inputs. Join them, as in --features A/image+B/text.")
-    folder = _begun(Path(out), plans)
-    _run(folder, plans, progress)
-    cells = [
-        Cell(name, plan.asked.features, plan.asked.chosen.kind, read_results(folder / "runs" / name))
-        for name, plan in plans.items()
-    ]
-    return _finished(folder, cells, metric, seed, skipped)
+    return plans, skipped
 
 
 def _names(part: str) -> tuple[str, ...]:
@@ -304,7 +284,7 @@ def _read_grid(path: Path) -> dict[str, Any]:
 # On disk
 
 
-def _begun(folder: Path, plans: Mapping[str, Planned]) -> Path:
+def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
     """Return the directory of a sweep, made or found; refuse one that holds anything else."""
     config = _config(plans)
     there = folder / "config.json"
@@ -338,15 +318,15 @@ def _cells_there(folder: Path) -> Iterator[Path]:
     return (path for path in (folder / "runs").glob("*/metrics.json") if not path.parent.name.startswith("."))
 
 
-def _has_none_missing(plan: Planned) -> bool:
+def _has_none_missing(plan: FitPlan) -> bool:
     """Whether the columns that are used hold no word for a missing value, and no blanks at the ends of words."""
     asked = plan.asked
-    rule = missing_rule(asked.protocol, asked.labels, asked.label_separator, plan.store.roles.id)
-    table = plan.store.select(asked.where).select(rule.columns)
+    rule = asked.selection.rule(asked.labels, asked.protocol, plan.store.roles.id)
+    table = plan.store.select(asked.selection.where).select(rule.columns)
     return rule.tidied(table).equals(table)
 
 
-def _config(plans: Mapping[str, Planned]) -> dict[str, Any]:
+def _config(plans: Mapping[str, FitPlan]) -> dict[str, Any]:
     """Return what a sweep is made of: what its cells share, what they differ in, and what is known of the samples."""
     configs = {name: plan.config for name, plan in plans.items()}
     first = next(iter(configs.values()))
@@ -365,36 +345,32 @@ def _config(plans: Mapping[str, Planned]) -> dict[str, Any]:
     return plain
 
 
-def _digest(plan: Planned) -> str:
+def _digest(plan: FitPlan) -> str:
     """Return a word that changes when the samples, their labels or their groups do."""
     asked = plan.asked
-    made_of = [name for name in (asked.bags, asked.views) if name is not None]
+    made_of = [name for name in (asked.selection.bags, asked.selection.views) if name is not None]
     columns = dict.fromkeys([plan.store.roles.id, *plan.used, *made_of])
-    table = plan.store.select(asked.where).select(list(columns))
+    table = plan.store.select(asked.selection.where).select(list(columns))
     return hashlib.blake2b(table.write_ndjson().encode(), digest_size=16).hexdigest()
 
 
-def _run(folder: Path, plans: Mapping[str, Planned], progress: bool) -> None:
+def _run(folder: Path, plans: Mapping[str, FitPlan], progress: Progress) -> None:
     """Run the cells that are not there yet."""
     left = {name: plan for name, plan in plans.items() if not _is_finished(folder / "runs" / name, plan)}
-    with progress_bar("sweep", len(left), unit="cells", show=progress) as update:
-        kinds = [plan.asked.chosen.kind for plan in left.values()]
+    with counting(progress, "sweep", len(left), unit="cells") as update:
+        kinds = [plan.asked.head.kind for plan in left.values()]
         taken: list[tuple[str, float]] = []
         for done, (name, plan) in enumerate(left.items(), 1):
             start = time.monotonic()
             try:
-                plan.run(folder / "runs" / name, _silent, inner_always=True)
+                plan.run(folder / "runs" / name, silent, inner_always=True)
             except HeadwaterError as error:
                 raise type(error)(f"{name}: {error}") from error
-            taken.append((plan.asked.chosen.kind, time.monotonic() - start))
+            taken.append((plan.asked.head.kind, time.monotonic() - start))
             update(done, left=_seconds_left(taken, kinds[done:]))
 
 
-def _silent(line: str) -> None:
-    """Say nothing of a cell's steps."""
-
-
-def _is_finished(path: Path, plan: Planned) -> bool:
+def _is_finished(path: Path, plan: FitPlan) -> bool:
     """Whether a cell has been run, with this configuration."""
     if not (path / "metrics.json").exists():
         return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._options import as_tuple, with_options
+from headwater._progress import Progress, progress_to
 from headwater._words import counted
 from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
-from headwater.evaluate.labelling import Labelling, in_order_of
+from headwater.evaluate.class_order import in_order_of
 from headwater.evaluate.metrics import Task
 from headwater.evaluate.options import Protocol
-from headwater.evaluate.positive import negative_first
+from headwater.evaluate.positive import Positive, negative_first
 from headwater.evaluate.summary import json_safe
 from headwater.experiment.ablation import ablate as ablated
 from headwater.experiment.ablation import require_metric
 from headwater.experiment.fit import counts_of
-from headwater.experiment.prompts import SEES, describe, dual
+from headwater.experiment.prompts import SEES, ClassPrompts, describe, dual
 from headwater.heads import TransductiveZeroShot, ZeroShot
 from headwater.runs.metrics import metrics_of
 from headwater.runs.positive import positive_section
@@ -31,8 +34,11 @@ from headwater.runs.write import described, environment, run_folder, write_run
 from headwater.samples.columns import Columns, require_column
 from headwater.samples.groups import group_column
 from headwater.samples.labels import Labels, with_labels
-from headwater.samples.missing import missing_rule
+from headwater.samples.selection import Selection
 from headwater.store import Store, open_store
+
+USED = {"groups", "by", "seed", "positive", "where", "label_separator", "missing_values"}
+"""Options of `headwater.Protocol` and `headwater.Selection` that it has a use for."""
 
 
 def zero_shot(
@@ -41,22 +47,16 @@ def zero_shot(
     features: str,
     prompts: str | Path,
     label: str | Sequence[str],
-    label_separator: str | None = None,
-    where: str | None = None,
-    by: str | None = None,
-    groups: str | None = None,
     transductive: bool = False,
     ablate: bool = False,
     metric: str | None = None,
-    missing_values: str | Sequence[str] | None = None,
-    positive: str | None = None,
     n_draws: int = 2000,
-    seed: int = 0,
     weights: str | Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     out: str | Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | bool | None = None,
+    **options: Any,
 ) -> Run:
     """Score images by how near they are to each class's prompts, in the stored features of a dual encoder.
 
@@ -71,30 +71,34 @@ def zero_shot(
         The encoder's name in the store: ``NAME`` of ``NAME/image`` and ``NAME/text``.
     prompts
         A TOML file; see `headwater.heads.read_prompts`.
-    label, label_separator
+    label
         The column that holds the true class; several columns of 0 and 1, or one column of lists, for several labels a
         sample. Scores of labels are their softmax over all labels, as those of classes are: they rank labels, and a
         threshold of 0.5 means nothing.
-    where, by, missing_values, positive, out, progress
-        As for `fit_head`.
-    groups
-        The column whose values are drawn again for intervals, such as the patient; ``"none"`` for samples.
     transductive
-        Classify all tested samples together (`headwater.heads.TransductiveZeroShot`): their features are seen, their
+        Classify all tested samples together (`headwater.heads.TransductiveZeroShot`): their features are used, their
         labels are not.
     ablate
         Measure each template alone, and each descriptor of a class alone and left out, against all prompts.
     metric
         What to sort these by.
-    n_draws, seed
-        Draws of the bootstrap.
+    n_draws
+        Resamples of the bootstrap.
     weights, device, trust_remote_code
-        For loading the encoder, should prompts have to be embedded.
+        For loading the encoder, where prompts have to be embedded.
+    out
+        The run directory to write; none is written when left out.
+    progress
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+    options
+        ``groups`` (the column to resample for intervals, such as the patient; ``"none"`` for samples), ``by``,
+        ``seed``, ``positive``, ``where``, ``label_separator`` and ``missing_values``; see `headwater.Protocol` and
+        `headwater.Selection`.
 
     Returns
     -------
     Run
-        ``metrics["ablation"]`` holds what each wording does, ``metrics["transduction"]`` what classifying together
+        ``metrics["ablation"]`` holds the effect of each wording, ``metrics["transduction"]`` what classifying together
         changed.
 
     Raises
@@ -102,84 +106,87 @@ def zero_shot(
     InputError, HeadError, StoreError, EncoderError
         Each with one line that says what, where and what to do.
     """
-    say = progress or (lambda line: None)
+    say = progress_to(progress)
     target = run_folder(out)
-    _refuse(transductive, ablate, metric, n_draws, seed)
+    protocol, selection = with_options("zero_shot", options, Protocol(), Selection(), only=USED)
+    _refuse(transductive, ablate, metric, n_draws, protocol.seed)
     opened = store if isinstance(store, Store) else open_store(store)
     image, text = dual(features)
-    labels = [label] if isinstance(label, str) else list(dict.fromkeys(label))
-    column = group_column(opened, groups) if ablate else None if groups == "none" else groups
-    for option, name in [*(("--label", name) for name in labels), ("--by", by), ("--groups", column)]:
+    labels = as_tuple(label)
+    column = group_column(opened, protocol.groups) if ablate else None if protocol.groups == "none" else protocol.groups
+    protocol = replace(protocol, groups=column)
+    for option, name in [*(("--label", name) for name in labels), ("--by", protocol.by), ("--groups", column)]:
         if name is not None:
             require_column(opened, name, option)
-    protocol = Protocol(groups=column, by=by, labelling=Labelling.of(missing_values, positive))
-    rule = missing_rule(protocol, tuple(labels), label_separator, opened.roles.id)
-    missing = rule.found(opened.select(where))
-    data, found = with_labels(rule.applied(opened.read(image, where=where)), labels, label_separator)
+    rule = selection.rule(labels, protocol, opened.roles.id)
+    missing = rule.found(opened.select(selection.where))
+    read = rule.applied(opened.read(image, where=selection.where))
+    data, found = with_labels(read, labels, selection.label_separator)
     say(f"{counted(len(found.y), 'sample')} with {image}")
     named = found.names if found.names is not None else found.y.astype(str).tolist()
     known = describe(opened, image, prompts, named, weights=weights, device=device, trust_remote_code=trust_remote_code)
-    classes = sorted(known.prompts.classes)
-    task: Task = "multilabel" if found.names is not None else "binary" if len(classes) == 2 else "multiclass"
-    if task == "multilabel" and transductive:
-        raise InputError("--transductive needs one class a sample: an image with several labels is in no one cluster.")
+    task, classes, which = _classes(found, known, protocol, transductive=transductive)
     require_metric(task, metric)
-    which = protocol.positive_in(task, classes)
-    if which is not None:
-        classes = negative_first(classes, which.name)
     y = _truth(found, classes)
     rows = Columns.read(data, protocol, missing)
-    group = rows.groups
     say(f"{counted(len(set(known.prompts.texts)), 'prompt')} of {len(classes)} classes")
-    texts = known.texts
-    head: Any = ZeroShot(texts.features, list(texts.classes), texts.logit_scale)
+    head: Any = ZeroShot(known.texts.features, list(known.texts.classes), known.texts.logit_scale)
     scores = in_order_of(head, classes, head.predict_proba(data.X))
-    columns = np.arange(len(classes)) if task == "multilabel" else np.asarray(classes)
     more: dict[str, Any] = {}
     note = "nothing was fitted: every sample is tested"
     if transductive:
-        head, scores, more["transduction"] = _transduced(TransductiveZeroShot(texts), data.X, y, scores, classes)
+        head, scores, more["transduction"] = _transduced(TransductiveZeroShot(known.texts), data.X, y, scores, classes)
         note = "nothing was fitted to labels; the features of all tested samples were used together"
     if ablate:
-        codes = None if group is None else codes_of(pl.Series(group))
+        codes = None if rows.groups is None else codes_of(pl.Series(rows.groups))
         more["ablation"] = ablated(
-            known, data.X, y, task, classes, groups=codes, metric=metric, n_draws=n_draws, seed=seed, say=say
+            known, data.X, y, task, classes, groups=codes, metric=metric, n_draws=n_draws, seed=protocol.seed, say=say
         )
     if task == "multilabel":
         more["scores"] = "softmax over labels: they rank labels, and a threshold of 0.5 means nothing"
-    everything = Split(0, np.arange(0), np.arange(len(y)))
-    outcome = Outcome(
-        task=task,
-        classes=columns,
-        folds=[Fold(everything, {}, scores, score(task, y, scores, classes=columns))],
-        head=head,
-        params={},
-        selection={"by": None, "rows": None, "note": note},
-    )
+    outcome = _outcome(task, classes, y, scores, head, note)
     kind = "zero-shot-transductive" if transductive else "zero-shot"
     config = {
         "command": "zero-shot",
         "store": opened.full_location,
         "features": described(opened, [image, text]),
-        "label": labels,
-        "label_separator": label_separator,
+        "label": list(labels),
         "classes": classes,
         "head": kind,
         "prompts": known.to_dict(),
         "logit_scale": known.logit_scale,
-        "where": where,
-        "by": by,
-        **protocol.labelling.to_dict(),
-        "groups": column or "none",
+        **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in USED},
         "transductive": transductive,
         "ablate": ablate,
         "environment": environment(),
     }
-    of_levels = None if by is None or rows.levels is None else (by, rows.levels)
+    of_levels = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
     metrics = metrics_of(outcome, data, y, classes=classes, by=of_levels) | more | positive_section(which)
     metrics |= counts_of(y, classes, rows, protocol, missing, None, len(labels), say)
-    predictions = predictions_of(data.ids, y, outcome, classes, group)
+    predictions = predictions_of(data.ids, y, outcome, classes, rows.groups)
     return write_run(target, Run(target, config, metrics, predictions, head), kind)
+
+
+def _classes(
+    found: Labels, known: ClassPrompts, protocol: Protocol, *, transductive: bool
+) -> tuple[Task, list[str], Positive | None]:
+    """Return the task, the classes with the positive one of two last, and the positive one."""
+    classes = sorted(known.prompts.classes)
+    task: Task = "multilabel" if found.names is not None else "binary" if len(classes) == 2 else "multiclass"
+    if task == "multilabel" and transductive:
+        raise InputError("--transductive needs one class a sample: an image with several labels is in no one cluster.")
+    which = protocol.positive_in(task, classes)
+    return task, classes if which is None else negative_first(classes, which.name), which
+
+
+def _outcome(
+    task: Task, classes: Sequence[str], y: NDArray[Any], scores: NDArray[np.float64], head: Any, note: str
+) -> Outcome:
+    """Return scores of all samples as the outcome of one test set."""
+    columns = np.arange(len(classes)) if task == "multilabel" else np.asarray(classes)
+    everything = Split(0, np.arange(0), np.arange(len(y)))
+    fold = Fold(everything, {}, scores, score(task, y, scores, classes=columns))
+    return Outcome(task, columns, [fold], head, {}, {"by": None, "rows": None, "note": note})
 
 
 def _refuse(transductive: bool, ablate: bool, metric: str | None, n_draws: int, seed: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from headwater._devices import Precision
 from headwater._extras import need
+from headwater.embed.choice import EncoderChoice
 from headwater.embed.contents import as_content
 from headwater.embed.load import load_encoder
 from headwater.embed.run import ContentOf, make_block
@@ -30,18 +31,9 @@ RETRIES = 4
 class Recipe:
     """How a worker builds the encoder; see `headwater.embed.load_encoder`."""
 
-    spec: str
-    weights: str | None
-    adapter: str | None
-    tokens: str
+    encoder: EncoderChoice
     device: str
     precision: Precision
-    layer: str | None = None
-    pooling: str | None = None
-    prompt: str | None = None
-    image_size: str | None = None
-    trust_remote_code: bool = False
-    steps: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -184,8 +176,7 @@ class Worker:
         known: dict[str, Any],
         batch_size: int,
     ) -> None:
-        options = dict(recipe)
-        self.encoder = load_encoder(options.pop("spec"), **options)
+        self.encoder = load_encoder(**recipe)
         self.encoder.restore(known)
         self.right = right
         self.features = open_store(store).features(name)

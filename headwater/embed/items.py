@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from headwater._progress import progress_bar
+from headwater._progress import Progress, counting
 from headwater._words import counted
 from headwater.embed import Content, Contents, content_key, distinct, key_of_file, keys_of
 from headwater.errors import EncoderError, ImageError
@@ -56,7 +56,7 @@ def items_of(
     modality: Modality,
     workers: int | None,
     on_error: str,
-    progress: bool,
+    progress: Progress,
     index: FileIndex | None = None,
 ) -> Items:
     """Read every file or text once, for its key, but those files that ``index`` knows and that have not changed."""
@@ -99,7 +99,7 @@ def _pairs_of(table: Manifest, parts: Mapping[Modality, Items]) -> Items:
 
 
 def keys_of_files(
-    files: pl.Series, workers: int | None, progress: bool, index: FileIndex | None
+    files: pl.Series, workers: int | None, progress: Progress, index: FileIndex | None
 ) -> tuple[pl.Series, dict[str, ImageError]]:
     """Return the key of each image file, null for one that cannot be read, and why; what ``index`` knows is not read.
 
@@ -124,7 +124,7 @@ def keys_of_files(
     keys: dict[str, bytes] = {}
     with (
         ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool,
-        progress_bar("read files", len(to_read), unit="files", show=progress) as update,
+        counting(progress, "read files", len(to_read), unit="files") as update,
     ):
         for n_read, (path, key) in enumerate(zip(to_read, pool.map(read, to_read), strict=True), start=1):
             if isinstance(key, ImageError):

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from headwater._devices import Precision, resolve_device
-from headwater.embed.adapter import read_adapter
+from headwater._options import with_options
+from headwater.embed.adapter import Adapter, read_adapter
+from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.encoder import CHOICES, CLIP, WHOLE, Encoder
 from headwater.embed.gate import admit, admit_weights, unasked
 from headwater.embed.pooling import POOLINGS
@@ -18,7 +20,7 @@ from headwater.errors import EncoderError, nearest
 from headwater.sources.steps import parse_steps
 from headwater.store import FeatureSpec
 
-Probing = Literal["once", "anew", "never"]
+Probing = Literal["once", "anew", "unkept", "never"]
 BACKENDS = {
     "timm": "headwater.embed.from_timm:TimmEncoder",
     "torchvision": "headwater.embed.from_torchvision:TorchvisionEncoder",
@@ -41,72 +43,88 @@ OPTIONS: Mapping[str, Sequence[str]] = {
 
 
 def load_encoder(
-    spec: str,
+    encoder: str | EncoderChoice,
     *,
-    weights: str | Path | None = None,
-    adapter: str | Path | None = None,
-    tokens: str = "none",
-    layer: str | None = None,
-    pooling: str | None = None,
-    prompt: str | None = None,
-    image_size: str | int | Sequence[int] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
-    trust_remote_code: bool = False,
-    steps: Sequence[str] = (),
     named_by: str | None = None,
     batch_size: int = 1,
     probing: Probing = "once",
+    **options: Any,
 ) -> Encoder[Any]:
-    """Build the encoder that ``spec`` names: the one way to an encoder, whoever named it.
+    """Build an encoder: the one way to an encoder, whoever named it.
 
     Parameters
     ----------
-    spec
-        ``timm:MODEL``, ``torchvision:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``,
-        ``hf:ORG/NAME``, ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package,
-        ``builtin:clip``, ``builtin:texture``, ``builtin:ngram``, ``stub:DIM``; or ``joined:RUN``, two encoders that
-        contrastive training brought together.
-    weights
-        A local state dict, safetensors or a torch file, to use in place of the named weights.
-    adapter
-        A run of ``fine-tune``: what it trained is put on top of these weights.
-    tokens
-        ``"none"``, ``"all"``, or the number of tokens to pool to.
-    layer
-        Where in the encoder features are taken: of timm, a stage or several, as in ``stage2,stage4``; of a
-        vision-language decoder, ``last`` or a layer's number.
-    pooling
-        How tokens become one vector: ``cls``, ``mean``, ``cls+mean``, ``max`` or ``last`` in place of what the model
-        does by itself; of a decoder see `headwater.embed.from_decoder.DecoderEncoder`.
-    prompt
-        The words around ``{image}``, ``{text}`` or both that a decoder reads; see there.
-    image_size
-        Height and width, ``HxW``, or one number for both, that images are brought to instead of the model's own;
-        position embeddings are interpolated. Nothing to an encoder that sees no images. An adapter brings its own, and
-        its layer, pooling and prompt.
+    encoder
+        An encoder spec, or an `EncoderChoice`.
     device
         ``auto``, ``cpu`` or ``cuda``.
     precision
         ``auto`` uses bf16 where the device is fast at it and a first batch shows that it is safe.
-    trust_remote_code
-        Let code run that comes with a model, or that a run or store names, with all rights of the user's.
-    steps
-        What is done to an image before the encoder's own preprocessing; see `headwater.sources.steps.parse_steps`.
     named_by
-        The store or run that names all this, which may be somebody else's; None where the user does.
+        The store or run that names the encoder, which may be somebody else's; None where the user does.
     batch_size
-        Items that will be encoded together, which a trial encodes together too.
+        Number of items that will be encoded together; a trial encodes as many.
     probing
-        ``once`` tries the encoder on made items unless the user's cache says that it was found fine; ``anew`` tries it
-        in any case, ``never`` leaves that to the caller.
+        ``once`` tries the encoder on made items unless the user's cache says that it passed before; ``anew`` always
+        tries it; ``unkept`` is as ``once``, but writes nothing into the cache; ``never`` leaves that to the caller.
+    options
+        Any field of `EncoderChoice` by its name, such as ``weights`` or ``layer``.
 
     Raises
     ------
     EncoderError
         When the spec names nothing, the weights do not fit, code would run that the user does not trust, or a trial
-        shows that its vectors cannot be used.
+        shows that its features cannot be used.
     """
+    choice: EncoderChoice = with_options("load_encoder", options, encoder_choice(encoder))
+    spec = choice.spec
+    if precision not in get_args(Precision):
+        raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
+    backend, name = _backend_of(choice)
+    chosen = {option: getattr(choice, option) for option in (*CHOICES, "trust_remote_code")}
+    chosen["image_size"] = parse_image_size(choice.image_size)
+    if named_by is None:
+        _refuse_options(spec, backend, chosen)
+    admit(spec, named_by=named_by, trusted=choice.trust_remote_code)
+    if named_by is not None and choice.weights is not None:
+        admit_weights(choice.weights, named_by)
+    module, _, attribute = (CLIP_BACKEND if spec == CLIP else BACKENDS[backend]).partition(":")
+    build = getattr(import_module(module), attribute)
+    steps = parse_steps(choice.steps, named_by=named_by)
+    if steps is not None and backend == "stub":
+        raise EncoderError(f"{spec} looks at no pixel: leave --step out.")
+    arguments: dict[str, Any] = {}
+    if _has_weights(choice, backend):
+        if backend != "python":
+            resolve_device(device)  # before anything is downloaded
+        arguments = {"weights": choice.weights, "tokens": choice.tokens, "device": device, "precision": precision}
+    tuned = None
+    if choice.adapter is not None:
+        tuned = read_adapter(choice.adapter, spec)
+        _take_over(tuned, chosen)
+        steps = tuned.steps_with(steps)
+    if arguments and backend != "python":
+        arguments["adapter"] = tuned
+    arguments |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
+    with unasked(backend, choice.trust_remote_code):
+        built: Encoder[Any] = build(name, **arguments)
+    own = [option for option in CHOICES if option in OPTIONS.get(backend, ())]
+    built.choices = {option: str(chosen[option]) for option in own if chosen[option] is not None}
+    if tuned is not None:
+        built.tuned = tuned  # type: ignore[attr-defined]
+    if steps is not None and not built.sees_images:
+        raise EncoderError(f"{spec} sees no images: leave --step out.")
+    if probing != "never":
+        built.probed = require_sound(built, batch_size, anew=probing == "anew", keep=probing != "unkept")
+    built.steps = steps
+    return built
+
+
+def _backend_of(choice: EncoderChoice) -> tuple[str, str]:
+    """Return the back end and the model that a spec names."""
+    spec, tokens = choice.spec, choice.tokens
     backend, _, name = spec.partition(":")
     if backend not in BACKENDS:
         raise EncoderError(
@@ -117,71 +135,40 @@ def load_encoder(
         raise EncoderError(f"encoder {spec!r} names no model: write {backend}:NAME.")
     if tokens not in ("none", "all") and not (tokens.isdigit() and int(tokens) > 0):
         raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
-    if precision not in get_args(Precision):
-        raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
-    size = parse_image_size(image_size)
-    chosen = {
-        "layer": layer,
-        "pooling": pooling,
-        "prompt": prompt,
-        "image_size": size,
-        "trust_remote_code": trust_remote_code,
-    }
-    if named_by is None:
-        _refuse_options(spec, backend, chosen)
-    admit(spec, named_by=named_by, trusted=trust_remote_code)
-    if named_by is not None and weights is not None:
-        admit_weights(weights, named_by)
-    module, _, attribute = (CLIP_BACKEND if spec == CLIP else BACKENDS[backend]).partition(":")
-    build = getattr(import_module(module), attribute)
-    before = parse_steps(steps, named_by=named_by)
-    if before is not None and backend == "stub":
-        raise EncoderError(f"{spec} looks at no pixel: leave --step out.")
-    tuned = None
-    if backend in ("builtin", "stub") and spec != CLIP:
-        if weights is not None:
-            raise EncoderError(f"{spec} has no weights to replace: leave --weights out.")
-        if adapter is not None:
-            raise EncoderError(f"{spec} has no weights to adapt: leave --adapter out.")
-        if tokens != "none":
-            raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
-        options: dict[str, Any] = {}
-    else:
-        if backend != "python":
-            resolve_device(device)  # before anything is downloaded
-        elif adapter is not None:
+    return backend, name
+
+
+def _has_weights(choice: EncoderChoice, backend: str) -> bool:
+    """Whether an encoder has weights; refuse what is asked of weights where there are none."""
+    spec = choice.spec
+    if backend not in ("builtin", "stub") or spec == CLIP:
+        if backend == "python" and choice.adapter is not None:
             raise EncoderError(f"{spec} cannot be adapted: leave --adapter out.")
-        options = {"weights": weights, "tokens": tokens, "device": device, "precision": precision}
-    if adapter is not None:
-        tuned = read_adapter(adapter, spec)
-        if tuned.image_size is not None and size not in (None, tuned.image_size):
-            height, width = tuned.image_size
-            raise EncoderError(
-                f"--adapter {adapter}: was trained on images of {height} x {width} pixels: leave --image-size out."
-            )
-        chosen["image_size"] = size = size or tuned.image_size
-        for option, value in tuned.choices.items():
-            asked = chosen[option]  # one of CHOICES
-            # a spec of features writes stages as stage2+stage4
-            if asked not in (None, value) and str(asked) != value.replace(",", "+"):
-                raise EncoderError(f"--adapter {adapter}: was trained with {value!r}: leave --{option} out.")
-            chosen[option] = value
-        before = tuned.steps_with(before)
-    if options and backend != "python":
-        options["adapter"] = tuned
-    options |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
-    with unasked(backend, trust_remote_code):
-        built: Encoder[Any] = build(name, **options)
-    own = [option for option in CHOICES if option in OPTIONS.get(backend, ())]
-    built.choices = {option: str(chosen[option]) for option in own if chosen[option] is not None}
-    if tuned is not None:
-        built.tuned = tuned  # type: ignore[attr-defined]
-    if before is not None and not built.sees_images:
-        raise EncoderError(f"{spec} sees no images: leave --step out.")
-    if probing != "never":
-        built.probed = require_sound(built, batch_size, anew=probing == "anew")
-    built.steps = before
-    return built
+        return True
+    if choice.weights is not None:
+        raise EncoderError(f"{spec} has no weights to replace: leave --weights out.")
+    if choice.adapter is not None:
+        raise EncoderError(f"{spec} has no weights to adapt: leave --adapter out.")
+    if choice.tokens != "none":
+        raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
+    return False
+
+
+def _take_over(tuned: Adapter, chosen: dict[str, Any]) -> None:
+    """Put what an adapter was trained with among what was chosen; refuse choices that differ from it."""
+    size = chosen["image_size"]
+    if tuned.image_size is not None and size not in (None, tuned.image_size):
+        height, width = tuned.image_size
+        raise EncoderError(
+            f"--adapter {tuned.path}: was trained on images of {height} x {width} pixels: leave --image-size out."
+        )
+    chosen["image_size"] = size or tuned.image_size
+    for option, value in tuned.choices.items():
+        asked = chosen[option]  # one of CHOICES
+        # a spec of features writes stages as stage2+stage4
+        if asked not in (None, value) and str(asked) != value.replace(",", "+"):
+            raise EncoderError(f"--adapter {tuned.path}: was trained with {value!r}: leave --{option} out.")
+        chosen[option] = value
 
 
 def parse_image_size(asked: str | int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -239,7 +226,7 @@ def load_again(
             "to embed anything with. Import the vectors that are missing: headwater import."
         )
     prompt = spec.preprocessing.get("prompt")
-    return load_encoder(
+    choice = EncoderChoice(
         spec.encoder,
         weights=weights,
         adapter=adapter,
@@ -248,8 +235,7 @@ def load_again(
         pooling=spec.pooling if prompt is not None or spec.pooling in POOLINGS else None,
         prompt=prompt,
         image_size=spec.preprocessing.get("image_size"),
-        device=device,
-        trust_remote_code=trust_remote_code,
         steps=spec.preprocessing.get("steps", ()),
-        named_by=named_by,
+        trust_remote_code=trust_remote_code,
     )
+    return load_encoder(choice, device=device, named_by=named_by)

@@ -50,7 +50,9 @@ SAME_ON_GPU = 1e-2
 """At least, where kernels are chosen by the shape of a batch and may compute in TF32."""
 
 
-def require_sound(encoder: Encoder[Any], batch_size: int = 1, *, anew: bool = False) -> Probed | None:
+def require_sound(
+    encoder: Encoder[Any], batch_size: int = 1, *, anew: bool = False, keep: bool = True
+) -> Probed | None:
     """Try an encoder on made items, unless the cache says that it was found fine.
 
     Parameters
@@ -59,6 +61,8 @@ def require_sound(encoder: Encoder[Any], batch_size: int = 1, *, anew: bool = Fa
         Items that a run encodes together.
     anew
         Try it whatever the cache says.
+    keep
+        Note in the cache that it passed.
 
     Returns
     -------
@@ -81,7 +85,8 @@ def require_sound(encoder: Encoder[Any], batch_size: int = 1, *, anew: bool = Fa
         for modality in sorted(encoder.modalities):
             _Trial(encoder, modality, batch_size).run(_made(modality, Path(folder)))
     found = Probed(key, batch_size)
-    _keep(file, found)
+    if keep:
+        _keep(file, found)
     return found
 
 

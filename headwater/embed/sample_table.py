@@ -95,16 +95,35 @@ class Changes:
         return [f"samples: {', '.join(parts)}"] if parts else []
 
 
-def write_samples(store: Store, table: Manifest, items: Mapping[Modality, Items]) -> Changes | None:
-    """Replace the samples; of images or texts that this run does not look at, what was known of a row is kept.
+@dataclass(frozen=True, eq=False)
+class SamplesPlan:
+    """The samples that a store is to have.
 
-    Returns how they differ from those before; None where there were none.
+    Attributes
+    ----------
+    samples
+        The manifest's columns, and the keys of what its rows hold.
+    roles
+        Which of the columns hold what.
+    unreadable
+        Why images cannot be read, by sample id.
+    changes
+        How the samples differ from those the store has; None where it has none.
     """
+
+    samples: pl.DataFrame
+    roles: Roles
+    unreadable: Mapping[str, str]
+    changes: Changes | None
+
+
+def plan_samples(store: Store | None, table: Manifest, items: Mapping[Modality, Items]) -> SamplesPlan:
+    """Plan the samples table; for images or texts that this run does not read, what is known of a row is kept."""
     parts = (one.parts or {modality: one} for modality, one in items.items())
     items = {part: of for each in parts for part, of in each.items()}
     samples = table.table.drop([c for c in KEY_COLUMNS.values() if c in table.table.columns])
     columns: dict[Modality, str | None] = {"image": table.image, "text": table.text}
-    before = _samples_before(store)
+    before = None if store is None else _samples_before(store)
     unreadable: Mapping[str, str] = {}
     keys = []
     for modality in columns:
@@ -120,12 +139,10 @@ def write_samples(store: Store, table: Manifest, items: Mapping[Modality, Items]
         keys.append(same[KEY_COLUMNS[modality]])
         if modality == "image":
             still = set(same.filter(pl.col("_known"))["_id"])
-            unreadable = {id: why for id, why in store.unreadable.items() if id in still}
+            unreadable = {} if store is None else {id: why for id, why in store.unreadable.items() if id in still}
     roles = Roles(id=table.id, image=columns["image"], text=columns["text"], root=str(table.root))
-    store.write_samples(samples.with_columns(keys), roles, unreadable)
-    if before is None:
-        return None
-    return _changes(*before, store.samples, roles)
+    samples = samples.with_columns(keys)
+    return SamplesPlan(samples, roles, unreadable, None if before is None else _changes(*before, samples, roles))
 
 
 def _changes(old: pl.DataFrame, old_roles: Roles, new: pl.DataFrame, roles: Roles) -> Changes:

@@ -17,7 +17,7 @@ from headwater.evaluate.splits import Split
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
-How = Literal["mean", "max", "noisy-or"]
+Aggregation = Literal["mean", "max", "noisy-or"]
 HOW = ("mean", "max", "noisy-or")
 
 
@@ -157,7 +157,7 @@ def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[
     return found
 
 
-def aggregate(scores: Floats, units: Integers, task: Task, how: How) -> tuple[Integers, Floats]:
+def aggregate(scores: Floats, units: Integers, task: Task, how: Aggregation) -> tuple[Integers, Floats]:
     """Bring the probabilities of rows to those of their units.
 
     Parameters
@@ -223,7 +223,7 @@ def require_aggregation(how: str, task: Task) -> None:
         raise InputError(f"--aggregate {how} is for scores of classes: numbers are aggregated by their mean.")
 
 
-def aggregated(outcome: Outcome, y: NDArray[Any], units: Units, how: How) -> tuple[Outcome, NDArray[Any]]:
+def aggregated(outcome: Outcome, y: NDArray[Any], units: Units, how: Aggregation) -> tuple[Outcome, NDArray[Any]]:
     """Return an outcome whose rows are units, and their labels: everything that is reported of rows can be of units.
 
     Raises

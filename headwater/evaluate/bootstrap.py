@@ -211,7 +211,7 @@ def p_of_difference(differences: Floats) -> float:
 
 
 @dataclass(frozen=True)
-class Difference:
+class MetricDifference:
     """A paired difference with its interval and its two-sided p, and the test that both are of."""
 
     value: float
@@ -221,7 +221,7 @@ class Difference:
     test: str = "bootstrap"
 
 
-def difference(first: Floats, second: Floats, level: float = 0.95) -> Difference:
+def difference(first: Floats, second: Floats, level: float = 0.95) -> MetricDifference:
     """Return how far the first of two models is above the second, both being rows of what `bootstrap` returns.
 
     What is drawn are groups, and the models stay as they are: of procedures that were trained anew in each fold, see
@@ -229,7 +229,7 @@ def difference(first: Floats, second: Floats, level: float = 0.95) -> Difference
     """
     change = first - second
     low, high = interval(change[1:], level)
-    return Difference(float(change[0]), low, high, p_of_difference(change[1:]))
+    return MetricDifference(float(change[0]), low, high, p_of_difference(change[1:]))
 
 
 # Metrics for many weightings of the same rows: weights have shape (draws, n), results (draws,)

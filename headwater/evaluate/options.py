@@ -3,27 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Task
-from headwater.evaluate.aggregate import How, require_aggregation
+from headwater.evaluate.aggregate import Aggregation, require_aggregation
 from headwater.evaluate.calibration import Method, require_method
 from headwater.evaluate.conformal import require_alpha
-from headwater.evaluate.labelling import Labelling
-from headwater.evaluate.positive import Positive
+from headwater.evaluate.positive import Positive, class_word, positive_in
 from headwater.evaluate.thresholds import Target, require_share
 
 FOLDS = 5
-Asked = Literal["auto", "regression"]
+TaskChoice = Literal["auto", "regression"]
+NOT_IN_CONFIG = ("trials", "fine")
+"""Options of the search, which a configuration holds beside the head."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What was asked for; see `headwater.api.fit_head` for each."""
+    """How a head is evaluated: splits, the search for parameters, repetitions, and what is reported.
 
-    task: Asked = "auto"
+    Attributes
+    ----------
+    task
+        ``"auto"`` takes labels for classes; ``"regression"`` predicts numbers.
+    groups
+        The column whose values are never divided between training and test, such as the patient; ``"none"`` states
+        that rows are independent.
+    folds, split, holdout
+        How to split, one of them: the number of folds; a column; or the share of rows to test on. Five folds by
+        default.
+    by
+        A column: results are also given for each of its values.
+    seed
+        Of the splits, of few-shot draws, and of heads that draw at random.
+    seeds
+        Number of repetitions, with seeds from `seed` on. The saved head is that of the first.
+    inner_folds
+        Folds of the training rows in which parameters are selected.
+    trials
+        Select among this many settings that Optuna proposes in the head's search space, instead of a grid.
+    fine
+        After the head's grid of penalties, try 12 more around the best: for heads with one penalty, such as ``linear``.
+    shots
+        Train on this many rows of each class, drawn from the training rows of each fold, from as many groups as there
+        are. The saved head is fitted on one such draw of all rows.
+    draws
+        How often to draw them.
+    calibrate
+        Calibrate scores by ``"temperature"`` or ``"isotonic"``, fitted to out-of-fold scores of the training rows.
+    sensitivity, specificity
+        One of them: report the performance at a threshold chosen to reach it on out-of-fold scores of the training
+        rows. It must be certain which class is positive: from `positive`, or from the names of the classes.
+    conformal
+        Make prediction sets that miss the true class in at most this share of the samples, such as 0.1.
+    conformal_per_class
+        Whether that holds for each class by itself.
+    per, aggregate
+        A column of what samples belong to, such as the exam, and how their scores are combined: ``"mean"`` (the
+        default), ``"max"`` or ``"noisy-or"``. Everything is reported at that level too.
+    positive
+        The positive class of two: that of sensitivity, precision and recall. When left out, the names decide (1 of 0
+        and 1, yes, true, positive, malignant, case, what is not normal), or else the class that sorts last is taken,
+        and a line says so.
+    """
+
+    task: TaskChoice = "auto"
     groups: str | None = None
     folds: int | None = None
     split: str | None = None
@@ -32,6 +78,8 @@ class Protocol:
     seed: int = 0
     seeds: int = 1
     inner_folds: int = 4
+    trials: int | None = None
+    fine: bool = False
     shots: int | None = None
     draws: int | None = None
     calibrate: Method | None = None
@@ -40,8 +88,12 @@ class Protocol:
     conformal: float | None = None
     conformal_per_class: bool = False
     per: str | None = None
-    aggregate: How | None = None
-    labelling: Labelling = field(default_factory=Labelling)
+    aggregate: Aggregation | None = None
+    positive: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.positive is not None:  # a class may be given as a number or a truth value
+            object.__setattr__(self, "positive", class_word(self.positive))
 
     @property
     def regression(self) -> bool:
@@ -77,7 +129,7 @@ class Protocol:
         return None if self.specificity is None else ("specificity", self.specificity)
 
     @property
-    def how(self) -> How:
+    def how(self) -> Aggregation:
         """How scores are aggregated, where they are."""
         return self.aggregate or "mean"
 
@@ -90,17 +142,16 @@ class Protocol:
         """Return what is needed to repeat it, as plain JSON values."""
         divided = self.split is not None or self.holdout is not None
         own = {"groups": self.groups or "none", "folds": None if divided else self.n_folds}
-        flat = {name: value for name, value in asdict(self).items() if name != "labelling"}
-        return {**flat, **own, **self.labelling.to_dict()}
+        return {**{name: value for name, value in asdict(self).items() if name not in NOT_IN_CONFIG}, **own}
 
     def positive_in(self, task: Task, classes: Sequence[Any]) -> Positive | None:
         """Return the positive class of two, of which a threshold may have to be certain; None of any other task."""
-        return self.labelling.positive_in(task, classes, None if self.target is None else self.target[0])
+        return positive_in(task, classes, self.positive, None if self.target is None else self.target[0])
 
     def refuse(self) -> None:
         """Raise `InputError` for what cannot be, and for options that contradict each other."""
-        if self.task not in get_args(Asked):
-            known = get_args(Asked)
+        if self.task not in get_args(TaskChoice):
+            known = get_args(TaskChoice)
             raise InputError(f"--task {self.task!r}: {' or '.join(known)}.{nearest(self.task, known)}")
         least_of = (("--seed", self.seed, 0), ("--seeds", self.seeds, 1), ("--inner-folds", self.inner_folds, 2))
         for option, value, least in least_of:
@@ -140,7 +191,7 @@ class Protocol:
         if task == "regression":
             for option, value in (
                 ("--calibrate", self.calibrate),
-                ("--positive", self.labelling.positive),
+                ("--positive", self.positive),
                 ("--sensitivity", self.sensitivity),
                 ("--specificity", self.specificity),
                 ("--conformal", self.conformal),

@@ -14,7 +14,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.evaluate.bootstrap import Difference, FoldScores, bootstrap, difference, fold_values, metric_interval
+from headwater.evaluate.bootstrap import (
+    FoldScores,
+    MetricDifference,
+    bootstrap,
+    difference,
+    fold_values,
+    metric_interval,
+)
 from headwater.evaluate.intervals import Evidence, Interval, evidence_of
 from headwater.evaluate.metrics import Task
 from headwater.evaluate.statistics import corrected_t, corrected_t_interval
@@ -75,7 +82,7 @@ class Paired:
         """Return the test rows for each training row, of the model that was trained on fewer."""
         return float(max(self.test_to_train[first], self.test_to_train[second]))
 
-    def difference(self, metric: str, first: int, second: int, level: float = 0.95) -> Difference:
+    def difference(self, metric: str, first: int, second: int, level: float = 0.95) -> MetricDifference:
         """Return how far one model is above another: by the corrected t over folds, or by drawing groups again.
 
         References
@@ -88,7 +95,7 @@ class Paired:
             return difference(self.drawn[metric][first], self.drawn[metric][second], level)
         a, b, ratio = folds[first], folds[second], self.ratio(first, second)
         low, high = corrected_t_interval(a, b, ratio, level)
-        return Difference(float((a - b).mean()), low, high, corrected_t(a, b, ratio).p, "corrected_t")
+        return MetricDifference(float((a - b).mean()), low, high, corrected_t(a, b, ratio).p, "corrected_t")
 
 
 def test_to_train(folds: Sequence[FoldScores]) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from headwater.errors import InputError, nearest
 
-Source = Literal["option", "names", "order"]
+ChosenBy = Literal["option", "names", "order"]
 
 _PAIRS = {  # negative, and its positive
     "0": "1",
@@ -41,7 +41,7 @@ class Positive(NamedTuple):
     """
 
     name: Any
-    by: Source
+    by: ChosenBy
 
 
 def class_word(name: Any) -> str:
@@ -116,3 +116,39 @@ def _is_negative_of(name: str, other: str) -> bool:
 
 def _folded(name: Any) -> str:
     return str(name).strip().casefold()
+
+
+def positive_in(
+    task: str, classes: Sequence[Any], positive: str | None = None, target: str | None = None
+) -> Positive | None:
+    """Return the positive class of a task of two classes; None for any other task.
+
+    Parameters
+    ----------
+    task, classes
+        Kind of task, and its classes, sorted.
+    positive
+        The class that the user named, as text.
+    target
+        ``"sensitivity"`` or ``"specificity"``, where a threshold has to reach one: it must then be certain to which
+        class it refers.
+
+    Raises
+    ------
+    InputError
+        When the named class is not among them, there are not two, or neither the user nor the names decide.
+    """
+    if task != "binary":
+        if positive is not None:
+            raise InputError(
+                f"--positive {positive} names one of two classes, but this is a {task} task: leave it out."
+            )
+        return None
+    found = positive_of(classes, positive)
+    if target is not None and found.by == "order":
+        first, last = map(str, classes)
+        raise InputError(
+            f"--{target} is about the positive class, and the names {first} and {last} do not say which of them "
+            f"that is: add --positive {first!r} or --positive {last!r}."
+        )
+    return found

@@ -15,7 +15,7 @@ from headwater.evaluate import bootstrap as draw
 from headwater.evaluate._labels import codes_in
 from headwater.evaluate.statistics import holm
 from headwater.evaluate.summary import json_safe
-from headwater.experiment.prompts import Described
+from headwater.experiment.prompts import ClassPrompts
 from headwater.heads import ZeroShot, mean_prompt
 
 Floats = NDArray[np.float64]
@@ -59,7 +59,7 @@ class Wording:
         }[self.kind]
 
 
-def wordings(found: Described, X: Any) -> Iterator[Wording]:
+def wordings(found: ClassPrompts, X: Any) -> Iterator[Wording]:
     """Yield the ensemble, then every other wording.
 
     Prompts are averaged as vectors, but for ``probabilities``: there each prompt is by itself, and a class has the mean
@@ -91,7 +91,7 @@ def wordings(found: Described, X: Any) -> Iterator[Wording]:
                 yield Wording("without", scores({c: np.delete(whole[c], w, axis=1)}), None, c, word)
 
 
-def _mixture(found: Described, X: Any) -> Floats:
+def _mixture(found: ClassPrompts, X: Any) -> Floats:
     """Return the mean over a class's prompts of their probabilities among all prompts, brought to add up to 1."""
     each = np.concatenate(list(found.vectors.values()))
     names = [f"{i:09d}" for i in range(len(each))]  # sorted as they are
@@ -111,7 +111,7 @@ def require_metric(task: Task, metric: str | None) -> None:
 
 
 def ablate(
-    found: Described,
+    found: ClassPrompts,
     X: Any,
     y: NDArray[Any],
     task: Task,

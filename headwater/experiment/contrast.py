@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,39 +14,50 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater._progress import progress_bar
+from headwater._progress import Progress, counting, silent
 from headwater._shown import Shown
 from headwater._words import aligned, counted
 from headwater.embed import unique_texts
-from headwater.embed.adapter import FOLDER, Adapter
+from headwater.embed.adapter import Adapter
 from headwater.embed.joined import Joint
 from headwater.embed.tunable import Tunable
-from headwater.errors import InputError, SplitError, nearest
-from headwater.evaluate import make_splits, score
+from headwater.errors import InputError, nearest
+from headwater.evaluate import Split, make_splits, score
+from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import Positive, positive_of
-from headwater.finetune.adapt import Adapted, BatchNorm, How, LoraSettings
+from headwater.experiment.leakage import Leakage, check_leakage
+from headwater.finetune.adapt import Adapted, TrainMode
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
 from headwater.finetune.contrastive import ContrastiveLoss, Pairing, Pairs, Pairwise, embed_pairs, retrieval
-from headwater.finetune.data import Rows, Source
+from headwater.finetune.data import InputSource, Rows
 from headwater.finetune.features import make
-from headwater.finetune.loop import Settings, train_model
-from headwater.finetune.options import beside, curve_table, hashed, memory_advice, peak_memory, refuse_settings
-from headwater.finetune.reading import Asked, Input, load_encoders, members_of, read_contents, read_samples
+from headwater.finetune.loop import LoopSettings, Tuned, train_model
+from headwater.finetune.options import (
+    Training,
+    beside,
+    curve_table,
+    hashed,
+    memory_advice,
+    peak_memory,
+    progress_of,
+)
+from headwater.finetune.reading import TunedEncoders, TunedInput, load_encoders, members_of, read_contents, read_samples
 from headwater.finetune.team import Team
 from headwater.heads import Prompts, ZeroShot, mean_prompt, read_prompts
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.runs.places import seen_from
 from headwater.runs.positive import positive_section
-from headwater.runs.run import CURVES, HEAD_FILES
+from headwater.runs.run import CURVES
 from headwater.runs.words import class_lines, positive_lines
-from headwater.runs.write import environment, parquet, to_json
+from headwater.runs.write import environment, parquet, write_adapters, write_whole
 from headwater.samples.classes import class_counts
 from headwater.samples.columns import full_column, require_column
 from headwater.samples.groups import group_column
-from headwater.samples.missing import MissingRule
+from headwater.samples.selection import Selection
+from headwater.sources import Manifest
 from headwater.store import Data, Modality
 
+HOLDOUT = 0.2  # the share of the pairs that is tested on, where nothing else is said
 FIRST_SCALE = 1 / 0.07  # of cosines, as CLIP's training begins
 SHOWN = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5", "zero_shot_auc")
 
@@ -77,6 +87,16 @@ class Contrasted(Shown):
     adapters: Sequence[Adapter]
     joint: Joint | None = None
 
+    def write(self, target: Path) -> None:
+        """Write it into a run directory, whole."""
+
+        def write_more(folder: Path) -> None:
+            write_adapters(folder, self.adapters)
+            if self.joint is not None:
+                self.joint.write(folder)
+
+        write_whole(target, self.config, self.metrics, {CURVES: parquet(self.curves)}, write_more)
+
     def lines(self) -> list[str]:
         """Say in a few lines what came out."""
         m = self.metrics
@@ -99,28 +119,19 @@ class Contrasted(Shown):
 
 
 @dataclass(frozen=True)
-class Contrasting:
-    """What was asked of one contrastive training; see `contrast`."""
+class ContrastPlan:
+    """What was asked of one contrastive training; see `headwater.api.contrast`."""
 
     manifest: Path
-    asked: Asked
+    encoders: TunedEncoders
     loss: ContrastiveLoss
     dim: int
-    settings: Settings
-    groups: str | None
-    holdout: float
-    split: str | None
-    where: str | None
+    protocol: Protocol
+    selection: Selection
+    training: Training
     allow_leakage: str | None
     prompts: str | None
     label: str | None
-    missing_values: tuple[str, ...]
-    augment: tuple[str, ...]
-    batch_norm: BatchNorm
-    lora: LoraSettings
-    stop_share: float
-    checkpoint_gradients: bool
-    device: str
 
     def refuse(self) -> None:
         """Raise `InputError` for what needs no file to be refused."""
@@ -130,42 +141,57 @@ class Contrasting:
             )
         if (self.prompts is None) != (self.label is None):
             raise InputError("--prompts and --label go together: what describes each value of a column.")
-        if self.settings.batch_size < 2:
+        if self.training.batch_size < 2:
             raise InputError(
-                f"--batch-size must be at least 2, but is {self.settings.batch_size}: a step tells pairs apart."
+                f"--batch-size must be at least 2, but is {self.training.batch_size}: the contrastive loss compares "
+                "the pairs of a step."
             )
         if self.allow_leakage is not None and not self.allow_leakage.strip():
             raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
-        if all(h.kind == "none" for h in self.asked.how().values()):
-            raise InputError("--train none leaves nothing to tune.")
-        refuse_settings(self.settings, None, self.batch_norm)
-        if not self.settings.lr > 0:
-            raise InputError(f"--lr must be above 0, but is {self.settings.lr}.")
-        self.lora.refuse()
-        parse_augmentation(self.augment)
+        self.training.refuse()
+
+    @property
+    def holdout(self) -> float | None:
+        """The share of the pairs to test on; None where a column says which they are."""
+        if self.protocol.split is not None:
+            return None
+        return HOLDOUT if self.protocol.holdout is None else self.protocol.holdout
+
+    @property
+    def settings(self) -> LoopSettings:
+        """The settings of the training loop."""
+        kinds = sorted({mode.kind for mode in self.training.modes.values()} - {"none"})
+        return self.training.settings(self.protocol.seed, kinds)
 
     @property
     def config(self) -> dict[str, Any]:
         """What the run is made of, as ``config.json`` has it; its features join it there."""
-        own = {name: value for name, value in vars(self).items() if name not in ("asked", "settings", "lora")}
+        training = self.training.config(self.protocol.seed)
+        selection = self.selection.to_dict()
         return {
-            "command": "fine-tune",
-            "objective": "contrastive",
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in {**own, **vars(self.asked)}.items()},
-            **asdict(self.settings),
+            "command": "contrast",
+            **self.encoders.to_dict(),
+            "loss": self.loss,
+            "dim": self.dim,
+            **{name: value for name, value in training.items() if name not in ("start", "refit")},
+            "lr": self.settings.lr,
             "manifest": str(self.manifest.absolute()),
-            "groups": self.groups or "none",
-            "holdout": None if self.split is not None else self.holdout,
-            "lora": asdict(self.lora),
+            "groups": self.protocol.groups or "none",
+            "holdout": self.holdout,
+            "split": self.protocol.split,
+            **{name: selection[name] for name in ("where", "missing_values")},
+            "allow_leakage": self.allow_leakage,
+            "prompts": self.prompts,
+            "label": self.label,
         }
 
-    def run(self, target: Path | None, say: Callable[[str], None], *, bar: bool) -> Contrasted:
+    def run(self, target: Path | None, say: Progress) -> Contrasted:
         """Read, train, test and write."""
-        team = Team(self.device)
+        team = Team(self.training.device)
         if not team.leads:
-            say, bar = (lambda line: None), False
-        ready = self._read(bar)
-        self._refuse_leakage(ready, say)
+            say = silent
+        ready = self._read(say)
+        leakage = self._leakage(ready, say)
         say(
             f"{counted(len(ready.rows), 'pair')} to train on, {len(ready.stop):,} to stop by, "
             f"{len(ready.test):,} to test"
@@ -175,29 +201,7 @@ class Contrasting:
         model = self._pairing(ready, adapted, also, image, text, team)
         began = time.monotonic()
         before = self._tested(model, ready, team)
-        checkpoint = None
-        if target is not None:
-            identity = {k: v for k, v in self.config.items() if k not in ("workers", "accumulate", "device")}
-            identity["samples"] = hashed([ready.data.ids, ready.pairs.image, ready.pairs.text, ready.rows, ready.stop])
-            identity["contents"] = [hashed([c.key for c in one.contents]) for one in ready.inputs]
-            tuned_before = [getattr(one.encoder.tuned, "digest", None) for one in ready.inputs]
-            identity["encoders"] = [[one.encoder.weights for one in ready.inputs], tuned_before]
-            if team.leads:
-                Progressed(beside(target), identity)
-            team.wait()
-            checkpoint = Progressed(beside(target), identity).checkpoint("pairs")
-        total = self.settings.epochs * len(ready.rows)
-        with progress_bar("tune", total, unit="pairs", show=bar) as update, memory_advice(self.settings):
-            tuned = train_model(
-                model,
-                Pairwise(model, ready.pairs, self.loss, self.settings, team),
-                ready.rows,
-                ready.stop,
-                self.settings,
-                checkpoint=checkpoint,
-                team=team,
-                progress=update,
-            )
+        tuned = self._trained(model, ready, progress_of(target, self._identity(ready), team), team, say)
         for name, parameter in also.items():
             parameter.data.copy_(model.own[name].detach())
         after = self._tested(model, ready, team)
@@ -205,7 +209,7 @@ class Contrasting:
         metrics = {
             "task": "retrieval",
             **ready.counts,
-            "leakage": {"allowed": self.allow_leakage},
+            "leakage": leakage,
             "before": before,
             "test": after,
             "epochs": tuned.n_epochs,
@@ -217,12 +221,8 @@ class Contrasting:
                 "peak_memory_bytes": peak_memory(team),
                 "processes": team.size,
             },
+            **ready.classes,
         }
-        if ready.truth is not None:
-            unit = None if ready.group_column is None else ready.data.table[ready.group_column].to_numpy()
-            classes = sorted(set(ready.truth.tolist()))
-            metrics["class_counts"] = class_counts(ready.truth, classes, unit)
-            metrics |= positive_section(positive_of(classes) if len(classes) == 2 else None)
         config = self.config | {
             "groups": ready.group_column or "none",
             "features": {one.name: one.encoder.spec(one.modality, "float32").to_dict() for one in ready.inputs},
@@ -233,28 +233,54 @@ class Contrasting:
         joint = self._joint(ready, adapted, model)
         done = Contrasted(target, config, metrics, curve_table(vars(tuned.curve), 0), adapters, joint)
         if team.leads and target is not None:
-            _write(target, done)
+            done.write(target)
             shutil.rmtree(beside(target), ignore_errors=True)
         team.wait()
         return done
 
-    def _refuse_leakage(self, ready: Ready, say: Callable[[str], None]) -> None:
-        """Refuse images that are tested and trained on, unless they are allowed; groups were kept whole before."""
-        n = ready.counts["n_test_images_in_training"]
-        if not n:
-            return
-        leak = f"{counted(n, 'identical image')} on both sides"
-        if self.allow_leakage is None:
-            raise SplitError(
-                f"the split leaks: {leak} ({ready.named_shared()}). Pass --groups COL that keeps copies together "
-                "(headwater audit lists them), or --allow-leakage REASON."
-            )
-        say(f"allowed ({self.allow_leakage}): {leak}")
+    def _identity(self, ready: PairData) -> dict[str, Any]:
+        """Return all that a run that goes on must have in common with the one that began."""
+        identity = {k: v for k, v in self.config.items() if k not in ("workers", "accumulate", "device")}
+        identity["samples"] = hashed([ready.data.ids, ready.pairs.image, ready.pairs.text, ready.rows, ready.stop])
+        identity["contents"] = [hashed([c.key for c in one.contents]) for one in ready.inputs]
+        tuned_before = [getattr(one.encoder.tuned, "digest", None) for one in ready.inputs]
+        identity["encoders"] = [[one.encoder.weights for one in ready.inputs], tuned_before]
+        return identity
 
-    def _adapted(self, ready: Ready) -> tuple[list[Adapted], dict[str, Any]]:
+    def _trained(
+        self, model: Pairing, ready: PairData, progressed: Progressed | None, team: Team, say: Progress
+    ) -> Tuned:
+        """Train on the pairs, and leave the model in its best state."""
+        total = self.training.epochs * len(ready.rows)
+        with counting(say, "tune", total, unit="pairs") as update, memory_advice(self.training):
+            return train_model(
+                model,
+                Pairwise(model, ready.pairs, self.loss, self.settings, team),
+                ready.rows,
+                ready.stop,
+                self.settings,
+                checkpoint=None if progressed is None else progressed.checkpoint("pairs"),
+                team=team,
+                progress=update,
+            )
+
+    def _leakage(self, ready: PairData, say: Progress) -> Leakage:
+        """Refuse images that are tested and trained on, and divided groups, as `fit_head` does."""
+        split = Split(0, np.concatenate([ready.rows, ready.stop]), ready.test)
+        return check_leakage(
+            replace(ready.data, inputs={}),
+            [split],
+            groups=ready.groups,
+            group_column=ready.group_column,
+            allowed=self.allow_leakage,
+            kinds=("image", "text"),
+            say=say,
+        )
+
+    def _adapted(self, ready: PairData) -> tuple[list[Adapted], dict[str, Any]]:
         """Return the encoders that are trained, and the scale and bias of cosines where an encoder has its own."""
-        how = self.asked.how()
-        of_encoder: dict[int, tuple[Tunable[Any], dict[Modality, How]]] = {}
+        how = self.training.modes
+        of_encoder: dict[int, tuple[Tunable[Any], dict[Modality, TrainMode]]] = {}
         for one in ready.inputs:
             of_encoder.setdefault(id(one.encoder), (one.encoder, {}))[1][one.modality] = how[one.modality]
         also: dict[str, Any] = {}
@@ -263,21 +289,23 @@ class Contrasting:
             trained = {modality: way for modality, way in ways.items() if way.kind != "none"}
             if not trained:
                 continue
-            if self.checkpoint_gradients and not encoder.checkpoint_gradients():
+            if self.training.checkpoint_gradients and not encoder.checkpoint_gradients():
                 raise InputError(f"{encoder.name} cannot compute gradients in parts: leave --checkpoint-gradients out.")
             if ready.is_dual:
                 own = dict(encoder.module.named_parameters())
                 also = {name: own[name] for name in ("logit_scale", "logit_bias") if name in own}
-            adapted.append(Adapted(encoder, trained, self.lora, self.batch_norm, self.settings.seed, list(also)))
+            adapted.append(
+                Adapted(encoder, trained, self.training.lora, self.training.batch_norm, self.protocol.seed, list(also))
+            )
         return adapted, also
 
     def _pairing(
         self,
-        ready: Ready,
+        ready: PairData,
         adapted: Sequence[Adapted],
         also: Mapping[str, Any],
-        image: Source,
-        text: Source,
+        image: InputSource,
+        text: InputSource,
         team: Team,
     ) -> Pairing:
         specs = [one.encoder.spec(one.modality, "float32") for one in (image, text)]
@@ -290,10 +318,10 @@ class Contrasting:
             logit_scale=(specs[0].logit_scale if ready.is_dual else None) or FIRST_SCALE,
             logit_bias=float(also["logit_bias"].detach()) if "logit_bias" in also else first_bias,
             device=team.device,
-            seed=self.settings.seed,
+            seed=self.protocol.seed,
         )
 
-    def _joint(self, ready: Ready, adapted: Sequence[Adapted], model: Pairing) -> Joint | None:
+    def _joint(self, ready: PairData, adapted: Sequence[Adapted], model: Pairing) -> Joint | None:
         if ready.is_dual:
             return None
         number = {id(part.encoder): i for i, part in enumerate(adapted)}
@@ -310,63 +338,68 @@ class Contrasting:
         own = {name: model.own[f"project_{name}"].detach().cpu().numpy() for name in ("image", "text")}
         return Joint(parts, own, math.exp(float(model.own["logit_scale"].detach())))
 
-    def _read(self, bar: bool) -> Ready:
+    def _read(self, say: Progress) -> PairData:
         """Read the manifest, load the encoder, and divide the pairs."""
-        table, samples = read_samples(self.manifest, self.asked, self.where)
+        table, samples = read_samples(self.manifest, self.encoders.columns, self.selection.where)
         if table.text is None or table.image is None:
             raise InputError(
                 "contrastive training needs an image and a text of each sample: name columns with --image and --text."
             )
-        group = group_column(samples, self.groups)
-        for option, column in (("--groups", group), ("--split", self.split), ("--label", self.label)):
+        group, split = group_column(samples, self.protocol.groups), self.protocol.split
+        for option, column in (("--groups", group), ("--split", split), ("--label", self.label)):
             if column is not None:
                 require_column(samples, column, option)
-        encoders = load_encoders(replace(self.asked, text=table.text), table, tokens=False, device=self.device)
+        inputs, data = self._contents(table, say)
+        place = {one.modality: np.concatenate(members_of(data)[one.name]) for one in inputs}
+        labels = () if self.label is None else (self.label,)
+        rule = self.selection.rule(labels, Protocol(groups=group), table.id)
+        missing = rule.found(data.table)
+        data = rule.applied(data)
+        unit = None if group is None else full_column(data, group, "--groups", missing)
+        given = None if split is None else full_column(data, split, "--split")
+        seed = self.protocol.seed
+        tested = make_splits(
+            np.resize([0, 1], len(data.ids)),  # there is no class to keep in proportion
+            groups=unit,
+            split=given,
+            holdout=self.holdout,
+            seed=seed,
+        )[0]
+        stop = np.zeros(0, np.int64)
+        if self.training.patience is not None:
+            of_rows = None if unit is None else unit[tested.train]
+            classes, share = np.zeros(len(tested.train), int), self.training.stop_share
+            stop = tested.train[rows_to_stop_by(classes, of_rows, share, seed)]
+        truth = None if self.label is None else full_column(data, self.label, "--label", missing).astype(str)
+        pairs = Pairs(place["image"], place["text"])
+        return PairData(inputs, data, pairs, np.setdiff1d(tested.train, stop), stop, tested.test, truth, group, unit)
+
+    def _contents(self, table: Manifest, say: Progress) -> tuple[list[TunedInput], Data]:
+        """Load the encoders, and read every image and text for its key."""
+        named = replace(self.encoders, columns=replace(self.encoders.columns, text=table.text))
+        encoders = load_encoders(named, table, self.training, tokens=False)
         if set(encoders) != {"image", "text"}:
             raise InputError(
                 "contrastive training needs a dual encoder, which reads images and texts, such as open_clip:… or "
                 "hf:…, or two encoders."
             )
-        how = self.asked.how()
+        modes = self.training.modes
         if encoders["image"] is not encoders["text"]:
             for modality, encoder in encoders.items():
-                if encoder.tuned is not None and how[modality].kind == "none":
+                if encoder.tuned is not None and modes[modality].kind == "none":
                     raise InputError(
-                        f"--train {modality}=none keeps what --adapter {self.asked.adapter} brought, which two joined "
-                        "encoders cannot hold: train it too, or leave --adapter out."
+                        f"--train {modality}=none keeps what --adapter {self.encoders.choice.adapter} brought, which "
+                        "two joined encoders cannot hold: train it too, or leave --adapter out."
                     )
-        inputs, data = read_contents(table, encoders, how, self.settings.workers, bar)
-        place = {one.modality: np.concatenate(members_of(data)[one.name]) for one in inputs}
-        labels = () if self.label is None else (self.label,)
-        rule = MissingRule(self.missing_values, labels, (group,), ids=table.id)
-        missing = rule.found(data.table)
-        data = rule.applied(data)
-        unit = None if group is None else full_column(data, group, "--groups", missing)
-        given = None if self.split is None else full_column(data, self.split, "--split")
-        seed = self.settings.seed
-        tested = make_splits(
-            np.resize([0, 1], len(data.ids)),  # there is no class to keep in proportion
-            groups=unit,
-            split=given,
-            holdout=self.holdout if given is None else None,
-            seed=seed,
-        )[0]
-        stop = np.zeros(0, np.int64)
-        if self.settings.patience is not None:
-            of_rows = None if unit is None else unit[tested.train]
-            stop = tested.train[rows_to_stop_by(np.zeros(len(tested.train), int), of_rows, self.stop_share, seed)]
-        truth = None if self.label is None else full_column(data, self.label, "--label", missing).astype(str)
-        pairs = Pairs(place["image"], place["text"])
-        rows = np.setdiff1d(tested.train, stop)
-        return Ready(inputs, data, pairs, rows, stop, tested.test, truth, group)
+        return read_contents(table, encoders, modes, self.training.workers, say)
 
-    def _sources(self, ready: Ready, team: Team) -> list[Source]:
+    def _sources(self, ready: PairData, team: Team) -> list[InputSource]:
         """Return what each tower reads; one that is locked is run once."""
         found = {}
         for one in ready.inputs:
             stored = None
             if one.how.kind == "none":
-                size, workers = self.settings.batch_size, self.settings.workers
+                size, workers = self.training.batch_size, self.training.workers
                 made = make(
                     one.encoder, one.modality, one.contents, tokens=False, batch_size=size, workers=workers, team=team
                 )
@@ -378,19 +411,19 @@ class Contrasting:
                     )
                 stored = made.stored()
             numbers = ready.pairs.image if one.modality == "image" else ready.pairs.text
-            found[one.modality] = Source(
+            found[one.modality] = InputSource(
                 one.name,
                 one.encoder,
                 one.modality,
                 one.contents,
                 list(numbers[:, None]),
                 False,
-                parse_augmentation(self.augment) if one.modality == "image" else None,
+                parse_augmentation(self.training.augment) if one.modality == "image" else None,
                 stored,
             )
         return [found["image"], found["text"]]
 
-    def _tested(self, model: Pairing, ready: Ready, team: Team) -> dict[str, float]:
+    def _tested(self, model: Pairing, ready: PairData, team: Team) -> dict[str, float]:
         """Return how well the test pairs are found, and the test images classified by prompts."""
         images, texts = embed_pairs(model, ready.test, self.settings, team)
         found = retrieval(images, texts, ready.pairs, ready.test)
@@ -404,10 +437,10 @@ class Contrasting:
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class PairData:
     """All that training reads, and how its rows are divided."""
 
-    inputs: Sequence[Input]
+    inputs: Sequence[TunedInput]
     data: Data
     pairs: Pairs
     rows: Rows
@@ -415,24 +448,26 @@ class Ready:
     test: Rows
     truth: NDArray[np.str_] | None
     group_column: str | None
+    groups: NDArray[Any] | None
 
     def _shared(self, numbers: NDArray[np.int64]) -> int:
         """Return how many distinct contents of test pairs are among those to train on, or to stop by."""
         seen = np.concatenate([self.rows, self.stop])
         return len(np.intersect1d(numbers[self.test], numbers[seen]))
 
-    def named_shared(self) -> str:
-        """Name a sample to test by whose image is among those to train on, and one that has it there."""
-        seen = np.concatenate([self.rows, self.stop])
-        image = self.pairs.image
-        tested = next(row for row in self.test if image[row] in image[seen])
-        trained = next(row for row in seen if image[row] == image[tested])
-        return f"{str(self.data.ids[tested])!r} and {str(self.data.ids[trained])!r}"
-
     @property
     def is_dual(self) -> bool:
         """Whether one encoder makes both."""
         return self.inputs[0].encoder is self.inputs[1].encoder
+
+    @property
+    def classes(self) -> dict[str, Any]:
+        """What ``metrics.json`` says of the classes of a label; nothing without one."""
+        if self.truth is None:
+            return {}
+        classes = sorted(set(self.truth.tolist()))
+        positive = positive_of(classes) if len(classes) == 2 else None
+        return {"class_counts": class_counts(self.truth, classes, self.groups), **positive_section(positive)}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -468,19 +503,3 @@ def _zero_shot(
     task = "binary" if len(classes) == 2 else "multiclass"
     found = score(task, truth, scores, classes=np.array(classes))  # type: ignore[arg-type]
     return {"zero_shot_accuracy": found["accuracy"], "zero_shot_auc": found["auc"]}
-
-
-def _write(target: Path, done: Contrasted) -> None:
-    """Write the run, its metrics last."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in (*HEAD_FILES, "predictions.parquet", "metrics.json"):  # of another run that was here
-        (target / name).unlink(missing_ok=True)
-    (target / "config.json").write_text(to_json(seen_from(target, done.config)))
-    shutil.rmtree(target / FOLDER, ignore_errors=True)
-    for number, adapter in enumerate(done.adapters):
-        (target / FOLDER / str(number)).mkdir(parents=True)
-        adapter.write(target / FOLDER / str(number))
-    if done.joint is not None:
-        done.joint.write(target)
-    (target / CURVES).write_bytes(parquet(done.curves))
-    (target / "metrics.json").write_text(json.dumps(done.metrics, indent=2) + "\n")

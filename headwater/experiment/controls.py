@@ -13,13 +13,13 @@ from headwater.evaluate import Outcome
 from headwater.evaluate.bootstrap import FoldScores
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.summary import json_safe, repeats, summary
-from headwater.experiment.head import Chosen
+from headwater.experiment.head import HeadChoice
 from headwater.heads import noise_like, shuffled
 from headwater.heads.controls import LONE
 from headwater.heads.tokens import Ragged
 from headwater.samples.inputs import given_to
 
-Evaluate = Callable[[Chosen, Any], Outcome]
+Evaluate = Callable[[HeadChoice, Any], Outcome]
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Control:
     """
 
     kind: str
-    chosen: Chosen
+    chosen: HeadChoice
     parts: Mapping[str, Any]
 
 
 def run_controls(
-    chosen: Chosen,
+    chosen: HeadChoice,
     parts: Mapping[str, Any],
     outcome: Outcome,
     y: NDArray[Any],
@@ -85,7 +85,7 @@ def run_controls(
     return found
 
 
-def _controls(chosen: Chosen, parts: Mapping[str, Any], seed: int) -> dict[str, Control]:
+def _controls(chosen: HeadChoice, parts: Mapping[str, Any], seed: int) -> dict[str, Control]:
     several = len(parts) > 1
     of_one = chosen.instead(LONE) if chosen.head().least_inputs > 1 else chosen
     out: dict[str, Control] = {}

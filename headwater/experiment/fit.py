@@ -1,8 +1,8 @@
-"""A fit from what was asked of it to a run: samples, splits, leaks, heads and what is reported."""
+"""A fit from what was asked of it to a run: samples, splits, leaks, heads and what is decisions_of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._progress import Progress, silent
 from headwater._words import counted
 from headwater.embed.constant_features import warnings_of_inputs
 from headwater.errors import InputError
 from headwater.evaluate import Outcome, Repeat, Split, cross_validate_repeats, infer_task, make_splits
 from headwater.evaluate.aggregate import refuse_straddling
-from headwater.evaluate.decisions import reported
+from headwater.evaluate.class_order import ordered
+from headwater.evaluate.decisions import Decisions, decisions_of
 from headwater.evaluate.edges import at_edges
-from headwater.evaluate.labelling import ordered
 from headwater.evaluate.options import Protocol
+from headwater.evaluate.positive import Positive
 from headwater.evaluate.shots import few_shots
 from headwater.experiment.controls import run_controls
-from headwater.experiment.head import Chosen
-from headwater.experiment.leakage import Report, check_leakage, shared_images
+from headwater.experiment.head import HeadChoice
+from headwater.experiment.leakage import Leakage, check_leakage, shared_images
 from headwater.experiment.prompts import SEES, texts_for
 from headwater.runs.metrics import metrics_of, trials_of
 from headwater.runs.positive import positive_section
@@ -30,10 +32,9 @@ from headwater.runs.predictions import names_key, predictions_of
 from headwater.runs.run import Run
 from headwater.runs.write import described, environment, write_run
 from headwater.samples.classes import alike_labels, alike_values, class_counts, names_in
-from headwater.samples.columns import Columns, require_column
-from headwater.samples.groups import group_column
+from headwater.samples.columns import Columns
+from headwater.samples.groups import require_columns
 from headwater.samples.inputs import (
-    Missing,
     Wanted,
     given_to,
     instances_of,
@@ -44,76 +45,58 @@ from headwater.samples.inputs import (
 )
 from headwater.samples.label_names import merged
 from headwater.samples.labels import labels_there, with_labels, with_numbers
-from headwater.samples.missing import Found, missing_rule
+from headwater.samples.missing import MissingFound
+from headwater.samples.selection import Selection
 from headwater.samples.stated import READ, texts_that_state
 from headwater.samples.views import views_of
 from headwater.store import Data, Store
 
-DEFAULT_HEAD = {False: "linear", True: "ridge"}  # for regression or not
-
 
 @dataclass(frozen=True)
-class Fitting:
-    """What was asked of one fit; see `fit_head`."""
+class FitOptions:
+    """What was asked of one fit; see `headwater.api.fit_head`."""
 
     features: tuple[str, ...]
     labels: tuple[str, ...]
-    label_separator: str | None
-    merge: Mapping[str, str | None]
+    head: HeadChoice
     params: Mapping[str, Any]
-    chosen: Chosen
     protocol: Protocol
-    where: str | None
-    bags: str | None
-    views: str | None
-    missing: Missing
-    samples_with: tuple[str, ...]
-    controls: bool
-    allow_leakage: str | None
-    prompts: str | Path | None
-
-    @property
-    def unit(self) -> str:
-        """What a row is called."""
-        return "sample" if self.bags is None else "bag" if self.views is None else "case"
+    selection: Selection
+    controls: bool = False
+    allow_leakage: str | None = None
+    prompts: str | Path | None = None
 
     def refuse(self) -> None:
         """Raise `InputError` for what needs no store to be refused."""
         self.protocol.refuse()
-        for option, given in (("--label-separator", self.label_separator), ("--merge", self.merge)):
+        for option, given in (("--label-separator", self.selection.label_separator), ("--merge", self.selection.merge)):
             if self.protocol.regression and given:
                 raise InputError(f"{option} is about classes, and --task regression predicts numbers: leave it out.")
-        _refuse_same_repeats(self.protocol, self.chosen)
+        _refuse_same_repeats(self.protocol, self.head)
 
-    def on(self, store: Store) -> Planned:
-        """Return it with a store, refusing what the store lacks."""
-        for column in self.labels:
-            require_column(store, column, "--label")
-        protocol = replace(
-            self.protocol, groups=group_column(store, self.protocol.groups, self.bags, self.protocol.per)
-        )
-        for option, name in {**protocol.columns, "--bags": self.bags, "--views": self.views}.items():
-            if name is not None:
-                require_column(store, name, option)
+    def on(self, store: Store) -> FitPlan:
+        """Return the plan on a store, refusing what the store lacks."""
+        selection = self.selection
+        protocol = require_columns(store, self.labels, self.protocol, selection)
         what = wanted(
             store,
             self.features,
-            self.chosen.kind,
-            self.chosen.head(),
-            missing=self.missing,
-            bags=self.bags,
-            also=self.samples_with,
-            views=self.views,
+            self.head.kind,
+            self.head.head(),
+            missing=selection.missing,
+            bags=selection.bags,
+            also=selection.samples_with,
+            views=selection.views,
         )
-        return Planned(store, replace(self, protocol=protocol), what)
+        return FitPlan(store, replace(self, protocol=protocol), what)
 
 
 @dataclass(frozen=True)
-class Planned:
+class FitPlan:
     """A fit that nothing is known to be in the way of."""
 
     store: Store
-    asked: Fitting
+    asked: FitOptions
     what: Wanted
 
     @property
@@ -125,20 +108,14 @@ class Planned:
             "store": self.store.full_location,
             "features": described(self.store, self.what.names),
             "label": list(asked.labels),
-            "label_separator": asked.label_separator,
-            "merge": dict(asked.merge),
-            "head": asked.chosen.kind,
+            "head": asked.head.kind,
             "params": dict(asked.params),
-            "trials": asked.chosen.trials,
-            "fine": asked.chosen.fine,
-            "where": asked.where,
-            "samples_with": list(asked.samples_with),
+            "trials": asked.head.trials,
+            "fine": asked.head.fine,
             "tokens": sorted(self.what.tokens),
-            "bags": asked.bags,
-            "views": asked.views,
-            "missing": asked.missing,
             "controls": asked.controls,
             "allow_leakage": asked.allow_leakage,
+            **asked.selection.to_dict(),
             **asked.protocol.to_dict(),
         }
 
@@ -147,7 +124,7 @@ class Planned:
         """The columns that are used, each once."""
         return list(dict.fromkeys([*self.asked.labels, *self.asked.protocol.columns.values()]))
 
-    def run(self, target: Path | None, say: Callable[[str], None], *, inner_always: bool = False) -> Run:
+    def run(self, target: Path | None, say: Progress, *, inner_always: bool = False) -> Run:
         """Select, fit, report and write.
 
         Parameters
@@ -159,74 +136,152 @@ class Planned:
         inner_always
             Fit on inner folds even where there is nothing to select, so that heads can be chosen by their inner losses.
         """
-        asked, protocol = self.asked, self.asked.protocol
-        rule = missing_rule(protocol, asked.labels, asked.label_separator, self.store.roles.id)
-        missing = rule.found(self.store.select(asked.where))
-        read = read_inputs(self.store, self.what, asked.where, self.used, rule)
+        rows = self._rows(say)
+        splits = splits_of(rows.y, rows.columns, self.asked.protocol)
+        leakage = _checked_leakage(self, rows, splits, say)
+        fitted = self._fitted(rows, splits, inner_always, say)
+        run = self._reported(target, rows, fitted, leakage, say)
+        return write_run(target, run, self.asked.head.kind)
+
+    def _rows(self, say: Progress) -> LabelledRows:
+        """Read features and labels, and warn of what is odd in them."""
+        asked, protocol, selection = self.asked, self.asked.protocol, self.asked.selection
+        rule = selection.rule(asked.labels, protocol, self.store.roles.id)
+        missing = rule.found(self.store.select(selection.where))
+        read = read_inputs(self.store, self.what, selection.where, self.used, rule)
         if protocol.regression:
-            data, found = with_numbers(read, asked.labels)
+            data, labels = with_numbers(read, asked.labels)
         else:
-            data, found = with_labels(read, asked.labels, asked.label_separator)
-            if asked.merge:
-                known = labels_there(rule.tidied(self.store.samples), asked.labels, asked.label_separator)
-                data, found = merged(data, found, asked.merge, known)
-            protocol.refuse_for(infer_task(found.y))
-        y = found.y
-        say(f"{counted(len(y), asked.unit)} with {' and '.join(data.inputs)}")
-        rows = Columns.read(data, protocol, missing)
+            separator = selection.label_separator
+            data, labels = with_labels(read, asked.labels, separator)
+            if isinstance(selection.merge, Mapping) and selection.merge:
+                known = labels_there(rule.tidied(self.store.samples), asked.labels, separator)
+                data, labels = merged(data, labels, selection.merge, known)
+            protocol.refuse_for(infer_task(labels.y))
+        y = labels.y
+        say(f"{counted(len(y), selection.unit)} with {' and '.join(data.inputs)}")
+        columns = Columns.read(data, protocol, missing)
         positive = None if protocol.regression else protocol.positive_in(infer_task(y), np.unique(y).tolist())
-        alike = warnings_of_inputs(data)
-        for line in alike:
+        warnings = warnings_of_inputs(data)
+        for line in warnings:
             say(f"warning: {line}")
-        splits = splits_of(y, rows, protocol)
-        names = np.unique(y).tolist() if found.names is None else found.names
-        leakage = _checked_leakage(self, data, y, names, splits, rows, say)
+        return LabelledRows(data, y, labels.names, columns, missing, positive, warnings)
 
-        def evaluated(chosen: Chosen, X: Any) -> Outcome:
-            found = _cross_validated(chosen, X, y, splits, rows.whole, protocol, inner_always, say)
-            return ordered(found, y, positive)
+    def _fitted(
+        self, rows: LabelledRows, splits: Sequence[Sequence[Split]], inner_always: bool, say: Progress
+    ) -> Fitted:
+        """Select and fit the head on each split, and the controls where they are asked for."""
+        asked, protocol, columns = self.asked, self.asked.protocol, rows.columns
 
-        parts = parts_of(data)
-        head = asked.chosen.head()
-        texts, described_as = texts_for(self.store, self.what.names, asked.chosen.kind, head, asked.prompts, y, say)
-        chosen = replace(asked.chosen, fixed={**asked.chosen.fixed, **texts})
+        def evaluated(head: HeadChoice, X: Any) -> Outcome:
+            found = _cross_validated(head, X, rows.y, splits, columns.whole, protocol, inner_always, say)
+            return ordered(found, rows.y, rows.positive)
+
+        def of_control(head: HeadChoice, X: Any) -> Outcome:
+            return decisions_of(evaluated(head, X), rows.y, protocol, units=columns.units).outcome
+
+        parts = parts_of(rows.data)
+        head, kind = asked.head.head(), asked.head.kind
+        texts, described_as = texts_for(self.store, self.what.names, kind, head, asked.prompts, rows.y, say)
+        chosen = replace(asked.head, fixed={**asked.head.fixed, **texts})
         X = given_to(head, parts)
         outcome = evaluated(chosen, X)
-        report = reported(outcome, y, protocol, levels=rows.levels, units=rows.units, groups=rows.whole)
-        classes = outcome.classes.tolist() if found.names is None else found.names
-        levels_by = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
-        fixed = asked.chosen.fixed
-        metrics = metrics_of(report.outcome, data, y, classes=classes, params=fixed, by=levels_by) | report.metrics
-        metrics |= counts_of(y, classes, rows, protocol, missing, "--merge", len(asked.labels), say)
-        metrics |= positive_section(positive)
-        if asked.chosen.trials is None:
+        decisions = decisions_of(
+            outcome, rows.y, protocol, levels=columns.levels, units=columns.units, groups=columns.whole
+        )
+        controls = None
+        if asked.controls:
+            controls = run_controls(
+                chosen, parts, decisions.outcome, rows.y, columns.whole, protocol.seed, of_control, say
+            )
+        return Fitted(X, outcome, decisions, described_as, controls)
+
+    def _reported(
+        self, target: Path | None, rows: LabelledRows, fitted: Fitted, leakage: Leakage, say: Progress
+    ) -> Run:
+        """Put the results of a fit together as a run."""
+        asked, protocol, columns, y = self.asked, self.asked.protocol, rows.columns, rows.y
+        outcome, decisions, head = fitted.outcome, fitted.decisions, asked.head.head()
+        classes = outcome.classes.tolist() if rows.names is None else rows.names
+        by = None if protocol.by is None or columns.levels is None else (protocol.by, columns.levels)
+        fixed = asked.head.fixed
+        metrics = metrics_of(decisions.outcome, rows.data, y, classes=classes, params=fixed, by=by) | decisions.metrics
+        metrics |= counts_of(y, classes, columns, protocol, rows.missing, "--merge", len(asked.labels), say)
+        metrics |= positive_section(rows.positive)
+        if asked.head.trials is None:
             metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(outcome, head.search_space)]
-        metrics["warnings"] += alike
+        metrics["warnings"] += rows.warnings
         metrics["leakage"] = leakage
         if head.transductive:
             metrics["transduction"] = {"sees": SEES}
-        if asked.controls:
-
-            def of_control(chosen: Chosen, X: Any) -> Outcome:
-                return reported(evaluated(chosen, X), y, protocol, units=rows.units).outcome
-
-            metrics["controls"] = run_controls(
-                chosen, parts, report.outcome, y, rows.whole, protocol.seed, of_control, say
-            )
+        if fitted.controls is not None:
+            metrics["controls"] = fitted.controls
         words = [str(c) for c in classes]
-        predictions = predictions_of(data.ids, y, report.outcome, words, rows.whole, report.sets)
-        decision = {"classes": classes, **report.decision} if report.decision else {}
+        predictions = predictions_of(rows.data.ids, y, decisions.outcome, words, columns.whole, decisions.sets)
         config = {
             **self.config,
-            "view_levels": views_of(data.inputs),
+            "view_levels": views_of(rows.data.inputs),
             names_key(outcome.task): classes,
-            **described_as,
+            **fitted.described_as,
             "environment": environment(),
         }
-        tried = trials_of(outcome, fixed)
-        weights = instances_of(outcome, X, data)
-        run = Run(target, config, metrics, predictions, outcome.head, decision, tried, weights)
-        return write_run(target, run, asked.chosen.kind)
+        return Run(
+            target,
+            config,
+            metrics,
+            predictions,
+            outcome.head,
+            decision={"classes": classes, **decisions.decision} if decisions.decision else {},
+            trials=trials_of(outcome, fixed),
+            instances=instances_of(outcome, fitted.X, rows.data),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledRows:
+    """The rows of a fit with their labels.
+
+    Attributes
+    ----------
+    data
+        Features and samples; a row is a sample, a bag or a case.
+    y
+        Classes, of shape ``(n,)``; 0/1 of shape ``(n, n_labels)``; or numbers.
+    names
+        What the columns of ``y`` are called; None where each row has one class.
+    columns
+        Groups, units and levels of the rows.
+    missing
+        Missing values by column.
+    positive
+        The positive class of two.
+    warnings
+        What is odd in the features.
+    """
+
+    data: Data
+    y: NDArray[Any]
+    names: list[str] | None
+    columns: Columns
+    missing: MissingFound
+    positive: Positive | None
+    warnings: list[str]
+
+    @property
+    def class_names(self) -> list[Any]:
+        """Classes, labels or outputs, in the order of `numpy.unique` or of columns."""
+        return np.unique(self.y).tolist() if self.names is None else self.names
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What fitting gave: the inputs of the head, the outcome, what follows from its scores, texts, and controls."""
+
+    X: Any
+    outcome: Outcome
+    decisions: Decisions
+    described_as: Mapping[str, Any]
+    controls: dict[str, Any] | None
 
 
 def counts_of(
@@ -234,10 +289,10 @@ def counts_of(
     classes: Sequence[Any],
     rows: Columns,
     protocol: Protocol,
-    missing: Found,
+    missing: MissingFound,
     option: str | None,
     n_columns: int,
-    say: Callable[[str], None],
+    say: Progress,
 ) -> dict[str, Any]:
     """Count classes and missing values, and warn of names that seem to mean the same; for ``metrics.json``.
 
@@ -257,26 +312,18 @@ def counts_of(
     return out | {"warnings": warnings}
 
 
-def _checked_leakage(
-    plan: Planned,
-    data: Data,
-    y: NDArray[Any],
-    names: Sequence[Any],
-    splits: Sequence[Sequence[Split]],
-    rows: Columns,
-    say: Callable[[str], None],
-) -> Report:
+def _checked_leakage(plan: FitPlan, rows: LabelledRows, splits: Sequence[Sequence[Split]], say: Progress) -> Leakage:
     """Look for leaks in the splits of every seed, sample by sample where rows are bags; return what the first has."""
-    asked = plan.asked
-    samples, row = samples_behind(plan.store, plan.what, asked.where, data)
-    of_samples, whole = (None if values is None else values[row] for values in (rows.groups, rows.whole))
-    found: list[Report] = []
+    asked, columns = plan.asked, rows.columns
+    samples, row = samples_behind(plan.store, plan.what, asked.selection.where, rows.data)
+    of_samples, whole = (None if values is None else values[row] for values in (columns.groups, columns.whole))
+    found: list[Leakage] = []
     for of_seed in splits:
         by_sample = of_samples_behind(of_seed, row)
-        quiet = say if not found else lambda line: None
         stated = None
         if not found and any(name.endswith(READ) for name in plan.what.names):
-            stated = texts_that_state(samples, plan.store.roles.text, y[row], names, by_sample, whole)
+            text = plan.store.roles.text
+            stated = texts_that_state(samples, text, rows.y[row], rows.class_names, by_sample, whole)
         report = check_leakage(
             samples,
             by_sample,
@@ -284,9 +331,9 @@ def _checked_leakage(
             group_column=asked.protocol.groups,
             allowed=asked.allow_leakage,
             # samples may lack features that others have, and share an image all the same
-            shared=shared_images(data, of_seed) if plan.what.partial and plan.what.bags is None else 0,
+            shared=shared_images(rows.data, of_seed) if plan.what.partial and plan.what.bags is None else 0,
             stated=stated,
-            say=quiet,
+            say=say if not found else silent,
         )
         found.append(report)
     return found[0]
@@ -322,14 +369,14 @@ def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[S
 
 
 def _cross_validated(
-    chosen: Chosen,
+    chosen: HeadChoice,
     X: Any,
     y: NDArray[Any],
     splits: Sequence[Sequence[Split]],
     groups: NDArray[Any] | None,
     protocol: Protocol,
     inner_always: bool,
-    say: Callable[[str], None],
+    say: Progress,
 ) -> Outcome:
     """Cross-validate with each seed, all together, and return all folds as one outcome."""
     drawn, repeats, final = "seed" in chosen.head().get_params() and "seed" not in chosen.given, [], None
@@ -356,7 +403,7 @@ def _cross_validated(
     )
 
 
-def _refuse_same_repeats(protocol: Protocol, chosen: Chosen) -> None:
+def _refuse_same_repeats(protocol: Protocol, chosen: HeadChoice) -> None:
     """Refuse repetitions that would all be the same, or of which the head is to know nothing."""
     if protocol.seeds == 1:
         return
@@ -368,7 +415,3 @@ def _refuse_same_repeats(protocol: Protocol, chosen: Chosen) -> None:
             f"--seeds {protocol.seeds} with --split {protocol.split}: the split stays and a {chosen.kind} head draws "
             "nothing, so that each repetition would be the same. Leave --seeds out."
         )
-
-
-def several(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))

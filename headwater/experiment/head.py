@@ -11,11 +11,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from headwater._extras import need
 from headwater.errors import InputError
 from headwater.evaluate import TPE, Grid, Refined, Searches
+from headwater.evaluate.options import Protocol
 from headwater.heads import ClassTexts, Head, head_class, make_head
+
+DEFAULT_HEAD = {False: "linear", True: "ridge"}  # for regression or not
 
 
 @dataclass(frozen=True)
-class Chosen:
+class HeadChoice:
     """A kind of head, and how its parameters come about.
 
     Attributes
@@ -51,7 +54,7 @@ class Chosen:
         fine: bool = False,
         regression: bool = False,
         option: str = "--set ",
-    ) -> Chosen:
+    ) -> HeadChoice:
         """Tell values from lists of them, by the types of a head's parameters.
 
         A list is one value where the parameter is a list itself (``hidden=[512, 512]``), and else values to select
@@ -89,6 +92,14 @@ class Chosen:
             )
         return found
 
+    @classmethod
+    def under(
+        cls, protocol: Protocol, kind: str | None, params: Mapping[str, Any], *, option: str = "--set "
+    ) -> HeadChoice:
+        """Choose a head for a protocol: its task, and how its parameters are searched; see `of`."""
+        kind = kind or DEFAULT_HEAD[protocol.regression]
+        return cls.of(kind, params, protocol.trials, fine=protocol.fine, regression=protocol.regression, option=option)
+
     @property
     def _penalties(self) -> tuple[str, list[float]] | None:
         """The one parameter that the head's own grid is of, above 0, and its values; None where there is no such."""
@@ -105,7 +116,7 @@ class Chosen:
         """Names of the parameters of which anything is said."""
         return frozenset(self.fixed) | frozenset(self.lists)
 
-    def instead(self, kind: str) -> Chosen:
+    def instead(self, kind: str) -> HeadChoice:
         """Return the same of another kind of head, which has the same parameters."""
         return replace(self, kind=kind)
 

@@ -17,7 +17,7 @@ from headwater.evaluate.splits import Split
 from headwater.evaluate.stated import Stated
 from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, pairs_above
 from headwater.runs.words import words_of_clue
-from headwater.samples.contents import Contents, contents_of, kinds_of, modality_of
+from headwater.samples.contents import SharedContents, contents_of, kinds_of, modality_of
 from headwater.store import KEY_COLUMNS, Data, Modality, SelectedRows
 
 # What keeps the search for near duplicates to some tenths of a second: their share is estimated on a sample.
@@ -33,7 +33,7 @@ REFUSED_LEAST = 10
 MOST_COPIES = 20
 SHOWN = 2
 
-Report = dict[str, Any]
+Leakage = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ def check_leakage(
     allowed: str | None = None,
     shared: int = 0,
     stated: Stated | None = None,
+    kinds: Sequence[Modality] | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Report:
+) -> Leakage:
     """Look for what is on both sides of a split; refuse the splits when it is there.
 
     Refused are identical images and divided groups, of which one is enough, and near duplicates of images when many
@@ -113,6 +114,8 @@ def check_leakage(
         Images on both sides, where more samples have one than have all of these features; see `shared_images`.
     stated
         How far texts state the label, where texts are used; see `headwater.samples.stated`.
+    kinds
+        Which contents are compared; those of the features that ``data`` has, when left out.
     say
         Called with a line about what is there and does not lead to a refusal.
 
@@ -130,10 +133,10 @@ def check_leakage(
     """
     if allowed is not None and not allowed.strip():
         raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
-    contents = {part: contents_of(data, part) for part in kinds_of(data.inputs)}
+    contents = {part: contents_of(data, part) for part in (kinds_of(data.inputs) if kinds is None else kinds)}
     sides = {modality: Sides.of(found.of_sample, splits) for modality, found in contents.items()}
     both = {modality: found.straddling() for modality, found in sides.items()}
-    report: Report = {"identical_across_splits": {modality: int(mask.sum()) for modality, mask in both.items()}}
+    report: Leakage = {"identical_across_splits": {modality: int(mask.sum()) for modality, mask in both.items()}}
     leaks = []
     if "image" in both and both["image"].any():
         n = counted(int(both["image"].sum()), "identical image")
@@ -199,7 +202,7 @@ def _say_across(across: dict[Any, int], column: str | None, say: Callable[[str],
             )
 
 
-def _named(data: Data, contents: Contents, which: NDArray[np.bool_]) -> str:
+def _named(data: Data, contents: SharedContents, which: NDArray[np.bool_]) -> str:
     """Name the samples of the first contents."""
     first = (data.ids[contents.samples(int(c))[:2]] for c in np.flatnonzero(which)[:SHOWN])
     return ", ".join(" and ".join(map(repr, ids.tolist())) for ids in first)
@@ -214,7 +217,7 @@ def _of_near(near: NearDuplicates) -> str:
 
 def _near_duplicates(
     data: Data,
-    contents: dict[Modality, Contents],
+    contents: dict[Modality, SharedContents],
     sides: dict[Modality, Sides],
     splits: Sequence[Split],
     groups: NDArray[Any] | None,

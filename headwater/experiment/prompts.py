@@ -23,7 +23,7 @@ SEES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Described:
+class ClassPrompts:
     """Prompts and their vectors.
 
     Attributes
@@ -84,7 +84,7 @@ def describe(
     weights: str | Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
-) -> Described:
+) -> ClassPrompts:
     """Read prompts that describe at least the labels, and embed those that the store lacks.
 
     Raises
@@ -96,7 +96,7 @@ def describe(
     """
     image, text = dual(features)
     prompts = read_prompts(path)
-    found = Described(prompts, {}, 1.0)
+    found = ClassPrompts(prompts, {}, 1.0)
     found.require(labels, path)
     if text in store.feature_names():
         require_dual(store, image, text)
@@ -104,7 +104,7 @@ def describe(
         store, text, prompts.texts, weights=weights, device=device, trust_remote_code=trust_remote_code
     )
     ends = np.cumsum([len(prompts.texts_of(c)) for c in prompts.classes])
-    return Described(prompts, dict(zip(prompts.classes, np.split(vectors, ends[:-1]), strict=True)), scale)
+    return ClassPrompts(prompts, dict(zip(prompts.classes, np.split(vectors, ends[:-1]), strict=True)), scale)
 
 
 def texts_for(

@@ -3,72 +3,73 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from headwater._extras import need
-from headwater._progress import progress_bar
+from headwater._progress import Progress, counting
 from headwater._words import counted
 from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, infer_task, score
 from headwater.evaluate.options import Protocol
-from headwater.evaluate.positive import Positive
 from headwater.evaluate.protocol import align
+from headwater.experiment.fit import LabelledRows
+from headwater.experiment.head import HeadChoice
+from headwater.experiment.leakage import Leakage
 from headwater.finetune.adapt import Adapted
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
-from headwater.finetune.data import Rows, Source
-from headwater.finetune.features import Made
+from headwater.finetune.data import InputSource, Rows
+from headwater.finetune.features import EncodedInput
 from headwater.finetune.loop import LossOf, Predicting, predict, train_model
 from headwater.finetune.model import Model
-from headwater.finetune.options import LEARNING_RATES, curve_table, memory_advice, peak_memory
-from headwater.finetune.reading import Input
+from headwater.finetune.options import Training, curve_table, memory_advice, peak_memory
+from headwater.finetune.reading import TunedInput
 from headwater.finetune.team import Team
 from headwater.heads._classifier import encode_labels, probabilities
 from headwater.heads._objective import class_weights, targets_of
 from headwater.heads._stopping import rows_to_stop_by
 from headwater.heads.differentiable import network_of
-from headwater.samples.columns import Columns
 from headwater.samples.inputs import given_to
-from headwater.samples.missing import Found
-from headwater.store import Data, Modality
+from headwater.store import Modality
 
-if TYPE_CHECKING:
-    from headwater.experiment.tune import Tuning
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """What training reads of the options: the head, how the encoder is trained, whether rows are bags, and the seed."""
+
+    head: HeadChoice
+    training: Training
+    in_bags: bool
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class TuningData:
     """All that training reads."""
 
     protocol: Protocol
-    inputs: Sequence[Input]
-    data: Data
-    y: NDArray[Any]
-    names: list[str] | None
-    positive: Positive | None
-    rows: Columns
+    inputs: Sequence[TunedInput]
+    rows: LabelledRows
     splits: Sequence[Split]
-    leakage: dict[str, Any]
-    made: Mapping[str, Made]
+    leakage: Leakage
+    made: Mapping[str, EncodedInput]
     members: Mapping[str, list[Rows]]
     tokens: bool
-    missing: Found
 
-    def X(self, tuning: Tuning) -> Any:
+    def X(self, head: Any, *, in_bags: bool) -> Any:
         """Return features of the encoders as they are, as the head takes them."""
-        bagged = tuning.in_bags
-        parts = {name: made.of(self.members[name], bagged=bagged) for name, made in self.made.items()}
-        return given_to(tuning.chosen.head(), parts)
+        parts = {name: made.of(self.members[name], bagged=in_bags) for name, made in self.made.items()}
+        return given_to(head, parts)
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TunedFolds:
     """What training gave, fold by fold, and what the run keeps."""
 
     folds: list[Fold]
@@ -79,23 +80,23 @@ class Trained:
     names: dict[str, list[str]]
 
 
-class Training:
+class FoldTraining:
     """Every fold trained, one after the other, each from the encoders as they were loaded."""
 
     def __init__(
         self,
-        tuning: Tuning,
-        ready: Ready,
+        plan: FoldPlan,
+        ready: TuningData,
         frozen: Outcome,
         team: Team,
         progressed: Progressed | None,
-        say: Callable[[str], None],
-        bar: bool,
+        say: Progress,
     ) -> None:
-        self.tuning, self.ready, self.frozen, self.team = tuning, ready, frozen, team
-        self.progressed, self.say, self.bar = progressed, say, bar
-        self.X = ready.X(tuning)
-        augmentation = parse_augmentation(tuning.augment)
+        self.plan, self.ready, self.frozen, self.team = plan, ready, frozen, team
+        self.progressed, self.say = progressed, say
+        self.X = ready.X(plan.head.head(), in_bags=plan.in_bags)
+        training = plan.training
+        augmentation = parse_augmentation(training.augment)
         tuned: dict[int, dict[Modality, Any]] = {}
         encoders: dict[int, Any] = {}
         for one in ready.inputs:
@@ -105,16 +106,15 @@ class Training:
         if not tuned:
             raise InputError("--train trains none of the inputs: run headwater embed, then headwater fit-head.")
         self.adapted = [
-            Adapted(encoders[key], how, tuning.lora, tuning.batch_norm, tuning.settings.seed)
-            for key, how in tuned.items()
+            Adapted(encoders[key], how, training.lora, training.batch_norm, plan.seed) for key, how in tuned.items()
         ]
-        if tuning.checkpoint_gradients:
+        if training.checkpoint_gradients:
             for encoder in encoders.values():
                 if not encoder.checkpoint_gradients():
                     raise InputError(f"{encoder.name} cannot compute gradients in parts: leave --checkpoint-gradients.")
         self.initial = [part.state() for part in self.adapted]
         self.sources = [
-            Source(
+            InputSource(
                 one.name,
                 one.encoder,
                 one.modality,
@@ -127,12 +127,11 @@ class Training:
             for one in ready.inputs
         ]
         kinds = {one.how.kind for one in ready.inputs if one.how.kind != "none"}
-        lr = tuning.lr if tuning.lr is not None else min(LEARNING_RATES[kind] for kind in kinds)
-        self.settings = replace(tuning.settings, lr=lr)
-        self.codes, self.classes, self.multilabel = encode_labels(ready.y)
-        self.task = infer_task(ready.y)
+        self.settings = training.settings(plan.seed, sorted(kinds))
+        self.codes, self.classes, self.multilabel = encode_labels(ready.rows.y)
+        self.task = infer_task(ready.rows.y)
 
-    def all_folds(self) -> Trained:
+    def all_folds(self) -> TunedFolds:
         """Train on the training rows of each split, and on all rows."""
         began = time.monotonic()
         folds, curves, kept = [], [], None
@@ -141,13 +140,13 @@ class Training:
             what = f"fold {split.fold + 1} of {len(self.ready.splits)}"
             done = self._one(f"fold-{split.fold}", what, split.train, split.test, frozen.params)
             scores = np.asarray(done["scores"], np.float64)
-            metrics = score(self.task, self.ready.y[split.test], scores, classes=self.frozen.classes)
+            metrics = score(self.task, self.ready.rows.y[split.test], scores, classes=self.frozen.classes)
             folds.append(Fold(split, frozen.params, scores, metrics, head=None))
             curves.append(curve_table(done["curve"], split.fold))
             epochs.append(int(done["n_epochs"]))
             kept = kept or done
-        if self.tuning.refit:
-            every = np.arange(len(self.ready.y))
+        if self.plan.training.refit:
+            every = np.arange(len(self.ready.rows.y))
             kept = self._one("final", "all samples", every, np.zeros(0, np.int64), self.frozen.params)
             curves.append(curve_table(kept["curve"], None))
         assert kept is not None  # there is at least one split
@@ -170,7 +169,7 @@ class Training:
         }
         names = {part.encoder.name: part.trained for part in self.adapted}
         adapters = [part.adapter() for part in self.adapted]
-        return Trained(folds, head, adapters, pl.concat(curves, how="vertical_relaxed"), described, names)
+        return TunedFolds(folds, head, adapters, pl.concat(curves, how="vertical_relaxed"), described, names)
 
     def _one(self, name: str, what: str, train: Rows, test: Rows, params: Mapping[str, Any]) -> dict[str, Any]:
         """Train on some rows and score others; or read what was done before."""
@@ -179,15 +178,15 @@ class Training:
             return found
         torch = need("torch", "encoders")
         stop = np.zeros(0, np.int64)
-        groups = self.ready.rows.whole
+        groups = self.ready.rows.columns.whole
         if self.settings.patience is not None:
             of_rows = None if groups is None else groups[train]
-            stop = train[rows_to_stop_by(self.codes[train], of_rows, self.tuning.stop_share, self.settings.seed)]
+            stop = train[rows_to_stop_by(self.codes[train], of_rows, self.plan.training.stop_share, self.settings.seed)]
         rows = np.setdiff1d(train, stop)
         network = self._network(rows, params)
-        if self.tuning.start == "probe":
-            head = self.tuning.chosen.head(self.settings.seed)
-            (fitted,) = head.fit_many(self.X, self.ready.y, [(rows, params)], groups=groups)
+        if self.plan.training.start == "probe":
+            head = self.plan.head.head(self.settings.seed)
+            (fitted,) = head.fit_many(self.X, self.ready.rows.y, [(rows, params)], groups=groups)
             network.start_from(fitted)
         for part, state in zip(self.adapted, self.initial, strict=True):
             part.load(state)
@@ -202,12 +201,12 @@ class Training:
         def measured(logits: NDArray[np.float32], some: Rows) -> float:
             found = self._scores(logits, seen)
             main = "auc_macro" if self.multilabel else "auc"
-            return float(score(self.task, self.ready.y[some], found, classes=self.frozen.classes)[main])
+            return float(score(self.task, self.ready.rows.y[some], found, classes=self.frozen.classes)[main])
 
         total = self.settings.epochs * len(rows)
         with (
-            progress_bar(f"tune, {what}", total, unit="samples", show=self.bar) as update,
-            memory_advice(self.settings),
+            counting(self.say, f"tune, {what}", total, unit="samples") as update,
+            memory_advice(self.plan.training),
         ):
             tuned = train_model(
                 model,
@@ -238,10 +237,10 @@ class Training:
     def _network(self, rows: Rows, params: Mapping[str, Any]) -> Any:
         """Return a new head for some training rows."""
         torch = need("torch", "encoders")
-        bagged = self.tuning.in_bags
+        bagged = self.plan.in_bags
         inputs = [self.ready.made[s.name].described(s.name, s.members, rows, bagged=bagged) for s in self.sources]
         classes = self.classes if self.multilabel else self.classes[np.unique(self.codes[rows])]
-        head = self.tuning.chosen.head(self.settings.seed).set_params(**params)
+        head = self.plan.head.head(self.settings.seed).set_params(**params)
         generator = torch.Generator().manual_seed(self.settings.seed)
         return network_of(head, inputs, classes, self.multilabel, generator)
 

@@ -17,22 +17,22 @@ from headwater.store import Modality
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Kind = Literal["none", "lora", "last", "full"]
+TrainKind = Literal["none", "lora", "last", "full"]
 BatchNorm = Literal["keep", "update"]
 
 
 @dataclass(frozen=True)
-class How:
+class TrainMode:
     """How one tower is trained; ``n_blocks`` counts for ``last`` alone."""
 
-    kind: Kind
+    kind: TrainKind
     n_blocks: int = 0
 
     def __str__(self) -> str:
         return f"last-{self.n_blocks}" if self.kind == "last" else self.kind
 
 
-def parse_how(text: str) -> How:
+def parse_train_mode(text: str) -> TrainMode:
     """Read ``none``, ``lora``, ``last-N`` or ``full``.
 
     Raises
@@ -42,17 +42,17 @@ def parse_how(text: str) -> How:
 
     Examples
     --------
-    >>> parse_how("last-2")
-    How(kind='last', n_blocks=2)
+    >>> parse_train_mode("last-2")
+    TrainMode(kind='last', n_blocks=2)
     """
     if found := re.fullmatch(r"last-([1-9]\d*)", text):
-        return How("last", int(found[1]))
+        return TrainMode("last", int(found[1]))
     if text == "none":
-        return How("none")
+        return TrainMode("none")
     if text == "lora":
-        return How("lora")
+        return TrainMode("lora")
     if text == "full":
-        return How("full")
+        return TrainMode("full")
     kinds = ("none", "lora", "last-2", "full")
     raise InputError(f"--train {text!r}.{nearest(text, kinds)} There are: none, lora, last-N (such as last-2), full.")
 
@@ -121,7 +121,7 @@ class Adapted:
     def __init__(
         self,
         encoder: Tunable[Any],
-        how: Mapping[Modality, How],
+        how: Mapping[Modality, TrainMode],
         lora: LoraSettings,
         batch_norm: BatchNorm = "keep",
         seed: int = 0,

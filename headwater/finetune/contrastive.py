@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from headwater._extras import need
 from headwater.finetune.adapt import Adapted
-from headwater.finetune.data import Part, Rows, Source, batches
-from headwater.finetune.loop import Settings, parts_of
+from headwater.finetune.data import InputSource, Part, Rows, batches
+from headwater.finetune.loop import LoopSettings, parts_of
 from headwater.finetune.team import Team
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Pairing:
     def __init__(
         self,
         adapted: Sequence[Adapted],
-        image: Source,
-        text: Source,
+        image: InputSource,
+        text: InputSource,
         *,
         joined: tuple[int, int, int] | None = None,
         logit_scale: float,
@@ -185,7 +185,7 @@ class Pairwise:
 
     least_rows = 2
 
-    def __init__(self, model: Pairing, pairs: Pairs, loss: ContrastiveLoss, settings: Settings, team: Team) -> None:
+    def __init__(self, model: Pairing, pairs: Pairs, loss: ContrastiveLoss, settings: LoopSettings, team: Team) -> None:
         self.model, self.pairs, self.loss = model, pairs, loss
         self.settings, self.team = settings, team
 
@@ -271,7 +271,7 @@ def _set_random_state(state: Sequence[Tensor], team: Team) -> None:
 
 
 def embed_pairs(
-    model: Pairing, rows: Rows, settings: Settings, team: Team
+    model: Pairing, rows: Rows, settings: LoopSettings, team: Team
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return unit vectors of the images and the texts of some rows, of shape ``(n_rows, d)``, without gradients."""
     torch = need("torch", "encoders")

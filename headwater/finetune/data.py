@@ -45,7 +45,7 @@ class Stored:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class InputSource:
     """One input of the head: what each row has of it, and what makes features of that.
 
     Attributes
@@ -124,7 +124,11 @@ class Part:
 
 
 def batches(
-    sources: Sequence[Source], parts: Sequence[Rows], *, seed: Sequence[int] | None = None, workers: int | None = None
+    sources: Sequence[InputSource],
+    parts: Sequence[Rows],
+    *,
+    seed: Sequence[int] | None = None,
+    workers: int | None = None,
 ) -> Iterator[tuple[Rows, list[Part]]]:
     """Yield batches of rows with their tensors, those to come being prepared in other threads.
 

@@ -21,7 +21,7 @@ from headwater.store import InMemory, Modality, SelectedRows
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class EncodedInput:
     """Features of contents.
 
     Attributes
@@ -80,7 +80,7 @@ def make(
     workers: int | None,
     team: Team,
     progress: Callable[[int, int], None] = lambda done, failed: None,
-) -> Made:
+) -> EncodedInput:
     """Encode all contents, each process of the team its share of them.
 
     Raises
@@ -112,12 +112,12 @@ def make(
     shape = next(one.shape for one in every if not isinstance(one, str))
     arrays = [np.zeros(shape, np.float16 if tokens else np.float32) if isinstance(one, str) else one for one in every]
     if all(one.shape == shape for one in arrays):
-        return Made(np.stack(arrays), None, failed)
+        return EncodedInput(np.stack(arrays), None, failed)
     longest = max(len(one) for one in arrays)
     mask = np.arange(longest) < np.array([len(one) for one in arrays])[:, None]
     values = np.zeros((len(arrays), longest, shape[1]), arrays[0].dtype)
     values[mask] = np.concatenate(arrays)
-    return Made(values, mask, failed)
+    return EncodedInput(values, mask, failed)
 
 
 def _kept(encoded: Encoded, tokens: bool) -> list[NDArray[Any]]:

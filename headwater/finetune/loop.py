@@ -17,7 +17,7 @@ from headwater._devices import Precision
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.finetune.checkpoint import Checkpoint
-from headwater.finetune.data import Part, Rows, Source, batches
+from headwater.finetune.data import InputSource, Part, Rows, batches
 from headwater.finetune.model import Model, State
 from headwater.finetune.team import Team
 from headwater.heads.differentiable import Regularised
@@ -31,7 +31,7 @@ Measure = Callable[[NDArray[np.float32], Rows], float]
 
 
 @dataclass(frozen=True)
-class Settings:
+class LoopSettings:
     """How long, and in which steps, a model is trained.
 
     Attributes
@@ -105,7 +105,7 @@ class Tuned:
 class Trainable(Protocol):
     """Encoders and what stands on them, as `headwater.finetune.model.Model` has them."""
 
-    sources: list[Source]
+    sources: list[InputSource]
 
     @property
     def encoder_parameters(self) -> dict[str, nn.Parameter]: ...
@@ -116,7 +116,7 @@ class Trainable(Protocol):
     def load(self, state: Mapping[str, Tensor]) -> None: ...
 
 
-class Task(Protocol):
+class TrainingTask(Protocol):
     """What a model is trained for: how a step's gradients come about, and how rows that are held out are judged.
 
     Attributes
@@ -143,10 +143,10 @@ class Task(Protocol):
 
 def train_model(
     model: Trainable,
-    task: Task,
+    task: TrainingTask,
     rows: Rows,
     stop: Rows,
-    settings: Settings,
+    settings: LoopSettings,
     *,
     checkpoint: Checkpoint | None = None,
     team: Team,
@@ -249,7 +249,13 @@ class Predicting:
     least_rows = 1
 
     def __init__(
-        self, model: Model, targets: Tensor, loss_of: LossOf, settings: Settings, team: Team, measure: Measure | None
+        self,
+        model: Model,
+        targets: Tensor,
+        loss_of: LossOf,
+        settings: LoopSettings,
+        team: Team,
+        measure: Measure | None,
     ) -> None:
         self.model, self.targets, self.loss_of = model, targets, loss_of
         self.settings, self.team, self.measure = settings, team, measure
@@ -281,7 +287,7 @@ class Predicting:
         return float(total / weight), float("nan") if self.measure is None else self.measure(logits, rows)
 
 
-def predict(model: Model, rows: Rows, settings: Settings, team: Team) -> NDArray[np.float32]:
+def predict(model: Model, rows: Rows, settings: LoopSettings, team: Team) -> NDArray[np.float32]:
     """Return logits ``(n_rows, n_outputs)``, float32, in evaluation mode and without gradients."""
     torch = need("torch", "encoders")
     model.training(False)
@@ -298,7 +304,7 @@ def predict(model: Model, rows: Rows, settings: Settings, team: Team) -> NDArray
     return out
 
 
-def parts_of(rows: Rows, settings: Settings, team: Team) -> list[Rows]:
+def parts_of(rows: Rows, settings: LoopSettings, team: Team) -> list[Rows]:
     """Return rows in parts of the size that a process works on at once."""
     size = max(1, settings.batch_size // (team.size * settings.accumulate))
     return [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -338,7 +344,7 @@ class LossOf:
         return total[0, 0], weight[0, 0]
 
 
-def factor(epoch: float, settings: Settings) -> float:
+def factor(epoch: float, settings: LoopSettings) -> float:
     """Return what learning rates are multiplied by: up in a line, then down as half a cosine.
 
     References
@@ -350,7 +356,7 @@ def factor(epoch: float, settings: Settings) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - settings.warmup) / (settings.epochs - settings.warmup)))
 
 
-def _optimiser(model: Trainable, settings: Settings) -> Any:
+def _optimiser(model: Trainable, settings: LoopSettings) -> Any:
     """Return AdamW with a group for each learning rate, with and without weight decay."""
     torch = need("torch", "encoders")
     parts = ((list(model.encoder_parameters.values()), settings.lr), (list(model.head.values()), settings.head_lr))
@@ -364,7 +370,7 @@ def _optimiser(model: Trainable, settings: Settings) -> Any:
     return torch.optim.AdamW(groups, fused=True)
 
 
-def _require_numbers(losses: Tensor, epoch: int, settings: Settings) -> None:
+def _require_numbers(losses: Tensor, epoch: int, settings: LoopSettings) -> None:
     """Raise `HeadError` when a step's loss is not a number, naming the step."""
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater._extras import need
 from headwater.finetune.adapt import Adapted
-from headwater.finetune.data import Part, Source
+from headwater.finetune.data import InputSource, Part
 from headwater.heads.differentiable import Network
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ class Model:
         The head; its parameters are moved to the encoders' device, and trained.
     """
 
-    def __init__(self, adapted: Sequence[Adapted], sources: Sequence[Source], network: Network, device: str) -> None:
+    def __init__(
+        self, adapted: Sequence[Adapted], sources: Sequence[InputSource], network: Network, device: str
+    ) -> None:
         self.adapted = list(adapted)
         self.sources = list(sources)
         self.network = network

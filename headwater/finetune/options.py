@@ -1,25 +1,179 @@
-"""What both ways of training share: settings that cannot be, where work in progress lies, memory, curves."""
+"""How an encoder is trained: options as one value; and what both ways of training share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
 
 from headwater._devices import Precision
 from headwater._extras import need
-from headwater.errors import HeadError, InputError
-from headwater.finetune.adapt import BatchNorm
-from headwater.finetune.loop import Settings
+from headwater._options import as_tuple
+from headwater.errors import HeadError, InputError, nearest
+from headwater.finetune.adapt import BatchNorm, LoraSettings, TrainMode, parse_train_mode
+from headwater.finetune.augment import parse_augmentation
+from headwater.finetune.checkpoint import Progressed
+from headwater.finetune.loop import LoopSettings
 from headwater.finetune.team import Team
+from headwater.store import MODALITIES, Modality
 
 LEARNING_RATES = {"lora": 2e-4, "last": 2e-5, "full": 1e-5, "none": 1e-5}
 """Of the encoder, by how it is trained."""
+Start = Literal["probe", "random"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What of an encoder is trained, and how.
+
+    Attributes
+    ----------
+    train
+        ``lora``, ``last-N``, ``full`` or ``none``, for all inputs; or ``image=lora`` and ``text=none``, for each. What
+        is ``none`` is encoded once.
+    start
+        ``probe`` starts from the head that was fitted on frozen features; ``random`` draws a new one.
+    lora
+        Rank, scale, dropout and layers of low-rank adapters.
+    lr, head_lr
+        Highest learning rates, of the encoder (2e-4 for LoRA, 2e-5 for last blocks and 1e-5 for all, when left out),
+        and of the head; of contrastive training, of the scale of cosines and of projections.
+    weight_decay
+        Of matrices; biases, norms and other vectors are not decayed.
+    epochs, warmup
+        Most passes over the training rows, and how many of them the learning rates rise; then they fall as half a
+        cosine.
+    batch_size, accumulate
+        Rows (or pairs) a step, and in how many parts a step is computed, to need less memory: the same step.
+    patience
+        Epochs without a lower loss on the rows held out after which training stops; the state with the lowest loss is
+        kept. None holds out nothing and trains for all epochs.
+    stop_share
+        Share of the training rows that is held out for that, whole groups of them.
+    clip
+        The largest norm of a step's gradient.
+    augment
+        Families of random changes of images; see `headwater.finetune.augment.Augmentation`.
+    batch_norm
+        ``keep`` leaves the statistics of batch norms as they are; ``update`` uses those of each batch.
+    checkpoint_gradients
+        Compute activations again in the backward pass instead of keeping them: less memory, more time.
+    precision, device, workers
+        How to compute: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto``, ``cpu`` or ``cuda``; threads that read
+        images, None for one a core.
+    refit
+        Whether to train once more on all rows, for the encoder and head that the run keeps; otherwise it keeps those
+        of the first fold.
+    """
+
+    train: Sequence[str] = ("lora",)
+    start: Start = "probe"
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    lr: float | None = None
+    head_lr: float = 1e-4
+    weight_decay: float = 1e-4
+    epochs: int = 30
+    warmup: float = 1.0
+    batch_size: int = 32
+    accumulate: int = 1
+    patience: int | None = 5
+    stop_share: float = 0.15
+    clip: float = 1.0
+    augment: Sequence[str] = ()
+    batch_norm: BatchNorm = "keep"
+    checkpoint_gradients: bool = False
+    precision: Precision = "auto"
+    device: str = "auto"
+    workers: int | None = None
+    refit: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", as_tuple(self.train))
+        object.__setattr__(self, "augment", tuple(self.augment))
+
+    @property
+    def modes(self) -> dict[Modality, TrainMode]:
+        """How each modality is trained.
+
+        Raises
+        ------
+        InputError
+            When something is said twice, or in a way that does not exist.
+        """
+        found: dict[Modality, TrainMode] = {}
+        general: TrainMode | None = None
+        for word in self.train:
+            modality, _, way = word.rpartition("=")
+            if not modality:
+                if general is not None:
+                    raise InputError("--train is given twice: write --train image=… and --train text=….")
+                general = parse_train_mode(way)
+                continue
+            if modality not in MODALITIES:
+                raise InputError(f"--train {word!r}: {modality!r} is neither image nor text nor pair.")
+            found[modality] = parse_train_mode(way)
+        return {m: found.get(m, general or TrainMode("none" if found else "lora")) for m in MODALITIES}
+
+    def settings(self, seed: int, kinds: Sequence[str]) -> LoopSettings:
+        """Return the settings of the loop, given how the trained inputs are trained."""
+        lr = min((LEARNING_RATES[kind] for kind in kinds), default=1.0) if self.lr is None else self.lr
+        return LoopSettings(
+            lr=lr,
+            head_lr=self.head_lr,
+            weight_decay=self.weight_decay,
+            epochs=self.epochs,
+            warmup=min(self.warmup, self.epochs / 2),
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            patience=self.patience,
+            clip=self.clip,
+            precision=self.precision,
+            seed=seed,
+            workers=self.workers,
+        )
+
+    def config(self, seed: int) -> dict[str, Any]:
+        """Return what ``config.json`` holds of it."""
+        return {
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()},
+            "lora": vars(self.lora),
+            "warmup": min(self.warmup, self.epochs / 2),
+            "seed": seed,
+        }
+
+    def refuse(self) -> None:
+        """Raise `InputError` for settings that cannot be."""
+        self.lora.refuse()
+        parse_augmentation(self.augment)
+        if all(mode.kind == "none" for mode in self.modes.values()):
+            raise InputError("--train none leaves nothing to tune: run headwater embed, then headwater fit-head.")
+        if self.start not in get_args(Start):
+            raise InputError(f"--start {self.start!r}.{nearest(self.start, get_args(Start))} There are: probe, random.")
+        numbers = {"--epochs": self.epochs, "--batch-size": self.batch_size, "--accumulate": self.accumulate}
+        for option, number in {**numbers, "--patience": self.patience}.items():
+            if number is not None and number < 1:
+                raise InputError(f"{option} must be at least 1, but is {number}.")
+        for option, value in {"--lr": self.lr, "--head-lr": self.head_lr, "--clip": self.clip}.items():
+            if value is not None and not value > 0:
+                raise InputError(f"{option} must be above 0, but is {value}.")
+        if self.weight_decay < 0:
+            raise InputError(f"--weight-decay must be at least 0, but is {self.weight_decay}.")
+        if self.precision not in get_args(Precision):
+            raise InputError(f"--precision {self.precision!r}. There are: {', '.join(get_args(Precision))}.")
+        if self.batch_norm not in get_args(BatchNorm):
+            raise InputError(f"--batch-norm {self.batch_norm!r}. There are: {', '.join(get_args(BatchNorm))}.")
+        if self.batch_norm == "update" and self.accumulate > 1:
+            raise InputError("--batch-norm update goes without --accumulate: each part of a step would have its own.")
+
+
+CONTRAST = Training(train=("full",), head_lr=1e-3, batch_size=64)
+"""The defaults of contrastive training."""
 
 
 def curve_table(columns: Mapping[str, Sequence[Any]], fold: int | None) -> pl.DataFrame:
@@ -27,26 +181,6 @@ def curve_table(columns: Mapping[str, Sequence[Any]], fold: int | None) -> pl.Da
     types = dict.fromkeys(("train_loss", "stop_loss", "stop_metric", "lr", "seconds"), pl.Float64)
     table = pl.DataFrame(dict(columns), schema_overrides={"epoch": pl.Int64, **types}, strict=False)
     return table.select(pl.lit(fold, dtype=pl.Int64).alias("fold"), pl.all())
-
-
-def refuse_settings(settings: Settings, lr: float | None, batch_norm: BatchNorm) -> None:
-    """Raise `InputError` for settings of training that cannot be."""
-    s = settings
-    numbers = {"--epochs": s.epochs, "--batch-size": s.batch_size, "--accumulate": s.accumulate}
-    for option, number in {**numbers, "--patience": s.patience}.items():
-        if number is not None and number < 1:
-            raise InputError(f"{option} must be at least 1, but is {number}.")
-    for option, value in {"--lr": lr, "--head-lr": s.head_lr, "--clip": s.clip}.items():
-        if value is not None and not value > 0:
-            raise InputError(f"{option} must be above 0, but is {value}.")
-    if s.weight_decay < 0:
-        raise InputError(f"--weight-decay must be at least 0, but is {s.weight_decay}.")
-    if s.precision not in get_args(Precision):
-        raise InputError(f"--precision {s.precision!r}. There are: {', '.join(get_args(Precision))}.")
-    if batch_norm not in get_args(BatchNorm):
-        raise InputError(f"--batch-norm {batch_norm!r}. There are: {', '.join(get_args(BatchNorm))}.")
-    if batch_norm == "update" and s.accumulate > 1:
-        raise InputError("--batch-norm update goes without --accumulate: each part of a step would have its own.")
 
 
 def hashed(parts: Sequence[Any]) -> str:
@@ -70,14 +204,24 @@ def peak_memory(team: Team) -> int | None:
 
 
 @contextmanager
-def memory_advice(settings: Settings) -> Iterator[None]:
+def memory_advice(training: Training) -> Iterator[None]:
     """Say what to lower when memory runs out."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, need("torch", "encoders").OutOfMemoryError) or "allocate memory" in str(error):
             raise HeadError(
-                f"out of memory: raise --accumulate (now {settings.accumulate}) to work on a step in more parts, pass "
-                f"--checkpoint-gradients, or lower --batch-size (now {settings.batch_size})."
+                f"out of memory: raise --accumulate (now {training.accumulate}) to work on a step in more parts, pass "
+                f"--checkpoint-gradients, or lower --batch-size (now {training.batch_size})."
             ) from error
         raise
+
+
+def progress_of(target: Path | None, identity: Mapping[str, Any], team: Team) -> Progressed | None:
+    """Return what an earlier, unfinished run of the same identity has done; None where no run is written."""
+    if target is None:
+        return None
+    if team.leads:
+        Progressed(beside(target), dict(identity))
+    team.wait()
+    return Progressed(beside(target), dict(identity))

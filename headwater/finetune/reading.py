@@ -5,32 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._options import as_tuple
+from headwater._progress import Progress
 from headwater.embed import Content, load_encoder
 from headwater.embed.adapter import tuned_encoders
+from headwater.embed.choice import EncoderChoice
 from headwater.embed.encoder import default_name
 from headwater.embed.items import items_of
+from headwater.embed.plan import ManifestColumns
 from headwater.embed.tunable import Tunable
 from headwater.errors import EncoderError, InputError, ManifestError
-from headwater.finetune.adapt import How, parse_how
+from headwater.finetune.adapt import TrainMode
 from headwater.finetune.data import Rows
+from headwater.finetune.options import Training
 from headwater.heads import Bags
 from headwater.samples.bags import bagged, names_of, those_in
 from headwater.samples.views import viewed
-from headwater.sources import Manifest, read_manifest
+from headwater.sources import Manifest
 from headwater.sources.steps import parse_steps
-from headwater.store import PARTS, Data, InMemory, Modality, SelectedRows, select_samples
-
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
+from headwater.store import MODALITIES, PARTS, Data, InMemory, Modality, SelectedRows, select_samples
 
 
 @dataclass(frozen=True, eq=False)
-class Input:
+class TunedInput:
     """One input of the head: what makes it, and of which contents.
 
     Attributes
@@ -46,7 +49,7 @@ class Input:
     name: str
     encoder: Tunable[Any]
     modality: Modality
-    how: How
+    how: TrainMode
     contents: Sequence[Content]
 
 
@@ -64,8 +67,8 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """Encoders and how they are to be trained, as they were asked for.
+class TunedEncoders:
+    """Encoders that are to be trained, and the columns that they read.
 
     Attributes
     ----------
@@ -73,62 +76,56 @@ class Asked:
         Specs: one that makes all inputs, or one for each.
     weights
         Local state dicts, as many as encoders, or none.
-    train
-        ``HOW`` for all inputs, or ``MODALITY=HOW`` for one.
-    image, text, id
+    choice
+        What all of them have in common: adapter, layer, pooling, prompt, image size, steps.
+    columns
         Columns of the manifest; found by name when left out.
-    image_size
-        Of what encoders see; see `headwater.embed.load_encoder`.
-    layer, pooling, prompt
-        Where in an encoder features are taken, and what a decoder reads; see there.
     """
 
     encoders: tuple[str, ...]
     weights: tuple[str, ...]
-    adapter: str | None
-    train: tuple[str, ...]
-    image: str | None
-    text: str | None
-    id: str | None
-    steps: tuple[str, ...] = ()
-    image_size: str | None = None
-    layer: str | None = None
-    pooling: str | None = None
-    prompt: str | None = None
+    choice: EncoderChoice
+    columns: ManifestColumns
 
-    def how(self) -> dict[Modality, How]:
-        """Return how each modality is trained.
+    @classmethod
+    def of(
+        cls,
+        encoder: str | Sequence[str] | EncoderChoice,
+        weights: str | Path | Sequence[str | Path],
+        choice: EncoderChoice,
+        columns: ManifestColumns,
+    ) -> TunedEncoders:
+        """Return them as the verbs take them."""
+        files = [weights] if isinstance(weights, str | Path) else list(weights)
+        own = [] if choice.weights is None else [choice.weights]
+        specs = (encoder.spec,) if isinstance(encoder, EncoderChoice) else as_tuple(encoder)
+        return cls(specs, tuple(str(path) for path in files or own), choice, columns)
 
-        Raises
-        ------
-        InputError
-            When something is said twice, or in a way that there is not.
-        """
-        found: dict[Modality, How] = {}
-        general: How | None = None
-        for word in self.train:
-            modality, _, way = word.rpartition("=")
-            if not modality:
-                if general is not None:
-                    raise InputError("--train is given twice: write --train image=… and --train text=….")
-                general = parse_how(way)
-                continue
-            if modality not in MODALITIES:
-                raise InputError(f"--train {word!r}: {modality!r} is neither image nor text nor pair.")
-            found[modality] = parse_how(way)
-        return {m: found.get(m, general or How("none" if found else "lora")) for m in MODALITIES}
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``config.json`` holds of them."""
+        choice = self.choice
+        return {
+            "encoders": list(self.encoders),
+            "weights": list(self.weights),
+            "adapter": None if choice.adapter is None else str(choice.adapter),
+            **vars(self.columns),
+            "steps": list(choice.steps),
+            **{name: getattr(choice, name) for name in ("image_size", "layer", "pooling", "prompt")},
+        }
 
 
-def read_samples(manifest: str | Path, asked: Asked, where: str | None) -> tuple[Manifest, Table]:
+def read_samples(manifest: str | Path, columns: ManifestColumns, where: str | None) -> tuple[Manifest, Table]:
     """Read a manifest, and the samples of it that are used."""
-    table = read_manifest(manifest, id=asked.id, image=asked.image, text=asked.text)
+    table = columns.read(manifest)
     if where is None:
         return table, Table(table.table)
     chosen = select_samples(table.table, where)
     return Manifest(chosen, table.id, table.image, table.text, table.root), Table(chosen)
 
 
-def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -> dict[Modality, Tunable[Any]]:
+def load_encoders(
+    asked: TunedEncoders, table: Manifest, training: Training, *, tokens: bool
+) -> dict[Modality, Tunable[Any]]:
     """Load what makes each input of the head, in fp32.
 
     One encoder makes images, and texts too where their column was named or ``--train`` says how they are trained, or
@@ -141,39 +138,11 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
     """
     if len(asked.weights) > 1 and len(asked.weights) != len(asked.encoders):
         raise InputError(f"--weights is given {len(asked.weights)} times for {len(asked.encoders)} encoders.")
-    loaded: list[Tunable[Any]] = []
-    adapters = _adapters(asked)
-    for number, spec in enumerate(asked.encoders):
-        weights = asked.weights[number] if number < len(asked.weights) and asked.weights[number] else None
-        encoder = load_encoder(
-            spec,
-            weights=weights,
-            adapter=adapters[number],
-            tokens="all" if tokens else "none",
-            image_size=asked.image_size,
-            layer=asked.layer,
-            pooling=asked.pooling,
-            prompt=asked.prompt,
-            device=device,
-            precision="fp32",
-        )
-        if not isinstance(encoder, Tunable):
-            raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
-        if encoder.tuned is not None and encoder.tuned.peft is not None:
-            raise EncoderError(
-                f"--adapter {adapters[number]}: training goes on from runs of fine-tune, not from an adapter of peft. "
-                "Merge it into the model with peft: model.merge_and_unload().save_pretrained(DIRECTORY)."
-            )
-        if encoder.sees_images:
-            steps = parse_steps(asked.steps)
-            encoder.steps = steps if encoder.tuned is None else encoder.tuned.steps_with(steps)
-        loaded.append(encoder)
-    if asked.image_size is not None and not any(encoder.sees_images for encoder in loaded):
-        raise EncoderError(f"{' and '.join(asked.encoders)} see no images: leave --image-size out.")
+    loaded = _loaded(asked, training.device, tokens=tokens)
     columns = {"image": table.image, "text": table.text}
     there = [m for m in MODALITIES if all(columns[part] is not None for part in PARTS[m])]
-    said = {word.rpartition("=")[0] for word in asked.train if not word.endswith("=none")}
-    reads = asked.text is not None or "text" in said
+    said = {word.rpartition("=")[0] for word in training.train if not word.endswith("=none")}
+    reads = asked.columns.text is not None or "text" in said
     found: dict[Modality, Tunable[Any]] = {}
     if len(loaded) == 1:
         able = [m for m in there if m in loaded[0].modalities]
@@ -191,26 +160,51 @@ def load_encoders(asked: Asked, table: Manifest, *, tokens: bool, device: str) -
     return {m: found[m] for m in MODALITIES if m in found}
 
 
-def _adapters(asked: Asked) -> list[str | None]:
+def _loaded(asked: TunedEncoders, device: str, *, tokens: bool) -> list[Tunable[Any]]:
+    """Load each encoder, in fp32; refuse those that cannot be trained."""
+    loaded: list[Tunable[Any]] = []
+    for number, (spec, adapter) in enumerate(zip(asked.encoders, _adapters(asked), strict=True)):
+        weights = asked.weights[number] if number < len(asked.weights) and asked.weights[number] else None
+        own = replace(
+            asked.choice, spec=spec, weights=weights, adapter=adapter, tokens="all" if tokens else "none", steps=()
+        )
+        encoder = load_encoder(own, device=device, precision="fp32")
+        if not isinstance(encoder, Tunable):
+            raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
+        if encoder.tuned is not None and encoder.tuned.peft is not None:
+            raise EncoderError(
+                f"--adapter {adapter}: training goes on from runs of fine-tune, not from an adapter of peft. "
+                "Merge it into the model with peft: model.merge_and_unload().save_pretrained(DIRECTORY)."
+            )
+        if encoder.sees_images:
+            steps = parse_steps(asked.choice.steps)
+            encoder.steps = steps if encoder.tuned is None else encoder.tuned.steps_with(steps)
+        loaded.append(encoder)
+    if asked.choice.image_size is not None and not any(encoder.sees_images for encoder in loaded):
+        raise EncoderError(f"{' and '.join(asked.encoders)} see no images: leave --image-size out.")
+    return loaded
+
+
+def _adapters(asked: TunedEncoders) -> list[str | Path | None]:
     """Return the adapter of each encoder; of several encoders, those that the run tuned have it."""
-    if asked.adapter is None or len(asked.encoders) == 1:
-        return [asked.adapter] * len(asked.encoders)
-    tuned = tuned_encoders(asked.adapter)
+    if asked.choice.adapter is None or len(asked.encoders) == 1:
+        return [asked.choice.adapter] * len(asked.encoders)
+    tuned = tuned_encoders(asked.choice.adapter)
     if left := [spec for spec in tuned if spec not in asked.encoders]:
         raise EncoderError(
-            f"--adapter {asked.adapter}: holds {' and '.join(left)} tuned, none of {' and '.join(asked.encoders)}. "
-            "Name encoders as the run had them."
+            f"--adapter {asked.choice.adapter}: holds {' and '.join(left)} tuned, none of "
+            f"{' and '.join(asked.encoders)}. Name encoders as the run had them."
         )
-    return [asked.adapter if spec in tuned else None for spec in asked.encoders]
+    return [asked.choice.adapter if spec in tuned else None for spec in asked.encoders]
 
 
 def read_contents(
     table: Manifest,
     encoders: Mapping[Modality, Tunable[Any]],
-    how: Mapping[Modality, How],
+    how: Mapping[Modality, TrainMode],
     workers: int | None,
-    progress: bool,
-) -> tuple[list[Input], Data]:
+    progress: Progress,
+) -> tuple[list[TunedInput], Data]:
     """Read every file and text once, for its key; return the inputs, and samples that have all of them.
 
     The inputs of the samples are, for now, the numbers of their contents.
@@ -226,7 +220,7 @@ def read_contents(
         reason = np.where(reason == "", np.array(items.why_none(table.ids, modality), object), reason)
         samples = samples.with_columns(part.keys for part in (items.parts or {modality: items}).values())
         name = f"{default_name(encoder.name)}/{modality}"
-        inputs.append(Input(name, encoder, modality, how[modality], items.contents))
+        inputs.append(TunedInput(name, encoder, modality, how[modality], items.contents))
         numbers[name] = found
     keep = np.flatnonzero(reason == "")
     if not len(keep):
@@ -254,7 +248,7 @@ def in_bags(data: Data, column: str | None, views: str | None, used: Sequence[st
     return bagged(data, column, used) if views is None else viewed(data, column, views, used, partial=False)
 
 
-def of_views(inputs: Sequence[Input], data: Data) -> list[Input]:
+def of_views(inputs: Sequence[TunedInput], data: Data) -> list[TunedInput]:
     """Return the inputs that rows have: where there are views, one for each of them, by the same encoder."""
     plain = {one.name: one for one in inputs}
     return [replace(plain[name.rpartition(":")[2]], name=name) for name in data.inputs]

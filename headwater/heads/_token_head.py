@@ -165,7 +165,7 @@ seed, precision, device
         multilabel: bool,
         groups: NDArray[Any] | None,
     ) -> None:
-        from headwater.heads._token_training import Reader, Settings, train
+        from headwater.heads._token_training import Reader, TokenSettings, train
         from headwater.heads._training import Schedule
 
         torch = need("torch", "encoders")
@@ -188,7 +188,7 @@ seed, precision, device
             trained = train(
                 self.shape_,
                 Schedule(self.epochs, self.batch_size, self.warmup, self.patience),
-                Settings(self.lr, self.weight_decay, self.dropout, self.label_smoothing, self.seed),
+                TokenSettings(self.lr, self.weight_decay, self.dropout, self.label_smoothing, self.seed),
                 training,
                 stop,
                 Reader(inputs, device, may_miss=len(inputs) > 1),

@@ -15,7 +15,7 @@ from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._attention import Params, Tokens, TokenShape, folded, forward, initial
 from headwater.heads._objective import losses
-from headwater.heads._training import Schedule, Trained, factor
+from headwater.heads._training import Schedule, TrainedNetwork, factor
 from headwater.heads.tokens import read_tokens, token_width
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ HALF_EXPONENT = np.uint16(0x7C00)  # all ones in what is not finite
 
 
 @dataclass(frozen=True)
-class Settings:
+class TokenSettings:
     """Of one network: see `headwater.heads.TokenHead`."""
 
     lr: float
@@ -119,14 +119,14 @@ def ahead(read: Callable[[Rows], list[Tokens]], batches: Sequence[Rows]) -> Iter
 def train(
     shape: TokenShape,
     schedule: Schedule,
-    settings: Settings,
+    settings: TokenSettings,
     rows: Rows,
     stop: Rows,
     read: Reader,
     targets: Tensor,
     class_weight: NDArray[np.float32],
     dtype: TorchType,
-) -> Trained:
+) -> TrainedNetwork:
     """Train one network.
 
     Parameters
@@ -201,7 +201,7 @@ def train(
         best, n_epochs = _copied(params), schedule.epochs
     if not all(bool(p.isfinite().all()) for p in best.values()):
         raise HeadError(f"training went beyond all numbers: lower lr (now {settings.lr:g}).")
-    return Trained(scaling.fold_in(best), n_epochs, np.array(curve, np.float32))
+    return TrainedNetwork(scaling.fold_in(best), n_epochs, np.array(curve, np.float32))
 
 
 def _copied(params: Params) -> Params:

@@ -71,7 +71,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """One network.
 
     Attributes
@@ -97,7 +97,7 @@ def train(
     gather: Gather,
     targets: Tensor,
     dtype: TorchType,
-) -> list[list[Trained]]:
+) -> list[list[TrainedNetwork]]:
     """Train the networks of some groups, all as one batched model; return those of each group.
 
     Parameters
@@ -161,10 +161,10 @@ def train(
     g, m = lr.shape
     curves = torch.stack(curve, -1).cpu().numpy() if curve else np.zeros((g, m, 0), np.float32)
 
-    def trained(i: int, j: int) -> Trained:
+    def trained(i: int, j: int) -> TrainedNetwork:
         n = int(n_epochs[i, j])
         own = curves[i, j] if patience is None else curves[i, j, : n + patience]  # others may have gone on
-        return Trained(scaling.fold_in(one_network(best, i, j, m), i), n, own)
+        return TrainedNetwork(scaling.fold_in(one_network(best, i, j, m), i), n, own)
 
     return [[trained(i, j) for j in range(m)] for i in range(g)]
 

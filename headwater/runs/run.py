@@ -14,7 +14,7 @@ from headwater._schema import Count, Word, read_as
 from headwater._shown import Shown
 from headwater._words import counted, indented
 from headwater.errors import HeadError, how_to_make
-from headwater.evaluate.positive import Source
+from headwater.evaluate.positive import ChosenBy
 from headwater.heads import load_head
 from headwater.runs.foreign import run_errors
 from headwater.runs.places import found_from
@@ -288,7 +288,7 @@ class _Positive(TypedDict):
     """Which of two classes is the positive one, and how that was chosen."""
 
     name: Word | int | float | bool
-    by: Source
+    by: ChosenBy
 
 
 class _Metrics(TypedDict, total=False):

@@ -7,11 +7,11 @@ import json
 import platform
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -23,7 +23,12 @@ from headwater.runs.places import seen_from
 from headwater.runs.run import CURVES, DECISION, ENCODER, FIGURES, HEAD_FILES, INSTANCES, RUN_FILES, TRIALS, Run
 from headwater.store import Store
 
-COMMANDS = ("fit-head", "zero-shot", "evaluate", "fine-tune")  # whose runs they are
+if TYPE_CHECKING:
+    from headwater.embed.adapter import Adapter
+
+COMMANDS = ("fit-head", "zero-shot", "evaluate", "fine-tune", "contrast")  # whose runs they are
+METRICS = "metrics.json"
+EVERY_FILE = {*RUN_FILES, DECISION, TRIALS, INSTANCES, CURVES}
 
 
 def run_folder(out: str | Path | None) -> Path | None:
@@ -50,51 +55,74 @@ def _is_run(path: Path) -> bool:
 
 
 def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None = None) -> Run:
-    """Write a run, whole: its files are made beside their place, and moved there one after the other.
-
-    The head is written as it is, or copied from the run ``head_of``.
-    """
+    """Write a run, whole; see `write_whole`. The head is written as it is, or copied from the run ``head_of``."""
     if target is None:
         return run
-    optional: dict[str, bytes] = {}
+    tables = {"predictions.parquet": run.predictions, TRIALS: run.trials, INSTANCES: run.instances, CURVES: run.curves}
+    files = {name: parquet(table) for name, table in tables.items() if table is not None}
     if run.decision:
-        optional[DECISION] = to_json(run.decision).encode()
-    if run.trials is not None:
-        optional[TRIALS] = parquet(run.trials)
-    if run.instances is not None:
-        optional[INSTANCES] = parquet(run.instances)
-    if run.curves is not None:
-        optional[CURVES] = parquet(run.curves)
-    predictions = parquet(run.predictions)
+        files[DECISION] = to_json(run.decision).encode()
     metrics = dict(run.metrics)
     if "external" in metrics:
         metrics["external"] = seen_from(target, metrics["external"])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(target) as folder:
-        (folder / "config.json").write_text(to_json(seen_from(target, run.config)))
-        (folder / "predictions.parquet").write_bytes(predictions)
+
+    def write_more(folder: Path) -> None:
         if head_of is None:
             save_head(run.head, kind, folder)
         else:
             for name in HEAD_FILES:
                 shutil.copyfile(head_of / name, folder / name)
-        for name, content in optional.items():
-            (folder / name).write_bytes(content)
-        for number, adapter in enumerate(run.adapters):
-            (folder / ENCODER / str(number)).mkdir(parents=True)
-            adapter.write(folder / ENCODER / str(number))
-        (folder / "metrics.json").write_text(to_json(metrics))
-        target.mkdir(exist_ok=True)
-        (target / "metrics.json").unlink(missing_ok=True)  # a directory without it is not a run
-        shutil.rmtree(target / ENCODER, ignore_errors=True)
-        if run.adapters:
-            (folder / ENCODER).replace(target / ENCODER)
-        for name in {DECISION, TRIALS, INSTANCES, CURVES} - set(optional):
-            (target / name).unlink(missing_ok=True)  # an earlier run's says nothing of this head
-        shutil.rmtree(target / FIGURES, ignore_errors=True)
-        for name in (*optional, *RUN_FILES):
-            (folder / name).replace(target / name)
+        write_adapters(folder, run.adapters)
+
+    write_whole(target, run.config, metrics, files, write_more)
     return run
+
+
+def write_adapters(folder: Path, adapters: Sequence[Adapter]) -> None:
+    """Write what was trained of each encoder into a run's folder."""
+    for number, adapter in enumerate(adapters):
+        (folder / ENCODER / str(number)).mkdir(parents=True)
+        adapter.write(folder / ENCODER / str(number))
+
+
+def write_whole(
+    target: Path,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    write_more: Callable[[Path], None],
+) -> None:
+    """Write the files of a run beside their place, then move them there one after the other, the metrics last.
+
+    What another run has left there, and this one does not have, is removed.
+
+    Parameters
+    ----------
+    target
+        The run directory.
+    config, metrics
+        For ``config.json`` and ``metrics.json``.
+    files
+        Other files, by name.
+    write_more
+        Writes what libraries write by themselves, heads and tensors, into a folder.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(target) as folder:
+        (folder / "config.json").write_text(to_json(seen_from(target, config)))
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        write_more(folder)
+        (folder / METRICS).write_text(to_json(metrics))
+        target.mkdir(exist_ok=True)
+        (target / METRICS).unlink(missing_ok=True)  # a directory without it is not a run
+        for name in (ENCODER, FIGURES):
+            shutil.rmtree(target / name, ignore_errors=True)
+        written = [path.name for path in folder.iterdir()]
+        for name in EVERY_FILE - set(written):
+            (target / name).unlink(missing_ok=True)
+        for name in sorted(written, key=lambda name: name == METRICS):
+            (folder / name).replace(target / name)
 
 
 def parquet(table: pl.DataFrame) -> bytes:

@@ -17,7 +17,7 @@ from headwater._words import counted
 from headwater.errors import InputError, nearest
 from headwater.evaluate.aggregate import Units, kept_whole, units_of
 from headwater.evaluate.options import Protocol
-from headwater.samples.missing import Found
+from headwater.samples.missing import MissingFound
 from headwater.sources import plain
 from headwater.store import Data
 
@@ -38,7 +38,7 @@ def require_column(store: Samples, column: str, option: str) -> str:
     return column
 
 
-def full_column(data: Data, column: str, option: str, found: Found | None = None) -> NDArray[Any]:
+def full_column(data: Data, column: str, option: str, found: MissingFound | None = None) -> NDArray[Any]:
     """Return a column that has a value for every sample; blanks at the ends of words are none of theirs.
 
     ``found`` says what missing values stand for, so that the message can name them.
@@ -116,7 +116,7 @@ class Columns:
     whole: NDArray[Any] | None
 
     @classmethod
-    def read(cls, data: Data, protocol: Protocol, missing: Found) -> Columns:
+    def read(cls, data: Data, protocol: Protocol, missing: MissingFound) -> Columns:
         column, split, by, per = protocol.groups, protocol.split, protocol.by, protocol.per
         groups = None if column is None else full_column(data, column, "--groups", missing)
         units = None if per is None else units_of(full_column(data, per, "--per", missing), per)

@@ -13,7 +13,7 @@ from headwater.store import PARTS, Data, Modality, keys_from_hex, sample_keys
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
+class SharedContents:
     """The distinct contents of samples.
 
     Attributes
@@ -37,14 +37,14 @@ class Contents:
         return np.flatnonzero(self.of_sample == content)
 
 
-def contents_of(data: Data, modality: Modality) -> Contents:
+def contents_of(data: Data, modality: Modality) -> SharedContents:
     """Number the contents of samples, by their keys, in the order in which they first come."""
     words = keys_from_hex(sample_keys(data.table, modality)).view("S16").reshape(-1)
     _, first, numbers = np.unique(words, return_index=True, return_inverse=True)
     order = np.argsort(first)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return Contents(place[numbers], first[order].astype(np.int64))
+    return SharedContents(place[numbers], first[order].astype(np.int64))
 
 
 def modality_of(name: str) -> Modality:

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater._progress import progress_bar
+from headwater._progress import Progress, counting
 from headwater.evaluate.leakage import Sides, Values
 from headwater.evaluate.splits import Split
 from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, components, pairs_above
-from headwater.samples.contents import Contents, contents_of, modality_of
+from headwater.samples.contents import SharedContents, contents_of, modality_of
 from headwater.store import Data, SelectedRows
 
 WHITENED_ROWS = 16_384  # drawn at random to whiten by, where there are more
@@ -27,7 +27,7 @@ Similarities = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
+class AuditColumns:
     """What samples are told apart by, each of shape ``(n_samples,)`` as words, and the splits of their rows."""
 
     label: NDArray[Any] | None
@@ -43,7 +43,7 @@ class Counts:
     Attributes
     ----------
     n
-        Contents that stand in several samples; pairs of near duplicates; or clusters.
+        SharedContents that stand in several samples; pairs of near duplicates; or clusters.
     samples
         Samples that are in them.
     across_groups, across_split
@@ -88,10 +88,10 @@ class Duplicates:
     n_contents
         Distinct contents.
     identical, near, clusters
-        Contents in several samples, of an image and its text together the images; pairs of near duplicates; and
+        SharedContents in several samples, of an image and its text together the images; pairs of near duplicates; and
         clusters of both.
     n_components
-        Columns after whitening.
+        AuditColumns after whitening.
     threshold
         Whitened cosine similarity above which contents count as near duplicates; None where it cannot be told.
     false_alarms
@@ -121,11 +121,11 @@ class Duplicates:
 def find_duplicates(
     data: Data,
     name: str,
-    columns: Columns,
+    columns: AuditColumns,
     *,
     false_alarms: float,
     threshold: float | None,
-    progress: bool,
+    progress: Progress,
 ) -> tuple[Duplicates, pl.DataFrame]:
     """Find the duplicates of one feature set, and return them with a table of pairs; see `headwater.api.audit`."""
     modality = modality_of(name)
@@ -152,7 +152,7 @@ def find_duplicates(
         threshold = None
     search = _Search(where, same, columns)
     if threshold is not None:
-        with progress_bar(f"audit {name}", n, show=progress) as update:
+        with counting(progress, f"audit {name}", n) as update:
             for found in pairs_above(units, threshold, progress=lambda done: update(done, 0)):
                 search.add(*found)
     rate = false_alarms if asked is None or threshold is None or tail is None else tail.rate(threshold)
@@ -182,7 +182,7 @@ class _Search:
     ``same`` is what makes samples identical: the contents, or the images in them, which are linked from the start.
     """
 
-    def __init__(self, where: Contents, same: Contents, columns: Columns) -> None:
+    def __init__(self, where: SharedContents, same: SharedContents, columns: AuditColumns) -> None:
         self.where, self.same, self.columns = where, same, columns
         n = len(where.first)
         self.groups = None if columns.group is None else Values.of(where.of_sample, columns.group)
@@ -267,7 +267,7 @@ class _Search:
         return number[link]
 
 
-def _count_clusters(cluster_of: Rows, columns: Columns) -> Counts:
+def _count_clusters(cluster_of: Rows, columns: AuditColumns) -> Counts:
     inside = np.flatnonzero(cluster_of >= 0)
     if not len(inside):
         nothing = (None if part is None else 0 for part in (columns.group, columns.side, columns.label))
@@ -290,7 +290,7 @@ class _Links:
     identical: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, where: Contents, same: Contents, i: Rows, j: Rows, similar: Similarities) -> _Links:
+    def of(cls, where: SharedContents, same: SharedContents, i: Rows, j: Rows, similar: Similarities) -> _Links:
         further = np.setdiff1d(np.arange(len(same.of_sample)), same.first)
         return cls(
             np.concatenate([same.first[same.of_sample[further]], where.first[i]]),
@@ -300,7 +300,7 @@ class _Links:
         )
 
 
-def _worst(data: Data, columns: Columns, cluster_of: Rows, links: _Links) -> list[Cluster]:
+def _worst(data: Data, columns: AuditColumns, cluster_of: Rows, links: _Links) -> list[Cluster]:
     """Return clusters by their worst pair: on both sides of a split, then in two groups, then of two labels."""
     parts = (columns.side, columns.group, columns.label)
     differs = [np.zeros(len(links.a), np.bool_) if v is None else v[links.a] != v[links.b] for v in parts]
@@ -318,7 +318,7 @@ def _worst(data: Data, columns: Columns, cluster_of: Rows, links: _Links) -> lis
     return clusters
 
 
-def _table(data: Data, columns: Columns, name: str, cluster_of: Rows, links: _Links) -> pl.DataFrame:
+def _table(data: Data, columns: AuditColumns, name: str, cluster_of: Rows, links: _Links) -> pl.DataFrame:
     table: dict[str, Any] = {
         "features": [name] * len(links.a),
         "kind": np.where(links.identical, "identical", "near"),

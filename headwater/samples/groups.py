@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 import polars as pl
 
 from headwater._missing import missing_words
 from headwater.errors import InputError
-from headwater.samples.columns import Samples, without_blanks
+from headwater.evaluate.options import Protocol
+from headwater.samples.columns import Samples, require_column, without_blanks
+from headwater.samples.selection import Selection
 
 # Names of columns of whatever several samples can be of, in small letters and digits alone.
 PATIENT_COLUMNS = {
@@ -34,6 +38,17 @@ def group_column(store: Samples, groups: str | None, *whole: str | None) -> str 
                 "split, or --groups none if rows are independent."
             )
     return None
+
+
+def require_columns(store: Samples, labels: Sequence[str], protocol: Protocol, selection: Selection) -> Protocol:
+    """Return a protocol that says what the groups are; refuse columns that are not there."""
+    for column in labels:
+        require_column(store, column, "--label")
+    settled = replace(protocol, groups=group_column(store, protocol.groups, selection.bags, protocol.per))
+    for option, name in {**settled.columns, "--bags": selection.bags, "--views": selection.views}.items():
+        if name is not None:
+            require_column(store, name, option)
+    return settled
 
 
 def _letters(column: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from headwater._words import counted
 from headwater.errors import InputError, ManifestError, nearest
 from headwater.samples.columns import keep_samples
 from headwater.samples.labels import Labels
+from headwater.samples.selection import Selection
 from headwater.sources import read_text_table
 from headwater.store import Data
 
@@ -50,6 +52,11 @@ def mapping_of(given: Mapping[str, str | None] | str | Path | None, option: str)
     if not out:
         raise InputError(f"{option} {path} maps nothing: {FORM} is needed.")
     return out
+
+
+def with_merge(selection: Selection) -> Selection:
+    """Return a selection whose ``merge`` is a mapping, read from its file where it names one."""
+    return replace(selection, merge=mapping_of(selection.merge, "--merge"))
 
 
 def refuse_unknown(mapping: Mapping[str, str | None], there: Iterable[str], option: str) -> None:

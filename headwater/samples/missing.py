@@ -11,11 +11,10 @@ from typing import Any
 import polars as pl
 
 from headwater._missing import MISSING, missing_words
-from headwater.evaluate.options import Protocol
 from headwater.sources import plain, typed
 from headwater.store import Data
 
-Found = Mapping[str, Mapping[str, int]]
+MissingFound = Mapping[str, Mapping[str, int]]
 """By column, how often each word for a missing value stands there; an empty cell is the empty word."""
 
 _WORDS = (pl.String, pl.Categorical, pl.Enum)
@@ -93,12 +92,6 @@ class MissingRule:
         text = text.set(missing | (text == "").fill_null(False), None)
         # 0, 1 and NA are the numbers 0 and 1
         return typed(text) if label and missing.any() else text
-
-
-def missing_rule(protocol: Protocol, labels: tuple[str, ...], separator: str | None, ids: str | None) -> MissingRule:
-    """Return which words are missing values, and in which columns: those that are used, but for the split's."""
-    others = (protocol.groups, protocol.by, protocol.per)
-    return MissingRule(protocol.labelling.missing_values, labels, others, separator, ids)
 
 
 def _tidied_lists(column: pl.Series, words: Sequence[str]) -> pl.Series:

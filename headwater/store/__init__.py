@@ -15,7 +15,7 @@ from headwater.store.remote import is_url, store_folder
 from headwater.store.repair import mend, salvage_journal
 from headwater.store.rights import Rights
 from headwater.store.shuffle import BlockShuffle
-from headwater.store.spec import FeatureSpec, Modality
+from headwater.store.spec import MODALITIES, FeatureSpec, Modality
 from headwater.store.store import (
     BEING_COMPACTED,
     Data,
@@ -34,6 +34,7 @@ __all__ = [
     "BEING_COMPACTED",
     "FAILED",
     "KEY_COLUMNS",
+    "MODALITIES",
     "PARTS",
     "STORED",
     "TO_DO",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from headwater._schema import Finite, Size, Word, read_as
 from headwater.errors import SpecMismatch, StoreError
 
 Modality = Literal["image", "text", "pair"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 DType = Annotated[str, msgspec.Meta(pattern="^(float16|float32)$")]
 TokensDType = Annotated[str, msgspec.Meta(pattern="^(float16|float32|bfloat16|int8)$")]
 Tokens = Annotated[str, msgspec.Meta(pattern="^(none|all|[1-9][0-9]{0,7})$")]

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from headwater.api import embed, fit_head, open_run
 from headwater.errors import InputError
-from headwater.experiment.head import Chosen
+from headwater.experiment.head import HeadChoice
 from headwater.store import open_store
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -507,7 +507,7 @@ def test_a_list_of_values_is_searched(fit, noisy):
         (("hidden=[8]", 'class_weight=["balanced",null]'), [{"class_weight": "balanced"}, {"class_weight": None}]),
     ):
         params = dict(word.split("=") for word in ("lr=0.01", *words))
-        chosen = Chosen.of("mlp", {name: json.loads(value) for name, value in params.items()})
+        chosen = HeadChoice.of("mlp", {name: json.loads(value) for name, value in params.items()})
         assert chosen.searches(0).to_dict() == {"grid": expected}
 
 

@@ -11,7 +11,7 @@ from headwater.api import compare, fit_head, open_run
 from headwater.errors import InputError
 from headwater.evaluate import inner_splits
 from headwater.evaluate.calibration import calibrator_from_dict, fit_calibrator
-from headwater.experiment.head import Chosen
+from headwater.experiment.head import HeadChoice
 from headwater.heads import LinearProbe
 
 N = 160
@@ -325,9 +325,9 @@ def test_seeds_of_networks_train_together(fit):
 
 def test_a_head_that_draws_gets_the_seed():
     """A head with a seed of its own is given the protocol's, unless it was set; others are left alone."""
-    assert Chosen.of("mlp", {}).head(3).seed == 3
-    assert Chosen.of("mlp", {"seed": 1}).head(3).seed == 1
-    assert not hasattr(Chosen.of("linear", {}).head(3), "seed")
+    assert HeadChoice.of("mlp", {}).head(3).seed == 3
+    assert HeadChoice.of("mlp", {"seed": 1}).head(3).seed == 1
+    assert not hasattr(HeadChoice.of("linear", {}).head(3), "seed")
 
 
 def test_runs_of_several_seeds_are_not_compared(fit):

@@ -7,7 +7,7 @@ from headwater.embed import load_encoder
 from headwater.embed._torch import convolve_as_before
 from headwater.embed.adapter import FOLDER
 from headwater.errors import EncoderError, InputError
-from headwater.finetune.adapt import Adapted, How, LoraSettings, parse_how
+from headwater.finetune.adapt import Adapted, LoraSettings, TrainMode, parse_train_mode
 
 torch = pytest.importorskip("torch")
 FRESH = LoraSettings(rank=2)
@@ -52,7 +52,7 @@ def test_a_tuned_encoder_comes_back_from_its_folder(tiny, picture, tmp_path, mem
     batch = batch_of(encoder, modality, picture, tmp_path)
     convolve_as_before(encoder.module)  # as in training, or convolutions differ in their last bits
     before = encoder.encode(modality, batch).pooled
-    adapted = Adapted(encoder, {modality: parse_how(kind)}, FRESH)
+    adapted = Adapted(encoder, {modality: parse_train_mode(kind)}, FRESH)
     if kind == "lora":  # fresh adapters change nothing; elsewhere attention takes another path where it is trained
         np.testing.assert_array_equal(encoder.encode(modality, batch).pooled, before)
     disturb(adapted)
@@ -75,7 +75,7 @@ def test_a_tuned_encoder_comes_back_from_its_folder(tiny, picture, tmp_path, mem
 def test_what_is_not_trained_stays_bit_for_bit(tiny, picture, tmp_path, member, kind):
     """A step of training leaves all else as it was, running statistics included."""
     encoder = loaded(tiny, member)
-    adapted = Adapted(encoder, {"image": parse_how(kind)}, FRESH)
+    adapted = Adapted(encoder, {"image": parse_train_mode(kind)}, FRESH)
     before = {name: t.clone() for name, t in encoder.module.state_dict().items()}
     adapted.training(True)
     optimiser = torch.optim.SGD(adapted.parameters.values(), lr=0.1)
@@ -106,7 +106,7 @@ def test_what_is_not_trained_stays_bit_for_bit(tiny, picture, tmp_path, member, 
 )
 def test_the_last_block_and_what_follows_it(tiny, member, modality, expected):
     """``last-1`` trains the last layer or stage, and the norms and projections after it, and nothing else."""
-    adapted = Adapted(loaded(tiny, member), {modality: How("last", 1)}, FRESH)
+    adapted = Adapted(loaded(tiny, member), {modality: TrainMode("last", 1)}, FRESH)
     of = {name for name in adapted.trained if not any(name == e or name.startswith(f"{e}.") for e in expected)}
     assert not of
     for part in expected - {"norm", "fc_norm"}:  # one of which is an identity
@@ -115,7 +115,7 @@ def test_the_last_block_and_what_follows_it(tiny, member, modality, expected):
 
 def test_an_adapter_of_other_weights_is_refused(tiny, tmp_path):
     """An adapter that was trained on other weights is an error that says so."""
-    adapted = Adapted(loaded(tiny, "timm-vit"), {"image": How("lora")}, FRESH)
+    adapted = Adapted(loaded(tiny, "timm-vit"), {"image": TrainMode("lora")}, FRESH)
     adapted.adapter().write(tmp_path)
     with pytest.raises(EncoderError, match="trained on other weights"):
         loaded(tiny, "timm-vit-registers", adapter=tmp_path)
@@ -127,7 +127,7 @@ def test_a_damaged_adapter_is_refused(tiny, tmp_path):
     """Half an adapter, or a file that is none, is an error of one line."""
     from safetensors.torch import load_file, save_file
 
-    Adapted(loaded(tiny, "timm-vit"), {"image": How("lora")}, FRESH).adapter().write(tmp_path)
+    Adapted(loaded(tiny, "timm-vit"), {"image": TrainMode("lora")}, FRESH).adapter().write(tmp_path)
     file = tmp_path / "adapter.safetensors"
     state = load_file(file)
     save_file(dict(list(state.items())[1:]), file)
@@ -140,24 +140,24 @@ def test_a_damaged_adapter_is_refused(tiny, tmp_path):
 
 def test_layers_are_named_by_a_pattern(tiny):
     """``--lora-modules`` chooses layers by a regular expression, and names some when it matches none."""
-    chosen = Adapted(loaded(tiny, "hf-clip"), {"image": How("lora")}, LoraSettings(rank=2, modules=r"[qv]_proj$"))
+    chosen = Adapted(loaded(tiny, "hf-clip"), {"image": TrainMode("lora")}, LoraSettings(rank=2, modules=r"[qv]_proj$"))
     assert chosen.trained
     assert all(("q_proj" in name or "v_proj" in name) and "vision" in name for name in chosen.trained)
     with pytest.raises(InputError, match="There are such as vision_model"):
-        Adapted(loaded(tiny, "hf-clip"), {"image": How("lora")}, LoraSettings(modules="nothing"))
+        Adapted(loaded(tiny, "hf-clip"), {"image": TrainMode("lora")}, LoraSettings(modules="nothing"))
 
 
 @pytest.mark.parametrize("text", ["last-0", "last", "lorra", ""])
 def test_other_ways_to_train_are_refused(text):
     """What is no way to train is an error that lists them."""
     with pytest.raises(InputError, match="There are: none, lora, last-N"):
-        parse_how(text)
+        parse_train_mode(text)
 
 
 def test_adapters_go_into_the_tower_that_was_named(tiny):
     """Layers of one tower whose names end like those of the other get none."""
     encoder = loaded(tiny, "open_clip")
-    adapted = Adapted(encoder, {"text": How("lora"), "image": How("last", 1)}, FRESH)
+    adapted = Adapted(encoder, {"text": TrainMode("lora"), "image": TrainMode("last", 1)}, FRESH)
     with_adapters = [name for name in adapted.trained if ".lora_" in name]
     assert with_adapters
     assert not any(name.startswith("visual") for name in with_adapters)

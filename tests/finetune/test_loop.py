@@ -12,9 +12,9 @@ from PIL import Image
 import headwater as hw
 from headwater.embed import load_encoder, unique_images
 from headwater.embed.contents import key_of_file
-from headwater.finetune.adapt import Adapted, How, LoraSettings
-from headwater.finetune.data import Source, batches
-from headwater.finetune.loop import LossOf, Predicting, Settings, factor, train_model
+from headwater.finetune.adapt import Adapted, LoraSettings, TrainMode
+from headwater.finetune.data import InputSource, batches
+from headwater.finetune.loop import LoopSettings, LossOf, Predicting, factor, train_model
 from headwater.finetune.model import Model
 from headwater.finetune.team import Team
 from headwater.heads import LinearProbe
@@ -27,8 +27,8 @@ def built(tiny, paths, member="timm-vit"):
     """Return an encoder with a linear head as a model, and the head's plain twin."""
     encoder = load_encoder(tiny(member).spec, device="cpu", precision="fp32")
     contents, place = unique_images(paths, [key_of_file(path) for path in paths])
-    source = Source("x/image", encoder, "image", contents, [np.array([i]) for i in place], False)
-    adapted = Adapted(encoder, {"image": How("full")}, LoraSettings())
+    source = InputSource("x/image", encoder, "image", contents, [np.array([i]) for i in place], False)
+    adapted = Adapted(encoder, {"image": TrainMode("full")}, LoraSettings())
     d = encoder.spec("image", "float32").dim
     rng = np.random.default_rng(0)
     described = Described("x/image", 1, rng.normal(size=d), rng.uniform(0.5, 2, d))
@@ -40,7 +40,7 @@ def built(tiny, paths, member="timm-vit"):
 def test_a_step_is_a_step_of_plain_torch(tiny, image_files):
     """After three epochs of one step, each parameter is what the bare loop with AdamW makes of it."""
     y = torch.tensor([0, 1, 2, 1])
-    settings = Settings(lr=1e-3, head_lr=1e-2, epochs=3, warmup=0.5, batch_size=4, patience=None, clip=0.7)
+    settings = LoopSettings(lr=1e-3, head_lr=1e-2, epochs=3, warmup=0.5, batch_size=4, patience=None, clip=0.7)
     encoder, model, described = built(tiny, image_files)
     for part in encoder.module.modules():  # whatever draws, draws nothing
         if isinstance(part, torch.nn.Dropout) or type(part).__name__ == "DropPath":
@@ -86,7 +86,7 @@ def test_a_step_is_a_step_of_plain_torch(tiny, image_files):
 
 def test_learning_rates_go_up_and_down():
     """Up in a line over the warm-up, then down as half a cosine to 0."""
-    settings = Settings(lr=1, head_lr=1, epochs=10, warmup=2)
+    settings = LoopSettings(lr=1, head_lr=1, epochs=10, warmup=2)
     assert factor(1, settings) == 0.5
     assert factor(2, settings) == 1
     assert factor(6, settings) == pytest.approx(0.5)

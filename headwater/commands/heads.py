@@ -1,0 +1,383 @@
+"""Commands that fit and judge heads: fit-head, sweep, zero-shot, evaluate, compare, explain, plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from headwater.commands import options as o
+from headwater.commands.options import mapping_of, option, params_of, params_of_heads
+from headwater.commands.output import show, warn_of_code
+
+
+def fit_head(
+    store: o.Store,
+    features: o.Features,
+    label: o.Label,
+    label_separator: o.Separator = None,
+    where: o.Where = None,
+    bags: o.Bags = None,
+    views: o.Views = None,
+    missing: Annotated[
+        Literal["drop", "keep"], option(panel=o.DATA, help="What to do with samples that lack one of the features.")
+    ] = "drop",
+    samples_with: Annotated[
+        list[str] | None,
+        option(panel=o.DATA, metavar="NAME/MODALITY", help="Use only samples that have these features too; repeat."),
+    ] = None,
+    missing_values: o.MissingValues = None,
+    positive: o.PositiveClass = None,
+    merge: o.Merge = None,
+    groups: o.Groups = None,
+    folds: o.Folds = None,
+    split: o.Split = None,
+    holdout: o.Holdout = None,
+    seed: o.Seed = 0,
+    seeds: o.Seeds = 1,
+    allow_leakage: o.Leakage = None,
+    head: o.Head = None,
+    task: o.TaskOption = "auto",
+    set_: o.SetParam = None,
+    prompts: Annotated[
+        Path | None,
+        option(panel=o.HEAD, metavar="FILE.toml", help="Texts of each class, for --head tip-adapter and similar."),
+    ] = None,
+    inner_folds: o.InnerFolds = 4,
+    trials: o.Trials = None,
+    fine: Annotated[
+        bool, option("--fine", panel=o.HEAD, help="After the grid, try 12 more penalties around the best.")
+    ] = False,
+    shots: Annotated[
+        int | None, option(panel=o.HEAD, min=1, help="Train on this many rows of each class, drawn in each fold.")
+    ] = None,
+    draws: Annotated[int | None, option(panel=o.HEAD, min=1, help="How often to draw them.")] = None,
+    calibrate: Annotated[
+        Literal["temperature", "isotonic"] | None,
+        option(panel=o.REPORT, help="Calibrate scores, inside the training rows."),
+    ] = None,
+    sensitivity: Annotated[
+        float | None, option(panel=o.REPORT, help="Report a threshold for this sensitivity, chosen on training rows.")
+    ] = None,
+    specificity: Annotated[float | None, option(panel=o.REPORT, help="The same for a specificity.")] = None,
+    conformal: Annotated[
+        float | None,
+        option(panel=o.REPORT, metavar="ALPHA", help="Prediction sets that miss the class in at most this share."),
+    ] = None,
+    conformal_per_class: Annotated[
+        bool, option("--conformal-per-class", panel=o.REPORT, help="Let that hold for each class by itself.")
+    ] = False,
+    by: o.By = None,
+    per: o.Per = None,
+    aggregate: o.Aggregated = None,
+    controls: Annotated[
+        bool,
+        option(
+            "--controls",
+            panel=o.REPORT,
+            help="Also evaluate each input alone, shuffled inputs and random ones, on the same splits.",
+        ),
+    ] = False,
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """Fit a head on stored features.
+
+    Parameters are selected inside the training rows of each fold; results are for rows that were never seen.
+
+    Example:
+      headwater fit-head scans.hw --features vit/image --label density --groups patient --out runs/density
+    """
+    given = dict(locals())
+    from headwater import api
+    from headwater._options import picked
+    from headwater.evaluate.options import Protocol
+    from headwater.samples.selection import Selection
+
+    run = api.fit_head(
+        store,
+        features=features,
+        label=label,
+        head=head,
+        params=params_of(set_ or []),
+        prompts=prompts,
+        controls=controls,
+        allow_leakage=allow_leakage,
+        protocol=picked(Protocol, given),
+        selection=picked(Selection, given, merge=mapping_of("--merge", merge or [])),
+        out=out,
+        progress=True,
+    )
+    show(run.lines(), run.metrics, json)
+
+
+def sweep(
+    store: o.Store,
+    features: Annotated[
+        list[str],
+        option(panel=o.DATA, metavar="NAME/MODALITY[+…]", help="Inputs; join several by +, repeat for others."),
+    ],
+    label: o.Label,
+    out: Annotated[Path, option(panel=o.OUTPUT, metavar="DIR", help="Where to write leaderboard, trials and runs.")],
+    label_separator: o.Separator = None,
+    where: o.Where = None,
+    bags: o.Bags = None,
+    views: o.Views = None,
+    missing_values: o.MissingValues = None,
+    positive: o.PositiveClass = None,
+    merge: o.Merge = None,
+    groups: o.Groups = None,
+    folds: o.Folds = None,
+    split: o.Split = None,
+    holdout: o.Holdout = None,
+    seed: o.Seed = 0,
+    seeds: o.Seeds = 1,
+    allow_leakage: o.Leakage = None,
+    heads: Annotated[
+        list[str] | None,
+        option(panel=o.HEAD, metavar="KIND", help="Kind of head; repeat. Default: linear, or ridge for numbers."),
+    ] = None,
+    task: o.TaskOption = "auto",
+    set_: Annotated[
+        list[str] | None,
+        option("--set", panel=o.HEAD, metavar="HEAD.PARAM=VALUE", help="A parameter, or a list to search; repeat."),
+    ] = None,
+    grid: Annotated[
+        Path | None, option(panel=o.HEAD, metavar="FILE.toml", help="The same from a file, a table for each head.")
+    ] = None,
+    inner_folds: o.InnerFolds = 4,
+    trials: o.Trials = None,
+    metric: Annotated[
+        str | None,
+        option(panel=o.REPORT, metavar="METRIC", help="What the leaderboard is sorted by. Default: AUC."),
+    ] = None,
+    by: o.By = None,
+    per: o.Per = None,
+    aggregate: o.Aggregated = None,
+    json: o.Json = False,
+) -> None:
+    """Compare inputs, heads and settings.
+
+    All of them are evaluated on the same splits, in a leaderboard; the same command goes on where it stopped.
+
+    Example:
+      headwater sweep scans.hw --features vit/image --label density --heads linear --heads mlp --out sweep
+    """
+    given = dict(locals())
+    from headwater import api
+    from headwater._options import picked
+    from headwater.evaluate.options import Protocol
+    from headwater.samples.selection import Selection
+
+    done = api.sweep(
+        store,
+        features=features,
+        label=label,
+        out=out,
+        heads=heads,
+        params=params_of_heads(set_ or []),
+        grid=grid,
+        metric=metric,
+        allow_leakage=allow_leakage,
+        protocol=picked(Protocol, given),
+        selection=picked(Selection, given, merge=mapping_of("--merge", merge or [])),
+        progress=True,
+    )
+    show(done.lines(), done.to_dict(), json)
+
+
+def compare(
+    runs: Annotated[list[Path], o.typer.Argument(metavar="RUN RUN …", help="Run directories on the same samples.")],
+    metric: Annotated[
+        str | None, option(panel=o.REPORT, metavar="METRIC", help="What to compare. Default: the AUC.")
+    ] = None,
+    positive: o.PositiveClass = None,
+    level: o.Level = 0.95,
+    draws: o.Draws = 2000,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """Test whether runs differ.
+
+    Confidence intervals by patient, paired differences, and each test that applies.
+
+    Example:
+      headwater compare runs/image runs/image-and-text
+    """
+    from headwater import api
+
+    found = api.compare(runs, metric=metric, positive=positive, level=level, n_draws=draws, seed=seed)
+    show(found.lines(), found.to_dict(), json)
+
+
+def evaluate(
+    run: Annotated[Path, o.typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
+    store: Annotated[str, o.typer.Argument(metavar="STORE", help="The store of the other data set.")],
+    label: o.Label,
+    features: Annotated[
+        list[str] | None,
+        option(panel=o.DATA, metavar="NAME/MODALITY", help="Features, where they have other names in this store."),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        option(
+            "--map",
+            panel=o.DATA,
+            metavar="LABEL=CLASS|FILE",
+            help="What labels of this data set mean in the run; LABEL= leaves samples out. Repeat.",
+        ),
+    ] = None,
+    label_separator: o.Separator = None,
+    where: o.Where = None,
+    missing_values: o.MissingValues = None,
+    positive: o.PositiveClass = None,
+    allow_leakage: Annotated[
+        str | None,
+        option(
+            panel=o.DATA,
+            metavar="REASON",
+            help="Reason to accept samples that the head was fitted on (otherwise they are refused).",
+        ),
+    ] = None,
+    groups: o.Resampled = None,
+    by: o.By = None,
+    level: o.Level = 0.95,
+    draws: o.Draws = 2000,
+    seed: o.Seed = 0,
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """Test a fitted head on another data set.
+
+    The head stays as it is; the drop in each metric is reported with its interval.
+
+    Example:
+      headwater evaluate runs/density other-hospital.hw --label density --groups patient
+    """
+    given = dict(locals())
+    from headwater import api
+
+    names = ("groups", "by", "seed", "positive", "where", "label_separator", "missing_values")
+    made = api.evaluate(
+        run,
+        store,
+        label=label,
+        features=features,
+        mapping=mapping_of("--map", map_ or []),
+        level=level,
+        n_draws=draws,
+        allow_leakage=allow_leakage,
+        out=out,
+        progress=True,
+        **{name: given[name] for name in names},
+    )
+    show(made.lines(), made.metrics, json)
+
+
+def plot(
+    run: Annotated[Path, o.typer.Argument(metavar="RUN", help="A run directory.")],
+    positive: o.PositiveClass = None,
+    dpi: Annotated[int, option(panel=o.OUTPUT, min=1, help="Resolution of PNG files, in dots per inch.")] = 300,
+    out: Annotated[
+        Path | None, option(panel=o.OUTPUT, metavar="DIR", help="Where to write. Default: figures/ in the run.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Draw a run: calibration, ROC, confusion.
+
+    Writes PNG and SVG; of regressions, predicted against true numbers.
+
+    Example:
+      headwater plot runs/density
+    """
+    from headwater import report
+
+    drawn = report.plot(run, out=out, positive=positive, dpi=dpi)
+    show(drawn.lines(), drawn.to_dict(), json)
+
+
+def explain(
+    run: Annotated[Path, o.typer.Argument(metavar="RUN", help="A run of fit-head.")],
+    id: Annotated[str, option(panel=o.DATA, metavar="ID", help="The sample to explain.")],
+    store: Annotated[str | None, option(panel=o.DATA, metavar="STORE", help="Another store than the run's.")] = None,
+    target: Annotated[
+        str | None, option("--class", panel=o.HEAD, metavar="CLASS", help="The class. Default: the likeliest.")
+    ] = None,
+    method: Annotated[
+        Literal["gradient", "occlusion", "attention"], option(panel=o.HEAD, help="How relevance is measured.")
+    ] = "gradient",
+    out: Annotated[
+        Path | None, option(panel=o.OUTPUT, metavar="FILE.png", help="Draw the image under a heat map.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Show what in a sample supports a class.
+
+    Uses stored tokens: parts of an image, and words.
+
+    Example:
+      headwater explain runs/attention --id case-12 --out case-12.png
+    """
+    from headwater import api
+
+    found = api.explain(run, id=id, target=target, method=method, store=store, out=out)
+    show(found.lines(), found.to_dict(), json)
+
+
+def zero_shot(
+    store: o.Store,
+    features: Annotated[str, option(panel=o.DATA, metavar="NAME", help="Name of the dual encoder in the store.")],
+    prompts: Annotated[
+        Path, option(panel=o.HEAD, metavar="FILE.toml", help="Templates and descriptors of each class.")
+    ],
+    label: o.Label,
+    label_separator: o.Separator = None,
+    where: o.Where = None,
+    missing_values: o.MissingValues = None,
+    positive: o.PositiveClass = None,
+    transductive: Annotated[
+        bool,
+        option("--transductive", panel=o.HEAD, help="Classify all samples together; their labels are not used."),
+    ] = False,
+    weights: o.Weights = None,
+    trust_remote_code: o.Trust = False,
+    device: o.Device = "auto",
+    ablate: Annotated[
+        bool, option("--ablate", panel=o.REPORT, help="Measure the effect of each template and descriptor.")
+    ] = False,
+    metric: Annotated[
+        str | None, option(panel=o.REPORT, metavar="METRIC", help="What to sort them by. Default: the AUC.")
+    ] = None,
+    by: o.By = None,
+    groups: o.Resampled = None,
+    draws: o.Draws = 2000,
+    seed: o.Seed = 0,
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """Classify images by prompts, without training.
+
+    Example:
+      headwater zero-shot scans.hw --features clip --prompts prompts.toml --label finding
+    """
+    given = dict(locals())
+    from headwater import api
+
+    warn_of_code(trust_remote_code)
+    names = ("groups", "by", "seed", "positive", "where", "label_separator", "missing_values")
+    run = api.zero_shot(
+        store,
+        features=features,
+        prompts=prompts,
+        label=label,
+        transductive=transductive,
+        ablate=ablate,
+        metric=metric,
+        n_draws=draws,
+        weights=weights,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        out=out,
+        progress=True,
+        **{name: given[name] for name in names},
+    )
+    show(run.lines(), run.metrics, json)

@@ -1,0 +1,140 @@
+"""Commands that compare stored items with each other: similar, index, audit."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from headwater.commands import options as o
+from headwater.commands.options import option
+from headwater.commands.output import show, warn_of_code
+
+QUERY = "Query"
+
+
+def similar(
+    store: o.Store,
+    features: Annotated[str, option(panel=o.DATA, metavar="NAME/MODALITY", help="The features to search in.")],
+    id: Annotated[str | None, option(panel=QUERY, metavar="ID", help="Find cases like this sample.")] = None,
+    image: Annotated[Path | None, option(panel=QUERY, metavar="FILE", help="Find cases like this image.")] = None,
+    text: Annotated[
+        str | None,
+        option(panel=QUERY, metavar="WORDS", help="Find cases that these words describe; for pairs, beside --image."),
+    ] = None,
+    k: Annotated[int, option("-k", panel=QUERY, min=1, help="How many to find.")] = 10,
+    exclude_same: Annotated[
+        str | None,
+        option(panel=QUERY, metavar="COL", help="Leave out cases with the same value, such as the same patient."),
+    ] = None,
+    where: o.Where = None,
+    index: Annotated[
+        str | None, option(panel=QUERY, metavar="KIND", help="Search in this index instead of exactly.")
+    ] = None,
+    weights: o.Weights = None,
+    trust_remote_code: o.Trust = False,
+    device: o.Device = "auto",
+    json: o.Json = False,
+) -> None:
+    """Find similar cases.
+
+    Example:
+      headwater similar scans.hw --features vit/image --id case-12 --exclude-same patient
+    """
+    from headwater import api
+
+    warn_of_code(trust_remote_code)
+    hits = api.similar(
+        store,
+        features=features,
+        id=id,
+        image=image,
+        text=text,
+        k=k,
+        where=where,
+        exclude_same=exclude_same,
+        index=index,
+        weights=weights,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    show(api.hit_lines(hits, width=width), [hit.to_dict() for hit in hits], json)
+
+
+def index(
+    store: o.Store,
+    features: Annotated[str, option(panel=o.DATA, metavar="NAME/MODALITY", help="The features to index.")],
+    kind: Annotated[Literal["flat", "ivf", "hnsw", "ivfpq"], option(panel=QUERY, help="Kind of FAISS index.")] = "hnsw",
+    seed: Annotated[int, option(panel=QUERY, min=0, help="Random seed.")] = 0,
+    json: o.Json = False,
+) -> None:
+    """Build a FAISS index.
+
+    Its recall is measured against exact search.
+
+    Example:
+      headwater index scans.hw --features vit/image --kind hnsw
+    """
+    from headwater import api
+
+    built = api.index(store, features=features, kind=kind, seed=seed, progress=True)
+    line = f"{built.kind} index of {built.n_vectors:,} items, recall@10 {built.recall_at_10:.3f}, in {built.path}"
+    show([line], vars(built), json)
+
+
+def audit(
+    store: o.Store,
+    features: Annotated[
+        list[str] | None,
+        option(panel=o.DATA, metavar="NAME/MODALITY", help="Features. Default: the only feature set; repeat."),
+    ] = None,
+    label: Annotated[
+        str | None, option(panel=o.DATA, metavar="COL", help="Report duplicates whose value of this column differs.")
+    ] = None,
+    where: o.Where = None,
+    missing_values: o.MissingValues = None,
+    groups: o.Groups = None,
+    split: Annotated[str | None, option(panel=o.SPLIT, metavar="COL", help="Column with the sides of a split.")] = None,
+    folds: Annotated[
+        int | None, option(panel=o.SPLIT, metavar="N", help="Check the folds that fit-head would make.")
+    ] = None,
+    seed: o.Seed = 0,
+    false_alarms: Annotated[
+        float, option(panel=o.REPORT, help="Share of unrelated pairs that may count as near duplicates.")
+    ] = 1e-5,
+    threshold: Annotated[
+        float | None, option(panel=o.REPORT, help="Whitened cosine similarity to use instead.")
+    ] = None,
+    out: Annotated[
+        Path | None, option(panel=o.OUTPUT, metavar="FILE", help="Write the pairs, as .csv or .parquet.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Find duplicates in a store.
+
+    Reports exact and near duplicates that cross groups, splits or labels.
+
+    Example:
+      headwater audit scans.hw --features vit/image --groups patient --label density
+    """
+    from headwater import api
+
+    found = api.audit(
+        store,
+        features=features,
+        label=label,
+        groups=groups,
+        split=split,
+        folds=folds,
+        seed=seed,
+        where=where,
+        missing_values=missing_values,
+        false_alarms=false_alarms,
+        threshold=threshold,
+        out=out,
+        progress=True,
+    )
+    lines = found.lines() + ([f"pairs in {out}"] if out is not None else [])
+    show(lines, found.to_dict(), json)

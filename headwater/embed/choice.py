@@ -1,0 +1,140 @@
+"""Which encoder is used, what of it, and how it is run: options as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from headwater._devices import Device, Precision
+from headwater._extras import need
+from headwater.embed.run import Shard
+from headwater.errors import InputError, nearest
+
+OnError = Literal["skip", "stop"]
+EngineName = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """An encoder and everything that decides which features it makes.
+
+    Attributes
+    ----------
+    spec
+        ``timm:MODEL``, ``torchvision:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``,
+        ``hf:ORG/NAME``, ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package,
+        ``builtin:clip``, ``builtin:texture``, ``builtin:ngram``, ``stub:DIM``; or ``joined:RUN``, two encoders that
+        contrastive training joined.
+    weights
+        A local state dict (safetensors or a torch file) to load instead of the named weights.
+    adapter
+        A run of `fine_tune`, or a folder of peft: what was trained there is applied to the weights.
+    tokens
+        ``"none"``, ``"all"``, or the number of tokens to pool to.
+    layer
+        Where features are taken: for timm a stage or several (``stage2,stage4``); for a vision-language decoder
+        ``last`` or the number of a layer.
+    pooling
+        How tokens become one vector, instead of the model's own way: ``cls``, ``mean``, ``cls+mean``, ``max`` or
+        ``last``; for a decoder see `headwater.embed.from_decoder.DecoderEncoder`.
+    prompt
+        The words around ``{image}``, ``{text}`` or both that a decoder reads.
+    image_size
+        Height and width (``HxW``), or one number for both, to which images are resized instead of the model's own
+        size; position embeddings are interpolated. Ignored by encoders that read no images. An adapter has its own
+        image size, layer, pooling and prompt.
+    steps
+        Steps applied to an image before the encoder's preprocessing; see `headwater.sources.steps.parse_steps`.
+    trust_remote_code
+        Allow code that comes with a model, or that a run or store names, to run with all of the user's rights.
+    """
+
+    spec: str
+    weights: str | Path | None = None
+    adapter: str | Path | None = None
+    tokens: str = "none"
+    layer: str | None = None
+    pooling: str | None = None
+    prompt: str | None = None
+    image_size: str | int | Sequence[int] | None = None
+    steps: Sequence[str] = ()
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How an encoder is run over a manifest; nothing here changes what the features mean.
+
+    Attributes
+    ----------
+    precision
+        ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    batch_size
+        Number of items encoded together.
+    workers
+        Threads that read files; of a Ray cluster, its workers. None for one a core.
+    on_error
+        ``skip`` records an item that cannot be read as failed and goes on; ``stop`` raises, also for an item that
+        failed in an earlier run and is not tried again.
+    retry_failed
+        Try items again that failed before.
+    rehash
+        Read files again even where size, time of change and inode are those of the last run.
+    shard
+        ``I/N``: make part ``I`` (from 0) of ``N`` of the blocks, beside other processes that make the others.
+    engine
+        ``local``, or ``ray`` for the workers of a Ray cluster.
+    ray_address
+        Of a running cluster; without it one is started on this machine.
+    """
+
+    precision: Precision = "auto"
+    device: Device = "auto"
+    batch_size: int = 32
+    workers: int | None = None
+    on_error: OnError = "skip"
+    retry_failed: bool = False
+    rehash: bool = False
+    shard: str | None = None
+    engine: EngineName = "local"
+    ray_address: str | None = None
+
+    @property
+    def part(self) -> Shard | None:
+        """The share of the blocks that this process makes; None for all of them."""
+        if self.shard is None:
+            return None
+        index, _, count = self.shard.partition("/")
+        if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+            raise InputError(f"--shard {self.shard!r}: write I/N, with I from 0 to N - 1, such as 0/8.")
+        return Shard(int(index), int(count))
+
+    def refuse(self) -> None:
+        """Raise `InputError` for what cannot be, and `MissingExtra` without Ray where it is asked for."""
+        one_of("--on-error", self.on_error, get_args(OnError))
+        one_of("--device", self.device, get_args(Device))
+        one_of("--precision", self.precision, get_args(Precision))
+        one_of("--engine", self.engine, get_args(EngineName))
+        part = self.part
+        if self.engine == "ray":
+            need("ray", "ray")
+            if part is not None:
+                raise InputError("--shard goes without --engine ray, which divides blocks itself.")
+        for option, number in (("--batch-size", self.batch_size), ("--workers", self.workers)):
+            if number is not None and number < 1:
+                raise InputError(f"{option} must be at least 1, but is {number}.")
+
+
+def encoder_choice(encoder: str | EncoderChoice) -> EncoderChoice:
+    """Return the choice of an encoder that may be named by its spec alone."""
+    return encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(encoder)
+
+
+def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise `InputError` for a value that is none of those allowed."""
+    if value not in allowed:
+        raise InputError(f"{option} {value!r}.{nearest(value, allowed)} There are: {', '.join(allowed)}.")

@@ -1,0 +1,34 @@
+"""The order of classes: of two, the positive one is last; a head keeps its own order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.evaluate import Outcome
+from headwater.evaluate.positive import Positive, negative_first
+
+
+def ordered(outcome: Outcome, y: Any, positive: Positive | None) -> Outcome:
+    """Return an outcome whose last class of two is the positive one."""
+    if positive is None:
+        return outcome
+    return outcome.in_order(negative_first(outcome.classes.tolist(), positive.name), y)
+
+
+def columns_of(head: Any, classes: Sequence[Any]) -> list[int]:
+    """Return the column of a head's scores that belongs to each class of a run.
+
+    A head keeps its classes sorted; a run has the positive one of two last. Several labels have one order everywhere.
+    """
+    own = [str(name) for name in np.asarray(head.classes_).tolist()]
+    words = [str(name) for name in classes]
+    return [own.index(word) for word in words] if sorted(own) == sorted(words) else list(range(len(words)))
+
+
+def in_order_of(head: Any, classes: Sequence[Any], scores: NDArray[Any]) -> NDArray[Any]:
+    """Return a head's scores, of shape ``(n, n_classes)``, with columns in the order of a run's classes."""
+    return scores[:, columns_of(head, classes)]
