@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from typing import Any, TypeVar
 
-from headwater.errors import InputError, nearest
+from headwater.errors import InputError, UnknownOption, nearest
 
 Value = TypeVar("Value")
 
@@ -27,8 +27,8 @@ def with_options(function: str, options: Mapping[str, Any], *values: Any, only: 
 
     Raises
     ------
-    TypeError
-        When an option is no field of any value, as Python raises it for an unknown argument.
+    UnknownOption
+        When an option is no field of any value: a TypeError, as Python raises it for an unknown argument.
     InputError
         When a value holds something in a field that the function has no use for.
 
@@ -42,7 +42,7 @@ def with_options(function: str, options: Mapping[str, Any], *values: Any, only: 
     known = [name for name in owner if only is None or name in only]
     for name in options:
         if name not in known:
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}.{nearest(name, known)}")
+            raise UnknownOption(f"{function}() got an unexpected keyword argument {name!r}.{nearest(name, known)}")
     found = tuple(
         replace(value, **{name: given for name, given in options.items() if owner[name] == number})
         for number, value in enumerate(values)

@@ -2,6 +2,7 @@
 
 HeadwaterError
 ├── InputError (ValueError)            an argument or option that cannot be used
+├── UnknownOption (TypeError)          a keyword argument that a function does not have
 ├── ManifestError (ValueError)         the user's table
 │   └── ManifestNotFound (FileNotFoundError)
 ├── VectorsError (ValueError)          vectors made elsewhere that cannot be imported
@@ -66,6 +67,10 @@ class HeadwaterError(Exception):
 
 class InputError(HeadwaterError, ValueError):
     """An argument or option that cannot be used."""
+
+
+class UnknownOption(HeadwaterError, TypeError):
+    """A keyword argument that a function does not have."""
 
 
 class ManifestError(HeadwaterError, ValueError):

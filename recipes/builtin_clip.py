@@ -3,7 +3,7 @@
     python recipes/builtin_clip.py FOLDER
 
 paints the images, builds an untrained model of a few million parameters, trains it with
-``headwater fine-tune --objective contrastive``, tests it on sets of other seeds, and writes the model in float16 to
+``headwater contrast``, tests it on sets of other seeds, and writes the model in float16 to
 ``FOLDER/model``, which is what ``headwater/embed/clip`` holds. It takes about an hour on two cores.
 
 Each set is one seed of `headwater.sources.make_histology`, with laboratories, stains and patients of its own. Texts are

@@ -86,7 +86,7 @@ class DemoResult(Shown):
         if self.ladder:
             out += [
                 "",
-                "The ladder, on the small dual encoder that comes with headwater (trained on painted tissue alone):",
+                "With the small dual encoder that comes with headwater (trained on synthetic tissue alone):",
                 "",
             ]
             out.append(f"  {'builtin:clip':<26}{'accuracy':>16}{'F1':>16}{'AUC':>16}{'seconds':>10}")
@@ -96,7 +96,7 @@ class DemoResult(Shown):
         else:
             out += [
                 "",
-                "With pip install 'headwater[encoders]' it goes on: zero-shot, co-attention, LoRA, full tuning.",
+                "With pip install 'headwater[encoders]' it also shows zero-shot, co-attention, LoRA and full tuning.",
             ]
         same = sum(hit.row["label"] == self.query_label for hit in self.hits)
         out += [
@@ -105,6 +105,16 @@ class DemoResult(Shown):
             f"{same} of {len(self.hits)} are {self.query_label} too.",
         ]
         out += [f"  {hit.rank}. {hit.id}  {hit.score:.3f}  {hit.row['label']}" for hit in self.hits[:3]]
+        store = self.out / "demo.hw"
+        out += [
+            "",
+            f"Everything is in {self.out}. What to do next:",
+            f"  headwater info {store}",
+            f"  headwater fit-head {store} --features texture/image --label subtype --groups patient",
+            f"  headwater compare {self.out}/runs/image {self.out}/runs/text",
+            "With your own images: write a CSV with the columns image, label and patient, and run",
+            "  headwater embed scans.csv scans.hw --encoder timm:resnet34.a1_in1k",
+        ]
         return out
 
 

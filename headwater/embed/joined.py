@@ -76,8 +76,7 @@ class Joint:
             raise
         except FileNotFoundError as error:
             raise EncoderError(
-                f"joined:{run}: no joined encoders here. Run: headwater fine-tune … --objective contrastive with two "
-                f"--encoder, --out {run}"
+                f"joined:{run}: no joined encoders here. Run: headwater contrast … with two --encoder, --out {run}"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:
             raise EncoderError(f"joined:{run}: cannot be read ({first_line(error)}).") from error
@@ -104,7 +103,7 @@ class JoinedEncoder(Encoder[Any]):
     Parameters
     ----------
     name
-        A run of ``fine-tune --objective contrastive`` on two encoders.
+        A run of ``contrast`` on two encoders.
     """
 
     modalities = frozenset[Modality]({"image", "text"})

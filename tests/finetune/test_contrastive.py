@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -240,17 +241,52 @@ def test_the_same_image_on_both_sides_is_refused(cases, tiny, tmp_path):
     done = hw.contrast(
         tmp_path / "cases.csv", encoder=tiny("hf-clip").spec, allow_leakage="one scan", progress=said.append, **options
     )
-    assert said[0] == "allowed (one scan): 1 identical image on both sides"
-    assert done.metrics["leakage"] == {"allowed": "one scan"}
+    assert any(line.startswith("allowed (one scan): 1 identical image on both sides") for line in said)
+    assert done.metrics["leakage"]["allowed"] == "one scan"
+    assert done.metrics["leakage"]["identical_across_splits"]["image"] == 1
     assert done.metrics["n_test_images_in_training"] == 1
 
 
 def test_from_the_command_line(cases, tiny, tmp_path):
-    """``--objective contrastive`` writes an encoder, and says how pairs are found."""
-    command = [sys.executable, "-m", "headwater", "fine-tune", str(cases), "--encoder", tiny("hf-clip").spec]
-    command += ["--objective", "contrastive", "--groups", "patient", "--epochs", "1", "--batch-size", "8"]
+    """``contrast`` writes an encoder, and says how pairs are found."""
+    command = [sys.executable, "-m", "headwater", "contrast", str(cases), "--encoder", tiny("hf-clip").spec]
+    command += ["--groups", "patient", "--epochs", "1", "--batch-size", "8"]
     done = subprocess.run(
         [*command, "--device", "cpu", "--out", str(tmp_path / "run")], capture_output=True, text=True, check=True
     )
     assert "image_to_text_r1" in done.stdout
     assert "--adapter" in done.stdout
+
+
+def test_the_option_it_once_was(command, cases, tiny):
+    """``fine-tune --objective contrastive`` says which command to run now."""
+    done = command(
+        "fine-tune", cases, "--encoder", tiny("hf-clip").spec, "--label", "label", "--objective", "contrastive"
+    )
+    assert done.status == 1
+    assert "headwater contrast" in done.err
+
+
+def test_a_run_that_is_replaced_is_never_half_of_two(cases, tiny, tmp_path, monkeypatch):
+    """Where writing breaks off, what is there is no run; a file of another run is gone when it is whole again."""
+    options = {**QUICK, "train": "last-1", "epochs": 1, "encoder": tiny("hf-clip").spec, "out": tmp_path / "run"}
+    hw.contrast(cases, **options)
+    (tmp_path / "run" / "decision.json").write_text("{}")  # of a run of another kind
+    replace, calls = Path.replace, []
+
+    def breaking(self, target):
+        if self.parent.name.endswith(".tmp"):
+            calls.append(self)
+            if len(calls) == 2:
+                raise OSError("the disk is gone")
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", breaking)
+        with pytest.raises(OSError, match="disk is gone"):
+            hw.contrast(cases, **{**options, "seed": 1})
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    hw.contrast(cases, **{**options, "seed": 1})
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 1
+    assert not (tmp_path / "run" / "decision.json").exists()
+    assert [path.name for path in tmp_path.glob(".run*")] == []
