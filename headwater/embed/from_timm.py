@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._devices import Precision
@@ -17,6 +15,7 @@ from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._stages import chosen_stages, see_stages
 from headwater.embed._torch import Frozen, fitting, quiet_libraries
+from headwater.embed.images_only import ImagesOnly
 from headwater.embed.pooling import (
     OF_CELLS,
     OF_CLASS,
@@ -26,7 +25,7 @@ from headwater.embed.pooling import (
     pool_grid,
     require_pooling,
 )
-from headwater.embed.tunable import TorchFeatures, Tunable
+from headwater.embed.tunable import TorchFeatures
 from headwater.embed.weights import first_line, fit_weights, load_state
 from headwater.errors import EncoderError
 from headwater.store import FeatureSpec, Modality
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
 
 
-class TimmEncoder(Tunable[NDArray[Any]]):
+class TimmEncoder(ImagesOnly):
     """A timm model without its classifier.
 
     The pooled feature is ``forward_head(forward_features(x), pre_logits=True)``, tokens are the feature map or patch
@@ -61,8 +60,6 @@ class TimmEncoder(Tunable[NDArray[Any]]):
     """
 
     library = "timm"
-
-    modalities = frozenset[Modality]({"image"})
 
     def __init__(
         self,
@@ -131,22 +128,6 @@ class TimmEncoder(Tunable[NDArray[Any]]):
     def _pooled_by(self) -> str:
         own = "mean of each stage" if self._stages else "forward_head(pre_logits)"
         return own if self._pooling is None or (self._stages and self._pooling == "mean") else self._pooling
-
-    def towers(self) -> Mapping[Modality, Sequence[str]]:
-        """Return that all of the model sees images."""
-        return {"image": ("",)}
-
-    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
-        """Resize and crop an image."""
-        return self._pipeline.prepare(image)
-
-    def prepare_text(self, text: str) -> NDArray[Any]:
-        """Refuse a text."""
-        raise EncoderError(f"{self.name} reads no texts.")
-
-    def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
-        """Return pixels of shape ``(n, 3, height, width)``."""
-        return (self._pipeline.batch(batch, self._frozen),)
 
     def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
         """Return features of a collated batch."""

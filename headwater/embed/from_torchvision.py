@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._devices import Precision
 from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._torch import Frozen, quiet_libraries
+from headwater.embed.images_only import ImagesOnly
 from headwater.embed.pooling import OF_CELLS, OF_CLASS, parse_pooling, pool_cells, require_pooling
-from headwater.embed.tunable import TorchFeatures, Tunable
+from headwater.embed.tunable import TorchFeatures
 from headwater.embed.weights import first_line, fit_weights, load_state
 from headwater.errors import EncoderError, nearest
 from headwater.store import FeatureSpec, Modality
@@ -34,7 +34,7 @@ ASIDE = ("aux1", "aux2", "AuxLogits", "aux_logits")
 """Classifiers that Inception has halfway, for its training, and the switch for them."""
 
 
-class TorchvisionEncoder(Tunable[NDArray[Any]]):
+class TorchvisionEncoder(ImagesOnly):
     """A classifier of torchvision without its last linear layer; the pooled feature is what that would see.
 
     Preprocessing is the evaluation transform of the weights. For tokens, and for images of another size, use timm,
@@ -55,8 +55,6 @@ class TorchvisionEncoder(Tunable[NDArray[Any]]):
     """
 
     library = "torchvision"
-
-    modalities = frozenset[Modality]({"image"})
 
     def __init__(
         self,
@@ -103,22 +101,6 @@ class TorchvisionEncoder(Tunable[NDArray[Any]]):
             dim=self._dim,
             dtype=dtype,
         )
-
-    def towers(self) -> Mapping[Modality, Sequence[str]]:
-        """Return that all of the model sees images."""
-        return {"image": ("",)}
-
-    def prepare_image(self, image: Image.Image) -> NDArray[Any]:
-        """Resize and crop an image."""
-        return self._pipeline.prepare(image)
-
-    def prepare_text(self, text: str) -> NDArray[Any]:
-        """Refuse a text."""
-        raise EncoderError(f"{self.name} reads no texts.")
-
-    def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
-        """Return pixels of shape ``(n, 3, height, width)``."""
-        return (self._pipeline.batch(batch, self._frozen),)
 
     def features(self, module: Any, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
         """Return features of a collated batch."""

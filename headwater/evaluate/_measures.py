@@ -18,31 +18,6 @@ N_BINS = 15
 """Number of bins of the expected calibration error."""
 
 
-def of_each_label(truth: Bools, predicted: Bools) -> tuple[Floats, Floats, Floats]:
-    """Compute precision, recall and F1 of each label, of shape (n_labels,); NaN for a label that no row has."""
-    n_hits = np.sum(truth & predicted, axis=0).astype(np.float64)
-    n_true = np.where(truth.any(axis=0), truth.sum(axis=0), np.nan)
-    n_predicted = predicted.sum(axis=0)
-    precision = np.where(np.isnan(n_true), np.nan, n_hits / np.maximum(n_predicted, 1))
-    return precision, n_hits / n_true, 2 * n_hits / (n_true + n_predicted)
-
-
-def f1_micro(truth: Bools, predicted: Bools) -> float:
-    """Compute F1 over all entries together, as of one label."""
-    return float(of_each_label(truth.reshape(-1, 1), predicted.reshape(-1, 1))[2][0])
-
-
-def auc(truth: Bools, scores: Floats) -> float:
-    """Compute the area under the ROC curve: how often a positive is above a negative, equal scores counting half."""
-    n_positive = int(truth.sum())
-    n_negative = len(truth) - n_positive
-    if n_positive == 0 or n_negative == 0:
-        return float("nan")
-    _, place, size = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(size) - (size - 1) / 2)[place]  # from 1; equal scores share the mean of their ranks
-    return float((ranks[truth].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
-
-
 def average_precision(truth: Bools, scores: Floats) -> float:
     """Sum precision over the steps of recall, equal scores being one step."""
     n_positive = int(truth.sum())

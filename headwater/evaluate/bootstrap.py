@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.evaluate import regression
+from headwater.evaluate.classification import of_classes, of_labels
 from headwater.evaluate.intervals import Evidence, Interval, require_level, share_interval
 from headwater.evaluate.metrics import Task
 
@@ -152,9 +153,9 @@ class _Sums:
             weights = draws[some][:, groups]
             there = np.asarray(weights.any(1))
             found = _MEASURES[self.task](fold.truth, fold.scores, weights[there])
-            for name, values in found.items():
+            for name in self.totals:
                 here = np.full(len(there), np.nan)
-                here[there] = values
+                here[there] = found[name]
                 self.totals[name][model, some] += np.nan_to_num(here)
                 self.counts[name][model, some] += ~np.isnan(here)
 
@@ -232,68 +233,7 @@ def difference(first: Floats, second: Floats, level: float = 0.95) -> MetricDiff
     return MetricDifference(float(change[0]), low, high, p_of_difference(change[1:]))
 
 
-# Metrics for many weightings of the same rows: weights have shape (draws, n), results (draws,)
-
-
-def _of_classes(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> dict[str, Floats]:
-    k = scores.shape[1]
-    predicted = scores.argmax(1)
-    cells = weights @ np.eye(k * k)[truth * k + predicted]
-    confusion = cells.reshape(-1, k, k)  # (draws, truth, predicted)
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    of_truth, of_predicted = confusion.sum(2), confusion.sum(1)
-    missing = (of_truth == 0).any(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        recall = right / of_truth
-        f1 = 2 * right / (of_truth + of_predicted)
-    least = np.finfo(np.float64).eps
-    loss = -np.log(np.clip(scores[np.arange(len(truth)), truth], least, 1))
-    total = weights.sum(1)
-    out = {
-        "accuracy": right.sum(1) / total,
-        "balanced_accuracy": np.where(missing, np.nan, recall.mean(1)),
-        "f1_macro": np.where(missing, np.nan, f1.mean(1)),
-        "log_loss": weights @ loss / total,
-    }
-    if k == 2:
-        out["auc"] = _auc(truth == 1, scores[:, 1], weights)
-        out["brier"] = weights @ (scores[:, 1] - truth) ** 2 / total
-    else:
-        each = np.stack([_auc(truth == c, scores[:, c], weights) for c in range(k)], axis=1)
-        out["auc"] = each.mean(1)
-        out["auc_present"] = _mean_of_present(each)
-        out["balanced_accuracy_present"] = _mean_of_present(recall)
-        out["f1_macro_present"] = _mean_of_present(np.where(of_truth > 0, f1, np.nan))
-    return out
-
-
-def _of_labels(truth: NDArray[np.int64], scores: Floats, weights: Floats) -> dict[str, Floats]:
-    predicted = scores > 0.5
-    positive = truth > 0
-    both = weights @ (positive & predicted)
-    of_truth, of_predicted = weights @ positive, weights @ predicted
-    with np.errstate(divide="ignore", invalid="ignore"):
-        f1 = np.where(of_truth > 0, 2 * both / (of_truth + of_predicted), np.nan)
-        f1_micro = 2 * both.sum(1) / (of_truth.sum(1) + of_predicted.sum(1))
-    each = np.stack([_auc(positive[:, c], scores[:, c], weights) for c in range(scores.shape[1])], axis=1)
-    repeated = np.repeat(weights, scores.shape[1], axis=1)
-    return {
-        "auc_macro": each.mean(1),
-        "auc_micro": _auc(positive.ravel(), scores.ravel(), repeated),
-        "f1_macro": f1.mean(1),
-        "f1_micro": f1_micro,
-        "hamming": weights @ (positive != predicted).mean(1) / weights.sum(1),
-        "auc_macro_present": _mean_of_present(each),
-        "f1_macro_present": _mean_of_present(np.where(np.isnan(each), np.nan, f1)),
-    }
-
-
-def _mean_of_present(each: Floats) -> Floats:
-    """Return the mean over classes or labels, the second axis, of those that are defined; NaN where none is."""
-    there = ~np.isnan(each)
-    with np.errstate(invalid="ignore"):
-        means: Floats = np.where(there, each, 0).sum(1) / there.sum(1)
-    return means
+# Metrics under many weightings of the same rows: weights have shape (draws, n), results (draws,)
 
 
 def _of_numbers(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:
@@ -302,24 +242,8 @@ def _of_numbers(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, 
 
 
 _MEASURES: Mapping[str, Any] = {
-    "binary": _of_classes,
-    "multiclass": _of_classes,
-    "multilabel": _of_labels,
+    "binary": of_classes,
+    "multiclass": of_classes,
+    "multilabel": of_labels,
     "regression": _of_numbers,
 }
-
-
-def _auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Return the AUC under each weighting, ties counted half; NaN where a class has no weight."""
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    w, truth = weights[:, order], positive[order]
-    negative = np.cumsum(np.where(truth, 0, w), axis=1)
-    starts = np.searchsorted(ordered, ordered, side="left")
-    ends = np.searchsorted(ordered, ordered, side="right") - 1
-    padded = np.concatenate([np.zeros((len(w), 1)), negative], axis=1)
-    below = (padded[:, starts] + negative[:, ends]) / 2
-    of_positive = np.where(truth, w, 0)
-    pairs = of_positive.sum(1) * negative[:, -1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(pairs > 0, (of_positive * below).sum(1) / pairs, np.nan)

@@ -16,13 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from headwater.errors import InputError, nearest
 from headwater.evaluate import regression
 from headwater.evaluate._labels import count_nulls, counted, encode
-from headwater.evaluate._measures import auc, average_precision, ece, f1_micro, macro, mean_of, of_each_label
+from headwater.evaluate._measures import average_precision, ece, macro, mean_of
+from headwater.evaluate.classification import LEAST, auc, f1_of_labels, of_classes, of_labels
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-_LEAST = float(np.finfo(np.float64).eps)  # probabilities below it count as it, so that one error is not infinite
 _N_TOP = 3
 
 
@@ -240,7 +240,7 @@ def log_loss_many(y_codes: ArrayLike, probabilities: NDArray[Any]) -> Floats:
             f"codes run from {codes.min()} to {codes.max()}, but there are {probabilities.shape[2]} columns."
         )
     of_truth = probabilities[:, np.arange(len(codes)), codes].astype(np.float64)  # (n_models, n_samples)
-    losses = np.log(1 / np.clip(of_truth, _LEAST, 1)).mean(axis=1)
+    losses = np.log(1 / np.clip(of_truth, LEAST, 1)).mean(axis=1)
     return cast(Floats, np.where(np.isnan(losses), np.inf, losses))
 
 
@@ -248,75 +248,66 @@ def log_loss_many(y_codes: ArrayLike, probabilities: NDArray[Any]) -> Floats:
 
 
 def _binary(codes: Codes, probabilities: Floats) -> dict[str, float]:
-    truth = codes == 1
-    predicted = probabilities[:, 1] > probabilities[:, 0]
-    precision, recall, f1 = of_each_label(np.eye(2, dtype=bool)[codes], np.column_stack([~predicted, predicted]))
+    found = _once(of_classes, codes, probabilities)
     return {
-        "accuracy": float(np.mean(truth == predicted)),
-        "balanced_accuracy": float(recall.mean()),
-        "precision": float(precision[1]),
-        "recall": float(recall[1]),
-        "f1": float(f1[1]),
-        "f1_macro": float(f1.mean()),
-        "auc": auc(truth, probabilities[:, 1]),
-        "average_precision": average_precision(truth, probabilities[:, 1]),
-        "log_loss": float(log_loss_many(codes, probabilities[None])[0]),
+        **{name: found[name] for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "f1_macro")},
+        "auc": found["auc"],
+        "average_precision": average_precision(codes == 1, probabilities[:, 1]),
+        "log_loss": found["log_loss"],
         "ece": ece(codes, probabilities),
-        "brier": float(np.mean((probabilities[:, 1] - truth) ** 2)),
+        "brier": found["brier"],
     }
 
 
 def _multiclass(codes: Codes, probabilities: Floats) -> dict[str, float]:
-    one_hot = np.eye(probabilities.shape[1], dtype=bool)
-    truth, predicted = one_hot[codes], one_hot[probabilities.argmax(axis=1)]
-    precision, recall, f1 = of_each_label(truth, predicted)
-    one_against_rest = macro(auc, truth, probabilities)
-    present = np.asarray(truth.any(axis=0))
+    found = _once(of_classes, codes, probabilities)
+    truth = np.eye(probabilities.shape[1], dtype=bool)[codes]
     return {
-        "accuracy": float(np.mean(truth[predicted])),
-        "balanced_accuracy": float(recall.mean()),
-        "precision": float(precision.mean()),
-        "recall": float(recall.mean()),
-        "f1_macro": float(f1.mean()),
-        "f1_micro": f1_micro(truth, predicted),
-        "auc": one_against_rest,
-        "auc_macro": one_against_rest,
-        "auc_micro": auc(truth.ravel(), probabilities.ravel()),
-        "log_loss": float(log_loss_many(codes, probabilities[None])[0]),
+        **{name: found[name] for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1_macro")},
+        "f1_micro": found["accuracy"],  # each row has one class and is predicted one
+        "auc": found["auc"],
+        "auc_macro": found["auc"],
+        "auc_micro": _auc(truth.ravel(), probabilities.ravel()),
+        "log_loss": found["log_loss"],
         "ece": ece(codes, probabilities),
-        "balanced_accuracy_present": float(recall[present].mean()),
-        "f1_macro_present": float(f1[present].mean()),
-        "auc_present": macro(auc, truth[:, present], probabilities[:, present]),
-        "classes_present": float(present.sum()),
+        **{name: found[name] for name in ("balanced_accuracy_present", "f1_macro_present", "auc_present")},
+        "classes_present": float(truth.any(axis=0).sum()),
     }
 
 
 def _multilabel(truth: NDArray[np.bool_], probabilities: Floats) -> dict[str, float]:
-    predicted = probabilities > 0.5
+    found = _once(of_labels, truth, probabilities)
     highest = np.argsort(-probabilities, axis=1, kind="stable")[:, :_N_TOP]
     top = np.zeros_like(truth)
     np.put_along_axis(top, highest, True, axis=1)
     n_hits = np.sum(truth & top, axis=1)
     present = np.asarray(truth.any(axis=0) & ~truth.all(axis=0))
-    among = truth[:, present], probabilities[:, present]
-    f1, top_f1 = of_each_label(truth, predicted)[2], of_each_label(truth, top)[2]
+    (top_f1,), (top_f1_micro,) = f1_of_labels(truth, top, np.ones((1, len(truth))))
+    precision = macro(average_precision, truth[:, present], probabilities[:, present])
     return {
-        "auc_micro": auc(truth.ravel(), probabilities.ravel()),
-        "auc_macro": macro(auc, truth, probabilities),
+        "auc_micro": found["auc_micro"],
+        "auc_macro": found["auc_macro"],
         "average_precision": macro(average_precision, truth, probabilities),
-        "f1_micro": f1_micro(truth, predicted),
-        "f1_macro": float(f1.mean()),
-        "hamming": float(np.mean(truth != predicted)),
-        "top3_f1_micro": f1_micro(truth, top),
+        **{name: found[name] for name in ("f1_micro", "f1_macro", "hamming")},
+        "top3_f1_micro": float(top_f1_micro),
         "top3_f1_macro": float(top_f1.mean()),
         "top3_hamming": float(np.mean(truth != top)),
         **{f"top3_{least}": float(np.mean(n_hits >= least)) for least in range(1, _N_TOP + 1)},
-        "auc_macro_present": macro(auc, *among),
-        "average_precision_present": macro(average_precision, *among),
-        "f1_macro_present": float(mean_of(f1[present])),
-        "top3_f1_macro_present": float(mean_of(top_f1[present])),
+        "auc_macro_present": found["auc_macro_present"],
+        "average_precision_present": precision,
+        "f1_macro_present": found["f1_macro_present"],
+        "top3_f1_macro_present": mean_of(top_f1[present]),
         "labels_present": float(present.sum()),
     }
+
+
+def _once(measures: Callable[..., dict[str, Floats]], truth: Any, probabilities: Floats) -> dict[str, float]:
+    """Return metrics under the weighting in which each row counts once."""
+    return {name: float(value) for name, (value,) in measures(truth, probabilities, np.ones((1, len(truth)))).items()}
+
+
+def _auc(truth: NDArray[np.bool_], scores: Floats) -> float:
+    return float(auc(truth, scores, np.ones((1, len(truth))))[0])
 
 
 _TASKS: dict[str, Callable[[Any, Floats], dict[str, float]]] = {

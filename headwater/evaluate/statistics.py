@@ -409,12 +409,9 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     >>> benjamini_hochberg([0.01, 0.04, 0.03])
     array([0.03, 0.04, 0.04])
     """
+    from scipy.stats import false_discovery_control
 
-    def step_up(ordered: Floats) -> Floats:
-        n = len(ordered)
-        return np.minimum.accumulate((ordered * n / np.arange(1, n + 1))[::-1])[::-1]
-
-    return _adjusted(p, step_up)
+    return _adjusted(p, false_discovery_control)
 
 
 def _adjusted(p: ArrayLike, of_ascending: Callable[[Floats], Floats]) -> Floats:

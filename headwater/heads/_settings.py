@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import HeadError, nearest
 from headwater.heads._objective import ClassWeight
+
+Init = TypeVar("Init", bound=Callable[..., Any])
 
 
 def require_above_0(head: Any, *names: str) -> None:
@@ -77,3 +80,21 @@ def weights_of_rows(sample_weight: ArrayLike, n: int) -> NDArray[np.float64]:
     if not weights.any():
         raise HeadError("sample_weight is zero for all rows: none is left to fit on.")
     return weights
+
+
+def with_defaults(constructor: Init, **defaults: Any) -> Init:
+    """Return a copy of a constructor that has other defaults, and the same parameters, for a preset of a head.
+
+    Examples
+    --------
+    >>> def init(self, *, width=128, pool="max"): return width, pool
+    >>> with_defaults(init, pool="mean")(None)
+    (128, 'mean')
+    """
+    init = cast("FunctionType", constructor)
+    if unknown := set(defaults) - set(init.__kwdefaults__ or ()):
+        raise TypeError(f"no such keyword parameters: {', '.join(sorted(unknown))}")
+    copy = FunctionType(init.__code__, init.__globals__, init.__name__, init.__defaults__, init.__closure__)
+    copy.__kwdefaults__ = {**(init.__kwdefaults__ or {}), **defaults}
+    copy.__annotations__, copy.__module__, copy.__qualname__ = init.__annotations__, init.__module__, init.__qualname__
+    return cast("Init", copy)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater._devices import Device, HeadPrecision
-from headwater.heads._attention import Pool, Tokenizer
-from headwater.heads._objective import ClassWeight, Loss
+from headwater.heads._settings import with_defaults
 from headwater.heads._token_head import TokenHead
 from headwater.heads.base import SearchSpace
 
@@ -68,56 +65,7 @@ class TokenMLP(TokenHead):
         name: where for name, where in TokenHead.search_space.items() if name != "blocks"
     }
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer = "project",
-        *,
-        n_tokens: int = 64,
-        width: int = 128,
-        blocks: int = 0,
-        heads: int = 1,
-        pool: Pool = "mean",
-        hidden: Sequence[int] = (256,),
-        dropout: float = 0.1,
-        lr: float = 5e-4,
-        weight_decay: float = 1e-2,
-        epochs: int = 40,
-        batch_size: int = 64,
-        warmup: float = 1.0,
-        patience: int | None = 8,
-        stop_share: float = 0.15,
-        loss: Loss = "cross-entropy",
-        gamma: float = 2.0,
-        label_smoothing: float = 0.0,
-        class_weight: ClassWeight = None,
-        seed: int = 0,
-        precision: HeadPrecision = "auto",
-        device: Device = "auto",
-    ) -> None:
-        super().__init__(
-            tokenizer,
-            n_tokens=n_tokens,
-            width=width,
-            blocks=blocks,
-            heads=heads,
-            pool=pool,
-            hidden=hidden,
-            dropout=dropout,
-            lr=lr,
-            weight_decay=weight_decay,
-            epochs=epochs,
-            batch_size=batch_size,
-            warmup=warmup,
-            patience=patience,
-            stop_share=stop_share,
-            loss=loss,
-            gamma=gamma,
-            label_smoothing=label_smoothing,
-            class_weight=class_weight,
-            seed=seed,
-            precision=precision,
-            device=device,
-        )
+    __init__ = with_defaults(TokenHead.__init__, blocks=0, heads=1, pool="mean")
 
 
 class MIL(TokenMLP):
@@ -133,48 +81,17 @@ class MIL(TokenMLP):
 
     rectified = True
 
-    def __init__(
-        self,
-        pool: Pool = "attention",
-        *,
-        width: int = 128,
-        hidden: Sequence[int] = (),
-        dropout: float = 0.25,
-        lr: float = 5e-4,
-        weight_decay: float = 1e-2,
-        epochs: int = 60,
-        batch_size: int = 16,
-        warmup: float = 1.0,
-        patience: int | None = 10,
-        stop_share: float = 0.15,
-        loss: Loss = "cross-entropy",
-        gamma: float = 2.0,
-        label_smoothing: float = 0.0,
-        class_weight: ClassWeight = None,
-        seed: int = 0,
-        precision: HeadPrecision = "auto",
-        device: Device = "auto",
-    ) -> None:
-        super().__init__(
-            pool=pool,
-            width=width,
-            hidden=hidden,
-            dropout=dropout,
-            lr=lr,
-            weight_decay=weight_decay,
-            epochs=epochs,
-            batch_size=batch_size,
-            warmup=warmup,
-            patience=patience,
-            stop_share=stop_share,
-            loss=loss,
-            gamma=gamma,
-            label_smoothing=label_smoothing,
-            class_weight=class_weight,
-            seed=seed,
-            precision=precision,
-            device=device,
-        )
+    __init__ = with_defaults(
+        TokenHead.__init__,
+        blocks=0,
+        heads=1,
+        pool="attention",
+        hidden=(),
+        dropout=0.25,
+        epochs=60,
+        batch_size=16,
+        patience=10,
+    )
 
     def instance_weights(self, X: Any, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return each instance's share of its bag, float32, of shape ``(n_rows, largest)``; NaN where there is none.
