@@ -125,7 +125,7 @@ def machine(tmp_path):
     return lambda name: {**os.environ, "HEADWATER_CACHE": str(tmp_path / f"cache of {name}")}
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("order", [(0, 1), pytest.param((1, 0), marks=pytest.mark.slow)])
 def test_shards_fill_a_bucket(manifest, tmp_path, bucket, s3, machine, order):
     """Shards on two machines at once, one of them killed and run again, leave the objects that one process leaves."""
     url = f"{bucket}/many.hw"

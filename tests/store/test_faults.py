@@ -170,7 +170,7 @@ def require_sound(path, spec):
 
 
 @pytest.mark.parametrize("kind", ["kill", "kill-short", "short", "eio"])
-@pytest.mark.parametrize(("shape", "step"), [("pooled", 7), ("ragged", 13)])
+@pytest.mark.parametrize(("shape", "step"), [("pooled", 29), ("ragged", 37)])
 def test_a_fault_at_some_calls(tmp_path, shape, step, kind):
     """At every few calls to the file system a fault leaves a sound store, which the same steps finish."""
     every_fault(tmp_path, SPECS[shape], step, kind)
@@ -180,7 +180,7 @@ def test_a_fault_at_some_calls(tmp_path, shape, step, kind):
 def test_a_fault_while_blocks_are_made_durable_together(tmp_path, monkeypatch, kind):
     """Blocks that are written side by side and recorded together leave a sound store as well."""
     monkeypatch.setattr("headwater.store.writer.TOGETHER", 2)
-    every_fault(tmp_path, SPECS["tokens"], 5, kind, together=True)
+    every_fault(tmp_path, SPECS["tokens"], 23, kind, together=True)
 
 
 @pytest.mark.slow
