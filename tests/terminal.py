@@ -24,7 +24,7 @@ CLIENT = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as line:
     line.connect({address!r})
-    words = json.dumps([sys.argv[1:], os.getcwd()]).encode()
+    words = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(line, [len(words).to_bytes(4, "big")], [0, 1, 2])
     line.sendall(words)
     status = int(line.recv(16) or 70)
@@ -39,36 +39,52 @@ for line in sys.stdin:
 """
 
 
-class Terminal:
-    """Bash and Python typed in one folder; leaving it ends the processes that it has started."""
+class Commands:
+    """The process that has loaded the libraries, and a ``headwater`` that asks it; leaving it ends that process."""
 
-    def __init__(self, folder):
-        self.own = Path(
-            tempfile.mkdtemp(prefix="terminal-")
-        )  # not in `folder`: the address of a socket has to be short
-        address = str(self.own / "socket")
-        command = self.own / "headwater"
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="terminal-"))  # of a short name: the address of a socket has to be
+        address = str(self.folder / "socket")
+        command = self.folder / "headwater"
         command.write_text(CLIENT.format(python=sys.executable, address=address))
         command.chmod(0o755)
-        path = f"{self.own}:{Path(sys.executable).parent}:/usr/bin:/bin"
-        env = {"PATH": path, "HOME": str(folder), "OMP_NUM_THREADS": "1"}  # another page runs beside it
-        env |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-        self.options = {"cwd": folder, "env": env, "text": True}
-        self.session = None
         with socket.socket(socket.AF_UNIX) as door:
             door.bind(address)
             door.listen()
             line = [sys.executable, "-P", __file__, str(door.fileno())]
-            self.server = subprocess.Popen(line, pass_fds=[door.fileno()], **self.options)
+            self.server = subprocess.Popen(line, pass_fds=[door.fileno()], env=environment(self.folder))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        for process in filter(None, (self.server, self.session)):
-            process.kill()
-            process.communicate()
-        shutil.rmtree(self.own)
+        self.server.kill()
+        self.server.communicate()
+        shutil.rmtree(self.folder)
+
+
+def environment(home, *paths):
+    """Return the few variables that commands are given: another page runs beside them, so that each has one thread."""
+    path = ":".join([*map(str, paths), str(Path(sys.executable).parent), "/usr/bin", "/bin"])
+    kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    return {"PATH": path, "HOME": str(home), "OMP_NUM_THREADS": "1", **kept}
+
+
+class Terminal:
+    """Bash and Python typed in one folder; leaving it ends the session of Python."""
+
+    def __init__(self, folder, commands):
+        self.options = {"cwd": folder, "env": environment(folder, commands.folder), "text": True}
+        self.said = folder / ".said"
+        self.session = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.session is not None:
+            self.session.kill()
+            self.session.communicate()
 
     def type(self, language, code):
         """Run a block of ``bash`` or ``python`` to its end; if it fails, an AssertionError shows what it said."""
@@ -76,7 +92,7 @@ class Terminal:
             done = subprocess.run(["bash", "-euc", code], capture_output=True, check=False, **self.options)
             assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
             return
-        with (self.own / "said").open("a+") as said:
+        with self.said.open("a") as said:
             if self.session is None:
                 line = [sys.executable, "-W", "error", "-c", SESSION]
                 pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said}
@@ -86,7 +102,7 @@ class Terminal:
             shown = []
             while (line := self.session.stdout.readline()) != "\0\n":
                 shown.append(line)
-                assert line, f"{code}\n{''.join(shown)}\n{(self.own / 'said').read_text()}"
+                assert line, f"{code}\n{''.join(shown)}\n{self.said.read_text()}"
 
 
 def serve(door):
@@ -109,7 +125,7 @@ def serve(door):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(line, 4, 3)
     with line.makefile("rb") as told:
-        words, folder = json.loads(told.read(int.from_bytes(size, "big")))
+        words, folder, variables = json.loads(told.read(int.from_bytes(size, "big")))
     child = os.fork()
     if child:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -121,6 +137,8 @@ def serve(door):
     line.close()
     door.close()
     os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
     sys.argv = ["headwater", *words]
     status = 0
     try:

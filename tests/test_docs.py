@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.terminal import Terminal
+from tests.terminal import Commands, Terminal, environment
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,24 +33,31 @@ hw.demo("headwater-demo")
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
+def commands():
+    """The process in which the commands of all pages run, that none has to load what another has."""
+    with Commands() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory, commands):
     """A folder with what ``headwater demo`` makes, but for the runs that tune its encoder, for all test processes."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "docs-demo"
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             folder.mkdir(exist_ok=True)
-            with Terminal(folder) as terminal:
+            with Terminal(folder, commands) as terminal:
                 terminal.type("python", QUICK)
             (folder / "done").touch()
     return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_page_runs(page, demo, tmp_path):
+def test_page_runs(page, demo, commands, tmp_path):
     """A reader who types a page from top to bottom, after ``headwater demo``, meets no error."""
     shutil.copytree(demo, tmp_path, dirs_exist_ok=True)
-    with Terminal(tmp_path) as terminal:
+    with Terminal(tmp_path, commands) as terminal:
         for language, code in blocks(page):
             if code == DEMO:
                 assert (tmp_path / "headwater-demo").exists()
@@ -61,13 +68,13 @@ def test_page_runs(page, demo, tmp_path):
 @pytest.mark.slow
 def test_the_readme_from_nothing(tmp_path):
     """The README runs from its first command on, the whole demonstration, each command being a process of its own."""
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    env = {"PATH": path, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
     lines = {"bash": ["bash", "-euc"], "python": [sys.executable, "-W", "error", "-c"]}
     for language, code in blocks(PAGES[0]):
         if language in lines:
             line = [*lines[language], code]
-            done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                line, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "headwater-demo" / "runs" / "clip-full").exists()
 
