@@ -9,12 +9,14 @@ import errno
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from headwater.errors import DiskError
-from headwater.store import BlockResult, create_store, journal, open_store
+from headwater.store import BlockResult, create_store, journal, open_store, writer
 from headwater.store.spec import FeatureSpec
 
 KILLED, REFUSED = 17, 18
@@ -190,16 +192,23 @@ def test_a_fault_while_blocks_are_made_durable_together(tmp_path, monkeypatch, k
 @pytest.mark.parametrize("shape", list(SPECS))
 def test_a_fault_at_any_call(tmp_path, shape, kind):
     """At every single call to the file system a fault leaves a sound store, which the same steps finish."""
-    every_fault(tmp_path, SPECS[shape], 1, kind, writes="short" in kind)  # what is cut short is a write
+    every_fault_alone(tmp_path, shape, kind)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kill", "kill-short", "short", "eio"])
 @pytest.mark.parametrize("shape", list(SPECS))
-def test_a_fault_at_any_call_of_blocks_together(tmp_path, monkeypatch, shape, kind):
+def test_a_fault_at_any_call_of_blocks_together(tmp_path, shape, kind):
     """At every single call a fault leaves a sound store, also of blocks that are recorded together."""
-    monkeypatch.setattr("headwater.store.writer.TOGETHER", 2)
-    every_fault(tmp_path, SPECS[shape], 1, kind, together=True, writes="short" in kind)
+    every_fault_alone(tmp_path, shape, kind, "together")
+
+
+def every_fault_alone(*words):
+    """Strike at every call, from a process that has loaded little, and is forked in a tenth of the time."""
+    line = [sys.executable, __file__, *map(str, words)]
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    done = subprocess.run(line, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def every_fault(folder, spec, step, kind, together=False, writes=False):
@@ -224,3 +233,12 @@ def every_fault(folder, spec, step, kind, together=False, writes=False):
         shutil.rmtree(path)
         at += step
     assert at > (30 if writes else 100)  # or the faults would not have been counted
+
+
+if __name__ == "__main__":
+    folder, shape, kind, *together = sys.argv[1:]
+    if together:
+        writer.TOGETHER = 2
+    os.fsync = os.fstat  # as in the process of the tests
+    writes = "short" in kind  # what is cut short is a write
+    every_fault(pathlib.Path(folder), SPECS[shape], 1, kind, together=bool(together), writes=writes)
