@@ -1,5 +1,6 @@
 """Every code block of the README and of docs/ runs, in order, page by page; one that does not says why in a comment."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from tests.terminal import Commands, Terminal, environment
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,39 +24,59 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(language, code) for before, language, code, after in found if not before and not after]
 
 
+QUICK = """
+import sys
+import headwater as hw
+sys.modules[hw.demo.__module__].TUNED.clear()  # two runs of its ladder that no page looks at, and half of its minutes
+hw.demo("headwater-demo")
+"""
+
+
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
-    """A folder in which the README's ``headwater demo`` has run, once for all test processes."""
-    folder = tmp_path_factory.getbasetemp().parent / "docs-demo"
+def commands():
+    """The process in which the commands of all pages run, that none has to load what another has."""
+    with Commands() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory, commands):
+    """A folder with what ``headwater demo`` makes, but for the runs that tune its encoder, for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "docs-demo"
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             folder.mkdir(exist_ok=True)
-            run("bash", DEMO, folder)
+            with Terminal(folder, commands) as terminal:
+                terminal.type("python", QUICK)
             (folder / "done").touch()
     return folder
 
 
-def run(language: str, code: str, folder: Path) -> None:
-    command = {"bash": ["bash", "-euc", code], "python": [sys.executable, "-W", "error", "-c", code]}[language]
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    env = {"PATH": path, "HOME": str(folder), "OMP_NUM_THREADS": "1"}  # another page runs beside it
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_page_runs(page, demo, tmp_path):
+def test_page_runs(page, demo, commands, tmp_path):
     """A reader who types a page from top to bottom, after ``headwater demo``, meets no error."""
     shutil.copytree(demo, tmp_path, dirs_exist_ok=True)
-    typed = ""
-    for language, code in blocks(page):
-        if code == DEMO:
-            assert (tmp_path / "headwater-demo").exists()  # by this very command
-        elif language == "bash":
-            run(language, code, tmp_path)
-        elif language == "python":
-            typed += code  # a page is one session
-            run(language, typed, tmp_path)
+    with Terminal(tmp_path, commands) as terminal:
+        for language, code in blocks(page):
+            if code == DEMO:
+                assert (tmp_path / "headwater-demo").exists()
+            elif language in ("bash", "python"):
+                terminal.type(language, code)
+
+
+@pytest.mark.slow
+def test_the_readme_from_nothing(tmp_path):
+    """The README runs from its first command on, the whole demonstration, each command being a process of its own."""
+    lines = {"bash": ["bash", "-euc"], "python": [sys.executable, "-W", "error", "-c"]}
+    for language, code in blocks(PAGES[0]):
+        if language in lines:
+            line = [*lines[language], code]
+            done = subprocess.run(
+                line, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "headwater-demo" / "runs" / "clip-full").exists()
 
 
 def test_every_page_has_something_to_run():

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ OTHERS = {
 }
 
 
+@cache
 def options():
     """Every option of every command."""
     group = typer.main.get_command(app)
@@ -31,6 +33,7 @@ def options():
     return {name for p in every for name in (*p.opts, *p.secondary_opts)} | {"--help"}
 
 
+@cache
 def parameters():
     """Every parameter of every head, which --set gives."""
     classes = [*(head_class(kind) for kind in HEADS), *(head_class(kind, regression=True) for kind in REGRESSORS)]

@@ -66,6 +66,12 @@ def store(filled, tmp_path):
 
 
 @pytest.fixture
+def quick_texture(monkeypatch):
+    """Let ``builtin:texture`` look at 64 pixels a side instead of 256, in this process: a sixteenth of the work."""
+    monkeypatch.setattr("headwater.embed.builtin.TextureEncoder.SIDES", (64, 32, 16))
+
+
+@pytest.fixture
 def images(gallery, tmp_path):
     """A copy of the first rows of the gallery that a test may change."""
     folder = tmp_path / "gallery"

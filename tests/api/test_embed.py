@@ -17,6 +17,8 @@ from headwater.embed import load_encoder
 from headwater.errors import DiskError
 from headwater.store import open_store
 
+pytestmark = pytest.mark.usefixtures("quick_texture")
+
 
 def vectors_by_id(path, name, **read):
     """Each sample's stored vector."""

@@ -15,21 +15,27 @@ from headwater.store import Journal, open_store, store_folder
 ENCODER = {"encoder": "stub:8"}
 
 
-@pytest.fixture
-def made(tmp_path):
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
     """A store of images and texts with an index, the table it is of, and a victim's folder beside it."""
+    folder = tmp_path_factory.mktemp("first")
     rows = ["id,image,text"]
-    (tmp_path / "images").mkdir()
+    (folder / "images").mkdir()
     for i in range(6):
-        (tmp_path / f"images/{i}.png").write_bytes(bytes([i]))
+        (folder / f"images/{i}.png").write_bytes(bytes([i]))
         rows.append(f"{i},images/{i}.png,words {i}")
-    (tmp_path / "m.csv").write_text("\n".join(rows))
-    embed(tmp_path / "m.csv", tmp_path / "a.hw", **ENCODER)
-    index(tmp_path / "a.hw", features="stub-8/image", kind="flat")
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / "notes.txt").write_text("mine")
-    return tmp_path
+    (folder / "m.csv").write_text("\n".join(rows))
+    embed(folder / "m.csv", folder / "a.hw", **ENCODER)
+    index(folder / "a.hw", features="stub-8/image", kind="flat")
+    (folder / "victim").mkdir()
+    (folder / "victim" / "notes.txt").write_text("mine")
+    return folder
+
+
+@pytest.fixture
+def made(first, tmp_path):
+    """A copy of all that."""
+    return shutil.copytree(first, tmp_path, dirs_exist_ok=True)
 
 
 def everything(folder):

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from headwater.api import demo, info, open_run, verify
 from headwater.store import create_store, open_store
@@ -87,6 +88,7 @@ def test_verify(command, store):
     assert json.loads(command("verify", store, "--json").out)["problems"] == done.out.splitlines()[:1]
 
 
+@pytest.mark.usefixtures("quick_texture")
 def test_demo(tmp_path):
     """The demonstration makes images, a store and three runs, in a folder of its own making that is made anew."""
     out = tmp_path / "demo"

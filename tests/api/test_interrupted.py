@@ -18,6 +18,23 @@ from headwater.errors import HeadError
 
 N_IMAGES = 180
 KILLS = 4
+ENCODER = """
+import time
+import numpy as np
+
+class Waiting:
+    modalities = ("image",)
+
+    def load(self, weights, device):
+        pass
+
+    def prepare(self, modality, item):
+        time.sleep(0.02)  # as long as work would take, which a machine that is busy elsewhere need not do
+        return np.asarray(item, np.float32).mean((0, 1))
+
+    def encode(self, modality, batch):
+        return np.stack(batch)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +43,7 @@ def many(tmp_path_factory, paint):
     folder = tmp_path_factory.mktemp("many")
     for i in range(N_IMAGES):
         paint(folder / f"{i:03d}.png", i, coarse=3)
+    (folder / "waiting.py").write_text(ENCODER)
     (folder / "150.png").write_bytes((folder / "150.png").read_bytes()[:60])
     pl.DataFrame({"image": [f"{i:03d}.png" for i in range(N_IMAGES)]}).write_csv(folder / "manifest.csv")
     return folder
@@ -39,7 +57,7 @@ def start(*words):
 
 
 def embedding(folder, store):
-    return ("embed", folder / "manifest.csv", store, "--encoder", "builtin:texture")
+    return ("embed", folder / "manifest.csv", store, "--encoder", f"python:{folder / 'waiting.py'}:Waiting")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +73,7 @@ def whole(many, tmp_path_factory):
 
 def n_blocks(store):
     """Blocks that the journal speaks of."""
-    path = store / "journal" / "texture" / "image.jsonl"
+    path = store / "journal" / "Waiting" / "image.jsonl"
     return path.read_text().count('"block"') if path.exists() else 0
 
 

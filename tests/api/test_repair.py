@@ -22,7 +22,7 @@ def sound(tmp_path_factory, paint, files_of):
         paint(folder / f"images/{i}.png", i)
         lines.append(f"{i},images/{i}.png,words {i}")
     (folder / "m.csv").write_text("\n".join(lines))
-    embed(folder / "m.csv", folder / "a.hw", encoder="builtin:texture")
+    embed(folder / "m.csv", folder / "a.hw", encoder="stub:16")
     embed(folder / "m.csv", folder / "a.hw", encoder="builtin:ngram", text="text")
     return folder / "a.hw", files_of(folder / "a.hw" / "features.zarr")
 
@@ -42,16 +42,16 @@ def flip(path, place=None):
 
 
 N = 130
-BLOCK = "features.zarr/texture/image/pooled/c.1.0"
-KEYS = "features.zarr/texture/image/keys/c.0.0"
+BLOCK = "features.zarr/stub-16/image/pooled/c.1.0"
+KEYS = "features.zarr/stub-16/image/keys/c.0.0"
 
 
 @pytest.mark.parametrize(
     "file",
     [
         BLOCK,
-        "features.zarr/texture/image/status/c.0",
-        "features.zarr/texture/image/pooled/zarr.json",
+        "features.zarr/stub-16/image/status/c.0",
+        "features.zarr/stub-16/image/pooled/zarr.json",
         KEYS,
     ],
 )
@@ -75,13 +75,13 @@ def test_a_lost_block_file_is_made_again(store, sound, files_of):
 
 def test_what_was_never_made_stays_to_do(store):
     """Of a set that is not finished, only what was damaged is made again."""
-    journal = store / "journal/texture/image.jsonl"
+    journal = store / "journal/stub-16/image.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines if '"block":0,' not in line))
     flip(store / BLOCK)
     done = repair(store)
     assert any("64 items embedded again" in line for line in done.done)
-    status = open_store(store).features("texture/image").status
+    status = open_store(store).features("stub-16/image").status
     assert status.tolist() == [0] * 64 + [1] * (N - 64)
 
 
@@ -105,7 +105,7 @@ def test_nothing_is_forgotten_before_it_can_be_made_again(store, sound, files_of
         with pytest.raises(KeyboardInterrupt):
             repair(store)
     assert verify(store) == []
-    assert open_store(store).features("texture/image").forgotten == [1]
+    assert open_store(store).features("stub-16/image").forgotten == [1]
     assert any("64 items embedded again" in line for line in repair(store).done)
     assert files_of(store / "features.zarr") == sound[1]
     assert repair(store).done == []
@@ -113,7 +113,7 @@ def test_nothing_is_forgotten_before_it_can_be_made_again(store, sound, files_of
 
 def test_any_byte_of_the_journal(store, sound, files_of):
     """A flipped byte in a line about a block is found; the block is made again, and the old journal kept."""
-    path = store / "journal/texture/image.jsonl"
+    path = store / "journal/stub-16/image.jsonl"
     text = path.read_bytes()
     place = text.index(b'"block":1')
     flip(path, place + 9)
@@ -139,9 +139,9 @@ def test_what_cannot_be_told_from_the_rest_is_left(store):
 @pytest.mark.parametrize("damage", ["cut", "empty", "deep", "rows", "another"])
 def test_damaged_metadata_are_written_anew(store, sound, files_of, part, damage):
     """Whatever befalls a zarr.json, the journal knows what it held: it is mended, and nothing is embedded again."""
-    path = store / "features.zarr/texture/image" / part / "zarr.json"
+    path = store / "features.zarr/stub-16/image" / part / "zarr.json"
     text = path.read_text()
-    rows = '"dim": 312' if part == "" else "64" if part == "pooled" else "130"
+    rows = '"dim": 16' if part == "" else "64" if part == "pooled" else "130"
     path.write_text(
         {
             "cut": text[: len(text) // 2],
@@ -160,11 +160,11 @@ def test_damaged_metadata_are_written_anew(store, sound, files_of, part, damage)
 
 def test_a_shape_ahead_of_the_journal_is_damage_unless_it_is_growing(store):
     """A larger shape passes only where the journal says that arrays grow to just that many rows."""
-    path = store / "features.zarr/texture/image/pooled/zarr.json"
+    path = store / "features.zarr/stub-16/image/pooled/zarr.json"
     text = path.read_text()
     path.write_text(text.replace("130", "138", 1))
     assert len(verify(store)) == 1
-    journal = Journal(store / "journal/texture/image.jsonl")
+    journal = Journal(store / "journal/stub-16/image.jsonl")
     journal.append(replace(journal.read().plan, growing=(138, 0)))
     assert verify(store) == []
     path.write_text(text.replace("130", "139", 1))
@@ -174,15 +174,15 @@ def test_a_shape_ahead_of_the_journal_is_damage_unless_it_is_growing(store):
 @pytest.mark.parametrize("newline", [b"", b"*", b"\x0b", b"\x00"])
 def test_a_lost_last_newline_loses_no_rows(store, newline):
     """The last line of a journal counts without its newline, and a byte in its place is damage that is mended."""
-    path = store / "journal/texture/image.jsonl"
+    path = store / "journal/stub-16/image.jsonl"
     data = path.read_bytes()
     path.write_bytes(data[:-1] + newline)
     if newline:
         with pytest.raises(StoreError, match="newline"):
-            open_store(store).features("texture/image")
+            open_store(store).features("stub-16/image")
         assert repair(store).left == []
         assert path.read_bytes() == data
-    assert (open_store(store).features("texture/image").status == 1).sum() == N
+    assert (open_store(store).features("stub-16/image").status == 1).sum() == N
 
 
 def test_a_byte_of_the_samples(store):
@@ -200,7 +200,7 @@ def test_items_of_no_sample_cannot_be_made_again(store, sound, tmp_path):
     lines = manifest.read_text().splitlines()
     short = manifest.with_name("short.csv")
     short.write_text("\n".join(lines[:51]))
-    embed(short, store, encoder="builtin:texture")
+    embed(short, store, encoder="stub:16")
     flip(store / BLOCK)
     done = repair(store)
     assert any("of no sample any more" in line for line in done.done)

@@ -31,6 +31,35 @@ def manifest(tmp_path_factory, picture):
     return folder / "m.csv"
 
 
+WAITING = """
+import time
+
+import numpy as np
+
+
+class Waiting:
+    modalities = ("image",)
+
+    def load(self, weights, device):
+        pass
+
+    def prepare(self, modality, item):
+        time.sleep(0.04)  # as long as work would take, which a machine that is busy elsewhere need not do
+        return np.asarray(item.resize((8, 8)), float).ravel()
+
+    def encode(self, modality, batch):
+        return np.stack(batch)
+"""
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory):
+    """Return the name of an encoder that takes its time, and none of the processor's."""
+    file = tmp_path_factory.mktemp("waiting") / "waiting.py"
+    file.write_text(WAITING)
+    return f"python:{file}:Waiting"
+
+
 def arrays(store):
     """Every chunk of every array, and what the journal adds up to."""
     root = Path(store)
@@ -125,7 +154,7 @@ def machine(tmp_path):
     return lambda name: {**os.environ, "HEADWATER_CACHE": str(tmp_path / f"cache of {name}")}
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("order", [(0, 1), pytest.param((1, 0), marks=pytest.mark.slow)])
 def test_shards_fill_a_bucket(manifest, tmp_path, bucket, s3, machine, order):
     """Shards on two machines at once, one of them killed and run again, leave the objects that one process leaves."""
     url = f"{bucket}/many.hw"
@@ -153,12 +182,12 @@ def test_shards_fill_a_bucket(manifest, tmp_path, bucket, s3, machine, order):
 
 
 @pytest.mark.slow
-def test_ray_fills_a_bucket(manifest, tmp_path, bucket, s3, machine):
+def test_ray_fills_a_bucket(manifest, waiting, tmp_path, bucket, s3, machine):
     """Two workers write to a bucket, for the process that keeps the journal, what one process writes to a folder."""
     pytest.importorskip("ray")
     url = f"{bucket}/ray.hw"
-    embed(manifest, tmp_path / "one.hw", "builtin:texture")
-    embed(manifest, url, "builtin:texture", "--engine", "ray", "--workers", "2", env=machine("driver"))
+    embed(manifest, tmp_path / "one.hw", waiting)
+    embed(manifest, url, waiting, "--engine", "ray", "--workers", "2", env=machine("driver"))
     assert objects(s3, url) == arrays(tmp_path / "one.hw")
     assert headwater("verify", url, env=machine("another")).returncode == 0
 
@@ -242,19 +271,19 @@ def test_ray_counts_texts_that_are_cut(tmp_path, tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["worker", "node"])
-def test_a_cluster_that_loses_a_worker(manifest, tmp_path, lost):
+def test_a_cluster_that_loses_a_worker(manifest, waiting, tmp_path, lost):
     """Of two nodes one loses its worker, or is gone: its blocks are made by another, and are the same."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
-    embed(manifest, tmp_path / "one.hw", "builtin:texture")
+    embed(manifest, tmp_path / "one.hw", waiting)
     store = tmp_path / "ray.hw"
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         other = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-        words = ("embed", manifest, store, "--encoder", "builtin:texture", "--engine", "ray", "--ray-address")
+        words = ("embed", manifest, store, "--encoder", waiting, "--engine", "ray", "--ray-address")
         command = [sys.executable, "-m", "headwater", *map(str, words), cluster.address]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        journal = store / "journal" / "texture" / "image.jsonl"
+        journal = store / "journal" / "Waiting" / "image.jsonl"
         while process.poll() is None and (not journal.exists() or '"block"' not in journal.read_text()):
             time.sleep(0.02)
         n_before = journal.read_text().count('"block"')

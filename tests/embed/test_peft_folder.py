@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from headwater.api import embed, similar
 from headwater.embed import Content, content_key, load_encoder
 from headwater.errors import EncoderError
-from tests.conftest import DROPS, PIXELS, WIDTHS, processor_of, wordpieces
+from tests.models.parts import DROPS, PIXELS, WIDTHS, processor_of
+from tests.models.tokenizers import wordpieces
 
 pytest.importorskip("peft")
 from peft import LoHaConfig, LoraConfig, get_peft_model

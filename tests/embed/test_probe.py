@@ -12,7 +12,9 @@ from headwater.api import doctor, embed, similar
 from headwater.embed import Content, content_key, load_encoder
 from headwater.embed.probe import FOLDER
 from headwater.errors import EncoderError
-from tests.conftest import DROPS, PIXELS, WIDTHS, build_decoder, build_hub, byte_words, processor_of, wordpieces
+from tests.models.decoders import build_decoder
+from tests.models.parts import DROPS, PIXELS, WIDTHS, build_hub, processor_of
+from tests.models.tokenizers import byte_words, wordpieces
 
 OPEN_ENDED = 10**30
 """What transformers takes for the longest text of a tokenizer that names none."""

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from headwater.embed import Content, content_key, load_again, load_encoder
 from headwater.errors import EncoderError
-from tests.conftest import hub
+from tests.models.text import bert
 
 TEXTS = ["benign tissue", "a mass of the left breast, with severe tissue", "gland", "Malignant GLAND"]
 
@@ -17,7 +17,7 @@ TEXTS = ["benign tissue", "a mass of the left breast, with severe tissue", "glan
 @pytest.fixture
 def folder(tmp_path):
     """A BERT on disk, without modules."""
-    hub(tmp_path, "bert")
+    bert(tmp_path)
     return tmp_path
 
 

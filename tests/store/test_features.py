@@ -61,17 +61,17 @@ def test_every_row_reads_back(store):
     assert list(features.verify()) == []
 
 
-@pytest.mark.parametrize("n_wanted", [0, 1, 3, 11, 3000])
-def test_few_keys_are_found_as_many_are(store, n_wanted):
+def test_few_keys_are_found_as_many_are(store):
     """However many keys are looked for, each is found in its row, and one that nobody has in none."""
     keys = np.random.default_rng(0).integers(0, 256, (3000, 16), np.uint8)
     keys[::3, :2] = keys[0, :2]  # many begin alike
     features = write(store.require_features("f/image", spec(), 3000), keys)
-    rows = np.random.default_rng(1).permutation(3000)[:n_wanted]
-    strange = keys[rows].copy()
-    strange[:, -1] ^= 1
-    assert np.array_equal(features.refresh().rows_of(keys[rows]), rows)
-    assert np.array_equal(features.refresh().rows_of(strange), np.full(n_wanted, -1))
+    for n_wanted in (0, 1, 3, 11, 3000):
+        rows = np.random.default_rng(1).permutation(3000)[:n_wanted]
+        strange = keys[rows].copy()
+        strange[:, -1] ^= 1
+        assert np.array_equal(features.refresh().rows_of(keys[rows]), rows)
+        assert np.array_equal(features.refresh().rows_of(strange), np.full(n_wanted, -1))
 
 
 def test_asking_for_a_block_changes_nothing(store):
@@ -461,7 +461,12 @@ def test_any_history_of_runs_ends_in_the_same_values(tmp_path_factory, runs):
     assert list(features.verify()) == []
 
 
-@pytest.mark.parametrize(("first", "longer"), [(10, 40), (30, 5), (1, 60), (63, 20), (10, 0)])
+SIZES = [(10, 40), (30, 5), (1, 60), (63, 20), (10, 0)]
+GROWING = [("folder", *sizes) for sizes in SIZES] + [("s3", *SIZES[0])]
+GROWING += [pytest.param("s3", *sizes, marks=pytest.mark.slow) for sizes in SIZES[1:]]
+
+
+@pytest.mark.parametrize(("base", "first", "longer"), GROWING, indirect=["base"])
 @pytest.mark.parametrize("form", ["float16", "int8"])
 def test_a_part_filled_block_of_ragged_tokens_grows(store, first, longer, form):
     """Items with many more tokens join a block, which then spans chunks that were not there; all reads back."""

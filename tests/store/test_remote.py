@@ -211,7 +211,9 @@ ONE_CHUNK = (np.arange(130) % 4,)
 SEVERAL_CHUNKS = (np.ones(64, int), np.arange(66) % 7)
 
 
-@pytest.mark.parametrize("plans", [ONE_CHUNK, SEVERAL_CHUNKS])
+@pytest.mark.parametrize(
+    "plans", [pytest.param(ONE_CHUNK, marks=pytest.mark.slow), SEVERAL_CHUNKS], ids=["one", "several"]
+)
 @pytest.mark.parametrize("part", ["keys", "tokens/offsets", "tokens/lengths", "tokens/values", "tokens/scales"])
 def test_damage_in_the_bucket_is_refused_when_it_is_read(url, elsewhere, s3, part, plans):
     """A byte that flipped in what is fetched is one line that names the array, is not kept, and is gone when mended."""
@@ -988,8 +990,20 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("anew", ANEW)
-@pytest.mark.parametrize("read", READ)
+EVERY = [(anew, read) for anew in ANEW for read in READ]
+FEW = [
+    ("others", "block"),
+    ("none", "keys"),
+    ("wider", "verify"),
+    ("wider", "keys"),
+    ("more", "block"),
+    ("none", "verify"),
+]
+
+
+@pytest.mark.parametrize(
+    ("anew", "read"), [case if case in FEW else pytest.param(*case, marks=pytest.mark.slow) for case in EVERY]
+)
 def test_what_another_process_made_anew_is_not_called_damaged(url, elsewhere, anew, read):
     """A reader whose features were deleted, and perhaps made again, of whatever shape, is told so."""
     write(url, N)
