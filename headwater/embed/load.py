@@ -43,7 +43,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
 
 
 def load_encoder(
-    encoder: str | EncoderChoice,
+    spec: str | EncoderChoice,
     *,
     device: str = "auto",
     precision: Precision = "auto",
@@ -56,7 +56,7 @@ def load_encoder(
 
     Parameters
     ----------
-    encoder
+    spec
         An encoder spec, or an `EncoderChoice`.
     device
         ``auto``, ``cpu`` or ``cuda``.
@@ -78,23 +78,23 @@ def load_encoder(
         When the spec names nothing, the weights do not fit, code would run that the user does not trust, or a trial
         shows that its features cannot be used.
     """
-    choice: EncoderChoice = with_options("load_encoder", options, encoder_choice(encoder))
-    spec = choice.spec
+    choice: EncoderChoice = with_options("load_encoder", options, encoder_choice(spec))
+    named = choice.spec
     if precision not in get_args(Precision):
         raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
     backend, name = _backend_of(choice)
     chosen = {option: getattr(choice, option) for option in (*CHOICES, "trust_remote_code")}
     chosen["image_size"] = parse_image_size(choice.image_size)
     if named_by is None:
-        _refuse_options(spec, backend, chosen)
-    admit(spec, named_by=named_by, trusted=choice.trust_remote_code)
+        _refuse_options(named, backend, chosen)
+    admit(named, named_by=named_by, trusted=choice.trust_remote_code)
     if named_by is not None and choice.weights is not None:
         admit_weights(choice.weights, named_by)
-    module, _, attribute = (CLIP_BACKEND if spec == CLIP else BACKENDS[backend]).partition(":")
+    module, _, attribute = (CLIP_BACKEND if named == CLIP else BACKENDS[backend]).partition(":")
     build = getattr(import_module(module), attribute)
     steps = parse_steps(choice.steps, named_by=named_by)
     if steps is not None and backend == "stub":
-        raise EncoderError(f"{spec} looks at no pixel: leave --step out.")
+        raise EncoderError(f"{named} looks at no pixel: leave --step out.")
     arguments: dict[str, Any] = {}
     if _has_weights(choice, backend):
         if backend != "python":
@@ -102,7 +102,7 @@ def load_encoder(
         arguments = {"weights": choice.weights, "tokens": choice.tokens, "device": device, "precision": precision}
     tuned = None
     if choice.adapter is not None:
-        tuned = read_adapter(choice.adapter, spec)
+        tuned = read_adapter(choice.adapter, named)
         _take_over(tuned, chosen)
         steps = tuned.steps_with(steps)
     if arguments and backend != "python":
@@ -115,7 +115,7 @@ def load_encoder(
     if tuned is not None:
         built.tuned = tuned  # type: ignore[attr-defined]
     if steps is not None and not built.sees_images:
-        raise EncoderError(f"{spec} sees no images: leave --step out.")
+        raise EncoderError(f"{named} sees no images: leave --step out.")
     if probing != "never":
         built.probed = require_sound(built, batch_size, anew=probing == "anew", keep=probing != "unkept")
     built.steps = steps
