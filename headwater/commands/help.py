@@ -1,9 +1,9 @@
-"""How ``--help`` looks: commands by family, options by what they are about, defaults shown."""
+"""How commands read their words and write their help: options by what they are about, defaults shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.core import TyperCommand
 
@@ -12,6 +12,22 @@ OTHER = "Options"
 
 class Command(TyperCommand):
     """A command whose options stand under the heading of their panel, in the order of their panels."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of a command line; a word that is no choice of its option is an error of one line."""
+        given = list(args)
+        try:
+            parsed: list[str] = super().parse_args(ctx, args)
+        except Exception as error:
+            param = getattr(error, "param", None)
+            known = [] if param is None else _choices(get_type_hints(self.callback).get(param.name))
+            if param is None or not known:
+                raise
+            from headwater.errors import InputError, nearest
+
+            option, value = _given_to(param.opts, given)
+            raise InputError(f"{option} {value!r}.{nearest(value, known)} There are: {', '.join(known)}.") from error
+        return parsed
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write what the command does, and an example."""
@@ -50,3 +66,20 @@ def write_help(text: str | None, formatter: Any) -> None:
         formatter.write("\n  Example:\n")
         for line in example.rstrip().split("\n"):
             formatter.write(f"    {line.strip()}\n")
+
+
+def _choices(hint: Any) -> list[str]:
+    """Return the words that a type allows, where it is a Literal, or one beside None."""
+    if get_origin(hint) is Literal:
+        return [str(word) for word in get_args(hint)]
+    return [word for part in get_args(hint) for word in _choices(part)]
+
+
+def _given_to(options: Iterable[str], words: list[str]) -> tuple[str, str]:
+    """Return an option as it was written, and the last word that was given to it."""
+    found = ("", "")
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in options:
+            found = (name, value if equals else next(iter(words[place + 1 :]), ""))
+    return found

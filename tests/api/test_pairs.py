@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from headwater._progress import silent
 from headwater.api import audit, embed, fit_head, gc, info, repair, similar, verify
 from headwater.embed import content_key
 from headwater.embed.items import items_of
@@ -91,7 +92,7 @@ def test_each_pair_is_embedded_once(reports, made, asked):
 def test_why_rows_have_no_pair(reports):
     """Before anything is encoded it is known which part a row lacks, or which file is not there."""
     table = read_manifest(reports / "m.csv")
-    why = dict(zip(table.ids, items_of(table, "pair", None, "skip", False).why_none(table.ids, "pair"), strict=True))
+    why = dict(zip(table.ids, items_of(table, "pair", None, "skip", silent).why_none(table.ids, "pair"), strict=True))
     assert (why.pop("mute"), why.pop("blind")) == ("no text", "no image")
     assert "gone.png" in why.pop("gone")
     assert set(why.values()) == {""}

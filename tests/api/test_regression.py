@@ -164,7 +164,7 @@ def test_measurements_point_to_regression(refused, ages, tmp_path):
     asked = ["fit-head", ages.path, "--features", "made/image", "--groups", "patient", "--out", tmp_path / "run"]
     assert "--task regression" in refused(*asked, "--label", "age")
     assert "Pass --task regression" in refused(*asked, "--label", "site", "--head", "ridge")
-    assert "auto or regression. Did you mean" in refused(*asked, "--label", "site", "--task", "regresion")
+    assert "Did you mean 'regression'? There are: auto" in refused(*asked, "--label", "site", "--task", "regresion")
 
 
 def test_runs_are_compared(fit):

@@ -162,7 +162,7 @@ def test_tokens_that_are_not_stored_come_with_the_line_that_stores_them(filled, 
         (("--head", "linear", "--bags", "patient"), "goes with --head mil"),
         (("--head", "mil", "--bags", "patient"), "samples of 'p0' have 'low' and 'high' in 'grade'"),
         (("--head", "mil", "--bags", "patents"), "Did you mean 'patient'"),
-        (("--head", "mil", "--missing", "kept"), "drop or keep"),
+        (("--head", "mil", "--missing", "kept"), "There are: drop, keep"),
     ],
 )
 def test_refusals(filled, refused, words, said):

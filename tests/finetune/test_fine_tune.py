@@ -279,7 +279,7 @@ def test_another_configuration_is_not_gone_on_with(cases, tiny, tmp_path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("headwater.experiment.tune_folds.Training.all_folds", refuse)
+        patch.setattr("headwater.experiment.tune_folds.FoldTraining.all_folds", refuse)
         with pytest.raises(InputError, match="nothing was trained"):
             tuned(cases, tiny("timm-vit").spec, out=tmp_path / "run", epochs=7)
 
