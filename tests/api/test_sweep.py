@@ -330,6 +330,7 @@ def test_what_is_left_costs_more():
 def test_the_time_left_is_said(two, tmp_path, capsys, monkeypatch):
     """Without a terminal a line says how long the cells that are left take, by their kinds."""
     monkeypatch.setattr("headwater._progress.PLAIN_EVERY", 0.0)
+    monkeypatch.setattr("headwater._progress.EVENT_EVERY", 0.0)
     sweep(two, features=["good/image"], heads=["prototypes", "knn"], out=tmp_path / "sweep", progress=True, **PROTOCOL)
     assert re.search(r"sweep: 1/2 \(.*, [\d,.]+ (s|min) left\)", capsys.readouterr().err)
 
