@@ -20,10 +20,10 @@ from headwater.runs.foreign import run_errors
 from headwater.runs.places import found_from
 from headwater.runs.positive import positive_in_run
 from headwater.runs.words import (
-    _against_internal,
-    _at_threshold,
     ablation_lines,
     against_frozen,
+    against_internal,
+    at_threshold_lines,
     control_lines,
     edge_lines,
     lines_of,
@@ -151,8 +151,8 @@ class Run(Shown):
             ]
             out += ["", *indented(table)]
         if "external" in self.metrics:
-            out += ["", *_against_internal(self.metrics["external"])]
-            out += _at_threshold(self.metrics["external"])
+            out += ["", *against_internal(self.metrics["external"])]
+            out += at_threshold_lines(self.metrics["external"])
         if "frozen" in self.metrics:
             out += ["", *against_frozen(self.metrics)]
         out += lines_of(self.metrics, n_folds, main)

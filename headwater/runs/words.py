@@ -330,7 +330,7 @@ def _change(change: Mapping[str, float | None]) -> list[str]:
     return [f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]"]
 
 
-def _against_internal(external: Mapping[str, Any]) -> list[str]:
+def against_internal(external: Mapping[str, Any]) -> list[str]:
     """Write a table of what a head reached on other data beside the estimate within its own."""
     drawn = " and ".join(dict.fromkeys(f"{unit}s" for unit in external["drawn"].values()))
     rows = [["", "within its own data", "here", "drop"]]
@@ -344,7 +344,7 @@ def _against_internal(external: Mapping[str, Any]) -> list[str]:
     return [title, *indented(rows)]
 
 
-def _at_threshold(external: Mapping[str, Any]) -> list[str]:
+def at_threshold_lines(external: Mapping[str, Any]) -> list[str]:
     """Say what the run's own threshold gives here."""
     if "threshold" not in external:
         return []
