@@ -46,7 +46,7 @@ class Audit(Shown):
     path, n_samples, n_left_out
         Of the store: samples looked at, and those without features or a label.
     label, groups, split
-        AuditColumns; ``split`` is "5 folds" where folds were made.
+        Columns; ``split`` is "5 folds" where folds were made.
     groups_across_split
         Groups on both sides of a split; None without groups or split.
     found

@@ -1,6 +1,6 @@
 """What a run reports beyond its metrics: calibration, a threshold, prediction sets, and the same of exams or patients.
 
-All of it is fitted to out-of-fold scores of training rows, fold by fold, and decisions_of on the test rows.
+All of it is fitted to out-of-fold scores of training rows, fold by fold, and reported on the test rows.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ INSIDE = "out-of-fold scores of each fold's own training rows"
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What is decisions_of beyond the metrics.
+    """What is reported beyond the metrics.
 
     Attributes
     ----------
     outcome
-        With the scores that are decisions_of: calibrated ones, where that was asked for.
+        With the scores that are reported: calibrated ones, where that was asked for.
     metrics
         Parts of ``metrics.json``, by their keys.
     decision
@@ -186,7 +186,7 @@ def _decide(
     levels: NDArray[Any] | None,
     groups: NDArray[np.int64],
 ) -> Sequence[NDArray[np.bool_]] | None:
-    """Add threshold and prediction sets to what is decisions_of and kept; return the sets."""
+    """Add threshold and prediction sets to what is reported and kept; return the sets."""
     if protocol.target is not None:
         metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target, groups)
         thresholds = [fold["threshold"] for fold in metrics["threshold"]["folds"]]
@@ -287,7 +287,7 @@ def _coverage_of(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Measure:
 
 
 def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) -> dict[str, Any]:
-    """Return the metrics of units, as those of rows are decisions_of."""
+    """Return the metrics of units, as those of rows are reported."""
     folds = [
         {**numbered(f, outcome), "n_train": len(f.split.train), "n_test": len(f.split.test), **json_safe(f.metrics)}
         for f in outcome.folds

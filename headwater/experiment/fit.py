@@ -1,4 +1,4 @@
-"""A fit from what was asked of it to a run: samples, splits, leaks, heads and what is decisions_of."""
+"""A fit from what was asked of it to a run: samples, splits, leaks, heads and what is reported."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ from headwater.samples.stated import texts_that_state
 from headwater.samples.views import views_of
 from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
 
-SAVED = "trained on all samples but those it stopped by; no decisions_of number is its"
+SAVED = "trained on all samples but those it stopped by; no reported number is its"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Counts:
     Attributes
     ----------
     n
-        SharedContents that stand in several samples; pairs of near duplicates; or clusters.
+        Contents that stand in several samples; pairs of near duplicates; or clusters.
     samples
         Samples that are in them.
     across_groups, across_split
@@ -88,10 +88,10 @@ class Duplicates:
     n_contents
         Distinct contents.
     identical, near, clusters
-        SharedContents in several samples, of an image and its text together the images; pairs of near duplicates; and
+        Contents in several samples, of an image and its text together the images; pairs of near duplicates; and
         clusters of both.
     n_components
-        AuditColumns after whitening.
+        Columns after whitening.
     threshold
         Whitened cosine similarity above which contents count as near duplicates; None where it cannot be told.
     false_alarms
