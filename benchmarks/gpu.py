@@ -1,0 +1,355 @@
+"""Every part that uses a GPU, against the bare operation and a plain loop, in at most eight minutes, unattended.
+
+Images are JPEG files made on the spot and models have random weights, so nothing is fetched. Beside torch, torchvision,
+timm and headwater nothing is needed. Each row is measured side by side in one process; a row that cannot be measured
+here says why, and the others go on. Rows are written to the JSON file as they come, so that a run that is cut short
+keeps what it has.
+
+Run: python benchmarks/gpu.py [--json FILE] [--device cuda] [--rows NAME ...] [--minutes 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from _timing import best, machine
+from embed_cpu import Files, make_images
+from mlp_sweep import SETTINGS, plain
+
+from headwater.embed import Content, fill, key_of_file, load_encoder
+from headwater.heads import MLP
+from headwater.store import create_store
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass
+class Row:
+    """One comparison: what was measured, on which side how much, and how much was hoped for."""
+
+    name: str
+    against: str
+    unit: str
+    ours: float
+    theirs: float
+    at_least: float | None
+    also: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as good ours is; above 1 is better, of rates and of seconds."""
+        return self.ours / self.theirs if self.unit.endswith("/s") else self.theirs / self.ours
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: on a GPU, or at tiny sizes to try the script."""
+
+    n_images: int = 4096
+    n_plain: int = 512
+    batch: int = 256
+    models: tuple[tuple[str, float | None], ...] = (
+        ("resnet50", None),
+        ("vit_base_patch16_224", 3500.0),
+        ("vit_large_patch14_clip_224", 1200.0),
+    )
+    step_model: str = "vit_base_patch16_224"
+    step_batch: int = 64
+    steps: int = 8
+    n_settings: int = 64
+    n_rows: int = 8000
+    maps: tuple[str, int, tuple[int, int]] = ("resnet34", 64, (1520, 912))
+
+
+TINY = Sizes(
+    n_images=24,
+    n_plain=8,
+    batch=8,
+    models=(("test_vit", None), ("test_resnet", None)),
+    step_model="test_vit",
+    step_batch=4,
+    steps=2,
+    n_settings=2,
+    n_rows=200,
+    maps=("test_resnet", 2, (96, 64)),
+)
+
+
+class Bench:
+    """What rows share: the device, the sizes, image files, and models with random weights."""
+
+    def __init__(self, device: str, sizes: Sizes, folder: Path) -> None:
+        self.device, self.sizes, self.folder = device, sizes, folder
+        images = folder / "images"
+        images.mkdir()
+        self.files = make_images(images, sizes.n_images)
+        self.contents = [Content(key_of_file(file), file) for file in self.files]
+
+    def weights(self, name: str) -> Path:
+        """Return a file of random weights of a timm model."""
+        file = self.folder / f"{name}.pt"
+        if not file.exists():
+            torch.manual_seed(0)
+            torch.save(timm.create_model(name).state_dict(), file)
+        return file
+
+    def encoder(self, name: str, **options: Any) -> Any:
+        """Return a timm model as an encoder, in the precision that ``auto`` settles for."""
+        found = load_encoder(
+            f"timm:{name}", weights=self.weights(name), device=self.device, batch_size=self.sizes.batch, **options
+        )
+        found.settle("image", [found.prepare("image", self.contents[0])] * 4)
+        return found
+
+    def wait(self) -> None:
+        """Let the device finish what it was given."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], object], repeats: int = 3) -> float:
+        """Return the least seconds of some work, the device's share included."""
+
+        def whole() -> None:
+            work()
+            self.wait()
+
+        whole()
+        return best(whole, repeats)
+
+    @contextmanager
+    def peak(self) -> Iterator[Callable[[], float]]:
+        """Give a function of the most gigabytes that tensors took on the device; 0 on a CPU."""
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        yield lambda: torch.cuda.max_memory_allocated() / 1e9 if self.device == "cuda" else 0.0
+
+
+# Rows
+
+
+def feed(bench: Bench) -> Iterator[Row]:
+    """Decode and transform in threads, as ``embed`` does, against as many processes that do nothing else."""
+    encoder = bench.encoder(bench.sizes.models[0][0])
+    some = bench.contents[: min(len(bench.contents), 64 * CORES)]
+    with ThreadPoolExecutor(CORES) as threads:
+        ours = len(some) / bench.seconds(lambda: list(threads.map(lambda c: encoder.prepare("image", c), some)), 2)
+    config = timm.data.resolve_model_data_config(timm.create_model(bench.sizes.models[0][0]))
+    with ProcessPoolExecutor(CORES, initializer=_prepare_process, initargs=(config,)) as processes:
+        paths = [str(content.source) for content in some]
+        theirs = len(some) / bench.seconds(lambda: list(processes.map(_decoded, paths, chunksize=8)), 2)
+    yield Row(f"feed alone, {CORES} cores", "processes that only decode and transform", "images/s", ours, theirs, None)
+
+
+def embedding(bench: Bench) -> Iterator[Row]:
+    """Files to stored features, against the bare forward on ready tensors and against a plain DataLoader loop."""
+    sizes = bench.sizes
+    for name, wanted in sizes.models:
+        encoder = bench.encoder(name)
+        prepared = [encoder.prepare("image", content) for content in bench.contents[: sizes.batch]]
+        ready = encoder.collate("image", prepared)
+        n = len(prepared)
+        preparing = best(lambda e=encoder: [e.prepare("image", c) for c in bench.contents[:32]], 2) / 32
+        collating = bench.seconds(lambda e=encoder, p=prepared: e.collate("image", p)) / n
+
+        def forward(encoder: Any = encoder, ready: Any = ready) -> None:
+            with torch.inference_mode():
+                encoder.features(encoder._frozen.module, "image", ready)
+
+        bare = n / bench.seconds(forward)
+        rate = _embedded(bench, encoder, bench.contents)
+        where = {
+            "precision": encoder.environment()["precision"],
+            "decode_ms": 1e3 * preparing,
+            "collate_ms": 1e3 * collating,
+            "forward_ms": 1e3 / bare,
+            "feed_limit": CORES / preparing,
+            "images_per_second_wanted": wanted,
+        }
+        limit = min(bare, CORES / preparing)
+        yield Row(f"embed {name}", "bare forward on ready tensors", "images/s", rate, bare, 0.9, where)
+        yield Row(f"embed {name}", "the slower of forward and feed", "images/s", rate, limit, 0.95)
+        plain_rate = _plain_loop(bench, name)
+        yield Row(f"embed {name}", "plain fp32 DataLoader loop", "images/s", rate, plain_rate, 3.0)
+
+
+def feature_maps(bench: Bench) -> Iterator[Row]:
+    """Tokens of a ResNet-34 at 1520 x 912 pixels, as published for mammograms: end to end against the forward."""
+    name, n, size = bench.sizes.maps
+    with bench.peak() as peak:
+        encoder = bench.encoder(name, tokens="all", image_size=size)
+        ready = encoder.collate("image", [encoder.prepare("image", bench.contents[0])] * min(n, 8))
+
+        def forward() -> None:
+            with torch.inference_mode():
+                encoder.features(encoder._frozen.module, "image", ready)
+
+        bare = min(n, 8) / bench.seconds(forward)
+        rate = _embedded(bench, encoder, bench.contents[:n], batch=8)
+        also = {"peak_gigabytes": peak(), "tokens": encoder.spec("image", "float16").n_tokens}
+    yield Row(f"tokens of {name} at {size[0]} x {size[1]}", "bare forward", "images/s", rate, bare, None, also)
+
+
+def perceptrons(bench: Bench) -> Iterator[Row]:
+    """Settings of a perceptron x 5 folds trained together, against PyTorch's own loop, timed on two of them."""
+    sizes, epochs = bench.sizes, 5
+    random = np.random.default_rng(0)
+    X = random.standard_normal((sizes.n_rows, 768)).astype(np.float32)
+    y = (X[:, 0] + random.standard_normal(sizes.n_rows) > 0).astype(int)
+    parts = np.array_split(random.permutation(sizes.n_rows), 5)
+    splits = [(np.concatenate(parts[:i] + parts[i + 1 :]), parts[i]) for i in range(5)]
+    settings = SETTINGS[:: max(1, len(SETTINGS) // sizes.n_settings)][: sizes.n_settings]
+    head = MLP(hidden=(256,), epochs=epochs, batch_size=256, warmup=0.0, patience=None, device=bench.device)
+    fits = [(train, setting) for train, _ in splits for setting in settings]
+    ours = bench.seconds(lambda: head.fit_many(X, y, fits), 1)
+    started = time.perf_counter()
+    for setting in settings[:2]:
+        plain(X, y, *splits[0], [256], epochs, 256, bench.device, **setting)
+    theirs = (time.perf_counter() - started) / 2 * len(fits)
+    name = f"{len(settings)} perceptrons x 5 folds, {sizes.n_rows:,} x 768"
+    yield Row(name, "plain PyTorch loop, two timed", "s", ours, theirs, 30.0)
+
+
+def training(bench: Bench) -> Iterator[Row]:
+    """A step of LoRA and of full tuning from files, against the bare step on ready tensors."""
+    import fine_tune_step as step
+
+    sizes = bench.sizes
+    n = sizes.steps * sizes.step_batch
+    files = (bench.files * (n // len(bench.files) + 1))[:n]
+    dtype = torch.bfloat16 if bench.device == "cuda" else torch.float32
+    precision = "bf16" if bench.device == "cuda" else "fp32"
+    for how in ("lora", "full"):
+        with bench.peak() as peak:
+            model, encoder = step.built(sizes.step_model, how, files, bench.folder, bench.device)
+            step.ours(model, n, sizes.step_batch, precision, bench.device)
+            ours = step.ours(model, n, sizes.step_batch, precision, bench.device)
+            also = {"peak_gigabytes": peak()}
+        theirs = step.bare(model, encoder, files, n, sizes.step_batch, dtype, bench.device)
+        name = f"{how} step of {sizes.step_model}, {sizes.step_batch} images"
+        yield Row(name, "bare step on ready tensors", "s", ours, theirs, None, also)
+
+
+ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "embed": embedding,
+    "perceptrons": perceptrons,
+    "training": training,
+    "maps": feature_maps,
+    "feed": feed,
+}
+
+
+# Sides
+
+
+def _embedded(bench: Bench, encoder: Any, contents: list[Content], batch: int | None = None) -> float:
+    """Return images a second from files to a finished feature set."""
+    with tempfile.TemporaryDirectory(dir=bench.folder) as store:
+        features = create_store(Path(store) / "a.hw").require_features(
+            "f/image", encoder.spec("image", "float16"), len(contents)
+        )
+        started = time.perf_counter()
+        assert fill(features, encoder, contents, batch_size=batch or bench.sizes.batch).embedded == len(contents)
+        return len(contents) / (time.perf_counter() - started)
+
+
+def _plain_loop(bench: Bench, name: str) -> float:
+    """Return images a second of timm as its documentation shows it, in fp32."""
+    model = timm.create_model(name, num_classes=0).eval().to(bench.device)
+    config = timm.data.resolve_model_data_config(model)
+    dataset = Files(bench.files[: bench.sizes.n_plain], timm.data.create_transform(**config, is_training=False))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=32, num_workers=CORES, pin_memory=bench.device == "cuda")
+    started = time.perf_counter()
+    with torch.inference_mode():
+        found = torch.cat([model(batch.to(bench.device)).cpu() for batch in loader])
+    assert len(found) == len(dataset)
+    return len(dataset) / (time.perf_counter() - started)
+
+
+def _prepare_process(config: dict[str, Any]) -> None:
+    global _TRANSFORM
+    torch.set_num_threads(1)
+    _TRANSFORM = timm.data.create_transform(**config, is_training=False)
+
+
+def _decoded(path: str) -> int:
+    from PIL import Image
+
+    return int(_TRANSFORM(Image.open(path).convert("RGB")).shape[0])
+
+
+# The run
+
+
+def measured(bench: Bench, names: list[str], seconds: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure rows one after the other while there is time; save what there is after each."""
+    device = torch.cuda.get_device_name() if bench.device == "cuda" else "CPU"
+    found: dict[str, Any] = {"machine": machine(), "device": device, "torch": torch.__version__, "rows": [], "left": {}}
+    started = time.monotonic()
+    for name in names:
+        if time.monotonic() - started > seconds:
+            found["left"][name] = "no time was left"
+            continue
+        try:
+            for row in ROWS[name](bench):
+                found["rows"].append({**asdict(row), "ratio": row.ratio})
+                print(line_of(row), flush=True)
+                save(found)
+        except Exception as error:  # noqa: BLE001  a row that cannot be measured takes none of the others with it
+            traceback.print_exc()
+            found["left"][name] = f"{type(error).__name__}: {error}"
+        save(found)
+    for name, why in found["left"].items():
+        print(f"{name}: not measured ({why})")
+    return found
+
+
+def line_of(row: Row) -> str:
+    """Write a row for people."""
+    aim = (
+        ""
+        if row.at_least is None
+        else f" (at least {row.at_least}x: {'met' if row.ratio >= row.at_least else 'MISSED'})"
+    )
+    also = ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in row.also.items())
+    return (
+        f"{row.name} against {row.against}: {row.ours:.4g} against {row.theirs:.4g} {row.unit}, {row.ratio:.2f}x{aim}"
+        + (f"\n    {also}" if also else "")
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--minutes", type=float, default=8.0, help="begin no row after these")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the script")
+    parser.add_argument("--json", type=Path, help="the file to write")
+    given = parser.parse_args()
+    device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+    def save(found: dict[str, Any]) -> None:
+        if given.json is not None:
+            given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(device, TINY if given.tiny else Sizes(), Path(folder))
+        print(machine(), "|", torch.cuda.get_device_name() if device == "cuda" else "no GPU", "|", torch.__version__)
+        measured(bench, given.rows, 60 * given.minutes, save)
+
+
+if __name__ == "__main__":
+    main()
