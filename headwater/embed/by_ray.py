@@ -98,7 +98,7 @@ class RayEngine:
             )
         known = features.refresh().state.environments[environment]
         store = Store(features.folder.parents[2]).location
-        arguments = (vars(self.recipe), store, features.name, features.rights.word, environment)
+        arguments = (self.recipe, store, features.name, features.rights.word, environment)
         made_by = {
             "fn_constructor_args": (*arguments, dict(known), self.batch_size),
             "num_cpus": 0 if on_gpu else 1,
@@ -168,7 +168,7 @@ class Worker:
 
     def __init__(
         self,
-        recipe: dict[str, Any],
+        recipe: Recipe,
         store: str,
         name: str,
         right: str,
@@ -176,7 +176,7 @@ class Worker:
         known: dict[str, Any],
         batch_size: int,
     ) -> None:
-        self.encoder = load_encoder(**recipe)
+        self.encoder = load_encoder(recipe.encoder, device=recipe.device, precision=recipe.precision)
         self.encoder.restore(known)
         self.right = right
         self.features = open_store(store).features(name)
