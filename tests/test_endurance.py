@@ -26,7 +26,7 @@ def recorded(store):
 
 @pytest.mark.slow
 def test_tokens_survive_being_killed_a_dozen_times(tiny, picture, tmp_path):
-    """Killed at random instants between the lines of its journal, a run over images and texts with all their tokens ends in the bytes of a whole one."""
+    """Killed between lines of its journal, a run over images and texts with tokens ends in the bytes of a whole one."""
     words = [
         "the",
         "left",
