@@ -212,7 +212,7 @@ def test_what_can_be_chosen_is_in_the_spec(tiny):
     }
     for said, options in changes.items():
         other = load(member, **options).spec("image", "float16")
-        with pytest.raises(SpecMismatch, match="made by a different encoder setting") as caught:
+        with pytest.raises(SpecMismatch, match=r"^f/image .*--name") as caught:
             plain.require_same(other, "f/image")
         assert said in str(caught.value)
         assert load_again(other, device="cpu").spec("image", "float16") == other
@@ -279,7 +279,7 @@ def test_a_store_holds_one_prompt_under_one_name(tiny, image_files, tmp_path):
     done = embed(**words, text="caption", name="vlm", device="cpu")
     assert done.feature_names() == ["vlm/image", "vlm/text"]
     assert "  1 text cut short, being longer than the encoder reads" in done.lines()
-    with pytest.raises(SpecMismatch, match=r"vlm/image was made by .*preprocessing.prompt: stored '\{image\}Summary"):
+    with pytest.raises(SpecMismatch, match=r"vlm/image was made .*preprocessing.prompt: stored '\{image\}Summary"):
         embed(**words, name="vlm", prompt=PROMPT, device="cpu")
     other = embed(**words, name="asked", prompt=PROMPT, pooling="mean", layer="1", device="cpu")
     assert other.read("asked/image").X.shape == (4, 32)
