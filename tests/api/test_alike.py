@@ -134,7 +134,7 @@ def test_bits(tmp_path, bits):
     assert np.asarray(read_image(tmp_path / "b.png", bits=bits))[:, :, 0].tolist() == [[0, 100, 255]]
     if bits < 16:
         Image.fromarray(samples * 2).save(tmp_path / "c.png")
-        with pytest.raises(ImageError, match=rf"more than {bits} bits: write --step bits={bits + 1}"):
+        with pytest.raises(ImageError, match=rf"more than {bits} bits: .*--step bits={bits + 1}"):
             read_image(tmp_path / "c.png", bits=bits)
 
 

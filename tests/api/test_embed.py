@@ -273,7 +273,7 @@ WHY = {
     "s02": "empty image file",
     "s03": "not an image",
     "s04": "image too large",
-    "s05": "a folder stands where an image file should be",
+    "s05": "this is a folder",
 }
 
 
@@ -315,7 +315,10 @@ def test_images_that_cannot_be_read_are_left_out_of_a_fit(command, damaged):
     words = ("--features", "texture/image", "--label", "grade", "--groups", "none", "--folds", "2", "--json")
     metrics = json.loads(command("fit-head", store, *words).out)
     assert metrics["n_samples"] == 9
-    assert metrics["left_out"] == {why: 1 + (why == "image file not found") for why in WHY.values()}
+    counts = {why: 1 + (why == "image file not found") for why in WHY.values()}
+    assert {
+        next(why for why in WHY.values() if left.startswith(why)): n for left, n in metrics["left_out"].items()
+    } == counts
     done = command("fit-head", store, *words[:-1])
     assert "left out: 2 samples (image file not found)" in done.out
     assert "left out: 1 sample (truncated image)" in done.out
