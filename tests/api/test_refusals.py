@@ -408,7 +408,7 @@ def test_prompts_that_cannot_be_used(refused, store, tmp_path, text, expected):
 
 @pytest.mark.parametrize(
     ("features", "expected"),
-    [("texture", "has no text side"), ("sub-16", "Did you mean 'stub-16/image'?"), ("ngram", "ngram/image")],
+    [("texture", "texts"), ("sub-16", "Did you mean 'stub-16/image'?"), ("ngram", "ngram/image")],
 )
 def test_zero_shot_needs_a_dual_encoder(refused, store, tmp_path, features, expected):
     """An encoder that lacks the image or the text side is refused."""
@@ -423,7 +423,7 @@ def test_zero_shot_needs_a_dual_encoder(refused, store, tmp_path, features, expe
         (("--id", "s9"), "no sample 's9'. Did you mean"),
         ((), "one of --id, --image and --text"),
         (("--id", "s01", "--text", "x"), "one of --id, --image and --text"),
-        (("--text", "x"), "has no text side"),
+        (("--text", "x"), "texts"),
         (("--text", "x", "--exclude-same", "patient"), "goes with --id"),
         (("--image", "nothing.png"), "image file not found"),
         (("--id", "s01", "--exclude-same", "patent"), "--exclude-same: no column 'patent'. Did you mean 'patient'?"),
