@@ -1,6 +1,6 @@
 """headwater: a feature store with lightweight heads.
 
-Encoders run once and fill a store; heads are fitted on what is stored, in seconds, as often as one likes.
+Encoders run once and fill a store. Heads are then fitted on the stored features, in seconds, as often as you like.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-if sys.platform == "win32":  # before anything is imported that Windows lacks
+if sys.platform == "win32":  # before the import of any module that Windows lacks
     from headwater.errors import NotSupported
 
     raise NotSupported(
@@ -26,7 +26,7 @@ if sys.platform == "win32":  # before anything is imported that Windows lacks
 
 
 class _Verb(ModuleType):
-    """A package that is also the verb of its name: ``headwater.embed(...)`` beside ``import headwater.embed.run``."""
+    """A package that can also be called: both ``headwater.embed(...)`` and ``import headwater.embed.run`` work."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         verb = self.__name__.removeprefix("headwater.")
@@ -74,7 +74,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the verbs when they are first used, so that ``import headwater`` costs nothing."""
+    """Import each name when it is first used, so that ``import headwater`` stays fast."""
     if name not in _LAZY:
         raise AttributeError(f"module 'headwater' has no attribute {name!r}")
     if _LAZY[name] == "headwater":

@@ -1,4 +1,4 @@
-"""What NumPy and scikit-learn ask of arrays whose rows are read as they are taken."""
+"""The methods that NumPy and scikit-learn expect of an array, for arrays that read rows on access."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Array = NDArray[Any]
 
 
 class NumpyMethods(NDArrayOperatorsMixin, ABC):
-    """What NumPy and scikit-learn ask of an array besides rows, for one that reads its rows as they are taken.
+    """The methods that NumPy and scikit-learn expect of an array, for one that reads its rows on access.
 
-    ``array[rows, columns]`` reads the rows, then selects from them; `size` and `astype` are those of an array, and
-    operators and NumPy's functions compute with all rows.
+    ``array[rows, columns]`` reads the rows, then selects from them. `size` and `astype` work as those of an array.
+    Operators and NumPy's functions read all rows and compute with them.
     """
 
-    __hash__ = object.__hash__  # as what reads rows, not by its values
+    __hash__ = object.__hash__  # by identity, since the mixin's ``==`` compares values
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     @abstractmethod
     def _take(self, rows: Any) -> Array:
-        """Return some rows; one by its number, without its dimension."""
+        """Return rows; for a single row number, drop the row dimension."""
 
     def __len__(self) -> int:
         return self.shape[0]

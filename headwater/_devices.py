@@ -1,4 +1,4 @@
-"""Where torch computes, and in what."""
+"""Devices and precisions that torch computes with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from headwater.errors import InputError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-"""Of encoders, and of training them."""
+"""Precision of encoders, when they encode and when they are trained."""
 HeadPrecision = Literal["auto", "fp32", "bf16"]
-"""Of heads that are trained by gradients."""
+"""Precision of heads that are trained by gradient descent."""
 
 
 def resolve_device(device: str) -> str:
@@ -22,12 +22,12 @@ def resolve_device(device: str) -> str:
     Raises
     ------
     InputError
-        When CUDA is asked for and not there.
+        When CUDA is requested but not available.
     """
     torch = need("torch", "encoders")
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
-        raise InputError("--device cuda: torch sees no CUDA device here. Pass --device cpu.")
+        raise InputError("--device cuda: torch finds no CUDA device on this machine. Pass --device cpu.")
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device must be auto, cpu or cuda, but is {device!r}.")
     return ("cuda" if there else "cpu") if device == "auto" else device

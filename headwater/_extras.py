@@ -1,4 +1,4 @@
-"""Optional dependencies: imported when needed, with the line to type when they are missing."""
+"""Optional dependencies: imported when needed; when one is missing, the error gives the ``pip install`` line."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def need(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
-            raise  # the module is there, but something it imports is not: show that
+            raise  # the module is installed, but one of its own imports is missing: report that one
         raise MissingExtra(f"{module} is not installed. Run: pip install 'headwater[{extra}]'") from error

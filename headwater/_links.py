@@ -1,4 +1,4 @@
-"""Where a symbolic link leads, of a folder that somebody else may have made."""
+"""Check where symbolic links lead in folders that somebody else may have made."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def leads_out(path: Path, folder: Path) -> bool:
-    """Whether a path in a folder is, or lies behind, a link to somewhere else.
+    """Whether a path in a folder leads out of it through a symbolic link.
 
-    A snapshot in the cache of the Hugging Face hub is a folder of links to ``blobs`` beside it: these are its own.
+    A snapshot in the cache of the Hugging Face hub is a folder of links into ``blobs`` beside it. Such links count as
+    inside the folder.
     """
     own, target = folder.resolve(), path.resolve()
     places = [own]

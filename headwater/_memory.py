@@ -1,4 +1,4 @@
-"""Memory of work on the CPU: kept for the next batch instead of being given back after every layer."""
+"""Keep freed memory for the next batch on the CPU, instead of returning it to the system after every layer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _USUAL_TRIM, _USUAL_PAD, _USUAL_MMAP = 64 << 20, 128 << 10, 32 << 20
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Let the C library hand out freed memory again, while the body runs, instead of giving it back to the system.
+    """Make the C library reuse freed memory while the body runs, instead of returning it to the system.
 
-    glibc maps every piece of more than 32 MB anew, and the kernel clears it page by page: of a MobileNet on one core
-    that is half of the time, of 64 networks of 256 units that train together an eighth. Elsewhere than on glibc, and
-    where the user has tuned malloc, nothing is done.
+    glibc maps every allocation of more than 32 MB anew, and the kernel clears it page by page. This takes half of the
+    time of a MobileNet on one core, and an eighth of the time of 64 networks of 256 units that train together. Nothing
+    changes without glibc, or where the user has tuned malloc.
     """
     libc = ctypes.CDLL(None)
     tuned = "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ)
@@ -27,7 +27,7 @@ def keep_freed_memory() -> Iterator[None]:
         return
     libc.mallopt(_MMAP_THRESHOLD, _MOST)
     libc.mallopt(_TRIM_THRESHOLD, _MOST)
-    libc.mallopt(_TOP_PAD, 256 << 20)  # what threads other than the first go by
+    libc.mallopt(_TOP_PAD, 256 << 20)  # threads other than the first use this setting
     try:
         yield
     finally:

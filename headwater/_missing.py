@@ -1,4 +1,4 @@
-"""Words that stand for a missing value, in columns where values are counted or measured."""
+"""Words that stand for a missing value in columns of labels and numbers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import polars as pl
 
 MISSING = ("NA", "N/A", "NaN", "null")
-"""Missing in any case of letters, as an empty cell is; never ``none``, ``unknown``, ``0`` or ``-``."""
+"""Words for a missing value, in upper or lower case. ``none``, ``unknown``, ``0`` and ``-`` are not among them."""
 
 
 def missing_words(text: pl.Series, words: Sequence[str] = MISSING) -> pl.Series:
-    """Say of each text whether it is one of the words, whatever its case and the blanks around it.
+    """Return whether each text is one of the words; case and surrounding blanks are ignored.
 
     Examples
     --------
@@ -23,7 +23,7 @@ def missing_words(text: pl.Series, words: Sequence[str] = MISSING) -> pl.Series:
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell holds nothing, or one of the words for it.
+    """Whether a cell is blank or holds a word for a missing value.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def is_missing(cell: str) -> bool:
 
 
 def words_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the words for missing values: those that were given, or else the usual ones.
+    """Return the words for missing values: the given ones, else the default.
 
     Examples
     --------
@@ -49,5 +49,5 @@ def words_of(given: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def of_no_label(separator: str) -> str:
-    """Say how a sample without any of the labels is written, as against one of which they are not known."""
-    return f"an empty cell means that the labels are not known: write {separator!r} alone for none of them"
+    """Say how to write a sample that has none of the labels, and how one whose labels are unknown."""
+    return f"an empty cell means that the labels are unknown; write {separator!r} alone for a sample without labels"

@@ -1,4 +1,4 @@
-"""Options as values: frozen dataclasses, whose fields a function also takes by their names."""
+"""Options as values: frozen dataclasses whose fields a function also accepts as keyword arguments."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ Value = TypeVar("Value")
 
 
 def with_options(function: str, options: Mapping[str, Any], *values: Any, only: Collection[str] | None = None) -> Any:
-    """Return values in which the fields that options name are replaced, as a tuple; one value by itself.
+    """Return the values as a tuple, with the fields replaced that options name; a single value is returned alone.
 
     Parameters
     ----------
     function
-        What was called, for the message.
+        Name of the function that was called, for the message.
     options
         Fields of the values, by name.
     values
         Frozen dataclasses, no two of which have a field of the same name.
     only
-        The fields that the function has a use for; all of them when left out.
+        The fields that the function uses; all of them when left out.
 
     Raises
     ------
     UnknownOption
-        When an option is no field of any value: a TypeError, as Python raises it for an unknown argument.
+        When an option is not a field of any value: a TypeError, as Python raises for an unknown argument.
     InputError
-        When a value holds something in a field that the function has no use for.
+        When a field that the function does not use is set.
 
     Examples
     --------
@@ -50,21 +50,21 @@ def with_options(function: str, options: Mapping[str, Any], *values: Any, only: 
     for value in found:
         if idle := [name for name in _given(value) if name not in known]:
             option = idle[0].replace("_", "-")
-            raise InputError(f"{function} has no use for {idle[0]} (--{option}): leave it out.")
+            raise InputError(f"{function} does not use {idle[0]} (--{option}). Leave it out.")
     return found if len(found) != 1 else found[0]
 
 
 def picked(kind: type[Value], given: Mapping[str, Any], **named: Any) -> Value:
-    """Make a value of the options of the same name; None stands for the field's default.
+    """Make a value from the options that are named as its fields; None stands for the field's default.
 
     Parameters
     ----------
     kind
         A dataclass.
     given
-        Options by name, such as the arguments of a command; those that are no fields are passed over.
+        Options by name, such as the arguments of a command; those that are not fields are ignored.
     named
-        Fields that are called otherwise, or are made of several options.
+        Fields whose option has another name, or that are made from several options.
     """
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     options = {name: value for name, value in {**given, **named}.items() if name in names and value is not None}
@@ -85,7 +85,7 @@ def as_tuple(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _given(value: Any) -> list[str]:
-    """Return the fields of a dataclass that hold something else than their default."""
+    """Return the fields of a dataclass whose value is not the default."""
     out = []
     for field in fields(value):
         default = field.default_factory() if field.default_factory is not MISSING else field.default

@@ -1,4 +1,4 @@
-"""What a Parquet file says that it holds, by its footer, before any of it is unpacked."""
+"""Read from the footer of a Parquet file how much it declares to hold, before any of it is decompressed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any, BinaryIO
 
 @dataclass(frozen=True)
 class Declared:
-    """What the footer of a Parquet file says.
+    """The sizes that the footer of a Parquet file declares.
 
     Attributes
     ----------
     n_rows
         Rows of the table.
     n_bytes, n_values
-        Unpacked bytes, and values, of each column of each group of rows; of a column of lists, of what is in them.
+        Uncompressed bytes, and values, of each column of each row group. For a column of lists, the values are the
+        elements of the lists.
     """
 
     n_rows: int
@@ -31,7 +32,7 @@ def declared_by(file: BinaryIO) -> Declared:
     Raises
     ------
     ValueError
-        When there is none that can be read.
+        When there is no footer, or it cannot be read.
 
     References
     ----------
@@ -42,7 +43,7 @@ def declared_by(file: BinaryIO) -> Declared:
     tail = file.read(8)
     length = struct.unpack("<I", tail[:4])[0] if len(tail) == 8 else 0
     if tail[4:] != b"PAR1" or not 0 < length <= end - 8:
-        raise ValueError("it has no footer of Parquet")
+        raise ValueError("it has no Parquet footer")
     file.seek(end - 8 - length)
     try:
         metadata = _Compact(file.read(length)).struct()
@@ -54,7 +55,7 @@ def declared_by(file: BinaryIO) -> Declared:
 
 
 class _Compact:
-    """Reads structs of Thrift's compact protocol: a dict from the numbers of fields to values.
+    """Reads structs of Thrift's compact protocol as dicts from field numbers to values.
 
     References
     ----------
@@ -95,7 +96,7 @@ class _Compact:
             return [self._byte() == 1 if inner in (1, 2) else self._value(inner) for _ in range(n)]
         if kind == 12:
             return self.struct()
-        raise ValueError(f"no kind {kind}")
+        raise ValueError(f"unknown type {kind}")
 
     def _byte(self) -> int:
         self.at += 1

@@ -1,7 +1,7 @@
 """Progress of long work: events, sent to one callable, and how a terminal shows them.
 
-Every verb takes ``progress``: None for silence, True for standard error, or a callable that is given each line. A line
-of a step that is counted is an `Event`, with numbers; ``progress=print`` and ``progress=lines.append`` serve as well.
+Every verb takes ``progress``: None for no output, True for standard error, or a callable that receives each line, such
+as ``print`` or ``lines.append``. A line about a counted step is an `Event`, a string that also holds the numbers.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any, Protocol, Self
 from headwater._words import printable
 
 PLAIN_EVERY = 30.0  # seconds between plain lines
-AT_ONCE = 1.0  # a step that takes less needs no line
+AT_ONCE = 1.0  # seconds; a shorter step prints no line
 EVENT_EVERY = 0.1  # seconds between events of one step
 
 
 class Event(str):
-    """A line about the work; of a step that is counted, also how far it is.
+    """A line about the work; for a counted step, also how much of it is done.
 
     Attributes
     ----------
     step
-        The step that is counted, such as ``"embed clip/image"``; None for a line about something else.
+        The counted step, such as ``"embed clip/image"``; None for any other line.
     done, total, failed
-        Number of units finished, of all, and of those that failed.
+        Number of finished units, of all units, and of failed ones.
     unit
         What is counted, such as ``"items"``.
     left
-        Estimated seconds left, where the work itself knows better than its rate so far; else None.
+        Estimated seconds left, where the caller has a better estimate than the rate so far; else None.
     ended
         Whether the step is over.
     """
@@ -64,17 +64,17 @@ class Event(str):
 
 
 Progress = Callable[[str], Any]
-"""Takes lines about the work; those of a step that is counted are `Event`."""
+"""Takes lines about the work; a line about a counted step is an `Event`."""
 
 
 class Update(Protocol):
-    """Takes how many are done and how many of these failed; and the seconds left, where the caller knows better."""
+    """Takes the number done, the number of these that failed, and the caller's own estimate of the seconds left."""
 
     def __call__(self, done: int, failed: int = 0, left: float | None = None) -> None: ...
 
 
 def progress_to(progress: Progress | bool | None) -> Progress:
-    """Return where events go: a callable as it is, True for the terminal, None or False for nowhere."""
+    """Return the callable that receives events: the given one, the terminal for True, `silent` for None or False."""
     if progress is True:
         return Terminal()
     if not progress:
@@ -88,10 +88,10 @@ def silent(event: str) -> None:
 
 @contextmanager
 def counting(progress: Progress, step: str, total: int, *, unit: str = "items") -> Iterator[Update]:
-    """Send events about a step that is counted.
+    """Send events about a counted step.
 
-    Yields a function of the numbers done and failed so far; it sends an event every tenth of a second at most, and one
-    for the last. Nothing is sent for a step of nothing.
+    Yields a function of the numbers done and failed so far. It sends at most one event every tenth of a second, and
+    one when all are done. A step of 0 units sends none.
     """
     if total == 0 or progress is silent:
         yield lambda done, failed=0, left=None: None
@@ -121,7 +121,7 @@ def counting(progress: Progress, step: str, total: int, *, unit: str = "items") 
 
 
 class Terminal:
-    """Shows events on standard error: lines as they are, counted steps as a bar, or as a line now and then."""
+    """Shows events on standard error: lines as they are, counted steps as a bar, or without a tty as plain lines."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -169,13 +169,13 @@ class Terminal:
 
 
 def _bar() -> Any:
-    """Return a progress bar of rich with the rate, the time left and the number of failures."""
+    """Return a rich progress bar with the rate, the time left and the number of failures."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class _Remaining(TimeRemainingColumn):
-        """The time left as the work estimates it, or else as the rate so far gives it."""
+        """The time left: the caller's estimate, else the one from the rate so far."""
 
         def render(self, task: Task) -> Text:
             left = task.fields["left"]
@@ -193,7 +193,7 @@ def _bar() -> Any:
 
 
 def span(seconds: float) -> str:
-    """Write how long something takes.
+    """Write a duration.
 
     Examples
     --------
@@ -206,7 +206,7 @@ def span(seconds: float) -> str:
 
 
 def _rate(rate: float, unit: str) -> str:
-    """Write how fast steps go; slow ones by what each takes.
+    """Write a rate; below 0.1 per second, write the seconds per unit instead.
 
     Examples
     --------

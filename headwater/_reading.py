@@ -1,9 +1,9 @@
-"""Reading files that somebody else may have written: regular files only, and only so many bytes of one.
+"""Safe reading of files that somebody else may have written: regular files only, up to a number of bytes.
 
-A path that leads to a pipe, a socket or a device would wait for ever, or never end; a sparse file of a few bytes on
-disk can be said to hold terabytes; JSON that is nested a million deep ends the interpreter. Every file is opened here,
-so that none of this happens anywhere. What is refused is an `OSError` with its reason in words, or a `ValueError` for
-JSON, so that whoever catches these for a file catches it too.
+Reading a pipe, a socket or a device may block or never end. A sparse file that takes a few bytes on disk may read as
+terabytes. JSON that is nested a million levels deep crashes the interpreter. Every file is therefore opened here. A
+file that is refused raises `OSError`, or `ValueError` for JSON, so code that handles errors of a file handles these
+too.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
     import polars as pl
 
 SMALL = 64 << 20
-"""Bytes that a JSON file may have: settings, metadata, metrics."""
+"""Most bytes of a JSON file (settings, metadata, metrics)."""
 TABLE = 8 << 30
-"""Bytes that a table may have."""
+"""Most bytes of a table."""
 ROWS_A_BYTE = 64
-"""Rows that a table may have for each byte of its file: rows of ids of their own take more space than that."""
+"""Most rows of a table for each byte of its file. A table with distinct ids has far fewer."""
 PACKED = 1000
-"""How many times its own size a table may unpack to."""
+"""Most times its own size that a table may decompress to."""
 UNPACKED = 1 << 30
-"""Bytes that any table may unpack to."""
+"""Bytes that a table of any size may decompress to."""
 DEEPEST = 100
-"""Levels that JSON may be nested."""
+"""Most levels of nesting in JSON."""
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO:
-    """Open a regular file for reading; a symbolic link is followed unless ``follow`` says otherwise.
+    """Open a regular file for reading; a symbolic link is followed unless ``follow`` is false.
 
     Raises
     ------
     OSError
-        When there is none, it may not be read, or it is something else: a folder, a pipe, a device, a link that is not
-        to be followed.
+        When there is no file, it may not be read, or it is not a regular file: a folder, a pipe, a device, or, with
+        ``follow=False``, a link.
     """
-    # first, since to open a device may already do something
-    _require_regular(os.stat(path, follow_symlinks=follow), path)  # noqa: PTH116  (a string is as good)
+    # before opening, since opening a device may already have an effect
+    _require_regular(os.stat(path, follow_symlinks=follow), path)  # noqa: PTH116  (path may be a string)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | _BINARY
     descriptor = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
     try:
-        _require_regular(os.fstat(descriptor), path)  # what was opened, whatever was there a moment before
+        _require_regular(os.fstat(descriptor), path)  # again, in case the path was replaced in between
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -63,30 +63,30 @@ def read_regular(path: str | os.PathLike[str], *, most: int = SMALL, follow: boo
     Raises
     ------
     OSError
-        As `open_regular` does, and when there are more bytes.
+        As `open_regular` does, and when the file has more bytes.
     """
     with open_regular(path, follow=follow) as file:
         n_bytes = os.fstat(file.fileno()).st_size
         if n_bytes > most:
             raise _too_large(n_bytes, most, path)
-        data = file.read(most + 1)  # a file may grow, and those of /proc are said to hold nothing
+        data = file.read(most + 1)  # a file may grow, and files in /proc report a size of 0
     if len(data) > most:
         raise _too_large(len(data), most, path)
     return data
 
 
 def read_json(path: str | os.PathLike[str], *, most: int = SMALL, follow: bool = True) -> Any:
-    """Return what a JSON file holds; see `parse_json`."""
+    """Return the value in a JSON file; see `parse_json`."""
     return parse_json(read_regular(path, most=most, follow=follow))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what JSON says.
+    """Return the value of JSON text.
 
     Raises
     ------
     ValueError
-        When it is no JSON, not in UTF-8, or nested more than `DEEPEST` levels deep.
+        When the text is not JSON, not in UTF-8, or nested more than `DEEPEST` levels deep.
     """
     try:
         value = json.loads(text)
@@ -96,21 +96,21 @@ def parse_json(text: str | bytes) -> Any:
     if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
         json.dumps(
             value, ensure_ascii=False
-        ).encode()  # half a character is a UnicodeEncodeError, which is a ValueError
+        ).encode()  # an unpaired surrogate raises UnicodeEncodeError, which is a ValueError
     return value
 
 
 class NotParquet(ValueError):
-    """Bytes that are no Parquet file, or not one that is read."""
+    """The bytes are not a Parquet file, or one that is refused."""
 
 
 def parse_parquet(data: bytes) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Return the table that is in a Parquet file, and the words that its writer put beside it.
+    """Return the table in a Parquet file, and the key-value metadata that its writer added.
 
     Raises
     ------
     NotParquet
-        When it is no Parquet file, is damaged, or is said to hold more rows than its bytes can be of.
+        When the bytes are not a Parquet file, are damaged, or declare more values than a file of this size can hold.
     """
     import polars as pl
 
@@ -120,14 +120,14 @@ def parse_parquet(data: bytes) -> tuple[pl.DataFrame, dict[str, str]]:
         raise NotParquet(str(error)) from error
     n_values = max([declared.n_rows, *declared.n_values])
     if n_values > ROWS_A_BYTE * len(data) or sum(declared.n_bytes) > max(UNPACKED, PACKED * len(data)):
-        raise NotParquet(f"it is said to unpack to {n_values:,} values, and has {len(data):,} bytes")
+        raise NotParquet(f"it declares {n_values:,} values, too many for a file of {len(data):,} bytes")
     try:
         table, words = pl.read_parquet(io.BytesIO(data)), pl.read_parquet_metadata(io.BytesIO(data))
         texts = table.select(pl.col(pl.String).str.len_bytes().cast(pl.UInt64).sum())
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError, MemoryError) as error:
         raise NotParquet((str(error).strip() or type(error).__name__).splitlines()[0]) from error
     if texts.width and (n_bytes := sum(texts.row(0))) > max(UNPACKED, PACKED * len(data)):
-        raise NotParquet(f"its texts are {n_bytes:,} bytes, and it has {len(data):,}")
+        raise NotParquet(f"its texts take {n_bytes:,} bytes, too many for a file of {len(data):,} bytes")
     return table, words
 
 
@@ -148,18 +148,18 @@ def _require_regular(found: os.stat_result, path: str | os.PathLike[str]) -> Non
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if stat.S_ISLNK(mode):
-        raise OSError(errno.ELOOP, "is a symbolic link, where a file is needed", os.fspath(path))
-    raise OSError(errno.EINVAL, "is a pipe, a socket or a device, where a file is needed", os.fspath(path))
+        raise OSError(errno.ELOOP, "is a symbolic link, not a regular file", os.fspath(path))
+    raise OSError(errno.EINVAL, "is a pipe, a socket or a device, not a regular file", os.fspath(path))
 
 
 def _too_large(n_bytes: int, most: int, path: str | os.PathLike[str]) -> OSError:
-    return OSError(errno.EFBIG, f"{n_bytes:,} bytes or more, where at most {most:,} are read", os.fspath(path))
+    return OSError(errno.EFBIG, f"has {n_bytes:,} bytes or more; at most {most:,} are read", os.fspath(path))
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:
-    """Return what matches a pattern below a folder, of which another process may be removing parts."""
+    """Return the paths below a folder that match a pattern, even while another process removes some."""
     while True:
         try:
             return list(folder.glob(pattern))
-        except FileNotFoundError:  # a folder is gone that was there a moment ago: the next look does without it
+        except FileNotFoundError:  # a folder was removed during the listing: list again without it
             continue

@@ -1,6 +1,6 @@
-"""What is read from files that somebody else may have written is compared with the types that it should have.
+"""Validate values read from files that somebody else may have written.
 
-The frozen dataclass that a file becomes is its schema: names, types and ranges stand there once.
+The schema is the frozen dataclass that the values become: it states names, types and ranges once.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Word = Annotated[str, msgspec.Meta(max_length=1 << 16)]
 
 
 def read_as(kind: type[Read], value: Any) -> Read:
-    """Return plain JSON values as a dataclass, or another type; fields that it does not have are passed over.
+    """Convert plain JSON values to a dataclass or another type; unknown fields are ignored.
 
     Raises
     ------
     ValueError
-        When a field is missing, of another type, or out of range; the message names it.
+        When a field is missing, has another type, or is out of range; the message names the field.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How results look in a session: one line for each, and in a notebook the lines that the command prints."""
+"""How results look in a Python session: one line; in a notebook, the lines that the command prints."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from html import escape
 
 
 class Shown:
-    """A result that says in lines what it holds."""
+    """A result that can be shown as lines."""
 
     def lines(self) -> list[str]:
-        """Say in a few lines what came out."""
+        """Return the result in a few lines."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -22,7 +22,7 @@ class Shown:
 
 
 def as_html(lines: Iterable[str]) -> str:
-    """Return lines as HTML in which nothing of theirs is a tag.
+    """Return lines as HTML, with all special characters escaped.
 
     Examples
     --------

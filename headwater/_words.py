@@ -10,7 +10,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 
 
 def counted(n: int, noun: str) -> str:
-    """Write a number with its noun in the right form.
+    """Write a number with its noun, in the singular or plural.
 
     Examples
     --------
@@ -21,7 +21,7 @@ def counted(n: int, noun: str) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[str]:
-    """Return rows of cells as lines, columns under each other; what lies beyond ``width`` is cut.
+    """Return rows of cells as lines with aligned columns; longer lines are cut at ``width``.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def cut(value: Any, most: int) -> str:
 
 
 def size(n_bytes: int) -> str:
-    """Write a number of bytes for people.
+    """Write a number of bytes with a unit.
 
     Examples
     --------
@@ -62,10 +62,10 @@ def size(n_bytes: int) -> str:
 
 
 def indented(table: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines, set in."""
+    """Return rows of cells as indented lines with aligned columns."""
     return [f"  {line}" for line in aligned(table)] if table else []
 
 
 def printable(line: str) -> str:
-    """Return a line without characters that would move the cursor, turn text around or change a terminal's settings."""
+    """Replace characters that would move the cursor, reverse text or change a terminal's settings."""
     return _CONTROLS.sub("�", line)

@@ -13,15 +13,15 @@ HeadwaterError
 │   ├── StoreNotFound (FileNotFoundError)
 │   ├── SpecMismatch                   features of different specs would be mixed
 │   └── StoreBusy (RuntimeError)       another process writes the same features
-├── DiskError (OSError)                the disk is full or refuses
-├── RemoteError (OSError)              a bucket cannot be reached or refuses
-├── EncoderError (ValueError)          an encoder that cannot be built or fed
+├── DiskError (OSError)                the disk is full or cannot be written
+├── RemoteError (OSError)              a bucket cannot be reached or rejects a request
+├── EncoderError (ValueError)          an encoder that cannot be built or cannot encode its input
 ├── HeadError (ValueError)             a head that cannot be fitted or loaded
 ├── SplitError (ValueError)            a split that cannot be made
 ├── MissingExtra (ImportError)         an optional dependency is not installed
 └── NotSupported (ImportError)         headwater does not run on this system
 
-Each is also the builtin error that it is, so that code which knows nothing of headwater can catch it.
+Each error is also a builtin error, so code that does not know headwater can catch it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-# What NumPy writes around a scalar: np.str_('a'), np.float64(1.0), np.True_.
+# How NumPy 2 prints a scalar: np.str_('a'), np.float64(1.0), np.True_.
 _SCALAR = re.compile(
     r"""\bnp\.(?:(?:str|bytes)_|longdouble|(?:u?int|float|complex)\d+|(?:datetime|timedelta)64)
     \(( b?'(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*" | [^()'"]* )(?:,\s*'\w+')?\) | \bnp\.(True|False)_(?!\w)""",
@@ -43,7 +43,7 @@ _CREDENTIALS = re.compile(r"(?<=:/)(/?)[^/\\s@'\"]+@(?=[^/\\s])")
 
 
 def without_credentials(words: str) -> str:
-    """Return words with what stands before an ``@`` in URLs left out.
+    """Return words with the credentials before an ``@`` in URLs replaced by ``…``.
 
     Examples
     --------
@@ -54,10 +54,10 @@ def without_credentials(words: str) -> str:
 
 
 class HeadwaterError(Exception):
-    """Base of every error that is a user's to mend: its message says what, where and what to do.
+    """Base of every error that the user can fix: the message says what went wrong, where, and what to do.
 
-    Values stand in it as Python writes them, not as NumPy does: ``'a'`` and not ``np.str_('a')``. Credentials in URLs
-    are not repeated.
+    Values are printed as Python writes them, ``'a'``, not as NumPy does, ``np.str_('a')``. Credentials in URLs are
+    left out.
     """
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class ManifestNotFound(ManifestError, FileNotFoundError):
 
 
 class VectorsError(HeadwaterError, ValueError):
-    """Vectors that something else made cannot be imported."""
+    """Vectors that another tool made cannot be imported."""
 
 
 class VectorsNotFound(VectorsError, FileNotFoundError):
@@ -114,15 +114,15 @@ class StoreBusy(StoreError, RuntimeError):
 
 
 class DiskError(HeadwaterError, OSError):
-    """The disk is full, or refuses to be written to."""
+    """The disk is full or cannot be written."""
 
 
 class RemoteError(HeadwaterError, OSError):
-    """A bucket cannot be reached, or refuses what is asked of it."""
+    """A bucket cannot be reached, or rejects a request."""
 
 
 class EncoderError(HeadwaterError, ValueError):
-    """An encoder cannot be built, or cannot encode what it was given."""
+    """An encoder cannot be built, or cannot encode its input."""
 
 
 class HeadError(HeadwaterError, ValueError):
@@ -142,7 +142,7 @@ class NotSupported(HeadwaterError, ImportError):
 
 
 def how_to_make(path: str | os.PathLike[str], command: str) -> str:
-    """Say which command makes what is not at a path; where something else is, that it has to be another path.
+    """Say which command to run to create a missing path; where something else is there, ask for another path.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """Encoders, and the run that fills a store.
 
-Names are looked up when they are first used: this package is loaded with ``import headwater``, which must cost nothing.
+Names are imported when they are first used, since ``import headwater`` loads this package and must stay fast.
 """
 
 from __future__ import annotations

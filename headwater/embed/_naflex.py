@@ -1,4 +1,4 @@
-"""Images as patches at their own shape, which SigLIP 2 takes: a grid of as many as fit into a fixed number."""
+"""Images as patches in their own aspect ratio, as SigLIP 2 reads them: a grid of at most a fixed number of patches."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 def takes_patches(processor: Any) -> bool:
-    """Whether an image processor makes patches, rather than pixels of one size."""
+    """Whether an image processor makes patches, instead of pixels of one size."""
     return "spatial_shapes" in getattr(processor, "model_input_names", ())
 
 
 def patches_of(made: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Return the patches of what a processor made of one image, of shape ``(rows, columns, dim)``, without padding."""
+    """Return the patches that a processor made from one image, of shape ``(rows, columns, dim)``, without padding."""
     rows, columns = (int(n) for n in made["spatial_shapes"][0])
     return np.asarray(made["pixel_values"][0][: rows * columns], np.float32).reshape(rows, columns, -1)
 
 
 PATCHES = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
-"""What a batch consists of, in the order of `padded_patches`."""
+"""Names of the tensors of a batch, in the order of `padded_patches`."""
 
 
 def padded_patches(batch: Sequence[NDArray[np.float32]], n_patches: int, frozen: Frozen) -> dict[str, Tensor]:
-    """Return a batch as the model takes it: patches padded to ``n_patches``, which of them are real, and the grids."""
+    """Return a batch for the model: patches padded to ``n_patches``, their mask, and the shapes of the grids."""
     torch = need("torch", "encoders")
     pixels = np.zeros((len(batch), n_patches, batch[0].shape[2]), np.float32)
     mask = np.zeros((len(batch), n_patches), np.int64)
@@ -55,7 +55,7 @@ def see_patches(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def pooled_tokens(hidden: Tensor, shapes: Tensor, n_tokens: int) -> Tensor:
-    """Average each image's own grid of tokens down to ``n_tokens``: shape ``(n, n_tokens, dim)``."""
+    """Average each image's grid of tokens down to ``n_tokens``; the result has shape ``(n, n_tokens, dim)``."""
     torch = need("torch", "encoders")
     parts = []
     for states, (rows, columns) in zip(hidden, shapes.tolist(), strict=True):

@@ -1,7 +1,7 @@
-"""Image preprocessing that travels with the weights, split where it pays.
+"""Image preprocessing that comes with the weights, split into a part per image and a part per batch.
 
-A torchvision pipeline ends in ``ToTensor`` and ``Normalize``. What comes before works on an image and is done item by
-item in worker threads, leaving bytes; the end is arithmetic and is done for a whole batch on the device.
+A torchvision pipeline ends in ``ToTensor`` and ``Normalize``. Worker threads apply the steps before these to each
+image, which gives 8-bit pixels. The last two are arithmetic, done for a whole batch on the device.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ImagePipeline:
             )
 
     def prepare(self, image: Image.Image) -> NDArray[Any]:
-        """Return uint8 of shape ``(height, width, 3)``, or what the pipeline makes, float32 ``(3, height, width)``."""
+        """Return uint8 pixels of shape ``(height, width, 3)``; if the pipeline is not split, float32 ``(3, h, w)``."""
         value: Any = image
         for step in self._steps:
             value = step(value)

@@ -1,4 +1,4 @@
-"""What a decoder is given to read: words around an image, around a text, or around both."""
+"""Prompts of decoders: words around an image, around a text, or around both."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ DEFAULT_PROMPTS: dict[Modality, str] = {
 """After Jiang et al., E5-V: Universal Embeddings with Multimodal Large Language Models, 2024, section 3.1."""
 
 TEXT = "\ue000"
-"""Stands for the text while a chat template goes round it: a private character, which no template knows."""
+"""A private character that stands for the text while the chat template is applied; no template uses it."""
 
 
 def prompts_of(prompt: str | None, spec: str) -> dict[Modality, str]:
-    """Return the prompt of each modality that ``prompt`` can be used for; those by default where it is None.
+    """Return the prompt of each modality that ``prompt`` serves; for None, the default prompts.
 
     Raises
     ------
     EncoderError
-        When it does not say once where an image, a text, or each of both goes.
+        When the prompt does not contain ``{image}``, ``{text}``, or both, once each.
 
     Examples
     --------
@@ -45,21 +45,21 @@ def prompts_of(prompt: str | None, spec: str) -> dict[Modality, str]:
     places = tuple(sorted(PLACES.findall(prompt)))
     if places not in of:
         raise EncoderError(
-            f"{spec}: --prompt {prompt!r} must say once where the item goes: put {{image}} or {{text}} in it, or both "
-            "once each, to read them together."
+            f"{spec}: --prompt {prompt!r} must contain {{image}} or {{text}} once, or each of both once to read them "
+            "together."
         )
     return {of[places]: prompt}
 
 
 def rendered(prompt: str, processor: Any, spec: str) -> str:
-    """Return a prompt as the model's chat template writes it, the item's text as `TEXT`.
+    """Apply the model's chat template to a prompt, with `TEXT` in place of the text.
 
-    A model without a template gets the prompt as it is, the image as its token.
+    Without a template, the prompt stays as it is, with the model's image token in place of the image.
 
     Raises
     ------
     EncoderError
-        When the model says neither how it is talked to nor what stands for an image.
+        When the model has neither a chat template nor an image token.
     """
     parts = [part for part in PLACES.split(prompt) if part]
     if getattr(processor, "chat_template", None):
@@ -72,12 +72,14 @@ def rendered(prompt: str, processor: Any, spec: str) -> str:
         return written
     token = getattr(processor, "image_token", None)
     if not isinstance(token, str):
-        raise EncoderError(f"{spec}: has no chat template and no image token, so it cannot be shown an image.")
+        raise EncoderError(
+            f"{spec}: the model has no chat template and no image token, so it cannot read images. Choose another one."
+        )
     return prompt.replace("{image}", token).replace("{text}", TEXT)
 
 
 def plain_words(text: str, special: list[str]) -> str:
-    """Return a text in which nothing reads as a special token of the model's.
+    """Return a text in which no word is a special token of the model.
 
     Examples
     --------

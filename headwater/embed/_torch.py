@@ -1,4 +1,4 @@
-"""Torch modules that only ever predict: loaded, frozen, moved and run in one place."""
+"""Torch modules for inference only: frozen, moved to a device and run in one place."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class Frozen:
     precision
         ``fp32``, ``bf16``, ``fp16``; ``auto`` starts in fp32 until `settle` has tried bf16.
     weights
-        The file that the parameters were read from, when a user named one.
+        The file that the parameters were read from, if the user named one.
     adapter, name
-        What training changed, to be put into the module of the encoder ``name``.
+        The adapter to apply to the module of the encoder ``name``.
 
     Attributes
     ----------
     digest
-        Of the module as it came.
+        Digest of the module before the adapter was applied.
     adapter
-        The digest of the adapter, or None.
+        Digest of the adapter, or None.
     logit_scale
-        What a dual encoder multiplies cosines by, or None.
+        The factor by which a dual encoder multiplies cosines, or None.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Frozen:
         self._files = {} if weights is None else {"weights_file": str(Path(weights).resolve())}
         if adapter is not None and adapter.path is not None:
             self._files["adapter_file"] = str(adapter.path)
-        # Cast first: a model that fits the device in its precision may not fit it in fp32.
+        # Cast before moving: in fp32, the model may not fit on the device.
         frozen = _channels_last(module.eval().requires_grad_(False).to(self.dtype).to(self.device))
         if self.device == "cpu":
             _convolve_by_onednn(frozen)
@@ -97,12 +97,12 @@ class Frozen:
             return function(self.module, *inputs)
 
     def settle(self, encode: Callable[[Any], Tensor]) -> None:
-        """Choose between fp32 and bf16, when that was left open, by what bf16 changes in pooled vectors.
+        """For precision ``auto``, choose bf16 if it hardly changes the pooled vectors, else fp32.
 
         Parameters
         ----------
         encode
-            Makes pooled features, of shape ``(n, dim)``, with the module that it is given and inputs of `dtype`.
+            Returns pooled features, of shape ``(n, dim)``, from a given module and inputs of `dtype`.
         """
         if not self._open or not fast_at_bf16(self.device):
             return
@@ -115,19 +115,19 @@ class Frozen:
             del self._modules["bf16"]
 
     def restore(self, environment: Mapping[str, Any]) -> None:
-        """Take over the precision of an earlier run, when it was left open."""
+        """For precision ``auto``, use the precision of an earlier run."""
         if self._open:
             self._use(environment.get("precision", "fp32"))
 
     def _use(self, precision: str) -> None:
-        """Compute in ``precision`` from now on; the module in fp32 is kept, for what is asked next."""
+        """Compute in ``precision`` from now on; the fp32 module is kept for later changes."""
         self.precision = precision
         if precision not in self._modules:
             self._modules[precision] = copy.deepcopy(self._modules["fp32"]).to(self.dtype)
         self.module = self._modules[precision]
 
     def environment(self, library: str) -> dict[str, Any]:
-        """Return versions of torch and ``library``, device, precision, and the files that a user named."""
+        """Return the versions of torch and ``library``, the device, the precision, and the files the user named."""
         torch = need("torch", "encoders")
         name = torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
         values: dict[str, Any] = {
@@ -141,10 +141,11 @@ class Frozen:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep off the terminal what model libraries log and count while they load; what matters of it is raised.
+    """Keep log messages and progress bars of model libraries off the terminal while they load models.
 
-    Whoever has set up logging still gets open_clip's and timm's records: the handler that is added drops its own copy
-    only. open_clip logs through the root logger, which without any handler would be given one for good.
+    Errors are still raised. Users who have configured logging still get the records of open_clip and timm, since the
+    handler that is added only drops its own copy. It is needed because open_clip logs through the root logger, which
+    would otherwise get a permanent handler.
     """
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
@@ -166,7 +167,7 @@ def _quiet_transformers() -> Iterator[None]:
     library.set_verbosity_error()
     library.disable_progress_bar()
     if downloads:
-        hub.enable_progress_bars()  # a download may take minutes and is worth a bar
+        hub.enable_progress_bars()  # downloads may take minutes, so they keep their bar
     try:
         yield
     finally:
@@ -179,7 +180,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Let torch operations of threads that start in the body run on their own thread alone."""
+    """Limit the torch operations of each thread that starts in the body to that thread."""
     torch = need("torch", "encoders")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -197,12 +198,12 @@ def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
 
 @contextmanager
 def fitting(spec: str, size: tuple[int, int] | None) -> Iterator[None]:
-    """Turn what a model raises at images of a size that it cannot take into one line; without a size, nothing.
+    """Turn the errors of a model that cannot read images of ``size`` into a one-line error; do nothing without a size.
 
     Raises
     ------
     EncoderError
-        Which names the size.
+        The message names the size.
     """
     try:
         yield
@@ -211,13 +212,13 @@ def fitting(spec: str, size: tuple[int, int] | None) -> Iterator[None]:
             raise
         height, width = size
         raise EncoderError(
-            f"{spec}: cannot see images of {height} x {width} pixels ({first_line(error)}). Try a multiple of its "
-            "patches, such as 32 or 14 pixels, or its own size: leave --image-size out."
+            f"{spec}: cannot read images of {height} x {width} pixels ({first_line(error)}). Give a multiple of the "
+            "patch size, such as 14 or 32 pixels, or leave --image-size out."
         ) from error
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
-    """Lay kernels of two-dimensional convolutions out as they are fastest; those over video frames cannot be."""
+    """Store kernels of two-dimensional convolutions channels last, which is fastest; 3D kernels cannot be stored so."""
     for part in module.modules():
         if isinstance(part, need("torch", "encoders").nn.Conv2d):
             part.to(memory_format=need("torch", "encoders").channels_last)
@@ -225,10 +226,10 @@ def _channels_last(module: nn.Module) -> nn.Module:
 
 
 def _convolve_by_onednn(module: nn.Module) -> None:
-    """Let oneDNN do 1 x 1 convolutions on one thread, too: half as long again is what torch's own way takes.
+    """Make torch compute 1 x 1 convolutions with oneDNN on one thread too; its own code takes 1.5 times as long.
 
-    Torch leaves fp32 convolutions of fewer than 16 images to oneDNN when they are dilated, among others, and a single
-    point has nothing to dilate.
+    Torch uses oneDNN for fp32 convolutions of fewer than 16 images if they are dilated, among other cases. Dilation
+    does not change a 1 x 1 kernel.
     """
     for part in module.modules():
         if isinstance(part, need("torch", "encoders").nn.Conv2d) and part.kernel_size == (1, 1):
@@ -236,7 +237,7 @@ def _convolve_by_onednn(module: nn.Module) -> None:
 
 
 def convolve_as_before(module: nn.Module) -> None:
-    """Undo `_convolve_by_onednn` where gradients are wanted: backwards, dilation makes it many times as slow."""
+    """Undo `_convolve_by_onednn` for training, since dilation makes the backward pass many times slower."""
     for part in module.modules():
         if isinstance(part, need("torch", "encoders").nn.Conv2d) and part.kernel_size == (1, 1):
             part.dilation = (1, 1)

@@ -1,4 +1,4 @@
-"""What training changed in an encoder: kept in a folder of its own, and put back when the encoder is loaded."""
+"""Adapters: weights that training added to an encoder, stored in a folder and applied when the encoder is loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMAT = 1
 ADAPTER, TENSORS = "adapter.json", "adapter.safetensors"
 BEFORE = "before"
 FOLDER = "encoder"
-"""Where a run keeps its adapters, one folder for each encoder that was trained."""
+"""Folder of a run that holds its adapters, one subfolder per trained encoder."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Lora:
     targets: Sequence[str]
 
     def inject(self, module: nn.Module) -> Any:
-        """Put fresh adapters, which change nothing yet, into a module; return peft's model of it."""
-        whole = "|".join(map(re.escape, self.targets))  # peft would take a list for endings of names
+        """Insert new adapters, which change nothing yet, into a module; return peft's model of it."""
+        whole = "|".join(map(re.escape, self.targets))  # peft matches a list against ends of names
         config = need("peft", "encoders").LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=f"({whole})"
         )
@@ -60,29 +60,28 @@ class Lora:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Tensors that an encoder was given by training.
+    """The tensors that training changed in an encoder.
 
     Attributes
     ----------
     encoder, base
-        Spec of the encoder that was trained, and the digest of the weights that it started from.
+        Spec of the trained encoder, and digest of the weights that training started from.
     lora
-        How adapters were put in; None where the encoder's own parameters were trained.
+        The LoRA settings; None if the encoder's own parameters were trained.
     tensors
-        What was trained, and the running statistics of layers that were, by name.
+        The trained tensors, and the running statistics of trained layers, by name.
     path
-        Where it was read from.
+        Folder that the adapter was read from.
     before
-        What an earlier training had put on the weights, where this one went on from it.
+        The adapter of an earlier training, if this one continued it.
     image_size
-        Height and width of the images that it was trained on, where they were not the encoder's own.
+        Height and width of the training images, if they were not the encoder's own.
     choices
-        What else of the encoder was chosen when it was trained: ``layer``, ``pooling`` and ``prompt``.
+        The ``layer``, ``pooling`` and ``prompt`` that were chosen for training.
     steps
-        What was done to images before all else, as `headwater.sources.steps.Steps` names it; None where that was not
-        written down.
+        The steps applied to images, as named by `headwater.sources.steps.Steps`; None if they were not recorded.
     peft
-        What peft itself saved; there is then nothing else, and no telling which weights it was trained on.
+        An adapter saved by peft. The other fields are then empty, and it is unknown which weights it was trained on.
     """
 
     encoder: str
@@ -108,7 +107,7 @@ class Adapter:
         return digest.hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write it into an existing folder."""
+        """Write the adapter into an existing folder."""
         lora = None if self.lora is None else {**vars(self.lora), "targets": list(self.lora.targets)}
         values = {"format": FORMAT, "encoder": self.encoder, "base": self.base, "lora": lora}
         if self.image_size is not None:
@@ -125,27 +124,27 @@ class Adapter:
         (folder / ADAPTER).write_text(json.dumps(values, indent=2) + "\n")
 
     def steps_with(self, asked: Steps | None) -> Steps | None:
-        """Return the steps before an encoder that it is put into, given those that were asked for.
+        """Return the steps for an encoder with this adapter, given the requested steps.
 
         Raises
         ------
         EncoderError
-            When it was trained with others.
+            When the adapter was trained with other steps.
         """
         if self.steps is None:
             return asked
         if asked is not None and list(asked.names) != list(self.steps):
             trained = " ".join(f"--step {step}" for step in self.steps) or "no --step"
-            raise EncoderError(f"--adapter {self.path}: was trained with {trained}: leave --step out.")
+            raise EncoderError(f"--adapter {self.path} was trained with {trained}. Leave --step out.")
         return parse_steps(self.steps, named_by=f"--adapter {self.path}")
 
     def apply(self, module: nn.Module, base: str, encoder: str) -> None:
-        """Put what was trained into a module that was built as the trained one was.
+        """Apply the adapter to a module that was built like the trained one.
 
         Raises
         ------
         EncoderError
-            When the module has other weights than the adapter was trained on, or lacks what was trained.
+            When the module has other weights than the adapter was trained on, or lacks a trained layer.
         """
         tensors = self.tensors
         lora: Lora | PeftLora | None = self.lora
@@ -153,8 +152,8 @@ class Adapter:
             lora, tensors = self.peft.on(module, f"--adapter {self.path}")
         elif base != self.base:
             raise EncoderError(
-                f"{encoder}: the adapter was trained on other weights ({self.encoder}, digest {self.base[:8]}…, here "
-                f"{base[:8]}…). Name the encoder, and the --weights, that it was trained on."
+                f"{encoder}: the adapter was trained on other weights ({self.encoder}, digest {self.base[:8]}…, not "
+                f"{base[:8]}…). Give the encoder, and the --weights, that it was trained on."
             )
         if self.before is not None:
             self.before.apply(module, base, encoder)
@@ -163,11 +162,11 @@ class Adapter:
         except Exception as error:  # the library raises many kinds for layers that it does not find or cannot adapt
             raise EncoderError(f"{encoder}: the adapter does not fit this model ({first_line(error)}).") from error
         own = module.state_dict()
-        if self.peft is not None:  # what an adapted layer had before is one level deeper in it now
+        if self.peft is not None:  # peft moves the own parameters of an adapted layer one level down
             tensors = {name if name in own else _deeper(name): tensor for name, tensor in tensors.items()}
         unknown = [name for name in tensors if name not in own]
         shapes = [
-            f"{name} {tuple(tensor.shape)} where {tuple(own[name].shape)} belongs"
+            f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
             for name, tensor in tensors.items()
             if name in own and tensor.shape != own[name].shape
         ]
@@ -179,18 +178,18 @@ class Adapter:
 
 
 def _deeper(name: str) -> str:
-    """Return the name of a parameter of a layer, in the layer that peft put around it."""
+    """Return the name of a layer's parameter inside the layer that peft wraps around it."""
     layer, _, parameter = name.rpartition(".")
     return f"{layer}.base_layer.{parameter}"
 
 
 def tuned_encoders(path: str | Path) -> list[str]:
-    """Return the specs of the encoders that a run of ``fine-tune`` tuned.
+    """Return the specs of the encoders that a run of ``fine-tune`` trained.
 
     Raises
     ------
     EncoderError
-        When there is none.
+        When the run holds none.
     """
     return [values["encoder"] for values in _described(Path(path)).values()]
 
@@ -203,12 +202,12 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
     path
         A run of ``fine-tune``, the folder of one adapter, or a folder in which peft saved one.
     encoder
-        Spec of the encoder that it is for: a run may hold several.
+        Spec of the encoder; a run may hold adapters of several encoders.
 
     Raises
     ------
     EncoderError
-        When there is none, or none for this encoder.
+        When there is no adapter, or none for this encoder.
     """
     path = Path(path)
     if is_peft(path):
@@ -216,11 +215,13 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         return Adapter(encoder, "", None, found.tensors, path.resolve(), peft=found)
     described = _described(path)
     try:
-        # one adapter may go by another name of the encoder, such as a moved directory: the digest decides
+        # a single adapter may give another name of the encoder, such as a moved directory; the digest is checked later
         chosen = [f for f, values in described.items() if values["encoder"] == encoder] or list(described)
         if len(chosen) > 1:
             names = ", ".join(values["encoder"] for values in described.values())
-            raise EncoderError(f"--adapter {path}: holds tuned encoders {names}, but not {encoder}.")
+            raise EncoderError(
+                f"--adapter {path} holds trained encoders {names}, but not {encoder}. Name one of these."
+            )
         values = described[chosen[0]]
         tensors = need("safetensors.torch", "encoders").load_file(file_of(chosen[0], TENSORS))
         lora = None if values["lora"] is None else _lora_of(values["lora"])
@@ -232,10 +233,10 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
         size = values.get("image_size")
         seen = None if size is None else (int(size[0]), int(size[1]))
         if not isinstance(values["encoder"], str) or not isinstance(values.get("choices", {}), dict):
-            raise ValueError("an encoder is named by words, and choices by their names")
+            raise ValueError("the encoder must be a string, and choices a mapping")
         choices = {str(option): str(value) for option, value in values.get("choices", {}).items()}
         if unknown := sorted(set(choices) - set(CHOICES)):
-            raise ValueError(f"{', '.join(unknown)}: no choice of an encoder, which has {', '.join(CHOICES)}")
+            raise ValueError(f"unknown choices {', '.join(unknown)}; an encoder has {', '.join(CHOICES)}")
         steps = None if "steps" not in values else [str(step) for step in values["steps"]]
         return Adapter(values["encoder"], values["base"], lora, tensors, path.resolve(), before, seen, choices, steps)
     except EncoderError:
@@ -245,18 +246,18 @@ def read_adapter(path: str | Path, encoder: str) -> Adapter:
 
 
 def _lora_of(values: Mapping[str, Any]) -> Lora:
-    """Return how adapters were put in, each value as peft needs it."""
+    """Return the LoRA settings, with the types that peft needs."""
     lora = Lora(**values)
     if lora.rank < 1 or not all(isinstance(target, str) for target in lora.targets):
-        raise ValueError("no rank of at least 1, or layers that are not named by words")
+        raise ValueError("the LoRA rank must be at least 1, and target layers must be strings")
     return Lora(int(lora.rank), float(lora.alpha), float(lora.dropout), list(lora.targets))
 
 
 def _described(path: Path) -> dict[Path, dict[str, Any]]:
-    """Return what is said of each adapter of a run, by its folder."""
+    """Return the description of each adapter of a run, by folder."""
     folders = [path] if (path / ADAPTER).is_file() else sorted(f.parent for f in (path / FOLDER).glob(f"*/{ADAPTER}"))
     if not folders:
-        raise EncoderError(f"--adapter {path}: no tuned encoder here. Run: headwater fine-tune … --out {path}")
+        raise EncoderError(f"--adapter {path}: there is no trained encoder. Run: headwater fine-tune … --out {path}")
     try:
         described = {f: read_json(file_of(path, *f.relative_to(path).parts, ADAPTER)) for f in folders}
         formats = {str(values["encoder"]): values["format"] for values in described.values()}
@@ -266,5 +267,7 @@ def _described(path: Path) -> dict[Path, dict[str, Any]]:
         raise EncoderError(f"--adapter {path}: cannot be read ({first_line(error)}).") from error
     for number in formats.values():
         if number != FORMAT:
-            raise EncoderError(f"--adapter {path}: of format {number}, this headwater reads {FORMAT}. Upgrade it.")
+            raise EncoderError(
+                f"--adapter {path} has format {number}; this headwater reads format {FORMAT}. Upgrade headwater."
+            )
     return described

@@ -1,4 +1,4 @@
-"""Encoders that need nothing but the core: image texture, hashed n-grams, and vectors made from the key alone."""
+"""Encoders without optional dependencies: image texture, hashed n-grams, and vectors computed from the key alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def builtin_encoder(name: str) -> Encoder[Any]:
     known: dict[str, type[Encoder[Any]]] = {"texture": TextureEncoder, "ngram": NgramEncoder}
     if name not in known:
         every = ("clip", *known)
-        raise EncoderError(f"unknown encoder 'builtin:{name}'.{nearest(name, every)} Built in are: {', '.join(every)}.")
+        raise EncoderError(f"unknown encoder 'builtin:{name}'.{nearest(name, every)} There are: {', '.join(every)}.")
     return known[name]()
 
 
@@ -30,9 +30,9 @@ class TextureEncoder(Encoder[NDArray[np.float32]]):
     """Colour, local binary patterns and gradients at three scales; no weights, no torch.
 
     At 256, 128 and 64 pixels on the shorter side: mean, spread and five quantiles of each stain channel
-    (haematoxylin, eosin, residual) and of hue-free lightness, and how channels vary together; a histogram of uniform
-    local binary patterns of haematoxylin and of lightness (radius 1 and 2); a histogram of gradient strength and the
-    coherence of gradient direction. Made for demonstrations and as a floor to compare encoders with.
+    (haematoxylin, eosin, residual) and of hue-free lightness, and the covariances of channels; a histogram of uniform
+    local binary patterns of haematoxylin and of lightness (radius 1 and 2); quantiles of gradient strength and the
+    coherence of gradient direction. Meant for demonstrations and as a baseline for other encoders.
 
     References
     ----------
@@ -61,15 +61,15 @@ class TextureEncoder(Encoder[NDArray[np.float32]]):
         )
 
     def prepare(self, modality: Modality, content: Content) -> NDArray[np.float32]:
-        """Read an image and describe it; this is where the work is, so that it spreads over cores."""
+        """Read an image and compute its features; all the work is done here, so that it runs on several cores."""
         image = self.image_of(content)
         scale = self.SIDES[0] / min(image.size)
-        longest = 4 * self.SIDES[0]  # a line of pixels is squashed, or it would become a huge image
+        longest = 4 * self.SIDES[0]  # limits very elongated images, which would otherwise become huge
         size = (min(longest, round(image.width * scale)), min(longest, round(image.height * scale)))
         return self._describe(np.asarray(image.resize(size)))
 
     def encode(self, modality: Modality, batch: Sequence[NDArray[np.float32]]) -> Encoded:
-        """Stack described images."""
+        """Stack the features of images."""
         return Encoded(np.stack(batch))
 
     def _describe(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -124,7 +124,7 @@ def _gradients(channels: NDArray[np.float32]) -> NDArray[np.float32]:
 class NgramEncoder(Encoder[NDArray[np.float32]]):
     """Words, pairs of words and character trigrams, hashed into signed counts; no weights, no torch.
 
-    Each text's counts are damped by ``log(1 + count)`` and brought to length 1.
+    Each text's counts are transformed by ``log(1 + count)`` and scaled to length 1.
 
     References
     ----------
@@ -160,18 +160,18 @@ class NgramEncoder(Encoder[NDArray[np.float32]]):
         return damped / max(float(np.linalg.norm(damped)), 1e-12)
 
     def encode(self, modality: Modality, batch: Sequence[NDArray[np.float32]]) -> Encoded:
-        """Stack counted texts."""
+        """Stack the counts of texts."""
         return Encoded(np.stack(batch))
 
 
 class StubEncoder(Encoder[bytes]):
-    """Vectors that look random and depend on the item's key alone: for tests, benchmarks and tutorials."""
+    """Pseudo-random vectors that depend only on the item's key, for tests, benchmarks and tutorials."""
 
     modalities = frozenset[Modality]({"image", "text"})
 
     def __init__(self, dim: str) -> None:
         if not dim.isdigit() or int(dim) == 0:
-            raise EncoderError(f"stub:{dim}: write stub:DIM, DIM the length of a vector, such as stub:64.")
+            raise EncoderError(f"stub:{dim}: write stub:DIM with the length of a vector, such as stub:64.")
         self.name, self._dim = f"stub:{dim}", int(dim)
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
@@ -179,11 +179,11 @@ class StubEncoder(Encoder[bytes]):
         return FeatureSpec(encoder=self.name, modality=modality, pooling="key", dim=self._dim, dtype=dtype)
 
     def prepare(self, modality: Modality, content: Content) -> bytes:
-        """Return the key; the content is not looked at."""
+        """Return the key; the content is not read."""
         return content.key
 
     def encode(self, modality: Modality, batch: Sequence[bytes]) -> Encoded:
-        """Scatter each key over the interval from -1 to 1, once a column."""
+        """Map each key to a pseudo-random number from -1 to 1 in each column."""
         words = np.frombuffer(b"".join(batch), "<u8").reshape(-1, 2)
         column = np.arange(1, self._dim + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (words[:, :1] + column) ^ (words[:, 1:] * np.uint64(0xBF58476D1CE4E5B9))

@@ -1,4 +1,4 @@
-"""Blocks made by the workers of a Ray cluster: one actor a GPU, or a CPU slot."""
+"""Embedding by the workers of a Ray cluster: one actor per GPU, or per CPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headwater.errors import EncoderError, StoreBusy
 from headwater.store import BlockLine, BlockTask, FeatureReader, FeatureWriter, Store, open_store
 
 RETRIES = 4
-"""How often a block whose worker dies is given to another, before it is taken for its killer."""
+"""Times that a block whose worker died is given to another worker before the run fails."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Ray Data over blocks; each worker holds the encoder, reads files, encodes, and writes blocks to the store.
+    """Ray Data over blocks: each worker loads the encoder, reads files, encodes, and writes blocks to the store.
 
-    Images must lie at the same paths on every node, such as on a shared file system, and the store too, unless it is at
-    a URL: then workers write to the bucket, each node through a cache of its own. This process alone keeps the journal:
-    a block whose worker died before its line came back is made again by another.
+    Images must have the same paths on every node, for example on a shared file system. So must the store, unless it is
+    at a URL; workers then write to the bucket, with a cache on each node. Only this process writes the journal: a block
+    whose worker died before it returned its line is embedded again by another worker.
 
     Attributes
     ----------
     recipe
         How workers build the encoder.
     address
-        Of a running cluster; None starts one on this machine, or takes the one that the environment names.
+        Address of a running cluster; None uses the one that the environment names, or starts one on this machine.
     n_workers
-        Actors; None for as many as there are GPUs (``cuda``) or CPUs.
+        Number of actors; None for one per GPU (``cuda``) or CPU.
     batch_size
         As in `headwater.embed.fill`.
 
@@ -69,14 +69,16 @@ class RayEngine:
     def blocks(
         self, features: FeatureReader, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
     ) -> Iterator[Iterator[tuple[BlockLine, int]]]:
-        """Give the lines of blocks as workers have written them, and how many texts of each were cut."""
+        """Yield the journal lines of blocks that workers have written, with the number of truncated texts of each."""
         ray = need("ray", "ray")
         mine = not ray.is_initialized()
         if mine:
             try:
                 ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
             except ConnectionError as error:
-                raise EncoderError(f"--ray-address {self.address}: no Ray cluster answers there ({error}).") from error
+                raise EncoderError(
+                    f"--ray-address {self.address}: no Ray cluster can be reached ({error}). Check the address."
+                ) from error
         try:
             yield self._lines(features, tasks, content_of, environment)
         finally:
@@ -94,7 +96,7 @@ class RayEngine:
         n_workers = self.n_workers or int(there)
         if n_workers < 1:
             raise EncoderError(
-                f"the Ray cluster has no {'GPU' if on_gpu else 'CPU'}: start workers, or pass --device cpu."
+                f"the Ray cluster has no {'GPU' if on_gpu else 'CPU'}. Start workers, or pass --device cpu."
             )
         known = features.refresh().state.environments[environment]
         store = Store(features.folder.parents[2]).location
@@ -112,7 +114,7 @@ class RayEngine:
                 refused = None
                 for made in _made(rows, min(n_workers, len(rows)), made_by):
                     if isinstance(made, StoreBusy):
-                        features.rights.require()  # then another worker, taken for dead, has written the block
+                        features.rights.require()  # otherwise another worker, presumed dead, has written the block
                         refused = made
                         continue
                     line, cut = made
@@ -130,7 +132,7 @@ class RayEngine:
 
 
 def _row(task: BlockTask, content_of: ContentOf) -> dict[str, Any]:
-    """Return what a worker has to know of a block."""
+    """Return the data that a worker needs for a block."""
     contents = [content_of(row) for row in task.rows.tolist()]
     row = {
         "block": task.block,
@@ -146,13 +148,13 @@ def _row(task: BlockTask, content_of: ContentOf) -> dict[str, Any]:
 def _made(
     rows: list[dict[str, Any]], n_workers: int, made_by: Mapping[str, Any]
 ) -> Iterator[tuple[BlockLine, int] | StoreBusy]:
-    """Give the lines of blocks as they are made, and how many texts of each were cut; of one that is refused, why.
+    """Yield the journal line of each block with the number of truncated texts, or a StoreBusy if the store rejected it.
 
-    Raises a RayError where a worker is lost that Ray does not replace.
+    Raises a RayError if a worker is lost that Ray does not replace.
     """
     data = need("ray.data", "ray")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # there is no other way to say these two
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # these two options have no other way in
         done = data.from_items(rows, override_num_blocks=len(rows)).map(
             Worker, concurrency=n_workers, max_restarts=-1, max_task_retries=RETRIES, **made_by
         )
@@ -164,7 +166,7 @@ def _made(
 
 
 class Worker:
-    """What one actor does: an encoder that is loaded once, and a block for each row that comes."""
+    """An actor: it loads the encoder once, and embeds a block for each row."""
 
     def __init__(
         self,
@@ -187,7 +189,7 @@ class Worker:
         self.batch_size = batch_size
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Make one block, or say why the store refuses it."""
+        """Embed and write one block, or return why the store rejects it."""
         modality = self.writer.features.spec.modality
         words = row["words"] if modality == "pair" else repeat(None, len(row["keys"]))
         contents = [

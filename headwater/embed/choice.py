@@ -1,4 +1,4 @@
-"""Which encoder is used, what of it, and how it is run: options as values."""
+"""Options for the choice of an encoder and for running it."""
 
 from __future__ import annotations
 
@@ -25,30 +25,29 @@ class EncoderChoice:
     spec
         ``timm:MODEL``, ``torchvision:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``,
         ``hf:ORG/NAME``, ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package,
-        ``builtin:clip``, ``builtin:texture``, ``builtin:ngram``, ``stub:DIM``; or ``joined:RUN``, two encoders that
-        contrastive training joined.
+        ``builtin:clip``, ``builtin:texture``, ``builtin:ngram``, ``stub:DIM``; or ``joined:RUN``, two encoders joined
+        by contrastive training.
     weights
         A local state dict (safetensors or a torch file) to load instead of the named weights.
     adapter
-        A run of `fine_tune`, or a folder of peft: what was trained there is applied to the weights.
+        A run of `fine_tune`, or a folder saved by peft; the trained adapter is applied to the weights.
     tokens
         ``"none"``, ``"all"``, or the number of tokens to pool to.
     layer
-        Where features are taken: for timm a stage or several (``stage2,stage4``); for a vision-language decoder
-        ``last`` or the number of a layer.
+        The layer whose features are taken: for timm one or several stages (``stage2,stage4``); for a vision-language
+        decoder ``last`` or the number of a layer.
     pooling
-        How tokens become one vector, instead of the model's own way: ``cls``, ``mean``, ``cls+mean``, ``max`` or
+        How tokens become one vector, instead of the model's own pooling: ``cls``, ``mean``, ``cls+mean``, ``max`` or
         ``last``; for a decoder see `headwater.embed.from_decoder.DecoderEncoder`.
     prompt
         The words around ``{image}``, ``{text}`` or both that a decoder reads.
     image_size
         Height and width (``HxW``), or one number for both, to which images are resized instead of the model's own
-        size; position embeddings are interpolated. Ignored by encoders that read no images. An adapter has its own
-        image size, layer, pooling and prompt.
+        size; position embeddings are interpolated. An adapter has its own image size, layer, pooling and prompt.
     steps
         Steps applied to an image before the encoder's preprocessing; see `headwater.sources.steps.parse_steps`.
     trust_remote_code
-        Allow code that comes with a model, or that a run or store names, to run with all of the user's rights.
+        Allow code that comes with a model, or that a run or store names, to run with all your rights.
     """
 
     spec: str
@@ -65,7 +64,7 @@ class EncoderChoice:
 
 @dataclass(frozen=True)
 class Execution:
-    """How an encoder is run over a manifest; nothing here changes what the features mean.
+    """How an encoder is run over a manifest; these options do not change the spec of the features.
 
     Attributes
     ----------
@@ -76,20 +75,20 @@ class Execution:
     batch_size
         Number of items encoded together.
     workers
-        Threads that read files; of a Ray cluster, its workers. None for one a core.
+        Number of threads that read files, or of workers of a Ray cluster. None for one per core.
     on_error
-        ``skip`` records an item that cannot be read as failed and goes on; ``stop`` raises, also for an item that
-        failed in an earlier run and is not tried again.
+        ``skip`` records an item that cannot be read as failed and continues; ``stop`` raises, also for an item that
+        failed in an earlier run and is not retried.
     retry_failed
-        Try items again that failed before.
+        Retry items that failed before.
     rehash
-        Read files again even where size, time of change and inode are those of the last run.
+        Read files again even if size, time of change and inode are unchanged.
     shard
-        ``I/N``: make part ``I`` (from 0) of ``N`` of the blocks, beside other processes that make the others.
+        ``I/N``: embed shard ``I`` (from 0) of ``N``, while other processes embed the other shards.
     engine
         ``local``, or ``ray`` for the workers of a Ray cluster.
     ray_address
-        Of a running cluster; without it one is started on this machine.
+        Address of a running cluster; without it, one is started on this machine.
     """
 
     precision: Precision = "auto"
@@ -105,16 +104,16 @@ class Execution:
 
     @property
     def part(self) -> Shard | None:
-        """The share of the blocks that this process makes; None for all of them."""
+        """The shard of blocks that this process embeds; None for all blocks."""
         if self.shard is None:
             return None
         index, _, count = self.shard.partition("/")
         if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-            raise InputError(f"--shard {self.shard!r}: write I/N, with I from 0 to N - 1, such as 0/8.")
+            raise InputError(f"--shard {self.shard!r} must be I/N, with I from 0 to N - 1, such as 0/8.")
         return Shard(int(index), int(count))
 
     def refuse(self) -> None:
-        """Raise `InputError` for what cannot be, and `MissingExtra` without Ray where it is asked for."""
+        """Raise `InputError` for invalid options, and `MissingExtra` if Ray is requested but not installed."""
         one_of("--on-error", self.on_error, get_args(OnError))
         one_of("--device", self.device, get_args(Device))
         one_of("--precision", self.precision, get_args(Precision))
@@ -123,18 +122,18 @@ class Execution:
         if self.engine == "ray":
             need("ray", "ray")
             if part is not None:
-                raise InputError("--shard goes without --engine ray, which divides blocks itself.")
+                raise InputError("--engine ray divides the blocks itself. Leave --shard out.")
         for option, number in (("--batch-size", self.batch_size), ("--workers", self.workers)):
             if number is not None and number < 1:
                 raise InputError(f"{option} must be at least 1, but is {number}.")
 
 
 def encoder_choice(encoder: str | EncoderChoice) -> EncoderChoice:
-    """Return the choice of an encoder that may be named by its spec alone."""
+    """Return an `EncoderChoice`, made from a spec if only that is given."""
     return encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(encoder)
 
 
 def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise `InputError` for a value that is none of those allowed."""
+    """Raise `InputError` if a value is not among the allowed ones."""
     if value not in allowed:
         raise InputError(f"{option} {value!r}.{nearest(value, allowed)} There are: {', '.join(allowed)}.")

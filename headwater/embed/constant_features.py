@@ -1,4 +1,4 @@
-"""Features that are nearly the same for every item, and the images behind them: said, not refused."""
+"""Warnings for features that are nearly the same for all items, with a check of the images."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from headwater.errors import ImageError
 from headwater.store import STORED, Data, Features
 
 ALIKE = 0.9999
-"""Mean cosine between items from which features are called nearly the same; 0.8 to 0.99 is usual of one tissue."""
+"""Mean cosine between items above which features count as nearly the same; 0.8 to 0.99 is usual for one tissue."""
 SUSPECT = 0.9
-"""Mean cosine from which the images are looked at."""
+"""Mean cosine above which the images are checked."""
 LEAST_LEVELS = 32
-"""Levels of 255 that images differ by, at least, from their darkest to their brightest."""
+"""Least difference between the darkest and the brightest level of images, of 255."""
 MOST_ITEMS, MOST_IMAGES = 256, 8
 
 
 def mean_cosine(X: NDArray[Any]) -> float:
-    """Return the mean cosine between any two rows of ``X``, of shape ``(n, dim)``; NaN of fewer than two.
+    """Return the mean cosine between any two rows of ``X``, of shape ``(n, dim)``; NaN for fewer than two rows.
 
-    Rows of zeros count as the same as each other, and as orthogonal to others.
+    Rows of zeros count as equal to each other and as orthogonal to all other rows.
     """
     rows = np.asarray(X, np.float64)
     norms = np.linalg.norm(rows, axis=1)
@@ -44,7 +44,7 @@ def spread(n: int, most: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Levels:
-    """The darkest and the brightest level of some images, 0 to 255, as the encoder sees them."""
+    """The darkest and the brightest level of images, 0 to 255, after the steps before the encoder."""
 
     darkest: int
     brightest: int
@@ -52,31 +52,31 @@ class Levels:
 
     @property
     def narrow(self) -> bool:
-        """Whether they differ by too few levels to show anything."""
+        """Whether they differ by too few levels to show structure."""
         return self.brightest - self.darkest < LEAST_LEVELS
 
     def __str__(self) -> str:
         return f"levels of {counted(self.n_images, 'image')}: darkest {self.darkest}, brightest {self.brightest} of 255"
 
     def advice(self) -> str:
-        """Say what to do, given that features are nearly the same."""
+        """Say what to do when features are nearly the same."""
         if not self.narrow:
-            return "The images differ: try another --layer or --pooling, and check the weights."
+            return "The images differ. Try another --layer or --pooling, and check the weights."
         if self.brightest < LEAST_LEVELS:
             return (
-                "The images are nearly black. If they are 12-bit samples in 16-bit files, pass --step bits=12; else "
-                "check how they were exported."
+                "The images are nearly black. If they hold 12-bit samples in 16-bit files, pass --step bits=12; "
+                "otherwise check how they were exported."
             )
         if self.darkest > 255 - LEAST_LEVELS:
             return (
-                "The images are nearly white. Transparent pixels become white: export them without transparency; else "
-                "check the exposure."
+                "The images are nearly white. Transparent pixels become white: if there are any, export the images "
+                "without transparency; otherwise check the exposure."
             )
-        return "The images have hardly any contrast: check how they were exported."
+        return "The images have hardly any contrast. Check how they were exported."
 
 
 def levels_of(encoder: Encoder[Any], contents: Sequence[Content]) -> Levels | None:
-    """Return the levels of some images, after the steps before an encoder; None where none can be read."""
+    """Return the levels of some images, after the steps before the encoder; None if no image can be read."""
     found = []
     for i in spread(len(contents), MOST_IMAGES).tolist():
         try:
@@ -87,7 +87,7 @@ def levels_of(encoder: Encoder[Any], contents: Sequence[Content]) -> Levels | No
 
 
 def warn_of_alike(features: Features, encoder: Encoder[Any], contents: Sequence[Content]) -> str | None:
-    """Return a warning where the features of items are nearly the same, or their images show next to nothing."""
+    """Return a warning if the features of items are nearly the same, or their images have hardly any contrast."""
     rows = features.rows_of(keys_of(contents))
     stored = np.flatnonzero(np.where(rows >= 0, features.status[rows] == STORED, False))
     chosen = stored[spread(len(stored), MOST_ITEMS)]
@@ -104,7 +104,7 @@ def warn_of_alike(features: Features, encoder: Encoder[Any], contents: Sequence[
 
 
 def warnings_of_inputs(data: Data) -> list[str]:
-    """Return a warning for each input whose stored vectors are nearly the same in all samples."""
+    """Return a warning for each input whose vectors are nearly the same for all samples."""
     found = []
     for name, X in data.inputs.items():
         if len(getattr(X, "shape", ())) != 2:
@@ -113,13 +113,13 @@ def warnings_of_inputs(data: Data) -> list[str]:
         cosine = mean_cosine(np.asarray(X[there[spread(len(there), MOST_ITEMS)]]))
         if cosine >= ALIKE:
             advice = (
-                "Look at the texts, and try another --layer or --pooling"
+                "Check the texts, and try another --layer or --pooling"
                 if name.endswith("/text")
-                else "Look at the images: nearly black or white ones make such features. For 12-bit samples in 16-bit "
-                "files, embed them with --step bits=12"
+                else "Check the images: nearly black or white ones give such features. Embed 12-bit samples in 16-bit "
+                "files with --step bits=12"
             )
             found.append(
-                f"{name}: samples have nearly the same features (mean cosine {cosine:.4f}), so that a head has little "
-                f"to go by. {advice}"
+                f"{name}: samples have nearly the same features (mean cosine {cosine:.4f}), so a head can hardly tell "
+                f"them apart. {advice}"
             )
     return found

@@ -1,4 +1,4 @@
-"""What is embedded: distinct images, texts and pairs of both, each known by a digest of its bytes."""
+"""Contents to embed: distinct images, texts and pairs, each identified by a digest of its bytes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def content_key(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Content:
-    """One item: its key, and where its pixels or words are.
+    """One item: its key, and its image file or text.
 
     Attributes
     ----------
     key
-        `content_key` of the file's bytes, or of the text in UTF-8; of a pair, `headwater.store.pair_key` of both.
+        `content_key` of the file's bytes, or of the text in UTF-8; for a pair, `headwater.store.pair_key` of both.
     source
-        The image file, or the text itself; of a pair, the image file.
+        The image file, or the text itself; for a pair, the image file.
     words
-        Of a pair, the text; else None.
+        The text of a pair; else None.
     """
 
     key: bytes
@@ -43,12 +43,12 @@ class Content:
     words: str | None = None
 
     def image(self, bits: int | None = None) -> Image.Image:
-        """Read the image, in mode RGB; `headwater.sources.read_image` says what ``bits`` are.
+        """Read the image, in mode RGB; for ``bits``, see `headwater.sources.read_image`.
 
         Raises
         ------
         ImageError
-            When it cannot be read, or is no longer the content that the key was made from.
+            When it cannot be read, or its content no longer matches the key.
         """
         data = self._file()
         try:
@@ -57,13 +57,13 @@ class Content:
             raise ImageError(f"{error}: {self.source}") from error
 
     def _file(self) -> bytes:
-        """Return the bytes of the image file, which are still those of the key."""
+        """Return the bytes of the image file after checking that they match the key."""
         data = load_bytes(Path(self.source))
         found = content_key(data)
         if self.words is not None:
             found = pair_key(found, content_key(self.words.encode()))
         if found != self.key:
-            raise ImageError(f"changed while it was being embedded: {self.source}")
+            raise ImageError(f"the file changed while it was being embedded: {self.source}")
         return data
 
     def text(self) -> str:
@@ -73,7 +73,7 @@ class Content:
 
 @dataclass(frozen=True)
 class HeldImage(Content):
-    """An image that is at hand: ``data`` are the bytes of an image file, ``source`` says where they are from."""
+    """An image in memory: ``data`` holds the bytes of an image file, ``source`` says where they came from."""
 
     data: bytes = b""
 
@@ -82,18 +82,18 @@ class HeldImage(Content):
 
 
 class Contents(Sequence[Content]):
-    """Many contents in columns: what is made of one is made when it is asked for.
+    """Many contents, stored as columns; each `Content` is created on access.
 
     Parameters
     ----------
     keys
-        `content_key` of each, uint8, of shape ``(n, 16)``.
+        Keys, uint8, of shape ``(n, 16)``.
     sources
-        The image file, or the text, of each: strings, of length n; of pairs, the image file.
+        The image files or the texts: strings, of length n; for pairs, the image files.
     modality
-        What they are.
+        Modality of the contents.
     words
-        Of pairs, the text of each: strings, of length n.
+        The texts of pairs: strings, of length n.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Contents(Sequence[Content]):
 
 
 def as_content(modality: Modality, key: bytes, source: str, words: str | None = None) -> Content:
-    """Return a content whose source is written as a string."""
+    """Return a content from a source given as a string."""
     return Content(key, source if modality == "text" else Path(source), words)
 
 
@@ -137,7 +137,7 @@ def keys_of(contents: Sequence[Content]) -> NDArray[np.uint8]:
 
 
 def distinct(keys: pl.Series, sources: pl.Series, modality: Modality, words: pl.Series | None = None) -> Contents:
-    """Return the distinct contents among rows that have a key (binary), in the order in which they first come."""
+    """Return the distinct contents among rows with a key (binary), in order of first occurrence."""
     columns = {"key": keys, "source": sources} | ({} if words is None else {"words": words})
     first = pl.DataFrame(columns).drop_nulls("key").unique("key", keep="first", maintain_order=True)
     packed = b"".join(first["key"].to_list())
@@ -146,13 +146,13 @@ def distinct(keys: pl.Series, sources: pl.Series, modality: Modality, words: pl.
 
 
 def unique_texts(texts: Sequence[str | None]) -> tuple[Contents, NDArray[np.int64]]:
-    """Return the distinct texts as contents, and each text's place among them, -1 where there is none."""
+    """Return the distinct texts as contents, and each text's position among them; -1 for None."""
     keys = [None if text is None else content_key(text.encode()) for text in texts]
     return _placed(keys, texts, "text")
 
 
 def unique_images(paths: Sequence[Path | None], keys: Sequence[bytes | None]) -> tuple[Contents, NDArray[np.int64]]:
-    """Return the distinct images as contents, and each path's place among them, -1 where it has no key."""
+    """Return the distinct images as contents, and each path's position among them; -1 without a key."""
     known = [None if path is None else key for path, key in zip(paths, keys, strict=True)]
     return _placed(known, [None if path is None else str(path) for path in paths], "image")
 

@@ -1,4 +1,4 @@
-"""What an encoder is: content in, features out."""
+"""The interface of encoders: contents in, features out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Encoded:
     pooled
         float32, of shape ``(n, dim)``.
     tokens
-        float32, of shape ``(n, n_tokens, token_dim)``; for texts a list of n matrices; None when not asked for.
+        float32, of shape ``(n, n_tokens, token_dim)``; for texts a list of n matrices; None if not requested.
     """
 
     pooled: NDArray[np.float32]
@@ -39,14 +39,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Probed:
-    """An encoder that was tried and found fine.
+    """The result of a test that an encoder has passed.
 
     Attributes
     ----------
     key
-        Digest of the weights, settings, versions and device that were tried.
+        Digest of the weights, settings, versions and device that were tested.
     batch_size
-        Items that were encoded together.
+        Number of items that were encoded together.
     """
 
     key: Word
@@ -58,14 +58,14 @@ class Probed:
 class Encoder(ABC, Generic[Prepared]):
     """Turns images, texts or both into features.
 
-    An encoder gives an item the same vector alone, in any batch, in any order, and in any thread, up to rounding.
+    Up to rounding, an encoder gives an item the same vector alone, in any batch, in any order, and in any thread.
 
     Attributes
     ----------
     name
         The encoder spec that it was built from.
     modalities
-        What it can encode.
+        The modalities that it can encode.
     tokens
         ``"none"``, ``"all"``, or the number of tokens to pool to.
     """
@@ -74,36 +74,36 @@ class Encoder(ABC, Generic[Prepared]):
     modalities: frozenset[Modality]
     tokens: str = "none"
     steps: Steps | None = None
-    """What is done to an image before all else; part of what defines the features."""
+    """Steps applied to an image before the preprocessing; part of the spec."""
     image_size: tuple[int, int] | None = None
-    """Height and width that images are brought to, where another than the model's own was asked for."""
+    """Height and width that images are resized to, if not the model's own size."""
     choices: Mapping[str, str] = MappingProxyType({})
-    """What was asked for of ``layer``, ``pooling`` and ``prompt``."""
+    """The ``layer``, ``pooling`` and ``prompt`` that were requested."""
     threads_own_cores = False
-    """Whether several threads may encode at once, each on a core of its own; else one batch is encoded at a time."""
+    """Whether several threads may encode at once, each on its own core; else one batch is encoded at a time."""
     probes = False
-    """Whether it is tried on made items when it is loaded; see `headwater.embed.probe`."""
+    """Whether it is tested on synthetic items when it is loaded; see `headwater.embed.probe`."""
     probed: Probed | None = None
-    """That it was tried, now or earlier."""
+    """Result of the test, now or earlier."""
     longest: int | None = None
-    """Tokens of the longest text that a trial reads: all that it takes; None where it cuts no text."""
+    """Tokens of the longest text in the test, at most what the encoder reads; None if it truncates no text."""
 
     @property
     def sees_images(self) -> bool:
-        """Whether images are among what it encodes, alone or with a text."""
+        """Whether it encodes images, alone or with a text."""
         return not self.modalities <= {"text"}
 
     @abstractmethod
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
-        """Return what defines this encoder's features of one modality."""
+        """Return the spec of this encoder's features of one modality."""
 
     def image_of(self, content: Content) -> Image.Image:
-        """Read an image, mode RGB, and take the steps that were asked for."""
+        """Read an image in mode RGB and apply the requested steps."""
         image = content.image(None if self.steps is None else self.steps.bits)
         return image if self.steps is None else self.steps(image)
 
     def with_steps(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return settings of image preprocessing together with the steps before it, and the size that was asked for."""
+        """Add the requested steps and image size to settings of image preprocessing."""
         asked: dict[str, Any] = {} if self.steps is None else {"steps": list(self.steps.names)}
         if self.image_size is not None:
             asked["image_size"] = list(self.image_size)
@@ -111,7 +111,7 @@ class Encoder(ABC, Generic[Prepared]):
 
     @abstractmethod
     def prepare(self, modality: Modality, content: Content) -> Prepared:
-        """Read an item and make it ready for `encode`; called from several threads at once.
+        """Read an item and prepare it for `encode`; called from several threads at once.
 
         Raises
         ------
@@ -124,43 +124,43 @@ class Encoder(ABC, Generic[Prepared]):
         """Encode prepared items."""
 
     def length(self, modality: Modality, prepared: Prepared) -> int:
-        """Return how many tokens will be stored of a prepared item, where items differ."""
+        """Return how many tokens of a prepared item will be stored, if items have different numbers."""
         return 0
 
     def cut(self, modality: Modality, content: Content, prepared: Prepared) -> bool:
-        """Whether a text is longer than what the encoder reads of it, so that its end was left out."""
+        """Whether a text was longer than the encoder reads, so its end was truncated."""
         return False
 
     def settle(self, modality: Modality, batch: Sequence[Prepared]) -> None:
-        """Choose what the device is fastest and safe at, by trying it on a first batch."""
+        """Choose the fastest precision that is safe on the device, by testing it on a first batch."""
 
     def n_parameters(self) -> int | None:
-        """Return how many parameters the model has; None for what has none, or does not say."""
+        """Return the number of parameters of the model; None if it has none, or the number is unknown."""
         return None
 
     def architecture(self) -> str:
-        """Return what is computed with the weights, as far as it is written down; equal for equal models."""
+        """Return a description of the model's layers and configuration; equal models have equal descriptions."""
         return ""
 
     def environment(self) -> dict[str, Any]:
-        """Return what is recorded with the features but does not define them: versions, device, precision."""
+        """Return versions, device and precision, which are recorded with the features but are not part of the spec."""
         return {"numpy": np.__version__}
 
     def restore(self, environment: Mapping[str, Any]) -> None:
-        """Go on as in the environment of an earlier run, so that a run that is taken up again equals one in a piece."""
+        """Use the settings of an earlier run's environment, so that a resumed run equals an uninterrupted one."""
 
 
 CLIP = "builtin:clip"
-"""The one encoder that is built in and has weights."""
+"""The only built-in encoder with weights."""
 
 CHOICES = ("layer", "pooling", "prompt")
 
 WHOLE = ("last", "last_hidden_state", "forward_features")
-"""How specs call what an encoder gives when no layer is named."""
+"""Values of a spec's ``layer`` that stand for the encoder's default."""
 
 
 def default_name(encoder: str) -> str:
-    """Return a name for an encoder's features.
+    """Return the default name of an encoder's features.
 
     Examples
     --------

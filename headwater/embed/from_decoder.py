@@ -1,4 +1,4 @@
-"""Vision-language decoders as encoders: what a language model holds in mind of what it reads, nothing written."""
+"""Vision-language decoders as encoders: hidden states of a language model are pooled, and no text is generated."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 POOLINGS = ("last-token", "mean-image-tokens", "mean")
 LONGEST_TRIED = 512
-"""Tokens of the longest text that is tried: positions of a decoder do not run out, and its context may be vast."""
+"""Most tokens of the text in the test: a decoder's context may be vast, and it has no table of positions to exceed."""
 IMAGE_TOKENS = ("image_token_id", "image_token_index")
-SAME = 1e-6  # of the largest value: vectors that differ by less are of one item
+SAME = 1e-6  # relative to the largest value; vectors that differ by less count as equal
 
 
 @dataclass(frozen=True)
 class Sequenced:
-    """One item as the model reads it: arrays whose first axis is the batch, and whether its text was cut."""
+    """One item as model input: arrays whose first axis is the batch, and whether its text was truncated."""
 
     arrays: Mapping[str, NDArray[Any]]
     cut: bool = False
@@ -48,8 +48,8 @@ class Sequenced:
 class DecoderEncoder(Tunable[Sequenced]):
     """A vision-language model of transformers that reads images and words in one causal sequence.
 
-    The item stands in a prompt, the model reads it once, and hidden states of one layer are pooled. No text is written,
-    and the part of the model that would choose words is not loaded.
+    The model reads a prompt with the item once, and the hidden states of one layer are pooled. No text is generated,
+    and the language-model head is not loaded.
 
     Parameters
     ----------
@@ -58,11 +58,11 @@ class DecoderEncoder(Tunable[Sequenced]):
     layer
         ``last``, after the final norm; or the number of a decoder layer, from 1.
     pooling
-        ``last-token``: the state of the last token, which has seen all others. ``mean-image-tokens``: the mean over the
-        image's tokens. ``mean``: the mean over all.
+        ``last-token``: the state of the last token, which attends to all others. ``mean-image-tokens``: the mean over
+        the image's tokens. ``mean``: the mean over all tokens.
     prompt
-        Words around ``{image}`` or ``{text}``, or around both, which reads an image and its text together; the model's
-        chat template goes round them.
+        Words around ``{image}`` or ``{text}``, or around both to read an image and its text together. The model's chat
+        template is applied to it.
 
     References
     ----------
@@ -90,7 +90,7 @@ class DecoderEncoder(Tunable[Sequenced]):
         self._prompts = prompts_of(prompt, self.name)
         self._pooling = _pooling_of(pooling, self._prompts, self.name)
         if tokens != "none":
-            raise EncoderError(f"{self.name} is a decoder, of which no tokens are stored: leave --tokens out.")
+            raise EncoderError(f"{self.name} is a decoder, whose tokens cannot be stored. Leave --tokens out.")
         with quiet_libraries():
             model, self._processor = _build(name, self.name, weights, trust_remote_code)
         words = model.config.get_text_config()
@@ -115,12 +115,12 @@ class DecoderEncoder(Tunable[Sequenced]):
         except ImageError as error:
             raise EncoderError(f"{self.name}: --prompt is too long: {error}.") from error
         if self._pooling == "mean-image-tokens" and not all(map(self._sees, self.modalities)):
-            raise EncoderError(f"{self.name}: has no image tokens: pass --pooling last-token or mean.")
+            raise EncoderError(f"{self.name} has no image tokens. Pass --pooling last-token or mean.")
         if self._pooling == "mean-image-tokens" and "pair" in self.modalities:
             self._refuse_blind()
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
-        """Return what defines these features: layer, pooling and prompt among it."""
+        """Return the spec of these features, with layer, pooling and prompt."""
         settings: dict[str, Any] = {
             "prompt": self._prompts[modality],
             "template": self._written[modality].replace(TEXT, "{text}"),
@@ -144,7 +144,7 @@ class DecoderEncoder(Tunable[Sequenced]):
         )
 
     def towers(self) -> Mapping[Modality, Sequence[str]]:
-        """Return that images and words go through all of it; its blocks are the layers of the language model."""
+        """Return the whole model for each modality, since images and words go through all of it."""
         return dict.fromkeys(self.modalities, ("",))
 
     def prepare(self, modality: Modality, content: Content) -> Sequenced:
@@ -153,7 +153,7 @@ class DecoderEncoder(Tunable[Sequenced]):
         Raises
         ------
         ImageError
-            When an image cannot be read, has a shape that the model takes no image of, or leaves no room for its text.
+            When an image cannot be read, has a shape that the model does not support, or leaves no room for its text.
         """
         if modality == "text":
             return self.prepare_text(content.text())
@@ -173,11 +173,11 @@ class DecoderEncoder(Tunable[Sequenced]):
         return self._put("text", None, text)
 
     def prepare_seen(self, modality: Modality, image: Image.Image, content: Content) -> Sequenced:
-        """Put an image that was read before, with its text where it has one, into the prompt."""
+        """Put an image that was read before, and for a pair its text, into the prompt."""
         return self.prepare_image(image) if modality == "image" else self._shown("pair", image, content.text())
 
     def collate(self, modality: Modality, batch: Sequence[Sequenced]) -> tuple[Tensor, ...]:
-        """Return the items as one batch: the tensors that the processor names, in the order of their names."""
+        """Return the items as one batch: the processor's tensors, sorted by name."""
         together = self._together(batch)
         return tuple(together[name] for name in self._names(modality))
 
@@ -186,7 +186,7 @@ class DecoderEncoder(Tunable[Sequenced]):
         return TorchFeatures(self._read(module, dict(zip(self._names(modality), inputs, strict=True))))
 
     def _names(self, modality: Modality) -> list[str]:
-        """Return what the processor makes of an item, sorted."""
+        """Return the names of the processor's tensors, sorted."""
         if modality not in self._named:
             self._named[modality] = sorted(self._example(modality).arrays)
         return self._named[modality]
@@ -195,11 +195,11 @@ class DecoderEncoder(Tunable[Sequenced]):
         return self._put(modality, None if modality == "text" else Image.new("RGB", (64, 64)), "a")
 
     def _sees(self, modality: Modality) -> bool:
-        """Whether an item has tokens that stand for its image."""
+        """Whether an item has image tokens."""
         return self._image_token >= 0 and bool((self._example(modality).arrays["input_ids"] == self._image_token).any())
 
     def cut(self, modality: Modality, content: Content, prepared: Sequenced) -> bool:
-        """Whether the end of a text was left out."""
+        """Whether the end of a text was truncated."""
         return prepared.cut
 
     def _shown(self, modality: Modality, image: Image.Image, text: str = "") -> Sequenced:
@@ -209,20 +209,20 @@ class DecoderEncoder(Tunable[Sequenced]):
             raise
         except ValueError as error:
             size = f"{image.width} x {image.height} pixels"
-            raise ImageError(f"{self.name} takes no image of {size} ({error})") from error
+            raise ImageError(f"{self.name} cannot read an image of {size} ({error})") from error
 
     def _refuse_blind(self) -> None:
-        """Raise where the states that are pooled are the same for any text, which stands behind the image."""
+        """Raise if the pooled states do not depend on the text, because it follows the image."""
         image = Image.new("RGB", (64, 64))
         one, other = (self.encode("pair", [self._put("pair", image, text)]).pooled for text in "ab")
         if np.abs(one - other).max() <= SAME * np.abs(one).max():
             raise EncoderError(
-                f"{self.name}: --pooling mean-image-tokens would leave the text out, which stands behind the image and "
-                "is not seen by its tokens: put {text} before {image}, or pass --pooling last-token or mean."
+                f"{self.name}: --pooling mean-image-tokens would ignore the text, since image tokens do not attend to "
+                "text after them. Put {text} before {image}, or pass --pooling last-token or mean."
             )
 
     def _put(self, modality: Modality, image: Image.Image | None, text: str = "") -> Sequenced:
-        """Return an item in its prompt, the end of its text left out where all together outgrow the context."""
+        """Return an item in its prompt; the text is truncated if the sequence exceeds the context."""
         written, words, cut = self._written[modality], plain_words(text, self._special), False
         arrays = self._processed(written.replace(TEXT, words), image)
         while modality != "image" and (over := arrays["input_ids"].shape[1] - self._max_length) > 0 and words:
@@ -245,15 +245,15 @@ class DecoderEncoder(Tunable[Sequenced]):
             images=None if image is None else [image],
             add_special_tokens=not (bos and words.startswith(bos)),
             return_tensors="np",
-            verbose=False,  # what is too long is cut here
+            verbose=False,  # no warning, since long texts are truncated here
         )
         return {name: np.asarray(value) for name, value in made.items()}
 
     def _together(self, batch: Sequence[Sequenced]) -> dict[str, Tensor]:
         """Return the items as one batch, each array padded at its end to the largest of them.
 
-        At the end, because a causal model's tokens do not see what follows them: an item's states are those that it has
-        alone, wherever positions are counted from.
+        Padding is at the end because a causal model's tokens do not attend to what follows them. So an item's states
+        are the same as without padding.
         """
         torch = need("torch", "encoders")
         tensors = {}
@@ -274,7 +274,8 @@ class DecoderEncoder(Tunable[Sequenced]):
         mask = inputs["attention_mask"]
         if hidden.shape[:2] != mask.shape:
             raise EncoderError(
-                f"{self.name}: makes {hidden.shape[1]} states of {mask.shape[1]} tokens, so which is whose?"
+                f"{self.name}: returns {hidden.shape[1]} states for {mask.shape[1]} tokens, so they cannot be matched. "
+                "Choose another model."
             )
         if self._pooling == "last-token":
             last = mask.sum(1) - 1
@@ -292,9 +293,9 @@ def _padded(array: NDArray[Any], largest: NDArray[np.int64], fill: int) -> NDArr
 
 
 def _image_token_of(config: Any, processor: Any) -> int:
-    """Return the id of the token that stands for a part of an image; -1 where there is none.
+    """Return the id of the token that stands for a part of an image; -1 if there is none.
 
-    The model's configuration comes first: a processor may call the token that begins an image by the same name.
+    The model's configuration is read first, since a processor may use the same name for the token before an image.
     """
     named = (getattr(source, name, None) for source in (config, processor) for name in IMAGE_TOKENS)
     return next((int(number) for number in named if number is not None), -1)
@@ -308,7 +309,7 @@ def _pooling_of(pooling: str | None, prompts: Mapping[Modality, str], spec: str)
             f"{spec}: --pooling {pooling!r}.{nearest(pooling, POOLINGS)} There are: {', '.join(POOLINGS)}."
         )
     if pooling == "mean-image-tokens" and not {"image", "pair"} & set(prompts):
-        raise EncoderError(f"{spec}: --pooling mean-image-tokens wants an image in the prompt: put {{image}} in it.")
+        raise EncoderError(f"{spec}: --pooling mean-image-tokens needs an image in the prompt. Put {{image}} in it.")
     return pooling
 
 
@@ -317,12 +318,12 @@ def _layer_of(layer: str | None, n_layers: int, spec: str) -> str:
     if layer in (None, "last", str(n_layers)):
         return "last"
     if not layer.isdigit() or not 0 < int(layer) < n_layers:
-        raise EncoderError(f"{spec}: --layer {layer}: write last, or a number from 1 to {n_layers}.")
+        raise EncoderError(f"{spec}: --layer {layer} must be last, or a number from 1 to {n_layers}.")
     return str(int(layer))
 
 
 def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Make a model without the part that chooses words, and its processor."""
+    """Build a model without its language-model head, and its processor."""
     transformers = need("transformers", "encoders")
     state = None if weights is None else load_state(weights)
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -340,6 +341,6 @@ def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: 
         weights_only=True,
         trust_remote_code=trust_remote_code,
     )
-    shapes = sorted(f"{n} {tuple(own)} where {tuple(ours)} belongs" for n, own, ours in report["mismatched_keys"])
+    shapes = sorted(f"{n} {tuple(own)} instead of {tuple(ours)}" for n, own, ours in report["mismatched_keys"])
     require_fit(spec if weights is None else f"--weights {weights}", sorted(report["missing_keys"]), (), shapes)
     return model, processor

@@ -50,28 +50,28 @@ if TYPE_CHECKING:
     Tensors = tuple[Tensor, Tensor]
 
 LONGEST_TRIED = 4096
-"""Tokens of the longest text that is tried when an encoder is loaded."""
+"""Most tokens of the text with which an encoder is tested when it is loaded."""
 
 
 class HubEncoder(Tunable[NDArray[Any]]):
     """A transformers model: a dual encoder (CLIP, SigLIP), a vision model, or a text model like BERT.
 
-    Pooled features are, for a dual encoder, the projections that its training compares; for a vision model, what it
-    pools by itself, or else its class token, or else the mean; for a text model, the mean over its tokens. A pooler
-    with a dense layer (BERT, ViT) is left out: it was trained for another task, and many published weights lack it.
-    Tokens are the last hidden state, without class and register tokens (images) or padding (texts).
+    Pooled features of a dual encoder are the projections that its training compares. Those of a vision model are its
+    own pooled output, else its class token, else the mean of its tokens. Those of a text model are the mean over its
+    tokens. A pooler with a dense layer (BERT, ViT) is not used: it was trained for another task, and many published
+    weights lack it. Tokens are the last hidden state, without class and register tokens (images) or padding (texts).
 
     Parameters
     ----------
     name
         ``ORG/NAME`` on the hub, or a local directory.
     pooling
-        How the tokens of the last hidden state become one vector instead; see `headwater.embed.pooling.POOLINGS`. What
-        a side of a dual encoder has no token for is not encoded: ``last`` is of texts.
+        How the tokens of the last hidden state become one vector instead; see `headwater.embed.pooling.POOLINGS`. A
+        modality of a dual encoder that lacks the needed token is not encoded, such as images with ``last``.
     sentence
-        How a text model of sentence-transformers pools, as its folder declares it.
+        The pooling that the folder of a sentence-transformers model declares.
     image_size
-        Height and width instead of those that the model was trained for; position embeddings are interpolated.
+        Height and width, instead of those that the model was trained for; position embeddings are interpolated.
     """
 
     library = "transformers"
@@ -108,8 +108,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
             self.image_size = image_size
             self._processor = self._resized(image_size, model, name, trust_remote_code)
         if self._naflex and tokens == "all":
-            raise EncoderError(f"{self.name}: its images become different numbers of tokens: pass --tokens N.")
-        # DINOv3's ConvNeXt puts what it pools before its cells, each of which is 32 pixels wide.
+            raise EncoderError(f"{self.name}: its images have different numbers of tokens. Pass --tokens N.")
+        # DINOv3's ConvNeXt puts its pooled vector before its cells, each of which is 32 pixels wide.
         patch = 32 if model.config.model_type == "dinov3_convnext" else getattr(vision, "patch_size", None)
         self._patch = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
         if self._tokenizer is not None:
@@ -127,7 +127,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         if sentence is not None:
             model.sentence_layers = need("torch.nn", "encoders").ModuleList(sentence.layers())
         able = self._poolable()
-        # SigLIP pools the last position, padding or not: its texts are always padded to the full length.
+        # SigLIP pools the last position, even if it is padding, so its texts are always padded to the full length.
         self._pads_fully = str(model.config.model_type).startswith("siglip")
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.logit_scale = self._frozen.logit_scale if self._dual else None
@@ -149,12 +149,12 @@ class HubEncoder(Tunable[NDArray[Any]]):
         }
 
     def _is_default(self, sentence: Sentence) -> bool:
-        """Whether a text model pools by itself what its folder declares."""
+        """Whether the declared pooling is the default one of text models."""
         same_length = sentence.max_length is None or sentence.max_length >= self._max_length
         return replace(sentence, max_length=None, folder="") == Sentence() and same_length
 
     def _poolable(self) -> frozenset[Modality]:
-        """Return what can be encoded: all, or what has the tokens that ``--pooling`` asks for."""
+        """Return the modalities that have the tokens needed by ``--pooling``; without it, all."""
         able: dict[Modality, tuple[str, ...]] = {}
         if self._processor is not None:
             able["image"] = (*OF_CELLS, *(OF_CLASS if self._class_first else ()))
@@ -175,7 +175,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         return probes
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
-        """Return what defines these features."""
+        """Return the spec of these features."""
         shape = self._token_shapes[modality]
         if modality == "image":
             preprocessing = self.with_steps(plain_settings(self._processor.to_dict()))
@@ -183,7 +183,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         else:
             preprocessing = {
                 "tokenizer": type(self._tokenizer).__name__,
-                "max_length": self._declared_length,  # as it stands in stores, whose texts were all shorter
+                "max_length": self._declared_length,  # as in existing stores, all of whose texts are shorter
                 "vocabulary": self._vocabulary,
             }
             if self.image_size is not None:
@@ -209,7 +209,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         )
 
     def towers(self) -> Mapping[Modality, Sequence[str]]:
-        """Return the children that see, and those that read."""
+        """Return the submodules for images, and those for texts."""
         if not self._dual:
             return dict.fromkeys(self.modalities, ("",))
         children = [n for n, _ in self.module.named_children()]
@@ -278,7 +278,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
 
     @cached_property
     def _longer(self) -> Any:
-        """A tokenizer that is only ever asked for one token more: where it truncates is the state of a tokenizer."""
+        """A second tokenizer that truncates one token later; the length is part of a tokenizer's state."""
         own = copy.deepcopy(self._tokenizer)
         own("a", truncation=True, max_length=self._max_length + 1)
         return own
@@ -286,19 +286,19 @@ class HubEncoder(Tunable[NDArray[Any]]):
     # Images
 
     def _resized(self, size: tuple[int, int], model: Any, name: str, trust_remote_code: bool) -> Any:
-        """Return the image processor for another size; have the model interpolate its position embeddings, if asked.
+        """Return the image processor for another size, and let the model interpolate its position embeddings.
 
-        A square keeps the processor's own way, its margin in proportion; any other shape is taken whole.
+        For a square size, resizing and cropping keep their proportions; for any other shape, nothing is cropped.
         """
         if self._naflex:
-            raise EncoderError(f"{self.name} takes images at their own shape: leave --image-size out.")
+            raise EncoderError(f"{self.name} reads images in their own aspect ratio. Leave --image-size out.")
         sees = model.get_image_features if self._dual else model.forward
         if "interpolate_pos_encoding" in inspect.signature(sees).parameters:
             self._interpolates = {"interpolate_pos_encoding": True}
         height, width = size
         old, crop = (dict(getattr(self._processor, part, None) or {}) for part in ("size", "crop_size"))
         if height != width and hasattr(self._processor, "crop_pct"):
-            raise EncoderError(f"{self.name} takes square images: write --image-size {height}.")
+            raise EncoderError(f"{self.name} reads only square images. Pass --image-size {height}.")
         both = {"height": height, "width": width}
         changed: dict[str, Any] = {"size": both}
         if old.get("shortest_edge") and height == width:
@@ -312,7 +312,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         return auto.from_pretrained(name, trust_remote_code=trust_remote_code, **changed)
 
     def _pixels(self, image: Any) -> NDArray[np.float32]:
-        """Return what the image processor makes, float32 of shape ``(3, height, width)``, or a grid of patches."""
+        """Return preprocessed pixels, float32 of shape ``(3, height, width)``, or a grid of patches."""
         made = self._processor(images=image, return_tensors="np")
         values: NDArray[np.float32] = patches_of(made) if self._naflex else np.asarray(made["pixel_values"][0])
         return values
@@ -335,7 +335,7 @@ class HubEncoder(Tunable[NDArray[Any]]):
         return hidden[:, 0] if self._has_class_token else hidden.mean(1), hidden
 
     def _in_order(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what a masked autoencoder orders patches by in place of noise: their places."""
+        """Return the positions of patches, by which a masked autoencoder orders them instead of by noise."""
         n_patches = (x.shape[2] // self._patch[0]) * (x.shape[3] // self._patch[1])
         places = need("torch", "encoders").arange(n_patches, device=x.device)
         return {"noise": places.expand(len(x), -1)}
@@ -355,7 +355,9 @@ class HubEncoder(Tunable[NDArray[Any]]):
         end = hidden.shape[1] - self._n_behind
         expected: tuple[int, ...] = (height // self._patch[0], width // self._patch[1]) if self._patch else ()
         n_cells = math.prod(expected) if expected else 0
-        start = end - n_cells if 0 < n_cells <= end else int(self._class_first)  # where patches are merged on the way
+        start = (
+            end - n_cells if 0 < n_cells <= end else int(self._class_first)
+        )  # else patches were merged inside the model
         patches = hidden[:, start:end]
         rows, columns = grid_of_sequence(patches.shape[1], expected, of_square=height == width)
         return patches.reshape(len(patches), rows, columns, -1)
@@ -371,12 +373,12 @@ class HubEncoder(Tunable[NDArray[Any]]):
         return int(self._tokenizer.pad_token_id or 0)
 
     def _own(self, n_tokens: int, length: int) -> slice:
-        """Return where a text's own tokens are among ``length`` padded ones."""
+        """Return the slice of a text's own tokens among ``length`` padded ones."""
         left = self._pads_fully and self._tokenizer.padding_side == "left"
         return slice(length - n_tokens, length) if left else slice(0, n_tokens)
 
     def _own_words(self, lengths: Tensor, hidden: Tensor) -> Tensor:
-        """Return which of the states are a text's own, bool, of shape ``(n, longest)``."""
+        """Return the mask of a text's own states, bool, of shape ``(n, longest)``."""
         n_places = hidden.shape[1]
         places: Tensor = need("torch", "encoders").arange(n_places, device=hidden.device)
         n_own = lengths.to(hidden.device)[:, None]
@@ -411,7 +413,7 @@ def has_class_token(model: Any) -> bool:
 
 
 def sees_everything(model: Any) -> bool:
-    """Let a masked autoencoder see all patches, which by itself hides some at random; return whether it is one.
+    """Turn off the random masking of patches in a masked autoencoder; return whether the model is one.
 
     References
     ----------
@@ -424,9 +426,9 @@ def sees_everything(model: Any) -> bool:
 
 
 def usable_positions(model: Any) -> int:
-    """Return how many tokens have a position of their own; `sys.maxsize` where no table limits them.
+    """Return the number of tokens that have a position embedding; `sys.maxsize` if no table limits them.
 
-    RoBERTa and its kin count positions from the padding's number on, so that the first of the table are never used.
+    RoBERTa and similar models count positions from the padding index, so they never use the first rows of the table.
     """
     tables = [
         part
@@ -446,12 +448,12 @@ def builtin_clip(
     device: str = "auto",
     precision: Precision = "auto",
 ) -> HubEncoder:
-    """Build ``builtin:clip``, a small dual encoder for demonstrations, from the files that come with the package.
+    """Build ``builtin:clip``, a small dual encoder for demonstrations, from files in the package.
 
-    It was trained on painted histology alone, by ``recipes/builtin_clip.py``, and knows nothing of real tissue.
+    It was trained only on synthetic histology, by ``recipes/builtin_clip.py``, and is not meant for real tissue.
     """
     if weights is not None:
-        raise EncoderError("builtin:clip comes with its weights: leave --weights out.")
+        raise EncoderError("builtin:clip has its own weights. Leave --weights out.")
     options: dict[str, Any] = {"adapter": adapter, "tokens": tokens, "device": device, "precision": precision}
     encoder = HubEncoder(str(Path(__file__).with_name(name)), **options)
     encoder.name = f"builtin:{name}"
@@ -459,7 +461,7 @@ def builtin_clip(
 
 
 def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: bool) -> tuple[Any, Any, Any]:
-    """Make a transformers model, its image processor and its tokenizer; None for what it does not need."""
+    """Build a transformers model, its image processor and its tokenizer; None for one that it does not need."""
     transformers = need("transformers", "encoders")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     state = None if weights is None else load_state(weights)
@@ -480,23 +482,23 @@ def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: 
     processor = transformers.AutoImageProcessor.from_pretrained(name, **options) if sees else None
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options) if dual or not sees else None
     missing = sorted(n for n in report["missing_keys"] if not n.startswith("pooler."))
-    shapes = sorted(f"{n} {tuple(own)} where {tuple(ours)} belongs" for n, own, ours in report["mismatched_keys"])
+    shapes = sorted(f"{n} {tuple(own)} instead of {tuple(ours)}" for n, own, ours in report["mismatched_keys"])
     require_fit(spec if weights is None else f"--weights {weights}", missing, (), shapes)
     if hasattr(getattr(model, "pooler", None), "dense"):
         model.pooler = None
-    if hasattr(model, "set_attention_type"):  # BigBird's goes by the longest text of a batch, and stays so
+    if hasattr(model, "set_attention_type"):  # BigBird would switch by the longest text of a batch, permanently
         model.set_attention_type("original_full")
     return model, processor, tokenizer
 
 
 def _kind_of(config: Any, trust_remote_code: bool) -> Any:
-    """Return the class of a configuration's model."""
+    """Return the model class of a configuration."""
     with need("torch", "encoders").device("meta"):
         return type(need("transformers", "encoders").AutoModel.from_config(config, trust_remote_code=trust_remote_code))
 
 
 def plain_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an image processor's settings as JSON values, those that do not change pixels left out."""
+    """Return an image processor's settings as JSON values, without those that do not change pixels."""
     left_out = ("processor_class", "_processor_class", "data_format", "device")
     kept: dict[str, Any] = json.loads(json.dumps(dict(values), default=_plain_value))
     return {k: v for k, v in kept.items() if k not in left_out}

@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
-"""Files of which a tokenizer of transformers has one."""
+"""A tokenizer of transformers has one of these files."""
 
 
 class OpenClipEncoder(Tunable[NDArray[Any]]):
     """A dual encoder of open_clip.
 
-    Pooled features are those that its contrastive training compares, not yet normalised. Tokens are the last layer's,
-    after its norm where it has one: image patches without the class token, text tokens without padding.
+    Pooled features are those that contrastive training compares, not yet normalised. Tokens are the outputs of the last
+    layer, after its norm if it has one: image patches without the class token, text tokens without padding.
 
     Parameters
     ----------
@@ -62,10 +62,10 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         ``MODEL/WEIGHTS`` as in ``ViT-B-32/laion2b_s34b_b79k``; ``hf-hub:ORG/NAME``; ``local-dir:DIRECTORY``; or
         ``MODEL`` alone together with ``weights``.
     pooling
-        How the tokens of the last layer become one vector instead; see `headwater.embed.pooling.POOLINGS`. What a side
-        has no token for is not encoded: ``last`` is of texts, ``cls`` of a side with a class token.
+        How the tokens of the last layer become one vector instead; see `headwater.embed.pooling.POOLINGS`. A modality
+        that lacks the needed token is not encoded: ``last`` is for texts, ``cls`` needs a class token.
     image_size
-        Height and width instead of those that the model was trained for; position embeddings are interpolated.
+        Height and width, instead of those that the model was trained for; position embeddings are interpolated.
 
     References
     ----------
@@ -120,7 +120,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
             self._token_shapes["text"] = None if text.tokens is None else (None, text.tokens[0].shape[1])
 
     def _poolable(self, model: Any) -> frozenset[Modality]:
-        """Return what can be encoded: both, or what has the tokens that ``--pooling`` asks for."""
+        """Return the modalities that have the tokens needed by ``--pooling``; without it, both."""
         tower = getattr(model, "text", None)
         names = {name.rpartition(".")[2] for name, _ in model.visual.named_parameters()}
         able: dict[Modality, tuple[str, ...]] = {"image": OF_CELLS, "text": (*OF_CELLS, "last")}
@@ -136,10 +136,10 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         return found
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
-        """Return what defines these features."""
+        """Return the spec of these features."""
         shape = self._token_shapes[modality]
         texts = {"tokenizer": type(self._tokenize).__name__, "context_length": self._tokenize.context_length}
-        if self.image_size is not None:  # with which the weights of both sides were made
+        if self.image_size is not None:  # it changes the digest of all weights, also for texts
             texts["image_size"] = list(self.image_size)
         if inner := getattr(self._tokenize, "tokenizer", None):
             texts["vocabulary"] = digest_of_vocabulary(inner)
@@ -159,7 +159,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         )
 
     def towers(self) -> Mapping[Modality, Sequence[str]]:
-        """Return the children that see, and those that read."""
+        """Return the submodules for images, and those for texts."""
         read = [n for n, _ in self.module.named_children() if n != "visual"]
         plain = [n for n, _ in self.module.named_parameters(recurse=False) if n.startswith(("text", "positional"))]
         return {"image": ("visual",), "text": tuple(dict.fromkeys([*read, *plain]))}
@@ -198,7 +198,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
 
     @cached_property
     def _longer(self) -> Any:
-        """A tokenizer that is only ever asked for one token more: where it truncates is the state of a tokenizer."""
+        """A second tokenizer that truncates one token later; the length is part of a tokenizer's state."""
         own = copy.deepcopy(self._tokenize)
         own(["a"], context_length=own.context_length + 1)
         return own
@@ -241,7 +241,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         return int(getattr(inner, "pad_token_id", None) or 0)
 
     def _padded(self, batch: Sequence[NDArray[Any]]) -> Tensor:
-        """Return ids of shape ``(n, context_length)``; the towers want their full length."""
+        """Return ids of shape ``(n, context_length)``, since the towers need the full length."""
         torch = need("torch", "encoders")
         ids = np.full((len(batch), self._tokenize.context_length), self._pad, np.int64)
         for row, own in zip(ids, batch, strict=True):
@@ -253,7 +253,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
 def _text_tokens(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return pooled text features and the last layer's tokens."""
     tower = getattr(model, "text", None)
-    if isinstance(tower, need("open_clip.hf_model", "encoders").HFTextEncoder):  # it would leave out the class token
+    if isinstance(tower, need("open_clip.hf_model", "encoders").HFTextEncoder):  # its own method drops the class token
         mask = (ids != tower.config.pad_token_id).long()
         hidden = tower.transformer(input_ids=ids, attention_mask=mask)
         return tower.proj(tower.pooler(hidden, mask)), hidden.last_hidden_state
@@ -264,14 +264,14 @@ def _text_tokens(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
 def _build(
     name: str, spec: str, image_size: tuple[int, int] | None, *, with_weights: bool, trust_remote_code: bool
 ) -> tuple[Any, Any]:
-    """Make an open_clip model and its tokenizer."""
+    """Build an open_clip model and its tokenizer."""
     open_clip = need("open_clip", "encoders")
     whole = name.startswith(("hf-hub:", "local-dir:"))
     model_name, _, tag = (name, "", "") if whole else name.partition("/")
     tower = _text_tower(Path(name.removeprefix("local-dir:")), spec) if name.startswith("local-dir:") else {}
     trained: dict[str, Any] = {} if whole else _training_of(open_clip, model_name, tag, spec, with_weights)
     try:
-        with warnings.catch_warnings():  # weights that say nothing about QuickGELU go by their model's configuration
+        with warnings.catch_warnings():  # for weights that do not declare QuickGELU, the model's configuration decides
             warnings.filterwarnings("ignore", "QuickGELU mismatch", UserWarning)
             model = open_clip.create_model(
                 model_name,
@@ -286,7 +286,7 @@ def _build(
                 **tower,
             )
         words = (open_clip.get_model_config(model_name) or {}).get("text_cfg", {})
-        # said outright to transformers, which would else ask; open_clip's own tokenizers do not know the argument
+        # passed explicitly to transformers, which would otherwise ask; open_clip's own tokenizers do not accept it
         told = {"trust_remote_code": trust_remote_code} if words.get("hf_tokenizer_name") else {}
         return model, open_clip.get_tokenizer(model_name, **told)
     except Exception as error:  # the library raises many kinds for what it cannot use
@@ -294,11 +294,12 @@ def _build(
             raise needs_code(spec) from error
         if image_size is not None and "size mismatch" in str(error):
             raise EncoderError(
-                f"{spec}: open_clip does not interpolate the position embeddings of this kind of model: leave "
+                f"{spec}: open_clip does not interpolate the position embeddings of this kind of model. Leave "
                 "--image-size out."
             ) from error
         advice = (
-            "Is the folder whole: open_clip_config.json, weights and, of a text model of transformers, its tokenizer?"
+            "Check that the folder holds open_clip_config.json, weights and, for a text model of transformers, its "
+            "tokenizer."
             if tower or name.startswith("local-dir:")
             else "Without a network, pass --weights FILE or open_clip:local-dir:DIRECTORY."
         )
@@ -321,20 +322,20 @@ class _TextConfig:
 
 
 def _text_tower(folder: Path, spec: str) -> dict[str, Any]:
-    """Return the text part of a folder's configuration, with the place of its text model; empty where it names none.
+    """Return the text part of a folder's configuration, with the path of its text model; empty if it names none.
 
-    A text model that is named by a relative path is looked for in the folder, and then in the hub's cache; the folder
-    may hold its ``config.json`` itself. The current directory has no say.
+    A text model named by a relative path is searched in the folder, which may hold its ``config.json`` itself, then in
+    the hub's cache. The current directory is never searched.
 
     Raises
     ------
     EncoderError
-        When its configuration, or its tokenizer, is nowhere.
+        When its configuration or its tokenizer is not found.
     """
     try:
         text = read_as(_OpenClipConfig, read_json(folder / "open_clip_config.json")).model_cfg.text_cfg
     except (OSError, ValueError):
-        return {}  # open_clip says what is wrong
+        return {}  # open_clip reports the error
     named = text.get("hf_model_name")
     if not isinstance(named, str) or Path(named).is_absolute():
         return {}
@@ -344,13 +345,13 @@ def _text_tower(folder: Path, spec: str) -> dict[str, Any]:
         cached = file_on_hub(named, "config.json")
         if cached is None:
             raise EncoderError(
-                f"{spec}: open_clip_config.json names the text model {named}, whose configuration is neither in the "
+                f"{spec}: open_clip_config.json names the text model {named}, but its configuration is neither in the "
                 f"folder nor in the hub's cache. Save the config.json of {named} as {folder / 'config.json'}."
             )
         place = Path(cached).parent
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise EncoderError(
-            f"{spec}: the folder has no tokenizer, which its text model {named} needs. Save tokenizer.json and "
+            f"{spec}: the text model {named} needs a tokenizer, but the folder has none. Save tokenizer.json and "
             f"tokenizer_config.json of {named} in {folder}."
         )
     return {"text_cfg": {**text, "hf_model_name": str(place.resolve())}}
@@ -366,20 +367,20 @@ def _describes_text(folder: Path) -> bool:
 
 
 def _training_of(open_clip: Any, model_name: str, tag: str, spec: str, with_weights: bool) -> dict[str, Any]:
-    """Return how the weights ``tag`` were trained; empty without a tag."""
+    """Return the training settings of the weights ``tag``; empty without a tag."""
     if model_name not in open_clip.list_models():
         close = difflib.get_close_matches(model_name, open_clip.list_models(), n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else ""
         raise EncoderError(f"{spec}: open_clip has no such model.{hint}")
     tags = [t for m, t in open_clip.list_pretrained() if m == model_name]
     if (tag and tag not in tags) or (not tag and with_weights):
-        what = f"open_clip has no weights {tag!r} of it.{nearest(tag, tags)}" if tag else "names no weights."
+        what = f"open_clip has no weights {tag!r} for it.{nearest(tag, tags)}" if tag else "no weights are named."
         raise EncoderError(
-            f"{spec}: {what} Write open_clip:{model_name}/WEIGHTS, WEIGHTS one of {', '.join(tags)}, "
-            "or pass --weights FILE."
+            f"{spec}: {what} Write open_clip:{model_name}/WEIGHTS, with one of {', '.join(tags)}, or pass --weights "
+            "FILE."
         )
     trained: dict[str, Any] = open_clip.get_pretrained_cfg(model_name, tag) if tag else {}
     plain = model_name.removesuffix("-quickgelu")
     if tag and plain != model_name and not trained.get("quick_gelu"):
-        raise EncoderError(f"{spec}: these weights were trained without QuickGELU. Write open_clip:{plain}/{tag}.")
+        raise EncoderError(f"{spec}: these weights were trained without QuickGELU. Use open_clip:{plain}/{tag}.")
     return trained

@@ -1,4 +1,4 @@
-"""A user's own encoder: a class of three methods, in a file or in an installed package."""
+"""A user's own encoder: a class with three methods, in a file or in an installed package."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ METHODS = {"load": "load(weights, device)", "prepare": "prepare(modality, item)"
 
 
 class PythonEncoder(Encoder[Any]):
-    """An encoder by a user's class.
+    """An encoder defined by a user's class.
 
-    The class says what it can encode, in ``modalities``, such as ``("image",)``, and has three methods.
+    The class lists what it can encode in ``modalities``, such as ``("image",)``, and has three methods.
     ``load(weights, device)`` is called once, with the file of ``--weights`` or None, and with ``cpu`` or ``cuda``.
-    ``prepare(modality, item)`` makes an image (PIL, mode RGB) or a text ready, in several threads at once, and raises
-    ValueError for one that it takes for faulty. ``encode(modality, batch)`` returns an array of shape ``(n, dim)``
-    for a list of n prepared items.
+    ``prepare(modality, item)`` prepares an image (PIL, mode RGB) or a text; it is called from several threads at once,
+    and raises ValueError for an invalid item. ``encode(modality, batch)`` returns an array of shape ``(n, dim)`` for a
+    list of n prepared items.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ class PythonEncoder(Encoder[Any]):
     ) -> None:
         self.name = f"python:{name}"
         if tokens != "none":
-            raise EncoderError(f"{self.name} makes no tokens: leave --tokens out.")
+            raise EncoderError(f"{self.name} has no tokens. Leave --tokens out.")
         if precision != "auto":
-            raise EncoderError(f"{self.name} computes in the precision that it chooses: leave --precision out.")
+            raise EncoderError(f"{self.name} chooses its precision itself. Leave --precision out.")
         if weights is not None and not Path(weights).is_file():
             raise EncoderError(f"--weights {weights}: no such file.")
         kind, code = _found(name, self.name)
@@ -65,13 +65,13 @@ class PythonEncoder(Encoder[Any]):
         self._digest = "" if weights is None else blake2b(Path(weights).read_bytes(), digest_size=16).hexdigest()
         try:
             self._device = resolve_device(device)
-        except MissingExtra:  # what needs no torch shall not ask for it
+        except MissingExtra:  # an encoder without torch must not require it
             self._device = "cpu"
         self._own = self._call("load", lambda: _made(kind, self._weights, self._device))
         self._dims = {modality: self._tried(modality) for modality in sorted(self.modalities)}
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
-        """Return what defines these features: the file's code and the weights among it."""
+        """Return the spec of these features, with digests of the file's code and of the weights."""
         return FeatureSpec(
             encoder=self.name,
             modality=modality,
@@ -83,7 +83,7 @@ class PythonEncoder(Encoder[Any]):
         )
 
     def prepare(self, modality: Modality, content: Content) -> Any:
-        """Let the class make an image or a text ready.
+        """Call the class's ``prepare`` for an image or a text.
 
         Raises
         ------
@@ -99,12 +99,12 @@ class PythonEncoder(Encoder[Any]):
             raise EncoderError(f"{self.name}: prepare() failed ({_line(error)}): {content.source}") from error
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Encoded:
-        """Let the class encode prepared items."""
+        """Call the class's ``encode`` for prepared items."""
         made = self._call("encode", lambda: np.asarray(self._own.encode(modality, list(batch)), np.float32))
         if made.ndim != 2 or len(made) != len(batch) or not made.shape[1]:
             raise EncoderError(
-                f"{self.name}: encode() returned shape {made.shape} for {len(batch)} items, where ({len(batch)}, dim) "
-                "belongs."
+                f"{self.name}: encode() returned shape {made.shape} for {len(batch)} items, but must return shape "
+                f"({len(batch)}, dim)."
             )
         return Encoded(made)
 
@@ -120,7 +120,7 @@ class PythonEncoder(Encoder[Any]):
             raise EncoderError(f"{self.name}: {method}() failed ({_line(error)}).") from error
 
     def _tried(self, modality: Modality) -> int:
-        """Encode one item that was made up, and return the length of its vector."""
+        """Encode a synthetic item, and return the length of its vector."""
         item: Any = "a" if modality == "text" else Image.linear_gradient("L").convert("RGB")
         ready = self._call("prepare", partial(self._own.prepare, modality, item))
         return int(self.encode(modality, [ready]).pooled.shape[1])
@@ -133,7 +133,7 @@ def _made(kind: type, weights: Path | None, device: str) -> Any:
 
 
 def _found(name: str, spec: str) -> tuple[type, bytes]:
-    """Return the class, and the code of the file that it is in."""
+    """Return the class, and the code of its file."""
     file, colon, attribute = name.rpartition(":")
     if colon:
         path = Path(file)
@@ -145,7 +145,7 @@ def _found(name: str, spec: str) -> tuple[type, bytes]:
     if name not in known:
         there = f"Installed are: {', '.join(sorted(known))}." if known else "None is installed."
         raise EncoderError(
-            f"{spec}: no package has an encoder of this name.{nearest(name, known)} {there} "
+            f"{spec}: no installed package has an encoder of this name.{nearest(name, known)} {there} "
             "For one in a file, write python:FILE.py:CLASS."
         )
     try:
@@ -153,15 +153,15 @@ def _found(name: str, spec: str) -> tuple[type, bytes]:
     except Exception as error:
         raise EncoderError(f"{spec}: {known[name].value} cannot be imported ({_line(error)}).") from error
     if not isinstance(kind, type):
-        raise EncoderError(f"{spec}: {known[name].value} is no class.")
+        raise EncoderError(f"{spec}: {known[name].value} is not a class.")
     return kind, Path(inspect.getfile(kind)).read_bytes()
 
 
 def _run(path: Path, code: bytes, spec: str) -> ModuleType:
-    """Run a file as a module of its own: the very bytes of which the digest is made."""
+    """Run a file as a separate module, from the same bytes that are digested."""
     module = ModuleType(f"headwater_encoder_{blake2b(bytes(path.resolve()), digest_size=8).hexdigest()}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look their module up
+    sys.modules[module.__name__] = module  # dataclasses look up their module
     try:
         exec(compile(code, str(path), "exec"), module.__dict__)
     except Exception as error:
@@ -181,17 +181,17 @@ def _class_in(module: ModuleType, name: str, file: str, spec: str) -> type:
 def _modalities_of(kind: type, spec: str) -> frozenset[Modality]:
     lacking = [call for name, call in METHODS.items() if not callable(getattr(kind, name, None))]
     if lacking:
-        raise EncoderError(f"{spec}: {kind.__name__} lacks {' and '.join(lacking)}. See docs/encoders.md.")
+        raise EncoderError(f"{spec}: {kind.__name__} has no {' and '.join(lacking)}. See docs/encoders.md.")
     given = getattr(kind, "modalities", None)
-    allowed = KEY_COLUMNS  # an image and its text together are for decoders
+    allowed = KEY_COLUMNS  # pairs are for decoders only
     if not isinstance(given, (tuple, list, set, frozenset)) or not given or not set(given) <= set(allowed):
         raise EncoderError(
-            f'{spec}: {kind.__name__} must say modalities = ("image",), ("text",) or ("image", "text"), not {given!r}.'
+            f'{spec}: {kind.__name__}.modalities must be ("image",), ("text",) or ("image", "text"), not {given!r}.'
         )
     return frozenset(given)
 
 
 def _line(error: BaseException) -> str:
-    """Return kind and first line of an error."""
+    """Return the type and first line of an error."""
     said = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 class TimmEncoder(ImagesOnly):
     """A timm model without its classifier.
 
-    The pooled feature is ``forward_head(forward_features(x), pre_logits=True)``, tokens are the feature map or patch
-    tokens of ``forward_features``, class and register tokens left out. Preprocessing is the model's own evaluation
+    The pooled feature is ``forward_head(forward_features(x), pre_logits=True)``. Tokens are the feature map or patch
+    tokens of ``forward_features``, without class and register tokens. Preprocessing is the model's own evaluation
     transform.
 
     Parameters
     ----------
     layer
-        Stages whose feature maps are taken instead, such as ``stage3`` or ``stage2,stage4``: the pooled feature is the
-        mean of each map, joined; tokens are the cells of the only one.
+        Stages whose feature maps are used instead, such as ``stage3`` or ``stage2,stage4``. The pooled feature is the
+        mean of each map, concatenated; tokens are the cells of the map and need a single stage.
     pooling
         How the tokens of ``forward_features`` become one vector instead; see `headwater.embed.pooling.POOLINGS`. Class
-        and register tokens are no part of a mean or a maximum.
+        and register tokens do not enter a mean or a maximum.
     image_size
-        Height and width instead of those that the model was trained for.
+        Height and width, instead of those that the model was trained for.
 
     References
     ----------
@@ -87,7 +87,9 @@ class TimmEncoder(ImagesOnly):
             _resize(model, image_size, self.name)
         self._stages = {} if layer is None else chosen_stages(layer, model, self.name)
         if len(self._stages) > 1 and tokens != "none":
-            raise EncoderError(f"{self.name}: --tokens wants one stage, and --layer {layer} names {len(self._stages)}.")
+            raise EncoderError(
+                f"{self.name}: --layer {layer} names {len(self._stages)} stages, but --tokens needs a single one."
+            )
         self._config = timm.data.resolve_model_data_config(model)
         if image_size is not None:
             self._config["input_size"] = (3, *image_size)
@@ -109,7 +111,7 @@ class TimmEncoder(ImagesOnly):
         self._token_shape = None if probe.tokens is None else np.shape(probe.tokens)[1:]
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
-        """Return what defines these features."""
+        """Return the spec of these features."""
         return FeatureSpec(
             encoder=self.name,
             modality=modality,
@@ -157,27 +159,25 @@ class TimmEncoder(ImagesOnly):
 
     def _cells(self, features: Tensor) -> Tensor:
         """Return the cells of a feature map or a sequence, of shape ``(n, n_cells, dim)``."""
-        if isinstance(features, (list, tuple)):  # of branches that see patches of different sizes
+        if isinstance(features, (list, tuple)):  # from branches with patches of different sizes
             option = "--tokens" if self._pooling is None else "--pooling"
-            raise EncoderError(
-                f"{self.name}: makes several kinds of tokens: pass --layer stage1, or leave {option} out."
-            )
+            raise EncoderError(f"{self.name} has several kinds of tokens. Pass --layer stage1, or leave {option} out.")
         if features.ndim == 3:
             return features[:, self._prefix :]
         if features.ndim != 4:
-            raise EncoderError(f"{self.name}: makes no tokens: leave --tokens and --pooling out.")
+            raise EncoderError(f"{self.name} has no tokens. Leave --tokens and --pooling out.")
         return (features if self._channels_last_map else features.permute(0, 2, 3, 1)).flatten(1, 2)
 
 
 def has_class_token(model: Any) -> bool:
-    """Whether a class token comes first in what a timm model makes of an image."""
+    """Whether a timm model puts a class token before the patch tokens."""
     owners = (model, getattr(model, "embeds", None))
     has = any(getattr(owner, "cls_token", None) is not None for owner in owners)
     return has and int(getattr(model, "num_prefix_tokens", 0)) > 0
 
 
 def _build(timm: Any, name: str, spec: str, *, pretrained: bool) -> Any:
-    """Make a timm model without its classifier."""
+    """Build a timm model without its classifier."""
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except RuntimeError as error:
@@ -192,10 +192,10 @@ def _build(timm: Any, name: str, spec: str, *, pretrained: bool) -> Any:
 
 
 def _resize(model: Any, size: tuple[int, int], spec: str) -> None:
-    """Make a model that goes by the size of its images, such as a ViT, take another; a convolutional one takes any."""
+    """Change the input size of a model that depends on it, such as a ViT; a convolutional one accepts any size."""
     if hasattr(model, "set_input_size"):
         with fitting(spec, size), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of how Swin interpolates
+            warnings.simplefilter("ignore", UserWarning)  # about interpolation in Swin
             model.set_input_size(img_size=size)
 
 

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 CLASSES = 1000
-"""Of the classifiers of ImageNet, which all of these are."""
+"""Number of classes of ImageNet, which all these classifiers predict."""
 INCEPTIONS = ("googlenet", "inception_v3")
 ASIDE = ("aux1", "aux2", "AuxLogits", "aux_logits")
-"""Classifiers that Inception has halfway, for its training, and the switch for them."""
+"""Auxiliary classifiers inside Inception models, used in training, and the switch for them."""
 
 
 class TorchvisionEncoder(ImagesOnly):
-    """A classifier of torchvision without its last linear layer; the pooled feature is what that would see.
+    """A classifier of torchvision without its last linear layer; the pooled feature is the input of this layer.
 
     Preprocessing is the evaluation transform of the weights. For tokens, and for images of another size, use timm,
     which has most of these models too.
@@ -43,7 +43,7 @@ class TorchvisionEncoder(ImagesOnly):
     Parameters
     ----------
     name
-        A model, such as ``alexnet``, with the name of its weights after a slash where they are not the default ones:
+        A model, such as ``alexnet``; for weights other than the default ones, with their name after a slash, such as
         ``resnet50/IMAGENET1K_V1``.
     pooling
         How the last feature map, or a vision transformer's tokens, become one vector instead; see
@@ -69,7 +69,7 @@ class TorchvisionEncoder(ImagesOnly):
     ) -> None:
         self.name, self.tokens = f"torchvision:{name}", tokens
         if tokens != "none":
-            raise EncoderError(f"{self.name} makes no tokens: leave --tokens out, or take the model from timm.")
+            raise EncoderError(f"{self.name} has no tokens. Leave --tokens out, or use the model from timm.")
         named, architecture = named_weights(name, self.name), name.partition("/")[0]
         if weights is None:
             model = _fetched(architecture, named, self.name)
@@ -89,7 +89,7 @@ class TorchvisionEncoder(ImagesOnly):
         self._dim = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (64, 64)))]).pooled.shape[1]
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
-        """Return what defines these features."""
+        """Return the spec of these features."""
         return FeatureSpec(
             encoder=self.name,
             modality=modality,
@@ -113,7 +113,7 @@ class TorchvisionEncoder(ImagesOnly):
 
 
 def named_weights(name: str, spec: str) -> Any:
-    """Return the entry of torchvision for a model's weights.
+    """Return torchvision's entry for a model's weights.
 
     Raises
     ------
@@ -128,12 +128,12 @@ def named_weights(name: str, spec: str) -> Any:
     of_model = models.get_model_weights(model)
     names = [weights.name for weights in of_model]
     if tag and tag not in names:
-        raise EncoderError(f"{spec}: no such weights.{nearest(tag, names)} There are: {', '.join(names)}.")
+        raise EncoderError(f"{spec}: there are no such weights.{nearest(tag, names)} There are: {', '.join(names)}.")
     return of_model[tag] if tag else of_model.DEFAULT
 
 
 def cached_file(named: Any) -> Path:
-    """Return where torch keeps weights once they are fetched."""
+    """Return the path of weights in torch's cache."""
     return Path(need("torch.hub", "encoders").get_dir(), "checkpoints", named.url.rpartition("/")[2])
 
 
@@ -154,7 +154,7 @@ def _fetched(architecture: str, named: Any, spec: str) -> nn.Module:
 
 
 def _as_trained(architecture: str) -> nn.Module:
-    """Return a model as torchvision makes it for weights, but without these."""
+    """Return a model as torchvision builds it for weights, but without loading them."""
     own = {"aux_logits": True, "transform_input": True, "init_weights": False} if architecture in INCEPTIONS else {}
     with quiet_libraries():
         model: nn.Module = need("torchvision.models", "encoders").get_model(architecture, weights=None, **own)
@@ -162,19 +162,21 @@ def _as_trained(architecture: str) -> nn.Module:
 
 
 def _renamed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict with the names of DenseNet's layers as they are now; files have older ones."""
+    """Return a state dict with the current names of DenseNet's layers; files have older names."""
     return {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", name): t for name, t in state.items()}
 
 
 def without_classifier(model: nn.Module, spec: str) -> str:
-    """Take the last linear layer out of a model, and what Inception has beside it; return the layer's name."""
+    """Remove a model's last linear layer, and Inception's auxiliary classifiers; return the layer's name."""
     nn = need("torch.nn", "encoders")
     for part in ASIDE:
         if hasattr(model, part):
             setattr(model, part, False if part == "aux_logits" else None)
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or model.get_submodule(linear[-1]).out_features != CLASSES:
-        raise EncoderError(f"{spec} does not end in a linear layer, so that there is no telling what its features are.")
+        raise EncoderError(
+            f"{spec} does not end in a linear layer, so its features are not defined. Choose another model."
+        )
     name: str = linear[-1]
     above, _, last = name.rpartition(".")
     setattr(model.get_submodule(above), last, nn.Identity())
@@ -182,7 +184,7 @@ def without_classifier(model: nn.Module, spec: str) -> str:
 
 
 def _pool_last(model: Any, pooling: str, spec: str) -> None:
-    """Let a model end in its last feature map, pooled; a vision transformer's tokens are pooled where it is called.
+    """Make a model end in its pooled last feature map; `features` pools the tokens of a vision transformer.
 
     Raises
     ------
@@ -196,7 +198,7 @@ def _pool_last(model: Any, pooling: str, spec: str) -> None:
     size = getattr(getattr(model, "avgpool", None), "output_size", None)
     require_pooling(pooling, OF_CELLS, spec)
     if size not in (1, (1, 1)):
-        raise EncoderError(f"{spec}: --pooling {pooling}: this model pools within its code. Take it from timm.")
+        raise EncoderError(f"{spec}: --pooling {pooling}: this model's pooling is fixed in its code. Use it from timm.")
     model.avgpool = nn.AdaptiveMaxPool2d(1) if pooling == "max" else nn.AdaptiveAvgPool2d(1)
     for after in ("classifier", "fc", "head"):
         if hasattr(model, after):
@@ -212,7 +214,7 @@ def _tokens_of(model: Any, x: Tensor) -> Tensor:
 
 
 def _transform_of(named: Any) -> tuple[dict[str, Any], Any]:
-    """Return what the transform of weights does to an image, as plain values and as torchvision's own steps."""
+    """Return the transform of weights as plain values and as torchvision's own steps."""
     transforms = need("torchvision.transforms", "encoders")
     own = named.transforms()
     (crop,), (resize,) = own.crop_size, own.resize_size

@@ -1,9 +1,9 @@
-"""The one gate that every encoder, tokenizer, processor, adapter and file of weights passes before it is loaded.
+"""The safety check that every encoder, tokenizer, processor, adapter and file of weights passes before it is loaded.
 
-Whoever names an encoder on the command line may name code: ``python:FILE`` runs. A store, a run and a model folder come
-from other people: what they name may not run code, read files elsewhere, or wait for ever, unless the user passes
-``--trust-remote-code``. Libraries take some arguments of their loaders from the configuration in a model's folder:
-these are read here first, and refused by kind, at any depth and in any file.
+The user may name code on the command line: ``python:FILE`` is run. Stores, runs and model folders may come from other
+people. What they name must not run code, read other files, or block, unless the user passes ``--trust-remote-code``.
+Libraries read some arguments of their loaders from the configuration in a model's folder. This module reads the
+configuration first, and rejects such arguments by kind, at any depth and in any file.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ CONFIGS = (
     "video_preprocessor_config.json",
     "adapter_config.json",
 )
-"""Files of a model on the hub that hold arguments of loaders; of a folder, every JSON file is read."""
+"""Files of a model on the hub that hold arguments of loaders; in a folder, every JSON file is checked."""
 LOADERS = re.compile(
     r"(.*_)?((?<!use_)checkpoint|dir|file|filename|folder|hub_id|proxies|revision|subfolder|url)|(.*(?<!drop)_)?path|"
     r"pretrained(_cfg|_cfg_overlay|_backbone|_model_name_or_path)?|\w*name_or_path|adapter_kwargs|config|custom_load|"
     r"from_(flax|tf)|local_files_only|mirror|state_dict|(use_auth_)?token|tokenizer_(name|type)"
 )
-"""Arguments that tell a loader what to open, or how far to trust it."""
+"""Arguments that tell a loader which files to open, or how far to trust them."""
 TOKENIZERS = re.compile(
     r"\w+_token|(additional|extra)_special_tokens|add_\w+|clean|clean_up_tokenization_spaces|do_lower_case|language|"
     r"legacy|lowercase|model_max_length|padding|padding_side|reduction_mask|split_special_tokens|strip_accents|"
@@ -49,30 +49,30 @@ _SCHEME = re.compile(r"^[A-Za-z][\w.+-]+:")
 
 
 def admit(spec: str, *, named_by: str | None = None, trusted: bool = False) -> None:
-    """Let an encoder be loaded, or say why not.
+    """Raise unless an encoder is safe to load.
 
     Parameters
     ----------
     spec
-        What is to be loaded; see `headwater.embed.load_encoder`.
+        The encoder spec; see `headwater.embed.load_encoder`.
     named_by
-        The store or run that names it; None where the user does.
+        The store or run that names the encoder; None if the user names it.
     trusted
-        Whether the user lets code run that other people wrote.
+        Whether the user allows code that other people wrote to run.
 
     Raises
     ------
     EncoderError
-        When it would run code, or read files that are not the model's, and is not to be trusted with that.
+        When it would run code, or read files outside the model, and ``trusted`` is false.
     """
     backend, _, name = spec.partition(":")
     if backend == "python" and named_by is not None and not trusted:
         raise EncoderError(
-            f"{spec} is code that would run with your rights, named by {named_by}, which may be somebody else's. If "
-            "you trust it, pass --trust-remote-code."
+            f"{named_by} names {spec}, which is code that would run with your rights. If you trust it, pass "
+            "--trust-remote-code."
         )
     if backend == "joined" and (named_by or "").startswith("joined:"):
-        raise EncoderError(f"{named_by}: names {spec}, but the encoders of a joined run are never joined ones.")
+        raise EncoderError(f"{named_by} names {spec}, but a joined run cannot contain another joined run.")
     source, _, place = name.partition(":")
     source = source.lower().replace("_", "-")  # as timm reads it
     if source == "local-dir" and backend in ("timm", "open_clip"):
@@ -80,7 +80,7 @@ def admit(spec: str, *, named_by: str | None = None, trusted: bool = False) -> N
     elif backend == "hf" and Path(name).is_dir():
         _admit_folder(Path(name), spec, named_by, trusted)
     elif backend == "hf" and os.path.lexists(name):
-        raise EncoderError(f"{spec}: is no directory. Give the directory that holds the model: hf:DIRECTORY.")
+        raise EncoderError(f"{spec} is not a directory. Give the directory of the model: hf:DIRECTORY.")
     elif backend == "hf":
         _admit_repository(name, spec, CONFIGS, trusted)
     elif source == "hf-hub" and backend in ("timm", "open_clip"):
@@ -88,31 +88,31 @@ def admit(spec: str, *, named_by: str | None = None, trusted: bool = False) -> N
 
 
 def admit_weights(weights: str | Path, named_by: str) -> None:
-    """Let a file of weights that a store or run names be read: a regular file, of tensors alone.
+    """Raise unless the weights that a store or run names are a regular file.
 
     Raises
     ------
     EncoderError
-        When it is none.
+        When they are not.
     """
     if not isinstance(weights, str | Path):
-        raise EncoderError(f"{named_by}: names weights that are no path ({weights!r}). Pass --weights FILE.")
+        raise EncoderError(f"{named_by} names weights that are not a path ({weights!r}). Pass --weights FILE.")
     try:
         open_regular(weights).close()
     except (OSError, ValueError) as error:
         why = "no such file" if isinstance(error, FileNotFoundError) else _why(error)
-        raise EncoderError(f"{named_by}: names the weights {weights}: {why}. Pass --weights FILE.") from error
+        raise EncoderError(f"{named_by} names the weights {weights}: {why}. Pass --weights FILE.") from error
 
 
 def file_of(run: Path, *parts: str) -> Path:
-    """Return a regular file of a run that may be somebody else's.
+    """Return the path of a regular file in a run that may come from somebody else.
 
     Raises
     ------
     FileNotFoundError
-        When there is none.
+        When there is no such file.
     EncoderError
-        When it, or a folder on the way to it, is a symbolic link: the file would be one from outside the run.
+        When the file or one of its folders is a symbolic link, which could lead outside the run.
     OSError
         When it is a pipe or a device.
     """
@@ -121,26 +121,25 @@ def file_of(run: Path, *parts: str) -> Path:
         path = path / part
         if path.is_symlink():
             raise EncoderError(
-                f"{path} is a symbolic link, by which a run could read other files. Copy the run with its files (cp "
-                "-rL)."
+                f"{path} is a symbolic link, which could lead outside the run. Copy the run with its files (cp -rL)."
             )
     open_regular(path, follow=False).close()
     return path
 
 
 def needs_code(spec: str) -> EncoderError:
-    """Return the error for a model that cannot be loaded without code of its author's."""
+    """Return the error for a model that needs its author's code."""
     return EncoderError(
-        f"{spec}: needs code of the model's author, which would run with your rights. If you trust it, pass "
+        f"{spec} needs code of the model's author, which would run with your rights. If you trust it, pass "
         "--trust-remote-code."
     )
 
 
 @contextmanager
 def unasked(backend: str, trusted: bool) -> Iterator[None]:
-    """Keep transformers from asking on the terminal whether to run a model's code: it is run when trusted, else not.
+    """Keep transformers from asking on the terminal whether to run a model's code; ``trusted`` decides instead.
 
-    Some libraries call it without saying whether the code may run, and it then waits for a ``y``.
+    Some libraries call transformers without saying whether the code may run; it then waits for a ``y``.
     """
     if trusted or backend not in ("hf", "open_clip"):
         yield
@@ -158,9 +157,9 @@ def unasked(backend: str, trusted: bool) -> Iterator[None]:
 
 
 def _admit_folder(folder: Path, spec: str, named_by: str | None, trusted: bool, *, towers: bool = True) -> None:
-    """Read every JSON file of a model's folder, and look at what kind of file each other one is."""
+    """Check every JSON file in a model's folder, and that all other files are regular."""
     if not folder.is_dir():
-        raise EncoderError(f"{spec}: cannot be read (no such directory). Give the one that holds the model.")
+        raise EncoderError(f"{spec}: cannot be read (no such directory). Give the directory of the model.")
     links = named_by is None or trusted
     reader = _Reader(spec, folder, trusted, towers=towers, folders=links)
     for path in _files(folder, spec):
@@ -172,7 +171,7 @@ def _admit_folder(folder: Path, spec: str, named_by: str | None, trusted: bool, 
             else:
                 open_regular(path).close()
         except FileNotFoundError:
-            continue  # a link to nothing, which the library does not find either
+            continue  # a broken link, which the library cannot open either
         except (OSError, ValueError) as error:
             if isinstance(error, EncoderError):
                 raise
@@ -180,7 +179,7 @@ def _admit_folder(folder: Path, spec: str, named_by: str | None, trusted: bool, 
 
 
 def _files(folder: Path, spec: str) -> Iterator[Path]:
-    """Give what is in a folder and in those right in it, other folders left out."""
+    """Yield the files in a folder and in its direct subfolders."""
     try:
         for path in sorted(folder.iterdir()):
             if not path.is_dir():
@@ -200,12 +199,12 @@ def _refuse_link(path: Path, folder: Path, spec: str) -> None:
 
 
 def file_on_hub(name: str, file: str) -> str | None:
-    """Return where a file of ``ORG/NAME``, or ``ORG/NAME@REVISION``, is in the hub's cache, fetched if need be.
+    """Return the path of a file of ``ORG/NAME``, or ``ORG/NAME@REVISION``, in the hub's cache; fetch it if needed.
 
-    None where the model has no such file, or it cannot be reached.
+    Return None if the model has no such file, or the hub cannot be reached.
     """
     repository, _, revision = name.partition("@")
-    if os.path.lexists(repository):  # transformers would take what has this name in the current directory
+    if os.path.lexists(repository):  # transformers would use a file of this name in the current directory
         try:
             known = need("huggingface_hub", "encoders").try_to_load_from_cache(
                 repository, file, revision=revision or None
@@ -229,7 +228,7 @@ def file_on_hub(name: str, file: str) -> str | None:
 
 
 def _admit_repository(name: str, spec: str, files: Sequence[str], trusted: bool) -> None:
-    """Look at the configuration of a model on the hub or in its cache; without the first file, the library says so."""
+    """Check the configuration of a model on the hub or in its cache; the library reports a missing first file."""
     for file in files:
         path = file_on_hub(name, file)
         if path is None and file == files[0]:
@@ -243,20 +242,20 @@ def _admit_repository(name: str, spec: str, files: Sequence[str], trusted: bool)
 
 
 class _Reader:
-    """Reads the configuration of one model.
+    """Checks the configuration of one model.
 
     Parameters
     ----------
     spec
-        The encoder.
+        The encoder spec.
     folder
-        Where the model is; None for one on the hub.
+        Folder of the model; None for a model on the hub.
     trusted
-        Whether code may run that the configuration asks for.
+        Whether code named by the configuration may run.
     towers
-        Whether a text tower that it names is looked at, too: a tower's own configuration names none.
+        Whether to check the text tower that it names; false for the configuration of a tower itself.
     folders
-        Whether a text tower may lie in another folder, which is looked at, too: where the user names the model.
+        Whether a text tower may be in another folder, which is then checked too; true if the user names the model.
     """
 
     def __init__(
@@ -265,55 +264,57 @@ class _Reader:
         self.spec, self.folder, self.trusted, self.towers, self.folders = spec, folder, trusted, towers, folders
 
     def require_plain(self, file: str, values: Any) -> None:
-        """Raise `EncoderError` where a configuration asks for what only its loader may decide."""
+        """Raise `EncoderError` if a configuration sets arguments that only the loader may set."""
         if file.endswith("config.json") and not isinstance(values, dict):
-            raise EncoderError(f"{self.spec}: {file}: holds no JSON object. Fetch the model anew.")
+            raise EncoderError(f"{self.spec}: {file} does not hold a JSON object. Fetch the model again.")
         if self.trusted:
             return
         if file == "adapter_config.json":
-            raise self._refusal(file, "peft may load other models and modules for an adapter", "Save it merged")
+            raise self._refusal(
+                file, "peft may load other models and modules for an adapter", "Save the model with the adapter merged"
+            )
         if not file.endswith(("config.json", ".index.json")):
-            return  # vocabularies and the like: data, however their words are called
+            return  # vocabularies and other data, whose words have no effect
         for keys, value in _entries(values):
             for rule in (self._code, self._argument, self._weights, self._model):
                 if why := rule(keys, value):
-                    raise self._refusal(file, f"{'.'.join(keys)} = {_shown(value)} {why}", "Take it out")
+                    raise self._refusal(file, f"{'.'.join(keys)} = {_shown(value)} {why}", "Remove the entry")
 
     def _refusal(self, file: str, what: str, advice: str) -> EncoderError:
         flag = "" if self.spec.startswith("timm:") else ", or pass --trust-remote-code if you trust the model"
         return EncoderError(f"{self.spec}: {file}: {what}. {advice}{flag}.")
 
     def _code(self, keys: tuple[str, ...], value: Any) -> str:
-        """Say what of an entry would run code."""
+        """Say how an entry would run code; empty if it would not."""
         key = keys[-1].lower().replace("-", "_")
         if key.endswith(("trust_remote_code", "allow_all_kernels")) and value not in (False, None, "", 0):
-            return "would let code run that comes with the model"
+            return "would run code that comes with the model"
         if "implementation" in key and any(isinstance(leaf, str) and "/" in leaf for leaf in _leaves(value)):
             return "would fetch code from the hub and run it"
         return ""
 
     def _argument(self, keys: tuple[str, ...], value: Any) -> str:
-        """Say what of an entry is an argument of a loader, among those that are passed on."""
+        """Say why an entry is an unsafe argument of a loader; empty if it is safe."""
         if len(keys) < 2 or not re.search(r"(^|_)(kw)?args$", keys[-2]) or value is None:
             return ""
         if keys[-2] == "tokenizer_kwargs" and "text_cfg" in keys:
-            return "" if TOKENIZERS.fullmatch(keys[-1]) else "is no argument that a tokenizer of open_clip needs"
+            return "" if TOKENIZERS.fullmatch(keys[-1]) else "is not an argument that a tokenizer of open_clip needs"
         if keys[-1] == "weights_only" and value is not True:
-            return "would let code run that is in the weights"
+            return "would run code in the weights"
         plain = value is False or value == "" or (isinstance(value, int | float) and value is not True)
-        return "tells a loader what to open" if LOADERS.fullmatch(keys[-1]) and not plain else ""
+        return "tells a loader which files to open" if LOADERS.fullmatch(keys[-1]) and not plain else ""
 
     def _weights(self, keys: tuple[str, ...], value: Any) -> str:
-        """Say which weights, or which other file, lie elsewhere."""
+        """Say that an entry names weights or another file outside the folder; empty if it does not."""
         if keys[-1].endswith("_file") and isinstance(value, str) and not self._is_own(value):
-            # a path that is nowhere is one of the author's machine, which libraries pass over
+            # a missing path is one on the author's machine, which libraries ignore
             return "names a file that is not in this folder" if os.path.lexists(value) else ""
         if "weight_map" not in keys[:-1] and keys[-1] != "transformers_weights":
             return ""
-        return "" if isinstance(value, str) and Path(value).name == value else "is no file of this folder"
+        return "" if isinstance(value, str) and Path(value).name == value else "is not a file in this folder"
 
     def _model(self, keys: tuple[str, ...], value: Any) -> str:
-        """Say which part of a model is to come from elsewhere."""
+        """Say that an entry names a model elsewhere; empty if it does not."""
         key = keys[-1]
         if not isinstance(value, str) or not value or self._is_own(value):
             return ""
@@ -322,7 +323,7 @@ class _Reader:
         if key.endswith("name_or_path") and key.strip("_") != "name_or_path":
             return "names another model"
         if key == "hf_tokenizer_name" and self.folder is not None:
-            return ""  # open_clip takes the tokenizer that lies in the folder itself
+            return ""  # open_clip uses the tokenizer in the folder itself
         if key == "hf_model_name" and not self.towers:
             return ""
         named = Path(value)
@@ -335,13 +336,13 @@ class _Reader:
             return ""
         if key in ("hf_model_name", "hf_tokenizer_name", "backbone"):
             if _ELSEWHERE.search(value) or _SCHEME.match(value) or os.path.lexists(named):
-                return "names another model, in a folder of its own"
+                return "names another model, in another folder"
             if key == "hf_model_name":
                 _admit_repository(value, self.spec, TOWER_CONFIGS, self.trusted)
         return ""
 
     def _is_own(self, value: Any) -> bool:
-        """Whether a path is the model's own folder, or in it."""
+        """Whether a path is the model's folder, or inside it."""
         if self.folder is None or not isinstance(value, str):
             return False
         try:
@@ -351,7 +352,7 @@ class _Reader:
 
 
 def _entries(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give every entry of nested JSON with the keys that lead to it."""
+    """Yield every entry of nested JSON with the keys that lead to it."""
     pairs: Any = ()
     if isinstance(value, Mapping):
         pairs = value.items()
@@ -366,7 +367,7 @@ def _entries(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Give what is at the ends of nested JSON."""
+    """Yield the leaf values of nested JSON."""
     if isinstance(value, Mapping):
         for part in value.values():
             yield from _leaves(part)

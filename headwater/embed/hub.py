@@ -1,4 +1,4 @@
-"""What kind of model a name on the Hugging Face hub stands for, and which encoder that makes it."""
+"""Choose the encoder class for a model on the Hugging Face hub by the kind of the model."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def hub_encoder(
     precision: Precision = "auto",
     trust_remote_code: bool = False,
 ) -> Encoder[Any]:
-    """Build ``hf:NAME``: a vision-language decoder where it is one, else a dual encoder, a vision or a text model.
+    """Build ``hf:NAME``: a vision-language decoder, a dual encoder, a vision model or a text model.
 
     Raises
     ------
     EncoderError
-        When it cannot be loaded, or is asked for a layer, a pooling or a prompt that it does not have.
+        When it cannot be loaded, or has no such layer, pooling or prompt.
     """
     spec = f"hf:{name}"
     sentence = declared(name, spec) if pooling is None else None
@@ -50,7 +50,9 @@ def hub_encoder(
         config = need("transformers", "encoders").AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
     if is_decoder(config):
         if image_size is not None:
-            raise EncoderError(f"{spec} takes images at their own shape: leave --image-size out, or --step resize=HxW.")
+            raise EncoderError(
+                f"{spec} reads images in their own aspect ratio. Leave --image-size out, or pass --step resize=HxW."
+            )
         with loading(spec):
             try:
                 return DecoderEncoder(
@@ -65,14 +67,14 @@ def hub_encoder(
                     precision=precision,
                     trust_remote_code=trust_remote_code,
                 )
-            except (AttributeError, IndexError, KeyError, TypeError) as error:  # of a model that reads in another way
+            except (AttributeError, IndexError, KeyError, TypeError) as error:  # a model with another interface
                 raise EncoderError(
                     f"{spec}: a {config.model_type} model cannot be used as an encoder ({first_line(error)})."
                 ) from error
     asked = {"--layer": layer, "--prompt": prompt}
     if given := [option for option, value in asked.items() if value is not None]:
         raise EncoderError(
-            f"{spec} is a {config.model_type} model, no vision-language decoder: leave {' and '.join(given)} out."
+            f"{spec} is a {config.model_type} model, not a vision-language decoder. Leave {' and '.join(given)} out."
         )
     with loading(spec):
         return HubEncoder(
@@ -90,12 +92,12 @@ def hub_encoder(
 
 
 def tokens_of_text(spec: str, text: str, *, named_by: str) -> list[str] | None:
-    """Return a text as the tokenizer of ``hf:NAME`` cuts it, from files at hand; None where that cannot be told.
+    """Return the tokens of a text by the tokenizer of ``hf:NAME``, from local files; None if it cannot be loaded.
 
     Parameters
     ----------
     named_by
-        The store that names it: nothing is run that the model's author wrote.
+        The store that names the encoder. Code of the model's author is not run.
     """
     name = spec.removeprefix("hf:")
     try:
@@ -105,26 +107,28 @@ def tokens_of_text(spec: str, text: str, *, named_by: str) -> list[str] | None:
             tokenizer = auto.from_pretrained(name, local_files_only=True, trust_remote_code=False)
             return list(tokenizer.convert_ids_to_tokens(tokenizer(text, truncation=True)["input_ids"]))
     except (HeadwaterError, ImportError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # of a folder that is damaged, say: numbers stand for the words
+        return None  # for example a damaged folder; the caller then shows numbers instead of words
 
 
 def is_decoder(config: Any) -> bool:
-    """Whether a configuration is of a model that reads images and words in one causal sequence, like Qwen2-VL."""
+    """Whether a configuration describes a model that reads images and words in one causal sequence, like Qwen2-VL."""
     auto = need("transformers.models.auto.modeling_auto", "encoders")
     if config.model_type not in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or config.is_encoder_decoder:
         return False
     kind = auto.MODEL_MAPPING.get(type(config), None)
-    return isinstance(kind, type) and not hasattr(kind, "get_text_features")  # as a dual encoder that writes, like BLIP
+    return isinstance(kind, type) and not hasattr(
+        kind, "get_text_features"
+    )  # a dual encoder that also generates text, like BLIP, has it
 
 
 @contextmanager
 def loading(spec: str) -> Iterator[None]:
-    """Turn what transformers raises when it cannot load something into one line.
+    """Turn the errors of transformers in loading a model into a one-line error.
 
     Raises
     ------
     EncoderError
-        Also when the model needs code of its author's that was not asked for.
+        Also when the model needs its author's code, which the user has not allowed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Items of a manifest: what is distinct in its images and texts, and why some rows have none."""
+"""Items of a manifest: its distinct images and texts, and the reasons why some rows have none."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from headwater.errors import EncoderError, ImageError
 from headwater.sources import Manifest
 from headwater.store import KEY_COLUMNS, PARTS, Features, FileIndex, Modality, hex_from_keys, sample_keys, stat_of
 
-SHOWN = 5  # failures that are named one by one
+SHOWN = 5  # most failures that a message lists
 _KNOWN = {"source": pl.String, "key": pl.Binary}
 SKIP = "Pass --on-error skip to leave such rows out."
 
 
 @dataclass(frozen=True)
 class Items:
-    """The items of one modality: what is distinct, each row's key as hex or null, and why rows have none, by id.
+    """The items of one modality: the distinct contents, each row's key in hex or null, and reasons for null, by id.
 
-    Pairs have as ``parts`` the items that they are made of.
+    For pairs, ``parts`` holds the items of images and texts.
     """
 
     contents: Contents
@@ -36,14 +36,14 @@ class Items:
     parts: Mapping[Modality, Items] = field(default_factory=dict)
 
     def failed_samples(self, ids: Sequence[str], failed: Mapping[str, str]) -> dict[str, str]:
-        """Say why samples have no features, by id, given why items failed, by key."""
+        """Return the reason why samples have no features, by id, given the reasons of failed items, by key."""
         if not failed:
             return dict(self.unreadable)
         found = ((id, failed.get(key) or self.unreadable.get(id)) for id, key in zip(ids, self.keys, strict=True))
         return {id: why for id, why in found if why is not None}
 
     def why_none(self, ids: Sequence[str], modality: Modality) -> list[str]:
-        """Say of each row why it has no item: what cannot be read of it, or is not there; empty where it has one."""
+        """Return for each row the reason why it has no item (unreadable or missing); empty if it has one."""
         why = [""] * len(ids)
         for part, items in (self.parts or {modality: self}).items():
             for row in items.keys.is_null().arg_true().to_list():
@@ -59,7 +59,7 @@ def items_of(
     progress: Progress,
     index: FileIndex | None = None,
 ) -> Items:
-    """Read every file or text once, for its key, but those files that ``index`` knows and that have not changed."""
+    """Read every file or text once to compute its key; files that are unchanged since ``index`` are not read."""
     if modality == "pair":
         return _pairs_of(
             table, {part: items_of(table, part, workers, on_error, progress, index) for part in PARTS["pair"]}
@@ -89,7 +89,7 @@ def items_of(
 
 
 def _pairs_of(table: Manifest, parts: Mapping[Modality, Items]) -> Items:
-    """Return the items of rows that have both an image and a text, given those of each."""
+    """Return the items of rows with both an image and a text, given the items of each modality."""
     texts = pl.Series("words", table.texts(), dtype=pl.String)
     keys = sample_keys(pl.DataFrame([items.keys for items in parts.values()]), "pair")
     contents = distinct(keys.str.decode("hex"), table.image_places(), "pair", texts)
@@ -101,7 +101,7 @@ def _pairs_of(table: Manifest, parts: Mapping[Modality, Items]) -> Items:
 def keys_of_files(
     files: pl.Series, workers: int | None, progress: Progress, index: FileIndex | None
 ) -> tuple[pl.Series, dict[str, ImageError]]:
-    """Return the key of each image file, null for one that cannot be read, and why; what ``index`` knows is not read.
+    """Return the key of each image file, null if it cannot be read, and the errors; files in ``index`` are not read.
 
     Files are distinct paths, as strings.
     """
@@ -118,7 +118,9 @@ def keys_of_files(
 
     def read(path: str) -> bytes | ImageError:
         if index is not None:
-            before[place_of[path]] = stat_of(place_of[path])  # what changes while it is read is read again next time
+            before[place_of[path]] = stat_of(
+                place_of[path]
+            )  # a file that changes while it is read is read again next time
         return key_or_error(Path(path))
 
     keys: dict[str, bytes] = {}
@@ -141,7 +143,7 @@ def keys_of_files(
 
 
 def absolute(files: pl.Series) -> pl.Series:
-    """Return where paths lead, without asking the disk."""
+    """Return absolute paths, without reading the disk."""
     odd = ~files.str.starts_with("/") | files.str.contains("/..", literal=True)
     if not odd.any():
         return files
@@ -149,7 +151,7 @@ def absolute(files: pl.Series) -> pl.Series:
 
 
 def key_or_error(path: Path) -> bytes | ImageError:
-    """Return the key of an image file, or why it cannot be read."""
+    """Return the key of an image file, or the error if it cannot be read."""
     try:
         return key_of_file(path)
     except ImageError as error:
@@ -161,7 +163,7 @@ def _key_column(keys: pl.Series, modality: Modality) -> pl.Series:
 
 
 def failed_items(features: Features, contents: Sequence[Content]) -> dict[str, str]:
-    """Return why items of this manifest failed, by key as hex."""
+    """Return the reasons of this manifest's failed items, by key in hex."""
     keys = keys_of(contents)
     rows = features.rows_of(keys)
     failed = np.isin(rows, np.fromiter(features.failed, np.int64))
@@ -171,7 +173,7 @@ def failed_items(features: Features, contents: Sequence[Content]) -> dict[str, s
 
 
 def refuse_failed(features: Features, items: Items, table: Manifest, what: str) -> None:
-    """Raise for samples of this manifest whose items failed and are not tried again."""
+    """Raise if items of this manifest failed and are not retried."""
     if not features.failed:
         return
     failed = items.failed_samples(table.ids, failed_items(features, items.contents))
@@ -181,6 +183,6 @@ def refuse_failed(features: Features, items: Items, table: Manifest, what: str) 
     more = f" and {len(failed) - SHOWN:,} more" if len(failed) > SHOWN else ""
     kind = EncoderError if features.spec.modality == "text" else ImageError
     raise kind(
-        f"{features.name}: {counted(len(failed), 'sample')} {what}: {named}{more}. Pass --retry-failed to try again, "
+        f"{features.name}: {counted(len(failed), 'sample')} {what}: {named}{more}. Pass --retry-failed to retry them, "
         "or --on-error skip to leave such rows out."
     )

@@ -1,4 +1,4 @@
-"""Two encoders that were trained to find each other's: images by one, texts by the other, in common vectors."""
+"""Two encoders joined by contrastive training: one for images, one for texts, projected into a common space."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ JOINED, TENSORS = "joined.json", "joined.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """What joins two encoders.
+    """The description of two joined encoders.
 
     Attributes
     ----------
     parts
-        For each modality how its encoder is loaded: ``encoder``, ``weights`` and, where it was trained, the number of
-        its ``adapter`` in the run.
+        For each modality, how its encoder is loaded: ``encoder``, ``weights`` and, if it was trained, the number of its
+        ``adapter`` in the run.
     projections
-        For each modality what brings its vectors to the common length, float32, of shape ``(dim, d)``.
+        For each modality, the projection into the common space, float32, of shape ``(dim, d)``.
     logit_scale
-        What cosines are multiplied by.
+        The factor by which cosines are multiplied.
     """
 
     parts: Mapping[str, Mapping[str, Any]]
@@ -48,7 +48,7 @@ class Joint:
     logit_scale: float
 
     def write(self, run: Path) -> None:
-        """Write it into a run's folder of encoders."""
+        """Write the description into a run's folder of encoders."""
         values = {"format": FORMAT, "parts": self.parts, "logit_scale": self.logit_scale}
         (run / FOLDER).mkdir(parents=True, exist_ok=True)
         need("safetensors.numpy", "encoders").save_file(dict(self.projections), run / FOLDER / TENSORS)
@@ -56,18 +56,20 @@ class Joint:
 
     @classmethod
     def read(cls, run: Path) -> Joint:
-        """Read it from a run.
+        """Read the description from a run.
 
         Raises
         ------
         EncoderError
-            When there is none.
+            When the run has none, or it cannot be read.
         """
         try:
             values = read_json(file_of(run, FOLDER, JOINED))
             tensors = need("safetensors.numpy", "encoders").load_file(file_of(run, FOLDER, TENSORS))
             if values["format"] != FORMAT:
-                raise EncoderError(f"joined:{run}: of format {values['format']}, this headwater reads {FORMAT}.")
+                raise EncoderError(
+                    f"joined:{run} has format {values['format']}; this headwater reads format {FORMAT}. Upgrade it."
+                )
             for modality in ("image", "text"):
                 _require_part(values["parts"][modality], tensors[modality])
             parts = {modality: values["parts"][modality] for modality in ("image", "text")}
@@ -76,29 +78,29 @@ class Joint:
             raise
         except FileNotFoundError as error:
             raise EncoderError(
-                f"joined:{run}: no joined encoders here. Run: headwater contrast … with two --encoder, --out {run}"
+                f"joined:{run}: there are no joined encoders. Run: headwater contrast … with two --encoder, --out {run}"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, need("safetensors", "encoders").SafetensorError) as error:
             raise EncoderError(f"joined:{run}: cannot be read ({first_line(error)}).") from error
 
 
 def _require_part(part: Mapping[str, Any], projection: NDArray[Any]) -> None:
-    """Raise `ValueError` unless a part is described as `Joint.write` describes it."""
+    """Raise `ValueError` unless the description of a part is as `Joint.write` writes it."""
     number = part["adapter"]
     if not isinstance(part["encoder"], str) or not (part["weights"] is None or isinstance(part["weights"], str)):
-        raise ValueError("encoders and their weights are named by words")
+        raise ValueError("encoder and weights must be strings")
     if not isinstance(part["steps"], list):
-        raise ValueError("steps are a list")
+        raise ValueError("steps must be a list")
     if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
-        raise ValueError(f"{number!r} is no number of an adapter")
+        raise ValueError(f"{number!r} is not the number of an adapter")
     if projection.ndim != 2 or projection.dtype != np.float32:
-        raise ValueError(f"a projection is {projection.dtype} {projection.shape}, where float32 (dim, d) is needed")
+        raise ValueError(f"a projection must be float32 (dim, d), but is {projection.dtype} {projection.shape}")
 
 
 class JoinedEncoder(Encoder[Any]):
-    """An image encoder and a text encoder with projections to common vectors.
+    """An image encoder and a text encoder with projections into a common space.
 
-    Pooled features are the projections, not yet normalised; tokens are those of the encoders, not projected.
+    Pooled features are the projections, not yet normalised. Tokens are those of the encoders, not projected.
 
     Parameters
     ----------
@@ -122,7 +124,7 @@ class JoinedEncoder(Encoder[Any]):
     ) -> None:
         self.name, self.tokens = f"joined:{name}", tokens
         if weights is not None or adapter is not None:
-            raise EncoderError(f"{self.name} comes with its weights: leave --weights and --adapter out.")
+            raise EncoderError(f"{self.name} has its own weights. Leave --weights and --adapter out.")
         run = Path(name)
         self._joint = Joint.read(run)
         self._parts: dict[str, Encoder[Any]] = {}
@@ -139,11 +141,13 @@ class JoinedEncoder(Encoder[Any]):
                 image_size=part.get("image_size"),
                 trust_remote_code=trust_remote_code,
                 named_by=self.name,
-                probing="never",  # all of it is tried, projections included
+                probing="never",  # the joined encoder is tested as a whole, with its projections
             )
         self._require_dims()
         digest = blake2b(digest_size=16)
-        for modality, encoder in sorted(self._parts.items()):  # one digest of all: images and texts go together
+        for modality, encoder in sorted(
+            self._parts.items()
+        ):  # one digest of both, since images and texts belong together
             own = encoder.spec("image" if modality == "image" else "text", "float32")
             digest.update(f"{own.weights} {own.adapter}".encode())
             digest.update(self._joint.projections[modality].astype("<f4").tobytes())
@@ -152,21 +156,21 @@ class JoinedEncoder(Encoder[Any]):
         self.threads_own_cores = all(part.threads_own_cores for part in self._parts.values())
 
     def _require_dims(self) -> None:
-        """Raise unless each encoder makes its modality, of the length that its projection takes, to one length."""
+        """Raise unless the encoders' modalities and lengths fit the projections, which must have a common length."""
         sides: tuple[Modality, ...] = ("image", "text")
         for modality in sides:
             encoder, projection = self._parts[modality], self._joint.projections[modality]
             if modality not in encoder.modalities:
-                raise EncoderError(f"{self.name}: {encoder.name} makes no {modality} features.")
+                raise EncoderError(f"{self.name}: {encoder.name} does not encode {modality}s.")
             dim = encoder.spec(modality, "float32").dim
             if projection.shape[1] != dim or len(projection) != len(self._joint.projections["image"]):
                 raise EncoderError(
-                    f"{self.name}: a projection of shape {projection.shape} does not go with the {dim} values of "
+                    f"{self.name}: a projection of shape {projection.shape} does not fit the {dim} values of "
                     f"{encoder.name}."
                 )
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
-        """Return what defines these features: those of the encoder, and the projection."""
+        """Return the spec of these features, which includes that of the encoder and the projection."""
         own = self._parts[modality].spec(modality, dtype)
         whose = {"encoder": own.encoder, "weights": own.weights, "adapter": own.adapter}
         return replace(
@@ -182,7 +186,7 @@ class JoinedEncoder(Encoder[Any]):
         )
 
     def prepare(self, modality: Modality, content: Content) -> Any:
-        """Make an item ready for its encoder."""
+        """Prepare an item for its encoder."""
         return self._parts[modality].prepare(modality, content)
 
     def encode(self, modality: Modality, batch: Sequence[Any]) -> Encoded:
@@ -195,7 +199,7 @@ class JoinedEncoder(Encoder[Any]):
         return self._parts[modality].length(modality, prepared)
 
     def cut(self, modality: Modality, content: Content, prepared: Any) -> bool:
-        """Whether the end of a text was left out."""
+        """Whether the end of a text was truncated."""
         return self._parts[modality].cut(modality, content, prepared)
 
     def settle(self, modality: Modality, batch: Sequence[Any]) -> None:
@@ -203,14 +207,14 @@ class JoinedEncoder(Encoder[Any]):
         self._parts[modality].settle(modality, batch)
 
     def architecture(self) -> str:
-        """Return that of both encoders."""
+        """Return the architecture of both encoders."""
         return "\n".join(part.architecture() for _, part in sorted(self._parts.items()))
 
     def environment(self) -> dict[str, Any]:
-        """Return those of both encoders."""
+        """Return the environments of both encoders."""
         return {modality: part.environment() for modality, part in self._parts.items()}
 
     def restore(self, environment: Mapping[str, Any]) -> None:
-        """Take over an earlier run's precision."""
+        """Use the precision of an earlier run."""
         for modality, part in self._parts.items():
             part.restore(environment.get(modality, {}))

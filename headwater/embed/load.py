@@ -1,4 +1,4 @@
-"""From an encoder's spec to the encoder: the one way, whoever named it."""
+"""Load an encoder from its spec; all encoders are loaded here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "hf": ("layer", "pooling", "prompt", "image_size", "trust_remote_code"),
     "joined": ("trust_remote_code",),
 }
-"""What can be chosen besides the model, by back end."""
+"""Options of an encoder besides the model, by back end."""
 
 
 def load_encoder(
@@ -52,7 +52,7 @@ def load_encoder(
     probing: Probing = "once",
     **options: Any,
 ) -> Encoder[Any]:
-    """Build an encoder: the one way to an encoder, whoever named it.
+    """Build an encoder; all encoders are built here.
 
     Parameters
     ----------
@@ -61,22 +61,22 @@ def load_encoder(
     device
         ``auto``, ``cpu`` or ``cuda``.
     precision
-        ``auto`` uses bf16 where the device is fast at it and a first batch shows that it is safe.
+        ``auto`` uses bf16 if the device is fast at it and a first batch shows that it is safe.
     named_by
-        The store or run that names the encoder, which may be somebody else's; None where the user does.
+        The store or run that names the encoder, which may come from somebody else; None if the user names it.
     batch_size
-        Number of items that will be encoded together; a trial encodes as many.
+        Number of items that will be encoded together; the test encodes as many.
     probing
-        ``once`` tries the encoder on made items unless the user's cache says that it passed before; ``anew`` always
-        tries it; ``unkept`` is as ``once``, but writes nothing into the cache; ``never`` leaves that to the caller.
+        ``once`` tests the encoder on synthetic items unless the user's cache says that it has passed; ``anew`` always
+        tests it; ``unkept`` is like ``once`` but does not write to the cache; ``never`` does not test it.
     options
         Any field of `EncoderChoice` by its name, such as ``weights`` or ``layer``.
 
     Raises
     ------
     EncoderError
-        When the spec names nothing, the weights do not fit, code would run that the user does not trust, or a trial
-        shows that its features cannot be used.
+        When the spec names no encoder, the weights do not fit, code that the user has not allowed would run, or the
+        test shows that its features cannot be used.
     """
     choice: EncoderChoice = with_options("load_encoder", options, encoder_choice(spec))
     named = choice.spec
@@ -94,7 +94,7 @@ def load_encoder(
     build = getattr(import_module(module), attribute)
     steps = parse_steps(choice.steps, named_by=named_by)
     if steps is not None and backend == "stub":
-        raise EncoderError(f"{named} looks at no pixel: leave --step out.")
+        raise EncoderError(f"{named} reads no pixels. Leave --step out.")
     arguments: dict[str, Any] = {}
     if _has_weights(choice, backend):
         if backend != "python":
@@ -115,7 +115,7 @@ def load_encoder(
     if tuned is not None:
         built.tuned = tuned  # type: ignore[attr-defined]
     if steps is not None and not built.sees_images:
-        raise EncoderError(f"{named} sees no images: leave --step out.")
+        raise EncoderError(f"{named} reads no images. Leave --step out.")
     if probing != "never":
         built.probed = require_sound(built, batch_size, anew=probing == "anew", keep=probing != "unkept")
     built.steps = steps
@@ -129,45 +129,45 @@ def _backend_of(choice: EncoderChoice) -> tuple[str, str]:
     if backend not in BACKENDS:
         raise EncoderError(
             f"unknown encoder {spec!r}.{nearest(backend, BACKENDS)} "
-            f"An encoder is written BACKEND:NAME, BACKEND one of {', '.join(BACKENDS)}."
+            f"Write BACKEND:NAME, with BACKEND one of {', '.join(BACKENDS)}."
         )
     if not name:
-        raise EncoderError(f"encoder {spec!r} names no model: write {backend}:NAME.")
+        raise EncoderError(f"encoder {spec!r} names no model. Write {backend}:NAME.")
     if tokens not in ("none", "all") and not (tokens.isdigit() and int(tokens) > 0):
         raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
     return backend, name
 
 
 def _has_weights(choice: EncoderChoice, backend: str) -> bool:
-    """Whether an encoder has weights; refuse what is asked of weights where there are none."""
+    """Whether an encoder has weights; raise if it has none but options for weights are given."""
     spec = choice.spec
     if backend not in ("builtin", "stub") or spec == CLIP:
         if backend == "python" and choice.adapter is not None:
-            raise EncoderError(f"{spec} cannot be adapted: leave --adapter out.")
+            raise EncoderError(f"{spec} cannot have an adapter. Leave --adapter out.")
         return True
     if choice.weights is not None:
-        raise EncoderError(f"{spec} has no weights to replace: leave --weights out.")
+        raise EncoderError(f"{spec} has no weights. Leave --weights out.")
     if choice.adapter is not None:
-        raise EncoderError(f"{spec} has no weights to adapt: leave --adapter out.")
+        raise EncoderError(f"{spec} has no weights to adapt. Leave --adapter out.")
     if choice.tokens != "none":
-        raise EncoderError(f"{spec} makes no tokens: leave --tokens out.")
+        raise EncoderError(f"{spec} has no tokens. Leave --tokens out.")
     return False
 
 
 def _take_over(tuned: Adapter, chosen: dict[str, Any]) -> None:
-    """Put what an adapter was trained with among what was chosen; refuse choices that differ from it."""
+    """Add the choices that an adapter was trained with; raise if the given ones differ."""
     size = chosen["image_size"]
     if tuned.image_size is not None and size not in (None, tuned.image_size):
         height, width = tuned.image_size
         raise EncoderError(
-            f"--adapter {tuned.path}: was trained on images of {height} x {width} pixels: leave --image-size out."
+            f"--adapter {tuned.path} was trained on images of {height} x {width} pixels. Leave --image-size out."
         )
     chosen["image_size"] = size or tuned.image_size
     for option, value in tuned.choices.items():
         asked = chosen[option]  # one of CHOICES
-        # a spec of features writes stages as stage2+stage4
+        # the spec of a feature set writes stages as stage2+stage4
         if asked not in (None, value) and str(asked) != value.replace(",", "+"):
-            raise EncoderError(f"--adapter {tuned.path}: was trained with {value!r}: leave --{option} out.")
+            raise EncoderError(f"--adapter {tuned.path} was trained with {value!r}. Leave --{option} out.")
         chosen[option] = value
 
 
@@ -177,7 +177,7 @@ def parse_image_size(asked: str | int | Sequence[int] | None) -> tuple[int, int]
     Raises
     ------
     EncoderError
-        When it says something else.
+        When it has another form.
     """
     if asked is None:
         return None
@@ -186,17 +186,17 @@ def parse_image_size(asked: str | int | Sequence[int] | None) -> tuple[int, int]
     else:
         words = [str(number) for number in asked] if isinstance(asked, list | tuple) else []
     if not 0 < len(words) <= 2 or not all(re.fullmatch(r"0*[1-9]\d{0,6}", word, re.ASCII) for word in words):
-        raise EncoderError(f"image size {asked!r}: write pixels, N, or height and width, HxW, such as 1024x512.")
+        raise EncoderError(f"image size {asked!r} must be pixels, N, or height and width, HxW, such as 1024x512.")
     return int(words[0]), int(words[-1])
 
 
 def _refuse_options(spec: str, backend: str, options: Mapping[str, Any]) -> None:
-    """Raise for an option that is given and that no encoder of this back end has."""
+    """Raise for a given option that no encoder of this back end has."""
     for option, value in options.items():
         if value and option not in OPTIONS.get(backend, ()):
             having = " and ".join(f"{name}:…" for name, names in OPTIONS.items() if option in names)
             name = option.replace("_", "-")
-            raise EncoderError(f"{spec} has no such choice: leave --{name} out, which is for {having}.")
+            raise EncoderError(f"{spec} does not support --{name}, which is for {having}. Leave it out.")
 
 
 def load_again(
@@ -208,22 +208,22 @@ def load_again(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> Encoder[Any]:
-    """Build the encoder that made features, from their spec, with the layer, pooling and prompt that are written there.
+    """Build the encoder that made features, from their spec, with its layer, pooling and prompt.
 
     Parameters
     ----------
     named_by
-        The store that holds the spec, which may be somebody else's.
+        The store that holds the spec, which may come from somebody else.
 
     Raises
     ------
     EncoderError
-        When the spec names nothing, or the weights do not fit; or names code, and is not to be trusted with that.
+        When the spec names no encoder, the weights do not fit, or code would run that the user has not allowed.
     """
     if spec.encoder.startswith("imported:"):
         raise EncoderError(
-            f"these features were imported from {spec.preprocessing.get('source', 'elsewhere')}: there is no encoder "
-            "to embed anything with. Import the vectors that are missing: headwater import."
+            f"these features were imported from {spec.preprocessing.get('source', 'elsewhere')}, so no encoder can "
+            "embed more items. Import the missing vectors: headwater import."
         )
     prompt = spec.preprocessing.get("prompt")
     choice = EncoderChoice(

@@ -1,7 +1,7 @@
 """LoRA adapters as peft saves them: ``adapter_config.json`` beside ``adapter_model.safetensors``.
 
-The layers that are adapted, and their ranks, are taken from the tensors; of the configuration only what scales them is
-used. No pattern of the file's is matched, and nothing that it names is opened.
+The adapted layers and their ranks are taken from the tensors. Only the settings that scale them are taken from the
+configuration. Its patterns are not matched, and files that it names are not opened.
 
 References
 ----------
@@ -51,16 +51,16 @@ class _Config:
 
 @dataclass(frozen=True)
 class PeftLora:
-    """Low-rank adapters of some layers, each of its own rank and scale.
+    """Low-rank adapters of some layers, each with its own rank and scale.
 
     Attributes
     ----------
     ranks, alphas
-        Of each layer, by its full name.
+        Rank and alpha of each layer, by full name.
     rslora
         Whether ``B A`` is scaled by ``alpha / sqrt(rank)`` instead of ``alpha / rank``.
     dora
-        Whether directions alone are adapted, and magnitudes are stored beside them.
+        Whether only directions are adapted, and magnitudes are stored separately (DoRA).
     fan_in_fan_out
         Whether weights are stored as ``(in, out)``.
     """
@@ -72,7 +72,7 @@ class PeftLora:
     fan_in_fan_out: bool = False
 
     def inject(self, module: nn.Module) -> Any:
-        """Put fresh adapters into a module; return peft's model of it."""
+        """Insert new adapters into a module; return peft's model of it."""
         whole = "|".join(map(re.escape, self.ranks))
         config = need("peft", "encoders").LoraConfig(
             r=next(iter(self.ranks.values())),
@@ -88,16 +88,16 @@ class PeftLora:
 
 @dataclass(frozen=True, eq=False)
 class PeftAdapter:
-    """What a folder of peft holds, its names as they are in the model that was trained.
+    """The contents of a peft folder, with names as in the trained model.
 
     Attributes
     ----------
     lora
-        By names of that model.
+        LoRA settings, by the layer names of that model.
     tensors
-        Those of adapters, as ``LAYER.lora_A.default.weight``, and others that were trained, by name.
+        Tensors of adapters, such as ``LAYER.lora_A.default.weight``, and other trained tensors, by name.
     saved
-        Names of parts that were trained whole, such as a classifier.
+        Names of modules that were trained as a whole, such as a classifier.
     """
 
     lora: PeftLora
@@ -105,9 +105,9 @@ class PeftAdapter:
     saved: Sequence[str] = ()
 
     def on(self, module: nn.Module, source: str) -> tuple[PeftLora, dict[str, Tensor]]:
-        """Return adapters and tensors by the names that layers have in ``module``.
+        """Return adapters and tensors by the layer names of ``module``.
 
-        A model with a head of its own, which the encoder leaves out, has its layers one level deeper.
+        In a model with a head, which the encoder does not have, the layers are one level deeper.
 
         Raises
         ------
@@ -123,12 +123,12 @@ class PeftAdapter:
             if used.lora.ranks and set(used.lora.ranks) <= layers:
                 return used.lora, used._tensors_of(module, source)
         raise EncoderError(
-            f"{source}: adapts {len(missing)} layers that this encoder does not have ({', '.join(missing[:3])}"
-            f"{', …' if len(missing) > 3 else ''}). Name the encoder that it was trained on."
+            f"{source} adapts {len(missing)} layers that this encoder does not have ({', '.join(missing[:3])}"
+            f"{', …' if len(missing) > 3 else ''}). Give the encoder that it was trained on."
         )
 
     def _used(self, prefix: str, layers: set[str]) -> PeftAdapter:
-        """Return the adapter by names without a prefix, and without a pooler that the encoder has left out."""
+        """Return the adapter with names without a prefix, and without a pooler that the encoder does not have."""
 
         def kept(of: Mapping[str, Any]) -> dict[str, Any]:
             short = {name.removeprefix(prefix): value for name, value in of.items()}
@@ -138,7 +138,7 @@ class PeftAdapter:
         return PeftAdapter(lora, kept(self.tensors), self.saved)
 
     def _tensors_of(self, module: nn.Module, source: str) -> dict[str, Tensor]:
-        """Return tensors that the module has a place for; those of a head that was saved beside it are left out."""
+        """Return the tensors that the module has; leave out those of a head that was saved with them."""
         own = module.state_dict()
         found, unknown = {}, []
         for name, tensor in self.tensors.items():
@@ -147,12 +147,12 @@ class PeftAdapter:
             elif not set(name.split(".")) & set(self.saved):
                 unknown.append(name)
         if unknown:
-            raise EncoderError(f"{source}: has trained {unknown[0]}, which is no part of this encoder. {MERGE}")
+            raise EncoderError(f"{source} has trained {unknown[0]}, which is not part of this encoder. {MERGE}")
         return found
 
 
 def _layer(name: str) -> str:
-    """Return the layer that a name of a layer, or of a tensor of it, is of."""
+    """Return the layer name for the name of a layer or of one of its tensors."""
     return re.sub(r"\.(lora_\w+\.default\.)?(weight|bias)$", "", name)
 
 
@@ -167,12 +167,16 @@ def read_peft(path: Path) -> PeftAdapter:
     Raises
     ------
     EncoderError
-        When it cannot be read, or is of another kind than LoRA.
+        When it cannot be read, or is not a LoRA adapter.
     """
     source = f"--adapter {path}"
     if not (path / TENSORS).is_file():
-        why = "its tensors are a pickle, which is not opened" if (path / PICKLED).is_file() else f"has no {TENSORS}"
-        raise EncoderError(f"{source}: {why}. Save it anew with peft: model.save_pretrained(DIRECTORY).")
+        why = (
+            "its tensors are pickled, and headwater unpickles none"
+            if (path / PICKLED).is_file()
+            else f"has no {TENSORS}"
+        )
+        raise EncoderError(f"{source}: {why}. Save it again with peft: model.save_pretrained(DIRECTORY).")
     try:
         config = read_as(_Config, read_json(file_of(path, CONFIG)))
         tensors = need("safetensors.torch", "encoders").load_file(file_of(path, TENSORS))
@@ -191,9 +195,9 @@ def read_peft(path: Path) -> PeftAdapter:
 
 
 def _refuse_other(config: _Config, source: str) -> None:
-    """Raise `EncoderError` for what is not merged here."""
+    """Raise `EncoderError` for kinds of adapters that are not supported."""
     other = {
-        f"is of the kind {config.peft_type}, not LORA": config.peft_type != "LORA",
+        f"has the type {config.peft_type}, not LORA": config.peft_type != "LORA",
         "repeats layers of the model (layer_replication)": bool(config.layer_replication),
         "adapts parameters outside layers (target_parameters)": bool(config.target_parameters),
         "trains single tokens (trainable_token_indices)": bool(config.trainable_token_indices),
@@ -204,7 +208,7 @@ def _refuse_other(config: _Config, source: str) -> None:
 
 
 def _named(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """Return the rank of each adapted layer, and all tensors by the names that peft gives them in a model."""
+    """Return the rank of each adapted layer, and all tensors by their names in peft's model."""
     named: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for full, tensor in tensors.items():
@@ -219,14 +223,14 @@ def _named(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], dict[str, Ten
     if not ranks or min(ranks.values()) < 1:
         raise ValueError("it adapts no layer")
     if other := [name for name in named if "lora_" in name and not name.endswith(".default.weight")]:
-        raise ValueError(f"{other[0]} is no adapter of a linear or convolutional layer")
+        raise ValueError(f"{other[0]} is not an adapter of a linear or convolutional layer")
     return ranks, named
 
 
 def _alphas(config: _Config, ranks: Mapping[str, int]) -> dict[str, float]:
-    """Return what scales each layer's adapter."""
+    """Return the alpha of each layer's adapter."""
     if odd := [key for key in config.alpha_pattern if not PLAIN.fullmatch(key)]:
-        raise ValueError(f"alpha_pattern: {odd[0]!r} is no plain end of a layer's name")
+        raise ValueError(f"alpha_pattern: {odd[0]!r} is not a plain ending of a layer's name")
 
     def alpha(name: str) -> float:
         ends = (value for key, value in config.alpha_pattern.items() if f".{name}".endswith(f".{key}"))

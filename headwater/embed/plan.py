@@ -1,6 +1,6 @@
-"""What embedding a manifest would do: which items are new, what they take, and what stands in the way.
+"""Plan an embedding run: which items are new, how much space they take, and which errors would stop the run.
 
-A plan reads the manifest, the files and the store, and writes nothing into the store.
+Planning reads the manifest, the files and the store, and writes nothing into the store.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Storage:
     Attributes
     ----------
     name
-        What the features are called; made from the encoder, and from the run it was trained in, when left out.
+        Name of the features; by default made from the encoder, and from the run in which it was trained.
     dtype
         Storage type of pooled features: ``float16`` or ``float32``.
     tokens_dtype
         Storage type of tokens: ``float16``, ``float32``, ``bfloat16`` (the range of ``float32`` in the space of
-        ``float16``) or ``int8`` with a scale a token (half of that); that of the pooled features when left out.
+        ``float16``) or ``int8`` with one scale per token (half the space); by default that of pooled features.
     """
 
     name: str | None = None
@@ -74,15 +74,15 @@ class Storage:
     tokens_dtype: str | None = None
 
     def refuse(self, tokens: str) -> None:
-        """Raise `InputError` for types that there are not."""
+        """Raise `InputError` for invalid types."""
         one_of("--dtype", self.dtype, ("float16", "float32"))
         if self.tokens_dtype is not None:
             one_of("--tokens-dtype", self.tokens_dtype, ("int8", "float16", "bfloat16", "float32"))
             if tokens == "none":
-                raise InputError("--tokens-dtype is about tokens, and none are stored: pass --tokens all or a number.")
+                raise InputError("--tokens-dtype needs stored tokens. Pass --tokens all or a number too.")
 
     def base(self, encoder: EncoderChoice) -> str:
-        """Return what comes before ``/image`` and ``/text`` in the features' names."""
+        """Return the part of the features' names before ``/image`` and ``/text``."""
         if self.name is not None:
             return self.name
         return default_name(encoder.spec) + (f"-{_run_name(encoder.adapter)}" if encoder.adapter else "")
@@ -90,16 +90,16 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class FeaturePlan:
-    """What is to be done for one feature set.
+    """The plan for one feature set.
 
     Attributes
     ----------
     name, spec
-        Of the feature set.
+        Name and spec of the feature set.
     items
-        What is distinct in the manifest's images or texts.
+        The distinct items of the manifest.
     n_stored, n_failed_before
-        Number of items that the store has, and of those that failed in an earlier run and are not tried again.
+        Number of items that the store has, and of items that failed in an earlier run and are not retried.
     blocks
         The block of each item to embed, by this process or another, int64, of shape ``(n_to_embed,)``.
     n_without_space
@@ -116,45 +116,47 @@ class FeaturePlan:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that the items to embed take; ragged tokens, not counted yet, as one token each."""
+        """Bytes that the items to embed take; ragged tokens, whose number is not known yet, count as one per item."""
         return len(self.blocks) * self.spec.item_bytes
 
     def line(self, part: Shard | None) -> str:
-        """Say what is to be embedded, and how much space it takes."""
+        """Say how many items are to be embedded, and how much space they take."""
         spec, n = self.spec, len(self.blocks)
         stored = f"{size(self.n_bytes)} to store ({size(spec.item_bytes)} each)"
         if spec.ragged:
-            stored = f"to store {size(spec.item_bytes - spec.token_bytes)} each and {size(spec.token_bytes)} a token"
-        share = "" if part is None else f"; {part.has(self.blocks).sum():,} of them by this shard"
+            stored = (
+                f"{size(spec.item_bytes - spec.token_bytes)} to store for each and {size(spec.token_bytes)} per token"
+            )
+        share = "" if part is None else f"; {part.has(self.blocks).sum():,} of them in this shard"
         return f"{self.name}: {counted(n, 'item')} to embed, {stored}{share}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EmbedPlan(Shown):
-    """What `headwater.api.embed` would do; made without writing anything into the store.
+    """The plan of `headwater.api.embed`, made without writing anything into the store.
 
     Attributes
     ----------
     location
-        Where the store is, or is to be.
+        Path or URL of the store, whether or not it exists.
     exists
-        Whether it is there.
+        Whether the store exists.
     table
         The manifest.
     encoder
-        The encoder, loaded.
+        The loaded encoder.
     features
         The plan of each feature set, by modality.
     samples
-        The samples table that the store is to have.
+        The plan of the samples table.
     not_encoded
-        Columns that are named but that the encoder has no use for, by modality.
+        Named columns that the encoder does not encode, by modality.
     index
-        What is known of the files that were read.
+        The index of the files that were read.
     part
-        The share of the blocks that this process makes; None for all.
+        The shard of blocks that this process embeds; None for all blocks.
     refusals
-        Why the run would be refused; empty where nothing stands in the way.
+        Errors that would stop the run; empty if there are none.
     """
 
     location: str
@@ -174,25 +176,25 @@ class EmbedPlan(Shown):
         return {modality: plan.items for modality, plan in self.features.items()}
 
     def lines(self) -> list[str]:
-        """Say in a few lines what would be done."""
+        """Return the plan in a few lines."""
         out = []
         for plan in self.features.values():
             out.append(plan.line(self.part))
             there = [
-                (plan.n_stored, "stored already"),
-                (plan.n_failed_before, "failed in an earlier run (--retry-failed tries them again)"),
-                (len(plan.items.unreadable), "of samples cannot be read"),
+                (plan.n_stored, "already stored"),
+                (plan.n_failed_before, "failed in an earlier run (--retry-failed retries them)"),
+                (len(plan.items.unreadable), "cannot be read"),
             ]
             out += [f"  {n:,} {what}" for n, what in there if n]
             spec = plan.spec
-            tokens = "" if not spec.has_tokens else f", tokens {spec.n_tokens or 'of any number'} x {spec.token_dim}"
+            tokens = "" if not spec.has_tokens else f", tokens {spec.n_tokens or 'any number'} x {spec.token_dim}"
             out.append(f"  {spec.encoder}, {spec.dim} values in {spec.dtype}{tokens}")
-        out += [f"column {column!r} would be left alone" for column in self.not_encoded.values()]
+        out += [f"column {column!r} would not be embedded" for column in self.not_encoded.values()]
         changes = self.samples.changes
         out += [] if changes is None else changes.lines()
-        what = "" if self.exists else ", which would be made"
+        what = "" if self.exists else ", which would be created"
         out.append(f"{counted(self.table.n_samples, 'sample')}, in {self.location}{what}")
-        return [*out, *(f"refused: {error}" for error in self.refusals), "nothing was written (--dry-run)"]
+        return [*out, *(f"error: {error}" for error in self.refusals), "nothing was written (--dry-run)"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -230,23 +232,23 @@ def plan_embedding(
     progress: Progress = silent,
     collect: bool = False,
 ) -> EmbedPlan:
-    """Read a manifest and what a store has of it, and plan what is left to do.
+    """Compare a manifest with a store, and plan which items to embed.
 
     Parameters
     ----------
     manifest, store
-        Where both are; the store need not be there.
+        Paths of both; the store need not exist.
     encoder, storage, columns, execution
-        What is embedded, by what, and how.
+        The options of the run.
     progress
-        Where events go.
+        Receives events.
     collect
-        Keep refusals in the plan instead of raising the first, and take no lock.
+        Collect errors that would stop the run in the plan instead of raising the first, and take no lock.
 
     Raises
     ------
     ManifestError, EncoderError, StoreError, ImageError, DiskError, InputError
-        For what cannot be planned; unless ``collect``, also for what stands in the way.
+        When no plan can be made; unless ``collect``, also for errors that would stop the run.
     """
     refusals: list[HeadwaterError] = []
 
@@ -270,7 +272,7 @@ def plan_embedding(
         probing="unkept" if collect else "once",
     )
     if encoder.image_size is not None and not model.sees_images:
-        raise EncoderError(f"{encoder.spec} sees no images: leave --image-size out.")
+        raise EncoderError(f"{encoder.spec} reads no images. Leave --image-size out.")
     wanted, not_encoded = _modalities(table, model, columns)
     names = {modality: f"{storage.base(encoder)}/{modality}" for modality in wanted}
     specs = {m: model.spec(m, storage.dtype).with_tokens_as(storage.tokens_dtype) for m in wanted}
@@ -317,7 +319,7 @@ def _items(
     progress: Progress,
     refusals: list[HeadwaterError] | None,
 ) -> Items:
-    """Return the items of a modality; where refusals are collected, also when the first unreadable one is refused."""
+    """Return the items of a modality; if errors are collected, go on after the first unreadable item."""
     try:
         return items_of(table, modality, execution.workers, execution.on_error, progress, index)
     except ImageError as error:
@@ -335,7 +337,7 @@ def _feature_plan(store: Store | None, name: str, spec: FeatureSpec, items: Item
         return FeaturePlan(name, spec, items, 0, 0, blocks, len(contents))
     rows = features.rows_of(keys_of(contents))
     new = rows < 0
-    rows[new] = features.n_items + np.arange(new.sum())  # as they will be given out
+    rows[new] = features.n_items + np.arange(new.sum())  # as they will be assigned
     status = np.concatenate([features.status, np.full(new.sum(), TO_DO)])[rows]
     to_embed = (status == TO_DO) | ((status == FAILED) & retry_failed)
     blocks = rows[to_embed] // features.block_rows
@@ -346,18 +348,18 @@ def _feature_plan(store: Store | None, name: str, spec: FeatureSpec, items: Item
 
 
 def _require_space(path: Path, needed: int) -> None:
-    """Refuse to begin what the disk has no room for; of ragged tokens, not counted yet, it takes one."""
+    """Raise if the disk is too small; ragged tokens, whose number is not known yet, count as one per item."""
     there = next(folder for folder in (path, *path.resolve().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
         raise DiskError(
-            f"{path}: {size(needed)} of features are to be stored, and the disk has {size(free)} left. Free some "
-            "space, or store fewer tokens (--tokens N), or smaller ones (--tokens-dtype int8)."
+            f"{path}: the features need {size(needed)}, but the disk has only {size(free)} left. Free some space, or "
+            "store fewer tokens (--tokens N), or smaller ones (--tokens-dtype int8)."
         )
 
 
 def _run_name(adapter: str | Path) -> str:
-    """Return the last part of a run's path, as it may stand in a name."""
+    """Return the last part of a run's path, with only characters that are allowed in a name."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in Path(adapter).resolve().name)
     return kept.strip("-._") or "tuned"
 
@@ -365,19 +367,19 @@ def _run_name(adapter: str | Path) -> str:
 def _modalities(
     table: Manifest, model: Encoder[Any], named: ManifestColumns
 ) -> tuple[list[Modality], dict[Modality, str]]:
-    """Return what is to be embedded, and the columns that were named, or need another pooling, and are left alone.
+    """Return the modalities to embed, and the columns that are named, or need another pooling, but are not embedded.
 
-    Naming one is no mistake: it is how a manifest is read in which several columns could hold the texts.
+    Naming such a column is not an error: it is needed to read a manifest in which several columns could hold the texts.
     """
     columns: dict[Modality, str | None] = {"image": table.image, "text": table.text}
     asked: dict[Modality, str | None] = {"image": named.image, "text": named.text}
-    if "pooling" in model.choices:  # which may be one that only the other side has
+    if "pooling" in model.choices:  # the pooling may exist only for the other modality
         asked = columns
     if "pair" in model.modalities:
         if None in columns.values():
             raise ManifestError(
-                f"{model.name} reads an image and its text together, but the manifest lacks one of both columns. Name "
-                "them with --image COLUMN and --text COLUMN."
+                f"{model.name} reads an image and its text together, but the manifest lacks one of the two columns. "
+                "Name them with --image COLUMN and --text COLUMN."
             )
         return ["pair"], {}
     wanted: list[Modality] = [m for m, c in columns.items() if c is not None and m in model.modalities]

@@ -1,4 +1,4 @@
-"""Making one vector of many tokens, or fewer tokens of many."""
+"""Pooling of tokens into one vector, or into fewer tokens."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 POOLINGS = ("cls", "mean", "cls+mean", "max", "last")
-"""How tokens become one vector where ``--pooling`` says so."""
+"""Values of ``--pooling``: how tokens become one vector."""
 OF_CELLS, OF_CLASS = ("mean", "max"), ("cls", "cls+mean")
 
 
 def parse_pooling(pooling: str | None, spec: str) -> str | None:
-    """Return a pooling that was asked for.
+    """Return the requested pooling.
 
     Raises
     ------
     EncoderError
-        When there is none of this name.
+        When its name is unknown.
     """
     if pooling is not None and pooling not in POOLINGS:
         raise EncoderError(
@@ -34,12 +34,12 @@ def parse_pooling(pooling: str | None, spec: str) -> str | None:
 
 
 def require_pooling(pooling: str | None, able: Sequence[str], spec: str) -> None:
-    """Raise `EncoderError` where an encoder cannot pool as it was asked to, given what it can."""
+    """Raise `EncoderError` if the requested pooling is not among those that an encoder supports."""
     if pooling is None or pooling in able:
         return
-    why = "a last token is one of a text" if pooling == "last" else "it has no class token"
-    there = f"It can: {', '.join(name for name in POOLINGS if name in able)}" if able else "Leave it out"
-    raise EncoderError(f"{spec}: --pooling {pooling}: {why if able else 'its tokens cannot be told'}. {there}.")
+    why = "only texts have a last token" if pooling == "last" else "it has no class token"
+    there = f"There are: {', '.join(name for name in POOLINGS if name in able)}" if able else "Leave it out"
+    raise EncoderError(f"{spec}: --pooling {pooling}: {why if able else 'its tokens are not known'}. {there}.")
 
 
 def begins_with_class(tokenizer: Any) -> bool:
@@ -49,16 +49,16 @@ def begins_with_class(tokenizer: Any) -> bool:
 
 
 def pool_cells(pooling: str, cells: Tensor, first: Tensor | None = None) -> Tensor:
-    """Return one vector an image, of shape ``(n, dim)``.
+    """Return one vector per image, of shape ``(n, dim)``.
 
     Parameters
     ----------
     pooling
         One of `POOLINGS` other than ``last``.
     cells
-        Tokens of shape ``(n, n_cells, dim)``, class and register tokens left out.
+        Tokens of shape ``(n, n_cells, dim)``, without class and register tokens.
     first
-        The class token, of shape ``(n, dim)``, where it is needed.
+        The class token, of shape ``(n, dim)``, if it is needed.
     """
     torch = need("torch", "encoders")
     if pooling == "max":
@@ -70,7 +70,7 @@ def pool_cells(pooling: str, cells: Tensor, first: Tensor | None = None) -> Tens
 
 
 def pool_words(pooling: str, hidden: Tensor, own: Tensor) -> Tensor:
-    """Return one vector a text, of shape ``(n, dim)``.
+    """Return one vector per text, of shape ``(n, dim)``.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def pool_words(pooling: str, hidden: Tensor, own: Tensor) -> Tensor:
     hidden
         States of shape ``(n, length, dim)``.
     own
-        Which of them are a text's own, and no padding, bool, of shape ``(n, length)``.
+        True for a text's own states, false for padding: bool, of shape ``(n, length)``.
     """
     torch = need("torch", "encoders")
 
@@ -100,12 +100,12 @@ def pool_words(pooling: str, hidden: Tensor, own: Tensor) -> Tensor:
 
 
 def grid_of(n_tokens: int, height: int, width: int) -> tuple[int, int]:
-    """Return rows and columns of a grid of ``n_tokens`` cells, shaped as nearly like ``height`` x ``width`` as can be.
+    """Return rows and columns of a grid of ``n_tokens`` cells with about the shape of ``height`` x ``width``.
 
     Raises
     ------
     EncoderError
-        When there are more tokens asked for than the grid has.
+        When the grid has fewer than ``n_tokens`` cells.
 
     Examples
     --------
@@ -115,23 +115,25 @@ def grid_of(n_tokens: int, height: int, width: int) -> tuple[int, int]:
     (4, 2)
     """
     if n_tokens > height * width:
-        raise EncoderError(f"--tokens {n_tokens}: this encoder makes {height} x {width} = {height * width} tokens.")
+        raise EncoderError(
+            f"--tokens {n_tokens} is too many: this encoder has {height} x {width} = {height * width} tokens."
+        )
     pairs = [(rows, n_tokens // rows) for rows in range(1, n_tokens + 1) if n_tokens % rows == 0]
     return min(pairs, key=lambda pair: abs(pair[0] * width - pair[1] * height))
 
 
 def grid_of_sequence(n_tokens: int, expected: tuple[int, ...], *, of_square: bool = False) -> tuple[int, int]:
-    """Return rows and columns of a grid laid out as a sequence: ``expected`` where that fits, else a square or a row.
+    """Return rows and columns of a grid stored as a sequence: ``expected`` if it fits, else a square or a row.
 
     Parameters
     ----------
     of_square
-        Whether the tokens are of a square image, whose cells make a square.
+        Whether the image is square, so that its cells form a square.
 
     Raises
     ------
     EncoderError
-        When they are one more than a square of cells, so that a class token is among them.
+        When there is one token more than a square of cells, so one of them must be a class token.
 
     Examples
     --------
@@ -143,14 +145,14 @@ def grid_of_sequence(n_tokens: int, expected: tuple[int, ...], *, of_square: boo
     side = math.isqrt(n_tokens)
     if of_square and n_tokens > 1 and side * side + 1 == n_tokens:
         raise EncoderError(
-            f"--tokens: the encoder makes {n_tokens} tokens of a square image, one more than {side} x {side} cells: a "
-            "class token is among them, and its place is not known. Leave --tokens out."
+            f"--tokens: the encoder has {n_tokens} tokens for a square image, one more than {side} x {side} cells. One "
+            "is a class token at an unknown position. Leave --tokens out."
         )
     return (side, side) if side * side == n_tokens else (1, n_tokens)
 
 
 def pool_grid(tokens: Tensor, n_tokens: int) -> Tensor:
-    """Average a grid of tokens ``(n, height, width, dim)`` down to ``(n, n_tokens, dim)``, adaptively."""
+    """Average a grid of tokens ``(n, height, width, dim)`` down to ``(n, n_tokens, dim)`` by adaptive pooling."""
     torch = need("torch", "encoders")
     grid = grid_of(n_tokens, tokens.shape[1], tokens.shape[2])
     pooled = torch.nn.functional.adaptive_avg_pool2d(tokens.permute(0, 3, 1, 2).float(), grid)
@@ -159,7 +161,7 @@ def pool_grid(tokens: Tensor, n_tokens: int) -> Tensor:
 
 
 def pool_sequence(tokens: Tensor, n_tokens: int) -> Tensor:
-    """Average a sequence of tokens ``(length, dim)`` down to ``n_tokens`` where it is longer."""
+    """Average a sequence of tokens ``(length, dim)`` down to ``n_tokens`` if it is longer."""
     if tokens.shape[0] <= n_tokens:
         return tokens
     torch = need("torch", "encoders")
@@ -168,19 +170,19 @@ def pool_sequence(tokens: Tensor, n_tokens: int) -> Tensor:
 
 
 def own_tokens(hidden: Tensor, own: Sequence[slice], n_tokens: int | None) -> tuple[Tensor, Tensor]:
-    """Return the tokens of sequences that stand, padded, in ``hidden`` of shape ``(n, longest, dim)``.
+    """Return the tokens of padded sequences, given as ``hidden`` of shape ``(n, longest, dim)``, and their mask.
 
     Parameters
     ----------
     own
-        Where each sequence's own tokens are.
+        The slice of each sequence's own tokens.
     n_tokens
-        Average longer sequences down to so many; None for none.
+        Average longer sequences down to this number of tokens; None to keep all.
 
     Returns
     -------
     tokens, mask
-        Of shape ``(n, most, dim)``, zero beyond a sequence's own, which come first; and bool, ``(n, most)``.
+        Of shape ``(n, most, dim)``, a sequence's own tokens first, then zeros; and bool, ``(n, most)``.
     """
     torch = need("torch", "encoders")
     each = [h[place] for h, place in zip(hidden, own, strict=True)]

@@ -1,8 +1,8 @@
-"""Whether an encoder does what features need, tried on a few made items before it is used.
+"""Test an encoder on a few synthetic items before it is used.
 
-Two items must get different vectors; one item the same vector twice, and the same alone as in a batch; a text as long
-as the encoder reads must pass; and nothing may be NaN. An encoder that passed is noted in the user's cache, by weights,
-settings, library versions and device, so that it is tried once.
+Two items must get different vectors. One item must get the same vector twice, and the same vector alone and in a batch.
+The longest text that the encoder reads must be encoded. No number may be NaN. The user's cache records encoders that
+have passed, by weights, settings, library versions and device, so that each is tested once.
 """
 
 from __future__ import annotations
@@ -34,45 +34,45 @@ from headwater.store import Modality, pair_key
 from headwater.store.cache import cache_folder
 
 FOLDER = "probed"
-"""Where verdicts are, in the folder of caches."""
+"""Folder of the test results in the cache."""
 LARGEST_VERDICT = 4096
-"""Bytes that a verdict may have."""
+"""Most bytes of a test result."""
 SIDE = 64
-"""Pixels of a made image."""
+"""Width and height of a synthetic image, in pixels."""
 TEXTS = ("a", "a text of more words", "the left breast, with no mass")
 WORDS = ("tissue", "of", "the", "breast", "with", "no", "mass")
-"""What a long text repeats."""
+"""Words that are repeated to make a long text."""
 DIFFERENT = 1e-6
-"""Relative distance that two items' vectors must exceed."""
+"""The relative distance between vectors of two items must exceed this."""
 SAME = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2}
-"""Relative distance that rounding may make, by precision."""
+"""Largest relative distance due to rounding, by precision."""
 SAME_ON_GPU = 1e-2
-"""At least, where kernels are chosen by the shape of a batch and may compute in TF32."""
+"""Least tolerance on a GPU, where kernels depend on the shape of the batch and may compute in TF32."""
 
 
 def require_sound(
     encoder: Encoder[Any], batch_size: int = 1, *, anew: bool = False, keep: bool = True
 ) -> Probed | None:
-    """Try an encoder on made items, unless the cache says that it was found fine.
+    """Test an encoder on synthetic items, unless the cache says that it has passed.
 
     Parameters
     ----------
     batch_size
-        Items that a run encodes together.
+        Number of items that a run encodes together.
     anew
-        Try it whatever the cache says.
+        Test it regardless of the cache.
     keep
-        Note in the cache that it passed.
+        Record in the cache that it has passed.
 
     Returns
     -------
     Probed or None
-        None for an encoder that has no weights and needs no trial.
+        None for an encoder without weights, which needs no test.
 
     Raises
     ------
     EncoderError
-        When its vectors cannot be used; the message says what was seen, and what to do.
+        When its vectors cannot be used; the message says what was found, and what to do.
     """
     if not encoder.probes:
         return None
@@ -91,7 +91,7 @@ def require_sound(
 
 
 class _Trial:
-    """Encodes made items of one modality, and compares what comes out."""
+    """Encodes synthetic items of one modality, and compares their vectors."""
 
     def __init__(self, encoder: Encoder[Any], modality: Modality, batch_size: int) -> None:
         self.encoder, self.modality = encoder, modality
@@ -104,7 +104,7 @@ class _Trial:
             self.same = max(self.same, SAME_ON_GPU)
 
     def run(self, contents: Sequence[Content]) -> None:
-        """Raise `EncoderError` for the first thing that is wrong."""
+        """Raise `EncoderError` for the first check that fails."""
         ready = [one for one in map(self._ready, contents) if one is not None]
         if not ready:
             return
@@ -118,7 +118,7 @@ class _Trial:
             self._require_long(self.encoder.longest, ready[0], alone[0])
 
     def _ready(self, content: Content) -> Any:
-        """Return an item made ready; None where a long prompt leaves no room for all of it."""
+        """Return a prepared item; None if a long prompt leaves too little room for it."""
         try:
             ready = self.encoder.prepare(self.modality, content)
         except ImageError:
@@ -126,33 +126,35 @@ class _Trial:
         return None if self.encoder.cut(self.modality, content, ready) else ready
 
     def _vectors(self, batch: Sequence[Any], what: str = "") -> NDArray[np.float64]:
-        """Return the vectors of prepared items, of shape ``(n, dim)``, once their shape and values can be used."""
-        with self._named(what or f"{len(batch)} made {self.modality}{'s' if len(batch) > 1 else ''}"):
+        """Return the vectors of prepared items, of shape ``(n, dim)``, after checking their shape and values."""
+        with self._named(what or f"{len(batch)} synthetic {self.modality}{'s' if len(batch) > 1 else ''}"):
             encoded = self.encoder.encode(self.modality, batch)
         pooled = np.asarray(encoded.pooled, np.float64)
         if pooled.shape != (len(batch), self.dim):
             raise self._refusal(
-                f"returns vectors of shape {pooled.shape} for {len(batch)} items, where ({len(batch)}, {self.dim}) "
-                "belongs. Choose another model, or another --layer or --pooling."
+                f"returns vectors of shape {pooled.shape} for {len(batch)} items, not ({len(batch)}, {self.dim}). "
+                "Choose another model, or another --layer or --pooling."
             )
         if not np.isfinite(pooled).all() or not _finite(encoded):
-            advice = "Pass --precision fp32." if self.precision != "fp32" else "Are its weights damaged?"
-            raise self._refusal(f"gives NaN or infinity for a made {self.modality} in {self.precision}. {advice}")
+            advice = "Pass --precision fp32." if self.precision != "fp32" else "Check whether its weights are damaged."
+            raise self._refusal(
+                f"returns NaN or infinity for a synthetic {self.modality} in {self.precision}. {advice}"
+            )
         return pooled
 
     def _require_different(self, alone: Sequence[NDArray[np.float64]]) -> None:
         for one, other in combinations(alone, 2):
             if _distance(one, other) <= DIFFERENT:
                 raise self._refusal(
-                    f"gives two different {self.modality}s the same vector, so that it would say nothing of any. Try "
-                    "another --pooling or --layer, or check that the weights are whole."
+                    f"returns the same vector for two different {self.modality}s, so its features hold no information. "
+                    "Try another --pooling or --layer, or check that the weights are complete."
                 )
 
     def _require_same_twice(self, one: NDArray[np.float64], again: NDArray[np.float64]) -> None:
         if _distance(one, again) > self.same:
             raise self._refusal(
-                f"gives one {self.modality} a different vector each time (cosine {_cosine(one, again):.3f}): something "
-                "in it stays random, such as masked patches or dropout. Use an encoder that is deterministic in "
+                f"returns a different vector for one {self.modality} each time (cosine {_cosine(one, again):.3f}): "
+                "something in it is random, such as masked patches or dropout. Use an encoder that is deterministic in "
                 "evaluation mode."
             )
 
@@ -160,9 +162,9 @@ class _Trial:
         for one, other in zip(alone, together, strict=True):
             if _distance(one, other) > self.same:
                 raise self._refusal(
-                    "gives an item one vector alone and another in company. Is the model in evaluation mode, and is "
-                    f"padding masked? (The cosine of one {self.modality}, alone and among {len(together)}, is "
-                    f"{_cosine(one, other):.3f}.)"
+                    f"returns different vectors for one {self.modality} alone and in a batch of {len(together)} "
+                    f"(cosine {_cosine(one, other):.3f}). Check that the model is in evaluation mode, and that padding "
+                    "is masked."
                 )
 
     def _require_long(self, longest: int, short: Any, alone: NDArray[np.float64]) -> None:
@@ -182,7 +184,7 @@ class _Trial:
             line = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".:")
             raise self._refusal(
                 f"cannot encode {what} ({type(error).__name__}: {line}). Choose another model, or a smaller "
-                "--batch-size where memory is short."
+                "--batch-size if memory is short."
             ) from error
 
     def _refusal(self, what: str) -> EncoderError:
@@ -194,7 +196,7 @@ def _finite(encoded: Encoded) -> bool:
 
 
 def _distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return the distance of two vectors, relative to the longer one."""
+    """Return the distance between two vectors, relative to the length of the longer one."""
     return _length(one - other) / max(_length(one), _length(other), 1e-30)
 
 
@@ -207,7 +209,7 @@ def _length(vector: NDArray[np.float64]) -> float:
 
 
 def _made(modality: Modality, folder: Path) -> list[Content]:
-    """Make items of which every two differ: images in colour, contrast and structure, texts in words and length."""
+    """Make distinct items: images differ in colour, contrast and structure, texts in words and length."""
     texts = [Content(content_key(text.encode()), text) for text in TEXTS]
     if modality == "text":
         return texts
@@ -233,7 +235,7 @@ def _made_pixels() -> list[NDArray[np.uint8]]:
 
 
 def _key(encoder: Encoder[Any]) -> str:
-    """Return a digest of all that decides how an encoder computes here."""
+    """Return a digest of everything that decides how an encoder computes on this machine."""
     known = {
         "headwater": version("headwater"),
         "features": {m: encoder.spec(m, "float32").to_dict() for m in sorted(encoder.modalities)},
@@ -244,13 +246,13 @@ def _key(encoder: Encoder[Any]) -> str:
 
 
 def _flat(environment: Any) -> dict[str, Any]:
-    """Return the environment of an encoder, or of the last part of one that is made of several."""
+    """Return the environment of an encoder; of a joined encoder, that of its last part."""
     nested = [value for value in environment.values() if isinstance(value, dict)]
     return {key: value for part in (*nested, environment) for key, value in part.items()}
 
 
 def _kept(file: Path, key: str) -> Probed | None:
-    """Return the verdict that a file holds; None unless it says, of this very encoder, that it is fine."""
+    """Return the test result in a file; None unless it says that this very encoder has passed."""
     try:
         found = read_as(Probed, read_json(file, most=LARGEST_VERDICT, follow=False))
     except (OSError, ValueError):
@@ -259,7 +261,7 @@ def _kept(file: Path, key: str) -> Probed | None:
 
 
 def _keep(file: Path, found: Probed) -> None:
-    """Write a verdict; where the cache cannot be written, the encoder is tried again next time."""
+    """Write a test result; if the cache cannot be written, the encoder is tested again next time."""
     beside = file.with_name(f"{uuid.uuid4().hex}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

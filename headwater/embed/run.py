@@ -1,4 +1,4 @@
-"""The run that fills a feature set: decode, encode and write, all at once, a block at a time."""
+"""The run that fills a feature set: decode, encode and write in parallel, block by block."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ REMEDY_OF_TOKENS = "try --tokens-dtype bfloat16 or --precision fp32"
 REMEDY_OF_NONE = "try --precision fp32"
 N_PROBES = 4
 TEXTS_AT_ONCE = 16
-"""Texts are sorted by length among this many batches."""
+"""Number of batches of texts that are sorted by length together."""
 CORE_BATCH = 8
-"""Images that one core encodes together, at most: more are no faster, and outgrow what malloc keeps for a thread."""
+"""Most images that one core encodes together: more are not faster, and exceed the memory that malloc keeps."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass
 class EmbedResult:
-    """What a run did: items embedded, failed (why, by content), found finished before, and left to other shards.
+    """The result of a run: items embedded, failed (with reasons), finished before (``kept``), and left to other shards.
 
-    ``cut`` counts texts whose end was left out.
+    ``cut`` counts truncated texts.
     """
 
     embedded: int = 0
@@ -60,7 +60,7 @@ class EmbedResult:
 
 
 class _Rows:
-    """The content of each row of a feature set, as far as this run knows it."""
+    """The content of each row of a feature set that this run has."""
 
     def __init__(self, rows: NDArray[np.int64], contents: Sequence[Content]) -> None:
         self.rows = rows
@@ -100,18 +100,18 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
     def has(self, blocks: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Say which blocks are its own, given their numbers."""
+        """Return which of the given block numbers belong to this shard."""
         own: NDArray[np.bool_] = blocks % self.count == self.index
         return own
 
 
 class Engine(Protocol):
-    """What makes blocks: threads of this process, or workers elsewhere."""
+    """Makes blocks, with threads of this process or with workers elsewhere."""
 
     def blocks(
         self, features: FeatureReader, tasks: Sequence[BlockTask], content_of: ContentOf, environment: str
     ) -> AbstractContextManager[Iterator[tuple[BlockLine, int]]]:
-        """Give the lines of blocks that have been written, in any order, and how many texts of each were cut."""
+        """Yield the journal lines of written blocks, in any order, with the number of truncated texts of each."""
 
 
 ContentOf = Callable[[int], Content]
@@ -139,26 +139,26 @@ def fill(
     contents
         Distinct items.
     batch_size
-        Items that are encoded together, at most; on the CPU no more than 8, a batch a core.
+        Most items that are encoded together; on the CPU at most 8 images, one batch per core.
     workers
-        Threads; None for one a core.
+        Number of threads; None for one per core.
     stop_on_error
         Raise at the first item that cannot be read, instead of recording it as failed.
     retry_failed
-        Try items again that failed in an earlier run.
+        Retry items that failed in an earlier run.
     shard
-        Which of the blocks this process makes, beside others that make the rest.
+        The shard of blocks that this process embeds, while other processes embed the rest.
     engine
-        What makes blocks, if not this process.
+        Makes the blocks instead of this process.
     progress
-        Called with the numbers of items done and failed so far, from this thread.
+        Called from this thread with the numbers of items done and failed so far.
 
     Raises
     ------
     ImageError
         With ``stop_on_error``, for the first item that cannot be read.
     EncoderError
-        When stored items, embedded again, no longer come out the same.
+        When stored items, embedded again, get other vectors.
     """
     modality = features.spec.modality
     keys = keys_of(contents)
@@ -234,7 +234,7 @@ def make_block(
 ) -> tuple[BlockLine, int]:
     """Encode the contents of one block's rows and write them, as `fill` does.
 
-    Return the line to be recorded, and how many texts were cut.
+    Return the journal line to record, and the number of truncated texts.
     """
     modality = writer.features.spec.modality
     content_of = _Rows(task.rows, contents)
@@ -245,7 +245,7 @@ def make_block(
 
 
 def at_once(encoder: Encoder[Any], modality: Modality, batch_size: int) -> int:
-    """Return how many items are encoded together; a core is filled by few images, and by no few texts."""
+    """Return how many items are encoded together: on one core, few images, but as many texts as allowed."""
     of_images = modality != "text" and encoder.threads_own_cores
     return min(batch_size, CORE_BATCH) if of_images else batch_size
 
@@ -269,7 +269,7 @@ def _encode_all(
     batch_size: int,
     n_workers: int,
 ) -> Generator[_Done]:
-    """Yield finished jobs in order; workers prepare, and encode as well where the encoder lets each own a core."""
+    """Yield finished jobs in order; worker threads prepare items, and also encode them if the encoder allows it."""
 
     def prepare(job: _Job) -> tuple[list[Any], list[int], dict[int, str], int]:
         prepared, good, failed, cut = [], [], {}, 0
@@ -312,7 +312,7 @@ def _encode_all(
 
 @contextmanager
 def _one_core_a_thread() -> Iterator[None]:
-    """Keep torch, where it is loaded, from spreading each worker's work over all cores."""
+    """If torch is loaded, keep it from using all cores for each worker thread."""
     if "torch" not in sys.modules:
         yield
         return
@@ -323,7 +323,7 @@ def _one_core_a_thread() -> Iterator[None]:
 
 
 def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: list[Any], batch_size: int) -> Encoded:
-    """Encode batch by batch, items of like length together."""
+    """Encode batch by batch, with items of similar length together."""
     order = np.arange(len(prepared))
     if modality == "text":
         order = np.argsort([len(p) for p in prepared], kind="stable")
@@ -340,9 +340,9 @@ def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: list[Any
 
 
 def _assemble(task: BlockTask, parts: Sequence[_Done], spec: FeatureSpec) -> BlockResult:
-    """Put the jobs of a block together in the stored type; an item that does not fit into it fails.
+    """Combine the jobs of a block in the stored type; an item whose values exceed its range fails.
 
-    Tokens that NumPy has no type for stay float32, for the writer to make them what they are to be.
+    Tokens that are stored as int8 or bfloat16 stay float32; the writer converts them.
     """
     dtype = spec.dtype
     token_type, largest = spec.token_type, np.inf
@@ -382,7 +382,7 @@ def _assemble(task: BlockTask, parts: Sequence[_Done], spec: FeatureSpec) -> Blo
 
 
 def _settle(encoder: Encoder[Any], modality: Modality, features: FeatureReader, contents: Sequence[Content]) -> None:
-    """Let the encoder choose its precision: as in the last run if there was one, else by trying some items."""
+    """Let the encoder choose its precision: that of the last run, else by testing it on some items."""
     if features.state.blocks:
         made_in = [line.environment for line in features.state.blocks.values() if line.environment]
         encoder.restore(features.state.environments.get(made_in[-1], {}) if made_in else {})
@@ -400,7 +400,7 @@ def _settle(encoder: Encoder[Any], modality: Modality, features: FeatureReader, 
 
 
 def _require_same_vectors(encoder: Encoder[Any], features: FeatureReader, content_of: _Rows) -> None:
-    """Embed some stored items again and compare: what no key can tell, such as a transform that changed, shows here."""
+    """Embed some stored items again and compare, to detect changes that the spec does not record."""
     stored = content_of.rows[features.status[content_of.rows] == STORED]
     for row in stored[np.linspace(0, len(stored) - 1, min(N_PROBES, len(stored))).astype(int)].tolist():
         try:
@@ -413,6 +413,6 @@ def _require_same_vectors(encoder: Encoder[Any], features: FeatureReader, conten
         cosine = float(now @ then / scale) if scale else float(np.array_equal(now, then))
         if not cosine >= SAME_COSINE:  # NaN is not the same
             raise EncoderError(
-                f"{features.name}: {content_of[row].source} embedded again differs from what is stored (cosine "
+                f"{features.name}: {content_of[row].source}, embedded again, differs from its stored vector (cosine "
                 f"{cosine:.4f}): the encoder or its preprocessing has changed. Pass --name to start a new feature set."
             )

@@ -1,4 +1,4 @@
-"""The samples table of a store: a manifest's rows with the keys of what they hold."""
+"""The samples table of a store: a manifest's rows with the keys of their images and texts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from headwater.errors import ManifestError, StoreError
 from headwater.sources import Manifest
 from headwater.store import KEY_COLUMNS, Modality, Roles, Store
 
-LOOKED_AT = 32  # rows whose contents are read to see who wrote a column of keys
+LOOKED_AT = 32  # most rows whose contents are read to find out who wrote a column of keys
 
 
 def refuse_own_keys(table: Manifest, path: str | Path, store: Store | None) -> None:
-    """Refuse a column of the manifest's own under the name of one that headwater writes.
+    """Raise if the manifest has a column of its own with the name of one that headwater writes.
 
-    A manifest that was exported from a store has such columns as well: some key there is of the content beside it, or
-    known to the store.
+    A manifest exported from a store has such columns too. They are accepted if some key matches the content of its row,
+    or is known to the store.
     """
     before = None if store is None else _samples_before(store)
     modality: Modality
@@ -35,13 +35,13 @@ def refuse_own_keys(table: Manifest, path: str | Path, store: Store | None) -> N
         known = set() if before is None else set(before[0][column].drop_nulls())
         if rows and not any((key := str(values[row])) in known or key == _key_of(table, modality, row) for row in rows):
             raise ManifestError(
-                f"{path}: column {column!r} is the manifest's own, but headwater keeps digests of {modality}s under "
-                "this name. Rename the column, or take it out."
+                f"{path}: headwater stores the digests of {modality}s in a column {column!r}, but the manifest has "
+                "other values in a column of this name. Rename the column, or remove it."
             )
 
 
 def _key_of(table: Manifest, modality: Modality, row: int) -> str | None:
-    """Return the key of one row's content as hex, None where there is none that can be read."""
+    """Return the key of one row's content in hex; None if it is missing or cannot be read."""
     one = replace(table, table=table.table[row : row + 1])
     if modality == "text":
         contents, _ = unique_texts(one.texts())
@@ -52,27 +52,27 @@ def _key_of(table: Manifest, modality: Modality, row: int) -> str | None:
 
 
 def _samples_before(store: Store) -> tuple[pl.DataFrame, Roles] | None:
-    """Return the samples of the last run and their roles, if there are any that can be read."""
+    """Return the samples of the last run and their roles; None if there are none or they cannot be read."""
     if not store.has_samples():
         return None
     try:
         return store.samples, store.roles
-    except StoreError:  # whose advice is to embed the manifest again, as is being done
+    except StoreError:  # its advice is to embed the manifest again, which is being done
         return None
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How a manifest differs from the one before, by the ids of its samples.
+    """Numbers of samples that differ from the last manifest, compared by id.
 
     Attributes
     ----------
     new, unlisted
-        Samples that were not listed before, and those that no longer are.
+        Samples that were not listed before, and samples that are no longer listed.
     changed
-        Samples that hold another image or text than before.
+        Samples with another image or text than before.
     moved
-        Samples whose image is the same, but lies elsewhere.
+        Samples whose image is the same but has another path.
     """
 
     new: int
@@ -81,14 +81,14 @@ class Changes:
     unlisted: int
 
     def lines(self) -> list[str]:
-        """Say it in a line, or in none where nothing differs."""
+        """Return the changes in one line; no line if there are none."""
         parts = [
             f"{sign}{n:,} {word}"
             for n, sign, word in (
                 (self.new, "+", "new"),
                 (self.changed, "", "changed"),
                 (self.moved, "", "moved"),
-                (self.unlisted, "-", "no longer listed (what was embedded is kept)"),
+                (self.unlisted, "-", "no longer listed (their features are kept)"),
             )
             if n
         ]
@@ -97,18 +97,18 @@ class Changes:
 
 @dataclass(frozen=True, eq=False)
 class SamplesPlan:
-    """The samples that a store is to have.
+    """The plan of a store's samples table.
 
     Attributes
     ----------
     samples
-        The manifest's columns, and the keys of what its rows hold.
+        The manifest's columns, and the keys of images and texts.
     roles
-        Which of the columns hold what.
+        The columns of ids, images and texts.
     unreadable
-        Why images cannot be read, by sample id.
+        By sample id, the reason why an image cannot be read.
     changes
-        How the samples differ from those the store has; None where it has none.
+        How the samples differ from those in the store; None if it has none.
     """
 
     samples: pl.DataFrame
@@ -118,7 +118,7 @@ class SamplesPlan:
 
 
 def plan_samples(store: Store | None, table: Manifest, items: Mapping[Modality, Items]) -> SamplesPlan:
-    """Plan the samples table; for images or texts that this run does not read, what is known of a row is kept."""
+    """Plan the samples table; for images or texts that this run does not read, known keys are kept."""
     parts = (one.parts or {modality: one} for modality, one in items.items())
     items = {part: of for each in parts for part, of in each.items()}
     samples = table.table.drop([c for c in KEY_COLUMNS.values() if c in table.table.columns])
@@ -154,10 +154,10 @@ def _changes(old: pl.DataFrame, old_roles: Roles, new: pl.DataFrame, roles: Role
             place = pl.concat_str(pl.lit(of.root + "/"), pl.col(of.image).cast(pl.String))
         return table.select(pl.col(of.id).cast(pl.String).alias("_id"), *keys, place.alias("_place"))
 
-    if not Path(old_roles.root).is_dir():  # the store was moved, not the images
+    if not Path(old_roles.root).is_dir():  # the store was moved: compare old relative paths under the new root
         old_roles = replace(old_roles, root=roles.root)
     both = plain(new, roles).join(plain(old, old_roles), on="_id", how="inner", suffix="_then")
-    # a key that was not looked for before is no change
+    # a key that was not computed before is not a change
     differs = [(pl.col(k) != pl.col(f"{k}_then")).fill_null(False) for k in keys]
     changed = both.select(pl.any_horizontal(differs).sum()).item()
     same = both.filter(~pl.any_horizontal(differs) & pl.col("image_key").is_not_null())
@@ -168,11 +168,11 @@ def _changes(old: pl.DataFrame, old_roles: Roles, new: pl.DataFrame, roles: Role
 def _known_before(
     old: pl.DataFrame, roles: Roles, table: Manifest, modality: Modality
 ) -> tuple[str | None, pl.DataFrame] | None:
-    """Return the column that holds a modality by the last run that looked at it, and what it found out.
+    """Return the column of a modality in the last run that read it, and its known keys.
 
-    Rows are known again by their id and an unchanged cell, of images by the same place: ``_id``, ``_known`` and the key
-    column, a row for each of ``table``. None when nothing is known: no such column in either.
-    Keys without a column are of imported vectors, and are known by the id alone.
+    The keys are a table with one row per row of ``table``, with columns ``_id``, ``_known`` and the key. A row is known
+    if its id and its cell (for images, its path) are unchanged. Keys without a column belong to imported vectors; their
+    rows are known by the id alone. Return None if there is no such column in either table.
     """
     column = roles.image if modality == "image" else roles.text
     key = old[KEY_COLUMNS[modality]]
@@ -183,7 +183,9 @@ def _known_before(
     if column is None or column not in table.table.columns:
         return None
     then, now = old[column].cast(pl.String), table.table[column].cast(pl.String)
-    if modality == "image" and roles.root != str(table.root) and Path(roles.root).is_dir():  # else the store was moved
+    if (
+        modality == "image" and roles.root != str(table.root) and Path(roles.root).is_dir()
+    ):  # otherwise the store was moved
         then, now = _places(roles.root, then), _places(str(table.root), now)
     ids = old[roles.id].cast(pl.String)
     known = pl.DataFrame({"_id": ids, "_cell": then, KEY_COLUMNS[modality]: old[KEY_COLUMNS[modality]], "_known": True})
@@ -193,7 +195,7 @@ def _known_before(
 
 
 def _places(root: str, cells: pl.Series) -> pl.Series:
-    """Return where image files are, the same for each way to write a folder; of which there are few."""
+    """Return the paths of image files with resolved folders, so that different spellings of a folder are equal."""
     folders: dict[Path, Path] = {}
     places = []
     for cell in cells:

@@ -1,7 +1,7 @@
-"""What a folder of sentence-transformers says about how a text becomes one vector.
+"""The pooling that a model folder of sentence-transformers declares for texts.
 
-``modules.json`` lists modules: the transformer, a pooling, then perhaps dense layers and a normalisation. They are read
-as data: sentence-transformers is not needed, and none of the code that they name is imported.
+``modules.json`` lists modules: the transformer, a pooling, then optional dense layers and a normalisation. They are
+read as data: sentence-transformers is not needed, and code that they name is not imported.
 
 References
 ----------
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MODULES = "modules.json"
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""Poolings, in the order in which several are joined."""
+"""Poolings, in the order in which several are concatenated."""
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 """Classes of ``torch.nn`` that a dense layer may end in."""
 DENSE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -56,7 +56,7 @@ class _Pooling:
     include_prompt: bool = True
 
     def modes(self) -> tuple[str, ...]:
-        """Return the poolings that are joined."""
+        """Return the poolings, whose vectors are concatenated."""
         if self.pooling_mode is not None:
             return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else tuple(self.pooling_mode)
         asked = (
@@ -100,7 +100,7 @@ class Dense:
     Attributes
     ----------
     state
-        ``weight`` of shape ``(out_features, in_features)``, and ``bias`` where there is one, float32.
+        ``weight`` of shape ``(out_features, in_features)``, and ``bias`` if there is one, float32.
     activation
         A class of ``torch.nn``.
     """
@@ -109,7 +109,7 @@ class Dense:
     activation: str
 
     def layer(self) -> Module:
-        """Return it as a module."""
+        """Return the layer as a torch module."""
         nn = need("torch.nn", "encoders")
         rows, columns = self.state["weight"].shape
         linear = nn.Linear(columns, rows, bias="bias" in self.state)
@@ -125,17 +125,17 @@ class Sentence:
     Attributes
     ----------
     modes
-        Poolings, joined in this order, some of `MODES`.
+        Poolings from `MODES`, concatenated in this order.
     after
-        Dense layers, and ``"normalize"`` for a vector of length 1, in their order.
+        Dense layers, and ``"normalize"`` for scaling to length 1, in order.
     max_length
-        Tokens that are read of a text; None where only the model limits them.
+        Most tokens that are read of a text; None if only the model limits them.
     lower
-        Whether texts are put into lower case first.
+        Whether texts are converted to lower case first.
     prompt
-        Words before every text.
+        Words that are put before every text.
     folder
-        Folder of the transformer in that of the model.
+        Subfolder of the transformer in the model's folder.
     """
 
     modes: tuple[str, ...] = ("mean",)
@@ -150,7 +150,7 @@ class Sentence:
         return f"as declared: {', '.join(['+'.join(self.modes), *layers])}"
 
     def layers(self) -> list[Module]:
-        """Return the dense layers as modules, in their order."""
+        """Return the dense layers as modules, in order."""
         return [one.layer() for one in self.after if not isinstance(one, str)]
 
     def pooled(self, hidden: Tensor, own: Tensor, layers: Iterable[Any]) -> Tensor:
@@ -161,9 +161,9 @@ class Sentence:
         hidden
             States of shape ``(n, length, width)``.
         own
-            Which of them are a text's own, and no padding, bool, of shape ``(n, length)``.
+            True for a text's own states, false for padding: bool, of shape ``(n, length)``.
         layers
-            The dense layers as modules, in their order.
+            The dense layers as modules, in order.
         """
         torch = need("torch", "encoders")
         vector: Tensor = torch.cat([_pool(mode, hidden, own) for mode in self.modes], 1)
@@ -180,14 +180,14 @@ def _pool(mode: str, hidden: Tensor, own: Tensor) -> Tensor:
     if mode not in ("mean_sqrt_len_tokens", "weightedmean"):
         return pool_words(mode.removesuffix("token"), hidden, own)
     weights = own[:, :, None].to(hidden.dtype)
-    if mode == "weightedmean":  # by place among a text's own tokens, from 1
+    if mode == "weightedmean":  # weighted by position among a text's own tokens, from 1
         weights = weights * own.cumsum(1)[:, :, None].to(hidden.dtype)
     total = weights.sum(1)
     return (hidden * weights).sum(1) / (total if mode == "weightedmean" else total.sqrt())
 
 
 def declared(name: str, spec: str) -> Sentence | None:
-    """Return what a model's folder, or a model on the hub, declares; None where it is none of sentence-transformers.
+    """Return the pooling that a model declares; None if it is not a model of sentence-transformers.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def declared(name: str, spec: str) -> Sentence | None:
     Raises
     ------
     EncoderError
-        When a file of it cannot be read, or it asks for what is not done here.
+        When one of its files cannot be read, or it declares something that is not supported.
     """
     reader = _Reader(name, spec)
     modules = reader.read(MODULES, list[_Module])
@@ -205,7 +205,7 @@ def declared(name: str, spec: str) -> Sentence | None:
 
 
 def model_place(name: str, sentence: Sentence | None) -> str:
-    """Return where the transformer of a model is: its folder, or one in that."""
+    """Return the path of a model's transformer: its folder or a subfolder."""
     return name if sentence is None or not sentence.folder else str(Path(name, sentence.folder))
 
 
@@ -221,13 +221,13 @@ class _Reader:
             raise self._refusal(MODULES, f"lists {', '.join(kinds) or 'no module'}, not a Transformer and a Pooling")
         folder = modules[0].path
         if folder and not Path(self.name).is_dir():
-            raise self._refusal(MODULES, f"has its transformer in {folder}/ of a model on the hub")
+            raise self._refusal(MODULES, f"has its transformer in the subfolder {folder}/ of a model on the hub")
         reading = self.read(self._in(folder, "sentence_bert_config.json"), _Reading) or _Reading()
         pooling = self.read(self._in(modules[1].path, "config.json"), _Pooling)
         modes = () if pooling is None else pooling.modes()
         if not modes or not set(modes) <= set(MODES):
             raise self._refusal(
-                self._in(modules[1].path, "config.json"), f"names the poolings {', '.join(modes) or 'none'}"
+                self._in(modules[1].path, "config.json"), f"declares the poolings {', '.join(modes) or 'none'}"
             )
         prompt = self._prompt()
         if prompt and pooling is not None and not pooling.include_prompt:
@@ -238,12 +238,12 @@ class _Reader:
                 after.append(self._dense(module.path))
             elif kind == "Normalize":
                 after.append("normalize")
-            elif kind != "Dropout":  # which does nothing outside training
+            elif kind != "Dropout":  # dropout has no effect outside training
                 raise self._refusal(MODULES, f"lists {kind} after the pooling")
         return Sentence(modes, tuple(after), reading.max_seq_length, reading.do_lower_case, prompt, folder)
 
     def read(self, file: str, kind: type[Read]) -> Read | None:
-        """Return what a JSON file of the model holds; None where there is none."""
+        """Return the values in a JSON file of the model; None if it has no such file."""
         path = self._path(file)
         if path is None:
             return None
@@ -253,7 +253,7 @@ class _Reader:
             return None
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
-            raise EncoderError(f"{self.spec}: {file}: cannot be read ({why}). Fetch the model anew.") from error
+            raise EncoderError(f"{self.spec}: {file}: cannot be read ({why}). Fetch the model again.") from error
 
     def _path(self, file: str) -> Path | None:
         if Path(self.name).is_dir():
@@ -262,13 +262,13 @@ class _Reader:
         return None if found is None else Path(found)
 
     def _in(self, folder: str, file: str) -> str:
-        """Return the name of a file in a folder of the model."""
+        """Return the path of a file in a subfolder of the model."""
         if folder and (folder in (".", "..") or not re.fullmatch(r"[\w.-]+", folder)):
-            raise self._refusal(MODULES, f"names a module in {folder!r}, which is no folder of the model")
+            raise self._refusal(MODULES, f"names a module in {folder!r}, which is not a subfolder of the model")
         return f"{folder}/{file}" if folder else file
 
     def _prompt(self) -> str:
-        """Return the words that stand before every text by default."""
+        """Return the words that are put before every text by default."""
         found = self.read("config_sentence_transformers.json", _Prompts)
         if found is None or found.default_prompt_name is None:
             return ""
@@ -284,9 +284,9 @@ class _Reader:
         activation = (config.activation_function or "Identity").rpartition(".")[2]
         known = config.activation_function is None or config.activation_function.startswith("torch.nn.")
         if activation not in ACTIVATIONS or not known:
-            raise self._refusal(file, f"ends in {config.activation_function}, none of {', '.join(ACTIVATIONS)}")
+            raise self._refusal(file, f"ends in {config.activation_function}, not in {', '.join(ACTIVATIONS)}")
         if config.use_residual or {config.module_input_name, config.module_output_name} - {"sentence_embedding", None}:
-            raise self._refusal(file, "is no plain dense layer on the pooled vector")
+            raise self._refusal(file, "is not a plain dense layer on the pooled vector")
         paths = [self._path(self._in(folder, name)) for name in DENSE_WEIGHTS]
         there = [path for path in paths if path is not None and path.is_file()]
         if not there:
@@ -303,13 +303,13 @@ class _Reader:
 
     def _refusal(self, file: str, what: str) -> EncoderError:
         return EncoderError(
-            f"{self.spec}: {file}: {what}, which is not done here. Pass --pooling mean, cls, max or last to set aside "
-            "what the folder declares."
+            f"{self.spec}: {file} {what}, which is not supported. Pass --pooling mean, cls, max or last instead of the "
+            "declared pooling."
         )
 
 
 def text_before(sentence: Sentence | None) -> Callable[[str], str]:
-    """Return what is done to a text before it is cut into tokens."""
+    """Return the function that is applied to a text before tokenization."""
     if sentence is None or not (sentence.lower or sentence.prompt):
         return lambda text: text
 

@@ -1,4 +1,4 @@
-"""Where an encoder's files come from: a directory, a file, the hub's cache on this machine, or the network."""
+"""Find out where an encoder's files come from: a directory, a file, the hub's local cache, or the network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights, tokenizer and preprocessing are.
+    """Location of weights, tokenizer and preprocessing.
 
     Attributes
     ----------
     kind
-        ``built in``; a ``file`` or ``directory`` that was named; the hub's, or torch's, ``cache``; or the ``network``.
+        ``built in``; a named ``file`` or ``directory``; the ``cache`` of the hub or of torch; or the ``network``.
     place
-        The path; for the network, where in the cache they are going to be.
+        The path; for the network, the future path in the cache.
     """
 
     kind: Literal["built in", "file", "directory", "cache", "network"]
@@ -33,7 +33,7 @@ class Source:
 
 
 def source_of(encoder: str, weights: str | Path | None = None) -> Source:
-    """Say where the files of an encoder's spec are now, without fetching any."""
+    """Return where an encoder's files are now, without fetching any."""
     backend, _, name = encoder.partition(":")
     if weights is not None:
         return Source("file", str(Path(weights).resolve()))
@@ -61,7 +61,7 @@ def source_of(encoder: str, weights: str | Path | None = None) -> Source:
 
 
 def _repository(backend: str, name: str) -> str | None:
-    """Return ``ORG/NAME`` on the hub, None where there is none or the name is unknown."""
+    """Return ``ORG/NAME`` on the hub; None if there is none, or the name is unknown."""
     found: str | None
     if backend == "hf" or name.startswith("hf-hub:"):
         found = name.removeprefix("hf-hub:")
@@ -77,7 +77,7 @@ def _repository(backend: str, name: str) -> str | None:
 
 @contextmanager
 def no_network(offline: bool) -> Iterator[None]:
-    """Let the hub's library fetch nothing while the body runs, when asked."""
+    """If ``offline``, keep the hub's library from using the network while the body runs."""
     if not offline or find_spec("huggingface_hub") is None:
         yield
         return

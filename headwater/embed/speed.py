@@ -1,4 +1,4 @@
-"""How fast an encoder is here and what memory it needs: a run over made-up items, as `embed` would do it."""
+"""Measure the speed and memory of an encoder on this machine by embedding synthetic items."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run took.
+    """Results of a measurement.
 
     Attributes
     ----------
     items_per_second
-        Items read, prepared, encoded and stored in a second, after a first batch.
+        Items read, prepared, encoded and stored per second, after a first batch.
     n_items, batch_size
-        How many items it took that from, and how many of them were encoded together.
+        Number of items in the measurement, and number of items encoded together.
     peak_memory
-        Most bytes in use meanwhile: of the GPU, or else of this process, model and libraries included; None where the
-        system does not say.
+        Peak bytes in use: of the GPU, or else of this process, with model and libraries; None if the system does not
+        report it.
     items
-        What they were.
+        Description of the items.
     item_bytes
-        Bytes that one of them takes in a store, of ragged tokens on average.
+        Bytes that one item takes in a store; for ragged tokens, on average.
     """
 
     items_per_second: float
@@ -66,10 +66,10 @@ class Measured:
 
 
 def measure(encoder: Encoder[Any], modality: Modality, batch_size: int) -> Measured:
-    """Embed made-up items of a usual size into a store that is thrown away, for a few seconds."""
+    """Embed synthetic items of a usual size into a temporary store for a few seconds."""
     with tempfile.TemporaryDirectory(prefix="headwater-doctor-") as folder:
         first = _made(modality, Path(folder), 0, 4)
-        encoder.encode(modality, [encoder.prepare(modality, first[0])])  # what is imported and allocated once
+        encoder.encode(modality, [encoder.prepare(modality, first[0])])  # warm-up: imports and allocations
         started = time.perf_counter()
         ready = [encoder.prepare(modality, content) for content in first]
         encoder.encode(modality, ready)
@@ -85,16 +85,16 @@ def measure(encoder: Encoder[Any], modality: Modality, batch_size: int) -> Measu
         done = fill(features, encoder, contents, batch_size=batch_size)
         took = time.perf_counter() - started
         what = {
-            "image": f"made images of {SIDE} x {SIDE} pixels",
-            "text": f"made texts of {N_WORDS} words",
-            "pair": f"made images of {SIDE} x {SIDE} pixels with texts of {N_WORDS} words",
+            "image": f"synthetic images of {SIDE} x {SIDE} pixels",
+            "text": f"synthetic texts of {N_WORDS} words",
+            "pair": f"synthetic images of {SIDE} x {SIDE} pixels with texts of {N_WORDS} words",
         }[modality]
         each = _item_bytes(features.refresh())
         return Measured(done.embedded / took, n_items, min(batch_size, n_items), _peak(device), what, each)
 
 
 def _item_bytes(features: Features) -> int:
-    """Return the bytes that an item takes in a feature set, on average."""
+    """Return the average bytes per item in a feature set."""
     spec = features.spec
     if not spec.ragged:
         return spec.item_bytes
@@ -125,7 +125,7 @@ def _forget_peak(device: str) -> None:
         sys.modules["torch"].cuda.reset_peak_memory_stats()
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
         return
 

@@ -1,4 +1,4 @@
-"""Features of texts that are not in the manifest: prompts and queries."""
+"""Features of texts outside the manifest: prompts and queries."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ STORED = 1  # as status says
 def encoder_of(
     store: Store, name: str, *, weights: str | Path | None, device: str, trust_remote_code: bool
 ) -> Encoder[Any]:
-    """Load the encoder that made the features ``name``, and make sure that it is the same.
+    """Load the encoder that made the features ``name``, and check that its spec is the same.
 
     Raises
     ------
     StoreError
-        When what was loaded is not what made these features; the message names what differs.
+        When the loaded encoder has another spec; the message names the fields that differ.
     """
     features = store.features(name)
     spec = features.spec
@@ -33,7 +33,7 @@ def encoder_of(
     last = environments[-1] if environments else {}
     adapter = last.get("adapter_file") if spec.adapter is not None else None
     if not isinstance(adapter, str | None):
-        raise StoreError(f"{store.location}: {name}: the adapter that was recorded is no path ({adapter!r}).")
+        raise StoreError(f"{store.location}: {name}: the recorded adapter is not a path ({adapter!r}).")
     encoder = load_again(
         spec,
         weights=weights or last.get("weights_file"),
@@ -52,12 +52,12 @@ def features_of_texts(
 ) -> tuple[NDArray[np.float64], float]:
     """Return the features of texts, of shape ``(n, dim)``, and the encoder's logit scale.
 
-    Texts that the features ``name`` lack are embedded and stored there.
+    Texts that are missing in the features ``name`` are embedded and stored there.
 
     Raises
     ------
     StoreError
-        When a text could not be embedded, or the encoder has no text side.
+        When a text could not be embedded, or the encoder does not encode texts.
     """
     contents, place = unique_texts(texts)
     features = store.features(name) if name in store.feature_names() else None
@@ -66,14 +66,14 @@ def features_of_texts(
         encoder = _text_encoder(store, name, weights=weights, device=device, trust_remote_code=trust_remote_code)
         spec: FeatureSpec = encoder.spec("text", "float16" if features is None else features.spec.dtype)
         spec = spec if features is None else spec.with_tokens_as(features.spec.tokens_dtype)
-        # Blocks of a size that suits the samples' own texts, should they follow.
+        # The block size also suits the samples' own texts, in case they are embedded later.
         features = store.require_features(name, spec, max(len(contents), len(store.samples)))
         fill(features, encoder, contents)
         features = features.refresh()
         rows = _rows_of(features, contents)
     failed = [contents[i].source for i in np.flatnonzero(rows < 0)]
     if failed:
-        raise StoreError(f"{name}: {len(failed)} texts could not be embedded, such as {failed[0]!r}.")
+        raise StoreError(f"{name}: {len(failed)} texts could not be embedded, for example {failed[0]!r}.")
     scale = features.spec.logit_scale
     return features.pooled[rows[place]].astype(np.float64), DEFAULT_LOGIT_SCALE if scale is None else scale
 
@@ -81,7 +81,7 @@ def features_of_texts(
 def features_of_query(
     store: Store, name: str, text: str, *, weights: str | Path | None, device: str, trust_remote_code: bool
 ) -> NDArray[np.floating[Any]]:
-    """Return the features of one text, of shape ``(dim,)``; what is asked once is not stored."""
+    """Return the features of one text, of shape ``(dim,)``, without storing them."""
     contents, _ = unique_texts([text])
     if name in store.feature_names():
         features = store.features(name)
@@ -95,9 +95,9 @@ def features_of_query(
 
 
 def require_dual(store: Store, image: str, text: str) -> None:
-    """Raise `StoreError` unless one encoder made both feature sets.
+    """Raise `StoreError` unless the same encoder made both feature sets.
 
-    Of imported ones that is what their common name says: their files differ, and do not tell.
+    Imported features count as made by the same encoder if they share a name, since their files do not say so.
     """
     one, other = store.features(image).spec, store.features(text).spec
     same: tuple[str, ...] = ("encoder", "weights", "adapter", "layer", "pooling", "dim")
@@ -106,13 +106,13 @@ def require_dual(store: Store, image: str, text: str) -> None:
         same = ("dim",)
     if set(same) & set(one.differences(other)):
         raise StoreError(
-            f"{store.location}: {image} is by {one.encoder} and {text} by {other.encoder}: words and images can be "
-            "compared in one dual encoder only."
+            f"{store.location}: {image} was made by {one.encoder}, but {text} by {other.encoder}. Texts and images can "
+            "only be compared if one dual encoder made both."
         )
 
 
 def _rows_of(features: Features, contents: Sequence[Content]) -> NDArray[np.int64]:
-    """Return the row of each item, -1 for one that is not stored."""
+    """Return the row of each item; -1 if it is not stored."""
     rows = features.rows_of(keys_of(contents))
     rows[rows >= 0] = np.where(features.status[rows[rows >= 0]] == STORED, rows[rows >= 0], -1)
     return rows
@@ -121,18 +121,18 @@ def _rows_of(features: Features, contents: Sequence[Content]) -> NDArray[np.int6
 def _text_encoder(
     store: Store, name: str, *, weights: str | Path | None, device: str, trust_remote_code: bool
 ) -> Encoder[Any]:
-    """Load the dual encoder that made ``NAME/text`` or, failing that, ``NAME/image``."""
+    """Load the dual encoder that made ``NAME/text`` or, if there is none, ``NAME/image``."""
     base = name.removesuffix("/text")
     made = [n for n in (name, f"{base}/image") if n in store.feature_names()]
     if not made:
         names = sorted({n.split("/")[0] for n in store.feature_names()})
         raise StoreNotFound(
-            f"{store.location}: no features called {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
+            f"{store.location}: there are no features {base!r}.{nearest(base, names)} There are: {', '.join(names)}."
         )
     encoder = encoder_of(store, made[0], weights=weights, device=device, trust_remote_code=trust_remote_code)
     if "text" not in encoder.modalities:
         raise StoreError(
-            f"{encoder.name}, which made {made[0]}, has no text side: words and images can be compared in a dual "
-            "encoder only."
+            f"{encoder.name}, which made {made[0]}, does not encode texts. Texts and images can only be compared with "
+            "features of a dual encoder."
         )
     return encoder

@@ -1,4 +1,4 @@
-"""What an encoder made of torch modules offers to whoever trains it."""
+"""The interface of encoders that can be trained: torch modules with differentiable features."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class TorchFeatures:
     pooled
         Of shape ``(n, dim)``.
     tokens
-        Of shape ``(n, n_tokens, token_dim)``; None when not asked for.
+        Of shape ``(n, n_tokens, token_dim)``; None if not requested.
     mask
-        Tokens that exist, bool, of shape ``(n, n_tokens)``; None where all do.
+        True for tokens that exist, bool, of shape ``(n, n_tokens)``; None if all exist.
     """
 
     pooled: Tensor
@@ -40,7 +40,7 @@ class TorchFeatures:
 
 
 def encoded(found: TorchFeatures) -> Encoded:
-    """Return features as arrays; tokens with a mask become a matrix an item."""
+    """Return features as arrays; tokens with a mask become one matrix per item."""
     pooled = to_numpy(found.pooled)
     if found.tokens is None:
         return Encoded(pooled)
@@ -51,26 +51,26 @@ def encoded(found: TorchFeatures) -> Encoded:
 
 
 class Tunable(Encoder[Prepared], Generic[Prepared]):
-    """An encoder whose features can be differentiated by its parameters.
+    """An encoder whose features can be differentiated with respect to its parameters.
 
-    `encode` is `features` of the collated batch, without gradients.
+    `encode` computes `features` of the collated batch without gradients.
 
     Attributes
     ----------
     tuned
-        What earlier training put on the weights; None where they are as they were named.
+        The adapter applied to the weights; None if there is none.
     """
 
     probes = True
     tuned: Adapter | None = None
 
     library: ClassVar[str]
-    """The package that the model comes from, whose version is recorded."""
+    """Name of the package that the model comes from; its version is recorded."""
     _frozen: Frozen
 
     @property
     def module(self) -> nn.Module:
-        """All of the model, on its device."""
+        """The whole model, on its device."""
         return self._frozen.module
 
     @property
@@ -80,31 +80,31 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
 
     @property
     def weights(self) -> str:
-        """BLAKE2b-128 digest of the parameters and buffers that it was built with."""
+        """BLAKE2b-128 digest of the parameters and buffers before an adapter was applied."""
         return self._frozen.digest
 
     @abstractmethod
     def towers(self) -> Mapping[Modality, Sequence[str]]:
-        """Return, for each modality, the names of the children of `module` that make its features; "" for all."""
+        """Return, for each modality, the names of the submodules that compute its features; "" for the whole module."""
 
     @abstractmethod
     def prepare_image(self, image: Image.Image) -> Prepared:
-        """Make an image of mode RGB ready for `collate`; called from several threads at once."""
+        """Prepare an image of mode RGB for `collate`; called from several threads at once."""
 
     @abstractmethod
     def prepare_text(self, text: str) -> Prepared:
-        """Make a text ready for `collate`."""
+        """Prepare a text for `collate`."""
 
     @abstractmethod
     def collate(self, modality: Modality, batch: Sequence[Prepared]) -> tuple[Tensor, ...]:
-        """Return prepared items as tensors on the device, the first axis being items."""
+        """Return prepared items as tensors on the device; the first axis is the items."""
 
     @abstractmethod
     def features(self, module: nn.Module, modality: Modality, inputs: tuple[Tensor, ...]) -> TorchFeatures:
-        """Return features of a collated batch, by a module that is, or wraps, `module`."""
+        """Return features of a collated batch, computed by ``module``, which is or wraps the model."""
 
     def checkpoint_gradients(self) -> bool:
-        """Compute activations again in the backward pass instead of keeping them; return whether the model can."""
+        """Turn on gradient checkpointing, which recomputes activations; return whether the model supports it."""
         module = self.module
         for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable", "set_grad_checkpointing"):
             if callable(enable := getattr(module, name, None)):
@@ -113,11 +113,11 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
         return False
 
     def prepare(self, modality: Modality, content: Content) -> Prepared:
-        """Read an item and make it ready."""
+        """Read an item and prepare it."""
         return self.prepare_image(self.image_of(content)) if modality == "image" else self.prepare_text(content.text())
 
     def prepare_seen(self, modality: Modality, image: Image.Image, content: Content) -> Prepared:
-        """Make an item ready whose image was read before, and perhaps changed since."""
+        """Prepare an item whose image was read before, and may have been augmented."""
         return self.prepare_image(image)
 
     def encode(self, modality: Modality, batch: Sequence[Prepared]) -> Encoded:
@@ -125,15 +125,15 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
         return encoded(self._frozen.run(self.features, modality, self.collate(modality, batch)))
 
     def settle(self, modality: Modality, batch: Sequence[Prepared]) -> None:
-        """Try bf16."""
+        """Choose bf16 if it is safe."""
         self._frozen.settle(lambda model: self.features(model, modality, self.collate(modality, batch)).pooled)
 
     def n_parameters(self) -> int:
-        """Return how many parameters the model has."""
+        """Return the number of parameters of the model."""
         return self._frozen.n_parameters
 
     def architecture(self) -> str:
-        """Return the layers of the model, and its configuration where it has one."""
+        """Return the layers of the model, and its configuration if it has one."""
         return f"{self.module}\n{getattr(self.module, 'config', '')}"
 
     def environment(self) -> dict[str, Any]:
@@ -141,5 +141,5 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
         return self._frozen.environment(self.library)
 
     def restore(self, environment: Mapping[str, Any]) -> None:
-        """Take over an earlier run's precision."""
+        """Use the precision of an earlier run."""
         self._frozen.restore(environment)

@@ -1,4 +1,4 @@
-"""Weights of encoders: read from files, fitted to a module, and told apart by digests."""
+"""Weights of encoders: read them from files, load them into a module, and compute their digests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict: safetensors, or a torch file without anything but tensors.
+    """Read a state dict from a safetensors file, or from a torch file that holds only tensors.
 
     Raises
     ------
@@ -35,12 +35,13 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
             loaded: Any = need("safetensors.torch", "encoders").load_file(path)
         else:
             require_packed_room(path)
-            with warnings.catch_warnings():  # of a file by another pickle protocol; what cannot be read is an error
+            with warnings.catch_warnings():  # about another pickle protocol; unreadable files raise errors
                 warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EncoderError(
-            f"--weights {path}: not a file of tensors alone. Nothing is unpickled here: save the model's state_dict()."
+            f"--weights {path}: the file holds other objects than tensors, and headwater unpickles none. Save the "
+            "model's state_dict()."
         ) from error
     except Exception as error:  # the libraries raise many kinds for a damaged file
         raise EncoderError(f"--weights {path}: cannot be read as weights ({first_line(error)}).") from error
@@ -48,7 +49,10 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise EncoderError(f"--weights {path}: holds no state dict, which maps names to tensors.")
+        raise EncoderError(
+            f"--weights {path}: the file holds no state dict, which maps names to tensors. Save the model's "
+            "state_dict()."
+        )
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 
@@ -58,18 +62,18 @@ def fit_weights(module: nn.Module, state: Mapping[str, Any], source: str, option
     Parameters
     ----------
     optional
-        Prefixes of tensors that may be in ``state`` without being in ``module``, such as a classifier's.
+        Prefixes of tensors that may be in ``state`` but not in ``module``, such as those of a classifier.
 
     Raises
     ------
     EncoderError
-        When tensors are missing, left over or of another shape; the message names them.
+        When tensors are missing, unknown or have another shape; the message names them.
     """
     own = module.state_dict()
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     extra = [n for n in state if n not in own and not n.startswith(tuple(optional))]
     shapes = [
-        f"{n} {tuple(state[n].shape)} where {tuple(own[n].shape)} belongs"
+        f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}"
         for n in own
         if n in state and state[n].shape != own[n].shape
     ]
@@ -78,10 +82,10 @@ def fit_weights(module: nn.Module, state: Mapping[str, Any], source: str, option
 
 
 def require_fit(source: str, missing: Sequence[str], extra: Sequence[str], shapes: Sequence[str]) -> None:
-    """Raise `EncoderError`, naming them, when tensors are missing, left over or of another shape."""
+    """Raise `EncoderError` if tensors are missing, unknown or have another shape; the message names them."""
     problems = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in (("tensors missing", missing), ("unknown", extra), ("of another shape", shapes))
+        for what, names in (("tensors missing", missing), ("unknown", extra), ("with another shape", shapes))
         if names
     ]
     if problems:
@@ -91,7 +95,7 @@ def require_fit(source: str, missing: Sequence[str], extra: Sequence[str], shape
 def digest_of(module: nn.Module) -> str:
     """Return a BLAKE2b-128 digest of a module's parameters and buffers, with their shapes.
 
-    Names are left out: libraries rename parameters from version to version, and the values are what counts.
+    Names are left out, since libraries rename parameters between versions.
     """
     parts = []
     for tensor in module.state_dict().values():

@@ -1,4 +1,4 @@
-"""Nearest neighbours over arrays: exact, or by an index."""
+"""Nearest neighbours in arrays: exact search, or with an index."""
 
 from headwater.retrieve.exact import search
 from headwater.retrieve.index import Kind, VectorIndex, build_index, recall_at_10

@@ -1,8 +1,8 @@
-"""Near duplicates: which rows are too alike to be unrelated, and at which rate unrelated ones would be called so.
+"""Near duplicates: rows that are more similar than unrelated rows are, with an estimated false alarm rate.
 
-Copies of an image (cropped, turned, compressed anew) have features that are close, but so have all images of one stain
-or one scanner. Whitening takes out the directions that everything shares, so that unrelated rows are almost orthogonal
-and copies stand out. What similarity is too high for chance is then read off the rows themselves.
+Copies of an image (cropped, rotated, compressed again) have similar features, but so have all images of one stain or
+one scanner. Whitening removes the directions that all images share, so unrelated rows are almost orthogonal and copies
+stand out. The similarity that unrelated rows reach by chance is then estimated from the rows themselves.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 DIM = 256
-ROWS_A_DIM = 4  # with fewer, what is whitened is the noise of the sample, and copies drift apart with the rest
-LEAST_VARIANCE = 1e-6  # of the largest: float16 rounds by about as much
-COPIES = 10  # a row is taken to have at most so many copies, so that pairs rarer than this may be copies
-LEAST_ROWS = 30  # of fewer the tail cannot be told
+ROWS_A_DIM = 4  # with fewer rows per dimension, whitening amplifies sampling noise, and copies become dissimilar too
+LEAST_VARIANCE = 1e-6  # relative to the largest; rounding to float16 adds about as much
+COPIES = 10  # assumed maximum number of copies of a row; this share of pairs may be copies
+LEAST_ROWS = 30  # with fewer rows, the tail cannot be estimated
 NO_ANGLE = 1 - 1e-6  # above it, float32 cannot tell a similarity from 1
 _QUERIES, _COLUMNS = 1024, 4096  # 16 MiB of similarities at once
 
 
 @cache
 def _blas() -> ThreadpoolController:
-    """Return what sets the number of threads; to look for the libraries takes a while."""
+    """Return the controller of BLAS threads; cached, since finding the libraries takes a while."""
     return ThreadpoolController()
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """A linear map after which the rows it was fitted to have uncorrelated columns of variance 1.
+    """A linear map that gives the rows it was fitted to uncorrelated columns of variance 1.
 
     Attributes
     ----------
@@ -53,10 +53,10 @@ class Whitening:
 
     @classmethod
     def fit(cls, X: NDArray[Any], n_components: int = DIM) -> Whitening:
-        """Fit to rows, float, of shape ``(n, dim)``; rows that are not finite are passed over.
+        """Fit to rows, float, of shape ``(n, dim)``; rows that are not finite are ignored.
 
-        At most ``n_components`` directions are kept, a quarter as many as there are rows, and none whose variance is
-        below a millionth of the largest.
+        The number of directions is at most ``n_components`` and a quarter of the number of rows. Directions whose
+        variance is below a millionth of the largest are dropped.
 
         References
         ----------
@@ -65,12 +65,12 @@ class Whitening:
         X = X[np.isfinite(X).all(1)].astype(np.float64)
         n, dim = X.shape
         if n < 2:
-            raise InputError(f"{n} finite rows cannot be whitened: at least 2 are needed.")
+            raise InputError(f"whitening needs at least 2 finite rows, but there are {n}.")
         mean = X.mean(0)
         X -= mean
-        # Of the two products that have the same eigenvalues, the smaller.
+        # The smaller of the two products, which have the same eigenvalues.
         product = X.T @ X if dim <= n else X @ X.T
-        with _blas().limit(limits=1):  # threads that wait for each other cost more than they gain, beside other work
+        with _blas().limit(limits=1):  # beside other work, waiting for threads costs more than they gain
             values, vectors = np.linalg.eigh(product)
         values, vectors = values[::-1], vectors[:, ::-1]
         kept = min(n_components, max(n // ROWS_A_DIM, 1), int((values > LEAST_VARIANCE * values[0]).sum()))
@@ -81,18 +81,18 @@ class Whitening:
 
     @property
     def n_components(self) -> int:
-        """Number of columns after whitening; 0 where all rows were the same."""
+        """Number of columns after whitening; 0 if all rows were equal."""
         return int(self.components.shape[1])
 
     def transform(self, X: Features | NDArray[Any]) -> Floats:
-        """Return whitened rows scaled to length 1, float32, of shape ``(n, n_components)``; zeros for rows not finite.
+        """Return whitened rows scaled to length 1, float32, of shape ``(n, n_components)``; zero if not finite.
 
         `X` is read block by block.
         """
         mean, components = self.mean.astype(np.float32), self.components.astype(np.float32)
         out = np.zeros((X.shape[0], self.n_components), np.float32)
         if self.n_components:
-            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite becomes zeros
+            with np.errstate(invalid="ignore", over="ignore"):  # such rows become zero
                 for span, block in blocks(X):
                     out[span] = unit((np.asarray(block, np.float32) - mean) @ components)[0]
         return out
@@ -100,22 +100,22 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Tail:
-    """How similar unrelated rows are at most: the upper tail of the similarity of pairs.
+    """The upper tail of the similarity of unrelated pairs of rows.
 
-    Beyond ``start`` the share of pairs is taken to fall off exponentially with the similarity's Fisher transform,
-    z = arctanh(s): ``P(z > start + x) = share * exp(-x / scale)``. Between directions at random in d dimensions,
-    ``P(s > t)`` falls as ``(1 - t²)^((d - 1) / 2)``, which is ``exp(-(d - 1) z)`` in the limit and faster before it, so
-    that for these the threshold is on the safe side. Features of images lie more densely in some places than in others,
-    which makes their tail heavier; whitened, it was found to be about exponential (benchmarks/audit_duplicates.py).
+    The model: beyond ``start``, the share of pairs decreases exponentially with the Fisher transform of the similarity,
+    z = arctanh(s): ``P(z > start + x) = share * exp(-x / scale)``. For random directions in d dimensions, ``P(s > t)``
+    decreases as ``(1 - t²)^((d - 1) / 2)``, which is ``exp(-(d - 1) z)`` in the limit and faster before it; for these
+    the threshold is conservative. Features of images are denser in some regions than in others, so their tail is
+    heavier; after whitening it is about exponential (benchmarks/audit_duplicates.py).
 
     Attributes
     ----------
     start, scale
-        In Fisher's z.
+        Start and scale of the tail, in Fisher's z.
     share
-        Of pairs that lie beyond ``start``.
+        Share of pairs beyond ``start``.
     n_pairs
-        Pairs that this was measured on.
+        Number of pairs that the tail was fitted to.
     """
 
     start: float
@@ -125,25 +125,25 @@ class Tail:
 
     @classmethod
     def fit(cls, units: Floats, *, groups: ArrayLike | None = None, n_rows: int | None = None) -> Tail | None:
-        """Measure the tail on all pairs of some rows, without knowing which of them are copies.
+        """Fit the tail to all pairs of rows, without knowing which of them are copies.
 
-        A row is taken to have at most ten copies, so that among ``n_rows`` rows a share of ``10 / n_rows`` of all pairs
-        may be copies, and these the most similar ones. So the scale comes from the pairs between that share and ten
-        times it; of the more similar ones only their number is used, as of values that are censored.
+        A row is assumed to have at most ten copies. Among ``n_rows`` rows, a share of ``10 / n_rows`` of all pairs may
+        then be copies, and these are the most similar pairs. The scale is therefore estimated from the pairs between
+        this share and ten times this share. The more similar pairs enter only by their number, as censored values.
 
         Parameters
         ----------
         units : float32 array of shape (n, dim)
-            Rows of length 1, drawn at random when they are not all there are; zeros are passed over.
+            Rows of length 1, either all rows or a random sample; rows of zeros are ignored.
         groups : array of shape (n,), optional
-            Pairs of one group are not unrelated, and are passed over.
+            Pairs within a group are not unrelated and are ignored.
         n_rows
-            How many rows there are in all; as many as are given by default.
+            Total number of rows; by default the number of rows given.
 
         Returns
         -------
         Tail or None
-            None where it cannot be told: fewer than 30 rows, or so many that are the same that nothing is beyond.
+            None if it cannot be estimated: with fewer than 30 rows, or with too many equal rows.
         """
         there = np.flatnonzero(units.any(1)) if units.shape[1] else np.arange(0)
         n_rows = max(n_rows or 0, len(there))
@@ -162,14 +162,14 @@ class Tail:
             return None
         z = np.arctanh(ordered[n_censored:].astype(np.float64))
         start, stop, between = z[-1], z[0], z[:-1]
-        # The likelihood of exponential values that are censored at ``stop`` (Lawless, 2003, section 4.1).
+        # The likelihood of exponential values censored at ``stop`` (Lawless, 2003, section 4.1).
         scale = float(((between - start).sum() + n_censored * (stop - start)) / len(between))
         return cls(float(start), scale, n_beyond / len(similar), len(similar)) if scale > 0 else None
 
     def threshold(self, rate: float) -> float:
         """Return the similarity that a share ``rate`` of unrelated pairs exceeds."""
         if not 0 < rate < 1:
-            raise InputError(f"a rate of false alarms is between 0 and 1, such as 1e-5, but is {rate}.")
+            raise InputError(f"the false alarm rate must be between 0 and 1, such as 1e-5, but is {rate}.")
         return float(np.tanh(self.start + self.scale * np.log(self.share / rate)))
 
     def rate(self, threshold: float) -> float:
@@ -179,7 +179,7 @@ class Tail:
 
 
 def _unrelated(units: Floats, groups: Rows | None) -> Iterator[Floats]:
-    """Yield the similarities of all pairs of rows, those of one group left out."""
+    """Yield the similarities of all pairs of rows from different groups."""
     for first in range(0, len(units), _QUERIES):
         some = slice(first, first + _QUERIES)
         similar = units[some] @ units.T
@@ -192,19 +192,18 @@ def _unrelated(units: Floats, groups: Rows | None) -> Iterator[Floats]:
 def pairs_above(
     units: Floats, threshold: float, *, queries: Rows | None = None, progress: Callable[[int], None] | None = None
 ) -> Iterator[tuple[Rows, Rows, Floats]]:
-    """Find every pair of rows that are at least as similar as ``threshold``, a block of the matrix at a time.
+    """Find every pair of rows whose similarity is at least ``threshold``, one block of the matrix at a time.
 
     Parameters
     ----------
     units : float32 array of shape (n, dim)
-        Rows of length 1; those of zeros are never found.
+        Rows of length 1; rows of zeros are never found.
     threshold
-        Above 0.
+        Smallest similarity, above 0.
     queries : int64 array of shape (n_queries,), optional
-        Only pairs of one of these with any other row, each pair from the side of its query; all pairs, once each, when
-        left out.
+        Find only pairs of these rows with any other row, with the query as ``i``; by default all pairs, once each.
     progress
-        Called with the number of rows that are done.
+        Called with the number of finished rows.
 
     Yields
     ------
@@ -213,14 +212,14 @@ def pairs_above(
     similarity : float32 array of shape (n_found,)
     """
     if not threshold > 0:
-        raise InputError(f"a threshold of similarity is above 0, but is {threshold}.")
+        raise InputError(f"the similarity threshold must be above 0, but is {threshold}.")
     n = len(units)
     asked = np.arange(n) if queries is None else queries
     for first in range(0, len(asked), _QUERIES):
         some = asked[first : first + _QUERIES]
         for start in range(first if queries is None else 0, n, _COLUMNS):
             similar = units[some] @ units[start : start + _COLUMNS].T
-            # Far quicker than np.nonzero on all of it, since hardly anything is ever found.
+            # Much faster than np.nonzero on the matrix, since few pairs are found.
             flat = np.flatnonzero(similar.ravel() >= threshold)
             i, j = some[flat // similar.shape[1]], flat % similar.shape[1] + start
             keep = i < j if queries is None else i != j
@@ -231,7 +230,7 @@ def pairs_above(
 
 
 def components(n: int, i: ArrayLike, j: ArrayLike) -> Rows:
-    """Return the number of each row's cluster, int64, of shape ``(n,)``: rows are of one that pairs link, by any way.
+    """Return the cluster number of each row, int64, of shape ``(n,)``; pairs link rows into clusters.
 
     Examples
     --------

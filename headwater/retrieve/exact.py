@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine, block by block, with memory that does not grow with the number of rows."""
+"""Exact nearest neighbours by cosine, block by block, in memory that does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAIRS_AT_ONCE = 4096
 
 
 class Features(Protocol):
-    """What is searched: a plain array is one, and so is any array-like that hands out blocks of consecutive rows."""
+    """An array-like that can be searched: a NumPy array, or any array-like that yields blocks of consecutive rows."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -44,29 +44,29 @@ def search(
 ) -> tuple[Scores, Rows]:
     """Find the `k` rows most similar to each query.
 
-    Blocks of `X` are read one after the other, and only the best `k` so far are kept.
+    Blocks of `X` are read one after the other; only the best `k` rows so far are kept.
 
     Parameters
     ----------
     X : float array or array-like of shape (n_rows, dim)
-        Of any length each; similarity is the cosine. Rows that hold NaN or infinity (items that failed) and rows of
-        zeros are never found.
+        Rows of any length; similarity is the cosine. Rows with NaN or infinity (failed items) and rows of zeros are
+        never found.
     queries : float array of shape (n_queries, dim)
         Finite, and not zero.
     k
-        How many rows to find for each query, at least 1.
+        Number of rows to find for each query, at least 1.
     rows : bool array of shape (n_rows,) or int array of shape (n_allowed,), optional
-        The rows that may be found; all of them when left out.
+        The rows that may be found; by default all.
     exclude : (int array of shape (n_rows,), int array of shape (n_queries,)), optional
-        The group of each row and of each query. A row of the query's own group is not found for it: pass the patients,
-        say, so that a patient is not found with himself.
+        The group of each row and of each query. Rows in the query's own group are not found. Pass patients, for
+        example, to find only other patients.
 
     Returns
     -------
     scores : float32 array of shape (n_queries, k)
         Cosine similarities, from -1 to 1, highest first; -inf where fewer than `k` rows could be found.
     rows : int64 array of shape (n_queries, k)
-        Row numbers of `X`; of rows that are equally similar the first comes first. -1 beside -inf.
+        Row numbers of `X`, in ascending order among equally similar rows; -1 where the score is -inf.
 
     Raises
     ------
@@ -75,8 +75,8 @@ def search(
 
     Notes
     -----
-    Matrix products choose candidates; their similarities are then computed once more, each by itself, in float64. So
-    the result depends neither on the size of the blocks nor on which queries are asked together.
+    Matrix products select candidates. The similarity of each candidate is then computed again, separately, in float64.
+    So the result does not depend on the size of the blocks, nor on the other queries.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def search(
 
 
 def blocks(X: Features | NDArray[Any]) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Yield consecutive rows of `X` with the slice they are, in order; a plain array in slices of 8,192 rows."""
+    """Yield ``(slice, rows)`` for consecutive rows of `X`; a NumPy array in slices of 8,192 rows."""
     if not isinstance(X, np.ndarray):
         yield from X.blocks()
         return
@@ -132,7 +132,7 @@ def unit(vectors: NDArray[Any]) -> tuple[Scores, Mask]:
     usable : bool array of shape (n,)
         Whether a vector is finite and not zero.
     """
-    # By the largest entry first, so that no square overflows or vanishes. float64 input may not fit into float32.
+    # Divide by the largest entry first, so that no square overflows or underflows; float64 may not fit into float32.
     vectors = vectors if vectors.dtype == np.float64 else vectors.astype(np.float32)
     largest = np.maximum(vectors.max(axis=1), -vectors.min(axis=1))
     usable = np.isfinite(largest) & (largest > 0)
@@ -150,24 +150,24 @@ def check(
     rows: ArrayLike | None,
     exclude: Exclude | None,
 ) -> tuple[Scores, Mask | None, tuple[Rows, Rows] | None]:
-    """Return queries of length 1, a mask of the allowed rows, and the groups of rows and queries, or refuse them."""
+    """Validate arguments; return unit queries, a mask of the allowed rows, and the groups of rows and queries."""
     if len(shape) != 2:
-        raise InputError(f"features of shape {shape} cannot be searched: (n_rows, dim) is needed, so pooled ones.")
+        raise InputError(f"features of shape {shape} cannot be searched. Give pooled ones, of shape (n_rows, dim).")
     n_rows, dim = shape
     if queries.ndim != 2 or queries.shape[1] != dim:
-        raise InputError(f"queries have shape {queries.shape}, but (n_queries, {dim}) is needed.")
+        raise InputError(f"queries must have shape (n_queries, {dim}), but have {queries.shape}.")
     if k < 1:
-        raise InputError(f"k is {k}: at least 1 is needed.")
+        raise InputError(f"k must be at least 1, but is {k}.")
     wanted, usable = unit(queries)
     if not usable.all():
-        raise InputError(f"query {int(usable.argmin())} is zero or not finite: it has no direction to search in.")
+        raise InputError(f"query {int(usable.argmin())} is zero or not finite, so its cosines are undefined.")
     if exclude is None:
         return wanted, _allowed(rows, n_rows), None
     of_rows, of_queries = (np.asarray(groups) for groups in exclude)
     if of_rows.shape != (n_rows,) or of_queries.shape != (len(queries),):
         raise InputError(
-            f"exclude has groups of shape {of_rows.shape} and {of_queries.shape}, but ({n_rows},) for the rows and "
-            f"({len(queries)},) for the queries are needed."
+            f"exclude must hold groups of shape ({n_rows},) for the rows and ({len(queries)},) for the queries, but "
+            f"holds {of_rows.shape} and {of_queries.shape}."
         )
     return wanted, _allowed(rows, n_rows), (of_rows, of_queries)
 
@@ -178,7 +178,7 @@ def _allowed(rows: ArrayLike | None, n_rows: int) -> Mask | None:
     chosen = np.asarray(rows)
     if chosen.dtype == np.bool_:
         if chosen.shape != (n_rows,):
-            raise InputError(f"rows is a mask of shape {chosen.shape}, but ({n_rows},) is needed.")
+            raise InputError(f"a mask of rows must have shape ({n_rows},), but has {chosen.shape}.")
         return chosen
     if chosen.size and (chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= n_rows):
         raise InputError(f"rows must be a mask, or row numbers from 0 to {n_rows - 1}.")
@@ -188,9 +188,9 @@ def _allowed(rows: ArrayLike | None, n_rows: int) -> Mask | None:
 
 
 def _candidates(similar: Scores, worst: Scores, k: int, dim: int) -> tuple[Rows, Rows]:
-    """Return (query, place) of every entry that can be among the best `k`, given the worst of the best so far."""
-    # A float32 product of unit vectors is within dim * eps / 2 of the truth (the classic bound); both sides of the
-    # comparison may be off.
+    """Return (query, place) of every entry that may be among the best `k`, given the worst score found so far."""
+    # The error of a float32 product of unit vectors is at most dim * eps / 2 (the classic bound); both sides of the
+    # comparison may have it.
     slack = np.float32(dim * np.finfo(np.float32).eps)
     least = worst
     if similar.shape[1] > k:
@@ -200,7 +200,7 @@ def _candidates(similar: Scores, worst: Scores, k: int, dim: int) -> tuple[Rows,
 
 
 def _dot(queries: Scores, vectors: Scores, query: Rows, place: Rows) -> Scores:
-    """Compute the similarity of each pair by itself, in float64, so that it does not depend on the other pairs."""
+    """Compute the similarity of each pair separately, in float64, so that it does not depend on the other pairs."""
     similar = np.empty(len(query), dtype=np.float32)
     for first in range(0, len(query), _PAIRS_AT_ONCE):
         some = slice(first, first + _PAIRS_AT_ONCE)
@@ -210,12 +210,12 @@ def _dot(queries: Scores, vectors: Scores, query: Rows, place: Rows) -> Scores:
 
 
 def _merge(scores: Scores, rows: Rows, query: Rows, new_scores: Scores, new_rows: Rows) -> None:
-    """Put new finds, a flat list, among the best of each query, in place: of equal ones the lower row is the better."""
+    """Merge a flat list of new finds into the best of each query, in place; among equal scores the lower row wins."""
     n_queries, k = scores.shape
     query = np.concatenate([np.repeat(np.arange(n_queries), k), query])
     new_scores = np.concatenate([scores.ravel(), new_scores])
     new_rows = np.concatenate([rows.ravel(), new_rows])
     order = np.lexsort((new_rows, -new_scores, query))
     start = np.searchsorted(query[order], np.arange(n_queries))
-    best = order[start[:, None] + np.arange(k)]  # each query has at least the k it had
+    best = order[start[:, None] + np.arange(k)]  # each query has at least its previous k
     scores[...], rows[...] = new_scores[best], new_rows[best]

@@ -1,4 +1,4 @@
-"""Approximate nearest neighbours by cosine: an index of FAISS over the rows of a feature array."""
+"""Approximate nearest neighbours by cosine: a FAISS index over the rows of a feature array."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from headwater.retrieve.exact import Exclude, Features, Mask, Rows, Scores, bloc
 Kind = Literal["flat", "ivf", "hnsw", "ivfpq"]
 
 _POINTS_PER_CENTRE = 39  # FAISS warns of centres trained on fewer
-_MOST_TRAINED_ON = 131_072  # rows: 512 MiB of float32 at 1,024 dimensions
+_MOST_TRAINED_ON = 131_072  # most rows to train on: 512 MiB of float32 at 1,024 dimensions
 _LINKS, _BUILD_BREADTH, _SEARCH_BREADTH = 32, 100, 64  # of the HNSW graph
-_LEAST_SHARE = 1 / 8  # of rows allowed: of fewer, each is compared, which is as fast and exact
+_LEAST_SHARE = 1 / 8  # if a smaller share of rows is allowed, all of them are compared, which is as fast and exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +30,12 @@ class VectorIndex:
     Attributes
     ----------
     kind
-        "flat" compares with every vector; "ivf" with those in the lists nearest to the query; "hnsw" walks a graph;
-        "ivfpq" is "ivf" with compressed vectors, so its scores are approximate too.
+        "flat" compares the query with every vector; "ivf" with those in the lists nearest to the query; "hnsw" follows
+        a graph of neighbours; "ivfpq" is "ivf" with compressed vectors, so its scores are approximate too.
     dim
         Length of the vectors.
     n_rows
-        Number of rows of the feature array, those included that are not in the index because they were NaN or zero.
+        Number of rows of the feature array, including rows that are NaN or zero and so not in the index.
     native
         The FAISS index; its ids are row numbers.
     """
@@ -58,28 +58,28 @@ class VectorIndex:
         rows: ArrayLike | None = None,
         exclude: Exclude | None = None,
     ) -> tuple[Scores, Rows]:
-        """Find `k` rows similar to each query: takes and returns what the exact `headwater.retrieve.search` does.
+        """Find `k` rows similar to each query; arguments and results are those of `headwater.retrieve.search`.
 
-        With `exclude`, more rows are fetched than asked for. Where `rows` allows less than an eighth of the rows, and
-        for a query that still lacks rows, every allowed vector of the index is compared: rows are missing from the
-        result only where there are none.
+        With `exclude`, more than `k` rows are fetched first. If `rows` allows less than an eighth of the rows, or a
+        query has too few results, every allowed vector of the index is compared. So a query gets fewer than `k` rows
+        only if there are no more.
 
         Parameters
         ----------
         queries : float array of shape (n_queries, dim)
         k
-            How many rows to find for each query.
+            Number of rows to find for each query.
         rows : bool array of shape (n_rows,) or int array of shape (n_allowed,), optional
             The rows that may be found.
         exclude : (int array of shape (n_rows,), int array of shape (n_queries,)), optional
-            The group of each row and of each query; a row of the query's own group is not found for it.
+            The group of each row and of each query; rows in the query's own group are not found.
 
         Returns
         -------
         scores : float32 array of shape (n_queries, k)
             Cosine similarities, highest first; -inf where nothing more could be found.
         rows : int64 array of shape (n_queries, k)
-            Row numbers; -1 beside -inf.
+            Row numbers; -1 where the score is -inf.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class VectorIndex:
         return scores, found
 
     def _near(self, wanted: Scores, k: int, allowed: Mask | None, share: float) -> tuple[Scores, Rows]:
-        """Search as this kind does, the more widely the fewer rows are allowed."""
+        """Search with the index; the fewer rows are allowed, the wider the search."""
         faiss = load_faiss()
         selector = None if allowed is None else _selector(faiss, allowed)
         if self.kind == "flat":
@@ -122,7 +122,7 @@ class VectorIndex:
         return _clean(*self.native.search(wanted, k, params=params))
 
     def _exhaustive(self, wanted: Scores, k: int, allowed: Mask) -> tuple[Scores, Rows]:
-        """Compare with every allowed vector of the index."""
+        """Compare queries with every allowed vector of the index."""
         faiss = load_faiss()
         if self.kind in ("ivf", "ivfpq"):
             n_lists = faiss.extract_index_ivf(self.native).nlist
@@ -148,14 +148,14 @@ def build_index(
     Parameters
     ----------
     X : float array or array-like of shape (n_rows, dim)
-        Scaled to length 1 on the way in. Rows that hold NaN or infinity and rows of zeros are left out.
+        Rows are scaled to length 1. Rows with NaN or infinity and rows of zeros are left out.
     kind
         "flat", "ivf", "hnsw" or "ivfpq": see `VectorIndex`. Parameters are chosen from the shape.
     seed
-        Of the rows that are trained on, at most 131,072, and of the first centres of the lists. An "hnsw" graph that
-        several threads build still differs a little from one time to the next.
+        Seed for drawing the rows to train on, at most 131,072, and the initial centres of the lists. An "hnsw" graph
+        built by several threads still varies slightly between runs.
     progress
-        Called after each block with the number of rows done and of rows in all.
+        Called after each block with the number of finished rows and the number of all rows.
 
     Raises
     ------
@@ -174,9 +174,9 @@ def build_index(
     """
     if kind not in get_args(Kind):
         known = get_args(Kind)
-        raise InputError(f"there is no index of kind {kind!r}: {', '.join(known)}.{nearest(kind, known)}")
+        raise InputError(f"there is no index of kind {kind!r}.{nearest(kind, known)} There are: {', '.join(known)}.")
     if len(X.shape) != 2:
-        raise InputError(f"features of shape {X.shape} cannot be indexed: (n_rows, dim) is needed, so pooled ones.")
+        raise InputError(f"features of shape {X.shape} cannot be indexed. Give pooled ones, of shape (n_rows, dim).")
     n_rows, dim = X.shape
     native = _empty(X, kind, seed)
     for span, block in blocks(X):
@@ -185,7 +185,7 @@ def build_index(
         if progress is not None:
             progress(span.stop, n_rows)
     if native.ntotal == 0:
-        raise InputError(f"none of the {n_rows} rows can be indexed: they are NaN or zero.")
+        raise InputError(f"none of the {n_rows} rows can be indexed: all are NaN, infinite or zero.")
     return VectorIndex(kind, dim, n_rows, native)
 
 
@@ -197,16 +197,16 @@ def plan(kind: Kind, n_rows: int, n_sample: int, dim: int) -> str:
     kind
         Kind of index.
     n_rows
-        Number of rows to index: 4 times its square root lists for "ivf" and "ivfpq".
+        Number of rows to index; "ivf" and "ivfpq" get 4 times its square root of lists.
     n_sample
-        Number of rows to train on; each centre, of a list or of a code, is to have 39 of them or more.
+        Number of rows to train on; each centre of a list or a code needs at least 39.
     dim
-        Length of the vectors; "ivfpq" cuts them into pieces of 4 to 16 numbers, a code each.
+        Length of the vectors; "ivfpq" divides them into pieces of 4 to 16 numbers, with one code each.
 
     Raises
     ------
     InputError
-        When there are too few rows to train on, or `dim` has no such divisor.
+        When there are too few rows to train on, or `dim` cannot be divided into such pieces.
 
     Examples
     --------
@@ -223,47 +223,50 @@ def plan(kind: Kind, n_rows: int, n_sample: int, dim: int) -> str:
     fewest = 4 if kind == "ivf" else 16
     if n_centres < fewest:
         raise InputError(
-            f"an index of kind {kind} is trained on {fewest * _POINTS_PER_CENTRE} usable rows or more, but there are "
-            f"{n_sample}: use flat, which is exact and fast for so few."
+            f"an index of kind {kind} needs at least {fewest * _POINTS_PER_CENTRE} usable rows, but there are "
+            f"{n_sample}. Use flat, which is exact, and fast for so few rows."
         )
     n_lists = min(round(4 * math.sqrt(n_rows)), n_centres)
     if kind == "ivf":
         return f"IVF{n_lists},Flat"
     n_pieces = max(m for m in range(1, max(dim // 4, 1) + 1) if dim % m == 0)
     if dim > 16 * n_pieces:
-        raise InputError(f"vectors of length {dim} cannot be cut into equal pieces for ivfpq: use ivf or hnsw.")
+        raise InputError(f"vectors of length {dim} cannot be divided into equal pieces for ivfpq. Use ivf or hnsw.")
     n_bits = min(8, n_centres.bit_length() - 1)
     return f"IVF{n_lists},PQ{n_pieces}x{n_bits}np"  # np: without the training for a search mode not used here
 
 
 def recall_at_10(index: VectorIndex, X: Features | NDArray[Any], *, n_queries: int = 256, seed: int = 0) -> float:
-    """Measure which share of the true ten nearest neighbours an index finds.
+    """Measure the share of the true ten nearest neighbours that an index finds.
 
     Parameters
     ----------
     index
-        Built over `X`.
+        The index, built over `X`.
     X : float array or array-like of shape (n_rows, dim)
-        Searched exactly, once, for the truth.
+        The features; an exact search of them gives the true neighbours.
     n_queries
-        Number of rows of `X` to search with, drawn at random; a row does not count as a neighbour of itself.
+        Number of rows of `X` drawn at random as queries; a row is not its own neighbour.
     seed
-        Of the draw.
+        Seed of the draw.
 
     Returns
     -------
     float
-        From 0 to 1.
+        Recall, from 0 to 1.
 
     Raises
     ------
     InputError
-        When the index is over an array of another shape, or has fewer than two vectors.
+        When the index was built over an array of another shape, or has fewer than two vectors.
     """
     if tuple(X.shape) != (index.n_rows, index.dim):
-        raise InputError(f"the index is over features of shape {(index.n_rows, index.dim)}, not {tuple(X.shape)}.")
+        raise InputError(
+            f"the index was built over features of shape {(index.n_rows, index.dim)}, not {tuple(X.shape)}. Build it "
+            "again: headwater index"
+        )
     if index.n_vectors < 2:
-        raise InputError("the index has one vector, which has no neighbour.")
+        raise InputError("the index has one vector, so its recall cannot be measured.")
     inside = np.concatenate([span.start + np.flatnonzero(unit(block)[1]) for span, block in blocks(X)])
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.choice(inside, min(n_queries, len(inside)), replace=False, shuffle=False))
@@ -278,13 +281,13 @@ def recall_at_10(index: VectorIndex, X: Features | NDArray[Any], *, n_queries: i
 def load_faiss() -> Any:
     """Import FAISS and return it."""
     with warnings.catch_warnings():
-        # Types that SWIG generates have no __module__, of which some Python versions warn while FAISS is imported.
+        # Types generated by SWIG have no __module__; some Python versions warn of this when FAISS is imported.
         warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)
         return need("faiss", extra="retrieve")
 
 
 def _empty(X: Features | NDArray[Any], kind: Kind, seed: int) -> Any:
-    """Return a FAISS index that is trained, if its kind is trained, and empty."""
+    """Return an empty FAISS index, trained if its kind needs training."""
     faiss = load_faiss()
     n_rows, dim = X.shape
     if kind in ("flat", "hnsw"):
@@ -309,14 +312,14 @@ def _selector(faiss: Any, allowed: Mask) -> Any:
 
 
 def _clean(scores: Scores, ids: Rows) -> tuple[Scores, Rows]:
-    """Write -inf where FAISS found nothing, and put ids of equal scores in order."""
+    """Write -inf where FAISS found nothing, and sort ids of equal scores."""
     scores = np.where(ids < 0, -np.inf, scores.clip(-1, 1)).astype(np.float32)
     order = np.lexsort((ids, -scores), axis=1)
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
 
 def _keep_best(scores: Scores, rows: Rows, queries: Rows, near: Scores, ids: Rows) -> None:
-    """Write the first finds of some queries over what they had, in place; finds struck out come last."""
+    """Replace the results of some queries by their best new finds, in place; excluded finds come last."""
     order = np.argsort(-near, axis=1, kind="stable")[:, : scores.shape[1]]
     n_found = order.shape[1]
     scores[queries, :n_found] = np.take_along_axis(near, order, axis=1)

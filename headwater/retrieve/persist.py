@@ -1,4 +1,4 @@
-"""An index on disk: the file that FAISS writes, and beside it a page of JSON that says what it is of."""
+"""An index on disk: the file that FAISS writes, and a JSON file beside it that describes it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from headwater.retrieve.index import Kind, VectorIndex, load_faiss
 
 FORMAT = 1
 LINKS = 8192
-"""Bytes that an index may take for each vector besides its numbers."""
+"""Most bytes per vector of an index, besides its numbers."""
 LEAST_BYTES = 1 << 28
-"""Bytes that an index of no vectors may take."""
+"""Most bytes of an index without vectors."""
 _REBUILD = "Build it again: headwater index"
 
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What is written beside an index.
+    """The description of an index, which is written beside it.
 
     Attributes
     ----------
@@ -39,11 +39,11 @@ class IndexInfo:
     n_rows
         Number of rows of the features, usable or not.
     n_vectors
-        Number of rows that are in the index.
+        Number of rows in the index.
     fingerprint
         Identifies the features that the index was built from.
     recall_at_10
-        As measured after building, from 0 to 1; None where it was not.
+        Recall measured after building, from 0 to 1; None if it was not measured.
     checksum
         BLAKE2b-128 digest of the FAISS file, 32 hex digits.
     """
@@ -57,25 +57,25 @@ class IndexInfo:
     checksum: Word
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is written as JSON, with a checksum of its own."""
+        """Return plain JSON values, with a checksum of their own."""
         values = {"format": FORMAT, **asdict(self)}
         return {**values, "sum": _sum_of(values)}
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any]) -> IndexInfo:
-        """Read what `to_dict` returned.
+        """Rebuild a description from `to_dict`.
 
         Raises
         ------
         ValueError
-            When the format is another one, entries are missing, unknown or out of range, there is no such kind, or they
-            differ from their checksum; what was written before there was one has none.
+            When the format or the kind is unknown, entries are missing, unknown or out of range, or they differ from
+            their checksum; earlier versions wrote no checksum.
         """
         fields = dict(entries)
         if "sum" in fields and fields.pop("sum") != _sum_of(fields):
             raise ValueError("it differs from its checksum")
         if (version := fields.pop("format", None)) != FORMAT:
-            raise ValueError(f"format is {version!r}, {FORMAT} is needed")
+            raise ValueError(f"format must be {FORMAT}, but is {version!r}")
         if difference := fields.keys() ^ cls.__dataclass_fields__.keys():
             raise ValueError(f"entries are missing or unknown: {', '.join(sorted(difference))}")
         if fields["kind"] not in get_args(Kind):
@@ -90,31 +90,31 @@ def _sum_of(entries: dict[str, Any]) -> str:
 def save_index(
     index: VectorIndex, path: str | os.PathLike[str], *, fingerprint: str, recall_at_10: float | None = None
 ) -> IndexInfo:
-    """Write an index to ``path`` and what it is of to ``path`` + ``.json``.
+    """Write an index to ``path`` and its description to ``path`` + ``.json``.
 
-    Each file is written beside its place and then put there, so that a file is there whole or not at all. An index
-    that a crash left with the JSON of its forerunner does not match its checksum, and is refused when it is loaded.
+    Each file is first written under a temporary name, then renamed, so it is complete or missing. If a crash leaves a
+    new index with the description of the old one, the checksum does not match, and loading raises an error.
 
     Parameters
     ----------
     index
-        As built.
+        The index to write.
     path
-        The FAISS file to write, replacing one that is there. Its directory is made when it does not exist.
+        The FAISS file to write; an existing one is replaced. Its directory is created if missing.
     fingerprint
-        A word that changes when the features do; `load_index` compares it.
+        A word that changes when the features change; `load_index` compares it.
     recall_at_10
-        What `headwater.retrieve.recall_at_10` measured.
+        The result of `headwater.retrieve.recall_at_10`.
 
     Returns
     -------
     IndexInfo
-        What was written beside the index.
+        The description that was written beside the index.
 
     Raises
     ------
     DiskError
-        When the disk is full or refuses.
+        When the disk is full or cannot be written.
     """
     place = Path(path)
     half = place.with_name(f".{place.name}.{secrets.token_hex(8)}.part")
@@ -134,16 +134,16 @@ def save_index(
         half.replace(place)
         half.write_text(json.dumps(info.to_dict(), indent=2) + "\n", encoding="utf-8")
         half.replace(side)
-    except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError where a write fails
+    except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError when a write fails
         raise DiskError(f"{place}: the index cannot be written: {_first_line(error)}") from error
     finally:
-        with contextlib.suppress(OSError):  # what is wrong with the place has been said
+        with contextlib.suppress(OSError):  # an error of the disk has been raised already
             half.unlink()
     return info
 
 
 def read_index_info(path: str | os.PathLike[str]) -> IndexInfo:
-    """Read what stands beside the index at ``path``, without loading the index.
+    """Read the description of the index at ``path``, without loading the index.
 
     Raises
     ------
@@ -156,10 +156,10 @@ def read_index_info(path: str | os.PathLike[str]) -> IndexInfo:
     try:
         entries = read_json(side, follow=False)
         if not isinstance(entries, dict):
-            raise ValueError("an object is needed")
+            raise ValueError("it is not a JSON object")
         return IndexInfo.from_dict(entries)
     except FileNotFoundError:
-        raise StoreNotFound(f"{os.fspath(path)}: there is no index here. Build it: headwater index") from None
+        raise StoreNotFound(f"{os.fspath(path)}: there is no index. Build it: headwater index") from None
     except OSError as error:
         raise StoreError(f"{side}: cannot be read: {error.strerror}. {_REBUILD}") from error
     except ValueError as error:
@@ -174,14 +174,14 @@ def load_index(path: str | os.PathLike[str], *, fingerprint: str | None = None) 
     path
         The FAISS file. It is checked against its checksum before FAISS reads it.
     fingerprint
-        Of the features that are to be searched; not compared when left out.
+        Fingerprint of the features to be searched; not compared when left out.
 
     Raises
     ------
     StoreNotFound
         When there is no index.
     StoreError
-        When the index is of other features, is damaged, or is of a kind that this version of FAISS cannot read.
+        When the index was built from other features, is damaged, or cannot be read by this version of FAISS.
     MissingExtra
         When FAISS is not installed.
     """
@@ -198,17 +198,17 @@ def load_index(path: str | os.PathLike[str], *, fingerprint: str | None = None) 
     except RuntimeError as error:
         raise StoreError(f"{place}: FAISS cannot read the index: {_first_line(error)}. {_REBUILD}") from error
     if (native.d, native.ntotal) != (info.dim, info.n_vectors):
-        raise StoreError(f"{place}: the index is not the one that the JSON beside it is of. {_REBUILD}")
+        raise StoreError(f"{place}: the index does not match the JSON file beside it. {_REBUILD}")
     return VectorIndex(info.kind, info.dim, info.n_rows, native)
 
 
 def check_index(path: str | os.PathLike[str]) -> bool:
-    """Compare an index, and what stands beside it, with their checksums; FAISS is not needed for it.
+    """Compare an index and its description with their checksums; this does not need FAISS.
 
     Returns
     -------
     bool
-        Whether what stands beside it has a checksum of its own; it has none where an earlier version wrote it.
+        Whether the description has a checksum of its own; earlier versions wrote none.
 
     Raises
     ------
@@ -223,11 +223,13 @@ def check_index(path: str | os.PathLike[str]) -> bool:
 def _require_right(place: Path, info: IndexInfo) -> None:
     try:
         n_bytes = place.stat().st_size
-        if n_bytes > info.n_rows * (8 * info.dim + LINKS) + LEAST_BYTES:  # terabytes of nothing take no space, but time
+        if (
+            n_bytes > info.n_rows * (8 * info.dim + LINKS) + LEAST_BYTES
+        ):  # a sparse file of terabytes takes no space, but hours to read
             raise StoreError(f"{place}: the index is damaged: it has {n_bytes:,} bytes. {_REBUILD}")
         found = _checksum(place)
     except FileNotFoundError:
-        raise StoreNotFound(f"{place}: there is no index here. Build it: headwater index") from None
+        raise StoreNotFound(f"{place}: there is no index. Build it: headwater index") from None
     except OSError as error:
         raise StoreError(f"{place}: cannot be read: {error.strerror}. {_REBUILD}") from error
     if found != info.checksum:

@@ -1,4 +1,4 @@
-"""Which samples exist, and the pixels and words each of them holds."""
+"""Read samples: manifests, images, and vectors from other tools."""
 
 from headwater.sources._types import plain, typed, with_plain_types
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image

@@ -1,4 +1,4 @@
-"""Arrays in files that other tools wrote, opened without reading them: NumPy, HDF5, torch and safetensors files."""
+"""Lazy access to arrays in NumPy, HDF5, torch and safetensors files that other tools wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Read = TypeVar("Read")
 
 
 class Held(Protocol):
-    """An array in a file: its shape and type, and rows of it, read when they are asked for."""
+    """An array in a file, with its shape and type; rows are read on access."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -33,19 +33,19 @@ class Held(Protocol):
 
 
 def arrays_of(path: Path) -> dict[str, Held]:
-    """Return the arrays of a file by name, none of them read; nothing is unpickled.
+    """Return the arrays of a file by name, without reading them; nothing is unpickled.
 
     Raises
     ------
     VectorsError
-        When the file cannot be read, holds what would have to be unpickled, says that it holds more than it can, or
-        keeps its numbers in another file.
+        When the file cannot be read, needs unpickling, declares more data than it can hold, or keeps its numbers in
+        another file.
     """
     return reading(path, lambda: _opened(path))
 
 
 def reading(path: Path, read: Callable[[], Read]) -> Read:
-    """Return what ``read`` returns, and tell of what it raises in one line.
+    """Call ``read`` and return its result; turn its exceptions into a one-line error.
 
     Raises
     ------
@@ -58,16 +58,16 @@ def reading(path: Path, read: Callable[[], Read]) -> Read:
         raise
     except pickle.UnpicklingError as error:
         raise VectorsError(
-            f"{path}: not a file of tensors alone. Nothing is unpickled here: save the tensors by themselves."
+            f"{path}: the file holds other objects than tensors, and headwater unpickles none. Save only the tensors."
         ) from error
     except UnicodeError as error:
-        raise VectorsError(f"{path}: cannot be read (words in it are not in UTF-8). Write them in UTF-8.") from error
+        raise VectorsError(f"{path}: cannot be read (it holds text not in UTF-8). Save it as UTF-8.") from error
     except ValueError as error:
         pickled = any(words in str(error) for words in ("allow_pickle", "Python objects"))
-        why = "it holds Python objects, and nothing is unpickled here" if pickled else _first_line(error)
+        why = "it holds Python objects, and headwater unpickles none" if pickled else _first_line(error)
         raise VectorsError(f"{path}: cannot be read ({why}). Save plain arrays of numbers.") from error
     except Exception as error:  # the libraries raise many kinds for a damaged file
-        raise VectorsError(f"{path}: cannot be read ({_first_line(error)}). Write it anew.") from error
+        raise VectorsError(f"{path}: cannot be read ({_first_line(error)}). Write the file again.") from error
 
 
 def _opened(path: Path) -> dict[str, Held]:
@@ -78,7 +78,7 @@ def _opened(path: Path) -> dict[str, Held]:
 
 
 def _n_bytes(array: Held) -> int:
-    """Return the bytes that an array takes once it is read; of one without columns, a byte a row."""
+    """Return the bytes that an array takes in memory; an array without columns counts one byte per row."""
     return max(math.prod(array.shape) * array.dtype.itemsize, *array.shape, 0)
 
 
@@ -93,7 +93,7 @@ def _npy(path: Path) -> dict[str, Held]:
 
 @dataclass(frozen=True)
 class _Member:
-    """An array of an .npz file, which is unpacked when it is read."""
+    """An array of an .npz file, which is decompressed when it is read."""
 
     path: Path
     name: str
@@ -117,7 +117,7 @@ def _npz(path: Path) -> dict[str, Held]:
                 read = np.lib.format.read_array_header_1_0
                 shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
             if dtype.hasobject:
-                raise ValueError("Python objects in it")
+                raise ValueError("it holds Python objects")
             name = member.removesuffix(".npy")
             found[name] = _Member(path, name, shape, dtype)
     return found
@@ -125,7 +125,7 @@ def _npz(path: Path) -> dict[str, Held]:
 
 @dataclass(frozen=True)
 class _Dataset:
-    """A dataset of an HDF5 file, which is open only while it is read: a folder of slides has thousands."""
+    """A dataset of an HDF5 file, opened only for reading, since a folder of slides may hold thousands of files."""
 
     path: Path
     name: str
@@ -139,7 +139,7 @@ class _Dataset:
 
 
 def _hdf5(path: Path) -> dict[str, Held]:
-    """Return the data sets of a file that are numbers or words, by names that no link leads to."""
+    """Return the datasets of a file that hold numbers or text, by name; links are not followed."""
     h5py = need("h5py", "bridges")
     found: dict[str, Held] = {}
 
@@ -147,10 +147,8 @@ def _hdf5(path: Path) -> dict[str, Held]:
         text = h5py.check_string_dtype(node.dtype) is not None if isinstance(node, h5py.Dataset) else False
         if isinstance(node, h5py.Dataset) and node.shape is not None and (text or node.dtype.kind in "fiub"):
             if node.external or node.is_virtual:
-                raise VectorsError(
-                    f"{path}: {name!r} keeps its numbers in another file. Write them into the file itself."
-                )
-            if node.chunks:  # one of which is unpacked at a time
+                raise VectorsError(f"{path}: {name!r} keeps its numbers in another file. Save them in this file.")
+            if node.chunks:  # decompressed one at a time
                 require_room(path, math.prod(node.chunks) * node.dtype.itemsize)
             found[name] = _Dataset(path, name, tuple(node.shape), np.dtype(object) if text else node.dtype)
             require_room(path, math.prod(node.shape) * node.dtype.itemsize)
@@ -163,13 +161,13 @@ def _hdf5(path: Path) -> dict[str, Held]:
 def _torch(path: Path) -> dict[str, Held]:
     require_packed_room(path)
     torch = need("torch", "encoders")
-    with warnings.catch_warnings():  # of a file by another pickle protocol; what cannot be read is an error
+    with warnings.catch_warnings():  # about another pickle protocol; unreadable files raise errors
         warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(loaded, torch.Tensor):
         loaded = {path.stem: loaded}
     if not isinstance(loaded, dict):
-        raise VectorsError(f"{path}: holds a {type(loaded).__name__}, where a tensor or a dict of tensors is needed.")
+        raise VectorsError(f"{path}: holds a {type(loaded).__name__}. Save a tensor or a dict of tensors.")
     found: dict[str, Held] = {}
     for name, value in loaded.items():
         if isinstance(value, torch.Tensor):
@@ -180,12 +178,12 @@ def _torch(path: Path) -> dict[str, Held]:
 
 
 def _from_torch(tensor: Any, what: str) -> NDArray[Any]:
-    """Return a tensor as an array; bfloat16, which NumPy lacks, as float32 of the same values."""
+    """Return a tensor as an array; bfloat16, which NumPy lacks, becomes float32."""
     tensor = tensor.detach()
     n_bytes = max(tensor.numel() * tensor.element_size(), *tensor.shape, 0)
     if n_bytes > tensor.untyped_storage().nbytes():
         raise VectorsError(
-            f"{what} has shape {tuple(tensor.shape)}, but fewer numbers are stored. Save it by itself: tensor.clone()."
+            f"{what} has shape {tuple(tensor.shape)}, but the file stores fewer numbers. Save a copy: tensor.clone()."
         )
     numbers: NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     return numbers
@@ -193,7 +191,7 @@ def _from_torch(tensor: Any, what: str) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Slice:
-    """A tensor of a safetensors file, which is mapped."""
+    """A tensor of a memory-mapped safetensors file."""
 
     slice: Any
     shape: tuple[int, ...]
@@ -212,7 +210,7 @@ def _safetensors(path: Path) -> dict[str, Held]:
 
     file: Any = safe_open(path, framework="np")
     found: dict[str, Held] = {}
-    for name in file.keys():  # noqa: SIM118  (no dict)
+    for name in file.keys():  # noqa: SIM118  (not a dict)
         part = file.get_slice(name)
         kind = part.get_dtype()
         if kind == "BF16":

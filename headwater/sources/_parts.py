@@ -1,4 +1,4 @@
-"""A file of vectors, as one of the parts of a source."""
+"""One file of a source of vectors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from headwater.errors import VectorsError, nearest
 from headwater.sources._arrays import Held, reading
 from headwater.sources._bounds import files_in
 
-BLOCK = 4096  # rows that are looked at together
-SHOWN = 5  # rows and words that are named one by one
+BLOCK = 4096  # rows that are checked together
+SHOWN = 5  # most rows and names that a message lists
 NAMES = ("features", "feats", "embeddings", "embedding", "vectors", "vector", "X")
 
 
@@ -29,15 +29,15 @@ class Part:
     path
         The file, or a table that is a folder.
     array
-        The name of its array or column.
+        Name of the array or column.
     n_rows, dim, dtype
-        Of the vectors.
+        Number, length and type of the vectors.
     ndim
         2 for an array of shape ``(n, d)``, 3 for ``(1, n, d)``, 1 for a single vector ``(d,)``.
     open
         Returns the array.
     columns
-        What the file says of each vector beside it, a row each; of width 0 where it says nothing.
+        The file's other data on the vectors, one row per vector; without columns if there are none.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Part:
     columns: pl.DataFrame
 
     def rows(self, opened: Held, start: int, stop: int) -> NDArray[Any]:
-        """Return some rows, of shape ``(stop - start, dim)``."""
+        """Return rows, of shape ``(stop - start, dim)``."""
 
         def read() -> NDArray[Any]:
             if self.ndim == 1:
@@ -58,7 +58,7 @@ class Part:
             else:
                 values = np.asarray(opened[0:1, start:stop][0] if self.ndim == 3 else opened[start:stop])
             if values.shape != (stop - start, self.dim):
-                raise ValueError(f"rows of shape {values.shape}, where {(stop - start, self.dim)} is declared")
+                raise ValueError(f"rows have shape {values.shape}, but {(stop - start, self.dim)} was declared")
             return values
 
         return reading(self.path, read)
@@ -69,28 +69,26 @@ class Part:
 
 
 def chosen(candidates: Mapping[str, bool], asked: str | None, path: Path) -> str:
-    """Return the array or column that holds the vectors: the one asked for, one of a usual name, or the only one.
+    """Return the array or column that holds the vectors: the named one, the only one, or one with a usual name.
 
     Parameters
     ----------
     candidates
-        All there are, and whether each could hold vectors.
+        All names, and whether each could hold vectors.
     """
     there = listed(list(candidates), most=20) or "nothing"
     if asked is not None:
         if asked not in candidates:
-            raise VectorsError(f"{path}: no {asked!r} here.{nearest(asked, candidates)} There are: {there}.")
+            raise VectorsError(f"{path}: there is no {asked!r}.{nearest(asked, candidates)} There are: {there}.")
         return asked
     fit = [name for name, could in candidates.items() if could]
     for name in fit if len(fit) == 1 else NAMES:
         if name in fit:
             return name
-    what = (
-        f"several could hold the vectors ({listed(fit)})" if fit else f"nothing here holds vectors; there are: {there}"
-    )
+    what = f"several could hold the vectors ({listed(fit)})" if fit else f"none holds vectors; there are: {there}"
     raise VectorsError(f"{path}: {what}. Pass --vectors NAME.")
 
 
 def listed(words: Sequence[str], *, most: int = SHOWN) -> str:
-    """Write words in quotes, the first few of many."""
+    """List words in quotes, at most the first ``most``."""
     return ", ".join(map(repr, words[:most])) + (f" and {len(words) - most:,} more" if len(words) > most else "")

@@ -1,4 +1,4 @@
-"""Why there is no file at a path: what is written otherwise there, or is no path at all."""
+"""Find out why there is no file at a path, such as a name that is spelled differently or a URL."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _SHOWN = 80  # characters of a name
 
 
 def why_not_found(path: str | os.PathLike[str]) -> str:
-    r"""Say in a few words what is the matter with a path at which there is no file; nothing where that is not known.
+    r"""Say in a few words why there is no file at a path; an empty string if the reason is unknown.
 
     Examples
     --------
     >>> why_not_found("scans\\\\1.png")
-    'folders are parted by backslashes: write / instead'
+    'the path has backslashes: write / instead'
     >>> why_not_found("s3://bucket/1.png")
-    's3:// is a URL: only files can be read here'
+    's3:// is a URL: only local files can be read'
     """
     text = os.fspath(path)
     if found := _URL.search(text):
-        return f"{found[1]}:// is a URL: only files can be read here"
+        return f"{found[1]}:// is a URL: only local files can be read"
     if _DRIVE.search(text):
-        return "a path of Windows, with a drive: write it as it is on this machine"
+        return "this is a Windows path with a drive: write the path on this machine"
     if "\\" in text:
-        return "folders are parted by backslashes: write / instead"
+        return "the path has backslashes: write / instead"
     if any(part.startswith("~") for part in PurePosixPath(text).parts):
-        return "~ stands for no folder here: write the whole path"
+        return "~ is not expanded: write the whole path"
     if "$" in text and os.path.expandvars(text) != text:
-        return "variables such as $HOME are not filled in: write the whole path"
+        return "variables such as $HOME are not expanded: write the whole path"
     try:
         return _nearest(Path(text))
     except (OSError, ValueError):  # a folder that cannot be listed, a null character
@@ -42,16 +42,16 @@ def why_not_found(path: str | os.PathLike[str]) -> str:
 
 
 def _nearest(path: Path) -> str:
-    """Look for the first part of a path that is not there, and for one that is written almost so."""
+    """Find the first part of a path that does not exist, and a similar name in its place."""
     here = Path(path.anchor) if path.is_absolute() else Path()
     parts = path.parts[1:] if path.is_absolute() else path.parts
-    if path.parent.is_dir():  # as mostly: there may be a million of them
+    if path.parent.is_dir():  # the usual case, and fast: there may be a million paths
         here, parts = path.parent, (path.name,)
     for number, part in enumerate(parts):
         if os.path.lexists(here / part):
             here = here / part
             if not here.exists():
-                return f"{_named(part)} is a link that leads nowhere"
+                return f"{_named(part)} is a link to a missing file"
             continue
         if not here.is_dir():
             return f"{_named(here.name)} is a file, not a folder"
@@ -61,15 +61,15 @@ def _nearest(path: Path) -> str:
         if number < len(parts) - 1:
             return f"there is no folder {_named(part)} in {here}"
         other = part and (by_stem.get(part) or by_stem.get(part.rpartition(".")[0] or part))
-        return f"there is {_named(other)}, which ends otherwise" if other else ""
+        return f"there is {_named(other)}, with another suffix" if other else ""
     return ""
 
 
 @lru_cache(maxsize=16)
 def _names_in(folder: str, changed: int) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the names in a folder by what is common to ways to write them, and by what they are without an ending.
+    """Return the names in a folder, by normalised spelling and by stem.
 
-    ``changed`` is when the folder was last changed, after which it is listed anew.
+    ``changed`` is the folder's time of change, so that a changed folder is listed again.
     """
     names = sorted(os.listdir(folder), reverse=True)  # noqa: PTH208  (names are all that is needed)
     stems = {name.rpartition(".")[0]: name for name in names if not name.startswith(".")}
@@ -81,15 +81,15 @@ def _folded(name: str) -> str:
 
 
 def _difference(asked: str, there: str) -> str:
-    """Say how a name that was asked for differs from the one that is there."""
+    """Say how the requested name differs from the existing one."""
     named = _named(there)
     if asked.strip(" \t\r\n\u00a0\ufeff") == there:
-        return f"blanks stand before or after the name: write {named}"
+        return f"there are blanks before or after the name: write {named}"
     if unicodedata.normalize("NFC", asked) == unicodedata.normalize("NFC", there):
         form = "composed" if unicodedata.normalize("NFC", there) == there else "decomposed"
-        return f"the file's name has {form} letters (Unicode), the table's has not: write both alike"
+        return f"only the file's name has {form} letters (Unicode), not the table's: use the same form in both"
     if asked.strip(_QUOTES) == there:
-        return f"the name stands in quotation marks: write {named}"
+        return f"the name is in quotation marks: write {named}"
     what = "case" if asked.casefold() == there.casefold() else "case, blanks or letters"
     return f"there is {named}, which differs in {what}"
 

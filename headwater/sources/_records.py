@@ -1,8 +1,8 @@
-"""Text tables, record by record: what polars makes of a file is compared with what stands in it.
+"""Strict reading of CSV files: the rows that polars reads are compared with the records in the file.
 
-polars reads a file that is not quite CSV without a word, and may join or drop rows of it. Here the records and fields
-are counted by themselves, by the quotation marks, separators and line ends of the file; where a quotation mark stands
-in an odd place, Python's own reader has to find the same cells. A file in doubt is refused, with the line.
+polars reads malformed CSV without an error, and may join or drop rows. So this module counts records and fields itself,
+from quotation marks, separators and line ends. If a quotation mark is in an unusual place, Python's csv reader must
+find the same cells. Otherwise the file is refused, and the error names the line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-CHUNK = 16 << 20  # bytes that are looked at together
+CHUNK = 16 << 20  # bytes that are scanned together
 QUOTE, NEWLINE, RETURN = b'"\n\r'
 _BOM = b"\xef\xbb\xbf"
 _WIDEST = 1 << 127  # whole numbers that polars reads are smaller
@@ -29,7 +29,7 @@ _NONE = np.zeros(0, np.int64)
 
 
 class Malformed(ValueError):
-    """A text table that cannot be read for certain; says which line, and what to do."""
+    """A text table that cannot be read reliably; the message names the line and says what to do."""
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}. {advice}")
@@ -38,20 +38,20 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What was counted in a CSV file.
+    """The records counted in a CSV file.
 
     Attributes
     ----------
     starts
-        Where each record begins that is not an empty line, the header's included.
+        Byte offset of each record, including the header but not empty lines.
     rows : int64 array
-        For each of them but the header its row as polars counts them, which takes an empty line for a row.
+        For each record but the header, its row number in polars, which counts empty lines as rows.
     n_rows
-        How many rows polars is to find.
+        Number of rows that polars must find.
     fields
-        How many fields each of them has.
+        Number of fields of each record.
     odd
-        Where a quoted field begins or a quotation mark stands that makes the count doubtful; None where none does.
+        Byte offset of the first quoted field or quotation mark that makes the count unreliable; None if there is none.
     """
 
     starts: NDArray[np.int64]
@@ -62,12 +62,12 @@ class Scan:
 
 
 def with_newlines(data: bytes) -> bytes:
-    """Return a file whose lines end in carriage returns alone, as old Macs wrote them, with newlines.
+    """Replace carriage returns by newlines in a file whose lines all end in a carriage return alone.
 
     Raises
     ------
     Malformed
-        When some lines end in a carriage return alone, and others do not.
+        When only some lines end in a carriage return alone.
     """
     if b"\r" not in data:
         return data
@@ -78,12 +78,12 @@ def with_newlines(data: bytes) -> bytes:
         return data
     raise Malformed(
         f"line {_line(data, bare)} ends in a carriage return alone, others in a newline",
-        "Save it with one kind of line ends.",
+        "Save it with one kind of line end.",
     )
 
 
 def _bare_return(data: bytes) -> int | None:
-    """Return where the first carriage return stands that no newline follows, outside of quotation marks."""
+    """Return the offset of the first carriage return outside quotation marks that no newline follows."""
     inside = 0
     for start in range(0, len(data), CHUNK):
         part = np.frombuffer(data, np.uint8, min(CHUNK, len(data) - start), start)
@@ -92,21 +92,21 @@ def _bare_return(data: bytes) -> int | None:
         outside = (inside + np.searchsorted(quotes, returns)) % 2 == 0
         after = part[np.minimum(returns + 1, len(part) - 1)]
         for place in returns[outside & (after != NEWLINE)].tolist():
-            if data[start + place + 1 : start + place + 2] != b"\n":  # which may stand in the next part
+            if data[start + place + 1 : start + place + 2] != b"\n":  # the newline may be in the next part
                 return int(start + place)
         inside += len(quotes)
     return None
 
 
 def read_text(data: bytes, separator: str) -> pl.DataFrame:
-    """Read a CSV file, all of it as text; an empty cell is null, a quoted empty one an empty text.
+    """Read a CSV file with all cells as text; an empty cell is null, a quoted empty cell an empty text.
 
     Raises
     ------
     Malformed
-        When records or fields are in doubt.
+        When records or fields cannot be read reliably.
     polars.exceptions.PolarsError
-        When it holds nothing, or is not in UTF-8.
+        When the file is empty, or not in UTF-8.
     """
     n_columns = len(pl.read_csv(data, separator=separator, n_rows=0, infer_schema=False).columns)
     scan = scan_records(data, separator)
@@ -122,14 +122,14 @@ def read_text(data: bytes, separator: str) -> pl.DataFrame:
         kept = _confirm(table, n_columns, data, separator, scan.odd)
         return table if all(kept) else table.filter(pl.Series(kept))
     if table.height != scan.n_rows:
-        raise Malformed(f"{table.height:,} rows were read of {scan.n_rows:,}", "Export it anew.")
+        raise Malformed(f"only {table.height:,} of {scan.n_rows:,} rows could be read", "Export it again.")
     if len(scan.rows) == table.height:
         return table
     return table[scan.rows] if n_columns > 1 else table[: int(scan.rows.max(initial=-1)) + 1]
 
 
 def scan_records(data: bytes, separator: str) -> Scan:
-    """Count the records of a CSV file and their fields; stop where a quotation mark stands in an odd place."""
+    """Count the records of a CSV file and their fields; stop at a quotation mark in an unusual place."""
     start = len(_BOM) if data.startswith(_BOM) else 0
     starts, fields, blank, size = [], [], [], CHUNK
     while start < len(data):
@@ -141,7 +141,7 @@ def scan_records(data: bytes, separator: str) -> Scan:
         if stop == len(data) and (not len(ends) or ends[-1] != len(part) - 1):
             ends = np.append(ends, len(part))  # the last line ends with the file
         if not len(ends):
-            size *= 2  # a field that is larger than a chunk
+            size *= 2  # a field is larger than a chunk
             continue
         length = int(ends[-1]) + 1
         quotes = quotes[quotes < length]
@@ -159,14 +159,14 @@ def scan_records(data: bytes, separator: str) -> Scan:
     if not starts:
         return Scan(_NONE, _NONE, 0, _NONE, None)
     empty = np.concatenate(blank)
-    header = int(empty.argmin())  # empty lines before it are passed over
+    header = int(empty.argmin())  # empty lines before it are skipped
     kept = np.flatnonzero(~empty)
     n_rows = len(empty) - header - 1
     return Scan(np.concatenate(starts)[kept], kept[1:] - header - 1, n_rows, np.concatenate(fields)[kept], None)
 
 
 def _first_odd(part: NDArray[np.uint8], quotes: NDArray[np.int64], separator: str, *, last: bool) -> int | None:
-    """Return where the quoted field begins, or the mark stands, that is written as no field may be."""
+    """Return the offset of the first quoted field, or quotation mark, that is not valid CSV."""
     if not len(quotes):
         return None
     around = [ord(separator), NEWLINE, RETURN, QUOTE]
@@ -191,23 +191,23 @@ def _require_fields(data: bytes, scan: Scan, n_columns: int) -> None:
 
 def _uneven(line: int, n: int, n_columns: int) -> Malformed:
     had = f"line {line} has {n:,} field{'s' if n != 1 else ''}, the header {n_columns:,}"
-    return Malformed(had, 'Put texts that hold a separator or a line end into quotation marks ("…").')
+    return Malformed(had, 'Put texts with a separator or a line end in quotation marks ("…").')
 
 
 def _odd_quote(data: bytes, place: int) -> Malformed:
-    """Say what is wrong with the quotation marks of the field that begins here."""
+    """Say what is wrong with the quotation marks of the field at this offset."""
     line = _line(data, place)
     end = data.find(b"\n", place)
     if b'\\"' in data[place : end if end >= 0 else len(data)]:
         return Malformed(f"line {line}: quotation marks are escaped by backslashes", 'Write them twice ("") instead.')
     return Malformed(
-        f"line {line}: a quotation mark stands where a field neither begins nor ends, or a quoted field never ends",
-        'Put the field into quotation marks, and write those inside it twice ("").',
+        f"line {line}: there is a quotation mark inside a field without quotation marks, or a quoted field never ends",
+        'Put the field in quotation marks, and write those inside it twice ("").',
     )
 
 
 def _confirm(table: pl.DataFrame | None, n_columns: int, data: bytes, separator: str, odd: int) -> list[bool]:
-    """Return which rows that polars read are no empty lines, where Python's reader finds the same cells in all."""
+    """Check that Python's csv reader finds the same cells as polars; return which rows are not empty lines."""
     try:
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
     except UnicodeDecodeError:
@@ -233,7 +233,7 @@ def _confirm(table: pl.DataFrame | None, n_columns: int, data: bytes, separator:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Let fields of any length be read: a report may be longer than what Python's reader takes by itself."""
+    """Lift the limit on field length in Python's csv reader, since a report may be longer."""
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield
@@ -242,12 +242,12 @@ def _long_fields() -> Iterator[None]:
 
 
 def _line(data: bytes, place: int) -> int:
-    """Return the number of the line that a place is in, from 1."""
+    """Return the line number of an offset, from 1."""
     return data.count(b"\n", 0, place) + 1
 
 
 def not_utf8(data: bytes) -> int | None:
-    """Return the number of the first line that is not in UTF-8, None where all are."""
+    """Return the number of the first line that is not in UTF-8; None if all are."""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -256,7 +256,7 @@ def not_utf8(data: bytes) -> int | None:
 
 
 def wrong_json_line(data: bytes) -> str | None:
-    """Say which line of a JSON-lines file holds no object, and why; None where each does."""
+    """Say which line of a JSON-lines file is not a valid object, and why; None if all are."""
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
@@ -265,20 +265,20 @@ def wrong_json_line(data: bytes) -> str | None:
         except (ValueError, RecursionError) as error:
             return f"line {number}: {error.msg if isinstance(error, json.JSONDecodeError) else error}"
         if not isinstance(value, dict):
-            return f"line {number}: no object in braces"
+            return f"line {number}: it is not an object in braces"
         if long := [key for key, part in value.items() if isinstance(part, int) and abs(part) >= _WIDEST]:
-            return f"line {number}: the number in {long[0]!r} has too many digits: put it into quotation marks"
+            return f"line {number}: the number in {long[0]!r} has too many digits: put it in quotation marks"
     return None
 
 
 def has_decimals(data: bytes, column: str) -> bool:
-    """Whether a number with a point or an exponent may stand in a column of a JSON-lines file."""
+    """Whether a column of a JSON-lines file may hold a number with a decimal point or an exponent."""
     key = re.escape(json.dumps(column, ensure_ascii=False).encode())
     return re.search(key + rb"\s*:\s*-?[0-9]+[.eE]", data) is not None
 
 
 def numbers_as_written(data: bytes, column: str) -> pl.Series:
-    """Return a column of a JSON-lines file as text, numbers as they are written: 1.10 is no 1.1."""
+    """Return a column of a JSON-lines file as text, with numbers exactly as written, so 1.10 differs from 1.1."""
     lines = (json.loads(line, parse_float=str, parse_int=str) for line in data.split(b"\n") if line.strip())
     found = (line.get(column) for line in lines)
     words = [value if value is None or isinstance(value, str) else json.dumps(value) for value in found]

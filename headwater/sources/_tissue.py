@@ -1,11 +1,11 @@
-"""Painting a field of haematoxylin and eosin: where the stains lie, and what colour they make.
+"""Render a synthetic field of tissue stained with haematoxylin and eosin.
 
-Lengths are in micrometres (µm) until they are painted; the two stains are optical densities (OD), which add,
-and the light that passes is ``10 ** -OD``.
+Lengths are in micrometres (µm) until they are drawn. The two stains are optical densities (OD), which add; the
+transmitted light is ``10 ** -OD``.
 
-A field is built from the outside in. Centres of epithelial structures are strewn over a jittered grid; the
-signed distance to their (bent, stretched) outlines divides the field into stroma, epithelium and what the
-epithelium encloses, usually a lumen. Each of the three has its own material; nuclei are strewn last.
+Centres of epithelial structures are placed on a jittered grid. The signed distance to their (bent, stretched)
+outlines divides the field into stroma, epithelium, and the inside of the epithelium, usually a lumen. Each of the
+three has its own material. Nuclei are placed last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UM_PER_PIXEL_AT_40X = 4.2
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """How the epithelium of a kind of tissue is laid out.
+    """The layout of the epithelium in a kind of tissue.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Stain:
     haematoxylin, eosin
         Optical densities of the pure stains in red, green and blue; shape (3,).
     white
-        Light that passes empty glass, in red, green and blue, 0 to 1; shape (3,).
+        Light that empty glass transmits, in red, green and blue, 0 to 1; shape (3,).
     blur
         Standard deviation of the scanner's point spread, in pixels.
     """
@@ -85,22 +85,22 @@ _EPITHELIUM = (0.16, 0.42)
 def paint(
     rng: np.random.Generator, size: int, magnification: int, atypia: float, architecture: Architecture, stain: Stain
 ) -> npt.NDArray[np.uint8]:
-    """Paint one field of tissue.
+    """Render one field of tissue.
 
     Parameters
     ----------
     rng
-        Source of everything random.
+        Random number generator.
     size
         Width and height in pixels.
     magnification
-        Of the objective; a pixel is ``168 / magnification`` µm wide.
+        Magnification of the objective; a pixel is ``168 / magnification`` µm wide.
     atypia
-        How far the nuclei are from normal, 0 to 1: larger, darker, more crowded and less alike.
+        How abnormal the nuclei are, 0 to 1: larger, darker, more crowded and more varied.
     architecture
         Layout of the epithelium.
     stain
-        Of the laboratory.
+        Stain of the laboratory.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def paint(
     distance, downhill = _outlines(rng, size, um, architecture)
     fibres, along = _fibres(rng, size, um)
 
-    soft = max(um, 0.8)  # materials meet over a pixel, or 0.8 µm
+    soft = max(um, 0.8)  # borders of materials are a pixel, or 0.8 µm, wide
     epithelium = _step(-distance, soft) * _step(distance + architecture.lining, soft)
     enclosed = _step(-distance - architecture.lining, soft)
     surround = 1 - _step(-distance, soft)
@@ -149,7 +149,7 @@ def paint(
 def _outlines(rng: np.random.Generator, size: int, um: float, shape: Architecture) -> tuple[Field, Angles]:
     """Compute each pixel's signed distance in µm to the nearest outline (negative within a structure).
 
-    Also returns the direction in which that distance falls fastest.
+    Also returns the direction of steepest descent of this distance.
     """
     from scipy.spatial import cKDTree
 
@@ -173,10 +173,10 @@ def _outlines(rng: np.random.Generator, size: int, um: float, shape: Architectur
 
 
 def _fibres(rng: np.random.Generator, size: int, um: float) -> tuple[Field, Angles]:
-    """Return wavy collagen, of mean 0, and the direction in which it runs."""
+    """Return the density of wavy collagen fibres, with mean 0, and their direction."""
     from scipy import ndimage
 
-    # Streaks along the rows of a canvas that is larger than the field, then turned and bent.
+    # Streaks along the rows of a canvas larger than the field, then rotated and bent.
     canvas = rng.standard_normal((3 * size // 2, 3 * size // 2), np.float32)
     widths = (max(1.6 / um, 0.7), 0.6)
     lengths = (float(np.clip(16 / um, 3, 18)), float(np.clip(7 / um, 2, 18)))
@@ -196,7 +196,7 @@ def _fibres(rng: np.random.Generator, size: int, um: float) -> tuple[Field, Angl
 
 @dataclass(frozen=True, slots=True)
 class _Nuclei:
-    """Nuclei to be stamped: positions and half-axes in µm, angles in radians; one row each."""
+    """Nuclei to be drawn: positions and half-axes in µm, angles in radians; one row each."""
 
     centres: Points
     axes: Points
@@ -219,7 +219,7 @@ def _epithelial_nuclei(
     gap = radius * (2.35 - 0.45 * atypia)
     extent = size * um
     points = _strew(rng, np.full(2, -gap), np.full(2, extent + gap), gap * 0.8, jitter=0.25 + 0.15 * atypia)
-    if shape.lining < shape.radius:  # a lining: nuclei sit in a row, or in two
+    if shape.lining < shape.radius:  # not a solid nest: nuclei form one or two rows
         row = rng.choice([0.35, 0.75], len(points), p=[0.75, 0.25]) * shape.lining
         where = _at(points, um, size)
         shift = distance[where] + row + rng.normal(0, 0.5 + 1.5 * atypia, len(points))
@@ -277,7 +277,7 @@ def _stromal_nuclei(
 
 
 def _stamp(rng: np.random.Generator, canvas: Field, um: float, nuclei: _Nuclei) -> None:
-    """Stamp all nuclei onto a canvas at once; where two overlap, the darker one is seen."""
+    """Draw all nuclei onto a canvas at once; where two overlap, the darker one is visible."""
     n_nuclei, size = len(nuclei.centres), len(canvas)
     if n_nuclei == 0:
         return
@@ -311,7 +311,7 @@ def _stamp(rng: np.random.Generator, canvas: Field, um: float, nuclei: _Nuclei) 
 def _strew(
     rng: np.random.Generator, low: npt.ArrayLike, high: npt.ArrayLike, spacing: float, *, jitter: float
 ) -> Points:
-    """Strew points over a rectangle: a hexagonal grid, each point moved by ``jitter`` of the spacing."""
+    """Place points over a rectangle: a hexagonal grid, each point moved by ``jitter`` of the spacing."""
     (x0, y0), (x1, y1) = np.asarray(low, float), np.asarray(high, float)
     y, x = np.meshgrid(np.arange(y0, y1, spacing * 0.87), np.arange(x0, x1, spacing), indexing="ij")
     x[1::2] += spacing / 2
@@ -320,7 +320,7 @@ def _strew(
 
 
 def _apart(points: Points, distance: float) -> Points:
-    """Drop the later one of each two points that are closer than ``distance``."""
+    """Drop the later of any two points that are closer than ``distance``."""
     from scipy.spatial import cKDTree
 
     if len(points) == 0:
@@ -334,7 +334,7 @@ def _apart(points: Points, distance: float) -> Points:
 
 
 def _at(points: Points, um: float, size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return the pixel (row, column) that each point falls into, at the border the nearest one."""
+    """Return the pixel (row, column) of each point; points outside get the nearest border pixel."""
     pixels = np.clip(points / um, 0, size - 1).astype(np.intp)
     return pixels[:, 1], pixels[:, 0]
 

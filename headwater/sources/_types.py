@@ -1,18 +1,18 @@
-"""Which columns of a table are numbers, and which stay text as they were written.
+"""Decide which columns of a table are numbers, and which stay text as written.
 
-A column of a text file is one of these, the first that holds:
+The type of a column in a text file is the first of these that applies:
 
 ========  =======================================================================================================
-text      its name says that it identifies something (`is_identifier`), or it holds ids, paths or texts
-whole     every cell is written as a whole number is: no leading zero, no sign but a minus, at most 18 digits
-decimal   every cell is written as ``12.50`` or ``.5`` is, with at most 17 digits that count, and no two cells
-          that are written differently are the same number, as ``1.10`` and ``1.1`` would be
+text      its name marks an identifier (`is_identifier`), or it holds ids, paths or texts
+whole     every cell is a whole number without leading zeros or a plus sign, of at most 18 digits
+decimal   every cell is a number such as ``12.50`` or ``.5``, of at most 17 significant digits, and no two cells
+          write the same number differently, such as ``1.10`` and ``1.1``
 boolean   every cell is ``true`` or ``false``
-text      all else: ``007``, ``12E1``, ``+5``, accession numbers of 20 digits, ``NA``
+text      everything else: ``007``, ``12E1``, ``+5``, accession numbers of 20 digits, ``NA``
 ========  =======================================================================================================
 
-Empty cells are ignored in this. A column of a file with types of its own keeps them where NumPy and Arrow have them
-too; `plain` says what becomes of the others.
+Empty cells are ignored. In a file with typed columns, types that NumPy and Arrow both have are kept; for the others,
+see `plain`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _IDENTIFIER = re.compile(
 _LAST = {"id", "ids", "uid", "uuid", "guid", "mrn", "accession", "barcode"}
 _LAST |= {"path", "paths", "file", "filename", "filepath"}
 _DECIMAL = r"^-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|\.[0-9]+)$"
-_PROBED = 256  # cells that are looked at first: most columns of words are known by them
-_DIGITS, _DECIMAL_DIGITS = 18, 17  # which int64 and float64 hold
+_PROBED = 256  # cells that are checked first, which suffice for most text columns
+_DIGITS, _DECIMAL_DIGITS = 18, 17  # most digits that int64 and float64 hold
 
 
 def is_identifier(column: str) -> bool:
-    """Say whether the name of a column marks what identifies something: such a column is text from the start.
+    """Return whether the name of a column marks an identifier; such a column is always text.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def is_identifier(column: str) -> bool:
 
 
 def typed(text: pl.Series) -> pl.Series:
-    """Return a column of text as numbers or truth values where all of it is written as such, else as it is.
+    """Convert a text column to numbers or booleans if all its cells are such; else return it unchanged.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def typed(text: pl.Series) -> pl.Series:
 
 
 def _dtype_of(there: pl.Series) -> pl.DataType:
-    """Return the type of a column by its cells; more of them can only make it text."""
+    """Return the type of a column from some of its cells; the other cells can only turn it into text."""
     if there.is_empty():
         return pl.String()
     written = there.cast(pl.Int64, strict=False).cast(pl.String)
@@ -92,8 +92,8 @@ def _dtype_of(there: pl.Series) -> pl.DataType:
 def plain(column: pl.Series) -> pl.Series:
     """Return a column in types that NumPy and Arrow both have.
 
-    Whole numbers beyond 64 bits become text, and so do times of day and durations (ISO 8601) and categories; decimals
-    are read as if they were written in a text file. What lists and structs hold is treated alike.
+    Whole numbers beyond 64 bits, times of day, durations (ISO 8601) and categories become text. Decimals are read as in
+    a text file. The elements of lists and structs are converted in the same way.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def plain(column: pl.Series) -> pl.Series:
 
 
 def _plain_dtype(dtype: pl.DataType) -> pl.DataType:
-    """Return the type that stands for a type whatever its values are."""
+    """Return the type to which a type is converted, for any values."""
     if isinstance(dtype, pl.List):
         return pl.List(_plain_dtype(_instance(dtype.inner)))
     if isinstance(dtype, pl.Array):
@@ -141,17 +141,17 @@ def with_plain_types(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_text(table: pl.DataFrame, columns: Collection[str], path: object) -> pl.DataFrame:
-    """Return a table whose named columns are text.
+    """Return a table with the named columns converted to text.
 
     Raises
     ------
     ManifestError
-        When one of them holds lists or bytes, which text cannot stand for.
+        When one of them holds lists or bytes, which cannot become text.
     """
     for column in columns:
         dtype = table.schema[column]
         if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
-            raise ManifestError(f"{path}: column {column!r} holds {dtype}, where text is needed")
+            raise ManifestError(f"{path}: column {column!r} holds {dtype}, but must hold text.")
     return table.with_columns(_text(table[column]) for column in columns)
 
 

@@ -1,26 +1,26 @@
-"""Image files: whatever is on disk, out comes 8-bit RGB.
+"""Read image files as 8-bit RGB.
 
-Every sample becomes 8 bits by a rule that looks at what the file *declares*, never at the values of one
-image, so that the same tissue photographed twice is not stretched in two different ways:
+Sample values are scaled to 8 bits by what the file *declares*, never by the values of one image, so that two
+photographs of the same tissue are scaled alike:
 
 =====================================  =================================================================
-in the file                            out, 0 to 255
+in the file                            result, 0 to 255
 =====================================  =================================================================
 8-bit grey, RGB, YCbCr, CMYK, palette  as decoded; grey is repeated in the three channels
 1, 2, 4-bit grey                       full scale is 255
-16-bit grey                            ``round(v / 257)``, also when no value in the file is above 4095
+16-bit grey                            ``round(v / 257)``, even if no value in the file is above 4095
 the same, read with ``bits=N``         ``round(255 * v / (2 ** N - 1))``; an error when a value has more bits
 12-bit grey TIFF                       ``round(255 * v / 4095)``
-16-bit colour, or grey with alpha      ``v // 256``, the high byte (Pillow's; within one of the rounded value)
+16-bit colour, or grey with alpha      ``v // 256``, the high byte, as in Pillow (off by at most one)
 PGM, PPM with a maxval                 ``round(255 * v / maxval)``
 32-bit or signed integer TIFF          as 16-bit grey; an error when a value is outside 0 to 65535
 32-bit float TIFF                      ``round(255 * v)``; an error when a value is outside 0 to 1
 =====================================  =================================================================
 
-TIFFs that declare white as zero are inverted. Alpha, and the transparent entry of a palette or level of grey, are
-composited on white, the background of a slide scanner. Signed bytes, and TIFFs in planes other than 8-bit RGB or CMYK,
-are refused: they would be read as something else. EXIF orientation is applied. Of a file with several frames, the
-first is read. Embedded colour profiles are not applied.
+TIFFs that declare white as zero are inverted. Transparent pixels are composited on white, the background of a slide
+scanner. Signed bytes raise an error, and so do TIFFs with separate planes other than 8-bit RGB or CMYK, since Pillow
+would misread both. EXIF orientation is applied. Only the first of several frames is read. Embedded colour profiles are
+not applied.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 """The file name suffixes, in lower case, that count as images in a folder."""
 
 MAX_PIXELS = 1 << 28
-"""The number of pixels (width times height) above which an image is refused before it is decoded."""
+"""Most pixels (width times height) of an image; larger ones raise an error before they are decoded."""
 
 MAX_BYTES = 1 << 31
-"""The bytes above which an image file is not read: those of `MAX_PIXELS` of four channels of 16 bits."""
+"""Most bytes of an image file: those of `MAX_PIXELS` with four channels of 16 bits."""
 
 FULL = 65535
-"""White in a file of 16 bits."""
+"""White in a 16-bit file."""
 
-# `Image.open` would check Pillow's own, process-wide pixel limit, and try formats such as EPS that run code;
-# the plugin's class, chosen by the first bytes, does neither.
+# `Image.open` would apply Pillow's own, process-wide pixel limit, and try formats such as EPS that run code. The
+# plugin's class, chosen by the first bytes of the file, does neither.
 _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
     (re.compile(rb"\xff\xd8\xff"), JpegImagePlugin.JpegImageFile),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
@@ -100,7 +100,7 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes:
         why = why_not_found(path)
         raise ImageNotFound(f"image file not found: {path}{f' ({why})' if why else ''}") from error
     except IsADirectoryError as error:
-        raise ImageError(f"a folder stands where an image file should be: {path}") from error
+        raise ImageError(f"this is a folder, not an image file: {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"cannot read image file ({reason}): {path}") from error
@@ -111,20 +111,20 @@ def read_image(
 ) -> Image.Image:
     """Decode an image into 8-bit RGB.
 
-    Reads PNG, JPEG, TIFF, BMP, WebP and PBM/PGM/PPM, told apart by their first bytes, whatever the file is
-    called. How other depths and colour spaces become 8-bit RGB is laid down at the top of this module.
-    Nothing global is read or changed: any number of threads may call it.
+    Reads PNG, JPEG, TIFF, BMP, WebP and PBM/PGM/PPM, recognised by their first bytes, not by the file name.
+    The table at the top of this module shows how other depths and colour spaces become 8-bit RGB. The function
+    uses no global state, so any number of threads may call it.
 
     Parameters
     ----------
     source
         Path of the file, or its encoded bytes.
     max_pixels
-        Refuse an image of more pixels than this, before any of them is decoded. Pillow itself refuses a
+        Most pixels of an image; a larger one raises an error before it is decoded. Pillow itself does not read a
         WebP of more than 178,956,970 pixels.
     bits
-        How many bits the samples of a file of 16 bits use, such as 12: its white is then 2 ** bits - 1, where None
-        takes what the file declares. Files of 8 bits are read as ever.
+        Number of bits that the samples of a 16-bit file use, such as 12, so that white is 2 ** bits - 1. None uses
+        what the file declares. 8-bit files are not affected.
 
     Returns
     -------
@@ -136,8 +136,8 @@ def read_image(
     ImageNotFound
         When there is no such file.
     ImageError
-        When the bytes are not an image, are cut short or damaged, hold too many pixels, or hold values that
-        have no fixed scale.
+        When the bytes are not an image, are truncated or damaged, hold too many pixels, or hold values without a
+        fixed scale.
 
     Examples
     --------
@@ -154,7 +154,7 @@ def read_image(
     try:
         return _decode(data, max_pixels, bits)
     except MemoryError:
-        raise  # says nothing of the file
+        raise  # not an error of the file
     except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
         raise ImageError(_reason(error, data) + where) from error
 
@@ -164,7 +164,7 @@ def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:
         raise ImageError("empty image file (0 bytes)")
     reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
     if reader is None:
-        raise ImageError("not an image (known are PNG, JPEG, TIFF, BMP, WebP, PGM and PPM)")
+        raise ImageError("not an image of a supported format (PNG, JPEG, TIFF, BMP, WebP, PBM, PGM or PPM)")
     header = _NETPBM_HEADER.match(data)
     if header and int(header[4]) != 255:
         return _decode_netpbm(data, header, max_pixels, bits)
@@ -173,7 +173,7 @@ def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:
     _check_size(*image.size, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _refuse_samples(image)
-        # Left to itself, Pillow allocates these pixels too, but only after asking its process-wide limit.
+        # By default, Pillow allocates these pixels too, but first checks its process-wide limit.
         size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
         image.im = Image.new(image.mode, size, None).im
     image.load()
@@ -182,7 +182,7 @@ def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:
 
 
 def _refuse_samples(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Raise `ImageError` for what Pillow takes for something else: signed bytes, planes but of 8-bit RGB or CMYK."""
+    """Raise `ImageError` for samples that Pillow misreads: signed bytes, and planes other than 8-bit RGB or CMYK."""
     tags = image.tag_v2
     bits = max(tags.get(_TIFF_BITS, (1,)))
     if _SIGNED in tags.get(_TIFF_FORMAT, ()) and bits <= 8:
@@ -199,17 +199,17 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(f"image without pixels ({width} x {height})")
     if width * height > max_pixels:
         raise ImageError(
-            f"image too large: {width} x {height} is {width * height:,} pixels, and at most {max_pixels:,} "
+            f"image too large: {width} x {height} is {width * height:,} pixels, but at most {max_pixels:,} "
             "are allowed; cut it into tiles, or import features of its tiles"
         )
 
 
 def _decode_netpbm(data: bytes, header: re.Match[bytes], max_pixels: int, bits: int | None) -> Image.Image:
-    """Decode a binary PGM or PPM of any maxval; Pillow's own loop takes 0.6 s a megapixel."""
+    """Decode a binary PGM or PPM of any maxval; Pillow's own loop takes 0.6 s per megapixel."""
     width, height, maxval = (int(token) for token in header.groups()[1:])
     _check_size(width, height, max_pixels)
     if not 0 < maxval < 65536:
-        raise ImageError(f"damaged image: a maxval of {maxval}, where 1 to 65535 is allowed")
+        raise ImageError(f"damaged image: its maxval is {maxval}, but must be 1 to 65535")
     shape = (height, width) if header[1] == b"5" else (height, width, 3)
     dtype = np.dtype("u1" if maxval < 256 else ">u2")
     n_samples = int(np.prod(shape))
@@ -227,7 +227,7 @@ def _set_upright(image: ImageFile.ImageFile) -> None:
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
-        return  # metadata that cannot be parsed says nothing about the pixels: they are read as they lie
+        return  # with unreadable metadata, the pixels are read without rotation
 
 
 def _to_rgb(image: ImageFile.ImageFile, data: bytes, bits: int | None) -> Image.Image:
@@ -235,13 +235,13 @@ def _to_rgb(image: ImageFile.ImageFile, data: bytes, bits: int | None) -> Image.
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_wide_grey(image, bits)).convert("RGB")
     if bits is not None and _n_bits(image, data) > 8:
-        raise ImageError(f"{bits} bits of colour in 16 cannot be told from 16 here; save it as grey, or in 8 bits")
+        raise ImageError(f"colour with {bits} of 16 bits cannot be read; save the image as grey, or in 8 bits")
     if image.mode in ("La", "RGBa"):  # premultiplied: Pillow converts these in two steps only
         return _on_white(image.convert(image.mode.upper()))
     if image.mode in ("LA", "PA", "RGBA"):
         return _on_white(image)
     if "transparency" in image.info:
-        # Of a PNG only.
+        # only a PNG has this
         bit_depth = data[24]
         if image.mode == "P" or bit_depth == 8:
             return _on_white(image)
@@ -253,19 +253,19 @@ def _to_rgb(image: ImageFile.ImageFile, data: bytes, bits: int | None) -> Image.
 
 
 def _keyed(grey: Image.Image, key: int) -> Image.Image:
-    """Return a grey image in RGB, the transparent level being white."""
+    """Convert a grey image to RGB, with its transparent level as white."""
     return grey.point([255 if level == key else level for level in range(256)]).convert("RGB")
 
 
 def _refuse_near_key(image: Image.Image, key: tuple[int, int, int]) -> None:
-    """Raise `ImageError` where a pixel of 16-bit colour may be the transparent one: its low bytes are gone."""
+    """Raise `ImageError` if a 16-bit pixel may have the transparent colour; Pillow has dropped the low bytes."""
     same = np.asarray(image)[:, :, :3] == np.array([part >> 8 for part in key])
     if same.all(2).any():
-        raise ImageError("a transparent colour of 16 bits is not told from its neighbours; store transparency as alpha")
+        raise ImageError("a transparent 16-bit colour cannot be told from similar ones; store transparency as alpha")
 
 
 def _n_bits(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return the bits of a sample of a PNG or TIFF; of other formats 8."""
+    """Return the bits per sample of a PNG or TIFF; 8 for other formats."""
     if isinstance(image, PngImagePlugin.PngImageFile):
         return data[24]
     declared = image.tag_v2.get(_TIFF_BITS, (8,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (8,)
@@ -282,7 +282,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _wide_grey(image: ImageFile.ImageFile, bits: int | None) -> npt.NDArray[np.uint8]:
-    """Scale grey samples of more than 8 bits; shape (height, width)."""
+    """Scale grey samples of more than 8 bits to 8 bits; the result has shape (height, width)."""
     samples: npt.NDArray[Any] = np.asarray(image)
     full_scale, white_is_zero = FULL, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -312,7 +312,7 @@ def _wide_grey(image: ImageFile.ImageFile, bits: int | None) -> npt.NDArray[np.u
 def _require_bits(samples: npt.NDArray[Any], bits: int) -> None:
     high = int(samples.max())
     if high >> bits:
-        raise ImageError(f"a sample of {high} has more than {bits} bits: write --step bits={high.bit_length()}")
+        raise ImageError(f"a sample of {high} has more than {bits} bits: pass --step bits={high.bit_length()}")
 
 
 def _to_8_bits(samples: npt.NDArray[Any], full_scale: int) -> npt.NDArray[np.uint8]:
@@ -322,7 +322,7 @@ def _to_8_bits(samples: npt.NDArray[Any], full_scale: int) -> npt.NDArray[np.uin
 
 
 def _reason(error: Exception, data: bytes) -> str:
-    """Put into one line why an image could not be decoded."""
+    """Say in one line why an image could not be decoded."""
     if isinstance(error, ImageError):
         return str(error)
     text = " ".join(str(error).split()) or type(error).__name__
@@ -331,8 +331,8 @@ def _reason(error: Exception, data: bytes) -> str:
         return f"truncated image ({len(data)} bytes)"
     if text == "unknown pixel mode":
         return (
-            "damaged or unsupported image (unknown pixel mode): its samples are of a depth or colour space that is "
-            "not read; save it as PNG"
+            "damaged or unsupported image (unknown pixel mode): its depth or colour space is not supported; save it as "
+            "PNG"
         )
     if re.search("truncat|not enough image data|reached eof|requires a buffer", text, re.IGNORECASE):
         return f"truncated image ({len(data)} bytes)"

@@ -1,4 +1,4 @@
-"""Mammograms made comparable: background away, the breast alone, facing one way."""
+"""Preprocessing of mammograms: remove the background, crop to the breast, and mirror to one side."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy.typing as npt
 from PIL import Image
 
 BACKGROUND = 40
-"""Pixels darker than this, of 255, are air."""
-LOOKED_AT = 256  # pixels on the longer side that the search for the breast looks at
+"""Pixels darker than this, of 255, count as air."""
+LOOKED_AT = 256  # pixels on the longer side of the copy in which the breast is searched
 
 
 def dark_to_zero(image: Image.Image, threshold: int = BACKGROUND) -> Image.Image:
@@ -19,9 +19,10 @@ def dark_to_zero(image: Image.Image, threshold: int = BACKGROUND) -> Image.Image
 
 
 def breast_box(image: Image.Image) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of the largest bright region, in pixels; all of an image without one.
+    """Return left, top, right and bottom of the largest bright region, in pixels; the whole image if there is none.
 
-    What is bright is told from air by Otsu's threshold on a smaller copy; labels and markers are smaller regions.
+    Half of Otsu's threshold, on a smaller copy, separates bright pixels from air. Labels and markers are smaller
+    regions.
 
     References
     ----------
@@ -36,7 +37,7 @@ def breast_box(image: Image.Image) -> tuple[int, int, int, int]:
     whole = (0, 0, image.width, image.height)
     if grey.min() == grey.max():
         return whole
-    # most of a breast is much darker than its densest part: half of Otsu's threshold still is far above air
+    # half of Otsu's threshold, since most of a breast is much darker than its densest part; air is darker still
     regions = regionprops(label(grey > threshold_otsu(grey) / 2))
     if not regions:
         return whole
@@ -50,7 +51,7 @@ def breast_box(image: Image.Image) -> tuple[int, int, int, int]:
 
 
 def facing_left(image: Image.Image) -> Image.Image:
-    """Mirror an image that has more light in its right half, so that the chest wall is on the left."""
+    """Mirror an image whose right half is brighter, so that the chest wall is on the left."""
     columns: npt.NDArray[np.float64] = np.asarray(image.convert("L"), np.float64).sum(0)
     half = len(columns) // 2
     if columns[len(columns) - half :].sum() > columns[:half].sum():

@@ -1,4 +1,4 @@
-"""The user's table: which samples exist, and which columns hold their ids, images and texts."""
+"""Read manifests: tables of samples, with columns for their ids, images and texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from headwater.sources.images import IMAGE_SUFFIXES
 
 __all__ = ["Manifest", "read_manifest"]
 
-# Names that give a column its role, best first; names in one tuple are equally good.
+# Column names for each role, best first; names in one tuple rank equally.
 _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "id": (("id",), ("sample_id",), ("image_id", "uid", "uuid")),
     "image": (
@@ -43,7 +43,7 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _WORDS_FOR = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _JSON_LINES = (".jsonl", ".ndjson")
-SHOWN_NAMES = 3  # of files that are no text
+SHOWN_NAMES = 3  # most file names that a message lists
 MANIFEST_SUFFIXES = (*_SEPARATORS, ".parquet", *_JSON_LINES)
 
 
@@ -54,7 +54,7 @@ class Manifest:
     Parameters
     ----------
     table
-        One row a sample. The columns of the three roles are strings; the ids are unique.
+        One row per sample. The columns of the three roles are strings; the ids are unique.
     id
         Name of the column with the sample ids.
     image
@@ -84,12 +84,12 @@ class Manifest:
     def image_paths(self) -> list[Path | None]:
         """Return where each sample's image file should be; None for a sample without an image.
 
-        Relative paths start from `root`. Whether the files exist is not looked at.
+        Relative paths start from `root`. The files need not exist.
         """
         return [None if place is None else Path(place) for place in self.image_places()]
 
     def image_places(self) -> pl.Series:
-        """Return `image_paths` as a column of strings: a path object for each of a million files takes its time."""
+        """Return `image_paths` as a column of strings, which is faster than a million path objects."""
         if self.image is None:
             return pl.Series("place", [None] * self.n_samples, dtype=pl.String)
         values = self._filled(self.image).alias("place")
@@ -103,7 +103,7 @@ class Manifest:
         return pl.Series("place", [None if place is None else str(Path(place)) for place in places], dtype=pl.String)
 
     def texts(self) -> list[str | None]:
-        """Return each sample's text, untouched; None for a sample without one, or with blanks only."""
+        """Return each sample's text, unchanged; None for a sample whose text is missing or blank."""
         if self.text is None:
             return [None] * self.n_samples
         return self._filled(self.text).to_list()
@@ -114,14 +114,14 @@ class Manifest:
         Raises
         ------
         ManifestError
-            When there is no such column; the message lists those there are.
+            When there is no such column; the message lists the existing ones.
         """
         if column not in self.table.columns:
             raise ManifestError(f"the manifest has {_no_column(column, self.table.columns)}")
         return self.table[column]
 
     def _filled(self, column: str) -> pl.Series:
-        """Return a column of strings, null where there is nothing but blanks."""
+        """Return a column of strings, null where a cell is blank."""
         values = self.require(column)
         return values.set(_blank(values), None)
 
@@ -133,39 +133,39 @@ def read_manifest(
     image: str | None = None,
     text: str | None = None,
 ) -> Manifest:
-    """Read a manifest and settle which columns hold ids, images and texts.
+    """Read a manifest and find its columns of ids, images and texts.
 
-    A role that is not given is found by the column's name, in any case: ``id``, ``sample_id`` or
-    ``image_id``; ``image``, ``image_path``, ``path`` or ``file``; ``text``, ``caption``, ``report`` or
-    ``notes``; and the like. Without an id column, image paths serve as ids where every row has its own, else
-    row numbers, counted from 1; they become a column ``id``. So they do beside an ``image_id`` (or ``uid``)
-    that was not asked for and does not tell the rows apart.
+    A column that is not given is found by its name, in upper or lower case: ``id``, ``sample_id`` or ``image_id``;
+    ``image``, ``image_path``, ``path`` or ``file``; ``text``, ``caption``, ``report`` or ``notes``; and similar
+    names. Without an id column, a column ``id`` is made: from the image paths if they are unique, else from row
+    numbers, counted from 1. The same happens if an ``image_id`` or ``uid`` that was not named has repeated or missing
+    values.
 
-    Columns of the three roles, and others whose names say that they identify something, are read as text: an id
-    ``007`` stays ``007``. Which of the others are numbers is laid down in `headwater.sources._types`.
+    Columns of the three roles, and others whose names mark identifiers, are read as text: an id ``007`` stays
+    ``007``. `headwater.sources._types` decides which of the others are numbers.
 
     Parameters
     ----------
     path
-        A ``.csv``, ``.tsv``, ``.parquet``, ``.jsonl`` or ``.ndjson`` file; or a folder with one subfolder a
-        class, which becomes a table of ``id`` (the relative path without its suffix, or with it where two
-        files differ in nothing else), ``image`` and ``label``, sorted by ``image``. Files and folders whose
-        names start with a dot are left out.
+        A ``.csv``, ``.tsv``, ``.parquet``, ``.jsonl`` or ``.ndjson`` file, or a folder with one subfolder per
+        class. A folder becomes a table of ``id``, ``image`` and ``label``, sorted by ``image``; an id is the relative
+        path without its suffix, or with it if two files differ only in their suffix. Files and folders whose names
+        start with a dot are skipped.
     id, image, text
         Names of the columns with these roles.
 
     Returns
     -------
     Manifest
-        With every row checked to have a unique id and an image, a text, or both.
+        Every row has a unique id, and an image, a text, or both.
 
     Raises
     ------
     ManifestNotFound
         When there is no such file or folder.
     ManifestError
-        When the file cannot be parsed or is empty; when a column asked for is missing, two have one name, or two
-        could have one role; when ids repeat or are missing; when a row has neither image nor text.
+        When the file cannot be parsed or is empty; when a named column is missing, two columns have the same name, or
+        two could have the same role; when ids repeat or are missing; when a row has neither image nor text.
     """
     path = Path(path)
     require_utf8_names([str(path.absolute())], path)
@@ -179,7 +179,7 @@ def read_manifest(
         known = f" ({why})" if (why := why_not_found(path)) else ""
         raise ManifestNotFound(
             f"manifest not found: {path}{known}.{nearest(path.name, siblings)} Give a CSV, TSV, Parquet or JSON-lines "
-            "file, or a folder with one subfolder a class."
+            "file, or a folder with one subfolder per class."
         )
     if table.is_empty():
         raise ManifestError(f"{path}: the manifest has no rows")
@@ -188,8 +188,8 @@ def read_manifest(
     image, text = roles["image"], roles["text"]
     if image is None and text is None:
         raise ManifestError(
-            f"{path}: neither an image nor a text column was found. Pass --image COLUMN or --text COLUMN; "
-            f"columns are {_listed(table.columns)}."
+            f"{path}: no column of images or texts was found. Pass --image COLUMN or --text COLUMN; the columns are "
+            f"{_listed(table.columns)}."
         )
     table = _settled(table, roles, path)
     _check_content(table, [column for column in (image, text) if column is not None], path)
@@ -199,7 +199,7 @@ def read_manifest(
 
 
 def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
-    """Read a table whose rows need neither image nor text; its columns are as `read_manifest` has them.
+    """Read a table whose rows need neither image nor text; column types are as in `read_manifest`.
 
     Raises
     ------
@@ -214,9 +214,9 @@ def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
 
 
 def as_manifest(table: pl.DataFrame, path: Path, root: Path, id: str | None = None) -> Manifest:
-    """Settle which columns of a table hold ids and, if one alone could, images and texts.
+    """Find a table's columns of ids, and of images and texts where only one column could hold them.
 
-    Ids are made as by `read_manifest`.
+    Ids are made as in `read_manifest`.
 
     Raises
     ------
@@ -233,7 +233,7 @@ def as_manifest(table: pl.DataFrame, path: Path, root: Path, id: str | None = No
 def _with_ids(
     table: pl.DataFrame, found: str | None, asked: str | None, image: str | None, path: Path
 ) -> tuple[pl.DataFrame, str]:
-    """Return the table and its column of ids, which is made where none tells the rows apart."""
+    """Return the table and the name of its id column, which is made if there is no usable one."""
     if found is None or (asked is None and _is_weak_id(table[found])):
         table, found = _with_made_ids(table, image), "id"
     _check_ids(table[found], path)
@@ -241,23 +241,23 @@ def _with_ids(
 
 
 def _settled(table: pl.DataFrame, roles: dict[str, str | None], path: Path) -> pl.DataFrame:
-    """Return a table whose columns with a role are text, and all others what a store can hold."""
+    """Return a table whose columns with a role are text, and whose other columns have types that a store can hold."""
     of_role = dict.fromkeys(column for column in roles.values() if column is not None)  # one may have two roles
     return with_plain_types(_as_identified(with_text(table, of_role, path)))
 
 
 def _as_identified(table: pl.DataFrame) -> pl.DataFrame:
-    """Return a table in which columns whose names mark them as identifiers are text, whatever was a number there."""
+    """Return a table in which numeric columns whose names mark identifiers become text."""
     numbers = [c for c in table.columns if is_identifier(c) and table.schema[c].is_numeric()]
     return with_text(table, numbers, "")
 
 
 def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True) -> pl.DataFrame:
-    """Read a table file; of a CSV, columns that have a role or identify something stay text, others may be numbers."""
+    """Read a table file; in a CSV, columns with a role and identifiers stay text, others may become numbers."""
     suffix = path.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
         known = ", ".join(MANIFEST_SUFFIXES)
-        raise ManifestError(f"{path}: {suffix or 'no suffix'} is not a kind of manifest. Known are {known}.")
+        raise ManifestError(f"{path}: {suffix or 'no suffix'} is not a supported format. Supported are {known}.")
     try:
         data = read_regular(path, most=TABLE)
         if suffix == ".parquet":
@@ -274,14 +274,14 @@ def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True)
 
 
 def read_text_table(path: Path) -> pl.DataFrame:
-    """Read a CSV or TSV file, all of it as text.
+    """Read a CSV or TSV file with all cells as text.
 
     Raises
     ------
     ManifestError
-        When it cannot be read for certain; the message names the line.
+        When it cannot be read reliably; the message names the line.
     FileNotFoundError
-        When there is none.
+        When there is no such file.
     """
     suffix = path.suffix.lower()
     data = read_regular(path, most=TABLE)
@@ -299,7 +299,7 @@ def _read_text(data: bytes, separator: str, path: Path) -> pl.DataFrame:
 
 
 def _read_json_lines(data: bytes, asked: dict[str, str | None], path: Path) -> pl.DataFrame:
-    """Read JSON lines; a number that has a role or identifies something is text, as it is written."""
+    """Read JSON lines; numbers in columns with a role and in identifiers become text, exactly as written."""
     table = pl.read_ndjson(data, infer_schema_length=None)
     of_role = _find_roles(table.columns, asked, path, strict=False).values()
     written = [
@@ -312,11 +312,11 @@ def _read_json_lines(data: bytes, asked: dict[str, str | None], path: Path) -> p
 
 
 def _unparsed(path: Path, suffix: str, data: bytes, error: Exception) -> ManifestError:
-    """Say why a file cannot be read, with the line where that is known, and what to do."""
+    """Say why a file cannot be read, with the line if it is known, and what to do."""
     reason = (
         (str(error).strip() or type(error).__name__).splitlines()[0] if data or suffix == ".parquet" else "it is empty"
     )
-    advice = "Mend it, or export it anew."
+    advice = "Correct it, or export it again."
     line = not_utf8(data)
     if line is not None:
         reason, advice = f"line {line} is not in UTF-8", "Save it as UTF-8."
@@ -328,9 +328,9 @@ def _unparsed(path: Path, suffix: str, data: bytes, error: Exception) -> Manifes
 
 
 def _check_header(header: list[str], data: bytes, separator: str, path: Path) -> None:
-    """Refuse a header that is not in UTF-8, that another separator divides, or that names two columns alike."""
+    """Raise if a header is not in UTF-8, uses another separator, or repeats a column name."""
     if any("\ufffd" in column for column in header):
-        raise ManifestError(f"{path}: the names of columns are not in UTF-8. Save it as UTF-8.")
+        raise ManifestError(f"{path}: the column names are not in UTF-8. Save it as UTF-8.")
     others = [other for other in _WORDS_FOR if other != separator and other in header[0]]
     if len(header) == 1 and others:
         suffix = {separator: suffix for suffix, separator in _SEPARATORS.items()}.get(others[0])
@@ -339,7 +339,7 @@ def _check_header(header: list[str], data: bytes, separator: str, path: Path) ->
             f"{path}: the file seems to be separated by {_WORDS_FOR[others[0]]}: its only column is {header[0]!r}. "
             f"{advice} it with {_WORDS_FOR[separator]}."
         )
-    if not any("_duplicated_" in column for column in header):  # as polars calls the second of two
+    if not any("_duplicated_" in column for column in header):  # polars' name for a repeated column
         return
     data = data.lstrip(b"\r\n")
     names = pl.read_csv(data, separator=separator, n_rows=1, has_header=False, infer_schema=False).row(0)
@@ -349,13 +349,13 @@ def _check_header(header: list[str], data: bytes, separator: str, path: Path) ->
 
 
 def _read_folder(folder: Path) -> pl.DataFrame:
-    """List the images of a folder with one subfolder a class."""
+    """List the images of a folder with one subfolder per class."""
     loose = sorted(path.name for path in _visible(folder) if _is_image(path))
     require_utf8_names(loose, folder)
     if loose:
         raise ManifestError(
-            f"{folder}: {len(loose)} images lie outside a class folder ({_listed(loose)}). Move them into one "
-            "subfolder a class, or write a manifest file."
+            f"{folder}: {len(loose)} images are not in a subfolder ({_listed(loose)}). Move them into one subfolder "
+            "per class, or write a manifest file."
         )
     images = sorted(
         path.relative_to(folder).as_posix()
@@ -364,7 +364,9 @@ def _read_folder(folder: Path) -> pl.DataFrame:
         for path in _images_below(subfolder)
     )
     if not images:
-        raise ManifestError(f"{folder}: no images in subfolders; known suffixes are {_listed(sorted(IMAGE_SUFFIXES))}")
+        raise ManifestError(
+            f"{folder}: there are no images in subfolders. Supported suffixes are {_listed(sorted(IMAGE_SUFFIXES))}."
+        )
     require_utf8_names(images, folder)
     stems = [image.removesuffix(Path(image).suffix) for image in images]
     n_with_stem = Counter(stems)
@@ -379,19 +381,19 @@ def _read_folder(folder: Path) -> pl.DataFrame:
 
 
 def require_utf8_names(names: list[str], path: Path) -> None:
-    """Refuse names of files that no text can hold: they were made by a system with another encoding.
+    """Raise if file names are not in UTF-8, as on a system with another encoding.
 
     Raises
     ------
     ManifestError
-        The message shows their bytes.
+        The message shows the bytes of the names.
     """
     odd = [name for name in names if not _is_text(name)]
     if odd:
         shown = ", ".join(str(os.fsencode(name)) for name in odd[:SHOWN_NAMES])
         more = f" and {len(odd) - SHOWN_NAMES:,} more" if len(odd) > SHOWN_NAMES else ""
         raise ManifestError(
-            f"{_printable(path)}: names of files are not in UTF-8: {shown}{more}. Rename them, for one with convmv."
+            f"{_printable(path)}: file names are not in UTF-8: {shown}{more}. Rename them, for example with convmv."
         )
 
 
@@ -404,7 +406,7 @@ def _is_text(name: str) -> bool:
 
 
 def _printable(path: Path) -> str:
-    r"""Return a path as it can be printed anywhere, bytes that are no letters as ``\xe9``."""
+    r"""Return a path that can be printed anywhere; bytes that are not UTF-8 are written like ``\xe9``."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -427,9 +429,9 @@ def _is_image(path: Path) -> bool:
 def _find_roles(
     columns: list[str], asked: dict[str, str | None], path: Path, *, strict: bool = True
 ) -> dict[str, str | None]:
-    """Settle the column of each role: the one asked for, else one found by name, else None.
+    """Return the column of each role: the named one, else one found by name, else None.
 
-    Several that could hold images or texts are an error when ``strict``, and else none of them does.
+    If several columns could hold images or texts, raise when ``strict``, else return None for this role.
     """
     roles: dict[str, str | None] = {}
     for role, column in asked.items():
@@ -448,7 +450,7 @@ def _find_by_name(role: str, columns: list[str], path: Path) -> str | None:
     for names in _NAMES[role]:
         found = [column for column in columns if _normalised(column) in names]
         if len(found) > 1 and len(names) == 1 and names[0] in found:
-            return names[0]  # spelt exactly so: better than "ID" or "Image"
+            return names[0]  # the exact name is better than "ID" or "Image"
         if len(found) > 1:
             raise ManifestError(f"{path}: columns {_listed(found)} could each hold the {role}. Pass --{role} COLUMN.")
         if found:
@@ -461,12 +463,12 @@ def _normalised(column: str) -> str:
 
 
 def _is_weak_id(ids: pl.Series) -> bool:
-    """Whether a column named, say, ``image_id`` turns out to name something shared by several rows."""
+    """Whether a column such as ``image_id`` has missing or repeated values, so it cannot hold sample ids."""
     return _normalised(ids.name) in _NAMES["id"][-1] and (ids.null_count() > 0 or ids.n_unique() < len(ids))
 
 
 def _with_made_ids(table: pl.DataFrame, image: str | None) -> pl.DataFrame:
-    """Put a column ``id`` first: the image paths when they tell the rows apart, else row numbers from 1."""
+    """Add a first column ``id``: the image paths if they are unique, else row numbers from 1."""
     if image is not None and not _blank(table[image]).any() and table[image].n_unique() == table.height:
         ids = table[image]
     else:
@@ -481,20 +483,22 @@ def _check_content(table: pl.DataFrame, columns: list[str], path: Path) -> None:
     if empty.any():
         what = " and ".join(repr(column) for column in columns)
         raise ManifestError(
-            f"{path}: {_rows(empty)} neither image nor text ({what} empty). Fill them in, or leave them out."
+            f"{path}: {_rows(empty)} neither image nor text ({what} empty). Fill in the cells, or leave these rows out."
         )
 
 
 def _check_ids(ids: pl.Series, path: Path) -> None:
     blank = _blank(ids)
     if blank.any():
-        raise ManifestError(f"{path}: {_rows(blank)} no id in column {ids.name!r}. Fill them in, or pass --id COLUMN.")
+        raise ManifestError(
+            f"{path}: {_rows(blank)} no id in column {ids.name!r}. Fill in the ids, or pass --id COLUMN."
+        )
     n_rows = Counter(ids.filter(ids.is_duplicated()).to_list())
     if n_rows:
         repeated = [f"{sample_id!r} ({n} rows)" for sample_id, n in n_rows.items()]
         raise ManifestError(
-            f"{path}: {len(repeated)} ids of column {ids.name!r} stand in several rows: "
-            f"{_listed(repeated, quote=False)}. Ids must be unique: mend them, or pass --id COLUMN."
+            f"{path}: {len(repeated)} ids in column {ids.name!r} occur in several rows: "
+            f"{_listed(repeated, quote=False)}. Ids must be unique: correct them, or pass --id COLUMN."
         )
 
 
@@ -504,7 +508,7 @@ def _blank(values: pl.Series) -> pl.Series:
 
 
 def _rows(mask: pl.Series) -> str:
-    """Name the rows where a mask is true, with a verb: ``row 3 has`` or ``rows 3, 7 have``."""
+    """List the rows where a mask is true, with a verb: ``row 3 has`` or ``2 rows (3, 7) have``."""
     numbers = [str(index + 1) for index in mask.arg_true()]
     if len(numbers) == 1:
         return f"row {numbers[0]} has"

@@ -1,4 +1,4 @@
-"""Stains of histology brought to a reference, so that laboratories look alike."""
+"""Stain normalisation of histology images to a reference, so that images from different laboratories look alike."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from headwater.errors import ImageError
 
 Floats = NDArray[np.float64]
 WHITE = 240.0
-"""Intensity of what lets all light through, of 255."""
+"""Intensity of a fully transparent pixel, of 255."""
 CLEAR = 0.15
-"""Optical density below which a pixel is glass."""
-LEAST = 50  # pixels of tissue without which an image is left as it is
+"""Optical density below which a pixel counts as glass."""
+LEAST = 50  # an image with fewer pixels of tissue is not changed
 
 
 @dataclass(frozen=True, eq=False)
 class Stains:
-    """Haematoxylin and eosin: their colours, and how much of each the darkest tissue has.
+    """Haematoxylin and eosin: their colours, and their concentrations in the darkest tissue.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Stains:
     most: Floats
 
     def numbers(self) -> list[float]:
-        """Return all of it: the six of the vectors, row by row, then the two strengths."""
+        """Return the six numbers of the vectors, row by row, then the two concentrations."""
         return [*self.vectors.ravel().tolist(), *self.most.tolist()]
 
     @classmethod
@@ -45,7 +45,7 @@ class Stains:
 
     @classmethod
     def typical(cls, found: Sequence[Stains]) -> Stains:
-        """Return the mean direction and the median strength of several images' stains."""
+        """Return the mean colour and the median concentration of the stains of several images."""
         vectors = np.mean([one.vectors for one in found], axis=0)
         return cls(vectors / np.linalg.norm(vectors, axis=0), np.median([one.most for one in found], axis=0))
 
@@ -68,11 +68,11 @@ class Colours:
 
     @classmethod
     def typical(cls, found: Sequence[Colours]) -> Colours:
-        """Return the median mean and the median spread of several images' colours."""
+        """Return the median of the means and of the standard deviations of several images."""
         return cls(np.median([one.mean for one in found], axis=0), np.median([one.std for one in found], axis=0))
 
 
-# The reference of the method's own published code, which others took over.
+# The reference in the published code of the method, which other implementations use too.
 MACENKO_REFERENCE = Stains(np.array([[0.5626, 0.2159], [0.7201, 0.8012], [0.4062, 0.5581]]), np.array([1.9705, 1.0308]))
 
 
@@ -82,7 +82,7 @@ def macenko_of(image: Image.Image) -> Stains:
     Raises
     ------
     ImageError
-        When it has too little tissue to tell.
+        When it has too little tissue to estimate them.
 
     References
     ----------
@@ -90,12 +90,12 @@ def macenko_of(image: Image.Image) -> Stains:
     """
     found = _separated(np.asarray(image))
     if found is None:
-        raise ImageError("too little tissue to tell its stains")
+        raise ImageError("too little tissue to estimate its stains")
     return found[0]
 
 
 def macenko(image: Image.Image, to: Stains) -> Image.Image:
-    """Return an image with its haematoxylin and eosin of the colours and strengths of ``to``; glass stays."""
+    """Return an image whose haematoxylin and eosin have the colours and concentrations of ``to``."""
     pixels = np.asarray(image)
     found = _separated(pixels)
     if found is None:
@@ -107,7 +107,7 @@ def macenko(image: Image.Image, to: Stains) -> Image.Image:
 
 
 def _separated(pixels: NDArray[np.uint8]) -> tuple[Stains, Floats] | None:
-    """Return the stains of an image, and how much of each every pixel has, of shape ``(2, n_pixels)``."""
+    """Return the stains of an image, and the concentration of each in every pixel, of shape ``(2, n_pixels)``."""
     density = -np.log((pixels.reshape(-1, 3).astype(np.float64) + 1) / WHITE)
     tissue = density[(density >= CLEAR).all(1)]
     if len(tissue) < LEAST:
@@ -119,7 +119,7 @@ def _separated(pixels: NDArray[np.uint8]) -> tuple[Stains, Floats] | None:
     low, high = np.percentile(angles, (1, 99))
     both: Floats = plane @ np.array([[np.cos(low), np.cos(high)], [np.sin(low), np.sin(high)]])
     both *= np.where(both.sum(0) > 0, 1, -1)
-    both = both[:, np.argsort(-both[0])]  # haematoxylin takes more of the red than eosin does
+    both = both[:, np.argsort(-both[0])]  # haematoxylin absorbs more red than eosin
     if np.linalg.matrix_rank(both) < 2:
         return None
     concentrations = np.linalg.lstsq(both, density.T, rcond=None)[0]
@@ -128,12 +128,12 @@ def _separated(pixels: NDArray[np.uint8]) -> tuple[Stains, Floats] | None:
 
 
 def reinhard_of(image: Image.Image) -> Colours:
-    """Return the mean and spread of an image's tissue.
+    """Return the mean and standard deviation of the colours of an image's tissue.
 
     Raises
     ------
     ImageError
-        When it has too little tissue to tell.
+        When it has too little tissue to estimate them.
 
     References
     ----------
@@ -141,12 +141,12 @@ def reinhard_of(image: Image.Image) -> Colours:
     """
     found = _tissue(np.asarray(image))
     if found is None:
-        raise ImageError("too little tissue to tell its colours")
+        raise ImageError("too little tissue to estimate its colours")
     return found[2]
 
 
 def reinhard(image: Image.Image, to: Colours) -> Image.Image:
-    """Return an image whose tissue has the mean and spread of ``to`` in each channel; glass stays."""
+    """Return an image whose tissue has the means and standard deviations of ``to``; glass is unchanged."""
     from skimage.color import lab2rgb
 
     found = _tissue(np.asarray(image))

@@ -1,4 +1,4 @@
-"""What is done to an image before an encoder sees it, named in a word each and part of what defines the features."""
+"""Steps applied to an image before the encoder's preprocessing (``--step``); they are part of the spec."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ WRITTEN = {
     "resize": "resize=1520x912",
     "reinhard": "reinhard=FILE",
 }
-REFERENCED = {"macenko": 8, "reinhard": 6}  # numbers that a reference has
-LOOKED_AT = 256  # images of a manifest, for a reference
+REFERENCED = {"macenko": 8, "reinhard": 6}  # length of a reference
+LOOKED_AT = 256  # most images of a manifest that a reference is estimated from
 MAMMOGRAM = (f"background={BACKGROUND}", "breast", "orient=left")
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Changes of an image, made one after the other.
+    """Steps that change an image, one after the other.
 
     Attributes
     ----------
     names
-        As they were asked for, a shorthand spelled out, files by the numbers that were taken from them.
+        The steps as given, with shorthands spelled out and files replaced by the numbers estimated from them.
     """
 
     names: tuple[str, ...]
@@ -47,51 +47,51 @@ class Steps:
 
     @property
     def bits(self) -> int | None:
-        """How many bits samples of 16-bit files use, which is decided where they are read; None for all."""
+        """Number of bits that the samples of 16-bit files use, applied when they are read; None for all 16."""
         first = self.names[0] if self.names else ""
         return int(first.removeprefix("bits=")) if first.startswith("bits=") else None
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Return an image of mode RGB, changed."""
+        """Apply the steps to an image of mode RGB."""
         for change in self.changes:
             image = change(image)
         return image
 
 
 def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps | None:
-    """Read steps, in the order in which they are to be made; None for none.
+    """Parse steps, to be applied in the given order; return None if there are none.
 
     ``bits=N``
-        Files of 16 bits a sample use N of them, 9 to 16: 2 ** N - 1 is white, not 65,535. The first step.
+        Samples of 16-bit files use N bits, 9 to 16: white is 2 ** N - 1, not 65,535. Must be the first step.
     ``background=V``
-        Pixels darker than V (0 to 255, of the lightest channel) become 0.
+        Set pixels whose lightest channel is darker than V (1 to 255) to 0.
     ``breast``
         Crop to the largest bright region: the breast, without labels and markers.
     ``orient=left``
-        Mirror an image whose mass lies on the right.
+        Mirror an image whose right half is brighter.
     ``mammogram``
         These three, with ``background=40``.
     ``resize=HxW``
-        To that many pixels, whatever the shape was.
+        Resize to H x W pixels, without keeping the aspect ratio.
     ``macenko``, ``macenko=FILE``
-        Bring haematoxylin and eosin to the method's published reference, or to those of an image.
+        Normalise haematoxylin and eosin to the method's published reference, or to the stains of an image.
     ``reinhard=FILE``
-        Bring the colours of tissue to the mean and spread of those of an image.
+        Normalise the colours of tissue to their mean and standard deviation in an image.
 
-    Where FILE is a manifest or a folder instead of an image, the reference is what is typical of its images: the mean
-    direction of the stains, the median of all else, of at most 256 images, evenly spaced. Give one of the training
-    rows. Nothing is fitted to the images that are changed, so that a test row learns nothing from another.
+    FILE may also be a manifest or a folder. The reference is then the mean stain colour, and the median of all other
+    numbers, over at most 256 evenly spaced images. Give a manifest of the training rows. Nothing is fitted to the
+    images that are changed, so no information passes between test rows.
 
     Parameters
     ----------
     named_by
-        The store or run that names the steps, which may be somebody else's: it may name no file. None where the user
-        does.
+        The store or run that names the steps. It may come from somebody else, so its steps must not name files. None if
+        the user names the steps.
 
     Raises
     ------
     InputError
-        For a step that there is not, or a value that it cannot have.
+        For an unknown step, or an invalid value.
 
     Examples
     --------
@@ -99,18 +99,18 @@ def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps |
     ('background=40', 'breast', 'orient=left', 'resize=1520x912')
     """
     if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-        raise InputError(f"{named_by or '--step'}: steps are words, such as resize=1520x912, but these are {words!r}.")
+        raise InputError(f"{named_by or '--step'}: steps must be words such as resize=1520x912, not {words!r}.")
     spelled = [part for word in words for part in (MAMMOGRAM if word == "mammogram" else (word,))]
     if named_by is not None and (files := [word for word in spelled if _names_file(word)]):
-        raise InputError(f"{named_by}: names the step {files[0]!r}, which would read a file. Pass --step yourself.")
+        raise InputError(f"{named_by}: the step {files[0]!r} would read a file. Pass --step yourself.")
     if any(word.startswith("bits=") for word in spelled[1:]):
-        raise InputError("--step bits=N: is how files are read: put it before the other steps, once.")
+        raise InputError("--step bits=N applies when files are read. Give it once, before all other steps.")
     made = [_step(word) for word in spelled]
     return Steps(tuple(name for name, _ in made), tuple(change for _, change in made)) if made else None
 
 
 def _names_file(word: str) -> bool:
-    """Whether a step's reference is a file, not the numbers that were taken from one."""
+    """Whether a step's reference is a file, not the numbers estimated from one."""
     kind, _, value = word.partition("=")
     return kind in REFERENCED and bool(value) and not _numbers(value, REFERENCED[kind])
 
@@ -118,7 +118,7 @@ def _names_file(word: str) -> bool:
 def _step(word: str) -> tuple[str, Change]:
     kind, _, value = word.partition("=")
     if kind == "bits" and re.fullmatch(r"9|1[0-6]", value):
-        return word, lambda image: image  # it is read so
+        return word, lambda image: image  # applied when the file is read
     if kind == "background" and value.isdigit() and 0 < int(value) < 256:
         return word, lambda image: dark_to_zero(image, int(value))
     if word == "breast":
@@ -145,7 +145,7 @@ def _step(word: str) -> tuple[str, Change]:
 
 
 def _numbers(value: str, n: int) -> list[float]:
-    """Return the numbers of a reference that was written so; none for anything else."""
+    """Return the numbers of a reference that was written as numbers; an empty list for anything else."""
     parts = value.split(",")
     return [float(part) for part in parts] if len(parts) == n and all(map(_is_number, parts)) else []
 
@@ -157,9 +157,9 @@ def _is_number(word: str) -> bool:
 def _fitted(
     word: str, path: str, of: Callable[[Image.Image], Found], typical: Callable[[Sequence[Found]], Found]
 ) -> str:
-    """Return the reference of an image, or what is typical of those of a manifest or folder.
+    """Return the reference of an image, or the typical one of a manifest or folder.
 
-    Written as numbers, so that the step can be taken again without the images that they came from.
+    It is returned as numbers, so that the step can be repeated without the images.
     """
     place = Path(path)
     if not place.exists():
@@ -172,10 +172,10 @@ def _fitted(
 
 
 def _of_each(word: str, manifest: Path, of: Callable[[Image.Image], Found]) -> list[Found]:
-    """Return the references of some images of a manifest, those that give one."""
+    """Return the references of images of a manifest; skip images from which none can be estimated."""
     images = [image for image in read_manifest(manifest).image_paths() if image is not None]
     if not images:
-        raise InputError(f"--step {word}: no column of it holds images.")
+        raise InputError(f"--step {word}: the manifest has no images.")
     some = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))]
     found, why = [], ""
     for image in some:
@@ -184,5 +184,5 @@ def _of_each(word: str, manifest: Path, of: Callable[[Image.Image], Found]) -> l
         except ImageError as error:
             why = f"{image}: {error}"
     if not found:
-        raise InputError(f"--step {word}: none of {len(some)} images gives a reference ({why}).")
+        raise InputError(f"--step {word}: no reference can be estimated from any of {len(some)} images ({why}).")
     return found

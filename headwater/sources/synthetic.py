@@ -1,15 +1,15 @@
-"""A small synthetic set of histology, made on the spot: images, captions and metadata with known truth.
+"""A small synthetic histology data set: images, captions and metadata with known ground truth.
 
-It is laid out like BreakHis: patients with a benign or a malignant breast lesion of one of eight kinds, seen
-at several magnifications. No pixel and no word is anybody's.
+It is laid out like BreakHis: patients with a benign or a malignant breast lesion of one of eight kinds, imaged
+at several magnifications. It holds no real patient data.
 
-What can be learnt from it is under control. A patient's lesion has two hidden scores that are drawn around a
-mean that depends on the label, independently of each other. Images depend on the label through the first
-alone, captions through the second alone; so neither can be perfect, they err on different patients, and both
-together know more than either. Laboratories differ in their stains and scanners and are balanced over the
-labels: knowing the laboratory does not help. With the default arguments, a logistic regression on simple
-colour and texture statistics, cross-validated by patient, reaches an AUC of about 0.8 over images and 0.9
-over patients; on the words of the captions, about 0.7 and 0.85.
+The signal is controlled. Each patient's lesion has two hidden scores, drawn independently around a mean that
+depends on the label. Images depend on the label only through the first score, captions only through the second.
+So neither predicts the label perfectly, they err on different patients, and both together predict it better.
+Laboratories differ in their stains and scanners and are balanced over the labels, so the laboratory does not predict
+the label. With the default arguments, a logistic regression on simple colour and texture statistics, cross-validated
+by patient, reaches an AUC of about 0.8 at image level and 0.9 at patient level; on the words of the captions, about
+0.7 and 0.85.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _ARCHITECTURES = {
     },
 }
 
-# Typical optical densities of the two stains in red, green and blue, which each laboratory departs from.
+# Typical optical densities of the two stains in red, green and blue; each laboratory varies them.
 _HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 _EOSIN = np.array([0.14, 0.90, 0.42])
 
-_IMAGE_SEPARATION = 2.8  # distance of the two labels' mean scores, in standard deviations within a label
+_IMAGE_SEPARATION = 2.8  # distance between the mean scores of the two labels, in within-label standard deviations
 _TEXT_SEPARATION = 2.0
 _TEXT_SHARPNESS = 1.0  # how strongly a phrase follows its score
 
-# Each pair is one finding: how it may be worded when it looks reassuring, and when it does not.
+# Each pair is one finding: phrases for a benign and for a malignant appearance.
 _FINDINGS = (
     (("small regular nuclei", "uniform bland nuclei"), ("enlarged irregular nuclei", "pleomorphic dark nuclei")),
     (("no mitoses seen", "mitoses are rare"), ("several mitoses", "frequent mitotic figures")),
@@ -85,35 +85,35 @@ def make_histology(
     size: int = 128,
     seed: int = 0,
 ) -> Path:
-    """Write a synthetic set of stained breast tissue, with captions, and its manifest.
+    """Write a synthetic data set of stained breast tissue, with captions and a manifest.
 
     The manifest's columns are ``id``, ``image``, ``patient``, ``laboratory``, ``magnification``, ``age`` (in
     years), ``subtype``, ``label`` (``benign`` or ``malignant``), ``malignant`` (0 or 1) and ``caption``.
     Captions name neither label nor subtype. Half of the patients, rounded down, are malignant.
 
-    The same arguments give the same set.
+    The same arguments give the same data set.
 
     Parameters
     ----------
     out
-        Folder to write to; made when missing. Files of the same names are replaced.
+        Folder to write to; created if missing. Files of the same names are replaced.
     n_patients
-        At least 2.
+        Number of patients, at least 2.
     images_per_patient
-        Shared out evenly over the magnifications, the first ones first.
+        Number of images of each patient, divided evenly over the magnifications; the first ones get any remainder.
     magnifications
-        Of the objective. A pixel is ``168 / magnification`` µm wide, so 0.42 µm at 400x.
+        Magnifications of the objective. A pixel is ``168 / magnification`` µm wide, so 0.42 µm at 400x.
     laboratories
-        How many laboratories the patients come from; each has its own stain and scanner.
+        Number of laboratories that the patients come from; each has its own stain and scanner.
     size
         Width and height of the images, in pixels; at least 32.
     seed
-        Seed of everything random, at least 0.
+        Seed of the random numbers, at least 0.
 
     Returns
     -------
     Path
-        Of the manifest, ``out/manifest.csv``; the images are JPEG files in ``out/images``.
+        Path of the manifest, ``out/manifest.csv``; the images are JPEG files in ``out/images``.
 
     Raises
     ------
@@ -166,20 +166,20 @@ def _check(
         ("a magnification", min(magnifications, default=1), 1),
     ):
         if value < least:
-            raise InputError(f"make_histology: {name} must be at least {least}, and is {value}")
+            raise InputError(f"make_histology: {name} must be at least {least}, but is {value}.")
     if len(set(magnifications)) < len(magnifications):
-        raise InputError(f"make_histology: magnifications must differ, and are {magnifications}")
+        raise InputError(f"make_histology: magnifications must be distinct, but are {magnifications}.")
 
 
 def _patients(seed: int, n_patients: int, laboratories: int) -> list[_Patient]:
-    """Draw the patients, benign and malignant in turn."""
+    """Draw the patients, alternately benign and malignant."""
     rng = np.random.default_rng([seed, 1])
     patients: list[_Patient] = []
     for label, side in (("benign", -0.5), ("malignant", 0.5)):
         n = (n_patients + (label == "benign")) // 2
         subtypes = rng.permutation(np.resize(list(_ARCHITECTURES[label]), n))
-        # The quantiles of a normal distribution, shuffled, so that even a small set is neither easy nor hard
-        # by luck; the two scores are shuffled apart.
+        # Shuffled quantiles of a normal distribution, so that the difficulty of a small set does not depend on chance;
+        # the two scores are shuffled independently.
         quantiles = np.array([NormalDist().inv_cdf((rank + 0.5) / n) for rank in range(n)])
         image_scores = side * _IMAGE_SEPARATION + rng.permutation(quantiles)
         text_scores = side * _TEXT_SEPARATION + rng.permutation(quantiles)
@@ -212,16 +212,16 @@ def _stain(seed: int, laboratory: int) -> Stain:
 def _field(
     rng: np.random.Generator, patient: _Patient, size: int, magnification: int, stain: Stain
 ) -> npt.NDArray[np.uint8]:
-    """Paint one field; how it looks depends on the label through the patient's image score alone."""
+    """Render one field; its appearance depends on the label only through the patient's image score."""
     atypia = _logistic(1.3 * patient.image_score + rng.normal(0, 0.3))
-    # A field shows the lesion's own layout, or, the more the score contradicts the label, that of the other.
+    # The more the score contradicts the label, the more likely the field shows a layout of the other label.
     shown = "malignant" if rng.random() < _logistic(3.0 * patient.image_score) else "benign"
     subtype = patient.subtype if shown == patient.label else str(rng.choice(list(_ARCHITECTURES[shown])))
     return paint(rng, size, magnification, atypia, _ARCHITECTURES[shown][subtype], stain)
 
 
 def _caption(rng: np.random.Generator, patient: _Patient) -> str:
-    """Word a few findings; which way each goes depends on the label through the text score alone."""
+    """Write a caption of a few findings, which depend on the label only through the patient's text score."""
     chosen = rng.choice(len(_FINDINGS), size=3, replace=False)
     alarming = rng.random(len(chosen)) < _logistic(_TEXT_SHARPNESS * patient.text_score)
     phrases = [str(rng.choice(_FINDINGS[i][int(bad)])) for i, bad in zip(chosen, alarming, strict=True)]

@@ -1,11 +1,11 @@
-"""Vectors that another tool made: which files hold them, what samples they are of, and rows of them block by block.
+"""Vectors that another tool made: find their files and samples, and read their rows block by block.
 
 ::
 
     clip-retrieval   DIR/img_emb/*.npy, DIR/text_emb/*.npy, DIR/metadata/*.parquet
     npy              a .npy or .npz file, and a table of its rows
-    hdf5             a .h5 file, or a folder of them, a slide each: features or feats, and coords
-    pt, safetensors  a file of tensors, or a folder of them, a slide each
+    hdf5             a .h5 file, or a folder with one per slide: features or feats, and coords
+    pt, safetensors  a file of tensors, or a folder with one per slide
     parquet, lance   a table with a column of vectors
 """
 
@@ -39,27 +39,27 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "lance": (".lance",),
 }
 FORMATS = ("clip-retrieval", *SUFFIXES)
-BY_SLIDE = ("hdf5", "pt", "safetensors")  # a folder of these holds a slide a file
+BY_SLIDE = ("hdf5", "pt", "safetensors")  # a folder of these holds one file per slide
 SLIDE_COLUMNS = ("slide", "slide_id")
 CLIP_FOLDERS = {"image": "img_emb", "text": "text_emb"}
 
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """Vectors in files, with the samples that they are of.
+    """Vectors in files, with their samples.
 
     Attributes
     ----------
     format
         One of `FORMATS`.
     source
-        What was asked for.
+        The file or folder that was given.
     array
-        The name of the array or column that holds them; empty where files hold nothing else.
+        Name of the array or column that holds the vectors; empty if it has no name, or not the same in all files.
     parts
         The files, in order.
     samples
-        A row a vector, in the same order.
+        One row per vector, in the same order.
     """
 
     format: str
@@ -70,23 +70,23 @@ class Vectors:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of vectors, and their length."""
+        """Number and length of the vectors."""
         return sum(part.n_rows for part in self.parts), self.parts[0].dim
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type that keeps their values: float16 where all files have it, else float32."""
+        """The type that the vectors are stored as: float16 if all files have it, else float32."""
         return np.dtype(np.float16 if all(part.dtype == np.float16 for part in self.parts) else np.float32)
 
     def digest(self) -> str:
-        """Return the BLAKE2b-128 digest of the file, as 32 hex digits; of several files, of their digests in order."""
+        """Return the BLAKE2b-128 digest of the file, as 32 hex digits; for several files, of their digests in order."""
         digests = [_digest_of(file) for part in self.parts for file in part.files()]
         return (digests[0] if len(digests) == 1 else blake2b(b"".join(digests), digest_size=16).digest()).hex()
 
     def gather(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[Any]]:
-        """Yield rows for each of several arrays of row numbers, each of shape ``(n, dim)``, in the files' own type.
+        """Yield the rows for each array of row numbers, of shape ``(n, dim)``, in the files' own type.
 
-        A file is opened when it is first needed, and let go with the next one.
+        One file is open at a time.
         """
         starts = np.cumsum([0, *(part.n_rows for part in self.parts)])
         at, opened = -1, None
@@ -103,12 +103,12 @@ class Vectors:
             yield out
 
     def require_numbers(self, dtype: np.dtype[Any], progress: Callable[[int, int], None]) -> None:
-        """Read all vectors once, and raise unless every number is finite and still is as ``dtype``.
+        """Read all vectors once, and raise unless every number is finite, also after conversion to ``dtype``.
 
         Raises
         ------
         VectorsError
-            The message names rows, from 1, and their ids.
+            The message gives row numbers, from 1, and ids.
         """
         n, bad, large = self.shape[0], [], []
         batches = [np.arange(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
@@ -121,15 +121,16 @@ class Vectors:
             progress(int(rows[-1]) + 1, 0)
         if bad:
             raise VectorsError(
-                f"{self.source}: NaN or infinite numbers in {self.named(bad)}. Leave them out, or make them anew."
+                f"{self.source}: NaN or infinite numbers in {self.named(bad)}. Leave these rows out, or compute them "
+                "again."
             )
         if large:
             raise VectorsError(
-                f"{self.source}: numbers beyond {dtype.name} in {self.named(large)}. Pass --dtype float32."
+                f"{self.source}: numbers too large for {dtype.name} in {self.named(large)}. Pass --dtype float32."
             )
 
     def named(self, rows: Sequence[int]) -> str:
-        """Name some rows, from 1, with their ids."""
+        """List row numbers, from 1, with their ids."""
         ids = self.samples.table[self.samples.id]
         words = [f"{row + 1} ({ids[row]!r})" for row in rows[:SHOWN]]
         more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
@@ -137,7 +138,7 @@ class Vectors:
 
 
 def modalities_of(source: Path) -> list[str]:
-    """Return what a clip-retrieval folder holds; for anything else, images."""
+    """Return the modalities in a clip-retrieval folder; for any other source, images."""
     return [m for m, folder in CLIP_FOLDERS.items() if (source / folder).is_dir()] or ["image"]
 
 
@@ -150,24 +151,23 @@ def read_vectors(
     table: str | Path | None = None,
     vectors: str | None = None,
 ) -> Vectors:
-    """Find the vectors of a source and the samples that they are of; no vector is read yet.
+    """Find the vectors of a source and their samples; no vector is read yet.
 
     Parameters
     ----------
     source
         A file or folder; see the top of this module.
     modality
-        ``image`` or ``text``: which folder of clip-retrieval's.
+        ``image`` or ``text``, which selects a folder of clip-retrieval.
     format
         One of `FORMATS`, or ``auto``.
     id
-        Column of ids. Without one they are found, or made, as `read_manifest` does; of slides they are made of the
-        slide and the patch's place, and this is the table's column that holds the slides: ``slide`` or ``slide_id``
-        when left out.
+        Column of ids. Without it, ids are found or made as by `read_manifest`. For slides, ids are made from the slide
+        and the position of the patch, and this is the table's column of slides, by default ``slide`` or ``slide_id``.
     table
-        A table with a row a vector, in the same order; for slides, with a row a slide.
+        A table with one row per vector, in the same order; for slides, with one row per slide.
     vectors
-        The array or column that holds the vectors, where a file has several.
+        The array or column that holds the vectors, if a file has several.
 
     Raises
     ------
@@ -198,22 +198,22 @@ def read_vectors(
 
 
 def _format_of(source: Path) -> str:
-    """Tell the format by a file's suffix, or by what lies in a folder."""
+    """Recognise the format by a file's suffix, or by the files in a folder."""
     names = [source.name] if source.is_file() or source.suffix == ".lance" else [p.name for p in source.iterdir()]
     if source.is_dir() and any(folder in names for folder in CLIP_FOLDERS.values()):
         return "clip-retrieval"
-    if "h5_files" in names:  # as CLAM lays them out
+    if "h5_files" in names:  # the layout of CLAM
         return "hdf5"
     suffixes = {Path(name).suffix.lower() for name in names}
     kinds = [kind for kind, known in SUFFIXES.items() if suffixes & set(known)]
     if len(kinds) == 1:
         return kinds[0]
-    what = f"holds several kinds of vectors ({', '.join(kinds)})" if kinds else "holds no vectors that are known"
+    what = f"holds vectors in several formats ({', '.join(kinds)})" if kinds else "holds no vectors in a known format"
     raise VectorsError(f"{source}: {what}. Pass a file, or --format, one of {', '.join(FORMATS)}.")
 
 
 def _parts_of(source: Path, kind: str, vectors: str | None) -> tuple[list[Part], str]:
-    """Return the files of a source as parts, and the name of what holds the vectors."""
+    """Return the files of a source as parts, and the name of the array that holds the vectors."""
     if kind == "lance":
         for file in files_in(source):
             require_own(file, source)
@@ -221,13 +221,15 @@ def _parts_of(source: Path, kind: str, vectors: str | None) -> tuple[list[Part],
     folder = source / "h5_files" if kind == "hdf5" and (source / "h5_files").is_dir() else source
     files = [source] if source.is_file() else [p for p in _natural(folder) if p.suffix.lower() in SUFFIXES[kind]]
     if not files or any(p.suffix.lower() not in SUFFIXES[kind] for p in files):
-        raise VectorsError(f"{source}: {' or '.join(SUFFIXES[kind])} is what --format {kind} reads. Give such files.")
+        raise VectorsError(f"{source}: --format {kind} reads {' or '.join(SUFFIXES[kind])} files. Give such files.")
     for file in files:
         require_own(file, source)
     if kind == "parquet":
         parts = [parquet_part(file, vectors) for file in files]
     elif kind == "npy" and source.is_dir() and len(files) > 1:
-        raise VectorsError(f"{source}: {len(files)} files of arrays ({listed([f.name for f in files])}). Pass one.")
+        raise VectorsError(
+            f"{source}: holds {len(files)} files of arrays ({listed([f.name for f in files])}). Pass one."
+        )
     else:
         parts = [_array_part(file, vectors, by_slide=source.is_dir()) for file in files]
     names = {part.array for part in parts}
@@ -235,12 +237,15 @@ def _parts_of(source: Path, kind: str, vectors: str | None) -> tuple[list[Part],
 
 
 def _array_part(path: Path, asked: str | None, by_slide: bool) -> Part:
-    """Return the vectors of a file of arrays, with what else it says of each; a slide's patches have a place."""
+    """Return the vectors of a file of arrays, with its other columns and, for patches of a slide, their positions."""
     arrays = arrays_of(path)
     could = {n: n != "coords" and _is_vectors(a, by_slide) for n, a in arrays.items()}
     if asked is None and not any(could.values()):
         there = ", ".join(f"{n!r} ({a.dtype} {tuple(a.shape)})" for n, a in list(arrays.items())[:SHOWN]) or "nothing"
-        raise VectorsError(f"{path}: no numbers with a point of shape (n, d) or (1, n, d) here; there are: {there}.")
+        raise VectorsError(
+            f"{path}: there is no floating-point array of shape (n, d) or (1, n, d). There are: {there}. Pass "
+            "--vectors NAME."
+        )
     name = chosen(could, asked, path)
     held = arrays[name]
     ndim = len(held.shape)
@@ -249,12 +254,12 @@ def _array_part(path: Path, asked: str | None, by_slide: bool) -> Part:
         or held.dtype.kind not in "fiu"
     ):
         raise VectorsError(
-            f"{path}: {name!r} holds {held.dtype} {tuple(held.shape)}, where numbers of shape (n, d) or (1, n, d) "
-            "are needed. Pass --vectors NAME."
+            f"{path}: {name!r} holds {held.dtype} {tuple(held.shape)}, not numbers of shape (n, d) or (1, n, d). "
+            "Pass --vectors NAME."
         )
     n_rows, dim = (1, held.shape[0]) if ndim == 1 else held.shape[-2:]
     if not dim:
-        raise VectorsError(f"{path}: {name!r} holds vectors of no numbers.")
+        raise VectorsError(f"{path}: {name!r} holds vectors of length 0. Pass --vectors NAME.")
     columns: dict[str, Any] = {}
     coords = arrays.get("coords")
     if by_slide or coords is not None:
@@ -266,7 +271,7 @@ def _array_part(path: Path, asked: str | None, by_slide: bool) -> Part:
             columns[other.rpartition("/")[2]] = _column_of(path, values)
     if "ids" in columns:
         ids = columns.pop("ids")
-        columns = {"id": ids, **columns}  # where both are there, ids is the other tool's own copy
+        columns = {"id": ids, **columns}  # if both exist, "ids" is the other tool's own copy
     table = reading(path, lambda: pl.DataFrame(columns))
     return Part(path, name, n_rows, dim, held.dtype, ndim, lambda: arrays_of(path)[name], table)
 
@@ -276,17 +281,17 @@ def _places_of(path: Path, coords: Held, n_rows: int) -> dict[str, NDArray[Any]]
     shape = coords.shape[1:] if len(coords.shape) == 3 and coords.shape[0] == 1 else coords.shape
     if len(shape) != 2 or shape[1] < 2 or coords.dtype.kind not in "fiu":
         raise VectorsError(
-            f"{path}: 'coords' holds {coords.dtype} {tuple(coords.shape)}, where numbers of shape (n, 2) are needed. "
-            "Write the file anew."
+            f"{path}: 'coords' holds {coords.dtype} {tuple(coords.shape)}, not numbers of shape (n, 2). Write the file "
+            "again."
         )
     if shape[0] != n_rows:
-        raise VectorsError(f"{path}: {shape[0]:,} coords for {n_rows:,} vectors. Write the file anew.")
+        raise VectorsError(f"{path}: there are {shape[0]:,} coords for {n_rows:,} vectors. Write the file again.")
     places = reading(path, lambda: np.asarray(coords[:]).reshape(shape))
     return {"x": places[:, 0], "y": places[:, 1]}
 
 
 def _column_of(path: Path, values: Held) -> Any:
-    """Return what a file says of each vector, words as words."""
+    """Return a column of a file, with bytes decoded to text."""
 
     def read() -> Any:
         found = np.asarray(values[:])
@@ -294,7 +299,7 @@ def _column_of(path: Path, values: Held) -> Any:
             return found
         words = [word.decode() if isinstance(word, bytes) else word for word in found.tolist()]
         for word in words:
-            str(word).encode()  # half a character, which JSON can hold, is none
+            str(word).encode()  # raises for an unpaired surrogate, which HDF5 text can hold
         return words
 
     return reading(path, read)
@@ -312,7 +317,7 @@ def _clip_retrieval(source: Path, modality: str) -> tuple[list[Part], pl.DataFra
     files = [p for p in _natural(folder) if p.suffix == ".npy"] if folder.is_dir() else []
     if not files:
         raise VectorsError(
-            f"{folder}: no .npy files here. Pass --modality {'text' if modality == 'image' else 'image'}."
+            f"{folder}: there are no .npy files. Pass --modality {'text' if modality == 'image' else 'image'}."
         )
     for file in files:
         require_own(file, source)
@@ -323,19 +328,23 @@ def _clip_retrieval(source: Path, modality: str) -> tuple[list[Part], pl.DataFra
     if not about:
         return parts, pl.DataFrame()
     if len(about) != len(files):
-        raise VectorsError(f"{source}: {len(files)} files of embeddings, but {len(about)} of metadata. Make both anew.")
+        raise VectorsError(
+            f"{source}: there are {len(files)} files of embeddings, but {len(about)} of metadata. Create both again."
+        )
     for file in about:
         require_own(file, source)
         require_parquet_room(file)
     tables = [read_table(file) for file in about]
     for part, file, table in zip(parts, about, tables, strict=True):
         if part.n_rows != len(table):
-            raise VectorsError(f"{file}: {len(table):,} rows for the {part.n_rows:,} vectors of {part.path.name}.")
+            raise VectorsError(
+                f"{file}: has {len(table):,} rows, but {part.path.name} has {part.n_rows:,} vectors. Create both again."
+            )
     return parts, _joined(tables)
 
 
 def _natural(folder: Path) -> list[Path]:
-    """List a folder, ``img_emb_2`` before ``img_emb_10``."""
+    """List a folder in natural order, ``img_emb_2`` before ``img_emb_10``."""
     names = [p for p in folder.iterdir() if not p.name.startswith(".")]
     return sorted(
         names, key=lambda p: [(word.zfill(20) if word.isdigit() else word) for word in re.split(r"(\d+)", p.name)]
@@ -353,22 +362,23 @@ def _require_one_width(parts: Sequence[Part]) -> None:
     for part in parts:
         if part.dim != first.dim:
             raise VectorsError(
-                f"{part.path}: vectors of {part.dim} numbers, where {first.path.name} has {first.dim}. Import files of "
-                "one encoder."
+                f"{part.path}: has vectors of {part.dim} numbers, but {first.path.name} of {first.dim}. Import files "
+                "of one encoder only."
             )
     if not first.dim or not any(part.n_rows for part in parts):
         raise VectorsError(f"{first.path}: holds no vectors.")
 
 
 def _of_rows(columns: pl.DataFrame, source: Path, table: str | Path | None, id: str | None, n_rows: int) -> Manifest:
-    """Return the samples of vectors that a table lists in the same order."""
+    """Return the samples of vectors, from a table with one row per vector."""
     path = source
     if table is not None:
         path = Path(table)
         columns = read_table(path, id)
         if len(columns) != n_rows:
             raise VectorsError(
-                f"{path}: {len(columns):,} rows for the {n_rows:,} vectors of {source}. Row i is to be of vector i."
+                f"{path}: has {len(columns):,} rows, but {source} has {n_rows:,} vectors. Give a table in which row i "
+                "belongs to vector i."
             )
     if not columns.width:
         columns = pl.DataFrame({"id": [str(row + 1) for row in range(n_rows)]})
@@ -377,7 +387,7 @@ def _of_rows(columns: pl.DataFrame, source: Path, table: str | Path | None, id: 
 
 
 def _of_slides(columns: pl.DataFrame, source: Path, table: str | Path | None, id: str | None) -> Manifest:
-    """Return patches as samples, with what a table says of their slides."""
+    """Return patches as samples, with the columns of a table of slides."""
     if table is not None:
         rows = read_table(Path(table), id)
         id = id or next((column for column in SLIDE_COLUMNS if column in rows.columns), None)
@@ -399,15 +409,15 @@ def _of_slides(columns: pl.DataFrame, source: Path, table: str | Path | None, id
     for slide, at in zip(columns["slide"], place, strict=True):
         counts[slide] = counts.get(slide, 0) + 1
         ids.append(f"{slide}_{at if at is not None else counts[slide]}")
-    if not there and max(counts.values()) == 1:  # a vector a slide
+    if not there and max(counts.values()) == 1:  # one vector per slide
         ids = columns["slide"].to_list()
     made = pl.DataFrame({"id": ids}).hstack(columns.drop("id", strict=False))
     samples = as_manifest(made, source, source.absolute().parent, "id")
-    return replace(samples, image=None, text=None)  # what a table says is of the slide, and no patch's content
+    return replace(samples, image=None, text=None)  # the table's images and texts belong to slides, not to patches
 
 
 def _place(x: float | None, y: float | None) -> str | None:
-    """Write a place, whole numbers without a point."""
+    """Write a position, whole numbers without a decimal point."""
     return (
         None if x is None or y is None else "_".join(str(int(v)) if float(v).is_integer() else repr(v) for v in (x, y))
     )

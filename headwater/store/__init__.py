@@ -1,4 +1,4 @@
-"""The feature store: what is on disk, and how it is read and added to."""
+"""The feature store: what is on disk, and how it is read and written."""
 
 from headwater.store._files import fetch_file, remove_file, send_file, write_bytes
 from headwater.store.bfloat16 import Bfloat16Array, to_bfloat16

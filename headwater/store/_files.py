@@ -1,11 +1,12 @@
-"""Writing files so that a reader, or the next run after a crash, sees the old one or the new one whole.
+"""Atomic file writes: a reader, or the next run after a crash, sees either the whole old file or the whole new one.
 
-A path below the cache of a store at a URL stands for an object of its bucket: what is done to the file here is done to
-the object first.
+A path in the cache of a store at a URL stands for an object of its bucket. Every change is made to the object first,
+then to the cached file.
 
-A store may be somebody else's. Nothing in it may be a symbolic link, since writing would then change a file outside
-the store, and reading would take one in; each file is opened without following a link, and `require_own` looks at the
-folders. A file of several names (hard links, as ``cp -al`` makes them) is never changed in place.
+A store may come from somebody else. Nothing in it may be a symbolic link: writing through one would change a file
+outside the store, and reading through one would take in such a file. Files are opened without following links, and
+`require_own` checks the folders. A file with several names (hard links, as ``cp -al`` makes them) is never changed in
+place.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SYNCED_AT_ONCE = 3  # files of one `Together`
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk refuses into a `DiskError` that says where and what to do."""
+    """Turn the errors of a disk into a `DiskError` that says where and what to do."""
     try:
         yield
     except OSError as error:
@@ -47,19 +48,19 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(f"{path}: cannot be written ({error.strerror}).") from error
         if error.errno in (errno.EISDIR, errno.ENOTDIR):
             raise StoreError(
-                f"{location(path)}: a folder stands where a file belongs, or a file where a folder does. Take it away, "
-                "and run the same command again."
+                f"{location(path)}: there is a folder where a file belongs, or a file where a folder belongs. Remove "
+                "it, then run the same command again."
             ) from error
         raise
 
 
 def require_own(path: Path, levels: int) -> None:
-    """Refuse a file or folder of a store that is a symbolic link, or lies in a folder that is.
+    """Raise if a file or folder of a store is a symbolic link, or lies in a folder that is one.
 
     Parameters
     ----------
     levels
-        How many folders above it belong to the store. The store itself may be a link of its user's.
+        How many folders above the path belong to the store. The folder of the store itself may be a link.
 
     Raises
     ------
@@ -69,18 +70,18 @@ def require_own(path: Path, levels: int) -> None:
     for part in (path, *path.parents[:levels]):
         if part.is_symlink():
             raise StoreError(
-                f"{location(part)} is a symbolic link: a store holds its own files only, and nothing is read or "
-                "written through it. Replace the link by what it leads to, if you trust it."
+                f"{location(part)} is a symbolic link, which headwater does not follow inside a store. If you trust "
+                "its target, replace the link with the target."
             )
 
 
 def open_own(path: Path) -> BinaryIO:
-    """Open a file of a store for reading; of a store at a URL, that of the cache.
+    """Open a file of a store for reading; for a store at a URL, the cached file.
 
     Raises
     ------
     FileNotFoundError
-        When there is none.
+        When there is no such file.
     StoreError
         When it is a symbolic link, a pipe, a device or a folder.
     """
@@ -89,18 +90,18 @@ def open_own(path: Path) -> BinaryIO:
 
 
 def read_own(path: Path, *, most: int = SMALL) -> bytes:
-    """Return the bytes of a file of a store, of at most ``most``; see `open_own`."""
+    """Return the bytes of a file of a store, at most ``most``; see `open_own`."""
     with _own_errors(path):
         return read_regular(path, most=most, follow=False)
 
 
 def read_own_json(path: Path) -> Any:
-    """Return what a JSON file of a store holds; see `open_own`.
+    """Return the value in a JSON file of a store; see `open_own`.
 
     Raises
     ------
     ValueError
-        When it is no JSON.
+        When the file is not JSON.
     """
     return parse_json(read_own(path))
 
@@ -113,18 +114,18 @@ def _own_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.EFBIG):
-            why = "is a folder, where a file is needed" if error.errno == errno.EISDIR else error.strerror
-            raise StoreError(f"{location(path)}: {why}. It is no file of a store: restore it from a backup.") from error
+            why = "is a folder, not a regular file" if error.errno == errno.EISDIR else error.strerror
+            raise StoreError(f"{location(path)}: {why}. A store has no such file: restore it from a backup.") from error
         raise
 
 
 def open_to_change(path: Path) -> BinaryIO:
-    """Open a file of a store that is changed in place, a lock or a journal; it is made where there is none.
+    """Open a file that is changed in place (a lock or a journal); create it when it is missing.
 
     Raises
     ------
     StoreError
-        When it is a symbolic link, or no regular file.
+        When it is a symbolic link, or not a regular file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with disk_errors(path), _own_errors(path):
@@ -136,12 +137,12 @@ def open_to_change(path: Path) -> BinaryIO:
 
 
 def has_other_names(file: BinaryIO) -> bool:
-    """Whether an open file is known by another name too, perhaps outside of the store."""
+    """Whether an open file has another name too (a hard link), perhaps outside the store."""
     return os.fstat(file.fileno()).st_nlink > 1
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, durably; nothing where it is there already."""
+    """Create a folder and its parents, durably; do nothing if it exists."""
     with disk_errors(folder):
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, waiting for whoever has it, in this process or another."""
+    """Hold the lock file ``path``; wait while another thread or process holds it."""
     with open_to_change(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with lease(path, wait=True):
@@ -159,7 +160,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def lease(path: Path, *, wait: bool) -> AbstractContextManager[None]:
-    """Hold the lock ``path`` of a store at a URL against other machines; on this one, files are locked by `flock`.
+    """Hold the lock ``path`` of a store at a URL against other machines; `flock` locks files on this one.
 
     Raises
     ------
@@ -171,13 +172,13 @@ def lease(path: Path, *, wait: bool) -> AbstractContextManager[None]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove files that a killed run had begun to write in ``folder`` beside the ones that they were to replace."""
+    """Remove the temporary files that a killed run left in ``folder``."""
     for beside in matching(folder, ".*.tmp"):
         beside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Make what was written to a file durable; of a folder, what was renamed in it."""
+    """Make the contents of a file durable, or the renames in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -187,10 +188,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, together: Together | None = None) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; when the body succeeds it becomes ``path``, durably.
+    """Yield a temporary path beside ``path``; when the body succeeds, it durably replaces ``path``.
 
-    When the body fails, ``path`` is as it was and nothing is left beside it. With ``together`` it becomes ``path``, and
-    durable, along with others.
+    When the body fails, ``path`` is unchanged and the temporary file is removed. With ``together``, the file replaces
+    ``path``, and becomes durable, when that group of files does.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
     with disk_errors(path):
@@ -198,7 +199,7 @@ def replacing(path: Path, together: Together | None = None) -> Iterator[Path]:
         try:
             os.close(
                 os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            )  # no link of anybody's
+            )  # O_EXCL: fails if something, such as a link, is there
             yield beside
             if together is not None:
                 together.add(beside, path)
@@ -215,21 +216,21 @@ def replacing(path: Path, together: Together | None = None) -> Iterator[Path]:
 
 
 class Together:
-    """Files that have been written beside those that they are to replace, and do so durably all at once.
+    """Temporary files that replace their targets as a group, durably.
 
-    A disk that is asked for many small promises keeps each by itself: one that has much to write anyhow gives them for
-    little. Not for stores at a URL, whose objects are written one by one.
+    Syncing many small files one by one is slow; syncing them together costs little more than syncing one. Stores at a
+    URL do not use this, since their objects are written one by one.
     """
 
     def __init__(self) -> None:
         self._files: dict[Path, Path] = {}
 
     def add(self, beside: Path, path: Path) -> None:
-        """Take over a file; from any thread."""
+        """Add a file; any thread may call this."""
         self._files[path] = beside
 
     def finish(self) -> None:
-        """Let every file take its place, durably; when one cannot, some others may have."""
+        """Replace every target, durably; if one fails, others may already be replaced."""
         try:
             with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
                 list(pool.map(_promised, self._files, self._files.values()))
@@ -243,7 +244,7 @@ class Together:
             self.discard()
 
     def discard(self) -> None:
-        """Remove what has not taken its place."""
+        """Remove the temporary files that have not replaced their targets."""
         for beside in self._files.values():
             beside.unlink(missing_ok=True)
 
@@ -260,7 +261,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically, keys in the given order, indented for people."""
+    """Write a JSON file atomically, indented, with keys in the given order."""
     write_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
@@ -271,12 +272,12 @@ def take_files(
     *,
     trusted: bool = False,
 ) -> list[Taken]:
-    """Return what ``take`` makes of each file, if ``check`` lets all pass.
+    """Apply ``take`` to each file, then ``check`` to all results, which raises if they are wrong; return the results.
 
     Parameters
     ----------
     trusted
-        Check only what has to be fetched from the bucket of a store at a URL, not what is on this disk.
+        Skip ``check`` for files on this disk; files fetched from a bucket are always checked.
     """
     if remote := remote_of(paths[0]):
         return remote.take(paths, take, check, trusted=trusted)
@@ -290,22 +291,22 @@ def take_files(
 
 
 def read_unchecked(path: Path) -> bytes:
-    """Return what a file holds, right or wrong; of a store at a URL it does not become part of the cache."""
+    """Return the bytes of a file without checking them; for a store at a URL, without caching them."""
     remote = remote_of(path)
     return read_own(path, most=TABLE) if remote is None else remote.read_past_cache(path)
 
 
 def fetch_file(path: Path) -> bool:
-    """Whether there is a file; of a store at a URL, it is in the cache afterwards."""
+    """Whether a file exists; for a store at a URL, bring the cached file up to date first."""
     if remote := remote_of(path):
         remote.update_file(path)
     return path.exists()
 
 
 def send_file(path: Path) -> None:
-    """Let the bucket of a store at a URL have a file that something else wrote; nothing on a disk.
+    """Upload a file that another library wrote to the bucket of a store at a URL; do nothing for a store on a disk.
 
-    It takes the place of whatever version is there by now.
+    It replaces the version that the bucket holds now.
     """
     if remote := remote_of(path):
         remote.look_again(path)
@@ -313,17 +314,17 @@ def send_file(path: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file, durably; nothing where there is none."""
+    """Remove a file, durably; do nothing if it is missing."""
     if remote := remote_of(path):
         remote.remove(path)
     if path.exists():
-        with disk_errors(path), suppress(FileNotFoundError):  # another process has removed the folder too
+        with disk_errors(path), suppress(FileNotFoundError):  # another process may have removed the folder
             path.unlink(missing_ok=True)
             sync(path.parent)
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it, durably; nothing where there is none."""
+    """Remove a folder and its contents, durably; do nothing if it is missing."""
     if remote := remote_of(folder):
         remote.remove_tree(folder)
     if folder.exists():
@@ -332,12 +333,12 @@ def remove_tree(folder: Path) -> None:
 
 
 def file_sizes(folder: Path) -> dict[Path, int]:
-    """Return all files below a folder and their bytes, in the cache or not."""
+    """Return the size in bytes of every file below a folder, cached or not."""
     if remote := remote_of(folder):
         return remote.sizes(folder)
     found = {}
     for path in matching(folder, "**/*"):
-        with suppress(FileNotFoundError, NotADirectoryError):  # it has taken its place, or was removed, meanwhile
+        with suppress(FileNotFoundError, NotADirectoryError):  # a temporary file was renamed, or removed, meanwhile
             status = path.stat()
             if stat.S_ISREG(status.st_mode):
                 found[path] = status.st_size
@@ -345,7 +346,7 @@ def file_sizes(folder: Path) -> dict[Path, int]:
 
 
 def location(path: Path) -> str:
-    """Return where a file is, for people: its URL, or its path."""
+    """Return the URL of a file, or its path, for messages."""
     remote = remote_of(path)
     return str(path) if remote is None else remote.location(path)
 

@@ -1,7 +1,7 @@
-"""Tokens as bfloat16: the range of float32 in two bytes a number, of which eight bits say what it is.
+"""Tokens as bfloat16: two bytes a number, with the range of float32 and eight bits of precision.
 
-Neither NumPy nor zarr has the type, so its bits are stored, as uint16, and the array says of what they are; numbers are
-float32 as they are read.
+Neither NumPy nor zarr has this type. The bits are stored as uint16, the array's metadata says that they are bfloat16,
+and reading returns float32.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from headwater.store.blocks import NOT_A_BFLOAT16, Array, AsFloat32, MappedArray
 LARGEST = float(np.array(0x7F7F0000, np.uint32).view(np.float32))
 """The largest number."""
 PIECE = 1 << 16
-"""Numbers that are converted at once, so that what is made on the way stays in the cache."""
+"""Numbers that are converted at once, so that intermediate arrays fit in the CPU's cache."""
 
 
 def to_bfloat16(numbers: Array) -> NDArray[np.uint16]:
-    """Return the bits of numbers, each rounded to the nearest that there is, of two to the even one.
+    """Return the bits of numbers as bfloat16, rounded to nearest, ties to even.
 
     Parameters
     ----------
     numbers
-        Of any shape and a type of real numbers; those of more bits than float32 has become float32 first.
+        Real numbers, of any shape; float64 is first rounded to float32.
 
     Returns
     -------
     bits : uint16, of the same shape
-        Those of an infinity where a number is beyond `LARGEST`.
+        Infinite where a number is beyond `LARGEST`.
     """
     exact = np.asarray(numbers, np.float32)
     bits = np.empty(exact.shape, np.uint16)
@@ -47,13 +47,13 @@ def to_bfloat16(numbers: Array) -> NDArray[np.uint16]:
 
 
 def to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return the numbers that bits stand for, of the same shape, exactly."""
+    """Convert the bits of bfloat16 numbers to float32, exactly; the shape stays the same."""
     words = np.left_shift(bits, np.uint32(16), dtype=np.uint32)
     return words.view(np.float32)
 
 
 class Bfloat16Array(AsFloat32):
-    """Tokens stored as bfloat16, as float32 numbers computed as rows are taken; NaN where nothing was stored.
+    """Tokens stored as bfloat16, converted to float32 when rows are read; NaN where nothing was stored.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Arrays in blocks: plain zarr v3 chunks on disk, mapped into memory to be read.
+"""Arrays in blocks: plain zarr v3 chunks on disk, memory-mapped for reading.
 
-A chunk is one file, ``c.I.0``, holding ``chunk_rows`` rows of raw little-endian numbers and nothing else, so it is
-mapped and used in place. The last chunk is as long as the others, as zarr wants it.
+A chunk is one file, ``c.I.0``. It holds ``chunk_rows`` rows of raw little-endian numbers and nothing else, so it is
+mapped and used in place. The last chunk is padded to the length of the others, as zarr requires.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ DIMENSIONS = {
     "tokens/offsets": ("item",),
     "tokens/lengths": ("item",),
 }
-"""What the axes of each array of a feature set are, for tools that go by names."""
+"""Names of the axes of each array of a feature set, for tools that use them."""
 XXH3 = "xxh3:"
 CHECK = "HEADWATER_CHECK"
-"""Environment variable: ``off`` lets blocks of this disk be read without comparing them with their checksums."""
+"""Environment variable: ``off`` reads blocks on this disk without checking their checksums."""
 BITS = np.dtype(np.uint16)
-"""The type of an array of bfloat16 numbers, which has no other use."""
+"""Type on disk of an array of bfloat16 numbers; no other array has it."""
 NOT_A_BFLOAT16 = 0x7FC0
 MOST_MAPPED = 4096
-"""Chunks of an array that stay mapped, about: Linux allows a process 65,530 in all (``vm.max_map_count``)."""
+"""About how many chunks of an array stay mapped: Linux allows a process 65,530 mappings (``vm.max_map_count``)."""
 LARGE_ROW = 8 << 10
-"""Bytes of a row from which on rows are copied one by one."""
+"""Rows of at least this many bytes are copied one by one."""
 ASKED_FOR = 128 << 10
-"""Bytes that are asked for at once: Linux reads no more ahead than a device's ``read_ahead_kb``, by default as much."""
+"""Bytes of one prefetch request: Linux reads at most a device's ``read_ahead_kb`` ahead, which is this by default."""
 
 _DAMAGED = "stored features were damaged from outside. Restore the file from a backup, or embed into a new store."
 
 
 class ArrayLike(Protocol):
-    """What heads, retrieval and evaluation ask of an array: a shape, a type, rows, and a way to stream it."""
+    """What heads, retrieval and evaluation need of an array: a shape, a type, rows, and a way to read it in blocks."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -76,18 +76,18 @@ class ArrayLike(Protocol):
 
 
 def checks_reads() -> bool:
-    """Whether a block of this disk is compared with its checksum when it is first read; see `CHECK`."""
+    """Whether the checksum of a block on this disk is checked when the block is first read; see `CHECK`."""
     return os.environ.get(CHECK, "").strip().lower() not in ("off", "0", "no", "false")
 
 
 def write_array_metadata(group: Path, part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> None:
-    """Write the ``zarr.json`` of an array of a group, of ``shape`` in chunks of ``chunk_rows`` whole rows."""
+    """Write the ``zarr.json`` of an array in a group, with chunks of ``chunk_rows`` whole rows."""
     make_folder(group / part)
     write_json(group / part / "zarr.json", array_metadata(part, shape, chunk_rows, dtype))
 
 
 def array_metadata(part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Return what the ``zarr.json`` of an array holds."""
+    """Return the contents of the ``zarr.json`` of an array."""
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -103,7 +103,7 @@ def array_metadata(part: str, shape: tuple[int, ...], chunk_rows: int, dtype: np
 
 
 def fill_of(dtype: np.dtype[Any]) -> Array:
-    """Return what rows that were never written read as: NaN where there is one, else 0."""
+    """Return the value that unwritten rows read as: NaN if the type has one, else 0."""
     if dtype == BITS:
         return np.array(NOT_A_BFLOAT16, dtype)
     return np.array(np.nan if dtype.kind == "f" else 0, dtype)
@@ -122,12 +122,12 @@ def write_group_metadata(folder: Path, attributes: dict[str, Any]) -> None:
 
 
 def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return what the ``zarr.json`` of a group holds."""
+    """Return the contents of the ``zarr.json`` of a group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
 class MappedArray(NumpyMethods):
-    """An array on disk, in chunks of whole rows, each mapped when it is first touched.
+    """An array on disk, in chunks of whole rows; each chunk is mapped when it is first read.
 
     Parameters
     ----------
@@ -140,16 +140,16 @@ class MappedArray(NumpyMethods):
     dtype
         Type of its numbers.
     written
-        Says whether a chunk has been written, by its number. One that has not reads as `fill_of` the type, whatever
-        lies on disk; one that has must be there.
+        Returns whether the chunk of a number has been written. An unwritten chunk reads as `fill_of` the type,
+        whatever is on disk; a written one must be there.
     check
-        Raises for chunks that are not what they should be, by the number of the first and the values of each. Each
-        chunk is checked once, when it is first read; see `checks_reads`.
+        Called with the number of the first chunk and the values of the chunks checked together; raises if they are
+        damaged. Each chunk is checked once, when it is first read; see `checks_reads`.
     same
-        Raises, for a chunk that is missing or not what it should be, where another process has made it anew, so that it
-        is not damaged.
+        Called with the number of a chunk that is missing or damaged; raises if another process has rewritten it, so
+        that it is not reported as damaged.
     group
-        Says which chunks are checked together with a chunk; each by itself when left out.
+        Returns the chunks that are checked together with a chunk; by default the chunk alone.
 
     Raises
     ------
@@ -158,8 +158,7 @@ class MappedArray(NumpyMethods):
 
     Notes
     -----
-    ``array[i:j]`` inside one chunk is a view of the file; other selections copy. Nothing read through this class can be
-    written to.
+    ``array[i:j]`` inside one chunk is a view of the file; other selections copy. Views are read-only.
     """
 
     def __init__(
@@ -184,11 +183,11 @@ class MappedArray(NumpyMethods):
         self._group = group
         self._chunks: dict[int, Array] = {}
         self._right: set[int] = set()
-        """Chunks that were checked, mapped still or not."""
+        """Chunks that passed the check, whether or not they are still mapped."""
 
     @property
     def n_chunks(self) -> int:
-        """Number of chunks, the last one perhaps not full."""
+        """Number of chunks; the last one may be partly filled."""
         return -(-self.shape[0] // self.chunk_rows)
 
     def __repr__(self) -> str:
@@ -199,7 +198,7 @@ class MappedArray(NumpyMethods):
         return self.folder / ".".join(["c", str(index), *["0"] * (self.ndim - 1)])
 
     def chunk(self, index: int) -> Array:
-        """Return chunk ``index``, mapped, of shape ``(rows, ...)``; the last one holds only rows that exist."""
+        """Return chunk ``index``, mapped, of shape ``(rows, ...)``; the last one without its padding."""
         rows = min(self.chunk_rows, self.shape[0] - index * self.chunk_rows)
         found = self._chunks.get(index)
         if found is None:
@@ -207,26 +206,29 @@ class MappedArray(NumpyMethods):
                 return np.broadcast_to(self._fill, (rows, *self.shape[1:]))
             together = self._map(self._group(index))
             if len(self._chunks) + len(together) > MOST_MAPPED:
-                self._chunks = {}  # what is still in use stays mapped
+                self._chunks = {}  # chunks in use elsewhere stay mapped
             self._chunks.update(together)
             found = together[index]
         return found[:rows]
 
     def ask_for(self, index: int) -> None:
-        """Have the system begin to read chunk ``index``, in order, ahead of use; costs little where it is in memory."""
+        """Ask the system to read chunk ``index`` from disk ahead of use; cheap if it is already in memory."""
         if not hasattr(os, "posix_fadvise") or not self._written(index):
             return
-        with suppress(OSError, StoreError), open_own(self.chunk_path(index)) as file:  # its user will say what is wrong
+        with (
+            suppress(OSError, StoreError),
+            open_own(self.chunk_path(index)) as file,
+        ):  # the read that follows reports it
             for start in range(0, os.fstat(file.fileno()).st_size, ASKED_FOR):
                 os.posix_fadvise(file.fileno(), start, ASKED_FOR, os.POSIX_FADV_WILLNEED)
 
     def require_right(self, index: int) -> None:
-        """Read a chunk from the disk, with those that are checked together with it, and check them, as never before.
+        """Read a chunk and those checked together with it from the disk again, and check them again.
 
         Raises
         ------
         StoreError
-            When one is missing or damaged.
+            When one of them is missing or damaged.
         """
         together = self._group(index)
         self._right.difference_update(together)
@@ -251,7 +253,7 @@ class MappedArray(NumpyMethods):
             raise StoreError(f"{location(Path(error.filename))} is missing: {_DAMAGED}") from error
 
     def _mapped(self, file: BinaryIO, path: Path) -> Array:
-        """Map the whole of a chunk's file."""
+        """Map the whole file of a chunk."""
         full = (self.chunk_rows, *self.shape[1:])
         try:
             data = mapped(file)
@@ -259,12 +261,12 @@ class MappedArray(NumpyMethods):
             raise StoreError(f"{location(path)} is empty: {_DAMAGED}") from error
         except OSError as error:
             raise DiskError(
-                f"{location(path)} cannot be mapped ({error.strerror}): there is no memory left, or too many files are "
-                "mapped at once (vm.max_map_count)."
+                f"{location(path)} cannot be mapped ({error.strerror}): memory is full, or too many files are mapped "
+                "at once. Free some memory, or raise vm.max_map_count."
             ) from error
         expected = math.prod(full) * self.dtype.itemsize
         if len(data) != expected:
-            raise StoreError(f"{location(path)}: {len(data)} bytes where {expected} belong: {_DAMAGED}")
+            raise StoreError(f"{location(path)} has {len(data)} bytes instead of {expected}: {_DAMAGED}")
         values: Array = data.view(self.dtype).reshape(full)
         return values
 
@@ -299,7 +301,7 @@ class MappedArray(NumpyMethods):
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         chunks, within = np.divmod(rows, self.chunk_rows)
         order = np.argsort(chunks, kind="stable")
-        if out.nbytes >= LARGE_ROW * max(len(rows), 1):  # numpy would copy each of them twice
+        if out.nbytes >= LARGE_ROW * max(len(rows), 1):  # fancy indexing would copy each row twice
             for place in order.tolist():
                 out[place] = self.chunk(int(chunks[place]))[within[place]]
             return out
@@ -319,7 +321,7 @@ class MappedArray(NumpyMethods):
             yield slice(start, start + len(values)), values
 
     def write_chunk(self, index: int, values: Array, together: Together | None = None) -> None:
-        """Replace chunk ``index`` by ``values``, of shape ``(rows, ...)``, atomically and durably, or with others."""
+        """Replace chunk ``index`` by ``values``, of shape ``(rows, ...)``, atomically, alone or with ``together``."""
         padding = np.broadcast_to(self._fill, (self.chunk_rows - len(values), *self.shape[1:]))
         with replacing(self.chunk_path(index), together) as beside, beside.open("wb") as file:
             for part in (np.asarray(values, self.dtype), padding):
@@ -333,7 +335,7 @@ class MappedArray(NumpyMethods):
 
 
 class Chunked(Protocol):
-    """An array-like that says how many rows are read at once."""
+    """An array-like with a number of rows that are read at once."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -345,12 +347,12 @@ class Chunked(Protocol):
 
 
 class AsFloat32(NumpyMethods):
-    """Numbers that are stored as something else, as float32, computed as rows are taken.
+    """Numbers stored in another form, converted to float32 when rows are read.
 
     Parameters
     ----------
     parts
-        What they are computed from, in chunks of as many rows; the first has their shape.
+        The stored arrays, in chunks of equally many rows; the first has the shape of the result.
     """
 
     dtype = np.dtype(np.float32)
@@ -362,7 +364,7 @@ class AsFloat32(NumpyMethods):
 
     @abstractmethod
     def _numbers(self, *parts: Array) -> NDArray[np.float32]:
-        """Return the numbers of some rows of the parts."""
+        """Convert rows of the parts to float32."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape})"
@@ -376,7 +378,7 @@ class AsFloat32(NumpyMethods):
             yield found[0][0], self._numbers(*(values for _, values in found))
 
     def ask_for(self, index: int) -> None:
-        """Have the system begin to read chunk ``index``, ahead of use."""
+        """Ask the system to read chunk ``index`` from disk ahead of use."""
         for part in self.parts:
             part.ask_for(index)
 
@@ -402,7 +404,7 @@ class InMemory:
 
 
 class SelectedRows(NumpyMethods):
-    """Some rows of an array, in a given order, still without copying: ``array[index]``, lazily.
+    """Rows of an array in a given order: a lazy ``array[index]`` that copies nothing until rows are read.
 
     Parameters
     ----------
@@ -432,7 +434,7 @@ class SelectedRows(NumpyMethods):
         return self.array[chosen]
 
     def select(self, index: NDArray[np.int64]) -> SelectedRows:
-        """Return the rows ``index`` of these, in that order, without copying a value."""
+        """Return the rows ``index`` of these rows, in that order, without copying."""
         return SelectedRows(self.array, self.index[index])
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
@@ -444,15 +446,15 @@ class SelectedRows(NumpyMethods):
 
 
 class RaggedArray:
-    """One matrix an item, each with its own number of rows.
+    """One matrix per item, each with its own number of rows.
 
     Parameters
     ----------
     values
         All rows, of shape ``(n_all, dim)``.
     offsets, lengths
-        First row and number of rows of each item, int64, of shape ``(n_items,)``. Items need not lie side by
-        side: each block starts at a chunk of its own.
+        First row and number of rows of each item, int64, of shape ``(n_items,)``. There may be gaps
+        between items, since each block starts at a new chunk.
     """
 
     def __init__(self, values: Chunked, offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
@@ -474,18 +476,18 @@ class RaggedArray:
         return self.values[start : start + length]
 
     def select(self, index: NDArray[np.int64]) -> RaggedArray:
-        """Return the items ``index``, in that order, without copying a value; below 0, an item without tokens."""
+        """Return the items ``index``, in that order, without copying; a negative index gives an item without tokens."""
         there = index >= 0
         return RaggedArray(
             self.values, np.where(there, self.offsets[index], 0), np.where(there, self.lengths[index], 0)
         )
 
     def padded(self, index: NDArray[np.int64] | Sequence[int]) -> tuple[Array, NDArray[np.bool_]]:
-        """Return items ``index`` as one array, and where it holds tokens.
+        """Return items ``index`` as one padded array with its attention mask.
 
         Returns
         -------
-        tokens : of shape (n_rows, longest, dim), zero beyond an item's own tokens
+        tokens : of shape (n_rows, longest, dim), zero after an item's last token
         attention_mask : bool, of shape (n_rows, longest)
         """
         index = np.asarray(index)
@@ -498,16 +500,16 @@ class RaggedArray:
 
 
 def digest_rows(chunks: Sequence[Array], ranges: Sequence[tuple[int, int]]) -> str:
-    """Return the checksum of some half-open ranges of rows: XXH3-128, in hex after its name.
+    """Return the XXH3-128 checksum of half-open ranges of rows, in hex after the prefix ``xxh3:``.
 
-    It is for finding damage, at the speed of memory, and not proof against forgery, as content keys are.
+    It finds damage at the speed of memory. Unlike content keys, it does not protect against forgery.
 
     Parameters
     ----------
     chunks
-        The rows, in chunks of as many rows each, but the last.
+        The rows, in chunks of equally many rows; the last may be shorter.
     ranges
-        Of rows of all chunks together.
+        Row ranges, counted over all chunks.
 
     References
     ----------
@@ -520,20 +522,20 @@ def digest_rows(chunks: Sequence[Array], ranges: Sequence[tuple[int, int]]) -> s
 
 
 def has_digest(expected: str, chunks: Sequence[Array], ranges: Sequence[tuple[int, int]]) -> bool:
-    """Whether some rows have a checksum; one without a name is BLAKE2b-128, as they once were. See `digest_rows`."""
+    """Whether rows match a checksum; one without a prefix is BLAKE2b-128, as earlier versions wrote it."""
     if expected.startswith(XXH3):
         return digest_rows(chunks, ranges) == expected
     return digest(*map(raw_bytes, _parts_of(chunks, ranges))) == expected
 
 
 def _parts_of(chunks: Sequence[Array], ranges: Sequence[tuple[int, int]]) -> Iterator[Array]:
-    """Yield the rows of some ranges, chunk by chunk."""
+    """Yield the rows of the ranges, chunk by chunk."""
     rows = len(chunks[0]) if chunks else 0
     for start, stop in ranges:
         while start < stop:
             index, within = divmod(start, rows) if rows else (len(chunks), 0)
             if index >= len(chunks):
-                return  # fewer rows than the checksum is of: it cannot be right
+                return  # the checksum covers more rows than there are, so it will not match
             part = chunks[index][within : within + stop - start]
             if not len(part):
                 return
@@ -542,14 +544,14 @@ def _parts_of(chunks: Sequence[Array], ranges: Sequence[tuple[int, int]]) -> Ite
 
 
 def raw_bytes(values: Array) -> NDArray[np.uint8]:
-    """Return the bytes of ``values`` in C order, without copying where they lie so already."""
+    """Return the bytes of ``values`` in C order, without a copy if the array is already in this order."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def _checked(index: Array, n_rows: int) -> NDArray[np.int64]:
     if index.size and index.dtype.kind not in "iu":
-        raise TypeError(f"rows are selected by integers, booleans or slices, not by {index.dtype}.")
+        raise TypeError(f"rows must be selected by integers, booleans or slices, not by {index.dtype}.")
     index = index.astype(np.int64, copy=False)
     if index.size and (int(index.max()) >= n_rows or int(index.min()) < -n_rows):
-        raise IndexError(f"row {int(index.max())} of an array of {n_rows} rows.")
+        raise IndexError(f"row {int(index.max())} is out of range for an array of {n_rows} rows.")
     return np.where(index < 0, index + n_rows, index) if index.size and index.min() < 0 else index

@@ -1,8 +1,8 @@
-"""The files of this disk that hold what lies in buckets: which version each is, and which go first.
+"""The local cache of stores at URLs: which version of an object each file holds, and which files are dropped first.
 
-One folder holds the caches of all stores, and ``index.sqlite`` in it says of each file what it was fetched as. A file
-is what the index says only as long as it is the very file, by size, time of change and inode, that the index was told
-of: whatever else lies at its path, left by a killed process or put there by hand, is fetched again.
+One folder holds the caches of all stores. ``index.sqlite`` in it records the version of each cached file together with
+its size, time of change and inode. A file that differs from this record, for example one left by a killed process or
+put there by hand, is fetched again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from headwater.errors import DiskError, InputError
 
 FOLDER, LIMIT = "HEADWATER_CACHE", "HEADWATER_CACHE_LIMIT"
-"""Environment variables: where the cache is, and how much it may hold."""
+"""Environment variables: the folder of the cache, and its maximum size."""
 DEFAULT_LIMIT = "100GB"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SCHEMA = """
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS files (
 
 
 def cache_folder() -> str:
-    """Return the folder below which stores at URLs are cached, absolute."""
+    """Return the absolute path of the folder that caches stores at URLs."""
     return os.path.abspath(os.environ.get(FOLDER) or os.path.expanduser("~/.cache/headwater"))  # noqa: PTH100, PTH111
 
 
@@ -39,38 +39,38 @@ def cache_limit() -> int:
     Raises
     ------
     InputError
-        When the environment variable is no size.
+        When the environment variable is not a size.
     """
     text = os.environ.get(LIMIT) or DEFAULT_LIMIT
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
     if found is None:
-        raise InputError(f"{LIMIT}={text!r} is no size: write one such as 20GB.")
+        raise InputError(f"{LIMIT}={text!r} is not a size. Write one such as 20GB.")
     return int(float(found[1]) * _UNITS[found[2]])
 
 
 class CacheIndex:
-    """What is known of the files below a cache folder, shared by threads and processes.
+    """The index of the files in a cache folder, shared by threads and processes.
 
     Parameters
     ----------
     folder
-        The folder; it exists.
+        The folder, which must exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def record(self, path: Path, version: str, stat: os.stat_result, *, droppable: bool) -> None:
-        """Let the file of ``stat``, which is or will be at ``path``, hold ``version`` of its object.
+        """Record that the file with this ``stat``, which is or will be at ``path``, holds ``version`` of its object.
 
-        A ``droppable`` one may be dropped once there are too many.
+        A ``droppable`` file may be dropped when the cache is full.
         """
         row = (self._name(path), version, *_identity(stat), time.time(), droppable)
         with self._database() as database:
             database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def holds(self, path: Path, version: str, stat: os.stat_result) -> bool:
-        """Whether the file of ``stat``, at ``path``, is known to hold ``version``; if so, it has been used now."""
+        """Whether the file with this ``stat`` at ``path`` holds ``version``; if so, record that it was used now."""
         with self._database() as database:
             found = database.execute(
                 "UPDATE files SET used = ? WHERE path = ? AND version = ? AND size = ? AND mtime_ns = ? AND inode = ?",
@@ -79,7 +79,7 @@ class CacheIndex:
             return found.rowcount == 1
 
     def forget(self, folder: Path) -> None:
-        """Know no longer what the files below a folder hold, so that each is fetched again."""
+        """Forget the versions of all files below a folder, so that each is fetched again."""
         name = self._name(folder)
         with self._database() as database:
             database.execute(
@@ -88,9 +88,9 @@ class CacheIndex:
             )
 
     def drop_oldest(self, limit: int) -> None:
-        """Drop files that were not used for longest until at most ``limit`` bytes are left, but never the last one.
+        """Drop the least recently used files until at most ``limit`` bytes are left; always keep the latest one.
 
-        A file that is mapped stays readable to whoever maps it.
+        A process that has mapped a dropped file can still read it.
         """
         with self._database() as database:
             total = database.execute("SELECT sum(size) FROM files WHERE droppable").fetchone()[0] or 0
@@ -112,12 +112,12 @@ class CacheIndex:
         place = self.folder / "index.sqlite"
         try:
             with closing(sqlite3.connect(place, timeout=60, isolation_level=None)) as database:
-                database.execute("PRAGMA synchronous = OFF")  # what is lost with the power is fetched again
+                database.execute("PRAGMA synchronous = OFF")  # entries lost in a power failure are fetched again
                 database.execute(_SCHEMA)
                 yield database
         except sqlite3.Error as error:
             raise DiskError(
-                f"{place}: cannot be used ({error}). Remove it, or name another folder with {FOLDER}."
+                f"{place}: cannot be used ({error}). Remove it, or set {FOLDER} to another folder."
             ) from error
 
 

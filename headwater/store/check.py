@@ -1,4 +1,4 @@
-"""What in a feature set is not what it was written as: metadata, keys, blocks and status against the journal."""
+"""Check metadata, keys, blocks and status of a feature set against its journal."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from headwater.store.remote import remote_of
 
 @dataclass(frozen=True)
 class Damage:
-    """Something in a feature set that is not what it was written as.
+    """A part of a feature set that differs from what was written.
 
     Attributes
     ----------
     kind
-        ``metadata`` (a ``zarr.json``), ``planned`` (keys, places of ragged tokens, the spec), ``block`` or ``status``.
+        ``metadata`` (a ``zarr.json``), ``planned`` (keys, or offsets and lengths of ragged tokens), ``block`` or
+        ``status``.
     part
-        The array, by its folder.
+        Folder of the array.
     text
-        A line about it.
+        A line that describes the damage.
     block
-        The block, where it is one.
+        Number of the block, if one is damaged.
     """
 
     kind: str
@@ -43,14 +44,14 @@ class Damage:
 
 
 def damages(features: FeatureReader) -> Iterator[Damage]:
-    """Compare metadata, keys, blocks and status with what the journal says; yield what differs.
+    """Compare metadata, keys, blocks and status with the journal; yield every difference.
 
-    Blocks are read by several threads; those of a store at a URL are fetched from there, whatever the cache holds.
+    Several threads read the blocks. For a store at a URL, blocks are fetched from the bucket, not from the cache.
 
     Raises
     ------
     StoreBusy
-        When something differs since another process has changed it, or is removing it.
+        When the difference arose because another process has changed the feature set, or is removing it.
     """
     for damage in _damages(features):
         if damage.block is None:
@@ -79,8 +80,8 @@ def _damages(features: FeatureReader) -> Iterator[Damage]:
     lines = list(features.state.blocks.values())
     if features.spec.ragged and lines:
         try:
-            features.token_parts  # noqa: B018  (found once, before threads ask for it)
-        except StoreError:  # it has been said that where tokens lie is not known
+            features.token_parts  # noqa: B018  (computed once, before threads use it)
+        except StoreError:  # damaged offsets or lengths have been reported already
             lines = [replace(line, sums=_without_ragged(line.sums)) for line in lines]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         differing = pool.map(lambda line: list(features.differences(line)), lines)
@@ -91,7 +92,7 @@ def _damages(features: FeatureReader) -> Iterator[Damage]:
 
 
 def expected_metadata(features: FeatureReader) -> dict[str, dict[str, Any]]:
-    """Return what each ``zarr.json`` must hold, by the folder it is in, as the journal and the spec have it."""
+    """Return the expected contents of each ``zarr.json``, by folder, computed from the journal and the spec."""
     n, spec, rows = features.n_items, features.spec, features.block_rows
     byte, whole, dtype = np.dtype(np.uint8), np.dtype(np.int64), np.dtype(spec.dtype)
     found = {
@@ -107,7 +108,7 @@ def expected_metadata(features: FeatureReader) -> dict[str, dict[str, Any]]:
     elif spec.has_tokens:
         found |= {part: array_metadata(part, shape, rows, kind) for part, shape, kind in token_arrays(spec, n)}
     if spec.ragged and n:
-        with suppress(StoreError):  # where tokens lie cannot be read, which is another damage
+        with suppress(StoreError):  # damaged offsets or lengths are reported elsewhere
             chunk = features.token_chunk_rows()
             parts = token_arrays(spec, end_of(*features.token_places))
             found |= {part: array_metadata(part, shape, chunk, kind) for part, shape, kind in parts}
@@ -115,7 +116,7 @@ def expected_metadata(features: FeatureReader) -> dict[str, dict[str, Any]]:
 
 
 def wrong_metadata(features: FeatureReader) -> Iterator[Damage]:
-    """Yield each ``zarr.json`` that differs; shapes may be those that arrays are, or were to be, growing to."""
+    """Yield each ``zarr.json`` that differs; a shape may also be the one that the array is growing to."""
     every = expected_metadata(features)
     if features.spec.ragged and features.n_items:
         try:
@@ -131,14 +132,14 @@ def wrong_metadata(features: FeatureReader) -> Iterator[Damage]:
             continue
         if not isinstance(found, dict):
             found = {}
-        if "dimension_names" not in found:  # as before there were any
+        if "dimension_names" not in found:  # written before arrays had them
             expected = {name: value for name, value in expected.items() if name != "dimension_names"}
         if found != expected and not _is_ahead(features, part, found, expected):
-            yield Damage("metadata", part, f"{features.name}: {location(path)} is not what it was written as")
+            yield Damage("metadata", part, f"{features.name}: {location(path)} differs from what was written")
 
 
 def _is_ahead(features: FeatureReader, part: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    """Whether an array is said to have as many rows as it is growing to, and is else what it should be."""
+    """Whether metadata give the number of rows that the array is growing to, and are otherwise as expected."""
     growing = features.state.plan.growing
     if growing is None or "shape" not in expected:
         return False
@@ -147,7 +148,10 @@ def _is_ahead(features: FeatureReader, part: str, found: Mapping[str, Any], expe
 
 
 def wrong_status(features: FeatureReader) -> Iterator[tuple[int, str]]:
-    """Yield each block of which ``status`` says less than the journal; a killed run may leave more."""
+    """Yield each block with an item that is recorded in the journal but not in ``status``.
+
+    The reverse is no damage: a killed run may have written ``status`` before the journal.
+    """
     for block, line in features.state.blocks.items():
         start = block * features.block_rows
         try:
@@ -160,7 +164,7 @@ def wrong_status(features: FeatureReader) -> Iterator[tuple[int, str]]:
         if bool(((said == STORED) & (found != STORED)).any() or ((said == FAILED) & (found == TO_DO)).any()):
             yield block, f"{features.name}: block {line.block} of status differs from the journal"
         elif bool((found > FAILED).any()):
-            yield block, f"{features.name}: block {line.block} of status holds what is no status"
+            yield block, f"{features.name}: block {line.block} of status holds values other than 0, 1 and 2"
 
 
 def _without_ragged(sums: Mapping[str, str]) -> dict[str, str]:

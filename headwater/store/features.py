@@ -1,10 +1,10 @@
-"""One encoder's features of one modality: read, checked, and added to.
+"""One encoder's features of one modality: reading, checking and writing.
 
-Order of writing, each step durable before the next. A plan: arrays grow, keys are written, the journal says so. A
-block: its chunks, its chunk of ``status``, its line in the journal. Whatever a crash leaves behind is therefore either
-spoken of by the journal and whole, or not spoken of and made again.
+Each step of a write is durable before the next begins. A plan grows the arrays, writes the keys, then adds a line to
+the journal. A block writes its chunks, its chunk of ``status``, then a line in the journal. After a crash, data are
+therefore either recorded in the journal and complete, or not recorded and written again.
 
-What is on disk: `headwater.store.layout`. Who may write, and when: `headwater.store.rights`.
+For the files on disk, see `headwater.store.layout`; for the locks of writers, `headwater.store.rights`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from headwater.store.writer import FeatureWriter
 
 
 class Features(FeatureReader):
-    """A feature set of a store: `FeatureReader` reads it; here it is made, checked and written.
+    """A feature set of a store: `FeatureReader` reads it; this class creates, checks and writes it.
 
     Open one with ``Store.features``.
     """
 
     @classmethod
     def create(cls, folder: Path, journal: Path, name: str, spec: FeatureSpec, n_items: int) -> Features:
-        """Make an empty feature set, with blocks of a size that suits ``n_items``.
+        """Create an empty feature set, with a block size chosen for ``n_items``.
 
-        A journal that is there already speaks of features that have been deleted, and goes.
+        An existing journal belongs to deleted features, so it is removed.
         """
         for place in (folder, journal):
             require_own(place, FOLDERS_ABOVE)
@@ -64,19 +64,19 @@ class Features(FeatureReader):
     # Checking
 
     def verify(self) -> Iterator[str]:
-        """Compare everything with the journal's checksums; yield a line for each thing that differs."""
+        """Compare everything with the journal's checksums; yield a line for each difference."""
         for damage in self.damages():
             yield damage.text
 
     def damages(self) -> Iterator[Damage]:
-        """Compare everything with what the journal says; see `headwater.store.check.damages`."""
+        """Compare everything with the journal; see `headwater.store.check.damages`."""
         return damages(self)
 
     # Writing
 
     @contextmanager
     def writing(self) -> Iterator[FeatureWriter]:
-        """Hold the one right to write this feature set.
+        """Lock this feature set for writing by this process alone.
 
         Raises
         ------
@@ -84,46 +84,46 @@ class Features(FeatureReader):
             When another process holds it; the message names its host and process.
         """
         with self.rights.alone():
-            if (self.folder / "zarr.json").exists():  # else another process may be making it anew, from parts
+            if (self.folder / "zarr.json").exists():  # else another process may be creating it again
                 for metadata in matching(self.folder, "**/zarr.json"):
                     remove_unfinished(metadata.parent)
             yield FeatureWriter(self.refresh())
 
     @contextmanager
     def sharing(self, part: str) -> Iterator[tuple[FeatureWriter, AbstractContextManager[None]]]:
-        """Write this feature set beside other processes, each of which writes blocks of its own.
+        """Write one shard of this feature set, while other processes write other shards with other blocks.
 
-        Yields a writer, and a lock to hold while rows are given out.
+        Yields a writer, and a lock to hold while rows are assigned to items.
 
         Parameters
         ----------
         part
-            What this process writes, such as ``0-of-8``.
+            The shard that this process writes, such as ``0-of-8``.
 
         Raises
         ------
         StoreBusy
-            When another process writes alone, or writes the same part, or shards of another number of parts write.
+            When a process writes without shards, writes the same shard, or uses another number of shards.
         """
         with self.rights.of_part(part):
             yield FeatureWriter(self.opened_again(shared=True)), self.rights.to_plan()
 
     @contextmanager
     def helping(self, right: str, block: int) -> Iterator[None]:
-        """Write a block for the process that has the right to write, as long as it has it; the journal is left to it.
+        """Write a block on behalf of the process that holds the lock, while it holds it; that process adds the line.
 
-        At a URL, what is there of the block is looked at first and the lock then, before each object: so when another
-        process has taken over, and written, that is known or what is sent is refused.
+        At a URL, this first reads the versions of the block's objects, then checks the lock before each write. If
+        another process has taken over the lock and written the block, the write is therefore rejected.
 
         Parameters
         ----------
         right
-            The word of that process's `rights`.
+            The ``word`` of that process's `rights`.
 
         Raises
         ------
         StoreBusy
-            When that process has it no more, or another has written the block meanwhile.
+            When that process has lost the lock, or another process has written the block meanwhile.
         """
         if remote := remote_of(self.folder):
             remote.look_again(*self._paths_of(block))
@@ -131,7 +131,7 @@ class Features(FeatureReader):
             yield
 
     def _paths_of(self, block: int) -> list[Path]:
-        """Return the files that a block, and its status, is written to."""
+        """Return the files of a block and of its status."""
         paths = [array.chunk_path(block) for array in (self.pooled, self.status_chunks)]
         if self.spec.has_tokens:
             chunks = self.token_chunks(block, self.token_chunk_rows()) if self.spec.ragged else [block]

@@ -1,8 +1,7 @@
-"""Keys of files that were read before, so that what has not changed since need not be read again.
+"""A cache of file keys, so that unchanged files need not be read again.
 
-``files.parquet`` in a store holds, for each file, its size, time of change, inode and content key. It is a cache:
-without it, when it is damaged, or with ``--rehash``, files are read. Paths below the folder that the store is in are
-written as seen from there.
+``files.parquet`` in a store holds the size, time of change, inode and content key of each file. If it is missing or
+damaged, or with ``--rehash``, files are read again. Paths below the folder that holds the store are relative to it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from headwater.store.summed import read_summed, write_summed
 
 NAME = "files.parquet"
 SETTLED_NS = 2_000_000_000
-"""A file that changed less than this before it was read may change again without its time telling it."""
+"""A file that changed less than this before it was read is not trusted: it may change again within one time stamp."""
 _SCHEMA = {
     "path": pl.String,
     "size": pl.Int64,
@@ -34,7 +33,7 @@ _SCHEMA = {
 
 
 class FileIndex:
-    """What was known of files when their contents were last read.
+    """Size, time of change, inode and key of each file when it was last read.
 
     Parameters
     ----------
@@ -58,7 +57,7 @@ class FileIndex:
         return self._table.height
 
     def keys_of(self, paths: pl.Series) -> pl.Series:
-        """Return the keys (binary) of files that have not changed since they were read; null for the others."""
+        """Return the keys (binary) of files that are unchanged since they were read; null for the others."""
         if not len(self):
             return pl.Series("key", [None] * len(paths), dtype=pl.Binary)
         now = stats_of(paths.to_list()).with_columns(paths.alias("path"))
@@ -67,14 +66,14 @@ class FileIndex:
         return same["key"]
 
     def remember(self, keys: Mapping[str, bytes], before: Mapping[str, tuple[int, int, int]] | None = None) -> None:
-        """Add files that were read, with their keys; see `save`.
+        """Add the keys of files that were read; `save` writes them.
 
         Parameters
         ----------
         keys
             By path.
         before
-            Size, time of change and inode of each as they were before it was read; looked up now when left out.
+            Size, time of change and inode of each file before it was read; looked up now when left out.
         """
         if not keys:
             return
@@ -91,7 +90,7 @@ class FileIndex:
         self._changed = True
 
     def save(self) -> None:
-        """Write what was added, atomically."""
+        """Write the added files, atomically."""
         if not self._changed:
             return
         data = io.BytesIO()
@@ -100,20 +99,20 @@ class FileIndex:
 
 
 def stat_of(path: str) -> tuple[int, int, int]:
-    """Return size, time of change and inode of a file; a size of -1 for one that is not there."""
+    """Return size, time of change and inode of a file; the size is -1 if it is missing."""
     try:
-        stat = os.stat(path)  # noqa: PTH116  (a Path for each of a million files would take longer than the look)
+        stat = os.stat(path)  # noqa: PTH116  (making a Path would take longer than the call)
     except (OSError, ValueError):
         return -1, -1, 0
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def stats_of(paths: Sequence[str]) -> pl.DataFrame:
-    """Return what `stat_of` says of files, a row each."""
+    """Return `stat_of` each file as a table."""
     return stats_table([stat_of(path) for path in paths])
 
 
 def stats_table(stats: Sequence[tuple[int, int, int]]) -> pl.DataFrame:
-    """Return what is known of files as a table: ``size``, ``mtime_ns``, ``inode``."""
+    """Return results of `stat_of` as a table with columns ``size``, ``mtime_ns`` and ``inode``."""
     names = {"size": pl.Int64, "mtime_ns": pl.Int64, "inode": pl.UInt64}
     return pl.DataFrame(stats, schema=names, orient="row")

@@ -1,14 +1,14 @@
-"""The journal: one line a finished block, and one for each plan and environment.
+"""The journal: one line for each finished block, each plan and each environment.
 
-The journal is the truth about a feature set. It is only ever appended to, a line at a time, each made durable
-before the next step; a block or an item that it does not speak of does not exist. Each line begins with a checksum of
-the rest of it. A last line that is cut short, by a crash while it was written, is passed over; one that is whole
-counts, with its newline or without; and one that is whole but for the byte that should be its newline is damaged.
+The journal decides what a feature set holds: a block or an item that it does not record does not exist. It is only
+appended to, and each line is durable before the next step. Each line begins with a checksum of its rest. A last line
+cut short by a crash is ignored. A complete last line counts, with or without its newline. A complete line followed by
+a byte other than a newline is damaged.
 
-Of a store at a URL the journal is one object, and an append a write on the condition that it is still the one that was
-read; when it is not, it is read again and added to. So no line is lost, whoever writes at the same time. A line is
-refused when the journal has come to say something else of the same block, or of the rows, than its writer knew: that
-writer lost its lock unaware.
+In a store at a URL, the journal is one object. An append is a conditional write: it succeeds only if the object is
+still the version that was read; otherwise the object is read again and the append repeated. So no line is lost when
+several processes write at once. A line is rejected if another process has meanwhile recorded the same block, or
+assigned rows. This happens when the writer has lost its lock without noticing.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Layout:
     Attributes
     ----------
     spec
-        What `headwater.store.spec.FeatureSpec.to_dict` returns.
+        The result of `headwater.store.spec.FeatureSpec.to_dict`.
     block_rows
-        Items of a block.
+        Items per block.
     token_rows
-        Rows of a chunk of ragged tokens; None where there are none, or not yet.
+        Rows per chunk of ragged tokens; None without ragged tokens, or before the first plan.
     """
 
     spec: dict[str, Any]
@@ -64,18 +64,18 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanLine:
-    """Rows were given out: ``items`` rows exist from now on.
+    """Rows were assigned to items: ``items`` rows exist from now on.
 
     Attributes
     ----------
     sums
-        The checksum of each array that is known when rows are given out (keys; for ragged tokens their lengths and
-        offsets), over the rows ``0 .. items``; of the spec; and of the number of rows of a block.
+        Checksums of the arrays that are written when rows are assigned (keys; for ragged tokens also lengths and
+        offsets), over the rows ``0 .. items``; of the spec; and of the number of items per block.
     growing
-        How many items, and rows of ragged tokens, there are to be after the next plan, while arrays grow for it: a
-        ``zarr.json`` may then speak of as many. None otherwise.
+        While arrays grow for the next plan: the numbers of items and of ragged token rows after it, which a
+        ``zarr.json`` may already give. None otherwise.
     layout
-        None in lines that were written before they had one.
+        None in lines that earlier versions wrote.
     """
 
     items: Count
@@ -98,16 +98,16 @@ class BlockLine:
     Attributes
     ----------
     block
-        Its number.
+        Number of the block.
     stored
         Half-open ranges of rows, ascending.
     sums
-        For each array the checksum of the bytes of these rows, in order. A later line of the same block may add stored
-        rows, never change one, so that the older line stays true of the newer chunk until the newer line is there.
+        For each array, the checksum of the bytes of these rows, in order. A later line of the same block may add stored
+        rows but never changes one. So the older checksum still matches the newer chunk until the newer line is written.
     failed
-        Why each failed row failed.
+        Reason for each failed row.
     environment
-        The name of the line that says what it was made in.
+        Name of the environment line of this block.
     """
 
     block: Count
@@ -128,13 +128,13 @@ class BlockLine:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> BlockLine:
-        """Rebuild a line from `to_dict`; a ValueError where it cannot be one."""
+        """Rebuild a line from `to_dict`; raise a ValueError if the values are invalid."""
         return read_as(cls, value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentLine:
-    """What blocks were made in, by a name that their lines have."""
+    """The environment in which blocks were made, under the name that their lines give."""
 
     environment: Word
     is_: dict[str, Any] = field(default_factory=dict)
@@ -142,36 +142,36 @@ class EnvironmentLine:
 
 @dataclass(frozen=True)
 class JournalState:
-    """What the lines of a journal add up to."""
+    """The state that results from all lines of a journal."""
 
     plan: PlanLine = PlanLine(items=0, sums={})
     blocks: dict[int, BlockLine] = field(default_factory=dict)
     environments: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     n_unchecked: int = 0
-    """Lines without a checksum, which were written before lines had them."""
+    """Lines without a checksum, which earlier versions wrote."""
 
 
 class Journal:
-    """The journal of one feature set, at ``path``; ``shared`` with other processes that add to it at the same time."""
+    """The journal of one feature set, at ``path``; ``shared`` if other processes add lines at the same time."""
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
         self.shared = shared
         self._known = b"", JournalState()
-        """What was read before lines were last added to an object, and what it added up to."""
+        """The bytes of the object before the last append, and the state that results from them."""
 
     def read(self) -> JournalState:
-        """Return the state that all whole lines add up to; an absent journal is an empty one.
+        """Return the state that results from all complete lines; a missing journal counts as empty.
 
         Raises
         ------
         StoreError
-            When a line other than a cut-off last one cannot be read.
+            When a line cannot be read, unless it is a last line that was cut short.
         """
         return self._added_up(self._bytes())
 
     def _added_up(self, text: bytes, state: JournalState | None = None, first: int = 1) -> JournalState:
-        """Add lines, of which ``first`` is the number of the first, to a state that is used up by that."""
+        """Add lines, numbered from ``first``, to a state, which is changed in place."""
         state = JournalState() if state is None else state
         plan, n_unchecked = state.plan, state.n_unchecked
         *lines, tail = text.split(b"\n")
@@ -191,7 +191,7 @@ class Journal:
                     made_in = read_as(EnvironmentLine, {**value, "is_": value.get("is")})
                     state.environments[made_in.environment] = made_in.is_
                 else:
-                    raise ValueError("it is of no known kind")
+                    raise ValueError("its kind is unknown")
             except (ValueError, TypeError) as error:
                 raise self._unreadable(number, error) from error
         if tail and lines[-1:] != [tail] and is_whole(tail[:-1]):
@@ -205,9 +205,9 @@ class Journal:
         )
 
     def _state_of(self, text: bytes) -> JournalState:
-        """Return what a journal adds up to that has mostly been read before: only what is new of it is read."""
+        """Return the state of a journal; only the bytes added since the last call are parsed."""
         known, state = self._known
-        self._known = b"", JournalState()  # for when a line cannot be read
+        self._known = b"", JournalState()  # in case a line cannot be read
         if not text.startswith(known):
             known, state = b"", JournalState()
         state = self._added_up(text[len(known) :], state, known.count(b"\n") + 1)
@@ -215,7 +215,7 @@ class Journal:
         return state
 
     def _bytes(self) -> bytes:
-        """Return the whole file, of a store at a URL as the bucket has it now; an absent one is empty."""
+        """Return the whole file, for a store at a URL as it now is in the bucket; empty if it is missing."""
         if remote := remote_of(self.path):
             return remote.read(self.path) or b""
         try:
@@ -229,12 +229,12 @@ class Journal:
         Parameters
         ----------
         after
-            What the journal said when the lines were made.
+            The state of the journal when the lines were made.
 
         Raises
         ------
         StoreBusy
-            When the journal, of a store at a URL, says something else by now about the same blocks or the rows.
+            When another process has meanwhile recorded the same blocks or assigned rows, in a store at a URL.
         """
 
         def check(now: JournalState) -> None:
@@ -242,10 +242,10 @@ class Journal:
                 if after is None:
                     continue
                 if isinstance(line, PlanLine):
-                    what, changed = "given out rows", now.plan != after.plan
+                    what, changed = "assigned rows", now.plan != after.plan
                 else:
                     number = line.block
-                    what, changed = f"made block {number}", now.blocks.get(number) != after.blocks.get(number)
+                    what, changed = f"written block {number}", now.blocks.get(number) != after.blocks.get(number)
                 if changed:
                     raise StoreBusy(
                         f"{location(self.path)}: another process has {what} meanwhile. Run the same command again."
@@ -275,7 +275,7 @@ class Journal:
         def added(before: bytes) -> bytes | None:
             nonlocal tried
             if tried is not None and lines in before[len(tried) :]:
-                return None  # they were written, and the answer was lost
+                return None  # an earlier try wrote them, but its response was lost
             end = before.rfind(b"\n") + 1
             tried = before + b"\n" if is_whole(before[end:]) else before[:end]
             check(self._state_of(tried))
@@ -289,7 +289,7 @@ class Journal:
             start = _end_of_whole_lines(file)
             end = file.seek(0, os.SEEK_END)
             file.seek(start)
-            if is_whole(tail := file.read(end - start)):  # all of it is there but its newline
+            if is_whole(tail := file.read(end - start)):  # complete except for its newline
                 lines, start = b"\n" + lines, start + len(tail)
             file.truncate(start)
             file.seek(start)
@@ -304,7 +304,7 @@ class Journal:
             sync(self.path.parent)
 
     def _opened(self) -> BinaryIO:
-        """Open the file to be changed; one of several names, such as a copy by ``cp -al``, is copied first."""
+        """Open the file to be changed; a file with hard links, as ``cp -al`` makes them, is copied first."""
         file = open_to_change(self.path)
         if not has_other_names(file):
             return file
@@ -314,7 +314,7 @@ class Journal:
 
 
 def _end_of_whole_lines(file: BinaryIO) -> int:
-    """Return the length of a file without a last line that does not end in a newline, in bytes."""
+    """Return the number of bytes up to and including the last newline of a file."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 65536)
@@ -327,7 +327,7 @@ def _end_of_whole_lines(file: BinaryIO) -> int:
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether bytes are a line with a right checksum."""
+    """Whether bytes are a complete line with a matching checksum."""
     if not line.startswith(BEGINS):
         return False
     try:
@@ -344,16 +344,16 @@ def written(value: Mapping[str, Any]) -> bytes:
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-    """Return what a line says.
+    """Return the values of a line.
 
     Raises
     ------
     ValueError
-        When it is no JSON object, or differs from its checksum; one that was written without a checksum cannot.
+        When the line is not a JSON object, or differs from its checksum; lines of earlier versions have none.
     """
     value = parse_json(line)
     if not isinstance(value, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not a JSON object")
     start = len(BEGINS) + SUM_DIGITS + len(b'",')
     if line.startswith(BEGINS):
         whole = digest(line[start:])[:SUM_DIGITS] == value["sum"]

@@ -1,4 +1,4 @@
-"""Keys of contents: of images and texts, which samples have columns of, and of an image and its text together."""
+"""Content keys of images and texts, which the samples table holds, and of pairs, which are computed from them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from headwater.store.spec import Modality
 
 KEY_BYTES = 16
 KEY_COLUMNS: dict[Modality, str] = {"image": "image_key", "text": "text_key"}
-"""Columns of the samples table. Pairs have none: their keys are made of these two."""
+"""Key columns of the samples table. Pairs have none: their keys are computed from these two."""
 PARTS: dict[Modality, tuple[Modality, ...]] = {"image": ("image",), "text": ("text",), "pair": ("image", "text")}
-"""What an item of each modality is made of."""
+"""The parts of an item of each modality."""
 
 
 def pair_key(image: bytes, text: bytes) -> bytes:
@@ -24,22 +24,22 @@ def pair_key(image: bytes, text: bytes) -> bytes:
     Raises
     ------
     ValueError
-        When a key is not of 16 bytes.
+        When a key does not have 16 bytes.
     """
     if len(image) != KEY_BYTES or len(text) != KEY_BYTES:
-        raise ValueError(f"keys are of {KEY_BYTES} bytes, but these are of {len(image)} and {len(text)}")
+        raise ValueError(f"keys must have {KEY_BYTES} bytes, but these have {len(image)} and {len(text)}")
     return blake2b(image + text, digest_size=KEY_BYTES).digest()
 
 
 def sample_keys(table: pl.DataFrame, modality: Modality) -> pl.Series:
-    """Return the key that each sample has of a modality, as 32 hex digits, null where it has none.
+    """Return the key of each sample for a modality, as 32 hex digits; null where it has none.
 
-    A pair has one where there are both an image and a text.
+    A sample has a pair key if it has both an image and a text.
 
     Parameters
     ----------
     table
-        With columns ``image_key`` and ``text_key``; for images or texts alone, with theirs.
+        With columns ``image_key`` and ``text_key``; for images or texts alone, only theirs is needed.
 
     Examples
     --------
@@ -50,18 +50,18 @@ def sample_keys(table: pl.DataFrame, modality: Modality) -> pl.Series:
     if modality in KEY_COLUMNS:
         return table[KEY_COLUMNS[modality]]
     pairs = table.select(pl.concat_str(*(KEY_COLUMNS[part] for part in PARTS[modality])))["image_key"].to_list()
-    # each row by itself: most pairs are distinct, and to find those that are not takes longer than to digest them
+    # one digest per row: most pairs are distinct, and finding repeated ones takes longer than the digests
     keys = [None if pair is None else blake2b(bytes.fromhex(pair), digest_size=KEY_BYTES).hexdigest() for pair in pairs]
     return pl.Series(f"{modality}_key", keys, dtype=pl.String)
 
 
 def keys_from_hex(column: pl.Series) -> NDArray[np.uint8]:
-    """Return the content keys in a column of 32 hex digits, uint8, of shape ``(n, 16)``.
+    """Convert a column of content keys in hex to uint8, of shape ``(n, 16)``.
 
     Raises
     ------
     StoreError
-        When the column holds something else.
+        When a value is not 32 hex digits.
     """
     words = column.to_list()
     try:
@@ -70,11 +70,12 @@ def keys_from_hex(column: pl.Series) -> NDArray[np.uint8]:
         return np.frombuffer(bytes.fromhex("".join(words)), np.uint8).reshape(-1, KEY_BYTES)
     except ValueError as error:
         raise StoreError(
-            f"column {column.name!r} of the samples holds what is no key ({error}). Embed the manifest again."
+            f"column {column.name!r} of the samples holds a value that is not a key ({error}). Embed the manifest "
+            "again."
         ) from error
 
 
 def hex_from_keys(keys: NDArray[np.uint8]) -> list[str]:
-    """Return content keys (uint8, ``(n, 16)``) as 32 hex digits each."""
+    """Convert content keys (uint8, ``(n, 16)``) to 32 hex digits each."""
     text = keys.tobytes().hex()
     return [text[i : i + 2 * KEY_BYTES] for i in range(0, len(text), 2 * KEY_BYTES)]

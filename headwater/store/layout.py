@@ -1,4 +1,4 @@
-"""How a feature set is laid out on disk: its arrays, the rows of its blocks, and checksums of both.
+"""The layout of a feature set on disk: its arrays, the number of items per block, and their checksums.
 
 Below ``features.zarr/NAME/MODALITY``::
 
@@ -28,25 +28,25 @@ KEY_CHUNK = 65_536
 BLOCK_BYTES = 64 << 20
 MOST_ROWS = 16_384
 MOST_BLOCK_BYTES = 1 << 36
-"""No block has more bytes: one that is said to was made up."""
+"""Most bytes of a block; a journal that gives more is damaged or was forged."""
 FOLDERS_ABOVE = 2
-"""Folders of a store above those of a feature set, and above a journal."""
+"""Number of folders between the store's folder and that of a feature set, or a journal."""
 PLANNED = ("keys", "tokens/offsets", "tokens/lengths")
-"""Arrays that are written when rows are given out, the last two where tokens are ragged."""
+"""Arrays that are written when rows are assigned to items; the last two only for ragged tokens."""
 
 
 def spec_sum(spec: Mapping[str, Any]) -> str:
-    """Return the checksum of a spec, as JSON values."""
+    """Return the checksum of a spec, given as plain JSON values."""
     return digest(json.dumps(spec, sort_keys=True).encode())
 
 
 def layout_sum(rows: int) -> str:
-    """Return the checksum of the number of rows that make a block."""
+    """Return the checksum of the number of items per block."""
     return digest(str(rows).encode())
 
 
 def block_rows(spec: FeatureSpec, n_items: int) -> int:
-    """Return how many items make a block: a power of two, some 32 blocks a run, at most about 64 MB each."""
+    """Return the number of items per block: a power of two, for about 32 blocks a run, of at most about 64 MB each."""
     number = np.dtype(spec.dtype).itemsize
     item_bytes = spec.dim * number
     if spec.has_tokens:  # before they are quantised
@@ -56,7 +56,7 @@ def block_rows(spec: FeatureSpec, n_items: int) -> int:
 
 
 def token_arrays(spec: FeatureSpec, n: int) -> list[tuple[str, tuple[int, ...], np.dtype[Any]]]:
-    """Return folder, shape and type of the arrays that hold the tokens of ``n`` items; of ragged ones, ``n`` tokens."""
+    """Return folder, shape and type of the arrays for the tokens of ``n`` items, or for ``n`` ragged tokens."""
     shape = (n,) if spec.ragged else (n, int(spec.n_tokens or 0))
     parts = [("tokens/values" if spec.ragged else "tokens", (*shape, int(spec.token_dim or 0)), spec.token_type)]
     if spec.quantised:

@@ -1,12 +1,12 @@
-"""Locks in a bucket: an object that says who holds the lock, renewed by its holder as long as it lives.
+"""Locks in a bucket: each is an object that names its holder and is renewed as long as the holder lives.
 
-Each change of the object is a conditional write, which the server refuses when another one came first: to make it,
-there must be none; to renew, free or take over, it must still be the one that was seen. The object stays when it is
-free.
+Every change of the object is a conditional write, which the server rejects if another write came first. To create the
+object, there must be none; to renew, free or take over the lock, it must still be the version that was read. A free
+lock keeps its object.
 
-Several may hold locks that go together, and not with others, such as those of shards and that of a lone writer: each
-takes its own first and looks at the others' then, so that of two at least one sees the other. What a dead process held
-is freed rather than passed over: should it live after all, it finds that its lock is lost.
+Some locks exclude each other, such as those of shards and that of a single writer. A process first takes its own lock,
+then checks the others, so of two processes at least one sees the other. The lock of a dead process is freed, not
+ignored: if the process is alive after all, it finds that it has lost its lock.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from typing import Any, Protocol
 from headwater.errors import RemoteError
 
 FREE = b"{}"
-"""What the object of a lock holds that nobody does."""
+"""Contents of the object of a free lock."""
 SECONDS = 60.0
-"""How long a lock is held after it was last renewed; it is renewed four times as often."""
+"""How long a lock stays valid after it was renewed; it is renewed every quarter of this time."""
 POLL_SECONDS = 0.5
 
 
 class Held(Exception):
-    """Another process holds the lock; ``holder`` names it and its host."""
+    """Another process holds the lock; ``holder`` names the process and its host."""
 
     def __init__(self, holder: str) -> None:
         super().__init__(holder)
@@ -41,14 +41,14 @@ class Held(Exception):
 
 
 class Objects(Protocol):
-    """What a lock needs of a bucket."""
+    """The operations that a lock needs from a bucket."""
 
     def read_tagged(self, name: str) -> tuple[str, bytes] | None: ...
     def write_if(self, name: str, data: bytes, tag: str | None) -> str | None: ...
 
 
 class Lease:
-    """A lock that this process holds, as long as it is renewed in time."""
+    """A lock that this process holds as long as it renews it in time."""
 
     def __init__(self, objects: Objects, name: str) -> None:
         self.name = name
@@ -63,11 +63,11 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether nobody can have taken the lock over yet, with a quarter of its time to spare."""
+        """Whether no other process can have taken over the lock yet, with a quarter of its time to spare."""
         return not self._lost and time.time() - self._renewed < 0.75 * SECONDS
 
     def acquire(self, *, wait: bool) -> None:
-        """Take the lock, when it is free or its holder is dead.
+        """Take the lock if it is free or its holder is dead.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Free the lock; where the bucket cannot be reached any more, it frees itself in time."""
+        """Free the lock; if the bucket cannot be reached, the lock expires."""
         self._released.set()
         self._thread.join()
         if self._tag is not None and not self._lost:
@@ -92,17 +92,17 @@ class Lease:
                 self._objects.write_if(self.name, FREE, self._tag)
 
     def _take(self) -> bool:
-        """Write this process into the object, unless another live one stands there or is quicker."""
+        """Claim the lock unless a live process holds it or claims it first."""
         found = self._objects.read_tagged(self.name)
         if found is not None and not _is_free(found[1]) and not _is_dead(self._objects, self.name, *found):
             return False
         return self._write(None if found is None else found[0])
 
     def _write(self, tag: str | None) -> bool:
-        """Claim the lock, which must still be the one that was seen.
+        """Claim the lock if its object is still the version ``tag``.
 
-        A claim may arrive though its answer is lost; sent again, as libraries do by themselves, it is refused. What
-        stands there then is this process's own.
+        A claim may succeed although its response is lost. When a library sends it again, the server rejects it. The
+        object then holds a claim of this process, which counts.
         """
         claim, sent = _claim(self.word), time.time()
         self._claims.append(claim)
@@ -116,13 +116,13 @@ class Lease:
         return True
 
     def _holder(self) -> str | None:
-        """Return who holds the lock; None when it has just become free."""
+        """Return the holder of the lock; None when it has just become free."""
         found = self._objects.read_tagged(self.name)
         return None if found is None or _is_free(found[1]) else _holder_in(found[1])
 
     def _keep(self) -> None:
         while not self._released.wait(SECONDS / 4):
-            with suppress(RemoteError):  # the next try may reach it, or the lock is lost in time
+            with suppress(RemoteError):  # the next try may succeed; otherwise the lock expires
                 if not self._write(self._tag):
                     self._lost = True
                     return
@@ -140,7 +140,7 @@ def leased(objects: Objects, name: str, *, wait: bool) -> Iterator[Lease]:
 
 
 class Borrowed:
-    """A lock that another process holds, for which this one works; it is looked at whenever it is asked for."""
+    """A lock that another process holds, for which this process works; each query reads it from the bucket."""
 
     def __init__(self, objects: Objects, name: str, word: str) -> None:
         self.name = name
@@ -149,13 +149,13 @@ class Borrowed:
 
     @property
     def held(self) -> bool:
-        """Whether nobody has taken the lock over, and it was not given back."""
+        """Whether that process still holds the lock."""
         found = self._objects.read_tagged(self.name)
         return found is not None and _parsed(found[1]).get("lease") == self._word
 
 
 def require_free(objects: Objects, name: str) -> None:
-    """Make sure that nobody holds a lock; one of a dead process is freed.
+    """Make sure that no process holds a lock; the lock of a dead process is freed.
 
     Raises
     ------
@@ -169,13 +169,13 @@ def require_free(objects: Objects, name: str) -> None:
 
 
 def _is_dead(objects: Objects, name: str, tag: str, data: bytes) -> bool:
-    """Whether the holder does not live: a process of this machine that is gone, or one that does not renew."""
+    """Whether the holder is dead: a process of this machine that is gone, or one that does not renew its lock."""
     claim = _parsed(data)
     if claim.get("machine") == _machine():
         return not _is_alive(claim)
     if time.time() - float(claim.get("renewed", 0)) < SECONDS:
         return False
-    time.sleep(SECONDS / 2)  # clocks differ: one that lives renews it meanwhile
+    time.sleep(SECONDS / 2)  # clocks differ: a live holder renews its lock in this time
     found = objects.read_tagged(name)
     return found is not None and found[0] == tag
 
@@ -188,13 +188,13 @@ def _claim(word: str) -> bytes:
         "process": os.getpid(),
         "started": _started(os.getpid()),
         "renewed": time.time(),
-        "once": uuid.uuid4().hex,  # so that no two claims are the same object
+        "once": uuid.uuid4().hex,  # so that no two claims are equal
     }
     return json.dumps(claim).encode()
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """Return what a lock's object says; one that cannot be read is nobody's."""
+    """Return the claim in a lock's object; an object that cannot be read counts as free."""
     try:
         found = json.loads(data)
     except ValueError:
@@ -211,13 +211,13 @@ def _is_free(data: bytes) -> bool:
 
 
 def _is_alive(claim: dict[str, Any]) -> bool:
-    """Whether the process of a claim made on this machine lives, and is not another one of the same number."""
+    """Whether the process of a claim made on this machine lives, and is not a later process with the same number."""
     started = _started(int(claim.get("process", 0)))
     return started is not None and started == claim.get("started")
 
 
 def _started(process: int) -> str | None:
-    """Return when a process of this machine began, in ticks since the machine did; None when there is none such."""
+    """Return the start time of a process on this machine, in ticks since boot; None if it does not run."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -226,9 +226,9 @@ def _started(process: int) -> str | None:
 
 
 def _machine() -> str:
-    """Return a word for the machine, as it was started, and the processes that can see each other on it."""
+    """Return an identifier of this boot of the machine and of the process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
     except OSError:
-        return uuid.uuid4().hex  # of no machine that can be told: only time tells whether its processes live
+        return uuid.uuid4().hex  # unknown machine: whether its processes live shows only by renewal

@@ -1,4 +1,4 @@
-"""Files mapped into memory without staying open: of many more files than a process may have open at once."""
+"""Memory-mapping of files without keeping them open, so that a process can map more files than it may open."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 def mapped(file: BinaryIO) -> NDArray[np.uint8]:
-    """Map a file, which may be closed then, for reading.
+    """Map a file for reading; the file may then be closed.
 
-    Python's `mmap` keeps a descriptor of its own (until 3.13, which has ``trackfd``), and a process is often allowed no
-    more than 1,024.
+    Python's `mmap` keeps a file descriptor of its own (until 3.13, which has ``trackfd``), and a process is often
+    allowed only 1,024.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def mapped(file: BinaryIO) -> NDArray[np.uint8]:
 
     Returns
     -------
-    uint8, of shape (n_bytes,), read-only : unmapped when neither it nor a view of it is left
+    uint8, of shape (n_bytes,), read-only : unmapped when the array and all views of it are gone
 
     Raises
     ------
     ValueError
         When the file is empty.
     OSError
-        When the system does not map it.
+        When the system cannot map it.
     """
     n_bytes = os.fstat(file.fileno()).st_size
     if not n_bytes:
@@ -48,5 +48,7 @@ def mapped(file: BinaryIO) -> NDArray[np.uint8]:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     memory = (ctypes.c_ubyte * n_bytes).from_address(address)
-    weakref.finalize(memory, _libc.munmap, address, n_bytes).atexit = False  # others may read until the very end
+    weakref.finalize(
+        memory, _libc.munmap, address, n_bytes
+    ).atexit = False  # never at exit, since other objects may still read
     return np.frombuffer(memoryview(memory).toreadonly(), np.uint8)

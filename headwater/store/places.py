@@ -1,4 +1,4 @@
-"""Paths as files of a store or a run hold them: seen from its folder, so that both can move together."""
+"""Paths stored in a store or a run: relative to its folder, so that files and folder can be moved together."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from headwater.store.remote import is_url, remote_of
 
 
 def seen_from(folder: Path, place: str) -> str:
-    """Return an absolute path as it is written in ``folder``; URLs, and paths in a store at a URL, stay as they are."""
+    """Return an absolute path relative to ``folder``; URLs, and all paths in a store at a URL, stay unchanged."""
     if not place or is_url(place) or not Path(place).is_absolute() or remote_of(folder):
         return place
     return os.path.relpath(place, folder.resolve())
 
 
 def found_from(folder: Path, place: str) -> str:
-    """Return where a path that `seen_from` wrote leads, absolute; earlier versions wrote absolute paths."""
+    """Return the absolute path for one that `seen_from` wrote; earlier versions wrote absolute paths."""
     if not place or is_url(place) or remote_of(folder):
         return place
     return os.path.normpath(folder.resolve() / place)
 
 
 def files_seen_from(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an environment with its files, ``weights_file`` and the like, as `seen_from` has them."""
+    """Apply `seen_from` to all paths of an environment, such as ``weights_file``."""
     return {name: _changed(name, value, folder, seen_from, files_seen_from) for name, value in values.items()}
 
 
 def files_found_from(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an environment as it was before `files_seen_from`."""
+    """Apply `found_from` to all paths of an environment; undoes `files_seen_from`."""
     return {name: _changed(name, value, folder, found_from, files_found_from) for name, value in values.items()}
 
 

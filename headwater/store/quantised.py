@@ -1,4 +1,4 @@
-"""Tokens in a byte a number: whole numbers from -127 to 127, and a float16 scale a token that multiplies them."""
+"""Tokens in one byte a number: integers from -127 to 127, multiplied by one float16 scale per token."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from headwater.store.blocks import Array, AsFloat32, MappedArray
 
 LEVELS = 127
 PIECE = 1 << 20
-"""Numbers that are quantised at once, so that what is made on the way stays in the cache."""
+"""Numbers that are quantised at once, so that intermediate arrays fit in the CPU's cache."""
 SCALE = np.dtype(np.float16)
 LEAST = np.finfo(np.float16).smallest_normal
-"""The least scale: smaller numbers are kept to 3e-5, and not to a share of the largest."""
+"""The least scale. With it, the error of a number is at most 3e-5, instead of a share of the token's largest number."""
 LARGEST = LEVELS * float(np.finfo(np.float16).max)
 
 
 def quantise(tokens: Array) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """Return whole numbers and scales of tokens.
+    """Return integers and scales of tokens.
 
-    The scale of a token is the least float16 that brings its largest number to at most 127, so that a number comes
-    back with an error of at most half a scale, 0.4 % of the largest. What has been quantised once comes out the same
-    when it is quantised again.
+    The scale of a token is the least float16 that maps its largest number to at most 127. The error of a number is at
+    most half a scale, which is 0.4 % of the largest number. Quantising dequantised tokens again changes nothing.
 
     Parameters
     ----------
@@ -49,14 +48,14 @@ def quantise(tokens: Array) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
 
 
 class QuantisedArray(AsFloat32):
-    """Quantised tokens as numbers again, float32, computed as rows are taken; NaN where nothing was stored.
+    """Quantised tokens, converted to float32 when rows are read; NaN where nothing was stored.
 
     Parameters
     ----------
     values
         int8, of shape ``(n, ..., dim)``.
     scales
-        float16, of shape ``(n, ...)``, in chunks of as many rows.
+        float16, of shape ``(n, ...)``, in chunks of equally many rows.
     """
 
     def __init__(self, values: MappedArray, scales: MappedArray) -> None:

@@ -1,4 +1,4 @@
-"""One encoder's features of one modality, as the journal last spoke of them: read only."""
+"""Read-only access to one encoder's features of one modality, as the journal records them."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from headwater.store.spec import FeatureSpec
 
 Taken = TypeVar("Taken")
 MANY = 256
-"""Keys that there are for each that is looked for, from which on not all of them are sorted."""
+"""With more stored keys than this for each key that is looked up, only some of them are sorted."""
 
 
 class FeatureReader:
-    """A feature set as the journal last spoke of it; reading it never waits for a writer."""
+    """A feature set as the journal recorded it when it was opened; reading never waits for a writer."""
 
     def __init__(self, folder: Path, journal: Path, name: str, *, shared: bool = False, mending: bool = False) -> None:
         for part in (folder, journal):
@@ -55,9 +55,9 @@ class FeatureReader:
         self.journal = Journal(journal, shared=shared)
         self.state: JournalState = self.journal.read()
         if remote := remote_of(folder):
-            remote.update(folder)  # after the journal: what is listed is as new as it is, or newer
+            remote.update(folder)  # after the journal, so the listing is at least as new
         if not (folder / "zarr.json").exists():
-            raise StoreNotFound(f"{location(folder)}: no features called {name!r} here.")
+            raise StoreNotFound(f"{location(folder)}: there are no features {name!r}.")
         try:
             self.layout = self._layout(mending)
             self.spec = FeatureSpec.from_dict(self.layout.spec)
@@ -68,13 +68,13 @@ class FeatureReader:
             raise
 
     def _layout(self, mending: bool) -> Layout:
-        """Return the layout as the journal has it, else as the metadata of zarr do, which its checksums are for.
+        """Return the layout from the journal, else from the zarr metadata, compared with the journal's checksums.
 
         Raises
         ------
         StoreError
-            When the metadata cannot be read, or differ from their checksums; if ``mending``, only where the journal
-            cannot tell what they held.
+            When the metadata cannot be read, or differ from their checksums; if ``mending``, only when the journal
+            cannot restore them.
         """
         if self.state.plan.layout is not None:
             return self.state.plan.layout
@@ -95,7 +95,7 @@ class FeatureReader:
         return Layout(spec=spec, block_rows=rows)
 
     def _metadata(self, part: str, take: Callable[[Any], Taken]) -> Taken:
-        """Return something of a ``zarr.json``."""
+        """Apply ``take`` to a ``zarr.json``."""
         path = self.folder / part / "zarr.json"
         try:
             return take(read_own_json(path))
@@ -105,17 +105,21 @@ class FeatureReader:
             raise StoreError(f"{location(path)} cannot be read ({error}). Restore it from a backup.") from error
 
     def _require_sane(self) -> None:
-        """Refuse a journal that speaks of more than there can be, whoever wrote it."""
+        """Raise if the journal records blocks, rows or arrays that cannot exist."""
         state, rows, n = self.state, self.block_rows, self.n_items
 
         def refuse(what: str) -> NoReturn:
-            raise StoreError(f"{location(self.journal.path)}: {what}. It was changed by hand, or damaged.")
+            raise StoreError(
+                f"{location(self.journal.path)}: {what}. It was damaged, or changed by hand. Restore it from a backup."
+            )
 
         if not 1 <= rows <= MOST_ROWS or rows * self.spec.item_bytes > MOST_BLOCK_BYTES:
-            refuse(f"blocks of {rows} items of {self.spec.item_bytes} bytes cannot be")
+            refuse(f"blocks of {rows} items of {self.spec.item_bytes} bytes are not possible")
         last = self.folder / "keys" / f"c.{(n - 1) // KEY_CHUNK}.0"
         if n and remote_of(self.folder) is None and not last.exists():
-            raise StoreError(f"{location(last)} is missing, and {n:,} items are said to have keys. Restore it.")
+            raise StoreError(
+                f"{location(last)} is missing: it holds keys of the {n:,} items. Restore it from a backup."
+            )
         parts = {"pooled", *(part for part, *_ in token_arrays(self.spec, 0))} if self.spec.has_tokens else {"pooled"}
         for block, line in state.blocks.items():
             start, stop = block * rows, min((block + 1) * rows, n)
@@ -123,14 +127,14 @@ class FeatureReader:
             if start >= stop or (
                 ranges and not (start <= ranges[0] and ranges[-1] <= stop and ranges == sorted(ranges))
             ):
-                refuse(f"block {block} holds rows that are none of its own")
+                refuse(f"block {block} records rows outside the block")
             if line.failed and not (start <= min(line.failed) and max(line.failed) < stop):
-                refuse(f"block {block} speaks of failed rows that are none of its own")
+                refuse(f"block {block} records failed rows outside the block")
             if line.sums and not set(line.sums) <= parts:
-                refuse(f"block {block} has checksums of arrays that these features do not have")
+                refuse(f"block {block} has checksums of arrays that this feature set does not have")
 
     def refresh(self) -> Self:
-        """Return the same feature set as the journal speaks of it now.
+        """Return the same feature set as the journal records it now.
 
         Raises
         ------
@@ -147,12 +151,12 @@ class FeatureReader:
 
     @property
     def n_items(self) -> int:
-        """Number of items that have a row."""
+        """Number of items that have been assigned a row."""
         return self.state.plan.items
 
     @property
     def n_blocks(self) -> int:
-        """Number of blocks, the last one perhaps not full."""
+        """Number of blocks; the last one may be partly filled."""
         return -(-self.n_items // self.block_rows)
 
     def __repr__(self) -> str:
@@ -174,7 +178,7 @@ class FeatureReader:
     def tokens(self) -> MappedArray | AsFloat32 | RaggedArray:
         """Token features: of shape ``(n_items, n_tokens, token_dim)`` for images, ragged for texts.
 
-        Where they are stored as int8 or bfloat16, they are float32 as they are read.
+        Tokens stored as int8 or bfloat16 are read as float32.
         """
         if not self.spec.has_tokens:
             name = self.name.partition("/")[0]
@@ -192,7 +196,7 @@ class FeatureReader:
 
     @cached_property
     def token_parts(self) -> dict[str, MappedArray]:
-        """The arrays that tokens are stored in, as they are on disk, by their folders."""
+        """The arrays of tokens as they are stored on disk, by folder."""
         if not self.spec.ragged:
             checks = {part: partial(self._require_right, part) for part, *_ in token_arrays(self.spec, 0)}
             return {
@@ -201,7 +205,7 @@ class FeatureReader:
             }
         offsets, lengths = self.token_places
         chunk = self.token_chunk_rows()
-        starts = offsets[:: self.block_rows]  # a block's tokens start at a chunk of their own
+        starts = offsets[:: self.block_rows]  # the tokens of each block start at a new chunk
 
         def block_of(index: int) -> int:
             return int(np.searchsorted(starts, index * chunk, side="right")) - 1
@@ -225,12 +229,12 @@ class FeatureReader:
 
     @cached_property
     def token_places(self) -> tuple[Array, Array]:
-        """Where the ragged tokens of each item begin, and how many they are, int64, of shape ``(n_items,)``."""
+        """Offset and number of the ragged tokens of each item, two int64 arrays of shape ``(n_items,)``."""
         offsets, lengths = (np.asarray(self.planned(f"tokens/{part}")) for part in ("offsets", "lengths"))
         return offsets, lengths
 
     def planned(self, part: str) -> MappedArray:
-        """Return an array that is written when rows are given out, and has one checksum."""
+        """Return an array that is written when rows are assigned, and that has one checksum for all rows."""
         expected = self.state.plan.sums.get(part)
 
         def require_right(index: int, chunks: list[Array]) -> None:
@@ -248,23 +252,24 @@ class FeatureReader:
         return array
 
     def _written(self, block: int) -> bool:
-        """Whether the journal says that a block holds anything."""
+        """Whether the journal records stored rows for a block."""
         return block in self.state.blocks and bool(self.state.blocks[block].stored)
 
     def _require_right(self, part: str, block: int, chunks: list[Array]) -> None:
-        """Refuse a block of an array whose rows are not those that the journal speaks of."""
+        """Raise if the stored rows of a block in an array differ from their checksum."""
         line = self.state.blocks[block]
         if not has_digest(line.sums.get(part, ""), chunks, self.ranges_in(part, block, line.stored)):
             raise StoreError(self._differs(part, block))
 
     def require_same(self, block: int) -> None:
-        """Refuse to go on with a block of which the journal says something else by now."""
+        """Raise a StoreBusy if the journal now records a block differently."""
         self.require_unchanged(lambda now: now.blocks.get(block) == self.state.blocks.get(block))
 
     def require_unchanged(self, same: Callable[[JournalState], bool] | None = None) -> None:
-        """Refuse to call damaged what another process has changed, or is removing, since this was opened.
+        """Raise a StoreBusy, instead of reporting damage, if another process has changed or removed this feature set.
 
-        ``same`` says whether the journal still says what it said; whether all of it is the same, when left out.
+        ``same`` tells whether a newer state of the journal agrees with this one; by default the whole state must be
+        equal.
         """
         now = self.journal.read()
         if not (now == self.state if same is None else same(now)) or not fetch_file(self.folder / "zarr.json"):
@@ -285,12 +290,12 @@ class FeatureReader:
             if not self._mending:
                 raise
         values = self.folder / "tokens" / "values"
-        size = next((path.stat().st_size for path in values.glob("c.*.0")), 0)  # all chunks are of one length
+        size = next((path.stat().st_size for path in values.glob("c.*.0")), 0)  # all chunks have the same length
         return size // ((self.spec.token_dim or 1) * self.spec.token_type.itemsize) or 16
 
     @cached_property
     def status(self) -> NDArray[np.uint8]:
-        """Status of each item by the journal, uint8, of shape ``(n_items,)``: 0 to do, 1 stored, 2 failed."""
+        """Status of each item from the journal, uint8, of shape ``(n_items,)``: 0 to do, 1 stored, 2 failed."""
         status = np.zeros(self.n_items, np.uint8)
         for line in self.state.blocks.values():
             for start, stop in line.stored:
@@ -300,7 +305,7 @@ class FeatureReader:
 
     @property
     def status_chunks(self) -> MappedArray:
-        """The array of status on disk, which is for tools that know of no journal."""
+        """The status array on disk, for tools that do not read the journal."""
         return self.array("status", (self.n_items,), self.block_rows, np.uint8)
 
     @property
@@ -309,21 +314,21 @@ class FeatureReader:
         return self.folder.parents[FOLDERS_ABOVE]
 
     def environments(self) -> dict[str, dict[str, Any]]:
-        """Return what blocks were made in, by the name that lines of the journal have, the oldest first."""
+        """Return the environments in which blocks were made, by their names in the journal, oldest first."""
         return {name: files_found_from(self.root, values) for name, values in self.state.environments.items()}
 
     @property
     def forgotten(self) -> list[int]:
-        """Blocks that a repair has forgotten, and that are still to be made again."""
+        """Blocks that a repair has dropped and that have not been written again."""
         return [block for block, line in self.state.blocks.items() if not line.stored and not line.failed]
 
     @cached_property
     def failed(self) -> dict[int, str]:
-        """Why each failed row failed, by row number."""
+        """Reason for each failed row, by row number."""
         return {row: why for line in self.state.blocks.values() for row, why in line.failed.items()}
 
     def rows_of(self, keys: Array) -> NDArray[np.int64]:
-        """Return the row of each of ``keys`` (uint8, shape ``(n, 16)``), -1 for a key that has none."""
+        """Return the row of each of ``keys`` (uint8, shape ``(n, 16)``); -1 for a key without a row."""
         few = len(keys) * MANY < self.n_items and "_sorted_keys" not in vars(self)
         known, order = self._sorted_like(keys) if few else self._sorted_keys
         wanted = as_words(keys)
@@ -339,7 +344,7 @@ class FeatureReader:
         return words[order], order
 
     def _sorted_like(self, keys: Array) -> tuple[Array, NDArray[np.int64]]:
-        """Sort only those keys that begin as some of ``keys`` do, with their rows: of millions, not many."""
+        """Sort only the stored keys whose first two bytes occur in ``keys``, and their rows."""
         begins = np.zeros(1 << 16, bool)
         begins[_heads(keys)] = True
         rows = np.flatnonzero(begins[_heads(self.keys)])
@@ -363,24 +368,24 @@ class FeatureReader:
 
     @cached_property
     def rights(self) -> Rights:
-        """Who may write it."""
+        """The locks of its writers."""
         return Rights(self.journal.path, self.name)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all its files, journal left out."""
+        """Bytes of all its files, without the journal."""
         return sum(file_sizes(self.folder).values())
 
     @property
     def fingerprint(self) -> str:
-        """A word that changes when any stored value does."""
+        """A digest that changes when any stored value changes."""
         sums = [sorted(self.state.plan.sums.items())]
         sums += [sorted(self.state.blocks[block].sums.items()) for block in sorted(self.state.blocks)]
         return digest(json.dumps(sums).encode())
 
     @property
     def unchecked(self) -> list[str]:
-        """What has no checksum, since an earlier version of headwater wrote it: a line for each kind of thing."""
+        """Parts that have no checksum because an earlier version of headwater wrote them, a line for each kind."""
         found = []
         if self.state.n_unchecked:
             found.append(f"{self.name}: {self.state.n_unchecked:,} lines of its journal")
@@ -389,7 +394,7 @@ class FeatureReader:
         return [*found, *(f"{self.name}: {part}" for part in parts if self.n_items and part not in sums)]
 
     def differences(self, line: BlockLine) -> Iterator[str]:
-        """Yield a line for each array of a block that differs from its checksum; the disk is read again."""
+        """Read a block from disk again; yield a line for each array that differs from its checksum."""
         for part in line.sums:
             try:
                 array = self.pooled if part == "pooled" else self.token_parts[part]
@@ -404,19 +409,19 @@ class FeatureReader:
                 yield str(error)
 
     def token_span(self, block: int) -> tuple[int, int]:
-        """Return the half-open range of token rows that a block fills."""
+        """Return the half-open range of a block's token rows."""
         offsets, lengths = self.token_places
         start = block * self.block_rows
         stop = min(start + self.block_rows, self.n_items)
         return int(offsets[start]), end_of(offsets[:stop], lengths[:stop])
 
     def token_chunks(self, block: int, rows: int) -> range:
-        """Return the chunks of ragged tokens, of so many rows each, that are a block's."""
+        """Return the chunks of a block's ragged tokens, for chunks of ``rows`` rows."""
         first, last = self.token_span(block)
         return range(first // rows, -(-last // rows))
 
     def _written_chunks(self, block: int, rows: int) -> range:
-        """Return those `_token_chunks` that hold tokens of stored items, and so are there."""
+        """Return those `token_chunks` that hold tokens of stored items, and so exist."""
         line = self.state.blocks.get(block)
         if line is None or not line.stored:
             return range(0)
@@ -425,7 +430,7 @@ class FeatureReader:
         return range(int(offsets[block * self.block_rows]) // rows, -(-end_of(offsets[:stop], lengths[:stop]) // rows))
 
     def ranges_in(self, part: str, block: int, stored: Ranges) -> Ranges:
-        """Return where among the rows of a block's chunks the rows ``stored`` are."""
+        """Return the row ranges ``stored``, counted from the first row of the block's chunks."""
         if not part.startswith("tokens/"):
             start = block * self.block_rows
             return tuple((a - start, b - start) for a, b in stored)
@@ -434,10 +439,10 @@ class FeatureReader:
 
 
 def _chunk_rows(metadata: Any) -> int:
-    """Return how many rows a chunk has, by the ``zarr.json`` of its array."""
+    """Return the rows per chunk from the ``zarr.json`` of an array."""
     return read_as(Count, metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
 
 
 def _heads(keys: Array) -> NDArray[np.uint16]:
-    """Return the first two bytes of each key as a number."""
+    """Return the first two bytes of each key as an integer."""
     return np.ascontiguousarray(keys[:, :2]).view(np.uint16).reshape(-1)

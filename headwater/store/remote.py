@@ -1,13 +1,12 @@
-"""A store at a URL: its files are objects of a bucket, cached in a folder of this disk, where they are mapped.
+"""A store at a URL: its files are objects in a bucket, cached in a folder on this disk, where they are mapped.
 
-The bucket is the truth. A file is written to it first, then put into the cache; so the bucket goes through the states
-of the commit protocol, one object at a time, and the cache is never ahead of it. On S3 an object
-is written only over the version of it that this process knows: one that lost its lock unaware, and comes late, changes
-nothing.
+The bucket is authoritative. A file is written to the bucket first, then to the cache, one object at a time, so the
+cache is never newer than the bucket. On S3, an object is replaced only if it is still the version that this process
+knows. Late writes from a process that has lost its lock are therefore rejected.
 
-Small files are brought up to date whenever a store or a feature set is opened, chunks when they are mapped: a cached
-file counts only as the version that the bucket listed last. A version is what the bucket said before the bytes were
-read, so that what changed in between is newer than it is taken for, and is fetched again.
+Small files are updated whenever a store or a feature set is opened, chunks when they are mapped. A cached file is used
+only if it has the version that the bucket listed last. The version is read before the bytes: if the object changes in
+between, it is fetched again.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ from headwater.store.lease import FREE, Borrowed, Lease, leased, require_free
 
 Taken = TypeVar("Taken")
 PAGE = "url.json"
-"""In the cache of a store: which store it is of."""
+"""File in the cache of a store that gives the store's URL."""
 OWN = ("files.parquet", "files.sum.json")
-"""Files of a store that are about this machine, and stay on it."""
+"""Files of a store that concern only this machine and are not uploaded."""
 AT_ONCE = 8
-"""Requests that run side by side."""
+"""Requests that run in parallel."""
 WHOLE_BYTES = 64 << 20
-"""Larger indexes are sent in parts, over whatever is there; nothing else is: a condition goes with a single request."""
+"""Larger indexes are uploaded in parts, without a condition. All other files take one request, which may have one."""
 PUT_BYTES = 5 << 30
-"""What S3 takes in one request."""
+"""Most bytes that S3 accepts in one request."""
 LEFT_OVER_SECONDS = 3600
 TRIES = 5
-"""How often an object is written that the server refuses, though nobody else has written it."""
+"""Tries to write an object that the server rejects although no other process has written it."""
 PAUSE_SECONDS = 0.2
-"""The longest wait before an object is written again that was refused."""
+"""The longest wait before a rejected write is repeated."""
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _SECRET = re.compile(r"[?&;#](?:[^&;#]*(?:key|secret|token|password|signature|credential|sig)[^&;#=]*)=", re.IGNORECASE)
 _REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"}
@@ -58,21 +57,21 @@ _REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "41
 
 @dataclass(frozen=True)
 class Version:
-    """What a bucket says of an object: a word that changes when its bytes do, and how many there are."""
+    """The version of an object: a word that changes when its bytes change, and their number."""
 
     word: str
     size: int
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Version:
-        """Read what fsspec says of an object: its ETag where it has one, else when it was written."""
+        """Make a version from fsspec's information on an object: from its ETag, else from its time of writing."""
         names = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")
         word = next((str(info[name]) for name in names if info.get(name) is not None), "")
         return cls(f"{word} {info['size']}", int(info["size"]))
 
 
 def is_url(location: str | Path) -> bool:
-    """Whether a store's location is a URL; a `Path` that was made of one still is.
+    """Whether a store's location is a URL; a `Path` made from a URL counts as one.
 
     Examples
     --------
@@ -84,39 +83,39 @@ def is_url(location: str | Path) -> bool:
 
 
 def refuse_credentials(url: str) -> None:
-    """Refuse a URL that holds a password or a key, which would be kept in files and shown in messages.
+    """Raise if a URL holds a password or a key, since URLs are stored in files and shown in messages.
 
     Raises
     ------
     InputError
-        The message does not repeat it.
+        The message does not repeat the credentials.
     """
     scheme, _, rest = url.partition(":")
     bucket = rest.lstrip("/").partition("/")[0]
     if "@" in bucket or _SECRET.search(rest):
         raise InputError(
-            f"{scheme}://…: credentials cannot be part of a URL, which is kept in files and shown in messages. Set "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and leave them out."
+            f"{scheme}://…: a URL must not hold credentials, since URLs are stored in files and shown in messages. "
+            "Leave them out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
         )
 
 
 def store_folder(location: str | Path) -> Path:
-    """Return the folder of a store on this disk: for one at a URL, that of its cache, made when it is not there.
+    """Return the folder of a store on this disk; for a store at a URL, the folder of its cache, created if missing.
 
     Raises
     ------
     InputError
-        When no store can be at this URL.
+        When a store cannot be at this URL.
     MissingExtra
-        When what reaches it is not installed.
+        When the package that accesses such URLs is not installed.
     """
     if not is_url(location):
         return Path(location)
     url = str(location)
     refuse_credentials(url)
-    fs, root = _file_system(url if "://" in url else url.replace(":/", "://", 1))  # as a `Path` has it
+    fs, root = _file_system(url if "://" in url else url.replace(":/", "://", 1))  # `Path` drops a slash
     name = root.rpartition("/")[2]
-    endpoint = _endpoint(fs, url)  # two servers may have buckets of one name
+    endpoint = _endpoint(fs, url)  # two servers may have buckets of the same name
     url = fs.unstrip_protocol(root)
     word = hashlib.blake2b(f"{endpoint} {url}".encode(), digest_size=8).hexdigest()
     folder = Path(cache_folder(), f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)}-{word}")
@@ -129,18 +128,18 @@ def store_folder(location: str | Path) -> Path:
 
 
 def remote_of(path: Path) -> Remote | None:
-    """Return the store at a URL that a path is cached for; None for a path of this disk alone."""
+    """Return the store at a URL whose cache holds a path; None for any other path."""
     root, text = cache_folder(), str(path)
     if not text.startswith(root + os.sep):
         return None
     try:
         return _remote(f"{root}/{text[len(root) + 1 :].split(os.sep, 1)[0]}", os.getpid())
-    except (FileNotFoundError, NotADirectoryError):  # there is nothing of a store's
+    except (FileNotFoundError, NotADirectoryError):  # no cached store is there
         return None
 
 
 @cache
-def _remote(folder: str, process: int) -> Remote:  # one for each process: a file system does not outlive a fork
+def _remote(folder: str, process: int) -> Remote:  # one per process: a file system does not survive a fork
     return Remote(json.loads(Path(folder, PAGE).read_text())["url"], Path(folder))
 
 
@@ -150,9 +149,9 @@ class Remote:
     Parameters
     ----------
     url
-        Where the store is.
+        URL of the store.
     folder
-        Its part of the cache; the store's files are below ``store`` in it.
+        Folder of the store in the cache; the store's files are in its subfolder ``store``.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -171,16 +170,16 @@ class Remote:
     # Reading
 
     def update(self, folder: Path | None = None) -> None:
-        """List what there is below a folder, and bring its small files up to date; of the whole store when left out.
+        """List the objects below a folder, by default of the whole store, and update the small cached files.
 
         Raises
         ------
         StoreNotFound
             When there is no such bucket.
         StoreError
-            When something else than a store is at the URL.
+            When something other than a store is at the URL.
         RemoteError
-            When the bucket cannot be reached, or refuses.
+            When the bucket cannot be reached, or rejects a request.
         """
         began = time.time_ns()
         prefix = "" if folder is None else f"{self._name(folder)}/"
@@ -194,7 +193,7 @@ class Remote:
         self._drop_others(self.folder / prefix, found, began)
 
     def update_file(self, path: Path) -> None:
-        """Bring one file up to date."""
+        """Update one cached file."""
         name = self._name(path)
         try:
             self._listed[name] = self._look(name)
@@ -206,7 +205,7 @@ class Remote:
             self._fetch_all([name])
 
     def read(self, path: Path) -> bytes | None:
-        """Return what the bucket has of a file now; None when it has none."""
+        """Return the bytes of a file that the bucket holds now; None if there is none."""
         try:
             self._listed[self._name(path)] = self._look(self._name(path))
             (data,) = self.take([path], _read)
@@ -223,21 +222,21 @@ class Remote:
         *,
         trusted: bool = True,
     ) -> list[Taken]:
-        """Return what ``take`` makes of each file, of which one is open at a time.
+        """Apply ``take`` to each file, one after the other, and return the results.
 
-        Those that have to be fetched become part of the cache if ``check`` lets all that was made of them pass. Unless
-        the cache is ``trusted``, those that it has are checked too, and fetched again when they do not pass.
+        Fetched files are added to the cache if ``check``, called with all results, does not raise. Unless the cache is
+        ``trusted``, cached files are checked too, and fetched again if the check fails.
 
         Raises
         ------
         FileNotFoundError
-            When the bucket lacks one, which the error names.
+            When the bucket lacks a file; the error names it.
         """
         if not trusted:
             try:
                 return self._take(paths, take, check, always=True)
             except StoreError:
-                for path in paths:  # a cached file may have been damaged: the bucket's is taken
+                for path in paths:  # a cached file may be damaged: fetch it again
                     self._index.forget(path)
         return self._take(paths, take, check, always=False)
 
@@ -275,17 +274,17 @@ class Remote:
         return found
 
     def read_past_cache(self, path: Path) -> bytes:
-        """Return the bytes of an object, which stay out of the cache; a FileNotFoundError where there is none."""
+        """Return the bytes of an object without caching them; raise FileNotFoundError if there is none."""
         with self._requests():
             data: bytes = self._fs.cat_file(self._key(self._name(path)))
             return data
 
     def has(self, path: Path) -> bool:
-        """Whether the bucket has a file, by its last listing."""
+        """Whether the last listing of the bucket has a file."""
         return self._name(path) in self._listed
 
     def look_again(self, *paths: Path) -> None:
-        """Know of files what the bucket has now, without fetching them."""
+        """Look up the current versions of files in the bucket, without fetching them."""
 
         def look(path: Path) -> None:
             try:
@@ -297,26 +296,26 @@ class Remote:
             list(pool.map(look, paths))
 
     def sizes(self, folder: Path) -> dict[Path, int]:
-        """Return the files below a folder, by the last listing, and their bytes."""
+        """Return the size in bytes of every file below a folder, from the last listing."""
         prefix = f"{self._name(folder)}/"
         return {self.folder / name: version.size for name, version in self._listed.items() if name.startswith(prefix)}
 
     def read_anew(self, folder: Path) -> None:
-        """Fetch everything below a folder again, from now on: what the bucket holds, whatever the cache does."""
+        """Discard the cache of everything below a folder, so that it is fetched from the bucket again."""
         self._index.forget(folder)
         self.update(None if folder == self.folder else folder)
 
     # Writing
 
     def send(self, file: Path, path: Path) -> None:
-        """Let the bucket have what is in ``file``, which is about to become ``path``.
+        """Upload ``file``, which is about to be renamed to ``path``.
 
         Raises
         ------
         StoreBusy
-            When a lock that this process held may be another's by now.
+            When this process may have lost one of its locks.
         RemoteError
-            When the bucket cannot be reached, or refuses.
+            When the bucket cannot be reached, or rejects a request.
         """
         name = self._name(path)
         if path.name in OWN:
@@ -335,16 +334,16 @@ class Remote:
             self._index.drop_oldest(cache_limit())
 
     def change(self, path: Path, changed: Callable[[bytes], bytes | None]) -> None:
-        """Write what ``changed`` makes of a file, if that is still there as it was given; else ask it again.
+        """Replace a file by the result of ``changed``, called with its bytes; repeat if the file changed meanwhile.
 
-        An absent file is an empty one. Where ``changed`` returns None, nothing is written.
+        A missing file counts as empty. If ``changed`` returns None, nothing is written.
 
         Raises
         ------
         StoreBusy
-            When a lock that this process held may be another's by now.
+            When this process may have lost one of its locks.
         RemoteError
-            When the server refuses, though nobody else writes.
+            When the server rejects the write although no other process writes.
         """
         name = self._name(path)
         last, n_refused = None, 0
@@ -360,19 +359,19 @@ class Remote:
             last, n_refused = version, n_refused + 1 if version == last else 1
             if n_refused == TRIES:
                 raise self._refused(name)
-            time.sleep(random.uniform(0, PAUSE_SECONDS))  # whoever was quicker may be about to write again
+            time.sleep(random.uniform(0, PAUSE_SECONDS))  # the other process may be about to write again
         self._listed[name] = Version(word, len(data))
         beside = _beside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._requests():  # of the disk of the cache
+            with self._requests():  # also handles errors of the cache's disk
                 beside.write_bytes(data)
             self._keep(beside, path, self._listed[name])
         finally:
             beside.unlink(missing_ok=True)
 
     def _current(self, name: str) -> tuple[Version | None, bytes]:
-        """Return the version of an object now, and its bytes, which may be newer; None and none where there is none."""
+        """Return the version of an object and its bytes, which may be newer; None and no bytes if it is missing."""
         try:
             version = self._look(name)
             file = self._cached(self.folder / name, version)
@@ -384,7 +383,7 @@ class Remote:
             return version, file.read()
 
     def _write_over(self, name: str, data: bytes) -> Version:
-        """Write an object over the version of it that this process knows, where the server knows conditions."""
+        """Replace an object if it is still the version that this process knows; without conditional writes, always."""
         if not self.has_conditions:
             with self._requests():
                 self._fs.pipe_file(self._key(name), data)
@@ -396,7 +395,7 @@ class Remote:
             if word is not None:
                 return Version(word, len(data))
             found = self.read_tagged(name)
-            if found is not None and found[1] == data:  # the answer was lost; or another process made the same
+            if found is not None and found[1] == data:  # the response was lost, or another process wrote the same
                 return Version(found[0], len(data))
             if tag != (None if found is None else found[0]):
                 raise StoreBusy(
@@ -407,12 +406,12 @@ class Remote:
 
     def _refused(self, name: str) -> RemoteError:
         return RemoteError(
-            f"{self.url}/{name}: the server refuses to write it, though nobody else has. Run the same command again; "
-            "if it goes on, look whether the server knows conditional writes (If-Match, If-None-Match)."
+            f"{self.url}/{name}: the server rejects the write, although no other process has changed it. Run the same "
+            "command again. If that fails, check that the server supports conditional writes (If-Match, If-None-Match)."
         )
 
     def remove(self, path: Path) -> None:
-        """Remove a file; nothing where there is none."""
+        """Remove a file; do nothing if it is missing."""
         self.require_leases()
         self._remove([self._name(path)])
 
@@ -422,7 +421,7 @@ class Remote:
         self._remove(list(self._list(f"{self._name(folder)}/")))
 
     def copy_tree(self, source: Path, target: Path, last: Path) -> None:
-        """Copy everything below ``source`` to ``target``, the file ``last`` of it last; nothing is fetched."""
+        """Copy everything below ``source`` to ``target`` inside the bucket, the file ``last`` at the end."""
         self.require_leases()
         prefix = f"{self._name(source)}/"
         names, end = list(self._list(prefix)), self._name(last)
@@ -440,7 +439,7 @@ class Remote:
 
     @contextmanager
     def lease(self, path: Path, *, wait: bool) -> Iterator[None]:
-        """Hold the lock ``path``; what is written meanwhile is written only as long as it is held.
+        """Hold the lock ``path``; writes in the body fail once the lock is lost.
 
         Raises
         ------
@@ -456,7 +455,7 @@ class Remote:
 
     @contextmanager
     def borrowed(self, path: Path, word: str) -> Iterator[None]:
-        """Write only as long as another process, of which ``word`` came, holds the lock ``path``."""
+        """Write only while another process, which gave ``word``, holds the lock ``path``."""
         lock = Borrowed(self, self._name(path), word)
         self._leases.append(lock)
         try:
@@ -465,25 +464,25 @@ class Remote:
             self._leases.remove(lock)
 
     def word_of(self, path: Path) -> str:
-        """Return the word for `borrowed` of a lock that this process holds."""
+        """Return the word of a lock that this process holds, for `borrowed`."""
         return next(lease.word for lease in self._leases if isinstance(lease, Lease) and lease.name == self._name(path))
 
     def taken(self, folder: Path) -> list[Path]:
-        """Return the locks of a folder that somebody holds, or held when it died."""
+        """Return the locks of a folder that a process holds, or held when it died."""
         found = self._list(f"{self._name(folder)}/")
         return [self.folder / name for name, v in found.items() if name.endswith(".lock") and v.size > len(FREE)]
 
     def require_free(self, path: Path) -> None:
-        """Make sure that nobody holds the lock ``path``; see `headwater.store.lease.require_free`."""
+        """Make sure that no process holds the lock ``path``; see `headwater.store.lease.require_free`."""
         require_free(self, self._name(path))
 
     @property
     def has_conditions(self) -> bool:
-        """Whether `write_if` is a single request; else there is a look before the write."""
+        """Whether `write_if` is one conditional request; otherwise it reads the version first, then writes."""
         return hasattr(self._fs, "s3")
 
     def read_tagged(self, name: str) -> tuple[str, bytes] | None:
-        """Return a tag of an object, and its bytes, which may be newer than the tag; None when there is none."""
+        """Return the tag of an object and its bytes, which may be newer than the tag; None if it is missing."""
         with self._requests():
             try:
                 return Version.of(self._fs.info(self._key(name))).word, self._fs.cat_file(self._key(name))
@@ -491,10 +490,10 @@ class Remote:
                 return None
 
     def write_if(self, name: str, data: bytes, tag: str | None) -> str | None:
-        """Write an object if it still has a tag, or if there is none; return its new tag, None when it was not written.
+        """Write an object if it still has ``tag`` (None: if it is missing); return its new tag, or None if rejected.
 
-        One request where the file system knows conditions, as S3 does; elsewhere a look before the write. A tag is the
-        word of a `Version`.
+        This is one request where the file system supports conditional writes, as S3 does; elsewhere the tag is read
+        first. A tag is the word of a `Version`.
         """
         key = self._key(name)
         whole = {"chunksize": PUT_BYTES} if self.has_conditions else {}
@@ -518,43 +517,43 @@ class Remote:
             return Version.of({**told, "size": len(data)} if is_told else self._fs.info(key)).word
 
     def require_leases(self) -> None:
-        """Raise a StoreBusy where a lock that this process took, or borrowed, is lost."""
+        """Raise a StoreBusy if a lock that this process holds or borrows is lost."""
         if lost := [lease.name for lease in self._leases if not lease.held]:
             raise StoreBusy(
                 f"{self.url}: the lock {lost[0]} was lost: the bucket could not be reached for too long, or the "
-                "process that held it has ended. What is finished is kept: run the same command again."
+                "process that held the lock has ended. Finished blocks are kept. Run the same command again."
             )
 
     # Requests
 
     def _list(self, prefix: str) -> dict[str, Version]:
-        """Return the objects whose names begin with a prefix, a folder's, by their names in the store."""
+        """Return the objects in a folder, given as a prefix, by their names in the store."""
         with self._requests():
             try:
                 found = self._fs.find(f"{self._root}/{prefix}".rstrip("/"), detail=True)
             except FileNotFoundError as error:
-                raise StoreNotFound(f"{self.url}: no such bucket. Make it, or look at its name.") from error
+                raise StoreNotFound(f"{self.url}: no such bucket. Create it, or check its name.") from error
         start = len(self._root) + 1
         return {key[start:]: Version.of(info) for key, info in found.items() if info["type"] == "file" and key[start:]}
 
     def _look(self, name: str) -> Version:
-        """Return the version of an object now; a FileNotFoundError where there is none."""
+        """Return the current version of an object; raise FileNotFoundError if it is missing."""
         with self._requests():
             return Version.of(self._fs.info(self._key(name)))
 
     def _require_store(self, found: Collection[str]) -> None:
-        """Refuse a prefix that holds other things, and a single object."""
+        """Raise if the URL holds objects that are not a store, or is a single object."""
         if "store.json" in found:
             return
         if any(not name.startswith(".") for name in found):
-            raise StoreError(f"{self.url} holds other things, not a store. Give a URL at which nothing is yet.")
+            raise StoreError(f"{self.url} holds other objects, not a store. Give a URL where nothing is stored yet.")
         with self._requests():
             is_file = not found and "/" in self._root and self._fs.isfile(self._root)
         if is_file:
-            raise StoreError(f"{self.url} is a single object, not a store. Give a URL at which nothing is yet.")
+            raise StoreError(f"{self.url} is a single object, not a store. Give a URL where nothing is stored yet.")
 
     def _fetch_all(self, names: Collection[str]) -> None:
-        """Fetch small files, side by side; one that is gone meanwhile is left out."""
+        """Fetch small files in parallel; skip files that have been removed meanwhile."""
 
         def fetch(name: str) -> None:
             try:
@@ -567,7 +566,7 @@ class Remote:
                 list(pool.map(fetch, names))
 
     def _cached(self, path: Path, version: Version) -> BinaryIO | None:
-        """Open a file of the cache, if it holds a version of its object."""
+        """Open a cached file if it holds this version of its object; else return None."""
         try:
             file = path.open("rb")
         except FileNotFoundError:
@@ -578,7 +577,7 @@ class Remote:
         return None
 
     def _fetch(self, name: str) -> BinaryIO:
-        """Fetch an object into a file beside the one that it may become, and open it."""
+        """Fetch an object into a temporary file beside its place in the cache, and open that."""
         beside = _beside(self.folder / name)
         try:
             while True:
@@ -588,15 +587,15 @@ class Remote:
                         self._fs.get_file(self._key(name), str(beside))
                     return beside.open("rb")
                 except FileNotFoundError:
-                    if beside.parent.exists():  # else another process has dropped the empty folder of the cache
+                    if beside.parent.exists():  # else another process has removed the empty folder
                         raise
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
 
     def _keep(self, beside: Path, path: Path, version: Version) -> None:
-        """Let a file become, durably, that of the cache which holds a version of its object."""
-        with self._requests(), beside.open("rb") as file:  # of the disk of the cache
+        """Durably rename a temporary file to its place in the cache, and record its version."""
+        with self._requests(), beside.open("rb") as file:  # also handles errors of the cache's disk
             os.fsync(file.fileno())
         self._index.record(path, version.word, beside.stat(), droppable=_is_chunk(self._name(path)))
         beside.replace(path)
@@ -609,16 +608,16 @@ class Remote:
             return False
 
     def _drop_others(self, folder: Path, found: Collection[str], began: int) -> None:
-        """Drop cached files that the bucket does not have, except those put there since it was asked."""
+        """Remove cached files that the bucket does not have, except those written since the listing ``began``."""
         for path in [path for path in matching(folder, "**/*") if path.is_file()]:
             if path.name.endswith((".lock", ".tmp")) or path.name in OWN:
                 continue
             try:
                 stat = path.stat()
-            except FileNotFoundError:  # another process has put it in its place, or dropped it
+            except FileNotFoundError:  # another process has renamed or removed it
                 continue
             gone = self._name(path) not in found and stat.st_ctime_ns < began
-            if path.suffix == ".part" or self._name(path).startswith("index/"):  # perhaps on its way
+            if path.suffix == ".part" or self._name(path).startswith("index/"):  # may be in transfer
                 gone = gone and time.time() - stat.st_mtime > LEFT_OVER_SECONDS
             if gone:
                 path.unlink(missing_ok=True)
@@ -635,7 +634,7 @@ class Remote:
             self._listed.pop(name, None)
 
     def _name(self, path: Path) -> str:
-        """Return the name of a file in the store, such as ``journal/f/image.jsonl``; of the store itself, ``""``."""
+        """Return the name of a file in the store, such as ``journal/f/image.jsonl``; ``""`` for the store itself."""
         return "" if path == self.folder else path.relative_to(self.folder).as_posix()
 
     def _key(self, name: str) -> str:
@@ -643,7 +642,7 @@ class Remote:
 
     @contextmanager
     def _requests(self) -> Iterator[None]:
-        """Turn what a bucket refuses into a `RemoteError` that says what to do; what is not there stays as it is."""
+        """Turn the errors of a bucket into a `RemoteError` that says what to do; FileNotFoundError passes through."""
         try:
             yield
         except (FileNotFoundError, RemoteError):
@@ -651,44 +650,44 @@ class Remote:
         except _refusals() as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskError(
-                    f"{self.folder}: the disk of the cache is full. Free some space, or name another folder with "
-                    f"{FOLDER} or a limit with {LIMIT}; then run the same command again."
+                    f"{self.folder}: the disk of the cache is full. Free some space, set {FOLDER} to another folder, "
+                    f"or set {LIMIT} to a smaller size; then run the same command again."
                 ) from error
             raise RemoteError(f"{self.url}: {_advice(error)}") from error
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL, which remembers no listing, and the place on it.
+    """Return the file system of a URL, without a cache of listings, and the path in it.
 
     Raises
     ------
     InputError, MissingExtra
-        When there is none for such URLs, or it is not installed.
+        When no file system supports the URL, or the one that does is not installed.
     """
     core = need("fsspec.core", "s3")
     if magic := next((letter for letter in "*?[" if letter in url), None):
-        raise InputError(f"{url}: {magic!r} cannot be in the URL of a store.")
+        raise InputError(f"{url}: the URL of a store must not contain {magic!r}.")
     more = {"auto_mkdir": True} if url.startswith(("file:", "local:")) else {}
     try:
         fs, root = core.url_to_fs(url, use_listings_cache=False, **more)
     except ValueError as error:
-        raise InputError(f"{url}: no store can be there ({error}). Give a folder, or a URL such as s3://…") from error
+        raise InputError(f"{url}: cannot hold a store ({error}). Give a folder, or a URL such as s3://…") from error
     except ImportError as error:
-        extra = "Run: pip install 'headwater[s3]'" if url.startswith("s3") else "Install what fsspec needs for it."
+        extra = "Run: pip install 'headwater[s3]'" if url.startswith("s3") else "Install fsspec's package for it."
         raise MissingExtra(f"{url}: {error}. {extra}") from error
     root = root.rstrip("/")
     if not root:
-        raise InputError(f"{url}: name a bucket and a place in it, such as s3://bucket/lung.hw.")
+        raise InputError(f"{url}: give a bucket and a path in it, such as s3://bucket/lung.hw.")
     return fs, root
 
 
 def _endpoint(fs: Any, url: str) -> str:
-    """Return the server that a file system speaks to, where it can be another; for S3 that is settled by connecting.
+    """Return the URL of the S3 server that a file system connects to; empty for other file systems.
 
     Raises
     ------
     RemoteError
-        When the settings of the environment cannot be used.
+        When the settings in the environment cannot be used.
     """
     refusals: tuple[type[Exception], ...] = (ValueError, *_refusals())
     try:
@@ -698,23 +697,23 @@ def _endpoint(fs: Any, url: str) -> str:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """Return what requests raise: besides OSError, what botocore does where it is loaded."""
+    """Return the exceptions that requests raise: OSError and, if botocore is loaded, its exceptions."""
     botocore = sys.modules.get("botocore.exceptions")
     return (OSError,) if botocore is None else (OSError, botocore.BotoCoreError, botocore.ClientError)
 
 
 def _advice(error: Exception) -> str:
-    """Say in a line what is in the way of a request and what to do."""
+    """Say in one line why a request failed and what to do."""
     words = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, PermissionError):
-        return f"access denied ({words}). Check the credentials and the policy of the bucket."
+        return f"access denied ({words}). Check your credentials and the bucket's policy."
     if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         return (
-            "no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket, "
+            "no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket, set "
             "FSSPEC_S3_ANON=true."
         )
     if isinstance(error, OSError) and not isinstance(error, (TimeoutError, ConnectionError)):
-        return f"refused ({words})."
+        return f"the server rejected the request ({words})."
     return f"cannot be reached ({words}). Check the network, AWS_PROFILE, the region and AWS_ENDPOINT_URL."
 
 
@@ -723,13 +722,13 @@ def _read(file: BinaryIO, path: Path) -> bytes:
 
 
 def _code(error: OSError) -> str:
-    """Return the server's word for an error, as botocore has it."""
+    """Return the server's error code from botocore's response."""
     response: Mapping[str, Any] = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
 
 
 def _beside(path: Path) -> Path:
-    """Return where this thread writes what may become a file of the cache."""
+    """Return the temporary path where this thread writes a file for the cache."""
     return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
 
 
@@ -739,12 +738,12 @@ def _is_chunk(name: str) -> bool:
 
 
 def _is_large(name: str) -> bool:
-    """Whether a file is fetched only when it is asked for: chunks, and indexes; locks are never."""
+    """Whether a file is not fetched with the small files: chunks and indexes are fetched on use, locks never."""
     return _is_chunk(name) or name.endswith((".faiss", ".lock"))
 
 
 def _remove_empty(folder: Path, top: Path) -> None:
-    """Remove a folder that is empty, and those above it that then are, below ``top``."""
+    """Remove an empty folder, and its parents below ``top`` that are then empty."""
     while folder != top:
         try:
             folder.rmdir()

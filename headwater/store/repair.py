@@ -1,4 +1,4 @@
-"""Mending a feature set: what can be told from the rest is written anew, what cannot is forgotten, to be made again."""
+"""Repair of a feature set: rewrite what can be restored; drop damaged blocks from the journal, to be embedded again."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from headwater.store.rights import Rights
 def mend(
     damaged: Features, known_keys: NDArray[np.uint8], before_forgetting: Callable[[], object] = lambda: None
 ) -> Iterator[str]:
-    """Mend what `Features.damages` finds, and yield a line about each thing that was done.
+    """Repair what `Features.damages` finds; yield a line for each repair.
 
-    Metadata and status are written as the journal has them. Damaged blocks are forgotten: the next run makes them.
-    One damaged key is found again among ``known_keys``.
+    Metadata and status are rewritten from the journal. Damaged blocks are dropped from the journal, and the next run
+    embeds them again. A single damaged key is restored from ``known_keys``.
 
     Parameters
     ----------
@@ -35,19 +35,19 @@ def mend(
     known_keys
         Content keys of the store's samples, uint8, of shape ``(n, 16)``.
     before_forgetting
-        Called before the first block is forgotten; raises when it could not be made again.
+        Called before a block is dropped; raises if it could not be embedded again.
 
     Raises
     ------
     StoreError
-        When what is damaged cannot be told from the rest.
+        When the damage cannot be repaired.
     StoreBusy
         When another process writes these features.
     """
     with damaged.writing() as writer:
         features = writer.features
         found = list(damages(features))
-        for damage in found:  # first, since all else goes by it
+        for damage in found:  # first, since the other repairs need the keys
             if damage.kind == "planned":
                 _mend_planned(features, damage, known_keys)
                 yield f"{features.name}: {damage.part} restored"
@@ -56,25 +56,25 @@ def mend(
         for damage in found:
             if damage.kind == "metadata":
                 write_json(features.folder / damage.part / "zarr.json", expected_metadata(features)[damage.part])
-                yield f"{features.name}: metadata of {damage.part or 'the group'} written anew"
+                yield f"{features.name}: metadata of {damage.part or 'the group'} rewritten"
             elif damage.kind == "status" and damage.block is not None:
                 start = damage.block * features.block_rows
                 status = features.status[start : start + features.block_rows]
                 features.status_chunks.write_chunk(damage.block, status)
-                yield f"{features.name}: status of block {damage.block} written anew"
-            elif damage.block is not None and features.state.blocks[damage.block].stored:  # once, whatever differs
+                yield f"{features.name}: status of block {damage.block} rewritten"
+            elif damage.block is not None and features.state.blocks[damage.block].stored:  # once per block
                 before_forgetting()
-                made_in = features.state.blocks[damage.block].environment  # in which it is to be made again
+                made_in = features.state.blocks[damage.block].environment  # it must be embedded again in the same one
                 writer.record(BlockLine(block=damage.block, stored=(), sums={}, environment=made_in))
-                yield f"{features.name}: block {damage.block} forgotten, to be made again"
+                yield f"{features.name}: block {damage.block} dropped, to be embedded again"
 
 
 def _mend_planned(features: FeatureReader, damage: Damage, known_keys: NDArray[np.uint8]) -> None:
-    """Find the one key that is damaged among those that are known."""
+    """Restore a single damaged key from the known keys."""
     expected = features.state.plan.sums[damage.part]
     helpless = StoreError(
-        f"{damage.text}, and cannot be told from the rest. Restore it from a backup, or remove "
-        f"{location(features.folder)} and {location(features.journal.path)} and embed again."
+        f"{damage.text}, and cannot be repaired. Restore it from a backup, or remove {location(features.folder)} and "
+        f"{location(features.journal.path)} and embed again."
     )
     if damage.part != "keys":
         raise helpless
@@ -101,20 +101,21 @@ def _mend_planned(features: FeatureReader, damage: Damage, known_keys: NDArray[n
 
 
 def salvage_journal(journal: Journal, name: str) -> list[str]:
-    """Leave out the lines of a feature set's journal that cannot be read; return a line about each, none when all can.
+    """Remove the lines of a feature set's journal that cannot be read; return a message about each.
 
-    The journal as it was is kept beside it, under ``.damaged``. What left-out lines spoke of is made again.
+    The original journal is kept beside it, with the suffix ``.damaged``. The blocks of removed lines are embedded
+    again.
 
     Raises
     ------
     StoreError
-        When the last line that gave out rows is among them: which item has which row is then not known.
+        When the last line that assigns rows cannot be read: then it is unknown which item has which row.
     StoreBusy
         When another process writes these features.
     """
     if not journal.path.exists():
         return []
-    with Rights(journal.path, name).alone():  # nobody adds a line meanwhile
+    with Rights(journal.path, name).alone():  # so that no other process adds a line
         return _salvaged(journal)
 
 
@@ -132,17 +133,17 @@ def _salvaged(journal: Journal) -> list[str]:
         try:
             value = parsed(line)
         except ValueError:
-            said.append(f"{location(journal.path)}: line {number} left out, what it spoke of is made again")
-            if b'"block"' not in line and b'"is"' not in line:  # else it was one of a plan, as far as can be seen
+            said.append(f"{location(journal.path)}: line {number} removed; what it recorded is embedded again")
+            if b'"block"' not in line and b'"is"' not in line:  # probably a plan line
                 lost_plan = number
             continue
         if "items" in value:
-            lost_plan = 0  # a later plan speaks of all rows
+            lost_plan = 0  # a later plan covers all rows
         kept.append(line)
     if lost_plan:
         raise StoreError(
-            f"{location(journal.path)}: line {lost_plan}, which gave out rows, cannot be read. Restore the file from a "
-            "backup, or remove these features and embed again."
+            f"{location(journal.path)}: line {lost_plan}, which assigns rows to items, cannot be read. Restore the "
+            "file from a backup, or remove these features and embed again."
         )
     if said:
         write_bytes(journal.path.with_suffix(".damaged"), text)

@@ -1,14 +1,15 @@
-"""Who may write a feature set.
+"""The locks that decide who may write a feature set.
 
-One process alone, which holds ``NAME.lock`` beside the journal; or the parts of a run, each of which holds
-``NAME.I-of-N.lock``, gives out rows under ``NAME.plan.lock`` unless another part has, and writes blocks and lines of
-its own.
+Either one process writes alone and holds ``NAME.lock`` beside the journal. Or the shards of a run write together: each
+holds ``NAME.I-of-N.lock`` and writes its own blocks and journal lines. The first shard assigns rows, and holds
+``NAME.plan.lock`` meanwhile.
 
-On a disk, the parts share ``NAME.lock`` by ``flock``. In a bucket nothing is shared: a part takes its lock, then looks
-at the lone writer's and at those of other numbers of parts; a lone writer takes its own, then looks at all parts'. Each
-looks when its own lock is there to be seen, so never do both go on, though both may be refused. What a process that
-lost its lock unaware still sends is refused, since objects are written only over the version that their writer knows,
-and lines of the journal only where it says of their blocks, or of the rows, what their writer knew.
+On a disk, the shards share ``NAME.lock`` by ``flock``. A bucket has no shared locks: a shard takes its lock, then
+checks the single writer's and those of shards of other numbers; a single writer takes its lock, then checks those of
+all shards. Since each process checks after its own lock is visible, two conflicting processes never both go on, though
+both may be rejected. Late writes from a process that has lost its lock are rejected: an object is replaced only if it
+is still the version that the writer knows, and a journal line is added only if the journal still records its block, or
+the rows, as the writer knows them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from headwater.store.lease import Held
 from headwater.store.remote import remote_of
 
 SIGNATURE = 500
-"""Bytes of a lock that are read to see who holds it."""
+"""Most bytes of a lock file that are read to find its holder."""
 
 
 class Rights:
@@ -38,9 +39,9 @@ class Rights:
     Parameters
     ----------
     journal
-        Its journal, beside which they are.
+        Journal of the feature set; the locks are beside it.
     name
-        What it is called, for messages.
+        Name of the feature set, for messages.
     """
 
     def __init__(self, journal: Path, name: str) -> None:
@@ -49,7 +50,7 @@ class Rights:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the right to write alone.
+        """Hold the lock of a single writer.
 
         Raises
         ------
@@ -61,12 +62,12 @@ class Rights:
 
     @contextmanager
     def of_part(self, part: str) -> Iterator[None]:
-        """Hold the right to write one part, such as ``0-of-8``, beside others.
+        """Hold the lock of one shard, such as ``0-of-8``; other shards may write at the same time.
 
         Raises
         ------
         StoreBusy
-            When another process writes alone, or writes the same part, or shards of another number of parts write.
+            When a process writes without shards, writes the same shard, or uses another number of shards.
         """
         mine = self._alone.with_suffix(f".{part}.lock")
         count = part.rpartition("-")[2]
@@ -81,46 +82,49 @@ class Rights:
                 stack.enter_context(lease(mine, wait=False))
             except (BlockingIOError, Held) as error:
                 who = error.holder if isinstance(error, Held) else _signature(lock)
-                raise StoreBusy(f"part {part} of {self.name} is being written by {who}.") from error
+                raise StoreBusy(
+                    f"shard {part} of {self.name} is being written by {who}. Wait for it to end, or stop it, then run "
+                    "the same command again."
+                ) from error
             self._refuse_others(mine)
             with _signed(lock, _who()):
                 yield
 
     def to_plan(self) -> AbstractContextManager[None]:
-        """Return the lock to hold while a part gives out rows."""
+        """Return the lock to hold while a shard assigns rows."""
         return locked(self._alone.with_suffix(".plan.lock"))
 
     @property
     def word(self) -> str:
-        """A word for the right to write alone that this process holds, for `borrowed`; empty on a disk."""
+        """The word of the single writer's lock that this process holds, for `borrowed`; empty on a disk."""
         remote = remote_of(self._alone)
         return "" if remote is None else remote.word_of(self._alone)
 
     def require(self) -> None:
-        """Make sure that the locks that this process took are still its own.
+        """Make sure that this process still holds its locks.
 
         Raises
         ------
         StoreBusy
-            When one of a store at a URL was lost.
+            When it has lost a lock of a store at a URL.
         """
         if remote := remote_of(self._alone):
             remote.require_leases()
 
     def borrowed(self, word: str) -> AbstractContextManager[object]:
-        """Write for the process that a word is of, as long as it has the right; see `word`.
+        """Write on behalf of the process that gave ``word``, while it holds the lock; see `word`.
 
         Raises
         ------
         StoreBusy
-            At a write, when that process has it no more.
+            When that process has lost the lock; raised by the next write.
         """
         remote = remote_of(self._alone)
         return nullcontext() if remote is None else remote.borrowed(self._alone, word)
 
     @contextmanager
     def _taken(self, kind: int) -> Iterator[BinaryIO]:
-        """Hold the lock of writers, alone or together with others of the kind."""
+        """Hold the lock of writers, exclusively or shared, by ``kind``."""
         path = self._alone
         make_folder(path.parent)
         with open_to_change(path) as lock, ExitStack() as stack:
@@ -131,7 +135,7 @@ class Rights:
                     self._refuse_others(path)
             except BlockingIOError as error:
                 if kind == fcntl.LOCK_EX:
-                    self._refuse_others(path)  # at a URL, the parts of this machine have names
+                    self._refuse_others(path)  # at a URL, this finds the holder, such as a shard on this machine
                 self._refuse_busy(_signature(lock), error)
             except Held as error:
                 self._refuse_busy(error.holder, error)
@@ -139,11 +143,11 @@ class Rights:
 
     @contextmanager
     def _same_division(self, count: str) -> Iterator[None]:
-        """Keep out shards of another number of parts, whose blocks would be others."""
+        """Exclude shards of another number, since they would divide the blocks differently."""
         path = self._alone.with_suffix(".shards.lock")
         with open_to_change(path) as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the first of them says how many there are
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the first shard sets the number
                 _sign(lock, count)
             except BlockingIOError:
                 pass
@@ -154,7 +158,7 @@ class Rights:
             yield
 
     def _refuse_others(self, mine: Path) -> None:
-        """Refuse to go on, at a URL, where others hold locks that do not go with ``mine``, which is held by now."""
+        """Raise, for a store at a URL, if others hold locks that exclude ``mine``, which this process already holds."""
         remote = remote_of(self._alone)
         if remote is None:
             return
@@ -173,11 +177,14 @@ class Rights:
 
         others = [p for p in remote.taken(self._alone.parent) if p == self._alone or n_parts(p) is not None]
         others = [path for path in others if path != mine and n_parts(path) != n_parts(mine)]
-        with ThreadPoolExecutor(len(others) or 1) as pool:  # each that is dead is watched for a while
+        with ThreadPoolExecutor(len(others) or 1) as pool:  # checking whether a holder is dead takes a while
             list(pool.map(require_free, others))
 
     def _refuse_division(self, running: str, error: Exception | None = None) -> NoReturn:
-        raise StoreBusy(f"{self.name} is being written by shards of {running} parts: join them, or wait.") from error
+        raise StoreBusy(
+            f"{self.name} is being written by a run of {running} shards. Use the same number of shards, or wait for "
+            "the run to end."
+        ) from error
 
     def _refuse_busy(self, who: str, error: Exception) -> NoReturn:
         raise StoreBusy(
@@ -188,7 +195,7 @@ class Rights:
 
 @contextmanager
 def _signed(lock: BinaryIO, words: str) -> Iterator[None]:
-    """Let a lock say who holds it, as long as it is held."""
+    """Write the holder into a lock file while the lock is held."""
     _sign(lock, words)
     try:
         yield
@@ -197,7 +204,7 @@ def _signed(lock: BinaryIO, words: str) -> Iterator[None]:
 
 
 def _sign(lock: BinaryIO, words: str) -> None:
-    """Replace what a lock says; one of several names, of which another may be anybody's file, is left as it is."""
+    """Replace the contents of a lock file; a file with hard links is left alone, since a link may be another's file."""
     if has_other_names(lock):
         return
     lock.seek(0)
@@ -207,7 +214,7 @@ def _sign(lock: BinaryIO, words: str) -> None:
 
 
 def _signature(lock: BinaryIO) -> str:
-    """Return what a lock says, on one line."""
+    """Return the contents of a lock file on one line."""
     lock.seek(0)
     return " ".join(lock.read(SIGNATURE).decode(errors="replace").split())
 

@@ -1,4 +1,4 @@
-"""Rows drawn at random that still lie near each other on disk: shuffled blocks, a window at a time."""
+"""Random batches with local reads: blocks are shuffled, and rows are mixed within a window of blocks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class BlockShuffle:
-    """Batches of an epoch: blocks in random order, and rows at random among those of ``window`` blocks.
+    """Batches of an epoch: blocks in random order, and rows in random order within each window of blocks.
 
-    The order depends on seed and epoch alone, so that an epoch can be taken up at any batch, and divided over workers.
+    The order depends only on seed and epoch. An epoch can therefore resume at any batch and be divided over workers.
 
     Attributes
     ----------
     blocks
         The block of each row, int64, of shape ``(n_rows,)``.
     batch_size
-        Rows a batch; the last one may be smaller.
+        Rows per batch; the last batch may be smaller.
     window
-        Blocks whose rows are mixed; 1 mixes rows of one block alone.
+        Number of blocks whose rows are mixed; 1 mixes only within a block.
     seed
-        Of the order.
+        Seed of the order.
 
     Examples
     --------
@@ -40,20 +40,20 @@ class BlockShuffle:
 
     @property
     def n_batches(self) -> int:
-        """Number of batches of an epoch."""
+        """Number of batches per epoch."""
         return -(-len(self.blocks) // self.batch_size)
 
     def batches(self, epoch: int, start: int = 0, worker: int = 0, n_workers: int = 1) -> Iterator[NDArray[np.int64]]:
-        """Yield the rows of each batch, from batch ``start`` on, of those that are a worker's."""
+        """Yield the rows of each batch of a worker, from batch ``start`` on."""
         order = self._order(epoch)
         for number in range(start, self.n_batches):
             if number % n_workers == worker:
                 yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
     def needed(self, epoch: int, start: int = 0) -> list[tuple[int, int]]:
-        """Return by which batch each block that batches from ``start`` on need is to be asked for, ``(batch, block)``.
+        """Return when to prefetch each block that batches from ``start`` on need, as pairs ``(batch, block)``.
 
-        Those of a window one after the other while the window before it is used, so that about two windows are in
+        The blocks of a window are prefetched one by one while the previous window is used, so about two windows are in
         memory at a time.
         """
         found: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""What defines a vector, and what was merely around when it was made."""
+"""The spec of a feature set: everything that defines its vectors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TokensDType = Annotated[str, msgspec.Meta(pattern="^(float16|float32|bfloat16|in
 Tokens = Annotated[str, msgspec.Meta(pattern="^(none|all|[1-9][0-9]{0,7})$")]
 
 PLACED = ("hf:", "python:", "joined:", "open_clip:local-dir:", "timm:local-dir:")
-"""What stands before a path, or a name on a hub, of all that an encoder is made of."""
+"""Prefixes of encoder specs that are followed by a path, or by a name on a hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """All that a stored vector depends on besides the item's content.
+    """Everything that a stored vector depends on, besides the item's content.
 
-    Two feature sets are the same when every field is equal. What does not belong here (compute precision,
-    library versions, device, batch size) is the environment, which the journal records with every block.
+    Two feature sets have the same spec when every field is equal. Compute precision, library versions, device and batch
+    size are not fields: they form the environment, which the journal records with every block.
 
     Attributes
     ----------
@@ -36,26 +36,26 @@ class FeatureSpec:
     modality
         ``"image"``, ``"text"``, or ``"pair"`` of an image and its text, read together.
     weights
-        BLAKE2b-128 digest of the encoder's parameters and buffers; empty where there are none.
+        BLAKE2b-128 digest of the encoder's parameters and buffers; empty if it has none.
     adapter
         Digest of the adapter's parameters, or None.
     preprocessing
-        How pixels or words become the encoder's input: plain JSON values.
+        How pixels or words become the encoder's input, as plain JSON values.
     layer, pooling
-        Where in the encoder the features are taken, and how tokens become one vector.
+        The layer whose features are taken, and how its tokens become one vector.
     dim, dtype
         Length and stored type (``float16`` or ``float32``) of a pooled vector.
     tokens
-        ``"none"``, ``"all"``, or the number of tokens they are pooled to.
+        ``"none"``, ``"all"``, or the number of tokens that they are pooled to.
     n_tokens
-        Tokens an item, or None where items differ (texts) or none are stored.
+        Tokens per item; None if items have different numbers (texts) or no tokens are stored.
     token_dim
-        Length of a token, or None when no tokens are stored.
+        Length of a token; None if no tokens are stored.
     tokens_dtype
-        Stored type of tokens where it is another than ``dtype``: ``float16``, ``float32``, ``bfloat16``, or ``int8``,
-        which is one byte a number and a float16 scale a token.
+        Stored type of tokens if it is not ``dtype``: ``float16``, ``float32``, ``bfloat16``, or ``int8``, which takes
+        one byte per number and a float16 scale per token.
     logit_scale
-        What a dual encoder multiplies cosines by; None for other encoders.
+        The factor by which a dual encoder multiplies cosines; None for other encoders.
     """
 
     encoder: Word
@@ -80,7 +80,7 @@ class FeatureSpec:
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of an item: its key, status, pooled vector and tokens; of ragged tokens one."""
+        """Bytes of an item: its key, status, pooled vector and tokens; ragged tokens count as one token."""
         tokens = (self.n_tokens or 1) * self.token_bytes if self.has_tokens else 0
         return 17 + self.dim * np.dtype(self.dtype).itemsize + tokens
 
@@ -91,12 +91,12 @@ class FeatureSpec:
 
     @property
     def token_type(self) -> np.dtype[Any]:
-        """Type that the numbers of a token lie on disk as: of ``bfloat16``, that of its bits."""
+        """Type of the numbers of a token on disk; for ``bfloat16``, uint16."""
         return np.dtype(np.uint16 if self.bfloat16 else self.tokens_dtype or self.dtype)
 
     @property
     def quantised(self) -> bool:
-        """Whether tokens are stored as whole numbers and scales."""
+        """Whether tokens are stored as int8 numbers and scales."""
         return self.has_tokens and self.tokens_dtype == "int8"
 
     @property
@@ -105,7 +105,7 @@ class FeatureSpec:
         return self.has_tokens and self.tokens_dtype == "bfloat16"
 
     def with_tokens_as(self, dtype: str | None) -> FeatureSpec:
-        """Return the spec with tokens stored as ``dtype``, None being as the pooled vectors are."""
+        """Return the spec with tokens stored as ``dtype``; None stands for the type of the pooled vectors."""
         return replace(self, tokens_dtype=dtype if self.has_tokens and dtype != self.dtype else None)
 
     @property
@@ -114,7 +114,7 @@ class FeatureSpec:
         return self.has_tokens and self.n_tokens is None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; what was added to specs later is left out where it says nothing."""
+        """Return plain JSON values; fields that were added to specs later are left out when unset."""
         values = {**asdict(self), "preprocessing": dict(self.preprocessing)}
         if self.tokens_dtype is None:
             del values["tokens_dtype"]
@@ -127,7 +127,7 @@ class FeatureSpec:
         Raises
         ------
         StoreError
-            When fields are unknown or missing, as in a store written by a newer headwater, or hold what they cannot.
+            When fields are unknown or missing, as in a store written by a newer headwater, or have invalid values.
         """
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
@@ -140,15 +140,21 @@ class FeatureSpec:
         try:
             spec = read_as(cls, dict(values))
         except ValueError as error:
-            raise StoreError(f"a feature spec cannot be read ({error}): it was changed by hand, or damaged.") from error
+            raise StoreError(
+                f"a feature spec cannot be read ({error}): it was damaged, or changed by hand. Restore it from "
+                "a backup."
+            ) from error
         if spec.has_tokens and spec.token_dim is None:
-            raise StoreError("a feature spec has tokens of no length: it was changed by hand, or damaged.")
+            raise StoreError(
+                "a feature spec has tokens but no token_dim: it was damaged, or changed by hand. Restore it from a "
+                "backup."
+            )
         return spec
 
     def differences(self, other: FeatureSpec) -> dict[str, tuple[Any, Any]]:
-        """Return the fields in which another spec differs, settings of the preprocessing among them, with both values.
+        """Return the fields that differ from another spec, with both values; preprocessing settings count as fields.
 
-        An encoder that was loaded from a path does not, if its weights, or its code, and the last part of the path are
+        An encoder loaded from another path is the same if its weights or its code, and the last part of its path, are
         the same.
         """
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
@@ -159,17 +165,17 @@ class FeatureSpec:
         return {name: values for name, values in found.items() if values[0] != values[1]}
 
     def require_same(self, other: FeatureSpec, where: str) -> None:
-        """Raise `SpecMismatch`, naming every field that differs, where ``other`` has `differences`."""
+        """Raise `SpecMismatch` if another spec differs; the message names every field that does."""
         if found := self.differences(other):
             changes = "; ".join(f"{name}: stored {mine!r}, now {theirs!r}" for name, (mine, theirs) in found.items())
             raise SpecMismatch(
-                f"{where} was made by a different encoder setting ({changes}). Pass --name to store the new "
+                f"{where} was made with another encoder or other settings ({changes}). Pass --name to store the new "
                 "features under another name."
             )
 
 
 def _unplaced(encoder: str) -> str:
-    """Return an encoder's spec without the folders that it lies in.
+    """Return an encoder's spec without the folders of its path.
 
     Examples
     --------
@@ -181,6 +187,6 @@ def _unplaced(encoder: str) -> str:
 
 
 def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields with each setting of the preprocessing as a field of its own."""
+    """Return the fields, with each preprocessing setting as a separate field."""
     settings = {f"preprocessing.{name}": value for name, value in fields["preprocessing"].items()}
     return {name: value for name, value in fields.items() if name != "preprocessing"} | settings

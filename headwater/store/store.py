@@ -1,4 +1,4 @@
-"""A store: a table of samples, and the features of the images and texts they hold."""
+"""A store: a table of samples, and the features of their images and texts."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ from headwater.store.where import select_samples
 
 FORMAT = 1
 OWN = ("store.json", "samples.parquet", "samples.sum.json", "files.parquet", "files.sum.json")
-"""Files of a store."""
+"""Files at the top level of a store."""
 FOLDERS = ("features.zarr", "journal", "index")
 BEING_COMPACTED = ".being-compacted"
-"""What is put after the name of a feature set while its kept items are copied."""
+"""Suffix of the name of a compacted copy of a feature set, until it replaces the original."""
 OPEN_TRIES, OPEN_PAUSE_SECONDS = 40, 0.05
-"""How often features are looked for that others are being put in the place of."""
+"""Tries to open a feature set that is being replaced, and the pause between them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns of the samples table hold what, and the folder, absolute, that relative image paths start from."""
+    """The columns of ids, images and texts in the samples table, and the absolute folder of relative image paths."""
 
     id: Word
     image: Word | None
@@ -81,15 +81,15 @@ class Data:
     Attributes
     ----------
     inputs
-        For each feature set that was asked for, an array-like of ``n_samples`` rows, mapped, not loaded.
+        For each requested feature set, an array-like of ``n_samples`` rows, mapped, not loaded.
     table
         The samples' columns, in the same order.
     ids
-        Their ids, of shape ``(n_samples,)``.
+        Ids of the samples, of shape ``(n_samples,)``.
     left_out
-        Columns ``id`` and ``reason``: samples that were asked for but have no features.
+        Columns ``id`` and ``reason``: requested samples that have no features.
     present
-        Where samples may lack some of the inputs: bool, of shape ``(n_samples,)``, for each of them.
+        If samples may lack some inputs: for each input, which samples have it, bool, of shape ``(n_samples,)``.
     """
 
     inputs: Mapping[str, SelectedRows | RaggedArray]
@@ -113,20 +113,20 @@ class Data:
         Raises
         ------
         InputError
-            When several feature sets were read: take them from ``inputs``.
+            When several feature sets were read; use ``inputs`` then.
         """
         if len(self.inputs) != 1:
-            raise InputError(f"several inputs were read ({', '.join(self.inputs)}): use data.inputs[NAME].")
+            raise InputError(f"several inputs were read ({', '.join(self.inputs)}). Use data.inputs[NAME].")
         return next(iter(self.inputs.values()))
 
 
 class Store:
-    """A store, in a folder or at a URL. Make one with `create_store`, open one with `open_store`.
+    """A store, in a folder or at a URL. Create one with `create_store`, open one with `open_store`.
 
     Attributes
     ----------
     path
-        Its folder; of a store at a URL, the one in which its files are cached.
+        Folder of the store; for a store at a URL, the folder of its cache.
     """
 
     def __init__(self, path: Path) -> None:
@@ -145,17 +145,17 @@ class Store:
 
     @property
     def location(self) -> str:
-        """Where it is: its URL, or its folder as it was given."""
+        """URL of the store, or its folder as it was given."""
         return location(self.path)
 
     @property
     def full_location(self) -> str:
-        """Where it is, seen from anywhere on this machine: its URL, or its absolute folder."""
+        """URL of the store, or the absolute path of its folder."""
         return self.location if remote_of(self.path) else str(self.path.resolve())
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Hold the one right to change which samples and feature sets there are; what was read before is read anew."""
+        """Hold the lock for changing the lists of samples and feature sets; samples are read again on next use."""
         self.require_own()
         with locked(self.path / ".lock"):
             for folder in (self.path, self._group, *matching(self._group, "*")):
@@ -166,7 +166,7 @@ class Store:
             yield
 
     def require_own(self) -> None:
-        """Refuse a store of which a part is a symbolic link, or one that is not there as a store's are."""
+        """Raise if a file or folder at the top level of the store is a symbolic link."""
         for name in (*OWN, *FOLDERS):
             require_own(self.path / name, 0)
 
@@ -174,7 +174,7 @@ class Store:
 
     @property
     def samples(self) -> pl.DataFrame:
-        """The samples table: all manifest columns, ``image_key`` and ``text_key`` (32 hex digits or null).
+        """The samples table: all manifest columns, plus ``image_key`` and ``text_key`` (32 hex digits or null).
 
         Raises
         ------
@@ -185,20 +185,20 @@ class Store:
 
     @property
     def roles(self) -> Roles:
-        """Which columns hold what."""
+        """The columns of ids, images and texts."""
         if isinstance(self._samples.roles, StoreError):
             raise self._samples.roles
         return self._samples.roles
 
     @property
     def unreadable(self) -> Mapping[str, str]:
-        """Why the image file of a sample could not be read at all, so that it has no key, by sample id."""
+        """By sample id, the reason why an image file could not be read and so has no key."""
         return self._samples.unreadable
 
     @cached_property
     def _samples(self) -> _Samples:
         path = self._samples_path
-        advice = "Embed the manifest again, which writes it anew: what is stored is kept."
+        advice = "Embed the manifest again: this rewrites the table and keeps the stored features."
         try:
             table, words = parse_parquet(read_summed(path))
             for column in set(KEY_COLUMNS.values()) & set(table.columns):
@@ -217,7 +217,7 @@ class Store:
         except (KeyError, ValueError) as error:
             unreadable = {}
             roles = StoreError(
-                f"{location(path)} was written by something else: it does not say which columns hold ids, images and "
+                f"{location(path)} was written by another tool: it does not say which columns hold ids, images and "
                 f"texts ({error}). {advice}"
             )
         return _Samples(table, roles, unreadable)
@@ -245,21 +245,21 @@ class Store:
         Parameters
         ----------
         table
-            A row a sample: all manifest columns, ``image_key`` and ``text_key``.
+            One row per sample: all manifest columns, ``image_key`` and ``text_key``.
         roles
-            Which columns hold what.
+            The columns of ids, images and texts.
         unreadable
-            Why the image file of a sample could not be read at all, by sample id.
+            By sample id, the reason why an image file could not be read.
         """
         written = {**vars(roles), "root": seen_from(self.path, roles.root)}
         metadata = {"headwater": json.dumps(written), "unreadable": json.dumps(dict(unreadable or {}))}
-        data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
+        data = io.BytesIO()  # in memory, since polars has no distinct error for a full disk
         table.write_parquet(data, metadata=metadata)
         write_summed(self._samples_path, data.getvalue())
         self._forget_samples()
 
     def read_samples_again(self) -> None:
-        """Know the samples as they are now, whichever another process has written since they were read."""
+        """Read the samples again on next use, since another process may have changed them."""
         if remote := remote_of(self.path):
             remote.update()
         self._forget_samples()
@@ -268,7 +268,7 @@ class Store:
         self.__dict__.pop("_samples", None)
 
     def select(self, where: str | None) -> pl.DataFrame:
-        """Return the samples for which the boolean SQL expression ``where`` holds.
+        """Return the samples for which the boolean SQL expression ``where`` is true.
 
         Raises
         ------
@@ -285,14 +285,14 @@ class Store:
         return sorted(name for name in found if _is_name(name))
 
     def features(self, name: str, *, mending: bool = False) -> Features:
-        """Open the features ``NAME/MODALITY``; for ``mending``, also where their metadata are damaged.
+        """Open the features ``NAME/MODALITY``; with ``mending``, even if their metadata are damaged.
 
         Raises
         ------
         StoreNotFound
-            When there are none; the message lists those that there are.
+            When there are no such features; the message lists the existing ones.
         StoreBusy
-            When `replace_features` is putting others in their place, or was stopped while it did.
+            When `replace_features` is replacing them, or was stopped before it finished.
         """
         for number in range(OPEN_TRIES):
             if number:
@@ -303,16 +303,16 @@ class Store:
             if name not in names and beside(name) not in names:
                 there = ", ".join(names) or "none yet"
                 raise StoreNotFound(f"{self.location}: no features {name!r}.{nearest(name, names)} There are: {there}.")
-            with suppress(StoreNotFound, StoreBusy):  # they have been replaced, or removed, since they were listed
+            with suppress(StoreNotFound, StoreBusy):  # replaced or removed since they were listed
                 if name in names:
                     return Features(self._group / name, self._journal(name), name, mending=mending)
         raise StoreBusy(
-            f"{self.location}: {name} is being compacted. Wait for that to end; if it was stopped, run: headwater gc "
-            f"{self.location} --yes"
+            f"{self.location}: another process is compacting {name}. Wait for it to end; if it was stopped, run: "
+            f"headwater gc {self.location} --yes"
         )
 
     def find_features(self, name: str) -> Features | None:
-        """Open the features ``NAME/MODALITY``; None where there are none, or another process has just removed them."""
+        """Open the features ``NAME/MODALITY``; return None if there are none, or another process just removed them."""
         if name not in self.feature_names():
             return None
         with suppress(StoreNotFound):
@@ -320,20 +320,20 @@ class Store:
         return None
 
     def every_features(self) -> Iterator[Features]:
-        """Open all feature sets, one after the other; those that another process removes meanwhile are left out."""
+        """Open all feature sets, one after the other; skip those that another process removes meanwhile."""
         for name in self.feature_names():
             if (features := self.find_features(name)) is not None:
                 yield features
 
     def require_features(self, name: str, spec: FeatureSpec, n_items: int, *, alone: bool = True) -> Features:
-        """Open the features ``name``, or make them; refuse them when they are of another spec.
+        """Open the features ``name``, or create them; raise if they have another spec.
 
-        ``alone`` says that they are to be written by this process alone.
+        ``alone`` says that only this process will write them.
 
         Raises
         ------
         InputError
-            When ``name`` cannot name features.
+            When ``name`` is not a valid name of features.
         SpecMismatch
             When the stored spec differs from ``spec``; the message names the fields.
         StoreBusy
@@ -346,20 +346,20 @@ class Store:
                 return self.features(name)
             parent = (self._group / name).parent
             require_own(parent, 1)
-            for folder in (self._group, parent):  # the first is missing where making the store was cut short
+            for folder in (self._group, parent):  # the first is missing if creating the store was interrupted
                 if not (folder / "zarr.json").exists():
                     write_group_metadata(folder, {})
             return Features.create(self._group / name, self._journal(name), name, spec, n_items)
 
     def remove_features(self, name: str, only_if: Callable[[FeatureReader], bool] = lambda features: True) -> None:
-        """Remove a feature set; cut short, it does not exist any more, and what is left of it goes with the next.
+        """Remove a feature set; do nothing if another process has removed it meanwhile.
 
-        Nothing is done where another process has removed it meanwhile.
+        If the removal is interrupted, the feature set no longer exists, and the next removal deletes the rest.
 
         Parameters
         ----------
         only_if
-            Says whether to do so, of the feature set as it is when nobody else can change it, or the samples, any more.
+            Called with the feature set once no other process can change it or the samples; removal requires True.
 
         Raises
         ------
@@ -373,7 +373,7 @@ class Store:
             writer = stack.enter_context(features.writing())
             if not only_if(writer.features):
                 return
-            remove_file(features.folder / "zarr.json")  # without which it does not exist
+            remove_file(features.folder / "zarr.json")  # without this file the feature set does not exist
             remove_tree(features.folder)
             remove_file(features.journal.path)
             base, _, modality = name.partition("/")
@@ -383,9 +383,9 @@ class Store:
                     remove_file(index)
 
     def replace_features(self, name: str, by: str) -> None:
-        """Put one feature set, which is whole, in the place of another, or of one that is gone.
+        """Replace one feature set, which may be missing, by another, which must be complete.
 
-        Whoever calls it holds the right to write both. Cut short, the same call goes on.
+        The caller must hold the locks for writing both. After an interruption, the same call finishes the work.
         """
         source, target = self._group / by, self._group / name
         aside = target.with_name(f".{target.name}.old")
@@ -398,7 +398,7 @@ class Store:
                 return
             if target.exists() and source.exists():
                 shutil.rmtree(aside, ignore_errors=True)
-                target.replace(aside)  # from here on `by` alone is whole
+                target.replace(aside)  # from here on, only `by` is complete
                 sync(target.parent)
             if source.exists():
                 write_bytes(self._journal(name), read_own(self._journal(by), most=TABLE))
@@ -407,15 +407,15 @@ class Store:
                 sync(target.parent)
             self._journal(by).unlink(missing_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
-            for folder in (source.parent, self._journal(by).parent):  # of a name that nothing has any more
+            for folder in (source.parent, self._journal(by).parent):  # of a name that is no longer used
                 if folder.exists() and not any(path.is_dir() or path.suffix == ".jsonl" for path in folder.iterdir()):
                     shutil.rmtree(folder)
 
     def _copy_features(self, remote: Remote, name: str, by: str) -> None:
-        """Do what `replace_features` does in a bucket, where nothing can be moved.
+        """Do the work of `replace_features` in a bucket, where objects cannot be moved.
 
-        A feature set is there as long as its ``zarr.json`` is: the one that goes loses it first, the one that comes
-        gets it last.
+        A feature set exists while its ``zarr.json`` exists. So the old set loses this file first, and the new one gets
+        it last.
         """
         source, target = self._group / by, self._group / name
         if remote.has(source / "zarr.json"):
@@ -428,11 +428,11 @@ class Store:
         remove_file(self._journal(by))
         beside, own = self._journal(by).parent, self._journal(by).stem
         others = [path for path in file_sizes(beside) if path.suffix == ".jsonl" and path.stem != own]
-        for folder in (source.parent, beside) if not others else ():  # of a name that nothing has any more
+        for folder in (source.parent, beside) if not others else ():  # of a name that is no longer used
             remove_tree(folder)
 
     def check_features(self, name: str, spec: FeatureSpec, *, alone: bool = True) -> None:
-        """Raise what `require_features` would, and change nothing."""
+        """Raise the errors that `require_features` would raise, without changing anything."""
         check_name(name)
         features = self.find_features(name)
         if features is not None:
@@ -446,7 +446,7 @@ class Store:
         return self.path / "features.zarr"
 
     def journal_of(self, name: str) -> Path:
-        """Return where the journal of a feature set is."""
+        """Return the path of a feature set's journal."""
         return self._journal(name)
 
     def _journal(self, name: str) -> Path:
@@ -464,15 +464,15 @@ class Store:
         where
             A boolean SQL expression over the manifest's columns, such as ``magnification = 200``.
         tokens
-            Read token features instead of pooled ones: of all, or of those named.
+            Read token features instead of pooled ones: for all feature sets, or for the named ones.
         partial
-            Return samples that have some of the features, and say in ``present`` which; else those that have all. A
-            sample's row of what it lacks is some other's.
+            Return samples that have at least one of the feature sets, and say in ``present`` which; else only samples
+            that have all. The row of a missing feature holds arbitrary values.
 
         Returns
         -------
         Data
-            Its arrays are mapped: nothing is copied until rows are taken.
+            Its arrays are mapped: nothing is copied until rows are read.
 
         Raises
         ------
@@ -491,7 +491,7 @@ class Store:
         ids = table[self.roles.id].to_numpy().astype(np.str_)
         left_out = pl.DataFrame({"id": ids[~keep], "reason": reason[~keep].astype(np.str_)})
         if not keep.any():
-            raise InputError(f"{self.location}: none of the samples has {' and '.join(names)}: {reason[0]}.")
+            raise InputError(f"{self.location}: no sample has {' and '.join(names)} (first sample: {reason[0]}).")
         inputs: dict[str, SelectedRows | RaggedArray] = {}
         for name, features in opened.items():
             array = (
@@ -506,7 +506,7 @@ class Store:
         return Data(inputs, table.filter(pl.Series(keep)), ids[keep], left_out, present)
 
     def _rows(self, table: pl.DataFrame, features: Features, reason: NDArray[Any]) -> NDArray[np.int64]:
-        """Return each sample's row in ``features``, and write into ``reason`` why one has none."""
+        """Return each sample's row in ``features``; write into ``reason`` why a sample has none."""
         column = sample_keys(table, features.spec.modality)
         rows = np.full(len(table), -1, np.int64)
         present = column.is_not_null().to_numpy()
@@ -522,7 +522,7 @@ class Store:
         return rows
 
     def _why_no_key(self, table: pl.DataFrame, place: int, features: Features) -> str:
-        """Say why a sample has no key: nothing there, a file that could not be read, or never looked at."""
+        """Say why a sample has no key: it has no image or text, its file cannot be read, or it was never embedded."""
         id = str(table[self.roles.id][place])
         for part in PARTS[features.spec.modality]:
             if table[KEY_COLUMNS[part]][place] is not None:
@@ -535,14 +535,14 @@ class Store:
         return f"not embedded yet in {features.name}"
 
     def verify(self) -> Iterator[str]:
-        """Yield a line for everything in the store that differs from its checksum, its indexes left out."""
+        """Yield a line for everything in the store, except indexes, that differs from its checksum."""
         if remote := remote_of(self.path):
             remote.read_anew(self.path)
         self._forget_samples()
         self.require_own()
         yield from self.wrong_samples()
         yield from self._wrong_files()
-        yield from (f"{location(path)} is not what it was written as" for path in self._damaged_groups())
+        yield from (f"{location(path)} differs from what was written" for path in self._damaged_groups())
         for name in self.feature_names():
             try:
                 features = self.find_features(name)
@@ -555,19 +555,19 @@ class Store:
                 yield from features.verify()
 
     def index_path(self, name: str, kind: str) -> Path:
-        """Return where the index of a kind, such as ``hnsw``, of features is, or is to be.
+        """Return the path of an index of features, of a kind such as ``hnsw``, whether or not it exists.
 
         Raises
         ------
         StoreError
-            When a folder that it lies in is a symbolic link.
+            When a folder of the path is a symbolic link.
         """
         path = self.path / "index" / f"{name}.{kind}.faiss"
         require_own(path, FOLDERS_ABOVE)
         return path
 
     def indexes(self) -> list[Path]:
-        """Return the files of all indexes; of a store at a URL they are in the cache afterwards."""
+        """Return the files of all indexes; for a store at a URL, fetch them first."""
         found = {path.with_name(path.name.removesuffix(".json")) for path in file_sizes(self.path / "index")}
         found = {path for path in found if path.suffix == ".faiss" and path.name[0] != "."}
         for path in found:
@@ -576,10 +576,10 @@ class Store:
         return sorted(found)
 
     def unchecked(self) -> list[str]:
-        """Return a line for everything that has no checksum, since an earlier version of headwater wrote it."""
+        """Return a line for everything that has no checksum because an earlier version of headwater wrote it."""
         found = [f"{name}" for name in ("samples.parquet", "files.parquet") if self._lacks_sum(name)]
         for name in self.feature_names():
-            with suppress(StoreError):  # which `verify` speaks of
+            with suppress(StoreError):  # `verify` reports these
                 found += self.features(name).unchecked
         return found
 
@@ -587,7 +587,7 @@ class Store:
         return (self.path / name).exists() and not has_sum(self.path / name)
 
     def _wrong_files(self) -> Iterator[str]:
-        """Yield a line when the keys of files, which are looked up rather than read again, are not what was written."""
+        """Yield a line if ``files.parquet``, the cache of file keys, is damaged."""
         try:
             read_summed(self.path / FILES)
         except FileNotFoundError:
@@ -596,8 +596,8 @@ class Store:
             yield f"{error}: files will be read again"
 
     def _damaged_groups(self) -> Iterator[Path]:
-        """Yield the metadata of groups above feature sets that zarr could not open; attributes are anybody's."""
-        names = self.feature_names()  # without any, a store may not quite have been made
+        """Yield each ``zarr.json`` of a group above feature sets that zarr could not open; attributes are ignored."""
+        names = self.feature_names()  # without any, the store may not be fully created
         folders = {self._group, *((self._group / name).parent for name in names)} if names else set()
         for path in sorted(folder / "zarr.json" for folder in folders):
             try:
@@ -611,34 +611,34 @@ class Store:
                 yield path
 
     def mend_files(self) -> Iterator[str]:
-        """Remove ``files.parquet`` where it is damaged; yield a line about it."""
+        """Remove ``files.parquet`` if it is damaged; yield a line about it."""
         for line in list(self._wrong_files()):
             with self.changing():
                 remove_summed(self.path / FILES)
             yield line
 
     def mend_groups(self) -> Iterator[str]:
-        """Write the metadata of groups above feature sets anew where they cannot be read; yield a line about each."""
+        """Rewrite damaged metadata of groups above feature sets; yield a line about each."""
         with self.changing():
             for path in list(self._damaged_groups()):
                 write_group_metadata(path.parent, {})
-                yield f"{location(path)}: metadata of the group written anew"
+                yield f"{location(path)}: metadata of the group rewritten"
 
     def wrong_samples(self) -> Iterator[str]:
-        """Yield a line when the samples table is not what was written."""
+        """Yield a line if the samples table is empty or damaged."""
         if not self.has_samples():
             return
         try:
             if len(self.samples) == 0:
                 yield f"{self.location}: samples.parquet is empty"
-            self.roles  # noqa: B018  (raises with the right words)
+            self.roles  # noqa: B018  (raises the right error)
         except StoreError as error:
             yield str(error)
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """What ``samples.parquet`` holds; instead of its roles, why they cannot be told."""
+    """The contents of ``samples.parquet``; if the roles cannot be read, ``roles`` is the error."""
 
     table: pl.DataFrame
     roles: Roles | StoreError
@@ -646,37 +646,37 @@ class _Samples:
 
 
 def create_store(path: str | Path) -> Store:
-    """Open the store at ``path``, a folder or a URL, or make an empty one.
+    """Open the store at ``path``, a folder or a URL, or create an empty one.
 
     Raises
     ------
     StoreError
         When something else is there, or a store of a newer format.
     RemoteError
-        When a bucket cannot be reached, or refuses.
+        When a bucket cannot be reached, or rejects a request.
     """
     found = find_store(path)
     if found is not None:
         return found
     folder = store_folder(path)
-    make_folder(folder if folder.exists() else folder.resolve())  # a link of the user's may lead to what is not yet
+    make_folder(folder if folder.exists() else folder.resolve())  # the target of a link may be missing
     store = Store(folder)
     with store.changing():
-        if not (folder / "store.json").exists():  # else another process was quicker
-            write_json(folder / "store.json", {"format": FORMAT})  # first: should the next step fail, it is made up for
+        if not (folder / "store.json").exists():  # else another process has created it
+            write_json(folder / "store.json", {"format": FORMAT})  # first: if the next step fails, it is done later
             write_group_metadata(folder / "features.zarr", {})
     return store
 
 
 def find_store(path: str | Path) -> Store | None:
-    """Open the store at ``path``, a folder or a URL; return None where one could be made.
+    """Open the store at ``path``, a folder or a URL; return None if there is none but one can be created.
 
     Raises
     ------
     StoreError
         When something else is there, or a store of a newer format.
     RemoteError
-        When a bucket cannot be reached, or refuses.
+        When a bucket cannot be reached, or rejects a request.
     """
     folder = _up_to_date(path)
     if (folder / "store.json").exists():
@@ -685,10 +685,10 @@ def find_store(path: str | Path) -> Store | None:
         return None
     if folder.is_dir() and all(p.name[0] == "." for p in folder.iterdir()):
         return None
-    if (folder / "store.json").exists():  # another process has made it meanwhile
+    if (folder / "store.json").exists():  # another process has created it meanwhile
         return _opened(folder)
     if folder.exists():
-        kind = "a folder with other things in it" if folder.is_dir() else "a file"
+        kind = "a folder with other files" if folder.is_dir() else "a file"
         raise StoreError(f"{folder} is {kind}, not a store. Give a path that does not exist yet.")
     return None
 
@@ -703,13 +703,13 @@ def open_store(path: str | Path) -> Store:
     StoreError
         When something else is there, or a store of a newer format.
     RemoteError
-        When a bucket cannot be reached, or refuses.
+        When a bucket cannot be reached, or rejects a request.
     """
     return _opened(_up_to_date(path))
 
 
 def _up_to_date(path: str | Path) -> Path:
-    """Return the folder of a store; what of one at a URL is always cached is as the bucket has it."""
+    """Return the folder of a store; for a store at a URL, update its small cached files first."""
     folder = store_folder(path)
     if remote := remote_of(folder):
         remote.update()
@@ -722,12 +722,12 @@ def _opened(folder: Path) -> Store:
         version = read_as(Count, read_own_json(folder / "store.json")["format"])
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.exists() and remote_of(folder) is None and not _is_being_made(folder):
-            if (folder / "store.json").exists():  # another process has made it meanwhile
+            if (folder / "store.json").exists():  # another process has created it meanwhile
                 return _opened(folder)
             raise StoreError(f"{where} is not a headwater store (it has no store.json).") from error
-        raise StoreNotFound(f"{where}: no store here. Run: headwater embed MANIFEST {where}") from error
+        raise StoreNotFound(f"{where}: there is no store. Run: headwater embed MANIFEST {where}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{where}/store.json cannot be read ({error!r}): restore it from a backup.") from error
+        raise StoreError(f"{where}/store.json cannot be read ({error!r}). Restore it from a backup.") from error
     if version != FORMAT:
         raise StoreError(f"{where} has format {version}; this headwater reads format {FORMAT}. Upgrade headwater.")
     store = Store(folder)
@@ -736,12 +736,12 @@ def _opened(folder: Path) -> Store:
 
 
 def _is_being_made(folder: Path) -> bool:
-    """Whether a folder holds what is there before the first file of a store: its lock, or nothing yet."""
+    """Whether a folder is empty, or holds only the hidden files of a store that is being created, such as its lock."""
     return folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir())
 
 
 def beside(name: str) -> str:
-    """Return what a feature set is called while `replace_features` is to put it in the place of ``name``.
+    """Return the name of the feature set with which `replace_features` will replace ``name``.
 
     Examples
     --------
@@ -753,11 +753,11 @@ def beside(name: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise `InputError` unless ``name`` can name features."""
+    """Raise `InputError` unless ``name`` is a valid name of features."""
     if not _is_name(name):
         raise InputError(
-            f"{name!r} cannot name features: write NAME/image, NAME/text or NAME/pair, NAME in letters, digits, '.', "
-            "'_' and '-'."
+            f"{name!r} is not a name of features. Write NAME/image, NAME/text or NAME/pair, with NAME made of letters, "
+            "digits, '.', '_' and '-'."
         )
 
 

@@ -1,7 +1,7 @@
-"""Files that are replaced whole, with a checksum beside them: ``samples.parquet`` and ``samples.sum.json``.
+"""Files that are replaced as a whole, with a checksum file beside them, such as ``samples.sum.json``.
 
-The checksum of the new file stands beside the old one's before the file is replaced, and the old one's goes afterwards,
-so that whenever a process stops, what is there has one of those that are known.
+The checksum file first lists the checksums of the old and the new file. Then the file is replaced, and the old checksum
+is removed. So the file has a listed checksum at whatever point a process stops.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from headwater.store.blocks import XXH3
 from headwater.store.remote import remote_of
 
 TRIES = 3
-"""How often a file and its checksum are seen as they are before they are called damaged."""
+"""Times that a file and its checksum are read without a match, and without a change, before they count as damaged."""
 
 
 def sum_of(path: Path) -> Path:
-    """Return where the checksum of a file is."""
+    """Return the path of a file's checksum file."""
     return path.with_name(f"{path.stem}.sum.json")
 
 
@@ -39,17 +39,17 @@ def write_summed(path: Path, data: bytes) -> None:
 
 
 def read_summed(path: Path) -> bytes:
-    """Return what a file holds, after a look at its checksum; one that never had one is taken as it is.
+    """Return the bytes of a file after checking its checksum; a file without a checksum is not checked.
 
     Raises
     ------
     FileNotFoundError
-        When there is none.
+        When there is no such file.
     StoreError
         When it differs from its checksum, or the checksum cannot be read.
     """
     last, n_same = None, 0
-    while n_same < TRIES:  # another process may replace it between the two looks, again and again
+    while n_same < TRIES:  # another process may replace the file between the two reads
         data, known = read_own(path, most=TABLE), _known(path)
         if known is None or _xxh3(data) in known:
             return data
@@ -73,7 +73,7 @@ def remove_summed(path: Path) -> None:
 
 
 def _known(path: Path) -> list[str] | None:
-    """Return the checksums that a file may have, None where there are none."""
+    """Return the checksums that a file may have; None if there is no checksum file."""
     place = sum_of(path)
     try:
         known = read_as(list[Word], read_own_json(place))

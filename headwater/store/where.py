@@ -1,9 +1,8 @@
-"""``--where``: rows of a table for which a boolean SQL expression holds.
+"""``--where``: select the rows of a table for which a boolean SQL expression is true.
 
-polars evaluates it. A few expressions end the process instead (a cast to ``DECIMAL(99, 200)``, padding to 1e11
-characters, ten thousand brackets). So an expression is first looked through, word by word: it may compare, calculate
-and call the functions of `FUNCTIONS`, which make of a cell no more than a cell, and be as long and as deep as people
-write.
+polars evaluates the expression. Some expressions crash the process (a cast to ``DECIMAL(99, 200)``, padding to 1e11
+characters, ten thousand brackets). Each expression is therefore checked first, word by word. It may compare, calculate
+and call `FUNCTIONS`, whose results are at most about as large as their inputs. Its length and depth are limited.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from headwater._missing import missing_words
 from headwater.errors import InputError, nearest
 
 LONGEST = 1 << 20
-"""Characters: a list of ids may be long."""
+"""Most characters; a list of ids may be long."""
 MOST_NUMBERS = 4
-"""Columns of text that an expression may take for numbers together."""
+"""Most text columns that are read as numbers at the same time."""
 DEEPEST = 30
-"""Brackets and CASEs within each other."""
+"""Most levels of nested brackets and CASEs."""
 MOST_ARGUMENTS = 20
-"""Texts that one expression may put together, by ``||``, CONCAT and CONCAT_WS."""
+"""Most texts that one expression may concatenate, by ``||``, CONCAT and CONCAT_WS."""
 MOST_REPEATS = 200
-"""The largest count of repetitions in a regular expression; and the most that they may be multiplied to."""
+"""Largest product of the repetition counts in a regular expression."""
 MOST_OPERATORS = 300
-"""Signs and words that join or turn expressions: AND, OR, NOT, + and the like."""
+"""Most operators, such as AND, OR, NOT and +."""
 
 
 _COUNTED = re.compile(r"\{(\d*)(?:,(\d*))?\}")
@@ -54,7 +53,7 @@ TYPES = _words(
     "TINYINT SMALLINT INT INTEGER BIGINT FLOAT REAL DOUBLE BOOLEAN BOOL VARCHAR CHAR TEXT STRING DATE TIMESTAMP "
     "DATETIME TIME"
 )
-"""What may be cast to, without a length or a precision."""
+"""Types that an expression may cast to, without a length or a precision."""
 _JOINING = _words("AND OR NOT XOR LIKE ILIKE RLIKE REGEXP IS BETWEEN IN WHEN THEN ELSE + - * / % || ~ !")
 _BEFORE_BRACKETS = _JOINING | {"CASE", "AS"}
 _REFUSED = _words("SELECT OVER WITH UNION INTERVAL ARRAY STRUCT MAP UNNEST EXISTS ANY ALL SOME LATERAL")
@@ -64,12 +63,12 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _POINTED = re.compile(
-    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|(?<![\w.])(\d+\.\d*|\.\d+)(?![\w.])"""  # and what stands in quotes
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|(?<![\w.])(\d+\.\d*|\.\d+)(?![\w.])"""  # quoted parts match, unchanged
 )
 
 
 def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
-    """Return the rows of a table for which the boolean SQL expression ``where`` holds; all where there is none.
+    """Return the rows of a table for which the boolean SQL expression ``where`` is true; for None, all rows.
 
     Raises
     ------
@@ -85,15 +84,15 @@ def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"--where {_shortened(where)} cannot be used ({_why(error, table.columns)}") from error
     if chosen.is_empty():
-        raise InputError(f"--where {_shortened(where)} holds for none of the {len(table)} samples.")
+        raise InputError(f"--where {_shortened(where)} is true for none of the {len(table)} samples.")
     return chosen
 
 
 def _filtered(table: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
-    """Return the rows for which an expression holds.
+    """Return the rows for which an expression is true.
 
-    A column of text that is compared with a number is taken for numbers, where all of its cells are such or missing:
-    one that holds ``1e-5``, or ``NA`` among its numbers, is text.
+    A text column that is compared with a number is read as numbers if all its cells are numbers or missing. Such a
+    column is text because it holds, for example, ``1e-5`` or ``NA`` among its numbers.
     """
     try:
         return table.filter(expression)
@@ -101,21 +100,21 @@ def _filtered(table: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:
         asked = [c for c in expression.meta.root_names() if table.schema.get(c) == pl.String]
         numbers = [number for column in asked if (number := _numbers(table[column])) is not None]
         for n in range(1, min(len(numbers), MOST_NUMBERS) + 1):
-            for some in combinations(numbers, n):  # others among them are compared with words, and stay text
+            for some in combinations(numbers, n):  # the others may be compared with words, and stay text
                 with suppress(pl.exceptions.PolarsError):
                     return table.filter(table.with_columns(some).select(expression.alias("_")).to_series())
         raise
 
 
 def _with_floats(where: str) -> str:
-    """Write ``2.5`` as ``2.5e-0``: polars compares text with the one as text, in silence, and refuses the other."""
+    """Write ``2.5`` as ``2.5e-0``: polars compares text with 2.5 as text, but raises an error for 2.5e-0."""
     return _POINTED.sub(lambda found: f"{found[0]}e-0" if found[1] else found[0], where)
 
 
 def _numbers(text: pl.Series) -> pl.Series | None:
-    """Return a column of text as numbers, null where they are missing; None where anything else stands in it.
+    """Return a text column as numbers, null where they are missing; None if it has other cells.
 
-    Numbers that begin with a zero, or have more digits than a float64 keeps, are names: ``001`` is not 1.
+    Numbers that begin with a zero, or have more digits than a float64 keeps, are identifiers: ``001`` is not 1.
     """
     cells = text.str.strip_chars()
     if cells.str.contains(_IDENTIFIER).any():
@@ -126,73 +125,73 @@ def _numbers(text: pl.Series) -> pl.Series | None:
 
 
 def refusal(where: str) -> str | None:
-    """Say why an expression is not evaluated at all; None where it may be.
+    """Say why an expression is not allowed; None if it is.
 
     Examples
     --------
     >>> refusal("age > 50 AND (site = 'x' OR LOWER(name) LIKE 'a%')")
     >>> refusal("LPAD(site, 100000000000, 'x') = 'a'")
-    'LPAD is no function that it may call'
+    'the function LPAD is not allowed'
     """
     if len(where) > LONGEST:
-        return f"it has {len(where):,} characters, and may have {LONGEST:,}"
+        return f"it has {len(where):,} characters, but at most {LONGEST:,} are allowed"
     depth = n_operators = place = 0
     joins, n_joined, n_commas = "CONCAT" in where.upper(), where.count("||"), where.count(",")
     if n_joined > MOST_ARGUMENTS or (joins and n_joined + n_commas > MOST_ARGUMENTS):
-        return f"it puts more than {MOST_ARGUMENTS} texts together"
+        return f"it concatenates more than {MOST_ARGUMENTS} texts"
     before, blank = "", True
     while place < len(where):
         found = _TOKEN.match(where, place)
         if found is None:
-            return f"{where[place]!r} has no meaning in it"
+            return f"{where[place]!r} is not allowed"
         token, place = found[0], found.end()
         if found.lastgroup == "blank":
             blank = True
             continue
         word = token.upper()
         if found.lastgroup == "text" and ("\\'" in token or '\\"' in token or (before.isidentifier() and not blank)):
-            return f"the text {_shortened(token)} is written in a way that can be read in two ways"
+            return f"the text {_shortened(token)} is ambiguous"
         if found.lastgroup == "text" and token[0] == "'" and _repeats(token) > MOST_REPEATS:
             return f"the pattern {_shortened(token)} repeats more than {MOST_REPEATS} times"
         if found.lastgroup == "number" and len(token) > 40:
             return "a number has more than 40 digits"
         if not blank and before + token in ("--", "/*", "*/"):
-            return "comments are not read"
+            return "comments are not allowed"
         if found.lastgroup == "word" and word in _REFUSED and where[place : place + 1] != ".":
-            return f"{word} cannot be part of it"
+            return f"{word} is not allowed"
         if before in ("AS", "::") and word not in TYPES:
-            return f"{token} is no type that it may cast to: {', '.join(sorted(TYPES))}"
+            return f"a cast to {token} is not allowed, only to {', '.join(sorted(TYPES))}"
         if token == "(" and before.isidentifier() and before not in _BEFORE_BRACKETS:
             if before in TYPES - FUNCTIONS:
-                return f"{before} takes no length or precision in it"
+                return f"{before} must not have a length or precision"
             if before not in FUNCTIONS:
-                return f"{before} is no function that it may call"
+                return f"the function {before} is not allowed"
         if token == ")" and before == "(":
-            return "there is nothing between two brackets"
+            return "a pair of brackets is empty"
         depth += (token == "(" or word == "CASE") - (token == ")" or word == "END")
         n_operators += word in _JOINING
         if depth > DEEPEST or n_operators > MOST_OPERATORS:
-            return f"it is more than {DEEPEST} brackets deep, or has more than {MOST_OPERATORS} operators"
+            return f"it has more than {DEEPEST} nested brackets, or more than {MOST_OPERATORS} operators"
         before, blank = word if found.lastgroup != "text" else "", False
     return None
 
 
 def _repeats(text: str) -> int:
-    """Return how often a text would repeat something, were it a regular expression: ``(a{9}){8}`` 72 times."""
+    """Return the product of the repetition counts in a regular expression: 72 for ``(a{9}){8}``."""
     return math.prod(int(count) for counts in _COUNTED.findall(text) for count in [max(counts, key=len) or "1"])
 
 
 def _why(error: BaseException, columns: list[str]) -> str:
-    """Say why an SQL expression cannot be used, and what it could speak of."""
+    """Say why an SQL expression cannot be used, and list the columns."""
     line = str(error).strip().split("\n")[0].split("; valid columns")[0]
     if "string" in line.lower() and ("compare" in line or "is_in" in line):
-        line = f"{line}; text is compared with words in quotes, as in patient = '001', and numbers without: age = 3"
-    if "Python" in line or "python" in line:  # advice for another interface
-        line = "values of different kinds are compared. Write a date as DATE '2020-01-31'"
+        line = f"{line}; write text in quotes, as in patient = '001', and numbers without, as in age = 3"
+    if "Python" in line or "python" in line:  # polars advises users of its Python interface
+        line = "it compares values of different types. Write a date as DATE '2020-01-31'"
     unknown = re.search(r'unable to find column "(.+)"', line)
     if unknown is None:
         return f"{line[:300]}). Columns: {', '.join(columns)}."
-    return f"{line}).{nearest(unknown[1], columns)} Columns: {', '.join(columns)}; words stand in single quotes."
+    return f"{line}).{nearest(unknown[1], columns)} Columns: {', '.join(columns)}; write texts in single quotes."
 
 
 def _shortened(words: str) -> str:

@@ -1,4 +1,4 @@
-"""The one way to add to a feature set: rows are given out, blocks are written, the journal says so."""
+"""The writer of a feature set: it assigns rows to items, writes blocks, and records them in the journal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from headwater.store.reader import FeatureReader
 from headwater.store.remote import remote_of
 
 AT_ONCE = 2
-"""Blocks that are written side by side, by `FeatureWriter.commit_all`."""
+"""Blocks that `FeatureWriter.commit_all` writes in parallel."""
 TOGETHER = 16
-"""Blocks that are made durable, and recorded, together by it."""
+"""Blocks that `FeatureWriter.commit_all` syncs and records together."""
 
 
 @dataclass(frozen=True)
 class BlockTask:
-    """One block to be made: its number and the rows in it, ascending, that are to do."""
+    """A block to be written: its number, and the rows in it that are to do, ascending."""
 
     block: int
     rows: NDArray[np.int64]
@@ -38,7 +38,7 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What became of the rows of a `BlockTask`.
+    """The results for the rows of a `BlockTask`.
 
     Attributes
     ----------
@@ -47,10 +47,10 @@ class BlockResult:
     pooled
         Of shape ``(n, dim)``; rows of failed items are ignored.
     tokens
-        Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None when not stored. Numbers
-        also where they are stored as int8 or bfloat16.
+        Of shape ``(n, n_tokens, token_dim)``; for ragged tokens a list of n matrices; None if not stored. Not yet
+        converted to int8 or bfloat16.
     failed
-        Why each failed row failed, by row number.
+        Reason for each failed row, by row number.
     """
 
     rows: NDArray[np.int64]
@@ -65,17 +65,17 @@ class FeatureWriter:
     def __init__(self, features: FeatureReader, environment: str = "") -> None:
         self.features = features
         self.environment = environment
-        """The name in the journal of what the coming blocks are made in."""
+        """Name, in the journal, of the environment of the next blocks."""
 
     def set_environment(self, environment: Mapping[str, Any]) -> None:
-        """Record what the coming blocks are made in."""
+        """Record the environment of the next blocks."""
         places = files_seen_from(self.features.root, environment)
         self.environment = self.features.journal.append_environment(places)
 
     def plan(
         self, keys: Array, lengths: NDArray[np.int64] | None = None, retry_failed: bool = False
     ) -> list[BlockTask]:
-        """Give rows to new keys, and return what is to do for ``keys``.
+        """Assign rows to new keys, and return the blocks that are to do for ``keys``.
 
         Parameters
         ----------
@@ -84,7 +84,7 @@ class FeatureWriter:
         lengths
             Number of tokens of each item, for ragged tokens.
         retry_failed
-            Try items again that failed before.
+            Also retry items that failed before.
         """
         rows = self.features.rows_of(keys)
         new = np.flatnonzero(rows < 0)
@@ -112,9 +112,9 @@ class FeatureWriter:
             layout, n_tokens = replace(layout, token_rows=token_rows), end_of(offsets, all_lengths)
             grown += [("tokens/offsets", offsets), ("tokens/lengths", all_lengths)]
         sums |= {part: digest_rows([array], [(0, n_items)]) for part, array in grown}
-        # from here on metadata may speak of the new rows
+        # from here on, metadata may count the new rows
         before = replace(old.state.plan, growing=(n_items, n_tokens), layout=old.layout)
-        if before != old.state.plan:  # else a run that was stopped has said so
+        if before != old.state.plan:  # else a run that was stopped has recorded it already
             old.journal.append(before, after=old.state)
         for part, array in grown:
             write_array_metadata(old.folder, part, array.shape, KEY_CHUNK, array.dtype)
@@ -134,11 +134,11 @@ class FeatureWriter:
         self.features = old.refresh()
 
     def _place_tokens(self, new_lengths: NDArray[np.int64]) -> tuple[int, Array, Array]:
-        """Give out token rows, so that a block owns whole chunks.
+        """Assign token rows, so that each block has whole chunks of its own.
 
         Returns
         -------
-        token_rows : rows of a chunk
+        token_rows : rows per chunk
         offsets, lengths : of all items, int64, of shape (n_items,)
         """
         old, rows = self.features, self.features.block_rows
@@ -166,15 +166,15 @@ class FeatureWriter:
         Raises
         ------
         StoreError
-            When rows that the block holds already are no longer what they were.
+            When rows that the block already holds are damaged.
         """
         self.record(self.write(task, result))
 
     def commit_all(self, blocks: Iterable[tuple[BlockTask, BlockResult]]) -> Iterator[BlockTask]:
-        """Write blocks side by side; while the disk makes some durable, the next are written.
+        """Write blocks in parallel, and write the next ones while the disk syncs the last.
 
-        Yields the task of each once it is recorded, in the order given. At most `AT_ONCE` are held in memory; of those
-        that are not recorded yet when the process dies, at most twice `TOGETHER`, nothing is kept.
+        Yields each task in the given order, once its block is recorded. At most `AT_ONCE` blocks are held in memory. If
+        the process dies, the blocks not yet recorded are lost, at most twice `TOGETHER`.
         """
         if remote_of(self.features.folder) is not None:
             yield from self._commit_one_by_one(blocks)
@@ -211,18 +211,18 @@ class FeatureWriter:
                         settle()
                         if len(settling) > 1:
                             yield from recorded()
-            finally:  # also of what goes wrong, all that was written before it is kept
+            finally:  # after an error too, keep the blocks written before it
                 try:
                     while begun:
                         take()
                 finally:
-                    pool.shutdown()  # what is still being written belongs to the files that settle
+                    pool.shutdown()  # wait for writes in progress, whose files are synced below
                     settle()
                     last = [task for _ in list(settling) for task in recorded()]
             yield from last
 
     def _commit_one_by_one(self, blocks: Iterable[tuple[BlockTask, BlockResult]]) -> Iterator[BlockTask]:
-        """Write blocks side by side, each as `commit` does it."""
+        """Write blocks in parallel, each as `commit` does."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             begun: deque[tuple[BlockTask, Future[BlockLine]]] = deque()
 
@@ -243,23 +243,23 @@ class FeatureWriter:
                     line.cancel()
 
     def record(self, *lines: BlockLine) -> None:
-        """Let the journal speak of blocks that were written, here or by a worker elsewhere."""
+        """Record blocks in the journal that this process, or a worker elsewhere, has written."""
         if not lines:
             return
         self.features.journal.append(*lines, after=self.features.state)
         self.features.state.blocks.update({line.block: line for line in lines})
 
     def write(self, task: BlockTask, result: BlockResult, together: Together | None = None) -> BlockLine:
-        """Write the chunks and the status of one block, durably; it does not exist before its line is recorded.
+        """Write the chunks and the status of one block, durably; the block counts once its line is recorded.
 
-        With ``together``, it is not durable before those are.
+        With ``together``, the files become durable when that group of files does.
         """
         features = self.features
         start = task.block * features.block_rows
         before = features.state.blocks.get(task.block, BlockLine(block=task.block, stored=(), sums={}))
-        damaged = next(features.differences(before), None)  # a new checksum would hide it
+        damaged = next(features.differences(before), None)  # a new checksum would hide the damage
         if damaged is not None:
-            raise StoreError(f"{damaged}. Nothing is added to it: restore it from a backup, or embed into a new store.")
+            raise StoreError(f"{damaged}. Nothing was added. Restore it from a backup, or embed into a new store.")
         good = ~np.isin(result.rows, list(result.failed)) if result.failed else np.ones(len(result.rows), bool)
         rows = result.rows[good]
         stored = _union(before.stored, rows)
@@ -281,7 +281,7 @@ class FeatureWriter:
     def _values(
         self, block: int, rows: NDArray[np.int64], result: BlockResult, good: NDArray[np.bool_]
     ) -> dict[str, Array]:
-        """Return the values of a whole block, by array: those of ``rows``, and those that were there before."""
+        """Return all values of a block, by array: the new ones of ``rows``, and the ones already stored."""
         features, spec = self.features, self.features.spec
         chosen = slice(None) if good.all() else good
         found = {"pooled": self._dense(features.pooled, block, rows, np.asarray(result.pooled)[chosen])}
@@ -295,7 +295,7 @@ class FeatureWriter:
         return found
 
     def _stored(self, tokens: Array) -> dict[str, Array]:
-        """Return tokens as they are stored, by the folder of each array."""
+        """Return tokens in their stored form, by the folder of each array."""
         spec = self.features.spec
         stored = quantise(tokens) if spec.quantised else (to_bfloat16(tokens) if spec.bfloat16 else tokens,)
         return dict(zip(self.features.token_parts, stored, strict=True))
@@ -303,7 +303,7 @@ class FeatureWriter:
     def _dense(self, array: MappedArray, block: int, rows: NDArray[np.int64], values: Array) -> Array:
         chunk = array.chunk(block)
         if values.shape != (len(rows), *array.shape[1:]):
-            raise ValueError(f"values of shape {values.shape} for {len(rows)} rows of {array!r}.")
+            raise ValueError(f"values of shape {values.shape} do not fit {len(rows)} rows of {array!r}.")
         if len(rows) == len(chunk):
             return values.astype(array.dtype, copy=False)
         chunk = np.array(chunk)
@@ -311,7 +311,7 @@ class FeatureWriter:
         return chunk
 
     def _ragged(self, array: MappedArray, block: int, rows: NDArray[np.int64], tokens: Array) -> Array:
-        """Put the tokens of some items of a block, one after the other, among the others'."""
+        """Return all tokens of a block, with the tokens of ``rows`` replaced."""
         offsets, lengths = self.features.token_places
         first, last = self.features.token_span(block)
         values = np.array(array[first:last])
@@ -321,11 +321,11 @@ class FeatureWriter:
             values[at : at + length] = tokens[end : end + length]
             end += length
         if end != len(tokens):
-            raise ValueError(f"{len(tokens)} tokens where {end} were planned.")
+            raise ValueError(f"there are {len(tokens)} tokens, but {end} were planned.")
         return values
 
     def _write_values(self, part: str, block: int, values: Array, together: Together | None) -> None:
-        """Write the chunks of a block of one array."""
+        """Write a block's chunks of one array."""
         features = self.features
         array = features.pooled if part == "pooled" else features.token_parts[part]
         if part == "pooled" or not features.spec.ragged:
@@ -337,7 +337,7 @@ class FeatureWriter:
 
 
 def _union(ranges: Ranges, rows: NDArray[np.int64]) -> Ranges:
-    """Return the half-open ranges that cover ``ranges`` and ``rows``, which ascend."""
+    """Return the half-open ranges that cover ``ranges`` and the ascending ``rows``."""
     if not ranges and len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows):  # as nearly always
         return ((int(rows[0]), int(rows[-1]) + 1),)
     marks = np.unique(np.concatenate([rows, *(np.arange(start, stop) for start, stop in ranges)]))

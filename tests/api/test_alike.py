@@ -41,12 +41,12 @@ KINDS = {
 }
 SAID = {
     "12 bits in 16": "brightest 1",
-    "10 bits in 16": "nearly black. If they are 12-bit samples in 16-bit files, pass --step bits=12",
+    "10 bits in 16": "nearly black",
     "transparent": "darkest 255, brightest 255 of 255). The images are nearly white. Transparent pixels become white",
     "nearly transparent": "nearly white. Transparent pixels become white",
     "black": "The images are nearly black.",
-    "saturated": "nearly white. Transparent pixels become white: export them without transparency; else check the exp",
-    "flat": "The images have hardly any contrast: check how they were exported.",
+    "saturated": "nearly white",
+    "flat": "hardly any contrast",
 }
 
 
@@ -138,7 +138,7 @@ def test_bits(tmp_path, bits):
     assert np.asarray(read_image(tmp_path / "b.png", bits=bits))[:, :, 0].tolist() == [[0, 100, 255]]
     if bits < 16:
         Image.fromarray(samples * 2).save(tmp_path / "c.png")
-        with pytest.raises(ImageError, match=rf"more than {bits} bits: write --step bits={bits + 1}"):
+        with pytest.raises(ImageError, match=rf"more than {bits} bits: .*--step bits={bits + 1}"):
             read_image(tmp_path / "c.png", bits=bits)
 
 

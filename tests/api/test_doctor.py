@@ -114,4 +114,4 @@ def test_where_files_come_from(cache, tmp_path):
 def test_refusals(refused):
     with pytest.raises(InputError, match="--batch-size must be at least 1"):
         doctor(batch_size=0)
-    assert "leave --tokens out" in refused("doctor", "--encoder", "builtin:ngram", "--tokens", "all")
+    assert "--tokens out" in refused("doctor", "--encoder", "builtin:ngram", "--tokens", "all")

@@ -119,7 +119,7 @@ def test_an_adapter_of_other_weights_is_refused(tiny, tmp_path):
     adapted.adapter().write(tmp_path)
     with pytest.raises(EncoderError, match="trained on other weights"):
         loaded(tiny, "timm-vit-registers", adapter=tmp_path)
-    with pytest.raises(EncoderError, match="no tuned encoder here"):
+    with pytest.raises(EncoderError, match="headwater fine-tune"):
         loaded(tiny, "timm-vit", adapter=tmp_path / "elsewhere")
 
 

@@ -144,7 +144,7 @@ def test_a_tuned_encoder_brings_its_steps(tiny, picture, tmp_path, command, refu
     steps = open_store(tmp_path / "a.hw").features("tuned/image").spec.preprocessing["steps"]
     assert steps[0] == "resize=64x64"
     assert len(steps[1].removeprefix("reinhard=").split(",")) == 6
-    assert "leave --step out" in refused(*tune, "--adapter", run, "--step", "macenko")
+    assert "--step out" in refused(*tune, "--adapter", run, "--step", "macenko")
     assert command(*tune, "--adapter", run, "--out", tmp_path / "on").status == 0
     assert json.loads((tmp_path / "on/encoder/0/adapter.json").read_text())["steps"] == steps
     assert "Embed with --adapter" in refused("explain", run, "--id", "0")
@@ -172,18 +172,18 @@ def test_written_ways():
 @pytest.mark.parametrize("wrong", ["", "0", "12x", "1x2x3", "-5", "large", "²"])
 def test_no_size(wrong):
     """Is said to be none."""
-    with pytest.raises(EncoderError, match="write pixels, N, or height and width"):
+    with pytest.raises(EncoderError, match="N, or height and width, HxW"):
         parse_image_size(wrong)
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("hf-siglip2", "takes images at their own shape"),
+        ("hf-siglip2", "aspect ratio.*--image-size out"),
         ("open_clip-resnet", "does not interpolate the position embeddings"),
-        ("hf-qwen2_vl", "takes images at their own shape"),
-        ("texture", "has no such choice: leave --image-size out"),
-        ("builtin-clip", "has no such choice: leave --image-size out"),
+        ("hf-qwen2_vl", "aspect ratio.*--image-size out"),
+        ("texture", "does not support --image-size"),
+        ("builtin-clip", "does not support --image-size"),
     ],
 )
 def test_encoders_that_go_by_no_size(name, said, tiny):
@@ -195,20 +195,20 @@ def test_encoders_that_go_by_no_size(name, said, tiny):
 
 def test_a_size_that_is_no_multiple_of_the_patches(tiny):
     """Is refused with the size and what to try."""
-    with pytest.raises(EncoderError, match="cannot see images of 100 x 100 pixels"):
+    with pytest.raises(EncoderError, match="images of 100 x 100 pixels"):
         load(tiny("timm-vit"), image_size="100")
 
 
 def test_square_images_alone(tiny):
     """Where a processor knows no other, both sides must be equal."""
-    with pytest.raises(EncoderError, match="takes square images: write --image-size 96"):
+    with pytest.raises(EncoderError, match=r"square images.*--image-size 96"):
         load(tiny("hf-convnext"), image_size="96x64")
 
 
 def test_texts_have_no_size(tiny, tmp_path):
     """An encoder of texts alone is refused where images are not meant."""
     (tmp_path / "m.csv").write_text("text\na gland\na mass\n")
-    with pytest.raises(EncoderError, match="sees no images"):
+    with pytest.raises(EncoderError, match="--image-size out"):
         embed(tmp_path / "m.csv", tmp_path / "a.hw", encoder=tiny("hf-bert").spec, image_size="128", device="cpu")
-    with pytest.raises(EncoderError, match="sees no images"):
+    with pytest.raises(EncoderError, match="--image-size out"):
         doctor(encoder=tiny("hf-bert").spec, image_size="128", device="cpu")

@@ -85,9 +85,9 @@ def test_of_feature_maps(tiny, image_files, member):
         np.testing.assert_allclose(found, by_hand(kind, cells[:, 0], cells), atol=2e-5 * np.abs(cells).max())
     for kind in ("cls", "cls+mean"):
         assert error_of(tiny(member), pooling=kind).endswith(
-            f": --pooling {kind}: it has no class token. It can: mean, max."
+            f": --pooling {kind}: it has no class token. There are: mean, max."
         )
-    assert "--pooling last: a last token is one of a text." in error_of(tiny(member), pooling="last")
+    assert "--pooling last: only texts" in error_of(tiny(member), pooling="last")
 
 
 def test_of_stages(tiny, image_files):
@@ -201,7 +201,7 @@ def test_of_torchvision(tmp_path, image_files, architecture):
             model(x)
             expected = seen[0].amax((2, 3)).numpy()
             np.testing.assert_allclose(made("mean")[1], seen[0].mean((2, 3)).numpy(), atol=1e-5)
-            with pytest.raises(EncoderError, match=r"--pooling cls: it has no class token\. It can: mean, max"):
+            with pytest.raises(EncoderError, match=r"--pooling cls: it has no class token\. There are: mean, max"):
                 made("cls")
     np.testing.assert_allclose(found, expected, atol=1e-4)
     spec = encoder.spec("image", "float16")
@@ -241,7 +241,7 @@ def test_what_there_is_not(tiny):
     assert ": --pooling 'maen'. Did you mean 'mean'? There are: cls, mean, cls+mean, max, last." in error_of(
         tiny("hf-vit"), pooling="maen"
     )
-    assert "leave --pooling out" in error_of(tiny("texture"), pooling="mean")
+    assert "does not support --pooling" in error_of(tiny("texture"), pooling="mean")
 
 
 def test_features_of_two_poolings_never_mix(tiny, image_files, tmp_path):

@@ -89,10 +89,10 @@ def test_code_and_weights_are_in_the_spec(own, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("def encode", "def embed"), "Mean lacks encode(modality, batch). See docs/encoders.md."),
+        (("def encode", "def embed"), "encode(modality, batch). See docs/encoders.md."),
         (
             ("modalities =", "kinds ="),
-            'Mean must say modalities = ("image",), ("text",) or ("image", "text"), not None.',
+            'Mean.modalities must be ("image",), ("text",) or ("image", "text"), not None.',
         ),
         (('"text")', '"sound")'), "not ('image', 'sound')."),
         (("class Mean", "class Men"), "has no class 'Mean'. Did you mean 'Men'? It has: Men."),
@@ -101,10 +101,10 @@ def test_code_and_weights_are_in_the_spec(own, tmp_path):
         (("self.device = device", "self.device = gpu"), "load() failed (NameError: name 'gpu' is not defined)."),
         (
             ("for one in batch])", "for one in batch[:1]])"),
-            "encode() returned shape (1, 3) for 3 items, where (3, dim)",
+            "encode() returned shape (1, 3) for 3 items, but must return shape (3, dim)",
         ),
-        (("np.stack([", "len(batch) * np.stack(["), "gives an item one vector alone and another in company. Is the"),
-        (("np.stack(", "sum("), "encode() returned shape (3,) for 1 items, where (1, dim) belongs."),
+        (("np.stack([", "len(batch) * np.stack(["), "alone and in a batch of "),
+        (("np.stack(", "sum("), "encode() returned shape (3,) for 1 items, but must return shape (1, dim)."),
     ],
 )
 def test_what_it_lacks(own, change, said):
@@ -114,9 +114,9 @@ def test_what_it_lacks(own, change, said):
 
 def test_specs_that_name_nothing(own, tmp_path):
     assert error_of("python:gone.py:Mean") == "gone.py: no such file. Write python:FILE.py:CLASS."
-    assert error_of("python:gone").startswith("no package has an encoder of this name. ")
-    assert "makes no tokens" in error_of(own(), tokens="all")
-    assert "leave --precision out" in error_of(own(), precision="fp16")
+    assert error_of("python:gone").startswith("no installed package has an encoder of this name. ")
+    assert "--tokens out" in error_of(own(), tokens="all")
+    assert "--precision out" in error_of(own(), precision="fp16")
     assert error_of(own(), weights=tmp_path / "no") == f"--weights {tmp_path / 'no'}: no such file."
 
 

@@ -170,7 +170,7 @@ def test_images_that_cannot_be_read(many_images, tmp_path):
     assert {content.source: why for content, why in result.failed} == {
         files[10]: f"truncated image (60 bytes): {files[10]}",
         files[70]: f"image file not found: {files[70]}",
-        files[80]: f"changed while it was being embedded: {files[80]}",
+        files[80]: f"the file changed while it was being embedded: {files[80]}",
     }
     features = features.refresh()
     assert sorted(features.failed.values()) == sorted(why for _, why in result.failed)
@@ -215,7 +215,7 @@ def test_an_encoder_that_changed_is_caught(many_images, tmp_path):
     with pytest.raises(EncoderError) as caught:
         fill(features, encoder, contents)
     said = str(caught.value)
-    assert said.startswith(f"f/image: {many_images[0]} embedded again differs from what is stored (cosine 0.")
+    assert said.startswith(f"f/image: {many_images[0]}, embedded again, differs from its stored vector (cosine 0.")
     assert said.endswith("the encoder or its preprocessing has changed. Pass --name to start a new feature set.")
     encoder.offset = 0.0
     assert fill(features, encoder, contents).embedded == 50
@@ -229,7 +229,7 @@ def test_stored_vectors_that_are_not_numbers_are_no_match(many_images, tmp_path,
     fill(features, encoder, contents[:40])
     path = features.refresh().pooled.chunk_path(0)
     path.write_bytes(np.full(path.stat().st_size // 2, np.nan, np.float16).tobytes())
-    with pytest.raises(EncoderError, match="differs from what is stored"):
+    with pytest.raises(EncoderError, match=r"differs .*\(cosine "):
         fill(features.refresh(), encoder, contents)
 
 
@@ -323,7 +323,7 @@ def test_steps_define_features(many_images, tmp_path):
     with pytest.raises(SpecMismatch, match="preprocessing"):
         plain.spec("image", "float16").require_same(stepped.spec("image", "float16"), "features")
     for spec in ("stub:8", "builtin:ngram"):
-        with pytest.raises(EncoderError, match="leave --step out"):
+        with pytest.raises(EncoderError, match="--step out"):
             load_encoder(spec, steps=["mammogram"])
 
 

@@ -175,18 +175,21 @@ def dense(folder, **changes):
 
 
 REFUSED = {
-    "another pooling": (lambda f: modules(f, pooling={"pooling_mode": "attention"}), "names the poolings attention,"),
-    "no pooling": (lambda f: modules(f, pooling={}), "names the poolings none,"),
+    "another pooling": (
+        lambda f: modules(f, pooling={"pooling_mode": "attention"}),
+        "declares the poolings attention,",
+    ),
+    "no pooling": (lambda f: modules(f, pooling={}), "config.json declares the poolings none,"),
     "another module": (
         lambda f: modules(f, "WordWeights", pooling={"pooling_mode": "cls"}),
         "lists WordWeights after the pooling,",
     ),
-    "code as an activation": (lambda f: dense(f, activation_function="os.system"), "ends in os.system, none of "),
-    "a residual": (lambda f: dense(f, use_residual=True), "is no plain dense layer on the pooled vector,"),
-    "another shape": (lambda f: dense(f, out_features=6), "1 of another shape (weight (5, 32))."),
+    "code as an activation": (lambda f: dense(f, activation_function="os.system"), "ends in os.system, "),
+    "a residual": (lambda f: dense(f, use_residual=True), "config.json is not a plain dense layer "),
+    "another shape": (lambda f: dense(f, out_features=6), "1 with another shape (weight (5, 32))."),
     "no weights": (
         lambda f: (dense(f), (f / "2_Dense" / "model.safetensors").unlink()),
-        "2_Dense/model.safetensors: is missing,",
+        "2_Dense/model.safetensors is missing,",
     ),
     "a flag of words": (
         lambda f: modules(f, pooling={"pooling_mode_cls_token": "yes"}),
@@ -207,7 +210,7 @@ REFUSED = {
             modules(f, pooling={"pooling_mode": "cls"}),
             (f / "modules.json").write_text((f / "modules.json").read_text().replace("1_Pooling", "../1_Pooling")),
         ),
-        "names a module in '../1_Pooling', which is no folder of the model,",
+        "names a module in '../1_Pooling', ",
     ),
     "no list": (lambda f: (f / "modules.json").write_text("{}"), "modules.json: cannot be read (expected array"),
 }

@@ -154,7 +154,7 @@ def test_two_encoders_are_joined(cases, tiny, tmp_path, text):
     assert run.mean["auc"] > 0.8
     again = hw.embed(cases, tmp_path / "s.hw", text="text", **options)
     assert again.results["j/image"].embedded == 0
-    with pytest.raises(HeadwaterError, match="no joined encoders here"):
+    with pytest.raises(HeadwaterError, match="headwater contrast"):
         hw.embed(cases, tmp_path / "s.hw", encoder=f"joined:{tmp_path}", name="k")
 
 

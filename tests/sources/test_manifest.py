@@ -296,7 +296,7 @@ def test_require_gives_a_column_or_lists_those_there_are(tmp_path: Path) -> None
 def test_repeated_ids_are_counted_and_some_are_named(tmp_path: Path) -> None:
     rows = "".join(f"p{i},x\n" * 2 for i in range(9)) + "p0,x\nalone,x\n"
     message = complaint(csv(tmp_path, "id,text\n" + rows))
-    assert "9 ids of column 'id'" in message
+    assert "9 ids in column 'id'" in message
     assert "'p0' (3 rows), 'p1' (2 rows)" in message
     assert "and 4 more" in message
     assert "alone" not in message

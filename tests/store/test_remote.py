@@ -356,7 +356,7 @@ def test_sizes(monkeypatch, text, expected):
 def test_a_limit_that_is_no_size(monkeypatch):
     """Another word is an error that shows how to write it."""
     monkeypatch.setenv("HEADWATER_CACHE_LIMIT", "lots")
-    with pytest.raises(InputError, match="write one such as 20GB"):
+    with pytest.raises(InputError, match=r"HEADWATER_CACHE_LIMIT='lots'.*20GB"):
         cache_limit()
 
 
@@ -616,7 +616,7 @@ def test_who_lost_a_lock_writes_nothing(url, elsewhere, s3):
         (held,) = remote_of(features.folder)._leases
         held._renewed -= lease.SECONDS
         before = s3.find(url, detail=True)
-        with pytest.raises(StoreBusy, match=r"the lock journal/f/image\.lock was lost.*run the same command again"):
+        with pytest.raises(StoreBusy, match=r"lock journal/f/image\.lock was lost"):
             writer.plan(keys_of(20))
     assert {k: v["ETag"] for k, v in s3.find(url, detail=True).items() if not k.endswith(".lock")} == {
         k: v["ETag"] for k, v in before.items() if not k.endswith(".lock")
@@ -691,9 +691,9 @@ def test_who_may_write_beside_whom(url, elsewhere):
         there("1-of-2")
         with pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
             there()
-        with pytest.raises(StoreBusy, match=f"part 0-of-2 of f/image is being written by {who}"):
+        with pytest.raises(StoreBusy, match=f"0-of-2 of f/image is being written by {who}"):
             there("0-of-2")
-        with pytest.raises(StoreBusy, match=r"f/image is being written by shards of 2 parts: join them, or wait\."):
+        with pytest.raises(StoreBusy, match=r"f/image .* 2 shards"):
             there("1-of-3")
     with features.writing(), pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
         there("0-of-2")
@@ -799,7 +799,7 @@ def test_who_lost_a_lock_unaware_changes_nothing(url, elsewhere, s3, monkeypatch
             "block": lambda: writer.commit(*late_result[0]),
             "block's line": lambda: writer.record(*lines),
         }[late]
-        with pytest.raises(StoreBusy, match=r"another process has (written|made|given out).*Run the same command"):
+        with pytest.raises(StoreBusy, match=r"another process has .* meanwhile"):
             send()
     elsewhere("there")
     assert other.refresh().state == other.state
@@ -936,7 +936,7 @@ def test_a_server_that_refuses_every_condition(url, monkeypatch):
     with features.writing() as writer, monkeypatch.context() as patch:
         patch.setattr(remote, "PAUSE_SECONDS", 0)
         patch.setattr(Remote, "write_if", lambda self, name, data, tag: None)
-        with pytest.raises(RemoteError, match=r"refuses to write it, though nobody else has.*If-Match"):
+        with pytest.raises(RemoteError, match=r"journal/f/image\.jsonl: .*If-Match"):
             writer.set_environment({"another": 1})
 
 
@@ -973,7 +973,7 @@ def test_a_part_keeps_out_the_repair_of_a_journal(url, elsewhere, s3):
         elsewhere(here)
     elsewhere()
     assert s3.cat_file(name) == damaged
-    assert "line 6 left out" in salvage_journal(journal_there, "f/image")[0]
+    assert "image.jsonl: line 6 " in salvage_journal(journal_there, "f/image")[0]
     assert 1 not in open_store(url).features("f/image").state.blocks
 
 
@@ -1060,7 +1060,7 @@ def refused(error, url, match):
 
 def test_nothing_is_there(bucket):
     """A place where nothing is has no store, and one can be made there."""
-    with pytest.raises(StoreNotFound, match=rf"{bucket}/a\.hw: no store here\. Run: headwater embed MANIFEST {bucket}"):
+    with pytest.raises(StoreNotFound, match=rf"{bucket}/a\.hw: .*\. Run: headwater embed MANIFEST {bucket}"):
         open_store(f"{bucket}/a.hw")
     assert find_store(f"{bucket}/a.hw") is None
 
@@ -1068,14 +1068,14 @@ def test_nothing_is_there(bucket):
 def test_other_things_are_left_alone(bucket, s3):
     """A prefix with other objects, and a single object, are refused and stay as they are."""
     s3.pipe_file(f"{bucket}/data/notes.txt", b"mine")
-    refused(StoreError, f"{bucket}/data", "holds other things, not a store")
-    refused(StoreError, f"{bucket}/data/notes.txt", "is a single object, not a store")
+    refused(StoreError, f"{bucket}/data", f"{bucket}/data holds .*not a store")
+    refused(StoreError, f"{bucket}/data/notes.txt", "single object")
     assert [f"s3://{key}" for key in s3.find(bucket)] == [f"{bucket}/data/notes.txt"]
 
 
 def test_no_such_bucket(bucket):
     """A bucket that does not exist is said to be missing."""
-    refused(StoreNotFound, f"s3://missing-{uuid.uuid4().hex}/a.hw", "no such bucket. Make it")
+    refused(StoreNotFound, f"s3://missing-{uuid.uuid4().hex}/a.hw", "s3://missing-.*bucket")
 
 
 def test_access_is_denied(url, monkeypatch):
@@ -1086,7 +1086,7 @@ def test_access_is_denied(url, monkeypatch):
         raise PermissionError("Access Denied")
 
     monkeypatch.setattr(remote_of(store.path)._fs, "find", find)
-    refused(RemoteError, url, r"access denied \(Access Denied\)\. Check the credentials")
+    refused(RemoteError, url, r"\(Access Denied\).*credentials")
 
 
 FAILS = """
@@ -1136,11 +1136,11 @@ def test_no_network(bucket):
 def test_urls_that_name_no_place(monkeypatch):
     """An unknown kind of URL, one without a place, and one that would be a pattern are refused."""
     pytest.importorskip("fsspec")
-    with pytest.raises(InputError, match=r"nonsense://x: no store can be there"):
+    with pytest.raises(InputError, match=r"nonsense://x: .*Protocol not known"):
         open_store("nonsense://x")
-    with pytest.raises(InputError, match="name a bucket and a place"):
+    with pytest.raises(InputError, match=r"memory://: .*bucket"):
         open_store("memory://")
-    with pytest.raises(InputError, match="'\\*' cannot be in the URL"):
+    with pytest.raises(InputError, match=r"memory://a/\*\.hw: .*'\*'"):
         open_store("memory://a/*.hw")
 
 
