@@ -137,15 +137,16 @@ def auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
 
     NaN where a class has no weight.
     """
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    w, truth = weights[:, order], positive[order]
-    negative = np.cumsum(np.where(truth, 0, w), axis=1)
-    starts = np.searchsorted(ordered, ordered, side="left")
-    ends = np.searchsorted(ordered, ordered, side="right") - 1
-    padded = np.concatenate([np.zeros((len(w), 1)), negative], axis=1)
-    below = (padded[:, starts] + negative[:, ends]) / 2
-    of_positive = np.where(truth, w, 0)
-    pairs = of_positive.sum(1) * negative[:, -1]
+    order = np.argsort(scores)
+    ordered, truth, w = scores[order], positive[order], weights[:, order]
+    of_positive, of_negative = np.where(truth, w, 0.0), np.where(truth, 0.0, w)
+    firsts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    if len(firsts) < len(ordered):  # equal scores are one step
+        of_positive, of_negative = (np.add.reduceat(part, firsts, axis=1) for part in (of_positive, of_negative))
+    below = np.cumsum(of_negative, axis=1)
+    total = below[:, -1].copy()
+    below -= of_negative / 2
+    pairs = of_positive.sum(1) * total
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(pairs > 0, (of_positive * below).sum(1) / pairs, np.nan)
+        found: Floats = np.where(pairs > 0, (of_positive * below).sum(1) / pairs, np.nan)
+    return found
