@@ -1,6 +1,6 @@
-"""The verbs: paths in and paths out. The only place where stores, encoders, heads and evaluation meet.
+"""The verbs: paths in and paths out. They combine stores, encoders, heads and evaluation.
 
-Each is loaded when it is first used: a command waits for no other's libraries.
+Each verb is imported when it is first used, so that a command does not load the libraries of others.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ def __dir__() -> list[str]:
 
 
 class _Verbs(ModuleType):
-    """A package whose names are its verbs, also where a module is called as its verb is: ``embed`` in ``embed.py``."""
+    """A package whose attributes are its verbs, even if a module has the same name, such as ``embed``."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _PLACES and isinstance(value, ModuleType)):  # as importing the module would have it
+        if not (name in _PLACES and isinstance(value, ModuleType)):  # importing a module would replace the verb
             super().__setattr__(name, value)
 
 

@@ -1,4 +1,4 @@
-"""audit: duplicates in a store, exact and near, and what of them straddles groups, splits and labels."""
+"""audit: exact and near duplicates in a store, and those that cross groups, splits or labels."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from headwater.samples.missing import MissingRule
 from headwater.samples.stated import texts_that_state
 from headwater.store import Data, Store, open_store
 
-MOST_SIDES = 100  # of a split
-SHOWN = 5  # clusters, in print
-FOLDS = 5  # in which words are chosen and measured
-SHOWN_IDS = 4  # of each
-MOST = 24  # characters of a cell that are shown
+MOST_SIDES = 100  # values of a split's column
+SHOWN = 5  # printed clusters
+FOLDS = 5  # to choose and evaluate words that predict the label
+SHOWN_IDS = 4  # printed ids of a cluster
+MOST = 24  # printed characters of a cell
 
 
 @dataclass(frozen=True, repr=False)
 class Audit(Shown):
-    """What an audit of a store found.
+    """The result of an audit of a store.
 
     Attributes
     ----------
     path, n_samples, n_left_out
-        Of the store: samples looked at, and those without features or a label.
+        The store, the number of samples audited, and of those without features or a label.
     label, groups, split
-        Columns; ``split`` is "5 folds" where folds were made.
+        Columns; ``split`` is "5 folds" if folds were made.
     groups_across_split
-        Groups on both sides of a split; None without groups or split.
+        Number of groups on both sides of a split; None without groups or split.
     found
-        For each feature set.
+        Duplicates in each feature set.
     pairs
-        A row for each pair: ``features``, ``kind`` (identical or near), ``cluster``, ``similarity``, ``id_a``,
-        ``id_b``, and ``group``, ``label`` and ``side`` of both, where there are such.
+        One row per pair: ``features``, ``kind`` (identical or near), ``cluster``, ``similarity``, ``id_a``, ``id_b``,
+        and, if present, ``group``, ``label`` and ``side`` of both.
     texts
         How far texts state the label; None without texts or a label.
     """
@@ -76,7 +76,7 @@ class Audit(Shown):
         return {**own, "found": [asdict(one) for one in self.found], "texts": texts}
 
     def lines(self) -> list[str]:
-        """Say in a few lines what was found."""
+        """Return the results in a few lines."""
         out = [f"{self.path}: {counted(self.n_samples, 'sample')}"]
         if self.n_left_out:
             out.append(f"left out: {counted(self.n_left_out, 'sample')} without features or label")
@@ -85,7 +85,7 @@ class Audit(Shown):
         if self.texts is not None:
             out += lines_of_texts(asdict(self.texts))
             if self.texts.strong is not None:
-                out.append("  the texts state the label: fit-head refuses them, unless --allow-leakage says why not")
+                out.append("  the texts state the label: fit-head refuses them without --allow-leakage REASON")
         for one in self.found:
             out += ["", *self._of(one)]
         return out
@@ -94,15 +94,15 @@ class Audit(Shown):
         out = [f"{one.features}: {counted(one.n_contents, 'distinct content')}"]
         out.append(f"  identical: {self._counts(one.identical, 'content')}")
         if one.threshold is None:
-            out.append("  near duplicates cannot be told: too few contents, or too much alike")
+            out.append("  near duplicates unknown: too few distinct contents, or contents too similar")
         else:
             out += [
                 f"  near duplicates: {self._counts(one.near, 'pair')}",
-                f"    above a whitened cosine of {one.threshold:.3f} ({one.n_components} components): an estimated "
-                f"{one.false_alarms:.2g} of unrelated pairs are, which would be {one.expected_pairs:,.1f} here",
+                f"    whitened cosine above {one.threshold:.3f} ({one.n_components} components), as in an estimated "
+                f"{one.false_alarms:.2g} of unrelated pairs ({one.expected_pairs:,.1f} pairs here)",
             ]
             if one.across_groups_rate is not None:
-                out.append(f"    measured: {one.across_groups_rate:.2g} of pairs of different {self.groups} are")
+                out.append(f"    measured in pairs of different {self.groups}: {one.across_groups_rate:.2g}")
         if not one.clusters.n:
             rate = f" at a false-alarm rate of {one.false_alarms:.2g}" if one.threshold is not None else ""
             return [*out, f"  no duplicates found{rate}"]
@@ -110,7 +110,7 @@ class Audit(Shown):
         return out + [f"    {line}" for line in aligned(self._table(one.worst[:SHOWN]))]
 
     def _counts(self, counts: Counts, noun: str) -> str:
-        """Write how many, in how many samples, and what straddles."""
+        """Format a count with its samples, and how many cross groups, splits or labels."""
         if not counts.n:
             return "none"
         words = [f"{counted(counts.samples, 'sample')} in {counted(counts.n, noun)}"]
@@ -152,32 +152,33 @@ def audit(
     out: str | Path | None = None,
     progress: Progress | bool | None = None,
 ) -> Audit:
-    """Look for duplicates, exact and near, and say which of them straddle groups, splits and labels.
+    """Find exact and near duplicates, and report those that cross groups, splits or labels.
 
-    Exact duplicates are contents that stand in several samples. Near duplicates are different contents whose features,
-    whitened, are more similar than unrelated ones are; how similar these are is measured on the data, without labels.
+    Exact duplicates are contents that occur in several samples. Near duplicates are different contents whose whitened
+    features are more similar than those of unrelated contents. The similarity of unrelated contents is estimated from
+    the data, without labels.
 
     Parameters
     ----------
     store
-        A store, or where it is.
+        A store, or its path.
     features
-        One or more feature sets, ``NAME/MODALITY``, each looked at by itself; it may be left out where there is one.
+        One or more feature sets, ``NAME/MODALITY``, each audited separately. Default: the only one.
     label
         A column: duplicates whose values differ are counted. Samples without a value are left out.
     groups
-        The column whose values must not be divided, such as the patient; ``"none"`` for independent rows. Pairs of one
-        group are not taken for unrelated ones.
+        The column whose values must not be divided, such as the patient; ``"none"`` for independent rows. Pairs within
+        a group do not count as unrelated.
     split
-        A column of a split: its values are the sides.
+        A column that defines a split: its values are the sides.
     folds, seed
-        Rather than by a column, look at the folds that `fit_head` would make.
+        Audit the folds that `fit_head` would make, instead of a column.
     where
-        A boolean SQL expression over the manifest's columns: only these samples are looked at.
+        A boolean SQL expression over the manifest's columns: only these samples are audited.
     missing_values
         Words that are missing values; see `fit_head`.
     false_alarms
-        The share of unrelated pairs that may be taken for near duplicates.
+        The share of unrelated pairs that may count as near duplicates.
     threshold
         A whitened cosine similarity to use instead.
     out
@@ -251,7 +252,7 @@ def audit(
 def _stated(
     data: Data, column: str | None, y: NDArray[Any], group: NDArray[Any] | None, splits: Sequence[Split], seed: int
 ) -> Stated | None:
-    """Measure how far texts state the label, on the split that is looked at, or else on folds of our own."""
+    """Measure how far texts state the label, on the audited split, or else on folds made here."""
     if column is None:
         return None
     try:
@@ -279,7 +280,7 @@ def _columns_of(
     folds: int | None,
     seed: int,
 ) -> AuditColumns:
-    """Gather what samples are told apart by; each value of a split's column is tested against all others."""
+    """Gather labels, groups and sides; each value of a split's column is tested against all others."""
     labels = None if y is None else _words(y)
     groups = None if group is None else _words(group)
     if folds is not None:
@@ -294,13 +295,13 @@ def _columns_of(
     values = np.unique(side)
     if not 2 <= len(values) <= MOST_SIDES:
         n = counted(len(values), "value")
-        raise InputError(f"--split {split} has {n}: 2 to {MOST_SIDES} are needed, such as train and test.")
+        raise InputError(f"--split {split} has {n}, but needs 2 to {MOST_SIDES}, such as train and test.")
     splits = [Split(n, np.flatnonzero(side != v), np.flatnonzero(side == v)) for n, v in enumerate(values.tolist())]
     return AuditColumns(labels, groups, side, splits)
 
 
 def _words(values: NDArray[Any]) -> NDArray[Any]:
-    """Return values as words; rows of 0 and 1 as the numbers of the labels that are there."""
+    """Return values as strings; rows of 0 and 1 as the numbers of the labels that are 1."""
     if values.ndim == 2:
         return np.array([" ".join(map(str, np.flatnonzero(row).tolist())) for row in values])
     return values.astype(str)
@@ -311,14 +312,14 @@ def _pairs_file(out: str | Path | None) -> Path | None:
         return None
     path = require_writable(out)
     if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"--out {path}: pairs are written as .csv or .parquet.")
+        raise InputError(f"--out {path}: give a file that ends in .csv or .parquet.")
     if path.is_dir():
         raise InputError(f"--out {path} is a folder. Give a file.")
     return path
 
 
 def _write(pairs: pl.DataFrame, path: Path) -> None:
-    data = io.BytesIO()  # polars would not say that a disk is full in a way that can be told from other errors
+    data = io.BytesIO()  # the error from polars for a full disk looks like any other
     if path.suffix == ".csv":
         pairs.write_csv(data)
     else:

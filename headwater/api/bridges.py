@@ -1,4 +1,4 @@
-"""import: vectors that another tool made become features of a store."""
+"""import: store vectors from another tool as features."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from headwater.store import (
 )
 
 DTYPES = ("auto", "float16", "float32")
-SAME = 0.999  # cosine of two vectors of one content, as where a set is added to
-PAIRS = 4096  # such vectors that are compared together
+SAME = 0.999  # least cosine of two vectors of one content, as when a feature set grows
+PAIRS = 4096  # pairs of such vectors compared at once
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What an import did to one feature set.
+    """The result of an import into one feature set.
 
     Attributes
     ----------
     imported, kept
-        Items that were stored, and those that were there already.
+        Items stored by this import, and items stored before.
     by_content
-        Samples whose key is that of their content; the others' is made of their id.
+        Samples whose key is the digest of their content; for the others it is made from the id.
     """
 
     imported: int
@@ -55,16 +55,16 @@ class Filled:
 
 
 class Imported(Store):
-    """A store, and what an import into it did.
+    """A store, and the result of an import into it.
 
     Attributes
     ----------
     n_vectors
-        Samples that have imported vectors; or, where these are ``prompts``, texts.
+        Number of samples with imported vectors; for ``prompts``, number of texts.
     results
-        For each feature set, what was done.
+        The result for each feature set.
     columns
-        Columns that the samples have got.
+        Columns added to the samples.
     """
 
     def __init__(self, path: Path, n_vectors: int, prompts: bool = False) -> None:
@@ -80,11 +80,11 @@ class Imported(Store):
         return {"store": self.location, "n_vectors": self.n_vectors, "columns": self.columns, "features": features}
 
     def lines(self) -> list[str]:
-        """Say in a few lines what was done and where the result is."""
+        """Return the results in a few lines."""
         out = []
         for name, done in self.results.items():
-            there = f", {done.kept:,} there already" if done.kept else ""
-            keys = f"; {done.by_content:,} known by their content" if done.by_content else "; known by their ids"
+            there = f", {done.kept:,} already stored" if done.kept else ""
+            keys = f"; {done.by_content:,} identified by content" if done.by_content else "; identified by id"
             out.append(f"{name}: {counted(done.imported, 'item')} imported{there}{keys}")
         return [*out, f"{counted(self.n_vectors, 'prompt' if self.prompts else 'sample')}, in {self.location}"]
 
@@ -103,27 +103,27 @@ def import_features(
     prompts: bool = False,
     progress: Progress | bool | None = None,
 ) -> Imported:
-    """Store vectors that another tool made, as features ``NAME/MODALITY``; run again, it does what is left.
+    """Store vectors from another tool as features ``NAME/MODALITY``; the same call continues a stopped import.
 
-    The first import makes the samples. Later ones, and imports into a store that was embedded, find them by their ids:
-    they must have the same.
+    The first import creates the samples. Later imports, and imports into an embedded store, match samples by id and
+    must have the same ids.
 
     Parameters
     ----------
     source
         A file or folder; see `headwater.sources.vectors`.
     store
-        Where the store is or is to be.
+        Path of the store, which need not exist yet.
     name
-        What to call the features. ``NAME/image`` and ``NAME/text`` are taken for those of one dual encoder.
+        Name of the features. ``NAME/image`` and ``NAME/text`` are taken as features of one dual encoder.
     modality
-        ``image`` or ``text``; what there is of a clip-retrieval folder, else ``image``, when left out.
+        ``image`` or ``text``. Default: the modalities in a clip-retrieval folder, else ``image``.
     format, id, table, vectors
         See `headwater.sources.read_vectors`.
     dtype
-        Stored type; ``auto`` keeps float16 and float32, and makes float32 of all else.
+        Stored type; ``auto`` keeps float16 and float32, and converts everything else to float32.
     prompts
-        The vectors are of texts that are no samples, such as prompts of `zero_shot`: samples stay as they are.
+        The vectors belong to texts that are not samples, such as prompts of `zero_shot`; samples stay unchanged.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
 
@@ -158,7 +158,7 @@ def import_features(
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Vectors that can be stored: their feature set's name and spec, and a key for each."""
+    """Validated vectors, with the name and spec of their feature set and a key for each."""
 
     vectors: Vectors
     name: str
@@ -170,7 +170,7 @@ class _Plan:
 def _planned(
     vectors: Vectors, name: str, modality: Modality, store: Store | None, dtype: str, prompts: bool, progress: Progress
 ) -> _Plan:
-    """Look at all that could stand in the way of storing vectors; nothing is written."""
+    """Validate everything before vectors are stored; nothing is written."""
     kept = vectors.dtype if dtype == "auto" else np.dtype(dtype)
     settings = {"source": vectors.source.resolve().name} | ({"vectors": vectors.array} if vectors.array else {})
     spec = FeatureSpec(
@@ -196,8 +196,8 @@ def _planned(
     contents = _content_keys(vectors, modality, progress)
     if prompts and None in contents:
         raise VectorsError(
-            f"{vectors.source}: no text in {vectors.named([contents.index(None)])}. Prompts are known by their words: "
-            "pass --table FILE with a column of them, called text."
+            f"{vectors.source}: no text in {vectors.named([contents.index(None)])}. Prompts are identified by their "
+            "text: pass --table FILE with a column called text."
         )
     made = [content_key(f"imported:{i}".encode()) for i in samples.ids]
     keys = [
@@ -209,7 +209,7 @@ def _planned(
 
 
 def _require_same_ids(store: Store, vectors: Vectors) -> None:
-    """Raise `InputError`, naming some, unless the vectors are of just the samples that the store has."""
+    """Raise `InputError`, naming some ids, unless vectors and store have the same samples."""
     there, here = store.samples[store.roles.id].cast(pl.String), pl.Series(vectors.samples.ids, dtype=pl.String)
     parts = []
     for words, ids in (
@@ -221,20 +221,20 @@ def _require_same_ids(store: Store, vectors: Vectors) -> None:
     if parts:
         raise InputError(
             f"{vectors.source}: ids differ from the samples of {store.location}: {'; '.join(parts)}. Pass --id COLUMN, "
-            "import into another store, or pass --prompts for texts that are no samples."
+            "import into another store, or pass --prompts for texts that are not samples."
         )
 
 
 def _content_keys(vectors: Vectors, modality: Modality, progress: Progress) -> list[bytes | None]:
-    """Return the key of each sample's content where that is at hand: as exported, of its file, or of its words."""
+    """Return the key of each sample's content if available: from the export, its image file, or its text."""
     samples, column = vectors.samples, KEY_COLUMNS[modality]
     if column in samples.table.columns:
         written = samples.table[column].cast(pl.String).to_list()
         wrong = [row for row, key in enumerate(written) if key is not None and not _KEY.fullmatch(key)]
         if wrong:
             raise VectorsError(
-                f"{vectors.source}: no digest of 32 hex digits in column {column!r} of {vectors.named(wrong)}. "
-                "headwater keeps this name for digests: rename the column."
+                f"{vectors.source}: column {column!r} holds no digest of 32 hex digits in {vectors.named(wrong)}. "
+                "headwater reserves this name for digests: rename the column."
             )
         return [None if key is None else bytes.fromhex(key) for key in written]
     if modality == "text":
@@ -247,7 +247,7 @@ def _content_keys(vectors: Vectors, modality: Modality, progress: Progress) -> l
 
 
 def _require_one_vector(vectors: Vectors, keys: Sequence[bytes]) -> None:
-    """Raise unless rows of the same content have the same vector."""
+    """Raise unless rows with the same content have the same vector."""
     first: dict[bytes, int] = {}
     repeats = np.array(
         [(row, first[key]) for row, key in enumerate(keys) if first.setdefault(key, row) != row], np.int64
@@ -261,12 +261,12 @@ def _require_one_vector(vectors: Vectors, keys: Sequence[bytes]) -> None:
             row, before = pairs[int(np.flatnonzero(differ)[0])].tolist()
             raise VectorsError(
                 f"{vectors.source}: the same content but different vectors in {vectors.named([before, row])}. Import "
-                "what one encoder made of each."
+                "vectors of one encoder only."
             )
 
 
 def _write_samples(store: Store, plans: Sequence[_Plan]) -> list[str]:
-    """Make the samples, or give those there are keys and columns; return the columns that they have got."""
+    """Write the samples, or add keys and columns to existing ones; return the added columns."""
     manifest = plans[0].vectors.samples
     table = manifest.table.drop([c for c in KEY_COLUMNS.values() if c in manifest.table.columns])
     if store.has_samples():
@@ -296,7 +296,7 @@ def _write_samples(store: Store, plans: Sequence[_Plan]) -> list[str]:
 
 
 def _write_features(store: Store, plan: _Plan, progress: Progress) -> Filled:
-    """Write what a feature set lacks, block by block."""
+    """Write the missing items of a feature set, block by block."""
     first = {key: row for row, key in reversed(list(enumerate(plan.keys)))}
     rows: NDArray[np.int64] = np.sort(np.fromiter(first.values(), np.int64, len(first)))
     keys = np.frombuffer(b"".join(plan.keys[row] for row in rows.tolist()), np.uint8).reshape(-1, 16)

@@ -1,4 +1,4 @@
-"""compare: whether the difference between runs is real."""
+"""compare: tests of the difference between runs."""
 
 from __future__ import annotations
 
@@ -36,38 +36,38 @@ from headwater.runs.run import Run, open_run
 from headwater.runs.words import interval_words, number_words, p_words, positive_lines
 
 OTHER_FOLDS = (
-    "folds differ between the runs: no tests over folds, and each run has the mean over its own. Fit both with the "
-    "same --folds, --seed and --groups for a test of the procedures"
+    "folds differ between the runs: there are no tests over folds, and each run has the mean over its own folds. To "
+    "test the procedures, fit both with the same --folds, --seed and --groups"
 )
-UNKNOWN_ROWS = "its metrics.json does not say how many rows each fold trained on; the corrected t takes all others"
+UNKNOWN_ROWS = "metrics.json lacks the number of training rows; the corrected t-test assumes all rows outside the fold"
 PROCEDURES = (
-    "p corrected t tests two procedures that are trained anew in each fold. The other tests take the trained models, "
-    "or the folds, as given: for procedures their p is too small (docs/evaluation.md)"
+    "p corrected t compares two procedures that are trained anew in each fold. The other tests compare fixed models on "
+    "these rows or folds; as tests of procedures their p values are too small (docs/evaluation.md)"
 )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two runs beside each other.
+    """The difference between two runs.
 
     Attributes
     ----------
     first, second
         Names of the runs.
     difference
-        Of the metric, first less second: the mean over folds.
+        The metric of the first minus that of the second, as the mean over folds.
     low, high
         Its confidence interval.
     test
-        What the interval and ``p_holm`` are of: ``corrected_t`` where both were trained anew in each of the same folds,
-        ``bootstrap`` where they are fixed models on one test set, or have folds of their own.
+        The test behind the interval and ``p_holm``: ``corrected_t`` if both runs were trained anew in each of the same
+        folds, ``bootstrap`` if they are fixed models on one test set, or have different folds.
     p
-        Two-sided, of each test that can be made: ``bootstrap``, ``delong`` and ``mcnemar`` on rows, ``wilcoxon`` and
+        Two-sided p value of each test that applies: ``bootstrap``, ``delong`` and ``mcnemar`` on rows, ``wilcoxon`` and
         ``corrected_t`` over folds.
     least_p
-        The smallest p that a test could give, where data of this size keep it from being small.
+        The least attainable p of a test, if data of this size limit it.
     p_holm
-        That of ``test``, corrected for the number of pairs; None where there is one pair, or no p.
+        The p value of ``test``, corrected for the number of pairs; None with one pair, or without a p.
     """
 
     first: str
@@ -83,24 +83,25 @@ class Difference:
 
 @dataclass(frozen=True, repr=False)
 class Compared(Shown):
-    """What a comparison of runs found.
+    """The result of a comparison of runs.
 
     Attributes
     ----------
     metric, level, n_draws
-        What was measured, and how.
+        The metric, the confidence level, and the number of resamples.
     drawn
-        What was drawn again: ``"group"`` or ``"sample"``.
+        The unit of resampling: ``"group"`` or ``"sample"``.
     runs
         For each run its ``value``, ``low``, ``high``.
     differences
-        Each pair of runs.
+        The difference of each pair of runs.
     friedman_p, friedman_least_p
-        Whether three or more runs differ at all, over folds, and the smallest that p could be; None for two.
+        p value of the Friedman test over folds that three or more runs do not differ, and the least attainable p; None
+        for two runs.
     notes
-        What could not be tested, and why.
+        Tests that were not possible, and why.
     positive
-        The positive class of two; None where there are not two.
+        The positive class of a binary task; else None.
     """
 
     metric: str
@@ -126,11 +127,11 @@ class Compared(Shown):
         }
 
     def lines(self) -> list[str]:
-        """Say in a few lines what came out."""
+        """Return the results in a few lines."""
         share = f"{100 * self.level:g} %"
-        out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by drawing {self.drawn}s again"]
+        out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by resampling {self.drawn}s"]
         if any(d.test == "corrected_t" for d in self.differences):
-            out[0] += "; those of differences by the corrected t over folds"
+            out[0] += "; intervals of differences by the corrected t-test over folds"
         out += positive_lines(self.positive)
         table = [["run", self.metric, share]]
         table += [[n, number_words(v["value"]), interval_words(v["low"], v["high"])] for n, v in self.runs.items()]
@@ -146,7 +147,7 @@ class Compared(Shown):
         out += ["", *(f"  {line}" for line in aligned(rows))]
         if self.friedman_p is not None:
             p = p_words(self.friedman_p, self.friedman_least_p)
-            out.append(f"all runs alike, by their ranks over folds (Friedman): p {p}")
+            out.append(f"no difference between runs, by ranks over folds (Friedman): p {p}")
         return [*out, *self.notes]
 
 
@@ -160,23 +161,23 @@ def compare(
     n_draws: int = 2000,
     seed: int = 0,
 ) -> Compared:
-    """Compare runs that tested the same samples: intervals, paired differences, and every test that applies.
+    """Compare runs on the same test samples: intervals, paired differences, and every test that applies.
 
     Parameters
     ----------
     runs
-        Two or more runs, or where they are.
+        Two or more runs, or their paths.
     metric
-        A metric of the task. When left out the AUC (macro, for labels), over the classes or labels that are tested
-        where no fold has all; r2 of a regression.
+        A metric of the task. Default: the AUC (macro, for several labels), over the classes or labels present in the
+        test rows if no fold has all of them; r2 for regression.
     positive
-        The positive class of two; that of the first run when left out.
+        The positive class of a binary task. Default: that of the first run.
     level
-        Of the intervals.
+        Confidence level of the intervals.
     n_draws
-        Draws of the bootstrap.
+        Number of bootstrap resamples.
     seed
-        Of the draws.
+        Random seed of the bootstrap.
 
     Returns
     -------
@@ -185,7 +186,7 @@ def compare(
     Raises
     ------
     InputError
-        When runs predict different things or tested different samples.
+        When runs predict different targets or have different test samples.
     """
     if len(runs) < 2:
         raise InputError("at least two runs are needed to compare.")
@@ -262,7 +263,7 @@ class _Rows:
                 if left_out := int(self._aucs.left_out.max()):
                     n_folds = len(np.unique(folds[0]))
                     self.notes.append(
-                        f"DeLong: {left_out} of {counted(n_folds, 'fold')} left out, without both classes"
+                        f"DeLong: {left_out} of {counted(n_folds, 'fold')} left out, which lack one of the classes"
                     )
             except InputError as error:
                 self.notes.append(f"no DeLong test: {error}")
@@ -270,7 +271,7 @@ class _Rows:
         if metric == "accuracy" and independent:
             self._right = [s.argmax(1) == truth for s in scores]
         elif metric == "accuracy":
-            self.notes.append("no McNemar test: it takes rows to be independent, and here they come in groups")
+            self.notes.append("no McNemar test: it assumes independent rows, but these belong to groups")
 
     def tests(self, i: int, j: int) -> tuple[dict[str, float], dict[str, float]]:
         if self._aucs is not None:
@@ -283,7 +284,7 @@ class _Rows:
 
 
 class _Folds:
-    """Tests over folds; none where there is one test set, or folds differ between runs."""
+    """Tests over folds; none if there is one test set, or folds differ between runs."""
 
     def __init__(self, paired: Paired, metric: str) -> None:
         self.paired = paired
@@ -310,7 +311,7 @@ class _Folds:
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """All runs, beside each other by twos."""
+    """All pairs of runs."""
 
     names: Sequence[str]
     paired: Paired
@@ -320,7 +321,7 @@ class _Pairs:
     folds: _Folds
 
     def difference(self, i: int, j: int) -> Difference:
-        """Return two runs beside each other, by every test that applies, the one that counts first."""
+        """Return the difference of two runs by every test that applies, the main one first."""
         change = self.paired.difference(self.metric, i, j, self.level)
         drawn = self.paired.drawn[self.metric]
         on_rows, least_on_rows = self.rows.tests(i, j)
@@ -333,7 +334,7 @@ class _Pairs:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Return the shortest ends of the runs' paths that tell them apart."""
+    """Return the shortest path suffixes that are unique among the runs."""
     paths = [Path(f"run {i + 1}") if run.path is None else run.path.resolve() for i, run in enumerate(runs)]
     if len(set(paths)) < len(paths):
         raise InputError("a run is compared with itself: name each run once.")
@@ -345,14 +346,14 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _alike(one: Any, other: Any, task: str) -> bool:
-    """Whether two runs are about the same: of two classes, whichever of them is the positive one."""
+    """Whether two runs have the same task or classes, whichever of two classes is positive."""
     if task == "binary" and isinstance(one, list) and isinstance(other, list):
         return sorted(map(str, one)) == sorted(map(str, other))
     return bool(one == other)
 
 
 def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
-    """Return the predictions of all runs in the order of the first; refuse runs about different things."""
+    """Return the predictions of all runs in the order of the first; refuse different targets or samples."""
     first = runs[0]
     order = first.predictions["id"]
     tables = []
@@ -364,15 +365,15 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
                 )
         if run.predictions["id"].is_duplicated().any():
             raise InputError(
-                f"{name} tested samples more than once, with several seeds or draws: its folds share samples, so that "
-                "they cannot be drawn as independent. Compare runs of one seed."
+                f"{name} tested samples more than once, with several seeds or draws. Its folds share samples, so they "
+                "cannot be resampled as independent. Compare runs of one seed."
             )
         mine = set(run.predictions["id"])
         if mine != set(order):
             only, more = len(set(order) - mine), len(mine - set(order))
             raise InputError(
                 f"{names[0]} and {name} tested different samples ({only} and {more} that the other lacks): fit both on "
-                "the same ones, with --where if need be."
+                "the same samples, with --where if necessary."
             )
         table = pl.DataFrame({"id": order}).join(run.predictions, on="id", how="left", maintain_order="left")
         labels = label_columns(names_of(first.metrics), first.metrics["task"])

@@ -1,4 +1,4 @@
-"""contrast: image and text encoders trained on pairs, to find each other's."""
+"""contrast: contrastive training of image and text encoders on pairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headwater.samples.selection import Selection
 USED = {"groups", "split", "holdout", "seed", "where", "missing_values"}
 USED |= {"spec", "weights", "adapter", "image_size", "steps", "image", "text", "id"}
 USED |= set(vars(CONTRAST)) - {"start", "refit"}
-"""Options that it has a use for."""
+"""Options that it uses."""
 
 
 def contrast(
@@ -42,33 +42,33 @@ def contrast(
 ) -> Contrasted:
     """Train a dual encoder, or a part of it, on the images of a manifest and their texts.
 
-    Images that share a text, such as the views of one exam and its report, all belong to it. Some pairs, whole groups
-    of them, are held out to test on; others to stop by.
+    All images that share a text, such as the views of one exam and its report, are positives for it. Some pairs, in
+    whole groups, are held out for testing, and others for early stopping.
 
     Parameters
     ----------
     manifest
         A CSV, TSV, Parquet or JSON-lines file; each sample has an image and a text.
     encoder
-        A dual encoder, such as ``open_clip:…`` or ``hf:…`` of a CLIP or SigLIP; or two, for images and for texts, which
-        are joined by linear projections: the result is the encoder ``joined:RUN``.
+        A dual encoder, such as ``open_clip:…`` or ``hf:…`` of a CLIP or SigLIP. Or two encoders, for images and for
+        texts, which are joined by linear projections: the result is the encoder ``joined:RUN``.
     loss
         ``clip`` or ``siglip``; see `headwater.finetune.contrastive.contrast`.
     dim
-        Length of the common vectors of two encoders.
+        Dimension of the joint embedding of two encoders.
     weights
         Local state dicts to load instead of the encoders' named weights.
     prompts, label
-        A TOML file with the texts for each value of a column: zero-shot classification of the test images is measured
-        too.
+        A TOML file with texts for each value of the column ``label``, to evaluate zero-shot classification of the test
+        images too.
     allow_leakage
-        The reason to accept that the same image is among the pairs to test on and among the others, which is refused
-        otherwise. Identical texts are counted, and not refused: reports are written from templates.
+        Reason to accept the same image in test pairs and in other pairs (otherwise refused). Identical texts are
+        counted but not refused, since reports are written from templates.
     columns, training
-        Columns of the manifest, and how the encoders are trained: both towers in full, 64 pairs a step, and a learning
-        rate of 1e-3 for the scale of cosines and projections, when left out.
+        Columns of the manifest, and how the encoders are trained. Default: both towers in full, 64 pairs per step, and
+        a learning rate of 1e-3 for the logit scale and the projections.
     out
-        The run directory to write. A run that was stopped goes on with the same command, to the same result.
+        The run directory to write. The same command continues a stopped run, with the same result.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options

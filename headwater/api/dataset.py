@@ -1,4 +1,4 @@
-"""torch_dataset: stored features as a data set of PyTorch, for training loops of one's own."""
+"""torch_dataset: stored features as a PyTorch data set, for custom training loops."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ def torch_dataset(
 ) -> Any:
     """Return an iterable data set of batches, for ``DataLoader(dataset, batch_size=None, num_workers=...)``.
 
-    Rows are drawn at random among those of ``window`` blocks at a time. Blocks are read in order, those of the next
-    window ahead of use: of a set larger than memory, some two windows should fit into it. What an epoch yields depends
-    on seed and epoch alone, whatever the number of workers.
+    Rows are shuffled within a window of ``window`` blocks. The blocks of the next window are read ahead, so about two
+    windows should fit into memory. The batches of an epoch depend only on seed and epoch, not on the number of workers.
 
     Parameters
     ----------
     store, features
-        A store, or where it is, and a feature set, ``NAME/MODALITY``.
+        A store, or its path, and a feature set, ``NAME/MODALITY``.
     label
-        A column that goes with each batch.
+        A column to return with each batch.
     tokens
-        Whether to read tokens; else pooled features.
+        Read tokens instead of pooled features.
     where
         A boolean SQL expression over the manifest's columns.
     batch_size, window, seed
-        Rows a batch, blocks that are mixed, and the seed of the order.
+        Rows per batch, blocks shuffled together, and the seed of the order.
 
     Returns
     -------
     torch.utils.data.IterableDataset
-        Of dicts: ``rows``, int64, of shape ``(b,)``; ``values``, of shape ``(b, d)`` or ``(b, t, d)``; ``mask``, bool,
-        of shape ``(b, t)``, for ragged tokens; and ``label``, a list, where one was named. ``set_epoch(epoch)`` chooses
-        the epoch, and with ``start`` the batch to go on from. ``table`` and ``ids`` are the samples that rows are of.
+        Yields dicts: ``rows``, int64, of shape ``(b,)``; ``values``, of shape ``(b, d)`` or ``(b, t, d)``; ``mask``,
+        bool, of shape ``(b, t)``, for ragged tokens; and ``label``, a list, if a label was named.
+        ``set_epoch(epoch, start)`` sets the epoch, and the batch to start from. ``table`` and ``ids`` are the samples
+        that ``rows`` index.
 
     Raises
     ------
     InputError, StoreError
-        When there is no such column or feature set.
+        When the column or feature set does not exist.
     """
     if batch_size < 1 or window < 1:
         raise InputError(f"batch_size ({batch_size}) and window ({window}) must be at least 1.")
@@ -79,14 +79,14 @@ def torch_dataset(
     torch = need("torch", "encoders")
 
     class Batches(torch.utils.data.IterableDataset):  # type: ignore[misc, name-defined]
-        """Batches of stored features, in an order that seed and epoch make."""
+        """Batches of stored features, in an order determined by seed and epoch."""
 
         def __init__(self) -> None:
             self.ids, self.table = data.ids, data.table
             self.epoch = self.start = 0
 
         def set_epoch(self, epoch: int, start: int = 0) -> None:
-            """Yield this epoch next, from batch ``start`` on."""
+            """Set the next epoch, and the batch to start from."""
             self.epoch, self.start = epoch, start
 
         def __len__(self) -> int:
@@ -98,7 +98,7 @@ def torch_dataset(
             coming = deque(order.needed(self.epoch, self.start))
             number = self.start + (worker - self.start) % n_workers
             ahead = ThreadPoolExecutor(1)
-            with keep_freed_memory():  # of the batch before, for the next one
+            with keep_freed_memory():  # reuse the memory of the previous batch
                 try:
                     for rows in order.batches(self.epoch, self.start, worker, n_workers):
                         while coming and coming[0][0] <= number:
@@ -109,7 +109,7 @@ def torch_dataset(
                     ahead.shutdown(cancel_futures=True)
 
         def batch(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-            """Return what some rows hold."""
+            """Return the batch of some rows."""
             found: dict[str, Any] = {"rows": torch.from_numpy(rows)}
             if ragged:
                 values, mask = X.padded(rows)

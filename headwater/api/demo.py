@@ -1,4 +1,4 @@
-"""demo: the whole of it, on images made on the spot, without a network."""
+"""demo: all main commands on synthetic images, without a network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROMPTS = """templates = ["{} breast tissue", "a microscope image of {} tissue"]
 benign = "benign"
 malignant = "malignant"
 """
-# Rungs of the ladder on one small dual encoder, from nothing trained to all of it.
+# Methods with one small dual encoder, from no training to full fine-tuning.
 HEADS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "linear probe, image": ("linear", ["clip/image"], {}),
     "fusion of image and text": ("linear", ["clip/image", "clip/text"], {}),
@@ -50,16 +50,16 @@ TUNED = {"LoRA, image": "lora", "full tuning, image": "full"}
 
 @dataclass(frozen=True, repr=False)
 class DemoResult(Shown):
-    """What the demonstration made: where it lies, a run for each row of its tables, and similar cases of one sample.
+    """The result of the demonstration: its folder, a run for each row of its tables, and similar cases of one sample.
 
     Attributes
     ----------
     runs
-        By kind of input, with encoders that need no weights.
+        Runs by kind of input, with encoders that need no weights.
     ladder
-        By rung, with ``builtin:clip``; empty where torch or transformers is not installed.
+        Runs by method, with ``builtin:clip``; empty if torch or transformers is not installed.
     seconds
-        What each rung took.
+        Duration of each method.
     """
 
     out: Path
@@ -71,11 +71,11 @@ class DemoResult(Shown):
     hits: list[Hit]
 
     def lines(self) -> list[str]:
-        """Return the table a newcomer reads."""
+        """Return the printed tables."""
         first = next(iter(self.runs.values())).metrics
         out = [
             f"Benign or malignant? {first['n_samples']} synthetic histology images, "
-            f"{len(first['folds'])} folds that keep each patient whole:",
+            f"{len(first['folds'])} folds by patient:",
             *positive_lines(positive_in_run(first)),
             "",
             f"  {'features':<14}{'accuracy':>16}{'F1':>16}{'AUC':>16}",
@@ -86,7 +86,7 @@ class DemoResult(Shown):
         if self.ladder:
             out += [
                 "",
-                "With the small dual encoder that comes with headwater (trained on synthetic tissue alone):",
+                "With the small dual encoder that comes with headwater (trained on synthetic tissue only):",
                 "",
             ]
             out.append(f"  {'builtin:clip':<26}{'accuracy':>16}{'F1':>16}{'AUC':>16}{'seconds':>10}")
@@ -96,7 +96,7 @@ class DemoResult(Shown):
         else:
             out += [
                 "",
-                "With pip install 'headwater[encoders]' it also shows zero-shot, co-attention, LoRA and full tuning.",
+                "To add zero-shot, co-attention, LoRA and full tuning, run: pip install 'headwater[encoders]'",
             ]
         same = sum(hit.row["label"] == self.query_label for hit in self.hits)
         out += [
@@ -108,7 +108,7 @@ class DemoResult(Shown):
         store = self.out / "demo.hw"
         out += [
             "",
-            f"Everything is in {self.out}. What to do next:",
+            f"All results are in {self.out}. Next steps:",
             f"  headwater info {store}",
             f"  headwater fit-head {store} --features texture/image --label subtype --groups patient",
             f"  headwater compare {self.out}/runs/image {self.out}/runs/text",
@@ -121,15 +121,15 @@ class DemoResult(Shown):
 def demo(
     out: str | Path, *, n_patients: int = 24, seed: int = 0, progress: Progress | bool | None = None
 ) -> DemoResult:
-    """Make a small histology set, embed its images and captions, fit heads, and look for similar cases.
+    """Make a small synthetic histology set, embed its images and captions, fit heads, and find similar cases.
 
     Parameters
     ----------
     out
-        The folder to write to: ``images/``, ``manifest.csv``, ``demo.hw`` and ``runs/``. One that this made earlier
-        is made anew.
+        The folder to write: ``images/``, ``manifest.csv``, ``demo.hw`` and ``runs/``. The folder of an earlier
+        demonstration is replaced.
     n_patients, seed
-        Of the images.
+        Number of patients, and random seed of the images.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
 
@@ -146,7 +146,7 @@ def demo(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     marker.touch()
-    say("painting images of made-up tissue")
+    say("making synthetic histology images")
     manifest = make_histology(folder, n_patients=n_patients, seed=seed)
     store = folder / "demo.hw"
     say("embed --encoder builtin:texture   (images)")
@@ -178,7 +178,7 @@ def _has_torch() -> bool:
 def _ladder(
     folder: Path, manifest: Path, store: Path, seed: int, say: Callable[[str], None]
 ) -> tuple[dict[str, Run], dict[str, float]]:
-    """Climb from prompts to full tuning with one encoder, on the same folds."""
+    """Run every method from prompts to full fine-tuning with one encoder, on the same folds."""
     runs, seconds = {}, {}
     prompts = folder / "prompts.toml"
     prompts.write_text(PROMPTS)

@@ -1,4 +1,4 @@
-"""doctor: what is here, and whether an encoder works, before a long run."""
+"""doctor: report what is installed, and test an encoder before a long run."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from headwater.embed.speed import Measured, measure
 from headwater.errors import EncoderError, InputError
 from headwater.store import FeatureSpec, Modality
 
-TRIED = "tried on made items: different ones get different vectors; each gets the same twice, alone and in a batch"
+TRIED = "tested on synthetic items: different items get different vectors, equal items equal ones, alone or in a batch"
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What is installed and what it runs on.
+    """Installed software and hardware.
 
     Attributes
     ----------
     headwater, python, system
-        Versions, and the kind of machine.
+        Versions, and the type of machine.
     n_cores, memory
-        Cores that this process may use, and bytes of memory; None where the system does not say.
+        Cores that this process may use, and bytes of memory; None if unknown.
     cuda
-        The GPU that torch sees, and bytes of its memory; None without one.
+        The GPU that torch sees, and bytes of its memory; None without a GPU.
     extras
-        Packages of each extra with their versions, None for one that is not installed.
+        Packages of each extra with their versions; None for a package that is not installed.
     """
 
     headwater: str
@@ -49,10 +49,10 @@ class Environment:
     extras: dict[str, dict[str, str | None]]
 
     def lines(self) -> list[str]:
-        """Say it in a few lines."""
+        """Return it in a few lines."""
         memory = "" if self.memory is None else f", {size(self.memory)} of memory"
         out = [f"headwater {self.headwater}, Python {self.python}, {self.system}, {self.n_cores} cores{memory}"]
-        out.append("GPU: none that torch sees" if self.cuda is None else f"GPU: {self.cuda[0]}, {size(self.cuda[1])}")
+        out.append("GPU: torch sees none" if self.cuda is None else f"GPU: {self.cuda[0]}, {size(self.cuda[1])}")
         for extra, packages in self.extras.items():
             there = [f"{name} {found}" for name, found in packages.items() if found is not None]
             missing = [name for name, found in packages.items() if found is None]
@@ -64,7 +64,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Examined:
-    """An encoder that was loaded and tried.
+    """An encoder that was loaded and tested.
 
     Attributes
     ----------
@@ -73,15 +73,15 @@ class Examined:
     source
         Where its files were before it was loaded.
     n_parameters
-        None where it has none, or does not say.
+        Number of parameters; None if unknown.
     environment
         Device, precision and versions that it ran with.
     features
         The spec of each feature set that it makes.
     measured
-        Rate and memory of each.
+        Speed and memory for each modality.
     tried
-        Whether it was tried on made items first; without weights it is not.
+        Whether it was tested on synthetic items first; encoders without weights are not.
     """
 
     name: str
@@ -93,9 +93,9 @@ class Examined:
     tried: bool = False
 
     def lines(self) -> list[str]:
-        """Say it in a few lines."""
+        """Return it in a few lines."""
         kind, place = self.source.kind, self.source.place
-        where = {"network": "fetched from the network", "cache": "found in the hub's cache", "built in": "built in"}
+        where = {"network": "downloaded", "cache": "found in the Hugging Face cache", "built in": "built in"}
         parts = [where.get(kind, f"found in the {kind} named") + (f" ({place})" if place else "")]
         if self.n_parameters is not None:
             parts.append(f"{self.n_parameters:,} parameters")
@@ -105,29 +105,31 @@ class Examined:
         for modality, spec in self.features.items():
             tokens = ""
             if spec.has_tokens:
-                n_tokens = "as many as an item has" if spec.n_tokens is None else str(spec.n_tokens)
+                n_tokens = "a variable number" if spec.n_tokens is None else str(spec.n_tokens)
                 tokens = f", tokens {n_tokens} x {spec.token_dim}"
             found = self.measured[modality]
             memory = "" if found.peak_memory is None else f", {size(found.peak_memory)} of memory"
             out.append(f"{modality}: {spec.dim} values{tokens}; {_prepared_by(spec)}")
             out.append(
-                f"  {found.items_per_second:.3g} items a second, {found.batch_size} at a time{memory} "
+                f"  {found.items_per_second:.3g} items per second, batch size {found.batch_size}{memory} "
                 f"({found.n_items} {found.items})"
             )
             each, rate = found.item_bytes, size(int(found.item_bytes * found.items_per_second))
-            out.append(f"  {size(each)} an item in {spec.dtype}: {rate} a second, {size(100_000 * each)} for 100,000")
+            out.append(
+                f"  {size(each)} per item in {spec.dtype}: {rate} per second, {size(100_000 * each)} for 100,000 items"
+            )
         return out
 
 
 @dataclass(frozen=True, repr=False)
 class DoctorReport(Shown):
-    """What `doctor` found: the environment, and the encoder when one was named."""
+    """The result of `doctor`: the environment, and the encoder if one was named."""
 
     environment: Environment
     encoder: Examined | None
 
     def lines(self) -> list[str]:
-        """Say it in a few lines."""
+        """Return it in a few lines."""
         return [*self.environment.lines(), *([] if self.encoder is None else ["", *self.encoder.lines()])]
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,16 +147,16 @@ def doctor(
     offline: bool = False,
     **options: Any,
 ) -> DoctorReport:
-    """Say what is installed; and prove that an encoder loads and runs, how fast, and in what memory.
+    """Report what is installed; if an encoder is named, test that it runs, and measure its speed and memory.
 
     Parameters
     ----------
     encoder, precision, device, batch_size
         As for `headwater.api.embed`.
     tokens
-        As for `embed`; None for all of them where the encoder makes any.
+        As for `embed`; None for all tokens if the encoder makes any.
     offline
-        Fetch nothing: prove that the run needs no network.
+        Download nothing, to test that the run needs no network.
     options
         Any field of `headwater.EncoderChoice` by its name, such as ``weights`` or ``layer``.
 
@@ -182,9 +184,9 @@ def doctor(
         except EncoderError as error:
             if tokens is not None or "--tokens" not in str(error):
                 raise
-            model = load("none")  # it makes no tokens, or not all of them
+            model = load("none")  # the encoder makes no tokens, or cannot return all of them
     if choice.image_size is not None and not model.sees_images:
-        raise EncoderError(f"{choice.spec} sees no images: leave --image-size out.")
+        raise EncoderError(f"{choice.spec} does not encode images: leave --image-size out.")
     measured = {modality: measure(model, modality, batch_size) for modality in sorted(model.modalities)}
     features = {modality: model.spec(modality, "float16") for modality in measured}
     tried = model.probed is not None
@@ -206,9 +208,9 @@ def _environment() -> Environment:
 
 
 def _extras() -> dict[str, dict[str, str | None]]:
-    """Return what each extra of the installed headwater asks for, and the version that is there.
+    """Return the packages of each extra of the installed headwater, with their installed versions.
 
-    A package stands with the smallest extra that asks for it: some extras hold others.
+    Some extras include others; a package is listed under the smallest extra that requires it.
     """
     asked: dict[str, list[str]] = defaultdict(list)
     for line in requires("headwater") or ():
@@ -247,11 +249,11 @@ def _cuda() -> tuple[str, int] | None:
 
 
 def _prepared_by(spec: FeatureSpec) -> str:
-    """Say what makes items ready, as far as a spec knows."""
+    """Describe the preprocessing that a spec records."""
     settings = spec.preprocessing
     if "tokenizer" in settings and spec.modality == "text":
         length = settings.get("max_length", settings.get("context_length"))
         return f"tokenizer {settings['tokenizer']}, at most {length} tokens"
     inner = settings.get("image_processor", settings)
     known = inner.get("image_processor_type") if isinstance(inner, dict) else None
-    return f"prepared by {known}" if known else "prepared by its own transform"
+    return f"preprocessed by {known}" if known else "preprocessed by its own transform"

@@ -1,4 +1,4 @@
-"""embed: from a manifest to stored features."""
+"""embed: encode the samples of a manifest, and store the features."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from headwater.store import Modality, Store, create_store
 
 
 class Embedded(Store):
-    """A store, and what the run that filled it did.
+    """A store, and the result of the run that filled it.
 
     Attributes
     ----------
     n_samples
         Rows of the manifest.
     results
-        For each feature set, what its run did.
+        The result for each feature set.
     failed
-        For each feature set, why samples of the manifest have no features, by sample id; those that failed in an
-        earlier run, and were not tried again, are among them.
+        For each feature set, why samples of the manifest have no features, by sample id; includes samples that failed
+        in an earlier run and were not retried.
     n_failed_before
         For each feature set, how many items failed in an earlier run.
     not_encoded
-        Columns that were named but that the encoder has no use for, by modality.
+        Columns that were named but that the encoder does not read, by modality.
     alike
-        For each feature set whose items are nearly the same, a warning that says so.
+        A warning for each feature set whose vectors are nearly all the same.
     changes
-        How this manifest differs from the one before, which it took the place of; None where there was none.
+        How this manifest differs from the previous one, which it replaces; None if there was none.
     """
 
     def __init__(self, path: Path, n_samples: int) -> None:
@@ -60,7 +60,7 @@ class Embedded(Store):
 
     @property
     def failed_whole(self) -> list[str]:
-        """Feature sets that hold nothing of this manifest, since all that was to be read or encoded failed."""
+        """Feature sets that hold nothing for this manifest, since every item failed."""
         return [
             name
             for name, r in self.results.items()
@@ -83,12 +83,12 @@ class Embedded(Store):
         return {"store": self.location, **counts, "features": features, "warnings": list(self.alike.values())}
 
     def lines(self) -> list[str]:
-        """Say in a few lines what was done, what was skipped and where the result is."""
+        """Return in a few lines what was done and what was skipped, and the store's location."""
         out = []
         for name, result in self.results.items():
             failed, before = self.failed[name], self.n_failed_before[name]
             parts = [f"{counted(result.embedded, 'item')} embedded"]
-            parts += [f"{result.kept - before:,} there already"] if result.kept > before else []
+            parts += [f"{result.kept - before:,} already stored"] if result.kept > before else []
             parts += [f"{counted(len(failed), 'sample')} failed"] if failed else []
             parts += [f"{result.left:,} left to other shards"] if result.left else []
             out.append(f"{name}: {', '.join(parts)}")
@@ -96,12 +96,12 @@ class Embedded(Store):
             if len(failed) > SHOWN:
                 out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.location} --failed")
             if result.cut:
-                out.append(f"  {counted(result.cut, 'text')} cut short, being longer than the encoder reads")
+                out.append(f"  {counted(result.cut, 'text')} truncated to the length that the encoder reads")
             if before:
-                out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed tries again")
+                out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed retries them")
         out += [f"warning: {line}" for line in self.alike.values()]
         out += [
-            f"column {column!r} was left alone: its {m}s need another encoder or pooling"
+            f"column {column!r} was not encoded: its {m}s need another encoder or pooling"
             for m, column in self.not_encoded.items()
         ]
         if self.changes is not None:
@@ -154,21 +154,21 @@ def embed(
 ) -> Embedded | EmbedPlan:
     """Run an encoder once over the images and texts of a manifest, and store the features.
 
-    Run again, it does what is left. Nothing is embedded twice: an item is known by its content.
+    The same call continues a stopped run. Items are identified by content, so nothing is embedded twice.
 
     Parameters
     ----------
     manifest
-        A CSV, TSV, Parquet or JSON-lines file, or a folder with one subfolder a class.
+        A CSV, TSV, Parquet or JSON-lines file, or a folder with one subfolder per class.
     store
-        Where the store is or is to be, a folder or a URL such as ``s3://bucket/lung.hw``.
+        Path of the store, which need not exist yet: a folder, or a URL such as ``s3://bucket/lung.hw``.
     encoder
         An encoder spec such as ``timm:resnet34.a1_in1k``, or an `headwater.EncoderChoice`.
     dry_run
         Return the plan instead of carrying it out; nothing is written into the store.
     storage, columns, execution
-        How features are stored, which columns of the manifest hold what, and how the encoder is run; the defaults
-        when left out.
+        How features are stored, the roles of the manifest's columns, and how the encoder is run. Default: the defaults
+        of these classes.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
@@ -204,7 +204,7 @@ def _apply(
     target = Embedded(create_store(store).path, plan.table.n_samples)
     target.not_encoded = dict(plan.not_encoded)
     with target.changing():
-        planned = plan_samples(target, plan.table, plan.items)  # again: another process may have written meanwhile
+        planned = plan_samples(target, plan.table, plan.items)  # again: another process may have written since
         target.write_samples(planned.samples, planned.roles, planned.unreadable)
         target.changes = planned.changes
         plan.index.save()
@@ -222,7 +222,7 @@ def _fill(
     engine: Engine | None,
     progress: Progress,
 ) -> None:
-    """Fill one feature set, and note in the result what came of it."""
+    """Fill one feature set, and record the result."""
     name, items, contents = plan.name, plan.items, plan.items.contents
     features = target.require_features(name, plan.spec, len(contents), alone=whole.part is None)
     with counting(progress, f"embed {name}", len(contents)) as update:
@@ -243,7 +243,7 @@ def _fill(
             raise type(error)(f"{error}. {SKIP}") from error
     target.results[name] = result
     features = features.refresh()
-    if execution.on_error == "stop":  # an item that could be read, but not be stored
+    if execution.on_error == "stop":  # items that could be read, but not stored
         refuse_failed(features, items, whole.table, "failed")
     failed = failed_items(features, contents)
     target.n_failed_before[name] = len(failed) - len(result.failed)
@@ -253,7 +253,7 @@ def _fill(
 
 
 def _ray_engine(choice: EncoderChoice, execution: Execution, encoder: Encoder[Any]) -> Engine:
-    """Return the workers of a Ray cluster, which build the encoder by themselves."""
+    """Return an engine of Ray workers, each of which builds the encoder."""
     from headwater.embed.by_ray import RayEngine, Recipe
 
     weights, adapter = (None if f is None else str(Path(f).resolve()) for f in (choice.weights, choice.adapter))

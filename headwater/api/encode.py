@@ -1,4 +1,4 @@
-"""encode: images or texts to an array, with no store."""
+"""encode: encode images or texts to an array, without a store."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def encode(
     ----------
     items
         Texts; or images: paths, PIL images, or arrays, uint8 of shape ``(height, width)``, ``(height, width, 3)`` or
-        ``(height, width, 4)``, or uint16 of shape ``(height, width)``. One alone gives one vector; an array of words or
-        of four dimensions, or a column, is several.
+        ``(height, width, 4)``, or uint16 of shape ``(height, width)``. A single item gives one vector; a column, an
+        array of strings or an array of four dimensions holds several items.
     encoder
         An encoder spec, such as ``builtin:texture`` or ``timm:MODEL``; a `headwater.EncoderChoice`; or an encoder from
         `headwater.embed.load_encoder`.
     modality
-        ``"image"`` or ``"text"``. When left out, strings are texts to an encoder that reads texts, and paths to one
-        that does not; everything else is an image.
+        ``"image"`` or ``"text"``. By default, strings are texts if the encoder reads texts, and paths otherwise;
+        everything else is an image.
     device, precision
-        As `headwater.embed.load_encoder` takes them; for a spec.
+        As for `headwater.embed.load_encoder`; used with a spec only.
     batch_size
-        Items that are encoded at once.
+        Items per batch.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
@@ -66,11 +66,11 @@ def encode(
     Raises
     ------
     InputError
-        When items are of neither kind, of both, or of one that the encoder does not read.
+        When items are neither images nor texts, are mixed, or are of a kind that the encoder does not read.
     ImageError
         When an image cannot be read; the message names it.
     EncoderError
-        When there is no such encoder.
+        When the encoder does not exist.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def encode(
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
     if not listed:
-        raise InputError("there is nothing to encode: pass one image or text, or a list of them.")
+        raise InputError("nothing to encode: pass one image or text, or a list of them.")
     kind = _modality(listed, built, modality)
     contents = [_content(item, kind, number) for number, item in enumerate(listed)]
     parts = []
@@ -105,13 +105,13 @@ def _loaded(
 
 
 def _is_one(items: Any) -> bool:
-    """Whether something is one item: a text, a path, a picture, or the pixels of one."""
+    """Whether something is one item: a text, a path, an image, or an array of pixels."""
     pixels = isinstance(items, np.ndarray) and items.dtype.kind in "uifb" and items.ndim in (2, 3)
     return pixels or isinstance(items, str | os.PathLike | Image.Image)
 
 
 def _listed(items: Any) -> list[Any]:
-    """Return several items: of a list, a column, or an array of words or of pictures."""
+    """Return the items of a list, a column, or an array of strings or of images."""
     if isinstance(items, bytes) or not hasattr(items, "__iter__"):
         raise InputError(f"items are a {type(items).__name__}: pass images or texts, one or a list of them.")
     words = isinstance(items, np.ndarray) and items.dtype.kind in "US"
@@ -129,26 +129,26 @@ def _modality(items: Sequence[Any], encoder: Encoder[Any], asked: Modality | Non
     words = [isinstance(item, str) for item in items]
     if asked is None:
         if any(words) and not all(words) and "text" in encoder.modalities:
-            raise InputError("some items are strings and some are not: encode texts and images apart.")
+            raise InputError("some items are strings and some are not: encode texts and images separately.")
         asked = "text" if all(words) and "text" in encoder.modalities else "image"
     if asked not in ("image", "text"):
-        raise InputError(f"modality {asked!r}: image or text.")
+        raise InputError(f"modality must be image or text, but is {asked!r}.")
     if asked not in encoder.modalities:
         reads = " and ".join(sorted(f"{kind}s" for kind in encoder.modalities))
-        raise InputError(f"{encoder.name} encodes {reads}, and these are {asked}s.")
+        raise InputError(f"{encoder.name} encodes {reads}, but these are {asked}s.")
     if asked == "text" and not all(words):
-        raise InputError("texts are strings: decode or convert the items first.")
+        raise InputError("texts must be strings: decode or convert the items first.")
     if asked == "text":
         for number, item in enumerate(items):
             if not item.isprintable() and any(0xD800 <= ord(letter) < 0xE000 for letter in item):
                 raise InputError(
-                    f"item {number} is no text: it holds half a letter (a lone surrogate). Decode it anew."
+                    f"item {number} is not valid text: it holds a lone surrogate (half a character). Decode it again."
                 )
     return asked
 
 
 def _content(item: Any, kind: Modality, number: int) -> Content:
-    """Return an item as the encoder takes it."""
+    """Return an item in the form the encoder takes."""
     if kind == "text":
         return Content(content_key(item.encode()), item)
     if isinstance(item, str | os.PathLike):
@@ -170,17 +170,17 @@ def _picture(pixels: NDArray[Any], number: int) -> Image.Image:
         return Image.fromarray(pixels)
     if pixels.dtype != np.uint8 or not shaped or not pixels.size:
         raise ImageError(
-            f"item {number} is an array of {pixels.dtype} and shape {pixels.shape}: uint8 of shape (height, width), "
-            "(height, width, 3) or (height, width, 4), or uint16 of shape (height, width), is needed."
+            f"item {number} is an array of {pixels.dtype} and shape {pixels.shape}. Pass uint8 of shape (height, "
+            "width), (height, width, 3) or (height, width, 4), or uint16 of shape (height, width)."
         )
     return Image.fromarray(pixels)
 
 
 def _as_png(image: Image.Image, number: int) -> bytes:
-    """Return an image as a file, so that it is read as one: depth, transparency and all."""
+    """Return an image as the bytes of a file, so that bit depth and transparency are handled as for files."""
     out = io.BytesIO()
     try:
         image.save(out, "PNG" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
     except (OSError, ValueError) as error:
-        raise ImageError(f"item {number} is of PIL's mode {image.mode}: convert it to RGB first.") from error
+        raise ImageError(f"item {number} has PIL mode {image.mode}: convert it to RGB first.") from error
     return out.getvalue()

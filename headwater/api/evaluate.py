@@ -1,4 +1,4 @@
-"""evaluate: a fitted head on another data set, untouched."""
+"""evaluate: test a fitted head, unchanged, on another data set."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from headwater.samples.missing import MissingFound, MissingRule
 from headwater.samples.selection import Selection
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
 
-# Identical reports are written from templates, at any place; where more of them are the same, so is the data.
+# Reports written from templates are identical at different sites. Above this share, the data set is taken as the same.
 SAME_TEXTS = 0.5
 
 
 USED = {"groups", "by", "seed", "positive", "where", "label_separator", "missing_values"}
-"""Options of `headwater.Protocol` and `headwater.Selection` that it has a use for."""
+"""Options of `headwater.Protocol` and `headwater.Selection` that it uses."""
 
 
 @reads_runs
@@ -68,30 +68,29 @@ def evaluate(
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> Run:
-    """Test a fitted, saved head on another data set; nothing is fitted, scaled, selected or calibrated anew.
+    """Test a saved head on another data set; nothing is fitted, scaled, selected or calibrated again.
 
     Parameters
     ----------
     run
-        A run of `fit_head` or `zero_shot`, or where it is. Its head was fitted on all of its samples.
+        A run of `fit_head` or `zero_shot`, or its path. Its head was fitted on all of its samples.
     store
-        The other data set: a store, or where it is.
+        The other data set: a store, or its path.
     label
         The column that holds the true class; for several labels as for `fit_head`.
     features
-        The feature sets of the other store, in the order of the run's, where they have other names. Their specs must
-        be the same, field by field.
+        The feature sets of the other store, in the run's order, if they have other names. Their specs must be the
+        same, field by field.
     mapping
-        What labels of the other data set mean in the run: ``{"normal": "benign"}``, or a file of such; see the
-        ``merge`` of `headwater.Selection`. None or ``""`` leaves samples with that label out (of several labels, that
-        label).
+        The run's class for labels of the other data set: ``{"normal": "benign"}``, or a file with such a mapping; see
+        ``merge`` of `headwater.Selection`. None or ``""`` leaves out samples with that label (with several labels per
+        sample, only that label).
     level, n_draws
         Confidence level of the intervals, and the number of bootstrap resamples.
     allow_leakage
-        The reason to accept samples on which the head was fitted, which are refused otherwise. Kept in
-        ``metrics.json``.
+        Reason to accept samples on which the head was fitted (otherwise refused). ``metrics.json`` records it.
     out
-        The run directory to write; none is written when left out. The head's files are copied.
+        The run directory to write; by default none is written. The head's files are copied.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
@@ -102,8 +101,8 @@ def evaluate(
     Returns
     -------
     Run
-        Its ``metrics["external"]`` holds, for each metric, the value within the run's own data, the value here, and the
-        drop, positive when this is worse, each with its interval.
+        Its ``metrics["external"]`` holds, for each metric, the value on the run's own data, the value on the other
+        data set, and the drop, positive if the latter is worse, each with its interval.
 
     Raises
     ------
@@ -112,8 +111,8 @@ def evaluate(
 
     Notes
     -----
-    The internal estimate is the run's own: the mean over its folds of heads that were fitted without the fold. Its
-    groups are resampled within each fold, those of the other data set within it, independently of each other.
+    The internal estimate is the run's own: the mean over its folds, each scored by a head fitted without the fold.
+    Groups are resampled within each fold of the run and, independently, within the other data set.
     """
     say = progress_to(progress)
     protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=USED)
@@ -177,9 +176,9 @@ def evaluate(
 
 
 def _refuse(run: Run, level: float, n_draws: int, seed: int) -> None:
-    """Refuse a run that is an evaluation itself, and numbers that cannot be."""
+    """Refuse a run that is itself an evaluation, and invalid numbers."""
     if run.config["command"] == "evaluate":
-        raise InputError(f"{_name(run)} is itself an evaluation. Pass the run that it is of: {run.config['run']}.")
+        raise InputError(f"{_name(run)} is itself an evaluation. Pass the run that it evaluates: {run.config['run']}.")
     if n_draws < 100:
         raise InputError(f"--draws must be at least 100, but is {n_draws}.")
     if not 0 < level < 1:
@@ -188,12 +187,12 @@ def _refuse(run: Run, level: float, n_draws: int, seed: int) -> None:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
 
 
-# What goes in
+# Input
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of the other data set: what is read, samples, labels in the run's order, columns, missing values."""
+    """The rows of the other data set: feature sets, samples, labels in the run's order, columns, missing values."""
 
     what: Wanted
     data: Data
@@ -211,7 +210,7 @@ def _read(
     protocol: Protocol,
     selection: Selection,
 ) -> _Rows:
-    """Read features and labels, as the run's head takes them."""
+    """Read features and labels in the form the run's head takes."""
     of_run = (("--bags of the run", what.bags), ("--views of the run", what.views))
     asked = [*(("--label", name) for name in labels), ("--groups", protocol.groups), ("--by", protocol.by), *of_run]
     for option, name in asked:
@@ -235,7 +234,7 @@ def _read(
 def _predicted(
     run: Run, rows: _Rows, own: Sequence[str], names: Sequence[str], positive: str | None
 ) -> tuple[Outcome, NDArray[Any], list[Any], Positive | None]:
-    """Return what the head says of the rows, their labels, and the run's classes, of two the positive one last."""
+    """Return the head's scores of the rows, their labels, and the run's classes; a positive class comes last."""
     head, task = run.head, run.metrics["task"]
     classes = list(run.metrics[names_key(task)])
     scores = _scores(head, _inputs(rows.data, own, names, head), task)
@@ -251,7 +250,7 @@ def _predicted(
     known = np.arange(len(classes)) if of_columns else np.asarray(head.classes_)[columns_of(head, classes)]
     truth = y if of_columns else known[y]
     fold = Fold(Split(0, np.arange(0), np.arange(len(y))), {}, scores, score(task, truth, scores, classes=known))
-    selection = {"by": None, "rows": None, "note": "nothing was fitted: every sample is tested"}
+    selection = {"by": None, "rows": None, "note": "nothing was fitted: every sample is a test sample"}
     return Outcome(task, known, [fold], head, {}, selection), truth, classes, which
 
 
@@ -267,13 +266,13 @@ def _target(out: str | Path | None, run: Run) -> Path | None:
 
 
 def _inputs_of(run: Run) -> list[str]:
-    """Return the feature sets that a run's head reads; of zero-shot runs the images, not the prompts."""
+    """Return the feature sets that a run's head reads; for zero-shot runs those of images, not of prompts."""
     names = list(run.config["features"])
     return names[:1] if run.config["command"] == "zero-shot" else names
 
 
 def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequence[str] | None) -> list[str]:
-    """Return the feature sets of the other store, in the run's order; refuse those of another spec."""
+    """Return the feature sets of the other store, in the run's order; refuse those with another spec."""
     names = [features] if isinstance(features, str) else list(features or own)
     if len(names) != len(own):
         raise InputError(
@@ -283,23 +282,23 @@ def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequen
     tuned = run.config["command"] == "fine-tune"
     if tuned and "tokens" not in run.config:
         raise InputError(
-            f"{_name(run)} was made by an older headwater, which did not write what its head reads. Tune again."
+            f"{_name(run)} was made by an older version that did not record what its head reads. Run fine-tune again."
         )
     there = store.feature_names()
 
     def differences(wanted: FeatureSpec, name: str) -> dict[str, tuple[Any, Any]]:
-        free = ("dtype", "tokens_dtype") if tuned else ()  # such a head was fitted on numbers that were never stored
+        free = ("dtype", "tokens_dtype") if tuned else ()  # a tuned head was fitted on features that were not stored
         found = wanted.differences(store.features(name).spec)
         return {field: both for field, both in found.items() if field not in free}
 
     def hint(wanted: FeatureSpec) -> str:
         for name in there:
-            with suppress(StoreError):  # which is not about what was asked for
+            with suppress(StoreError):  # an error in features that were not asked for
                 if not differences(wanted, name):
                     return f"Pass --features {name}."
         adapter = f" --adapter {_name(run)}" if tuned and wanted.adapter is not None else ""
         tokens = f" --tokens {wanted.tokens}" if wanted.has_tokens else ""
-        return f"Embed this data set as the run's was, with --encoder {wanted.encoder}{adapter}{tokens}."
+        return f"Embed this data set in the same way, with --encoder {wanted.encoder}{adapter}{tokens}."
 
     for name, mine in zip(names, own, strict=True):
         wanted = FeatureSpec.from_dict({k: v for k, v in run.config["features"][mine].items() if k != "fingerprint"})
@@ -311,13 +310,14 @@ def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequen
         if differing := differences(wanted, name):
             changes = "; ".join(f"{what}: {its!r} in the run, {here!r} here" for what, (its, here) in differing.items())
             raise SpecMismatch(
-                f"{store.location}: {name} is not of the spec that the head was fitted on ({changes}). {hint(wanted)}"
+                f"{store.location}: {name} has another spec than the features that the head was fitted on ({changes}). "
+                f"{hint(wanted)}"
             )
     return names
 
 
 def _wanted(run: Run, own: Sequence[str], names: Sequence[str]) -> Wanted:
-    """Say what the run's head reads, by the names that the other store has for it."""
+    """Return what the run's head reads, by its names in the other store."""
     config = run.config
     tokens = frozenset(name for mine, name in zip(own, names, strict=True) if mine in config.get("tokens", ()))
     partial = config.get("missing") == "keep"
@@ -332,7 +332,7 @@ def _wanted(run: Run, own: Sequence[str], names: Sequence[str]) -> Wanted:
 
 
 def _inputs(data: Data, own: Sequence[str], names: Sequence[str], head: Any) -> Any:
-    """Return what the head is given, by the names it was fitted with."""
+    """Return the head's inputs, by the names it was fitted with."""
     mine = dict(zip(names, own, strict=True))
 
     def by_own(name: str) -> str:
@@ -348,12 +348,12 @@ def _inputs(data: Data, own: Sequence[str], names: Sequence[str], head: Any) -> 
 
 
 def _positive(run: Run, asked: str | None) -> Positive | None:
-    """Return the positive class of two: the run's, unless another was asked for. A threshold stays of its class."""
+    """Return the positive class: the run's, or the one asked for; refuse another one if the run has a threshold."""
     own, which = positive_in_run(run.metrics), positive_in_run(run.metrics, asked)
     if own is not None and which is not None and which.name != own.name and "threshold" in run.decision:
         raise InputError(
-            f"--positive {which.name}: the run has a threshold for {own.name}, which says nothing of {which.name}. "
-            f"Leave --positive out, or fit the head again with --positive {which.name}."
+            f"--positive {which.name}: the run's threshold is for {own.name} and does not apply to {which.name}. Leave "
+            f"--positive out, or fit the head again with --positive {which.name}."
         )
     return which
 
@@ -361,11 +361,11 @@ def _positive(run: Run, asked: str | None) -> Positive | None:
 def _mapped(
     data: Data, found: Labels, classes: Sequence[Any], task: Task, mapping: dict[str, str | None]
 ) -> tuple[Data, NDArray[np.int64]]:
-    """Return the samples that are kept, and class numbers ``(n,)`` or 0/1 ``(n, n_labels)`` in the run's order."""
+    """Return the kept samples, and class numbers ``(n,)`` or 0/1 ``(n, n_labels)`` in the run's order."""
     if (found.names is not None) != (task == "multilabel"):
         several, one = ("several labels", "one label")
         had, has = (several, one) if task == "multilabel" else (one, several)
-        raise InputError(f"the run has {had} a sample, but --label gives {has}: pass --label as the run had it.")
+        raise InputError(f"the run has {had} per sample, but --label gives {has}: pass --label as for the run.")
     words = [str(c) for c in classes]
     there = found.names if found.names is not None else sorted({str(v) for v in found.y.tolist()})
     refuse_unknown(mapping, there, "--map")
@@ -380,15 +380,15 @@ def _mapped(
     unknown = [name for name in there if name not in number and name not in dropped]
     if unknown:
         raise InputError(
-            f"label {unknown[0]!r} is none of the run's classes ({', '.join(words)}): pass --map '{unknown[0]}=CLASS', "
-            f"or --map '{unknown[0]}=' to leave it out."
+            f"label {unknown[0]!r} is not one of the run's classes ({', '.join(words)}): pass --map "
+            f"'{unknown[0]}=CLASS', or --map '{unknown[0]}=' to leave it out."
         )
     if found.names is not None:
         return data, _several(found, number, words)
     values = np.array([number.get(str(v), -1) for v in found.y.tolist()])
     keep = values >= 0
     if not keep.any():
-        raise InputError("--map leaves all samples out: none is left to test.")
+        raise InputError("--map leaves out all samples: none is left to test.")
     return (data, values) if keep.all() else (keep_samples(data, keep, "left out by --map"), values[keep])
 
 
@@ -399,27 +399,27 @@ def _measured(
     separator: str | None,
     mapping: Mapping[str, str | None] | None,
 ) -> tuple[Data, NDArray[np.float64]]:
-    """Return the samples that have numbers, and these, of shape ``(n, n_outputs)``."""
+    """Return the samples that have numbers, and the numbers, of shape ``(n, n_outputs)``."""
     for option, given in (("--map", mapping), ("--label-separator", separator)):
         if given:
-            raise InputError(f"{option} is about classes, and the run predicts numbers: leave it out.")
+            raise InputError(f"{option} is for classes, but the run predicts numbers: leave it out.")
     if len(labels) != len(outputs):
         raise InputError(
-            f"the run predicts {', '.join(outputs)}, but {counted(len(labels), 'column')} given: pass a --label for "
-            "each, in that order."
+            f"the run predicts {', '.join(outputs)}, but --label names {counted(len(labels), 'column')}: pass one "
+            "--label for each, in that order."
         )
     data, found = with_numbers(read, labels, constant=True)
     return data, found.y.reshape(len(found.y), -1)
 
 
 def _scores(head: Any, X: Any, task: Task) -> NDArray[np.float64]:
-    """Return what a head says of rows, a column for each class, label or output."""
+    """Return a head's scores or predictions, a column for each class, label or output."""
     found = np.asarray(head.predict(X) if task == "regression" else head.predict_proba(X), np.float64)
     return found.reshape(len(found), -1)
 
 
 def _several(found: Labels, number: Mapping[str, int], words: Sequence[str]) -> NDArray[np.int64]:
-    """Return 0/1 in the order of the run's labels: a label that no sample here has is 0."""
+    """Return 0/1 in the order of the run's labels; labels that do not occur here are 0."""
     y = np.zeros((len(found.y), len(words)), np.int64)
     for column, name in enumerate(found.names or ()):
         if name in number:
@@ -427,7 +427,7 @@ def _several(found: Labels, number: Mapping[str, int], words: Sequence[str]) -> 
     return y
 
 
-# Whether it is another data set
+# Overlap with the training samples
 
 
 def _shared(
@@ -439,7 +439,7 @@ def _shared(
     column: str | None,
     say: Progress,
 ) -> dict[str, int] | None:
-    """Count what these samples share with those that the head was fitted on; None where that cannot be known."""
+    """Count the contents and groups shared with the head's training samples; None if that is unknown."""
     if run.config["command"] == "zero-shot":
         return {}
     if run.config["command"] == "fine-tune":
@@ -455,13 +455,13 @@ def _shared(
             if means := run.config.get("merge"):
                 trained, _ = merged(trained, labels, means, known=means)
     except HeadwaterError as error:
-        say(f"whether the head was fitted on any of these samples cannot be checked: {error}")
+        say(f"cannot check whether the head was fitted on any of these samples: {error}")
         return None
     shared: dict[str, int] = {}
     for modality in kinds_of(own):
         key = KEY_COLUMNS[modality]
         shared[modality] = int(data.table[key].is_in(trained.table[key].to_list()).sum())
-    # A patient is known by a name within one data set only.
+    # Group names, such as patient numbers, identify groups only within one data set.
     if (
         group is not None
         and column is not None
@@ -474,7 +474,7 @@ def _shared(
 
 
 def _rule_of(run: Run, ids: str) -> MissingRule:
-    """Return which words were missing values when a run was made; none were before runs say so."""
+    """Return the rule for missing values of a run; runs that do not record one had none."""
     groups = None if run.config.get("groups") == "none" else run.config.get("groups")
     words = tuple(run.config.get("missing_values", ()))
     return MissingRule(words, tuple(run.config["label"]), (groups,), run.config.get("label_separator"), ids)
@@ -489,14 +489,14 @@ def _shared_files(
     column: str | None,
     say: Progress,
 ) -> dict[str, int] | None:
-    """Count what these samples share with the manifest that a run trained on, whose files are read for that."""
+    """Count the contents and groups shared with the manifest of a fine-tuning run, whose files are read again."""
     from headwater.embed.items import items_of
     from headwater.embed.plan import ManifestColumns
     from headwater.finetune.reading import read_samples
 
     config = run.config
     columns = ManifestColumns(config["image"], config["text"], config["id"])
-    unknown = "whether the run was trained on any of these samples cannot be checked"
+    unknown = "cannot check whether the run was trained on any of these samples"
     try:
         manifest, _ = read_samples(config["manifest"], columns, config["where"])
         table = _rule_of(run, manifest.id).tidied(manifest.table)
@@ -514,31 +514,31 @@ def _shared_files(
         shared["groups"] = len(set(group.astype(str).tolist()) & set(values))
     unreadable = sum(len(items.unreadable) for items in trained.values())
     if unreadable and not any(shared.values()):
-        say(f"{unknown}: {counted(unreadable, 'image')} of {config['manifest']} cannot be read any more")
+        say(f"{unknown}: {counted(unreadable, 'image')} of {config['manifest']} cannot be read")
         return None
     return shared
 
 
 def _refuse_shared(shared: Mapping[str, int] | None, n: int, run: Run, allowed: str | None, say: Progress) -> None:
-    """Refuse samples that the head was fitted on; texts alone when most are the same."""
+    """Refuse samples that the head was fitted on; if only texts are shared, refuse only if most of them are."""
     if allowed is not None and not allowed.strip():
-        raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
+        raise InputError("--allow-leakage needs a reason in words, which metrics.json records.")
     there = {kind: count for kind, count in (shared or {}).items() if count}
     if not there:
         return
-    of = {"image": "samples whose image it was fitted on", "text": "samples whose text it was fitted on"}
-    of["groups"] = f"{run.config.get('groups')} values that it was fitted on"
+    of = {"image": "samples whose image the head was fitted on", "text": "samples whose text the head was fitted on"}
+    of["groups"] = f"{run.config.get('groups')} values that the head was fitted on"
     words = " and ".join(f"{count:,} {of[kind]}" for kind, count in there.items())
     texts_only = set(there) == {"text"}
     if allowed is None and not (texts_only and there["text"] <= SAME_TEXTS * n):
         raise SplitError(
-            f"this is not an external data set of the head: among {counted(n, 'sample')} there are {words}. Leave them "
-            "out with --where, or pass --allow-leakage REASON."
+            f"this is not an external data set for the head: among {counted(n, 'sample')} there are {words}. Leave "
+            "them out with --where, or pass --allow-leakage REASON."
         )
     say(f"{'' if allowed is None else f'allowed ({allowed}): '}{words}, of {counted(n, 'sample')}")
 
 
-# What comes out
+# Output
 
 
 class Draws(NamedTuple):
@@ -557,7 +557,7 @@ def _external(
     classes: Sequence[str],
     draws: Draws,
 ) -> dict[str, Any]:
-    """Return each metric inside and outside with its drop, and what the run's threshold gives here."""
+    """Return each metric, internal and external, with its drop, and the results at the run's threshold."""
     task, scores = outcome.task, outcome.folds[0].scores
     inside = _within(run, task, classes, draws.n_draws, draws.seed)
     codes = np.arange(len(truth)) if group is None else codes_of(pl.Series(group))
@@ -574,7 +574,7 @@ def _external(
 
 
 def _within(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: int) -> Paired:
-    """Return a run's own predictions, measured fold by fold."""
+    """Return a run's own predictions, scored fold by fold."""
     table = run.predictions
     truth, scores = truth_of(table, classes, task), scores_of(table, classes, task)
     groups = codes_of(table["group" if "group" in table.columns else "id"])
@@ -586,7 +586,7 @@ def _within(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: in
 def _of_threshold(
     positive: NDArray[np.bool_], called: NDArray[np.bool_], groups: NDArray[np.int64], level: float
 ) -> dict[str, dict[str, float | None]]:
-    """Return the interval of sensitivity and specificity at the run's threshold."""
+    """Return the intervals of sensitivity and specificity at the run's threshold."""
     rows = [np.arange(len(positive))]
     shares = {"sensitivity": (called, positive), "specificity": (~called, ~positive)}
     return {
@@ -595,7 +595,7 @@ def _of_threshold(
 
 
 def _beside(metric: str, internal: Paired, external: Paired, level: float) -> dict[str, dict[str, float | None]]:
-    """Return a metric inside, outside, and its drop, each with its interval; a drop above 0 is for the worse."""
+    """Return a metric, internal and external, and its drop, each with its interval; a drop above 0 is worse."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
     inside, outside = internal.drawn[metric][0], external.drawn[metric][0]
     of_inside, of_outside = (one.interval(metric, 0, level) for one in (internal, external))

@@ -1,4 +1,4 @@
-"""explain: what in an image, and which of the words, speaks for what a head says."""
+"""explain: parts of an image, and words of a text, that support a head's class."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from headwater.samples.inputs import Wanted, given_to, parts_of, read_inputs
 from headwater.sources.steps import parse_steps
 from headwater.store import KEY_COLUMNS, Data, Store, open_store
 
-SHOWN = 8  # tokens that are listed
+SHOWN = 8  # printed tokens
 RANDOM_ORDERS = 20
-SAME = 0.99  # cosine, between a pooled feature and the mean of its tokens
+SAME = 0.99  # least cosine between a pooled feature and the mean of its tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explained(Shown):
-    """What speaks for a class in one sample.
+    """Relevance of one sample's tokens for a class.
 
     Attributes
     ----------
     id, target, probability
-        The sample, the class (or label), and what the head gives it.
+        The sample, the class (or label), and its predicted probability.
     method
-        How relevance was found; see `headwater.heads.relevance`.
+        How relevance was computed; see `headwater.heads.relevance`.
     relevance
         For each input, the relevance of each of its tokens, float32, of shape ``(t,)``.
     words
-        For each input of texts, its tokens where the tokenizer could be read, else their numbers.
+        For each text input, its tokens if the tokenizer could be read, else their numbers.
     check
-        For each input, the mean probability of the likeliest class while tokens are taken away (``deletion``) and put
-        back (``insertion``), most relevant first, and the same in random order; empty for a linear probe.
+        For each input, the mean probability of the likeliest class while tokens are deleted (``deletion``) and inserted
+        (``insertion``), most relevant first, and the same in random order; empty for a linear probe.
     picture
-        Where the heat map was written; None where none was.
+        Path of the heat map; None if none was written.
     """
 
     id: str
@@ -63,20 +63,20 @@ class Explained(Shown):
     picture: Path | None
 
     def lines(self) -> list[str]:
-        """Say in a few lines what came out."""
+        """Return the results in a few lines."""
         out = [f"{self.id}: {self.target}, probability {self.probability:.3f} (relevance by {self.method})"]
         for name, values in self.relevance.items():
             order = np.argsort(-np.abs(values), kind="stable")[:SHOWN]
             labels = self.words.get(name)
             shown = [[labels[i] if labels else f"token {i}", f"{values[i]:+.4f}"] for i in order.tolist()]
-            out += [f"{name}, the {len(shown)} of {len(values)} tokens that count most:"]
+            out += [f"{name}, the {len(shown)} most relevant of {len(values)} tokens:"]
             out += [f"  {line}" for line in aligned(shown)]
             if name in self.check:
                 found = self.check[name]
                 out.append(
-                    f"  taken away in this order the class keeps {found['deletion']:.3f} on average, at random "
-                    f"{found['deletion_random']:.3f}; put back {found['insertion']:.3f}, at random "
-                    f"{found['insertion_random']:.3f}"
+                    f"  mean class probability after deleting tokens in this order: {found['deletion']:.3f} (random "
+                    f"order: {found['deletion_random']:.3f}); after inserting them: {found['insertion']:.3f} (random "
+                    f"order: {found['insertion_random']:.3f})"
                 )
         out.append(f"heat map in {self.picture}" if self.picture else "--out FILE.png draws a heat map")
         return out
@@ -105,9 +105,9 @@ def explain(
     store: str | Path | Store | None = None,
     out: str | Path | None = None,
 ) -> Explained:
-    """Say which tokens of a sample speak for a class, from the store, without running the encoder.
+    """Compute which tokens of a sample support a class, from stored tokens, without running the encoder.
 
-    The run's saved head is asked: one over tokens, or a linear probe on image features that are the mean of tokens.
+    It explains the run's saved head: a head over tokens, or a linear probe on image features that are means of tokens.
 
     Parameters
     ----------
@@ -116,13 +116,13 @@ def explain(
     id
         The sample.
     target
-        A class, or label; the likeliest when left out.
+        A class, or label. Default: the likeliest.
     method
         ``gradient``, ``occlusion`` or ``attention``; see `headwater.heads.relevance`.
     store
-        Where the features are; the run's own store when left out.
+        The store of the features. Default: the run's own store.
     out
-        A picture to write: the image under a heat map of its tokens.
+        An image file to write: the image under a heat map of its tokens.
 
     Raises
     ------
@@ -134,16 +134,16 @@ def explain(
     fitted = run if isinstance(run, Run) else open_run(run)
     if fitted.config["command"] == "fine-tune":
         raise InputError(
-            f"a run of fine-tune keeps no features. Embed with --adapter {fitted.path} --tokens all, fit a head over "
-            "the tokens (headwater fit-head), and explain that."
+            f"a fine-tune run stores no features. Embed with --adapter {fitted.path} --tokens all, fit a head on the "
+            "tokens with headwater fit-head, and explain that run."
         )
     if fitted.metrics["task"] == "regression":
-        raise InputError("explain says what speaks for a class, and this run predicts numbers.")
+        raise InputError("explain needs a run that predicts classes, but this run predicts numbers.")
     if fitted.config.get("views"):
-        raise InputError("a run on several views of a case has no one image to draw on.")
+        raise InputError("explain needs one image per row, but this run has several views of a case.")
     if fitted.config.get("bags"):
         raise InputError(
-            "a run on bags has a weight for each instance in instances.parquet: there is no image to draw."
+            "explain needs one image per row, but this run has bags. Its instances.parquet has each instance's weight."
         )
     opened = store if isinstance(store, Store) else open_store(store or fitted.config["store"])
     data = _one_sample(opened, fitted, id)
@@ -178,8 +178,8 @@ def _one_sample(store: Store, run: Run, id: str) -> Data:
     if not tokens:
         if not isinstance(run.head, LinearProbe) or len(names) > 1 or not names[0].endswith("/image"):
             raise InputError(
-                f"a {config['head']} head on {' and '.join(names)} has no tokens to point at. Fit one over tokens "
-                "(--head self-attention, co-attention, token-mlp), or a linear one on the image features alone."
+                f"a {config['head']} head on {' and '.join(names)} has no tokens to explain. Fit a head over tokens "
+                "(--head self-attention, co-attention, token-mlp), or a linear head on the image features alone."
             )
         tokens = frozenset(names)
     data = read_inputs(store, Wanted(names, tokens, config.get("missing") == "keep", None), None)
@@ -197,7 +197,7 @@ def _one_sample(store: Store, run: Run, id: str) -> Data:
 
 
 def _scores(store: Store, run: Run, head: Any, X: Any, names: Sequence[str], id: str) -> NDArray[np.float64]:
-    """Return the head's probabilities; of a linear probe those of the pooled feature, which its tokens must make."""
+    """Return the head's probabilities; for a linear probe, check that the pooled feature is the mean of its tokens."""
     if isinstance(head, TokenHead):
         return np.asarray(type(head).predict_proba_many([head], X, [np.array([0])])[0][0], np.float64)
     data = store.read(names[0])
@@ -207,14 +207,14 @@ def _scores(store: Store, run: Run, head: Any, X: Any, names: Sequence[str], id:
     cosine = float((pooled * mean).sum() / (np.linalg.norm(pooled) * np.linalg.norm(mean))) if alike else 0.0
     if cosine < SAME:
         raise InputError(
-            f"the pooled feature of {names[0]} is not the mean of its tokens (cosine {cosine:.3f}): a linear probe on "
-            "it says nothing of tokens. Fit a head over tokens: --head token-mlp --set hidden=[]."
+            f"the pooled feature of {names[0]} is not the mean of its tokens (cosine {cosine:.3f}), so a linear probe "
+            "on it does not explain tokens. Fit a head over tokens: --head token-mlp --set hidden=[]."
         )
     return np.asarray(head.predict_proba(pooled)[0], np.float64)
 
 
 def _checked(head: TokenHead, X: Any, values: NDArray[np.float32], name: str) -> dict[str, float]:
-    """Take tokens away and put them back, most relevant first and in random orders."""
+    """Delete and insert tokens, most relevant first and in random orders."""
     rows = np.array([0])
     place = None if head.inputs_ is None else name
     gone, back = deletion(head, X, rows, values, name=place)
@@ -235,11 +235,11 @@ def _draw(store: Store, data: Data, found: Mapping[str, NDArray[np.float32]], ou
     name = next((name for name in found if name.endswith("/image")), None)
     role = store.roles.image
     if name is None or role is None:
-        raise InputError(f"--out {out}: the run reads no image features, so there is no image to draw over.")
+        raise InputError(f"--out {out}: the run reads no image features, so there is no image to draw.")
     grid = as_grid(found[name])
     if grid is None:
-        raise InputError(f"--out {out}: {len(found[name])} tokens of {name} make no square grid to draw.")
-    path = Path(store.roles.root) / str(data.table[role][0])  # a store may be somebody else's, and name any file
+        raise InputError(f"--out {out}: the {len(found[name])} tokens of {name} do not form a square grid.")
+    path = Path(store.roles.root) / str(data.table[role][0])  # untrusted: the store may come from others
     seen = store.features(name).spec.preprocessing
     steps = parse_steps(seen.get("steps", ()), named_by=f"the store {store.location}")
     try:
@@ -259,11 +259,11 @@ def _require_picture(out: Path) -> None:
     if out.is_dir():
         raise InputError(f"--out {out} is a folder. Give a file.")
     if out.suffix.lower() not in Image.registered_extensions():
-        raise InputError(f"--out {out}: give it the ending of a picture, such as .png.")
+        raise InputError(f"--out {out}: give the file an image extension, such as .png.")
 
 
 def _words(store: Store, data: Data, name: str, n: int) -> list[str]:
-    """Return a text's tokens as its encoder's tokenizer cuts them, where it is at hand and agrees; else numbers."""
+    """Return a text's tokens by its encoder's tokenizer, if it is available and agrees; else their numbers."""
     numbers = [f"token {i}" for i in range(n)]
     spec = store.features(name).spec
     role = store.roles.text
@@ -274,13 +274,13 @@ def _words(store: Store, data: Data, name: str, n: int) -> list[str]:
     return cut if cut is not None and len(cut) == n else numbers
 
 
-FOR, AGAINST = np.array([215.0, 48.0, 39.0]), np.array([69.0, 117.0, 180.0])  # red and blue, apart for most eyes
-STRONGEST = 0.65  # how far the most relevant token hides the image
-LEAST_SIDE = 448  # pixels of the picture's shorter side
+FOR, AGAINST = np.array([215.0, 48.0, 39.0]), np.array([69.0, 117.0, 180.0])  # colour-blind safe red and blue
+STRONGEST = 0.65  # opacity of the most relevant token
+LEAST_SIDE = 448  # least length in pixels of the shorter side of the drawn image
 
 
 def as_grid(relevance: NDArray[np.floating[Any]]) -> NDArray[np.float64] | None:
-    """Return the relevance of a square grid's tokens as a matrix; None when they make none.
+    """Return the relevance of tokens as a square matrix; None if their number is not a square.
 
     Examples
     --------
@@ -292,10 +292,10 @@ def as_grid(relevance: NDArray[np.floating[Any]]) -> NDArray[np.float64] | None:
 
 
 def seen_region(preprocessing: Mapping[str, Any], width: int, height: int) -> tuple[float, float, float, float]:
-    """Return the part of an image that an encoder looks at: left, top, right, bottom, in pixels.
+    """Return the part of an image that an encoder sees: left, top, right, bottom, in pixels.
 
-    Encoders of timm crop the centre to ``crop_pct`` of the shorter side, those of open_clip to a square, those of
-    transformers to ``crop_size`` of ``size``, unless their settings say that they squash the whole image.
+    Encoders of timm crop the centre to ``crop_pct`` of the shorter side, those of open_clip to a square, and those of
+    transformers to ``crop_size`` of ``size``, unless their settings resize the whole image without cropping.
 
     Examples
     --------
@@ -319,7 +319,7 @@ def seen_region(preprocessing: Mapping[str, Any], width: int, height: int) -> tu
 
 
 def heat_map(image: Image.Image, grid: NDArray[np.float64], region: tuple[float, float, float, float]) -> Image.Image:
-    """Return the image, grey, under what speaks for the class (red) and against it (blue)."""
+    """Return the image in grey under a heat map: red for the class, blue against it."""
     scale = max(1.0, LEAST_SIDE / min(image.size))
     size = round(image.width * scale), round(image.height * scale)
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC), np.float64)

@@ -1,4 +1,4 @@
-"""export: features of a store, with their samples, in files that other tools read."""
+"""export: write features and their samples to files for other tools."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from headwater.store import Data, SelectedRows, Store, open_store
 
 @dataclass(frozen=True, repr=False)
 class Exported(Shown):
-    """What was exported: where to, in which format, which features, of how many samples, and how many lack them."""
+    """The result of an export: path, format, features, and numbers of samples written and left out."""
 
     path: str
     format: str
@@ -40,8 +40,8 @@ class Exported(Shown):
         return dict(vars(self))
 
     def lines(self) -> list[str]:
-        """Say it in a line or two."""
-        out = [f"{counted(self.left_out, 'sample')} left out, which lack features"] if self.left_out else []
+        """Return it in one or two lines."""
+        out = [f"left out: {counted(self.left_out, 'sample')} without all features"] if self.left_out else []
         return [
             *out,
             f"{counted(self.n_samples, 'sample')} with {', '.join(self.features)} in {self.path} ({self.format})",
@@ -56,14 +56,14 @@ def export_features(
     format: str = "npy",
     where: str | None = None,
 ) -> Exported:
-    """Write pooled features and the samples that have all of them, in the samples' order.
+    """Write pooled features, and the samples that have all of them, in sample order.
 
     Parameters
     ----------
     store
-        A store, or where it is.
+        A store, or its path.
     out
-        What to write: a folder for ``npy``, ``safetensors`` and ``datasets``, else a file. It must not be there yet.
+        Path to write: a folder for ``npy``, ``safetensors`` and ``datasets``, else a file. It must not exist yet.
     features
         One or more feature sets, ``NAME/MODALITY``.
     format
@@ -75,7 +75,7 @@ def export_features(
     Raises
     ------
     InputError, StoreError, DiskError
-        When something is in the way; the message says what.
+        When the export is not possible; the message says why.
     MissingExtra
         When the format's library is not installed.
     """
@@ -83,13 +83,13 @@ def export_features(
         raise InputError(f"--format {format!r}.{nearest(format, FORMATS)} There are: {', '.join(FORMATS)}.")
     path = require_writable(out, "OUT")
     if path.exists():
-        raise InputError(f"{path} is there already. Give a path that does not exist yet.")
+        raise InputError(f"{path} already exists. Give a path that does not exist yet.")
     names = [features] if isinstance(features, str) else list(dict.fromkeys(features))
     if not names:
-        raise InputError("--features is missing: say which features to export.")
+        raise InputError("--features is missing: name the features to export.")
     opened = store if isinstance(store, Store) else open_store(store)
     data = opened.read(*names, where=where)
-    data = replace(data, table=with_plain_types(data.table))  # a store of an older headwater may hold other types
+    data = replace(data, table=with_plain_types(data.table))  # stores of older versions may hold other types
     path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path) as unfinished:
         FORMATS[format](data, unfinished)
@@ -98,7 +98,7 @@ def export_features(
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to, which becomes ``path`` when the body succeeds, and else is gone."""
+    """Yield a temporary path next to ``path``; rename it to ``path`` if the body succeeds, else remove it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield unfinished
@@ -109,7 +109,7 @@ def _beside(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-BATCH = 1024  # rows of a table that are written together
+BATCH = 1024  # rows of a table written at once
 
 
 def _arrays(data: Data) -> dict[str, SelectedRows]:
@@ -117,7 +117,7 @@ def _arrays(data: Data) -> dict[str, SelectedRows]:
 
 
 def _file_name(name: str) -> str:
-    """Return the name of features as it may stand in a file's.
+    """Return the name of features for use in a file name.
 
     Examples
     --------
@@ -163,13 +163,13 @@ def _write_blocks(dataset: Any, X: SelectedRows) -> None:
 
 
 def _columns(data: Data, what: str) -> pl.DataFrame:
-    """Return the samples' columns as words, numbers and truth values.
+    """Return the samples' columns as strings, numbers and booleans.
 
-    Whole numbers with gaps get a point, and gaps NaN; those that a point would change become words.
+    Integers with missing values become floats, with NaN for missing; if that is not exact they become strings.
     """
     taken = [column for column in data.table.columns if "/" in column]
     if taken:
-        raise InputError(f"column {taken[0]!r} cannot be one of the {what} of this format: it has a slash. Rename it.")
+        raise InputError(f"column {taken[0]!r} has a slash, which {what} in this format cannot have. Rename it.")
     plain = []
     for column in data.table.get_columns():
         if column.dtype.is_nested():
@@ -192,13 +192,13 @@ def _columns(data: Data, what: str) -> pl.DataFrame:
 
 
 def _h5ad(data: Data, path: Path) -> None:
-    """Write samples by AnnData, and the numbers into its file as it lays them out, which needs no memory for them."""
+    """Write samples with AnnData, then the arrays block by block into its file, to save memory."""
     anndata, h5py, pd = need("anndata", "bridges"), need("h5py", "bridges"), need("pandas", "bridges")
     columns = _columns(data, "obs")
     obs = pd.DataFrame(index=pd.Index(data.ids.astype(object)))
     for column in columns.get_columns():
         words = column.dtype == pl.String
-        name = column.name if column.name != "_index" else "index"  # which is AnnData's own
+        name = column.name if column.name != "_index" else "index"  # AnnData reserves "_index"
         obs[name] = pd.Categorical(column.to_list()) if words else column.to_numpy()
     arrays = _arrays(data)
     (_, X), *others = arrays.items()
@@ -213,15 +213,15 @@ def _h5ad(data: Data, path: Path) -> None:
 
 
 def _batches(data: Data) -> Iterator[Any]:
-    """Yield samples with their vectors, a column for each feature set, as tables of Arrow."""
+    """Yield Arrow tables of samples with their vectors, a column for each feature set."""
     pa = need("pyarrow", "bridges")
     arrays = _arrays(data)
     taken = [name for name in arrays if name in data.table.columns]
     if taken:
-        raise InputError(f"the samples have a column {taken[0]!r}, as the features are called. Rename it.")
+        raise InputError(f"the samples have a column {taken[0]!r}, the name of the features. Rename the column.")
     for start in range(0, len(data.ids), BATCH):
         stop = min(start + BATCH, len(data.ids))
-        # the oldest string type: what reads Parquet and Arrow files elsewhere may know no other
+        # the oldest string type, since other readers of Parquet and Arrow may support no other
         table = data.table[start:stop].to_arrow(compat_level=pl.CompatLevel.oldest())
         for name, X in arrays.items():
             flat: NDArray[Any] = np.ascontiguousarray(X[start:stop]).reshape(-1)

@@ -1,4 +1,4 @@
-"""fine-tune: encoder and head trained together, on the splits and by the metrics of fit-head."""
+"""fine-tune: train encoder and head together, with the splits and metrics of fit-head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headwater.samples.selection import Selection
 USED = {"groups", "folds", "split", "holdout", "by", "per", "aggregate", "positive", "seed"}
 USED |= {"where", "bags", "views", "label_separator", "missing_values"}
 USED |= {"spec", "weights", "adapter", "layer", "pooling", "prompt", "image_size", "steps", "image", "text", "id"}
-"""Options that it has a use for, besides all of `headwater.Training`."""
+"""Options that it uses, besides all of `headwater.Training`."""
 
 
 def fine_tune(
@@ -42,38 +42,37 @@ def fine_tune(
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> Run:
-    """Train an encoder, or a part of it, together with a head, and evaluate both on rows that training never saw.
+    """Train an encoder, or a part of it, together with a head, and evaluate both on test rows.
 
-    In each fold the head is first selected and fitted on the features of the encoder as it is, just as `fit_head` does
-    it; training starts from there. The same head on frozen features is evaluated on the same rows, so that the gain
-    from training can be reported. Training stops early by training rows that are held out, whole groups of them.
+    In each fold the head is first selected and fitted on features of the frozen encoder, as in `fit_head`; training
+    starts from there. The same head on frozen features is evaluated on the same rows, so that the gain from training
+    can be reported. Early stopping uses some of the training rows, held out in whole groups.
 
     Parameters
     ----------
     manifest
-        A CSV, TSV, Parquet or JSON-lines file, or a folder with one subfolder a class.
+        A CSV, TSV, Parquet or JSON-lines file, or a folder with one subfolder per class.
     encoder
-        The encoder that reads the samples; two, for images and for texts. A spec, or an `headwater.EncoderChoice`.
+        The encoder of the samples, or two encoders, for images and for texts. A spec, or an `headwater.EncoderChoice`.
     label
         The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task.
     head, params
-        Kind of head, of those that are trained by gradients, and its parameters, as `fit_head` takes them.
+        Kind of head, one that is trained by gradients, and its parameters, as in `fit_head`.
     weights
         Local state dicts to load instead of the encoders' named weights.
     allow_leakage
         As in `fit_head`.
     columns, protocol, selection, training
-        Columns of the manifest, how the head is evaluated, which samples are used, and how the encoder is trained; the
-        defaults when left out. With one encoder of both images and texts, naming ``text`` makes it an input beside the
-        image.
+        Columns of the manifest, how the head is evaluated, which samples are used, and how the encoder is trained. With
+        one encoder for both images and texts, naming ``text`` makes the text an input beside the image.
     out
-        The run directory to write. A run that was stopped goes on with the same command, to the same result.
+        The run directory to write. The same command continues a stopped run, with the same result.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
-        Any field of `headwater.Training`, `headwater.ManifestColumns` and `headwater.EncoderChoice` (but for
-        ``tokens``), and of `headwater.Protocol` and `headwater.Selection` those about splits, groups, units, labels
-        and samples, by their names, such as ``train="lora"``, ``groups="patient"`` or ``epochs=10``.
+        Any field of `headwater.Training`, `headwater.ManifestColumns` and `headwater.EncoderChoice` (except
+        ``tokens``), and the fields of `headwater.Protocol` and `headwater.Selection` on splits, groups, units, labels
+        and samples, such as ``train="lora"``, ``groups="patient"`` or ``epochs=10``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""fit-head: from stored features to a run directory."""
+"""fit-head: fit a head on stored features, and write a run."""
 
 from __future__ import annotations
 
@@ -39,30 +39,29 @@ def fit_head(
     Parameters
     ----------
     store
-        A store, or where it is.
+        A store, or its path.
     features
-        One or more feature sets, ``NAME/MODALITY``; several are concatenated, or fused as the head does it. Heads
-        over tokens read tokens, and the pooled feature as one token of ``NAME/MODALITY:pooled``.
+        One or more feature sets, ``NAME/MODALITY``; several are concatenated, or fused by the head. Heads over tokens
+        read tokens; with ``NAME/MODALITY:pooled`` they read the pooled feature as one token.
     label
         The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task.
     head
-        Kind of head; ``linear``, or ``ridge`` for regression, when left out.
+        Kind of head. Default: ``linear``, or ``ridge`` for regression.
     params
-        Parameters of the head. A list of values, for a parameter that is no list itself, is searched; the head's own
-        grid is searched too, unless it has a parameter that is given here.
+        Parameters of the head. A list of values is searched, unless the parameter is itself a list. The head's own grid
+        is searched too, unless a parameter of it is given here.
     prompts
         A TOML file with the texts of each class, for heads that compare images with texts, such as ``tip-adapter``;
         see `headwater.heads.read_prompts`. Prompts that the store lacks are embedded and stored.
     controls
-        Also evaluate, on the same splits: each input alone, shuffled inputs that no longer belong together, and random
-        numbers in their place.
+        Also evaluate, on the same splits, each input alone, shuffled inputs, and random features.
     allow_leakage
-        The reason to accept identical images, near duplicates or divided groups on both sides of a split, which is
-        refused otherwise. Kept in ``metrics.json``.
+        Reason to accept identical images, near duplicates or divided groups across train and test (otherwise refused).
+        ``metrics.json`` records it.
     protocol, selection
-        How the head is evaluated, and which samples are used; the defaults when left out.
+        How the head is evaluated, and which samples are used.
     out
-        The run directory to write; none is written when left out.
+        The run directory to write; by default none is written.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options

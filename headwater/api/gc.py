@@ -1,4 +1,4 @@
-"""gc: features that no sample uses any more, and feature sets that are named, are dropped."""
+"""gc: drop features that no sample uses, and named feature sets."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Dropped(Shown):
     Attributes
     ----------
     done
-        Whether it was.
+        Whether it was dropped.
     sets
-        Bytes of each feature set that is dropped whole: it was named, or no sample uses any of it.
+        Bytes of each feature set that is dropped completely, because it was named or no sample uses it.
     items
-        Of the other feature sets, how many items no sample uses, where there are any, and their share of the bytes.
+        For each other feature set with unused items, their number, and their share of the bytes.
     """
 
     path: str
@@ -52,36 +52,36 @@ class Dropped(Shown):
     items: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """Say it."""
+        """Return it in lines."""
         if not self.sets and not self.items:
-            return [f"{self.path}: every stored item is of some sample; there is nothing to drop"]
+            return [f"{self.path}: a sample uses every stored item, so there is nothing to drop"]
         word = "dropped" if self.done else "would drop"
         out = [f"{word} {name}: all of it, {size(n_bytes)}" for name, n_bytes in self.sets.items()]
         out += [f"{word} {counted(n, 'item')} of {name}, {size(b)}" for name, (n, b) in self.items.items()]
-        return out if self.done else [*out, "nothing was changed: --yes drops it"]
+        return out if self.done else [*out, "nothing was changed: pass --yes to drop"]
 
 
 def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False) -> Dropped:
-    """Drop what no sample uses any more, after saying what that is.
+    """Report features that no sample uses and, with ``yes``, drop them.
 
-    Kept items of a feature set are copied to one beside it, which then takes its place; stopped at any instant, one of
-    both is whole, and the same command goes on.
+    The kept items of a feature set are copied to a new set, which then replaces the old one. If the process stops, one
+    of the two is complete, and the same command continues.
 
     Parameters
     ----------
     store
-        A store, or where it is.
+        A store, or its path.
     drop
-        Feature sets, ``NAME/MODALITY``, that are dropped whole.
+        Feature sets, ``NAME/MODALITY``, to drop completely.
     yes
-        Do it; else only say it.
+        Drop them, rather than only report them.
 
     Raises
     ------
     InputError
-        When there is no such feature set, or the store has no samples to go by.
+        When the feature set does not exist, or the store has no samples to tell what is used.
     StoreBusy
-        When another process writes a feature set.
+        When another process is writing a feature set.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     if yes:
@@ -92,7 +92,7 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
             raise InputError(f"--drop {name}: no such features.{nearest(name, names)} There are: {', '.join(names)}.")
     if not opened.has_samples() and not drop:
         raise InputError(
-            f"{opened.location}: no samples, so that nothing is known to be used. Name features with --drop."
+            f"{opened.location}: no samples, so it is unknown which items are used. Name features with --drop."
         )
     sets = {name: opened.features(name).n_bytes for name in drop}
     known = set(sets)
@@ -108,10 +108,10 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
             items[name] = int(unused.sum()), round(features.n_bytes * float(unused.mean()))
     if yes:
         for name in sets:
-            with suppress(StoreNotFound):  # another process has dropped it
+            with suppress(StoreNotFound):  # if another process has dropped it
                 if name in known:
                     opened.remove_features(name)
-                else:  # unless another process has embedded a manifest meanwhile
+                else:  # unless another process has embedded a manifest since
                     opened.remove_features(name, only_if=lambda features: not _used(opened, features).any())
         for name in items:
             with suppress(StoreNotFound):
@@ -120,7 +120,7 @@ def gc(store: str | Path | Store, *, drop: Sequence[str] = (), yes: bool = False
 
 
 def _used(store: Store, features: FeatureReader) -> NDArray[np.bool_]:
-    """Return which items some sample holds, of shape ``(n_items,)``."""
+    """Return which items a sample uses, of shape ``(n_items,)``."""
     keys = keys_from_hex(sample_keys(store.samples, features.spec.modality).drop_nulls().unique())
     rows = features.rows_of(keys) if len(keys) else np.empty(0, np.int64)
     used = np.zeros(features.n_items, bool)
@@ -129,21 +129,21 @@ def _used(store: Store, features: FeatureReader) -> NDArray[np.bool_]:
 
 
 def _compact(store: Store, name: str) -> None:
-    """Copy the items that are used into a feature set beside, and put that in the place of the first.
+    """Copy the used items into a new feature set, and replace the old one with it.
 
     Raises
     ------
     StoreError
-        When a block differs from its checksum, which a copy would hide.
+        When a block differs from its checksum; a copy would hide that.
     """
     copy = beside(name)
-    with store.features(name).writing() as own:  # nobody adds to it, or compacts it, meanwhile
+    with store.features(name).writing() as own:  # the lock keeps others from adding to it or compacting it
         features = own.features
-        if copy in store.feature_names():  # begun, and cut short
+        if copy in store.feature_names():  # left by a stopped process
             store.remove_features(copy)
         store.read_samples_again()  # another process may have embedded a manifest that uses more
         if damage := next(damages(features), None):
-            raise StoreError(f"{damage.text}. Mend it first: headwater verify {store.location} --repair")
+            raise StoreError(f"{damage.text}. Repair it first: headwater verify {store.location} --repair")
         kept = np.flatnonzero(_used(store, features) & (features.status > 0))
         target = store.require_features(copy, features.spec, len(kept))
         tokens: Any = features.tokens if features.spec.has_tokens else None
@@ -164,7 +164,7 @@ def _compact(store: Store, name: str) -> None:
                     if int(old) in features.failed
                 }
                 writer.commit(task, BlockResult(task.rows, np.asarray(features.pooled[rows]), matrices, failed))
-            write_bytes(_whole(store, copy), b"")  # now it may take the place
+            write_bytes(_whole(store, copy), b"")  # marks the copy as complete
             store.replace_features(name, copy)
         remove_file(_whole(store, copy))
 
@@ -174,12 +174,12 @@ def _whole(store: Store, copy: str) -> Path:
 
 
 def _finish(store: Store) -> None:
-    """Put copies in their place that were whole when an earlier run was stopped.
+    """Replace feature sets by copies that were complete when an earlier run was stopped.
 
     Raises
     ------
     StoreBusy
-        When another process is still about to do so.
+        When another process is doing so.
     """
     for marker in sorted(matching(store.path / "journal", f"*{BEING_COMPACTED}/*.whole")):
         name = f"{marker.parent.name.removesuffix(BEING_COMPACTED)}/{marker.stem}"

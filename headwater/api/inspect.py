@@ -1,4 +1,4 @@
-"""info and verify: what a store holds, and whether it is whole."""
+"""info and verify: show what a store holds, and verify its checksums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headwater.retrieve import check_index
 from headwater.store import FAILED, STORED, TO_DO, Features, Store, fetch_file, open_store, sample_keys
 
 PAUSE_SECONDS = 0.2
-"""Between two looks at an index that is not what the JSON beside it says."""
+"""Pause before an index that disagrees with its JSON file is checked again."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,13 +27,13 @@ class StoreInfo(Shown):
     Attributes
     ----------
     path, n_samples, columns
-        Of the store and its samples table.
+        Path of the store, number of samples, and columns of the samples table.
     features
         For each feature set: items, stored, failed, to do, dim, dtype, tokens, encoder, bytes on disk.
     failed
         For each feature set, why samples have no features, by sample id.
     unlisted
-        For each feature set, why items failed that no sample has any more, by key.
+        For each feature set, why items failed that no sample uses, by key.
     """
 
     path: str
@@ -44,13 +44,13 @@ class StoreInfo(Shown):
     unlisted: dict[str, dict[str, str]]
 
     def lines(self, *, failed: bool = False) -> list[str]:
-        """Say in a few lines what there is; with ``failed``, what failed and why."""
+        """Return it in a few lines; with ``failed``, also what failed and why."""
         out = [f"{self.path}: {counted(self.n_samples, 'sample')}"]
         if self.columns:
             out.append(f"  columns: {', '.join(self.columns)}")
         out += [f"  {line}" for line in aligned([self._cells(name) for name in self.features])]
         n_failed = len({id for why in self.failed.values() for id in why})
-        for words, listed in (("failed in", self.failed), ("of no sample any more, failed in", self.unlisted)):
+        for words, listed in (("failed in", self.failed), ("not in the samples, failed in", self.unlisted)):
             for name, why in listed.items() if failed else ():
                 out += [f"{words} {name}:", *(f"  {line}" for line in aligned([[i, w] for i, w in why.items()]))]
         if failed and not (self.failed or self.unlisted):
@@ -74,7 +74,7 @@ class StoreInfo(Shown):
 
 
 def info(store: str | Path | Store) -> StoreInfo:
-    """Say what a store holds."""
+    """Return what a store holds."""
     opened = store if isinstance(store, Store) else open_store(store)
     features, failed, unlisted = {}, {}, {}
     for found in opened.every_features():
@@ -109,7 +109,7 @@ def info(store: str | Path | Store) -> StoreInfo:
 
 
 def _failures(store: Store, features: Features) -> tuple[dict[str, str], dict[str, str]]:
-    """Say why samples have no features, by id, and why items failed that no sample has, by key."""
+    """Return why samples have no features, by id, and why items failed that no sample uses, by key."""
     by_key = {features.keys[row].tobytes().hex(): why for row, why in features.failed.items()}
     if not store.has_samples():
         return {}, by_key
@@ -127,12 +127,12 @@ def _failures(store: Store, features: Features) -> tuple[dict[str, str], dict[st
 
 
 class Verified(list[str]):
-    """A line for each thing of a store that differs from its checksum; empty when all is well.
+    """A line for each part of a store that differs from its checksum; empty if none does.
 
     Attributes
     ----------
     unchecked
-        A line for each thing that has no checksum, since an earlier version of headwater wrote it.
+        A line for each part without a checksum, written by an earlier version of headwater.
     """
 
     def __init__(self, problems: Iterable[str], unchecked: Iterable[str] = ()) -> None:
@@ -140,16 +140,16 @@ class Verified(list[str]):
         self.unchecked = list(unchecked)
 
     def lines(self, store: str) -> list[str]:
-        """Say it."""
-        older = [f"no checksum, since an earlier version of headwater wrote it: {line}" for line in self.unchecked]
+        """Return it in lines."""
+        older = [f"no checksum, written by an earlier version of headwater: {line}" for line in self.unchecked]
         if not self:
-            return [*older, f"{store}: every checksum is right"]
-        mend = f"Mend it: headwater verify {store} --repair"
-        return [*self, *older, f"{store}: {len(self)} of what it holds differ from their checksums. {mend}"]
+            return [*older, f"{store}: all checksums match"]
+        mend = f"Repair it: headwater verify {store} --repair"
+        return [*self, *older, f"{store}: {len(self)} of its parts differ from their checksums. {mend}"]
 
 
 def verify(store: str | Path | Store) -> Verified:
-    """Read every checksum of a store, its indexes' too; return a line for each thing that differs."""
+    """Verify every checksum of a store and its indexes; return a line for each part that differs."""
     opened = store if isinstance(store, Store) else open_store(store)
     problems, unchecked = list(opened.verify()), opened.unchecked()
     for place in opened.indexes():
@@ -159,12 +159,12 @@ def verify(store: str | Path | Store) -> Verified:
                 if not check_index(place):
                     unchecked.append(f"{name}.json")
             except StoreError as error:
-                if not last:  # another process may be putting its two files in their place
+                if not last:  # another process may be replacing its two files
                     time.sleep(PAUSE_SECONDS)
                     for each in (place, place.with_name(f"{place.name}.json")):
                         fetch_file(each)
                     continue
-                if place.exists() or place.with_name(f"{place.name}.json").exists():  # else it has been removed
+                if place.exists() or place.with_name(f"{place.name}.json").exists():  # not removed meanwhile
                     problems.append(str(error))
             break
     return Verified(problems, unchecked)

@@ -1,4 +1,4 @@
-"""repair: what differs from its checksum is mended, or embedded again."""
+"""repair: mend what differs from its checksum, or embed it again."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from headwater.store import (
 
 @dataclass(frozen=True, repr=False)
 class Repaired(Shown):
-    """What was mended in a store.
+    """The result of a repair of a store.
 
     Attributes
     ----------
     found
         What differed from its checksum.
     done
-        What was done about it.
+        What was repaired.
     left
         What still differs.
     """
@@ -53,10 +53,10 @@ class Repaired(Shown):
     left: list[str]
 
     def lines(self) -> list[str]:
-        """Say it."""
+        """Return it in lines."""
         if not self.found:
-            return ["every checksum is right: there is nothing to repair"]
-        after = self.left or ["every checksum is right now"]
+            return ["all checksums match: there is nothing to repair"]
+        after = self.left or ["all checksums match now"]
         return [*self.found, *(f"repaired: {line}" for line in self.done), *after]
 
 
@@ -74,23 +74,23 @@ class Encoding:
 def repair(
     store: str | Path | Store, encoding: Encoding | None = None, *, progress: Progress | bool | None = None
 ) -> Repaired:
-    """Mend what differs from its checksum in a store: just the damaged blocks are embedded again, from the files.
+    """Repair what differs from its checksum in a store: only damaged blocks are embedded again, from the files.
 
     Parameters
     ----------
     store
-        A store, or where it is.
+        A store, or its path.
     encoding
-        For encoding again.
+        How to run the encoder.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
 
     Raises
     ------
     StoreError
-        When something is damaged that cannot be told from the rest; the message says what to do.
+        When damage cannot be repaired from the remaining parts; the message says what to do.
     EncoderError
-        When the encoder is no longer the one that made these features.
+        When the encoder differs from the one that made these features.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     found = list(verify(opened))
@@ -107,10 +107,10 @@ def repair(
         if opened.has_samples():
             known = keys_from_hex(sample_keys(opened.samples, features.spec.modality).drop_nulls().unique())
         load = cache(partial(_ready, opened, name, encoding or Encoding()))
-        imported = features.spec.encoder.startswith("imported:")  # which `import` makes again, once it is forgotten
+        imported = features.spec.encoder.startswith("imported:")  # forgotten here; `import` stores it again
         done += mend(features, known, load if opened.has_samples() and not imported else lambda: None)
         features = features.refresh()
-        # what was never made stays to do, unless it cannot be told from what the lost lines spoke of
+        # items never embedded stay pending, unless lost journal lines make them indistinguishable from lost ones
         to_do = np.flatnonzero(features.status == TO_DO)
         if not lost:
             to_do = to_do[np.isin(to_do // features.block_rows, features.forgotten)]
@@ -120,7 +120,7 @@ def repair(
 
 
 def _drop_damaged_indexes(store: Store) -> Iterator[str]:
-    """Remove indexes that are damaged, and yield a line about each: they are built again by one command."""
+    """Remove damaged indexes, and yield a line for each with the command that builds it again."""
     for place in store.indexes():
         try:
             check_index(place)
@@ -135,20 +135,20 @@ def _drop_damaged_indexes(store: Store) -> Iterator[str]:
 
 
 def _ready(store: Store, name: str, encoding: Encoding) -> Encoder[Any]:
-    """Return the encoder that makes features again, if the images that it is to read are there.
+    """Return the encoder for embedding again, if the images still exist.
 
     Raises
     ------
     StoreError
-        When none of them is: what is damaged would be lost with what is not.
+        When none of the images exists: dropping blocks would lose their undamaged items too.
     """
     contents = _contents(store, store.features(name, mending=True).spec.modality)
     files = [content.source for content in contents if isinstance(content.source, Path)]
     if files and not any(file.exists() for file in files):
         raise StoreError(
-            f"{store.location}: the images of {name} are not where they were, such as {files[0]}. Put them there, or "
-            f"run headwater embed MANIFEST {store.location} with the manifest beside the images (nothing is embedded "
-            "twice), then --repair again. Nothing was forgotten."
+            f"{store.location}: the images of {name} are missing, such as {files[0]}. Put them back, or run headwater "
+            f"embed MANIFEST {store.location} with the manifest next to the images (nothing is embedded twice). Then "
+            "run --repair again. Nothing was dropped."
         )
     trust = encoding.trust_remote_code
     return encoder_of(store, name, weights=encoding.weights, device=encoding.device, trust_remote_code=trust)
@@ -157,7 +157,7 @@ def _ready(store: Store, name: str, encoding: Encoding) -> Encoder[Any]:
 def _embed_again(
     store: Store, name: str, to_do: NDArray[np.int64], encoder: Encoder[Any], encoding: Encoding, progress: Progress
 ) -> list[str]:
-    """Embed the samples' contents among some rows of a feature set."""
+    """Embed some rows of a feature set again, from the samples' contents."""
     features = store.features(name)
     wanted = {features.keys[row].tobytes() for row in to_do.tolist()}
     contents = [content for content in _contents(store, features.spec.modality) if content.key in wanted]
@@ -173,12 +173,12 @@ def _embed_again(
     lines = [f"{name}: {counted(result.embedded, 'item')} embedded again"] if result.embedded else []
     lines += [f"{name}: {content.source} failed ({why})" for content, why in result.failed]
     if lost := len(wanted) - len(contents):
-        lines.append(f"{name}: {counted(lost, 'item')} of no sample any more, which cannot be made again")
+        lines.append(f"{name}: {counted(lost, 'item')} lost, since no sample has the content any more")
     return lines
 
 
 def _contents(store: Store, modality: Modality) -> list[Content]:
-    """Return the distinct contents of the samples, as the store knows them."""
+    """Return the distinct contents of the samples in the store."""
     roles, samples = store.roles, store.samples
     held = {"image": roles.image, "text": roles.text}
     columns = [column for part in PARTS[modality] if (column := held[part]) is not None]

@@ -1,4 +1,4 @@
-"""similar and index: nearest neighbours of a sample, an image or a sentence."""
+"""similar and index: nearest neighbours of a sample, an image or a text."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from headwater.store import (
 )
 
 OWN = ("rank", "score", "id")
-MOST = 40  # characters of a cell that are shown
-SUGGEST_AMONG = 10_000  # ids: looking for the nearest of more takes too long
+MOST = 40  # printed characters of a cell
+SUGGEST_AMONG = 10_000  # ids searched for a suggestion, to limit the time
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Hit:
     Attributes
     ----------
     rank
-        From 1.
+        Rank, from 1.
     score
         Cosine similarity.
     id
         The sample.
     row
-        All columns of the sample, keys left out.
+        All columns of the sample except the keys.
     """
 
     rank: int
@@ -59,7 +59,7 @@ class Hit:
     row: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; a column that is called like one of the hit's own is ``manifest_…``."""
+        """Return plain JSON values; a column named like a field of the hit is called ``manifest_…``."""
         own = {"rank": self.rank, "score": self.score, "id": self.id}
         names = _column_names(self.row)
         columns = {names[c]: value for c, value in self.row.items() if not (c == "id" and value == self.id)}
@@ -67,7 +67,7 @@ class Hit:
 
 
 def _column_names(columns: Iterable[str]) -> dict[str, str]:
-    """Return what a manifest's columns are called beside a hit's own rank, score and id.
+    """Return the manifest's column names, renamed if they clash with a hit's own rank, score and id.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def _column_names(columns: Iterable[str]) -> dict[str, str]:
 
 
 def hit_lines(hits: Sequence[Hit], *, width: int | None = None) -> list[str]:
-    """Return a table of hits for people: long cells are shortened, and lines longer than ``width`` cut."""
+    """Return a table of hits to print, with long cells shortened and lines cut to ``width``."""
     if not hits:
         return ["nothing found"]
     columns = [
@@ -99,7 +99,7 @@ def hit_lines(hits: Sequence[Hit], *, width: int | None = None) -> list[str]:
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """An index that was built: its file, kind, vectors, and recall@10 against exact search."""
+    """An index: its file, kind, number of vectors, and recall@10 against exact search."""
 
     path: str
     kind: str
@@ -122,40 +122,40 @@ def similar(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> list[Hit]:
-    """Find the samples whose features are most similar, by cosine, to a sample, an image or a sentence.
+    """Find the samples with the most similar features, by cosine, to a sample, an image or a text.
 
     Parameters
     ----------
     store
-        A store, or where it is.
+        A store, or its path.
     features
         The features to search in, ``NAME/MODALITY``.
     id, image, text
-        What to search for, one of them: a sample of the store, an image file, or words; in features of pairs, an image
-        and words go together.
+        The query, one of them: a sample of the store, an image file, or a text. For pair features, pass an image and a
+        text together.
     k
         How many to find.
     where
         A boolean SQL expression: only these samples are found.
     exclude_same
-        With ``id``: samples with the same value in this column, such as the patient, are not found.
+        With ``id``: leave out samples with the same value in this column, such as the patient.
     index
         Search in an index of this kind, built by `headwater.api.index`, rather than exactly.
     weights, device, trust_remote_code
-        For loading the encoder, should the image or the text have to be embedded.
+        For loading the encoder, if the query must be embedded.
 
     Raises
     ------
     InputError, StoreError
-        When the question cannot be answered; the message says why.
+        When the query is invalid; the message says why.
     """
     of_pairs = features.endswith("/pair")
     if of_pairs and ((image is None) != (text is None) or (id is None) == (image is None)):
         raise InputError(
-            f"{features} are of an image and its text together: pass both --image and --text, or --id of a sample."
+            f"{features} are features of image-text pairs: pass both --image and --text, or --id of a sample."
         )
     if not of_pairs and sum(q is not None for q in (id, image, text)) != 1:
-        raise InputError("say what to search for: one of --id, --image and --text.")
+        raise InputError("pass one query: --id, --image or --text.")
     if exclude_same is not None and id is None:
         raise InputError("--exclude-same goes with --id: only a sample of the store has columns.")
     if k < 1:
@@ -215,7 +215,7 @@ def index(
     Raises
     ------
     InputError
-        When there are too few items for the kind, or no such kind.
+        When the kind does not exist, or needs more items.
     MissingExtra
         When faiss is not installed.
     """
@@ -228,9 +228,9 @@ def index(
         built = build_index(found.pooled, kind, seed=seed, progress=lambda done, _: update(done, 0))  # type: ignore[arg-type]
     recall = recall_at_10(built, found.pooled, seed=seed)
     path = opened.index_path(features, kind)
-    with opened.changing():  # its two files belong together, whoever else writes them
+    with opened.changing():  # lock: the two files of an index must match
         if features not in opened.feature_names():
-            raise StoreBusy(f"{opened.location}: another process has removed {features} meanwhile.")
+            raise StoreBusy(f"{opened.location}: another process has removed {features}.")
         save_index(built, path, fingerprint=found.fingerprint, recall_at_10=recall)
         for written in (path, path.with_name(f"{path.name}.json")):
             send_file(written)
@@ -239,7 +239,7 @@ def index(
 
 
 def require_kind(kind: str) -> None:
-    """Raise `InputError` unless there is such a kind of index."""
+    """Raise `InputError` unless the kind of index exists."""
     kinds = get_args(Kind)
     if kind not in kinds:
         raise InputError(f"unknown kind of index {kind!r}.{nearest(kind, kinds)} There are: {', '.join(kinds)}.")
@@ -254,7 +254,7 @@ def _search_index(
     k: int,
     allowed: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Search an index of items; return the samples that they stand in, of equal ones the first first."""
+    """Search an index of items; return the samples that hold them, ties in sample order."""
     path = store.index_path(features.name, kind)
     if not (fetch_file(path) and fetch_file(path.with_name(f"{path.name}.json"))):
         raise StoreNotFound(
@@ -264,7 +264,7 @@ def _search_index(
     opened = load_index(path, fingerprint=features.fingerprint)
     samples = np.flatnonzero(allowed)
     samples = samples[np.argsort(items[samples], kind="stable")]
-    owners = items[samples]  # ascending, so that an item's samples lie side by side
+    owners = items[samples]  # ascending, so that the samples of an item are adjacent
     scores, found = opened.search(query[None], k, rows=np.bincount(owners, minlength=features.n_items) > 0)
     real = found[0] >= 0
     first, stop = (np.searchsorted(owners, found[0][real], side) for side in ("left", "right"))
@@ -315,7 +315,7 @@ def _query_of_pair(
     device: str,
     trust_remote_code: bool,
 ) -> NDArray[Any]:
-    """Return the stored features of an image file and a text together, or embed them."""
+    """Return the stored features of an image-text pair, or embed it."""
     _refuse_blank(text)
     content = Content(pair_key(key_of_file(path), content_key(text.encode())), path, text)
     return _query_of_content(store, features, content, weights, device, trust_remote_code)
@@ -353,4 +353,4 @@ def _query_of_text(
 
 def _refuse_blank(text: str) -> None:
     if not text.strip():
-        raise InputError("--text is empty: say in words what to search for.")
+        raise InputError("--text is empty: pass the text to search for.")

@@ -1,4 +1,4 @@
-"""sweep: encoders x heads x settings, on the same splits, to a leaderboard."""
+"""sweep: evaluate inputs x heads x settings on the same splits, and rank them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from headwater.samples.selection import Selection
 from headwater.store import Store, open_store
 
 COMMAND = "sweep"
-COSTS = {  # what a head's own grid takes beside that of linear, roughly: cheap heads go first, and time left begins so
+COSTS = {  # rough cost of a head's own grid relative to linear, to run cheap heads first and to estimate the time left
     "linear": 1,
     "ridge": 1,
     "prototypes": 2,
@@ -55,8 +55,8 @@ ABOUT_SAMPLES = (
     "positive",
     "missing_values",
     "warnings",
-)  # of metrics: the same in every cell
-LATER = ("classes", "environment", "view_levels")  # of a run's config, known when it has run, or not its own
+)  # sections of metrics that are the same in every cell
+LATER = ("classes", "environment", "view_levels")  # parts of a config that are known only after the run
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,12 +68,12 @@ class Sweep(Shown):
     path
         Its directory; each cell's run is in ``runs/`` below it.
     found
-        What ``sweep.json`` holds: ``leaderboard``, ``picked`` (what choosing by inner folds alone gives), ``metric``
-        and how intervals were made.
+        Contents of ``sweep.json``: ``leaderboard``, ``picked`` (the result of selection by inner folds alone),
+        ``metric``, and how intervals were made.
     leaderboard
-        A row a cell, best first.
+        One row per cell, best first.
     trials
-        A row for each setting of each cell that was tried on inner folds.
+        One row per setting of each cell tried on inner folds.
     """
 
     path: Path
@@ -86,14 +86,14 @@ class Sweep(Shown):
         return dict(self.found)
 
     def lines(self) -> list[str]:
-        """Say in a few lines what came out."""
+        """Return the results in a few lines."""
         settings = f"{len(self.trials):,} trials"
         return [*lines_of(self.found), f"leaderboard.csv, {settings} and {len(self.leaderboard)} runs in {self.path}"]
 
 
 SWEPT = {"task", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds"}
 SWEPT |= {"per", "aggregate", "positive", "where", "bags", "views", "label_separator", "merge", "missing_values"}
-"""Options of `headwater.Protocol` and `headwater.Selection` that a sweep has a use for."""
+"""Options of `headwater.Protocol` and `headwater.Selection` that a sweep uses."""
 
 
 def sweep(
@@ -112,37 +112,37 @@ def sweep(
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> Sweep:
-    """Evaluate every combination of inputs and head on the same samples and splits, settings being selected in each.
+    """Evaluate every combination of inputs and head on the same samples and splits, with settings selected in each.
 
-    Each cell is a run, as `fit_head` makes it with ``samples_with`` set to all features of the sweep. Cheap heads come
-    first. The same call goes on where an earlier one was stopped.
+    Each cell is a run of `fit_head` with ``samples_with`` set to all features of the sweep. Cheap heads run first. The
+    same call continues a stopped sweep.
 
     Parameters
     ----------
     store
-        A store, or where it is.
+        A store, or its path.
     features
         Inputs, each a feature set ``NAME/MODALITY``, or several joined by ``+``.
     label
-        As `fit_head` has it.
+        As in `fit_head`.
     out
         The directory to write: ``leaderboard.parquet`` and ``.csv``, ``trials.parquet``, ``sweep.json``, and ``runs/``.
     heads
-        Kinds of heads; ``linear``, or ``ridge`` for regression, when left out. One that needs two inputs is left out
-        where there is one.
+        Kinds of heads. Default: ``linear``, or ``ridge`` for regression. A head that needs two inputs is skipped for a
+        single input.
     params
         Parameters by kind of head; a list of values is searched, as in `fit_head`.
     grid
-        A TOML file with a table for each kind of head: more such parameters.
+        A TOML file with a table of further parameters for each kind of head.
     metric
-        What the leaderboard is sorted by; the AUC (macro, for labels), or r2 for regression, when left out.
+        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), or r2 for regression.
     allow_leakage, protocol, selection
-        As `fit_head` has them.
+        As in `fit_head`.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
         Fields of `headwater.Protocol` and `headwater.Selection` by their names, such as ``groups="patient"`` or
-        ``trials=30``: all but those about few shots, calibration, thresholds and prediction sets.
+        ``trials=30``: all except those on few shots, calibration, thresholds and prediction sets.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def _plans(
     protocol: Protocol,
     selection: Selection,
 ) -> tuple[dict[str, FitPlan], list[dict[str, str]]]:
-    """Return the fit of each cell by its name, cheap heads first, and the cells that cannot be, with the reason."""
+    """Return the fit of each cell by name, cheap heads first, and the skipped cells with the reason."""
     sets = list(dict.fromkeys(_names(part) for part in ([features] if isinstance(features, str) else features)))
     kinds = list(as_tuple(heads or DEFAULT_HEAD[protocol.regression]))
     selection = with_merge(selection)
@@ -191,7 +191,7 @@ def _plans(
         chosen = HeadChoice.under(protocol, kind, of_heads.get(kind, {}), option=f"--set {kind}.")
         if chosen.head().takes_texts:
             raise InputError(
-                f"--heads {kind} wants prompts, which a sweep does not take: run fit-head --prompts for it."
+                f"--heads {kind} needs prompts, which a sweep does not take: run fit-head --prompts for it."
             )
         for names in sets:
             if len(names) < chosen.head().least_inputs and selection.views is None:
@@ -227,9 +227,9 @@ def _cost(kind: str) -> int:
 
 
 def _seconds_left(taken: Sequence[tuple[str, float]], left: Sequence[str]) -> float:
-    """Estimate how long the cells take that are left, by kind of head.
+    """Estimate the duration of the remaining cells from their kinds of head.
 
-    A kind that has run takes as long again; one that has not is set against those that have, by `COSTS`.
+    A kind that has run is expected to take its mean time again; for other kinds the time is scaled by `COSTS`.
 
     Examples
     --------
@@ -257,12 +257,12 @@ def _cell_name(names: Sequence[str], kind: str) -> str:
 def _parameters(
     params: Mapping[str, Mapping[str, Any]], grid: str | Path | None, kinds: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return parameters by kind of head, from both places."""
+    """Return parameters by kind of head, from ``--set`` and ``--grid``."""
     out: dict[str, dict[str, Any]] = {}
     for source, given in (("--set", params), (f"--grid {grid}", {} if grid is None else _read_grid(Path(grid)))):
         for kind, values in given.items():
             if kind not in kinds:
-                raise InputError(f"{source}: {kind!r} is none of --heads.{nearest(kind, kinds)}")
+                raise InputError(f"{source}: {kind!r} is not in --heads.{nearest(kind, kinds)}")
             if not isinstance(values, Mapping):
                 raise InputError(f"{source}: {kind} must be a table of parameters.")
             twice = sorted(set(values) & set(out.get(kind, {})))
@@ -285,7 +285,7 @@ def _read_grid(path: Path) -> dict[str, Any]:
 
 
 def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
-    """Return the directory of a sweep, made or found; refuse one that holds anything else."""
+    """Return the directory of a sweep, new or existing; refuse one that holds anything else."""
     config = _config(plans)
     there = folder / "config.json"
     if folder.exists() and not folder.is_dir():
@@ -294,15 +294,15 @@ def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
         earlier = _json(there)
         if earlier.get("command") != COMMAND:
             raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
-        # a store may have been moved: its features and samples, by their digests, are compared
+        # the store may have been moved, so features and samples are compared by digest
         names = dict.fromkeys([*config, *earlier])
         if "missing_values" not in earlier and _has_none_missing(next(iter(plans.values()))):
-            del names["missing_values"]  # an older headwater knew no such words, and here there are none
+            del names["missing_values"]  # older versions had no such words, and these samples have none
         differ = [name for name in names if name not in PLACES and config.get(name) != earlier.get(name)]
         if differ and any(_cells_there(folder)):
             raise InputError(
-                f"--out {folder} holds a sweep with other {', '.join(differ)}. Give another path, or what it was "
-                "begun with."
+                f"--out {folder} holds a sweep with other {', '.join(differ)}. Give another path, or the same options "
+                "as before."
             )
     elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
@@ -314,12 +314,12 @@ def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
 
 
 def _cells_there(folder: Path) -> Iterator[Path]:
-    """Yield the runs of a sweep that have ended."""
+    """Yield the finished runs of a sweep."""
     return (path for path in (folder / "runs").glob("*/metrics.json") if not path.parent.name.startswith("."))
 
 
 def _has_none_missing(plan: FitPlan) -> bool:
-    """Whether the columns that are used hold no word for a missing value, and no blanks at the ends of words."""
+    """Whether the used columns hold no word for a missing value, and no leading or trailing blanks."""
     asked = plan.asked
     rule = asked.selection.rule(asked.labels, asked.protocol, plan.store.roles.id)
     table = plan.store.select(asked.selection.where).select(rule.columns)
@@ -327,7 +327,7 @@ def _has_none_missing(plan: FitPlan) -> bool:
 
 
 def _config(plans: Mapping[str, FitPlan]) -> dict[str, Any]:
-    """Return what a sweep is made of: what its cells share, what they differ in, and what is known of the samples."""
+    """Return the configuration of a sweep: options shared by its cells, their differences, and the samples' digest."""
     configs = {name: plan.config for name, plan in plans.items()}
     first = next(iter(configs.values()))
     own = ("command", "features", "head", "params", "tokens", "samples_with")
@@ -346,7 +346,7 @@ def _config(plans: Mapping[str, FitPlan]) -> dict[str, Any]:
 
 
 def _digest(plan: FitPlan) -> str:
-    """Return a word that changes when the samples, their labels or their groups do."""
+    """Return a digest that changes when the samples, their labels or their groups change."""
     asked = plan.asked
     made_of = [name for name in (asked.selection.bags, asked.selection.views) if name is not None]
     columns = dict.fromkeys([plan.store.roles.id, *plan.used, *made_of])
@@ -355,7 +355,7 @@ def _digest(plan: FitPlan) -> str:
 
 
 def _run(folder: Path, plans: Mapping[str, FitPlan], progress: Progress) -> None:
-    """Run the cells that are not there yet."""
+    """Run the unfinished cells."""
     left = {name: plan for name, plan in plans.items() if not _is_finished(folder / "runs" / name, plan)}
     with counting(progress, "sweep", len(left), unit="cells") as update:
         kinds = [plan.asked.head.kind for plan in left.values()]
@@ -371,14 +371,14 @@ def _run(folder: Path, plans: Mapping[str, FitPlan], progress: Progress) -> None
 
 
 def _is_finished(path: Path, plan: FitPlan) -> bool:
-    """Whether a cell has been run, with this configuration."""
+    """Whether a cell is finished, with this configuration."""
     if not (path / "metrics.json").exists():
         return False
     later = (*LATER, *PLACES)
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
-    config.setdefault("positive", None)  # what an older headwater went by
-    if "missing_values" not in config:  # of an older headwater, whose sweep `_begun` has let go on
+    config.setdefault("positive", None)  # older versions had no such option
+    if "missing_values" not in config:  # written by an older version; `_begun` has accepted it
         del wanted["missing_values"]
     return config == wanted and read_results(path).trials is not None
 
@@ -386,7 +386,7 @@ def _is_finished(path: Path, plan: FitPlan) -> bool:
 def _finished(
     folder: Path, cells: Sequence[Cell], metric: str | None, seed: int, skipped: Sequence[Mapping[str, str]]
 ) -> Sweep:
-    """Rank what was found, and write it."""
+    """Rank the cells, and write the results."""
     task = cells[0].results.metrics["task"]
     metric = metric or default_metric(task, [cell.results.metrics["mean"] for cell in cells])
     if metric not in METRICS[task]:
@@ -425,7 +425,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace a file as a whole."""
+    """Replace a file atomically."""
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(content)
     beside.replace(path)

@@ -1,4 +1,4 @@
-"""zero-shot: score images by their distance to prompts."""
+"""zero-shot: score images by their similarity to prompts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from headwater.samples.selection import Selection
 from headwater.store import Store, open_store
 
 USED = {"groups", "by", "seed", "positive", "where", "label_separator", "missing_values"}
-"""Options of `headwater.Protocol` and `headwater.Selection` that it has a use for."""
+"""Options of `headwater.Protocol` and `headwater.Selection` that it uses."""
 
 
 def zero_shot(
@@ -58,36 +58,35 @@ def zero_shot(
     progress: Progress | bool | None = None,
     **options: Any,
 ) -> Run:
-    """Score images by how near they are to each class's prompts, in the stored features of a dual encoder.
+    """Score images by their similarity to each class's prompts, in the stored features of a dual encoder.
 
-    Prompts are texts like any other: those that ``NAME/text`` holds already are not embedded again, the others are,
-    and stay there.
+    Prompts that ``NAME/text`` already holds are not embedded again; the others are embedded and stored there.
 
     Parameters
     ----------
     store
-        A store, or where it is.
+        A store, or its path.
     features
         The encoder's name in the store: ``NAME`` of ``NAME/image`` and ``NAME/text``.
     prompts
         A TOML file; see `headwater.heads.read_prompts`.
     label
-        The column that holds the true class; several columns of 0 and 1, or one column of lists, for several labels a
-        sample. Scores of labels are their softmax over all labels, as those of classes are: they rank labels, and a
-        threshold of 0.5 means nothing.
+        The column that holds the true class; several columns of 0 and 1, or one column of lists, for several labels per
+        sample. Scores of labels are a softmax over all labels, as for classes: they rank labels, but a threshold of 0.5
+        has no meaning.
     transductive
-        Classify all tested samples together (`headwater.heads.TransductiveZeroShot`): their features are used, their
+        Classify all test samples together (`headwater.heads.TransductiveZeroShot`): their features are used, their
         labels are not.
     ablate
-        Measure each template alone, and each descriptor of a class alone and left out, against all prompts.
+        Compare each template alone, and each descriptor of a class alone and left out, with all prompts.
     metric
-        What to sort these by.
+        Metric to sort these by.
     n_draws
-        Resamples of the bootstrap.
+        Number of bootstrap resamples.
     weights, device, trust_remote_code
-        For loading the encoder, where prompts have to be embedded.
+        For loading the encoder, if prompts must be embedded.
     out
-        The run directory to write; none is written when left out.
+        The run directory to write; by default none is written.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
@@ -98,8 +97,8 @@ def zero_shot(
     Returns
     -------
     Run
-        ``metrics["ablation"]`` holds the effect of each wording, ``metrics["transduction"]`` what classifying together
-        changed.
+        ``metrics["ablation"]`` holds the effect of each wording, ``metrics["transduction"]`` the effect of classifying
+        samples together.
 
     Raises
     ------
@@ -133,17 +132,17 @@ def zero_shot(
     head: Any = ZeroShot(known.texts.features, list(known.texts.classes), known.texts.logit_scale)
     scores = in_order_of(head, classes, head.predict_proba(data.X))
     more: dict[str, Any] = {}
-    note = "nothing was fitted: every sample is tested"
+    note = "nothing was fitted: every sample is a test sample"
     if transductive:
         head, scores, more["transduction"] = _transduced(TransductiveZeroShot(known.texts), data.X, y, scores, classes)
-        note = "nothing was fitted to labels; the features of all tested samples were used together"
+        note = "no labels were used; the features of all test samples were used together"
     if ablate:
         codes = None if rows.groups is None else codes_of(pl.Series(rows.groups))
         more["ablation"] = ablated(
             known, data.X, y, task, classes, groups=codes, metric=metric, n_draws=n_draws, seed=protocol.seed, say=say
         )
     if task == "multilabel":
-        more["scores"] = "softmax over labels: they rank labels, and a threshold of 0.5 means nothing"
+        more["scores"] = "softmax over labels: they rank labels, but a threshold of 0.5 has no meaning"
     outcome = _outcome(task, classes, y, scores, head, note)
     kind = "zero-shot-transductive" if transductive else "zero-shot"
     config = {
@@ -170,11 +169,11 @@ def zero_shot(
 def _classes(
     found: Labels, known: ClassPrompts, protocol: Protocol, *, transductive: bool
 ) -> tuple[Task, list[str], Positive | None]:
-    """Return the task, the classes with the positive one of two last, and the positive one."""
+    """Return the task, the classes with a positive one last, and the positive class."""
     classes = sorted(known.prompts.classes)
     task: Task = "multilabel" if found.names is not None else "binary" if len(classes) == 2 else "multiclass"
     if task == "multilabel" and transductive:
-        raise InputError("--transductive needs one class a sample: an image with several labels is in no one cluster.")
+        raise InputError("--transductive needs one class per sample, but there are several labels.")
     which = protocol.positive_in(task, classes)
     return task, classes if which is None else negative_first(classes, which.name), which
 
@@ -182,7 +181,7 @@ def _classes(
 def _outcome(
     task: Task, classes: Sequence[str], y: NDArray[Any], scores: NDArray[np.float64], head: Any, note: str
 ) -> Outcome:
-    """Return scores of all samples as the outcome of one test set."""
+    """Return the scores of all samples as the outcome of one test set."""
     columns = np.arange(len(classes)) if task == "multilabel" else np.asarray(classes)
     everything = Split(0, np.arange(0), np.arange(len(y)))
     fold = Fold(everything, {}, scores, score(task, y, scores, classes=columns))
@@ -190,11 +189,11 @@ def _outcome(
 
 
 def _refuse(transductive: bool, ablate: bool, metric: str | None, n_draws: int, seed: int) -> None:
-    """Refuse options that do not go together, and numbers that cannot be."""
+    """Refuse options that do not go together, and invalid numbers."""
     if transductive and ablate:
-        raise InputError("--ablate goes without --transductive: what wordings do is measured one sample at a time.")
+        raise InputError("--ablate goes without --transductive: the ablation scores each sample by itself.")
     if metric is not None and not ablate:
-        raise InputError(f"--metric {metric} goes with --ablate, whose wordings it sorts.")
+        raise InputError(f"--metric {metric} goes with --ablate: it sorts the wordings.")
     if n_draws < 100:
         raise InputError(f"--draws must be at least 100, but is {n_draws}.")
     if seed < 0:
@@ -202,7 +201,7 @@ def _refuse(transductive: bool, ablate: bool, metric: str | None, n_draws: int, 
 
 
 def _truth(found: Labels, classes: Sequence[str]) -> NDArray[Any]:
-    """Return classes as words; or 0/1 by class, a label that no sample has being 0."""
+    """Return classes as strings; or 0/1 by class, with 0 for a label that no sample has."""
     if found.names is None:
         return found.y.astype(str)
     y = np.zeros((len(found.y), len(classes)), np.int64)
@@ -213,7 +212,7 @@ def _truth(found: Labels, classes: Sequence[str]) -> NDArray[Any]:
 def _transduced(
     head: TransductiveZeroShot, X: Any, y: NDArray[Any], before: NDArray[np.float64], classes: Sequence[str]
 ) -> tuple[TransductiveZeroShot, NDArray[np.float64], dict[str, Any]]:
-    """Return the head, the scores of all samples together, and what that changed."""
+    """Return the head, the scores of samples classified together, and the change from one by one."""
     found = head.transduce(X)
     scores = in_order_of(head, classes, found.probabilities)
     changed = float(np.mean(scores.argmax(1) != before.argmax(1)))

@@ -1,6 +1,6 @@
 """Splits, metrics and the protocol: arrays in, numbers out.
 
-Names are looked up when they are first used: this package is loaded with ``import headwater``, which must cost nothing.
+Submodules are imported when a name is first used, so that ``import headwater`` stays fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What splits and metrics both ask of a column: whether values are missing, and which distinct ones it has."""
+"""Missing and distinct values of a column, for splits and metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def count_nulls(values: NDArray[Any]) -> int:
 
 
 def encode(values: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the sorted distinct values and, for each value, the number of the distinct one it is.
+    """Return the sorted distinct values, and the index of each value among them.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def encode(values: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.in
     Raises
     ------
     InputError
-        When the values are of kinds that cannot be put in order, such as strings among numbers.
+        When values of different kinds cannot be sorted, such as strings and numbers.
 
     Examples
     --------
@@ -58,12 +58,12 @@ def encode(values: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.in
         distinct, codes = np.unique(values, return_inverse=True)
     except TypeError:
         kinds = sorted({type(value).__name__ for value in values})
-        raise InputError(f"{what} mixes values of different kinds ({', '.join(kinds)}): use one.") from None
+        raise InputError(f"{what} mixes values of different kinds ({', '.join(kinds)}): use one kind.") from None
     return distinct, codes.astype(np.int64, copy=False)
 
 
 def codes_in(values: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the place of each value among classes, which may stand in any order and must hold every value.
+    """Return the index of each value among classes, which may be in any order and must hold every value.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def codes_in(values: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def counted(n: int, noun: str) -> str:
-    """Write a number with its noun in the right form: ``1 row``, ``2 rows``, ``3 classes``."""
+    """Format a number with its noun: ``1 row``, ``2 rows``, ``3 classes``."""
     if n == 1:
         return f"1 {noun}"
     return f"{n} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -1,4 +1,4 @@
-"""A limit that a value of a new patient is at or above, as often as it should be."""
+"""A lower limit for values of new patients, with guaranteed coverage."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ Floats = NDArray[np.float64]
 
 
 def limit_for_new(values: Floats, share: float, groups: NDArray[Any] | None = None) -> float:
-    """Return the highest limit that a new value is at or above with a probability of at least ``share``.
+    """Return the highest limit that a new value reaches with a probability of at least ``share``.
 
-    That holds on average over data sets in which the new value's group and these groups are exchangeable. Each group
-    counts alike, however many values it has, and the new one counts as below the limit.
+    The coverage holds on average over data sets in which the new value's group and these groups are exchangeable. Each
+    group has the same weight, however many values it has, and the new group counts as below the limit.
 
     Parameters
     ----------
     values : float64 array of shape (n,)
-        Of which the limit is one.
+        Observed values; the limit is one of them.
     share
         Between 0 and 1.
     groups : array of shape (n,), optional
-        What values are alike within, such as the patient; each by itself when left out.
+        Groups of dependent values, such as patients. By default each value is independent.
 
     Returns
     -------
     float
-        ``-inf`` where there are too few groups to rule anything out.
+        ``-inf`` if there are too few groups for any limit.
 
     References
     ----------
-    Lee, Barber and Willett, Distribution-free inference with hierarchical data, 2023, section 3. With one value a group
-    it is the quantile of split conformal prediction.
+    Lee, Barber and Willett, Distribution-free inference with hierarchical data, 2023, section 3. With one value per
+    group it is the quantile of split conformal prediction.
 
     Examples
     --------

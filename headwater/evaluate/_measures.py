@@ -1,7 +1,7 @@
-"""The arithmetic of the metrics: each is a function of arrays that are already checked.
+"""Metrics as functions of validated arrays.
 
 Truth and predictions are boolean, of shape (n_samples,) for one label and (n_samples, n_labels) for several; scores are
-float64 of the same shape. What is undefined is NaN.
+float64 of the same shape. Undefined values are NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ N_BINS = 15
 
 
 def average_precision(truth: Bools, scores: Floats) -> float:
-    """Sum precision over the steps of recall, equal scores being one step."""
+    """Compute the average precision: precision summed over steps of recall, with tied scores as one step."""
     n_positive = int(truth.sum())
     if n_positive == 0 or n_positive == len(truth):
         return float("nan")
@@ -35,7 +35,7 @@ def macro(metric: Callable[[Bools, Floats], float], truth: Bools, scores: Floats
 
 
 def mean_of(values: Floats) -> float:
-    """Compute a mean; NaN of no values."""
+    """Compute a mean; NaN without values."""
     return float(values.mean()) if len(values) else float("nan")
 
 
@@ -44,12 +44,12 @@ def ece(codes: NDArray[np.int64], probabilities: Floats) -> float:
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == codes
     place, _ = ece_places(confidence)
-    # |mean correct - mean confidence| of a bin, weighted with its share of the samples: the sizes cancel
+    # |mean correct - mean confidence| of a bin, weighted by its share of the samples: the bin sizes cancel
     return float(np.abs(np.bincount(place, weights=correct - confidence)).sum() / len(codes))
 
 
 def ece_places(confidence: Floats) -> tuple[NDArray[np.int64], int]:
-    """Return the bin of each confidence, from 0, and how many bins there are."""
-    # Rounded, since 0.6 is an edge: neither float32 nor taking 0.4 from 1 may carry it over.
+    """Return the bin of each confidence, from 0, and the number of bins."""
+    # Rounded, since 0.6 is an edge: float32, or computing 1 - 0.4, must not move it to the next bin.
     place = np.ceil((confidence * N_BINS).round(4)).astype(np.int64) - 1
     return np.maximum(place, 0), N_BINS

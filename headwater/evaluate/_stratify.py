@@ -1,4 +1,4 @@
-"""Spread rows, or whole groups of rows, over parts so that each part gets its share of every label."""
+"""Stratification: divide rows, or whole groups, into parts with the same share of every label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def count_labels(targets: Integers, units: Integers | None) -> tuple[Integers, I
     targets : int64 array of shape (n_samples,) or (n_samples, n_labels)
         Class codes from 0, or 0/1 indicators.
     units : int64 array of shape (n_samples,), optional
-        Codes from 0 of what must not be divided; each row for itself when left out.
+        Codes from 0 of units that must not be divided. By default each row is a unit.
 
     Returns
     -------
@@ -42,12 +42,12 @@ def count_labels(targets: Integers, units: Integers | None) -> tuple[Integers, I
 
 
 def spread(counts: Integers, sizes: Integers, shares: NDArray[np.float64], seed: int) -> Integers:
-    """Give each unit to a part, so that each part gets its share of every label and of the rows.
+    """Assign each unit to a part, so that each part gets its share of every label and of the rows.
 
-    Units with the rarest labels come first, while there is still a choice, and larger units before smaller ones.
-    Each goes to the part that it brings nearest to its share, by the chi-squared distance: the sum over the labels
-    (and all rows, as one label more) of ``(rows - expected rows)**2 / expected rows``. Rarest labels first is the idea
-    of iterative stratification [1]_; the distance makes it hold for units of many rows.
+    Units with the rarest labels are assigned first, and larger units before smaller ones. Each unit goes to the part
+    that it brings nearest to its share, by the chi-squared distance: the sum over the labels, and over all rows as an
+    additional label, of ``(rows - expected rows)**2 / expected rows``. The order is that of iterative stratification
+    [1]_; the distance extends it to units of many rows.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def spread(counts: Integers, sizes: Integers, shares: NDArray[np.float64], seed:
     sizes : int64 array of shape (n_units,)
         Rows of each unit, at least 1.
     shares : float64 array of shape (n_parts,)
-        What each part is to get, adding up to 1. There are at least as many units as parts.
+        Share of each part; they sum to 1. There are at least as many units as parts.
     seed
-        Decides between equal units.
+        Seed for the order of equal units.
 
     Returns
     -------
@@ -79,13 +79,13 @@ def spread(counts: Integers, sizes: Integers, shares: NDArray[np.float64], seed:
     surplus = -expected
     part = np.empty(len(counts), dtype=np.int64)
     for unit in order:
-        # How much farther from its share the unit would bring each part: (s + h)**2 - s**2, over what is expected.
+        # Increase of each part's distance if it got the unit: (s + h)**2 - s**2, divided by the expected rows.
         farther = (held[unit] * (2 * surplus + held[unit]) / expected).sum(axis=1)
         part[unit] = farther.argmin()
         surplus[part[unit]] += held[unit]
 
     for empty in set(range(len(shares))) - set(part.tolist()):
-        # Only a small share of a few large units comes to nothing: it is met most nearly by the smallest of them.
+        # A part is empty only if its share is small and units are large: give it the smallest unit.
         members = np.flatnonzero(part == np.bincount(part).argmax())
         part[members[sizes[members].argmin()]] = empty
     return part

@@ -1,4 +1,4 @@
-"""From scores of images to scores of what they belong to: exams, patients, slides."""
+"""Aggregation of sample-level scores to units such as exams, patients or slides."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HOW = ("mean", "max", "noisy-or")
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What rows belong to.
+    """The units that rows belong to.
 
     Attributes
     ----------
     column
-        What the units are called.
+        Name of the units' column.
     names : array of shape (n_units,)
         Distinct and sorted.
     codes : int64 array of shape (n_samples,)
@@ -41,30 +41,30 @@ class Units:
 
 
 def units_of(values: NDArray[Any], column: str) -> Units:
-    """Return the units that a column tells apart."""
+    """Return the units that a column defines."""
     return Units(column, *encode(values, column))
 
 
 def kept_whole(groups: NDArray[Any] | None, units: Units | None) -> NDArray[Any] | None:
-    """Return what must not be divided so that groups stay whole and units too: the parts that they connect.
+    """Return the blocks of rows that must not be divided to keep groups and units whole: their connected components.
 
     Parameters
     ----------
     groups : array of shape (n_samples,), optional
-        Such as patients; left out, rows are independent but for their units.
+        Groups such as patients. By default rows are independent except for their units.
     units
-        What scores are brought to, such as exams.
+        Units that scores are aggregated to, such as exams.
 
     Returns
     -------
     array of shape (n_samples,) or None
-        The groups, where each unit is within one; the names of units, where each group is within one; else, for rows
-        that share groups or units with others in turn, the first group among them.
+        The groups, if each unit is within one group; the names of units, if each group is within one unit; else each
+        component, named by its first group.
 
     Raises
     ------
     SplitError
-        When all rows are connected.
+        When all rows form one component.
 
     Examples
     --------
@@ -95,8 +95,8 @@ def kept_whole(groups: NDArray[Any] | None, units: Units | None) -> NDArray[Any]
     n_parts, part = connected_components(edges, directed=False)
     if n_parts == 1 < min(shape):
         raise SplitError(
-            f"--per {units.column}: with --groups, its values connect all samples, so that no split can keep both "
-            "whole. Name units that lie within one group, such as a patient's exams, or leave one of the options out."
+            f"--per {units.column}: together with --groups it connects all samples, so no split can keep both whole. "
+            "Name units that lie within one group, such as a patient's exams, or leave one of the options out."
         )
     if n_parts == len(names):
         return groups
@@ -115,21 +115,21 @@ def refuse_straddling(units: Units, splits: Sequence[Split]) -> None:
         if len(both):
             raise SplitError(
                 f"--per {units.column}: {units.names[both[0]]!s} has training and test rows in fold {split.fold}. "
-                f"Correct the split so that each {units.column} is on one side, or use --folds, which keeps them whole."
+                f"Correct the split so that each {units.column} is on one side, or use --folds, which keeps it whole."
             )
 
 
 def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[Any]) -> NDArray[Any]:
-    """Return the label of each unit: what its rows share.
+    """Return the label of each unit, from the labels of its rows.
 
-    A unit of a two-class task is of the second class when any of its rows is; for several labels it has every label
-    that any of its rows has. In a task of more classes, all rows of a unit must agree. Numbers are those of its rows on
-    average.
+    In a binary task a unit has the second class if any of its rows has it. With several labels it has every label that
+    any of its rows has. In a multiclass task all rows of a unit must have the same class. For regression it is the mean
+    of its rows.
 
     Raises
     ------
     InputError
-        When they do not; the message names a unit.
+        When rows of a unit have different classes in a multiclass task; the message names a unit.
     """
     n_units = len(units.names)
     if task == "regression":
@@ -151,30 +151,30 @@ def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[
         unit = units.codes[row]
         raise InputError(
             f"--per {units.column}: {units.names[unit]!s} has rows of {classes[codes[row]]!s} and of "
-            f"{classes[highest[unit]]!s}. With more than two classes, all rows of a {units.column} need the same one."
+            f"{classes[highest[unit]]!s}. With more than two classes, all rows of a {units.column} need the same class."
         )
     found: NDArray[Any] = classes[highest]
     return found
 
 
 def aggregate(scores: Floats, units: Integers, task: Task, how: Aggregation) -> tuple[Integers, Floats]:
-    """Bring the probabilities of rows to those of their units.
+    """Aggregate the probabilities of rows to their units.
 
     Parameters
     ----------
     scores : float64 array of shape (n_samples, n_classes)
-        Probabilities; of each label where there are several.
+        Probabilities of the classes, or of each label.
     units : int64 array of shape (n_samples,)
         The unit of each row.
     how
-        "mean" of the rows'; "max", the highest of the second class (two classes), of each label, or of each class, then
-        brought to add up to 1; "noisy-or", ``1 - prod(1 - p)``: the probability that any row is positive, were their
-        errors independent, of the second class or of each label.
+        "mean" of the rows. "max": the highest of the second class (binary), of each label, or of each class, then
+        normalised to sum to 1. "noisy-or": ``1 - prod(1 - p)`` for the second class or each label, the probability that
+        any row is positive if errors are independent.
 
     Returns
     -------
     units : int64 array of shape (n_units,)
-        Those that there are, ascending.
+        Units that occur, ascending.
     scores : float64 array of shape (n_units, n_classes)
 
     References
@@ -212,24 +212,24 @@ def aggregate(scores: Floats, units: Integers, task: Task, how: Aggregation) -> 
 
 
 def require_aggregation(how: str, task: Task) -> None:
-    """Refuse what is no way to aggregate the scores of a task."""
+    """Refuse an aggregation that is unknown or does not suit the task."""
     if how not in HOW:
-        raise InputError(f"--aggregate {how!r}: {', '.join(HOW)} are known.{nearest(how, HOW)}")
+        raise InputError(f"--aggregate {how!r}: must be one of {', '.join(HOW)}.{nearest(how, HOW)}")
     if how == "noisy-or" and task == "multiclass":
         raise InputError(
-            "--aggregate noisy-or asks whether any row is positive: with more than two classes take mean or max."
+            "--aggregate noisy-or needs a positive class or several labels: with more than two classes use mean or max."
         )
     if how != "mean" and task == "regression":
-        raise InputError(f"--aggregate {how} is for scores of classes: numbers are aggregated by their mean.")
+        raise InputError(f"--aggregate {how} is for class scores: use mean to aggregate numbers.")
 
 
 def aggregated(outcome: Outcome, y: NDArray[Any], units: Units, how: Aggregation) -> tuple[Outcome, NDArray[Any]]:
-    """Return an outcome whose rows are units, and their labels: everything that is reported of rows can be of units.
+    """Return the outcome at unit level, and the units' labels.
 
     Raises
     ------
     InputError
-        When rows of a unit have different classes, of more than two.
+        When rows of a unit have different classes in a multiclass task.
     """
     labels = labels_of_units(units, outcome.task, y, outcome.classes)
 

@@ -1,8 +1,8 @@
-"""Intervals by drawing patients again: of a metric, and of the difference between two models.
+"""Bootstrap intervals by patient: of a metric, and of the difference between two models.
 
-What is drawn are the groups of each fold's test rows, with replacement; a metric is then the mean over folds, as it is
-reported. The interval of a share is made from the spread of the draws, see `headwater.evaluate.intervals`. All draws
-are made at once: a draw is a weight for every row, so that most metrics are sums weighted by one matrix.
+Groups of each fold's test rows are resampled with replacement; a metric is the mean over folds, as reported. The
+interval of a proportion uses the standard error of the resamples, see `headwater.evaluate.intervals`. All resamples are
+computed together: a resample is a weight for every row, so that most metrics are products with one weight matrix.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headwater.evaluate.intervals import Evidence, Interval, require_level, shar
 from headwater.evaluate.metrics import Task
 
 Floats = NDArray[np.float64]
-ROWS_AT_ONCE = 4_000_000  # weights, of rows times draws
+ROWS_AT_ONCE = 4_000_000  # weights (rows times resamples) computed at once
 METRICS: Mapping[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier"),
     "multiclass": (
@@ -40,15 +40,15 @@ DEFAULT_METRIC: Mapping[Task, str] = {
     "regression": "r2",
 }
 PRESENT = "_present"
-"""What the name of a mean over the classes or labels that are tested ends in, where one over all may be undefined."""
+"""Suffix of a mean over only the classes or labels present in the test rows; a mean over all may be undefined."""
 LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece", "mae", "rmse")
 
 
 def default_metric(task: Task, means: Sequence[Mapping[str, float | None]]) -> str:
-    """Return the metric that models are compared by, given the means that they report of each.
+    """Return the default metric for comparing models, given the means they report.
 
-    The AUC, macro for labels, over the classes or labels that are tested where it is not defined over all; r2 of a
-    regression.
+    The AUC (macro for several labels), over the classes or labels present in the test rows if it is undefined over all;
+    r2 for regression.
     """
     name = DEFAULT_METRIC[task]
     if all(mean.get(name) is not None for mean in means) or name + PRESENT not in METRICS[task]:
@@ -58,7 +58,7 @@ def default_metric(task: Task, means: Sequence[Mapping[str, float | None]]) -> s
 
 @dataclass(frozen=True)
 class FoldScores:
-    """The tested rows of one fold, and what a model said of them.
+    """The test rows of one fold, and a model's scores of them.
 
     Attributes
     ----------
@@ -66,11 +66,11 @@ class FoldScores:
         Class numbers, int64, of shape ``(n,)``; or 0/1 of shape ``(n, n_labels)``; or numbers of shape
         ``(n, n_outputs)``.
     scores
-        Probabilities, of shape ``(n, n_classes)`` or ``(n, n_labels)``; or what is predicted, ``(n, n_outputs)``.
+        Probabilities, of shape ``(n, n_classes)`` or ``(n, n_labels)``; or predicted numbers, ``(n, n_outputs)``.
     groups
-        What is drawn, int64, of shape ``(n,)``; numbers from 0, the same in all folds.
+        Groups to resample, int64, of shape ``(n,)``; codes from 0, the same in all folds.
     n_train
-        How many rows the model was trained on; None where that is not known.
+        Number of training rows of the model; None if unknown.
     """
 
     truth: NDArray[Any]
@@ -87,27 +87,27 @@ def bootstrap(
     seed: int = 0,
     within_folds: bool = True,
 ) -> dict[str, Floats]:
-    """Draw groups again and again, and measure every model on the same draws.
+    """Resample groups, and evaluate every model on the same resamples.
 
-    Scores are compared within a fold alone: those of two folds are of two fits.
+    Scores are compared only within a fold, since two folds have scores of two fits.
 
     Parameters
     ----------
     models
         For each model, its folds.
     within_folds
-        Draw the groups of each fold by themselves; rows and groups of all models are then the same, in the same order.
-        Otherwise groups are drawn from all folds together, which may differ between models and share groups.
+        Resample the groups of each fold separately; all models must then have the same rows and groups, in the same
+        order. Otherwise groups are resampled from all folds together, and folds may differ between models.
 
     Returns
     -------
     dict of str to float64 array of shape (n_models, 1 + n_draws)
-        For each metric its value, first as it is and then in each draw: the mean over the folds in which it is defined,
-        NaN where it is in none.
+        The value of each metric, first on the original rows and then on each resample: the mean over the folds in which
+        it is defined, NaN if there are none.
 
     References
     ----------
-    Efron and Tibshirani, An introduction to the bootstrap, 1993, chapters 6 and 8 (clusters are what is drawn).
+    Efron and Tibshirani, An introduction to the bootstrap, 1993, chapters 6 and 8 (cluster bootstrap).
     """
     rng = np.random.default_rng(seed)
     sums = _Sums(task, (len(models), 1 + n_draws))
@@ -132,12 +132,12 @@ def fold_values(task: Task, models: Sequence[Sequence[FoldScores]]) -> dict[str,
 
 
 def _drawn(rng: np.random.Generator, n_groups: int, n_draws: int) -> Floats:
-    """Return how often each group counts, of shape ``(1 + n_draws, n_groups)``: first once, then as it is drawn."""
+    """Return the weights of groups, of shape ``(1 + n_draws, n_groups)``: first 1, then counts in each resample."""
     return np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
 
 
 class _Sums:
-    """Sums of each metric over folds, of shape ``(n_models, 1 + n_draws)``, and how many folds have it."""
+    """Sums of each metric over folds, of shape ``(n_models, 1 + n_draws)``, and the number of folds that define it."""
 
     def __init__(self, task: Task, shape: tuple[int, int]) -> None:
         self.task = task
@@ -145,8 +145,8 @@ class _Sums:
         self.counts = {name: np.zeros(shape) for name in METRICS[task]}
 
     def add(self, model: int, fold: FoldScores, draws: Floats, groups: NDArray[np.int64]) -> None:
-        """Add a fold of a model, whose rows count as often as their groups, by number, are drawn."""
-        width = fold.scores.shape[1] if self.task == "multilabel" else 1  # whose weights are repeated
+        """Add a fold of a model; its rows have the weights of their groups."""
+        width = fold.scores.shape[1] if self.task == "multilabel" else 1  # weights are repeated for each label
         step = max(1, ROWS_AT_ONCE // (len(groups) * width))
         for start in range(0, len(draws), step):
             some = slice(start, start + step)
@@ -165,7 +165,7 @@ class _Sums:
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of draws, float64, of shape ``(n_draws,)``; NaN where there are none.
+    """Return the percentile interval of resampled values, float64, of shape ``(n_draws,)``; NaN without values.
 
     References
     ----------
@@ -180,14 +180,15 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
 
 
 def metric_interval(drawn: Floats, evidence: Evidence | None, level: float = 0.95) -> Interval:
-    """Return the interval of a metric: of a share by `share_interval`, else the percentile interval.
+    """Return the interval of a metric: by `share_interval` for a proportion, else the percentile interval.
 
     Parameters
     ----------
     drawn : float64 array of shape (1 + n_draws,)
-        What `bootstrap` returns of a model: the value as it is, and in each draw, whose spread is its standard error.
+        From `bootstrap`, for one model: the value, then its resampled values, whose standard deviation is its standard
+        error.
     evidence
-        What a share is measured on, from `evidence_of`; None for a metric that is no share.
+        The evidence of a proportion, from `evidence_of`; None for other metrics.
     """
     if evidence is None:
         return Interval(*interval(drawn[1:], level))
@@ -197,7 +198,7 @@ def metric_interval(drawn: Floats, evidence: Evidence | None, level: float = 0.9
 
 
 def p_of_difference(differences: Floats) -> float:
-    """Return the two-sided p of draws of a difference: twice the share on the other side of 0, never below 1 / draws.
+    """Return the two-sided bootstrap p of a difference: twice the share beyond 0, never below 1 / resamples.
 
     References
     ----------
@@ -213,7 +214,7 @@ def p_of_difference(differences: Floats) -> float:
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """A paired difference with its interval and its two-sided p, and the test that both are of."""
+    """A paired difference with its interval and two-sided p, and the test that gives both."""
 
     value: float
     low: float
@@ -223,9 +224,9 @@ class MetricDifference:
 
 
 def difference(first: Floats, second: Floats, level: float = 0.95) -> MetricDifference:
-    """Return how far the first of two models is above the second, both being rows of what `bootstrap` returns.
+    """Return the difference between two models, first minus second, both given as rows of the result of `bootstrap`.
 
-    What is drawn are groups, and the models stay as they are: of procedures that were trained anew in each fold, see
+    Groups are resampled, and models are fixed. For procedures that are trained anew in each fold, see
     `headwater.evaluate.paired.Paired`.
     """
     change = first - second

@@ -1,6 +1,6 @@
-"""Probabilities that mean what they say: temperature scaling, isotonic regression, and how far off scores are.
+"""Calibration of probabilities: temperature scaling, isotonic regression, and calibration error.
 
-Truth is class numbers of shape (n,), with scores (n, n_classes) that add up to 1; or, for several labels, 0/1 of shape
+Truth is class numbers of shape (n,), with scores (n, n_classes) that sum to 1; or, for several labels, 0/1 of shape
 (n, n_labels), with a probability for each.
 """
 
@@ -28,7 +28,7 @@ _COLDEST, _HOTTEST = 0.05, 20.0
 
 
 class Calibrator(ABC):
-    """What turns scores into better calibrated ones, row by row."""
+    """A function that calibrates scores, row by row."""
 
     @abstractmethod
     def __call__(self, scores: Floats) -> Floats:
@@ -36,19 +36,19 @@ class Calibrator(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, from which `calibrator_from_dict` makes the calibrator again."""
+        """Return plain JSON values, from which `calibrator_from_dict` restores the calibrator."""
 
 
 @dataclass(frozen=True)
 class Temperature(Calibrator):
-    """Logits divided by a temperature: above 1 scores become less sure, below 1 surer; their order stays.
+    """Logits divided by a temperature: above 1 scores become less confident, below 1 more; their order stays.
 
     Attributes
     ----------
     task
-        For "multilabel", each label is a two-class problem with a temperature of its own.
+        For "multilabel", each label is a binary problem with its own temperature.
     temperatures
-        One, or one a label.
+        One temperature, or one per label.
 
     References
     ----------
@@ -68,7 +68,7 @@ class Temperature(Calibrator):
 
 
 class Steps(NamedTuple):
-    """A function that never falls: straight lines between points, level beyond the first and the last."""
+    """A non-decreasing function: linear between points, constant beyond the first and the last."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -76,14 +76,14 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class Isotonic(Calibrator):
-    """Scores mapped by a function that never falls, one a class (against the rest, then brought to add up to 1).
+    """Scores mapped by non-decreasing functions, one per class (one against the rest, then normalised to sum to 1).
 
     Attributes
     ----------
     task
-        For "binary" one function, of the second class; else one a class or label.
+        For "binary" one function, for the second class; else one per class or label.
     steps
-        The functions; None leaves the scores of a class as they are.
+        The functions; None leaves the scores of a class unchanged.
 
     References
     ----------
@@ -101,7 +101,7 @@ class Isotonic(Calibrator):
         if self.task == "multilabel":
             return mapped
         total = mapped.sum(1, keepdims=True)
-        # a row that no class wants any more says nothing of which it is
+        # if all classes are mapped to 0, they get equal probabilities
         return np.where(total > 0, mapped / np.where(total > 0, total, 1), 1 / mapped.shape[1])
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,11 +119,11 @@ def calibrator_from_dict(values: Mapping[str, Any]) -> Calibrator:
 
 
 def fit_calibrator(method: Method, task: Task, truth: Integers, scores: Floats) -> Calibrator:
-    """Fit a calibrator to scores of rows that the head did not see.
+    """Fit a calibrator to out-of-fold scores.
 
-    **temperature** minimises the log loss over one number between 0.05 and 20: on scores without an error the best
-    would be 0, probabilities of 0 and 1. **isotonic** minimises the squared error. A class or label that all rows have,
-    or none, is left as it is: nothing can be learned of it.
+    **temperature** minimises the log loss over one number between 0.05 and 20; if all predictions are correct, the
+    unbounded optimum would be 0. **isotonic** minimises the squared error. A class or label that all rows have, or
+    none, is left unchanged.
 
     Parameters
     ----------
@@ -154,14 +154,14 @@ def fit_calibrator(method: Method, task: Task, truth: Integers, scores: Floats) 
 
 
 def cross_calibrated(method: Method, task: Task, truth: Integers, scores: Floats, fold: Integers) -> Floats:
-    """Calibrate each fold's rows by what is fitted to the other folds, so that no row is in its own calibration.
+    """Calibrate each fold's rows with a calibrator fitted on the other folds.
 
     Parameters
     ----------
     method, task, truth, scores
         As for `fit_calibrator`.
     fold : int64 array of shape (n_samples,)
-        At least two folds; with one, there is nothing to fit to and scores are returned as they are.
+        At least two folds; with one, scores are returned unchanged.
     """
     require_method(method)
     out = scores.copy()
@@ -173,23 +173,23 @@ def cross_calibrated(method: Method, task: Task, truth: Integers, scores: Floats
 
 
 def require_method(method: str) -> None:
-    """Refuse what is no way to calibrate."""
+    """Refuse an unknown calibration method."""
     if method not in METHODS:
-        raise InputError(f"--calibrate {method!r}: {' or '.join(METHODS)} is needed.{nearest(method, METHODS)}")
+        raise InputError(f"--calibrate {method!r}: must be {' or '.join(METHODS)}.{nearest(method, METHODS)}")
 
 
-# How far off scores are
+# Calibration error
 
 
 def calibration_error(task: Task, truth: Integers, scores: Floats) -> dict[str, float]:
-    """Compute what calibration is to lower, in the same way for every task.
+    """Compute the losses that calibration should lower, in the same way for every task.
 
     Returns
     -------
     dict of str to float
-        ``log_loss``: mean over rows; over rows and labels where there are several. ``ece``: of `reliability`.
-        ``brier``: the squared error of the second class's probability (binary), summed over classes (multiclass;
-        Brier's own form), or mean over labels.
+        ``log_loss``: mean over rows, or over rows and labels. ``ece``: from `reliability`. ``brier``: the squared error
+        of the second class's probability (binary), the sum over classes (multiclass, Brier's original form), or the
+        mean over labels.
 
     References
     ----------
@@ -207,17 +207,17 @@ def calibration_error(task: Task, truth: Integers, scores: Floats) -> dict[str, 
 
 
 def ece_of(bins: Mapping[str, Sequence[Any]]) -> float:
-    """Return the expected calibration error of bins, as `reliability` returns them."""
+    """Return the expected calibration error of the bins of `reliability`."""
     n = np.array(bins["count"])
     gap = [abs(a - c) for a, c in zip(bins["accuracy"], bins["confidence"], strict=True) if a is not None]
     return float(np.dot(n[n > 0], gap) / n.sum())
 
 
 def reliability(task: Task, truth: Integers, scores: Floats) -> dict[str, list[Any]]:
-    """Compute what a reliability diagram shows: in bins of confidence, how often the prediction is right.
+    """Compute a reliability diagram: the accuracy of predictions in bins of confidence.
 
-    For one label a row, what is binned is the probability of the predicted class; for several, the probability of each
-    label, and "right" is that the row has it.
+    With one label per row, confidence is the probability of the predicted class. With several, it is the probability of
+    each label, and accuracy is the share of rows that have it.
 
     Returns
     -------
@@ -268,7 +268,7 @@ def _sharpened_labels(scores: Floats, sharpness: Floats) -> Floats:
 
 
 def _temperature(truth: Integers, scores: Floats) -> float:
-    """Return the temperature of the lowest log loss, 1 where all rows are of one class."""
+    """Return the temperature with the lowest log loss; 1 if all rows have the same class."""
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp
 
@@ -281,14 +281,14 @@ def _temperature(truth: Integers, scores: Floats) -> float:
         sharpness = np.exp(log_sharpness)
         return float(np.mean(logsumexp(sharpness * logits, axis=1) - sharpness * of_truth))
 
-    # The loss is convex in the sharpness 1 / T, so it has one valley along its logarithm too.
+    # The loss is convex in the sharpness 1 / T, so it has one minimum along its logarithm too.
     bounds = (-np.log(_HOTTEST), -np.log(_COLDEST))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(-found.x))
 
 
 def _steps(truth: NDArray[np.bool_], scores: Floats) -> Steps | None:
-    from sklearn.isotonic import IsotonicRegression  # here since it is slow to import
+    from sklearn.isotonic import IsotonicRegression  # imported here because it is slow
 
     if truth.all() or not truth.any():
         return None

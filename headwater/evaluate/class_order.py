@@ -1,4 +1,4 @@
-"""The order of classes: of two, the positive one is last; a head keeps its own order."""
+"""The order of classes: in a run, a positive class is last; a head keeps its own sorted order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headwater.evaluate.positive import Positive, negative_first
 
 
 def ordered(outcome: Outcome, y: Any, positive: Positive | None) -> Outcome:
-    """Return an outcome whose last class of two is the positive one."""
+    """Return an outcome with the positive class last."""
     if positive is None:
         return outcome
     return outcome.in_order(negative_first(outcome.classes.tolist(), positive.name), y)
@@ -22,7 +22,7 @@ def ordered(outcome: Outcome, y: Any, positive: Positive | None) -> Outcome:
 def columns_of(head: Any, classes: Sequence[Any]) -> list[int]:
     """Return the column of a head's scores that belongs to each class of a run.
 
-    A head keeps its classes sorted; a run has the positive one of two last. Several labels have one order everywhere.
+    A head keeps its classes sorted; a binary run has the positive class last. Several labels always have one order.
     """
     own = [str(name) for name in np.asarray(head.classes_).tolist()]
     words = [str(name) for name in classes]

@@ -1,7 +1,7 @@
-"""How good predicted classes and labels are, under many weightings of the rows at once.
+"""Metrics of classification, under many weightings of the rows at once.
 
-The metrics of a run are those under one weighting, in which each row counts once; a bootstrap has one weighting for
-each resample. Weights have shape ``(draws, n)``, results ``(draws,)``; what is undefined is NaN.
+For the metrics of a run each row has weight 1; a bootstrap has one weighting for each resample. Weights have shape
+``(draws, n)``, results ``(draws,)``; undefined values are NaN.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
 LEAST = float(np.finfo(np.float64).eps)
-"""Probabilities below it count as it, so that one error does not make a loss infinite."""
+"""Probabilities are clipped to at least this, so that one error does not make a loss infinite."""
 MOST_CELLS = 64
-"""Cells of a confusion matrix up to which all weightings are summed by one product of matrices."""
+"""Largest number of cells of a confusion matrix for which all weightings are summed by one matrix product."""
 
 
 def of_classes(truth: Codes, scores: Floats, weights: Floats) -> dict[str, Floats]:
@@ -36,7 +36,7 @@ def of_classes(truth: Codes, scores: Floats, weights: Floats) -> dict[str, Float
     Returns
     -------
     dict of str to float64 array of shape (draws,)
-        ``precision``, ``recall`` and ``f1`` are those of the last of two classes, and macro means of more.
+        ``precision``, ``recall`` and ``f1`` are those of the last class (binary), or macro means (multiclass).
     """
     k = scores.shape[1]
     confusion = _confusion(truth, scores.argmax(1), k, weights)
@@ -114,7 +114,7 @@ def f1_of_labels(positive: Bools, predicted: Bools, weights: Floats) -> tuple[Fl
 
 
 def mean_of_present(each: Floats) -> Floats:
-    """Return the mean over classes or labels, the second axis, of those that are defined; NaN where none is."""
+    """Return the mean over the defined classes or labels, the second axis; NaN if none is defined."""
     there = ~np.isnan(each)
     with np.errstate(invalid="ignore"):
         means: Floats = np.where(there, each, 0).sum(1) / there.sum(1)
@@ -133,9 +133,9 @@ def _confusion(truth: Codes, predicted: Codes, k: int, weights: Floats) -> Float
 
 
 def auc(positive: NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Compute the area under the ROC curve: how often a positive is above a negative, equal scores counting half.
+    """Compute the area under the ROC curve, the probability that a positive scores above a negative; ties count half.
 
-    NaN where a class has no weight.
+    NaN if a class has no weight.
     """
     order = np.argsort(scores)
     ordered, truth, w = scores[order], positive[order], weights[:, order]

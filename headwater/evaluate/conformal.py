@@ -1,4 +1,4 @@
-"""Prediction sets that hold the true class as often as was asked for."""
+"""Conformal prediction sets, which hold the true class with a given probability."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PredictionSets:
-    """A rule that gives each row the classes that cannot be ruled out.
+    """A rule that gives each row its set of plausible classes.
 
     Attributes
     ----------
     least
-        The probability from which a class is in the set, one for each class. Minus infinity for a class that is always
-        in it, since there were too few rows to rule it out.
+        The least probability of each class to be in the set. Minus infinity for a class that is always in the set,
+        because there were too few rows to exclude it.
     """
 
     least: tuple[float, ...]
@@ -41,11 +41,11 @@ class PredictionSets:
 def fit_sets(
     truth: Integers, scores: Floats, alpha: float, *, per_class: bool = False, groups: NDArray[Any] | None = None
 ) -> PredictionSets:
-    """Find sets that leave out the true class of at most a share ``alpha`` of new rows.
+    """Fit prediction sets that miss the true class in at most a share ``alpha`` of new rows.
 
-    Split conformal prediction with the score ``1 - p(true class)``: when new rows and these are exchangeable, a set
-    holds the true class with probability at least ``1 - alpha``, whatever the head [1]_; among sets from the same
-    probabilities these are the smallest on average, and may be empty [2]_.
+    Split conformal prediction with the score ``1 - p(true class)``: if new rows and these are exchangeable, a set holds
+    the true class with probability at least ``1 - alpha``, for any head [1]_. Among sets from the same probabilities
+    these are the smallest on average, and may be empty [2]_.
 
     Parameters
     ----------
@@ -56,10 +56,10 @@ def fit_sets(
     alpha
         Between 0 and 1.
     per_class
-        Whether the promise is to hold for each class by itself, rows of each being compared with each other alone [2]_.
+        Whether the coverage holds for each class separately [2]_.
     groups : array of shape (n_samples,), optional
-        What rows are alike within, such as the patient: the promise is then of rows of new groups, each group counting
-        alike; see `headwater.evaluate._limits.limit_for_new`.
+        Groups of dependent rows, such as patients. The coverage then holds for rows of new groups, and each group has
+        the same weight; see `headwater.evaluate._limits.limit_for_new`.
 
     References
     ----------
@@ -83,13 +83,13 @@ def fit_sets(
 
 
 def coverage(truth: Integers, sets: Bools) -> dict[str, float]:
-    """Compute how often sets hold the true class, and how large they are.
+    """Compute the coverage and size of prediction sets.
 
     Returns
     -------
     dict of str to float
-        ``coverage``, ``mean_size``, and ``empty`` and ``single``, the shares of sets of no class and of one. NaN for no
-        rows.
+        ``coverage``, ``mean_size``, and ``empty`` and ``single``, the shares of sets with no class and with one. NaN
+        without rows.
 
     Examples
     --------
@@ -108,6 +108,6 @@ def coverage(truth: Integers, sets: Bools) -> dict[str, float]:
 
 
 def require_alpha(alpha: float) -> None:
-    """Refuse what is no share of sets that may be wrong."""
+    """Refuse an error rate that is not between 0 and 1."""
     if not 0 < alpha < 1:
-        raise InputError(f"--conformal {alpha:g}: a share between 0 and 1 is needed, such as 0.1 for sets of 90 %.")
+        raise InputError(f"--conformal {alpha:g}: must be between 0 and 1, such as 0.1 for sets with 90 % coverage.")

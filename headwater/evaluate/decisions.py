@@ -1,6 +1,6 @@
-"""What a run reports beyond its metrics: calibration, a threshold, prediction sets, and the same of exams or patients.
+"""Results of a run beyond its metrics: calibration, a threshold, prediction sets, and results at unit level.
 
-All of it is fitted to out-of-fold scores of training rows, fold by fold, and reported on the test rows.
+All of them are fitted on out-of-fold scores of training rows, fold by fold, and evaluated on the test rows.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from headwater.evaluate.regression import of_each_output
 from headwater.evaluate.summary import json_safe, natural, numbered, summary
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold
 
-Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # of some of a fold's test rows
+Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # metrics of some of a fold's test rows
 LEVEL = 0.95
 INSIDE = "out-of-fold scores of each fold's own training rows"
 
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What is reported beyond the metrics.
+    """Results beyond the metrics.
 
     Attributes
     ----------
     outcome
-        With the scores that are reported: calibrated ones, where that was asked for.
+        The outcome with the scores used for decisions: calibrated ones, if requested.
     metrics
         Parts of ``metrics.json``, by their keys.
     decision
-        What turns scores of the saved head into decisions: ``decision.json``.
+        Contents of ``decision.json``, which turn scores of the saved head into decisions.
     sets
         Prediction sets of each fold's test rows, bool, of shape ``(n_test, n_classes)``.
     """
@@ -67,20 +67,20 @@ def decisions_of(
     units: Units | None = None,
     groups: NDArray[Any] | None = None,
 ) -> Decisions:
-    """Make everything that a protocol asks for beyond the metrics.
+    """Compute everything that a protocol requests beyond the metrics.
 
     Parameters
     ----------
     outcome, y
-        What was found, with which labels.
+        The outcome of cross-validation, and the labels.
     protocol
-        What to make.
+        What to compute.
     levels
-        The value of ``--by`` of each row.
+        The value of ``--by`` for each row.
     units
-        What ``--per`` says rows belong to.
+        The units of ``--per``.
     groups
-        What is independent; rows, when left out.
+        Independent groups; by default rows are independent.
     """
     independent = np.arange(len(y)) if groups is None else np.unique(groups.astype(np.str_), return_inverse=True)[1]
     metrics: dict[str, Any] = {}
@@ -104,7 +104,7 @@ def decisions_of(
 
 
 def by_levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
-    """Score each level's test rows by themselves, in each fold that has any."""
+    """Compute metrics of each level's test rows, in each fold that has any."""
 
     def measure(fold: Fold, here: NDArray[np.bool_]) -> dict[str, float]:
         return score(outcome.task, y[fold.split.test[here]], fold.scores[here], classes=outcome.classes)
@@ -123,7 +123,7 @@ def by_outputs(outcome: Outcome, y: NDArray[Any], names: Sequence[str]) -> dict[
 
 
 def means_of_repeats(outcome: Outcome) -> dict[str, Any]:
-    """Return the mean over folds for each seed, and for each draw, where there are several."""
+    """Return the mean over folds for each seed, and for each draw, if there are several."""
     out: dict[str, Any] = {}
     for name in ("seed", "draw"):
         numbers = dict.fromkeys(getattr(fold.split, name) for fold in outcome.folds)
@@ -137,11 +137,11 @@ def means_of_repeats(outcome: Outcome) -> dict[str, Any]:
 
 
 def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outcome, dict[str, Any], dict[str, Any]]:
-    """Return the outcome with calibrated scores, what that changed, and the calibrator of the saved head."""
+    """Return the outcome with calibrated scores, errors before and after, and the saved head's calibrator."""
     truth = outcome.truth(y)
 
     def inside(rows: OutOfFold) -> OutOfFold:
-        """Calibrate out-of-fold scores without their own help, so that they are like those of test rows."""
+        """Calibrate out-of-fold scores by cross-fitting, so that they are comparable to test scores."""
         scores = cross_calibrated(method, outcome.task, truth[rows.rows], rows.scores, rows.fold)
         return replace(rows, scores=scores)
 
@@ -171,7 +171,7 @@ def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outc
 
 
 def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, Any]:
-    """Return the bins of all tested rows together, and the calibration error of these: ``ece`` is a mean over folds."""
+    """Return reliability bins and calibration error of all test rows pooled; ``ece`` itself is a mean over folds."""
     truth = np.concatenate([outcome.truth(y)[fold.split.test] for fold in outcome.folds])
     bins = reliability(outcome.task, truth, np.concatenate([fold.scores for fold in outcome.folds]))
     return {"reliability": bins, "ece_pooled": ece_of(bins)}
@@ -186,7 +186,7 @@ def _decide(
     levels: NDArray[Any] | None,
     groups: NDArray[np.int64],
 ) -> Sequence[NDArray[np.bool_]] | None:
-    """Add threshold and prediction sets to what is reported and kept; return the sets."""
+    """Add a threshold and prediction sets to metrics and decision; return the sets."""
     if protocol.target is not None:
         metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target, groups)
         thresholds = [fold["threshold"] for fold in metrics["threshold"]["folds"]]
@@ -204,7 +204,7 @@ def _decide(
 def _threshold_intervals(
     outcome: Outcome, y: NDArray[Any], thresholds: Sequence[float], groups: NDArray[np.int64]
 ) -> dict[str, dict[str, float | None]]:
-    """Return the confidence interval of each share that the thresholds of folds give on their test rows."""
+    """Return confidence intervals of sensitivity, specificity, ppv and npv at the folds' thresholds."""
     positive = [outcome.truth(y)[fold.split.test] == 1 for fold in outcome.folds]
     called = [fold.scores[:, 1] >= at for fold, at in zip(outcome.folds, thresholds, strict=True)]
     not_called, negative = ([~part for part in parts] for parts in (called, positive))
@@ -223,7 +223,7 @@ def _interval(
     chosen: Sequence[NDArray[np.bool_]],
     groups: NDArray[np.int64],
 ) -> dict[str, float | None]:
-    """Return the interval of a mean over folds, given for the test rows of each fold what is counted, of which rows."""
+    """Return the interval of a proportion as a mean over folds: the share ``right`` of the ``chosen`` test rows."""
     ends = np.cumsum([0, *map(len, right)])
     folds = [np.arange(start, end) for start, end in pairwise(ends)]
     tested = np.concatenate([groups[fold.split.test] for fold in outcome.folds])
@@ -234,7 +234,7 @@ def _interval(
 def _threshold(
     outcome: Outcome, y: NDArray[Any], target: Target, at: float, groups: NDArray[np.int64]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a threshold of each fold with what it gives on the test rows, and that of the saved head."""
+    """Return each fold's threshold with its results on the test rows, and the saved head's threshold."""
     positive = outcome.truth(y) == 1
 
     def choose(rows: OutOfFold) -> float:
@@ -262,7 +262,7 @@ def _conformal(
     levels: NDArray[Any] | None,
     groups: NDArray[np.int64],
 ) -> tuple[dict[str, Any], dict[str, Any], list[NDArray[np.bool_]]]:
-    """Return how sets of each fold do on its test rows, the rule of the saved head, and the sets."""
+    """Return the results of each fold's prediction sets on its test rows, the saved head's rule, and the sets."""
     truth = outcome.truth(y)
 
     def rule(rows: OutOfFold) -> PredictionSets:
@@ -287,7 +287,7 @@ def _coverage_of(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Measure:
 
 
 def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) -> dict[str, Any]:
-    """Return the metrics of units, as those of rows are reported."""
+    """Return the metrics of units, in the same form as those of rows."""
     folds = [
         {**numbered(f, outcome), "n_train": len(f.split.train), "n_test": len(f.split.test), **json_safe(f.metrics)}
         for f in outcome.folds
@@ -304,7 +304,7 @@ def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) ->
 def _levels(
     outcome: Outcome, values: NDArray[Any], measures: Sequence[Measure]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure each level's test rows by themselves, in each fold that has any, each fold in its way."""
+    """Compute metrics of each level's test rows, with each fold's own function, in each fold that has any."""
     for level in sorted(set(values.tolist()), key=natural):
         found, rows = [], []
         for fold, measure in zip(outcome.folds, measures, strict=True):
@@ -318,7 +318,7 @@ def _levels(
 
 def _inside(found: Fold | Outcome) -> OutOfFold:
     if found.inside is None:
-        raise RuntimeError("cross_validate was not asked for out-of-fold scores")  # a defect, not a user's mistake
+        raise RuntimeError("cross_validate was not asked for out-of-fold scores")  # a bug, not a user's mistake
     return found.inside
 
 

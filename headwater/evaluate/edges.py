@@ -1,4 +1,4 @@
-"""Settings selected at the end of their grid: whether a better one lies beyond cannot be known."""
+"""Parameters selected at an end of their grid, beyond which there may be a better value."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from headwater.evaluate.outcome import Outcome
 from headwater.evaluate.search import Space
 
-N_MORE = 4  # values that are proposed beyond the end
-LEAST_VALUES = 3  # of a grid that has ends worth speaking of
+N_MORE = 4  # values to propose beyond the end
+LEAST_VALUES = 3  # least size of a grid whose ends are reported
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Edge:
     grid
         The other end.
     n_folds, of
-        In how many of the folds it was selected.
+        In how many folds it was selected, of how many.
     beyond
-        Values to try: the end itself, then some beyond it at the spacing of the grid, in ascending order.
+        Values to try: the end itself and some beyond it at the grid's spacing, in ascending order.
     """
 
     param: str
@@ -43,14 +43,14 @@ class Edge:
 
 
 def at_edges(outcome: Outcome, space: Space) -> list[Edge]:
-    """Return the parameters that were selected at an end of their grid in more than half of the folds.
+    """Return the parameters selected at an end of their grid in more than half of the folds.
 
     Parameters
     ----------
     outcome
-        Of a grid.
+        Outcome of a grid search.
     space
-        The head's search space: uniform parameters have its ends for limits, whole numbers its lower end.
+        The head's search space: its ends limit uniform parameters, and its lower end limits integers.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def at_edges(outcome: Outcome, space: Space) -> list[Edge]:
 
 
 def beyond(grid: Sequence[float], end: Literal["lowest", "highest"], limits: tuple[float, float]) -> list[float]:
-    """Return the end of an ascending grid and values beyond it: at its last ratio, or its last step if it holds 0."""
+    """Return the end of an ascending grid, and values beyond it with the grid's last ratio or step."""
     own, neighbour = (grid[0], grid[1]) if end == "lowest" else (grid[-1], grid[-2])
     steps = np.arange(1, N_MORE + 1)
     even = np.allclose(np.diff(grid), grid[1] - grid[0], rtol=1e-6)
@@ -86,7 +86,7 @@ def beyond(grid: Sequence[float], end: Literal["lowest", "highest"], limits: tup
 
 
 def _limits(name: str, grid: Sequence[float], space: Space) -> tuple[float, float]:
-    """Return the least and the greatest value worth trying: whole numbers end where the search space does."""
+    """Return the least and greatest value to try; integers are limited by the search space."""
     kind, *ends = space.get(name, ("log",))
     if kind in ("int", "log-int"):
         return ends[0], max(ends[1], grid[-1])

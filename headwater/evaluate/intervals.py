@@ -1,8 +1,8 @@
-"""Confidence intervals of shares, such as an AUC or an accuracy, that hold near 0 and 1 too.
+"""Confidence intervals of proportions, such as an AUC or an accuracy, that are valid near 0 and 1 too.
 
-A percentile of resamples, or a normal interval, is too narrow there: of ten patients who are all told apart, every
-resample is told apart. Intervals are therefore made on the logit scale from a standard error, and a share of exactly 0
-or 1 gets a bound from how often so many independent groups would all be right.
+Percentile and normal intervals are too narrow there: if all patients are classified correctly, so are all in every
+resample. Intervals are therefore computed on the logit scale from a standard error. A proportion of exactly 0 or 1 gets
+an exact bound, from the probability that so many independent groups are all correct.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Bools = NDArray[np.bool_]
 
 
 class Interval(NamedTuple):
-    """The two ends of a confidence interval; NaN where there is none."""
+    """The two ends of a confidence interval; NaN if there is none."""
 
     low: float
     high: float
 
 
 class Evidence(NamedTuple):
-    """What a share was measured on.
+    """The sample sizes behind a proportion.
 
     Attributes
     ----------
     groups
-        Independent groups of each part that it is made of: of all rows for an accuracy, of each class for an AUC.
+        Number of independent groups in each of its parts: of all rows for an accuracy, of each class for an AUC.
     chances
-        How often it could have been wrong, independently: groups, or for an AUC disjoint pairs of a positive and a
-        negative group; of each class or label that it is a mean over.
+        Number of independent trials: groups, or for an AUC disjoint pairs of a positive and a negative group. One entry
+        for each class or label that it is a mean over.
     """
 
     groups: tuple[int, ...]
@@ -45,20 +45,20 @@ class Evidence(NamedTuple):
 
     @property
     def n(self) -> float:
-        """Groups that a standard error rests on, at least 2: the harmonic mean over parts, since variances add up."""
+        """Effective number of groups of the standard error, at least 2: the harmonic mean over parts."""
         return max(2.0, float(len(self.groups) / (1 / np.array(self.groups, np.float64)).sum()))
 
 
 def share_interval(value: float, error: float, evidence: Evidence, level: float = 0.95) -> Interval:
-    """Return the confidence interval of a share.
+    """Return the confidence interval of a proportion.
 
-    Between 0 and 1 it is ``logit(value) ± t * n / (n - 1) * error / (value * (1 - value))``, brought back to shares,
-    with t of n - 1 degrees of freedom for the n groups of the evidence. The factor is that of the jackknife: the
-    standard error of few groups is too small most of all where errors come in clusters.
+    Between 0 and 1 it is ``logit(value) ± t * n / (n - 1) * error / (value * (1 - value))``, transformed back, with t
+    of n - 1 degrees of freedom for the n groups of the evidence. The factor n / (n - 1) is that of the jackknife: with
+    few groups the standard error is too small, above all if errors come in clusters.
 
-    A share of 1 has the lower end that Clopper and Pearson give where n of n are right, ``(alpha / 2) ** (1 / n)``, n
-    being the evidence's chances (the mean of such ends over classes or labels): n disjoint pairs are all told apart
-    with the probability ``auc ** n``. A share of 0 is its mirror.
+    For a proportion of 1 the lower end is that of Clopper and Pearson for n of n correct, ``(alpha / 2) ** (1 / n)``,
+    where n is the evidence's chances (averaged over classes or labels): n disjoint pairs are all ranked correctly with
+    probability ``auc ** n``. A proportion of 0 is treated symmetrically.
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ def share_interval(value: float, error: float, evidence: Evidence, level: float 
     error
         Its standard error.
     evidence
-        What it was measured on.
+        Sample sizes behind it.
     level
-        Of the interval, between 0 and 1.
+        Confidence level, between 0 and 1.
 
     References
     ----------
@@ -100,22 +100,22 @@ def share_interval(value: float, error: float, evidence: Evidence, level: float 
 def mean_share_interval(
     right: Bools, chosen: Bools, groups: Rows, folds: Sequence[Rows], level: float = 0.95
 ) -> Interval:
-    """Return the confidence interval of a share of some rows, mean over folds: a sensitivity, or a coverage.
+    """Return the confidence interval of a proportion as a mean over folds, such as a sensitivity or a coverage.
 
-    The standard error is that of the sums over groups (a linearised ratio), put together from the folds.
+    The standard error is that of sums over groups (a linearised ratio), combined over folds.
 
     Parameters
     ----------
     right : bool array of shape (n,)
-        What is counted.
+        The numerator: which rows are correct.
     chosen : bool array of shape (n,)
-        Of which rows: the positive ones for a sensitivity, all for a coverage.
+        The denominator: positive rows for a sensitivity, all rows for a coverage.
     groups : int64 array of shape (n,)
-        What is independent.
+        Independent groups.
     folds
         The rows of each fold.
     level
-        Of the interval.
+        Confidence level.
 
     References
     ----------
@@ -135,7 +135,7 @@ def mean_share_interval(
     known = counts > 1
     if not known.any():
         return Interval(float("nan"), float("nan"))
-    others = (1 / counts).sum() / (1 / counts[known]).sum()  # for the folds whose variance is not known
+    others = (1 / counts).sum() / (1 / counts[known]).sum()  # scaling for folds with unknown variance
     off = np.zeros(len(right))
     shares = [right[rows].mean() for rows in parts]
     for rows, share, n in zip(parts, shares, counts, strict=True):
@@ -146,7 +146,7 @@ def mean_share_interval(
 
 
 def independent_difference(first: float, of_first: Interval, second: float, of_second: Interval) -> Interval:
-    """Return the interval of a difference, first less second, from those of two independent numbers.
+    """Return the interval of a difference, first minus second, from the intervals of two independent numbers.
 
     References
     ----------
@@ -165,21 +165,21 @@ def independent_difference(first: float, of_first: Interval, second: float, of_s
 
 
 def evidence_of(task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[Rows]) -> dict[str, Evidence]:
-    """Return what the shares among the metrics of a task are measured on.
+    """Return the evidence of those metrics of a task that are proportions.
 
     Parameters
     ----------
     truth
         Class numbers ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
     groups : int64 array of shape (n,)
-        What is independent.
+        Independent groups.
     folds
         The rows of each fold.
 
     Returns
     -------
     dict of str to Evidence
-        None for metrics that are no shares, such as the log loss and all of a regression.
+        Has no entry for metrics that are not proportions, such as the log loss and those of regression.
     """
     if task == "regression":
         return {}
@@ -214,9 +214,9 @@ def evidence_of(task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[R
 
 
 def require_level(level: float) -> None:
-    """Refuse what is no level of an interval."""
+    """Refuse an invalid confidence level."""
     if not 0 < level < 1:
-        raise InputError(f"a level is between 0 and 1, such as 0.95, but is {level}.")
+        raise InputError(f"level must be between 0 and 1, such as 0.95, but is {level}.")
 
 
 def _n_groups(chosen: NDArray[np.bool_], groups: Rows) -> int:

@@ -1,4 +1,4 @@
-"""What stands on both sides of a split: contents, groups, and pairs of near duplicates."""
+"""Contents, groups and pairs of near duplicates that are on both sides of a split."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """On which sides of which splits the rows of each thing (a content, a group) are.
+    """The sides of each split on which the rows of each entity (a content, a group) are.
 
     Attributes
     ----------
-    train, test : bool array of shape (n_things, n_splits)
-        Whether any row of a thing trains, and whether any is tested.
+    train, test : bool array of shape (n_entities, n_splits)
+        Whether any row of an entity is a training row, and whether any is a test row.
     """
 
     train: Mask
@@ -29,7 +29,7 @@ class Sides:
 
     @classmethod
     def of(cls, codes: Rows, splits: Sequence[Split]) -> Sides:
-        """Look up the sides of things, given the number of the thing that each row is of, of shape ``(n_rows,)``.
+        """Compute the sides of entities, from each row's entity code, of shape ``(n_rows,)``.
 
         Examples
         --------
@@ -45,26 +45,26 @@ class Sides:
         return cls(train, test)
 
     def straddling(self) -> Mask:
-        """Whether each thing trains and is tested in one and the same split, of shape ``(n_things,)``."""
+        """Whether each entity has training and test rows in the same split, of shape ``(n_entities,)``."""
         return np.asarray((self.train & self.test).any(1))
 
     def leaks(self, tested: Rows, trained: Rows) -> Mask:
-        """Whether, pair by pair, one thing is tested in a split in which the other trains, of shape ``(n_pairs,)``."""
+        """Whether, for each pair, one entity has test rows in a split where the other has training rows."""
         return np.asarray((self.test[tested] & self.train[trained]).any(1))
 
     def between(self, i: Rows, j: Rows) -> Mask:
-        """Whether, pair by pair, two things are on different sides of a split, of shape ``(n_pairs,)``."""
+        """Whether, for each pair, two entities are on different sides of a split, of shape ``(n_pairs,)``."""
         return self.leaks(i, j) | self.leaks(j, i)
 
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """The values that the rows of each thing have, as far as it takes to know whether they agree.
+    """The range of values of each entity's rows, to tell whether they are all the same.
 
     Attributes
     ----------
-    least, most : int64 array of shape (n_things,)
-        Of the values' numbers.
+    least, most : int64 array of shape (n_entities,)
+        Least and greatest code of the values.
     """
 
     least: Rows
@@ -72,7 +72,7 @@ class Values:
 
     @classmethod
     def of(cls, codes: Rows, values: ArrayLike) -> Values:
-        """Gather the values of things, given the number of the thing and the value of each row.
+        """Compute the ranges of entities, from the entity code and the value of each row.
 
         Examples
         --------
@@ -87,9 +87,9 @@ class Values:
         return cls(least, most)
 
     def differ(self) -> Mask:
-        """Whether the rows of each thing have several values, of shape ``(n_things,)``."""
+        """Whether the rows of each entity have several values, of shape ``(n_entities,)``."""
         return np.asarray(self.least != self.most)
 
     def between(self, i: Rows, j: Rows) -> Mask:
-        """Whether, pair by pair, the rows of two things do not all have one value, of shape ``(n_pairs,)``."""
+        """Whether, for each pair, the rows of two entities have several values, of shape ``(n_pairs,)``."""
         return np.asarray(np.minimum(self.least[i], self.least[j]) != np.maximum(self.most[i], self.most[j]))

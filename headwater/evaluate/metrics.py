@@ -1,8 +1,7 @@
-"""How good predictions are: one dictionary of named numbers for each kind of task.
+"""Metrics of predictions, as a dictionary for each kind of task.
 
-A metric that needs a class, or both sides of a label, that the tested rows lack is NaN. A mean over the classes or
-labels that happen to be there means something else: it has a name of its own, that ends in ``_present``, and their
-number.
+A metric is NaN if the test rows lack a class, or both values of a label, that it needs. A mean over only the classes or
+labels that are present has its own name, which ends in ``_present``, and comes with their number.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _N_TOP = 3
 
 
 def infer_task(y: ArrayLike) -> Task:
-    """Say which kind of task labels make.
+    """Infer the kind of task from labels.
 
     Parameters
     ----------
@@ -56,13 +55,13 @@ def infer_task(y: ArrayLike) -> Task:
         _indicators(labels)
         return "multilabel"
     if labels.ndim != 1 or len(labels) == 0:
-        raise InputError(f"y has shape {labels.shape}: (n_samples,) or (n_samples, n_labels) is needed.")
+        raise InputError(f"y has shape {labels.shape}, but needs (n_samples,) or (n_samples, n_labels).")
     _refuse_nulls(labels)
     classes, _ = encode(labels, "y")
     if classes.dtype.kind == "f" and not np.equal(np.mod(classes, 1), 0).all():
-        raise InputError(f"y holds measurements such as {classes[0]}, not classes: put them into classes first.")
+        raise InputError(f"y holds measurements such as {classes[0]}, not classes: convert them to classes first.")
     if len(classes) == 1:
-        raise InputError(f"y is {classes[0]!s} in every row: at least two classes are needed.")
+        raise InputError(f"y is {classes[0]!s} in every row, but at least two classes are needed.")
     return "binary" if len(classes) == 2 else "multiclass"
 
 
@@ -76,12 +75,12 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     y_true : array of shape (n_samples,), or (n_samples, n_labels) for "multilabel"
         True classes, or 0/1 indicators; numbers for "regression", of shape (n_samples,) or (n_samples, n_outputs).
     scores : float array of shape (n_samples, n_classes) or (n_samples, n_labels)
-        Probabilities of the classes, in the order of `classes`, adding up to 1; or a probability for each label. For
-        "binary" also of shape (n_samples,): the probability of ``classes[1]``. For "regression" what is predicted, of
+        Probabilities of the classes, in the order of `classes`, that sum to 1; or a probability for each label. For
+        "binary" also of shape (n_samples,): the probability of ``classes[1]``. For "regression" predicted numbers, in
         the shape of `y_true`.
     classes : array of shape (n_classes,), optional
-        All classes, in the order of the columns of scores; those of `y_true`, sorted, when left out. Of two classes the
-        last is the positive one. Without effect for "multilabel" and "regression".
+        All classes, in the order of the columns of scores. Default: those of `y_true`, sorted. The last of two classes
+        is the positive one. Without effect for "multilabel" and "regression".
 
     Returns
     -------
@@ -91,12 +90,12 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
 
         **multiclass**: accuracy, balanced_accuracy, precision and recall (means over the classes), f1_macro,
         f1_micro, auc (the mean over the classes of one against the rest), auc_macro (the same), auc_micro, log_loss,
-        ece. Over the classes that some row has: balanced_accuracy_present, f1_macro_present and auc_present, and their
-        number, classes_present.
+        ece. Over the classes that occur: balanced_accuracy_present, f1_macro_present and auc_present, and their number,
+        classes_present.
 
         **multilabel**: auc_micro, auc_macro, average_precision (the mean over the labels), and, from labels predicted
         where their probability is above 0.5, f1_micro, f1_macro, hamming (the share of wrong entries). From the three
-        labels with the highest scores of each sample, whatever the scores: top3_f1_micro, top3_f1_macro, top3_hamming,
+        labels with the highest scores of each sample, without a threshold: top3_f1_micro, top3_f1_macro, top3_hamming,
         and top3_1, top3_2, top3_3, the share of samples with at least 1, 2, 3 true labels among them. Over the labels
         that some rows have and some have not: auc_macro_present, average_precision_present, f1_macro_present and
         top3_f1_macro_present, and their number, labels_present.
@@ -107,8 +106,8 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     Raises
     ------
     InputError
-        When scores are NaN, or of classes and not between 0 and 1, or do not add up to 1; when a label is null or not
-        in `classes`; or when shapes do not fit.
+        When scores are NaN, or class scores are not between 0 and 1 or do not sum to 1; when a label is null or not in
+        `classes`; or when shapes do not match.
 
     Notes
     -----
@@ -116,9 +115,9 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     which no row has (for AUC: or every row has). Metrics that need no class, such as accuracy, log_loss and brier, are
     always numbers.
 
-    A precision of nothing predicted is 0. `log_loss` counts probabilities below 2.2e-16 as that. `ece` is the expected
-    calibration error [1]_ of the predicted class, in 15 bins of equal width. Of equal scores, the earlier column counts
-    as the higher.
+    Precision is 0 if nothing is predicted. `log_loss` clips probabilities to at least 2.2e-16. `ece` is the expected
+    calibration error [1]_ of the predicted class, in 15 bins of equal width. For ties, the earlier column counts as
+    higher.
 
     References
     ----------
@@ -132,18 +131,18 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     (0.5, 0.75, 0.5)
     """
     if task not in get_args(Task):
-        raise InputError(f"there is no task {task!r}: {', '.join(get_args(Task))}.{nearest(task, get_args(Task))}")
+        raise InputError(f"task {task!r}: must be one of {', '.join(get_args(Task))}.{nearest(task, get_args(Task))}")
     labels, probabilities = np.asarray(y_true), np.asarray(scores, dtype=np.float64)
     if len(labels) == 0:
         raise InputError("there are no rows to score.")
     _refuse_nulls(labels)
     if n_nan := int(np.isnan(probabilities).sum()):
-        raise InputError(f"scores are NaN in {counted(n_nan, 'place')}: the head that made them did not converge.")
+        raise InputError(f"scores are NaN in {counted(n_nan, 'place')}: the head did not converge.")
     if task == "regression":
         return regression.mean_over_outputs(labels, probabilities)
     if (probabilities < -1e-6).any() or (probabilities > 1 + 1e-6).any():
         low, high = probabilities.min(), probabilities.max()
-        raise InputError(f"scores lie between {low:.3g} and {high:.3g}: probabilities, from 0 to 1, are needed.")
+        raise InputError(f"scores range from {low:.3g} to {high:.3g}, but must be probabilities from 0 to 1.")
     probabilities = probabilities.clip(0, 1)
     if task == "multilabel":
         truth = _indicators(labels)
@@ -156,9 +155,9 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
         probabilities = np.column_stack([1 - probabilities, probabilities])
     _refuse_shape(probabilities, (len(codes), n_classes))
     off = np.abs(probabilities.sum(axis=1) - 1)
-    if off.max() > 1e-3:  # what rounding to float16 can do, and a little more
+    if off.max() > 1e-3:  # slightly above the rounding error of float16
         row = int(off.argmax())
-        raise InputError(f"the scores of row {row} add up to {probabilities[row].sum():.3g}: 1 is needed.")
+        raise InputError(f"the scores of row {row} sum to {probabilities[row].sum():.3g}, but must sum to 1.")
     return _TASKS[task](codes, probabilities)
 
 
@@ -170,14 +169,14 @@ def summarise(
     Parameters
     ----------
     fold_metrics
-        The metrics of each fold. A metric that is NaN, None or absent in a fold does not count there; see
-        `count_folds` for how many are left.
+        The metrics of each fold. Folds in which a metric is NaN, None or absent are ignored for it; see `count_folds`
+        for the number of folds used.
 
     Returns
     -------
     mean, std
-        The sample standard deviation (divisor n - 1). Where there is nothing to tell, which is a mean of no fold or a
-        standard deviation of one, stands None rather than NaN, since JSON has no NaN.
+        The standard deviation has divisor n - 1. A mean without folds, and a standard deviation of one fold, are None
+        rather than NaN, since JSON has no NaN.
 
     Examples
     --------
@@ -193,7 +192,7 @@ def summarise(
 
 
 def count_folds(fold_metrics: Sequence[Mapping[str, float | None]]) -> dict[str, int]:
-    """Count the folds that have a number for each metric: those that `summarise` takes the mean of.
+    """Count the folds that have a number for each metric, which `summarise` averages.
 
     Examples
     --------
@@ -204,7 +203,7 @@ def count_folds(fold_metrics: Sequence[Mapping[str, float | None]]) -> dict[str,
 
 
 def log_loss_many(y_codes: ArrayLike, probabilities: NDArray[Any]) -> Floats:
-    """Compute the log loss of many models on the same samples at once, to select among them.
+    """Compute the log loss of many models on the same samples, to select among them.
 
     Parameters
     ----------
@@ -216,13 +215,13 @@ def log_loss_many(y_codes: ArrayLike, probabilities: NDArray[Any]) -> Floats:
     Returns
     -------
     float64 array of shape (n_models,)
-        Natural logarithm, mean over the samples; probabilities below 2.2e-16 count as that. Infinite for a model that
-        has NaN among the entries read, so that it is never the best.
+        Natural logarithm, mean over the samples, with probabilities clipped to at least 2.2e-16. Infinite for a model
+        with NaN among the entries read, so that it is never the best.
 
     Raises
     ------
     InputError
-        When shapes do not fit, or a code is not a column.
+        When shapes do not match, or a code is not a column.
 
     Examples
     --------
@@ -233,7 +232,7 @@ def log_loss_many(y_codes: ArrayLike, probabilities: NDArray[Any]) -> Floats:
     codes = np.asarray(y_codes)
     if probabilities.ndim != 3 or codes.shape != probabilities.shape[1:2] or len(codes) == 0:
         raise InputError(
-            f"probabilities of shape (n_models, {len(codes)}, n_classes) are needed, got {probabilities.shape}."
+            f"probabilities must have shape (n_models, {len(codes)}, n_classes), but have {probabilities.shape}."
         )
     if codes.min() < 0 or codes.max() >= probabilities.shape[2]:
         raise InputError(
@@ -264,7 +263,7 @@ def _multiclass(codes: Codes, probabilities: Floats) -> dict[str, float]:
     truth = np.eye(probabilities.shape[1], dtype=bool)[codes]
     return {
         **{name: found[name] for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1_macro")},
-        "f1_micro": found["accuracy"],  # each row has one class and is predicted one
+        "f1_micro": found["accuracy"],  # equal, since each row has one true and one predicted class
         "auc": found["auc"],
         "auc_macro": found["auc"],
         "auc_micro": _auc(truth.ravel(), probabilities.ravel()),
@@ -302,7 +301,7 @@ def _multilabel(truth: NDArray[np.bool_], probabilities: Floats) -> dict[str, fl
 
 
 def _once(measures: Callable[..., dict[str, Floats]], truth: Any, probabilities: Floats) -> dict[str, float]:
-    """Return metrics under the weighting in which each row counts once."""
+    """Return metrics with weight 1 for each row."""
     return {name: float(value) for name, (value,) in measures(truth, probabilities, np.ones((1, len(truth)))).items()}
 
 
@@ -317,11 +316,11 @@ _TASKS: dict[str, Callable[[Any, Floats], dict[str, float]]] = {
 }
 
 
-# What comes in and goes out
+# Validation and helpers
 
 
 def _by_metric(fold_metrics: Sequence[Mapping[str, float | None]]) -> dict[str, list[float]]:
-    """Collect the numbers of each metric, leaving out what is undefined; metrics in the order they are first met."""
+    """Collect the defined numbers of each metric, metrics in order of first occurrence."""
     names = dict.fromkeys(name for metrics in fold_metrics for name in metrics)
     every = {name: [metrics.get(name) for metrics in fold_metrics] for name in names}
     return {name: [v for v in values if v is not None and v == v] for name, values in every.items()}
@@ -334,28 +333,28 @@ def _refuse_nulls(labels: NDArray[Any]) -> None:
 
 def _refuse_shape(scores: Floats, shape: tuple[int, ...]) -> None:
     if scores.shape != shape:
-        raise InputError(f"scores have shape {scores.shape}, but {shape} is needed: a column for each class.")
+        raise InputError(f"scores have shape {scores.shape}, but need {shape}, a column for each class.")
 
 
 def _indicators(labels: NDArray[Any]) -> NDArray[np.bool_]:
     if labels.ndim != 2 or 0 in labels.shape:
-        raise InputError(f"y has shape {labels.shape}: (n_samples, n_labels) is needed for several labels.")
+        raise InputError(f"y has shape {labels.shape}, but several labels need (n_samples, n_labels).")
     if not np.isin(labels, (0, 1)).all():
-        raise InputError("y has two dimensions, so it must hold 0 and 1 only, a column for each label.")
+        raise InputError("y has two dimensions, so it must hold only 0 and 1, a column for each label.")
     return labels.astype(np.bool_)
 
 
 def _class_codes(labels: NDArray[Any], classes: ArrayLike | None) -> tuple[Codes, int]:
-    """Return the place of each label in `classes`, and how many classes there are."""
+    """Return the index of each label in `classes`, and the number of classes."""
     if labels.ndim != 1:
-        raise InputError(f"y has shape {labels.shape}: (n_samples,) is needed.")
+        raise InputError(f"y has shape {labels.shape}, but needs (n_samples,).")
     present, codes = encode(labels, "y")
     if classes is None:
         return codes, len(present)
     known = np.asarray(classes).tolist()
     place = {name: number for number, name in enumerate(known)}
     if len(place) < len(known):
-        raise InputError("classes must be distinct, and the columns of scores in their order.")
+        raise InputError("classes must be distinct, in the order of the columns of scores.")
     unknown = [name for name in present.tolist() if name not in place]
     if unknown:
         raise InputError(f"y holds {unknown[0]!r}, which is not one of the classes ({', '.join(map(str, place))}).")

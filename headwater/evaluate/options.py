@@ -1,4 +1,4 @@
-"""How a head is to be evaluated: the options, and which of them go together."""
+"""Options for the evaluation of a head, and which of them go together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headwater.evaluate.thresholds import Target, require_share
 FOLDS = 5
 TaskChoice = Literal["auto", "regression"]
 NOT_IN_CONFIG = ("trials", "fine")
-"""Options of the search, which a configuration holds beside the head."""
+"""Options of the search, which a configuration stores with the head."""
 
 
 @dataclass(frozen=True)
@@ -27,46 +27,45 @@ class Protocol:
     Attributes
     ----------
     task
-        ``"auto"`` takes labels for classes; ``"regression"`` predicts numbers.
+        ``"auto"`` treats labels as classes; ``"regression"`` predicts numbers.
     groups
         The column whose values are never divided between training and test, such as the patient; ``"none"`` states
         that rows are independent.
     folds, split, holdout
-        How to split, one of them: the number of folds; a column; or the share of rows to test on. Five folds by
-        default.
+        How to split, one of them: the number of folds; a column; or the share of test rows. Five folds by default.
     by
         A column: results are also given for each of its values.
     seed
-        Of the splits, of few-shot draws, and of heads that draw at random.
+        Seed of the splits, of few-shot draws, and of random heads.
     seeds
-        Number of repetitions, with seeds from `seed` on. The saved head is that of the first.
+        Number of repetitions, with consecutive seeds from `seed`. The saved head is that of the first.
     inner_folds
-        Folds of the training rows in which parameters are selected.
+        Number of inner folds, used to select parameters on the training rows.
     trials
         Select among this many settings that Optuna proposes in the head's search space, instead of a grid.
     fine
         After the head's grid of penalties, try 12 more around the best: for heads with one penalty, such as ``linear``.
     shots
-        Train on this many rows of each class, drawn from the training rows of each fold, from as many groups as there
-        are. The saved head is fitted on one such draw of all rows.
+        Train on this many rows of each class, drawn from the training rows of each fold and from as many groups as
+        possible. The saved head is fitted on one such draw from all rows.
     draws
         How often to draw them.
     calibrate
         Calibrate scores by ``"temperature"`` or ``"isotonic"``, fitted to out-of-fold scores of the training rows.
     sensitivity, specificity
         One of them: report the performance at a threshold chosen to reach it on out-of-fold scores of the training
-        rows. It must be certain which class is positive: from `positive`, or from the names of the classes.
+        rows. The positive class must be clear, from `positive` or from the names of the classes.
     conformal
         Make prediction sets that miss the true class in at most this share of the samples, such as 0.1.
     conformal_per_class
-        Whether that holds for each class by itself.
+        Whether that holds for each class separately.
     per, aggregate
-        A column of what samples belong to, such as the exam, and how their scores are combined: ``"mean"`` (the
-        default), ``"max"`` or ``"noisy-or"``. Everything is reported at that level too.
+        A column of units, such as the exam, and how their samples' scores are combined: ``"mean"`` (the default),
+        ``"max"`` or ``"noisy-or"``. All results are also reported for units.
     positive
-        The positive class of two: that of sensitivity, precision and recall. When left out, the names decide (1 of 0
-        and 1, yes, true, positive, malignant, case, what is not normal), or else the class that sorts last is taken,
-        and a line says so.
+        The positive class of a binary task, for sensitivity, precision and recall. By default the names decide (1 of 0
+        and 1, yes, true, positive, malignant, case, the class that is not normal), or else the class that sorts last is
+        used, and a line says so.
     """
 
     task: TaskChoice = "auto"
@@ -92,17 +91,17 @@ class Protocol:
     positive: str | None = None
 
     def __post_init__(self) -> None:
-        if self.positive is not None:  # a class may be given as a number or a truth value
+        if self.positive is not None:  # may be given as a number or a boolean
             object.__setattr__(self, "positive", class_word(self.positive))
 
     @property
     def regression(self) -> bool:
-        """Whether labels are numbers to predict; else they say by themselves which task they make."""
+        """Whether labels are numbers to predict; otherwise the task is inferred from the labels."""
         return self.task == "regression"
 
     @property
     def n_folds(self) -> int:
-        """Number of folds, where there is neither a given split nor a holdout."""
+        """Number of folds, without a given split or a holdout."""
         return FOLDS if self.folds is None else self.folds
 
     @property
@@ -112,7 +111,7 @@ class Protocol:
 
     @property
     def n_draws(self) -> int:
-        """How often the training rows of a fold are drawn, where they are."""
+        """Number of few-shot draws in each fold."""
         return 1 if self.draws is None else self.draws
 
     @property
@@ -123,36 +122,36 @@ class Protocol:
 
     @property
     def target(self) -> tuple[Target, float] | None:
-        """What a threshold has to reach."""
+        """The target of the threshold, and the least value to reach."""
         if self.sensitivity is not None:
             return "sensitivity", self.sensitivity
         return None if self.specificity is None else ("specificity", self.specificity)
 
     @property
     def how(self) -> Aggregation:
-        """How scores are aggregated, where they are."""
+        """How scores are aggregated to units."""
         return self.aggregate or "mean"
 
     @property
     def needs_out_of_fold(self) -> bool:
-        """Whether something is fitted to scores of training rows."""
+        """Whether something is fitted on out-of-fold scores of training rows."""
         return self.calibrate is not None or self.target is not None or self.conformal is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is needed to repeat it, as plain JSON values."""
+        """Return the options as plain JSON values."""
         divided = self.split is not None or self.holdout is not None
         own = {"groups": self.groups or "none", "folds": None if divided else self.n_folds}
         return {**{name: value for name, value in asdict(self).items() if name not in NOT_IN_CONFIG}, **own}
 
     def positive_in(self, task: Task, classes: Sequence[Any]) -> Positive | None:
-        """Return the positive class of two, of which a threshold may have to be certain; None of any other task."""
+        """Return the positive class of a binary task, None for other tasks; a threshold needs it to be clear."""
         return positive_in(task, classes, self.positive, None if self.target is None else self.target[0])
 
     def refuse(self) -> None:
-        """Raise `InputError` for what cannot be, and for options that contradict each other."""
+        """Raise `InputError` for invalid values, and for options that contradict each other."""
         if self.task not in get_args(TaskChoice):
             known = get_args(TaskChoice)
-            raise InputError(f"--task {self.task!r}: {' or '.join(known)}.{nearest(self.task, known)}")
+            raise InputError(f"--task {self.task!r}: must be {' or '.join(known)}.{nearest(self.task, known)}")
         least_of = (("--seed", self.seed, 0), ("--seeds", self.seeds, 1), ("--inner-folds", self.inner_folds, 2))
         for option, value, least in least_of:
             if value < least:
@@ -166,7 +165,7 @@ class Protocol:
         if self.conformal is not None:
             require_alpha(self.conformal)
         if self.per is not None:
-            require_aggregation(self.how, "binary")  # of the task, when it is known
+            require_aggregation(self.how, "binary")  # again when the task is known
         if self.regression:
             self.refuse_for("regression")
 
@@ -175,19 +174,19 @@ class Protocol:
             other = "--split" if self.split is not None else "--holdout"
             yield "--folds", f"goes without {other}: pass one of them."
         if self.sensitivity is not None and self.specificity is not None:
-            yield "--sensitivity", "goes without --specificity: a threshold has one target."
+            yield "--sensitivity", "goes without --specificity, since a threshold has one target."
         if self.draws is not None and self.shots is None:
-            yield "--draws", "goes with --shots, the rows of each class to draw."
+            yield "--draws", "goes with --shots, the number of rows to draw from each class."
         if self.conformal_per_class and self.conformal is None:
-            yield "--conformal-per-class", "goes with --conformal, the share of sets that may be wrong."
+            yield "--conformal-per-class", "goes with --conformal, the share of sets that may miss the true class."
         if self.conformal is not None and self.shots is not None and not self.conformal_per_class:
-            why = "as many rows of each class are drawn, and those tested are not so even."
+            why = "few-shot training is class-balanced, but the test rows are not."
             yield "--conformal", f"with --shots goes with --conformal-per-class: {why}"
         if self.aggregate is not None and self.per is None:
-            yield "--aggregate", "goes with --per, the column of what images belong to."
+            yield "--aggregate", "goes with --per, the column of units to aggregate to."
 
     def refuse_for(self, task: Task) -> None:
-        """Raise `InputError` for options that a task has no use for."""
+        """Raise `InputError` for options that do not apply to a task."""
         if task == "regression":
             for option, value in (
                 ("--calibrate", self.calibrate),
@@ -198,14 +197,12 @@ class Protocol:
                 ("--shots", self.shots),
             ):
                 if value is not None:
-                    raise InputError(
-                        f"{option} is about classes, and --task regression predicts numbers: leave it out."
-                    )
+                    raise InputError(f"{option} is for classes, but --task regression predicts numbers: leave it out.")
         if self.target is not None and task != "binary":
             raise InputError(f"--{self.target[0]} needs two classes, but this is a {task} task.")
         if task == "multilabel":
             for option, value in (("--conformal", self.conformal), ("--shots", self.shots)):
                 if value is not None:
-                    raise InputError(f"{option} needs one class a sample, but this is a multilabel task.")
+                    raise InputError(f"{option} needs one class per sample, but this is a multilabel task.")
         if self.per is not None:
             require_aggregation(self.how, task)

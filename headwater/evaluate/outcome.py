@@ -1,4 +1,4 @@
-"""What cross-validation found: folds with their scores, and the head for new cases."""
+"""The outcome of cross-validation: folds with their scores, and the head for new cases."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
-    """Scores of training rows, each row's by a head that saw neither it nor its group.
+    """Out-of-fold scores of training rows: each row is scored by a head that saw neither it nor its group.
 
-    What is fitted to scores (a calibrator, a threshold, the size of prediction sets) is fitted to these, so that test
-    rows stay unseen. The heads are those of the inner folds, with the selected parameters: they saw somewhat fewer rows
-    than the head that is reported.
+    Calibrators, thresholds and prediction sets are fitted on these, so that test rows stay unseen. The heads are those
+    of the inner folds, with the selected parameters; they saw fewer rows than the head that is reported.
 
     Attributes
     ----------
     rows : int64 array of shape (n,)
-        Training rows that some inner fold tested. A row that every inner fold needs to train on is not among them.
+        Training rows that some inner fold tested; excludes rows that every inner fold needs for training.
     fold : int64 array of shape (n,)
         The inner fold that tested each.
     scores : float64 array of shape (n, n_classes)
@@ -45,25 +44,25 @@ class OutOfFold:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One fold, reported.
+    """The results of one fold.
 
     Attributes
     ----------
     split
         Its training and test rows.
     params
-        The parameters that were selected inside the training rows.
+        The parameters selected inside the training rows.
     scores
-        Class probabilities of the test rows, float64, of shape ``(n_test, n_classes)``; for regression what is
-        predicted, of shape ``(n_test, n_outputs)``.
+        Class probabilities of the test rows, float64, of shape ``(n_test, n_classes)``; for regression predicted
+        numbers, of shape ``(n_test, n_outputs)``.
     metrics
-        `headwater.evaluate.score` of them.
+        Their metrics, by `headwater.evaluate.score`.
     inside
-        Out-of-fold scores of the training rows, where inner folds were made.
+        Out-of-fold scores of the training rows, if inner folds were made.
     trials
-        The settings that were tried on the inner folds, in order; none where no inner folds were made.
+        The settings tried on the inner folds, in order; empty without inner folds.
     head
-        The head that was fitted on the training rows and gave the scores.
+        The head fitted on the training rows, which gave the scores.
     """
 
     split: Split
@@ -76,30 +75,30 @@ class Fold:
 
     @property
     def inner_loss(self) -> float | None:
-        """Log loss, or squared error, of the selected setting over the inner folds; None where none were made."""
+        """Log loss, or squared error, of the selected setting over the inner folds; None without inner folds."""
         return min((trial.loss for trial in self.trials), default=None)
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What cross-validation found.
+    """The outcome of cross-validation.
 
     Attributes
     ----------
     task, classes
-        Kind of task, and the classes in the order of the columns of scores, of which the last of two is the positive
-        one; for regression the outputs' numbers.
+        Kind of task, and the classes in the order of the columns of scores, with the positive one of two last; for
+        regression the indices of outputs.
     folds
         One for each split.
     head, params
-        A head for new cases, fitted on all rows unless others were named, and the parameters selected on them. No
-        reported number is its.
+        A head for new cases, fitted on all rows unless specified otherwise, and the parameters selected on them. No
+        reported metric is for this head.
     selection
-        How parameters were selected, in words and numbers that belong beside the result.
+        How parameters were selected, to report with the results.
     inside
-        Out-of-fold scores of the rows that `head` was fitted on, where inner folds were made.
+        Out-of-fold scores of the rows that `head` was fitted on, if inner folds were made.
     trials
-        The settings that were tried on those inner folds, in order.
+        The settings tried on those inner folds, in order.
     """
 
     task: Task
@@ -122,7 +121,7 @@ class Outcome:
         return summarise([fold.metrics for fold in self.folds])[1]
 
     def truth(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Return labels as columns of scores: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or ``(n, n_outputs)``."""
+        """Return labels as arrays: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``."""
         if self.task == "regression":
             return as_outputs(y)
         if self.task == "multilabel":
@@ -130,9 +129,9 @@ class Outcome:
         return codes_in(y, self.classes)
 
     def in_order(self, classes: Sequence[Any], y: NDArray[Any]) -> Outcome:
-        """Return it with the classes, and the columns of scores, in another order, and the metrics that follow from it.
+        """Return the outcome with classes and score columns in another order, and with recomputed metrics.
 
-        Of two classes the last is the positive one. Heads keep the order of their own ``classes_``.
+        The last of two classes is the positive one. Heads keep the order of their own ``classes_``.
         """
         names = np.asarray(classes)
         order = codes_in(names, self.classes)
@@ -148,6 +147,6 @@ class Outcome:
 
 
 def rescored(fold: Fold, outcome: Outcome, y: NDArray[Any], scores: Floats, inside: OutOfFold | None) -> Fold:
-    """Return a fold with other scores, and with the metrics of those."""
+    """Return a fold with other scores, and recomputed metrics."""
     metrics = score(outcome.task, y[fold.split.test], scores, classes=outcome.classes)
     return replace(fold, scores=scores, metrics=metrics, inside=inside)

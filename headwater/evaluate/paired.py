@@ -1,8 +1,8 @@
-"""Two models on the same test rows: how far they are apart, tested as what they are.
+"""The difference between two models on the same test rows, with the appropriate test.
 
-Two models that are fixed, and tested on one set of rows, are compared as other patients would compare them: groups are
-drawn again. Two procedures that were trained anew in each fold would also give other models on other training rows,
-which no resampling of test rows sees: their folds are compared, by the corrected t test.
+Fixed models on one test set are compared by resampling groups of test rows. Procedures that are trained anew in each
+fold also vary with their training rows, which resampling test rows cannot show. They are compared over folds, by the
+corrected resampled t-test.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """Models on the same rows, measured together.
+    """Metrics of models on the same rows.
 
     Attributes
     ----------
     drawn
-        What `headwater.evaluate.bootstrap.bootstrap` returns of them.
+        Result of `headwater.evaluate.bootstrap.bootstrap` for the models.
     values
-        Each metric in each fold, of shape ``(n_models, n_folds)``; none where the models have one test set, or folds
-        of their own.
+        Each metric in each fold, of shape ``(n_models, n_folds)``; empty if the models have one test set, or different
+        folds.
     test_to_train : float64 array of shape (n_models,)
-        Test rows for each training row, mean over folds.
+        Ratio of test rows to training rows, mean over folds.
     evidence
-        What the shares among the metrics are measured on, for each model.
+        Evidence of those metrics that are proportions, for each model.
     """
 
     drawn: dict[str, Floats]
@@ -61,7 +61,7 @@ class Paired:
         seed: int = 0,
         same_folds: bool = True,
     ) -> Paired:
-        """Measure models, each of which is a sequence of folds; ``same_folds`` when these test the same rows."""
+        """Evaluate models, each a sequence of folds; set ``same_folds`` if their folds test the same rows."""
         drawn = bootstrap(task, models, n_draws=n_draws, seed=seed, within_folds=same_folds)
         values = fold_values(task, models) if same_folds and len(models[0]) > 1 else {}
         ratios = np.array([test_to_train(model) for model in models])
@@ -72,23 +72,23 @@ class Paired:
         return metric_interval(self.drawn[metric][model], self.evidence[model].get(metric), level)
 
     def folds(self, metric: str) -> Floats:
-        """Return a metric in the folds where all models have it, of shape ``(n_models, n_folds)``; none for one set."""
+        """Return a metric, of shape ``(n_models, n_folds)``, in folds where all models have it; empty for one set."""
         if metric not in self.values:
             return np.zeros((len(self.test_to_train), 0))
         values = self.values[metric]
         return values[:, ~np.isnan(values).any(0)]
 
     def ratio(self, first: int, second: int) -> float:
-        """Return the test rows for each training row, of the model that was trained on fewer."""
+        """Return the ratio of test rows to training rows of the model with fewer training rows."""
         return float(max(self.test_to_train[first], self.test_to_train[second]))
 
     def difference(self, metric: str, first: int, second: int, level: float = 0.95) -> MetricDifference:
-        """Return how far one model is above another: by the corrected t over folds, or by drawing groups again.
+        """Return the difference of two models, by the corrected t-test over folds or by resampling groups.
 
         References
         ----------
-        Nadeau and Bengio, Machine Learning 52, 2003; Efron and Tibshirani, 1993. Which has its size, and which has not,
-        is in docs/evaluation.md.
+        Nadeau and Bengio, Machine Learning 52, 2003; Efron and Tibshirani, 1993. docs/evaluation.md compares the tests'
+        error rates.
         """
         folds = self.folds(metric)
         if folds.shape[1] < 2:
@@ -99,9 +99,9 @@ class Paired:
 
 
 def test_to_train(folds: Sequence[FoldScores]) -> float:
-    """Return the test rows for each training row, mean over folds.
+    """Return the ratio of test rows to training rows, mean over folds.
 
-    Where a fold does not say how many rows it was trained on, these are the tested rows of all other folds.
+    If a fold's number of training rows is unknown, it is taken as the test rows of all other folds.
     """
     sizes = np.array([len(fold.truth) for fold in folds], np.float64)
     trained = [rest if f.n_train is None else f.n_train for f, rest in zip(folds, sizes.sum() - sizes, strict=True)]

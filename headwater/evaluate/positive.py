@@ -1,4 +1,4 @@
-"""Which of two classes is the positive one: that of sensitivity, precision, recall and average precision."""
+"""The positive class of a binary task, for sensitivity, precision, recall and average precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAIRS = {  # negative, and its positive
     "n": "y",
     "false": "true",
     "benign": "malignant",
-    "b": "m",  # as data sets of mammograms shorten it
+    "b": "m",  # abbreviations in mammography data sets
     "negative": "positive",
     "neg": "pos",
     "-": "+",
@@ -29,15 +29,15 @@ _NOT = re.compile(r"(?:no|not|non|without)[\s_-]+(?:of[\s_-]+)?(?P<what>.+)")
 
 
 class Positive(NamedTuple):
-    """The positive class of two.
+    """The positive class of a binary task.
 
     Attributes
     ----------
     name
-        As it stands among the labels.
+        Its label.
     by
-        How it was chosen: ``"option"``, the user named it; ``"names"``, the two names say it, as benign and malignant
-        do; ``"order"``, it is merely the one that sorts last.
+        How it was chosen: ``"option"``, the user named it; ``"names"``, the names decide, such as benign and malignant;
+        ``"order"``, it sorts last.
     """
 
     name: Any
@@ -45,7 +45,7 @@ class Positive(NamedTuple):
 
 
 def class_word(name: Any) -> str:
-    """Return a class as one writes it: ``1`` for 1, 1.0 and NumPy's 1.
+    """Return a class as text: ``1`` for 1, 1.0 and NumPy's 1.
 
     Examples
     --------
@@ -57,19 +57,19 @@ def class_word(name: Any) -> str:
 
 
 def positive_of(classes: Sequence[Any], asked: Any = None) -> Positive:
-    """Return the positive class of two.
+    """Return the positive class of two classes.
 
     Parameters
     ----------
     classes
         Two classes, sorted.
     asked
-        The one that the user named, as it is or as text; None leaves it to the names.
+        The class that the user named, as a label or as text; None to decide by the names.
 
     Raises
     ------
     InputError
-        When the class that was named is neither.
+        When the named class is neither of them.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def positive_of(classes: Sequence[Any], asked: Any = None) -> Positive:
 
 
 def negative_first(classes: Sequence[Any], positive: Any) -> list[Any]:
-    """Return two classes, the positive one last.
+    """Return two classes with the positive one last.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def negative_first(classes: Sequence[Any], positive: Any) -> list[Any]:
 
 
 def _is_negative_of(name: str, other: str) -> bool:
-    """Whether a name says that it is the absence of what another names."""
+    """Whether a name means the absence of what the other names."""
     if name == "normal":
         return other not in _PAIRS
     without = _NOT.fullmatch(name)
@@ -121,7 +121,7 @@ def _folded(name: Any) -> str:
 def positive_in(
     task: str, classes: Sequence[Any], positive: str | None = None, target: str | None = None
 ) -> Positive | None:
-    """Return the positive class of a task of two classes; None for any other task.
+    """Return the positive class of a binary task; None for other tasks.
 
     Parameters
     ----------
@@ -130,13 +130,12 @@ def positive_in(
     positive
         The class that the user named, as text.
     target
-        ``"sensitivity"`` or ``"specificity"``, where a threshold has to reach one: it must then be certain to which
-        class it refers.
+        ``"sensitivity"`` or ``"specificity"``, if a threshold has to reach one: the positive class must then be clear.
 
     Raises
     ------
     InputError
-        When the named class is not among them, there are not two, or neither the user nor the names decide.
+        When the named class does not exist, the task is not binary, or neither the user nor the names decide.
     """
     if task != "binary":
         if positive is not None:
@@ -148,7 +147,7 @@ def positive_in(
     if target is not None and found.by == "order":
         first, last = map(str, classes)
         raise InputError(
-            f"--{target} is about the positive class, and the names {first} and {last} do not say which of them "
-            f"that is: add --positive {first!r} or --positive {last!r}."
+            f"--{target} needs to know the positive class, but the names {first} and {last} do not tell. Add "
+            f"--positive {first!r} or --positive {last!r}."
         )
     return found

@@ -1,4 +1,4 @@
-"""The protocol: parameters selected inside the training rows of each fold, and reported on rows that nothing saw."""
+"""Nested cross-validation: parameters are selected inside the training rows, and heads evaluated on test rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Rows = NDArray[np.int64]
 Params = Mapping[str, Any]
 Floats = NDArray[np.floating[Any]]
 _LEAST = 1e-15
-FITS_AT_ONCE = 1024  # heads of several outer splits that are held, with their scores, while selecting
+FITS_AT_ONCE = 1024  # most heads, with their scores, held in memory while selecting
 
 
 class Head(Protocol):
-    """What the protocol asks of a head; one of classes has ``predict_proba_many``, one of numbers ``predict_many``."""
+    """The interface of a head; classifiers also have ``predict_proba_many``, regressors ``predict_many``."""
 
     seeds_together: ClassVar[bool]
 
@@ -36,7 +36,7 @@ class Head(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """Cross-validation with draws of its own.
+    """One repetition of cross-validation, with its own splits and seed.
 
     Attributes
     ----------
@@ -45,9 +45,9 @@ class Repeat:
     grid
         As `cross_validate` takes it.
     seed
-        Of the inner folds.
+        Seed of the inner folds.
     params
-        What the head's own parameters are in this repeat, such as its seed.
+        The head's parameters in this repeat, such as its seed.
     """
 
     splits: Sequence[Split]
@@ -57,7 +57,7 @@ class Repeat:
 
     @property
     def searches(self) -> Searches:
-        """Return where searches come from."""
+        """The source of searches."""
         return Grid(list(self.grid)) if isinstance(self.grid, Sequence) else self.grid
 
 
@@ -76,11 +76,11 @@ def cross_validate(
     regression: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Select, fit and report, fold by fold, with all fits of a kind solved together.
+    """Select parameters, fit heads and evaluate them, fold by fold; fits are solved together where possible.
 
-    In each fold the parameters with the lowest log loss (for regression squared error) over ``n_inner_folds`` folds of
-    its training rows are selected (the earlier of equal ones), and a head with them is fitted on all its training rows.
-    Its test rows are scored once.
+    In each fold, the parameters with the lowest log loss (for regression squared error) over ``n_inner_folds`` inner
+    folds of its training rows are selected; for ties, the earlier. A head with them is fitted on all its training rows,
+    and scores the test rows once.
 
     Parameters
     ----------
@@ -94,18 +94,18 @@ def cross_validate(
     splits
         The outer splits, from `make_splits`.
     grid
-        Parameters to choose among; with one entry nothing is selected. Or where searches come from, of which each
-        outer split has its own: it hears of losses on inner folds of that split's training rows, and of nothing else.
+        Parameters to select from; with one entry nothing is selected. Or a source of searches: each outer split has its
+        own search, which sees only losses on inner folds of that split's training rows.
     groups
         Groups that inner folds keep whole, of shape ``(n_samples,)``.
     n_inner_folds
-        Inner folds; fewer where training rows have fewer groups.
+        Number of inner folds; fewer if the training rows have fewer groups.
     seed
-        Of the inner folds.
+        Seed of the inner folds.
     final : int64 array, optional
-        The rows that the head for new cases is fitted on; all of them when left out.
+        The rows to fit the head for new cases on. Default: all rows.
     out_of_fold
-        Make inner folds even where there is nothing to select, for the out-of-fold scores of training rows.
+        Make inner folds even if there is nothing to select, for out-of-fold scores of training rows.
     regression
         Whether labels are numbers to predict, rather than classes.
     progress
@@ -143,9 +143,9 @@ def cross_validate_repeats(
     regression: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Do `cross_validate` several times, with other draws: all repeats at once where the head gains by it.
+    """Run `cross_validate` several times with different draws, all repeats at once if that is faster for the head.
 
-    The outcome has the folds of all; the head for new cases is the first repeat's. Parameters are those of
+    The outcome has the folds of all repeats; the head for new cases is the first repeat's. Parameters are those of
     `cross_validate`.
     """
     say = progress or (lambda line: None)
@@ -154,7 +154,7 @@ def cross_validate_repeats(
     rows = np.arange(len(y)) if final is None else final
     first = repeats[0]
     everything = Split(len(first.splits), rows, np.arange(0))
-    alone = not head.seeds_together  # what is solved with a repeat is the same in each, so that its answers are
+    alone = not head.seeds_together  # then every repeat solves the same set of fits, so that results stay identical
     outer = [
         _Outer(split, i, repeat, repeat.searches)
         for repeat in repeats
@@ -188,7 +188,7 @@ def cross_validate_repeats(
         scores = predicted.astype(np.float64)
         metrics = score(task, y[split.test], scores, classes=classes)
         folds.append(Fold(split, found.params, scores, metrics, found.inside, found.trials, model))
-    on = "all samples" if final is None else f"{counted(len(rows), 'row')}, drawn as those of a fold are"
+    on = "all samples" if final is None else f"{counted(len(rows), 'row')}, drawn as in a fold"
     selection = {
         "by": target.loss if selects else None,
         "rows": "inner folds of each fold's own training rows" if selects else None,
@@ -197,13 +197,13 @@ def cross_validate_repeats(
         **first.searches.to_dict(),
         "final_params": dict(last.params),
         "final_params_rows": f"inner folds of {on}" if selects else None,
-        "saved_head": f"fitted on {on}; no reported number is its",
+        "saved_head": f"fitted on {on}; no reported metric is for this head",
     }
     return Outcome(task, classes, folds, last_head, last.params, selection, last.inside, last.trials)
 
 
 class _Outer(NamedTuple):
-    """An outer split, its number within its repeat, and where its search comes from."""
+    """An outer split, its number within its repeat, and the source of its search."""
 
     split: Split
     number: int
@@ -212,9 +212,9 @@ class _Outer(NamedTuple):
 
 
 def _parts(outer: Sequence[_Outer], n_fits: Sequence[int], together: bool) -> list[slice]:
-    """Divide outer splits into runs of so few fits that their heads and scores may be held; of one repeat, or of more.
+    """Divide outer splits into batches of fits that fit into memory; a batch may span repeats if ``together``.
 
-    Of what does not train faster together, each repeat's answers stay to the last bit those of the repeat alone.
+    Otherwise each repeat gives bit-identical results to the repeat run alone.
     """
     parts, start = [], 0
     for i in range(1, len(outer)):
@@ -226,7 +226,7 @@ def _parts(outer: Sequence[_Outer], n_fits: Sequence[int], together: bool) -> li
 
 
 def align(probabilities: Floats, known: NDArray[Any], classes: NDArray[Any]) -> Floats:
-    """Return probabilities with a column for each of ``classes``, 0 for a class that the head does not know."""
+    """Return probabilities with a column for each of ``classes``, 0 for classes that the head was not trained on."""
     if len(known) == len(classes):
         return probabilities
     out = np.zeros((len(probabilities), len(classes)), probabilities.dtype)
@@ -236,12 +236,12 @@ def align(probabilities: Floats, known: NDArray[Any], classes: NDArray[Any]) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Target:
-    """What is predicted, and how far off a prediction is.
+    """The labels to predict, and the loss of predictions.
 
     Attributes
     ----------
     y
-        As it came.
+        Labels as given.
     codes
         Class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``.
     """
@@ -268,16 +268,16 @@ class _Target:
         return "mean_squared_error" if len(self.classes) == 1 else "mean_squared_error of outputs of variance 1"
 
     def scores(self, head: Any, heads: Sequence[Any], X: Any, rows: Sequence[Rows]) -> list[Floats]:
-        """Return what each head says of its rows, with a column for each class or output."""
+        """Return each head's scores of its rows, with a column for each class or output."""
         if self.task == "regression":
             return [found.reshape(len(found), -1) for found in head.predict_many(heads, X, rows)]
         found = head.predict_proba_many(heads, X, rows)
         return [align(p, h.classes_, self.classes) for p, h in zip(found, heads, strict=True)]
 
     def losses(self, rows: Rows, scores: Floats, within: Rows) -> NDArray[np.float64]:
-        """Return the mean loss of each model on some rows, whose scores have shape ``(n_models, n, n_classes)``.
+        """Return the mean loss of each model on some rows, with scores of shape ``(n_models, n, n_classes)``.
 
-        Outputs count in units of their variance on the rows ``within``, where there are several.
+        With several outputs, the error of each is divided by its variance on the rows ``within``.
         """
         if self.task != "regression":
             return _log_losses(self.codes[rows], scores)
@@ -285,14 +285,14 @@ class _Target:
 
 
 class _Inner(NamedTuple):
-    """Rows of the table: those that an inner fold trains on, and those it tests."""
+    """Training and test rows of an inner fold, as row numbers of the table."""
 
     train: Rows
     test: Rows
 
 
 def _inner(split: Split, target: _Target, groups: NDArray[Any] | None, n_inner_folds: int, seed: int) -> list[_Inner]:
-    """Divide the training rows of a split once more."""
+    """Divide the training rows of a split into inner folds."""
     inside = None if groups is None else groups[split.train]
     regression = target.task == "regression"
     found = inner_splits(target.y[split.train], inside, n_inner_folds, seed, regression=regression)
@@ -300,7 +300,7 @@ def _inner(split: Split, target: _Target, groups: NDArray[Any] | None, n_inner_f
 
 
 class _Selected(NamedTuple):
-    """What was selected inside the training rows of a split."""
+    """The parameters selected inside the training rows of a split, with out-of-fold scores and trials."""
 
     params: Params
     inside: OutOfFold | None
@@ -315,15 +315,16 @@ def _select(
     outer: Sequence[Sequence[_Inner]],
     groups: NDArray[Any] | None,
 ) -> list[_Selected]:
-    """Return, for the inner folds of each outer split, the best of the settings tried and the scores that it gave.
+    """Return, for each outer split, the best setting over its inner folds, and its out-of-fold scores.
 
-    The best has the lowest loss, over the rows of all inner folds. What all searches ask for is fitted together.
+    The best setting has the lowest loss over the rows of all inner folds. The settings of all searches are fitted
+    together.
     """
     running = [one.searches.start(one.number) for one in splits]
     own = [one.repeat.params for one in splits]
     tried: list[list[Trial]] = [[] for _ in outer]
     tested = [np.concatenate([fold.test for fold in folds]) for folds in outer]
-    best: list[list[Floats] | None] = [None] * len(outer)  # scores of each inner fold's rows, at the best so far
+    best: list[list[Floats] | None] = [None] * len(outer)  # scores of each inner fold for the best setting so far
     while any(asked := [search.ask() for search in running]):
         work = [
             (fold, {**params_of_repeat, **params})
@@ -358,9 +359,9 @@ def _selected(folds: Sequence[_Inner], trials: Sequence[Trial], scores: Sequence
 
 
 def _log_losses(codes: NDArray[Any], probabilities: Floats) -> NDArray[np.float64]:
-    """Return the mean log loss of each model, of shape ``(n_models,)``; over labels too where there are several."""
+    """Return the mean log loss of each model over rows and labels, of shape ``(n_models,)``."""
     if codes.ndim == 1:
         return log_loss_many(codes, probabilities)
     p = np.clip(probabilities, _LEAST, 1 - _LEAST)
     losses: NDArray[np.float64] = -np.where(codes > 0, np.log(p), np.log1p(-p)).mean((1, 2))
-    return np.where(np.isnan(losses), np.inf, losses)  # else NaN would be the lowest
+    return np.where(np.isnan(losses), np.inf, losses)  # argmin would choose NaN

@@ -1,4 +1,4 @@
-"""How good predicted numbers are: as they are, and under many weightings of the rows at once."""
+"""Metrics of regression, also under many weightings of the rows at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRICS = ("r2", "mae", "rmse", "pearson", "spearman")
 
 
 def as_outputs(y: ArrayLike) -> Floats:
-    """Return numbers to predict, or predicted, as float64 of shape ``(n_samples, n_outputs)``.
+    """Return true or predicted numbers as float64 of shape ``(n_samples, n_outputs)``.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def as_outputs(y: ArrayLike) -> Floats:
     except (TypeError, ValueError) as error:
         raise InputError(f"regression needs numbers: {error}.") from error
     if values.ndim not in (1, 2) or 0 in values.shape:
-        raise InputError(f"y has shape {values.shape}: (n_samples,) or (n_samples, n_outputs) is needed.")
+        raise InputError(f"y has shape {values.shape}, but needs (n_samples,) or (n_samples, n_outputs).")
     if n_bad := int((~np.isfinite(values)).sum()):
         raise InputError(f"numbers are not finite in {counted(n_bad, 'place')}: leave those rows out.")
     return values.reshape(len(values), -1)
@@ -48,8 +48,8 @@ def of_each_output(y_true: ArrayLike, predicted: ArrayLike) -> dict[str, Floats]
     Returns
     -------
     dict of str to float64 array of shape (n_outputs,)
-        r2, mae, rmse, pearson and spearman (equal numbers sharing the mean of their ranks). r2 is NaN where the truth
-        is one number, a correlation where truth or predictions are.
+        r2, mae, rmse, pearson and spearman (ties share their mean rank). r2 is NaN if the truth is constant, and a
+        correlation if truth or predictions are constant.
 
     Examples
     --------
@@ -58,14 +58,14 @@ def of_each_output(y_true: ArrayLike, predicted: ArrayLike) -> dict[str, Floats]
     """
     truth, found = as_outputs(y_true), as_outputs(predicted)
     if truth.shape != found.shape:
-        raise InputError(f"predictions have shape {found.shape}, but {truth.shape} is needed: a column an output.")
+        raise InputError(f"predictions have shape {found.shape}, but need {truth.shape}, a column for each output.")
     once = np.ones((1, len(truth)))
     each = [weighted(t, p, once) for t, p in zip(truth.T, found.T, strict=True)]
     return {name: np.concatenate([of_output[name] for of_output in each]) for name in METRICS}
 
 
 def mean_over_outputs(y_true: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
-    """Compute the mean over the outputs of every metric; NaN where it is undefined for any of them."""
+    """Compute the mean of every metric over the outputs; NaN if it is undefined for any of them."""
     return {name: float(values.mean()) for name, values in of_each_output(y_true, predicted).items()}
 
 
@@ -76,7 +76,7 @@ def weighted(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Flo
     ----------
     truth, predicted : float64 arrays of shape (n,)
     weights : float64 array of shape (draws, n)
-        How often each row counts, a whole number.
+        How often each row counts, as integers.
 
     Returns
     -------
@@ -104,12 +104,12 @@ def squared_errors(truth: Floats, predicted: NDArray[np.floating[Any]], variance
     truth : float64 array of shape (n_samples, n_outputs)
     predicted : float array of shape (n_models, n_samples, n_outputs)
     variance : float64 array of shape (n_outputs,)
-        With several outputs, what the error of each is divided by, so that none counts more for its unit.
+        With several outputs, the error of each is divided by this, so that results do not depend on units.
 
     Returns
     -------
     float64 array of shape (n_models,)
-        Infinite for a model that predicts what is not finite, so that it is never the best.
+        Infinite for a model with non-finite predictions, so that it is never the best.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         each = ((predicted.astype(np.float64) - truth) ** 2).mean(1)
@@ -120,20 +120,20 @@ def squared_errors(truth: Floats, predicted: NDArray[np.floating[Any]], variance
 
 
 def _from_mean(values: Floats, weights: Floats) -> Floats:
-    """Return how far ``(n,)`` or ``(draws, n)`` are from their mean under each weighting, of shape ``(draws, n)``."""
+    """Return deviations of ``(n,)`` or ``(draws, n)`` from their mean under each weighting, of shape ``(draws, n)``."""
     mean: Floats = (weights * values).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
     return values - mean
 
 
 def _squares(from_mean: Floats, values: Floats, weights: Floats) -> Floats:
-    """Return the weighted sum of squares, NaN where what counts is one number but for rounding."""
+    """Return the weighted sum of squares; NaN if the values are constant up to rounding."""
     squares = (weights * from_mean**2).sum(1)
     rounding = weights.sum(1) * (8 * np.finfo(np.float64).eps * np.abs(values).max()) ** 2
     return np.where(squares <= rounding, np.nan, squares)
 
 
 def _correlation(a: Floats, b: Floats, weights: Floats) -> Floats:
-    """Return the correlation of ``(n,)`` or ``(draws, n)`` under each weighting; NaN where either is one number."""
+    """Return the correlation of ``(n,)`` or ``(draws, n)`` under each weighting; NaN if either is constant."""
     first, second = _from_mean(a, weights), _from_mean(b, weights)
     together = (weights * first * second).sum(1)
     found = together / np.sqrt(_squares(first, a, weights) * _squares(second, b, weights))

@@ -1,4 +1,4 @@
-"""What settings are tried on the inner folds of some training rows: a grid, or what Optuna proposes."""
+"""Searches for settings on inner folds: a grid, or proposals of Optuna."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from headwater.errors import InputError
 Params = Mapping[str, Any]
 Range = tuple[Any, ...]
 Space = Mapping[str, Range]
-AT_ONCE = 8  # proposals before their losses are told, so that a head can fit them together
+AT_ONCE = 8  # proposals per round, so that a head can fit them together
 KINDS = ("log", "uniform", "int", "log-int", "choice")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting that was tried, and its log loss (for regression, squared error) over the inner folds."""
+    """A setting, and its log loss (for regression, squared error) over the inner folds."""
 
     params: Params
     loss: float
 
 
 class Search(Protocol):
-    """Proposes settings for one set of training rows, and is told how they did."""
+    """Proposes settings for one set of training rows, and receives their losses."""
 
     def ask(self) -> Sequence[Params]:
-        """Return the settings to try next, none when it is done."""
+        """Return the settings to try next; empty when done."""
         ...
 
     def tell(self, losses: Sequence[float]) -> None:
-        """Take the losses of the settings that were asked last, infinite for one that cannot be used."""
+        """Receive the losses of the last settings, infinite for one that failed."""
         ...
 
 
 class Searches(Protocol):
-    """Where searches come from: one for each set of training rows, none of which hears of another's losses."""
+    """A source of searches, one for each set of training rows; searches do not share losses."""
 
     @property
     def n_trials(self) -> int:
-        """How many settings each tries."""
+        """Number of settings that each search tries."""
         ...
 
     def start(self, number: int) -> Search:
-        """Begin the search of an outer split, by its number."""
+        """Start the search of an outer split, by its number."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Say what is searched, as plain JSON values."""
+        """Describe the search as plain JSON values."""
         ...
 
 
@@ -70,11 +70,11 @@ class Grid:
 
     @property
     def n_trials(self) -> int:
-        """How many settings there are."""
+        """Number of settings."""
         return len(self.settings)
 
     def start(self, number: int) -> Search:
-        """Begin to go through them."""
+        """Start a search that tries all settings."""
         return _Once(list(self.settings))
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,23 +91,23 @@ class _Once:
         return asked
 
     def tell(self, losses: Sequence[float]) -> None:
-        """Learn nothing from it."""
+        """Ignore losses."""
 
 
 @dataclass(frozen=True)
 class Refined:
-    """A grid of one parameter, then more values of it between the neighbours of the best.
+    """A grid of one parameter, then more values between the neighbours of the best.
 
     Parameters
     ----------
     name
         The parameter, above 0.
     values
-        Of the grid.
+        Values of the grid.
     others
-        Settings that all have alike.
+        Parameters that are the same in all settings.
     n_fine
-        How many more values, evenly spaced in their logarithm.
+        Number of additional values, evenly spaced on a log scale.
 
     Examples
     --------
@@ -131,15 +131,15 @@ class Refined:
 
     @property
     def n_trials(self) -> int:
-        """How many settings each tries, at most."""
+        """Most settings that each search tries."""
         return len(self.values) + self.n_fine
 
     def start(self, number: int) -> Search:
-        """Begin with the grid."""
+        """Start with the grid."""
         return _TwoRounds(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the grid, and what follows it."""
+        """Return the grid, and its refinement."""
         grid = [{**self.others, self.name: value} for value in self.values]
         return {"grid": grid, "refined": {"parameter": self.name, "values_around_the_best": self.n_fine}}
 
@@ -171,12 +171,12 @@ class TPE:
     Parameters
     ----------
     space
-        For each parameter where to look: ``("log", low, high)``, ``("uniform", low, high)``, ``("int", low, high)``,
+        The range of each parameter: ``("log", low, high)``, ``("uniform", low, high)``, ``("int", low, high)``,
         ``("log-int", low, high)``, ends included, or ``("choice", (value, ...))``.
     n_trials
-        How many settings are tried in each study.
+        Number of settings per study.
     seed
-        Of the proposals. Each study draws with a seed of its own.
+        Seed of the proposals. Each study derives its own seed from it.
 
     References
     ----------
@@ -188,13 +188,13 @@ class TPE:
     seed: int = 0
 
     def start(self, number: int) -> Search:
-        """Begin a study."""
+        """Start a study."""
         if self.n_trials < 1:
             raise InputError(f"--trials must be at least 1, but is {self.n_trials}.")
         return _Study(self, number)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is searched, and how."""
+        """Describe the search as plain JSON values."""
         space = {name: list(where) for name, where in self.space.items()}
         return {"search": {"sampler": "Optuna TPE", "trials": self.n_trials, "seed": self.seed, "space": space}}
 
@@ -202,7 +202,7 @@ class TPE:
 class _Study:
     def __init__(self, asked: TPE, number: int) -> None:
         optuna = need("optuna", "sweep")
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # else a line for each of hundreds of studies
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for each of hundreds of studies
         seed = int(np.random.SeedSequence([asked.seed, number]).generate_state(1)[0])
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
         self._where = {name: _distribution(optuna, name, where) for name, where in asked.space.items()}
@@ -230,10 +230,10 @@ class _Study:
 
 def _distribution(optuna: Any, name: str, where: Range) -> Any:
     kind, *ends = where
-    if kind == "choice":  # by place, since a value may be a list, which Optuna takes none of
+    if kind == "choice":  # by index, since Optuna does not accept lists as values
         return optuna.distributions.CategoricalDistribution(tuple(range(len(ends[0]))))
     if kind in ("int", "log-int"):
         return optuna.distributions.IntDistribution(*ends, log=kind == "log-int")
     if kind in ("log", "uniform"):
         return optuna.distributions.FloatDistribution(*ends, log=kind == "log")
-    raise InputError(f"search space of {name}: {kind!r} is none of {', '.join(KINDS)}.")
+    raise InputError(f"search space of {name}: {kind!r} must be one of {', '.join(KINDS)}.")

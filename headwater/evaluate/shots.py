@@ -1,4 +1,4 @@
-"""Few-shot draws: a few training rows of each class, drawn again and again."""
+"""Few-shot draws: repeated draws of a few training rows of each class."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Rows = NDArray[np.int64]
 def few_shots(
     splits: Sequence[Split], y: NDArray[Any], groups: NDArray[Any] | None, *, shots: int, n_draws: int = 1
 ) -> list[Split]:
-    """Draw some of the training rows of each split, several times; its test rows stay.
+    """Draw some of the training rows of each split, several times; test rows stay the same.
 
-    Rows of a class are drawn from as many groups as possible: none gives a second row before each group that has the
-    class gave one.
+    Rows of a class are drawn from as many groups as possible: no group gives a second row before every group with the
+    class has given one.
 
     Parameters
     ----------
     splits
-        As `make_splits` made them; their seed is that of the draws.
+        Splits from `make_splits`; their seed is used for the draws.
     y : array of shape (n_samples,)
         Classes.
     groups : array of shape (n_samples,), optional
-        Of which rows are alike, such as patients.
+        Groups of similar rows, such as patients.
     shots
-        Rows of each class.
+        Number of rows per class.
     n_draws
-        How often.
+        Number of draws.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def few_shots(
     Raises
     ------
     SplitError
-        When the training rows of a fold have fewer rows of a class.
+        When a class has fewer training rows in a fold.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def few_shots(
             rarest = int(there.argmin())
             raise SplitError(
                 f"fold {split.fold} has {counted(int(there[rarest]), 'training row')} of class {classes[rarest]!s}, "
-                f"but --shots {shots} needs as many of each: ask for fewer shots."
+                f"but --shots {shots} needs that many of each class. Pass a smaller --shots."
             )
         for draw in range(n_draws):
             rng = np.random.default_rng([split.seed, split.fold, draw])
@@ -78,7 +78,7 @@ def few_shots(
 
 
 def _from_many_groups(rows: Rows, units: Rows) -> Rows:
-    """Return rows in an order in which each group gives its first row before any gives its second."""
+    """Order rows so that each group's first row comes before any group's second row."""
     order = np.argsort(units[rows], kind="stable")
     ordered = units[rows][order]
     turn = np.empty(len(rows), dtype=np.int64)

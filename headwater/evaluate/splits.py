@@ -1,4 +1,4 @@
-"""Which rows train and which rows test: folds, hold-outs and given splits, by class and by group.
+"""Splits into training and test rows: folds, holdouts and given splits, stratified by class and kept whole by group.
 
 A group (a patient, a slide, a study) is never divided: all of its rows are on one side of every split.
 """
@@ -20,7 +20,7 @@ from headwater.evaluate._stratify import count_labels, spread
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-_MOST_BINS = 10  # of numbers to predict
+_MOST_BINS = 10  # most quantile bins of a number to predict
 
 _SIDES = {
     "train": False,
@@ -34,20 +34,20 @@ _SIDES = {
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One division of the rows of a table into those that train and those that test.
+    """A division of the rows of a table into training and test rows.
 
     Attributes
     ----------
     fold
-        Number of the fold whose rows are tested, from 0.
+        Number of the fold that is tested, from 0.
     train : int64 array of shape (n_train,)
         Row numbers in ascending order.
     test : int64 array of shape (n_test,)
         Row numbers in ascending order; none of them is in `train`.
     seed
-        What the split was drawn with.
+        Seed of the split.
     draw
-        Number of the draw of its training rows, where they were drawn again and again; see `few_shots`.
+        Number of the few-shot draw of its training rows; see `few_shots`.
     """
 
     fold: int
@@ -69,27 +69,26 @@ def make_splits(
 ) -> list[Split]:
     """Divide rows into training and test rows, once or once for each fold.
 
-    Without `split` and `holdout`, every row is tested in exactly one of `n_folds` folds. With one label for each
-    row the folds are those of scikit-learn, so that published ones can be made again: ``StratifiedKFold`` or, with
-    `groups`, ``StratifiedGroupKFold``, with ``shuffle=True, random_state=seed``. With several labels for each row
-    they are balanced label by label, rarest first, whole groups at a time. Numbers to predict are stratified by their
-    quantiles: at most ten bins of equally many rows for each output.
+    Without `split` and `holdout`, every row is tested in exactly one of `n_folds` folds. With one label per row the
+    folds are those of scikit-learn, so that published folds can be reproduced: ``StratifiedKFold`` or, with `groups`,
+    ``StratifiedGroupKFold``, with ``shuffle=True, random_state=seed``. With several labels per row they are balanced
+    label by label, rarest first, in whole groups. Numbers to predict are stratified by quantiles, at most ten bins of
+    equal size for each output.
 
     Parameters
     ----------
     y : array of shape (n_samples,) or (n_samples, n_labels)
         Classes, as strings, numbers or booleans; or 0/1 indicators of several labels; or numbers to predict.
     groups : array of shape (n_samples,), optional
-        What must not be divided, such as patient numbers. Every row has one.
+        Groups that must not be divided, such as patient numbers. Every row has one.
     n_folds
-        Number of folds, at least 2. Without effect beside `split` or `holdout`.
+        Number of folds, at least 2. Ignored with `split` or `holdout`.
     split : array of shape (n_samples,), optional
-        A split that is given: either "train" and "test" (one fold; "val", "valid" and "validation" count as train,
-        since selection happens inside the training rows), or fold numbers 0 to k - 1, each fold tested in turn.
+        A given split: either "train" and "test" (one fold; "val", "valid" and "validation" count as train, since
+        selection happens inside the training rows), or fold numbers 0 to k - 1, each fold tested in turn.
     holdout
-        Share of the rows to test, between 0 and 1 (one fold). Stratified; without `groups` and with one label for
-        each row, the split of scikit-learn's ``StratifiedShuffleSplit``. With groups the share is met as nearly as
-        whole groups allow.
+        Share of test rows, between 0 and 1 (one fold). Stratified; without `groups` and with one label per row, the
+        split of scikit-learn's ``StratifiedShuffleSplit``. With groups the share is approximate.
     seed
         The same seed gives the same splits.
     regression
@@ -98,18 +97,18 @@ def make_splits(
     Returns
     -------
     list of Split
-        In the order of the folds. When each row has one label, every class of `y` is among the training rows of
-        every fold. A class in fewer rows or groups than there are folds is missing from some test rows; the metrics
-        that need it are then NaN there.
+        In the order of the folds. With one label per row, every class of `y` is in the training rows of every fold. A
+        class in fewer rows or groups than folds is missing from the test rows of some folds, where metrics that need it
+        are NaN.
 
     Raises
     ------
     SplitError
-        When the rows cannot be split so: more folds than groups; a label, group or split that is null; a constant
-        label; a fold that would test nothing, or train without one of the classes; a given split that has values of
-        other kinds or divides a group.
+        When the rows cannot be split: more folds than groups; a null label, group or split; a constant label; a fold
+        without test rows, or without training rows of a class; a given split that has invalid values or divides a
+        group.
     InputError
-        When values of a column are of kinds that cannot be put in order, such as strings among numbers.
+        When values of a column have kinds that cannot be sorted together, such as strings and numbers.
 
     Examples
     --------
@@ -144,11 +143,10 @@ def make_splits(
 def inner_splits(
     y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int, *, regression: bool = False
 ) -> list[Split]:
-    """Divide the training rows of a fold once more, to select parameters and to calibrate inside them.
+    """Divide the training rows of a fold into inner folds, to select parameters and to calibrate.
 
-    Made as `make_splits` makes folds, with two allowances for there being fewer rows: the number of folds goes down
-    to the number of groups (never below 2), and a group without which a class would be missing from the training
-    rows of a fold stays in training there instead of being tested.
+    They are made like the folds of `make_splits`, with two differences for few rows: there are at most as many folds as
+    groups (never below 2), and a group that a fold needs to have all classes in training is not tested there.
 
     Parameters
     ----------
@@ -157,7 +155,7 @@ def inner_splits(
     groups : array of shape (n_train,) or None
         Their groups.
     n_folds
-        Number of folds wished for, at least 2.
+        Requested number of folds, at least 2.
     seed
         The same seed gives the same splits.
     regression
@@ -166,22 +164,21 @@ def inner_splits(
     Returns
     -------
     list of Split
-        Row numbers count within `y`, so ``train[split.train]`` are those of the table. With one label for each row,
-        every class is among the training rows of every fold.
+        Row numbers are those within `y`, so ``train[split.train]`` are rows of the table. With one label per row, every
+        class is in the training rows of every fold.
 
     Raises
     ------
     SplitError
-        When nothing can be selected on these rows: fewer than two groups, or fewer than two classes that are in two
-        groups each.
+        When inner folds are impossible: fewer than two groups, or fewer than two classes with two groups each.
     """
     targets, classes = (_quantiles(y, 1 / max(n_folds, 1)), None) if regression else _targets(y)
     names, units = _groups(groups, len(targets))
     n_units = len(targets) if names is None else len(names)
     if n_units < 2:
         raise SplitError(
-            f"parameters cannot be selected, nor anything calibrated, on these training rows: they are all of one "
-            f"{_unit(units)}. Give the parameters and calibrate nothing, or add samples."
+            f"cannot select parameters or calibrate: all training rows belong to one {_unit(units)}. Set the "
+            "parameters and do not calibrate, or add samples."
         )
     n_folds = min(n_folds, n_units)
     _refuse_too_many(n_folds, n_units, _unit(units))
@@ -193,20 +190,19 @@ def inner_splits(
     if np.sort(units_of_class)[-2] < 2:
         rare, noun = classes[np.argmin(units_of_class)], _unit(units)
         raise SplitError(
-            f"parameters cannot be selected, nor anything calibrated, on these training rows: class {rare!s} is in "
-            f"one {noun} only, and two classes must be in two {noun}s each. Give the parameters and calibrate nothing, "
-            "or add samples."
+            f"cannot select parameters or calibrate: class {rare!s} is in only one training {noun}, but at least two "
+            f"classes need two {noun}s each. Set the parameters and do not calibrate, or add samples."
         )
-    n_folds = min(n_folds, int(np.bincount(targets).max()))  # more than that cannot be stratified
+    n_folds = min(n_folds, int(np.bincount(targets).max()))  # the most that can be stratified
     tested = [_keep_classes(test, targets, divisible) for test in _folds(targets, units, n_folds, seed)]
     return _splits([test for test in tested if test.any()], targets, classes)
 
 
-# What comes in
+# Validation
 
 
 def _column(values: ArrayLike, what: str, n_samples: int) -> NDArray[Any]:
-    """Return `values` as an array with a value for each of the samples, or refuse them."""
+    """Return `values` as an array with one value per sample, or refuse them."""
     column = np.asarray(values)
     if column.shape != (n_samples,):
         raise SplitError(f"{what} has shape {column.shape}, but there are {counted(n_samples, 'sample')}.")
@@ -216,12 +212,12 @@ def _column(values: ArrayLike, what: str, n_samples: int) -> NDArray[Any]:
 
 
 def _groups(groups: ArrayLike | None, n_samples: int) -> tuple[NDArray[Any] | None, Rows | None]:
-    """Return the distinct groups and, for each sample, the number of its group; or nothing."""
+    """Return the distinct groups and, for each sample, the index of its group; or None twice."""
     return (None, None) if groups is None else encode(_column(groups, "groups", n_samples), "groups")
 
 
 def _unit(units: Rows | None) -> str:
-    """Name what is not divided."""
+    """Return the noun for the units that are not divided."""
     return "row" if units is None else "group"
 
 
@@ -229,12 +225,12 @@ def _targets(y: ArrayLike) -> tuple[Rows, NDArray[Any] | None]:
     """Return class codes (n,) and the classes, or 0/1 indicators (n, n_labels) and None."""
     labels = np.asarray(y)
     if labels.ndim not in (1, 2) or labels.shape[0] == 0:
-        raise SplitError(f"y has shape {labels.shape}: (n_samples,) or (n_samples, n_labels) is needed.")
+        raise SplitError(f"y has shape {labels.shape}, but needs (n_samples,) or (n_samples, n_labels).")
     if n_null := count_nulls(labels):
         raise SplitError(f"the label is null in {counted(n_null, 'row')}: leave those rows out.")
     if labels.ndim == 2:
         if not np.isin(labels, (0, 1)).all():
-            raise SplitError("y has two dimensions, so it must hold 0 and 1 only, a column for each label.")
+            raise SplitError("y has two dimensions, so it must hold only 0 and 1, a column for each label.")
         indicators = labels.astype(np.int64)
         if (indicators == indicators[0]).all():
             raise SplitError("the labels are the same in every row: there is nothing to learn.")
@@ -248,11 +244,11 @@ def _targets(y: ArrayLike) -> tuple[Rows, NDArray[Any] | None]:
 def _quantiles(y: ArrayLike, share: float) -> Rows:
     """Return the quantile bin of each number (n,), or indicators of the bins of each output (n, n_bins).
 
-    There are no more bins than rows of a part that gets this share of them, so that each part can have every bin.
+    There are at most as many bins as rows in a part with this share, so that each part can have every bin.
     """
     values = np.asarray(y, np.float64)
     if values.ndim not in (1, 2) or values.shape[0] == 0:
-        raise SplitError(f"y has shape {values.shape}: (n_samples,) or (n_samples, n_outputs) is needed.")
+        raise SplitError(f"y has shape {values.shape}, but needs (n_samples,) or (n_samples, n_outputs).")
     if n_bad := int((~np.isfinite(values)).sum()):
         raise SplitError(f"y is not finite in {counted(n_bad, 'place')}: leave those rows out.")
     if (values == values[0]).all():
@@ -269,13 +265,13 @@ def _quantiles(y: ArrayLike, share: float) -> Rows:
 
 def _refuse_too_many(n_folds: int, n_units: int, noun: str) -> None:
     if n_folds < 2:
-        raise SplitError(f"{counted(n_folds, 'fold')} asked for: at least 2 are needed (or a holdout of 0.2).")
+        raise SplitError(f"{counted(n_folds, 'fold')} requested, but at least 2 are needed (or a holdout of 0.2).")
     if n_folds > n_units:
         there = "there is" if n_units == 1 else "there are"
-        raise SplitError(f"{n_folds} folds asked for, but {there} only {counted(n_units, noun)} to divide.")
+        raise SplitError(f"{n_folds} folds requested, but {there} only {counted(n_units, noun)} to divide.")
 
 
-# Ways to choose the tested rows: each returns masks of shape (n_samples,), True where a row is tested
+# Ways to choose test rows: each returns masks of shape (n_samples,), True for test rows
 
 
 def _folds(targets: Rows, units: Rows | None, n_folds: int, seed: int) -> list[Mask]:
@@ -286,14 +282,14 @@ def _folds(targets: Rows, units: Rows | None, n_folds: int, seed: int) -> list[M
 
     largest = int(np.bincount(targets).max())
     if n_folds > largest:
-        raise SplitError(f"{n_folds} folds asked for, but the largest class is in {counted(largest, 'row')} only.")
-    # Imported here: it takes most of a second, and a command that splits nothing need not wait for it.
+        raise SplitError(f"{n_folds} folds requested, but the largest class has only {counted(largest, 'row')}.")
+    # Imported here because it takes most of a second, which commands without splits need not wait for.
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     kind = StratifiedKFold if units is None else StratifiedGroupKFold
     folds = kind(n_splits=n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A class rarer than the folds is allowed here: see "Returns" of make_splits.
+        # A class with fewer rows than folds is allowed: see "Returns" of make_splits.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         rows = [test for _, test in folds.split(np.empty(len(targets)), targets, units)]
     return [_mask(test, len(targets)) for test in rows]
@@ -301,10 +297,10 @@ def _folds(targets: Rows, units: Rows | None, n_folds: int, seed: int) -> list[M
 
 def _held_out(targets: Rows, units: Rows | None, share: float, seed: int) -> Mask:
     if not 0 < share < 1:
-        raise SplitError(f"holdout={share} is not a share of the rows: pass a number between 0 and 1, such as 0.2.")
+        raise SplitError(f"holdout={share} must be a share of the rows, between 0 and 1, such as 0.2.")
     n_units = len(targets) if units is None else int(units.max()) + 1
     if n_units < 2:
-        raise SplitError(f"there is only {counted(n_units, _unit(units))}: none to hold out.")
+        raise SplitError(f"there is only {counted(n_units, _unit(units))}, so none can be held out.")
     if targets.ndim == 2 or units is not None:
         side = spread(*count_labels(targets, units), np.array([1 - share, share]), seed)
         held: Mask = (side if units is None else side[units]) == 1
@@ -329,16 +325,16 @@ def _given(column: NDArray[Any]) -> list[Mask]:
     unknown = [value for value, number in zip(values.tolist(), numbers) if number is None]
     if unknown:
         few = ", ".join(repr(value) for value in unknown[:3])
-        raise SplitError(f"split has values it cannot have ({few}): train, val and test, or fold numbers from 0.")
+        raise SplitError(f"split has invalid values ({few}): use train, val and test, or fold numbers from 0.")
     found = sorted({number for number in numbers if number is not None})
     if found != list(range(len(found))) or len(found) < 2:
-        raise SplitError(f"split has the fold numbers {found}: 0 to k - 1 are needed, at least two, none left out.")
+        raise SplitError(f"split has the fold numbers {found}, but needs all of 0 to k - 1, at least two folds.")
     fold_of_row = np.array(numbers, dtype=np.int64)[codes]
     return [fold_of_row == number for number in found]
 
 
 def _fold_number(name: str) -> int | None:
-    """Read a fold number, also one that became a float on its way (``2.0``)."""
+    """Read a fold number, also one written as a float (``2.0``)."""
     try:
         number = float(name)
     except ValueError:
@@ -353,7 +349,7 @@ def _mask(rows: Rows, n_samples: int) -> Mask:
 
 
 def _keep_classes(test: Mask, codes: Rows, units: Rows) -> Mask:
-    """Take units out of the tested rows until every class is among the others."""
+    """Remove units from the test rows until every class is in the training rows."""
     test = test.copy()
     for code in range(int(codes.max()) + 1):
         members = np.flatnonzero(codes == code)
@@ -362,7 +358,7 @@ def _keep_classes(test: Mask, codes: Rows, units: Rows) -> Mask:
     return test
 
 
-# What goes out
+# Results
 
 
 def _refuse_divided(tested: Iterable[Mask], groups: NDArray[Any], units: Rows) -> None:
@@ -373,27 +369,28 @@ def _refuse_divided(tested: Iterable[Mask], groups: NDArray[Any], units: Rows) -
         divided |= (n_tested > 0) & (n_tested < sizes)
     if n_divided := int(divided.sum()):
         raise SplitError(
-            f"split divides {counted(n_divided, 'group')}, {groups[divided.argmax()]!s} for one: all rows of a group "
-            "must be on one side. Correct the split, or pass no groups if they do not matter."
+            f"split divides {counted(n_divided, 'group')}, such as {groups[divided.argmax()]!s}: all rows of a group "
+            "must be on one side. Correct the split, or pass no groups if rows are independent."
         )
 
 
 def _splits(tested: list[Mask], targets: Rows, classes: NDArray[Any] | None) -> list[Split]:
-    """Turn masks into splits, refusing those that nothing can be trained or tested with."""
+    """Turn masks into splits; refuse those without test rows or without training rows of a class."""
     splits = []
     for fold, test in enumerate(tested):
         split = Split(fold, np.flatnonzero(~test), np.flatnonzero(test))
         for side, rows in (("test", split.test), ("training", split.train)):
             if len(rows) == 0:
-                raise SplitError(f"fold {fold} has no {side} rows: ask for fewer folds, or change the split.")
+                raise SplitError(f"fold {fold} has no {side} rows: use fewer folds, or change the split.")
         if classes is not None:
             missing = np.bincount(targets[split.train], minlength=len(classes)) == 0
             if missing.any():
                 raise SplitError(
-                    f"fold {fold} has no training rows of class {classes[missing.argmax()]!s}, all of them are tested: "
-                    "it needs rows in more groups. Leave the class out, merge it with another, or try another seed."
+                    f"fold {fold} has no training rows of class {classes[missing.argmax()]!s}, since all of its rows "
+                    "are test rows. Leave the class out, merge it with another, add samples from other groups, or try "
+                    "another seed."
                 )
         splits.append(split)
     if not splits:
-        raise SplitError("every row is needed to train on, so none can be tested: add samples.")
+        raise SplitError("every row is needed for training, so none can be tested: add samples.")
     return splits

@@ -1,7 +1,7 @@
-"""Texts that state the label: a class's own name, or one word, that tells the class almost perfectly.
+"""Texts that state the label: a class name, or one word, that predicts the class almost perfectly.
 
-A report that ends in "conclusion: malignant" makes any head over texts look perfect. Every measure here is taken on
-tested rows; a word is chosen on the training rows of the same split.
+A report that ends in "conclusion: malignant" makes any head on texts look perfect. Words are chosen on training rows,
+and evaluated on test rows of the same split.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from headwater.evaluate.splits import Split
 
 STRONG = 0.95
-MOST_ROWS = 5_000  # beyond these, rows are drawn
-LEAST_TEXTS = 3  # that hold a word
-CERTAIN = 0.001  # the largest p, divided by the number of classes, of a word that is strong evidence
-MOST_BY_CHANCE = 0.75  # share of texts that may hold the number of another row
-CERTAIN_NAME = 0.01  # of a name, which nobody searched for
+MOST_ROWS = 5_000  # a larger set is sampled
+LEAST_TEXTS = 3  # least number of texts with a word
+CERTAIN = 0.001  # largest p of a word that is strong evidence, divided by the number of classes
+MOST_BY_CHANCE = 0.75  # largest share of texts that may contain the number of another row
+CERTAIN_NAME = 0.01  # largest p of a name, which needs no correction for search
 LEAST_STEM = 4
 
-_NO_BLANKS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # scripts whose words are not parted by blanks
+_NO_BLANKS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # scripts without blanks between words
 _LETTER = rf"[^\W_{_NO_BLANKS}]"
 _WORD = re.compile(rf"[{_NO_BLANKS}]|{_LETTER}+")
 _NUMBER = re.compile(r"(?<![\w.,-])-?\d+(?:[.,]\d+)*")
@@ -35,23 +35,23 @@ _NUMBER = re.compile(r"(?<![\w.,-])-?\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True)
 class Clue:
-    """What of a text tells a class.
+    """A part of texts that predicts a class.
 
     Attributes
     ----------
     kind
-        ``"name"``, the class's own name, in any of its endings; ``"word"``, a word or two that follow each other;
-        ``"number"``, the number that is to be predicted.
+        ``"name"``, the class name with any ending; ``"word"``, a word or two consecutive words; ``"number"``, the
+        number to predict.
     words
-        The name, or the word that was chosen in most folds.
+        The name, or the word chosen in most folds.
     absent
-        Whether it is the lack of the word that tells.
+        Whether the absence of the word predicts the class.
     label
-        The class or label that it tells; the output of a regression.
+        The class or label that it predicts; the output of a regression.
     auc
-        Of its presence alone, on all tested rows; of a number the share of rows whose text holds it.
+        AUC of its presence alone, on all test rows; for a number, the share of rows whose text contains it.
     strong
-        Whether that is at least 0.95 and no chance.
+        Whether the AUC is at least 0.95 and not by chance.
     """
 
     kind: Literal["name", "word", "number"]
@@ -69,11 +69,11 @@ class Stated:
     Attributes
     ----------
     name, word, number
-        The best clue of each kind; None where there is none.
+        The best clue of each kind; None if there is none.
     n_repeated
-        Different texts that several rows have.
+        Number of distinct texts that occur in several rows.
     n_repeated_one_label
-        Those of them whose rows all have one label.
+        Number of those whose rows all have the same label.
     """
 
     name: Clue | None
@@ -84,12 +84,12 @@ class Stated:
 
     @property
     def clues(self) -> list[Clue]:
-        """What there is, names before words."""
+        """All clues, names before words."""
         return [clue for clue in (self.name, self.word, self.number) if clue is not None]
 
     @property
     def strong(self) -> Clue | None:
-        """The clue that shows beyond doubt that texts state the label."""
+        """The first strong clue; None if there is none."""
         return next((clue for clue in self.clues if clue.strong), None)
 
 
@@ -102,22 +102,22 @@ def stated_in(
     groups: NDArray[Any] | None = None,
     seed: int = 0,
 ) -> Stated:
-    """Measure how well names of classes, and single words, tell the classes of tested rows.
+    """Measure how well class names, and single words, predict the classes of test rows.
 
     Parameters
     ----------
     texts
-        One a row.
+        One text per row.
     y : array of shape (n,) or (n, n_outputs)
         Class numbers, or 0/1 of several labels; floats are numbers to predict.
     names
-        What the classes, labels or outputs are called.
+        Names of the classes, labels or outputs.
     splits
-        Of the rows. A word is chosen on the training rows of each, and measured on its test rows.
+        Splits of the rows. A word is chosen on the training rows of each, and evaluated on its test rows.
     groups : array of shape (n,), optional
-        What rows belong to, such as the patient: many rows of few patients are no strong evidence.
+        Groups of the rows, such as patients: many rows of few patients are not strong evidence.
     seed
-        Of the rows that are drawn where there are more than 5,000.
+        Seed for sampling rows if there are more than 5,000.
 
     Examples
     --------
@@ -149,7 +149,7 @@ _Parts = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
 def words_in(text: str) -> list[str]:
-    """Return the words of a text in small letters; each sign of a script without blanks is one.
+    """Return the words of a lower-case text; each character of a script without blanks is a word.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def words_in(text: str) -> list[str]:
 def _name(
     texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], parts: _Parts, unit: NDArray[np.int64]
 ) -> Clue | None:
-    """Return the name that tells its class best, as it is or by its stem."""
+    """Return the class name that predicts its class best, whole or stemmed."""
     tested = np.unique(np.concatenate([test for _, test in parts])) if parts else np.arange(0)
     found = []
     for c, name in enumerate(names):
@@ -173,7 +173,7 @@ def _name(
 
 
 def _patterns(name: str) -> Iterator[re.Pattern[str]]:
-    """Yield what finds a class's name in a text: as it is, and with other endings."""
+    """Yield patterns that find a class name in a text, exactly and with other endings."""
     words = words_in(unicodedata.normalize("NFKC", name).casefold())
     if not words:
         return
@@ -190,9 +190,9 @@ def _patterns(name: str) -> Iterator[re.Pattern[str]]:
 def _word(
     texts: Sequence[str], truth: NDArray[np.bool_], names: Sequence[str], parts: _Parts, unit: NDArray[np.int64]
 ) -> Clue | None:
-    """Return the word, or two that follow each other, that tell a class best on tested rows.
+    """Return the word, or two consecutive words, that predict a class best on test rows.
 
-    It is chosen for each class and split on the training rows.
+    The word is chosen for each class and split on the training rows.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -243,14 +243,14 @@ def _clue(
     unit: NDArray[np.int64],
     certain: float,
 ) -> Clue | None:
-    """Return a clue with the AUC of its presence: the mean of sensitivity and specificity; None of one class."""
+    """Return a clue with the AUC of its presence, the mean of sensitivity and specificity; None for one class."""
     both = np.bincount(2 * truth + has, minlength=4).reshape(2, 2)  # truth, presence
     if not both.sum(1).all():
         return None
     auc = float((both[1, 1] / both[1].sum() + both[0, 0] / both[0].sum()) / 2)
     if auc <= 0.5:
         return None
-    first = np.unique(2 * unit + truth, return_index=True)[1]  # one row a unit and class
+    first = np.unique(2 * unit + truth, return_index=True)[1]  # one row per unit and class
     once = np.bincount(2 * truth[first] + has[first], minlength=4).reshape(2, 2)
     return Clue(kind, words, absent, label, auc, auc >= STRONG and _p(once) < certain)
 
@@ -262,14 +262,14 @@ def _p(table: NDArray[np.int64]) -> float:
 
 
 def _rank(clue: Clue) -> tuple[float, bool]:
-    """What the best clue has most of; of two classes, a word that is there comes before one that is not."""
+    """Sort key for the best clue; for ties, the presence of a word ranks above its absence."""
     return (clue.auc, not clue.absent)
 
 
 def _number(
     texts: Sequence[str], y: NDArray[np.float64], names: Sequence[str], parts: _Parts, seed: int
 ) -> Clue | None:
-    """Return the output whose number stands in the most texts, against numbers of other rows standing there."""
+    """Return the output whose number occurs in the most texts, if more often than numbers of other rows do."""
     tested = np.unique(np.concatenate([test for _, test in parts])) if parts else np.arange(0)
     if not len(tested):
         return None
@@ -287,7 +287,7 @@ def _number(
 
 
 def _numbers_in(text: str) -> Iterator[float]:
-    """Yield the numbers of a text; a comma may part decimals or thousands, and a hyphen be a minus or a range.
+    """Yield the numbers of a text; a comma may separate decimals or thousands, and a hyphen be a minus or a range.
 
     Examples
     --------
@@ -302,7 +302,7 @@ def _numbers_in(text: str) -> Iterator[float]:
 
 
 def _repeated(texts: Sequence[str], y: NDArray[Any]) -> tuple[int, int]:
-    """Return how many different texts stand in several rows, and how many of these have one label throughout."""
+    """Return the number of distinct texts in several rows, and of those with one label."""
     labels: dict[str, set[bytes]] = {}
     n_of = Counter(texts)
     for text, label in zip(texts, y, strict=True):

@@ -1,7 +1,7 @@
-"""Whether a difference is real: intervals and tests that respect folds and patients.
+"""Tests and intervals of differences that respect folds and patients.
 
-Which to use when stands in docs/evaluation.md. Where a function takes ``groups``, rows of one group (a patient) are
-taken to be alike: what is drawn, or counted as independent, are groups.
+docs/evaluation.md says which to use. Functions with ``groups`` treat rows of one group (a patient) as dependent, and
+groups as independent.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from headwater.evaluate.intervals import Evidence, Interval, share_interval
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-_MOST_EXACT = 300  # folds for which sums of signed ranks are counted
+_MOST_EXACT = 300  # most folds for the exact distribution of signed ranks
 _MOST_ARRANGEMENTS = 50_000
 _N_DRAWN = 20_000
 
 
 class Comparison(NamedTuple):
-    """What a test found.
+    """The result of a test.
 
     Attributes
     ----------
     statistic
-        The test's own number.
+        The test statistic.
     p
-        Two-sided.
+        Two-sided p value.
     least_p
-        The smallest p that data of this size could give, where that is worth knowing; else 0.
+        The least attainable p for data of this size, if it matters; else 0.
     """
 
     statistic: float
@@ -48,14 +48,14 @@ class AUCs(NamedTuple):
     Attributes
     ----------
     auc : float64 array of shape (r,)
-        With folds, the mean over the folds that have both classes.
+        With folds, the mean over the folds with both classes.
     covariance : float64 array of shape (r, r)
     left_out : int64 array of shape (r,)
-        Folds of each model that lack a class, which are not counted.
+        Number of each model's folds that lack a class and are not used.
     pairs : int64 array of shape (r,)
-        Disjoint pairs of a positive and a negative group, within folds: chances to be wrong that are independent.
+        Number of disjoint pairs of a positive and a negative group within folds, which are independent trials.
     groups : int64 array of shape (2,)
-        Groups with positives, and with negatives.
+        Number of groups with positives, and with negatives.
     """
 
     auc: Floats
@@ -70,7 +70,7 @@ class AUCs(NamedTuple):
         return share_interval(float(self.auc[model]), float(self.covariance[model, model] ** 0.5), evidence, level)
 
 
-# On rows: the same tested rows, two models or more
+# Tests on rows: two or more models on the same test rows
 
 
 def delong(
@@ -78,9 +78,9 @@ def delong(
 ) -> AUCs:
     """Estimate the AUC of each model and their covariance, without resampling.
 
-    With folds, each fold's scores are those of another fit, so that scores are compared within a fold alone: the AUC is
-    the mean over folds, and its variance is put together from those of the folds. A fold with one group of a class
-    says nothing about the variance: it is taken to be as variable as the others.
+    With folds, each fold's scores come from another fit, so scores are compared only within a fold: the AUC is the mean
+    over folds, and its variance is combined from the folds. A fold with only one group of a class gives no variance; it
+    is assumed to be as variable as the others.
 
     Parameters
     ----------
@@ -89,9 +89,9 @@ def delong(
     scores : float array of shape (r, n_samples)
         Scores of r models.
     groups : array of shape (n_samples,), optional
-        Rows of a group are correlated; left out, each row is on its own.
+        Groups of correlated rows. By default rows are independent.
     folds : array of shape (n_samples,) or (r, n_samples), optional
-        The fold that tested each row, for all models or for each; left out, all rows are one test set.
+        The fold that tested each row, for all models or for each. By default all rows are one test set.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def delong(
     """
     positive, values = np.asarray(truth, bool), np.atleast_2d(np.asarray(scores, np.float64))
     if np.isnan(values).any():
-        raise InputError("scores are NaN: a model that made them did not converge.")
+        raise InputError("scores are NaN: a model did not converge.")
     n = len(positive)
     cluster = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     fold = np.zeros(n, np.int64) if folds is None else np.unique(np.asarray(folds), return_inverse=True)[1]
@@ -134,10 +134,10 @@ def delong(
 
 
 def compare_aucs(found: AUCs, first: int = 0, second: int = 1) -> Comparison:
-    """Test whether two of some models have the same AUC.
+    """Test whether two models have the same AUC.
 
-    Where the difference does not vary (two AUCs of 0 or 1), p is that of as many coin tosses as there are independent
-    pairs of a positive and a negative group, all on one side.
+    If the difference has no variance (two AUCs of 0 or 1), p is that of a sign test: as many coin tosses as there are
+    independent pairs of a positive and a negative group, all with the same outcome.
 
     References
     ----------
@@ -156,18 +156,18 @@ def compare_aucs(found: AUCs, first: int = 0, second: int = 1) -> Comparison:
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> Comparison:
-    """Test whether two models are right equally often, on independent rows.
+    """Test whether two models have the same accuracy, on independent rows.
 
     Parameters
     ----------
     first, second : bool arrays of shape (n_samples,)
-        Where each model is right.
+        Whether each model is correct.
 
     Returns
     -------
     Comparison
-        The statistic is the number of rows that only the first has right, less those that only the second has; p is
-        exact, from the binomial distribution of the rows in which they differ.
+        The statistic is the number of rows that only the first gets right minus those that only the second gets right;
+        p is exact, from the binomial distribution of the rows in which they differ.
 
     References
     ----------
@@ -184,15 +184,14 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> Comparison:
     return Comparison(float(only_first - only_second), p, min(1.0, 2.0 ** (1 - n)))
 
 
-# On folds: one number a fold for each model
+# Tests over folds: one number per fold for each model
 
 
 def wilcoxon(first: ArrayLike, second: ArrayLike) -> Comparison:
-    """Test whether two models differ over folds, by the ranks of their differences.
+    """Test whether two models differ over folds, by the signed ranks of their differences.
 
-    Folds in which they are equal say nothing and are left out; equal sizes share the mean of their ranks. p is exact,
-    of all ways to give the differences signs. ``least_p`` is what n folds can give at best: with five folds 0.0625, so
-    that no result of theirs is below 0.05.
+    Folds without a difference are left out; ties share their mean rank. p is exact, over all signs of the differences.
+    ``least_p`` is the least attainable p of n folds: 0.0625 for five folds, which can never reach 0.05.
 
     Parameters
     ----------
@@ -230,12 +229,12 @@ def wilcoxon(first: ArrayLike, second: ArrayLike) -> Comparison:
         p = 2 * float(_signed_sums(doubled)[: smaller + 1].sum())
     else:
         spread = float(np.sqrt((doubled**2).sum() / 4))
-        p = 2 * float(norm.cdf((smaller + 1 - doubled.sum() / 2) / spread))  # a step of doubled ranks nearer
+        p = 2 * float(norm.cdf((smaller + 1 - doubled.sum() / 2) / spread))  # continuity correction
     return Comparison(smaller / 2, float(np.clip(p, least, 1)), least)
 
 
 def _signed_sums(ranks: Integers) -> Floats:
-    """Return the chance of each sum, from 0, of the ranks that have a plus, signs being coin tosses."""
+    """Return the probability of each sum, from 0, of positive ranks under random signs."""
     chance = np.zeros(int(ranks.sum()) + 1)
     chance[0] = 1
     reached = 0
@@ -248,16 +247,16 @@ def _signed_sums(ranks: Integers) -> Floats:
 
 
 def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Comparison:
-    """Test whether two procedures differ over folds, allowing for training rows that folds share.
+    """Test whether two procedures differ over folds, corrected for training rows that folds share.
 
-    Where all folds differ by the same amount, t is not defined, and p is that of n coin tosses on one side.
+    If all folds differ by the same amount, t is undefined, and p is that of a sign test with n equal outcomes.
 
     Parameters
     ----------
     first, second : float arrays of shape (n_folds,)
         A metric of each procedure in each fold.
     test_to_train
-        Test rows of a fold for each row that was trained on: 1 / (k - 1) in k-fold cross-validation.
+        Ratio of test rows to training rows of a fold: 1 / (k - 1) in k-fold cross-validation.
 
     References
     ----------
@@ -278,7 +277,7 @@ def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Co
 def corrected_t_interval(
     first: ArrayLike, second: ArrayLike, test_to_train: float, level: float = 0.95
 ) -> tuple[float, float]:
-    """Return the confidence interval of the difference that `corrected_t` tests, first less second.
+    """Return the confidence interval of the difference that `corrected_t` tests, first minus second.
 
     Examples
     --------
@@ -301,16 +300,16 @@ def _corrected_error(difference: Floats, test_to_train: float) -> float:
 
 
 class Ranks(NamedTuple):
-    """What a comparison of many models found.
+    """The result of a comparison of many models.
 
     Attributes
     ----------
     test
-        Whether they differ at all.
+        The test that they do not differ.
     mean_rank
-        Of shape ``(n_models,)``; 1 is the best.
+        Mean ranks, of shape ``(n_models,)``; 1 is the best.
     p
-        Of each pair, two-sided, of shape ``(n_models, n_models)``; already corrected for the number of pairs.
+        Two-sided p of each pair, of shape ``(n_models, n_models)``, corrected for the number of pairs.
     """
 
     test: Comparison
@@ -321,13 +320,13 @@ class Ranks(NamedTuple):
 def friedman(values: ArrayLike) -> Ranks:
     """Compare many models over folds, or over data sets, by their ranks.
 
-    p is that of permutations of the models within each fold: of all of them where there are few, else of 20,000 drawn
-    ones. ``least_p`` is what so many folds and models can give at best.
+    p comes from permutations of the models within each fold: all permutations if there are few, else 20,000 random
+    ones. ``least_p`` is the least attainable p.
 
     Parameters
     ----------
     values : float array of shape (n_folds, n_models)
-        A metric, higher being better.
+        A metric; higher is better.
 
     References
     ----------
@@ -360,10 +359,10 @@ def friedman(values: ArrayLike) -> Ranks:
 
 
 def _permuted(ranks: Floats) -> tuple[float, float]:
-    """Return how often models permuted within folds have sums of ranks as far apart, and the least that can be."""
+    """Return the permutation p of the ranks, and the least attainable p."""
     n, k = ranks.shape
     found = (ranks.sum(0) ** 2).sum() - 1e-9
-    if math.factorial(k) ** (n - 1) <= _MOST_ARRANGEMENTS:  # the order of the first fold's models changes nothing
+    if math.factorial(k) ** (n - 1) <= _MOST_ARRANGEMENTS:  # the first fold can stay fixed
         every = np.array(list(permutations(range(k))))
         sums = ranks[:1]
         for row in ranks[1:]:
@@ -375,13 +374,13 @@ def _permuted(ranks: Floats) -> tuple[float, float]:
     return (1 + n_as_far) / (1 + _N_DRAWN), 1 / (1 + _N_DRAWN)
 
 
-# Over many tests
+# Corrections for many tests
 
 
 def holm(p: ArrayLike) -> Floats:
-    """Adjust p values so that the chance of any false discovery stays at the level.
+    """Adjust p values to control the family-wise error rate.
 
-    A test that could not be made, whose p is NaN, stays NaN and is not counted.
+    NaN, for tests that could not be made, stays NaN and is not counted.
 
     References
     ----------
@@ -396,9 +395,9 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def benjamini_hochberg(p: ArrayLike) -> Floats:
-    """Adjust p values so that the share of false discoveries among all stays at the level.
+    """Adjust p values to control the false discovery rate.
 
-    A test that could not be made, whose p is NaN, stays NaN and is not counted.
+    NaN, for tests that could not be made, stays NaN and is not counted.
 
     References
     ----------
@@ -417,7 +416,7 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
 def _adjusted(p: ArrayLike, of_ascending: Callable[[Floats], Floats]) -> Floats:
     values = np.asarray(p, np.float64)
     if values.ndim != 1 or (values < 0).any() or (values > 1).any():
-        raise InputError("p values are numbers from 0 to 1.")
+        raise InputError("p values must be numbers from 0 to 1.")
     made = np.flatnonzero(~np.isnan(values))
     order = made[np.argsort(values[made], kind="stable")]
     out = np.full(len(values), np.nan)
@@ -429,7 +428,7 @@ def _adjusted(p: ArrayLike, of_ascending: Callable[[Floats], Floats]) -> Floats:
 
 
 class _MeanAUC(NamedTuple):
-    """The mean AUC of one model over its folds; the squares of each group's ``influence`` add up to its variance."""
+    """The mean AUC of one model over its folds; its variance is the sum of squared sums of ``influence`` by group."""
 
     auc: float
     influence: Floats
@@ -446,19 +445,19 @@ def _mean_auc(scores: Floats, positive: NDArray[np.bool_], cluster: Integers, fo
         here, there = n_groups.max(1) if both else [len(np.unique(cluster[side])) for side in sides]
         where = "" if len(parts) == 1 else " of one fold"
         raise InputError(
-            f"an interval of the AUC needs both classes in at least two groups each{where}, but there are {here} with "
+            f"an interval of the AUC needs at least two groups of each class{where}, but there are {here} with "
             f"positives and {there} with negatives."
         )
     influence = np.zeros(len(scores))
     aucs = []
     for rows in both:
-        # the share of the other class that each row is on the right side of, ties counted half
+        # the share of the other class that each row is ranked correctly against; ties count half
         wins = _placements(scores[rows], positive[rows])
         aucs.append(wins[positive[rows]].mean())
         influence[rows] = (wins - aucs[-1]) / len(both)
     for side, counts in zip(sides, n_groups, strict=True):
         known = counts > 1
-        others = (1 / counts).sum() / (1 / counts[known]).sum()  # for the folds whose variance is not known
+        others = (1 / counts).sum() / (1 / counts[known]).sum()  # scaling for folds with unknown variance
         for rows, count in zip(both, counts, strict=True):
             of_class = rows[side[rows]]
             influence[of_class] *= (others * count / max(count - 1, 1)) ** 0.5 / len(of_class)
@@ -466,7 +465,7 @@ def _mean_auc(scores: Floats, positive: NDArray[np.bool_], cluster: Integers, fo
 
 
 def _placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
-    """Return, for each row, the share of the other class that it is on the right side of; ties count half."""
+    """Return, for each row, the share of the other class that it is ranked correctly against; ties count half."""
     out = np.empty(len(scores))
     for side, sign in ((positive, 1), (~positive, -1)):
         others = np.sort(sign * scores[~side])
@@ -477,7 +476,7 @@ def _placements(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
 
 
 def _certain(difference: float, n: int) -> Comparison:
-    """Return what a test says of a difference that is the same in all of ``n`` independent parts: n coin tosses."""
+    """Return a sign test of a difference that is the same in all of ``n`` independent parts."""
     if abs(difference) < 1e-12:
         return Comparison(0.0, 1.0)
     least = min(1.0, 2.0 ** (1 - n))
@@ -487,13 +486,13 @@ def _certain(difference: float, n: int) -> Comparison:
 def _paired(first: ArrayLike, second: ArrayLike) -> Floats:
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
-        raise InputError(f"two models' numbers, one a fold, are needed; they have shapes {a.shape} and {b.shape}.")
+        raise InputError(f"two models need one number per fold each, but have shapes {a.shape} and {b.shape}.")
     if np.isnan(a).any() or np.isnan(b).any():
-        raise InputError("a metric is undefined in some fold: tests over folds need a number in each.")
+        raise InputError("a metric is undefined in some fold, but tests over folds need a number in each.")
     difference: Floats = a - b
     return difference
 
 
 def pairs(n: int) -> Sequence[tuple[int, int]]:
-    """Return all pairs of n things, each once."""
+    """Return all pairs of n indices, each once."""
     return [(i, j) for i in range(n) for j in range(i + 1, n)]

@@ -1,4 +1,4 @@
-"""Metrics over folds, as plain values."""
+"""Summaries of metrics over folds, as plain values."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def json_safe(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def repeats(outcome: Outcome) -> list[str]:
-    """Return what tells folds of one number apart: ``seed`` and ``draw``, where there are several."""
+    """Return which of ``seed`` and ``draw`` have several values, and so identify folds with the same number."""
     splits = [fold.split for fold in outcome.folds]
     return [name for name in ("seed", "draw") if len({getattr(split, name) for split in splits}) > 1]
 
 
 def numbered(fold: Fold, outcome: Outcome) -> dict[str, int]:
-    """Return the number of a fold, with its seed and draw where there are several."""
+    """Return the number of a fold, with its seed and draw if there are several."""
     return {name: getattr(fold.split, name) for name in ("fold", *repeats(outcome))}
 
 
 def natural(word: str) -> tuple[int, float, str]:
-    """Sort numbers by value, before words."""
+    """Sort key: numbers by value, before words."""
     try:
         return 0, float(word), word
     except ValueError:

@@ -1,4 +1,4 @@
-"""Thresholds at a wanted sensitivity or specificity, and what they give on other rows."""
+"""Thresholds that reach a sensitivity or specificity, and their results on other rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Target = Literal["sensitivity", "specificity"]
 def choose_threshold(
     truth: Bools, scores: Floats, *, target: Target, at: float, groups: NDArray[Any] | None = None
 ) -> float:
-    """Choose the threshold that reaches a sensitivity at the best specificity, or the other way round.
+    """Choose the threshold that reaches a sensitivity at the best specificity, or the reverse.
 
     A row counts as positive when its score is at the threshold or above.
 
@@ -27,26 +27,26 @@ def choose_threshold(
     truth : bool array of shape (n_samples,)
         Which rows are positive.
     scores : float64 array of shape (n_samples,)
-        Their scores; of rows that the head did not see, else the threshold is too hopeful.
+        Their scores, by heads that did not see them; otherwise the threshold is optimistic.
     target
-        What has to be reached.
+        The measure to reach.
     at
         The least share, above 0 and at most 1.
     groups : array of shape (n_samples,), optional
-        What rows are alike within, such as the patient. The share is then reached by rows of new groups, on average
-        over data sets; see `headwater.evaluate._limits.limit_for_new`. Where there are too few groups to promise that,
-        all of these rows reach it. When left out, it is reached by these rows.
+        Groups of dependent rows, such as patients. The share then holds for rows of new groups, on average over data
+        sets; see `headwater.evaluate._limits.limit_for_new`. With too few groups to guarantee that, all of these rows
+        reach the threshold. Without groups, the share holds for these rows.
 
     Returns
     -------
     float
-        For a sensitivity the highest such threshold: the score of a positive row. For a specificity the lowest: just
+        For a sensitivity the highest such threshold, the score of a positive row. For a specificity the lowest, just
         above the score of a negative row.
 
     Raises
     ------
     InputError
-        When the share is none, or no row is of the class that it is a share of.
+        When the share is invalid, or no row has the class it refers to.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def choose_threshold(
         raise InputError(f"a threshold for a {target} needs {kind} rows, but there are none to choose it on.")
     if groups is not None:
         return _for_new_groups(truth, scores, target, at, groups)
-    n_needed = int(np.ceil(at * len(of_class) - 1e-9))  # 0.95 of 20 is 19, whatever rounding makes of it
+    n_needed = int(np.ceil(at * len(of_class) - 1e-9))  # 0.95 of 20 is 19 despite rounding
     if target == "sensitivity":
         return float(of_class[-n_needed])
     return float(np.nextafter(of_class[n_needed - 1], np.inf))
@@ -75,12 +75,12 @@ def _for_new_groups(truth: Bools, scores: Floats, target: Target, at: float, gro
 
 
 def at_threshold(truth: Bools, scores: Floats, threshold: float) -> dict[str, float]:
-    """Compute sensitivity, specificity and predictive values of calling rows at or above a threshold positive.
+    """Compute sensitivity, specificity and predictive values at a threshold; rows at or above it are positive.
 
     Returns
     -------
     dict of str to float
-        ``sensitivity``, ``specificity``, ``ppv``, ``npv``; NaN for a share of no rows.
+        ``sensitivity``, ``specificity``, ``ppv``, ``npv``; NaN if the denominator is 0.
 
     Examples
     --------
@@ -97,9 +97,9 @@ def at_threshold(truth: Bools, scores: Floats, threshold: float) -> dict[str, fl
 
 
 def require_share(share: float, option: str) -> None:
-    """Refuse what is no share of rows that could be reached."""
+    """Refuse a share that is not above 0 and at most 1."""
     if not 0 < share <= 1:
-        raise InputError(f"{option} {share:g}: a share above 0 and at most 1 is needed, such as 0.95.")
+        raise InputError(f"{option} {share:g}: must be above 0 and at most 1, such as 0.95.")
 
 
 def _share(right: Bools) -> float:

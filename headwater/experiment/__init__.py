@@ -1,1 +1,1 @@
-"""Choose, fit, judge: an experiment from its options to a run."""
+"""Experiments, from their options to a run: choose, fit and evaluate."""

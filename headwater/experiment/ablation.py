@@ -1,4 +1,4 @@
-"""Which wording does what: prompts by themselves, left out, and put together in another way."""
+"""Effect of each prompt wording: prompts alone, left out, and combined in other ways."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from headwater.heads import ZeroShot, mean_prompt
 
 Floats = NDArray[np.float64]
 WARNING = (
-    "choosing the wording that does best here is selection on the tested labels: its number is then too good. "
-    "Choose on other samples, or take the p values of Holm, which allow for the number of wordings, not for the choice."
+    "choosing the best wording here is selection on the test labels, so its result is optimistic. Choose on other "
+    "samples. The p values after Holm correct for the number of wordings, but not for the choice."
 )
 LOWER_IS_BETTER = ("log_loss", "brier", "hamming")
 SHOWN = {"binary": ("auc", "accuracy"), "multiclass": ("auc", "accuracy"), "multilabel": ("auc_micro",)}
@@ -29,14 +29,14 @@ SHOWN = {"binary": ("auc", "accuracy"), "multiclass": ("auc", "accuracy"), "mult
 
 @dataclass(frozen=True, eq=False)
 class Wording:
-    """Some of the prompts, and the scores that they give.
+    """A subset or combination of the prompts, and its scores.
 
     Attributes
     ----------
     kind
         ``ensemble``, ``probabilities``, ``template``, ``only`` or ``without``.
     template, label, descriptor
-        What is by itself, or left out; None for what the kind is not about.
+        The part used alone or left out; None for the others.
     scores
         Float64, of shape ``(n_samples, n_classes)``, columns by sorted class.
     """
@@ -49,7 +49,7 @@ class Wording:
 
     @property
     def name(self) -> str:
-        """What to call it in print."""
+        """The printed name."""
         return {
             "ensemble": "all prompts, mean vector",
             "probabilities": "all prompts, mean probability",
@@ -62,8 +62,8 @@ class Wording:
 def wordings(found: ClassPrompts, X: Any) -> Iterator[Wording]:
     """Yield the ensemble, then every other wording.
 
-    Prompts are averaged as vectors, but for ``probabilities``: there each prompt is by itself, and a class has the mean
-    of what the softmax over all prompts gives to its own, brought to add up to 1 over the classes.
+    Prompts are averaged as vectors, except for ``probabilities``: there the softmax is over single prompts, and a class
+    gets the mean probability of its own prompts, normalised to sum to 1 over the classes.
     """
     prompts, scale = found.prompts, found.logit_scale
     labels, templates = list(prompts.classes), prompts.templates
@@ -86,13 +86,13 @@ def wordings(found: ClassPrompts, X: Any) -> Iterator[Wording]:
         if len(words) > 1:
             for w, word in enumerate(words):
                 yield Wording("only", scores({c: whole[c][:, w]}), None, c, word)
-        if len(words) > 2:  # of two, without the one is the other alone
+        if len(words) > 2:  # leaving out one of two is the same as the other alone
             for w, word in enumerate(words):
                 yield Wording("without", scores({c: np.delete(whole[c], w, axis=1)}), None, c, word)
 
 
 def _mixture(found: ClassPrompts, X: Any) -> Floats:
-    """Return the mean over a class's prompts of their probabilities among all prompts, brought to add up to 1."""
+    """Return each class's mean prompt probability among all prompts, normalised to sum to 1 over the classes."""
     each = np.concatenate(list(found.vectors.values()))
     names = [f"{i:09d}" for i in range(len(each))]  # sorted as they are
     p = ZeroShot(each, names, found.logit_scale).predict_proba(X)
@@ -104,7 +104,7 @@ def _mixture(found: ClassPrompts, X: Any) -> Floats:
 
 
 def require_metric(task: Task, metric: str | None) -> None:
-    """Raise `InputError` unless intervals of a metric can be drawn."""
+    """Raise `InputError` unless a metric can be resampled for intervals."""
     known = draw.METRICS[task]
     if metric is not None and metric not in known:
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} there are: {', '.join(known)}.")
@@ -124,20 +124,20 @@ def ablate(
     level: float = 0.95,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Measure every wording, and its difference to all prompts, on the same draws of samples or groups.
+    """Evaluate every wording, and its difference from all prompts, on the same resamples of samples or groups.
 
     Parameters
     ----------
     y
-        Classes as words, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``, a column for each of `classes`.
+        Classes as strings, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``, a column for each of `classes`.
     classes
         In the order of the run; the last of two is the positive one.
     groups
-        What is drawn again, as numbers; None for samples.
+        Groups to resample, as integer codes; None to resample samples.
     metric
-        What to sort by; the AUC (micro, for labels) when left out, or the accuracy where it is not defined.
+        Metric to sort by. Default: the AUC (micro, for several labels), or the accuracy if the AUC is undefined.
     """
-    order = np.argsort(np.argsort(np.asarray(classes), kind="stable"), kind="stable")  # columns come by sorted class
+    order = np.argsort(np.argsort(np.asarray(classes), kind="stable"), kind="stable")  # columns are by sorted class
     truth = y.astype(np.int64) if task == "multilabel" else codes_in(y, np.asarray(classes))
     drawn = np.arange(len(y)) if groups is None else groups
     every: list[dict[str, Any]] = []
@@ -154,10 +154,10 @@ def ablate(
                 "metrics": json_safe(score(task, y, scores, classes=classes)),
             }
         )
-        # the same seed draws the same groups for each
+        # the same seed gives every wording the same resamples
         values.append(draw.bootstrap(task, [[draw.FoldScores(truth, scores, drawn)]], n_draws=n_draws, seed=seed))
         if len(values) == 1:
-            say(f"measuring each wording on {n_draws:,} draws of {'samples' if groups is None else 'groups'}")
+            say(f"evaluating each wording on {n_draws:,} resamples of {'samples' if groups is None else 'groups'}")
     for name in draw.METRICS[task]:
         changes = [v[name][0] - values[0][name][0] for v in values]
         p = [draw.p_of_difference(change[1:]) for change in changes[1:]]

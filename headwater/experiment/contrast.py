@@ -1,4 +1,4 @@
-"""Image and text encoders trained on pairs to find each other's, from their options to a run."""
+"""Contrastive training of image and text encoders on pairs, from options to a run."""
 
 from __future__ import annotations
 
@@ -57,27 +57,27 @@ from headwater.samples.selection import Selection
 from headwater.sources import Manifest
 from headwater.store import Data, Modality
 
-HOLDOUT = 0.2  # the share of the pairs that is tested on, where nothing else is said
-FIRST_SCALE = 1 / 0.07  # of cosines, as CLIP's training begins
+HOLDOUT = 0.2  # default share of test pairs
+FIRST_SCALE = 1 / 0.07  # initial logit scale of CLIP
 SHOWN = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5", "zero_shot_auc")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Contrasted(Shown):
-    """What contrastive training gave: an encoder, and how well images and texts find each other by it.
+    """The result of contrastive training: an encoder, and its image-text retrieval on test pairs.
 
     Attributes
     ----------
     path
-        The directory that was written; None when none was.
+        The run directory; None when not written.
     config, metrics
-        What ``config.json`` and ``metrics.json`` hold.
+        Contents of ``config.json`` and ``metrics.json``.
     curves
-        A row for each epoch.
+        One row per epoch.
     adapters
-        What was trained of each encoder.
+        Trained weights of each encoder.
     joint
-        What joins two encoders; None where one makes both.
+        Projections that join two encoders; None for one dual encoder.
     """
 
     path: Path | None
@@ -88,7 +88,7 @@ class Contrasted(Shown):
     joint: Joint | None = None
 
     def write(self, target: Path) -> None:
-        """Write it into a run directory, whole."""
+        """Write a run directory."""
 
         def write_more(folder: Path) -> None:
             write_adapters(folder, self.adapters)
@@ -98,29 +98,29 @@ class Contrasted(Shown):
         write_whole(target, self.config, self.metrics, {CURVES: parquet(self.curves)}, write_more)
 
     def lines(self) -> list[str]:
-        """Say in a few lines what came out."""
+        """Return the results in a few lines."""
         m = self.metrics
         rows = [["", "before", "after"]]
         for name, value in m["test"].items():
             if name in SHOWN:
                 rows.append([name, f"{m['before'][name]:.3f}", f"{value:.3f}"])
-        title = f"contrastive, {counted(m['n_train'], 'pair')}; on {counted(m['n_test'], 'pair')} that were held out:"
+        title = f"contrastive, {counted(m['n_train'], 'training pair')}; on {counted(m['n_test'], 'test pair')}:"
         out = [title, *(f"  {line}" for line in aligned(rows))]
-        out.append(f"  (of {m['n_test_texts']:,} distinct texts and {m['n_test_images']:,} images)")
+        out.append(f"  ({m['n_test_texts']:,} distinct texts and {m['n_test_images']:,} distinct images)")
         seen = [(m[f"n_test_{what}_in_training"], what) for what in ("images", "texts")]
-        out += [f"  {n:,} of these {what} are among those to train on, too" for n, what in seen if n]
+        out += [f"  {n:,} of these {what} are also in the training pairs" for n, what in seen if n]
         if "class_counts" in m:
             out += ["", *class_lines(m["class_counts"])]
         out += positive_lines(Positive(**m["positive"]) if "positive" in m else None)
         if self.path is None:
-            return [*out, "nothing was written; --out RUN keeps the encoder"]
+            return [*out, "nothing written; --out RUN keeps the encoder"]
         how = f"--adapter {self.path}" if self.joint is None else f"--encoder joined:{self.path}"
         return [*out, f"run in {self.path}; embed with it: headwater embed … {how}"]
 
 
 @dataclass(frozen=True)
 class ContrastPlan:
-    """What was asked of one contrastive training; see `headwater.api.contrast`."""
+    """Options of one contrastive training; see `headwater.api.contrast`."""
 
     manifest: Path
     encoders: TunedEncoders
@@ -134,17 +134,17 @@ class ContrastPlan:
     label: str | None
 
     def refuse(self) -> None:
-        """Raise `InputError` for what needs no file to be refused."""
+        """Raise `InputError` for invalid options, before any file is read."""
         if self.loss not in get_args(ContrastiveLoss):
             raise InputError(
                 f"--loss {self.loss!r}.{nearest(self.loss, get_args(ContrastiveLoss))} There are: clip, siglip."
             )
         if (self.prompts is None) != (self.label is None):
-            raise InputError("--prompts and --label go together: what describes each value of a column.")
+            raise InputError("--prompts and --label go together: the prompts describe the values of the label column.")
         if self.training.batch_size < 2:
             raise InputError(
-                f"--batch-size must be at least 2, but is {self.training.batch_size}: the contrastive loss compares "
-                "the pairs of a step."
+                f"--batch-size must be at least 2, but is {self.training.batch_size}: the contrastive loss needs at "
+                "least two pairs per step."
             )
         if self.allow_leakage is not None and not self.allow_leakage.strip():
             raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
@@ -152,7 +152,7 @@ class ContrastPlan:
 
     @property
     def holdout(self) -> float | None:
-        """The share of the pairs to test on; None where a column says which they are."""
+        """The share of test pairs; None if a column defines the split."""
         if self.protocol.split is not None:
             return None
         return HOLDOUT if self.protocol.holdout is None else self.protocol.holdout
@@ -165,7 +165,7 @@ class ContrastPlan:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the run is made of, as ``config.json`` has it; its features join it there."""
+        """The configuration for ``config.json``, to which the features are added."""
         training = self.training.config(self.protocol.seed)
         selection = self.selection.to_dict()
         return {
@@ -193,8 +193,8 @@ class ContrastPlan:
         ready = self._read(say)
         leakage = self._leakage(ready, say)
         say(
-            f"{counted(len(ready.rows), 'pair')} to train on, {len(ready.stop):,} to stop by, "
-            f"{len(ready.test):,} to test"
+            f"{counted(len(ready.rows), 'training pair')}, {len(ready.stop):,} for early stopping, "
+            f"{len(ready.test):,} test pairs"
         )
         adapted, also = self._adapted(ready)
         image, text = self._sources(ready, team)
@@ -213,7 +213,7 @@ class ContrastPlan:
             "before": before,
             "test": after,
             "epochs": tuned.n_epochs,
-            "selection": {"epochs_by": "loss on pairs held out of those to train on" if len(ready.stop) else None},
+            "selection": {"epochs_by": "loss on pairs held out of the training pairs" if len(ready.stop) else None},
             "training": {
                 "of_the_encoder": trained,
                 "encoder_parameters": every,
@@ -239,7 +239,7 @@ class ContrastPlan:
         return done
 
     def _identity(self, ready: PairData) -> dict[str, Any]:
-        """Return all that a run that goes on must have in common with the one that began."""
+        """Return everything that must be unchanged for a stopped run to be continued."""
         identity = {k: v for k, v in self.config.items() if k not in ("workers", "accumulate", "device")}
         identity["samples"] = hashed([ready.data.ids, ready.pairs.image, ready.pairs.text, ready.rows, ready.stop])
         identity["contents"] = [hashed([c.key for c in one.contents]) for one in ready.inputs]
@@ -250,7 +250,7 @@ class ContrastPlan:
     def _trained(
         self, model: Pairing, ready: PairData, progressed: Progressed | None, team: Team, say: Progress
     ) -> Tuned:
-        """Train on the pairs, and leave the model in its best state."""
+        """Train on the pairs, and leave the model in the state with the lowest stopping loss."""
         total = self.training.epochs * len(ready.rows)
         with counting(say, "tune", total, unit="pairs") as update, memory_advice(self.training):
             return train_model(
@@ -265,7 +265,7 @@ class ContrastPlan:
             )
 
     def _leakage(self, ready: PairData, say: Progress) -> Leakage:
-        """Refuse images that are tested and trained on, and divided groups, as `fit_head` does."""
+        """Refuse identical images and divided groups across train and test, as `fit_head` does."""
         split = Split(0, np.concatenate([ready.rows, ready.stop]), ready.test)
         return check_leakage(
             replace(ready.data, inputs={}),
@@ -278,7 +278,7 @@ class ContrastPlan:
         )
 
     def _adapted(self, ready: PairData) -> tuple[list[Adapted], dict[str, Any]]:
-        """Return the encoders that are trained, and the scale and bias of cosines where an encoder has its own."""
+        """Return the encoders to train, and the encoder's own logit scale and bias, if it has them."""
         how = self.training.modes
         of_encoder: dict[int, tuple[Tunable[Any], dict[Modality, TrainMode]]] = {}
         for one in ready.inputs:
@@ -290,7 +290,9 @@ class ContrastPlan:
             if not trained:
                 continue
             if self.training.checkpoint_gradients and not encoder.checkpoint_gradients():
-                raise InputError(f"{encoder.name} cannot compute gradients in parts: leave --checkpoint-gradients out.")
+                raise InputError(
+                    f"{encoder.name} does not support gradient checkpointing: leave --checkpoint-gradients out."
+                )
             if ready.is_dual:
                 own = dict(encoder.module.named_parameters())
                 also = {name: own[name] for name in ("logit_scale", "logit_bias") if name in own}
@@ -339,11 +341,11 @@ class ContrastPlan:
         return Joint(parts, own, math.exp(float(model.own["logit_scale"].detach())))
 
     def _read(self, say: Progress) -> PairData:
-        """Read the manifest, load the encoder, and divide the pairs."""
+        """Read the manifest, load the encoders, and split the pairs."""
         table, samples = read_samples(self.manifest, self.encoders.columns, self.selection.where)
         if table.text is None or table.image is None:
             raise InputError(
-                "contrastive training needs an image and a text of each sample: name columns with --image and --text."
+                "contrastive training needs an image and a text for each sample: name columns with --image and --text."
             )
         group, split = group_column(samples, self.protocol.groups), self.protocol.split
         for option, column in (("--groups", group), ("--split", split), ("--label", self.label)):
@@ -359,7 +361,7 @@ class ContrastPlan:
         given = None if split is None else full_column(data, split, "--split")
         seed = self.protocol.seed
         tested = make_splits(
-            np.resize([0, 1], len(data.ids)),  # there is no class to keep in proportion
+            np.resize([0, 1], len(data.ids)),  # no classes to stratify by
             groups=unit,
             split=given,
             holdout=self.holdout,
@@ -375,26 +377,26 @@ class ContrastPlan:
         return PairData(inputs, data, pairs, np.setdiff1d(tested.train, stop), stop, tested.test, truth, group, unit)
 
     def _contents(self, table: Manifest, say: Progress) -> tuple[list[TunedInput], Data]:
-        """Load the encoders, and read every image and text for its key."""
+        """Load the encoders, and read every image and text to compute its key."""
         named = replace(self.encoders, columns=replace(self.encoders.columns, text=table.text))
         encoders = load_encoders(named, table, self.training, tokens=False)
         if set(encoders) != {"image", "text"}:
             raise InputError(
-                "contrastive training needs a dual encoder, which reads images and texts, such as open_clip:… or "
-                "hf:…, or two encoders."
+                "contrastive training needs a dual encoder for images and texts, such as open_clip:… or hf:…, or two "
+                "encoders."
             )
         modes = self.training.modes
         if encoders["image"] is not encoders["text"]:
             for modality, encoder in encoders.items():
                 if encoder.tuned is not None and modes[modality].kind == "none":
                     raise InputError(
-                        f"--train {modality}=none keeps what --adapter {self.encoders.choice.adapter} brought, which "
-                        "two joined encoders cannot hold: train it too, or leave --adapter out."
+                        f"--train {modality}=none with --adapter {self.encoders.choice.adapter}: two joined encoders "
+                        "cannot keep an adapter that is not trained. Train it too, or leave --adapter out."
                     )
         return read_contents(table, encoders, modes, self.training.workers, say)
 
     def _sources(self, ready: PairData, team: Team) -> list[InputSource]:
-        """Return what each tower reads; one that is locked is run once."""
+        """Return the input of each tower; a frozen tower encodes its contents once."""
         found = {}
         for one in ready.inputs:
             stored = None
@@ -424,7 +426,7 @@ class ContrastPlan:
         return [found["image"], found["text"]]
 
     def _tested(self, model: Pairing, ready: PairData, team: Team) -> dict[str, float]:
-        """Return how well the test pairs are found, and the test images classified by prompts."""
+        """Return retrieval metrics on the test pairs, and zero-shot metrics on the test images if there are prompts."""
         images, texts = embed_pairs(model, ready.test, self.settings, team)
         found = retrieval(images, texts, ready.pairs, ready.test)
         if self.prompts is not None and ready.truth is not None:
@@ -438,7 +440,7 @@ class ContrastPlan:
 
 @dataclass(frozen=True, eq=False)
 class PairData:
-    """All that training reads, and how its rows are divided."""
+    """The data for training, and the split of its rows."""
 
     inputs: Sequence[TunedInput]
     data: Data
@@ -451,18 +453,18 @@ class PairData:
     groups: NDArray[Any] | None
 
     def _shared(self, numbers: NDArray[np.int64]) -> int:
-        """Return how many distinct contents of test pairs are among those to train on, or to stop by."""
+        """Return how many distinct contents of test pairs are also in the training or stopping pairs."""
         seen = np.concatenate([self.rows, self.stop])
         return len(np.intersect1d(numbers[self.test], numbers[seen]))
 
     @property
     def is_dual(self) -> bool:
-        """Whether one encoder makes both."""
+        """Whether one encoder encodes both images and texts."""
         return self.inputs[0].encoder is self.inputs[1].encoder
 
     @property
     def classes(self) -> dict[str, Any]:
-        """What ``metrics.json`` says of the classes of a label; nothing without one."""
+        """The section of ``metrics.json`` on the label's classes; empty without a label."""
         if self.truth is None:
             return {}
         classes = sorted(set(self.truth.tolist()))
@@ -471,7 +473,7 @@ class PairData:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many pairs there are of each kind, and how many distinct images and texts are tested."""
+        """Numbers of training, stopping and test pairs, and of distinct test images and texts."""
         return {
             "n_samples": len(self.data.ids),
             "n_train": len(self.rows),
@@ -492,7 +494,7 @@ def _zero_shot(
     truth: NDArray[Any],
     scale: float,
 ) -> dict[str, float]:
-    """Return the accuracy and AUC of images classified by their prompts."""
+    """Return the accuracy and AUC of zero-shot classification of images by prompts."""
     contents, _ = unique_texts(prompts.texts)
     vectors = encoder.encode("text", [encoder.prepare("text", content) for content in contents]).pooled
     vectors = vectors if project is None else vectors @ project.T

@@ -1,4 +1,4 @@
-"""Controls of a run: its inputs one by one, shuffled, and replaced by random numbers, on the same splits."""
+"""Controls of a run, on the same splits: each input alone, shuffled inputs, and random features."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Evaluate = Callable[[HeadChoice, Any], Outcome]
 
 @dataclass(frozen=True)
 class Control:
-    """What a control is made of.
+    """A control: its kind, head and inputs.
 
     Attributes
     ----------
@@ -51,16 +51,16 @@ def run_controls(
     evaluate: Evaluate,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Evaluate each control as the run was, and return what ``metrics.json`` says of it, by its name.
+    """Evaluate each control as the run was, and return its section of ``metrics.json``, by name.
 
     Parameters
     ----------
     chosen, parts
         The head of the run, and its inputs by name.
     outcome, y, groups
-        What the run found, with which labels, and what is drawn again for intervals; None for samples.
+        The outcome of the run, its labels, and the groups to resample for intervals; None to resample samples.
     seed
-        Of what is shuffled and drawn.
+        Seed for shuffling and for random features.
     evaluate
         Evaluates a head on inputs, on the splits of the run.
     say
@@ -100,7 +100,7 @@ def _controls(chosen: HeadChoice, parts: Mapping[str, Any], seed: int) -> dict[s
 
 
 def _seed(seed: int, number: int) -> int:
-    """Return a seed of an input's own, so that no two inputs are shuffled or drawn alike."""
+    """Return a separate seed for each input, so that inputs are shuffled or drawn independently."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
 
 
@@ -111,7 +111,7 @@ def _lacks_some(X: Any) -> bool:
 def _differences(
     outcome: Outcome, control: Outcome, y: NDArray[Any], groups: NDArray[Any] | None
 ) -> dict[str, dict[str, Any]]:
-    """Return how far the run is above a control, by metric, on the folds of the first seed and draw."""
+    """Return the run's difference from a control, by metric, on the folds of the first seed and draw."""
     codes = np.arange(len(y)) if groups is None else np.unique(groups.astype(np.str_), return_inverse=True)[1]
     truth = outcome.truth(y)
     first = outcome.folds[0].split

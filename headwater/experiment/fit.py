@@ -1,4 +1,4 @@
-"""A fit from what was asked of it to a run: samples, splits, leaks, heads and what is reported."""
+"""A fit, from its options to a run: samples, splits, leaks, heads and decisions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from headwater.store import Data, Store
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What was asked of one fit; see `headwater.api.fit_head`."""
+    """Options of one fit; see `headwater.api.fit_head`."""
 
     features: tuple[str, ...]
     labels: tuple[str, ...]
@@ -67,15 +67,15 @@ class FitOptions:
     prompts: str | Path | None = None
 
     def refuse(self) -> None:
-        """Raise `InputError` for what needs no store to be refused."""
+        """Raise `InputError` for invalid options, before the store is read."""
         self.protocol.refuse()
         for option, given in (("--label-separator", self.selection.label_separator), ("--merge", self.selection.merge)):
             if self.protocol.regression and given:
-                raise InputError(f"{option} is about classes, and --task regression predicts numbers: leave it out.")
+                raise InputError(f"{option} is for classes, but --task regression predicts numbers: leave it out.")
         _refuse_same_repeats(self.protocol, self.head)
 
     def on(self, store: Store) -> FitPlan:
-        """Return the plan on a store, refusing what the store lacks."""
+        """Return the plan for a store; refuse columns and features that the store lacks."""
         selection = self.selection
         protocol = require_columns(store, self.labels, self.protocol, selection)
         what = wanted(
@@ -93,7 +93,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class FitPlan:
-    """A fit that nothing is known to be in the way of."""
+    """A fit whose options have been validated against the store."""
 
     store: Store
     asked: FitOptions
@@ -101,7 +101,7 @@ class FitPlan:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the fit is made of, as ``config.json`` has it; the classes and the environment join it there."""
+        """The configuration for ``config.json``, to which classes and environment are added."""
         asked = self.asked
         return {
             "command": "fit-head",
@@ -121,7 +121,7 @@ class FitPlan:
 
     @property
     def used(self) -> list[str]:
-        """The columns that are used, each once."""
+        """The distinct columns that are used."""
         return list(dict.fromkeys([*self.asked.labels, *self.asked.protocol.columns.values()]))
 
     def run(self, target: Path | None, say: Progress, *, inner_always: bool = False) -> Run:
@@ -134,7 +134,7 @@ class FitPlan:
         say
             Called with a line about each step.
         inner_always
-            Fit on inner folds even where there is nothing to select, so that heads can be chosen by their inner losses.
+            Fit on inner folds even if there is nothing to select, so that heads can be compared by inner loss.
         """
         rows = self._rows(say)
         splits = splits_of(rows.y, rows.columns, self.asked.protocol)
@@ -144,7 +144,7 @@ class FitPlan:
         return write_run(target, run, self.asked.head.kind)
 
     def _rows(self, say: Progress) -> LabelledRows:
-        """Read features and labels, and warn of what is odd in them."""
+        """Read features and labels, and warn of anomalies in them."""
         asked, protocol, selection = self.asked, self.asked.protocol, self.asked.selection
         rule = selection.rule(asked.labels, protocol, self.store.roles.id)
         missing = rule.found(self.store.select(selection.where))
@@ -170,7 +170,7 @@ class FitPlan:
     def _fitted(
         self, rows: LabelledRows, splits: Sequence[Sequence[Split]], inner_always: bool, say: Progress
     ) -> Fitted:
-        """Select and fit the head on each split, and the controls where they are asked for."""
+        """Select and fit the head on each split, and the controls if requested."""
         asked, protocol, columns = self.asked, self.asked.protocol, rows.columns
 
         def evaluated(head: HeadChoice, X: Any) -> Outcome:
@@ -199,7 +199,7 @@ class FitPlan:
     def _reported(
         self, target: Path | None, rows: LabelledRows, fitted: Fitted, leakage: Leakage, say: Progress
     ) -> Run:
-        """Put the results of a fit together as a run."""
+        """Assemble the results of a fit as a run."""
         asked, protocol, columns, y = self.asked, self.asked.protocol, rows.columns, rows.y
         outcome, decisions, head = fitted.outcome, fitted.decisions, asked.head.head()
         classes = outcome.classes.tolist() if rows.names is None else rows.names
@@ -248,15 +248,15 @@ class LabelledRows:
     y
         Classes, of shape ``(n,)``; 0/1 of shape ``(n, n_labels)``; or numbers.
     names
-        What the columns of ``y`` are called; None where each row has one class.
+        Names of the columns of ``y``; None if each row has one class.
     columns
         Groups, units and levels of the rows.
     missing
         Missing values by column.
     positive
-        The positive class of two.
+        The positive class of a binary task.
     warnings
-        What is odd in the features.
+        Anomalies in the features.
     """
 
     data: Data
@@ -275,7 +275,7 @@ class LabelledRows:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What fitting gave: the inputs of the head, the outcome, what follows from its scores, texts, and controls."""
+    """The result of fitting: inputs of the head, outcome, decisions from its scores, texts, and controls."""
 
     X: Any
     outcome: Outcome
@@ -296,7 +296,7 @@ def counts_of(
 ) -> dict[str, Any]:
     """Count classes and missing values, and warn of names that seem to mean the same; for ``metrics.json``.
 
-    ``option`` is what brings labels to one name, where there is such an option.
+    ``option`` is the command's option to merge labels, if it has one.
     """
     out: dict[str, Any] = {"missing_values": {column: dict(of) for column, of in missing.items()}}
     warnings = []
@@ -313,7 +313,7 @@ def counts_of(
 
 
 def _checked_leakage(plan: FitPlan, rows: LabelledRows, splits: Sequence[Sequence[Split]], say: Progress) -> Leakage:
-    """Look for leaks in the splits of every seed, sample by sample where rows are bags; return what the first has."""
+    """Look for leaks in the splits of every seed, at sample level if rows are bags; return those of the first seed."""
     asked, columns = plan.asked, rows.columns
     samples, row = samples_behind(plan.store, plan.what, asked.selection.where, rows.data)
     of_samples, whole = (None if values is None else values[row] for values in (columns.groups, columns.whole))
@@ -330,7 +330,7 @@ def _checked_leakage(plan: FitPlan, rows: LabelledRows, splits: Sequence[Sequenc
             groups=of_samples,
             group_column=asked.protocol.groups,
             allowed=asked.allow_leakage,
-            # samples may lack features that others have, and share an image all the same
+            # samples that lack a feature may still share an image with others
             shared=shared_images(rows.data, of_seed) if plan.what.partial and plan.what.bags is None else 0,
             stated=stated,
             say=say if not found else silent,
@@ -340,7 +340,7 @@ def _checked_leakage(plan: FitPlan, rows: LabelledRows, splits: Sequence[Sequenc
 
 
 def of_samples_behind(splits: Sequence[Split], row: NDArray[np.int64]) -> list[Split]:
-    """Return splits of rows as splits of the samples behind them, whose rows are ``row``, of shape ``(n_samples,)``."""
+    """Turn splits of rows into splits of samples; ``row`` is the row of each sample, of shape ``(n_samples,)``."""
     return [
         replace(s, train=np.flatnonzero(np.isin(row, s.train)), test=np.flatnonzero(np.isin(row, s.test)))
         for s in splits
@@ -352,7 +352,7 @@ def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[S
     found = [
         make_splits(
             y,
-            # A split that is given may divide groups when that is allowed, and is refused or counted later.
+            # A given split may divide groups if leakage is allowed; the leak check refuses or counts that later.
             groups=rows.whole if rows.split is None else None,
             n_folds=protocol.n_folds,
             split=rows.split,
@@ -378,7 +378,7 @@ def _cross_validated(
     inner_always: bool,
     say: Progress,
 ) -> Outcome:
-    """Cross-validate with each seed, all together, and return all folds as one outcome."""
+    """Cross-validate all seeds together, and return all folds as one outcome."""
     drawn, repeats, final = "seed" in chosen.head().get_params() and "seed" not in chosen.given, [], None
     for seed, of_seed in zip(protocol.every_seed, splits, strict=True):
         if protocol.shots is not None:
@@ -388,7 +388,7 @@ def _cross_validated(
             of_seed = few_shots(of_seed, y, groups, shots=protocol.shots, n_draws=protocol.n_draws)
         repeats.append(Repeat(of_seed, chosen.searches(seed), seed, {"seed": seed} if drawn else {}))
     if protocol.seeds > 1:
-        say(f"{protocol.seeds} seeds, from {protocol.seed} on")
+        say(f"{protocol.seeds} seeds, starting at {protocol.seed}")
     return cross_validate_repeats(
         chosen.head(protocol.seed),
         X,
@@ -404,14 +404,14 @@ def _cross_validated(
 
 
 def _refuse_same_repeats(protocol: Protocol, chosen: HeadChoice) -> None:
-    """Refuse repetitions that would all be the same, or of which the head is to know nothing."""
+    """Refuse repetitions that would be identical, or whose seed the head would ignore."""
     if protocol.seeds == 1:
         return
     if "seed" in chosen.given:
-        raise InputError("--set seed=… goes without --seeds, which give the head theirs.")
+        raise InputError("--set seed=… goes without --seeds, which sets the head's seed in each repetition.")
     drawn = "seed" in chosen.head().get_params() or chosen.trials is not None
     if protocol.split is not None and protocol.shots is None and not drawn:
         raise InputError(
-            f"--seeds {protocol.seeds} with --split {protocol.split}: the split stays and a {chosen.kind} head draws "
-            "nothing, so that each repetition would be the same. Leave --seeds out."
+            f"--seeds {protocol.seeds} with --split {protocol.split}: the split is fixed and a {chosen.kind} head is "
+            "deterministic, so all repetitions would be identical. Leave --seeds out."
         )

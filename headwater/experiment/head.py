@@ -1,4 +1,4 @@
-"""A kind of head with what is asked of its parameters: values that are given, and lists to select among."""
+"""A kind of head with its parameters: fixed values, and lists to select among."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ DEFAULT_HEAD = {False: "linear", True: "ridge"}  # for regression or not
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """A kind of head, and how its parameters come about.
+    """A kind of head, and how its parameters are set or selected.
 
     Attributes
     ----------
     kind
-        Of head.
+        Kind of head.
     fixed
-        Parameters that are given.
+        Parameters with one given value.
     lists
-        Parameters of which one of several values is selected.
+        Parameters to select from several values.
     trials
         How many settings Optuna proposes for each set of training rows; None for a grid.
     fine
-        Whether the head's grid is followed by a finer one around its best.
+        Whether a finer grid around the best value follows the head's own grid.
     regression
         Whether the head predicts numbers.
     """
@@ -55,15 +55,15 @@ class HeadChoice:
         regression: bool = False,
         option: str = "--set ",
     ) -> HeadChoice:
-        """Tell values from lists of them, by the types of a head's parameters.
+        """Sort parameters into fixed values and lists to select among, by the types of the head's parameters.
 
-        A list is one value where the parameter is a list itself (``hidden=[512, 512]``), and else values to select
-        among (``lr=[0.001, 0.01]``, ``hidden=[[64], [128, 128]]``).
+        A list is one value if the parameter is itself a list (``hidden=[512, 512]``). Otherwise it holds values to
+        select among (``lr=[0.001, 0.01]``, ``hidden=[[64], [128, 128]]``).
 
         Raises
         ------
         HeadError, InputError
-            For a head or parameter that there is not, and a value of the wrong type.
+            For an unknown head or parameter, and a value of the wrong type.
         """
         if kind.startswith("zero-shot"):
             raise InputError(f"--head {kind} has nothing to fit: run headwater zero-shot.")
@@ -72,11 +72,11 @@ class HeadChoice:
         if trials is not None:
             need("optuna", "sweep")  # before anything is fitted
         hints = get_type_hints(head_class(kind, regression=regression).__init__)
-        make_head(kind, dict(params), regression=regression)  # which knows the names
+        make_head(kind, dict(params), regression=regression)  # refuses unknown names
         fixed: dict[str, Any] = {}
         lists: dict[str, Sequence[Any]] = {}
         for name, given in params.items():
-            value = given.tolist() if hasattr(given, "tolist") else given  # of NumPy
+            value = given.tolist() if hasattr(given, "tolist") else given  # NumPy values
             hint = hints.get(name, Any)
             if _is_a(value, hint):
                 fixed[name] = value
@@ -87,8 +87,8 @@ class HeadChoice:
         found = cls(kind, fixed, lists, trials, fine, regression)
         if fine and (trials is not None or found._penalties is None):
             raise InputError(
-                "--fine goes with a head whose grid is of one penalty, such as linear, without --trials and lists to "
-                "select among."
+                "--fine goes with a head whose grid has one penalty, such as linear, and without --trials or lists of "
+                "values."
             )
         return found
 
@@ -102,7 +102,7 @@ class HeadChoice:
 
     @property
     def _penalties(self) -> tuple[str, list[float]] | None:
-        """The one parameter that the head's own grid is of, above 0, and its values; None where there is no such."""
+        """The single positive parameter of the head's own grid, with its values; None if there is no such parameter."""
         names = {name for params in self.head().default_grid() for name in params}
         if len(names) != 1 or names & self.given or self.lists:
             return None
@@ -113,22 +113,22 @@ class HeadChoice:
 
     @property
     def given(self) -> frozenset[str]:
-        """Names of the parameters of which anything is said."""
+        """Names of the parameters that the user set, as a value or a list."""
         return frozenset(self.fixed) | frozenset(self.lists)
 
     def instead(self, kind: str) -> HeadChoice:
-        """Return the same of another kind of head, which has the same parameters."""
+        """Return the same choice for another kind of head with the same parameters."""
         return replace(self, kind=kind)
 
     def head(self, seed: int | None = None) -> Head:
-        """Build an unfitted head; one that draws at random draws with the seed, unless it was given its own."""
+        """Build an unfitted head; a head with a random seed gets this one, unless the user set its seed."""
         head = make_head(self.kind, dict(self.fixed), regression=self.regression)
         if seed is None or "seed" not in head.get_params():
             return head
         return make_head(self.kind, {"seed": seed, **self.fixed}, regression=self.regression)
 
     def searches(self, seed: int) -> Searches:
-        """Return what is selected among: lists by the head's own grid, or what Optuna proposes in its search space."""
+        """Return the settings to search: lists times the head's own grid, or Optuna in the head's search space."""
         head = self.head()
         if self.trials is not None:
             free = {name: where for name, where in head.search_space.items() if name not in self.given}
@@ -142,7 +142,7 @@ class HeadChoice:
 
 
 def _worded(hint: Any) -> str:
-    """Say what type is needed, as one writes it in JSON."""
+    """Describe a type in the words of JSON."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(map(str, parts))
@@ -166,7 +166,7 @@ _WORDS = {
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value that was read as JSON is of a type; a whole number is a float too, a truth value is not."""
+    """Whether a value read from JSON has a type; an integer counts as a float, a boolean does not."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_is_a(value, part) for part in parts)

@@ -1,4 +1,4 @@
-"""The leaderboard of a sweep: cells in order, how far each is below the best, and what picking honestly gives."""
+"""The leaderboard of a sweep: ranked cells, differences from the best, and the result of selection by inner folds."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Cell:
     Attributes
     ----------
     name
-        Of its run directory.
+        Name of its run directory.
     features
         Its inputs.
     head
         Kind of head.
     results
-        What its run holds.
+        Contents of its run.
     """
 
     name: str
@@ -51,28 +51,28 @@ class Cell:
 
     @property
     def tried(self) -> pl.DataFrame:
-        """A row for each setting that was tried on inner folds; see `headwater.api.Run`."""
+        """One row per setting tried on inner folds; see `headwater.api.Run`."""
         if self.results.trials is None:
-            raise InputError(f"{self.name}: the run holds no trials.parquet. Remove its directory and sweep again.")
+            raise InputError(f"{self.name}: the run has no trials.parquet. Remove its directory and sweep again.")
         return self.results.trials
 
 
 def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:
-    """Rank cells by a metric, best first, and say what choosing among them by inner losses alone gives.
+    """Rank cells by a metric, best first, and evaluate selection among them by inner losses alone.
 
     Parameters
     ----------
     cells
-        In the order in which equals are preferred.
+        In order of preference for ties.
     metric
-        One of those of `headwater.evaluate.bootstrap`.
+        One of the metrics of `headwater.evaluate.bootstrap`.
     seed
-        Of the draws of intervals.
+        Seed of the bootstrap.
 
     Returns
     -------
     dict
-        What ``sweep.json`` holds: ``leaderboard`` with a row a cell, and ``picked``.
+        Contents of ``sweep.json``: ``leaderboard`` with one row per cell, and ``picked``.
     """
     first = cells[0].results
     task, classes = first.metrics["task"], names_of(first.metrics)
@@ -143,13 +143,13 @@ def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:
 
 
 def _inner_losses(cell: Cell, folds: pl.DataFrame) -> NDArray[np.float64]:
-    """Return the inner loss of the setting that was selected, for each fold."""
+    """Return the inner loss of the selected setting, for each fold."""
     selected = cell.tried.filter(pl.col("selected") & pl.col("fold").is_not_null())
     return folds.join(selected, on=folds.columns, how="left", maintain_order="left")["loss"].to_numpy()
 
 
 def _numbered(rows: pl.DataFrame, folds: pl.DataFrame) -> NDArray[np.int64]:
-    """Return each row's place in a table of folds."""
+    """Return each row's index in a table of folds."""
     return rows.join(folds.with_row_index("place"), on=folds.columns, how="left", maintain_order="left")[
         "place"
     ].to_numpy()
@@ -158,7 +158,7 @@ def _numbered(rows: pl.DataFrame, folds: pl.DataFrame) -> NDArray[np.int64]:
 def _row(
     rank: int, cell: Cell, paired: Paired, metric: str, cell_and_best: tuple[int, int], inner_loss: float
 ) -> dict[str, Any]:
-    """Return a row of the leaderboard; the best one, which is first, is not compared with itself."""
+    """Return a row of the leaderboard; the first row, the best cell, has no comparison."""
     metrics = cell.results.metrics
     low, high = paired.interval(metric, cell_and_best[0], LEVEL)
     change = paired.difference(metric, *cell_and_best, LEVEL)
@@ -186,23 +186,23 @@ def _mean_and_std(metrics: Mapping[str, Any], name: str) -> list[tuple[str, floa
 
 
 def lines_of(found: Mapping[str, Any]) -> list[str]:
-    """Say what a sweep found.
+    """Return the results of a sweep in lines.
 
     Parameters
     ----------
     found
-        What ``sweep.json`` holds.
+        Contents of ``sweep.json``.
     """
     rows, metric, picked = found["leaderboard"], found["metric"], found["picked"]
     share, what = f"{100 * found['level']:g} %", f"{found['drawn']}s"
     out = [
         f"{found['task']}, {counted(found['n_samples'], 'sample')}, {counted(len(rows), 'cell')}, mean ± standard "
-        f"deviation over {over(picked['folds'])}; {share} intervals by drawing {what} again"
+        f"deviation over {over(picked['folds'])}; {share} intervals by resampling {what}"
     ]
     if found.get("test") == "corrected_t":
-        out[0] += "; differences and p by the corrected t over folds"
+        out[0] += "; differences and p by the corrected t-test over folds"
     out += positive_lines(Positive(**found["positive"]) if found.get("positive") else None)
-    table = [["", "features", "head", metric, share, "less the best", share, "p Holm"]]
+    table = [["", "features", "head", metric, share, "minus the best", share, "p Holm"]]
     for row in rows:
         cells = [str(row["rank"]), row["features"], row["head"], _mean(row, metric)]
         cells += [interval_words(row["low"], row["high"])]
@@ -212,15 +212,15 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
         table.append(cells + [""] * (len(table[0]) - len(cells)))
     out += indented(table)
     if found["intervals_of_seed"] is not None:
-        out.append(f"intervals and differences are those of seed {found['intervals_of_seed']}")
+        out.append(f"intervals and differences are for seed {found['intervals_of_seed']}")
     if len(rows) > 1:
         out.append(
-            f"The best of {len(rows)} is optimistic: it is the best on the test rows that it is reported on, and p "
-            "values against it are too small for the same reason."
+            f"The best of {len(rows)} is optimistic: it was chosen on the test rows it is reported on. For the same "
+            "reason, p values against it are too small."
         )
     of_folds = [f"{name} in {n}" for name, n in picked["cells"].items()]
     out.append(
-        f"picked by inner folds: {metric} {plus_minus(picked['mean'], picked['std'], metric)} "
+        f"selected by inner folds: {metric} {plus_minus(picked['mean'], picked['std'], metric)} "
         f"{interval_words(picked['low'], picked['high'])} ({', '.join(of_folds)} of {len(picked['folds'])} folds)"
     )
     for name, part in found.get("at_edge", {}).items():

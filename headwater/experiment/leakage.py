@@ -1,4 +1,4 @@
-"""Whether a split leaks: what fit-head looks at before it fits, and when it refuses to."""
+"""Leak checks of a split, which fit-head runs before it fits."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from headwater.runs.words import words_of_clue
 from headwater.samples.contents import SharedContents, contents_of, kinds_of, modality_of
 from headwater.store import KEY_COLUMNS, Data, Modality, SelectedRows
 
-# What keeps the search for near duplicates to some tenths of a second: their share is estimated on a sample.
+# The share of near duplicates is estimated on a sample, so that the search takes some tenths of a second.
 LOOKED_UP, TAIL_ROWS, WHITENED_ROWS, DIM = 1024, 1024, 512, 128
 
-# A run is refused for near duplicates when so many of the images looked up have one in training. Chance alone gives one
-# in a hundred (that is how the threshold is set, and the tail it is set by is right within some factor of three); sets
-# of real images whose groups were kept whole had at most one in twenty.
+# A run is refused if at least this share of the images looked up has a near duplicate in training. By chance it is 1 %:
+# the threshold is set for that, and the tail estimate behind it is right within a factor of about three. In sets of
+# real images whose groups were kept whole it was at most 5 %.
 CHANCE = 0.01
 REFUSED_SHARE = 0.2
 REFUSED_LEAST = 10
-# Copies come in small numbers; an image that is like many others shows what is common in the set, such as empty glass.
+# Copies come in small numbers; an image like many others shows what is common in the set, such as empty glass.
 MOST_COPIES = 20
 SHOWN = 2
 
@@ -38,25 +38,25 @@ Leakage = dict[str, Any]
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Tested images, or pairs of an image and its text, that have a near duplicate in training.
+    """Test images, or pairs of an image and its text, with near duplicates in training.
 
     Attributes
     ----------
     features
-        In which they were looked for.
+        The features compared.
     n_looked_up
-        Tested contents, drawn at random where there are more than 1,024, that were compared with all others.
+        Test contents compared with all others; a random sample if there are more than 1,024.
     n_with_copies
         Those with 1 to 20 near duplicates in training.
     n_like_many
-        Those with more.
+        Those with more than 20.
     n_by_chance
-        How many would be expected to have one by chance.
+        Expected number with a near duplicate by chance.
     threshold
-        Whitened cosine similarity above which two contents count as near duplicates; None where too few samples, or too
-        few different ones, tell nothing.
+        Whitened cosine similarity above which two contents count as near duplicates; None if there are too few
+        distinct samples to estimate it.
     false_alarms
-        The share of unrelated pairs that are above it, as estimated.
+        Estimated share of unrelated pairs above the threshold.
     """
 
     features: str
@@ -69,13 +69,13 @@ class NearDuplicates:
 
     @property
     def many(self) -> bool:
-        """Whether there are so many that the split leaks beyond doubt."""
+        """Whether there are enough to refuse the split."""
         least = max(REFUSED_SHARE * self.n_looked_up, REFUSED_LEAST, 10 * self.n_by_chance)
         return self.n_with_copies >= least
 
     @property
     def some(self) -> bool:
-        """Whether there are more than chance gives, the tail being wrong by a factor of three."""
+        """Whether there are more than expected by chance, even if the tail estimate is off by a factor of three."""
         return self.n_with_copies + self.n_like_many > 5 * self.n_by_chance + 5
 
 
@@ -91,33 +91,34 @@ def check_leakage(
     kinds: Sequence[Modality] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Leakage:
-    """Look for what is on both sides of a split; refuse the splits when it is there.
+    """Look for content shared across train and test, and refuse splits that leak.
 
-    Refused are identical images and divided groups, of which one is enough, and near duplicates of images when many
-    tested images have one in training. Identical texts are counted alone: reports are written from templates. So are
-    near duplicates of pairs, which one text may make alike; an image in pairs with two texts is one image. Texts that
-    state the label are refused when a name or one word tells it almost perfectly.
+    One identical image or one divided group is enough to refuse. Near duplicates are refused if many test images have
+    one in training. Identical texts are only counted, since reports are written from templates. Near duplicates of
+    pairs are only counted too, since a shared text may make them similar. An image paired with two texts is one image.
+    Texts that state the label are refused if a class name or one word predicts it almost perfectly.
 
     Parameters
     ----------
     data
         The samples, with the features that are used.
     splits
-        Of their rows.
+        Splits of their rows.
     groups
         Their groups, of shape ``(n_samples,)``.
     group_column
-        What the column of groups is called.
+        Name of the column of groups.
     allowed
-        Why a leak is no matter; None to refuse it.
+        Reason to accept a leak; None to refuse it.
     shared
-        Images on both sides, where more samples have one than have all of these features; see `shared_images`.
+        Images on both sides, counted over all samples with an image, also those without these features; see
+        `shared_images`.
     stated
-        How far texts state the label, where texts are used; see `headwater.samples.stated`.
+        How far texts state the label, if texts are used; see `headwater.samples.stated`.
     kinds
-        Which contents are compared; those of the features that ``data`` has, when left out.
+        Modalities to compare. Default: those of the features in ``data``.
     say
-        Called with a line about what is there and does not lead to a refusal.
+        Called with a line about each finding that is not refused.
 
     Returns
     -------
@@ -127,12 +128,12 @@ def check_leakage(
     Raises
     ------
     SplitError
-        When the split leaks and nothing is allowed.
+        When the split leaks and no reason to accept it was given.
     InputError
-        When something is allowed for no reason.
+        When the reason is empty.
     """
     if allowed is not None and not allowed.strip():
-        raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
+        raise InputError("--allow-leakage needs a reason in words, which metrics.json records.")
     contents = {part: contents_of(data, part) for part in (kinds_of(data.inputs) if kinds is None else kinds)}
     sides = {modality: Sides.of(found.of_sample, splits) for modality, found in contents.items()}
     both = {modality: found.straddling() for modality, found in sides.items()}
@@ -156,7 +157,7 @@ def check_leakage(
             leaks.append(f"it divides {n} of {group_column}, such as {str(there[divided][0])!r}")
         _say_across(across, group_column, say)
     elif n := report["identical_across_splits"].get("text"):
-        say(f"{counted(n, 'identical text')} on both sides of a split: counted in metrics.json, and not refused")
+        say(f"{counted(n, 'identical text')} on both sides of a split: counted in metrics.json, not refused")
     near = _near_duplicates(data, contents, sides, splits, groups)
     if near is not None:
         report["near_duplicates"] = asdict(near)
@@ -164,12 +165,12 @@ def check_leakage(
         if near.many and of_images:
             leaks.append(_of_near(near))
         elif near.many or near.some:
-            say(f"{_of_near(near)}. Look at them with headwater audit")
+            say(f"{_of_near(near)}. headwater audit lists them")
     report["allowed"] = allowed
     if leaks and allowed is None:
         raise SplitError(
-            f"the split leaks: {'; '.join(leaks)}. Pass --groups COL that keeps copies together (headwater audit lists "
-            "them), or --allow-leakage REASON."
+            f"the split leaks: {'; '.join(leaks)}. Pass a --groups COL that keeps copies together (headwater audit "
+            "lists them), or --allow-leakage REASON."
         )
     if stated is not None:
         report["texts"] = asdict(stated)
@@ -177,8 +178,8 @@ def check_leakage(
             leaks.append(f"the texts state the label: {words_of_clue(stated.strong)}")
             if allowed is None:
                 raise SplitError(
-                    f"{leaks[-1]}. Take it out of the texts, leave them out of --features, or pass --allow-leakage "
-                    "REASON, such as captions that were written from the labels."
+                    f"{leaks[-1]}. Remove it from the texts, leave the texts out of --features, or pass "
+                    "--allow-leakage REASON, such as 'captions were written from the labels'."
                 )
     for leak in leaks:
         say(f"allowed ({allowed}): {leak}")
@@ -186,7 +187,7 @@ def check_leakage(
 
 
 def shared_images(data: Data, splits: Sequence[Split]) -> int:
-    """Return how many images are on both sides of a split, among all samples that have one, whatever their features."""
+    """Return how many images are on both sides of a split, among all samples with an image."""
     keys = data.table[KEY_COLUMNS["image"]]
     own = pl.int_range(len(keys), eager=True).cast(pl.String)
     codes = np.unique(keys.fill_null(own).to_numpy(), return_inverse=True)[1]
@@ -197,8 +198,8 @@ def _say_across(across: dict[Any, int], column: str | None, say: Callable[[str],
     for modality, n in across.items():
         if n:
             say(
-                f"identical {modality}s in more than one {column}: {n:,}. One {modality} can then be on both sides of "
-                "a split, which flatters the numbers"
+                f"identical {modality}s in more than one {column}: {n:,}. The same {modality} can then be on both "
+                "sides of a split, which inflates the results"
             )
 
 
@@ -209,9 +210,9 @@ def _named(data: Data, contents: SharedContents, which: NDArray[np.bool_]) -> st
 
 
 def _of_near(near: NearDuplicates) -> str:
-    tested = counted(near.n_looked_up, f"tested {modality_of(near.features)}")
+    tested = counted(near.n_looked_up, f"test {modality_of(near.features)}")
     of = f"{near.n_with_copies + near.n_like_many:,} of {tested}"
-    many = f", {near.n_like_many:,} of them more than {MOST_COPIES}" if near.n_like_many else ""
+    many = f", {near.n_like_many:,} of them more than {MOST_COPIES} each" if near.n_like_many else ""
     return f"{of} have near duplicates in training{many} ({near.n_by_chance:.1f} expected by chance)"
 
 
@@ -222,7 +223,7 @@ def _near_duplicates(
     splits: Sequence[Split],
     groups: NDArray[Any] | None,
 ) -> NearDuplicates | None:
-    """Look a sample of the tested images up among all others, in the first pooled features of images, else of pairs."""
+    """Compare a sample of test images with all others, in the first pooled image features, or else pair features."""
     pooled = [n for n, X in data.inputs.items() if modality_of(n) != "text" and len(getattr(X, "shape", ())) == 2]
     if not pooled:
         return None
@@ -233,7 +234,7 @@ def _near_duplicates(
     assert isinstance(X, SelectedRows)
     n = len(where.first)
     distinct = X.select(where.first)
-    rng = np.random.default_rng(0)  # of its own, so that a run's seed changes no verdict
+    rng = np.random.default_rng(0)  # fixed, so that the verdict does not depend on the run's seed
     order = rng.permutation(n)
     tested = order[side.test[order].any(1)][:LOOKED_UP]
     unknown = NearDuplicates(name, len(tested), 0, 0, CHANCE * len(tested), None, CHANCE / n)

@@ -1,4 +1,4 @@
-"""What prompts say of each class, in the features of a dual encoder."""
+"""Prompts of each class, as features of a dual encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headwater.runs.write import described
 from headwater.store import Store
 
 SEES = (
-    "the features of all tested samples together, without their labels: each one's probabilities depend on the others"
+    "the features of all test samples together, without their labels; each sample's probabilities depend on the others"
 )
 
 
@@ -29,11 +29,11 @@ class ClassPrompts:
     Attributes
     ----------
     prompts
-        What was read.
+        The prompts from the file.
     vectors
-        For each class the vectors of its prompts, templates first, float64, of shape ``(n_prompts, d)``.
+        For each class, the vectors of its prompts, ordered by template first, float64, of shape ``(n_prompts, d)``.
     logit_scale
-        The encoder's own.
+        The encoder's own logit scale.
     """
 
     prompts: Prompts
@@ -57,20 +57,20 @@ class ClassPrompts:
         for name in sorted(set(labels) - set(classes))[:1]:
             there = ", ".join(classes)
             raise InputError(
-                f"--prompts {path} says nothing of label {name!r}.{nearest(name, classes)} It has: {there}."
+                f"--prompts {path} has no class for label {name!r}.{nearest(name, classes)} It has: {there}."
             )
 
 
 def dual(features: str) -> tuple[str, str]:
-    """Return the image and text features of an encoder's name in the store, or of either of them.
+    """Return the names of a dual encoder's image and text features, from its name or from either of them.
 
     Raises
     ------
     InputError
-        When it is the name of pairs.
+        When it is the name of pair features.
     """
     if features.endswith("/pair"):
-        raise InputError(f"{features} are of an image and its text together: give features of images, NAME/image.")
+        raise InputError(f"{features} are features of image-text pairs: give image features, NAME/image.")
     name = features.removesuffix("/image").removesuffix("/text")
     return f"{name}/image", f"{name}/text"
 
@@ -85,14 +85,14 @@ def describe(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> ClassPrompts:
-    """Read prompts that describe at least the labels, and embed those that the store lacks.
+    """Read prompts for at least the given labels, and embed those that the store lacks.
 
     Raises
     ------
     InputError
-        When the file cannot be used, or says nothing of a label.
+        When the file is invalid, or lacks a label.
     StoreError
-        When a prompt could not be embedded, or images and texts are not of one encoder.
+        When a prompt cannot be embedded, or images and texts come from different encoders.
     """
     image, text = dual(features)
     prompts = read_prompts(path)
@@ -116,28 +116,28 @@ def texts_for(
     labels: NDArray[Any],
     say: Callable[[str], None],
 ) -> tuple[dict[str, ClassTexts], dict[str, Any]]:
-    """Return the parameter of a head that wants texts of the classes, and what to keep in its settings; else nothing.
+    """Return the texts parameter of a head that takes class texts, and its entry for the config; else empty.
 
     Raises
     ------
     InputError
-        When a head lacks prompts, or has no use for them.
+        When a head lacks prompts, or does not take them.
     """
     if not head.takes_texts:
         if path is not None:
-            raise InputError(f"--prompts {path}: --head {kind} has no use for prompts. Leave them out.")
+            raise InputError(f"--prompts {path}: --head {kind} does not take prompts. Leave --prompts out.")
         return {}, {}
     if path is None:
         raise InputError(
-            f"--head {kind} weighs images against texts of the classes: pass --prompts FILE.toml, as for zero-shot. "
-            "Without texts, --head knn does what is left of it."
+            f"--head {kind} compares images with texts of the classes: pass --prompts FILE.toml, as for zero-shot. "
+            "Without texts, use --head knn."
         )
     if len(features) != 1 or not features[0].endswith("/image"):
-        raise InputError(f"--head {kind} wants one set of image features of a dual encoder, such as clip/image.")
+        raise InputError(f"--head {kind} needs one set of image features of a dual encoder, such as clip/image.")
     if labels.ndim == 2:
-        raise InputError(f"--head {kind} wants one class a sample, but there are several labels.")
+        raise InputError(f"--head {kind} needs one class per sample, but there are several labels.")
     found = describe(store, features[0], path, labels.astype(str).tolist())
-    say(f"{counted(len(set(found.prompts.texts)), 'prompt')} of {len(found.vectors)} classes")
+    say(f"{counted(len(set(found.prompts.texts)), 'prompt')} for {len(found.vectors)} classes")
     _, text = dual(features[0])
     kept = {**found.to_dict(), "logit_scale": found.logit_scale, "features": described(store, [text])}
     return {"texts": found.texts}, {"prompts": kept}

@@ -1,4 +1,4 @@
-"""Encoder and head trained together on the splits of a protocol, from their options to a run."""
+"""Fine-tuning of encoder and head on the splits of a protocol, from options to a run."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ from headwater.samples.stated import texts_that_state
 from headwater.samples.views import views_of
 from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
 
-SAVED = "trained on all samples but those it stopped by; no reported number is its"
+SAVED = "trained on all samples except those held out for early stopping; no reported metric is for this head"
 
 
 @dataclass(frozen=True)
 class TunePlan:
-    """What was asked of one fine-tuning; see `headwater.api.fine_tune`."""
+    """Options of one fine-tuning; see `headwater.api.fine_tune`."""
 
     manifest: Path
     encoders: TunedEncoders
@@ -73,14 +73,14 @@ class TunePlan:
     allow_leakage: str | None
 
     def refuse(self) -> None:
-        """Raise `InputError` for what needs no file to be refused."""
+        """Raise `InputError` for invalid options, before any file is read."""
         self.protocol.refuse()
         self.training.refuse()
         refuse_bags(self.head.kind, self.selection.bags, self.selection.views)
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the run is made of, as ``config.json`` has it; what its inputs and classes are joins it there."""
+        """The configuration for ``config.json``, to which inputs and classes are added."""
         selection = self.selection.to_dict()
         return {
             "command": "fine-tune",
@@ -116,7 +116,7 @@ class TunePlan:
     # Steps
 
     def _read(self, team: Team, say: Progress) -> TuningData:
-        """Read the manifest, load the encoders, make features of all contents once, and split."""
+        """Read the manifest, load the encoders, encode all contents once, and split."""
         head, selection = self.head.head(), self.selection
         pooled = str(head.get_params().get("tokenizer", "")).startswith("pooled")
         tokens = head.takes_tokens and not selection.in_bags and not pooled
@@ -152,7 +152,7 @@ class TunePlan:
     def _encoded(
         self, inputs: Sequence[TunedInput], samples: Data, team: Team, say: Progress, *, tokens: bool
     ) -> tuple[dict[str, EncodedInput], Data]:
-        """Encode all contents once, as the encoders are; return the samples without those that cannot be read."""
+        """Encode all contents once with the frozen encoders; return the samples without unreadable ones."""
         made: dict[str, EncodedInput] = {}
         for one in inputs:
             with (
@@ -186,7 +186,7 @@ class TunePlan:
         text: str | None,
         say: Progress,
     ) -> Leakage:
-        """Look for what is on both sides of a split, as `fit_head` does; ``text`` is the column that is read."""
+        """Look for leaks as `fit_head` does; ``text`` is the column of texts that the encoders read."""
         behind, row_of = samples_of(samples, rows.data, self.selection.bags)
         by_sample = of_samples_behind(splits, row_of)
         whole, groups = (None if of is None else of[row_of] for of in (rows.columns.whole, rows.columns.groups))
@@ -208,11 +208,11 @@ class TunePlan:
         )
 
     def _identity(self, ready: TuningData) -> dict[str, Any]:
-        """Return all that a run that goes on must have in common with the one that began."""
+        """Return everything that must be unchanged for a stopped run to be continued."""
         left_out = ("device", "workers", "accumulate")
         config = {name: value for name, value in self.config.items() if name not in left_out}
         if config["positive"] is None:
-            del config["positive"]  # an older headwater, whose run may be gone on with, did not ask
+            del config["positive"]  # older versions, whose runs may be continued, had no such option
         rows = ready.rows
         sides = (np.r_[s.train, -1, s.test] for s in ready.splits)
         held = [
@@ -224,7 +224,7 @@ class TunePlan:
         return {**config, "encoders": encoders, "samples": held}
 
     def _frozen(self, ready: TuningData, say: Progress) -> Outcome:
-        """Select and fit the head on features of the encoders as they are."""
+        """Select and fit the head on features of the frozen encoders."""
         say(f"the {self.head.kind} head on frozen features")
         return cross_validate(
             self.head.head(self.protocol.seed),
@@ -265,12 +265,12 @@ class TunePlan:
         return Run(target, config, metrics, predictions, trained.head, curves=trained.curves, adapters=trained.adapters)
 
     def _selection(self, frozen: Outcome, trained: TunedFolds) -> dict[str, Any]:
-        stops = not trained.curves["stop_loss"].is_null().all()  # too few rows or patients leave none to stop by
+        stops = not trained.curves["stop_loss"].is_null().all()  # null if too few rows or groups to hold some out
         return {
             **frozen.selection,
             "head": "parameters selected, and fitted, on frozen features of the training rows"
             if self.training.start == "probe"
-            else "parameters selected on frozen features of the training rows; drawn at random to begin with",
+            else "parameters selected on frozen features of the training rows; random initial weights",
             "epochs_by": "loss on rows held out of each fold's own training rows" if stops else None,
             "stop_share": self.training.stop_share if stops else None,
             "saved_head": SAVED if self.training.refit else "that of fold 0",
@@ -278,7 +278,7 @@ class TunePlan:
 
 
 def _tuned_specs(ready: TuningData, adapters: Sequence[Adapter]) -> dict[str, FeatureSpec]:
-    """Return what defines each feature set: features of the encoders with what they were given by training."""
+    """Return the spec of each feature set of the tuned encoders."""
     encoders = dict.fromkeys(id(one.encoder) for one in ready.inputs if one.how.kind != "none")
     digests = dict(zip(encoders, (adapter.digest for adapter in adapters), strict=True))
     found = {}
@@ -298,10 +298,10 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 
 
 def frozen_of(frozen: Outcome, tuned: Outcome, y: NDArray[Any], groups: NDArray[Any] | None) -> dict[str, Any]:
-    """Return what ``metrics.json`` holds of the frozen features: their metrics, and what tuning added to each.
+    """Return the ``metrics.json`` section on frozen features: their metrics, and the difference made by tuning.
 
-    Both were tested on the same rows; intervals of differences are by the corrected t over folds, or by drawing groups
-    (or rows) again where there is one test set.
+    Both were tested on the same rows. Intervals of differences are by the corrected t-test over folds, or by
+    resampling groups (or rows) if there is one test set.
     """
     truth = tuned.truth(y)
     unit = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Every fold of a fine-tuning, trained one after the other."""
+"""Training of every fold of a fine-tuning, one after the other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from headwater.store import Modality
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """What training reads of the options: the head, how the encoder is trained, whether rows are bags, and the seed."""
+    """The options that training uses: the head, how the encoder is trained, whether rows are bags, and the seed."""
 
     head: HeadChoice
     training: Training
@@ -51,7 +51,7 @@ class FoldPlan:
 
 @dataclass(frozen=True, eq=False)
 class TuningData:
-    """All that training reads."""
+    """The data that training uses."""
 
     protocol: Protocol
     inputs: Sequence[TunedInput]
@@ -63,14 +63,14 @@ class TuningData:
     tokens: bool
 
     def X(self, head: Any, *, in_bags: bool) -> Any:
-        """Return features of the encoders as they are, as the head takes them."""
+        """Return features of the frozen encoders, in the form the head takes."""
         parts = {name: made.of(self.members[name], bagged=in_bags) for name, made in self.made.items()}
         return given_to(head, parts)
 
 
 @dataclass(frozen=True, eq=False)
 class TunedFolds:
-    """What training gave, fold by fold, and what the run keeps."""
+    """The results of training for each fold, and what the run saves."""
 
     folds: list[Fold]
     head: Any
@@ -81,7 +81,7 @@ class TunedFolds:
 
 
 class FoldTraining:
-    """Every fold trained, one after the other, each from the encoders as they were loaded."""
+    """Trains every fold, one after the other, each starting from the encoders as loaded."""
 
     def __init__(
         self,
@@ -104,14 +104,18 @@ class FoldTraining:
                 tuned.setdefault(id(one.encoder), {})[one.modality] = one.how
                 encoders[id(one.encoder)] = one.encoder
         if not tuned:
-            raise InputError("--train trains none of the inputs: run headwater embed, then headwater fit-head.")
+            raise InputError(
+                "--train trains none of the inputs. For frozen encoders, run headwater embed, then headwater fit-head."
+            )
         self.adapted = [
             Adapted(encoders[key], how, training.lora, training.batch_norm, plan.seed) for key, how in tuned.items()
         ]
         if training.checkpoint_gradients:
             for encoder in encoders.values():
                 if not encoder.checkpoint_gradients():
-                    raise InputError(f"{encoder.name} cannot compute gradients in parts: leave --checkpoint-gradients.")
+                    raise InputError(
+                        f"{encoder.name} does not support gradient checkpointing: leave --checkpoint-gradients out."
+                    )
         self.initial = [part.state() for part in self.adapted]
         self.sources = [
             InputSource(
@@ -172,9 +176,9 @@ class FoldTraining:
         return TunedFolds(folds, head, adapters, pl.concat(curves, how="vertical_relaxed"), described, names)
 
     def _one(self, name: str, what: str, train: Rows, test: Rows, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Train on some rows and score others; or read what was done before."""
+        """Train on some rows and score others; or read the result if an earlier call finished it."""
         if self.progressed is not None and (found := self.progressed.finished(name)) is not None:
-            self.say(f"{what}: done before")
+            self.say(f"{what}: already done")
             return found
         torch = need("torch", "encoders")
         stop = np.zeros(0, np.int64)

@@ -1,1 +1,1 @@
-"""A finished fit on disk: how it is written and read, and every line that is printed about it."""
+"""Finished fits on disk: writing them, reading them, and every line printed about them."""

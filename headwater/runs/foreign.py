@@ -1,4 +1,4 @@
-"""Runs that somebody else wrote, or changed: what goes wrong with their values becomes a line that names the run."""
+"""Runs that were edited or damaged: errors from their values become one line that names the run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from headwater.errors import HeadError, HeadwaterError
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 _WRONG = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
-"""What values of another kind than was written end in, somewhere."""
+"""Errors that values of an unexpected type or size cause in later code."""
 
 
 @contextmanager
 def run_errors(*paths: Any) -> Iterator[None]:
-    """Turn what goes wrong with the values of runs into a `HeadError`; of runs that are not on disk it is a defect."""
+    """Turn errors caused by the values of runs on disk into a `HeadError`; for runs in memory they are bugs."""
     try:
         yield
     except HeadwaterError:
@@ -29,13 +29,13 @@ def run_errors(*paths: Any) -> Iterator[None]:
             raise
         words = " ".join(str(error).split())
         raise HeadError(
-            f"{where}: what is written there cannot be used ({type(error).__name__}: {words[:200]}). It was changed by "
-            "hand, is damaged, or is of another version: make the run again. headwater --debug … shows where."
+            f"{where}: cannot use the contents of this run ({type(error).__name__}: {words[:200]}). Its files were "
+            "edited, are damaged, or come from another version: make the run again. headwater --debug … shows where."
         ) from error
 
 
 def reads_runs(verb: Callable[Given, Made]) -> Callable[Given, Made]:
-    """Let a verb, whose first argument is a run or are runs, answer as `run_errors` does."""
+    """Wrap a verb whose first argument is one or more runs in `run_errors`."""
 
     @wraps(verb)
     def guarded(*args: Given.args, **options: Given.kwargs) -> Made:

@@ -1,4 +1,4 @@
-"""What a run holds of what was found: its metrics, predictions and trials."""
+"""The metrics and trials that a run writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headwater.store import Data
 
 
 def trials_of(outcome: Outcome, fixed: Mapping[str, Any]) -> pl.DataFrame | None:
-    """Return a row for each setting that was tried, folds first and the saved head last; None where none was."""
+    """Return one row per setting tried, folds first and the saved head last; None if none was tried."""
     last: dict[str, Any] = dict.fromkeys(("fold", *repeats(outcome)))
     parts = [(numbered(fold, outcome), fold.trials, fold.params) for fold in outcome.folds]
     rows = []
@@ -40,18 +40,18 @@ def metrics_of(
     params: Mapping[str, Any] | None = None,
     by: tuple[str, NDArray[Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return what ``metrics.json`` holds.
+    """Return the contents of ``metrics.json``.
 
     Parameters
     ----------
     outcome, data, y
-        What was found, on which samples, with which labels.
+        The results, the samples, and their labels.
     classes
-        What the columns of scores are called: classes, labels or outputs.
+        Names of the score columns: classes, labels or outputs.
     params
-        Parameters that were given rather than selected.
+        Parameters given by the user rather than selected.
     by
-        A column and its value for each sample.
+        The name of a column, and its value for each sample.
     """
     out: dict[str, Any] = {
         "task": outcome.task,
@@ -85,7 +85,7 @@ def metrics_of(
 
 
 def kind_of(reason: str) -> str:
-    """Return what is common to the reasons of many samples: no path, no size.
+    """Return the kind of a reason, without the path and size of one sample.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The positive class of a run of two classes, as ``metrics.json`` says it."""
+"""The positive class of a binary run, in ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from headwater.evaluate.positive import Positive, positive_of
 
 
 def positive_section(positive: Positive | None) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of the positive class; nothing where there is none."""
+    """Return the section of ``metrics.json`` on the positive class; empty if there is none."""
     return {} if positive is None else {"positive": positive._asdict()}
 
 
 def positive_in_run(metrics: Mapping[str, Any], asked: str | None = None) -> Positive | None:
-    """Return the positive class of a run of two classes: the one that is asked for, or else the run's, its last.
+    """Return the positive class of a binary run: the class asked for, or else the run's own, which is its last class.
 
-    Runs that do not say how it was chosen have their classes sorted.
+    Older runs do not record how it was chosen; their classes are sorted.
 
     Raises
     ------
     InputError
-        When a class is asked for that the run does not have.
+        When the run does not have the class asked for.
     """
     if metrics["task"] != "binary" or len(metrics.get("classes", ())) != 2:
         if asked is not None:

@@ -1,4 +1,4 @@
-"""What a run's predictions say, as numbers: the truth, scores, groups."""
+"""A run's predictions as arrays: true labels, scores and groups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPEATS = ("seed", "draw", "fold")
 
 
 def names_key(task: str) -> str:
-    """Return what ``metrics.json`` calls the columns of scores of a task."""
+    """Return the key in ``metrics.json`` that names the score columns of a task."""
     return "outputs" if task == "regression" else "classes"
 
 
@@ -26,7 +26,7 @@ def names_of(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def output_ends(names: Sequence[str]) -> list[str]:
-    """Return what ``label`` and ``predicted`` end in, for each output of a regression.
+    """Return the suffix of ``label`` and ``predicted`` for each output of a regression.
 
     Examples
     --------
@@ -37,12 +37,12 @@ def output_ends(names: Sequence[str]) -> list[str]:
 
 
 def label_columns(names: Sequence[str], task: str) -> list[str]:
-    """Return the columns of a run's predictions that hold the truth."""
+    """Return the columns of a run's predictions that hold the true labels."""
     return [f"label{end}" for end in output_ends(names)] if task == "regression" else ["label"]
 
 
 def truth_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[Any]:
-    """Return class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``."""
+    """Return true labels: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``."""
     if task == "regression":
         return table.select(label_columns(classes, task)).to_numpy().astype(np.float64)
     if task == "multilabel":
@@ -52,20 +52,20 @@ def truth_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[
 
 
 def scores_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[np.float64]:
-    """Return scores, of shape ``(n, n_classes)``; of a regression what is predicted, ``(n, n_outputs)``."""
+    """Return scores of shape ``(n, n_classes)``; for a regression, predictions of shape ``(n, n_outputs)``."""
     if task == "regression":
         return table.select([f"predicted{end}" for end in output_ends(classes)]).to_numpy().astype(np.float64)
     return table.select([f"score_{name}" for name in classes]).to_numpy().astype(np.float64)
 
 
 def codes_of(column: pl.Series) -> NDArray[np.int64]:
-    """Return a number for each value of a column."""
+    """Return an integer code for each value of a column."""
     codes: NDArray[np.int64] = np.unique(column.cast(pl.String).to_numpy().astype(str), return_inverse=True)[1]
     return codes
 
 
 def folds_of(table: pl.DataFrame) -> list[NDArray[np.int64]]:
-    """Return the rows of each fold, of every seed and draw: those that one fit tested."""
+    """Return the test rows of each fold, for every seed and draw."""
     keys = [name for name in REPEATS if name in table.columns]
     numbered = table.select(keys).with_row_index("row")
     return [part["row"].to_numpy().astype(np.int64) for part in numbered.partition_by(keys, maintain_order=True)]
@@ -74,9 +74,9 @@ def folds_of(table: pl.DataFrame) -> list[NDArray[np.int64]]:
 def rows_trained(
     metrics: Mapping[str, Any], table: pl.DataFrame, rows: Sequence[NDArray[np.int64]]
 ) -> list[int | None]:
-    """Return how many rows each fold was trained on, by what ``metrics.json`` says; None where it says nothing.
+    """Return the number of training rows of each fold, from ``metrics.json``; None if it does not say.
 
-    ``rows`` are those of each fold in a run's predictions, as `folds_of` returns them.
+    ``rows`` are the test rows of each fold, as `folds_of` returns them.
     """
     keys = [name for name in REPEATS if name in table.columns]
     known = {tuple(fold.get(name) for name in keys): fold.get("n_train") for fold in metrics["folds"]}
@@ -92,9 +92,9 @@ def predictions_of(
     groups: NDArray[Any] | None = None,
     sets: Sequence[NDArray[np.bool_]] | None = None,
 ) -> pl.DataFrame:
-    """Return a row for each tested sample; several labels, and prediction sets, stand as lists of their names.
+    """Return one row per test sample; several labels, and prediction sets, are lists of names.
 
-    ``names`` are those of the classes, labels or outputs.
+    ``names`` are the names of the classes, labels or outputs.
     """
     regression = outcome.task == "regression"
     parts = []

@@ -1,4 +1,4 @@
-"""Run directories: one head, its settings, its metrics, its predictions."""
+"""Run directories: a head with its settings, metrics and predictions."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from headwater.runs.words import (
 if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
 
-ENCODER = "encoder"  # a folder for each encoder that was trained, as `headwater.embed.adapter` keeps it
+ENCODER = "encoder"  # a folder for each trained encoder, as `headwater.embed.adapter` writes it
 HEAD_FILES = ("head.json", "head.safetensors")
 RUN_FILES = ("config.json", *HEAD_FILES, "predictions.parquet", "metrics.json")
-DECISION = "decision.json"  # where a run has one
-TRIALS = "trials.parquet"  # where settings were tried
+DECISION = "decision.json"  # of runs with calibration, a threshold or prediction sets
+TRIALS = "trials.parquet"  # of runs that selected settings
 INSTANCES = "instances.parquet"  # of runs on bags
-CURVES = "curves.parquet"  # where an encoder was trained
-FIGURES = "figures"  # a folder, where a run was drawn
+CURVES = "curves.parquet"  # of runs that trained an encoder
+FIGURES = "figures"  # the folder that `plot` writes
 MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
@@ -54,41 +54,41 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
 }
 N_TOP = 3
-TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for so many labels
+TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for N_TOP labels each
 
 
 @dataclass(frozen=True, repr=False)
 class Run(Shown):
-    """A run directory: one head, its settings, metrics and predictions.
+    """A run directory: a head with its settings, metrics and predictions.
 
     Attributes
     ----------
     path
         The directory; None when nothing was written.
     config, metrics
-        What ``config.json`` and ``metrics.json`` hold.
+        Contents of ``config.json`` and ``metrics.json``.
     predictions
-        A row for each tested sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups,
-        ``set`` where there are prediction sets, and ``score_<class>``; with several seeds or draws a row for each of
-        them, and their numbers as ``seed`` and ``draw``. Of regressions no scores; of several outputs a
-        ``label_<output>`` and ``predicted_<output>`` for each.
+        One row per test sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups, ``set``
+        where there are prediction sets, and ``score_<class>``. With several seeds or draws, one row for each of them,
+        numbered in ``seed`` and ``draw``. Regressions have no scores; with several outputs they have a
+        ``label_<output>`` and a ``predicted_<output>`` for each.
     head
         The head fitted on all samples.
     decision
-        What ``decision.json`` holds: the calibrator, the threshold and the rule of prediction sets that go with the
-        head's scores; empty where none was asked for.
+        Contents of ``decision.json``: the calibrator, the threshold and the rule for prediction sets that belong to
+        the head's scores; empty if none was requested.
     trials
-        A row for each setting that was tried on inner folds: ``fold`` (null for those of the saved head; ``seed`` and
-        ``draw`` where there are several), ``trial``, ``params`` as JSON, ``loss`` and whether it was ``selected``. None
-        where nothing was tried.
+        One row per setting tried on inner folds: ``fold`` (null for those of the saved head; with ``seed`` and
+        ``draw`` where there are several), ``trial``, ``params`` as JSON, ``loss``, and whether it was ``selected``.
+        None if nothing was selected.
     instances
-        Of a run on bags, a row for each instance of each tested bag: ``id``, ``bag``, ``fold`` and its ``weight``, by
-        the head that tested the bag.
+        For runs on bags, one row per instance of each test bag: ``id``, ``bag``, ``fold`` and its ``weight`` in the
+        head that tested the bag.
     curves
-        Of a run that trained an encoder, a row for each epoch of each fold (null for what is saved): ``fold``,
-        ``epoch`` (0 before training), ``train_loss``, ``stop_loss``, ``stop_metric``, ``lr``, ``seconds``.
+        For runs that trained an encoder, one row per epoch of each fold (``fold`` is null for the saved encoder):
+        ``fold``, ``epoch`` (0 before training), ``train_loss``, ``stop_loss``, ``stop_metric``, ``lr``, ``seconds``.
     adapters
-        What was trained of each encoder, while the run is new; it is kept in ``encoder/``.
+        Trained weights of each encoder, in a new run only; the run directory holds them in ``encoder/``.
     """
 
     path: Path | None
@@ -123,7 +123,7 @@ class Run(Shown):
         return f"<Run {where}: {what}{number}>"
 
     def lines(self) -> list[str]:
-        """Say in a few lines what came out."""
+        """Return the results in a few lines."""
         with run_errors(self.path):
             return self._lines()
 
@@ -165,11 +165,11 @@ class Run(Shown):
         if "transduction" in self.metrics:
             out += ["", *together_lines(self.metrics["transduction"], self.mean, names)]
         out += sample_lines(self.metrics, self.config.get("label_separator"))
-        out.append(f"run in {self.path}" if self.path else "nothing was written; --out RUN keeps head and predictions")
+        out.append(f"run in {self.path}" if self.path else "nothing written; --out RUN keeps head and predictions")
         return out
 
     def _over_present(self, main: Sequence[str], n_folds: int) -> list[str]:
-        """Write means over the classes or labels that are tested, where some fold has none over all."""
+        """Report means over the classes or labels present in the test rows, if some fold lacks one."""
         partly = [name for name in main if self.metrics.get("n_folds", {}).get(name, n_folds) < n_folds]
         names = [f"{name}_present" for name in partly if self.mean.get(f"{name}_present") is not None]
         if not names:
@@ -177,17 +177,17 @@ class Run(Shown):
         what = "labels" if self.metrics["task"] == "multilabel" else "classes"
         n_present, n = self.mean[f"{what}_present"], len(self.metrics["classes"])
         of_folds = " in a fold, on average" if n_folds > 1 else ""
-        title = f"over the {what} that are tested ({n_present:g} of {n}{of_folds})"
+        title = f"over the {what} present in the test rows ({n_present:g} of {n}{of_folds})"
         return [title, *indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])]
 
     def _undefined(self, names: Sequence[str]) -> str:
-        """Say why metrics are not among those that came out."""
+        """Say why metrics are undefined."""
         kinds = {"multilabel": "with and without every label", "regression": "of different labels and predictions"}
         every = kinds.get(self.metrics["task"], "of every class")
-        why = "no fold has them" if len(self.metrics["folds"]) > 1 else "they are not all there"
+        why = "no fold has them" if len(self.metrics["folds"]) > 1 else "some are absent"
         if absent := self.metrics.get("classes_without_samples"):
             why = f"there are none of {', '.join(map(repr, absent))}"
-        return f"not defined: {', '.join(names)} (needing tested samples {every}, and {why})"
+        return f"not defined: {', '.join(names)} (they need test samples {every}, but {why})"
 
 
 def open_run(path: str | Path) -> Run:
@@ -217,7 +217,7 @@ def open_run(path: str | Path) -> Run:
 
 @dataclass(frozen=True)
 class Results:
-    """What a run directory holds besides its head; see `Run`."""
+    """Contents of a run directory except its head; see `Run`."""
 
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -233,7 +233,7 @@ def read_results(path: Path) -> Results:
     Raises
     ------
     HeadError
-        When there is no run at ``path``, or one of its files is not as headwater writes it.
+        When there is no run at ``path``, or one of its files is not in headwater's format.
     """
     try:
         found = Results(
@@ -252,7 +252,7 @@ def read_results(path: Path) -> Results:
 
 
 class _Config(TypedDict, total=False):
-    """What ``config.json`` holds of what every verb reads; each command has more."""
+    """The part of ``config.json`` that every verb reads; each command has more."""
 
     command: Required[Word]
     features: dict[str, dict[str, Any]]
@@ -277,7 +277,7 @@ class _Config(TypedDict, total=False):
 
 
 class _ClassCount(TypedDict):
-    """What ``metrics.json`` says of one class."""
+    """The entry for one class in ``metrics.json``."""
 
     name: str
     n_samples: Count
@@ -285,14 +285,14 @@ class _ClassCount(TypedDict):
 
 
 class _Positive(TypedDict):
-    """Which of two classes is the positive one, and how that was chosen."""
+    """The positive class of a binary task, and how it was chosen."""
 
     name: Word | int | float | bool
     by: ChosenBy
 
 
 class _Metrics(TypedDict, total=False):
-    """What ``metrics.json`` holds of what every verb reads."""
+    """The part of ``metrics.json`` that every verb reads."""
 
     task: Required[Literal["binary", "multiclass", "multilabel", "regression", "retrieval"]]
     n_samples: Required[Count]
@@ -308,7 +308,7 @@ class _Metrics(TypedDict, total=False):
 
 
 def _json(path: Path, kind: Any) -> dict[str, Any]:
-    """Read a JSON file of a run, and look at the types of what it holds."""
+    """Read a JSON file of a run and validate its types."""
     try:
         value = read_json(path)
         read_as(kind, value)

@@ -1,4 +1,4 @@
-"""Every line that is printed about a run."""
+"""Every line printed about a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 40  # classes that are printed
 
 
 def positive_lines(positive: Positive | None) -> list[str]:
-    """Say which class is the positive one.
+    """Name the positive class.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def positive_lines(positive: Positive | None) -> list[str]:
 
 
 def repr_of(number: float) -> str:
-    """Write a number as ``--set`` reads it: whole ones without a point, none rounded.
+    """Format a number for ``--set``: integers without a decimal point, nothing rounded.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def repr_of(number: float) -> str:
 
 
 def edge_lines(selection: Mapping[str, Any], option: str = "--set ") -> list[str]:
-    """Say which parameters were selected at an end of their grid, with values to try beyond it.
+    """List the parameters selected at an end of their grid, with values to try beyond it.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def edge_lines(selection: Mapping[str, Any], option: str = "--set ") -> list[str
 
 
 def over(folds: Sequence[Mapping[str, Any]]) -> str:
-    """Say over what means of folds are.
+    """Say what a mean is taken over: folds, seeds and draws.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def over(folds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | None], name: str) -> str:
-    """Write a mean and its standard deviation, where there are such."""
+    """Format a mean and its standard deviation; a dash when undefined."""
     mean, std = means.get(name), stds.get(name)
     if mean is None:
         return "–"
@@ -80,24 +80,24 @@ def plus_minus(means: Mapping[str, float | None], stds: Mapping[str, float | Non
 
 
 def over_folds(part: Mapping[str, Any], name: str, n_folds: int) -> str:
-    """Write a mean and its standard deviation, and over how many folds they are where not over all."""
+    """Format a mean and its standard deviation, and the number of folds if some have no value."""
     n = part.get("n_folds", {}).get(name, n_folds)
     of_folds = f" ({n} of {counted(n_folds, 'fold')})" if 0 < n < n_folds else ""
     return plus_minus(part["mean"], part["std"], name) + of_folds
 
 
 def interval_words(low: float | None, high: float | None, sign: str = "") -> str:
-    """Write an interval, where there is one."""
+    """Format an interval; a dash when there is none."""
     return "–" if low is None or high is None or low != low or high != high else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def number_words(value: float | None, sign: str = "") -> str:
-    """Write a number, where it is defined."""
+    """Format a number; a dash when undefined."""
     return "–" if value is None or value != value else f"{value:{sign}.3f}"
 
 
 def p_words(p: float | None, least: float | None = None) -> str:
-    """Write a p value; one that could hardly have been smaller says so."""
+    """Format a p value, with the least attainable one if that exceeds 0.01."""
     if p is None or p != p:
         return "–"
     word = "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -105,16 +105,16 @@ def p_words(p: float | None, least: float | None = None) -> str:
 
 
 def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> list[str]:
-    """Say what was found beyond the metrics of the run.
+    """Report calibration, thresholds, prediction sets and results by unit.
 
     Parameters
     ----------
     metrics
-        What ``metrics.json`` holds.
+        Contents of ``metrics.json``.
     n_folds
-        Folds, of all seeds and draws.
+        Number of folds, over all seeds and draws.
     main
-        Metrics to print of units.
+        Metrics to print for units.
     """
     out = []
     if "calibration" in metrics:
@@ -126,7 +126,7 @@ def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> l
         if "ece_pooled" in part["uncalibrated"] and n_folds > 1:
             pooled = part["uncalibrated"]["ece_pooled"], metrics["ece_pooled"]
             table.append(["ece, all folds pooled", *(f"{value:.3f}" for value in pooled)])
-        out += ["", f"calibrated ({part['method']}, fitted inside the training rows)", *indented(table)]
+        out += ["", f"calibrated ({part['method']}, fitted on training rows)", *indented(table)]
     out += _decision_lines(metrics, n_folds)
     if "per" in metrics:
         part = metrics["per"]
@@ -138,25 +138,25 @@ def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> l
 
 
 def output_lines(by_output: Mapping[str, Any], main: Sequence[str], n_folds: int) -> list[str]:
-    """Write a table of each output's metrics."""
+    """Make a table of each output's metrics."""
     rows = [["output", *main]]
     rows += [[name, *(over_folds(part, metric, n_folds) for metric in main)] for name, part in by_output.items()]
     return indented(rows)
 
 
 def _decision_lines(metrics: Mapping[str, Any], n_folds: int) -> list[str]:
-    """Say what a threshold and prediction sets give."""
+    """Report the results of the threshold and of prediction sets."""
     out = []
     if "threshold" in metrics:
         part = metrics["threshold"]
-        out += ["", f"threshold for a {part['target']} of {part['at']:g}, chosen inside the training rows"]
+        out += ["", f"threshold for a {part['target']} of {part['at']:g}, chosen on training rows"]
         shown = part.get("intervals", {})
         rows = [[name, over_folds(part, name, n_folds), *_interval_cell(shown.get(name))] for name in part["mean"]]
         out += indented([["", "", f"{LEVEL:.0%}"], *rows] if shown else rows)
     if "conformal" in metrics:
         part = metrics["conformal"]
         each = " of each class" if part["per_class"] else ""
-        out += ["", f"sets that may miss {100 * part['alpha']:g} %{each}, fitted inside the training rows"]
+        out += ["", f"prediction sets that may miss {100 * part['alpha']:g} %{each}, fitted on training rows"]
         names = list(part["mean"])
         rows = [["", *names], ["all", *(over_folds(part, name, n_folds) for name in names)]]
         if "intervals" in part:
@@ -172,7 +172,7 @@ def _interval_cell(found: Mapping[str, float | None] | None) -> list[str]:
 
 
 def missing_line(name: str, found: Mapping[str, int]) -> str:
-    """Say what stands where a value is missing, and how often.
+    """List what the cells with a missing value contain, and how often.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def missing_line(name: str, found: Mapping[str, int]) -> str:
 
 
 def class_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Write a table of the classes with their samples and groups."""
+    """Make a table of classes with their numbers of samples and groups."""
     grouped = any(part["n_groups"] is not None for part in counts)
     rows = [["class", "samples", *(["groups"] if grouped else [])]]
     for part in counts[:SHOWN]:
@@ -195,14 +195,14 @@ def class_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def sample_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[str]:
-    """Say which classes there are, what was left out or is missing, and which names seem to mean the same.
+    """List the classes, what was left out or is missing, and warnings, such as names that seem to mean the same.
 
     Parameters
     ----------
     metrics
-        What ``metrics.json`` holds; that of an older run may not say all of it.
+        Contents of ``metrics.json``; older runs may lack some of it.
     separator
-        What parts the label's text into several labels, where something does.
+        Text that separates several labels in one cell, if any.
     """
     out = ["", *class_lines(counts)] if (counts := metrics.get("class_counts")) else []
     left_out, missing = metrics["left_out"], metrics.get("missing_values", {})
@@ -216,27 +216,27 @@ def sample_lines(metrics: Mapping[str, Any], separator: str | None = None) -> li
     return [*out, *([""] if out and lines else []), *lines]
 
 
-LEAST_REPEATED = 5  # texts that several samples have, for it to say something that each has one label
+LEAST_REPEATED = 5  # repeated texts needed before "each has only one label" is worth reporting
 
 
 def words_of_clue(clue: Clue) -> str:
-    """Say what of the texts tells the label, and how well.
+    """Describe a clue to the label in the texts, and how well it predicts.
 
     Examples
     --------
     >>> words_of_clue(Clue("word", "spiculated", False, "malignant", 0.8125, False))
-    "the word 'spiculated' alone tells malignant with AUC 0.812 on tested samples"
+    "the word 'spiculated' alone predicts malignant with AUC 0.812 on test samples"
     """
     if clue.kind == "number":
-        return f"{100 * clue.auc:.0f} % of tested texts hold the very number of {clue.label} that is to be predicted"
+        return f"{100 * clue.auc:.0f} % of test texts contain the sample's value of {clue.label}"
     lack = "the lack of " if clue.absent else ""
     kind = "name" if clue.kind == "name" else "words" if " " in clue.words else "word"
     what = f"the {kind} {clue.words!r}"
-    return f"{lack}{what} alone tells {clue.label} with AUC {clue.auc:.3f} on tested samples"
+    return f"{lack}{what} alone predicts {clue.label} with AUC {clue.auc:.3f} on test samples"
 
 
 def lines_of_texts(texts: Mapping[str, Any] | None) -> list[str]:
-    """Say how far texts state the label, from what ``metrics.json`` holds of it; nothing where nothing is worth it."""
+    """Say how far texts state the label, from that section of ``metrics.json``; no lines if there is no clue."""
     if not texts:
         return []
     clues = [Clue(**texts[kind]) for kind in ("name", "word", "number") if texts.get(kind)]
@@ -244,41 +244,41 @@ def lines_of_texts(texts: Mapping[str, Any] | None) -> list[str]:
     out = [] if best is None else [f"texts: {words_of_clue(best)}"]
     n, alike = texts["n_repeated"], texts["n_repeated_one_label"]
     if n >= LEAST_REPEATED and alike == n:
-        out.append(f"texts: each of {n:,} texts that several samples have goes with one label")
+        out.append(f"texts: {n:,} texts occur in several samples, each with one label only")
     return out
 
 
 def against_frozen(metrics: Mapping[str, Any]) -> list[str]:
-    """Write a table of frozen beside tuned, and say in one line whether tuning was worth it."""
+    """Make a table of frozen and tuned features, and say in one line whether fine-tuning helped."""
     found = metrics["frozen"]
     rows = [["", "frozen", "tuned", "added"]]
     for name, added in found["added_by_tuning"].items():
         rows.append([name, f"{found['mean'][name]:.3f}", f"{metrics['mean'][name]:.3f}", _signed(added)])
-    by = f"drawing {found['drawn']} again" if found.get("test") != "corrected_t" else "the corrected t over folds"
-    title = f"against the same head on frozen features, with {found['level']:.0%} intervals by {by}"
+    by = f"resampling {found['drawn']}" if found.get("test") != "corrected_t" else "the corrected t-test over folds"
+    title = f"compared with the same head on frozen features, {found['level']:.0%} intervals by {by}"
     if not any(metrics["training"]["epochs_taken"]):
-        kept = "no epoch lowered the loss of the rows held out: in every fold the encoder was kept as it came, and what"
-        return [title, *indented(rows), f"{kept} differs is a head that was fitted without these rows"]
+        kept = "no epoch lowered the loss on the held-out rows, so every fold keeps the original encoder; the results"
+        return [title, *indented(rows), f"{kept} differ only because the tuned head was fitted without these rows"]
     return [title, *indented(rows), worth(found["added_by_tuning"])]
 
 
 def worth(added: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Say whether tuning was worth it, by the AUC where there is one.
+    """Say whether fine-tuning helped, by the AUC where there is one.
 
     Examples
     --------
     >>> worth({"auc": {"value": 0.021, "low": -0.004, "high": 0.05}})
-    'whether tuning was worth it is not shown: auc +0.021 [-0.004, +0.050] holds 0'
+    'no clear effect of fine-tuning: auc +0.021 [-0.004, +0.050] includes 0'
     """
     name = next((name for name in ("auc", "auc_macro") if name in added), next(iter(added), None))
     if name is None or added[name]["low"] is None or added[name]["high"] is None:
-        return "whether tuning was worth it cannot be said: no metric is defined on every fold"
+        return "effect of fine-tuning unknown: no metric is defined on every fold"
     low, high = added[name]["low"] or 0.0, added[name]["high"] or 0.0
     if low > 0:
-        return f"tuning was worth it: {name} {_signed(added[name])}"
+        return f"fine-tuning helped: {name} {_signed(added[name])}"
     if high < 0:
-        return f"tuning did harm: {name} {_signed(added[name])}"
-    return f"whether tuning was worth it is not shown: {name} {_signed(added[name])} holds 0"
+        return f"fine-tuning made it worse: {name} {_signed(added[name])}"
+    return f"no clear effect of fine-tuning: {name} {_signed(added[name])} includes 0"
 
 
 def _signed(found: Mapping[str, float | None]) -> str:
@@ -287,19 +287,19 @@ def _signed(found: Mapping[str, float | None]) -> str:
 
 
 def control_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Say what controls gave beside the run, and what the run has over the nearest of them.
+    """Make a table of the run and its controls, and compare the run with the best relevant control.
 
     Parameters
     ----------
     metrics
-        What ``metrics.json`` holds.
+        Contents of ``metrics.json``.
     """
     controls, metric = metrics["controls"], default_metric(metrics["task"], [metrics["mean"]])
     inputs = next(part["inputs"] for part in controls.values() if part["kind"] == "shuffled")
     run = " + ".join(inputs)
     made = {name: part for name, part in controls.items() if "not_made" not in part}
     own = plus_minus(metrics["mean"], metrics["std"], metric)
-    table = [["control", metric, "run less control", "95 %"], ["(the run)", own, "", ""]]
+    table = [["control", metric, "run minus control", "95 %"], ["(the run)", own, "", ""]]
     for name, part in made.items():
         words = name if part["head"] != LONE or part["kind"] != "alone" else f"{name} ({LONE})"
         table.append([words, plus_minus(part["mean"], part["std"], metric), *_change(part["difference"][metric])])
@@ -309,10 +309,10 @@ def control_lines(metrics: Mapping[str, Any]) -> list[str]:
     if rivals:
         name = max(rivals, key=lambda n: rivals[n]["mean"][metric])
         out.append(_verdict(run, name, rivals[name]["difference"][metric]))
-    out += [f"no control {name}: {part['not_made']}" for name, part in controls.items() if "not_made" in part]
+    out += [f"control {name} skipped: {part['not_made']}" for name, part in controls.items() if "not_made" in part]
     seed = next((part["difference_of_seed"] for part in made.values() if "difference_of_seed" in part), None)
     if seed is not None:
-        out.append(f"differences and intervals are those of seed {seed}")
+        out.append(f"differences and intervals are for seed {seed}")
     return out
 
 
@@ -331,21 +331,21 @@ def _change(change: Mapping[str, float | None]) -> list[str]:
 
 
 def against_internal(external: Mapping[str, Any]) -> list[str]:
-    """Write a table of what a head reached on other data beside the estimate within its own."""
+    """Make a table of a head's results on the other data set beside the estimate on its own."""
     drawn = " and ".join(dict.fromkeys(f"{unit}s" for unit in external["drawn"].values()))
-    rows = [["", "within its own data", "here", "drop"]]
+    rows = [["", "internal", "external", "drop"]]
     for name, found in external["metrics"].items():
         cells = [
             "–" if found[part]["value"] is None else _with_interval(found[part], "+" if part == "drop" else "")
             for part in ("internal", "external", "drop")
         ]
         rows.append([name, *cells])
-    title = f"against {external['run']}, with {external['level']:.0%} intervals by drawing {drawn} again"
+    title = f"compared with {external['run']}, {external['level']:.0%} intervals by resampling {drawn}"
     return [title, *indented(rows)]
 
 
 def at_threshold_lines(external: Mapping[str, Any]) -> list[str]:
-    """Say what the run's own threshold gives here."""
+    """Report the results at the run's own threshold."""
     if "threshold" not in external:
         return []
     found = external["threshold"]
@@ -360,10 +360,10 @@ def _with_interval(found: Mapping[str, float | None], sign: str) -> str:
 
 
 def ablation_lines(found: Mapping[str, Any]) -> list[str]:
-    """Say which wording does what, the best first."""
+    """Make a table of prompt wordings, the best first."""
     metric, level = found["metric"], f"{100 * found['level']:g} %"
     title = (
-        f"which wording does what, by {metric}; differences to all prompts, {level} by drawing {found['drawn']}s again"
+        f"prompt wordings by {metric}; differences from all prompts, {level} intervals by resampling {found['drawn']}s"
     )
     rows: list[Sequence[str]] = [["wording", metric, "difference", level, "p Holm"]]
     for entry in found["wordings"]:
@@ -377,11 +377,11 @@ def ablation_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def together_lines(found: Mapping[str, Any], mean: Mapping[str, float | None], names: Sequence[str]) -> list[str]:
-    """Say what a run saw of its tested samples, and what that changed where it is known."""
-    out = [f"transductive: it saw {found['sees']}"]
+    """Say what a run saw of its test samples, and, where known, what that changed."""
+    out = [f"transductive: the head saw {found['sees']}"]
     if "zero_shot" in found:
         rows = [["", "one by one", "together"]]
         rows += [[name, f"{found['zero_shot'][name]:.3f}", f"{mean[name]:.3f}"] for name in names]
-        rest = "" if found["converged"] else "; it did not converge"
-        out += [*indented(rows), f"the class of {found['changed']:.1%} of the samples changed{rest}"]
+        rest = "" if found["converged"] else "; the iterations did not converge"
+        out += [*indented(rows), f"{found['changed']:.1%} of the samples changed class{rest}"]
     return out

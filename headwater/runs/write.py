@@ -1,4 +1,4 @@
-"""Runs on disk: written beside their place, and moved there as a whole."""
+"""Runs on disk: written to a temporary folder, then moved into place."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from headwater.store import Store
 if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
 
-COMMANDS = ("fit-head", "zero-shot", "evaluate", "fine-tune", "contrast")  # whose runs they are
+COMMANDS = ("fit-head", "zero-shot", "evaluate", "fine-tune", "contrast")  # that write runs
 METRICS = "metrics.json"
 EVERY_FILE = {*RUN_FILES, DECISION, TRIALS, INSTANCES, CURVES}
 
 
 def run_folder(out: str | Path | None) -> Path | None:
-    """Return where a run is to be written, unless something else is there."""
+    """Return the directory to write a run to; refuse one that holds something else."""
     if out is None:
         return None
     path = require_writable(out)
@@ -46,7 +46,7 @@ def run_folder(out: str | Path | None) -> Path | None:
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a directory holds a run, or what is left of one whose writing was cut short."""
+    """Whether a directory holds a run, or one that was only partly written."""
     try:
         config = read_json(path / "config.json")
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def _is_run(path: Path) -> bool:
 
 
 def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None = None) -> Run:
-    """Write a run, whole; see `write_whole`. The head is written as it is, or copied from the run ``head_of``."""
+    """Write a run; see `write_whole`. The head is the run's own, or a copy of that of the run ``head_of``."""
     if target is None:
         return run
     tables = {"predictions.parquet": run.predictions, TRIALS: run.trials, INSTANCES: run.instances, CURVES: run.curves}
@@ -79,7 +79,7 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
 
 
 def write_adapters(folder: Path, adapters: Sequence[Adapter]) -> None:
-    """Write what was trained of each encoder into a run's folder."""
+    """Write the trained weights of each encoder into a run's folder."""
     for number, adapter in enumerate(adapters):
         (folder / ENCODER / str(number)).mkdir(parents=True)
         adapter.write(folder / ENCODER / str(number))
@@ -92,9 +92,9 @@ def write_whole(
     files: Mapping[str, bytes],
     write_more: Callable[[Path], None],
 ) -> None:
-    """Write the files of a run beside their place, then move them there one after the other, the metrics last.
+    """Write the files of a run to a temporary folder, then move them into place one by one, the metrics last.
 
-    What another run has left there, and this one does not have, is removed.
+    Files of an earlier run that this one does not have are removed.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def write_whole(
     files
         Other files, by name.
     write_more
-        Writes what libraries write by themselves, heads and tensors, into a folder.
+        Writes the files that libraries write themselves, such as heads and tensors, into a folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _beside(target) as folder:
@@ -128,7 +128,7 @@ def write_whole(
 def parquet(table: pl.DataFrame) -> bytes:
     """Return a table as the bytes of a Parquet file.
 
-    Writing these says that a disk is full in a way that can be told from other errors; polars would not.
+    Writing bytes ourselves lets us recognise the error for a full disk; the error from polars does not show it.
     """
     data = io.BytesIO()
     table.write_parquet(data)
@@ -137,8 +137,8 @@ def parquet(table: pl.DataFrame) -> bytes:
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``target``, and take it away in the end."""
-    target = target.resolve()  # "." has no name to put anything beside
+    """Make an empty temporary folder next to ``target``, and remove it at the end."""
+    target = target.resolve()  # "." has no name to build a sibling's name from
     folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     folder.mkdir()
     try:
@@ -152,7 +152,7 @@ def to_json(value: Any) -> str:
 
 
 def described(store: Store, names: Sequence[str]) -> dict[str, Any]:
-    """Return what identifies features: their spec, and a word that changes when any stored value does."""
+    """Return what identifies features: their spec, and a fingerprint that changes when any stored value does."""
     found = {name: store.features(name) for name in names}
     return {name: {**f.spec.to_dict(), "fingerprint": f.fingerprint} for name, f in found.items()}
 

@@ -1,1 +1,1 @@
-"""From a store's table of samples to arrays: columns, labels, groups, bags, views and inputs."""
+"""Arrays from a store's table of samples: columns, labels, groups, bags, views and inputs."""

@@ -1,4 +1,4 @@
-"""Samples that belong together as one row: the images of a slide, an exam or a patient."""
+"""Bags: samples that form one row, such as the images of a slide, an exam or a patient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from headwater.store import Data
 
 
 def bagged(data: Data, column: str, used: Sequence[str]) -> Data:
-    """Return a row for each bag: the samples that have one value of a column."""
+    """Return one row per bag: the samples that share a value of a column."""
     names, members, first = bags_of(data, column, used)
     inputs: dict[str, Any] = {name: Bags(X, members, data.ids) for name, X in data.inputs.items()}
     return Data(inputs, first, names, data.left_out)
@@ -25,7 +25,7 @@ def bagged(data: Data, column: str, used: Sequence[str]) -> Data:
 def bags_of(
     data: Data, column: str, used: Sequence[str]
 ) -> tuple[NDArray[np.str_], list[NDArray[np.int64]], pl.DataFrame]:
-    """Return each bag's name, its samples, and a table of what these agree on in the columns ``used``."""
+    """Return the bags' names, their samples, and a table of their values in the columns ``used``."""
     values, codes = np.unique(names_of(data, column), return_inverse=True)
     order = np.argsort(codes, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
@@ -37,27 +37,27 @@ def bags_of(
 
 
 def agreed(values: pl.Series, members: Sequence[NDArray[np.int64]], column: str, names: NDArray[np.str_]) -> pl.Series:
-    """Return what the samples of each bag have in a column, null where they have nothing."""
+    """Return each bag's value in a column, null where its samples have none; refuse bags with several values."""
     found = []
     for rows, name in zip(members, names.tolist(), strict=True):
         here = values[rows].drop_nulls().unique(maintain_order=True)
         if len(here) > 1:
             several = " and ".join(repr(value) for value in here.to_list()[:2])
             raise InputError(
-                f"--bags {column}: samples of {name!r} have {several} in {values.name!r}. A bag has one: add a column "
-                "that is the same in all samples of a bag."
+                f"--bags {column}: samples of {name!r} have {several} in {values.name!r}, but a bag needs one value. "
+                "Add a column that is the same in all samples of a bag."
             )
         found.append(here[0] if len(here) else None)
     return pl.Series(values.name, found, dtype=values.dtype)
 
 
 def names_of(data: Data, column: str) -> NDArray[np.str_]:
-    """Return the name of the bag that each sample is in."""
+    """Return the bag's name for each sample."""
     return full_column(data, column, "--bags").astype(np.str_)
 
 
 def those_in(samples: Data, of: NDArray[np.str_], ids: NDArray[np.str_]) -> tuple[Data, NDArray[np.int64]]:
-    """Return the samples whose row, by the name ``of`` each, is among ``ids``, and the number of that row."""
+    """Return the samples whose row's name, given in ``of``, is in ``ids``, and the index of that row."""
     order = np.argsort(ids)
     place = np.minimum(np.searchsorted(ids[order], of), len(order) - 1)
     kept = np.flatnonzero(ids[order][place] == of)

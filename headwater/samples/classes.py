@@ -1,4 +1,4 @@
-"""The classes of a run: how many samples and groups have each, and names that seem to mean the same."""
+"""The classes of a run: numbers of samples and groups, and names that seem to mean the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NAMED = 3  # pairs of names that are warned of, one by one
+NAMED = 3  # names that a warning lists
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?")
 
 
@@ -23,9 +23,9 @@ def class_counts(y: NDArray[Any], classes: Sequence[Any], groups: NDArray[Any] |
     y
         Classes, of shape ``(n,)``, or 0/1 of shape ``(n, n_classes)``.
     classes
-        What they are called, in the order of the columns of ``y``.
+        Their names, in the order of the columns of ``y``.
     groups
-        The group of each sample; None where there are none.
+        The group of each sample; None without groups.
     """
     words = None if y.ndim == 2 else np.array([str(value) for value in y.tolist()])
     out = []
@@ -37,7 +37,7 @@ def class_counts(y: NDArray[Any], classes: Sequence[Any], groups: NDArray[Any] |
 
 
 def names_in(y: NDArray[Any], classes: Sequence[Any]) -> list[str]:
-    """Return the name of each sample's class, or of each label that a sample has.
+    """Return the name of each sample's class, or of each label of each sample.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def names_in(y: NDArray[Any], classes: Sequence[Any]) -> list[str]:
 
 
 def alike(values: Iterable[Any]) -> list[list[str]]:
-    """Return names that differ by case, blanks or the way a number or letter is written: the most frequent first.
+    """Return names that differ only in case, blanks, number format or Unicode form, the most frequent first.
 
     Examples
     --------
@@ -70,12 +70,12 @@ def _folded(name: str) -> str:
 
 
 def alike_labels(values: Iterable[Any], option: str | None) -> list[str]:
-    """Warn of labels that seem to mean the same, with what makes them one; ``option`` is ``--merge`` or ``--map``."""
+    """Warn of labels that seem to mean the same, with the ``option`` to merge them, ``--merge`` or ``--map``."""
     out = []
     for first, *others in alike(values):
         names = " and ".join(repr(name) for name in (first, *others[:NAMED]))
-        mend = " ".join(f"{option} '{other}={first}'" for other in others) if option else "write them alike"
-        out.append(f"labels {names} differ by case, blanks or writing alone. To make them one: {mend}")
+        mend = " ".join(f"{option} '{other}={first}'" for other in others) if option else "use one spelling"
+        out.append(f"labels {names} differ only in case, blanks or spelling. To merge them: {mend}")
     return out
 
 
@@ -87,6 +87,6 @@ def alike_values(values: Iterable[Any], option: str, column: str) -> list[str]:
     if not found:
         return []
     return [
-        f"{option} {column}: values differ by case, blanks or writing alone: {named}{more}. If they are the same, "
-        "write them alike in the manifest"
+        f"{option} {column}: values differ only in case, blanks or spelling: {named}{more}. If they are the same, use "
+        "one spelling in the manifest"
     ]

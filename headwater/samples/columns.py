@@ -1,4 +1,4 @@
-"""Columns of the table of samples, and the samples that are kept."""
+"""Columns of the table of samples, and selection of samples."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from headwater.store import Data
 
 
 class Samples(typing.Protocol):
-    """What has a table of samples: a store, or a manifest that is read for one run."""
+    """An object with a table of samples: a store, or a manifest read for one run."""
 
     @property
     def samples(self) -> pl.DataFrame: ...
 
 
 def require_column(store: Samples, column: str, option: str) -> str:
-    """Return ``column``, or say which columns there are."""
+    """Return ``column``; raise an error that lists the columns if it does not exist."""
     columns = store.samples.columns
     if column not in columns:
         there = ", ".join(columns)
@@ -39,13 +39,13 @@ def require_column(store: Samples, column: str, option: str) -> str:
 
 
 def full_column(data: Data, column: str, option: str, found: MissingFound | None = None) -> NDArray[Any]:
-    """Return a column that has a value for every sample; blanks at the ends of words are none of theirs.
+    """Return a column without leading and trailing blanks; refuse it if a sample has no value.
 
-    ``found`` says what missing values stand for, so that the message can name them.
+    ``found`` holds the words for missing values, so that the message can name them.
     """
     values = plain(data.table[column])
     if values.dtype.is_nested() or values.dtype == pl.Binary:
-        raise InputError(f"{option} {column} holds {values.dtype}: words or whole numbers are needed.")
+        raise InputError(f"{option} {column} holds {values.dtype}, but needs text or whole numbers.")
     full = without_blanks(values)
     empty = full.is_null().to_numpy()
     if empty.any():
@@ -71,7 +71,7 @@ def _but_for(column: str, words: Sequence[str], blank: bool) -> str:
 
 
 def without_blanks(values: pl.Series) -> pl.Series:
-    """Return a column in which words have no white space at their ends, and are null where they are nothing else."""
+    """Return a column with white space stripped from text; empty text becomes null."""
     if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
         return values
     words = values.cast(pl.String).str.strip_chars()
@@ -79,15 +79,15 @@ def without_blanks(values: pl.Series) -> pl.Series:
 
 
 def levels(data: Data, column: str) -> NDArray[Any]:
-    """Return a column as words, "(empty)" where it is."""
+    """Return a column as strings, "(empty)" for missing values."""
     values = plain(data.table[column])
     if values.dtype.is_nested() or values.dtype == pl.Binary:
-        raise InputError(f"--by {column} holds {values.dtype}: words or whole numbers are needed.")
+        raise InputError(f"--by {column} holds {values.dtype}, but needs text or whole numbers.")
     return without_blanks(values).cast(pl.String).fill_null("(empty)").to_numpy()
 
 
 def keep_samples(data: Data, keep: NDArray[np.bool_], reason: str) -> Data:
-    """Leave out the samples that are not to be kept, for a reason."""
+    """Keep some samples, and list the others as left out with a reason."""
     rows = np.flatnonzero(keep)
     inputs = {feature: X.select(rows) for feature, X in data.inputs.items()}
     there = {feature: part[rows] for feature, part in data.present.items()}
@@ -98,15 +98,15 @@ def keep_samples(data: Data, keep: NDArray[np.bool_], reason: str) -> Data:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """What the protocol's columns hold for each sample.
+    """The values of the protocol's columns for each sample.
 
     Attributes
     ----------
     groups, split, levels, units
-        Of ``--groups``, ``--split``, ``--by`` and ``--per``.
+        Values of ``--groups``, ``--split``, ``--by`` and ``--per``.
     whole
-        What is never divided, by any fold or by what is held out to stop by, and what is drawn again for intervals:
-        groups and units together; None where there are neither.
+        Groups and units combined: the blocks that folds and early stopping never divide, and that are resampled for
+        intervals. None without groups and units.
     """
 
     groups: NDArray[Any] | None

@@ -1,4 +1,4 @@
-"""Which samples hold the same content."""
+"""Samples that hold the same content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SharedContents:
     Attributes
     ----------
     of_sample : int64 array of shape (n_samples,)
-        The number of each sample's content.
+        Index of each sample's content.
     first : int64 array of shape (n_contents,)
         The first sample that holds each content.
     """
@@ -29,7 +29,7 @@ class SharedContents:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """How many samples hold each content, of shape ``(n_contents,)``."""
+        """Number of samples that hold each content, of shape ``(n_contents,)``."""
         return np.bincount(self.of_sample)
 
     def samples(self, content: int) -> NDArray[np.int64]:
@@ -38,7 +38,7 @@ class SharedContents:
 
 
 def contents_of(data: Data, modality: Modality) -> SharedContents:
-    """Number the contents of samples, by their keys, in the order in which they first come."""
+    """Number the distinct contents of samples by their keys, in order of first occurrence."""
     words = keys_from_hex(sample_keys(data.table, modality)).view("S16").reshape(-1)
     _, first, numbers = np.unique(words, return_index=True, return_inverse=True)
     order = np.argsort(first)
@@ -53,7 +53,7 @@ def modality_of(name: str) -> Modality:
 
 
 def kinds_of(names: Iterable[str]) -> list[Modality]:
-    """Return what features of these names are made of: images, texts, or both, sorted.
+    """Return the modalities that features of these names encode, sorted.
 
     Examples
     --------

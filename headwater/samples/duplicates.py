@@ -1,4 +1,4 @@
-"""Duplicates of one feature set: what is found, and what of it straddles."""
+"""Duplicates in one feature set, and those that cross groups, splits or labels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, components,
 from headwater.samples.contents import SharedContents, contents_of, modality_of
 from headwater.store import Data, SelectedRows
 
-WHITENED_ROWS = 16_384  # drawn at random to whiten by, where there are more
-TAIL_ROWS = 4096  # likewise, to measure how similar unrelated pairs are
-MOST_PAIRS = 1_000_000  # that are kept to be written, the most similar ones; all are counted
-WORST = 20  # clusters that are kept to be shown
+WHITENED_ROWS = 16_384  # most rows, drawn at random, to fit the whitening on
+TAIL_ROWS = 4096  # most rows, drawn at random, to estimate the similarity of unrelated pairs
+MOST_PAIRS = 1_000_000  # pairs kept for output, the most similar ones; all are counted
+WORST = 20  # clusters kept for printing
 
 Rows = NDArray[np.int64]
 Similarities = NDArray[np.float32]
@@ -28,7 +28,7 @@ Similarities = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class AuditColumns:
-    """What samples are told apart by, each of shape ``(n_samples,)`` as words, and the splits of their rows."""
+    """Labels, groups and sides of samples, each of shape ``(n_samples,)`` as strings, and the splits of their rows."""
 
     label: NDArray[Any] | None
     group: NDArray[Any] | None
@@ -38,18 +38,18 @@ class AuditColumns:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many there are of something, and of these how many straddle; None where there is nothing to straddle.
+    """Number of duplicates, and of those that cross groups, splits or labels; None without such a column.
 
     Attributes
     ----------
     n
-        Contents that stand in several samples; pairs of near duplicates; or clusters.
+        Number of contents that occur in several samples, of pairs of near duplicates, or of clusters.
     samples
-        Samples that are in them.
+        Number of samples in them.
     across_groups, across_split
-        Those in several groups; and on both sides of a split.
+        Number of those in several groups, and of those on both sides of a split.
     labels_differ
-        Those whose labels do not agree.
+        Number of those whose labels differ.
     """
 
     n: int
@@ -61,15 +61,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Samples that exact or near duplicates link.
+    """Samples linked by exact or near duplicates.
 
     Attributes
     ----------
     ids, groups, labels, sides
-        Of its samples, the worst pair first; ``sides`` are values of the split's column, or folds.
+        Values of its samples, the worst pair first; ``sides`` are values of the split's column, or folds.
     similarity
-        Of the first two, the worst pair: one on both sides of a split where there is such, else one in two groups, else
-        one of two labels; the most similar of these.
+        Similarity of the worst pair, the first two samples. Pairs across a split are worst, then pairs across groups,
+        then pairs with different labels; ties are decided by similarity.
     """
 
     ids: Sequence[str]
@@ -81,28 +81,28 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found in one feature set.
+    """The duplicates found in one feature set.
 
     Attributes
     ----------
     n_contents
-        Distinct contents.
+        Number of distinct contents.
     identical, near, clusters
-        Contents in several samples, of an image and its text together the images; pairs of near duplicates; and
+        Contents in several samples (for pair features, images in several samples); pairs of near duplicates; and
         clusters of both.
     n_components
-        Columns after whitening.
+        Number of components after whitening.
     threshold
-        Whitened cosine similarity above which contents count as near duplicates; None where it cannot be told.
+        Whitened cosine similarity above which contents count as near duplicates; None if it cannot be estimated.
     false_alarms
         The share of unrelated pairs above it, as estimated from the tail of their similarities.
     expected_pairs
-        How many pairs that would be.
+        The expected number of unrelated pairs above it.
     across_groups_rate
-        The share of pairs of different groups that were found above it: at most the true rate of false alarms, should
-        no group hold copies of another's. None without groups.
+        The share of pairs from different groups found above it: at most the true false-alarm rate, if no group holds
+        copies of another's contents. None without groups.
     worst
-        Clusters, those that straddle most first.
+        Clusters, the worst first.
     """
 
     features: str
@@ -141,7 +141,7 @@ def find_duplicates(
     image_of = same.of_sample[where.first]
     if np.isfinite(fitted).all(1).sum() > 1:
         units = Whitening.fit(fitted).transform(distinct)
-        apart = order[np.sort(np.unique(image_of[order], return_index=True)[1])]  # of one image they are not unrelated
+        apart = order[np.sort(np.unique(image_of[order], return_index=True)[1])]  # one pair per image
         some = apart[:TAIL_ROWS]
         of_group = None if columns.group is None else columns.group[where.first[some]]
         tail = Tail.fit(units[some], groups=of_group, n_rows=len(apart))
@@ -177,9 +177,9 @@ def find_duplicates(
 
 
 class _Search:
-    """What is kept of near duplicates while they are found: counts, links between contents, and the most similar.
+    """Running totals of a search for near duplicates: counts, links between contents, and the most similar pairs.
 
-    ``same`` is what makes samples identical: the contents, or the images in them, which are linked from the start.
+    ``same`` defines identical samples: by content, or by image for pairs. Identical samples are linked from the start.
     """
 
     def __init__(self, where: SharedContents, same: SharedContents, columns: AuditColumns) -> None:
@@ -189,7 +189,7 @@ class _Search:
         self.labels = None if columns.label is None else Values.of(where.of_sample, columns.label)
         self.sides = Sides.of(where.of_sample, columns.splits) if columns.splits else None
         self._same = same.of_sample[where.first]
-        self._link = self._same  # contents with one number are linked
+        self._link = self._same  # contents with the same number are linked
         self._in_pair = np.zeros(n, np.bool_)
         self._n = self._across_groups = self._across_split = self._labels_differ = 0
         self._kept: list[tuple[Rows, Rows, Similarities]] = []
@@ -247,7 +247,7 @@ class _Search:
         )
 
     def rate_across_groups(self) -> float | None:
-        """Return the share of pairs of contents of different groups that were found."""
+        """Return the share of pairs from different groups that were found."""
         if self.groups is None:
             return None
         n = len(self._link)
@@ -257,7 +257,7 @@ class _Search:
         return self._across_groups / n_pairs if n_pairs else None
 
     def clusters(self) -> Rows:
-        """Return the number of each sample's cluster, -1 where it is in none; larger clusters first."""
+        """Return each sample's cluster number, -1 for none; larger clusters first."""
         link = self._link[self.where.of_sample]
         sizes = np.bincount(link)
         order = np.argsort(-sizes, kind="stable")
@@ -282,7 +282,7 @@ def _count_clusters(cluster_of: Rows, columns: AuditColumns) -> Counts:
 
 @dataclass(frozen=True, eq=False)
 class _Links:
-    """Pairs of samples, ``a`` before ``b``: each further sample of a content with its first, and near duplicates."""
+    """Pairs of samples, ``a`` before ``b``: each repeat of a content with its first sample, and near duplicates."""
 
     a: Rows
     b: Rows
@@ -301,7 +301,7 @@ class _Links:
 
 
 def _worst(data: Data, columns: AuditColumns, cluster_of: Rows, links: _Links) -> list[Cluster]:
-    """Return clusters by their worst pair: on both sides of a split, then in two groups, then of two labels."""
+    """Return clusters by their worst pair: across a split, then across groups, then with different labels."""
     parts = (columns.side, columns.group, columns.label)
     differs = [np.zeros(len(links.a), np.bool_) if v is None else v[links.a] != v[links.b] for v in parts]
     order = np.lexsort((-links.similarity, ~differs[2], ~differs[1], ~differs[0]))

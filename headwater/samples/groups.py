@@ -1,4 +1,4 @@
-"""Groups that a split keeps whole, such as the patient: which column they are in."""
+"""The column of groups that a split keeps whole, such as the patient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headwater.evaluate.options import Protocol
 from headwater.samples.columns import Samples, require_column, without_blanks
 from headwater.samples.selection import Selection
 
-# Names of columns of whatever several samples can be of, in small letters and digits alone.
+# Names, in lower-case letters and digits only, of columns that may group samples.
 PATIENT_COLUMNS = {
     *("patient", "patients", "patientid", "patientno", "patientnr", "pid", "mrn"),
     *("subject", "subjectid", "participant", "participantid", "donor", "donorid"),
@@ -23,9 +23,9 @@ PATIENT_COLUMNS = {
 
 
 def group_column(store: Samples, groups: str | None, *whole: str | None) -> str | None:
-    """Return the column of groups; refuse to pass over an obvious one in silence.
+    """Return the column of groups; raise an error if none was given and the samples have an obvious one.
 
-    Columns that are kept whole anyway, those of ``--bags`` and ``--per``, are not asked about.
+    Columns in ``whole`` (``--bags`` and ``--per``) do not count, since splits keep them whole anyway.
     """
     if groups == "none":
         return None
@@ -34,14 +34,14 @@ def group_column(store: Samples, groups: str | None, *whole: str | None) -> str 
     for column in store.samples.columns:
         if column not in whole and _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
             raise InputError(
-                f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep each whole in every "
-                "split, or --groups none if rows are independent."
+                f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep each value on one side "
+                "of every split, or --groups none if rows are independent."
             )
     return None
 
 
 def require_columns(store: Samples, labels: Sequence[str], protocol: Protocol, selection: Selection) -> Protocol:
-    """Return a protocol that says what the groups are; refuse columns that are not there."""
+    """Return the protocol with its column of groups; refuse columns that do not exist."""
     for column in labels:
         require_column(store, column, "--label")
     settled = replace(protocol, groups=group_column(store, protocol.groups, selection.bags, protocol.per))
@@ -52,12 +52,12 @@ def require_columns(store: Samples, labels: Sequence[str], protocol: Protocol, s
 
 
 def _letters(column: str) -> str:
-    """Return the small letters and digits of a column's name: ``Patient.ID`` is ``patientid``."""
+    """Return a column's name in lower case, letters and digits only: ``Patient.ID`` is ``patientid``."""
     return re.sub(r"[\W_]+", "", column.lower())
 
 
 def _repeats(values: pl.Series) -> bool:
-    """Whether some value stands in several rows; an empty cell is no value, nor is NA or another such word."""
+    """Whether some value occurs in several rows; empty cells and words such as NA do not count."""
     there = values if values.dtype.is_nested() else without_blanks(values).drop_nulls()
     there = there.filter(~missing_words(there)) if there.dtype == pl.String else there
     return bool(there.n_unique() < len(there))

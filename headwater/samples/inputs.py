@@ -1,4 +1,4 @@
-"""What a head reads: pooled or token features, of samples or of bags of them."""
+"""Inputs of a head: pooled or token features, of samples or of bags."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ POOLED = ":pooled"
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which feature sets are read, and how.
+    """The feature sets to read, and how.
 
     Attributes
     ----------
     names
         Feature sets, ``NAME/MODALITY``.
     tokens
-        Those of which tokens are read.
+        Those whose tokens are read.
     partial
         Whether a sample may lack some of them.
     bags
-        The column whose values make a bag of the samples that share them; None where each sample is a row.
+        The column whose values define bags; None if each sample is a row.
     also
         Feature sets that are not read, but that a sample must have.
     views
-        The column that says of which view a sample is, where each view of a bag is an input of its own.
+        The column with each sample's view, if each view of a case is a separate input.
     levels
-        The views that are read, in that order; all there are, sorted, when none are named.
+        The views to read, in that order. Default: all views, sorted.
     """
 
     names: tuple[str, ...]
@@ -64,24 +64,25 @@ def wanted(
     also: Sequence[str] = (),
     views: str | None = None,
 ) -> Wanted:
-    """Say what a head reads of features that were asked for as ``NAME/MODALITY``, or ``NAME/MODALITY:pooled``.
+    """Return what a head reads from features given as ``NAME/MODALITY`` or ``NAME/MODALITY:pooled``.
 
     Raises
     ------
     InputError
-        When a head wants tokens that are not stored, bags that it has no use for, or has none for missing inputs.
+        When tokens are not stored, or the head does not take bags or missing inputs.
     """
     if missing not in get_args(Missing):
-        raise InputError(f"--missing {missing}: drop or keep.{nearest(missing, get_args(Missing))}")
+        raise InputError(f"--missing {missing}: must be drop or keep.{nearest(missing, get_args(Missing))}")
     names = tuple(dict.fromkeys(name.removesuffix(POOLED) for name in features))
     if len(names) < len(set(features)):
-        raise InputError("--features: one feature set is named twice, pooled and not.")
+        raise InputError("--features names a feature set twice, with and without :pooled. Name it once.")
     if missing == "keep" and (not head.takes_tokens or (len(names) < 2 and views is None)):
         raise InputError(
-            "--missing keep is for heads over the tokens of several inputs, such as co-attention: others need all."
+            "--missing keep goes with heads over the tokens of several inputs, such as co-attention: other heads need "
+            "all inputs."
         )
     if missing == "keep" and also:
-        raise InputError("--samples-with goes without --missing keep: it leaves out samples that lack a feature.")
+        raise InputError("--samples-with goes without --missing keep, since it leaves out samples that lack a feature.")
     refuse_bags(kind, bags, views)
     in_bags = bags is not None and views is None
     of_pooled = not head.takes_tokens or in_bags or str(head.get_params().get("tokenizer")).startswith("pooled")
@@ -90,32 +91,32 @@ def wanted(
         spec = store.features(name).spec
         if not spec.has_tokens:
             short = name.partition("/")[0]
-            bagged = " To put samples into bags, pass --bags COL." if kind == "mil" else ""
+            bagged = " To form bags of samples, pass --bags COL." if kind == "mil" else ""
             raise InputError(
-                f"--head {kind} wants tokens, and {name} holds none. Store them with: headwater embed MANIFEST "
+                f"--head {kind} needs tokens, but {name} holds none. Store them with: headwater embed MANIFEST "
                 f"{store.location} --encoder {spec.encoder} --name {short}-tokens --tokens all. Or pass --features "
-                f"{name}{POOLED} to take its pooled feature for one token.{bagged}"
+                f"{name}{POOLED} to use its pooled feature as one token.{bagged}"
             )
     others = tuple(name for name in also if name not in names)
     return Wanted(names, tokens, missing == "keep", bags, others, views)
 
 
 def refuse_bags(kind: str, bags: str | None, views: str | None) -> None:
-    """Refuse bags of a head that has no use for them, and views without bags."""
+    """Refuse bags for a head that does not take them, and views without bags."""
     if views is None and bags is not None and kind != "mil":
-        raise InputError(f"--bags {bags} goes with --head mil, or with --views COL, not with {kind} alone.")
+        raise InputError(f"--bags {bags} goes with --head mil or with --views COL, but the head is {kind}.")
     if views is not None and bags is None:
-        raise InputError(f"--views {views} goes with --bags COL: what the views are of, such as the exam.")
+        raise InputError(f"--views {views} goes with --bags COL, the column that defines a case, such as the exam.")
     if views is not None and kind == "mil":
-        raise InputError(f"--head mil weighs all images of a bag: leave --views {views} out, or choose another head.")
+        raise InputError(f"--head mil goes without --views {views}: leave it out, or choose another head.")
 
 
 def read_inputs(
     store: Store, what: Wanted, where: str | None, used: Sequence[str] = (), missing: MissingRule | None = None
 ) -> Data:
-    """Read what is wanted; with bags, a row is a bag, and has of the columns ``used`` what its samples agree on.
+    """Read features. With bags, a row is a bag, with the values of the columns ``used`` that its samples share.
 
-    With views, it has an input for each of them. Missing values are null in the columns that ``missing`` is about.
+    With views, there is an input for each view. The rule ``missing`` makes missing values null in its columns.
     """
     data = store.read(*what.names, *what.also, where=where, tokens=what.tokens, partial=what.partial)
     if missing is not None:
@@ -130,9 +131,9 @@ def read_inputs(
 
 
 def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) -> tuple[Data, NDArray[np.int64]]:
-    """Return samples with pooled features, and the row of ``data`` that each is in: of its bag, or its own.
+    """Return samples with pooled features, and the row of ``data`` that each belongs to: its bag, or itself.
 
-    Where samples may lack inputs, those that have the images, or else pairs with one, or else the first input.
+    If samples may lack inputs, return those with images, or else with pair features, or else with the first input.
     """
     if not what.tokens and not what.partial and what.bags is None:
         return data, np.arange(len(data.ids))
@@ -146,7 +147,7 @@ def samples_behind(store: Store, what: Wanted, where: str | None, data: Data) ->
 
 
 def parts_of(data: Data) -> dict[str, Any]:
-    """Return each input by name, with what samples lack of it."""
+    """Return each input by name, masked where samples lack it."""
     return {
         name: Masked(X, data.present[name]) if name in data.present and not isinstance(X, RaggedArray) else X
         for name, X in data.inputs.items()
@@ -154,14 +155,14 @@ def parts_of(data: Data) -> dict[str, Any]:
 
 
 def given_to(head: Any, parts: Mapping[str, Any]) -> Any:
-    """Return inputs as a head takes them: one array-like, or several."""
+    """Return inputs in the form a head takes: one array-like, or several."""
     if len(parts) == 1:
         return next(iter(parts.values()))
     return dict(parts) if isinstance(head, Head) and head.takes_inputs else Concatenated(list(parts.values()))
 
 
 def instances_of(outcome: Outcome, X: Any, data: Data) -> pl.DataFrame | None:
-    """Return what each instance weighed in its bag when that was tested; None where rows are no bags.
+    """Return each instance's weight in its test bag; None if rows are not bags.
 
     Columns ``id`` (of the instance), ``bag``, ``fold`` and ``weight``.
     """

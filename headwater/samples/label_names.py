@@ -1,4 +1,4 @@
-"""What labels mean: a mapping that the user gives, from a file or label by label."""
+"""Mappings of labels by the user, from a file or label by label."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LabelMap = dict[str, str | None]
 
 
 def mapping_of(given: Mapping[str, str | None] | str | Path | None, option: str) -> LabelMap:
-    """Return a mapping as it was given, or from the file that was; an empty name leaves a label out.
+    """Return a mapping, as given or read from a file; an empty target leaves a label out.
 
     Raises
     ------
     InputError
-        When the file is not there or holds something else.
+        When the file does not exist or is not a mapping.
     """
     if given is None:
         return {}
@@ -39,7 +39,7 @@ def mapping_of(given: Mapping[str, str | None] | str | Path | None, option: str)
         return {str(name): target or None for name, target in given.items()}
     path = Path(given)
     if path.suffix not in SUFFIXES:
-        raise InputError(f"{option} {path}: {FORM} is needed.")
+        raise InputError(f"{option} {path}: pass {FORM}.")
     try:
         pairs = _of_toml(path, option) if path.suffix == ".toml" else _of_table(path, option)
     except FileNotFoundError as error:
@@ -50,61 +50,62 @@ def mapping_of(given: Mapping[str, str | None] | str | Path | None, option: str)
             raise InputError(f"{option} {path}: {name!r} is mapped twice.")
         out[name] = target or None
     if not out:
-        raise InputError(f"{option} {path} maps nothing: {FORM} is needed.")
+        raise InputError(f"{option} {path} is empty: pass {FORM}.")
     return out
 
 
 def with_merge(selection: Selection) -> Selection:
-    """Return a selection whose ``merge`` is a mapping, read from its file where it names one."""
+    """Return a selection whose ``merge`` is a mapping, read from its file if it names one."""
     return replace(selection, merge=mapping_of(selection.merge, "--merge"))
 
 
 def refuse_unknown(mapping: Mapping[str, str | None], there: Iterable[str], option: str) -> None:
-    """Raise `InputError` for a label that nobody has, with the nearest one that somebody has."""
+    """Raise `InputError` for a label that does not occur, with the nearest one that does."""
     known = list(there)
     for name, target in mapping.items():
         if name not in known:
-            raise InputError(f"{option} {name}={target or ''}: no label {name!r} here.{nearest(name, known)}")
+            raise InputError(f"{option} {name}={target or ''}: no sample has label {name!r}.{nearest(name, known)}")
 
 
 def merged(data: Data, found: Labels, mapping: Mapping[str, str | None], known: Iterable[str]) -> tuple[Data, Labels]:
-    """Return labels by what they mean: those that a mapping brings to one name become one.
+    """Return labels merged by a mapping.
 
-    Samples with a label that is left out go; of several labels a sample loses that one. A sample that has any of
-    several merged labels has what they became.
+    Samples whose label is left out are removed; with several labels per sample, only that label is. A sample with any
+    of several merged labels has the merged label.
 
     Parameters
     ----------
     data, found
-        The samples, and their labels as they stand in the table.
+        The samples, and their labels in the table.
     mapping
-        From labels to what they mean; None leaves a label out.
+        From labels to merged labels; None leaves a label out.
     known
-        Labels that anybody has, whether among these samples or not.
+        All labels in the store, including those of samples that are not selected.
 
     Raises
     ------
     InputError
-        When the mapping names a label that nobody has, goes on from what it led to, or leaves one label for all.
+        When the mapping names a label that does not occur, maps to a label that it also maps, or leaves fewer than two
+        labels.
     """
     refuse_unknown(mapping, known, "--merge")
     for name, target in mapping.items():
         if target is not None and mapping.get(target, target) != target:
-            raise InputError(f"--merge {name}={target}: {target!r} itself becomes {mapping[target]!r}. Write that.")
+            raise InputError(f"--merge {name}={target}: {target!r} is itself mapped to {mapping[target]!r}. Use that.")
     if found.names is not None:
         return data, _merged_columns(found, mapping)
     words = [str(value) for value in found.y.tolist()]
     keep = np.array([mapping.get(word, word) is not None for word in words])
     values = found.y if not any(word in mapping for word in words) else _values(found.y, mapping)
     if len(set(values[keep].tolist())) < 2:
-        raise InputError("--merge leaves one label or none: there is nothing to learn.")
+        raise InputError("--merge leaves fewer than two labels: there is nothing to learn.")
     if keep.all():
         return data, Labels(values, None)
     return keep_samples(data, keep, "left out by --merge"), Labels(values[keep], None)
 
 
 def _values(y: NDArray[Any], mapping: Mapping[str, str | None]) -> NDArray[Any]:
-    """Return what classes mean; whole numbers stay such where all of them are."""
+    """Return merged classes; they stay integers if all of them are."""
     words = [mapping.get(str(value), str(value)) or "" for value in y.tolist()]
     if y.dtype.kind in "iu" and all(word.lstrip("-").isdecimal() for word in words if word):
         return np.array([int(word or 0) for word in words], y.dtype)
@@ -112,14 +113,14 @@ def _values(y: NDArray[Any], mapping: Mapping[str, str | None]) -> NDArray[Any]:
 
 
 def _merged_columns(found: Labels, mapping: Mapping[str, str | None]) -> Labels:
-    """Return 0/1 for each meaning: whether a sample has any label of it."""
+    """Return 0/1 for each merged label: whether a sample has any of its labels."""
     own = found.names or []
     means = [mapping.get(name, name) for name in own]
     names = list(dict.fromkeys(name for name in means if name is not None))
     if own == sorted(own):
         names.sort()
     if len(names) < 2:
-        raise InputError(f"--merge leaves {counted(len(names), 'label')}: at least two are needed.")
+        raise InputError(f"--merge leaves {counted(len(names), 'label')}, but at least two are needed.")
     y = np.zeros((len(found.y), len(names)), np.int64)
     for column, name in enumerate(means):
         if name is not None:
@@ -131,17 +132,17 @@ def _of_table(path: Path, option: str) -> list[tuple[str, str]]:
     try:
         table = read_text_table(path)
     except ManifestError as error:
-        raise InputError(f"{option} {error} {FORM[0].upper()}{FORM[1:]} is needed.") from error
+        raise InputError(f"{option} {error} Pass {FORM}.") from error
     except FileNotFoundError:
         raise
     except OSError as error:
         raise InputError(f"{option} {path} cannot be read ({error.strerror or error}).") from error
     if set(table.columns) != {"from", "to"}:
-        raise InputError(f"{option} {path} has the columns {', '.join(table.columns)}: from and to are needed.")
+        raise InputError(f"{option} {path} has the columns {', '.join(table.columns)}, but needs from and to.")
     pairs = [((name or "").strip(), (target or "").strip()) for name, target in table.select("from", "to").iter_rows()]
     for row, (name, _) in enumerate(pairs, 1):
         if not name:
-            raise InputError(f"{option} {path}: row {row} names no label to map from.")
+            raise InputError(f"{option} {path}: row {row} has no label in column from.")
     return pairs
 
 
@@ -156,5 +157,5 @@ def _of_toml(path: Path, option: str) -> list[tuple[str, str]]:
         raise InputError(f"{option} {path} cannot be read ({error.strerror or error}).") from error
     for name, target in values.items():
         if not isinstance(target, str):
-            raise InputError(f"{option} {path}: {name!r} must be the name of a label, in quotes.")
+            raise InputError(f"{option} {path}: the value of {name!r} must be a label in quotes.")
     return list(values.items())

@@ -1,4 +1,4 @@
-"""Labels, groups and levels: what a run takes from the samples table."""
+"""Labels of samples: classes, several labels, or numbers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from headwater.store import Data
 
 @dataclass(frozen=True)
 class Labels:
-    """What is to be predicted.
+    """Labels to predict.
 
     Attributes
     ----------
     y
         Classes, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``; or numbers.
     names
-        What the columns of ``y`` are called; None where each sample has one class.
+        Names of the columns of ``y``; None if each sample has one class.
     """
 
     y: NDArray[Any]
@@ -37,9 +37,9 @@ class Labels:
 def with_labels(
     data: Data, columns: Sequence[str], separator: str | None, *, constant: bool = False
 ) -> tuple[Data, Labels]:
-    """Return the samples that have a label, and their labels; the others join those left out, with the reason.
+    """Return the samples that have a label, and their labels; the others are listed as left out, with the reason.
 
-    A column of one label is refused unless it may be ``constant``: nothing can be learned from it.
+    A column with a single label is refused, since nothing can be learned from it, unless ``constant`` is set.
     """
     if separator is not None and len(columns) > 1:
         raise InputError(f"--label-separator goes with one --label, but there are {len(columns)}.")
@@ -59,7 +59,7 @@ def with_labels(
 
 
 def labels_there(table: pl.DataFrame, columns: Sequence[str], separator: str | None) -> list[str]:
-    """Return every label that a row of a table has, as words: those of `with_labels`, of whichever samples."""
+    """Return all labels in a table as strings, as `with_labels` reads them."""
     if len(columns) > 1:
         return list(columns)
     column = _cleaned(table[columns[0]]).drop_nulls()
@@ -71,7 +71,7 @@ def labels_there(table: pl.DataFrame, columns: Sequence[str], separator: str | N
 
 
 def _with_values(data: Data, name: str, separator: str | None) -> Data:
-    """Leave out the samples for which a column is empty."""
+    """Leave out samples with an empty cell in a column."""
     present = _cleaned(data.table[name]).is_not_null()
     if present.all():
         return data
@@ -82,23 +82,23 @@ def _with_values(data: Data, name: str, separator: str | None) -> Data:
 
 
 def _cleaned(column: pl.Series) -> pl.Series:
-    """Return a label column as classes or lists, null where there is none: blanks and NaN are none, 1.0 is 1.
+    """Return a label column as classes or lists: blanks and NaN become null, 1.0 becomes 1.
 
-    Words for missing values are null already; see `headwater.samples.missing`.
+    Words for missing values are already null; see `headwater.samples.missing`.
     """
-    column = plain(column)  # a store of an older headwater may hold other types
+    column = plain(column)  # stores of older versions may hold other types
     dtype = column.dtype
     if dtype == pl.Null or dtype.is_integer() or dtype in (pl.Boolean, pl.List):
         return column
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return without_blanks(column)
     if not dtype.is_float():
-        raise InputError(f"label column {column.name!r} holds {dtype}: words, whole numbers or lists are needed.")
+        raise InputError(f"label column {column.name!r} holds {dtype}, but needs text, whole numbers or lists.")
     numbers = column.fill_nan(None)
     if (numbers.drop_nulls() % 1 != 0).any():
         raise InputError(
-            f"label column {column.name!r} holds measurements such as {numbers.drop_nulls()[0]}, not classes: "
-            "put them into classes, or predict the numbers themselves with fit-head --task regression."
+            f"label column {column.name!r} holds measurements such as {numbers.drop_nulls()[0]}, not classes. Convert "
+            "them to classes, or predict the numbers with fit-head --task regression."
         )
     return numbers.cast(pl.Int64)
 
@@ -107,7 +107,7 @@ def _several_columns(table: pl.DataFrame) -> Labels:
     y = pl.DataFrame([typed(c) if c.dtype == pl.String else c for c in table.get_columns()]).to_numpy()
     for name, column in zip(table.columns, y.T, strict=True):
         if not np.isin(column, (0, 1)).all():
-            raise InputError(f"label column {name!r} must hold 0 and 1 only, since there are several.")
+            raise InputError(f"label column {name!r} must hold only 0 and 1, since there are several label columns.")
     return Labels(y.astype(np.int64), list(table.columns))
 
 
@@ -115,23 +115,25 @@ def _several_labels(column: pl.Series) -> Labels:
     values = [{word for v in row if v is not None and (word := str(v).strip())} for row in column.to_list()]
     names = sorted(set().union(*values))
     if len(names) < 2:
-        raise InputError(f"label column {column.name!r} holds {counted(len(names), 'label')}: at least two are needed.")
+        raise InputError(
+            f"label column {column.name!r} holds {counted(len(names), 'label')}, but at least two are needed."
+        )
     return Labels(np.array([[name in row for name in names] for row in values], np.int64), names)
 
 
-SHOWN = 3  # samples that are named
+SHOWN = 3  # samples that a message names
 
 
 def with_numbers(data: Data, columns: Sequence[str], *, constant: bool = False) -> tuple[Data, Labels]:
-    """Return the samples that have a number in every column, and the numbers; the others join those left out.
+    """Return the samples that have a number in every column, and the numbers; the others are listed as left out.
 
-    Numbers are float64, of shape ``(n,)``, or ``(n, n_outputs)`` of several columns. A column of one number is refused
-    unless it may be ``constant``: nothing can be learned from it.
+    Numbers are float64, of shape ``(n,)``, or ``(n, n_outputs)`` for several columns. A constant column is refused,
+    since nothing can be learned from it, unless ``constant`` is set.
 
     Raises
     ------
     InputError
-        When a column holds no numbers, or a number that is not finite: the message names samples.
+        When a column holds text, or a number that is not finite; the message names samples.
     """
     for name in columns:
         data = _as_numbers(data, name)
@@ -151,7 +153,7 @@ def with_numbers(data: Data, columns: Sequence[str], *, constant: bool = False) 
 
 
 def _as_numbers(data: Data, name: str) -> Data:
-    """Return samples whose column of text is one of numbers, where all of it is written as such: 1e-5 is one."""
+    """Convert a text column to numbers if every cell can be parsed, such as 1e-5."""
     column = data.table[name]
     if column.dtype != pl.String:
         return data
@@ -166,12 +168,12 @@ def _refuse_words(data: Data, name: str) -> None:
     if column.dtype.is_numeric() or column.dtype == pl.Null:
         return
     if column.dtype != pl.String:
-        raise InputError(f"label column {name!r} holds {column.dtype}: --task regression needs numbers.")
+        raise InputError(f"label column {name!r} holds {column.dtype}, but --task regression needs numbers.")
     words = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
     row = int(words.arg_true()[0]) if words.any() else int(column.is_not_null().arg_true()[0])
     raise InputError(
-        f"label column {name!r} holds words such as {column[row]!r} (sample {str(data.ids[row])!r}): --task regression "
-        "needs numbers, and empty cells where there are none."
+        f"label column {name!r} holds text such as {column[row]!r} (sample {str(data.ids[row])!r}), but --task "
+        "regression needs numbers, or empty cells for missing ones."
     )
 
 

@@ -1,4 +1,4 @@
-"""Missing values: what counts as an empty cell in the columns that a run goes by, and how often it stands there."""
+"""Missing values in the columns that a run uses: which words count as missing, and how often they occur."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from headwater.sources import plain, typed
 from headwater.store import Data
 
 MissingFound = Mapping[str, Mapping[str, int]]
-"""By column, how often each word for a missing value stands there; an empty cell is the empty word."""
+"""By column, how often each word for a missing value occurs; an empty cell is the empty string."""
 
 _WORDS = (pl.String, pl.Categorical, pl.Enum)
-# In these NA is a name: of a sample, or of Namibia.
+# In these columns NA may be a name: of a sample, or of Namibia.
 _IDS = {"id", "ids", "sampleid", "imageid", "uid", "uuid"}
 _PLACES = {"site", "sites", "centre", "center", "hospital", "clinic", "institution", "country", "countries", "nation"}
 
 
 @dataclass(frozen=True)
 class MissingRule:
-    """Which words are missing values, and in which columns.
+    """The words that are missing values, and the columns in which they count.
 
     Attributes
     ----------
     words
-        In any case of letters; empty cells are missing whatever these are.
+        Case-insensitive words; empty cells are always missing.
     labels
-        Columns that are predicted.
+        Columns to predict.
     others
-        Columns of groups and units: here the words count too, but not in a column of ids, sites or countries.
+        Columns of groups and units. The words count here too, except in a column of ids, sites or countries.
     separator
-        Parts the label's text into several labels.
+        Text that separates several labels in one cell.
     ids
         The column of sample ids.
     """
@@ -49,7 +49,7 @@ class MissingRule:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that it is about."""
+        """The columns to which the rule applies."""
         return list(dict.fromkeys(name for name in (*self.labels, *self.others) if name is not None))
 
     def words_in(self, column: str) -> tuple[str, ...]:
@@ -57,16 +57,16 @@ class MissingRule:
         return self.words if column in self.labels or not (column == self.ids or _names_a_place(column)) else ()
 
     def tidied(self, table: pl.DataFrame) -> pl.DataFrame:
-        """Return a table in which missing values are null, and texts have no blanks at their ends."""
+        """Return a table with missing values as null, and with stripped text."""
         here = [column for column in self.columns if column in table.columns]
         return table.with_columns(self._tidied(plain(table[column])) for column in here)
 
     def applied(self, data: Data) -> Data:
-        """Return samples whose table is tidied."""
+        """Return samples with a tidied table."""
         return replace(data, table=self.tidied(data.table))
 
     def found(self, table: pl.DataFrame) -> dict[str, dict[str, int]]:
-        """Count the missing values of each column that has any, by what is written."""
+        """Count the missing values of each column that has any, by the text in the cell."""
         out = {}
         for column in self.columns:
             values = plain(table[column])
@@ -90,12 +90,12 @@ class MissingRule:
         text = text.str.strip_chars()
         missing = missing_words(text, words)
         text = text.set(missing | (text == "").fill_null(False), None)
-        # 0, 1 and NA are the numbers 0 and 1
+        # a column of 0, 1 and NA holds the numbers 0 and 1
         return typed(text) if label and missing.any() else text
 
 
 def _tidied_lists(column: pl.Series, words: Sequence[str]) -> pl.Series:
-    """Return lists of words without the missing ones; null where a list has nothing but such."""
+    """Return lists of words without missing ones; null if a list has only missing words."""
     rows = pl.DataFrame({"row": range(len(column)), "word": column.cast(pl.List(pl.String))})
     each = rows.filter(pl.col("word").list.len() > 0).explode("word")
     each = each.with_columns(pl.col("word").str.strip_chars())
@@ -110,7 +110,7 @@ def _tidied_lists(column: pl.Series, words: Sequence[str]) -> pl.Series:
 
 
 def _joined(lists: pl.Series, separator: str) -> pl.Series:
-    """Write lists as text; one that holds nothing but empty words is the separator alone, and not an empty cell."""
+    """Join lists to text; a list of empty words becomes the separator alone, not an empty cell."""
     text = lists.list.join(separator)
     none = (text == "").fill_null(False)
     return text.set(none & (lists.list.len() > 1), separator).set(none & (lists.list.len() < 2), None)

@@ -1,4 +1,4 @@
-"""Texts that state the label: of samples, and in words."""
+"""Texts of samples that state the label."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headwater.evaluate.splits import Split
 from headwater.evaluate.stated import Stated, stated_in
 from headwater.store import Data
 
-READ = ("/text", "/pair")  # how feature sets end that hold what texts say
+READ = ("/text", "/pair")  # name endings of feature sets that encode texts
 
 
 def texts_that_state(
@@ -24,20 +24,20 @@ def texts_that_state(
     splits: Sequence[Split],
     groups: NDArray[Any] | None = None,
 ) -> Stated | None:
-    """Measure how far the texts of samples state their labels; None where there are no texts.
+    """Measure how far the texts of samples state their labels; None without texts.
 
     Parameters
     ----------
     samples
-        Their table has the texts.
+        Samples, with a table that holds the texts.
     column
         The column of texts.
     y
-        Of the samples: classes, 0/1 of several labels, or numbers.
+        Their labels: classes, 0/1 for several labels, or numbers.
     names
-        What classes, labels or outputs are called, in the order of `numpy.unique` or of columns.
+        Names of classes, labels or outputs, in the order of `numpy.unique` or of columns.
     splits
-        Of the samples.
+        Splits of the samples.
     groups
         Their groups, such as the patient.
     """

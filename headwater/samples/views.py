@@ -1,4 +1,4 @@
-"""Several images of one case, each an input of its own: the views of an exam, the magnifications of a lesion."""
+"""Views: several images of one case as separate inputs, such as the views of an exam."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from headwater.samples.columns import full_column
 from headwater.samples.contents import modality_of
 from headwater.store import KEY_COLUMNS, Data
 
-MOST = 16  # views: more are not told apart by what they show
+MOST = 16  # views; a column with more values is probably not a view
 
 
 def view_name(view: str, name: str) -> str:
-    """Return what the input of one view is called, such as ``CC:NAME/image``."""
+    """Return the name of the input of one view, such as ``CC:NAME/image``."""
     return f"{view}:{name}"
 
 
 def viewed(
     data: Data, cases: str, views: str, used: Sequence[str], *, partial: bool, wanted: Sequence[str] = ()
 ) -> Data:
-    """Return a row for each case, with an input for each view of its images.
+    """Return one row per case, with an input for each view of its images.
 
     Parameters
     ----------
     data
         The samples, each of one view.
     cases
-        The column whose values make one case of the samples that share them.
+        The column whose values define cases.
     views
-        The column that says of which view a sample is.
+        The column with each sample's view.
     used
         Columns that are the same in all samples of a case.
     partial
-        Whether a case may lack some of the views; those that do are left out otherwise.
+        Whether a case may lack some of the views; otherwise such cases are left out.
     wanted
-        The views that are read, in that order, as a run has them; samples of others are passed over. All there are,
-        sorted, when left out.
+        The views to read, in that order, as in a run; samples of other views are ignored. Default: all views, sorted.
 
     Raises
     ------
     InputError
-        When a case has several images of one view, or several texts; when there is one view, or no end of them.
+        When a case has several images of one view, or several texts, or when there are fewer than 2 or more than 16
+        views.
     """
     of_sample = full_column(data, views, "--views").astype(np.str_)
     if wanted:
@@ -56,8 +56,8 @@ def viewed(
     number = np.array([levels.tolist().index(view) for view in of_sample.tolist()], np.int64)
     if not 2 <= len(levels) <= MOST:
         raise InputError(
-            f"--views {views}: has {len(levels)} values, such as {str(levels[0])!r}. It is to say of which of a few "
-            f"views, 2 to {MOST}, a sample is."
+            f"--views {views}: has {len(levels)} values, such as {str(levels[0])!r}, but needs 2 to {MOST} views. Pass "
+            "the column with each sample's view."
         )
     place = np.full((len(names), len(levels)), -1)
     for case, rows in enumerate(members):
@@ -66,7 +66,7 @@ def viewed(
             both = [str(one) for one in data.ids[rows[number[rows] == counts.argmax()]][:2]]
             raise InputError(
                 f"--views {views}: {cases} {str(names[case])!r} has {counts.max()} samples of "
-                f"{str(levels[counts.argmax()])!r}, such as {both[0]!r} and {both[1]!r}. Choose one with --where."
+                f"{str(levels[counts.argmax()])!r}, such as {both[0]!r} and {both[1]!r}. Select one with --where."
             )
         place[case, number[rows]] = rows
     keep = np.flatnonzero((place >= 0).all(1) | partial)
@@ -95,18 +95,18 @@ def viewed(
 
 
 def views_of(inputs: Iterable[str]) -> list[str]:
-    """Return the views that inputs are of, by their names, in order."""
+    """Return the views in the names of inputs, in order."""
     return list(dict.fromkeys(name.rpartition(":")[0] for name in inputs if ":" in name))
 
 
 def _of_those(
     data: Data, of_sample: NDArray[np.str_], views: str, wanted: Sequence[str]
 ) -> tuple[Data, NDArray[np.str_]]:
-    """Return the samples of some views, which must be there."""
+    """Return the samples of some views; refuse views that do not occur."""
     there = np.unique(of_sample).tolist()
     if lacking := [view for view in wanted if view not in there]:
         raise InputError(
-            f"the run reads views {', '.join(wanted)} of {views!r}, but here there is no {lacking[0]!r}: there are "
+            f"the run reads views {', '.join(wanted)} of {views!r}, but this store lacks {lacking[0]!r}. It has: "
             f"{', '.join(there[:MOST])}."
         )
     keep = np.flatnonzero(np.isin(of_sample, list(wanted)))
@@ -122,7 +122,7 @@ def _one_text(
     members: Sequence[NDArray[np.int64]],
     has: NDArray[np.bool_],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return a sample of each case that has its text, and whether any has."""
+    """Return for each case a sample with its text, and whether there is one."""
     agreed(data.table[KEY_COLUMNS["text"]], members, cases, names)
     rows = np.array([mine[has[mine].argmax()] for mine in members], np.int64)
     return rows, has[rows]

@@ -420,7 +420,7 @@ def test_export_refuses(refused, made, tmp_path):
     """A place that is taken, an unknown format, features that are not there: one line, and nothing is written."""
     store, _ = made
     features = ("--features", "clip/image")
-    assert "is there already" in refused("export", store.path, tmp_path / "t.csv", *features)
+    assert "t.csv already exists" in refused("export", store.path, tmp_path / "t.csv", *features)
     assert "Did you mean 'parquet'" in refused("export", store.path, tmp_path / "o", *features, "--format", "parket")
     assert "Did you mean 'clip/image'" in refused("export", store.path, tmp_path / "o", "--features", "clip/images")
 

@@ -50,7 +50,7 @@ def test_again_embeds_nothing(command, images, files_of):
     words = ("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
     command(*words)
     before = files_of(images / "a.hw" / "features.zarr")
-    assert "0 items embedded, 16 there already" in command(*words).out
+    assert "0 items embedded, 16 already stored" in command(*words).out
     assert files_of(images / "a.hw" / "features.zarr") == before
 
 
@@ -63,7 +63,7 @@ def test_new_rows(command, images, paint):
     table = pl.read_csv(images / "manifest.csv", infer_schema=False)
     more = table.head(1).with_columns(id=pl.lit("s99"), image=pl.lit("images/new.png"))
     pl.concat([more, table]).write_csv(images / "manifest.csv")
-    assert "1 item embedded, 16 there already" in command(*words).out
+    assert "1 item embedded, 16 already stored" in command(*words).out
     now = vectors_by_id(images / "a.hw", "texture/image")
     assert set(now) == {*then, "s99"}
     assert all(np.array_equal(now[id], then[id]) for id in then)
@@ -80,7 +80,7 @@ def test_renamed_files_and_rows_in_another_order(command, images):
         fraction=1, shuffle=True, seed=1
     )
     table.write_csv(images / "manifest.csv")
-    assert "0 items embedded, 16 there already" in command(*words).out
+    assert "0 items embedded, 16 already stored" in command(*words).out
     now = vectors_by_id(images / "a.hw", "texture/image")
     assert list(now) == table["id"].to_list()
     assert all(np.array_equal(now[id], then[id]) for id in then)
@@ -92,8 +92,8 @@ def test_a_second_manifest_over_the_same_images(command, images):
     pl.DataFrame({"id": ["x", "y"], "image": ["images/05.png", "images/02.png"]}).write_parquet(images / "two.parquet")
     done = command("embed", images / "two.parquet", images / "a.hw", "--encoder", "builtin:texture")
     assert done.out.splitlines() == [
-        "texture/image: 0 items embedded, 2 there already",
-        "samples: +2 new, -16 no longer listed",
+        "texture/image: 0 items embedded, 2 already stored",
+        "samples: +2 new, -16 no longer listed (their features are kept)",
         f"2 samples, in {images / 'a.hw'}",
     ]
     table = pl.read_csv(images / "manifest.csv")
@@ -194,7 +194,7 @@ def test_a_column_named_for_another_encoder(command, images):
     assert "--text COLUMN" in command(*words).error
     done = command(*words, "--text", "findings")
     assert done.status == 0
-    assert "column 'findings' was left alone: its texts need another encoder" in done.out
+    assert "column 'findings' was not encoded: its texts need another encoder" in done.out
 
 
 @pytest.mark.parametrize(("column", "kind"), [("image_key", "image"), ("text_key", "text")])
@@ -332,10 +332,10 @@ def test_failures_are_known_again(command, damaged):
     words = ("embed", damaged / "manifest.csv", store, "--encoder", "builtin:texture")
     command(*words)
     again = command(*words).out
-    assert "0 items embedded, 10 there already, 6 samples failed" in again
-    assert "4 items failed in an earlier run: --retry-failed tries again" in again
+    assert "0 items embedded, 10 already stored, 6 samples failed" in again
+    assert "4 items failed in an earlier run: --retry-failed" in again
     (damaged / "images" / "00.png").write_bytes((damaged / "images" / "07.png").read_bytes() + b" ")
-    assert "1 item embedded, 10 there already, 5 samples failed" in command(*words).out
+    assert "1 item embedded, 10 already stored, 5 samples failed" in command(*words).out
     assert "retry-failed" not in command(*words, "--retry-failed").out
 
 

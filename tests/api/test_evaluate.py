@@ -1,6 +1,7 @@
 """evaluate: a fitted head on another data set, its labels mapped, its drop with an interval, itself untouched."""
 
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -80,7 +81,7 @@ def test_the_head_is_untouched(inside, outside, tmp_path, files_of, command):
         roc_auc_score(data.table["kind"], scores, multi_class="ovr"), abs=1e-6
     )
     assert made.config["command"] == "evaluate"
-    assert made.metrics["selection"]["note"] == "nothing was fitted: every sample is tested"
+    assert made.metrics["selection"]["note"].startswith("nothing was fitted")
     assert command(*words).status == 0  # over itself
 
 
@@ -196,8 +197,8 @@ def test_labels_are_mapped(inside, outside, tmp_path, command):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((), "label 'buche' is none of the run's classes (ash, beech, cedar): pass --map 'buche=CLASS'"),
-        (("--map", "bche=beech"), "--map bche=beech: no label 'bche' here. Did you mean 'buche'?"),
+        ((), "the run's classes (ash, beech, cedar): pass --map 'buche=CLASS'"),
+        (("--map", "bche=beech"), "'bche'. Did you mean 'buche'?"),
         (("--map", "buche=beach"), "the run has no class 'beach'. Did you mean 'beech'?"),
         (("--map", "buche"), "write LABEL=CLASS"),
         (("--map", "buche=ash", "--map", "buche=ash"), "buche was mapped before"),
@@ -231,7 +232,7 @@ def test_several_labels(inside, outside, tmp_path):
     scores = run.head.predict_proba(np.asarray(data.X))
     aucs = [roc_auc_score(data.table[name], scores[:, i]) for i, name in enumerate(("first", "last"))]
     assert columns.metrics["external"]["metrics"]["auc_macro"]["external"]["value"] == pytest.approx(np.mean(aucs))
-    with pytest.raises(ValueError, match="several labels a sample"):
+    with pytest.raises(ValueError, match=r"the run has several labels .*--label gives one label"):
         evaluate(run, outside, label="kind", groups="who")
 
 
@@ -274,7 +275,7 @@ def test_a_real_drop_is_seen(inside, make_store, tmp_path, command):
     out = command(*words).out
     line = next(line for line in out.splitlines() if line.startswith("  accuracy") and "[" in line)
     assert f"{drop['value']:+.3f} [{drop['low']:+.3f}, {drop['high']:+.3f}]" in line
-    assert "with 95% intervals by drawing groups again" in out
+    assert "95% intervals by resampling groups" in out
 
 
 def test_by_and_where(inside, outside, tmp_path):
@@ -295,7 +296,7 @@ def test_data_that_the_head_was_fitted_on(inside, tmp_path, refused, command):
     run = fitted(inside, tmp_path, where="site = 'north'")
     words = ("evaluate", run.path, inside.path, "--label", "kind", "--groups", "who")
     error = refused(*words, "--out", tmp_path / "out")
-    assert "among 120 samples there are 60 samples whose image it was fitted on and 20 who values" in error
+    assert re.search("120 samples .*60 samples whose image .* and 20 who values", error)
     assert command(*words, "--where", "site = 'south'").status == 0
     assert command(*words, "--allow-leakage", "to see", "--out", tmp_path / "out").status == 0
     external = open_run(tmp_path / "out").metrics["external"]
@@ -310,7 +311,7 @@ def test_data_that_cannot_be_compared(inside, outside, tmp_path, command):
     inside.path.rename(tmp_path / "moved.hw")
     done = command("evaluate", run.path, outside.path, "--label", "kind", "--groups", "who", "--out", tmp_path / "out")
     assert done.status == 0
-    assert "cannot be checked" in done.err
+    assert "cannot check whether the head was fitted on any of these samples: " in done.err
     assert open_run(tmp_path / "out").metrics["external"]["shared"] is None
 
 
@@ -324,7 +325,7 @@ def test_some_texts_are_the_same_anywhere(gallery, images, tmp_path):
     theirs = embed(images / "few.csv", tmp_path / "few.hw", encoder="builtin:ngram")
     assert evaluate(run, theirs, label="grade", groups="patient").metrics["external"]["shared"] == {"text": 4}
     same = embed(images / "manifest.csv", tmp_path / "same.hw", encoder="builtin:ngram")
-    with pytest.raises(ValueError, match="16 samples whose text it was fitted on"):
+    with pytest.raises(ValueError, match="16 samples whose text "):
         evaluate(run, same, label="grade", groups="patient")
 
 
@@ -354,7 +355,7 @@ def test_features_of_another_spec(inside, make_store, tmp_path, refused, write_f
         (("--label", "kind", "--draws", "5"), "--draws must be at least 100"),
         (("--label", "kind", "--level", "95"), "--level must be between 0 and 1"),
         (("--label", "kind", "--out", "run"), "which must stay as it is"),
-        (("--label", "first", "--label", "last"), "the run has one label a sample, but --label gives several labels"),
+        (("--label", "first", "--label", "last"), "the run has one label per sample, but --label gives several labels"),
     ],
 )
 def test_what_cannot_be_evaluated(inside, outside, tmp_path, refused, monkeypatch, words, expected):
@@ -369,7 +370,7 @@ def test_an_evaluation_is_not_evaluated(inside, outside, tmp_path, refused):
     run = fitted(inside, tmp_path)
     evaluate(run, outside, label="kind", groups="who", out=tmp_path / "out")
     error = refused("evaluate", tmp_path / "out", outside.path, "--label", "kind")
-    assert f"Pass the run that it is of: {run.path}" in error
+    assert error.endswith(f": {run.path}.")
 
 
 def test_the_verb_is_the_package(inside, outside, tmp_path):

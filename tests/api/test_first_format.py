@@ -45,7 +45,7 @@ def test_verify_finds_nothing_wrong(first, command):
     """No check fails; those that did not exist then are named."""
     done = command("verify", first / "store.hw")
     assert done.status == 0
-    assert "every checksum is right" in done.out
+    assert "all checksums match" in done.out
 
 
 RUNS = ["linear", "mlp", "knn", "prototypes", "xgboost", "tip-adapter", "transclip", "token-mlp", "self-attention"]

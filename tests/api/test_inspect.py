@@ -59,7 +59,10 @@ def test_items_that_no_sample_has(make_store):
     found = info(store)
     assert (found.failed, found.unlisted) == ({}, {"made/image": {"09" * 16: "gone"}})
     assert not any("sample failed" in line for line in found.lines())
-    assert found.lines(failed=True)[-2:] == ["of no sample any more, failed in made/image:", f"  {'09' * 16}  gone"]
+    heading, line = found.lines(failed=True)[-2:]
+    assert "failed in made/image:" in heading
+    assert heading != "failed in made/image:", "it says that no sample has the items"
+    assert line == f"  {'09' * 16}  gone"
 
 
 def test_a_sample_that_failed_twice(command, images):
@@ -76,7 +79,7 @@ def test_a_sample_that_failed_twice(command, images):
 def test_verify(command, store):
     """verify says that all is well; after one byte of one block changed, what differs and where, with status 1."""
     done = command("verify", store)
-    assert (done.status, done.out) == (0, f"{store}: every checksum is right\n")
+    assert (done.status, done.out) == (0, f"{store}: all checksums match\n")
     chunk = store / "features.zarr" / "texture" / "image" / "pooled" / "c.0.0"
     data = bytearray(chunk.read_bytes())
     data[100] ^= 1

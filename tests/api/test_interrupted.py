@@ -118,7 +118,7 @@ def test_ctrl_c(many, whole, tmp_path, files_of):
     process = start(*embedding(many, store))
     out, _ = process.communicate()
     assert process.returncode == 0
-    assert " there already" in out
+    assert " already stored" in out
     assert files_of(store / "features.zarr") == files_of(whole[0] / "features.zarr")
 
 

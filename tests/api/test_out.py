@@ -109,7 +109,7 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("heat.txt", "ending of a picture"), ("heat", "ending of a picture"), ("", "is a folder")]
+    ("name", "words"), [("heat.txt", "image extension"), ("heat", "image extension"), ("", "is a folder")]
 )
 def test_a_heat_map_that_is_no_picture_is_refused_first(there, tmp_path, name, words):
     """explain looks at the ending of its picture before all else."""

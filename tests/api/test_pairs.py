@@ -1,6 +1,7 @@
 """An image and its text read together as one item: embedded once, known by both, and seen by every verb."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_fit_and_evaluate(command, made, tmp_path):
     words = ["--label", "label", "--groups", "patient", "--out", tmp_path / "outside"]
     again = command("evaluate", tmp_path / "run", made.path, *words)
     assert again.status == 1
-    assert "13 samples whose image it was fitted on and 13 samples whose text it was fitted on" in again.error
+    assert re.search("13 samples whose image .* 13 samples whose text ", again.error)
 
 
 def test_export(command, made, tmp_path):
@@ -221,14 +222,14 @@ def test_zero_shot_wants_images(command, made, tmp_path):
     done = command(
         "zero-shot", made.path, "--features", "vlm/pair", "--prompts", tmp_path / "p.toml", "--label", "label"
     )
-    assert "vlm/pair are of an image and its text together" in done.error
+    assert "vlm/pair are features of image-text pairs" in done.error
 
 
 def test_doctor(command, asked):
     """doctor tries a decoder on pairs."""
     done = command("doctor", "--encoder", asked["encoder"], "--prompt", PROMPT, "--device", "cpu", "--batch-size", "2")
     assert done.status == 0, done.err
-    assert "\npair: 32 values; prepared by SmolVLMImageProcessor" in done.out
+    assert re.search("\npair: 32 values; .*SmolVLMImageProcessor", done.out)
     assert "with texts of 40 words" in done.out
 
 
@@ -293,7 +294,7 @@ def test_near_duplicates_of_pairs_are_said(command, planted, tmp_path):
     words = ["--features", "made/pair", "--label", "label", "--set", "C=1", "--out", tmp_path / "run"]
     done = command("fit-head", store.path, *words)
     assert done.status == 0, done.err
-    assert "tested pairs have near duplicates in training" in done.err
+    assert re.search(r"\d+ of \d+ test pairs have near duplicates in training", done.err)
     assert "headwater audit" in done.err
 
 

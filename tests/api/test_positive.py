@@ -1,6 +1,7 @@
 """The positive class is the same one in everything that a run reports, keeps and prints."""
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def test_a_target_needs_a_positive_class(store, tmp_path, refused, option):
     """Where the names do not say which class it is, it must be named; nothing is fitted before."""
     words = ("fit-head", store.path, "--features", "made/image", "--groups", "patient", option, "0.9")
     message = refused(*words, "--label", "state", "--out", tmp_path / "r")
-    assert f"{option} is about the positive class" in message
+    assert f"{option} needs to know the positive class" in message
     assert "--positive 'cancer' or --positive 'healthy'" in message
     assert "no such class" in refused(*words, "--label", "state", "--positive", "tumor")
 
@@ -136,7 +137,7 @@ def test_the_class_as_it_is(store, tmp_path, one):
 def test_other_tasks_have_none(store, refused):
     words = ("fit-head", store.path, "--features", "made/image", "--groups", "patient", "--positive", "c0")
     assert "this is a multiclass task" in refused(*words, "--label", "three")
-    assert "about classes" in refused(*words, "--label", "truth", "--task", "regression")
+    assert "--positive is for classes" in refused(*words, "--label", "truth", "--task", "regression")
 
 
 def test_another_data_set(store, make_store, tmp_path, refused):
@@ -155,7 +156,7 @@ def test_another_data_set(store, make_store, tmp_path, refused):
     limit = open_run(tmp_path / "limit").decision["threshold"]["threshold"]
     assert found.metrics["external"]["threshold"]["sensitivity"] == pytest.approx((score >= limit)[truth].mean())
     words = ("evaluate", tmp_path / "limit", other.path, "--label", "state", "--groups", "patient")
-    assert "has a threshold for cancer" in refused(*words, "--positive", "healthy")
+    assert re.search(r"--positive healthy: .*threshold .*cancer", refused(*words, "--positive", "healthy"))
     fit_head(store, out=tmp_path / "plain", **more)
     turned = evaluate(tmp_path / "plain", other, label="state", groups="patient", positive="healthy")
     straight = evaluate(tmp_path / "plain", other, label="state", groups="patient")

@@ -375,9 +375,9 @@ def test_config_and_print(fit, command, breasts, tmp_path):
     assert {name: run.config[name] for name in expected} == expected
     for line in (
         "binary, 160 samples, mean ± standard deviation over 5 folds x 2 seeds x 2 draws",
-        "calibrated (temperature, fitted inside the training rows)",
-        "threshold for a sensitivity of 0.9, chosen inside the training rows",
-        "sets that may miss 20 % of each class, fitted inside the training rows",
+        "calibrated (temperature, fitted on training rows)",
+        "threshold for a sensitivity of 0.9, chosen on training rows",
+        "prediction sets that may miss 20 % of each class, fitted on training rows",
         "80 breasts (noisy-or of the samples' scores)",
     ):
         assert line in done.out.splitlines()
@@ -416,22 +416,22 @@ def test_three_labels_a_sample(make_store, command):
     ("label", "words", "expected"),
     [
         ("finding", ("--calibrate", "isotonc"), "Did you mean 'isotonic'?"),
-        ("finding", ("--sensitivity", "1.2"), "--sensitivity 1.2: a share above 0"),
-        ("finding", ("--sensitivity", "nan"), "a share above 0"),
+        ("finding", ("--sensitivity", "1.2"), "--sensitivity 1.2: must be above 0 and at most 1"),
+        ("finding", ("--sensitivity", "nan"), "--sensitivity nan: must be above 0 and at most 1"),
         ("finding", ("--sensitivity", "0.9", "--specificity", "0.9"), "--sensitivity goes without --specificity"),
         ("density", ("--sensitivity", "0.9"), "--sensitivity needs two classes, but this is a multiclass task"),
-        ("finding", ("--conformal", "0"), "--conformal 0: a share between 0 and 1"),
+        ("finding", ("--conformal", "0"), "--conformal 0: must be between 0 and 1"),
         ("finding", ("--conformal-per-class",), "goes with --conformal"),
         ("finding", ("--conformal", "0.1", "--shots", "5"), "--conformal with --shots goes with --conformal-per-class"),
         ("finding", ("--draws", "3"), "--draws goes with --shots"),
         ("finding", ("--aggregate", "max"), "--aggregate goes with --per"),
         ("finding", ("--per", "breast", "--aggregate", "men"), "Did you mean 'mean'?"),
         ("finding", ("--per", "brest"), "--per: no column 'brest'. Did you mean 'breast'?"),
-        ("density", ("--per", "breast", "--aggregate", "noisy-or"), "with more than two classes take mean or max"),
-        ("density", ("--per", "view"), "--per view: with --groups, its values connect all samples"),
-        ("finding", ("--shots", "90"), "of class malignant, but --shots 90 needs as many"),
-        ("finding", ("--shots", "1"), "class benign is in one group only"),
-        ("finding", ("--seeds", "2", "--split", "fold"), "each repetition would be the same"),
+        ("density", ("--per", "breast", "--aggregate", "noisy-or"), "with more than two classes use mean or max"),
+        ("density", ("--per", "view"), "--per view: together with --groups it connects all samples"),
+        ("finding", ("--shots", "90"), "training rows of class malignant, but --shots 90 "),
+        ("finding", ("--shots", "1"), "class benign is in only one training group"),
+        ("finding", ("--seeds", "2", "--split", "fold"), "--seeds 2 with --split fold"),
         ("finding", ("--seeds", "2", "--head", "mlp", "--set", "seed=1"), "--set seed=… goes without --seeds"),
     ],
 )

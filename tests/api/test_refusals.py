@@ -228,13 +228,13 @@ def test_labels_that_are_measurements(refused, images, store):
 
     embed(images / "manifest.csv", store, encoder="builtin:ngram")
     assert "label column 'width' holds measurements" in refused(*refuse, "width")
-    assert "label column 'age' must hold 0 and 1" in refused(*refuse, "age", "--label", "same")
+    assert "label column 'age' must hold only 0 and 1" in refused(*refuse, "age", "--label", "same")
 
 
 def test_more_folds_than_groups(refused, store):
     """More folds than there are groups are refused with their number."""
     error = refused("fit-head", store, *FIT[:-1], "site", "--folds", "5")
-    assert "5 folds asked for, but there are only 2 groups" in error
+    assert "5 folds requested, but there are only 2 groups" in error
 
 
 def test_groups_that_are_missing(refused, images):
@@ -304,14 +304,14 @@ def test_patient_columns_are_known_by_many_names(refused, command, make_store, c
         (("--set", "max_iter=1.5"), "max_iter must be a whole number"),
         (("--set", "C=-1"), "C must be above 0"),
         (("--folds", "1"), "at least 2"),
-        (("--folds", "100"), "100 folds asked for"),
+        (("--folds", "100"), "100 folds requested"),
         (("--folds", "5", "--holdout", "0.2"), "--folds goes without --holdout"),
         (("--folds", "3", "--split", "site"), "--folds goes without --split"),
         (("--set", "C=1", "--set", "C=2"), "--set C=2: C was set before"),
         (("--holdout", "2"), "between 0 and 1"),
         (("--holdout", "0.2", "--split", "site"), "pass one of them"),
         (("--split", "site"), "train, val and test"),
-        (("--label", "age"), "must hold 0 and 1"),
+        (("--label", "age"), "must hold only 0 and 1"),
         (("--label-separator", ";", "--label", "tags"), "--label-separator goes with one --label"),
     ],
 )
@@ -393,7 +393,7 @@ def test_demo_does_not_clear_a_folder(refused, images):
             "[classes]\nlow = 'x'\nhigh = 3",
             "'high' needs a descriptor",
         ),
-        ("[classes]\nlow = 'x'\nhgh = 'y'", "says nothing of label 'high'. Did you mean 'hgh'?"),
+        ("[classes]\nlow = 'x'\nhgh = 'y'", "label 'high'. Did you mean 'hgh'?"),
     ],
 )
 def test_prompts_that_cannot_be_used(refused, store, tmp_path, text, expected):
@@ -421,8 +421,8 @@ def test_zero_shot_needs_a_dual_encoder(refused, store, tmp_path, features, expe
     ("words", "expected"),
     [
         (("--id", "s9"), "no sample 's9'. Did you mean"),
-        ((), "one of --id, --image and --text"),
-        (("--id", "s01", "--text", "x"), "one of --id, --image and --text"),
+        ((), "--id, --image or --text"),
+        (("--id", "s01", "--text", "x"), "--id, --image or --text"),
         (("--text", "x"), "texts"),
         (("--text", "x", "--exclude-same", "patient"), "goes with --id"),
         (("--image", "nothing.png"), "image file not found"),

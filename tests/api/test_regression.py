@@ -125,7 +125,7 @@ def test_controls_of_numbers(fit):
     """Random features predict no number: a run is above its controls, with an interval."""
     done, run = fit("--controls", "--set", "alpha=10.0")
     assert run.metrics["controls"]["random features"]["difference"]["r2"]["low"] > 0
-    assert "run less control" in done.out
+    assert "run minus control" in done.out
 
 
 def test_samples_without_a_number_are_left_out(fit):
@@ -140,17 +140,17 @@ def test_samples_without_a_number_are_left_out(fit):
     [
         (["--label", "odd"], "'odd' is not finite in 1 sample: 'r005' (inf)"),
         (["--label", "odd", "--missing-values", ""], "3 samples: 'r003' (nan), 'r004' (nan), 'r005' (inf)"),
-        (["--label", "kind"], "holds words such as 'unknown' (sample 'r000')"),
+        (["--label", "kind"], "such as 'unknown' (sample 'r000')"),
         (["--label", "sure"], "holds Boolean"),
         (["--label", "same"], "is 1.5 in all 90 samples"),
         (["--label", "age", "--head", "linear"], "predicts classes, not numbers. For regression there are: ridge"),
-        (["--label", "age", "--calibrate", "temperature"], "--calibrate is about classes"),
-        (["--label", "age", "--sensitivity", "0.9"], "--sensitivity is about classes"),
-        (["--label", "age", "--conformal", "0.1"], "--conformal is about classes"),
-        (["--label", "age", "--shots", "4"], "--shots is about classes"),
-        (["--label", "age", "--per", "patient", "--aggregate", "max"], "aggregated by their mean"),
-        (["--label", "age", "--label-separator", ";"], "--label-separator is about classes"),
-        (["--label", "age", "--merge", "a=b"], "--merge is about classes"),
+        (["--label", "age", "--calibrate", "temperature"], "--calibrate is for classes"),
+        (["--label", "age", "--sensitivity", "0.9"], "--sensitivity is for classes"),
+        (["--label", "age", "--conformal", "0.1"], "--conformal is for classes"),
+        (["--label", "age", "--shots", "4"], "--shots is for classes"),
+        (["--label", "age", "--per", "patient", "--aggregate", "max"], "--aggregate max is for class scores"),
+        (["--label", "age", "--label-separator", ";"], "--label-separator is for classes"),
+        (["--label", "age", "--merge", "a=b"], "--merge is for classes"),
     ],
 )
 def test_what_is_refused(refused, ages, tmp_path, words, message):
@@ -199,7 +199,7 @@ def test_another_data_set(fit, make_store, command, tmp_path, refused):
     assert drop["value"] == pytest.approx(made_run.metrics["mean"]["mae"] - run.metrics["mean"]["mae"])
     assert open_run(tmp_path / "far").config["outputs"] == ["age"]
     refuse = ["evaluate", run.path, other.path, "--groups", "patient"]
-    assert "--map is about classes" in refused(*refuse, "--label", "age", "--map", "a=b")
+    assert "--map is for classes" in refused(*refuse, "--label", "age", "--map", "a=b")
     assert "the run predicts age" in refused(*refuse, "--label", "age", "--label", "density")
 
 

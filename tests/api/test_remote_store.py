@@ -63,7 +63,7 @@ def test_the_same_bytes_as_in_a_folder(url, filled, s3, gallery, done):
     objects = objects_of(s3, url)
     expected = {name: data for name, data in files_below(filled).items() if "stub-16" not in name}
     assert objects == expected
-    assert "48 there already" in done("embed", gallery / "manifest.csv", url, "--encoder", "builtin:texture")
+    assert "48 already" in done("embed", gallery / "manifest.csv", url, "--encoder", "builtin:texture")
     assert objects_of(s3, url) == objects
 
 
@@ -86,7 +86,7 @@ def test_reading_commands(embedded, filled, done, tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").glob("*.npy")} == {
         p.name: p.read_bytes() for p in (tmp_path / "same").glob("*.npy")
     }
-    assert done("verify", embedded) == f"{embedded}: every checksum is right\n"
+    assert done("verify", embedded) == f"{embedded}: all checksums match\n"
     assert done(
         "evaluate", tmp_path / "here", embedded, "--label", "grade", "--groups", "none", "--allow-leakage", "of a test"
     )
@@ -118,7 +118,7 @@ def test_gc(embedded, gallery, done, tmp_path, s3, monkeypatch):
     store = open_store(embedded)
     assert store.features("texture/image").n_items == 20
     assert np.array_equal(np.asarray(store.read("texture/image").X[:]), before)
-    assert "every checksum is right" in done("verify", embedded)
+    assert "all checksums match" in done("verify", embedded)
 
 
 def test_repair(embedded, gallery, command, done, s3):
@@ -128,7 +128,7 @@ def test_repair(embedded, gallery, command, done, s3):
     s3.pipe_file(place, whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
     refused = command("verify", embedded, "--repair")  # copied from a folder, it does not know where its images are
     assert refused.status == 1
-    assert "are not where they were" in refused.err
+    assert "the images of texture/image are missing" in refused.err
     s3.pipe_file(place, whole)
     done("embed", gallery / "manifest.csv", embedded, "--encoder", "builtin:texture")
     right = objects_of(s3, embedded)
@@ -140,7 +140,7 @@ def test_repair(embedded, gallery, command, done, s3):
     assert ended.status == 1
     assert "block 0 of pooled differs from its checksum" in ended.out + ended.err
     assert command("fit-head", embedded, *TEXTURE, "--label", "grade", "--groups", "none").status == 1
-    assert "every checksum is right now" in done("verify", embedded, "--repair")
+    assert "all checksums match now" in done("verify", embedded, "--repair")
     assert objects_of(s3, embedded) == right
 
 
@@ -153,7 +153,7 @@ def test_repair_of_a_key(embedded, command, done, s3):
     s3.pipe_file(place, bytes(data))
     ended = command("fit-head", embedded, *TEXTURE, "--label", "grade", "--groups", "none")
     assert ended.error == "headwater: texture/image: keys differs from its checksum"
-    assert "every checksum is right now" in done("verify", embedded, "--repair")
+    assert "all checksums match now" in done("verify", embedded, "--repair")
     assert objects_of(s3, embedded) == right
 
 

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from headwater.api import evaluate, open_run
 from headwater.embed import unique_texts
+from headwater.experiment.ablation import WARNING
 from headwater.heads import ClassTexts, TransductiveZeroShot
 from headwater.store import open_store
 
@@ -229,7 +230,7 @@ def test_classified_together(command, shifted, tmp_path):
     run, before = open_run(tmp_path / "run"), open_run(tmp_path / "alone")
     section = run.metrics["transduction"]
     assert "without their labels" in section["sees"]
-    assert "features of all tested samples" in run.metrics["selection"]["note"]
+    assert "features of all test samples" in run.metrics["selection"]["note"]
     assert section["zero_shot"]["accuracy"] == before.mean["accuracy"]
     assert run.mean["accuracy"] > before.mean["accuracy"] + 0.03
     changed = (run.predictions["predicted"] != before.predictions["predicted"]).mean()
@@ -278,7 +279,7 @@ def test_every_wording(command, dual, tmp_path):
     by_kind = Counter(entry["kind"] for entry in found["wordings"])
     assert by_kind == {"ensemble": 1, "probabilities": 1, "template": 2, "only": 5, "without": 3}
     assert found["n_comparisons"] == 11
-    assert "selection on the tested labels" in found["warning"]
+    assert "selection on the test labels" in found["warning"]
     truth = np.arange(30) % 3
     X = X.astype(np.float64)
 
@@ -377,7 +378,7 @@ def test_the_printed_table(command, dual, tmp_path):
         "north: 'snow' alone",
     ):
         assert line in out
-    assert "11 comparisons: choosing the wording that does best here is selection" in out
+    assert f"11 comparisons: {WARNING}" in out
 
 
 def test_wordings_of_labels(command, make_store, write_features, tmp_path):
@@ -401,7 +402,7 @@ def test_wordings_of_labels(command, make_store, write_features, tmp_path):
         (("--metric", "auc"), "--metric auc goes with --ablate"),
         (("--ablate", "--metric", "acuracy"), "Did you mean 'accuracy'"),
         (("--ablate", "--draws", "10"), "--draws must be at least 100"),
-        (("--label-separator", "o", "--transductive"), "--transductive needs one class a sample"),
+        (("--label-separator", "o", "--transductive"), "--transductive needs one class"),
     ],
 )
 def test_options_that_do_not_go_together(refused, make_store, write_features, tmp_path, extra, said):

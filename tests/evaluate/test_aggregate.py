@@ -75,7 +75,7 @@ def test_what_is_kept_whole_divides_neither_groups_nor_units(rows):
             for value in np.unique(values):
                 part[values == value] = part[values == value].min()
     if len(np.unique(part)) == 1 < min(len(np.unique(groups)), len(np.unique(units))):
-        with pytest.raises(SplitError, match="connect all samples"):
+        with pytest.raises(SplitError, match="connects all samples"):
             kept_whole(groups, units_of(units, "exam"))
         return
     found = kept_whole(groups, units_of(units, "exam"))

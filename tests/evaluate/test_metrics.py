@@ -260,19 +260,23 @@ def test_labels_may_be_of_any_kind(labels):
 
 REFUSED = {
     "NaN": (("binary", [0, 1], [0.1, NAN]), {}, "NaN in 1 place"),
-    "logits": (("binary", [0, 1], [-3.0, 4.0]), {}, "between -3 and 4"),
-    "rows that do not add up": (("binary", [0, 1], [[0.1, 0.2], [0.5, 0.5]]), {}, "row 0 add up to 0.3"),
-    "columns that are missing": (("multiclass", [0, 1, 2], np.full((3, 2), 0.5)), {}, r"\(3, 3\) is needed"),
-    "rows that are missing": (("binary", [0, 1, 1], [0.5, 0.5]), {}, r"\(3, 2\) is needed"),
+    "logits": (("binary", [0, 1], [-3.0, 4.0]), {}, "from -3 to 4"),
+    "rows that do not add up": (("binary", [0, 1], [[0.1, 0.2], [0.5, 0.5]]), {}, "row 0 sum to 0.3"),
+    "columns that are missing": (
+        ("multiclass", [0, 1, 2], np.full((3, 2), 0.5)),
+        {},
+        r"shape \(3, 2\), but need \(3, 3\)",
+    ),
+    "rows that are missing": (("binary", [0, 1, 1], [0.5, 0.5]), {}, r"shape \(2, 2\), but need \(3, 2\)"),
     "a null label": (("binary", ["a", None], [0.1, 0.2]), {"classes": ["a", "b"]}, "null in 1 row"),
     "an unknown label": (("binary", ["a", "c"], [0.1, 0.2]), {"classes": ["a", "b"]}, "'c'"),
     "numbers for names": (("binary", [0, 1], [0.1, 0.2]), {"classes": ["0", "1"]}, "y holds 0"),
     "classes twice": (("binary", ["a", "b"], [0.1, 0.2]), {"classes": ["a", "b", "a"]}, "distinct"),
     "three classes": (("binary", [0, 1, 2], [0.1, 0.2, 0.3]), {}, "there are 3"),
     "one class": (("binary", [0, 0], [0.1, 0.2]), {}, "there is 1"),
-    "counts as indicators": (("multilabel", [[0, 2]], [[0.1, 0.2]]), {}, "0 and 1 only"),
+    "counts as indicators": (("multilabel", [[0, 2]], [[0.1, 0.2]]), {}, "hold only 0 and 1"),
     "classes as indicators": (("multilabel", [0, 1], [0.1, 0.2]), {}, "several labels"),
-    "indicators as classes": (("multiclass", [[0, 1]], [[0.1, 0.9]]), {}, r"\(n_samples,\) is needed"),
+    "indicators as classes": (("multiclass", [[0, 1]], [[0.1, 0.9]]), {}, r"shape \(1, 2\), but needs \(n_samples,\)"),
     "no rows": (("binary", [], []), {"classes": [0, 1]}, "no rows"),
     "another task": (("multi-class", [0, 1], [0.1, 0.2]), {}, "Did you mean 'multiclass'"),
 }
@@ -308,7 +312,7 @@ def test_the_task_is_read_from_the_labels(y, task):
         ([0.5, 1.5, 1.0], "measurements such as 0.5"),
         (["a", None], "null in 1 row"),
         ([], "shape"),
-        ([[0, 3]], "0 and 1 only"),
+        ([[0, 3]], "hold only 0 and 1"),
         (np.array([1, "a"], dtype=object), "y mixes"),
     ],
 )

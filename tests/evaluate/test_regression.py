@@ -71,7 +71,7 @@ def test_what_is_undefined_is_nan():
     [
         ([1.0, np.inf], [1.0, 2.0], "not finite in 1 place"),
         (["a", "b"], [1.0, 2.0], "regression needs numbers"),
-        ([[1.0, 2.0]], [[1.0]], r"shape \(1, 1\), but \(1, 2\)"),
+        ([[1.0, 2.0]], [[1.0]], r"shape \(1, 1\), but need \(1, 2\)"),
         ([1.0, 2.0], [1.0, np.nan], "scores are NaN"),
     ],
 )
@@ -188,5 +188,5 @@ def test_patients_have_the_mean_of_their_images():
     first, plain = of_units.folds[0], outcome.folds[0]
     expected = [plain.scores[per[plain.split.test] == unit].mean() for unit in first.split.test]
     assert first.scores[:, 0] == pytest.approx(expected)
-    with pytest.raises(InputError, match="aggregated by their mean"):
+    with pytest.raises(InputError, match="--aggregate max is for class scores"):
         aggregated(outcome, y, units_of(per, "patient"), "max")

@@ -188,7 +188,7 @@ Y = np.array([0, 1] * 5)
 REFUSED = {
     "more folds than groups": ({"groups": np.arange(10) // 5}, "only 2 groups"),
     "more folds than rows": ({"n_folds": 11}, "only 10 rows"),
-    "more folds than rows of the largest class": ({"n_folds": 6}, "largest class is in 5 rows"),
+    "more folds than rows of the largest class": ({"n_folds": 6}, "largest class has only 5 rows"),
     "one fold": ({"n_folds": 1}, "at least 2"),
     "null groups": ({"groups": np.array(["a", None] * 5, dtype=object)}, "groups is null in 5 rows"),
     "NaN groups": ({"groups": np.array([1.0] * 9 + [np.nan])}, "groups is null in 1 row:"),
@@ -202,7 +202,7 @@ REFUSED = {
     "a null split": ({"split": ["train", None] * 5}, "split is null in 5 rows"),
     "a group on both sides": (
         {"split": ["train"] * 5 + ["test"] * 5, "groups": list("aabbccddee")},
-        "divides 1 group, c for one",
+        "divides 1 group, such as c:",
     ),
     "split and holdout": ({"split": ["train"] * 10, "holdout": 0.2}, "pass one of them"),
     "a share above one": ({"holdout": 20}, "between 0 and 1"),
@@ -224,7 +224,7 @@ def test_what_cannot_be_split_is_refused_in_one_line(case):
     [
         (["a"] * 6, "label is a in every row"),
         (np.ones((6, 2)), "same in every row"),
-        (np.array([[0, 2], [1, 0]]), "0 and 1 only"),
+        (np.array([[0, 2], [1, 0]]), "hold only 0 and 1"),
         (np.array(["a", None, "b"], dtype=object), "null in 1 row"),
         (np.zeros((2, 2, 2)), "shape"),
         ([], "shape"),
@@ -234,7 +234,7 @@ def test_what_cannot_be_split_is_refused_in_one_line(case):
 @pytest.mark.parametrize("divide", [make_splits, lambda y, n_folds: inner_splits(y, None, n_folds, 0)])
 def test_labels_that_cannot_be_learnt_are_refused(y, message, divide):
     if message.startswith("no training") and divide is not make_splits:
-        message = "class b is in one row only"
+        message = "class b is in only one training row"
     with pytest.raises(SplitError, match=message):
         divide(y, n_folds=2)
 
@@ -268,10 +268,10 @@ def test_inner_splits_keep_the_only_group_of_a_class_in_training():
 def test_inner_splits_are_refused_where_nothing_can_be_selected():
     with pytest.raises(
         SplitError,
-        match="cannot be selected, nor anything calibrated, on these training rows: they are all of one group",
+        match="cannot select parameters or calibrate: all training rows belong to one group",
     ):
         inner_splits([0, 1, 0], [7, 7, 7], 5, 0)
-    with pytest.raises(SplitError, match="class 1 is in one group only"):
+    with pytest.raises(SplitError, match="class 1 is in only one training group"):
         inner_splits([0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 2, 2], 5, 0)
     with pytest.raises(SplitError, match="at least 2"):
         inner_splits([0, 1, 0], None, 1, 0)

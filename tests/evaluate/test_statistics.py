@@ -159,7 +159,7 @@ def test_a_difference_that_does_not_vary_is_not_certain():
 
 
 def test_delong_wants_both_classes():
-    with pytest.raises(InputError, match="at least two groups each, but there are 1 with positives"):
+    with pytest.raises(InputError, match="at least two groups of each class, but there are 1 with positives"):
         delong([True, True, False, False], np.zeros((1, 4)), [0, 0, 1, 2])
     with pytest.raises(InputError, match="NaN"):
         delong([True, False, True, False], [[0.1, np.nan, 0.2, 0.3]])

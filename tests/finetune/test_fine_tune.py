@@ -111,10 +111,10 @@ def test_a_tuned_head_on_its_own_images(cases, tiny, tmp_path, capsys):
     tuned(folder / cases.name, spec, out=run, epochs=1)
     store = hw.embed(cases, tmp_path / "b.hw", encoder=spec, adapter=run, name="tuned", device="cpu")
     asked = {"features": "tuned/image", "label": "label", "groups": "patient"}
-    with pytest.raises(SplitError, match="among 48 samples there are 48 samples whose image it was fitted on"):
+    with pytest.raises(SplitError, match=r"48 samples.*48 samples whose image"):
         hw.evaluate(run, store, **asked)
-    words = "whether the run was trained on any of these samples cannot be checked: "
-    for gone, why in ((folder.glob("*.png"), "48 images of .* cannot be read any more"), (folder.glob("*.csv"), "")):
+    words = "cannot check whether the run was trained on any of these samples: "
+    for gone, why in ((folder.glob("*.png"), "48 images of .* cannot be read$"), (folder.glob("*.csv"), "")):
         for path in gone:
             path.unlink()
         said = []
@@ -159,7 +159,7 @@ def test_a_run_that_does_not_say_what_was_trained(cases, elsewhere, tiny, tmp_pa
     del config["tokens"]
     (run / "config.json").write_text(json.dumps(config))
     store = hw.embed(elsewhere, tmp_path / "b.hw", encoder=spec, name="v", device="cpu", dtype="float32")
-    with pytest.raises(InputError, match=r"older headwater.*Tune again"):
+    with pytest.raises(InputError, match=r"older version.*Run fine-tune again"):
         hw.evaluate(run, store, features="v/image", label="label")
 
 
@@ -318,7 +318,7 @@ def test_training_that_never_helps_leaves_the_head_on_frozen_features(cases, tin
     assert len(curves) == 2
     assert run.metrics["training"]["epochs_taken"] == [0, 0]
     assert any("no epoch lowered the loss" in line for line in run.lines())
-    assert not any("worth it" in line for line in run.lines())
+    assert not any("fine-tuning" in line for line in run.lines())
 
 
 @pytest.mark.parametrize("head", ["self-attention", "token-mlp", "mlp"])
@@ -412,7 +412,7 @@ def test_views_of_a_case(cases, tiny, tmp_path):
     again = hw.embed(tmp_path / "views.csv", tmp_path / "s.hw", encoder=spec, adapter=tmp_path / "run", **EXACT)
     (name,) = set(again.feature_names()) - {name}
     asked = {"features": name, "label": "label", "groups": "slide"}
-    with pytest.raises(SplitError, match="48 samples whose image it was fitted on and 12 slide values"):
+    with pytest.raises(SplitError, match=r"48 samples whose image .* and 12 slide values"):
         hw.evaluate(run, again, **asked)
     found = hw.evaluate(run, again, **asked, allow_leakage="a test")
     assert len(found.predictions) == 24
