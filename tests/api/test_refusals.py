@@ -439,7 +439,7 @@ def test_questions_that_cannot_be_answered(refused, store, words, expected):
 def test_an_index_that_cannot_be_built(refused, store):
     """An index of an unknown kind, or of too few vectors, is refused and leaves nothing behind."""
     pytest.importorskip("faiss")
-    for kind, expected in (("flt", "Did you mean 'flat'?"), ("ivfpq", "use flat")):
+    for kind, expected in (("flt", "Did you mean 'flat'?"), ("ivfpq", "flat")):
         assert expected in refused("index", store, "--features", "texture/image", "--kind", kind)
 
 
