@@ -1,1 +1,1 @@
-"""Encoder and head trained together; what comes out is an encoder again."""
+"""Training of encoder and head together; the result is an encoder again."""

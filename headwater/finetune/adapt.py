@@ -1,4 +1,4 @@
-"""Which part of an encoder is trained: low-rank adapters, the last blocks, or all of it."""
+"""The trained part of an encoder: low-rank adapters, the last blocks, or all of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BatchNorm = Literal["keep", "update"]
 
 @dataclass(frozen=True)
 class TrainMode:
-    """How one tower is trained; ``n_blocks`` counts for ``last`` alone."""
+    """How one tower is trained; ``n_blocks`` is used by ``last`` only."""
 
     kind: TrainKind
     n_blocks: int = 0
@@ -59,13 +59,13 @@ def parse_train_mode(text: str) -> TrainMode:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Of low-rank adapters.
+    """Settings of low-rank adapters.
 
     Attributes
     ----------
     modules
-        A regular expression of the names of layers that get adapters; every linear layer and convolution of the blocks
-        when left out.
+        A regular expression for the names of layers that get adapters. Default: every linear layer and convolution of
+        the blocks.
     """
 
     rank: int = 8
@@ -74,7 +74,7 @@ class LoraSettings:
     modules: str | None = None
 
     def refuse(self) -> None:
-        """Raise `InputError` for settings that cannot be."""
+        """Raise `InputError` for invalid settings."""
         if self.rank < 1:
             raise InputError(f"--lora-rank must be at least 1, but is {self.rank}.")
         if not 0 <= self.dropout < 1:
@@ -84,38 +84,38 @@ class LoraSettings:
         try:
             re.compile(self.modules or "")
         except re.error as error:
-            raise InputError(f"--lora-modules {self.modules!r} is no regular expression ({error}).") from error
+            raise InputError(f"--lora-modules {self.modules!r} is not a regular expression ({error}).") from error
 
 
 class Adapted:
-    """An encoder of which a part can be trained, and all else stays as it is, running statistics included.
+    """An encoder with a trainable part; everything else stays frozen, including running statistics.
 
     Parameters
     ----------
     encoder
-        Its module is changed in place.
+        The encoder; its module is changed in place.
     how
         For each modality, how its tower is trained.
     lora
-        Of towers that get adapters.
+        Settings for towers with adapters.
     batch_norm
-        Whether batch norms of what is trained keep the statistics that they came with (their scales and offsets are
-        trained all the same), or go by each batch's and update them, which small batches of few patients make noisy.
+        ``keep``: trained batch norms keep their original statistics, though their scales and offsets are trained.
+        ``update``: they use and update the statistics of each batch, which is noisy for small batches of few patients.
     seed
-        Of the adapters that are drawn.
+        Seed for the initial adapters.
     also
-        Names of parameters that belong to no tower and are set from outside, such as the scale of cosines: they are
-        part of the state.
+        Names of parameters outside the towers that are set from outside, such as the logit scale; they are part of the
+        state.
 
     Attributes
     ----------
     trained : list of str
-        Names of the parameters that are trained.
+        Names of the trained parameters.
 
     Raises
     ------
     InputError
-        When a tower lacks what is to be trained.
+        When a tower lacks the requested layers.
     """
 
     def __init__(
@@ -153,9 +153,9 @@ class Adapted:
         if layers:
             self._lora = Lora(lora.rank, lora.alpha, lora.dropout, layers)
             torch = need("torch", "encoders")
-            with torch.random.fork_rng(devices=[]):  # peft draws from torch's own generator
+            with torch.random.fork_rng(devices=[]):  # peft uses torch's global generator
                 torch.manual_seed(seed)
-                self._tuner = self._lora.inject(module)  # freezes all else
+                self._tuner = self._lora.inject(module)  # freezes everything else
             chosen |= {name: p for name, p in module.named_parameters() if ".lora_" in name}
         self.trained = list(chosen)
         for parameter in chosen.values():
@@ -164,20 +164,20 @@ class Adapted:
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
+        """The trained parameters, by name."""
         every = dict(self.encoder.module.named_parameters())
         return {name: every[name] for name in self.trained}
 
     @property
     def n_parameters(self) -> tuple[int, int]:
-        """How many numbers are trained, and how many there are."""
+        """Number of trained parameters, and of all parameters."""
         return (
             sum(p.numel() for p in self.parameters.values()),
             sum(p.numel() for p in self.encoder.module.parameters()),
         )
 
     def training(self, on: bool) -> None:
-        """Let dropout act, and running statistics run, in what is trained; or nowhere."""
+        """Switch training mode (dropout and running statistics) on in the trained parts, or off everywhere."""
         self.encoder.module.eval()
         if not on:
             return
@@ -189,29 +189,29 @@ class Adapted:
         for layer in self._layers():
             layer.lora_dropout.train()
         for part in self.encoder.module.modules():
-            if getattr(part, "gradient_checkpointing", False):  # transformers compute again in training mode alone
+            if getattr(part, "gradient_checkpointing", False):  # transformers checkpoints only in training mode
                 part.training = True
 
     def state(self) -> dict[str, Tensor]:
-        """Return copies of what is trained, and of the running statistics that run."""
+        """Return copies of the trained parameters, and of the running statistics that are updated."""
         module = self.encoder.module
         running = {id(buffer) for part in self._parts for buffer in part.buffers()}
         every = dict(module.named_parameters())
         kept = {name: every[name].detach() for name in (*self.trained, *self.also)}
-        # state_dict leaves out what a model makes anew, such as position numbers
+        # state_dict leaves out non-persistent buffers, such as position ids
         kept |= {name: t for name, t in module.state_dict(keep_vars=True).items() if id(t) in running}
         return {name: tensor.detach().clone() for name, tensor in kept.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a `state`."""
+        """Load a `state`."""
         self.encoder.module.load_state_dict(dict(state), strict=False)
 
     def adapter(self) -> Adapter:
-        """Return what was trained."""
+        """Return the trained weights."""
         encoder = self.encoder
         steps = None if encoder.steps is None else encoder.steps.names
         if steps is None and not {"image", "pair"}.isdisjoint(self.how):
-            steps = ()  # images were trained on as they are
+            steps = ()  # trained on unprocessed images
         return Adapter(
             encoder.name,
             encoder.weights,
@@ -229,14 +229,14 @@ class Adapted:
 
 
 def last_blocks(module: nn.Module, towers: Sequence[str], n: int, what: str) -> list[str]:
-    """Return the names of a tower's last ``n`` blocks, and of what comes after them: norms and projections.
+    """Return the names of a tower's last ``n`` blocks, and of the norms and projections after them.
 
-    Blocks are the entries of the list of modules that holds most of the parameters: the layers of a transformer, the
-    stages of a convolutional network.
+    Blocks are the entries of the module list with the most parameters: the layers of a transformer, or the stages of a
+    convolutional network.
     """
     path, blocks = blocks_of(module, towers)
     if not blocks:
-        raise InputError(f"{what} has no blocks in a row: --train full or lora can train it.")
+        raise InputError(f"{what} has no sequence of blocks: use --train full or lora.")
     if n > len(blocks):
         raise InputError(f"{what} has {len(blocks)} blocks, fewer than {n}: lower --train last-{n}.")
     after: list[str] = []
@@ -257,7 +257,7 @@ def last_blocks(module: nn.Module, towers: Sequence[str], n: int, what: str) -> 
 
 
 def blocks_of(module: nn.Module, towers: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the name of what holds a tower's blocks, and the names of these."""
+    """Return the name of the module that holds a tower's blocks, and the names of the blocks."""
     nn = need("torch", "encoders").nn
     best, most = ("", list[str]()), 0
     for name, part in module.named_modules():
@@ -267,13 +267,13 @@ def blocks_of(module: nn.Module, towers: Sequence[str]) -> tuple[str, list[str]]
         if isinstance(part, nn.Sequential | nn.ModuleList):
             stages = [child for child, own in part.named_children() if next(own.parameters(), None) is not None]
         n = sum(p.numel() for child in stages for p in part.get_submodule(child).parameters())
-        if len(stages) >= 2 and n > most:  # of a list within a list, the outer comes first
+        if len(stages) >= 2 and n > most:  # for nested lists, the outer one comes first and wins ties
             best, most = (name, [f"{name}.{child}" if name else child for child in stages]), n
     return best
 
 
 def lora_layers(module: nn.Module, towers: Sequence[str], pattern: str | None, what: str) -> list[str]:
-    """Return the full names of the layers of a tower that get adapters.
+    """Return the full names of a tower's layers that get adapters.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def lora_layers(module: nn.Module, towers: Sequence[str], pattern: str | None, w
     nn = need("torch", "encoders").nn
     path, blocks = blocks_of(module, towers)
     found: list[str] = []
-    whole: list[str] = []  # attention of one module, whose own layers are not called
+    whole: list[str] = []  # fused attention modules, whose inner layers are not called
     for name, part in module.named_modules():
         if not _within(name, towers) or any(name.startswith(f"{outer}.") for outer in whole):
             continue
@@ -302,7 +302,7 @@ def lora_layers(module: nn.Module, towers: Sequence[str], pattern: str | None, w
     names = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and _within(name, towers)]
     raise InputError(
         f"--lora-modules {pattern!r} matches no linear layer, attention or ungrouped convolution of {what}. "
-        f"There are such as {', '.join(names[:3]) or path}."
+        f"Its layers are named like {', '.join(names[:3]) or path}."
     )
 
 

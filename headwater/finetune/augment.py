@@ -1,7 +1,7 @@
-"""Random changes of images in training, in families that can be switched on one by one.
+"""Random augmentation of training images, in families that can be enabled separately.
 
-What is drawn depends on the generator that is given alone, so that an image is changed in the same way whatever its
-company and however many threads there are. Pixels are changed by torchvision and scikit-image.
+Changes depend only on the given generator, so that an image is augmented in the same way in any batch and with any
+number of threads. Pixels are changed by torchvision and scikit-image.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Augmentation:
     families: tuple[Family, ...]
 
     def __call__(self, image: Image.Image, random: np.random.Generator) -> Image.Image:
-        """Return an image of mode RGB, changed at random."""
+        """Return a randomly augmented image of mode RGB."""
         for family in FAMILIES:
             if family in self.families:
                 image = CHANGES[family](image, random)
@@ -56,12 +56,12 @@ class Augmentation:
 
 
 def parse_augmentation(names: Sequence[str]) -> Augmentation | None:
-    """Return the families that are named; ``geometry`` names four, and nothing named is None.
+    """Return the named families; ``geometry`` stands for four. None without names.
 
     Raises
     ------
     InputError
-        For a name that there is not.
+        For an unknown name.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def _affine(image: Image.Image, random: np.random.Generator) -> Image.Image:
 
 
 def _crop(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Take a part of the area, of about the image's own shape."""
+    """Crop a part of the area, with about the image's aspect ratio."""
     width, height = image.size
     share, stretch = random.uniform(0.5, 1.0), math.exp(random.uniform(-math.log(4 / 3), math.log(4 / 3)))
     w = min(width, max(1, round(width * math.sqrt(share * stretch))))
@@ -140,7 +140,7 @@ def _elastic(image: Image.Image, random: np.random.Generator) -> Image.Image:
     f, torch = _functional(), need("torch", "encoders")
     width, height = image.size
     fields = [gaussian_filter(random.uniform(-1, 1, (height, width)), 5.0) * 10.0 for _ in range(2)]
-    # as torchvision has them: in units in which an image is 2 wide and 2 high
+    # in torchvision's units, in which an image is 2 wide and 2 high
     shift = np.stack([fields[0] * 2 / width, fields[1] * 2 / height], -1)[None].astype(np.float32)
     bent: Image.Image = f.elastic(
         image, torch.from_numpy(shift), interpolation=f.InterpolationMode.BILINEAR, fill=_edge(image)
@@ -162,7 +162,7 @@ def _erase(image: Image.Image, random: np.random.Generator) -> Image.Image:
 
 
 def _edge(image: Image.Image) -> list[int]:
-    """Return the median colour of the border: what lies beyond it is likely to be the same, glass or air."""
+    """Return the median colour of the border, as an estimate of the background, such as glass or air."""
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     return [int(v) for v in np.median(border, axis=0)]

@@ -1,4 +1,4 @@
-"""Where training stood: written after each epoch, read by the run that goes on."""
+"""Checkpoints of training: written after each epoch, and read to continue a stopped run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """All that the next epoch depends on."""
+    """The state that the next epoch depends on."""
 
     now: Mapping[str, Tensor]
     best: dict[str, Tensor]
@@ -33,12 +33,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that holds where one training stood.
+    """A file with the state of one training.
 
     Attributes
     ----------
     path
-        The file; its folder is made when it is first written.
+        The file; its folder is created on the first write.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Checkpoint:
         scaler: Any,
         curve: Any,
     ) -> None:
-        """Replace the file by where training stands, at once."""
+        """Replace the file by the current state, atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         values = {
             "now": dict(now),
@@ -69,7 +69,7 @@ class Checkpoint:
         beside.replace(self.path)
 
     def read(self) -> Standing | None:
-        """Return where training stood; None when it had not begun."""
+        """Return the saved state; None if training had not begun."""
         values = _read(self.path)
         try:
             return None if values is None else Standing(**values)
@@ -78,19 +78,19 @@ class Checkpoint:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a file of tensors holds, None where there is none.
+    """Return the contents of a file of tensors; None if it does not exist.
 
     Raises
     ------
     InputError
-        When there is something else, or it cannot be read.
+        When it cannot be read, or is not such a file.
     """
     if not os.path.lexists(path):
         return None
     try:
         open_regular(path).close()
         values = need("torch", "encoders").load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the library raises many kinds for a damaged file
+    except Exception as error:  # torch raises many exception types for a damaged file
         raise _unreadable(path) from error
     if not isinstance(values, dict):
         raise _unreadable(path)
@@ -98,23 +98,23 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _unreadable(path: Path) -> InputError:
-    return InputError(f"{path}: cannot be read, so that this fine-tuning cannot go on. Remove {path.parent}.")
+    return InputError(f"{path}: cannot be read, so this fine-tuning cannot be continued. Remove {path.parent}.")
 
 
 class Progressed:
-    """A folder of what was done of a run, for the run that goes on: a checkpoint, and results of finished folds.
+    """A folder with the progress of a run, to continue it: a checkpoint, and results of finished folds.
 
     Parameters
     ----------
     folder
         The folder.
     asked
-        What the run is made of, as plain JSON values.
+        The configuration of the run, as plain JSON values.
 
     Raises
     ------
     InputError
-        When another configuration was begun there.
+        When the folder belongs to another configuration.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any]) -> None:
@@ -131,8 +131,8 @@ class Progressed:
                 plain = json.loads(json.dumps(dict(asked), default=str))
                 changed = [name for name in {**then, **plain} if then.get(name) != plain.get(name)]
                 raise InputError(
-                    f"{folder} holds a fine-tuning that was begun with other settings ({', '.join(changed)}): give the "
-                    "same ones to go on with it, another --out, or remove that folder."
+                    f"{folder} holds an unfinished fine-tuning with other settings ({', '.join(changed)}). Pass the "
+                    "same settings to continue it, pass another --out, or remove that folder."
                 )
             if not other:
                 return
@@ -146,12 +146,12 @@ class Progressed:
         return Checkpoint(self.folder / f"{name}.pt")
 
     def finished(self, name: str) -> dict[str, Any] | None:
-        """Return what a training that has ended left, None where it has not."""
+        """Return the results of a finished training; None if it is not finished."""
         file = self.folder / f"{name}.done.pt"
         return _read(file)
 
     def finish(self, name: str, values: Mapping[str, Any]) -> None:
-        """Keep what a training left, and drop its checkpoint."""
+        """Save the results of a training, and remove its checkpoint."""
         beside = self.folder / f"{name}.done.tmp"
         need("torch", "encoders").save(dict(values), beside)
         beside.replace(self.folder / f"{name}.done.pt")

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ContrastiveLoss = Literal["clip", "siglip"]
-MOST_SCALE = 100.0  # of cosines; beyond it training is unstable (Radford et al., 2021, section 2.5)
+MOST_SCALE = 100.0  # largest logit scale; beyond it training is unstable (Radford et al., 2021, section 2.5)
 RANKS = (1, 5, 10)
 PROJECTIONS = ("project_image", "project_text")
 
 
 class Pairing:
-    """Two towers that are trained to give a pair the same direction: of one encoder, or of two.
+    """An image and a text tower, of one encoder or of two, trained to align the vectors of pairs.
 
     Parameters
     ----------
     adapted
-        The encoders that are trained.
+        The trained encoders.
     image, text
-        What the rows have of each; with ``stored`` features where a tower is locked.
+        The inputs of the rows; with ``stored`` features for a frozen tower.
     joined
-        Lengths of images' and texts' vectors, and of the common ones, where two encoders that were not made for each
-        other are joined by two linear projections; None where one encoder makes both.
+        Dimensions of the image vectors, the text vectors and the joint embedding, if two separate encoders are joined
+        by two linear projections; None for one dual encoder.
     logit_scale, logit_bias
-        What cosines are multiplied by, and (``siglip``) what is added, to begin with.
+        Initial scale of cosines, and (``siglip``) initial bias.
     seed
-        Of the projections.
+        Seed for the initial projections.
     """
 
     def __init__(
@@ -73,26 +73,26 @@ class Pairing:
 
     @property
     def head(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained at the head's rate; see `loop.optimiser_of`."""
+        """The parameters that are trained at the head's learning rate; see `loop._optimiser`."""
         return self.own
 
     @property
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained of the encoders, by the number of the encoder and the name."""
+        """The trained parameters of the encoders, by the encoder's number and the parameter's name."""
         return {f"{i}.{name}": p for i, part in enumerate(self.adapted) for name, p in part.parameters.items()}
 
     def training(self, on: bool) -> None:
-        """Let dropout act, and running statistics run, in what is trained; or nowhere."""
+        """Switch training mode (dropout and running statistics) on in the trained parts, or off everywhere."""
         for part in self.adapted:
             part.training(on)
 
     def state(self) -> dict[str, Tensor]:
-        """Return copies of all that training changes."""
+        """Return copies of everything that training changes."""
         own = {f"own.{name}": p.detach().clone() for name, p in self.own.items()}
         return own | {f"{i}.{name}": t for i, part in enumerate(self.adapted) for name, t in part.state().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a `state`."""
+        """Load a `state`."""
         with need("torch", "encoders").no_grad():
             for name, parameter in self.own.items():
                 parameter.copy_(state[f"own.{name}"])
@@ -101,7 +101,7 @@ class Pairing:
 
 
 def _module(pairing: Pairing, own: Mapping[str, Any], device: str) -> Any:
-    """Return one torch module: a batch in, unit vectors of images and texts out."""
+    """Return one torch module that maps a batch to unit vectors of images and texts."""
     torch = need("torch", "encoders")
     nn = torch.nn
 
@@ -127,17 +127,17 @@ def _module(pairing: Pairing, own: Mapping[str, Any], device: str) -> Any:
 def contrast(
     loss: ContrastiveLoss, images: Tensor, texts: Tensor, same: Tensor, log_scale: Tensor, bias: Tensor
 ) -> Tensor:
-    """Return the loss of unit vectors, a scalar.
+    """Return the contrastive loss of unit vectors, a scalar.
 
     Parameters
     ----------
     images, texts
         Of shape ``(n, d)``.
     same
-        Which image goes with which text, bool, of shape ``(n, n)``: its diagonal, and whatever else shares a text or
-        an image. With several, ``clip`` has each as likely.
+        Positive pairs, bool, of shape ``(n, n)``: the diagonal, and all others that share a text or an image. ``clip``
+        gives several positives equal target probabilities.
     log_scale, bias
-        Of the logits, scalars; ``clip`` has no bias.
+        Log scale and bias of the logits, scalars; ``clip`` has no bias.
 
     References
     ----------
@@ -159,24 +159,24 @@ def contrast(
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Which rows go together: the number of each row's image and text, int64, of shape ``(n,)``."""
+    """The pairs: the index of each row's image and text, int64, of shape ``(n,)``."""
 
     image: NDArray[np.int64]
     text: NDArray[np.int64]
 
     def same(self, rows: Rows) -> NDArray[np.bool_]:
-        """Return which image of some rows goes with which text of them, of shape ``(n, n)``."""
+        """Return which images and texts of some rows are positive pairs, of shape ``(n, n)``."""
         image, text = self.image[rows], self.text[rows]
         same: NDArray[np.bool_] = (text[:, None] == text) | (image[:, None] == image)
         return same
 
 
 class Pairwise:
-    """A model trained to tell pairs apart.
+    """Contrastive training of a model.
 
-    A step sees ``batch_size`` pairs against each other. In several parts, or processes, its vectors are first made part
-    by part without gradients, then the loss is differentiated by the vectors, and then each part is made again for the
-    gradients of the encoders: the same step with the memory of one part.
+    A step contrasts ``batch_size`` pairs. With several parts or processes, vectors are first computed part by part
+    without gradients; then the gradient of the loss with respect to the vectors is computed; then each part is encoded
+    again for the gradients of the encoders. The result is the same step with the memory of one part.
 
     References
     ----------
@@ -190,25 +190,25 @@ class Pairwise:
         self.settings, self.team = settings, team
 
     def backward(self, step: Rows, parts: Iterator[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
-        """Leave the gradients of a step's loss, and return it; its parts are looked at twice, and held."""
+        """Accumulate the gradients of a step's loss, and return the loss; its parts are encoded twice, and kept."""
         if self.team.size * self.settings.accumulate == 1:
             value = self._loss_of(*self._vectors(next(parts)[1]), step)
             scaler.scale(value).backward()
             return value.detach()
         value = self._cached(step, list(parts), scaler)
         own = self.model.own
-        if not self.team.leads:  # every process has the whole of these
+        if not self.team.leads:  # every process has the full gradient of these
             own["logit_scale"].grad = own["logit_bias"].grad = None
         self.team.add_gradients([*self.model.encoder_parameters.values(), *own.values()])
         return value
 
     def after_step(self) -> None:
-        """Keep the scale of cosines below its bound."""
+        """Clamp the logit scale to its bound."""
         with need("torch", "encoders").no_grad():
             self.model.own["logit_scale"].clamp_(max=math.log(MOST_SCALE))
 
     def evaluate(self, rows: Rows) -> tuple[float, float]:
-        """Return the mean loss of batches of rows, and how often an image's text is the nearest."""
+        """Return the mean loss of batches of rows, and the image-to-text recall at 1."""
         torch = need("torch", "encoders")
         images, texts = embed_pairs(self.model, rows, self.settings, self.team)
         device = self.model.own["logit_scale"].device
@@ -231,7 +231,7 @@ class Pairwise:
         return contrast(self.loss, images, texts, same, own["logit_scale"], own["logit_bias"])
 
     def _cached(self, step: Rows, parts: Sequence[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
-        """Leave the gradients that this process's parts have; those of the scale and bias are the whole step's."""
+        """Accumulate the gradients of this process's parts; those of scale and bias are for the whole step."""
         torch, team = need("torch", "encoders"), self.team
         found, states = [], []
         with torch.no_grad():
@@ -240,7 +240,7 @@ class Pairwise:
                 found.append(self._vectors(tensors))
         own = [torch.cat(v) for v in zip(*found, strict=True)]
         every: list[list[Tensor]] = team.gathered([v.cpu() for v in own]) if team.size > 1 else [own]
-        # rows of all parts, process by process, in the order in which their vectors stand
+        # rows of all parts, process by process, in the order of their vectors
         split = np.array_split(step, team.size * len(parts))
         order = np.concatenate([np.concatenate(split[rank :: team.size]) for rank in range(team.size)])
         leaves = [torch.cat([share[i].to(team.device) for share in every]).requires_grad_() for i in range(2)]
@@ -297,7 +297,7 @@ def embed_pairs(
 def retrieval(
     images: NDArray[np.floating[Any]], texts: NDArray[np.floating[Any]], pairs: Pairs, rows: Rows
 ) -> dict[str, float]:
-    """Return how well the texts of some rows are found by their images, and the other way round.
+    """Return image-to-text and text-to-image retrieval metrics on some rows.
 
     Parameters
     ----------
@@ -307,9 +307,9 @@ def retrieval(
     Returns
     -------
     dict
-        ``image_to_text_r1``, ``_r5``, ``_r10``: the share of distinct images that have a text of theirs among the 1, 5
-        or 10 nearest distinct texts; ``image_to_text_median_rank``, of the nearest text of theirs, from 1 on; and
-        ``text_to_image_…``.
+        ``image_to_text_r1``, ``_r5``, ``_r10``: the share of distinct images with one of their texts among the 1, 5 or
+        10 nearest distinct texts (recall at k). ``image_to_text_median_rank``: the median rank, from 1, of an image's
+        nearest own text. And the same for ``text_to_image_…``.
     """
     _, first_image, image = np.unique(pairs.image[rows], return_index=True, return_inverse=True)
     _, first_text, text = np.unique(pairs.text[rows], return_index=True, return_inverse=True)
@@ -319,7 +319,7 @@ def retrieval(
     out: dict[str, float] = {}
     for name, s, t in (("image_to_text", similarity, together), ("text_to_image", similarity.T, together.T)):
         best = np.where(t, s, -np.inf).max(1)
-        rank = 1 + (np.where(t, -np.inf, s) >= best[:, None]).sum(1)  # ties count against it
+        rank = 1 + (np.where(t, -np.inf, s) >= best[:, None]).sum(1)  # ties count as ranked above
         out |= {f"{name}_r{k}": float((rank <= k).mean()) for k in RANKS}
         out[f"{name}_median_rank"] = float(np.median(rank))
     return out

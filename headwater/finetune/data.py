@@ -1,4 +1,4 @@
-"""What a model that is trained end to end reads: images and texts in batches, prepared ahead of their use."""
+"""Batches of images and texts for end-to-end training, prepared ahead of use."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
-AHEAD = 3  # batches that are being prepared while one is worked on
+AHEAD = 3  # batches prepared ahead
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Features of contents by an encoder that is not trained, made once.
+    """Features of contents by a frozen encoder, computed once.
 
     Attributes
     ----------
     values
-        Pooled features of shape ``(n_contents, d)``, or tokens: an array ``(n_contents, t, d)``, or a matrix a content.
+        Pooled features of shape ``(n_contents, d)``, or tokens: an array ``(n_contents, t, d)``, or a matrix per
+        content.
     """
 
     values: Any
@@ -46,24 +47,24 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class InputSource:
-    """One input of the head: what each row has of it, and what makes features of that.
+    """One input of the head: the contents of each row, and their encoder.
 
     Attributes
     ----------
     name
-        Of the feature set that the encoder would store: ``NAME/MODALITY``.
+        Name of the feature set that the encoder would store: ``NAME/MODALITY``.
     encoder, modality
-        What reads it.
+        The encoder, and the modality that it reads.
     contents
         Distinct images, texts or pairs.
     members
-        For each row, the numbers of its contents: one, or the instances of a bag.
+        For each row, the indices of its contents: one, or the instances of a bag.
     tokens
-        Whether the head takes tokens; else it takes one vector a content.
+        Whether the head takes tokens; otherwise it takes one vector per content.
     augment
-        Changes an image at random while training.
+        Random augmentation of images in training.
     stored
-        Features, where the encoder is not trained.
+        Features by a frozen encoder.
     """
 
     name: str
@@ -76,7 +77,7 @@ class InputSource:
     stored: Stored | None = None
 
     def prepare(self, row: int, random: np.random.Generator | None) -> list[Any]:
-        """Return a row's items, ready to be collated; from any thread."""
+        """Return a row's items, ready to be collated; thread-safe."""
         numbers = self.members[row].tolist()
         if self.stored is not None:
             return self.stored.of(numbers)
@@ -100,7 +101,7 @@ class InputSource:
         return Part((values.to(device), mask.to(device)), lengths)
 
     def tokens_of(self, part: Part) -> tuple[Tensor, Tensor]:
-        """Return tokens ``(b, t, d)`` of a batch, with their gradients, and the mask of those that exist."""
+        """Return tokens ``(b, t, d)`` of a batch, with gradients, and the mask of existing tokens."""
         torch = need("torch", "encoders")
         if self.stored is not None:
             values, mask = part.inputs
@@ -117,7 +118,7 @@ class InputSource:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A batch of one source: tensors, and how many items each row has."""
+    """A batch of one source: tensors, and the number of items of each row."""
 
     inputs: tuple[Tensor, ...]
     lengths: list[int]
@@ -130,16 +131,16 @@ def batches(
     seed: Sequence[int] | None = None,
     workers: int | None = None,
 ) -> Iterator[tuple[Rows, list[Part]]]:
-    """Yield batches of rows with their tensors, those to come being prepared in other threads.
+    """Yield batches of rows with their tensors; later batches are prepared in other threads.
 
     Parameters
     ----------
     parts
         The rows of each batch.
     seed
-        Of what changes images at random, which depends on it and on the row alone; None for images as they are.
+        Seed of the augmentation, which depends only on it and on the row; None for no augmentation.
     workers
-        Threads; one a core when left out.
+        Number of threads. Default: one per core.
     """
 
     def prepare(row: int) -> list[list[Any]]:
@@ -153,7 +154,7 @@ def batches(
 def in_order(
     function: Callable[[int], Any], parts: Sequence[Sequence[int]], workers: int | None
 ) -> Iterator[list[Any]]:
-    """Yield what a function makes of the numbers of each part, parts to come being worked on in other threads."""
+    """Yield a function's results for the numbers of each part; later parts are computed in other threads."""
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         coming: deque[list[Future[Any]]] = deque()
         try:

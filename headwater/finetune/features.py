@@ -1,4 +1,4 @@
-"""Features of all contents by an encoder as it is: what does not change in training is made once."""
+"""Features of all contents by frozen encoders, computed once before training."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class EncodedInput:
     values
         float32 of shape ``(n_contents, d)``, or tokens, float16, of shape ``(n_contents, t, d)``.
     mask
-        Tokens that exist, bool, of shape ``(n_contents, t)``; None where all do.
+        Existing tokens, bool, of shape ``(n_contents, t)``; None if all exist.
     failed
-        Why some contents could not be read, by their number; their features are zero.
+        Why some contents could not be read, by their index; their features are zero.
     """
 
     values: NDArray[Any]
@@ -39,13 +39,13 @@ class EncodedInput:
     failed: Mapping[int, str] = field(default_factory=dict)
 
     def stored(self) -> Stored:
-        """Return them as the features of an encoder that is not trained."""
+        """Return them as features of a frozen encoder."""
         if self.mask is None:
             return Stored(self.values)
         return Stored([values[there] for values, there in zip(self.values, self.mask, strict=True)])
 
     def of(self, members: Sequence[Rows], *, bagged: bool) -> Any:
-        """Return what heads take for rows that hold these contents: an array-like, or bags."""
+        """Return features of rows with these contents, in the form heads take: an array-like, or bags."""
         if bagged:
             return Bags(SelectedRows(InMemory(self.values), np.arange(len(self.values))), members)
         place = np.array([numbers[0] for numbers in members], np.int64)
@@ -67,7 +67,7 @@ class EncodedInput:
         return Described(name, length, flat.mean(0), np.where(std <= 1e-6 * np.abs(flat.mean(0)) + 1e-12, 1.0, std))
 
 
-DESCRIBED = 4096  # contents, at most, whose columns tell means and deviations
+DESCRIBED = 4096  # most contents used for means and standard deviations
 
 
 def make(
@@ -81,7 +81,7 @@ def make(
     team: Team,
     progress: Callable[[int, int], None] = lambda done, failed: None,
 ) -> EncodedInput:
-    """Encode all contents, each process of the team its share of them.
+    """Encode all contents, divided among the processes of the team.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def make(
 
 
 def _kept(encoded: Encoded, tokens: bool) -> list[NDArray[Any]]:
-    """Return one array an item, in the type that it is kept in."""
+    """Return one array per item, in its stored type."""
     if tokens and encoded.tokens is not None:
         return [np.asarray(one, np.float16) for one in encoded.tokens]
     return [np.asarray(one, np.float32) for one in encoded.pooled]

@@ -1,4 +1,4 @@
-"""Training an encoder and a head together: one plain loop."""
+"""The training loop for encoder and head."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from headwater.heads.differentiable import Regularised
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CHECK_EVERY = 16  # steps between looks at whether losses are numbers
+CHECK_EVERY = 16  # steps between checks that losses are finite
 Measure = Callable[[NDArray[np.float32], Rows], float]
-"""Turns logits of some rows into a number that is worth following."""
+"""Computes a metric from logits of some rows, to report in the curve."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long, and in which steps, a model is trained.
+    """Settings of the training loop.
 
     Attributes
     ----------
     lr, head_lr
-        Highest learning rates of AdamW, of what is trained of the encoder, and of the head.
+        Peak learning rates of AdamW, for the encoder and for the head.
     weight_decay
-        Of matrices; biases, norms and other vectors are not decayed.
+        Weight decay of matrices; biases, norms and other vectors are not decayed.
     epochs, warmup
-        Most passes over the training rows, and how many of them the learning rates go up; then they go down as half a
-        cosine.
+        Most epochs, and epochs of linear warm-up; then the learning rates follow a half cosine.
     batch_size, accumulate
-        Rows a step, and in how many parts they are worked on one after the other, to need less memory: the same step.
+        Rows per step, and the number of parts in which a step is computed to save memory, with the same result.
     patience
-        Epochs without a lower loss on the rows held out after which training ends, and the state of the lowest, which
-        may be the one before the first epoch, is taken; None to hold out nothing and train for all epochs.
+        Stop after this many epochs without a lower loss on the held-out rows, and keep the state with the lowest loss,
+        which may be the initial one; None to hold out nothing and train for all epochs.
     clip
         The largest norm of a step's gradient.
     precision
-        Of activations and matrix products: ``fp32``, ``bf16``, ``fp16``, or ``auto``: ``bf16`` on a GPU that has it.
+        Precision of activations and matrix products: ``fp32``, ``bf16``, ``fp16``, or ``auto`` (``bf16`` on a GPU that
+        supports it).
     seed
-        Of the order of rows, of what changes images, and of dropout.
+        Seed for the order of rows, augmentation and dropout.
     workers
-        Threads that read and change images; None for one a core.
+        Threads that read and augment images; None for one per core.
     """
 
     lr: float
@@ -74,7 +74,7 @@ class LoopSettings:
 
 @dataclass
 class Curve:
-    """A row for each epoch, the first being that before training: its columns, as lists."""
+    """Columns of the training curve, as lists, with one entry per epoch; the first is before training."""
 
     epoch: list[int] = field(default_factory=list)
     train_loss: list[float | None] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """What training gave: the state that was best, the epochs it has seen, and the way there."""
+    """The result of training: the best state, its number of epochs, and the training curve."""
 
     state: State
     n_epochs: int
@@ -103,7 +103,7 @@ class Tuned:
 
 
 class Trainable(Protocol):
-    """Encoders and what stands on them, as `headwater.finetune.model.Model` has them."""
+    """Encoders with a head, such as `headwater.finetune.model.Model`."""
 
     sources: list[InputSource]
 
@@ -117,28 +117,28 @@ class Trainable(Protocol):
 
 
 class TrainingTask(Protocol):
-    """What a model is trained for: how a step's gradients come about, and how rows that are held out are judged.
+    """The objective of training: gradients of a step, and the loss on held-out rows.
 
     Attributes
     ----------
     least_rows
-        Rows that a step needs.
+        Least number of rows in a step.
     """
 
     least_rows: int
 
     def backward(self, step: Rows, parts: Iterator[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
-        """Leave the gradients of one step's loss, times the scaler; return the loss, a mean over processes.
+        """Accumulate the gradients of one step's scaled loss; return the loss, a mean over processes.
 
-        ``step`` are the rows of the whole step, ``parts`` those of this process with their tensors, made as they are
-        taken: whoever takes one at a time holds one at a time.
+        ``step`` are the rows of the whole step; ``parts`` are those of this process with their tensors, which are made
+        lazily, so that only one part needs to be in memory.
         """
 
     def after_step(self) -> None:
-        """Bring parameters back to where they may be."""
+        """Clamp parameters to their allowed range."""
 
     def evaluate(self, rows: Rows) -> tuple[float, float]:
-        """Return the loss of some rows, and a second number that is worth following; no gradients, nothing drawn."""
+        """Return the loss of some rows, and a metric for the curve, without gradients, dropout or augmentation."""
 
 
 def train_model(
@@ -157,9 +157,9 @@ def train_model(
     Parameters
     ----------
     rows, stop
-        Row numbers to train on, and to stop by (may be too few for the task, and are then not looked at).
+        Training rows, and held-out rows for early stopping (ignored if too few for the task).
     checkpoint
-        Where to keep the state after each epoch, and to go on from.
+        File to save the state to after each epoch, and to continue from.
     team
         The processes that train together.
     progress
@@ -168,7 +168,7 @@ def train_model(
     Raises
     ------
     HeadError
-        When the loss is no longer a number, or a step cannot be divided (naming what to lower or raise).
+        When the loss is not finite, or a step cannot be divided; the message says what to lower or raise.
     """
     torch = need("torch", "encoders")
     optimiser = _optimiser(model, settings)
@@ -202,7 +202,7 @@ def train_model(
             break
         began = time.monotonic()
         random = np.random.default_rng([settings.seed, epoch])
-        torch.manual_seed(int(random.integers(2**31)) + team.rank)  # of dropout: an epoch can be taken up anywhere
+        torch.manual_seed(int(random.integers(2**31)) + team.rank)  # of dropout, so that any epoch can be resumed
         steps = np.array_split(random.permutation(rows), n_steps)
         mine = [part for step in steps for part in np.array_split(step, n_parts)[team.rank :: team.size]]
         coming = batches(model.sources, mine, seed=(settings.seed, epoch), workers=settings.workers)
@@ -219,7 +219,7 @@ def train_model(
             scaler.update()
             optimiser.zero_grad(set_to_none=True)
             task.after_step()
-            if number % CHECK_EVERY == CHECK_EVERY - 1 or number == n_steps - 1:  # a look waits for the device
+            if number % CHECK_EVERY == CHECK_EVERY - 1 or number == n_steps - 1:  # a check waits for the device
                 _require_numbers(step_losses, epoch, settings)
             progress(epoch * len(rows) + sum(map(len, steps[: number + 1])), 0)
         model.training(False)
@@ -236,14 +236,14 @@ def train_model(
 
 
 class Predicting:
-    """A model trained to predict targets.
+    """Training of a model to predict targets.
 
     Parameters
     ----------
     targets
-        Of all rows, as `LossOf` wants them.
+        Targets of all rows, in the form `LossOf` takes.
     measure
-        A second number of rows held out, for the curve; it decides nothing.
+        A metric of held-out rows, for the curve only.
     """
 
     least_rows = 1
@@ -262,7 +262,7 @@ class Predicting:
         self.whole = team.wrapped(model.module)
 
     def backward(self, step: Rows, parts: Iterator[tuple[Rows, list[Part]]], scaler: Any) -> Tensor:
-        """Work on the parts one after the other; losses are divided by the weight of the whole step."""
+        """Compute the parts one after the other; losses are divided by the weight of the whole step."""
         _, weight = self.loss_of(None, self.targets[step])
         value = 0 * weight
         for number, (some, tensors) in enumerate(parts):
@@ -276,10 +276,10 @@ class Predicting:
         return value
 
     def after_step(self) -> None:
-        """Leave parameters where they are."""
+        """Do nothing."""
 
     def evaluate(self, rows: Rows) -> tuple[float, float]:
-        """Return the loss of some rows, without label smoothing, and what `measure` says of them."""
+        """Return the loss of some rows, without label smoothing, and their `measure`."""
         logits = predict(self.model, rows, self.settings, self.team)
         device = self.targets.device
         found = need("torch", "encoders").from_numpy(logits).to(device)
@@ -305,20 +305,20 @@ def predict(model: Model, rows: Rows, settings: LoopSettings, team: Team) -> NDA
 
 
 def parts_of(rows: Rows, settings: LoopSettings, team: Team) -> list[Rows]:
-    """Return rows in parts of the size that a process works on at once."""
+    """Divide rows into parts of the size that a process computes at once."""
     size = max(1, settings.batch_size // (team.size * settings.accumulate))
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 class LossOf:
-    """Sums of weighted losses, and of weights, of the rows of a batch.
+    """Computes the sum of weighted losses, and the sum of weights, over the rows of a batch.
 
     Parameters
     ----------
     objective
-        What logits stand for.
+        The task of the logits.
     class_weight
-        As `headwater.heads._objective.class_weights` gives them.
+        From `headwater.heads._objective.class_weights`.
     regularised
         The head's label smoothing.
     """
@@ -345,7 +345,7 @@ class LossOf:
 
 
 def factor(epoch: float, settings: LoopSettings) -> float:
-    """Return what learning rates are multiplied by: up in a line, then down as half a cosine.
+    """Return the factor for learning rates: linear warm-up, then a half cosine.
 
     References
     ----------
@@ -371,7 +371,7 @@ def _optimiser(model: Trainable, settings: LoopSettings) -> Any:
 
 
 def _require_numbers(losses: Tensor, epoch: int, settings: LoopSettings) -> None:
-    """Raise `HeadError` when a step's loss is not a number, naming the step."""
+    """Raise `HeadError` if a step's loss is not finite, naming the step."""
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):
         raise HeadError(

@@ -17,12 +17,12 @@ State = dict[str, "Tensor"]
 
 
 class Model:
-    """Encoders that are trained in part, and the head on top of them.
+    """Partly trained encoders, and the head on top of them.
 
     Parameters
     ----------
     adapted
-        The encoders that are trained.
+        The trained encoders.
     sources
         The inputs of the head.
     network
@@ -44,23 +44,23 @@ class Model:
 
     @property
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained of the encoders, by the number of the encoder and the name."""
+        """The trained parameters of the encoders, by the encoder's number and the parameter's name."""
         return {f"{i}.{name}": p for i, part in enumerate(self.adapted) for name, p in part.parameters.items()}
 
     def training(self, on: bool) -> None:
-        """Let dropout act, and running statistics run, in what is trained; or nowhere."""
+        """Switch training mode (dropout and running statistics) on in the trained parts, or off everywhere."""
         self.module.training = on
         for part in self.adapted:
             part.training(on)
 
     def state(self) -> State:
-        """Return copies of all that training changes."""
+        """Return copies of everything that training changes."""
         head = {f"head.{name}": p.detach().clone() for name, p in self.head.items()}
         parts = {f"{i}.{name}": t for i, part in enumerate(self.adapted) for name, t in part.state().items()}
         return head | parts
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a `state`."""
+        """Load a `state`."""
         torch = need("torch", "encoders")
         with torch.no_grad():
             for name, parameter in self.head.items():
@@ -71,7 +71,7 @@ class Model:
 
 
 def _module(model: Model, device: str) -> Any:
-    """Return one torch module, which distributed training wraps: a batch in, logits out."""
+    """Return one torch module that maps a batch to logits, for distributed training to wrap."""
     nn = need("torch", "encoders").nn
 
     class Whole(nn.Module):  # type: ignore[misc, name-defined]

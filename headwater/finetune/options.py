@@ -1,4 +1,4 @@
-"""How an encoder is trained: options as one value; and what both ways of training share."""
+"""Options for training an encoder, and helpers shared by fine-tuning and contrastive training."""
 
 from __future__ import annotations
 
@@ -24,52 +24,52 @@ from headwater.finetune.team import Team
 from headwater.store import MODALITIES, Modality
 
 LEARNING_RATES = {"lora": 2e-4, "last": 2e-5, "full": 1e-5, "none": 1e-5}
-"""Of the encoder, by how it is trained."""
+"""Default learning rates of the encoder, by how it is trained."""
 Start = Literal["probe", "random"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What of an encoder is trained, and how.
+    """The part of an encoder that is trained, and how.
 
     Attributes
     ----------
     train
-        ``lora``, ``last-N``, ``full`` or ``none``, for all inputs; or ``image=lora`` and ``text=none``, for each. What
-        is ``none`` is encoded once.
+        ``lora``, ``last-N``, ``full`` or ``none``, for all inputs; or ``image=lora`` and ``text=none``, for each.
+        Inputs with ``none`` are encoded once.
     start
-        ``probe`` starts from the head that was fitted on frozen features; ``random`` draws a new one.
+        ``probe`` starts from the head fitted on frozen features; ``random`` from a randomly initialised head.
     lora
         Rank, scale, dropout and layers of low-rank adapters.
     lr, head_lr
-        Highest learning rates, of the encoder (2e-4 for LoRA, 2e-5 for last blocks and 1e-5 for all, when left out),
-        and of the head; of contrastive training, of the scale of cosines and of projections.
+        Peak learning rates: of the encoder (default 2e-4 for LoRA, 2e-5 for last blocks and 1e-5 for full), and of the
+        head. In contrastive training the latter is for the logit scale and the projections.
     weight_decay
-        Of matrices; biases, norms and other vectors are not decayed.
+        Weight decay of matrices; biases, norms and other vectors are not decayed.
     epochs, warmup
-        Most passes over the training rows, and how many of them the learning rates rise; then they fall as half a
-        cosine.
+        Most epochs, and epochs of linear warm-up; then the learning rates follow a half cosine.
     batch_size, accumulate
-        Rows (or pairs) a step, and in how many parts a step is computed, to need less memory: the same step.
+        Rows (or pairs) per step, and the number of parts in which a step is computed to save memory, with the same
+        result.
     patience
-        Epochs without a lower loss on the rows held out after which training stops; the state with the lowest loss is
-        kept. None holds out nothing and trains for all epochs.
+        Stop after this many epochs without a lower loss on the held-out rows, and keep the state with the lowest loss.
+        None holds out nothing and trains for all epochs.
     stop_share
-        Share of the training rows that is held out for that, whole groups of them.
+        Share of the training rows to hold out for early stopping, in whole groups.
     clip
         The largest norm of a step's gradient.
     augment
-        Families of random changes of images; see `headwater.finetune.augment.Augmentation`.
+        Families of random augmentation; see `headwater.finetune.augment.Augmentation`.
     batch_norm
-        ``keep`` leaves the statistics of batch norms as they are; ``update`` uses those of each batch.
+        ``keep`` leaves the statistics of batch norms unchanged; ``update`` uses those of each batch.
     checkpoint_gradients
-        Compute activations again in the backward pass instead of keeping them: less memory, more time.
+        Compute activations again in the backward pass instead of storing them: less memory, more time.
     precision, device, workers
         How to compute: ``auto``, ``fp32``, ``bf16`` or ``fp16``; ``auto``, ``cpu`` or ``cuda``; threads that read
-        images, None for one a core.
+        images, None for one per core.
     refit
-        Whether to train once more on all rows, for the encoder and head that the run keeps; otherwise it keeps those
-        of the first fold.
+        Whether to train once more on all rows, for the encoder and head that the run saves; otherwise it saves those of
+        the first fold.
     """
 
     train: Sequence[str] = ("lora",)
@@ -104,7 +104,7 @@ class Training:
         Raises
         ------
         InputError
-            When something is said twice, or in a way that does not exist.
+            When a modality is set twice, or in an unknown way.
         """
         found: dict[Modality, TrainMode] = {}
         general: TrainMode | None = None
@@ -112,7 +112,7 @@ class Training:
             modality, _, way = word.rpartition("=")
             if not modality:
                 if general is not None:
-                    raise InputError("--train is given twice: write --train image=… and --train text=….")
+                    raise InputError("--train is given twice: use --train image=… and --train text=….")
                 general = parse_train_mode(way)
                 continue
             if modality not in MODALITIES:
@@ -121,7 +121,7 @@ class Training:
         return {m: found.get(m, general or TrainMode("none" if found else "lora")) for m in MODALITIES}
 
     def settings(self, seed: int, kinds: Sequence[str]) -> LoopSettings:
-        """Return the settings of the loop, given how the trained inputs are trained."""
+        """Return the settings of the training loop, given how the inputs are trained."""
         lr = min((LEARNING_RATES[kind] for kind in kinds), default=1.0) if self.lr is None else self.lr
         return LoopSettings(
             lr=lr,
@@ -139,7 +139,7 @@ class Training:
         )
 
     def config(self, seed: int) -> dict[str, Any]:
-        """Return what ``config.json`` holds of it."""
+        """Return the options for ``config.json``."""
         return {
             **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()},
             "lora": vars(self.lora),
@@ -148,7 +148,7 @@ class Training:
         }
 
     def refuse(self) -> None:
-        """Raise `InputError` for settings that cannot be."""
+        """Raise `InputError` for invalid settings."""
         self.lora.refuse()
         parse_augmentation(self.augment)
         if all(mode.kind == "none" for mode in self.modes.values()):
@@ -169,7 +169,9 @@ class Training:
         if self.batch_norm not in get_args(BatchNorm):
             raise InputError(f"--batch-norm {self.batch_norm!r}. There are: {', '.join(get_args(BatchNorm))}.")
         if self.batch_norm == "update" and self.accumulate > 1:
-            raise InputError("--batch-norm update goes without --accumulate: each part of a step would have its own.")
+            raise InputError(
+                "--batch-norm update goes without --accumulate, since each part of a step has its own statistics."
+            )
 
 
 CONTRAST = Training(train=("full",), head_lr=1e-3, batch_size=64)
@@ -177,14 +179,14 @@ CONTRAST = Training(train=("full",), head_lr=1e-3, batch_size=64)
 
 
 def curve_table(columns: Mapping[str, Sequence[Any]], fold: int | None) -> pl.DataFrame:
-    """Return a `headwater.finetune.loop.Curve` as a table with the columns ``fold`` and its own, a row an epoch."""
+    """Return a `headwater.finetune.loop.Curve` as a table with one row per epoch, and a column ``fold``."""
     types = dict.fromkeys(("train_loss", "stop_loss", "stop_metric", "lr", "seconds"), pl.Float64)
     table = pl.DataFrame(dict(columns), schema_overrides={"epoch": pl.Int64, **types}, strict=False)
     return table.select(pl.lit(fold, dtype=pl.Int64).alias("fold"), pl.all())
 
 
 def hashed(parts: Sequence[Any]) -> str:
-    """Return a word that changes when any of some values does."""
+    """Return a digest of some values."""
     digest = blake2b(digest_size=16)
     for part in parts:
         digest.update(part if isinstance(part, bytes) else repr(np.asarray(part).tolist()).encode())
@@ -193,32 +195,32 @@ def hashed(parts: Sequence[Any]) -> str:
 
 
 def beside(target: Path) -> Path:
-    """Return where what is done of a run is kept until it is whole."""
+    """Return the folder for the progress of an unfinished run."""
     target = target.resolve()
     return target.with_name(f".{target.name}.progress")
 
 
 def peak_memory(team: Team) -> int | None:
-    """Return the most bytes that tensors took on the GPU; None on a CPU."""
+    """Return the peak bytes of tensors on the GPU; None on a CPU."""
     return int(need("torch", "encoders").cuda.max_memory_allocated()) if team.device == "cuda" else None
 
 
 @contextmanager
 def memory_advice(training: Training) -> Iterator[None]:
-    """Say what to lower when memory runs out."""
+    """Turn out-of-memory errors into a `HeadError` that says what to change."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, need("torch", "encoders").OutOfMemoryError) or "allocate memory" in str(error):
             raise HeadError(
-                f"out of memory: raise --accumulate (now {training.accumulate}) to work on a step in more parts, pass "
+                f"out of memory: raise --accumulate (now {training.accumulate}) to compute a step in more parts, pass "
                 f"--checkpoint-gradients, or lower --batch-size (now {training.batch_size})."
             ) from error
         raise
 
 
 def progress_of(target: Path | None, identity: Mapping[str, Any], team: Team) -> Progressed | None:
-    """Return what an earlier, unfinished run of the same identity has done; None where no run is written."""
+    """Return the progress of an unfinished run with the same identity; None if no run is written."""
     if target is None:
         return None
     if team.leads:

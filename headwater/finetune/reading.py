@@ -1,4 +1,4 @@
-"""What a fine-tuning reads: the samples of a manifest, and encoders that can be trained."""
+"""Inputs of a fine-tuning: the samples of a manifest, and trainable encoders."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from headwater.store import MODALITIES, PARTS, Data, InMemory, Modality, Selecte
 
 @dataclass(frozen=True, eq=False)
 class TunedInput:
-    """One input of the head: what makes it, and of which contents.
+    """One input of the head: its encoder and contents.
 
     Attributes
     ----------
     name
-        What ``embed`` would call the features: ``NAME/MODALITY``.
+        Name that ``embed`` would give the features: ``NAME/MODALITY``.
     encoder, modality, how
-        What reads it, and how that is trained.
+        The encoder, the modality, and how it is trained.
     contents
         Distinct images, texts or pairs.
     """
@@ -68,18 +68,18 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class TunedEncoders:
-    """Encoders that are to be trained, and the columns that they read.
+    """Encoders to train, and the columns that they read.
 
     Attributes
     ----------
     encoders
-        Specs: one that makes all inputs, or one for each.
+        Specs: one for all inputs, or one for each.
     weights
         Local state dicts, as many as encoders, or none.
     choice
-        What all of them have in common: adapter, layer, pooling, prompt, image size, steps.
+        Options of all encoders: adapter, layer, pooling, prompt, image size, steps.
     columns
-        Columns of the manifest; found by name when left out.
+        Columns of the manifest. Default: found by name.
     """
 
     encoders: tuple[str, ...]
@@ -95,14 +95,14 @@ class TunedEncoders:
         choice: EncoderChoice,
         columns: ManifestColumns,
     ) -> TunedEncoders:
-        """Return them as the verbs take them."""
+        """Build it from the arguments of the verbs."""
         files = [weights] if isinstance(weights, str | Path) else list(weights)
         own = [] if choice.weights is None else [choice.weights]
         specs = (encoder.spec,) if isinstance(encoder, EncoderChoice) else as_tuple(encoder)
         return cls(specs, tuple(str(path) for path in files or own), choice, columns)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``config.json`` holds of them."""
+        """Return the options for ``config.json``."""
         choice = self.choice
         return {
             "encoders": list(self.encoders),
@@ -115,7 +115,7 @@ class TunedEncoders:
 
 
 def read_samples(manifest: str | Path, columns: ManifestColumns, where: str | None) -> tuple[Manifest, Table]:
-    """Read a manifest, and the samples of it that are used."""
+    """Read a manifest and select its samples."""
     table = columns.read(manifest)
     if where is None:
         return table, Table(table.table)
@@ -126,15 +126,16 @@ def read_samples(manifest: str | Path, columns: ManifestColumns, where: str | No
 def load_encoders(
     asked: TunedEncoders, table: Manifest, training: Training, *, tokens: bool
 ) -> dict[Modality, Tunable[Any]]:
-    """Load what makes each input of the head, in fp32.
+    """Load the encoder of each input of the head, in fp32.
 
-    One encoder makes images, and texts too where their column was named or ``--train`` says how they are trained, or
-    where it makes no images. Of several, each makes what the one before cannot.
+    A single encoder encodes images. It encodes texts too if their column was named, if ``--train`` says how they are
+    trained, or if it encodes no images. With several encoders, each encodes the first modality that it can and that no
+    earlier one encodes.
 
     Raises
     ------
     InputError, ManifestError, EncoderError
-        When an encoder cannot be trained, or makes none of the manifest's columns.
+        When an encoder cannot be trained, or encodes none of the manifest's columns.
     """
     if len(asked.weights) > 1 and len(asked.weights) != len(asked.encoders):
         raise InputError(f"--weights is given {len(asked.weights)} times for {len(asked.encoders)} encoders.")
@@ -152,7 +153,7 @@ def load_encoders(
         for encoder in loaded:
             free = [m for m in there if m in encoder.modalities and m not in found]
             if not free:
-                raise ManifestError(f"{encoder.name} is left without a column of the manifest to encode.")
+                raise ManifestError(f"the manifest has no column left for {encoder.name} to encode.")
             found[free[0]] = encoder
     if not found:
         can = " and ".join(f"{m}s" for m in sorted(loaded[0].modalities))
@@ -170,10 +171,10 @@ def _loaded(asked: TunedEncoders, device: str, *, tokens: bool) -> list[Tunable[
         )
         encoder = load_encoder(own, device=device, precision="fp32")
         if not isinstance(encoder, Tunable):
-            raise EncoderError(f"{spec} cannot be trained: it has no weights that gradients reach.")
+            raise EncoderError(f"{spec} cannot be trained: it has no trainable weights.")
         if encoder.tuned is not None and encoder.tuned.peft is not None:
             raise EncoderError(
-                f"--adapter {adapter}: training goes on from runs of fine-tune, not from an adapter of peft. "
+                f"--adapter {adapter}: training can continue from a run of fine-tune, but not from a peft adapter. "
                 "Merge it into the model with peft: model.merge_and_unload().save_pretrained(DIRECTORY)."
             )
         if encoder.sees_images:
@@ -181,19 +182,19 @@ def _loaded(asked: TunedEncoders, device: str, *, tokens: bool) -> list[Tunable[
             encoder.steps = steps if encoder.tuned is None else encoder.tuned.steps_with(steps)
         loaded.append(encoder)
     if asked.choice.image_size is not None and not any(encoder.sees_images for encoder in loaded):
-        raise EncoderError(f"{' and '.join(asked.encoders)} see no images: leave --image-size out.")
+        raise EncoderError(f"{' and '.join(asked.encoders)} encode no images: leave --image-size out.")
     return loaded
 
 
 def _adapters(asked: TunedEncoders) -> list[str | Path | None]:
-    """Return the adapter of each encoder; of several encoders, those that the run tuned have it."""
+    """Return the adapter of each encoder; with several encoders, None for those that the run did not tune."""
     if asked.choice.adapter is None or len(asked.encoders) == 1:
         return [asked.choice.adapter] * len(asked.encoders)
     tuned = tuned_encoders(asked.choice.adapter)
     if left := [spec for spec in tuned if spec not in asked.encoders]:
         raise EncoderError(
-            f"--adapter {asked.choice.adapter}: holds {' and '.join(left)} tuned, none of "
-            f"{' and '.join(asked.encoders)}. Name encoders as the run had them."
+            f"--adapter {asked.choice.adapter}: has adapters for {' and '.join(left)}, but the encoders are "
+            f"{' and '.join(asked.encoders)}. Name the encoders of that run."
         )
     return [asked.choice.adapter if spec in tuned else None for spec in asked.encoders]
 
@@ -205,9 +206,9 @@ def read_contents(
     workers: int | None,
     progress: Progress,
 ) -> tuple[list[TunedInput], Data]:
-    """Read every file and text once, for its key; return the inputs, and samples that have all of them.
+    """Read every file and text once to compute its key; return the inputs, and the samples that have all of them.
 
-    The inputs of the samples are, for now, the numbers of their contents.
+    The inputs of the returned samples are the indices of their contents.
     """
     samples = table.table
     ids = np.array(table.ids, np.str_)
@@ -231,7 +232,7 @@ def read_contents(
 
 
 def members_of(data: Data) -> dict[str, list[Rows]]:
-    """Return the numbers of the contents that each row holds: one, or those of its bag."""
+    """Return the indices of the contents of each row: one, or those of its bag."""
     found: dict[str, list[Rows]] = {}
     for name, X in data.inputs.items():
         if isinstance(X, Bags):
@@ -242,20 +243,20 @@ def members_of(data: Data) -> dict[str, list[Rows]]:
 
 
 def in_bags(data: Data, column: str | None, views: str | None, used: Sequence[str]) -> Data:
-    """Return samples, or the bags of them that a column makes, or these with an input for each view."""
+    """Return samples, or their bags by a column, or cases with an input for each view."""
     if column is None:
         return data
     return bagged(data, column, used) if views is None else viewed(data, column, views, used, partial=False)
 
 
 def of_views(inputs: Sequence[TunedInput], data: Data) -> list[TunedInput]:
-    """Return the inputs that rows have: where there are views, one for each of them, by the same encoder."""
+    """Return the inputs of rows; with views, one for each view, by the same encoder."""
     plain = {one.name: one for one in inputs}
     return [replace(plain[name.rpartition(":")[2]], name=name) for name in data.inputs]
 
 
 def samples_of(data: Data, rows: Data, column: str | None) -> tuple[Data, NDArray[np.int64]]:
-    """Return the samples that are in rows, and the row of each: the bag it is in, or its own."""
+    """Return the samples in rows, and the row of each: its bag, or itself."""
     if column is None:
         return rows, np.arange(len(rows.ids))
     return those_in(data, names_of(data, column), rows.ids)

@@ -1,4 +1,4 @@
-"""The processes that train together: one, or several on as many devices."""
+"""The processes that train together: one, or several with one device each."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class Team:
-    """Processes that were started by ``accelerate launch`` (or ``torchrun``), or this one alone.
+    """Processes started by ``accelerate launch`` (or ``torchrun``), or a single process.
 
     Parameters
     ----------
     device
-        ``auto``, ``cpu`` or ``cuda``; of several processes on GPUs each has its own.
+        ``auto``, ``cpu`` or ``cuda``; each of several processes uses its own GPU.
 
     Attributes
     ----------
     device
         ``cpu`` or ``cuda``.
     size, rank
-        How many processes there are, and the number of this one.
+        Number of processes, and the index of this one.
     """
 
     def __init__(self, device: str) -> None:
@@ -40,7 +40,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def dtype(self, precision: str) -> TorchType:
@@ -64,11 +64,11 @@ class Team:
             return module
         parallel = need("torch.nn.parallel", "encoders").DistributedDataParallel
         ids = None if self.device == "cpu" else [need("torch", "encoders").cuda.current_device()]
-        # a head may have parameters that a batch has no use for, such as what stands for a missing input
+        # a batch may not use all parameters of a head, such as the embedding of a missing input
         return parallel(module, device_ids=ids, find_unused_parameters=True)
 
     def apart(self, wrapped: Any) -> AbstractContextManager[None]:
-        """Keep gradients of a part of a step to this process, until the last part."""
+        """Do not synchronise gradients between processes until the last part of a step."""
         found: AbstractContextManager[None] = self._accelerator.no_sync(wrapped)
         return found
 

@@ -1,4 +1,4 @@
-"""Heads: arrays in, predictions out."""
+"""Heads: small models that turn feature arrays into predictions."""
 
 from headwater.heads._token_head import TokenHead
 from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP

@@ -1,7 +1,7 @@
 """Networks over token features: tokenizers, attention blocks and pooling, as functions of a dictionary of parameters.
 
-Tokens have shape ``(b, t, d)`` with a mask ``(b, t)`` of those that exist. A layer NAME has parameters ``NAME.weight``
-``(units, fan_in)`` and ``NAME.bias`` ``(units,)``, as torch.nn.functional takes them.
+Tokens have shape ``(b, t, d)`` with a mask ``(b, t)`` of existing tokens. A layer NAME has parameters ``NAME.weight``
+``(units, fan_in)`` and ``NAME.bias`` ``(units,)``, as in torch.nn.functional.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ Pool = Literal["max", "mean", "attention"]
 Params = dict[str, "Tensor"]
 Tokens = tuple["Tensor", "Tensor"]  # values (b, t, d), mask (b, t)
 Drop = Callable[["Tensor"], "Tensor"]
-EXPANSION = 2  # units of a block's perceptron, in widths
+EXPANSION = 2  # hidden units of a block's MLP, relative to the width
 
 
 @dataclass(frozen=True)
 class TokenShape:
-    """What a network over tokens is made of.
+    """The architecture of a network over tokens.
 
     Attributes
     ----------
     inputs
         Columns of each input's tokens.
     lengths
-        Number of each input's tokens; None where items differ in it.
+        Number of each input's tokens; None if it varies between items.
     tokenizer, n_tokens, aggregator, width, blocks, heads, pool, hidden
         See `headwater.heads.TokenHead`.
     rectified
         Whether projected tokens go through a ReLU, as instances of bags do.
     objective
-        What logits stand for.
+        The task of the logits.
     """
 
     inputs: tuple[int, ...]
@@ -59,12 +59,12 @@ class TokenShape:
 
     @property
     def streams(self) -> int:
-        """How many sequences go through the blocks."""
+        """Number of sequences that go through the blocks."""
         return 1 if self.aggregator == "merged" else len(self.inputs)
 
 
 def initial(shape: TokenShape, generator: Generator) -> Params:
-    """Draw parameters: weights uniformly between ``± fan_in ** -1/2``, norms at 1 and 0."""
+    """Initialise parameters: weights uniform in ``± fan_in ** -1/2``, norms at 1 and 0."""
     torch = need("torch", "encoders")
     params: Params = {}
     w = shape.width
@@ -116,8 +116,8 @@ def forward(
 ) -> tuple[Tensor, list[Tensor]]:
     """Return logits ``(b, n_outputs)``, float32, and each input's share of attention in pooling, ``(b, tokens)``.
 
-    An item without tokens of an input has a learned token in their place. ``drop`` is applied to each residual branch
-    and before each layer of the fusion perceptron.
+    A learned token replaces an input that an item lacks. ``drop`` is applied to each residual branch and before each
+    layer of the fusion MLP.
 
     References
     ----------
@@ -158,7 +158,7 @@ def _norm(params: Params, name: str, x: Tensor) -> Tensor:
 
 
 def _tokenized(shape: TokenShape, params: Params, i: int, values: Tensor, mask: Tensor) -> Tokens:
-    """Bring an input's tokens to the common width, and to another number where the tokenizer says so."""
+    """Project an input's tokens to the common width and, for some tokenizers, to another number of tokens."""
     torch = need("torch", "encoders")
     there = mask.any(1)
     values = values.to(params[f"project{i}.weight"].dtype)
@@ -178,7 +178,7 @@ def _tokenized(shape: TokenShape, params: Params, i: int, values: Tensor, mask: 
         if shape.tokenizer == "mix":
             x = linear(params, f"mix{i}", (x * mask[..., None]).mT).mT
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    # what is missing is one learned token, or as many as every item has
+    # a missing input is one learned token, or as many as every item has
     absent = params[f"missing{i}.bias"].to(x.dtype)
     instead = absent if len(absent) == x.shape[1] else torch.nn.functional.pad(absent, (0, 0, 0, x.shape[1] - 1))
     first = torch.arange(x.shape[1], device=x.device) < len(absent)
@@ -186,10 +186,10 @@ def _tokenized(shape: TokenShape, params: Params, i: int, values: Tensor, mask: 
 
 
 def fewer(tokens: Tensor, mask: Tensor, n_tokens: int, *, by_max: bool = False) -> Tokens:
-    """Pool each item's tokens, adaptively, to at most ``n_tokens``; the mean of those of a bin, or their maximum.
+    """Pool each item's tokens adaptively to at most ``n_tokens``, by the mean or the maximum of each bin.
 
-    An item of ``L`` tokens has ``m = min(L, n_tokens)`` bins, the k-th from ``floor(k L / m)`` to
-    ``ceil((k + 1) L / m)``, as torch.nn.AdaptiveAvgPool1d has them. Tokens that exist come first.
+    An item with ``L`` tokens has ``m = min(L, n_tokens)`` bins, the k-th from ``floor(k L / m)`` to
+    ``ceil((k + 1) L / m)``, as in torch.nn.AdaptiveAvgPool1d. Existing tokens come first.
     """
     torch = need("torch", "encoders")
     longest = tokens.shape[1]
@@ -216,7 +216,7 @@ def fewer(tokens: Tensor, mask: Tensor, n_tokens: int, *, by_max: bool = False) 
 
 
 def _block(shape: TokenShape, params: Params, name: str, streams: list[Tokens], drop: Drop) -> list[Tokens]:
-    """Let each stream attend to itself, then to the others, then go through a perceptron, as the aggregator has it."""
+    """Apply self-attention, cross-attention and an MLP to each stream, depending on the aggregator."""
     if shape.aggregator != "cross":
         own = [_attended(shape, params, f"{name}.self{i}", s[0], s, drop) for i, s in enumerate(streams)]
         streams = [(x, mask) for x, (_, mask) in zip(own, streams, strict=True)]
@@ -239,7 +239,7 @@ def _joined(streams: Sequence[Tokens]) -> Tokens:
 
 
 def _attended(shape: TokenShape, params: Params, name: str, x: Tensor, context: Tokens, drop: Drop) -> Tensor:
-    """Multi-head attention of ``x`` to the context's tokens, a residual connection and a layer norm."""
+    """Apply multi-head attention of ``x`` to the context's tokens, a residual connection and a layer norm."""
     torch = need("torch", "encoders")
     values, mask = context
 
@@ -256,7 +256,7 @@ def _attended(shape: TokenShape, params: Params, name: str, x: Tensor, context: 
 
 
 def _pooled(shape: TokenShape, params: Params, i: int, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one vector an item ``(b, width)``, and the share of each of its tokens in it ``(b, t)``."""
+    """Return one vector per item ``(b, width)``, and the weight of each of its tokens in it ``(b, t)``."""
     torch = need("torch", "encoders")
     if shape.pool == "max":
         best, place = x.masked_fill(~mask[..., None], -torch.inf).max(1)
@@ -272,7 +272,7 @@ def _pooled(shape: TokenShape, params: Params, i: int, x: Tensor, mask: Tensor) 
 
 
 def folded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
-    """Return parameters for tokens as they come, and the means ``mean0``, … of the training tokens.
+    """Return parameters for unstandardised tokens, and the means ``mean0``, … of the training tokens.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def folded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
 
 
 def unfolded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
-    """Return parameters for standardised tokens: the inverse of `folded`, the means left out."""
+    """Return parameters for standardised tokens: the inverse of `folded`, without the means."""
     out = {name: p for name, p in params.items() if not name.startswith("mean")}
     for i, (mean, std) in enumerate(scales):
         out[f"project{i}.bias"] = out[f"project{i}.bias"] + out[f"project{i}.weight"] @ mean

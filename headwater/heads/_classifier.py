@@ -1,4 +1,4 @@
-"""What heads that classify by logits have in common, whatever makes the logits."""
+"""The base class of heads that classify by logits."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FLOATS = (np.float32, np.float64, np.float16)
 
 
 class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
-    """A head with one logit for two classes, one a class for more, or one a label.
+    """A head with one logit for two classes, one per class for more, or one per label.
 
     Attributes
     ----------
     classes_ : of shape (n_classes,)
         Sorted labels; ``arange(n_labels)`` for several labels.
     multilabel_ : bool
-        Whether each logit is about a label of its own.
+        Whether each logit belongs to a separate label.
     n_features_in_ : int
-        Columns of X; of all inputs together where there are several.
+        Columns of X; over all inputs if there are several.
     """
 
     classes_: NDArray[Any]
@@ -59,7 +59,7 @@ class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
         return self._fitted(X, y)
 
     def _fitted(self, X: Input, y: Any, rows: NDArray[np.int64] | None = None, **options: Any) -> Self:
-        """Fit on some rows, all of them when left out, with options of `fit_many`."""
+        """Fit on some rows, or on all, with options of `fit_many`."""
         if is_plain(X):
             X, y = validated(self, X, y, multi_output=True)
         (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(n_rows(X)) if rows is None else rows, {})], **options)
@@ -92,12 +92,12 @@ class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
         return chosen
 
     def logits(self, X: Input) -> NDArray[np.floating[Any]]:
-        """Return one column for two classes, one a class for more, or one a label.
+        """Return logits: one column for two classes, one per class for more, or one per label.
 
         Raises
         ------
         HeadError
-            When X has other columns than the head was fitted on.
+            When X has another number of columns than in fitting.
         """
         check_is_fitted(self)
         if is_plain(X):
@@ -112,7 +112,7 @@ class Classifier(ClassifierMixin, Head):  # type: ignore[misc]
 
 
 def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], bool]:
-    """Return class numbers ``(n,)`` and sorted classes; or 0/1 ``(n, n_labels)`` and their numbers, and True.
+    """Return class numbers and sorted classes, or 0/1 and label numbers; and whether there are several labels.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], bool]:
         return y, np.arange(y.shape[1]), True
     y = column_or_1d(y, warn=True)
     if type_of_target(y) == "continuous":
-        raise HeadError("labels are continuous numbers: this head wants classes.")
+        raise HeadError("labels are continuous numbers, but this head needs classes.")
     classes, codes = np.unique(y, return_inverse=True)
     return codes, classes, False
 
@@ -132,11 +132,11 @@ def require_two(present: NDArray[np.int64], classes: NDArray[Any]) -> None:
     """Raise `HeadError` unless training rows hold at least two classes."""
     if len(present) < 2:
         only = str(classes[present[0]])
-        raise HeadError(f"the training rows hold one class only ({only!r}): at least two are needed.")
+        raise HeadError(f"the training rows hold one class only ({only!r}), but at least two are needed.")
 
 
 def probabilities(logits: NDArray[np.floating[Any]], multilabel: bool) -> NDArray[np.floating[Any]]:
-    """Return what logits mean: for two classes both columns, for labels each one's own."""
+    """Return probabilities from logits: two columns for two classes, one per label for labels."""
     if multilabel or logits.shape[1] == 1:
         positive = np.exp(-np.logaddexp(0, -logits))
         return positive if multilabel else np.concatenate([1 - positive, positive], axis=1)
@@ -146,12 +146,12 @@ def probabilities(logits: NDArray[np.floating[Any]], multilabel: bool) -> NDArra
 
 
 def validated(head: Head, *arrays: Any, **checks: Any) -> Any:
-    """Return what scikit-learn makes of arrays; rows may be matrices where a head takes tokens."""
+    """Validate arrays with scikit-learn; rows may be matrices if the head takes tokens."""
     return validate_data(head, *arrays, dtype=list(FLOATS), allow_nd=head.takes_tokens, **checks)
 
 
 def is_plain(X: Any) -> bool:
-    """Whether X is for scikit-learn's own validation: no dict, array-like of blocks, or another library's array."""
+    """Whether scikit-learn can validate X: it is no dict, array-like of blocks, or array of another library."""
     return (
         not is_several(X)
         and not isinstance(X, Ragged)

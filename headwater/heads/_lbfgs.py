@@ -1,7 +1,7 @@
-"""Many small convex problems minimised together by one preconditioned L-BFGS.
+"""Preconditioned L-BFGS for many small convex problems at once.
 
-Every step is taken for all problems at once, so that its cost is a few large matrix products; step lengths,
-convergence and memory are each problem's own. A problem that has converged leaves the batch.
+Every step is computed for all problems together, as a few large matrix products. Step lengths, convergence and history
+are separate for each problem. Converged problems leave the batch.
 
 References
 ----------
@@ -13,18 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-Array = Any  # an array of the namespace that the objective lives in
+Array = Any  # an array of the objective's array library
 
 SUFFICIENT_DECREASE = 1e-4
 MAX_BACKTRACKS = 12
-MAX_IDLE = 3  # steps that lower a value by no more than rounding, after which the promises of its model are noise
+MAX_IDLE = 3  # steps that lower a value by no more than rounding, after which predicted decreases are noise
 
 
 class Evaluation(NamedTuple):
-    """Values of some problems at a point each.
+    """Values of some problems, each at one point.
 
     ``value`` has shape ``(p,)`` and type float64, ``gradient`` has shape ``(p, k, m)``, and ``curvature`` of shape
-    ``(p, k)`` is whatever the objective's preconditioner wants to know about the point.
+    ``(p, k)`` holds what the objective's preconditioner needs.
     """
 
     value: Array
@@ -33,7 +33,7 @@ class Evaluation(NamedTuple):
 
 
 class Objective(Protocol):
-    """What is minimised: independent problems, each over parameters of shape ``(k, m)``."""
+    """Independent problems to minimise, each over parameters of shape ``(k, m)``."""
 
     xp: Any
 
@@ -48,7 +48,7 @@ class Objective(Protocol):
 
 @dataclass
 class Minimum:
-    """Where the search ended, for each of P problems."""
+    """The end of the search, for each of P problems."""
 
     theta: Array
     value: Array
@@ -61,9 +61,9 @@ def minimise(
 ) -> Minimum:
     """Minimise all problems from ``theta``, of shape ``(P, k, m)``.
 
-    A problem has converged when the decrease that its quasi-Newton model still promises is below its ``tol`` (float64,
-    of shape ``(P,)``) and below this ``share`` of its value. It is given up, not converged, when rounding keeps every
-    step, or `MAX_IDLE` of them in a row, from lowering it.
+    A problem has converged when the further decrease predicted by its quasi-Newton model is below its ``tol`` (float64,
+    of shape ``(P,)``) and below this ``share`` of its value. It stops without converging if, because of rounding, no
+    step, or `MAX_IDLE` steps in a row, lower its value.
     """
     xp = objective.xp
     n_problems = theta.shape[0]
@@ -88,7 +88,7 @@ def minimise(
         trial, new, stuck = _search(objective, theta, at, direction, slope, alive, converged, noise)
         idle = xp.where(at.value - new.value > noise * xp.abs(at.value), xp.zeros_like(idle), idle + 1)
         leaving = converged | stuck | (idle >= MAX_IDLE)
-        # the step that would have brought little is taken all the same: it was paid for
+        # the last small step is taken too, since it has been computed
         ahead = (new.value < at.value)[leaving]
         last = xp.where(ahead[:, None, None], trial[leaving], theta[leaving])
         value = xp.where(ahead, new.value[leaving], at.value[leaving])
@@ -117,9 +117,9 @@ def _record(end: Minimum, which: Array, theta: Array, value: Array, iteration: i
 
 
 def _two_loop(objective: Objective, at: Evaluation, alive: Array, pairs: list[tuple[Array, Array, Array]]) -> Array:
-    """Return the inverse quasi-Newton matrix times the gradient; a pair whose ``rho`` is 0 has no say.
+    """Return the inverse quasi-Newton matrix times the gradient; pairs with ``rho`` 0 are ignored.
 
-    The preconditioner is scaled by what it made of the last pair (Nocedal and Wright, eq. 7.20).
+    The preconditioner is scaled by the last pair (Nocedal and Wright, eq. 7.20).
     """
     xp = objective.xp
     q = at.gradient
@@ -150,7 +150,7 @@ def _search(
     converged: Array,
     noise: float,
 ) -> tuple[Array, Evaluation, Array]:
-    """Backtrack each problem's step from 1 until its value has decreased enough; say which never did."""
+    """Backtrack each problem's step from 1 until its value has decreased enough; return which failed."""
     xp = objective.xp
     trial = theta + direction
     new = objective.evaluate(trial, alive)
@@ -164,7 +164,7 @@ def _search(
     for _ in range(MAX_BACKTRACKS):
         if not bool(xp.any(bad)):
             break
-        excess = new.value - at.value - length * slope  # of the value over its tangent: t² / 2 times the curvature
+        excess = new.value - at.value - length * slope  # value minus tangent: t² / 2 times the curvature
         fitted = xp.where(excess > 0, -slope * length**2 / (2 * xp.where(excess > 0, excess, 1.0)), 0.5 * length)
         shorter = xp.where(
             xp.isfinite(fitted), xp.minimum(xp.maximum(fitted, 0.1 * length), 0.5 * length), 0.1 * length
@@ -185,5 +185,5 @@ def _dot(xp: Any, a: Array, b: Array) -> Array:
 
 
 def _per_problem(xp: Any, scale: Array, like: Array) -> Array:
-    """Shape one number a problem so that it multiplies ``(p, k, m)``, in the type of ``like``."""
+    """Reshape one number per problem to multiply ``(p, k, m)``, in the type of ``like``."""
     return xp.astype(scale, like.dtype)[:, None, None]

@@ -4,16 +4,16 @@ For each problem, over rows i of its row set with labels y and rows z of centred
 
     sum_i w_i loss(y_i, z_i W + b)  +  ‖W‖² / (2 C)
 
-which is scikit-learn's objective (``C * sum of losses + ‖W‖² / 2``, intercept free) divided by C. The weight w_i is
-that of the row times that of its class in the problem.
+which is scikit-learn's objective (``C * sum of losses + ‖W‖² / 2``, intercept unpenalised) divided by C. The weight w_i
+is the weight of the row times the weight of its class in the problem.
 
-The Hessian of a problem is about ``M ⊗ S + I / C``, S being the scatter of the standardised rows that all problems
-share and M the mean covariance of the predicted class indicators, p (1 - p) for two classes and diag(p) - p pᵀ for
-more. One eigendecomposition of S and small ones of M therefore precondition every fold and penalty, and their error is
-left to L-BFGS.
+The Hessian of a problem is about ``M ⊗ S + I / C``, where S is the scatter of the standardised rows that all problems
+share, and M the mean covariance of the predicted class indicators, p (1 - p) for two classes and diag(p) - p pᵀ for
+more. One eigendecomposition of S and small ones of M therefore precondition every fold and penalty. L-BFGS corrects the
+remaining error.
 
-Solutions of the same rows change smoothly along log C. Of a fine grid of penalties some are therefore solved first,
-and the others are begun at a spline through those solutions, which leaves them a step or two.
+Solutions on the same rows change smoothly along log C. For a fine grid of penalties, some are solved first, and the
+others start from a spline through those solutions, from which they need a step or two.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from headwater.heads._rows import Chunk, TrainingRows, to_numpy
 
 Array = Any
 
-FLOAT32_TOL = 1e-6  # of the loss of constant predictions; below it, float32 no longer tells up from down
-SHARE = 1e-5  # of the objective itself; separable rows leave less of it than 1e-6 of the constant loss
+FLOAT32_TOL = 1e-6  # relative to the loss of constant predictions; float32 cannot resolve smaller decreases
+SHARE = 1e-5  # relative to the objective, which for separable rows falls below 1e-6 of the constant loss
 KNOT_SPACING = 1.0  # decades of C between penalties that are solved first
-MIN_COLUMNS = 64  # below it, a pass over the rows costs more than the columns that the second stage spares
+MIN_COLUMNS = 64  # with fewer columns, another pass over the rows costs more than the second stage saves
 
 
 @dataclass(frozen=True)
 class Problems:
-    """What is to be solved, for P problems of ``n_outputs`` columns each.
+    """P problems to solve, with ``n_outputs`` columns each.
 
     Attributes
     ----------
@@ -47,16 +47,16 @@ class Problems:
     C
         Inverse penalty of each, float64, of shape ``(P,)``.
     target_of
-        The column of ``targets`` that each has, int64, of shape ``(P,)``.
+        The column of ``targets`` of each, int64, of shape ``(P,)``.
     targets
         Two classes (``n_outputs`` 1): signs ±1, of shape ``(n_samples, n_targets)``. More: class numbers, of shape
         ``(n_samples, 1)``.
     n_outputs
         1 for two classes, else the number of classes.
     class_weight
-        What the loss of a row of each class counts, float64, of shape ``(P, n_classes)``; None for 1.
+        Weight of each class, float64, of shape ``(P, n_classes)``; None for 1.
     sample_weight
-        What the loss of each row of X counts, float64, of shape ``(n_samples,)``; None for 1.
+        Weight of each row of X, float64, of shape ``(n_samples,)``; None for 1.
     """
 
     set_of: NDArray[np.int64]
@@ -84,7 +84,7 @@ class Solution:
 
 
 class LogisticObjective:
-    """Value, gradient and preconditioner of `Problems`, as `minimise` wants them.
+    """Value, gradient and preconditioner of `Problems`, for `minimise`.
 
     Parameters are rows ``[W, b]`` of length d + 1, in each problem's own standardised units.
     """
@@ -104,7 +104,7 @@ class LogisticObjective:
         self.targets = rows.put(problems.targets.T, xp.float32 if problems.n_outputs == 1 else xp.int64)
 
     def start(self) -> Array:
-        """Return parameters of zero weights and of intercepts that fit the class frequencies."""
+        """Return initial parameters: zero weights, and intercepts that fit the class frequencies."""
         p, k = self._constant.shape
         theta = np.zeros((p, k, self.rows.n_weights + 1))
         theta[:, :, -1] = self._constant
@@ -140,7 +140,7 @@ class LogisticObjective:
     def _chunk(
         self, chunk: Chunk, coef: Array, offset: Array, which: NDArray[np.int64], sets: NDArray[np.int64]
     ) -> tuple[Any, Array, Array, Array, Array]:
-        """Return the share of some rows in the losses and gradients of the problems that use them."""
+        """Return the contribution of some rows to the losses and gradients of the problems that use them."""
         xp, k = self.xp, self.problems.n_outputs
         column = np.full(self.rows.inside.shape[1], -1)
         column[chunk.sets] = np.arange(len(chunk.sets))
@@ -171,9 +171,9 @@ class LogisticObjective:
     def _weight(
         self, inside: Array | None, which: NDArray[np.int64], labels: Array, rows: NDArray[np.int64]
     ) -> Array | None:
-        """Return what rows count in problems, of shape ``(p, r)``; None where all count 1.
+        """Return the weights of rows in problems, of shape ``(p, r)``; None if all are 1.
 
-        ``labels`` are class numbers, of shape ``(r,)``, or whether a row is of the second of two, ``(p or 1, r)``.
+        ``labels`` are class numbers, of shape ``(r,)``, or whether a row has the second class, ``(p or 1, r)``.
         """
         weight = inside
         if self._class_weight is not None:
@@ -225,7 +225,7 @@ def _constant_predictions(
         if problems.class_weight is not None:
             mass = mass * problems.class_weight[mine]
         total = mass.sum(1, keepdims=True)
-        shares = np.maximum(mass / total, np.finfo(np.float64).tiny)  # a class may weigh nothing
+        shares = np.maximum(mass / total, np.finfo(np.float64).tiny)  # a class may have weight 0
         logits[mine] = np.log(shares[:, 1:]) - np.log(shares[:, :1]) if k == 1 else _centred(np.log(shares))
         loss[mine] = -(mass * np.log(shares)).sum(1)
     return logits, loss
@@ -237,7 +237,7 @@ def _centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _squared(xp: Any, weights: Array) -> Array:
-    """Return each problem's squared length, float64, of shape ``(p,)``."""
+    """Return each problem's squared norm, float64, of shape ``(p,)``."""
     flat = weights.reshape(weights.shape[0], -1)
     return xp.astype(xp.vecdot(flat, flat), xp.float64)
 
@@ -260,8 +260,8 @@ def _binary(xp: Any, logits: Array, signs: Array, weight: Array | None) -> tuple
 def _multinomial(xp: Any, logits: Array, labels: Array, weight: Array | None) -> tuple[Array, Array, Array]:
     """Return loss sums (float64), residuals and sums of diag(p) - p pᵀ, of shape ``(p, k, k)``.
 
-    ``logits`` and the residuals have shape ``(p, k, r)``, ``weight`` has ``(p, r)``. Rows run along memory, so that
-    sums over classes are sums of long vectors.
+    ``logits`` and the residuals have shape ``(p, k, r)``, ``weight`` has ``(p, r)``. Rows are contiguous in memory, so
+    that sums over classes are sums of long vectors.
     """
     k = logits.shape[1]
     logits = logits - xp.max(logits, axis=1, keepdims=True)
@@ -286,13 +286,13 @@ def _device(array: Array) -> Any:
 
 
 def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, max_columns: int = 1024) -> Solution:
-    """Solve all problems, first in float32, then what that leaves unsolved in float64.
+    """Solve all problems, first in float32, then the unsolved ones in float64.
 
-    A problem is solved when another step promises to lower its loss by no more than ``tol`` times the loss of
-    predicting the class frequencies for all rows, and by no more than `SHARE` of its objective, of which weak
-    penalties leave little on separable rows.
+    A problem is solved when the predicted decrease of another step is at most ``tol`` times the loss of predicting the
+    class frequencies for all rows, and at most `SHARE` of its objective, which is small for weak penalties on separable
+    rows.
 
-    ``max_columns`` bounds the columns that are worked on together, and with them the memory.
+    ``max_columns`` limits the columns that are computed together, and thereby the memory.
     """
     step = max(1, max_columns // problems.n_outputs)
     parts = []
@@ -339,13 +339,13 @@ def _solve_part(rows: TrainingRows, problems: Problems, tol: float, max_iter: in
 
 
 def _path(problems: Problems) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Choose problems to solve first, and say how the solutions of the others are guessed from theirs.
+    """Choose problems to solve first, and how to interpolate initial solutions of the others.
 
     Returns
     -------
     knots, others : numbers of problems, int64, of shapes (n,) and (P - n,)
     spline : of shape (P - n, n)
-        Times the parameters of the knots, it interpolates those of the others along log C.
+        Multiplied by the parameters of the knots, it interpolates those of the others along log C.
     """
     p = len(problems.C)
     log_C = np.log10(problems.C)
@@ -366,7 +366,7 @@ def _path(problems: Problems) -> tuple[NDArray[np.int64], NDArray[np.int64], NDA
 
 
 def _families(problems: Problems) -> list[NDArray[np.int64]]:
-    """Return the numbers of problems that differ in C alone, family by family."""
+    """Return families of problems that differ only in C, by their numbers."""
     same: list[NDArray[Any]] = [problems.set_of[:, None], problems.target_of[:, None]]
     if problems.class_weight is not None:
         same.append(problems.class_weight)
@@ -375,7 +375,7 @@ def _families(problems: Problems) -> list[NDArray[np.int64]]:
 
 
 def _spaced(path: NDArray[np.float64]) -> list[int]:
-    """Choose as few of some ascending numbers, both ends among them, as leave no gap above `KNOT_SPACING` of theirs."""
+    """Choose the fewest of some ascending numbers, with both ends, that leave no gap above `KNOT_SPACING`."""
     at = [0]
     while at[-1] < len(path) - 1:
         within = int(np.searchsorted(path, path[at[-1]] + KNOT_SPACING, side="right")) - 1

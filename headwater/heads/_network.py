@@ -1,10 +1,10 @@
-"""Small networks, many of one shape at once: their parameters and logits.
+"""Parameters and logits of many small networks of one shape at once.
 
-Parameters have an axis for networks that share their training rows (the settings of a sweep), m, and one before it for
-different rows (folds), g. Networks that share rows also share batches, so that the first layer, where most of the work
-is, is one matrix product for all of them: its weights have shape ``(g, m * h, d)`` and its biases ``(g, m * h, 1)``;
-those of later layers have ``(g, m, k, h)`` and ``(g, m, k, 1)``. Units come before rows throughout, so that no matrix
-is ever turned over in memory.
+Parameters have an axis m for networks with the same training rows (the settings of a sweep), and before it an axis g
+for different rows (folds). Networks that share rows also share batches, so that the first layer, which takes most of
+the time, is one matrix product for all of them: its weights have shape ``(g, m * h, d)`` and its biases
+``(g, m * h, 1)``; those of later layers have ``(g, m, k, h)`` and ``(g, m, k, 1)``. Units come before rows throughout,
+so that no matrix needs to be transposed in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Params = dict[str, "Tensor"]
 
 @dataclass(frozen=True)
 class Shape:
-    """What networks that are trained together have in common.
+    """The architecture shared by networks that are trained together.
 
     Attributes
     ----------
@@ -35,9 +35,9 @@ class Shape:
     hidden
         Units of each hidden layer.
     objective
-        What logits stand for.
+        The task of the logits.
     fusion
-        How several inputs become one; see `headwater.heads.MLP`.
+        How several inputs are combined; see `headwater.heads.MLP`.
     """
 
     inputs: tuple[int, ...]
@@ -47,7 +47,7 @@ class Shape:
 
 
 def initial(shape: Shape, m: int, generators: Sequence[Generator]) -> Params:
-    """Draw parameters uniformly between ``± fan_in ** -1/2``, as torch.nn.Linear does; alike within a group."""
+    """Initialise parameters uniformly in ``± fan_in ** -1/2``, as torch.nn.Linear does, the same within a group."""
     torch = need("torch", "encoders")
     total = sum(shape.inputs)
 
@@ -77,10 +77,10 @@ def initial(shape: Shape, m: int, generators: Sequence[Generator]) -> Params:
 
 
 def forward(shape: Shape, params: Params, inputs: list[Tensor], dropout: Tensor, noise: list[Tensor] | None) -> Tensor:
-    """Return logits, float32, of shape ``(g, m, b, n_outputs)``, of inputs ``(g, b, d)``.
+    """Return logits, float32, of shape ``(g, m, b, n_outputs)``, for inputs ``(g, b, d)``.
 
-    All but the logits is computed in the type of the inputs. ``noise`` holds uniform numbers
-    ``(g, units, b)`` for each hidden layer; units below ``dropout`` are left out.
+    Everything except the logits is computed in the type of the inputs. ``noise`` holds uniform numbers
+    ``(g, units, b)`` for each hidden layer; units below ``dropout`` are dropped.
     """
     torch = need("torch", "encoders")
     g, m = dropout.shape
@@ -115,7 +115,7 @@ def forward(shape: Shape, params: Params, inputs: list[Tensor], dropout: Tensor,
 
 
 def spread(values: Tensor, like: Tensor) -> Tensor:
-    """Shape a number a network ``(g, m)`` so that it goes with a parameter."""
+    """Reshape one number per network ``(g, m)`` to broadcast with a parameter."""
     if like.ndim == 4:
         return values[:, :, None, None]
     return values.repeat_interleave(like.shape[1] // values.shape[1], 1)[:, :, None]
@@ -131,7 +131,7 @@ def one_network(params: Params, i: int, j: int, m: int) -> Params:
 
 
 def batched(params: Params) -> Params:
-    """Return one network's parameters with the axes for groups and networks, both of length 1."""
+    """Return one network's parameters with axes of length 1 for groups and networks."""
     out = {}
     for name, p in params.items():
         columns = p[:, None] if p.ndim == 1 else p.T
@@ -140,7 +140,7 @@ def batched(params: Params) -> Params:
 
 
 def folded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
-    """Return one network's parameters for inputs as they come; weights that inputs share become each one's own.
+    """Return one network's parameters for unstandardised inputs; weights shared by inputs are duplicated.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def unfolded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
 
 
 def _first_layers(params: Params) -> list[tuple[str, str, int]]:
-    """Return the weights that meet the inputs: their name, that of their bias, and the input's number."""
+    """Return the first-layer weights: their name, that of their bias, and the input's number."""
     found = []
     for name in [name for name in params if name.startswith(("in", "gate")) and name.endswith("weight")]:
         layer, *rest = name.removesuffix(".weight").split(".")

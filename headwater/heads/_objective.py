@@ -1,4 +1,4 @@
-"""What networks are trained for: losses of logits, weights of classes, and targets as tensors."""
+"""Training objectives of networks: losses of logits, class weights, and targets as tensors."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ClassWeight = Mapping[Any, float] | Literal["balanced"] | None
 
 @dataclass(frozen=True)
 class Objective:
-    """What logits stand for, and how far they are from the truth.
+    """The task of logits, and their loss.
 
     Attributes
     ----------
     n_outputs
-        Logits.
+        Number of logits.
     softmax
-        Whether logits are of classes that exclude each other; else each is a label's own.
+        Whether logits are for mutually exclusive classes; otherwise each is for a separate label.
     loss, gamma
-        ``cross-entropy`` (logistic, where a logit stands for itself) or ``focal``, with its exponent.
+        ``cross-entropy`` (logistic for separate labels) or ``focal``, with its exponent.
     """
 
     n_outputs: int
@@ -39,7 +39,7 @@ class Objective:
 
 
 def objective_of(n_seen: int, multilabel: bool, loss: Loss, gamma: float) -> Objective:
-    """Return the objective for ``n_seen`` classes, or labels: one logit for two classes, else one each."""
+    """Return the objective for ``n_seen`` classes or labels: one logit for two classes, else one for each."""
     return Objective(1 if n_seen == 2 and not multilabel else n_seen, n_seen > 2 and not multilabel, loss, gamma)
 
 
@@ -53,9 +53,9 @@ def losses(
     logits
         Of shape ``(g, m, b, k)``.
     targets
-        Of shape ``(g, b)``, or ``(g, b, k)`` where each logit is a label's own.
+        Of shape ``(g, b)``, or ``(g, b, k)`` for separate labels.
     present
-        Rows that count, bool, of shape ``(g, b)``.
+        Rows to include, bool, of shape ``(g, b)``.
 
     References
     ----------
@@ -89,13 +89,13 @@ def class_weights(
     class_weight: Mapping[Any, float] | str | None,
     sample_weight: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
-    """Return a weight a class ``(k,)``, or for each label's negatives and positives ``(2, k)``.
+    """Return a weight per class ``(k,)``, or for each label's negatives and positives ``(2, k)``.
 
-    ``balanced`` counts rows by their own weights, where they have such, as scikit-learn does.
+    ``balanced`` counts rows by their sample weights, as scikit-learn does.
     """
     if class_weight == "balanced":
         n = _counts(codes, seen, objective, np.ones(len(codes)) if sample_weight is None else sample_weight)
-        some = np.where(n > 0, n, 1)  # whatever a class without rows counts
+        some = np.where(n > 0, n, 1)  # the weight of a class without rows does not matter
         return np.asarray(n.sum(0) / (len(n) * some), np.float32)
     weights = np.ones(len(known), np.float32)
     if isinstance(class_weight, Mapping):
@@ -107,7 +107,7 @@ def class_weights(
 def _counts(
     codes: NDArray[Any], seen: NDArray[np.int64], objective: Objective, each: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return how many rows each class has ``(k,)``, or each label's negatives and positives ``(2, k)``."""
+    """Return the number of rows of each class ``(k,)``, or of each label's negatives and positives ``(2, k)``."""
     if codes.ndim == 2:
         positive = each @ (codes > 0)
         both: NDArray[np.float64] = np.maximum(np.stack([each.sum() - positive, positive]), 0)
@@ -119,7 +119,7 @@ def _counts(
 def targets_of(
     codes: NDArray[Any], seen: NDArray[np.int64], objective: Objective, place: NDArray[np.int64], device: Any
 ) -> Tensor:
-    """Return the targets of the rows that have a place, in that order, as `losses` wants them."""
+    """Return the targets of the rows that have a place, in that order, for `losses`."""
     torch = need("torch", "encoders")
     used = np.flatnonzero(place >= 0)
     if codes.ndim == 2:

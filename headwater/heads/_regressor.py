@@ -1,4 +1,4 @@
-"""What heads that predict numbers have in common."""
+"""The base class of heads that predict numbers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Floats = NDArray[np.float64]
 
 
 class Regressor(RegressorMixin, Head):  # type: ignore[misc]
-    """A head that predicts one number, or several, a row.
+    """A head that predicts one or several numbers per row.
 
     Attributes
     ----------
     several_ : bool
-        Whether it was fitted on targets of two dimensions, and predicts such.
+        Whether it was fitted on two-dimensional targets, and so predicts two dimensions.
     n_features_in_ : int
         Columns of X.
     """
@@ -56,7 +56,7 @@ class Regressor(RegressorMixin, Head):  # type: ignore[misc]
         return self._fitted(X, y)
 
     def _fitted(self, X: Input, y: Any, rows: NDArray[np.int64] | None = None, **options: Any) -> Self:
-        """Fit on some rows, all of them when left out, with options of `fit_many`."""
+        """Fit on some rows, or on all, with options of `fit_many`."""
         if is_plain(X):
             X, y = validated(self, X, y, multi_output=True, y_numeric=True)
         (fitted,) = self.fit_many(X, np.asarray(y), [(np.arange(X.shape[0]) if rows is None else rows, {})], **options)
@@ -64,12 +64,12 @@ class Regressor(RegressorMixin, Head):  # type: ignore[misc]
         return self
 
     def predict(self, X: Input) -> NDArray[np.floating[Any]]:
-        """Return numbers of shape ``(n_samples,)``, or ``(n_samples, n_outputs)`` where targets had two dimensions.
+        """Return numbers of shape ``(n_samples,)``, or ``(n_samples, n_outputs)`` for two-dimensional targets.
 
         Raises
         ------
         HeadError
-            When X has other columns than the head was fitted on.
+            When X has another number of columns than in fitting.
         """
         check_is_fitted(self)
         if is_plain(X):
@@ -97,7 +97,7 @@ def as_targets(y: NDArray[Any]) -> tuple[Floats, bool]:
     Raises
     ------
     HeadError
-        When targets are not finite, or no numbers.
+        When targets are not finite numbers.
     """
     try:
         values = np.asarray(y, np.float64)

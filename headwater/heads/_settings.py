@@ -1,4 +1,4 @@
-"""Checks of a head's settings, each refusing with the name, what is allowed and what came."""
+"""Validation of a head's settings, with errors that give the name, the allowed values and the value."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def require_at_least_0(head: Any, *names: str) -> None:
 
 
 def require_share(head: Any, *names: str) -> None:
-    """Refuse settings that are no share, from 0 to below 1."""
+    """Refuse settings that are not a share, from 0 to below 1."""
     for name in names:
         if not 0 <= getattr(head, name) < 1:
             raise HeadError(f"{name} must be a share, from 0 to below 1, but is {getattr(head, name)!r}.")
 
 
 def require_one_of(head: Any, **kinds: Any) -> None:
-    """Refuse settings that are none of the words of their ``Literal``."""
+    """Refuse settings that are not among the values of their ``Literal``."""
     for name, kind in kinds.items():
         value, allowed = getattr(head, name), get_args(kind)
         if value not in allowed:
@@ -45,7 +45,7 @@ def require_one_of(head: Any, **kinds: Any) -> None:
 
 
 def require_training(head: Any) -> None:
-    """Refuse unusable settings of a network's training, which all networks have alike."""
+    """Refuse invalid training settings, which all networks share."""
     require_above_0(head, "lr", "epochs", "batch_size")
     require_at_least_0(head, "weight_decay", "warmup", "gamma")
     require_share(head, "dropout", "label_smoothing", "stop_share")
@@ -59,31 +59,31 @@ def require_training(head: Any) -> None:
 
 
 def require_class_weight(head: Any) -> None:
-    """Refuse weights of classes that are none, or below 0."""
+    """Refuse class weights that are not numbers, or below 0."""
     given = head.class_weight
     if not isinstance(given, dict) and given not in (None, "balanced"):
-        raise HeadError(f"class_weight must be balanced, null, or a weight a class, but is {given!r}.")
+        raise HeadError(f"class_weight must be balanced, null, or a weight for each class, but is {given!r}.")
     if isinstance(given, dict) and not all(isinstance(w, int | float) and w >= 0 for w in given.values()):
         raise HeadError(f"class_weight must hold numbers of at least 0, but is {given!r}.")
 
 
 def plain_class_weight(given: ClassWeight) -> dict[str, float] | str | None:
-    """Return class weights as plain JSON values; classes are known by their names."""
+    """Return class weights as plain JSON values, by class name."""
     return {str(name): float(weight) for name, weight in given.items()} if isinstance(given, Mapping) else given
 
 
 def weights_of_rows(sample_weight: ArrayLike, n: int) -> NDArray[np.float64]:
-    """Return what each of ``n`` rows counts, or refuse what cannot be that."""
+    """Validate the weights of ``n`` rows, and return them as an array."""
     weights = np.asarray(sample_weight, np.float64)
     if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise HeadError(f"sample_weight must be {n} numbers of at least 0, one a row.")
+        raise HeadError(f"sample_weight must be {n} numbers of at least 0, one per row.")
     if not weights.any():
-        raise HeadError("sample_weight is zero for all rows: none is left to fit on.")
+        raise HeadError("sample_weight is zero for all rows, so none is left to fit on.")
     return weights
 
 
 def with_defaults(constructor: Init, **defaults: Any) -> Init:
-    """Return a copy of a constructor that has other defaults, and the same parameters, for a preset of a head.
+    """Return a copy of a constructor with other defaults and the same parameters, for a preset of a head.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Training rows that are held out to stop by."""
+"""Training rows held out for early stopping."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_ROWS = 20  # fewer tell nothing when a share of them is held out
+LEAST_ROWS = 20  # with fewer rows, nothing is held out
 
 
 def rows_to_stop_by(codes: NDArray[Any], groups: NDArray[Any] | None, share: float, seed: int) -> NDArray[np.int64]:
-    """Return the numbers of rows to hold out, whole groups of them, each class in proportion where that can be.
+    """Return the rows to hold out, in whole groups and stratified by class if possible.
 
     Parameters
     ----------
     codes
         Class numbers, of shape ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
     groups
-        Of shape ``(n,)``; None where rows are independent.
+        Groups, of shape ``(n,)``; None for independent rows.
     share
-        About how many of the rows.
+        Approximate share of the rows.
 
     Returns
     -------
-    int64, sorted; empty where there are too few rows or groups, or a class would be left without training rows.
+    int64, sorted; empty if there are too few rows or groups, or if a class would have no training rows left.
     """
     from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedGroupKFold, StratifiedKFold
 
@@ -41,7 +41,7 @@ def rows_to_stop_by(codes: NDArray[Any], groups: NDArray[Any] | None, share: flo
     else:
         splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of rare classes
+            warnings.simplefilter("ignore", UserWarning)  # about rare classes
             kept, held = next(splitter(n_folds, shuffle=True, random_state=seed).split(empty, codes, groups))
     if codes.ndim == 1 and len(np.unique(codes[kept])) < len(np.unique(codes)):
         return none

@@ -1,4 +1,4 @@
-"""What heads over token features have in common: settings, fitting, predicting, explaining, saving."""
+"""The base class of heads over token features: settings, fitting, predicting, explaining and saving."""
 
 from __future__ import annotations
 
@@ -27,49 +27,49 @@ PREDICTED_ROWS = 256
 
 
 class TokenHead(Classifier):
-    """A network over token features of one input or several; its kinds say how tokens are brought together.
+    """A network over token features of one input or several; subclasses differ in how tokens are combined.
 
     An input is an array-like of tokens ``(n, t, d)``, of vectors ``(n, d)`` (one token each), or has
     ``padded(rows)``, such as the ragged tokens of texts, `Bags` and `Masked`. Tokens are standardised on the training
-    rows and projected to a common width; no positions are added to what the encoder knows of them. Of several inputs
-    an item may lack some. Training is that of `MLP` (AdamW, warm-up, cosine, early stopping by group), with gradients
-    clipped to a norm of 1; rows are read as they are needed, so tokens may be larger than memory.
+    rows and projected to a common width, without position embeddings. With several inputs, an item may lack some.
+    Training is as in `MLP` (AdamW, warm-up, cosine schedule, early stopping by group), with gradients clipped to a norm
+    of 1. Rows are read when needed, so tokens may be larger than memory.
 
     Parameters
     ----------
     tokenizer
-        How an input becomes tokens of the common width: ``project`` takes each as it is; ``mix`` then makes
-        ``n_tokens`` of them by a linear layer over tokens (ragged ones are first averaged down to at most as many);
-        ``average`` and ``max`` pool them, adaptively, to ``n_tokens``; ``pooled-linear`` and ``pooled-mlp`` make
-        ``n_tokens`` from the mean of an item's tokens, or its pooled feature.
+        How an input becomes tokens of the common width. ``project`` projects each token. ``mix`` then makes
+        ``n_tokens`` by a linear layer over tokens (ragged ones are first averaged down to at most that number).
+        ``average`` and ``max`` pool adaptively to ``n_tokens``. ``pooled-linear`` and ``pooled-mlp`` make ``n_tokens``
+        from the mean of an item's tokens, or from its pooled feature.
     n_tokens
-        Tokens that tokenizers other than ``project`` make.
+        Number of tokens, except for ``project``.
     width
-        Of tokens, after projection; a multiple of ``heads``.
+        Columns of tokens after projection; a multiple of ``heads``.
     blocks, heads
-        Attention blocks, and heads in each.
+        Number of attention blocks, and of heads in each.
     pool
         How each input's tokens become one vector: ``max``, ``mean``, or ``attention`` (gated).
     hidden
         Units of the hidden layers (GELU) between pooling and logits.
     dropout
-        Share of numbers left out of each residual branch and before each layer after pooling.
+        Dropout rate of each residual branch and before each layer after pooling.
     lr, weight_decay, epochs, batch_size, warmup, patience, stop_share, loss, gamma, label_smoothing, class_weight, \
 seed, precision, device
-        As `MLP` has them.
+        See `MLP`.
 
     Attributes
     ----------
     classes_, multilabel_
-        As `LinearProbe` has them.
+        See `LinearProbe`.
     params_ : dict of str to float32 array
-        Weights ``(units, fan_in)`` and biases ``(units,)``, for tokens as they come.
+        Weights ``(units, fan_in)`` and biases ``(units,)``, for unstandardised tokens.
     inputs_ : dict of str to int, or None
-        Columns of each input by name; None where X is one array.
+        Columns of each input by name; None if X is one array.
     shape_ : TokenShape
-        What the network is made of.
+        The architecture of the network.
     n_epochs_, curve_
-        As `MLP` has them.
+        See `MLP`.
     """
 
     takes_inputs = True
@@ -135,7 +135,7 @@ seed, precision, device
         self.device = device
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return one setting, the head's own: selection would train it once for each inner fold and setting."""
+        """Return one setting, the head's own, since selection would train it for each inner fold and setting."""
         return [{}]
 
     def fit_many(
@@ -146,7 +146,7 @@ seed, precision, device
         Raises
         ------
         HeadError
-            When a setting, a label or a row cannot be used, or memory runs out (naming what to lower).
+            When a setting, a label or a row is invalid, or memory runs out; the message says what to lower.
         """
         heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
         for head in heads:
@@ -182,7 +182,7 @@ seed, precision, device
             stop = rows[rows_to_stop_by(codes[rows], of_rows, self.stop_share, self.seed)]
         training = np.setdiff1d(rows, stop, assume_unique=False) if len(stop) else rows
         known = np.array([0, 1]) if codes.ndim == 2 else classes[seen]
-        # On CPUs when asked for only: whether attention and norms gain by it depends on the processor.
+        # On CPUs only on request: whether it speeds up attention and norms depends on the processor.
         fast = self.precision == "bf16" or (self.precision == "auto" and device == "cuda" and fast_at_bf16(device))
         try:
             trained = train(
@@ -245,9 +245,9 @@ seed, precision, device
     # Predicting
 
     def logits(self, X: Input) -> NDArray[np.floating[Any]]:
-        """Return one column for two classes, one a class for more, or one a label; see `Classifier.logits`."""
+        """Return logits; see `Classifier.logits`."""
         check_is_fitted(self)
-        # scikit-learn looks for columns in the last of two dimensions: tokens, of three, are looked at as they are read
+        # scikit-learn validates two dimensions; tokens, with three, are validated when they are read
         of_vectors = is_plain(X) and len(getattr(X, "shape", ())) < 3
         if of_vectors and self.inputs_ is None:
             X = validated(self, X, reset=False)
@@ -277,7 +277,7 @@ seed, precision, device
         return np.concatenate(out)
 
     def reading(self, X: Input) -> tuple[Any, dict[str, Tensor]]:
-        """Return what reads rows of X, and the parameters where they are used."""
+        """Return a reader of rows of X, and the parameters on the device."""
         from headwater.heads._token_training import Reader
 
         torch = need("torch", "encoders")
@@ -286,7 +286,7 @@ seed, precision, device
         elif is_several(X) and set(X) == set(self.inputs_):
             parts = [X[name] for name in self.inputs_]
         else:
-            raise HeadError(f"this head wants a dict of {', '.join(self.inputs_)}.")
+            raise HeadError(f"this head needs a dict of {', '.join(self.inputs_)}.")
         widths = tuple(map(token_width, parts))
         if widths != self.shape_.inputs:
             have, want = " and ".join(map(str, widths)), " and ".join(map(str, self.shape_.inputs))
@@ -296,7 +296,7 @@ seed, precision, device
             if any(
                 a is not None and b is not None and a != b for a, b in zip(counts, self.shape_.lengths, strict=True)
             ):
-                raise HeadError(f"X has {counts} tokens an item, but this head mixes {self.shape_.lengths}.")
+                raise HeadError(f"X has {counts} tokens per item, but this head mixes {self.shape_.lengths}.")
         device = resolve_device(self.device)
         params = {name: torch.from_numpy(p).to(device) for name, p in self.params_.items()}
         return Reader(parts, device, may_miss=len(parts) > 1), params

@@ -1,4 +1,4 @@
-"""Training a network over tokens: one plain loop, fed from wherever the tokens lie."""
+"""The training loop of networks over tokens."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 CLIP = 1.0  # the largest norm of a step's gradient
-SCALED_BY = 4096  # training rows, at most, whose tokens tell means and deviations
-CHECKED_ROWS = 256  # read at once
-HALF_EXPONENT = np.uint16(0x7C00)  # all ones in what is not finite
+SCALED_BY = 4096  # most training rows used for means and standard deviations
+CHECKED_ROWS = 256  # rows validated at once
+HALF_EXPONENT = np.uint16(0x7C00)  # exponent bits, all set in non-finite float16
 
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """Of one network: see `headwater.heads.TokenHead`."""
+    """Settings of one network; see `headwater.heads.TokenHead`."""
 
     lr: float
     weight_decay: float
@@ -41,7 +41,7 @@ class TokenSettings:
 
 
 class Reader:
-    """Takes rows of each input to the device, as ``(values, mask)``, as they are stored; refuses rows not finite.
+    """Moves rows of each input to the device as ``(values, mask)``, in their stored type; refuses non-finite rows.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Reader:
         return [(torch.from_numpy(x).to(on), torch.from_numpy(mask).to(on)) for x, mask in read]
 
     def check(self, rows: Rows) -> None:
-        """Read rows for no more than to refuse all together those that are not finite."""
+        """Read rows to find all non-finite ones, and refuse them together."""
         parts = np.array_split(rows, math.ceil(len(rows) / CHECKED_ROWS))
         _refuse(np.concatenate([part[self._wrong([self._read(X, part) for X in self.inputs])] for part in parts]))
         self._checked[rows] = True
@@ -80,9 +80,9 @@ class Reader:
         values, mask = read_tokens(X, rows)
         if mask is None:
             return np.ascontiguousarray(values), np.ones(values.shape[:2], bool)
-        if not mask.shape[1]:  # nobody has any: one place that nobody fills
+        if not mask.shape[1]:  # no item has a token: one empty place
             return np.zeros((len(rows), 1, values.shape[2]), values.dtype), np.zeros((len(rows), 1), bool)
-        values[~mask] = 0  # whatever lies there
+        values[~mask] = 0  # padding may hold any values
         return np.ascontiguousarray(values), mask
 
     def _wrong(self, read: Sequence[tuple[NDArray[Any], NDArray[np.bool_]]]) -> NDArray[np.bool_]:
@@ -93,7 +93,7 @@ class Reader:
 def _not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Return which rows hold NaN or infinity, of shape ``(n_rows,)``."""
     flat = values.reshape(len(values), -1)
-    if flat.dtype == np.float16:  # by its exponent, which is several times quicker than isfinite in half precision
+    if flat.dtype == np.float16:  # by the exponent bits, several times faster than isfinite for float16
         bad: NDArray[np.bool_] = (flat.view(np.uint16) & HALF_EXPONENT).max(1, initial=0) == HALF_EXPONENT
         return bad
     other: NDArray[np.bool_] = ~np.isfinite(flat).all(1)
@@ -107,7 +107,7 @@ def _refuse(rows: Rows) -> None:
 
 
 def ahead(read: Callable[[Rows], list[Tokens]], batches: Sequence[Rows]) -> Iterator[tuple[Rows, list[Tokens]]]:
-    """Yield batches with their tokens, the next one being read while one is worked on."""
+    """Yield batches with their tokens; the next batch is read in the background."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(read, batches[0]) if batches else None
         for i, rows in enumerate(batches):
@@ -132,13 +132,13 @@ def train(
     Parameters
     ----------
     rows, stop
-        Rows to train on, and to stop by (may be empty).
+        Training rows, and rows for early stopping (may be empty).
     targets
         Of all rows: class numbers, int64, of shape ``(n,)`` (``softmax``), else 0/1, float32, ``(n, n_outputs)``.
     class_weight
-        As `headwater.heads._objective.class_weights` gives them.
+        From `headwater.heads._objective.class_weights`.
     dtype
-        Of matrix products; parameters and losses are float32.
+        Type of matrix products; parameters and losses are float32.
 
     References
     ----------
@@ -150,7 +150,7 @@ def train(
     order = torch.Generator().manual_seed(2 * settings.seed)
     drop = _dropout(settings.dropout, torch.Generator(device).manual_seed(2 * settings.seed + 1))
     params = {name: p.to(device).requires_grad_() for name, p in initial(shape, order).items()}
-    read.check(np.sort(np.concatenate([rows, stop]))[:SCALED_BY])  # the others are checked when they come
+    read.check(np.sort(np.concatenate([rows, stop]))[:SCALED_BY])  # the others are checked when read
     scaling = _Scaling(read, rows)
     weights = torch.as_tensor(class_weight, device=device)[None]
     matrices = [p for name, p in params.items() if name.endswith("weight") and p.ndim == 2]
@@ -200,7 +200,7 @@ def train(
     if patience is None:
         best, n_epochs = _copied(params), schedule.epochs
     if not all(bool(p.isfinite().all()) for p in best.values()):
-        raise HeadError(f"training went beyond all numbers: lower lr (now {settings.lr:g}).")
+        raise HeadError(f"parameters are not finite after training: lower lr (now {settings.lr:g}).")
     return TrainedNetwork(scaling.fold_in(best), n_epochs, np.array(curve, np.float32))
 
 
@@ -209,7 +209,7 @@ def _copied(params: Params) -> Params:
 
 
 def _dropout(rate: float, generator: Generator) -> Callable[[Tensor], Tensor]:
-    """Return a function that leaves out a share of the numbers it is given, and scales up the others."""
+    """Return a dropout function."""
     torch = need("torch", "encoders")
 
     def drop(x: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def _dropout(rate: float, generator: Generator) -> Callable[[Tensor], Tensor]:
 
 
 class _Scaling:
-    """Each input's standardisation: columns of its training tokens to mean 0 and standard deviation 1."""
+    """Standardisation of each input: columns of training tokens get mean 0 and standard deviation 1."""
 
     def __init__(self, read: Reader, rows: Rows) -> None:
         torch = need("torch", "encoders")
@@ -235,7 +235,7 @@ class _Scaling:
             for i, (values, mask) in enumerate(inputs):
                 tokens = values[mask].float()
                 if len(tokens) and shift[i] is None:
-                    shift[i] = tokens.mean(0).double()  # near the mean, so that squares lose no digits
+                    shift[i] = tokens.mean(0).double()  # near the mean, for precise squares
                 if len(tokens):
                     apart = tokens - shift[i].float()
                     first[i] += apart.sum(0, dtype=torch.float64)
@@ -256,6 +256,6 @@ class _Scaling:
         return [((values - mean.float()).div_(std.float()), mask) for (values, mask), mean, std in scales]
 
     def fold_in(self, params: Params) -> dict[str, NDArray[np.float32]]:
-        """Return parameters for tokens as they come, and the means ``mean0``, … of the training tokens."""
+        """Return parameters for unstandardised tokens, and the means ``mean0``, … of the training tokens."""
         own = folded({name: p.double() for name, p in params.items()}, list(zip(self.mean, self.std, strict=True)))
         return {name: p.float().cpu().numpy() for name, p in own.items()}

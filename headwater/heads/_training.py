@@ -1,7 +1,7 @@
-"""Many small networks trained at once, by AdamW, each stopping at its own best.
+"""Training of many small networks at once by AdamW, with separate early stopping.
 
-Rows are drawn, and units dropped, by random numbers that depend on a seed and on a network's own rows: it comes out the
-same whatever its company, but for rounding.
+The order of rows and dropout depend only on a seed and on a network's own rows, so that its result does not depend on
+the other networks, except for rounding.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
     from torch import dtype as TorchType
 
-STOP_ROWS = 4096  # evaluated at once, of all groups together
-LEAST_STOP = 256  # of each group
+STOP_ROWS = 4096  # stopping rows evaluated at once, over all groups
+LEAST_STOP = 256  # least number of them per group
 Gather = Callable[["Tensor"], list["Tensor"]]
-"""Takes row numbers, int64, of shape ``(g, b)``; returns each input's rows, float32, ``(g, b, d)``."""
+"""Maps row numbers, int64, of shape ``(g, b)``, to each input's rows, float32, ``(g, b, d)``."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, and in which steps, networks are trained; ``warmup`` is in epochs."""
+    """The training schedule of networks; ``warmup`` is in epochs."""
 
     epochs: int
     batch_size: int
@@ -39,7 +39,7 @@ class Schedule:
     patience: int | None
 
     def steps(self, n_rows: int) -> int:
-        """Return how many steps an epoch over some rows takes."""
+        """Return the number of steps in an epoch over some rows."""
         return math.ceil(n_rows / self.batch_size)
 
 
@@ -50,12 +50,12 @@ class Group:
     Attributes
     ----------
     train, stop
-        Row numbers to train on, and to stop by (may be empty), int64.
+        Training rows, and rows for early stopping (may be empty), int64.
     class_weight
-        Float32, of shape ``(n_outputs,)`` where classes exclude each other, else ``(2, n_outputs)``: of each label's
+        Float32, of shape ``(n_outputs,)`` for mutually exclusive classes, else ``(2, n_outputs)``, for each label's
         negatives and positives.
     seed
-        Of the initial weights, the order of rows, and the units dropped.
+        Seed of the initial weights, the order of rows, and dropout.
     lr, weight_decay, dropout, smoothing
         Settings of each network, float32, of shape ``(m,)``.
     """
@@ -72,16 +72,16 @@ class Group:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """One network.
+    """One trained network.
 
     Attributes
     ----------
     params
-        Weights ``(fan_in, units)`` and biases ``(units,)``, float32, for inputs as they come.
+        Weights ``(fan_in, units)`` and biases ``(units,)``, float32, for unstandardised inputs.
     n_epochs
-        Epochs after which they were what they are.
+        The number of epochs of these parameters.
     curve
-        Loss on the rows to stop by after each epoch, float32; empty where there are none.
+        Loss on the stopping rows after each epoch, float32; empty without such rows.
     """
 
     params: dict[str, NDArray[np.float32]]
@@ -89,7 +89,7 @@ class TrainedNetwork:
     curve: NDArray[np.float32]
 
 
-@keep_freed_memory()  # of casts and gradients as large as all weights, in every step
+@keep_freed_memory()  # casts and gradients as large as all weights are freed in every step
 def train(
     shape: Shape,
     schedule: Schedule,
@@ -98,16 +98,16 @@ def train(
     targets: Tensor,
     dtype: TorchType,
 ) -> list[list[TrainedNetwork]]:
-    """Train the networks of some groups, all as one batched model; return those of each group.
+    """Train the networks of some groups as one batched model; return the networks of each group.
 
     Parameters
     ----------
     groups
-        Of equally many networks, as many steps an epoch each, and all with rows to stop by or none.
+        Groups with the same number of networks and of steps per epoch, and either all or none with stopping rows.
     targets
         Class numbers, int64, of shape ``(n,)`` (``softmax``), else 0/1, float32, of shape ``(n, n_outputs)``.
     dtype
-        Of matrix products; parameters, losses and everything else are float32.
+        Type of matrix products; parameters, losses and everything else are float32.
 
     References
     ----------
@@ -126,7 +126,7 @@ def train(
     optimiser = _AdamW(params, lr, weight_decay)
     scaling = _Scaling(groups, gather, dtype, device)
     (n_steps,) = {schedule.steps(len(group.train)) for group in groups}
-    own_rows = [math.ceil(len(group.train) / n_steps) for group in groups]  # of each batch
+    own_rows = [math.ceil(len(group.train) / n_steps) for group in groups]  # per batch
     drops = bool(dropout.any())
 
     (stops,) = {len(group.stop) > 0 for group in groups}
@@ -150,7 +150,7 @@ def train(
             continue
         now = _stop_loss(shape, params, groups, lambda rows: scaling(gather(rows)), targets, class_weight, 0 * lr)
         curve.append(now)
-        better = (now < best_loss) & (epoch - n_epochs < patience)  # one that has stopped does not go on
+        better = (now < best_loss) & (epoch - n_epochs < patience)  # stopped networks stay stopped
         best_loss = torch.where(better, now, best_loss)
         n_epochs = torch.where(better, epoch + 1, n_epochs)
         best = {name: torch.where(spread(better, p), p, best[name]) for name, p in params.items()}
@@ -163,7 +163,7 @@ def train(
 
     def trained(i: int, j: int) -> TrainedNetwork:
         n = int(n_epochs[i, j])
-        own = curves[i, j] if patience is None else curves[i, j, : n + patience]  # others may have gone on
+        own = curves[i, j] if patience is None else curves[i, j, : n + patience]  # others may have run longer
         return TrainedNetwork(scaling.fold_in(one_network(best, i, j, m), i), n, own)
 
     return [[trained(i, j) for j in range(m)] for i in range(g)]
@@ -172,7 +172,7 @@ def train(
 class _AdamW:
     """AdamW with a learning rate and a weight decay for each network.
 
-    PyTorch's own, which takes one of each, is given a scratch at zero for each parameter and leaves the step there.
+    PyTorch's AdamW takes one of each. It is applied to a zero tensor for each parameter, which then holds the step.
     """
 
     def __init__(self, params: Params, lr: Tensor, weight_decay: Tensor) -> None:
@@ -184,9 +184,9 @@ class _AdamW:
         self.decay = {name: spread(lr * weight_decay * name.endswith("weight"), p) for name, p in params.items()}
 
     def step(self, gradients: Params, factor: float) -> None:
-        """Move all parameters, with learning rates times ``factor``."""
+        """Update all parameters, with learning rates times ``factor``."""
         for name, gradient in gradients.items():
-            self.scratch[name].grad = gradient.contiguous()  # the fused step goes by memory, not by strides
+            self.scratch[name].grad = gradient.contiguous()  # the fused step ignores strides
         self.adam.step()
         for name, p in self.params.items():
             p.mul_(1 - factor * self.decay[name]).addcmul_(self.scratch[name], self.lr[name], value=factor)
@@ -194,7 +194,7 @@ class _AdamW:
 
 
 def factor(epoch: float, schedule: Schedule) -> float:
-    """Return what learning rates are multiplied by: up in a line, then down as half a cosine."""
+    """Return the factor for learning rates: linear warm-up, then a half cosine."""
     if epoch <= schedule.warmup:
         return epoch / schedule.warmup
     return 0.5 * (1 + math.cos(math.pi * (epoch - schedule.warmup) / (schedule.epochs - schedule.warmup)))
@@ -203,12 +203,12 @@ def factor(epoch: float, schedule: Schedule) -> float:
 def _shuffled(
     rows: Sequence[NDArray[np.int64]], generators: Sequence[Generator], n_steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Return each group's rows in random order, of shape ``(g, n)``, and which are not there just to fill up."""
+    """Return each group's rows in random order, of shape ``(g, n)``, and which of them are not padding."""
     torch = need("torch", "encoders")
     length = math.ceil(max(map(len, rows)) / n_steps) * n_steps
     numbers = torch.zeros((len(rows), length), dtype=torch.int64)
     present = torch.zeros((len(rows), length), dtype=torch.bool)
-    # what fills up is spread over all batches, so that none is short
+    # padding is spread over all batches, so that none is short
     places = torch.arange(length).view(n_steps, -1).T.reshape(-1)
     for i, (mine, generator) in enumerate(zip(rows, generators, strict=True)):
         there = places[: len(mine)]
@@ -218,7 +218,7 @@ def _shuffled(
 
 
 def _noise(shape: Shape, b: int, own: Sequence[int], generators: Sequence[Generator], device: Any) -> list[Tensor]:
-    """Return uniform numbers ``(g, units, b)`` for each hidden layer: each group's own rows, then what fills up."""
+    """Return uniform numbers ``(g, units, b)`` for each hidden layer: each group's own rows, then padding."""
     torch = need("torch", "encoders")
     noise = [torch.zeros(len(own), h, b) for h in shape.hidden]
     for of_layer in noise:
@@ -236,7 +236,7 @@ def _stop_loss(
     class_weight: Tensor,
     none: Tensor,
 ) -> Tensor:
-    """Return each network's mean loss on its group's rows to stop by, of shape ``(g, m)``."""
+    """Return each network's mean loss on its group's stopping rows, of shape ``(g, m)``."""
     torch = need("torch", "encoders")
     most = max(len(group.stop) for group in groups)
     numbers, present = np.zeros((len(groups), most), np.int64), np.zeros((len(groups), most), bool)
@@ -256,13 +256,13 @@ def _stop_loss(
 
 
 class _Scaling:
-    """Each group's standardisation: columns of its training rows to mean 0 and standard deviation 1."""
+    """Standardisation of each group: columns of its training rows get mean 0 and standard deviation 1."""
 
     def __init__(self, groups: Sequence[Group], gather: Gather, dtype: TorchType, device: Any) -> None:
         torch = need("torch", "encoders")
         self._dtype = dtype
         found = [_moments(gather, torch.as_tensor(group.train, device=device)[None]) for group in groups]
-        # each of shape (g, 1, d), an input
+        # one array of shape (g, 1, d) per input
         self.mean = [torch.cat(means)[:, None] for means in zip(*([mean for mean, _ in f] for f in found), strict=True)]
         self.std = [torch.cat(stds)[:, None] for stds in zip(*([std for _, std in f] for f in found), strict=True)]
         self._scale = [(mean.float(), std.float()) for mean, std in zip(self.mean, self.std, strict=True)]
@@ -272,7 +272,7 @@ class _Scaling:
         return [((x - mean) / std).to(self._dtype) for x, (mean, std) in zip(inputs, self._scale, strict=True)]
 
     def fold_in(self, params: Params, group: int) -> dict[str, NDArray[np.float32]]:
-        """Return a network's parameters for inputs as they come; weights that inputs share become each one's own."""
+        """Return a network's parameters for unstandardised inputs; weights shared by inputs are duplicated."""
         scales = [(mean[group, 0], std[group, 0]) for mean, std in zip(self.mean, self.std, strict=True)]
         own = folded({name: p.double() for name, p in params.items()}, scales)
         return {name: p.float().cpu().numpy() for name, p in own.items()}

@@ -1,4 +1,4 @@
-"""Heads of which each row may count as much as it should, as estimators of scikit-learn's have it."""
+"""Heads that accept sample weights, as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headwater.heads._settings import weights_of_rows
 
 
 class TakesWeights:
-    """``fit`` of a head whose `fit_many` takes weights of rows; stands before the class that has ``_fitted``."""
+    """Mixin with ``fit`` for heads whose `fit_many` takes sample weights; list it before the class with ``_fitted``."""
 
     if TYPE_CHECKING:
 
@@ -28,14 +28,14 @@ class TakesWeights:
             Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``; for a regressor numbers, of
             shape ``(n_samples,)`` or ``(n_samples, n_outputs)``.
         sample_weight
-            What each row counts, of shape ``(n_samples,)``, at least 0; 1 when left out. Rows of weight 0 are left out
-            of everything; standardisation counts all others alike.
+            Weight of each row, of shape ``(n_samples,)``, at least 0. Default: 1. Rows of weight 0 are ignored;
+            standardisation gives all others equal weight.
 
         Raises
         ------
         HeadError
             When there is one class only, a feature or a target is not finite (the message names rows), or weights are
-            no weights.
+            invalid.
         """
         if sample_weight is None:
             return self._fitted(X, y)

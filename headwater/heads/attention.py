@@ -1,4 +1,4 @@
-"""Heads in which the tokens of one input, or of several, attend to each other."""
+"""Heads with attention between tokens of one input or of several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headwater.heads.base import SearchSpace
 
 
 class SelfAttention(TokenHead):
-    """The tokens of each input attend to themselves; inputs meet after pooling. See `TokenHead`.
+    """The tokens of each input attend to each other; inputs are combined after pooling. See `TokenHead`.
 
     Examples
     --------
@@ -45,8 +45,8 @@ class CrossAttention(TokenHead):
 class CoAttention(TokenHead):
     """In each block, the tokens of each input attend to themselves, then to those of the others. See `TokenHead`.
 
-    ``blocks=3, heads=4, pool="max", hidden=(1024, 512), tokenizer="mix", n_tokens=256`` is what is published for
-    mammograms with reports made from their metadata.
+    ``blocks=3, heads=4, pool="max", hidden=(1024, 512), tokenizer="mix", n_tokens=256`` is the published setting for
+    mammograms with reports generated from their metadata.
     """
 
     aggregator = "co"
@@ -54,9 +54,9 @@ class CoAttention(TokenHead):
 
 
 class TokenMLP(TokenHead):
-    """The tokens of each input are pooled, and an MLP sees what came of them: the rival without attention.
+    """The tokens of each input are pooled and passed to an MLP: the baseline without attention.
 
-    With ``hidden=()`` and ``pool="mean"`` it is linear in tokens, so that `headwater.heads.relevance` is exact. See
+    With ``hidden=()`` and ``pool="mean"`` it is linear in tokens, so `headwater.heads.relevance` is exact. See
     `TokenHead`; ``blocks`` and ``heads`` are not used.
     """
 
@@ -72,7 +72,7 @@ class MIL(TokenMLP):
     """Multiple-instance learning: a bag's instances are projected, rectified, pooled and classified.
 
     X is `Bags`, or any token input whose tokens are instances. ``pool="attention"`` is attention-based MIL (ABMIL);
-    ``mean`` and ``max`` are its rivals. `instance_weights` says how much of a bag each instance is. See `TokenHead`.
+    ``mean`` and ``max`` are baselines. `instance_weights` gives the weight of each instance. See `TokenHead`.
 
     References
     ----------
@@ -94,11 +94,11 @@ class MIL(TokenMLP):
     )
 
     def instance_weights(self, X: Any, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return each instance's share of its bag, float32, of shape ``(n_rows, largest)``; NaN where there is none.
+        """Return each instance's weight in its bag, float32, of shape ``(n_rows, largest)``; NaN for padding.
 
-        Shares of a bag add up to 1: attention, equal shares for ``mean``, and for ``max`` the share of columns whose
-        maximum an instance holds.
+        Weights of a bag sum to 1: attention weights, equal weights for ``mean``, and for ``max`` the share of columns
+        whose maximum an instance has.
         """
-        from headwater.heads.explain import relevance  # which is about every head over tokens
+        from headwater.heads.explain import relevance  # imports all heads over tokens
 
         return relevance(self, X, rows, method="attention")[0]

@@ -1,4 +1,4 @@
-"""What every head can do beyond a scikit-learn estimator: be fitted many times at once, and be saved."""
+"""The interface of heads beyond scikit-learn's: many fits at once, and saving."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
 class Head(BaseEstimator):  # type: ignore[misc]
-    """A small model on features: arrays in, class probabilities or numbers out.
+    """A small model on features that predicts class probabilities or numbers.
 
     A head is a scikit-learn classifier or regressor. X is a NumPy array or any array-like that has ``shape``,
     ``dtype``, ``array[rows]`` and ``blocks()``; a head over several inputs takes a dict of them.
@@ -27,20 +27,20 @@ class Head(BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     takes_inputs
-        Whether X may be a dict of inputs; others are given them side by side.
+        Whether X may be a dict of inputs; other heads get concatenated inputs.
     takes_tokens
-        Whether rows of an input may be matrices; others are given one vector a row.
+        Whether rows of an input may be matrices; other heads get one vector per row.
     least_inputs
-        How many inputs it needs.
+        Least number of inputs.
     search_space
-        For each parameter that is worth searching, where: ``("log", low, high)``, ``("uniform", low, high)``,
+        The range of each parameter worth searching: ``("log", low, high)``, ``("uniform", low, high)``,
         ``("int", low, high)``, ``("log-int", low, high)``, ends included, or ``("choice", (value, ...))``.
     takes_texts
-        Whether it has a parameter ``texts``, what the text side of the images' encoder says of each class.
+        Whether it has a parameter ``texts`` with a vector for each class by the images' dual encoder.
     seeds_together
         Whether fits of several seeds are faster in one `fit_many` than one seed after the other.
     transductive
-        Whether rows that are predicted together help each other, so that predictions depend on the company.
+        Whether predictions of a row depend on the rows predicted together with it.
     """
 
     takes_inputs: ClassVar[bool] = False
@@ -54,7 +54,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
     def fit_many(
         self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
     ) -> list[Self]:
-        """Fit copies of this head on parts of the rows, each with settings of its own.
+        """Fit copies of this head on subsets of the rows, each with its own settings.
 
         Parameters
         ----------
@@ -64,11 +64,11 @@ class Head(BaseEstimator):  # type: ignore[misc]
             Labels of shape ``(n_samples,)``, or 0/1 of shape ``(n_samples, n_labels)``; of a regressor numbers,
             ``(n_samples,)`` or ``(n_samples, n_outputs)``.
         fits
-            For each fit, its training rows (int64) and the parameters that differ from this head's. Row arrays that
-            are shared between fits should be the same object.
+            For each fit, its training rows (int64) and the parameters that differ from this head's. Fits on the same
+            rows should pass the same array object.
         groups
-            Of shape ``(n_samples,)``: what a head must keep whole when it holds out some of its training rows, to stop
-            by or to calibrate on.
+            Groups, of shape ``(n_samples,)``, that a head keeps whole when it holds out training rows for early
+            stopping or calibration.
 
         Returns
         -------
@@ -83,7 +83,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
 
     @abstractmethod
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return the settings to choose among when the user names none."""
+        """Return the default settings to select from."""
 
     @abstractmethod
     def to_state(self) -> State:
@@ -103,12 +103,12 @@ def take(X: Input, rows: NDArray[np.int64]) -> Input:
 
 
 def is_several(X: Input) -> bool:
-    """Whether X is a dict of inputs; one kind of sparse matrix, which has a shape, is a dict as well."""
+    """Whether X is a dict of inputs; a sparse matrix that is also a dict has a shape, and does not count."""
     return isinstance(X, Mapping) and not hasattr(X, "shape")
 
 
 def n_rows(X: Input) -> int:
-    """Return the number of rows of an input, or of several alike."""
+    """Return the number of rows of an input or of a dict of inputs."""
     part = next(iter(X.values())) if is_several(X) else X
     return len(part) if isinstance(part, Ragged) else int(part.shape[0])
 

@@ -28,18 +28,18 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """What trees are grown for on some rows.
+    """The learning problem of trees on some rows.
 
     Attributes
     ----------
     targets
-        As XGBoost wants them, of shape ``(n_rows,)`` or ``(n_rows, n_outputs)``.
+        Targets for XGBoost, of shape ``(n_rows,)`` or ``(n_rows, n_outputs)``.
     codes
-        What rows held out to stop by are stratified by, where they have one dimension.
+        Codes to stratify held-out rows by, if one-dimensional.
     settings
-        XGBoost's objective and what goes with it.
+        XGBoost's objective and related settings.
     fitted
-        What a head knows of them when it is fitted, by attribute.
+        Attributes to set on the fitted head.
     """
 
     targets: NDArray[Any]
@@ -110,9 +110,9 @@ class _Trees(Head):
         groups: NDArray[Any] | None = None,
         sample_weight: NDArray[np.floating[Any]] | None = None,
     ) -> list[Self]:
-        """Fit many; see `Head.fit_many`. Columns are put into bins once for each set of training rows.
+        """Fit many; see `Head.fit_many`. Columns are binned once for each set of training rows.
 
-        ``sample_weight``, of shape ``(n_samples,)``, is what the loss of each row of X counts.
+        ``sample_weight`` holds the weight of each row of X, of shape ``(n_samples,)``.
         """
         xgboost = need("xgboost", "boost")
         problem_of = self._problems(y)
@@ -127,7 +127,7 @@ class _Trees(Head):
             first, rows = heads[members[0]], fits[members[0]][0]
             problem = problem_of(rows)
             binned = first._binned(X, problem, rows, groups, weights)
-            # Settings side by side, a thread each: two that grow one tree together wait for each other at every node.
+            # One thread per setting: threads that share a tree wait for each other at every node.
             side_by_side = min(len(members), first._threads)
 
             def boost(
@@ -145,7 +145,7 @@ class _Trees(Head):
 
     @abstractmethod
     def _problems(self, y: NDArray[Any]) -> Callable[[Rows], _Problem]:
-        """Return what says, of some rows, what trees are grown for."""
+        """Return a function from rows to their learning problem."""
 
     def _require_usable(self) -> None:
         for name in ("n_rounds", "max_depth", "lr", "subsample", "colsample", "max_bin"):
@@ -153,7 +153,7 @@ class _Trees(Head):
                 raise HeadError(f"{name} must be above 0, but is {getattr(self, name)!r}.")
         for name in ("subsample", "colsample"):
             if getattr(self, name) > 1:
-                raise HeadError(f"{name} is a share, at most 1, but is {getattr(self, name)!r}.")
+                raise HeadError(f"{name} must be at most 1, but is {getattr(self, name)!r}.")
         if self.patience is not None and not self.patience > 0:
             raise HeadError(f"patience must be above 0, or null for all rounds, but is {self.patience!r}.")
 
@@ -169,7 +169,7 @@ class _Trees(Head):
         groups: NDArray[Any] | None,
         weights: NDArray[np.float64] | None,
     ) -> tuple[Any, Any]:
-        """Return the training rows in bins, and those to stop by (or None)."""
+        """Return the binned training rows, and the binned stopping rows (or None)."""
         xgboost = need("xgboost", "boost")
         values = np.asarray(X[rows], np.float32)
         bad = np.flatnonzero(~np.isfinite(values).all(1))
@@ -205,7 +205,7 @@ class _Trees(Head):
             "tree_method": "hist",
             "seed": self.seed,
             "nthread": n_threads,
-            "device": resolve_device(self.device) if self.device != "cpu" else "cpu",  # torch is asked only if it must
+            "device": resolve_device(self.device) if self.device != "cpu" else "cpu",  # avoids importing torch
         }
         booster = xgboost.train(
             params,
@@ -234,44 +234,44 @@ class _Trees(Head):
         return np.frombuffer(bytes(self.booster_.save_raw("ubj")), np.uint8)
 
     def _grow(self, trees: NDArray[np.uint8]) -> None:
-        """Take trees from `_trees`."""
+        """Load trees from `_trees`."""
         xgboost = need("xgboost", "boost")
         self.booster_ = xgboost.Booster({"nthread": self._threads})
         self.booster_.load_model(bytearray(trees.tobytes()))
 
 
 class XGBoost(TakesWeights, _Trees, Classifier):
-    """Gradient-boosted trees, their features put into bins once for all settings of the same rows.
+    """Gradient-boosted trees; features are binned once for all settings on the same rows.
 
     Parameters
     ----------
     n_rounds
-        Most rounds of boosting; a tree a class, or a label, in each.
+        Most rounds of boosting, with one tree per class or label in each.
     max_depth, lr, subsample, colsample, min_child_weight, reg_lambda, gamma
         XGBoost's ``max_depth``, ``learning_rate``, ``subsample``, ``colsample_bytree``, ``min_child_weight``,
         ``reg_lambda`` and ``gamma``.
     max_bin
-        Bins a column. XGBoost's own default is 256; on a few thousand rows, finding the best of so many takes most of
-        the time (``benchmarks/boosting_sweep.py`` compares time and accuracy, on made-up features).
+        Bins per column. XGBoost's own default is 256; on a few thousand rows, searching so many takes most of the time
+        (``benchmarks/boosting_sweep.py`` compares time and accuracy on synthetic features).
     patience
-        Rounds without a lower loss on the rows held out after which boosting ends, and the best number of rounds is
-        taken; None to hold out nothing and go through all rounds.
+        Stop after this many rounds without a lower loss on the held-out rows, and keep the best number of rounds; None
+        to hold out nothing and run all rounds.
     stop_share
-        Share of the training rows that are held out to stop by, whole groups of them where groups are given.
+        Share of the training rows to hold out for early stopping, in whole groups if groups are given.
     seed
-        Of what is drawn.
+        Random seed.
     n_threads
-        None for one a core.
+        Number of threads; None for one per core.
     device
         ``auto``, ``cpu`` or ``cuda``.
 
     Attributes
     ----------
     classes_, multilabel_, n_features_in_
-        As `LinearProbe` has them.
+        See `LinearProbe`.
     booster_ : xgboost.Booster
     n_rounds_ : int
-        Rounds that were kept.
+        Number of rounds kept.
 
     References
     ----------
@@ -322,18 +322,18 @@ class XGBoost(TakesWeights, _Trees, Classifier):
 
 
 class XGBoostRegressor(TakesWeights, _Trees, Regressor):
-    """Gradient-boosted trees of least squares, a tree an output in each round; targets are standardised to grow them.
+    """Gradient-boosted trees for least squares, with one tree per output in each round, on standardised targets.
 
-    Parameters are as `XGBoost` has them; boosting ends by the root mean squared error over all outputs.
+    Parameters are those of `XGBoost`; early stopping uses the root mean squared error over all outputs.
 
     Attributes
     ----------
     centre_, width_ : float64, of shape (n_outputs,)
         Mean and standard deviation of the targets of the training rows.
     booster_, n_rounds_
-        As `XGBoost` has them.
+        See `XGBoost`.
     several_, n_features_in_
-        Whether targets had two dimensions; columns of X.
+        Whether targets have two dimensions; number of columns of X.
     """
 
     def _problems(self, y: NDArray[Any]) -> Callable[[Rows], _Problem]:

@@ -1,4 +1,4 @@
-"""What texts say of each class, for heads that weigh it against labelled images."""
+"""Text vectors of classes, for heads that combine them with labelled images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ClassTexts:
-    """A vector for each class, by the text side of a dual encoder.
+    """A vector for each class, by the text encoder of a dual encoder.
 
-    It is one value, so that a head that has it for a parameter is cloned, compared and printed as any other.
+    It is a single value, so that a head with it as a parameter can be cloned, compared and printed like any other.
 
     Attributes
     ----------
     features
-        Float, of shape ``(n_classes, d)``, as `mean_prompt` makes them.
+        Float, of shape ``(n_classes, d)``, from `mean_prompt`.
     classes
-        Labels, in the order of the rows; compared with those of samples as words.
+        Labels, in the order of the rows; compared with samples' labels as strings.
     logit_scale
-        The encoder's own; 100 is what CLIP's training ends at.
+        The encoder's own logit scale; CLIP's final value is 100.
     """
 
     features: NDArray[np.floating[Any]]
@@ -52,36 +52,36 @@ class ClassTexts:
         return f"ClassTexts of {', '.join(self.classes)}"
 
     def of(self, classes: NDArray[Any]) -> Floats:
-        """Return the vectors of some classes, of length 1, of shape ``(len(classes), d)``.
+        """Return unit vectors of some classes, of shape ``(len(classes), d)``.
 
         Raises
         ------
         HeadError
-            When a class is not among these.
+            When a class has no vector.
         """
         place = {name: i for i, name in enumerate(self.classes)}
         for name in classes.tolist():
             if str(name) not in place:
-                raise HeadError(f"no text describes class {str(name)!r}; described are: {', '.join(self.classes)}.")
+                raise HeadError(f"no text describes class {str(name)!r}. There are: {', '.join(self.classes)}.")
         rows = [place[str(name)] for name in classes.tolist()]
         return unit_rows(np.asarray(self.features, np.float64)[rows])
 
 
 class WithTexts(Classifier):
-    """A head that keeps labelled images and what texts say of their classes, compared by cosine.
+    """A head that keeps labelled images and text vectors of their classes, and compares by cosine.
 
     Attributes
     ----------
     texts
-        Vectors of the classes; without them (None) texts say nothing, and the images alone decide.
+        Vectors of the classes; None to use images only.
     classes_, n_features_in_
-        As `LinearProbe` has them: the classes of the training rows, whatever else texts describe.
+        See `LinearProbe`; only the classes of the training rows.
     keys_ : float32, of shape (n_train, d)
-        Training rows, of length 1.
+        Training rows, as unit vectors.
     codes_ : int64, of shape (n_train,)
-        The class of each, as its place in ``classes_``.
+        The class of each, as an index into ``classes_``.
     text_ : float64, of shape (n_classes, d)
-        Vectors of the classes, of length 1 and times the logit scale; zeros without texts.
+        Unit vectors of the classes times the logit scale; zeros without texts.
     """
 
     takes_texts: ClassVar[bool] = True
@@ -101,7 +101,7 @@ class WithTexts(Classifier):
         """Fit copies of this head; see `Head.fit_many`. Fits that share rows share their arrays."""
         codes, classes, multilabel = encode_labels(y)
         if multilabel:
-            raise HeadError(f"{type(self).__name__} wants one class a sample, but there are several labels.")
+            raise HeadError(f"{type(self).__name__} needs one class per sample, but there are several labels.")
         heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
         shared: dict[int, tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]] = {}
         for (rows, _), head in zip(fits, heads, strict=True):
@@ -148,7 +148,7 @@ class WithTexts(Classifier):
 
     @abstractmethod
     def _train(self) -> None:
-        """Do what is left to do once the training rows are kept."""
+        """Finish fitting after the training rows are stored."""
 
 
 def _scaled(texts: ClassTexts | None, classes: NDArray[Any], width: int) -> Floats:

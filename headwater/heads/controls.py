@@ -1,6 +1,6 @@
-"""Inputs that hold nothing of what they stand for: rows shuffled, or random numbers in their place.
+"""Control inputs without information: shuffled rows, or random numbers.
 
-A head on them shows what is left of a result when the input says nothing: chance, when all is well.
+A head on them should perform at chance; anything above shows a result that does not come from the input.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from headwater.heads.tokens import Bags, Mask, Masked, Ragged, selected
 
 Rows = NDArray[np.int64]
-ROWS = 1024  # of a block
+ROWS = 1024  # per block
 
 
 def shuffled(X: Any, seed: int) -> Any:
-    """Return an input with its rows in another order, as it is stored where that can be.
+    """Return an input with its rows shuffled, without copying values if possible.
 
-    Rows that lack the input keep lacking it.
+    Rows that lack the input still lack it.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def shuffled(X: Any, seed: int) -> Any:
 
 
 def noise_like(X: Any, seed: int) -> Any:
-    """Return Gaussian noise in the shape of an input: as many rows, tokens and columns, and the same ones missing.
+    """Return Gaussian noise in the shape of an input, with the same missing rows and tokens.
 
     Parameters
     ----------
@@ -66,14 +66,14 @@ def noise_like(X: Any, seed: int) -> Any:
 
 
 class Noise:
-    """An array of standard normal numbers that is made as rows are taken: a row is the same whenever it is.
+    """An array of standard normal numbers, generated when rows are taken; a row is always the same.
 
     Parameters
     ----------
     shape
         ``(n, d)`` or ``(n, t, d)``.
     seed
-        Of all of it.
+        Random seed.
     """
 
     def __init__(self, shape: Sequence[int], seed: int) -> None:
@@ -107,7 +107,7 @@ class Noise:
 
 
 class NoiseTokens:
-    """Standard normal tokens, each item with its number of them, made as items are taken.
+    """Standard normal tokens with a given number per item, generated when items are taken.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class NoiseTokens:
     dim
         Columns of a token.
     seed
-        Of all of it.
+        Random seed.
     """
 
     def __init__(self, lengths: Rows, dim: int, seed: int) -> None:
@@ -139,9 +139,9 @@ class NoiseTokens:
 
 
 def _normal(seed: int, row: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Draw a row from a stretch of the generator that is its own, so that it needs no row before it."""
+    """Draw a row from its own stream of the generator, independent of other rows."""
     generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, row]))
     return generator.standard_normal(shape, np.float32)
 
 
-LONE = "self-attention"  # what stands in, on one input, for a head that needs two
+LONE = "self-attention"  # replaces a head that needs two inputs if there is one

@@ -1,7 +1,7 @@
-"""Heads as functions of parameters that have gradients, to be trained together with what makes their features.
+"""Heads as differentiable functions of their parameters, to be trained together with encoders.
 
-Inputs are standardised by the columns of features as they were before training; a trained head has that folded in, so
-that it takes features as they come.
+Inputs are standardised by the statistics of the frozen features. A trained head has that standardisation folded in, so
+that it takes unstandardised features.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Described:
-    """An input as a head will see it.
+    """Description of a head's input.
 
     Attributes
     ----------
     name
-        Of the feature set.
+        Name of the feature set.
     length
-        Number of its tokens, 1 for one vector an item, None where items differ.
+        Number of tokens, 1 for one vector per item, None if it varies between items.
     mean, std
-        Of its columns, over training rows and their tokens, of shape ``(d,)``; 1 where a column is constant.
+        Statistics of its columns over training rows and their tokens, of shape ``(d,)``; std is 1 for constant columns.
     """
 
     name: str
@@ -53,20 +53,20 @@ class Described:
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return len(self.mean)
 
 
 @dataclass(frozen=True)
 class Regularised:
-    """What is done to a head while it is trained.
+    """Regularisation of a head in training.
 
     Attributes
     ----------
     dropout, label_smoothing
         Shares, from 0 to below 1.
     class_weight
-        As the head's own setting.
+        The head's own setting.
     """
 
     dropout: float
@@ -75,14 +75,14 @@ class Regularised:
 
 
 class Network(ABC):
-    """A head while it is trained.
+    """A head in training.
 
     Attributes
     ----------
     params
         Its parameters, for standardised inputs.
     objective
-        What its logits stand for.
+        The task of its logits.
     """
 
     params: Params
@@ -96,7 +96,7 @@ class Network(ABC):
 
     @property
     def regularised(self) -> Regularised:
-        """What is done to it while it is trained."""
+        """Its regularisation in training."""
         given = self.head.get_params()
         return Regularised(given.get("dropout", 0.0), given.get("label_smoothing", 0.0), given["class_weight"])
 
@@ -116,18 +116,18 @@ class Network(ABC):
         Parameters
         ----------
         inputs
-            For each input its values ``(b, t, d)`` as they come, and the mask ``(b, t)`` of those that exist.
+            For each input its unstandardised values ``(b, t, d)``, and the mask ``(b, t)`` of existing tokens.
         training
-            Whether dropout acts, drawn from torch's own generator.
+            Whether to apply dropout, from torch's global generator.
         """
 
     @abstractmethod
     def fitted(self, params: Params) -> Classifier:
-        """Return the head with these parameters, for features as they come."""
+        """Return the head with these parameters, for unstandardised features."""
 
     @abstractmethod
     def start_from(self, fitted: Classifier) -> None:
-        """Take over the parameters of a head of the same kind that was fitted on such features."""
+        """Start from the parameters of a fitted head of the same kind."""
 
 
 def network_of(
@@ -137,7 +137,7 @@ def network_of(
     multilabel: bool,
     generator: Generator,
 ) -> Network:
-    """Return an unfitted head as a network, its parameters drawn at random.
+    """Return an unfitted head as a network with random parameters.
 
     Raises
     ------
@@ -186,7 +186,7 @@ class DenseNetwork(Network):
         return logits
 
     def start_from(self, fitted: Classifier) -> None:
-        """Take over a fitted head's parameters."""
+        """Start from a fitted head's parameters."""
         torch = need("torch", "encoders")
         params = {name: torch.from_numpy(np.array(p, np.float64)) for name, p in _dense_params(fitted, self).items()}
         scales = [(torch.from_numpy(i.mean), torch.from_numpy(i.std)) for i in self.inputs]
@@ -255,10 +255,10 @@ class TokenNetwork(Network):
         return logits
 
     def start_from(self, fitted: Classifier) -> None:
-        """Take over a fitted head's parameters."""
+        """Start from a fitted head's parameters."""
         torch = need("torch", "encoders")
         if not isinstance(fitted, TokenHead):
-            raise HeadError(f"a {type(fitted).__name__} head is no {type(self.head).__name__}.")
+            raise HeadError(f"a {type(fitted).__name__} head is not a {type(self.head).__name__}.")
         params = {name: torch.from_numpy(p).double() for name, p in fitted.params_.items() if name in self.params}
         scales = [(torch.from_numpy(i.mean), torch.from_numpy(i.std)) for i in self.inputs]
         self.params = {name: p.float() for name, p in _attention.unfolded(params, scales).items()}
@@ -284,7 +284,7 @@ def _dense_params(fitted: Classifier, network: DenseNetwork) -> Mapping[str, NDA
         params: Mapping[str, NDArray[Any]] = fitted.params_
         return params
     if not isinstance(fitted, LinearProbe):
-        raise HeadError(f"a {type(fitted).__name__} head is no {type(network.head).__name__}.")
+        raise HeadError(f"a {type(fitted).__name__} head is not a {type(network.head).__name__}.")
     parts = np.split(fitted.coef_.T, np.cumsum(network.shape.inputs)[:-1])
     return {**{f"in{i}.weight": part for i, part in enumerate(parts)}, "in.bias": fitted.intercept_}
 

@@ -1,4 +1,4 @@
-"""What a head looks at: how much each token of an item speaks for a class, and whether that is so."""
+"""Explanation of heads: relevance of an item's tokens for a class, and tests of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Relevance = Literal["gradient", "occlusion", "attention"]
-PATH_STEPS = 24  # of integrated gradients
+PATH_STEPS = 24  # steps of integrated gradients
 OfClass = Callable[["Tensor"], "Tensor"]
 
 
@@ -34,36 +34,37 @@ def relevance(
     target: int | None = None,
     method: Relevance = "gradient",
 ) -> list[NDArray[np.float32]]:
-    """Return how much each token speaks for a class.
+    """Return the relevance of each token for a class.
 
     Parameters
     ----------
     head
-        A fitted head over tokens; or a linear probe on pooled features that are the mean of tokens, whose map is exact.
+        A fitted head over tokens; or a linear probe on pooled features that are means of tokens, for which relevance is
+        exact.
     X
-        Token features, as `TokenHead` takes them.
+        Token features, as for `TokenHead`.
     rows
-        Which rows, int64.
+        Rows to explain, int64.
     target
-        Number of the class, or label, in ``classes_``; each row's own likeliest when left out.
+        Index of the class, or label, in ``classes_``. Default: each row's likeliest.
     method
-        ``gradient``: integrated gradients of the class's logit, on the way from the mean token of the training rows in
-        every place to the item's own, summed over columns. They add up to the difference of the two logits; for what
-        is linear in tokens, each is the change of the logit were the token that mean. (Of a linear probe, the mean
-        token of the item, so that they add up to 0.)
-        ``occlusion``: how far the logit falls when the token is left out.
-        ``attention``: the token's share in pooling, the same for all classes: attention, equal shares for ``mean``, and
-        for ``max`` the share of columns whose maximum it holds.
+        ``gradient``: integrated gradients of the class's logit, on the path from the mean token of the training rows at
+        every position to the item's tokens, summed over columns. They sum to the difference of the two logits. For a
+        head that is linear in tokens, each is the change of the logit from replacing the token by that mean. (For a
+        linear probe it is the mean token of the item, so that they sum to 0.)
+        ``occlusion``: the decrease of the logit when the token is left out.
+        ``attention``: the token's weight in pooling, the same for all classes: attention weights, equal weights for
+        ``mean``, and for ``max`` the share of columns whose maximum it has.
 
     Returns
     -------
     list of float32 arrays of shape (n_rows, t)
-        For each input; NaN where an item has no token. A class's logit is meant against the mean of the others'.
+        One for each input; NaN for missing tokens. A class's logit is relative to the mean of the others.
 
     Raises
     ------
     HeadError
-        When the method does not go with the head, or there is no such class.
+        When the method does not suit the head, or the class does not exist.
 
     References
     ----------
@@ -84,7 +85,10 @@ def relevance(
         logits, shares = forward(head.shape_, params, tokens)
     if method == "attention":
         if head.tokenizer != "project":
-            raise HeadError(f"attention to tokens that tokenizer {head.tokenizer!r} made says nothing of those stored.")
+            raise HeadError(
+                f"method 'attention' needs tokenizer 'project', but the head has {head.tokenizer!r}: its attention "
+                "does not refer to stored tokens."
+            )
         return [_where(share, mask) for share, (_, mask) in zip(shares, tokens, strict=True)]
     chosen = _of_class(logits, target, head.multilabel_)
     if method == "occlusion":
@@ -101,23 +105,23 @@ def deletion(
     name: str | None = None,
     steps: int = 10,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the probability of each row's likeliest class as tokens are taken away, and as they are put back.
+    """Return the probability of each row's likeliest class as tokens are deleted, and as they are inserted.
 
-    Relevance that is true makes the first curve fall, and the second rise, sooner than a random order does.
+    With faithful relevance the first curve falls, and the second rises, faster than in random order.
 
     Parameters
     ----------
     ranking
-        Relevance of each token, of shape ``(n_rows, t)``, NaN where there is none; the highest goes first.
+        Relevance of each token, of shape ``(n_rows, t)``, NaN for missing tokens; the highest goes first.
     name
-        Which input; the first when left out. The others stay whole.
+        The input. Default: the first. Other inputs stay unchanged.
     steps
-        Steps from no token to all.
+        Number of steps from no token to all.
 
     Returns
     -------
     deletion, insertion : float64, of shape (n_rows, steps)
-        At step k (from 1), without the first ``k / steps`` of an item's tokens (one stays), and with these alone.
+        At step k (from 1), without the first ``k / steps`` of an item's tokens (one stays), and with only these.
 
     References
     ----------
@@ -153,14 +157,14 @@ def _class_activation(
     head: LinearProbe, X: Any, rows: NDArray[np.int64], target: int | None, method: str
 ) -> NDArray[np.float32]:
     if method != "gradient":
-        raise HeadError(f"method {method!r} is for heads over tokens: a linear probe's map is its gradient.")
+        raise HeadError(f"method {method!r} is for heads over tokens: use 'gradient' for a linear probe.")
     if is_several(X):
-        raise HeadError("a linear probe's map is over one input: pass its tokens.")
+        raise HeadError("relevance for a linear probe needs one input: pass its tokens.")
     values, mask = read_tokens(X, rows)
     if values.shape[2] != head.n_features_in_:
         raise HeadError(
-            f"tokens have {values.shape[2]} columns and the probe {head.n_features_in_}: they are not what it was "
-            "fitted on the mean of."
+            f"tokens have {values.shape[2]} columns, but the probe has {head.n_features_in_}: it was not fitted on "
+            "means of these tokens."
         )
     there = np.ones(values.shape[:2], bool) if mask is None else mask
     mean = (values * there[..., None]).sum(1, dtype=np.float64) / np.maximum(there.sum(1), 1)[:, None]
@@ -179,7 +183,7 @@ def _class_activation(
 
 
 def _gradient(shape: TokenShape, params: Params, tokens: list[Tokens], chosen: OfClass) -> list[NDArray[np.float32]]:
-    """Integrate gradients on the way from items of which every token is the mean one of the training rows."""
+    """Integrate gradients on the path from the mean token of the training rows at every position."""
     torch = need("torch", "encoders")
     means = [params[f"mean{i}"] for i in range(len(tokens))]
     totals = [torch.zeros_like(values) for values, _ in tokens]
@@ -209,7 +213,7 @@ def _occlusion(shape: TokenShape, params: Params, tokens: list[Tokens], i: int, 
 
 
 def _of_class(logits: Tensor, target: int | None, multilabel: bool) -> OfClass:
-    """Return a function of logits that gives each row's target: a class's against the mean of the others."""
+    """Return a function from logits to each row's target: a class's logit minus the mean of the others."""
     torch = need("torch", "encoders")
     k = logits.shape[1]
     if k == 1 and not multilabel:
@@ -234,7 +238,7 @@ def _of_class(logits: Tensor, target: int | None, multilabel: bool) -> OfClass:
 
 def _require_target(target: int | None, n_classes: int) -> None:
     if target is not None and not 0 <= target < n_classes:
-        raise HeadError(f"target {target}: classes are numbered from 0 to {n_classes - 1}.")
+        raise HeadError(f"target {target}: must be a class number from 0 to {n_classes - 1}.")
 
 
 def _where(values: Tensor, mask: Tensor) -> NDArray[np.float32]:

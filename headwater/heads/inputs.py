@@ -1,4 +1,4 @@
-"""Several inputs as one."""
+"""Concatenation of several inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headwater.heads.base import blocks
 
 
 class Concatenated(NumpyMethods):
-    """Array-likes of the same rows, side by side, joined only as rows are taken.
+    """Array-likes with the same rows, concatenated by column when rows are taken.
 
     Parameters
     ----------
@@ -40,6 +40,6 @@ class Concatenated(NumpyMethods):
         return np.concatenate([np.asarray(part[rows]) for part in self.parts], axis=-1)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield ``(rows, values)``, as the first part's blocks go."""
+        """Yield ``(rows, values)`` in the blocks of the first part."""
         for rows, _ in blocks(self.parts[0]):
             yield rows, self[rows]

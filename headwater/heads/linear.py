@@ -26,28 +26,28 @@ from headwater.heads.base import Fit, SearchSpace, State, blocks
 class LinearProbe(TakesWeights, Classifier):
     """L2-penalised logistic regression on frozen features.
 
-    Minimises ``C * sum of losses + ‖W‖² / 2`` with a free intercept: the objective of scikit-learn's
+    Minimises ``C * sum of losses + ‖W‖² / 2`` with an unpenalised intercept: the objective of scikit-learn's
     ``LogisticRegression``, after standardising each column on the training rows as
     ``make_pipeline(StandardScaler(), LogisticRegression(C))`` does. Two classes: logistic loss. More: multinomial.
-    Labels of shape ``(n_samples, n_labels)``: an independent two-class problem a label.
+    Labels of shape ``(n_samples, n_labels)``: an independent binary problem for each label.
 
     Parameters
     ----------
     C
         Inverse strength of the penalty, above 0.
     class_weight
-        What the loss of a row counts: ``balanced`` weighs each class by the inverse of its frequency in the training
-        rows, as scikit-learn does; or a dict of weights by class (of labels: by 0 and 1), 1 for those left out.
+        Weights in the loss: ``balanced`` weights each class by the inverse of its frequency in the training rows, as in
+        scikit-learn; or a dict of weights by class (for labels: by 0 and 1), with 1 for missing ones.
     standardize
-        Whether columns are scaled by their standard deviation on the training rows. (Centring changes nothing, since
-        the intercept is free.)
+        Whether columns are scaled by their standard deviation on the training rows. (Centring has no effect, since the
+        intercept is unpenalised.)
     tol
-        The search ends when another step promises to lower the loss by no more than this share of the loss of
-        predicting the class frequencies for all rows, and by no more than 1e-5 of the objective itself.
+        The search ends when the predicted decrease of another step is at most this share of the loss of predicting the
+        class frequencies for all rows, and at most 1e-5 of the objective.
     max_iter
         Most iterations of L-BFGS.
     n_threads
-        Threads for NumPy input; None for one a core.
+        Threads for NumPy input; None for one per core.
     max_bytes
         Training rows that take more than this in float32 are streamed from X block by block in each iteration.
 
@@ -56,7 +56,7 @@ class LinearProbe(TakesWeights, Classifier):
     classes_ : of shape (n_classes,)
         Sorted labels; ``arange(n_labels)`` for several labels.
     coef_ : float64, of shape (1, d), (n_classes, d) or (n_labels, d)
-        Weights for X as it comes: standardisation is folded in.
+        Weights for unstandardised X.
     intercept_ : float64, of shape (1,), (n_classes,) or (n_labels,)
     objective_ : float
         Value of the objective (summed over labels).
@@ -94,7 +94,7 @@ class LinearProbe(TakesWeights, Classifier):
         self.max_bytes = max_bytes
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return 17 penalties, evenly spaced in their logarithm from 1e-6 to 1e2."""
+        """Return 17 penalties, evenly spaced on a log scale from 1e-6 to 1e2."""
         return [{"C": float(c)} for c in np.logspace(-6, 2, 17)]
 
     def fit_many(
@@ -106,10 +106,10 @@ class LinearProbe(TakesWeights, Classifier):
         groups: NDArray[Any] | None = None,
         sample_weight: NDArray[np.floating[Any]] | None = None,
     ) -> list[Self]:
-        """Fit many probes together; see `Head.fit_many`. Parameters other than C group the fits into batches.
+        """Fit many probes together; see `Head.fit_many`. Fits with the same parameters except C form a batch.
 
-        ``sample_weight``, of shape ``(n_samples,)``, is what the loss of each row of X counts; standardisation counts
-        all rows alike, as ``make_pipeline(StandardScaler(), LogisticRegression())`` does.
+        ``sample_weight`` holds the weight of each row of X, of shape ``(n_samples,)``; standardisation ignores it, as
+        in ``make_pipeline(StandardScaler(), LogisticRegression())``.
         """
         check_classification_targets(y)
         shared = self.get_params()
@@ -142,7 +142,7 @@ class LinearProbe(TakesWeights, Classifier):
     def predict_proba_many(
         cls, heads: Sequence[Self], X: Any, rows: Sequence[NDArray[np.int64]]
     ) -> list[NDArray[np.floating[Any]]]:
-        """Return ``head.predict_proba(X[rows])`` for each head, one matrix product for heads that share rows."""
+        """Return ``head.predict_proba(X[rows])`` for each head, with one matrix product for heads that share rows."""
         out: list[Any] = [None] * len(heads)
         sharing: dict[int, list[int]] = {}
         for i, part in enumerate(rows):
@@ -196,7 +196,7 @@ def _solve_batch(
     seen: NDArray[np.int64],
     sample_weight: NDArray[np.floating[Any]] | None,
 ) -> None:
-    """Fit heads that differ only in C, class weights and rows, and whose rows hold the same classes."""
+    """Fit heads that differ only in C, class weights and rows, and whose rows have the same classes."""
     first = heads[0]
     unique: dict[int, NDArray[np.int64]] = {id(rows): rows for rows in fit_rows}
     number = {key: s for s, key in enumerate(unique)}
@@ -250,11 +250,11 @@ def _weights_of_classes(
     seen: NDArray[np.int64],
     sample_weight: NDArray[np.float64] | None,
 ) -> NDArray[np.float64] | None:
-    """Return what each class counts in each fit, of shape ``(fits, n_classes, 1)``, or ``(fits, 2, n_labels)``."""
+    """Return the weight of each class in each fit, of shape ``(fits, n_classes, 1)``, or ``(fits, 2, n_labels)``."""
     if all(head.class_weight is None for head in heads):
         return None
     several = codes.ndim == 2
-    # as of classes that exclude each other, also where there are two of them: a weight for each
+    # as for mutually exclusive classes, with one weight per class even for two classes
     objective = Objective(codes.shape[1] if several else len(seen), not several, "cross-entropy", 0.0)
     known = np.array([0, 1]) if several else classes[seen]
     found = [
@@ -280,9 +280,9 @@ def _solve_labels(
     class_weight: NDArray[np.float64] | None,
     sample_weight: NDArray[np.float64] | None,
 ) -> tuple[Solution, NDArray[np.int64]]:
-    """Solve a two-class problem a fit and label; return them and where fit i's label l is, of shape ``(fits, labels)``.
+    """Solve a binary problem for each fit and label; return solutions and the index of each, ``(fits, labels)``.
 
-    A label that is the same in all training rows has no finite fit: it gets zero weights and the intercept of its
+    A label that is constant in the training rows has no finite solution: it gets zero weights and the intercept of its
     smoothed frequency, ``(n_positive + 1/2) / (n + 1)``.
     """
     n_fits, n_labels = len(C), labels.shape[1]

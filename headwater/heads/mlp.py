@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons on frozen features, one input or several, trained many at once."""
+"""Multi-layer perceptrons on frozen features of one input or several, many trained at once."""
 
 from __future__ import annotations
 
@@ -27,50 +27,50 @@ if TYPE_CHECKING:
     from headwater.heads._training import Gather, Group
 
 PREDICTED_ROWS = 8192
-TOGETHER_ON_CPU = 512 << 20  # bytes that networks of several folds may take together
+TOGETHER_ON_CPU = 512 << 20  # most bytes of networks of several folds trained together
 NETWORK_SETTINGS = ("lr", "weight_decay", "dropout", "label_smoothing")
-"""What networks that are trained together may differ in, besides their rows and their seed."""
+"""Settings in which networks trained together may differ, besides their rows and seed."""
 
 
 class MLP(Classifier):
-    """A multi-layer perceptron on frozen features, of any depth and width; over several inputs, a fusion head.
+    """A multi-layer perceptron on frozen features, of any depth and width; with several inputs, a fusion head.
 
-    Inputs are standardised on the training rows. Hidden layers are followed by ReLU and dropout. It is trained by AdamW
-    with a linear warm-up and a cosine schedule, and stops early by some of its training rows, whole groups of them
-    where groups are given. `fit_many` trains as one batched model whatever shares a shape: the settings of a sweep,
-    its folds and its seeds, as many at once as memory allows.
+    Inputs are standardised on the training rows. Hidden layers are followed by ReLU and dropout. Training uses AdamW
+    with linear warm-up and a cosine schedule, and early stopping on held-out training rows, in whole groups if groups
+    are given. `fit_many` trains networks of the same shape (settings, folds and seeds of a sweep) as one batched model,
+    as many at once as memory allows.
 
     Parameters
     ----------
     hidden
         Units of each hidden layer; ``()`` is a linear model.
     dropout
-        Share of hidden units that are left out while training, from 0 to below 1.
+        Dropout rate of hidden units, from 0 to below 1.
     lr, weight_decay
-        Of AdamW; the highest learning rate.
+        Peak learning rate and weight decay of AdamW.
     epochs, batch_size, warmup
-        Most passes over the training rows, rows a step, and epochs until the learning rate is at its highest.
+        Most epochs, rows per step, and epochs of warm-up.
     patience
-        Epochs without a lower loss on the rows held out after which training ends, and the parameters of the lowest
-        are taken; None to hold out nothing and train for all epochs.
+        Stop after this many epochs without a lower loss on the held-out rows, and keep the parameters with the lowest
+        loss; None to hold out nothing and train for all epochs.
     stop_share
-        Share of the training rows that are held out to stop by.
+        Share of the training rows to hold out for early stopping.
     loss
-        ``cross-entropy`` (for two classes and for labels, the logistic loss), or ``focal``, which multiplies it by
-        ``(1 - p) ** gamma``, p being the probability of what is true.
+        ``cross-entropy`` (the logistic loss for two classes and for labels), or ``focal``, which multiplies it by
+        ``(1 - p) ** gamma``, where p is the probability of the true class.
     label_smoothing
         Share of each target that is spread evenly over the classes.
     class_weight
-        ``balanced`` weighs each class by the inverse of its frequency in the training rows; or a dict of weights by
-        class (of one label for several: by 0 and 1), 1 for those it leaves out.
+        ``balanced`` weights each class by the inverse of its frequency in the training rows; or a dict of weights by
+        class (for labels: by 0 and 1), with 1 for missing ones.
     fusion
-        How a dict of inputs becomes one: ``concat``, side by side; ``sum``, added up after standardising, for inputs
-        of equal length; ``gated``, each through a tanh layer of the first hidden width, times a sigmoid gate that sees
-        all inputs, then added up.
+        How to combine a dict of inputs. ``concat``: by column. ``sum``: added after standardising, for inputs of equal
+        width. ``gated``: each through a tanh layer of the first hidden width, times a sigmoid gate on all inputs, then
+        added.
     seed
-        Of everything random.
+        Random seed.
     precision
-        Of matrix products while training: ``fp32``, ``bf16``, or ``auto``, which is bf16 where that is faster.
+        Precision of matrix products in training: ``fp32``, ``bf16``, or ``auto``, which is bf16 if that is faster.
     device
         ``auto``, ``cpu`` or ``cuda``.
     max_bytes
@@ -79,15 +79,15 @@ class MLP(Classifier):
     Attributes
     ----------
     classes_, multilabel_, n_features_in_
-        As `LinearProbe` has them.
+        See `LinearProbe`.
     params_ : dict of str to float32 array
-        Weights ``(fan_in, units)`` and biases ``(units,)``, for inputs as they come: standardisation is folded in.
+        Weights ``(fan_in, units)`` and biases ``(units,)``, for unstandardised inputs.
     inputs_ : dict of str to int, or None
-        Columns of each input by name; None where X is one array.
+        Columns of each input by name; None if X is one array.
     n_epochs_ : int
-        Epochs that the parameters have seen.
+        Number of epochs of the parameters.
     curve_ : float32, of shape (n_epochs,)
-        Loss on the rows held out after each epoch.
+        Loss on the held-out rows after each epoch.
 
     References
     ----------
@@ -166,8 +166,8 @@ class MLP(Classifier):
     ) -> list[Self]:
         """Train many networks together; see `Head.fit_many`.
 
-        Parameters other than ``lr``, ``weight_decay``, ``dropout``, ``label_smoothing`` and ``seed`` divide them into
-        batches, and so do classes that are missing from some training rows, and rows that make another number of steps.
+        Networks in a batch may differ only in ``lr``, ``weight_decay``, ``dropout``, ``label_smoothing`` and ``seed``,
+        and must have the same classes in their training rows and the same number of steps.
         """
         heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
         for head in heads:
@@ -218,14 +218,14 @@ class MLP(Classifier):
         widths = sorted({part.shape[1] for part in X.values()}) if is_several(X) else []
         if self.fusion == "sum" and len(widths) > 1:
             raise HeadError(
-                f"fusion 'sum' needs inputs of equal length, but they have {' and '.join(map(str, widths))} columns: "
+                f"fusion 'sum' needs inputs of equal width, but they have {' and '.join(map(str, widths))} columns: "
                 "use concat or gated."
             )
 
     def _logits(self, X: Input) -> NDArray[np.float32]:
         parts = {"": X} if self.inputs_ is None else X
         if self.inputs_ is not None and (not is_several(X) or set(X) != set(self.inputs_)):
-            raise HeadError(f"this head wants a dict of {', '.join(self.inputs_)}.")
+            raise HeadError(f"this head needs a dict of {', '.join(self.inputs_)}.")
         names = [""] if self.inputs_ is None else list(self.inputs_)
         n = n_rows(X)
         out = np.empty((n, self._n_outputs), np.float32)
@@ -265,7 +265,7 @@ def _train_batch(
     fit_rows: Sequence[NDArray[np.int64]],
     groups: NDArray[Any] | None,
 ) -> None:
-    """Train heads that differ only in their rows, their seed and in what networks of a batch may differ in."""
+    """Train heads that differ only in their rows, their seed and `NETWORK_SETTINGS`."""
     from headwater.heads._training import Schedule, train
 
     first = heads[0]
@@ -336,10 +336,10 @@ def _group(
 
 
 def _at_once(shape: Shape, m: int, batch_size: int, device: str) -> int:
-    """Return how many groups of m networks are trained at once, by the memory that they need.
+    """Return how many groups of m networks to train at once, by their memory.
 
-    A CPU's budget is small since networks that outgrow its caches are no faster together (``benchmarks/mlp_sweep.py
-    --fold-by-fold``); a GPU's is what it has room for, and was not measured.
+    The budget of a CPU is small, since networks larger than its caches are not faster together
+    (``benchmarks/mlp_sweep.py --fold-by-fold``). That of a GPU is its free memory, and was not benchmarked.
     """
     from headwater.heads._training import LEAST_STOP
 
@@ -348,7 +348,7 @@ def _at_once(shape: Shape, m: int, batch_size: int, device: str) -> int:
     weights = sum(fan_in * k for fan_in, k in pairwise([sum(shape.inputs), *units]))
     if shape.fusion == "gated":
         weights += len(shape.inputs) * sum(shape.inputs) * units[0]  # gates
-    # with moments, gradients, casts and what layers give; and rows as they come, standardised and cast
+    # with moments, gradients, casts and activations; and rows: raw, standardised and cast
     each = 4 * m * (8 * weights + 4 * batch_size * sum(units)) + 12 * max(batch_size, LEAST_STOP) * sum(shape.inputs)
     budget = torch.cuda.get_device_properties(0).total_memory // 3 if device == "cuda" else TOGETHER_ON_CPU
     return max(1, int(budget // each))
@@ -357,7 +357,7 @@ def _at_once(shape: Shape, m: int, batch_size: int, device: str) -> int:
 def _on_device(
     inputs: Sequence[Any], row_sets: Sequence[NDArray[np.int64]], device: str, max_bytes: int
 ) -> tuple[Gather, NDArray[np.int64]]:
-    """Return a way to get rows of the inputs, and the place of each row of X among those used (or -1)."""
+    """Return a function that gathers rows of the inputs, and the index of each row of X among the used ones (or -1)."""
     torch = need("torch", "encoders")
     used = np.unique(np.concatenate(row_sets))
     place = np.full(inputs[0].shape[0], -1)

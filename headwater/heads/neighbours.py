@@ -1,4 +1,4 @@
-"""Heads that compare with training rows, or with the mean of each class: nothing is trained."""
+"""Heads that compare with training rows, or with class means, without training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 Floats = NDArray[np.float32]
 Scaling = Literal["none", "centre", "standardize"]
-QUERIES = 2048  # compared at once
-LEAST = 1e-12  # a share of votes below it counts as it, so that a logit is finite
+QUERIES = 2048  # rows compared at once
+LEAST = 1e-12  # least share of votes, so that logits are finite
 
 
 class _ByCosine(Classifier):
-    """What compares by the cosine of rows, scaled as the training rows say."""
+    """A head that compares rows by cosine, after scaling by the training rows' statistics."""
 
     scaling: Scaling
     centre_: NDArray[np.float64]
     width_: NDArray[np.float64]
     kept: ClassVar[tuple[str, ...]]
-    """Arrays that a fitted head has besides, without their final underscore."""
+    """Names of further arrays of a fitted head, without their final underscore."""
 
     def fit_many(
         self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
@@ -73,11 +73,11 @@ class _ByCosine(Classifier):
 
     @abstractmethod
     def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
-        """Keep what is needed of training rows of length 1 ``(n, d)`` and their indicators ``(n, n_classes)``."""
+        """Store what is needed from unit training rows ``(n, d)`` and their class indicators ``(n, n_classes)``."""
 
     @abstractmethod
     def _votes(self, queries: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return each class's logit, or label's, for rows of length 1, of shape ``(n, n_classes)``."""
+        """Return logits of classes, or labels, for unit rows, of shape ``(n, n_classes)``."""
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         out = np.empty((X.shape[0], len(self.classes_)))
@@ -97,28 +97,28 @@ class KNN(_ByCosine):
     Parameters
     ----------
     k
-        Neighbours; no more than there are training rows.
+        Number of neighbours, at most the number of training rows.
     temperature
-        The smaller, the more the nearest count.
+        Smaller values give more weight to the nearest.
     scaling
-        What is done before rows are brought to length 1: ``centre`` takes the mean training row off, ``standardize``
-        also divides columns by their standard deviations, ``none`` leaves them.
+        Scaling before rows are normalised to length 1: ``centre`` subtracts the mean training row, ``standardize`` also
+        divides columns by their standard deviations, ``none`` does nothing.
 
     Attributes
     ----------
     classes_, multilabel_, n_features_in_
-        As `LinearProbe` has them.
+        See `LinearProbe`.
     centre_, width_ : float64, of shape (d,)
-        What is taken off, and what is divided by.
+        Subtracted mean, and divisor.
     rows_ : float32, of shape (n_train, d)
-        Training rows, of length 1.
+        Training rows, as unit vectors.
     truth_ : bool, of shape (n_train, n_classes)
-        Which classes, or labels, each has.
+        Class, or labels, of each.
 
     References
     ----------
-    Wu et al., Unsupervised feature learning via non-parametric instance discrimination, 2018, section 3.4; the settings
-    k = 20 and temperature 0.07 are those with which self-supervised encoders are compared.
+    Wu et al., Unsupervised feature learning via non-parametric instance discrimination, 2018, section 3.4; k = 20 and
+    temperature 0.07 are the usual settings for comparing self-supervised encoders.
     """
 
     kept = ("rows", "truth")
@@ -157,21 +157,21 @@ class KNN(_ByCosine):
 
 
 class KNNRegressor(Regressor):
-    """The mean of the k nearest neighbours' targets by cosine, each weighed with ``exp(cosine / temperature)``.
+    """The mean target of the k nearest neighbours by cosine, with weights ``exp(cosine / temperature)``.
 
     Parameters
     ----------
     k, temperature, scaling
-        As `KNN` has them.
+        See `KNN`.
 
     Attributes
     ----------
     centre_, width_, rows_
-        As `KNN` has them.
+        See `KNN`.
     targets_ : float64, of shape (n_train, n_outputs)
-        What each training row has.
+        Targets of the training rows.
     several_, n_features_in_
-        Whether targets had two dimensions; columns of X.
+        Whether targets have two dimensions; number of columns of X.
     """
 
     search_space: ClassVar[SearchSpace] = KNN.search_space
@@ -182,7 +182,7 @@ class KNNRegressor(Regressor):
         self.scaling = scaling
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return those of `KNN`: six numbers of neighbours by three temperatures and two scalings."""
+        """Return the grid of `KNN`: six numbers of neighbours by three temperatures and two scalings."""
         return KNN().default_grid()
 
     def fit_many(
@@ -229,7 +229,7 @@ class KNNRegressor(Regressor):
 
 
 class Prototypes(_ByCosine):
-    """The mean of each class, and the cosine to it: what few labelled rows allow.
+    """Nearest class mean by cosine, for few labelled rows.
 
     The logit of a class is the cosine to its mean divided by ``temperature``; of a label, the difference of the cosines
     to the means of the rows with and without it.
@@ -237,24 +237,24 @@ class Prototypes(_ByCosine):
     Parameters
     ----------
     temperature
-        The smaller, the surer the probabilities.
+        Smaller values give more confident probabilities.
     scaling
-        What is done before rows are brought to length 1: ``centre`` takes the mean training row off, ``standardize``
-        also divides columns by their standard deviations, ``none`` leaves them.
+        Scaling before rows are normalised to length 1: ``centre`` subtracts the mean training row, ``standardize`` also
+        divides columns by their standard deviations, ``none`` does nothing.
 
     Attributes
     ----------
     classes_, multilabel_, n_features_in_
-        As `LinearProbe` has them.
+        See `LinearProbe`.
     centre_, width_ : float64, of shape (d,)
-        What is taken off, and what is divided by.
+        Subtracted mean, and divisor.
     prototypes_ : float32, of shape (n_classes, d), or (2, n_labels, d)
-        Mean directions, of length 1; for labels of the rows without and with each.
+        Mean directions, as unit vectors; for labels, of the rows without and with each label.
 
     References
     ----------
     Wang et al., SimpleShot: revisiting nearest-neighbor classification for few-shot learning, 2019, with centring and
-    L2 normalisation; docs/heads.md names what differs.
+    L2 normalisation; docs/heads.md lists the differences.
     """
 
     kept = ("prototypes",)
@@ -268,7 +268,7 @@ class Prototypes(_ByCosine):
         self.scaling = scaling
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return nine temperatures, evenly spaced in their logarithm from 0.01 to 1, by two scalings."""
+        """Return nine temperatures, evenly spaced on a log scale from 0.01 to 1, by two scalings."""
         return [
             {"temperature": float(t), "scaling": scaling}
             for scaling in ("centre", "standardize")
@@ -293,7 +293,7 @@ class Prototypes(_ByCosine):
 def _weighed(
     queries: NDArray[np.float64], rows: Floats, k: int, temperature: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the k nearest rows of each query and their weights, which add up to 1, both of shape ``(n, k)``."""
+    """Return the k nearest rows of each query and their weights, which sum to 1, both of shape ``(n, k)``."""
     cosine = queries @ rows.T
     k = min(k, len(rows))
     nearest: NDArray[np.int64] = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
@@ -304,14 +304,14 @@ def _weighed(
 
 
 def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bring rows to length 1; a zero row stays zero."""
+    """Normalise rows to length 1; a zero row stays zero."""
     length = np.linalg.norm(values, axis=-1, keepdims=True)
     out: NDArray[np.float64] = values / np.where(length > 0, length, 1)
     return out
 
 
 def finite_rows(X: Any, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return a copy of some rows, float64, or raise `HeadError` with the numbers of those that are not finite."""
+    """Return a copy of some rows, float64; raise `HeadError` with the numbers of non-finite rows."""
     values = np.array(X[rows], np.float64)
     bad = np.flatnonzero(~np.isfinite(values).all(1))
     if len(bad):
@@ -322,7 +322,7 @@ def finite_rows(X: Any, rows: NDArray[np.int64]) -> NDArray[np.float64]:
 def _prepared(
     X: Any, rows: NDArray[np.int64], scaling: Scaling
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Floats]:
-    """Return what is taken off and divided by, and the training rows so scaled, of length 1."""
+    """Return the subtracted mean, the divisor, and the scaled training rows as unit vectors."""
     values = finite_rows(X, rows)
     mean, width = np.zeros(values.shape[1]), np.ones(values.shape[1])
     if scaling != "none":
@@ -330,5 +330,5 @@ def _prepared(
         values -= mean
     if scaling == "standardize":
         std = np.sqrt((values * values).mean(0))
-        width = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # 1 for a column that is constant but for rounding
+        width = np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # 1 for a column that is constant up to rounding
     return mean, width, unit_rows(values / width).astype(np.float32)

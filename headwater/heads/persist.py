@@ -1,4 +1,4 @@
-"""Heads on disk: ``head.json`` and ``head.safetensors``, nothing that runs when it is read."""
+"""Heads on disk: ``head.json`` and ``head.safetensors``, without executable content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headwater.heads.zero_shot import ZeroShot
 
 FORMAT = 1
 TRIED = 3
-"""Rows that a head predicts when it is loaded."""
+"""Number of rows that a head predicts as a test when it is loaded."""
 HEADS = {
     "linear": "headwater.heads.linear:LinearProbe",
     "mlp": "headwater.heads.mlp:MLP",
@@ -48,16 +48,16 @@ REGRESSORS = {
     "knn": "headwater.heads.neighbours:KNNRegressor",
     "xgboost": "headwater.heads.boosting:XGBoostRegressor",
 }
-"""Heads that predict numbers; a name that is in both has a head for either."""
+"""Heads that predict numbers; a name in both tables has a classifier and a regressor."""
 
 
 def head_class(kind: str, *, regression: bool = False) -> type[Any]:
-    """Return the class of heads called ``kind``, of those that predict classes or of those that predict numbers.
+    """Return the class of heads called ``kind``, among classifiers or regressors.
 
     Raises
     ------
     HeadError
-        When there is none; the message suggests the nearest name.
+        When it does not exist; the message suggests the nearest name.
     """
     known, others = (REGRESSORS, HEADS) if regression else (HEADS, REGRESSORS)
     if kind not in known:
@@ -78,7 +78,7 @@ def make_head(kind: str, params: dict[str, Any], *, regression: bool = False) ->
     Raises
     ------
     HeadError
-        When there is no such head or parameter; the message lists the parameters.
+        When the head or parameter does not exist; the message lists the parameters.
     """
     cls = head_class(kind, regression=regression)
     known = cls._get_param_names()
@@ -98,7 +98,7 @@ def save_head(head: Any, kind: str, folder: Path) -> None:
     values, arrays = head.to_state()
     task = {"task": "regression"} if is_regressor(head) else {}
     (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **task, **values}, indent=2) + "\n")
-    # safetensors writes memory as it lies, whatever the strides
+    # safetensors ignores strides
     (folder / "head.safetensors").write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
 
 
@@ -108,14 +108,14 @@ def load_head(folder: Path) -> Any:
     Raises
     ------
     HeadError
-        When there is none, or one of a newer format.
+        When there is none, or its format is newer.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         values = read_json(folder / "head.json")
-        with open_regular(folder / "head.safetensors"):  # before the library, which would wait for a pipe
+        with open_regular(folder / "head.safetensors"):  # refuses pipes, on which the library would wait
             arrays = load_file(folder / "head.safetensors")
     except FileNotFoundError as error:
         raise HeadError(f"{folder}: no head here. {how_to_make(folder, 'headwater fit-head …')}") from error
@@ -124,7 +124,7 @@ def load_head(folder: Path) -> Any:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         written = values.get("format") if isinstance(values, dict) else "unknown"
         raise HeadError(
-            f"{folder}: a head of format {written}, this headwater reads format {FORMAT}. Upgrade headwater."
+            f"{folder}: the head has format {written}, but this headwater reads format {FORMAT}. Upgrade headwater."
         )
     with head_errors(folder):
         regression = values.get("task") == "regression"
@@ -133,27 +133,27 @@ def load_head(folder: Path) -> Any:
         if "classes" in values:
             _require_classes(values["classes"])
         head = cls.from_state(values, arrays)
-        if not isinstance(head, TokenHead):  # which may bring torch along
+        if not isinstance(head, TokenHead):  # which would import torch
             _try(head)
     return head
 
 
 @contextmanager
 def head_errors(folder: Path | None) -> Iterator[None]:
-    """Turn what goes wrong with a head from a file, as it is made or used, into a line that names the file.
+    """Turn errors of a head from a file, when it is built or used, into one line that names the file.
 
     Raises
     ------
     HeadError
-        Whatever else was raised.
+        In place of the original error.
     """
     try:
         yield
     except _WRONG as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise HeadError(
-            f"{folder}: the head cannot be used ({_shortened(why)}): it was changed by hand or damaged, or is for "
-            "other features. Fit it again."
+            f"{folder}: the head cannot be used ({_shortened(why)}): it was edited or damaged, or is for other "
+            "features. Fit it again."
         ) from error
 
 
@@ -163,17 +163,17 @@ def _shortened(words: str) -> str:
 
 
 _WRONG = (HeadError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, NotImplementedError)
-"""What values that nobody wrote end in, somewhere."""
+"""Errors that invalid values cause in later code."""
 
 
 def _require_classes(values: Any) -> None:
     classes = read_as(list[Word | bool | int | float], values)
     if len({type(name) for name in classes}) != 1 or len(set(classes)) != len(classes):
-        raise HeadError("classes are distinct names, or distinct numbers")
+        raise HeadError("classes must be distinct names, or distinct numbers")
 
 
 def _require_types(cls: type[Any], params: dict[str, Any]) -> None:
-    """Refuse parameters of other types than the head's; those of types that JSON has no values of are passed over."""
+    """Refuse parameters of the wrong type; parameters of types that JSON lacks are not checked."""
     for name, kind in get_type_hints(cls.__init__).items():
         if name not in params:
             continue
@@ -188,7 +188,7 @@ def _require_types(cls: type[Any], params: dict[str, Any]) -> None:
 
 
 def _try(head: Any) -> None:
-    """Let a head predict rows of zeros: arrays and settings that do not go together fail here, and not later."""
+    """Let a head predict rows of zeros, so that inconsistent arrays and settings fail here."""
     X: Any
     if names := getattr(head, "inputs_", None):
         widths = [len(p) for n, p in head.params_.items() if n.startswith("in") and p.ndim == 2]
@@ -201,4 +201,4 @@ def _try(head: Any) -> None:
         warnings.simplefilter("ignore")
         found = head.predict(X) if is_regressor(head) else head.predict_proba(X)
     if len(found) != TRIED or (not is_regressor(head) and found.shape[1:] != (len(head.classes_),)):
-        raise HeadError(f"it predicts {found.shape} of {TRIED} rows")
+        raise HeadError(f"predictions of {TRIED} rows have shape {found.shape}")

@@ -1,4 +1,4 @@
-"""Ridge regression on frozen features: all penalties and outputs of a set of rows from one eigendecomposition."""
+"""Ridge regression on frozen features, for all penalties and outputs from one eigendecomposition per set of rows."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from headwater.heads._weighted import TakesWeights
 from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 Rows = NDArray[np.int64]
-ROWS_AT_ONCE = 2048  # in float64, when there are more rows than columns
+ROWS_AT_ONCE = 2048  # rows in float64 at once, if there are more rows than columns
 
 
 class Ridge(TakesWeights, Regressor):
-    """L2-penalised least squares on frozen features, of one number or several.
+    """L2-penalised least squares on frozen features, for one number or several.
 
-    Minimises ``sum of squared errors + alpha * ‖W‖²`` with a free intercept: the objective of scikit-learn's ``Ridge``,
-    after standardising each column on the training rows as ``make_pipeline(StandardScaler(), Ridge(alpha))`` does.
+    Minimises ``sum of squared errors + alpha * ‖W‖²`` with an unpenalised intercept: the objective of scikit-learn's
+    ``Ridge``, after standardising each column on the training rows as ``make_pipeline(StandardScaler(), Ridge(alpha))``
+    does.
 
     Parameters
     ----------
     alpha
         Strength of the penalty, above 0; the same for all outputs.
     standardize
-        Whether columns are scaled by their standard deviation on the training rows. (Centring changes nothing, since
-        the intercept is free.)
+        Whether columns are scaled by their standard deviation on the training rows. (Centring has no effect, since the
+        intercept is unpenalised.)
 
     Attributes
     ----------
     coef_ : float64, of shape (n_outputs, d)
-        Weights for X as it comes: standardisation is folded in.
+        Weights for unstandardised X.
     intercept_ : float64, of shape (n_outputs,)
     several_, n_features_in_
-        Whether targets had two dimensions; columns of X.
+        Whether targets have two dimensions; number of columns of X.
 
     Examples
     --------
@@ -64,7 +65,7 @@ class Ridge(TakesWeights, Regressor):
         self.standardize = standardize
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return 17 penalties, evenly spaced in their logarithm from 1e-2 to 1e6."""
+        """Return 17 penalties, evenly spaced on a log scale from 1e-2 to 1e6."""
         return [{"alpha": float(alpha)} for alpha in np.logspace(-2, 6, 17)]
 
     def fit_many(
@@ -78,8 +79,8 @@ class Ridge(TakesWeights, Regressor):
     ) -> list[Self]:
         """Fit many; see `Head.fit_many`. Each set of rows is decomposed once, for all of its penalties and outputs.
 
-        ``sample_weight``, of shape ``(n_samples,)``, is what the squared error of each row of X counts; standardisation
-        counts all rows alike, as ``make_pipeline(StandardScaler(), Ridge())`` does.
+        ``sample_weight`` holds the weight of each row of X, of shape ``(n_samples,)``; standardisation ignores it, as
+        in ``make_pipeline(StandardScaler(), Ridge())``.
         """
         targets, several = as_targets(y)
         heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
@@ -114,7 +115,7 @@ class Ridge(TakesWeights, Regressor):
 
     @classmethod
     def predict_many(cls, heads: Sequence[Self], X: Any, rows: Sequence[Rows]) -> list[NDArray[np.floating[Any]]]:
-        """Return ``head.predict(X[rows])`` for each head, rows that heads share being read once."""
+        """Return ``head.predict(X[rows])`` for each head; rows that heads share are read once."""
         out: list[Any] = [None] * len(heads)
         sharing: dict[int, list[int]] = {}
         for i, part in enumerate(rows):
@@ -134,7 +135,7 @@ class Ridge(TakesWeights, Regressor):
 
 
 class Solution(NamedTuple):
-    """Weights for X as it comes, of shape ``(n_alphas, n_outputs, d)``, and intercepts ``(n_alphas, n_outputs)``."""
+    """Weights for unstandardised X, ``(n_alphas, n_outputs, d)``, and intercepts ``(n_alphas, n_outputs)``."""
 
     coef: Floats
     intercept: Floats
@@ -144,18 +145,18 @@ def solve(X: Any, rows: Rows, y: Floats, weights: Floats | None, alphas: Floats,
     """Solve ridge regression on some rows for many penalties and outputs, exactly.
 
     With Z the standardised rows, weighted and centred, ``W = (ZᵀZ + alpha I)⁻¹ ZᵀY``: from the eigenvectors of ``ZᵀZ``,
-    or, where there are fewer rows than columns, from those of ``ZZᵀ`` as ``W = Zᵀ (ZZᵀ + alpha I)⁻¹ Y``.
+    or, if there are fewer rows than columns, from those of ``ZZᵀ`` as ``W = Zᵀ (ZZᵀ + alpha I)⁻¹ Y``.
 
     Parameters
     ----------
     X
         Features of shape ``(n_samples, d)``, an array-like.
     rows
-        Those to fit on.
+        Training rows.
     y : float64, of shape (n_rows, n_outputs)
         Their targets.
     weights : float64, of shape (n_rows,), or None
-        What the squared error of each counts.
+        Weight of the squared error of each.
     alphas : float64, of shape (n_alphas,)
         Penalties.
     scale
@@ -165,7 +166,7 @@ def solve(X: Any, rows: Rows, y: Floats, weights: Floats | None, alphas: Floats,
     counts = np.ones(len(rows)) if weights is None else weights
     total = counts.sum()
     if not total > 0:
-        raise HeadError("sample_weight is 0 in all training rows: there is nothing to fit.")
+        raise HeadError("sample_weight is 0 in all training rows, so there is nothing to fit.")
     root = np.sqrt(counts)[:, None]
     y_mean = counts @ y / total
     Y = root * (y - y_mean)
@@ -188,9 +189,9 @@ def solve(X: Any, rows: Rows, y: Floats, weights: Floats | None, alphas: Floats,
             gram += Z.T @ Z
             cross += Z.T @ Y[some]
         centre /= total
-        gram -= total * np.outer(centre, centre)  # 0 but for the weights: columns were centred without them
+        gram -= total * np.outer(centre, centre)  # 0 without weights: columns were centred without them
         values, vectors = _decomposed(gram)
-        rotated = vectors.T @ cross  # Y is centred, so that centring Z would change nothing here
+        rotated = vectors.T @ cross  # Y is centred, so centring Z has no effect here
         for a, alpha in enumerate(alphas):
             shrunk[a] = vectors @ (rotated / (values + alpha)[:, None])
     coef = (shrunk / std[:, None]).transpose(0, 2, 1)
@@ -198,7 +199,7 @@ def solve(X: Any, rows: Rows, y: Floats, weights: Floats | None, alphas: Floats,
 
 
 def _moments(X: Any, rows: Rows, scale: bool) -> tuple[Floats, Floats]:
-    """Return means and standard deviations (1 where constant) of columns; refuse what is not finite."""
+    """Return means and standard deviations (1 if constant) of columns; refuse non-finite rows."""
     total: Any = 0.0
     for _, part in _spans(rows):
         values = _read(X, part)

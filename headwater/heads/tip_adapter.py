@@ -1,4 +1,4 @@
-"""Tip-Adapter: what texts say of a class, and a cache of labelled images; the cache is trained or is not."""
+"""Tip-Adapter: zero-shot logits plus a cache of labelled images, without or with training of the cache."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from headwater.heads.class_texts import ClassTexts, WithTexts
 from headwater.heads.neighbours import unit_rows
 
 Floats = NDArray[np.float64]
-QUERIES = 2048  # compared at once
+QUERIES = 2048  # rows compared at once
 
 
 class _Cache(WithTexts):
-    """Logits of texts, plus those of a cache: ``logit_scale * f·W + alpha * exp(-beta * (1 - f·keys)) L``."""
+    """Logits from texts plus a cache: ``logit_scale * f·W + alpha * exp(-beta * (1 - f·keys)) L``."""
 
     alpha: float
     beta: float
@@ -50,7 +50,7 @@ class _Cache(WithTexts):
 
 
 class TipAdapter(_Cache):
-    """Tip-Adapter: zero-shot logits, and votes of the training rows by how near they are; nothing is trained.
+    """Tip-Adapter: zero-shot logits plus similarity-weighted votes of the training rows, without training.
 
     The logit of class c for an image f is ``logit_scale * cos(f, text of c) + alpha * sum over training rows i of c of
     exp(-beta * (1 - cos(f, i)))``.
@@ -58,16 +58,16 @@ class TipAdapter(_Cache):
     Parameters
     ----------
     texts
-        Vectors of the classes; without them the cache decides alone.
+        Vectors of the classes; None to use the cache only.
     alpha
-        Weight of the cache, at least 0. It is a sum over training rows: the more there are, the smaller it should be.
+        Weight of the cache, at least 0. The cache is a sum over training rows: more rows need a smaller alpha.
     beta
-        The larger, the more the nearest count.
+        Larger values give more weight to the nearest.
 
     Attributes
     ----------
     classes_, n_features_in_, keys_, codes_, text_
-        As `WithTexts` has them.
+        See `WithTexts`.
 
     References
     ----------
@@ -80,12 +80,12 @@ class TipAdapter(_Cache):
         self.beta = beta
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return seven weights of the cache, from 0 to 10, by six widths."""
+        """Return seven values of alpha, from 0 to 10, by six of beta."""
         return [
             {"alpha": alpha, "beta": beta}
             for alpha in (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
             for beta in (1.0, 3.0, 5.5, 10.0, 20.0, 50.0)
-            if alpha > 0 or beta == 1.0  # without a cache its width is nothing
+            if alpha > 0 or beta == 1.0  # beta has no effect without a cache
         ]
 
     def _train(self) -> None:
@@ -93,35 +93,35 @@ class TipAdapter(_Cache):
 
 
 class TipAdapterF(_Cache):
-    """Tip-Adapter-F: as `TipAdapter`, the keys of the cache being trained, from the training rows on.
+    """Tip-Adapter-F: as `TipAdapter`, with trained cache keys, initialised with the training rows.
 
-    AdamW on the cross-entropy of the training rows, with a cosine schedule over all ``epochs``: there is no early
-    stopping, for which few rows leave nothing. (The authors' ImageNet script keeps the epoch that is best on the
-    tested set.)
+    Training minimises the cross-entropy of the training rows by AdamW, with a cosine schedule over all ``epochs``.
+    There is no early stopping, since few rows leave none to hold out. (The authors' ImageNet script keeps the epoch
+    that is best on the test set.)
 
     Parameters
     ----------
     texts, alpha, beta
-        As for `TipAdapter`; alpha and beta also hold while keys are trained.
+        As for `TipAdapter`; alpha and beta are also used in training.
     lr, weight_decay
-        Of AdamW.
+        Learning rate and weight decay of AdamW.
     epochs, batch_size
-        How long, and how many rows a step.
+        Number of epochs, and rows per step.
     seed
-        Of the order of rows.
+        Seed for the order of rows.
     device
         ``auto``, ``cpu`` or ``cuda``.
 
     Attributes
     ----------
     classes_, n_features_in_, codes_, text_
-        As `WithTexts` has them.
+        See `WithTexts`.
     keys_ : float32, of shape (n_train, d)
         Trained keys, of any length.
 
     References
     ----------
-    Zhang et al., 2022, section 3.2; the settings of training are those of the authors' code.
+    Zhang et al., 2022, section 3.2; training settings are those of the authors' code.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class TipAdapterF(_Cache):
         self.device = device
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return four weights of the cache by three widths: each is trained by itself."""
+        """Return four values of alpha by three of beta; each setting is trained separately."""
         return [{"alpha": alpha, "beta": beta} for alpha in (0.1, 0.3, 1.0, 3.0) for beta in (1.0, 5.5, 20.0)]
 
     def _require_usable(self) -> None:
@@ -186,12 +186,12 @@ def tuned_keys(
     seed: int,
     device: str,
 ) -> NDArray[np.float32]:
-    """Train keys, of shape ``(n, d)``, on the rows that they start as, with classes ``(n,)``; return them.
+    """Train keys, of shape ``(n, d)``, on the rows they are initialised with, with classes ``(n,)``; return them.
 
     Parameters
     ----------
     text_logits
-        What texts say of each row, of shape ``(n, n_classes)``.
+        Zero-shot logits of each row, of shape ``(n, n_classes)``.
     """
     torch = need("torch", "encoders")
     where = resolve_device(device)
@@ -200,7 +200,7 @@ def tuned_keys(
     said = torch.tensor(text_logits, dtype=torch.float32, device=where)
     values = torch.nn.functional.one_hot(target, said.shape[1]).float()
     trained = X.clone().requires_grad_()
-    # an epsilon of 1e-4, as the authors have it: gradients are small where texts are sure already
+    # epsilon 1e-4 as in the authors' code: gradients are small if the texts are already confident
     optimiser = torch.optim.AdamW([trained], lr=lr, weight_decay=weight_decay, eps=1e-4)
     n_steps = epochs * -(-len(X) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
@@ -219,7 +219,7 @@ def tuned_keys(
 
 
 def _logits(heads: Sequence[_Cache], X: Any) -> list[Floats]:
-    """Return the logits of heads that have the same keys, one column for two classes."""
+    """Return the logits of heads with the same keys, one column for two classes."""
     first = heads[0]
     keys, values = first.keys_.astype(np.float64), np.eye(len(first.classes_))[first.codes_]
     out = [np.empty((X.shape[0], len(first.classes_))) for _ in heads]

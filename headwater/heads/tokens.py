@@ -1,4 +1,4 @@
-"""Token features as heads take them: rows of matrices with a mask, whatever they are stored as."""
+"""Token features in the form heads take: padded matrices with a mask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 @runtime_checkable
 class Ragged(Protocol):
-    """Matrices of different lengths, an item each; `headwater.store.RaggedArray` is one."""
+    """Matrices of different lengths, one per item, such as `headwater.store.RaggedArray`."""
 
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -29,13 +29,13 @@ class Ragged(Protocol):
 
 @runtime_checkable
 class Selectable(Protocol):
-    """Array-likes of which rows can be taken without copying a value, such as those of a store."""
+    """Array-likes whose rows can be selected without copying, such as those of a store."""
 
     def select(self, index: NDArray[np.int64]) -> Any: ...
 
 
 def selected(X: Any, index: NDArray[np.int64]) -> Any:
-    """Return rows of an input, in the order of ``index``, without copying a value where that can be."""
+    """Return rows of an input, in the order of ``index``, without copying if possible."""
     return X.select(index) if isinstance(X, Selectable) else X[index]
 
 
@@ -45,11 +45,11 @@ class Bags:
     Parameters
     ----------
     instances
-        Features, an array-like of shape ``(n_instances, d)``; nothing is copied until bags are taken.
+        Features, an array-like of shape ``(n_instances, d)``; values are copied only when bags are taken.
     members
         For each bag, the rows of its instances, int64.
     ids
-        What instances are called, of shape ``(n_instances,)``; their numbers when left out.
+        Ids of instances, of shape ``(n_instances,)``. Default: their numbers.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class Bags:
 
     def __init__(self, instances: Any, members: Sequence[NDArray[np.int64]], ids: NDArray[Any] | None = None) -> None:
         if any(len(rows) == 0 for rows in members):
-            raise HeadError("a bag holds no instance: leave it out.")
+            raise HeadError("a bag has no instances: leave it out.")
         self.instances = instances
         self.members = members
         self.ids = np.arange(instances.shape[0]) if ids is None else ids
@@ -84,7 +84,7 @@ class Bags:
         return Bags(self.instances, [self.members[i] for i in index], self.ids)
 
     def padded(self, index: NDArray[np.int64]) -> tuple[NDArray[Any], Mask]:
-        """Return bags ``index`` as one array ``(n_bags, largest, d)``, zero beyond a bag's own, and its mask."""
+        """Return bags ``index`` as one array ``(n_bags, largest, d)``, padded with zeros, and its mask."""
         chosen = [self.members[i] for i in np.asarray(index)]
         lengths = self.lengths[index]
         mask = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
@@ -94,14 +94,14 @@ class Bags:
 
 
 class Masked:
-    """Tokens of one number an item, some of which are not there.
+    """A fixed number of tokens per item, some of which may be missing.
 
     Parameters
     ----------
     values
-        Array-like of shape ``(n, t, d)``, or ``(n, d)`` for one vector an item.
+        Array-like of shape ``(n, t, d)``, or ``(n, d)`` for one vector per item.
     mask
-        bool, of shape ``(n, t)``, or ``(n,)`` where a whole item is there or not.
+        Existing tokens, bool, of shape ``(n, t)``, or ``(n,)`` for whole items.
     """
 
     def __init__(self, values: Any, mask: Mask) -> None:
@@ -119,13 +119,13 @@ class Masked:
         return Masked(selected(self.values, index), self.mask[index])
 
     def padded(self, index: NDArray[np.int64]) -> tuple[NDArray[Any], Mask]:
-        """Return items ``index``, of shape ``(n_rows, t, d)``, and which of their tokens are there."""
+        """Return items ``index``, of shape ``(n_rows, t, d)``, and which of their tokens exist."""
         values = np.asarray(self.values[index])
         return values.reshape(len(values), -1, self.dim), self.mask[index]
 
 
 def read_tokens(X: Any, rows: NDArray[np.int64]) -> tuple[NDArray[Any], Mask | None]:
-    """Return tokens ``(n_rows, t, d)`` and their mask, None where all are there; a vector an item is one token."""
+    """Return tokens ``(n_rows, t, d)`` and their mask, None if all exist; one vector per item is one token."""
     if isinstance(X, Ragged):
         return X.padded(rows)
     values = np.asarray(X[rows])
@@ -138,7 +138,7 @@ def token_width(X: Any) -> int:
 
 
 def token_count(X: Any) -> int | None:
-    """Return the number of an input's tokens, None where items differ in it."""
+    """Return the number of an input's tokens; None if it varies between items."""
     return None if isinstance(X, Ragged) else _length(X)
 
 

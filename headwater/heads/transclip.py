@@ -1,27 +1,27 @@
-"""TransCLIP: all tested images are classified together, so that their own clusters correct what texts say of them.
+"""TransCLIP: transductive classification, in which the clusters of all test images correct the zero-shot predictions.
 
-What is minimised, over class probabilities z of the tested rows (labelled rows keep their classes), class means μ and
-variances σ of columns, which all classes share::
+The objective is minimised over class probabilities z of the test rows (labelled rows keep their classes), class means μ
+and column variances σ shared by all classes::
 
     sum over tested i of  z_i · log z_i - text_weight * z_i · log ŷ_i - likelihood_weight * z_i · log N(f_i; μ, σ)
     - 1/2 sum over i, j of a_ij z_i · z_j
     - shot_weight * (n_tested / n_labelled) * sum over labelled i of log N(f_i; μ_class(i), σ)
 
-ŷ are the probabilities that texts give, f features of length 1, and ``a = (w + wᵀ) / 2k`` with w the cosines, 0 where
-negative, of each row to its k nearest.
+ŷ are the zero-shot probabilities, f unit features, and ``a = (w + wᵀ) / 2k`` with w the cosines, clipped at 0, of each
+row to its k nearest neighbours.
 
-Each step lowers it or leaves it. Means and variances have closed forms, given z. For z the neighbours' term, of which
-the others need not be convex, is bounded from above at the present z: a is no positive semi-definite matrix, but with
-row sums δ_i on its diagonal it is (diagonal dominance), and ``‖z - z'‖² <= 2 KL(z‖z')`` on the simplex (Pinsker), so
-that adding ``δ_i KL(z_i‖z_i')`` makes the linearised term a bound. Rows then decouple, each with a closed form. Without
-the δ_i it is the authors' step; what the steps come to rest at is the same.
+No step increases the objective. Means and variances have closed forms, given z. For z, the neighbours' term is bounded
+from above at the current z: the matrix a is not positive semi-definite, but it is with row sums δ_i on its diagonal
+(diagonal dominance), and ``‖z - z'‖² <= 2 KL(z‖z')`` on the simplex (Pinsker). So adding ``δ_i KL(z_i‖z_i')`` makes the
+linearised term a bound. Rows then decouple, each with a closed form. Without the δ_i it is the authors' step, which has
+the same fixed points.
 
 References
 ----------
 Zanella, Gérin and Ben Ayed, Boosting vision-language models with transduction, NeurIPS 2024. The weight 1/50 of the
-likelihood, three neighbours, and a start from the eight surest images of each class are those of the authors' code.
-Means are not brought to length 1 after each step, as they are there: equation 7 has them as they are, and so they
-lower the objective.
+likelihood, three neighbours, and a start from the eight most confident images of each class are as in the authors'
+code. Unlike there, means are not normalised after each step: equation 7 does not normalise them either, and only so do
+they lower the objective.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from headwater.heads.neighbours import unit_rows
 from headwater.heads.zero_shot import cosine_logits
 
 Floats = NDArray[np.float64]
-SUREST = 8  # images of each class that its mean starts from
-INNER = 5  # steps of z for each of means and variances
-LEAST_VARIANCE = 1e-8  # of features of length 1: a column that is constant would have an infinite likelihood
-COSINES = 4_000_000  # computed at once
+SUREST = 8  # most confident images of each class, for its initial mean
+INNER = 5  # steps of z for each step of means and variances
+LEAST_VARIANCE = 1e-8  # for unit features; a constant column would have an infinite likelihood
+COSINES = 4_000_000  # cosines computed at once
 
 
 @dataclass(frozen=True, eq=False)
 class Transduction:
-    """What was found of all tested rows together.
+    """The result of transductive classification of the test rows.
 
     Attributes
     ----------
     probabilities
         Float64, of shape ``(n, n_classes)``.
     means, variances
-        Of the classes ``(n_classes, d)``, and of columns ``(d,)``.
+        Class means ``(n_classes, d)``, and column variances ``(d,)``.
     objective
-        Its value at the start and after each step: of the probabilities, and of means and variances, by turns.
+        The objective at the start and after each step; steps of probabilities, and of means and variances, alternate.
     converged
-        Whether the last round lowered it by no more than ``tol`` a row.
+        Whether the last round lowered it by at most ``tol`` per row.
     """
 
     probabilities: Floats
@@ -86,20 +86,20 @@ def transduce(
     max_iter: int = 200,
     tol: float = 1e-6,
 ) -> Transduction:
-    """Classify rows together, by what texts say of each, where their clusters are, and what their neighbours are.
+    """Classify rows together, by their zero-shot logits, clusters and neighbours.
 
     Parameters
     ----------
     X
-        All tested rows, of shape ``(n, d)``; they are brought to length 1.
+        All test rows, of shape ``(n, d)``; they are normalised to length 1.
     text_logits
-        What texts say of each, of shape ``(n, n_classes)``.
+        Zero-shot logits of each, of shape ``(n, n_classes)``.
     labelled, codes
-        Rows whose classes are known, of shape ``(n_labelled, d)``, and these, as columns of ``text_logits``.
+        Labelled rows, of shape ``(n_labelled, d)``, and their classes, as columns of ``text_logits``.
     text_weight, shot_weight, likelihood_weight, n_neighbors
-        As in the objective; see the module.
+        Weights in the objective; see the module.
     max_iter, tol
-        Rounds at most, and the decrease of the objective a row below which there is no further one.
+        Most rounds, and the decrease of the objective per row below which rounds end.
     """
     n, n_classes = text_logits.shape
     tested = unit_rows(np.asarray(X, np.float64))
@@ -107,7 +107,7 @@ def transduce(
     one_hot = np.eye(n_classes)[np.zeros(0, np.int64) if codes is None else codes]
     every = np.concatenate([tested, known])
     near = affinity(every, n_neighbors)[:n]
-    slack = near[:, :n].sum(1)[:, None]  # δ: labelled rows stay as they are
+    slack = near[:, :n].sum(1)[:, None]  # δ: labelled rows do not change
     log_text = _log_softmax(np.asarray(text_logits, np.float64))
     rows = _Rows(tested, known, one_hot, likelihood_weight, shot_weight * n / max(len(known), 1))
 
@@ -115,7 +115,7 @@ def transduce(
     means, variances = rows.start(z), np.full(tested.shape[1], 1 / tested.shape[1])
 
     def objective() -> float:
-        smooth = near @ np.concatenate([z / 2, one_hot])  # pairs of tested rows count once
+        smooth = near @ np.concatenate([z / 2, one_hot])  # pairs of test rows count once
         entropy = np.sum(z * np.log(np.maximum(z, np.finfo(np.float64).tiny)))
         return float(entropy - np.sum(z * (text_weight * log_text + smooth)) - rows.likelihood(z, means, variances))
 
@@ -137,14 +137,14 @@ def transduce(
 
 
 class _Rows:
-    """Tested and labelled rows, and the part of the objective that has means and variances in it."""
+    """Test and labelled rows, and the part of the objective that depends on means and variances."""
 
     def __init__(self, tested: Floats, known: Floats, one_hot: Floats, of_tested: float, of_known: float) -> None:
         self.tested, self.known, self.one_hot = tested, known, one_hot
         self.of_tested, self.of_known = of_tested, of_known
 
     def start(self, z: Floats) -> Floats:
-        """Return first means: of labelled rows, or of the surest rows where a class has none."""
+        """Return initial means: of labelled rows, or of the most confident rows if a class has none."""
         surest = np.argsort(-z, axis=0, kind="stable")[:SUREST].T  # (n_classes, 8)
         weights = np.take_along_axis(z.T, surest, axis=1) + np.finfo(np.float64).tiny
         means = np.einsum("ck,ckd->cd", weights / weights.sum(1, keepdims=True), self.tested[surest])
@@ -153,7 +153,7 @@ class _Rows:
         return out
 
     def moments(self, z: Floats, means: Floats, variances: Floats) -> tuple[Floats, Floats]:
-        """Return the means and variances of least objective; what no row has a say in stays as it is."""
+        """Return the means and variances that minimise the objective; those without any rows stay unchanged."""
         weights = [(self.of_tested * z, self.tested), (self.of_known * self.one_hot, self.known)]
         mass = sum(w.sum(0) for w, _ in weights)[:, None]
         if not mass.any():
@@ -181,18 +181,18 @@ def log_density(X: Floats, means: Floats, variances: Floats) -> Floats:
 
 
 def affinity(unit: Floats, n_neighbors: int) -> csr_array:
-    """Return the symmetric affinity of rows of length 1: cosines to the nearest of each, over twice their number."""
+    """Return the symmetric affinity of unit rows: cosines to the nearest neighbours, over twice their number."""
     n = len(unit)
     k = min(n_neighbors, n - 1)
     if k < 1:
         return csr_array((n, n))
     nearest, cosines = np.empty((n, k), np.int64), np.empty((n, k))
-    single = unit.astype(np.float32)  # to find them, twice as quick; their cosines are those of float64
+    single = unit.astype(np.float32)  # twice as fast to find neighbours; their cosines are in float64
     step = max(1, COSINES // max(n, k * unit.shape[1]))
     for start in range(0, n, step):
         here = slice(start, min(start + step, n))
         distant = -(single[here] @ single.T)
-        distant[np.arange(len(distant)), np.arange(start, here.stop)] = np.inf  # no row is its own neighbour
+        distant[np.arange(len(distant)), np.arange(start, here.stop)] = np.inf  # a row is not its own neighbour
         nearest[here] = np.argpartition(distant, k - 1, axis=1)[:, :k]
         cosines[here] = np.einsum("id,ikd->ik", unit[here], unit[nearest[here]])
     w = csr_array((np.maximum(cosines, 0).ravel(), nearest.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
@@ -209,17 +209,17 @@ def _log_softmax(logits: Floats) -> Floats:
 
 
 class TransductiveZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Zero-shot classification of all rows together; nothing is fitted to labels.
+    """Zero-shot classification of all rows together, without labels.
 
-    ``predict_proba`` sees every row that it is given: probabilities of a row depend on the others, and those of one row
-    alone are those of `ZeroShot`.
+    ``predict_proba`` uses all given rows: probabilities of a row depend on the others. For a single row they equal
+    those of `ZeroShot`.
 
     Parameters
     ----------
     texts
         Vectors of the classes.
     text_weight, likelihood_weight, n_neighbors
-        As `transduce` has them.
+        See `transduce`.
 
     References
     ----------
@@ -279,22 +279,22 @@ class TransductiveZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
 
 class TransCLIP(WithTexts):
-    """Few-shot classification of all rows that are predicted together, by labelled rows, texts and each other.
+    """Few-shot classification of all rows together, by labelled rows, texts and each other.
 
-    ``predict_proba`` sees the features of every row that it is given, so that its probabilities depend on the company;
-    labels are those of the training rows alone.
+    ``predict_proba`` uses the features of all given rows, so that probabilities of a row depend on the others. Only
+    labels of the training rows are used.
 
     Parameters
     ----------
     texts
-        Vectors of the classes; without them labelled rows and clusters decide.
+        Vectors of the classes; None to use labelled rows and clusters only.
     text_weight, shot_weight, likelihood_weight, n_neighbors
-        As `transduce` has them.
+        See `transduce`.
 
     Attributes
     ----------
     classes_, n_features_in_, keys_, codes_, text_
-        As `WithTexts` has them.
+        See `WithTexts`.
 
     References
     ----------
@@ -319,7 +319,7 @@ class TransCLIP(WithTexts):
         self.n_neighbors = n_neighbors
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return the four weights of labelled rows that the authors choose among."""
+        """Return the four values of ``shot_weight`` that the authors select from."""
         return [{"shot_weight": weight} for weight in (0.002, 0.01, 0.02, 0.2)]
 
     def transduce(self, X: Any) -> Transduction:
@@ -350,7 +350,7 @@ class TransCLIP(WithTexts):
 
 
 def _read(X: Any) -> Floats:
-    """Return all rows, float64; refuse those that are not finite."""
+    """Return all rows, float64; refuse non-finite rows."""
     read = np.concatenate([np.asarray(values, np.float64) for _, values in blocks(X)])
     bad: Sequence[int] = np.flatnonzero(~np.isfinite(read).all(1)).tolist()
     if bad:

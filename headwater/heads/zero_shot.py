@@ -1,4 +1,4 @@
-"""Zero-shot classification: an image goes to the class whose description is nearest."""
+"""Zero-shot classification: an image gets the class with the most similar prompts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from headwater.heads.base import State, blocks
 
 @dataclass(frozen=True)
 class Prompts:
-    """What describes each class: every template filled with every descriptor.
+    """The prompts of each class: every template filled with every descriptor.
 
     Attributes
     ----------
     templates
-        Sentences with ``{}`` where a descriptor goes.
+        Sentences with ``{}`` for a descriptor.
     classes
         The descriptors of each class, by label.
     """
@@ -33,7 +33,7 @@ class Prompts:
     classes: Mapping[str, tuple[str, ...]]
 
     def texts_of(self, label: str) -> list[str]:
-        """Return the prompts of a class, templates first.
+        """Return the prompts of a class, ordered by template first.
 
         Examples
         --------
@@ -57,7 +57,7 @@ def read_prompts(path: str | Path) -> Prompts:
     Raises
     ------
     InputError
-        When the file is missing or holds something else; the message says what is wrong.
+        When the file is missing or invalid; the message says what is wrong.
     """
     path = Path(path)
     try:
@@ -86,10 +86,10 @@ def read_prompts(path: str | Path) -> Prompts:
 
 
 class ZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Probabilities from the cosine to each class's mean prompt; nothing is fitted to images.
+    """Probabilities from the cosine to each class's mean prompt, without training.
 
-    The features of a class's prompts are each brought to length 1, averaged, and brought to length 1 again; the
-    probabilities of an image are the softmax of ``logit_scale`` times its cosines.
+    The features of a class's prompts are normalised to length 1, averaged, and normalised again. The probabilities of
+    an image are the softmax of ``logit_scale`` times its cosines.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class ZeroShot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes
         Labels, of shape ``(n_classes,)``.
     logit_scale
-        The encoder's own; 100 is what CLIP's training ends at.
+        The encoder's own logit scale; CLIP's final value is 100.
 
     References
     ----------
@@ -152,7 +152,7 @@ def cosine_logits(
     Raises
     ------
     HeadError
-        When images and class features are of different lengths.
+        When images and class features have different dimensions.
     """
     text = np.asarray(class_features, np.float64)[np.argsort(np.asarray(classes), kind="stable")]
     if X.shape[1] != text.shape[1]:
@@ -166,13 +166,13 @@ def cosine_logits(
 
 
 def mean_prompt(features: NDArray[Any]) -> NDArray[np.float64]:
-    """Average a class's prompt features ``(n_prompts, d)``, each of length 1, to one of length 1, ``(d,)``."""
+    """Average a class's prompt features ``(n_prompts, d)``, as unit vectors, to one unit vector ``(d,)``."""
     mean: NDArray[np.float64] = unit(unit(features).mean(0)[None])[0]
     return mean
 
 
 def unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """Bring vectors to length 1; a zero vector stays zero."""
+    """Normalise vectors to length 1; a zero vector stays zero."""
     vectors = np.asarray(vectors, np.float64)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: NDArray[np.float64] = vectors / np.where(length > 0, length, 1)

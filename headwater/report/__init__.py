@@ -1,4 +1,4 @@
-"""Pictures of finished runs."""
+"""Figures of finished runs."""
 
 from headwater.report.figures import plot
 

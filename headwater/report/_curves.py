@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of each fold, and their mean over folds: arrays in, arrays out."""
+"""ROC and precision-recall curves of each fold, and their mean over folds, as arrays."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ GRID: Floats = np.linspace(0, 1, 201)
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """A curve of each fold, and what they are on average.
+    """The curve of each fold, and their mean.
 
     Attributes
     ----------
     folds
-        For each fold that has both sides its points: x and y, float64.
+        For each fold with positives and negatives, its points: x and y, float64.
     mean, std : float64, of shape (201,)
-        Of the folds' curves at each x of `GRID`; std is NaN where there is one fold.
+        Mean and standard deviation of the folds' curves at each x of `GRID`; std is NaN with one fold.
     areas
-        What the curve of each fold is summed up by: the AUC, or average precision.
+        The AUC, or average precision, of each fold.
     """
 
     folds: Sequence[tuple[Floats, Floats]]
@@ -36,17 +36,18 @@ class Spread:
 
 
 def spread(kind: Kind, truths: Sequence[Bools], scores: Sequence[Floats]) -> Spread | None:
-    """Return the curves of folds; None where no fold has both sides.
+    """Return the curves of folds; None if no fold has both positives and negatives.
 
     Parameters
     ----------
     truths, scores
-        For each fold which of its rows are positive, and their scores, of shape ``(n,)``.
+        For each fold, which of its rows are positive, and their scores, of shape ``(n,)``.
 
     References
     ----------
     Fawcett, An introduction to ROC analysis, 2006, section 8.1 (vertical averaging). Davis and Goadrich, The
-    relationship between precision-recall and ROC curves, 2006: between its points a precision-recall curve is no line.
+    relationship between precision-recall and ROC curves, 2006: precision-recall curves must not be interpolated
+    linearly.
     """
     both = [(t, s) for t, s in zip(truths, scores, strict=True) if t.any() and not t.all()]
     if not both:
@@ -67,14 +68,14 @@ def _roc(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
 
 
 def _roc_on_grid(x: Floats, y: Floats) -> Floats:
-    """Return true positive rates at each rate of the grid; 0 at 0, as curves are drawn."""
+    """Return true positive rates at each false positive rate of the grid; 0 at 0, where curves start."""
     out: Floats = np.interp(GRID, x, y)
     out[0] = 0.0
     return out
 
 
 def _precision_recall(truth: Bools, scores: Floats) -> tuple[Floats, Floats]:
-    """Return recall and precision, recall rising; the last point that scikit-learn adds at recall 0 is left out."""
+    """Return recall and precision by ascending recall, without the point that scikit-learn adds at recall 0."""
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(truth, scores)

@@ -1,4 +1,4 @@
-"""The figures themselves: numbers in, a matplotlib figure out."""
+"""Functions that draw matplotlib figures from arrays."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from headwater.report._curves import GRID, Kind, Spread
 from headwater.report._style import COLOURS, COLUMN, GREY, new_figure
 
 Floats = NDArray[np.float64]
-MOST_BANDS = 4  # that can be told apart
-MOST_WRITTEN = 12  # classes whose cells have room for numbers
-FEW_POINTS = 300  # that can be told apart without being transparent
+MOST_BANDS = 4  # more bands are unreadable
+MOST_WRITTEN = 12  # more classes leave no room for numbers in cells
+FEW_POINTS = 300  # more points need transparency
 AXES: Mapping[Kind, tuple[str, str, str]] = {
     "roc": ("false positive rate", "true positive rate", "AUC"),
     "precision-recall": ("recall", "precision", "AP"),
@@ -23,14 +23,14 @@ AXES: Mapping[Kind, tuple[str, str, str]] = {
 
 
 def curves(kind: Kind, spreads: Mapping[str, Spread], prevalence: float | None) -> Any:
-    """Draw the mean curve of each class, and one standard deviation over folds; of one class each fold too.
+    """Draw the mean curve of each class with one standard deviation over folds; with one class, each fold's curve too.
 
     Parameters
     ----------
     spreads
-        By what the curve is called.
+        Curves by name.
     prevalence
-        Precision of chance, where there is one number for it.
+        Prevalence of the positive class, the precision of chance; None without a single value.
     """
     x_label, y_label, area = AXES[kind]
     below = len(spreads) > 2  # a legend of more lines would hide the curves
@@ -63,16 +63,16 @@ def curves(kind: Kind, spreads: Mapping[str, Spread], prevalence: float | None) 
 
 
 def reliability(parts: Mapping[str, Mapping[str, Sequence[Any]]], what: str, error: str) -> Any:
-    """Draw how often predictions of each confidence are right, the gap to that, and how many there are.
+    """Draw a reliability diagram: accuracy by confidence, the gap between them, and counts.
 
     Parameters
     ----------
     parts
-        Bins as ``metrics.json`` has them, by a title, side by side.
+        Bins from ``metrics.json``, by title, drawn side by side.
     what
-        Whose confidence it is.
+        Label of the confidence axis.
     error
-        What the calibration error of the bins is called.
+        Name of the calibration error.
     """
     figure = new_figure(COLUMN * (1 if len(parts) == 1 else 1.8), COLUMN * 1.15)
     grid = figure.add_gridspec(2, len(parts), height_ratios=(3, 1))
@@ -110,7 +110,7 @@ def reliability(parts: Mapping[str, Mapping[str, Sequence[Any]]], what: str, err
             for x, n in zip(middle, count, strict=True):
                 lower.annotate(f"{n}", (x, n), (0, 1.5), textcoords="offset points", ha="center", fontsize=5)
         if column == 0:
-            upper.set_ylabel("share that is right")
+            upper.set_ylabel("accuracy")
             lower.set_ylabel("count")
         else:
             upper.set_yticklabels([])
@@ -119,14 +119,14 @@ def reliability(parts: Mapping[str, Mapping[str, Sequence[Any]]], what: str, err
 
 
 def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Any:
-    """Draw how often each class is taken for each: shares of the true class, shaded, and counts.
+    """Draw a confusion matrix: shares of the true class as colours, and counts.
 
     Parameters
     ----------
     counts : int64, of shape (n_classes, n_classes)
-        Rows of each true class by the predicted one.
+        Counts by true class and predicted class.
     names
-        Of the classes.
+        Names of the classes.
     """
     k = len(names)
     written = k <= MOST_WRITTEN
@@ -154,15 +154,15 @@ def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Any:
 
 
 def predicted_and_true(truth: Floats, predicted: Floats, names: Sequence[str], words: Sequence[str]) -> Any:
-    """Draw what was predicted against what is true, for each output a panel.
+    """Draw predicted against true numbers, in one panel per output.
 
     Parameters
     ----------
     truth, predicted : float64, of shape (n, n_outputs)
     names
-        Of the outputs.
+        Names of the outputs.
     words
-        What is written into each panel.
+        Text in each panel.
     """
     figure, panels = _panels(len(names), 1.0)
     for axes, t, p, name, line in zip(panels, truth.T, predicted.T, names, words, strict=True):
@@ -178,14 +178,14 @@ def predicted_and_true(truth: Floats, predicted: Floats, names: Sequence[str], w
 
 
 def residuals(truth: Floats, predicted: Floats, names: Sequence[str]) -> Any:
-    """Draw predicted less true against predicted, and how residuals are distributed, for each output a panel."""
+    """Draw residuals against predicted numbers, and the distribution of residuals, in one panel per output."""
     figure, panels = _panels(len(names), 0.8)
     for axes, t, p, name in zip(panels, truth.T, predicted.T, names, strict=True):
         error = p - t
         most = 1.08 * float(np.abs(error).max() or 1)
         axes.axhline(0, color=GREY, linestyle=":", linewidth=0.9)
         axes.scatter(p, error, s=9, color=COLOURS[0], alpha=_opacity(len(t)), linewidths=0)
-        axes.set(xlabel=f"predicted {name}", ylabel="predicted less true", ylim=(-most, most))
+        axes.set(xlabel=f"predicted {name}", ylabel="predicted minus true", ylim=(-most, most))
         beside = axes.inset_axes((1.02, 0, 0.22, 1), sharey=axes)
         beside.hist(error, bins=np.linspace(-most, most, 26), orientation="horizontal", color=GREY, linewidth=0)
         for value, line in ((float(error.mean()), "-"), (float(error.mean()) - float(error.std()), "--")):
@@ -198,12 +198,12 @@ def residuals(truth: Floats, predicted: Floats, names: Sequence[str]) -> Any:
 
 
 def training(curves: pl.DataFrame) -> Any:
-    """Draw the losses of training rows and of those held out, and the latter's metric, epoch by epoch.
+    """Draw the loss of training and held-out rows, and the metric of held-out rows, by epoch.
 
     Parameters
     ----------
     curves
-        ``curves.parquet`` of a run: a row for each epoch of each fold; a dot marks the epoch that was taken.
+        ``curves.parquet`` of a run, with one row per epoch of each fold. A dot marks the selected epoch.
     """
     figure = new_figure(2 * COLUMN, 0.8 * COLUMN)
     losses, metric = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
@@ -219,7 +219,7 @@ def training(curves: pl.DataFrame) -> Any:
             best = int(np.nanargmin(stop))
             losses.plot(epoch[best], stop[best], "o", color=colour, markersize=4)
     losses.set(xlabel="epoch", ylabel="loss (dotted: training rows)", ylim=(0, None))
-    metric.set(xlabel="epoch", ylabel="AUC of rows held out")
+    metric.set(xlabel="epoch", ylabel="AUC of held-out rows")
     for axes in (losses, metric):
         axes.xaxis.get_major_locator().set_params(integer=True)
     losses.legend()
@@ -235,7 +235,7 @@ def _opacity(n: int) -> float:
 
 
 def _panels(n: int, height: float) -> tuple[Any, list[Any]]:
-    """Return a figure with room for n panels, at most three beside each other."""
+    """Return a figure with n panels, at most three side by side."""
     columns = min(n, 3)
     rows = -(-n // columns)
     figure = new_figure(COLUMN * columns, COLUMN * height * rows)

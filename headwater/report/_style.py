@@ -1,4 +1,4 @@
-"""How figures look, and how they are written: the same bytes for the same run."""
+"""Style and output of figures; the same run gives the same bytes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from headwater._extras import need
 
-# Okabe and Ito, Color universal design, 2008, which colour-blind readers tell apart; brown for yellow, lost on white.
+# Colour-blind safe colours of Okabe and Ito, Color universal design, 2008, with brown for yellow, invisible on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A4B00")
 GREY = "#8C8C8C"
-COLUMN = 3.35  # inches: a column of a journal
+COLUMN = 3.35  # inches: width of a journal column
 SETTINGS: Mapping[str, Any] = {
-    "text.parse_math": False,  # a class may be called $5 and $6
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures are the same everywhere
+    "text.parse_math": False,  # class names may contain $
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so figures are the same everywhere
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -29,20 +29,20 @@ SETTINGS: Mapping[str, Any] = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.2,
-    "svg.hashsalt": "headwater",  # else ids are drawn at random
+    "svg.hashsalt": "headwater",  # ids are random otherwise
     "svg.fonttype": "path",
 }
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in this style, and leave matplotlib's own settings as they were."""
+    """Use this style, and restore matplotlib's settings afterwards."""
     with need("matplotlib", "plots").rc_context(SETTINGS):
         yield
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure, in inches, that belongs to no window."""
+    """Return an empty figure, of a size in inches, without a window."""
     need("matplotlib", "plots")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save(figure: Any, folder: Path, name: str, suffixes: Sequence[str], dpi: int) -> list[Path]:
-    """Write a figure in each format, without a date in it."""
+    """Write a figure in each format, without a date in its metadata."""
     paths = []
     for suffix in suffixes:
         path = folder / f"{name}.{suffix}"

@@ -1,4 +1,4 @@
-"""plot: the figures of a finished run, as a paper would print them."""
+"""plot: figures of a finished run, for a paper."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ SUFFIXES = ("png", "svg")
 
 @dataclass(frozen=True, repr=False)
 class Drawn(Shown):
-    """Figures that were written.
+    """The written figures.
 
     Attributes
     ----------
     folder
-        Where they are.
+        Their folder.
     files
         Each figure in each format.
     positive
-        The positive class of two; None where there are not two.
+        The positive class of a binary task; else None.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class Drawn(Shown):
         return {"folder": str(self.folder), "files": [path.name for path in self.files], "positive": named}
 
     def lines(self) -> list[str]:
-        """Say what there is."""
+        """Return the figures and their folder in a few lines."""
         names = dict.fromkeys(path.stem for path in self.files)
         suffixes = dict.fromkeys(path.suffix[1:] for path in self.files)
         return [*positive_lines(self.positive), f"{', '.join(names)} ({', '.join(suffixes)}) in {self.folder}"]
@@ -69,23 +69,23 @@ def plot(
 ) -> Drawn:
     """Draw a run: reliability, ROC and precision-recall curves and confusion; or predicted numbers and residuals.
 
-    Of a run that trained an encoder, the losses of each fold too.
+    For a run that trained an encoder, the losses of each fold are drawn too.
 
-    Curves are those of each fold's test rows, their mean and one standard deviation over folds (and seeds, where there
-    are several). Reliability, confusion and numbers are of all tested rows.
+    Curves show each fold's test rows, and their mean and standard deviation over folds (and seeds, if there are
+    several). Reliability, confusion and predicted numbers use all test rows.
 
     Parameters
     ----------
     run
         The directory of a run of `fit_head`, `zero_shot` or `evaluate`.
     out
-        Where to write them; ``figures`` in the run's directory when left out.
+        The folder to write. Default: ``figures`` in the run's directory.
     positive
-        The positive class of two, whose curves are drawn; the run's when left out.
+        The positive class of a binary task, whose curves are drawn. Default: the run's.
     formats
         ``"png"``, ``"svg"`` or ``"pdf"``.
     dpi
-        Dots an inch of PNG.
+        Resolution of PNG files, in dots per inch.
 
     Returns
     -------
@@ -94,11 +94,11 @@ def plot(
     Raises
     ------
     HeadError, InputError, MissingExtra
-        When there is no run, a format is none, or matplotlib is not installed.
+        When there is no run, a format is unknown, or matplotlib is not installed.
     """
     for suffix in formats:
         if suffix not in (*SUFFIXES, "pdf"):
-            raise InputError(f"formats: {suffix!r} is none of png, svg, pdf.")
+            raise InputError(f"formats: {suffix!r} must be one of png, svg, pdf.")
     if dpi < 1:
         raise InputError(f"--dpi must be at least 1, but is {dpi}.")
     found = read_results(Path(run))
@@ -158,7 +158,7 @@ def _spreads(
     scores: NDArray[np.float64],
     rows: Sequence[NDArray[np.int64]],
 ) -> dict[str, Spread]:
-    """Return what is drawn: the positive class of two, each of a few, or all entries together of many."""
+    """Return the curves to draw: the positive class (binary), each of a few classes, or many classes pooled."""
     every = truth == 1 if task == "multilabel" else truth[:, None] == np.arange(len(names))
     if task == "binary":
         found = {names[1]: spread(kind, [every[r, 1] for r in rows], [scores[r, 1] for r in rows])}
@@ -174,7 +174,7 @@ def _spreads(
 
 
 def _words(found: Results) -> list[str]:
-    """Return what each output's panel says: the run's own numbers, means over its folds."""
+    """Return the text of each output's panel: the run's metrics, as means over its folds."""
     names = names_of(found.metrics)
     parts = found.metrics.get("by_output") or {names[0]: found.metrics}
     out = []

@@ -121,7 +121,7 @@ def test_rows_that_are_not_numbers_are_named(data, kind):
 @pytest.mark.parametrize("kind", sorted(ONE_CLASS))
 def test_several_labels_are_refused(data, kind):
     """A head that is about one class a sample refuses several labels."""
-    with pytest.raises(HeadError, match="wants one class a sample"):
+    with pytest.raises(HeadError, match="needs one class per sample"):
         MEMBERS[kind][0].fit_many(data[0], data[1]["labels"], [(np.arange(300), {})])
 
 

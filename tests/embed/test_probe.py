@@ -279,7 +279,7 @@ def test_a_trial_is_noted_and_not_repeated(own, tmp_path, image_files, cache, pi
     assert n_trials(lambda: load(spec, batch_size=16)) == loading
     own("vectors = vectors * 2")
     assert n_trials(lambda: load(spec, batch_size=16)) > loading
-    assert "tried on made items" in "\n".join(doctor(encoder=spec, batch_size=16).lines())
+    assert "tested on synthetic items" in "\n".join(doctor(encoder=spec, batch_size=16).lines())
     assert n_trials(lambda: doctor(encoder=spec, batch_size=16)) > loading
     assert len(list(cache.iterdir())) == 2
 

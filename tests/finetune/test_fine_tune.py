@@ -478,7 +478,7 @@ def test_a_run_of_two_encoders_is_gone_on_with_where_one_was_tuned(cases, tiny, 
     assert of_image.before is not None
     assert of_text.before is None
     assert set(second.config["trained_parameters"]) == set(specs)
-    with pytest.raises(EncoderError, match=f"holds {specs[0]} tuned, none of"):
+    with pytest.raises(EncoderError, match=f"has adapters for {specs[0]}, but the encoders are "):
         tuned(cases, [tiny("timm-vit").spec, specs[1]], adapter=tmp_path / "one", **options)
 
 
@@ -519,7 +519,7 @@ def test_an_unreadable_image_is_left_out(cases, tiny, tmp_path):
     [
         ({"train": "none"}, "nothing to tune: run headwater embed"),
         ({"train": ["text=lora"]}, "trains none of the inputs"),
-        ({"train": ["lora", "full"]}, "given twice"),
+        ({"train": ["lora", "full"]}, "--train is given twice"),
         ({"train": ["sound=lora"]}, "neither image nor text"),
         ({"train": "last-99"}, "fewer than 99"),
         ({"start": "prob"}, "probe, random"),
@@ -531,7 +531,7 @@ def test_an_unreadable_image_is_left_out(cases, tiny, tmp_path):
         ({"precision": "fp8"}, "There are: auto"),
         ({"batch_norm": "update", "accumulate": 2}, "goes without --accumulate"),
         ({"lora": LoraSettings(rank=0)}, "at least 1"),
-        ({"lora": LoraSettings(modules="(")}, "no regular expression"),
+        ({"lora": LoraSettings(modules="(")}, "--lora-modules '(' is not a regular expression"),
         ({"label": "lable"}, "Did you mean 'label'"),
         ({"head": "knn", "params": {}}, "not trained by gradients"),
         ({"head": "co-attention", "params": SMALL}, "needs two inputs"),
@@ -551,7 +551,7 @@ def test_encoders_that_do_not_fit_are_refused(cases, tiny):
     """An encoder without weights, and one without a column, are errors."""
     with pytest.raises(EncoderError, match="cannot be trained"):
         tuned(cases, "builtin:texture")
-    with pytest.raises(ManifestError, match="left without a column"):
+    with pytest.raises(ManifestError, match="no column left for"):
         tuned(cases, [tiny("timm-vit").spec, tiny("timm-conv").spec])
 
 

@@ -338,7 +338,7 @@ def test_other_inputs_than_at_fitting(bound):
     """A head refuses other widths, other inputs, and another number of tokens to mix."""
     X, y = {name: part[:60] for name, part in bound[0].items()}, bound[1][:60]
     head = CoAttention(tokenizer="mix", n_tokens=3, width=8, heads=2, epochs=2).fit(X, y)
-    with pytest.raises(HeadError, match="wants a dict of image, text"):
+    with pytest.raises(HeadError, match="needs a dict of image, text"):
         head.predict_proba(X["image"])
     with pytest.raises(HeadError, match="fitted on 6 and 5"):
         head.predict_proba({"image": X["text"], "text": X["text"]})

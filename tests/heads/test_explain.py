@@ -105,5 +105,5 @@ def test_what_cannot_be_explained(marked, fitted):
         relevance(fitted, X, np.arange(3), method="gradients")
     with pytest.raises(HeadError, match="from 0 to 1"):
         relevance(fitted, X, np.arange(3), target=2)
-    with pytest.raises(HeadError, match="not what it was fitted on the mean of"):
+    with pytest.raises(HeadError, match="not fitted on means of these tokens"):
         relevance(LinearProbe().fit(X.mean(1)[:, :4], y), X, np.arange(3))

@@ -81,7 +81,7 @@ def change(folder, **entries):
         (lambda f: (f / "head.safetensors").unlink(), "no head here"),
         (lambda f: (f / "head.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "head.safetensors").write_bytes(b"\x80\x04pickled"), "cannot be read"),
-        (lambda f: change(f, format=2), "format 2, this headwater reads format 1"),
+        (lambda f: change(f, format=2), "format 2, but this headwater reads format 1"),
         (lambda f: change(f, head="unheard-of"), "unknown head 'unheard-of'"),
     ],
 )

@@ -145,7 +145,7 @@ def test_heads_of_one_grid_share_their_cosines():
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        (TipAdapter(ClassTexts(np.eye(16)[:2], ("a", "b"))), "no text describes class 'c'; described are: a, b"),
+        (TipAdapter(ClassTexts(np.eye(16)[:2], ("a", "b"))), "no text describes class 'c'. There are: a, b"),
         (TipAdapter(ClassTexts(np.eye(3), NAMES)), "images have 16 features and texts 3"),
         (TipAdapter(alpha=-1), "alpha must be at least 0"),
         (TipAdapter(beta=0), "beta must be above 0"),

@@ -210,7 +210,7 @@ def test_what_cannot_be_drawn(refused, fit, tmp_path, monkeypatch):
     run = fit("grade")
     (tmp_path / "file").write_text("")
     assert "is a file" in refused("plot", run.path, "--out", tmp_path / "file")
-    with pytest.raises(InputError, match="'gif' is none of png, svg, pdf"):
+    with pytest.raises(InputError, match="'gif' must be one of png, svg, pdf"):
         plot(run.path, formats=["gif"])
     with pytest.raises(HeadError, match="no run here"):
         plot(tmp_path)

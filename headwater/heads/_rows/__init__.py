@@ -1,4 +1,4 @@
-"""Training rows for many fits at once, in the form that is solved fastest."""
+"""Training rows for many fits at once, in the form that is fastest to solve."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from headwater.heads._rows.shared import SharedRows
 
 __all__ = ["Chunk", "RotatedRows", "SharedRows", "TrainingRows", "one_blas_thread", "to_numpy", "training_rows"]
 
-ROTATE_BELOW = 0.75  # rows a column
-ROTATE_ROWS = 1024  # more rows are a decomposition too dear
+ROTATE_BELOW = 0.75  # most rows per column to rotate
+ROTATE_ROWS = 1024  # most rows to rotate; a larger decomposition is too slow
 
 
 def training_rows(
     X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, max_bytes: int, n_threads: int
 ) -> TrainingRows:
-    """Return the rows in the form that is solved fastest; parameters as for `SharedRows`."""
+    """Return the rows in the form that is fastest to solve; parameters as for `SharedRows`."""
     most = max(len(rows) for rows in row_sets)
     if most <= min(ROTATE_BELOW * X.shape[1], ROTATE_ROWS) and 8 * most * most * len(row_sets) <= max_bytes:
         return RotatedRows(X, row_sets, scale=scale, n_threads=n_threads)

@@ -1,4 +1,4 @@
-"""Training rows for many fits at once: what the solver walks over, and how its weights become weights for X."""
+"""Training rows for many fits at once, and the transformation of the solver's weights to weights for X."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Chunk:
     rows
         Their row numbers in the caller's arrays, int64, of shape ``(r,)``.
     sets
-        The row sets that at least one of them is in, int64, of shape ``(s,)``.
+        The row sets that contain at least one of them, int64, of shape ``(s,)``.
     inside
-        Which row is in which of ``sets``, of shape ``(s, r)`` and the type of ``X``; None when all are in all.
+        Which row is in which of ``sets``, of shape ``(s, r)`` and the type of ``X``; None if all rows are in all sets.
     """
 
     X: Array
@@ -46,23 +46,23 @@ class Chunk:
 
 
 class TrainingRows(ABC):
-    """The rows that any of several row sets uses, as the solver sees them.
+    """The rows used by several row sets, in the solver's form.
 
-    The solver's weights for a set are about rows that are centred, scaled and rotated so that their scatter is
-    diagonal, or nearly so. Chunks hold rows as they are kept; `to_coef` and `to_weights` go between the two.
+    The solver's weights for a set apply to rows that are centred, scaled and rotated so that their scatter is (nearly)
+    diagonal. Chunks hold rows in their stored form; `to_coef` and `to_weights` convert between the two.
 
     Attributes
     ----------
     xp
-        The namespace of the arrays.
+        The array library.
     inside
         Which row of X is in which set, bool, of shape ``(n_samples, n_sets)``.
     n_weights
-        Weights that the solver has for each output.
+        Number of the solver's weights for each output.
     eigenvalues
-        Of the mean scatter of each set, or of all alike, of shape ``(n_sets, n_weights)`` or ``(1, n_weights)``. Held
-        above a floor at which rounding no longer tells them from 0: a step along such a direction would be noise
-        divided by the penalty.
+        Eigenvalues of the mean scatter of each set, or of all sets, of shape ``(n_sets, n_weights)`` or
+        ``(1, n_weights)``. They are kept above the level of rounding, since a step along a direction with a smaller
+        eigenvalue would be noise divided by the penalty.
     """
 
     xp: Any
@@ -87,7 +87,7 @@ class TrainingRows(ABC):
         return self.xp.float32
 
     def put(self, values: Any, dtype: Any = None) -> Array:
-        """Return ``values`` as an array of the library and on the device that X lives in."""
+        """Return ``values`` as an array of X's library, on X's device."""
         return self.xp.asarray(values, dtype=dtype or self.float, **self._place)
 
     @abstractmethod
@@ -96,22 +96,22 @@ class TrainingRows(ABC):
 
     @abstractmethod
     def to_coef(self, weights: Array, sets: NDArray[np.int64]) -> tuple[Array, Array]:
-        """Turn weights ``(p, k, n_weights)`` into weights ``(p, k, columns)`` and offsets ``(p, k)`` for chunks' X."""
+        """Convert weights ``(p, k, n_weights)`` to weights ``(p, k, columns)`` and offsets ``(p, k)`` for chunks."""
 
     @abstractmethod
     def to_weights(self, coef: Array, offset: Array, sets: NDArray[np.int64]) -> Array:
-        """Turn a gradient by what `to_coef` returns into one by what it takes: its transpose."""
+        """Convert a gradient in the output of `to_coef` to one in its input: the transpose of `to_coef`."""
 
     @abstractmethod
     def to_features(
         self, theta: NDArray[np.float64], set_of: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Turn the solver's parameters ``(P, k, n_weights + 1)`` into weights ``(P, k, d)`` and intercepts for X."""
+        """Convert the solver's parameters ``(P, k, n_weights + 1)`` to weights ``(P, k, d)`` and intercepts for X."""
 
     def map(self, function: Callable[[Chunk], T], sets: NDArray[np.int64] | None = None) -> Iterator[T]:
-        """Yield ``function(chunk)`` for each chunk that has rows of any of ``sets`` (all sets when left out).
+        """Yield ``function(chunk)`` for each chunk with rows of any of ``sets`` (default: all sets), in order.
 
-        In order; several threads work on chunks, few of which are in flight.
+        Several threads process chunks, with a limited number of chunks in memory.
         """
         wanted = np.ones(self.inside.shape[1], bool)
         if sets is not None:
@@ -130,7 +130,7 @@ class TrainingRows(ABC):
             yield waiting.popleft().result()
 
     def _share(self, function: Callable[[slice], None], n: int) -> None:
-        """Call ``function`` with spans that make up ``range(n)``, one a thread."""
+        """Divide ``range(n)`` into one span per thread, and call ``function`` with each."""
         if self._pool is None or n == 1:
             function(slice(0, n))
             return
@@ -139,12 +139,12 @@ class TrainingRows(ABC):
             pass
 
     def _used(self, rows: slice) -> NDArray[np.int64]:
-        """Return the row numbers within a span of rows that any set uses."""
+        """Return the row numbers within a span that any set uses."""
         numbers: NDArray[np.int64] = rows.start + np.flatnonzero(self.inside[rows].any(1))
         return numbers
 
     def _load(self, order: NDArray[np.int64]) -> Array:
-        """Return rows of X, as they are, in the working type."""
+        """Return rows of X in the working type, without scaling."""
         if not hasattr(self.source, "blocks"):
             index = order if isinstance(self.source, np.ndarray) else self.put(order, self.xp.int64)
             return self.xp.astype(self.source[index], self.float)
@@ -172,9 +172,9 @@ class TrainingRows(ABC):
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep NumPy's matrix products to the thread that asks for them, while rows are in use.
+    """Limit NumPy's matrix products to one BLAS thread while rows are in use.
 
-    Each thread of ours is a core's worth of work; those of the BLAS library would wait for theirs by spinning.
+    Each of our threads uses a full core; additional BLAS threads would only wait by spinning.
     """
     with _threads().limit(limits=1, user_api="blas"):
         yield
@@ -182,12 +182,12 @@ def one_blas_thread() -> Iterator[None]:
 
 @cache
 def _threads() -> ThreadpoolController:
-    """Return the handle on the BLAS libraries that are loaded; finding them takes milliseconds."""
+    """Return the controller of the loaded BLAS libraries; finding them takes milliseconds."""
     return ThreadpoolController()
 
 
 def floored(xp: Any, values: Array) -> Array:
-    """Hold eigenvalues ``(n_sets, rank)`` above the level of rounding."""
+    """Clip eigenvalues ``(n_sets, rank)`` to the level of rounding."""
     floor = 10 * float(xp.finfo(values.dtype).eps) * xp.max(values, axis=1, keepdims=True)
     return xp.maximum(values, floor + xp.zeros_like(values))
 
@@ -198,6 +198,6 @@ def to_numpy(array: Array) -> NDArray[Any]:
 
 
 def positive_std(xp: Any, variance: Array, mean: Array) -> Array:
-    """Return standard deviations, 1 for a column that is constant but for rounding."""
+    """Return standard deviations, 1 for a column that is constant up to rounding."""
     constant = variance <= 1e-12 * mean * mean
     return xp.where(constant, xp.ones_like(variance), xp.sqrt(xp.where(constant, xp.ones_like(variance), variance)))

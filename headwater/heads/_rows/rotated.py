@@ -1,7 +1,7 @@
-"""A matrix for each row set, for fits that have fewer rows than columns.
+"""A rotated matrix for each row set, for fits with fewer rows than columns.
 
-Weights of such a fit lie in the space that its rows span. Each row set is rotated into that space, which is smaller,
-and in which the scatter is diagonal.
+The weights of such a fit lie in the span of its rows. Each row set is rotated into this smaller space, in which the
+scatter is diagonal.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from headwater.heads._rows.base import Array, Chunk, TrainingRows, floored, posi
 
 
 class RotatedRows(TrainingRows):
-    """A matrix of its own for each row set, in the space that its rows span.
+    """A separate matrix for each row set, in the span of its rows.
 
-    With Z the standardised rows of a set, ``Z Zᵀ = U Λ Uᵀ``; its matrix is ``Y = U Λ^½``, and weights w for Y are
-    weights ``Zᵀ Y Λ⁻¹ w`` of the same length for Z. Parameters are as for `SharedRows`.
+    With Z the standardised rows of a set, ``Z Zᵀ = U Λ Uᵀ``; its matrix is ``Y = U Λ^½``, and weights w for Y
+    correspond to weights ``Zᵀ Y Λ⁻¹ w`` of the same norm for Z. Parameters are as for `SharedRows`.
     """
 
     def __init__(self, X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, n_threads: int) -> None:
@@ -40,16 +40,16 @@ class RotatedRows(TrainingRows):
         self.eigenvalues = floored(xp, self._values / n)
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield a chunk a row set."""
+        """Yield one chunk per row set."""
         yield from self._chunks
 
     @property
     def float(self) -> Any:
-        """The working type: so few numbers are as well kept exactly."""
+        """The working type; the matrices are small enough for float64."""
         return self.xp.float64
 
     def to_coef(self, weights: Array, sets: NDArray[np.int64]) -> tuple[Array, Array]:
-        """Return the weights as they are: chunks hold rotated rows."""
+        """Return the weights unchanged, since chunks hold rotated rows."""
         return weights, self.xp.zeros_like(weights[:, :, 0])
 
     def to_weights(self, coef: Array, offset: Array, sets: NDArray[np.int64]) -> Array:

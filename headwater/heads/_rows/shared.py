@@ -1,7 +1,7 @@
 """One float32 matrix of standardised rows for all fits.
 
-A fit's own centring and scaling is folded into its weights, so nothing is copied for a fold. Rows are ordered by the
-fits that they belong to, so that a chunk of rows is multiplied only with the fits that use it.
+Each fit's own centring and scaling is folded into its weights, so that folds need no copies. Rows are ordered by the
+fits that use them, so that a chunk of rows is multiplied only with those fits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from headwater.heads.base import blocks
 
 CHUNK_ROWS = 1024
 MIN_CHUNK_ROWS = 256
-MOMENT_ROWS = 256  # in float64 at once, to stay in the cache
+MOMENT_ROWS = 256  # rows in float64 at once, to stay in the CPU cache
 
 
 class SharedRows(TrainingRows):
@@ -30,13 +30,13 @@ class SharedRows(TrainingRows):
         Features of shape ``(n_samples, d)``: an array of NumPy or of another array-API library, or an array-like
         with ``blocks()``.
     row_sets
-        Row numbers, one array a set.
+        Row numbers, one array per set.
     scale
         Whether columns are divided by their standard deviations besides being centred.
     max_bytes
-        When the working matrix would be larger, rows are streamed from ``X`` again in each pass.
+        If the working matrix would be larger, rows are streamed from ``X`` in each pass.
     n_threads
-        Threads that work on chunks (NumPy only; other libraries bring their own).
+        Threads that process chunks (NumPy only; other libraries have their own).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SharedRows(TrainingRows):
         X /= self.width
 
     def to_coef(self, weights: Array, sets: NDArray[np.int64]) -> tuple[Array, Array]:
-        """Rotate back, and fold each set's centring and scaling in."""
+        """Rotate back, and fold in each set's centring and scaling."""
         xp, dtype = self.xp, weights.dtype
         vectors = xp.astype(self._vectors, dtype, copy=False)
         coef, offset = xp.empty_like(weights), xp.zeros_like(weights[:, :, 0])
@@ -103,7 +103,7 @@ class SharedRows(TrainingRows):
         return weights
 
     def _fold(self, sets: NDArray[np.int64], dtype: Any) -> tuple[Array, Array]:
-        """Return what each set's weights are multiplied by for the shared rows, and its centre there."""
+        """Return each set's scale of weights for the shared rows, and its centre in them."""
         scale, shift = (self.xp.astype(part[sets][:, None], dtype, copy=False) for part in (self._scale, self._shift))
         return scale, shift
 
@@ -118,7 +118,7 @@ class SharedRows(TrainingRows):
         return coef, theta[:, :, -1] + (weights * shift).sum(2) - (coef * center).sum(2)
 
     def _decompose(self) -> tuple[Array, Array]:
-        """Decompose the scatter of all used rows, which that of each set is near to."""
+        """Decompose the scatter of all used rows, which approximates that of each set."""
         d = self.n_weights
         scatter = self.put(np.zeros((d, d)))
         for part in self.map(lambda chunk: chunk.X.T @ chunk.X):
@@ -127,7 +127,7 @@ class SharedRows(TrainingRows):
         return values, vectors
 
     def _cut(self, X: Array) -> Iterator[Chunk]:
-        """Cut the working matrix, where the row sets change if there is such a place not too soon."""
+        """Divide the working matrix into chunks, if possible where the row sets change."""
         inside = self.inside[self.order]
         changes = np.flatnonzero((inside[1:] != inside[:-1]).any(1)) + 1
         start = 0
@@ -147,13 +147,13 @@ class SharedRows(TrainingRows):
     # Moments
 
     def _measure(self) -> None:
-        """Find the mean and standard deviation of each column over all used rows, and over each set's, in one pass."""
+        """Compute means and standard deviations of columns over all used rows, and over each set, in one pass."""
         xp = self.xp
-        shape = (self.inside.shape[1] + 1, self.n_weights)  # the last is of all used rows
+        shape = (self.inside.shape[1] + 1, self.n_weights)  # the last row is for all used rows
         total, square = self.put(np.zeros(shape), xp.float64), self.put(np.zeros(shape), xp.float64)
         zero = self.put(np.zeros(self.n_weights))
-        self.center, self.width = zero, zero + 1  # as chunks are so far
-        # a row's values are of each column's own size: taking them off first keeps differences from cancelling
+        self.center, self.width = zero, zero + 1  # chunks are not standardised yet
+        # subtracting one row first avoids cancellation in columns with a large mean
         shift = xp.astype(self._load(self.used[:1])[0], xp.float64)
 
         def moments(chunk: Chunk) -> tuple[NDArray[np.int64], Array, Array]:
@@ -168,7 +168,7 @@ class SharedRows(TrainingRows):
                 squares = squares + inside[:, some] @ X
             return chunk.sets, sums, squares
 
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the moments
+        with np.errstate(invalid="ignore", over="ignore"):  # non-finite values show in the moments
             for sets, part, squares in self.map(moments):
                 which = np.append(sets, len(total) - 1)
                 total[which] += part
