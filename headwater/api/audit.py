@@ -21,7 +21,7 @@ from headwater.errors import InputError, SplitError
 from headwater.evaluate import Split, make_splits
 from headwater.evaluate.leakage import Sides
 from headwater.evaluate.stated import Stated
-from headwater.runs.words import lines_of_texts
+from headwater.runs.printed import lines_of_texts
 from headwater.samples.columns import full_column, require_column
 from headwater.samples.duplicates import AuditColumns, Cluster, Counts, Duplicates, find_duplicates
 from headwater.samples.groups import group_column

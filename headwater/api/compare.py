@@ -32,8 +32,8 @@ from headwater.runs.predictions import (
     scores_of,
     truth_of,
 )
+from headwater.runs.printed import interval_words, number_words, p_words, positive_lines
 from headwater.runs.run import Run, open_run
-from headwater.runs.words import interval_words, number_words, p_words, positive_lines
 
 OTHER_FOLDS = (
     "folds differ between the runs: there are no tests over folds, and each run has the mean over its own folds. To "

@@ -20,8 +20,8 @@ from headwater.api.similar import Hit, similar
 from headwater.api.zero_shot import zero_shot
 from headwater.errors import InputError
 from headwater.runs.positive import positive_in_run
+from headwater.runs.printed import plus_minus, positive_lines
 from headwater.runs.run import Run
-from headwater.runs.words import plus_minus, positive_lines
 from headwater.sources.synthetic import make_histology
 
 INPUTS = {

@@ -21,11 +21,11 @@ from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.bootstrap import LOWER_IS_BETTER
 from headwater.evaluate.calibration import calibrator_from_dict
 from headwater.evaluate.class_order import columns_of, in_order_of
+from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.intervals import Interval, independent_difference, mean_share_interval
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
-from headwater.evaluate.summary import json_safe
 from headwater.evaluate.thresholds import at_threshold
 from headwater.experiment.fit import counts_of
 from headwater.experiment.prompts import SEES

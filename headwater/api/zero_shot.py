@@ -17,10 +17,10 @@ from headwater._words import counted
 from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
 from headwater.evaluate.class_order import in_order_of
+from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.metrics import Task
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import Positive, negative_first
-from headwater.evaluate.summary import json_safe
 from headwater.experiment.ablation import ablate as ablated
 from headwater.experiment.ablation import require_metric
 from headwater.experiment.fit import counts_of

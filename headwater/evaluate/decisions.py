@@ -24,11 +24,11 @@ from headwater.evaluate.calibration import (
     reliability,
 )
 from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
+from headwater.evaluate.fold_means import json_safe, natural, numbered, summary
 from headwater.evaluate.intervals import mean_share_interval
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
-from headwater.evaluate.summary import json_safe, natural, numbered, summary
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold
 
 Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # metrics of some of a fold's test rows

@@ -13,8 +13,8 @@ from headwater.errors import InputError, nearest
 from headwater.evaluate import Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate._labels import codes_in
+from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.statistics import holm
-from headwater.evaluate.summary import json_safe
 from headwater.experiment.prompts import ClassPrompts
 from headwater.heads import ZeroShot, mean_prompt
 

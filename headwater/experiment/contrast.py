@@ -33,22 +33,14 @@ from headwater.finetune.contrastive import ContrastiveLoss, Pairing, Pairs, Pair
 from headwater.finetune.data import InputSource, Rows
 from headwater.finetune.features import make
 from headwater.finetune.loop import LoopSettings, Tuned, train_model
-from headwater.finetune.options import (
-    Training,
-    beside,
-    curve_table,
-    hashed,
-    memory_advice,
-    peak_memory,
-    progress_of,
-)
+from headwater.finetune.options import Training, beside, curve_table, hashed, memory_advice, peak_memory, progress_of
 from headwater.finetune.reading import TunedEncoders, TunedInput, load_encoders, members_of, read_contents, read_samples
 from headwater.finetune.team import Team
 from headwater.heads import Prompts, ZeroShot, mean_prompt, read_prompts
 from headwater.heads._stopping import rows_to_stop_by
 from headwater.runs.positive import positive_section
+from headwater.runs.printed import class_lines, positive_lines
 from headwater.runs.run import CURVES
-from headwater.runs.words import class_lines, positive_lines
 from headwater.runs.write import environment, parquet, write_adapters, write_whole
 from headwater.samples.classes import class_counts
 from headwater.samples.columns import full_column, require_column

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from headwater.evaluate import Outcome
 from headwater.evaluate.bootstrap import FoldScores
+from headwater.evaluate.fold_means import json_safe, repeats, summary
 from headwater.evaluate.paired import Paired
-from headwater.evaluate.summary import json_safe, repeats, summary
 from headwater.experiment.head import HeadChoice
 from headwater.heads import noise_like, shuffled
 from headwater.heads.controls import LONE

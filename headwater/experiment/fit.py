@@ -34,15 +34,7 @@ from headwater.runs.write import described, environment, write_run
 from headwater.samples.classes import alike_labels, alike_values, class_counts, names_in
 from headwater.samples.columns import Columns
 from headwater.samples.groups import require_columns
-from headwater.samples.inputs import (
-    Wanted,
-    given_to,
-    instances_of,
-    parts_of,
-    read_inputs,
-    samples_behind,
-    wanted,
-)
+from headwater.samples.inputs import Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
 from headwater.samples.label_names import merged
 from headwater.samples.labels import labels_there, with_labels, with_numbers
 from headwater.samples.missing import MissingFound

@@ -16,7 +16,7 @@ from headwater.evaluate.leakage import Sides, Values
 from headwater.evaluate.splits import Split
 from headwater.evaluate.stated import Stated
 from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, pairs_above
-from headwater.runs.words import words_of_clue
+from headwater.runs.printed import words_of_clue
 from headwater.samples.contents import SharedContents, contents_of, kinds_of, modality_of
 from headwater.store import KEY_COLUMNS, Data, Modality, SelectedRows
 

@@ -20,9 +20,9 @@ from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.class_order import ordered
 from headwater.evaluate.decisions import decisions_of
 from headwater.evaluate.edges import at_edges
+from headwater.evaluate.fold_means import json_safe, summary
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
-from headwater.evaluate.summary import json_safe, summary
 from headwater.experiment.fit import LabelledRows, counts_of, of_samples_behind, splits_of
 from headwater.experiment.head import HeadChoice
 from headwater.experiment.leakage import Leakage, check_leakage

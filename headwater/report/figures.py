@@ -22,8 +22,8 @@ from headwater.report._style import COLOURS, save, style
 from headwater.runs.foreign import reads_runs
 from headwater.runs.positive import positive_in_run
 from headwater.runs.predictions import folds_of, names_of, scores_of, truth_of
+from headwater.runs.printed import positive_lines
 from headwater.runs.run import FIGURES, Results, read_results
-from headwater.runs.words import positive_lines
 
 SUFFIXES = ("png", "svg")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.evaluate import Outcome
 from headwater.evaluate.decisions import by_levels, by_outputs, means_of_repeats
-from headwater.evaluate.summary import json_safe, numbered, repeats, summary
+from headwater.evaluate.fold_means import json_safe, numbered, repeats, summary
 from headwater.runs.predictions import names_key
 from headwater.store import Data
 

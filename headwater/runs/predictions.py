@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.evaluate import Outcome
-from headwater.evaluate.summary import numbered
+from headwater.evaluate.fold_means import numbered
 
 REPEATS = ("seed", "draw", "fold")
 

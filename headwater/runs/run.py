@@ -19,7 +19,7 @@ from headwater.heads import load_head
 from headwater.runs.foreign import run_errors
 from headwater.runs.places import found_from
 from headwater.runs.positive import positive_in_run
-from headwater.runs.words import (
+from headwater.runs.printed import (
     ablation_lines,
     against_frozen,
     against_internal,

@@ -9,11 +9,11 @@ from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
 from headwater.store.keys import KEY_COLUMNS, PARTS, hex_from_keys, keys_from_hex, pair_key, sample_keys
 from headwater.store.layout import FAILED, STORED, TO_DO, block_rows
+from headwater.store.locks import Rights
 from headwater.store.quantised import QuantisedArray, quantise
 from headwater.store.reader import FeatureReader
 from headwater.store.remote import is_url, store_folder
 from headwater.store.repair import mend, salvage_journal
-from headwater.store.rights import Rights
 from headwater.store.shuffle import BlockShuffle
 from headwater.store.spec import MODALITIES, FeatureSpec, Modality
 from headwater.store.store import (

@@ -4,7 +4,7 @@ Each step of a write is durable before the next begins. A plan grows the arrays,
 the journal. A block writes its chunks, its chunk of ``status``, then a line in the journal. After a crash, data are
 therefore either recorded in the journal and complete, or not recorded and written again.
 
-For the files on disk, see `headwater.store.layout`; for the locks of writers, `headwater.store.rights`.
+For the files on disk, see `headwater.store.layout`; for the locks of writers, `headwater.store.locks`.
 """
 
 from __future__ import annotations

@@ -32,10 +32,10 @@ from headwater.store.layout import (
     spec_sum,
     token_arrays,
 )
+from headwater.store.locks import Rights
 from headwater.store.places import files_found_from
 from headwater.store.quantised import QuantisedArray
 from headwater.store.remote import remote_of
-from headwater.store.rights import Rights
 from headwater.store.spec import FeatureSpec
 
 Taken = TypeVar("Taken")

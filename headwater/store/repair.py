@@ -16,8 +16,8 @@ from headwater.store.features import Features
 from headwater.store.journal import BlockLine, Journal, is_whole, parsed
 from headwater.store.keys import KEY_BYTES
 from headwater.store.layout import KEY_CHUNK, as_words
+from headwater.store.locks import Rights
 from headwater.store.reader import FeatureReader
-from headwater.store.rights import Rights
 
 
 def mend(

@@ -11,7 +11,7 @@ import headwater as hw
 from headwater._missing import words_of
 from headwater.api import audit, evaluate, fit_head, open_run, sweep
 from headwater.errors import InputError
-from headwater.runs.words import class_lines
+from headwater.runs.printed import class_lines
 from headwater.samples.classes import alike
 from headwater.samples.missing import MissingRule
 
