@@ -26,7 +26,7 @@ Store = Annotated[
 ]
 Manifest = Annotated[
     Path,
-    typer.Argument(metavar="MANIFEST", help="CSV, TSV, Parquet, JSON lines, or a folder with a subfolder a class."),
+    typer.Argument(metavar="MANIFEST", help="CSV, TSV, Parquet, JSON lines, or a folder with a subfolder per class."),
 ]
 Features = Annotated[
     list[str],
@@ -36,11 +36,13 @@ Label = Annotated[list[str], option(panel=DATA, metavar="COL", help="Column to p
 Where = Annotated[str | None, option(panel=DATA, metavar="SQL", help="Use only these samples, such as 'age > 50'.")]
 Bags = Annotated[
     str | None,
-    option(panel=DATA, metavar="COL", help="What samples belong to, for --head mil and --views."),
+    option(panel=DATA, metavar="COL", help="What samples belong to, such as the slide; for --head mil and --views."),
 ]
 Views = Annotated[
     str | None,
-    option(panel=DATA, metavar="COL", help="View or magnification: each one of a --bags case is an input of its own."),
+    option(
+        panel=DATA, metavar="COL", help="View or magnification; each view of a --bags case becomes an input of its own."
+    ),
 ]
 Separator = Annotated[str | None, option(panel=DATA, metavar="TEXT", help="Splits --label's text into several labels.")]
 MissingValues = Annotated[
@@ -174,7 +176,12 @@ Aggregated = Annotated[
 ]
 Resampled = Annotated[
     str | None,
-    option("--groups", panel=REPORT, metavar="COL|none", help="Column to resample for confidence intervals."),
+    option(
+        "--groups",
+        panel=REPORT,
+        metavar="COL|none",
+        help="Column whose values are resampled for intervals, such as the patient.",
+    ),
 ]
 Level = Annotated[float, option(panel=REPORT, help="Confidence level of the intervals.")]
 Draws = Annotated[int, option(panel=REPORT, help="Resamples of the bootstrap.")]

@@ -20,7 +20,7 @@ Train = Annotated[
     option(
         panel=o.TRAINING,
         metavar="[image=|text=]lora|last-N|full|none",
-        help="What is trained, of all inputs or of one; repeat.",
+        help="What is trained, of all inputs or of one; repeat. Default: lora; full for contrast.",
     ),
 ]
 Augment = Annotated[

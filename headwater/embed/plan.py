@@ -21,7 +21,7 @@ from headwater._words import counted, size
 from headwater.embed import Content, Encoder, Shard, keys_of
 from headwater.embed.choice import EncoderChoice, Execution, one_of
 from headwater.embed.encoder import default_name
-from headwater.embed.items import Items, failed_items, items_of, refuse_failed
+from headwater.embed.items import SHOWN, Items, failed_items, items_of, refuse_failed
 from headwater.embed.load import load_encoder
 from headwater.embed.sample_table import SamplesPlan, plan_samples, refuse_own_keys
 from headwater.errors import DiskError, EncoderError, HeadwaterError, ImageError, InputError, ManifestError
@@ -186,6 +186,7 @@ class EmbedPlan(Shown):
                 (len(plan.items.unreadable), "cannot be read"),
             ]
             out += [f"  {n:,} {what}" for n, what in there if n]
+            out += [f"    {id}: {why}" for id, why in list(plan.items.unreadable.items())[:SHOWN]]
             spec = plan.spec
             tokens = "" if not spec.has_tokens else f", tokens {spec.n_tokens or 'any number'} x {spec.token_dim}"
             out.append(f"  {spec.encoder}, {spec.dim} values in {spec.dtype}{tokens}")
@@ -291,6 +292,8 @@ def plan_embedding(
         for modality, name in names.items():
             if (features := there.find_features(name)) is not None:
                 require(partial(refuse_failed, features, items[modality], table, "failed in an earlier run"))
+    for modality in wanted:
+        require(partial(_require_readable, names[modality], items[modality], collect))
     plans = {m: _feature_plan(there, names[m], specs[m], items[m], execution.retry_failed) for m in wanted}
     if not is_url(store):  # in a cache, old blocks make room
         needed = sum(plan.n_without_space * plan.spec.item_bytes for plan in plans.values())
@@ -345,6 +348,15 @@ def _feature_plan(store: Store | None, name: str, spec: FeatureSpec, items: Item
     n_failed = 0 if retry_failed else len(failed_items(features, contents))
     n_stored = len(contents) - len(blocks) - n_failed
     return FeaturePlan(name, spec, items, n_stored, n_failed, blocks, int((~np.isin(blocks, there)).sum()))
+
+
+def _require_readable(name: str, items: Items, planning: bool) -> None:
+    """Raise in a dry run if no item can be read; a run itself reports this at its end, as it does all failures."""
+    if planning and items.unreadable and not len(items.contents):
+        id, why = next(iter(items.unreadable.items()))
+        raise ImageError(
+            f"{name}: none of {counted(len(items.unreadable), 'sample')} can be read, such as {id}: {why}."
+        )
 
 
 def _require_space(path: Path, needed: int) -> None:

@@ -29,7 +29,7 @@ from headwater.evaluate.intervals import mean_share_interval
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
-from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold
+from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold, needed_groups
 
 Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # metrics of some of a fold's test rows
 LEVEL = 0.95
@@ -251,6 +251,11 @@ def _threshold(
         "folds": [{**numbered(f, outcome), **json_safe(v)} for f, v in zip(outcome.folds, found, strict=True)],
         **summary(found),
     }
+    of_class = positive if target == "sensitivity" else ~positive
+    chosen_on = [_inside(fold).rows for fold in outcome.folds]
+    n_groups, needed = min(len(np.unique(groups[rows[of_class[rows]]])) for rows in chosen_on), needed_groups(at)
+    if n_groups < needed:
+        section["too_few"] = {"groups": n_groups, "needed": needed}
     return section, {**what, "threshold": choose(_inside(outcome))}
 
 

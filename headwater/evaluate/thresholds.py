@@ -67,6 +67,17 @@ def choose_threshold(
     return float(np.nextafter(of_class[n_needed - 1], np.inf))
 
 
+def needed_groups(at: float) -> int:
+    """Return how many groups of the class a threshold must be chosen on, so that it can reach a share for new groups.
+
+    Examples
+    --------
+    >>> needed_groups(0.95), needed_groups(0.9)
+    (19, 9)
+    """
+    return int(np.ceil(at / (1 - at) - 1e-9)) if at < 1 else np.iinfo(np.int64).max
+
+
 def _for_new_groups(truth: Bools, scores: Floats, target: Target, at: float, groups: NDArray[Any]) -> float:
     rows, sign = (truth, 1) if target == "sensitivity" else (~truth, -1)
     values = sign * scores[rows]

@@ -169,8 +169,7 @@ def check_leakage(
     report["allowed"] = allowed
     if leaks and allowed is None:
         raise SplitError(
-            f"the split leaks: {'; '.join(leaks)}. Pass a --groups COL that keeps copies together (headwater audit "
-            "lists them), or --allow-leakage REASON."
+            f"the split leaks: {'; '.join(leaks)}. {_advice(group_column, report)}, or pass --allow-leakage REASON."
         )
     if stated is not None:
         report["texts"] = asdict(stated)
@@ -184,6 +183,13 @@ def check_leakage(
     for leak in leaks:
         say(f"allowed ({allowed}): {leak}")
     return report
+
+
+def _advice(group_column: str | None, report: Leakage) -> str:
+    """Say how a split is mended: one that divides groups by the split itself, another by groups that keep copies."""
+    if report.get("groups_across_splits"):
+        return f"Correct the column of --split so that each {group_column} is on one side"
+    return "Pass --groups COL that keeps copies together (headwater audit lists them)"
 
 
 def shared_images(data: Data, splits: Sequence[Split]) -> int:

@@ -153,6 +153,12 @@ def _decision_lines(metrics: Mapping[str, Any], n_folds: int) -> list[str]:
         shown = part.get("intervals", {})
         rows = [[name, over_folds(part, name, n_folds), *_interval_cell(shown.get(name))] for name in part["mean"]]
         out += indented([["", "", f"{LEVEL:.0%}"], *rows] if shown else rows)
+        if few := part.get("too_few"):
+            which = "with" if part["target"] == "sensitivity" else "without"
+            out.append(
+                f"warning: a {part['target']} of {part['at']:g} needs at least {few['needed']:,} groups (such as "
+                f"patients) {which} {part['positive']} to choose a threshold on, but a fold has {few['groups']:,}"
+            )
     if "conformal" in metrics:
         part = metrics["conformal"]
         each = " of each class" if part["per_class"] else ""

@@ -259,7 +259,7 @@ class FeatureReader:
         """Raise if the stored rows of a block in an array differ from their checksum."""
         line = self.state.blocks[block]
         if not has_digest(line.sums.get(part, ""), chunks, self.ranges_in(part, block, line.stored)):
-            raise StoreError(self._differs(part, block))
+            raise StoreError(self._differs(part, block) + self._advice)
 
     def require_same(self, block: int) -> None:
         """Raise a StoreBusy if the journal now records a block differently."""
@@ -277,6 +277,10 @@ class FeatureReader:
 
     def _refuse_changed(self) -> NoReturn:
         raise StoreBusy(f"{self.name}: another process has changed it since it was opened. Run the command again.")
+
+    @property
+    def _advice(self) -> str:
+        return f". Run: headwater verify {location(self.root)} --repair"
 
     def _differs(self, part: str, block: int) -> str:
         return f"{self.name}: block {block} of {part} differs from its checksum"
@@ -406,7 +410,7 @@ class FeatureReader:
             except StoreBusy:
                 raise
             except StoreError as error:
-                yield str(error)
+                yield str(error).removesuffix(self._advice)
 
     def token_span(self, block: int) -> tuple[int, int]:
         """Return the half-open range of a block's token rows."""

@@ -83,6 +83,7 @@ def test_split_that_divides_groups(fit, make_store, noise):
     store = make_store(noise, label=LABEL, fold=ALTERNATE, who=[i // 2 if i < 8 else i for i in range(N)])
     done, _ = fit(store, "--split", "fold", "--groups", "who")
     assert "it divides 4 groups of who, such as '0'" in done.error
+    assert "--split" in done.error
     done, leakage = fit(store, "--split", "fold", "--groups", "who", "--allow-leakage", "the published split")
     assert done.status == 0
     assert leakage["groups_across_splits"] == 4

@@ -106,3 +106,14 @@ def test_values_by_name_or_whole(images):
     )
     assert by_name.to_dict() == whole.to_dict()
     assert list(by_name.to_dict()["features"]) == ["t/image"]
+
+
+def test_nothing_that_can_be_read(images, command):
+    """Where no image can be read, a dry run names one and ends as the run does, with status 1."""
+    for image in (images / "images").glob("*.png"):
+        image.unlink()
+    words = ("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
+    done = command(*words, "--dry-run")
+    assert done.status == 1
+    assert "00.png" in done.out
+    assert command(*words).status == 1

@@ -470,3 +470,14 @@ def test_a_unit_that_is_whole_anyway_is_not_asked_about(breasts):
     assert run.predictions.group_by("group").agg(pl.col("fold").n_unique())["fold"].max() == 1
     with pytest.raises(InputError, match="pass --groups patient"):
         fit_head(breasts, features="made/image", label="finding", per="breast", folds=3)
+
+
+def test_too_few_patients_for_a_threshold_are_said(fit):
+    """A sensitivity that too few patients of the class can guarantee is warned of, with their number; else nothing is."""
+    few = fit(sensitivity=0.999)
+    found = few.metrics["threshold"]["too_few"]
+    assert found["needed"] == 999
+    assert 0 < found["groups"] < 999
+    assert any(line.startswith("warning:") and "999" in line for line in few.lines())
+    enough = fit(sensitivity=0.5, out="enough")
+    assert "too_few" not in enough.metrics["threshold"]
