@@ -473,7 +473,7 @@ def test_a_unit_that_is_whole_anyway_is_not_asked_about(breasts):
 
 
 def test_too_few_patients_for_a_threshold_are_said(fit):
-    """A sensitivity that too few patients of the class can guarantee is warned of, with their number; else nothing is."""
+    """A sensitivity that needs more patients of the class than there are is warned of, with their number."""
     few = fit(sensitivity=0.999)
     found = few.metrics["threshold"]["too_few"]
     assert found["needed"] == 999
