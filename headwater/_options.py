@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from headwater.errors import InputError, UnknownOption, nearest
 
 Value = TypeVar("Value")
+RENAMED = {"bar": " Progress bars are shown with progress=True."}
+"""Arguments of earlier versions, and what takes their place."""
 
 
 def with_options(function: str, options: Mapping[str, Any], *values: Any, only: Collection[str] | None = None) -> Any:
@@ -42,7 +44,8 @@ def with_options(function: str, options: Mapping[str, Any], *values: Any, only: 
     known = [name for name in owner if only is None or name in only]
     for name in options:
         if name not in known:
-            raise UnknownOption(f"{function}() got an unexpected keyword argument {name!r}.{nearest(name, known)}")
+            hint = RENAMED.get(name, nearest(name, known))
+            raise UnknownOption(f"{function}() got an unexpected keyword argument {name!r}.{hint}")
     found = tuple(
         replace(value, **{name: given for name, given in options.items() if owner[name] == number})
         for number, value in enumerate(values)

@@ -42,6 +42,13 @@ def test_an_unknown_name_is_pythons_own_error(verb, tmp_path):
         getattr(api, verb)(**required, **{wrong: "x"})
 
 
+def test_an_argument_of_an_earlier_version_says_what_to_use():
+    """``bar`` of fine_tune and contrast is part of ``progress`` now."""
+    for verb in (hw.fine_tune, hw.contrast):
+        with pytest.raises(TypeError, match="progress=True"):
+            verb("a.csv", encoder="builtin:clip", bar=True, **({"label": "x"} if verb is hw.fine_tune else {}))
+
+
 def test_a_field_that_a_function_has_no_use_for(tmp_path):
     """A value with a field that a sweep would pass over in silence is refused, by the option's name too."""
     with pytest.raises(InputError, match=r"sweep .*conformal_per_class \(--conformal-per-class\)"):
