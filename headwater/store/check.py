@@ -16,7 +16,7 @@ from headwater.store._files import location, read_own_json
 from headwater.store.blocks import array_metadata, group_metadata
 from headwater.store.keys import KEY_BYTES
 from headwater.store.layout import FAILED, KEY_CHUNK, PLANNED, STORED, TO_DO, end_of, token_arrays
-from headwater.store.reader import FeatureReader
+from headwater.store.reader import FeatureReader, text_of
 from headwater.store.remote import remote_of
 
 
@@ -74,8 +74,8 @@ def _damages(features: FeatureReader) -> Iterator[Damage]:
         except StoreBusy:
             raise
         except StoreError as error:
-            said.add(str(error))
-            yield Damage("planned", part, str(error))
+            said.add(text_of(error))
+            yield Damage("planned", part, text_of(error))
     yield from (damage for damage in wrong_metadata(features) if damage.text not in said)
     lines = list(features.state.blocks.values())
     if features.spec.ragged and lines:
@@ -122,7 +122,7 @@ def wrong_metadata(features: FeatureReader) -> Iterator[Damage]:
         try:
             features.token_chunk_rows(), features.token_places
         except StoreError as error:
-            yield Damage("planned", "tokens/values", str(error))
+            yield Damage("planned", "tokens/values", text_of(error))
     for part, expected in every.items():
         path = features.folder / part / "zarr.json"
         try:
@@ -159,7 +159,7 @@ def wrong_status(features: FeatureReader) -> Iterator[tuple[int, str]]:
         except StoreBusy:
             raise
         except StoreError as error:
-            yield block, str(error)
+            yield block, text_of(error)
             continue
         if bool(((said == STORED) & (found != STORED)).any() or ((said == FAILED) & (found == TO_DO)).any()):
             yield block, f"{features.name}: block {line.block} of status differs from the journal"

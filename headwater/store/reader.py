@@ -43,6 +43,28 @@ MANY = 256
 """With more stored keys than this for each key that is looked up, only some of them are sorted."""
 
 
+class Damaged(StoreError):
+    """Stored data differ from their checksum, and ``headwater verify --repair`` may restore them.
+
+    Attributes
+    ----------
+    text
+        The message without the advice to repair.
+    """
+
+    def __init__(self, text: str, root: Path) -> None:
+        super().__init__(text, root)
+        self.text, self.root = text, root
+
+    def __str__(self) -> str:
+        return f"{self.text}. Run: headwater verify {location(self.root)} --repair"
+
+
+def text_of(error: StoreError) -> str:
+    """Return the message of an error, without advice to repair: ``headwater verify`` itself prints it."""
+    return error.text if isinstance(error, Damaged) else str(error)
+
+
 class FeatureReader:
     """A feature set as the journal recorded it when it was opened; reading never waits for a writer."""
 
@@ -85,7 +107,7 @@ class FeatureReader:
         try:
             rows = self._metadata("pooled", _chunk_rows)
             if "layout" in sums and sums["layout"] != layout_sum(rows):
-                raise StoreError(f"{self.name}: layout differs from its checksum")
+                raise Damaged(f"{self.name}: layout differs from its checksum", self.root)
         except StoreError:
             powers = (1 << power for power in range(MOST_ROWS.bit_length() + 1))
             known = next((rows for rows in powers if layout_sum(rows) == sums.get("layout")), None)
@@ -239,7 +261,7 @@ class FeatureReader:
 
         def require_right(index: int, chunks: list[Array]) -> None:
             if expected is not None and not has_digest(expected, chunks, [(0, self.n_items)]):
-                raise StoreError(f"{self.name}: {part} differs from its checksum")
+                raise Damaged(f"{self.name}: {part} differs from its checksum", self.root)
 
         def require_same(index: int) -> None:
             self.require_unchanged(lambda now: now.plan.sums.get(part) == expected)
@@ -259,7 +281,7 @@ class FeatureReader:
         """Raise if the stored rows of a block in an array differ from their checksum."""
         line = self.state.blocks[block]
         if not has_digest(line.sums.get(part, ""), chunks, self.ranges_in(part, block, line.stored)):
-            raise StoreError(self._differs(part, block) + self._advice)
+            raise Damaged(self._differs(part, block), self.root)
 
     def require_same(self, block: int) -> None:
         """Raise a StoreBusy if the journal now records a block differently."""
@@ -277,10 +299,6 @@ class FeatureReader:
 
     def _refuse_changed(self) -> NoReturn:
         raise StoreBusy(f"{self.name}: another process has changed it since it was opened. Run the command again.")
-
-    @property
-    def _advice(self) -> str:
-        return f". Run: headwater verify {location(self.root)} --repair"
 
     def _differs(self, part: str, block: int) -> str:
         return f"{self.name}: block {block} of {part} differs from its checksum"
@@ -410,7 +428,7 @@ class FeatureReader:
             except StoreBusy:
                 raise
             except StoreError as error:
-                yield str(error).removesuffix(self._advice)
+                yield text_of(error)
 
     def token_span(self, block: int) -> tuple[int, int]:
         """Return the half-open range of a block's token rows."""

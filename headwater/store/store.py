@@ -44,7 +44,7 @@ from headwater.store.file_index import NAME as FILES
 from headwater.store.keys import KEY_COLUMNS, PARTS, keys_from_hex, sample_keys
 from headwater.store.layout import FAILED, FOLDERS_ABOVE, STORED
 from headwater.store.places import found_from, seen_from
-from headwater.store.reader import FeatureReader
+from headwater.store.reader import FeatureReader, text_of
 from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
 from headwater.store.summed import has_sum, read_summed, remove_summed, write_summed
@@ -549,7 +549,7 @@ class Store:
             except StoreBusy:
                 raise
             except StoreError as error:
-                yield str(error)
+                yield text_of(error)
                 continue
             if features is not None:  # else another process has removed it since it was listed
                 yield from features.verify()

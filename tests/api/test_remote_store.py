@@ -152,7 +152,8 @@ def test_repair_of_a_key(embedded, command, done, s3):
     data[40] ^= 1
     s3.pipe_file(place, bytes(data))
     ended = command("fit-head", embedded, *TEXTURE, "--label", "grade", "--groups", "none")
-    assert ended.error == "headwater: texture/image: keys differs from its checksum"
+    repair = f"Run: headwater verify {embedded} --repair"
+    assert ended.error == f"headwater: texture/image: keys differs from its checksum. {repair}"
     assert "all checksums match now" in done("verify", embedded, "--repair")
     assert objects_of(s3, embedded) == right
 

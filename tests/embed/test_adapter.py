@@ -143,7 +143,7 @@ def test_layers_are_named_by_a_pattern(tiny):
     chosen = Adapted(loaded(tiny, "hf-clip"), {"image": TrainMode("lora")}, LoraSettings(rank=2, modules=r"[qv]_proj$"))
     assert chosen.trained
     assert all(("q_proj" in name or "v_proj" in name) and "vision" in name for name in chosen.trained)
-    with pytest.raises(InputError, match="There are such as vision_model"):
+    with pytest.raises(InputError, match="layers are named like vision_model"):
         Adapted(loaded(tiny, "hf-clip"), {"image": TrainMode("lora")}, LoraSettings(modules="nothing"))
 
 

@@ -229,7 +229,9 @@ def test_damage_in_the_bucket_is_refused_when_it_is_read(url, elsewhere, s3, par
         return features.rows_of(keys_of(2)) if part == "keys" else read_ragged(features)
 
     for _ in range(2):
-        with pytest.raises(StoreError, match=rf"^f/image: .*{part} differs from its checksum$"):
+        with pytest.raises(
+            StoreError, match=rf"^f/image: .*{part} differs from its checksum\. Run: headwater verify .* --repair$"
+        ):
             read()
         assert not (features.folder / part / place.rpartition("/")[2]).exists()
     said = list(open_store(url).verify())
