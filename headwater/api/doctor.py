@@ -19,6 +19,7 @@ from headwater.embed import Encoder, Source, load_encoder, no_network, source_of
 from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.speed import Measured, measure
 from headwater.errors import EncoderError, InputError
+from headwater.retrieve.library import CPU, GPU, FaissLibrary, faiss_library
 from headwater.store import FeatureSpec, Modality
 
 TRIED = "tested on synthetic items: different items get different vectors, equal items equal ones, alone or in a batch"
@@ -36,8 +37,10 @@ class Environment:
         Cores that this process may use, and bytes of memory; None if unknown.
     cuda
         The GPU that torch sees, and bytes of its memory; None without a GPU.
+    faiss
+        The installed builds of FAISS.
     extras
-        Packages of each extra with their versions; None for a package that is not installed.
+        Packages of each extra with their versions, builds of FAISS excepted; None for a package that is not installed.
     """
 
     headwater: str
@@ -46,6 +49,7 @@ class Environment:
     n_cores: int
     memory: int | None
     cuda: tuple[str, int] | None
+    faiss: FaissLibrary
     extras: dict[str, dict[str, str | None]]
 
     def lines(self) -> list[str]:
@@ -53,6 +57,7 @@ class Environment:
         memory = "" if self.memory is None else f", {size(self.memory)} of memory"
         out = [f"headwater {self.headwater}, Python {self.python}, {self.system}, {self.n_cores} cores{memory}"]
         out.append("GPU: torch sees none" if self.cuda is None else f"GPU: {self.cuda[0]}, {size(self.cuda[1])}")
+        out.append(self.faiss.line())
         for extra, packages in self.extras.items():
             there = [f"{name} {found}" for name, found in packages.items() if found is not None]
             missing = [name for name, found in packages.items() if found is None]
@@ -203,6 +208,7 @@ def _environment() -> Environment:
         len(os.sched_getaffinity(0)),
         _memory(),
         _cuda() if extras.get("encoders", {}).get("torch") else None,
+        faiss_library(),
         extras,
     )
 
@@ -210,12 +216,13 @@ def _environment() -> Environment:
 def _extras() -> dict[str, dict[str, str | None]]:
     """Return the packages of each extra of the installed headwater, with their installed versions.
 
-    Some extras include others; a package is listed under the smallest extra that requires it.
+    Some extras include others; a package is listed under the smallest extra that requires it. `FaissLibrary` describes
+    FAISS, of which two extras bring a build each.
     """
     asked: dict[str, list[str]] = defaultdict(list)
     for line in requires("headwater") or ():
         match = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"]([\w-]+)['\"]", line)
-        if match and match[1] != "headwater":
+        if match and match[1] != "headwater" and not match[1].startswith((CPU, GPU)):
             asked[match[2]].append(match[1])
     found: dict[str, dict[str, str | None]] = {}
     seen: set[str] = set()

@@ -16,7 +16,8 @@ import msgspec
 from headwater._reading import open_regular, read_json
 from headwater._schema import Count, Size, Word, read_as
 from headwater.errors import DiskError, StoreError, StoreNotFound
-from headwater.retrieve.index import Kind, VectorIndex, load_faiss
+from headwater.retrieve.index import Kind, VectorIndex
+from headwater.retrieve.library import load_faiss
 
 FORMAT = 1
 LINKS = 8192
