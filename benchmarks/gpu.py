@@ -31,7 +31,7 @@ from embed_cpu import Files, make_images
 from mlp_sweep import SETTINGS, plain
 
 from headwater.embed import Content, fill, key_of_file, load_encoder
-from headwater.heads import MLP
+from headwater.heads import MLP, LinearProbe
 from headwater.store import create_store
 
 CORES = len(os.sched_getaffinity(0))
@@ -72,6 +72,7 @@ class Sizes:
     steps: int = 8
     n_settings: int = 64
     n_rows: int = 8000
+    linear: tuple[tuple[int, int, float], ...] = ((8000, 768, 5.0), (100_000, 1024, 15.0))
     maps: tuple[str, int, tuple[int, int]] = ("resnet34", 64, (1520, 912))
 
 
@@ -85,6 +86,7 @@ TINY = Sizes(
     steps=2,
     n_settings=2,
     n_rows=200,
+    linear=((200, 16, 5.0),),
     maps=("test_resnet", 2, (96, 64)),
 )
 
@@ -223,6 +225,33 @@ def perceptrons(bench: Bench) -> Iterator[Row]:
     yield Row(name, "plain PyTorch loop, two timed", "s", ours, theirs, 30.0)
 
 
+def linear(bench: Bench) -> Iterator[Row]:
+    """20 penalties x 5 folds of logistic regression on an array of the device, against the CPU's cores."""
+    random = np.random.default_rng(0)
+    for n, d, wanted in bench.sizes.linear:
+        spectrum = np.arange(1, d + 1, dtype=np.float32) ** -0.7
+        X = random.standard_normal((n, d), dtype=np.float32) * spectrum
+        X = X @ np.linalg.qr(random.standard_normal((d, d), dtype=np.float32))[0]
+        y = (X @ random.standard_normal(d) / X.std() + random.standard_normal(n) > 0).astype(int)
+        parts = np.array_split(random.permutation(n), 5)
+        folds = [np.sort(np.concatenate(parts[:i] + parts[i + 1 :])) for i in range(5)]
+        fits = [(rows, {"C": float(C)}) for rows in folds for C in np.logspace(-6, 2, 20)]
+        there = torch.asarray(X, device=bench.device)
+        heads = {}
+
+        def fit(where: str, X: Any, y: Any = y, fits: Any = fits, heads: Any = heads) -> None:
+            heads[where] = LinearProbe().fit_many(X, y, fits)
+
+        ours = bench.seconds(lambda there=there, fit=fit: fit("device", there), 2)
+        theirs = best(lambda X=X, fit=fit: fit("cpu", X), 1)
+        apart = max(
+            float(np.abs(a.predict_proba(X[:2000]) - b.predict_proba(X[:2000])).max())
+            for a, b in zip(heads["device"], heads["cpu"], strict=True)
+        )
+        also = {"largest_difference_of_probabilities": apart}
+        yield Row(f"{len(fits)} logistic fits, {n:,} x {d}", f"{CORES} cores", "s", ours, theirs, wanted, also)
+
+
 def training(bench: Bench) -> Iterator[Row]:
     """A step of LoRA and of full tuning from files, against the bare step on ready tensors."""
     import fine_tune_step as step
@@ -246,6 +275,7 @@ def training(bench: Bench) -> Iterator[Row]:
 ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "embed": embedding,
     "perceptrons": perceptrons,
+    "linear": linear,
     "training": training,
     "maps": feature_maps,
     "feed": feed,
