@@ -34,8 +34,8 @@ def group_column(store: Samples, groups: str | None, *whole: str | None) -> str 
     for column in store.samples.columns:
         if column not in whole and _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
             raise InputError(
-                f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep each value on one side "
-                "of every split, or --groups none if rows are independent."
+                f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep rows of the same "
+                "value together, in splits and intervals, or --groups none if rows are independent."
             )
     return None
 
