@@ -91,3 +91,17 @@ def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_files_that_are_named_exist():
+    """Every file of the package, tests or benchmarks that README, docs or the changelog name is there."""
+    named = [
+        (page.name, name)
+        for page in [*PAGES, ROOT / "CHANGELOG.md"]
+        for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", page.read_text())
+    ]
+    assert len(named) > 20
+    missing = [
+        (page, name) for page, name in named if not any((ROOT / top / name).exists() for top in ("headwater", ""))
+    ]
+    assert not missing
