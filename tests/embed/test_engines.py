@@ -264,9 +264,9 @@ def test_ray_counts_texts_that_are_cut(tmp_path, tiny):
         embed(tmp_path / "m.csv", tmp_path / f"{name}.hw", spec, *more).stdout.split("\n")
         for name, more in (("one", ()), ("ray", ("--engine", "ray", "--workers", "1")))
     ]
-    cut = [[line for line in lines if "cut short" in line] for lines in said]
+    cut = [[line for line in lines if "truncated" in line] for lines in said]
     assert cut[0] == cut[1]
-    assert "30 texts cut short" in cut[0][0]
+    assert "30 texts truncated" in cut[0][0]
 
 
 @pytest.mark.slow
