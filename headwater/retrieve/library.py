@@ -56,9 +56,9 @@ class FaissLibrary:
 
     def line(self) -> str:
         """Return it in one line, which says what to run if something is wrong."""
-        if not self.builds:
+        if not self.builds and self.error is None:
             return "FAISS: not installed: pip install 'headwater[retrieve]', or for a GPU on Linux 'headwater[gpu]'"
-        builds = " and ".join(f"{name} {found}" for name, found in self.builds.items())
+        builds = " and ".join(f"{name} {found}" for name, found in self.builds.items()) or "its library"
         if len(self.builds) > 1:
             return f"FAISS: {builds} are installed together, and overwrite each other's files. {_anew(self.builds)}"
         if self.error is not None:
@@ -78,7 +78,7 @@ def faiss_library() -> FaissLibrary:
         faiss = load_faiss()
         has_gpu = hasattr(faiss, "StandardGpuResources")
         return FaissLibrary(builds or {"faiss": faiss.__version__}, has_gpu, faiss.get_num_gpus() if has_gpu else 0)
-    except MissingExtra:
+    except MissingExtra:  # not installed, or an empty folder
         missing = f"its files are missing. {_anew(builds)}"
         return FaissLibrary(builds, error=missing if builds else None)
     except Exception as error:  # noqa: BLE001  (a library of CUDA may be missing, or be of another version)
@@ -86,9 +86,16 @@ def faiss_library() -> FaissLibrary:
 
 
 def _builds() -> dict[str, str]:
-    """Return the version of each installed build of FAISS, by the name of its package."""
-    found = {str(one.metadata["Name"]).lower().replace("_", "-"): one.version for one in distributions()}
-    return {name: found[name] for name in sorted(found) if name.startswith((CPU, GPU))}
+    """Return the version of each installed build of FAISS, by the name of its package; the first found counts."""
+    found: dict[str, str] = {}
+    for one in distributions():
+        said = one.metadata
+        if not said or "Name" not in said or "Version" not in said:  # what is left of a package
+            continue
+        name = said["Name"].lower().replace("_", "-")
+        if name.startswith((CPU, GPU)):
+            found.setdefault(name, said["Version"])
+    return dict(sorted(found.items()))
 
 
 def _anew(builds: Mapping[str, str]) -> str:

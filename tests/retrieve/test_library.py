@@ -91,10 +91,30 @@ def test_a_library_that_cannot_be_loaded(installed, anew):
     assert faiss_library().line().endswith("cannot be used: libcudart.so.12: cannot open")
 
 
+@pytest.mark.parametrize("left", [None, "", "Name: other\n"], ids=["no file", "empty", "no version"])
+def test_what_is_left_of_other_packages(installed, left):
+    """A folder that a package left behind, without its file, name or version, is no build of FAISS and no error."""
+    pytest.importorskip("faiss")
+    before = faiss_library()
+    folder = installed() / "other-1.0.dist-info"
+    folder.mkdir()
+    if left is not None:
+        (folder / "METADATA").write_text(left)
+    assert faiss_library() == before
+
+
+def test_the_build_that_is_found_first_counts(installed):
+    """Of one package in two folders, the first on the path is the one that is imported."""
+    pytest.importorskip("faiss")
+    installed(faiss_cpu="9.9")
+    assert faiss_library().builds == {"faiss-cpu": "9.9"}
+
+
 @pytest.mark.parametrize(
     ("library", "said"),
     [
         (FaissLibrary({}), "not installed: pip install 'headwater[retrieve]'"),
+        (FaissLibrary({}, error="libfaiss.so: cannot open"), "its library cannot be used: libfaiss.so: cannot open"),
         (FaissLibrary({"faiss-cpu": "1.15"}), "faiss-cpu 1.15, which uses the CPU"),
         (FaissLibrary({"faiss-gpu": "1.15"}, has_gpu=True), "faiss-gpu 1.15, which sees no GPU"),
         (FaissLibrary({"faiss-gpu": "1.15"}, has_gpu=True, n_gpus=1), "faiss-gpu 1.15, which sees 1 GPU"),
