@@ -24,7 +24,7 @@ from headwater.evaluate.bootstrap import METRICS, default_metric
 from headwater.evaluate.options import Protocol
 from headwater.experiment.fit import FitOptions, FitPlan
 from headwater.experiment.head import DEFAULT_HEAD, HeadChoice
-from headwater.experiment.leaderboard import Cell, lines_of, ranked
+from headwater.experiment.leaderboard import Cell, leaderboard_lines, ranked
 from headwater.runs.places import PLACES, seen_from
 from headwater.runs.run import read_results
 from headwater.runs.write import parquet, to_json
@@ -88,7 +88,10 @@ class Sweep(Shown):
     def lines(self) -> list[str]:
         """Return the results in a few lines."""
         settings = f"{len(self.trials):,} trials"
-        return [*lines_of(self.found), f"leaderboard.csv, {settings} and {len(self.leaderboard)} runs in {self.path}"]
+        return [
+            *leaderboard_lines(self.found),
+            f"leaderboard.csv, {settings} and {len(self.leaderboard)} runs in {self.path}",
+        ]
 
 
 SWEPT = {"task", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds"}

@@ -185,7 +185,7 @@ def _mean_and_std(metrics: Mapping[str, Any], name: str) -> list[tuple[str, floa
 # In words
 
 
-def lines_of(found: Mapping[str, Any]) -> list[str]:
+def leaderboard_lines(found: Mapping[str, Any]) -> list[str]:
     """Return the results of a sweep in lines.
 
     Parameters

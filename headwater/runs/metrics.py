@@ -40,7 +40,10 @@ def metrics_of(
     params: Mapping[str, Any] | None = None,
     by: tuple[str, NDArray[Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return the contents of ``metrics.json``.
+    """Return the contents of ``metrics.json`` that every evaluated run has.
+
+    `headwater.evaluate.decisions` adds calibration, threshold, prediction sets and units; `headwater.experiment` adds
+    leakage, controls, transduction, class counts, and, of tuned encoders, the frozen one's results and the training.
 
     Parameters
     ----------

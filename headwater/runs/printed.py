@@ -12,8 +12,92 @@ from headwater.evaluate.decisions import LEVEL
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.stated import Clue
 from headwater.heads.controls import LONE
+from headwater.runs.positive import positive_in_run
 
 SHOWN = 40  # classes that are printed
+MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
+    "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
+    "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+    "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
+}
+N_TOP = 3
+TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for N_TOP labels each
+
+
+def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[str]:
+    """Return the results of a run in a few lines: the head line, the table of the main metrics, and all that follows.
+
+    Parameters
+    ----------
+    metrics
+        Contents of ``metrics.json``.
+    separator
+        What separates several labels in a cell, if the run was given one.
+    """
+    mean: Mapping[str, float | None] = metrics["mean"]
+    n_folds = len(metrics["folds"])
+    folds = f"mean ± standard deviation over {over(metrics['folds'])}" if n_folds > 1 else "one test set"
+    out = [f"{metrics['task']}, {counted(metrics['n_samples'], 'sample')}, {folds}"]
+    out += positive_lines(positive_in_run(metrics))
+    main = MAIN_METRICS[metrics["task"]]
+    if metrics.get("labels_per_sample") == {"least": N_TOP, "most": N_TOP}:
+        main += TOP_METRICS
+    names = [name for name in main if mean.get(name) is not None]
+    out += indented([[name, over_folds(metrics, name, n_folds)] for name in names])
+    out += _over_present(metrics, main, n_folds)
+    if len(names) < len(main):
+        out.append(_undefined(metrics, [name for name in main if name not in names]))
+    if "by_output" in metrics:
+        out += ["", *output_lines(metrics["by_output"], main, n_folds)]
+    if "by" in metrics:
+        levels = metrics["by"]["levels"]
+        table = [[metrics["by"]["column"], "samples", *names[:4]]]
+        table += [
+            [level, f"{part['n_samples']:,}", *(over_folds(part, n, n_folds) for n in names[:4])]
+            for level, part in levels.items()
+        ]
+        out += ["", *indented(table)]
+    if "external" in metrics:
+        out += ["", *against_internal(metrics["external"])]
+        out += at_threshold_lines(metrics["external"])
+    if "frozen" in metrics:
+        out += ["", *against_frozen(metrics)]
+    out += decision_lines(metrics, n_folds, main)
+    out += edge_lines(metrics.get("selection") or {})
+    out += lines_of_texts((metrics.get("leakage") or {}).get("texts"))
+    if "controls" in metrics:
+        out += ["", *control_lines(metrics)]
+    if "ablation" in metrics:
+        out += ["", *ablation_lines(metrics["ablation"])]
+    if "transduction" in metrics:
+        out += ["", *together_lines(metrics["transduction"], mean, names)]
+    out += sample_lines(metrics, separator)
+    return out
+
+
+def _over_present(metrics: Mapping[str, Any], main: Sequence[str], n_folds: int) -> list[str]:
+    """Report means over the classes or labels present in the test rows, if some fold lacks one."""
+    mean: Mapping[str, float | None] = metrics["mean"]
+    partly = [name for name in main if metrics.get("n_folds", {}).get(name, n_folds) < n_folds]
+    names = [f"{name}_present" for name in partly if mean.get(f"{name}_present") is not None]
+    if not names:
+        return []
+    what = "labels" if metrics["task"] == "multilabel" else "classes"
+    n_present, n = mean[f"{what}_present"], len(metrics["classes"])
+    of_folds = " in a fold, on average" if n_folds > 1 else ""
+    title = f"over the {what} present in the test rows ({n_present:g} of {n}{of_folds})"
+    return [title, *indented([[name, over_folds(metrics, name, n_folds)] for name in names])]
+
+
+def _undefined(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Say why metrics are undefined."""
+    kinds = {"multilabel": "with and without every label", "regression": "of different labels and predictions"}
+    every = kinds.get(metrics["task"], "of every class")
+    why = "no fold has them" if len(metrics["folds"]) > 1 else "some are absent"
+    if absent := metrics.get("classes_without_samples"):
+        why = f"there are none of {', '.join(map(repr, absent))}"
+    return f"not defined: {', '.join(names)} (they need test samples {every}, but {why})"
 
 
 def positive_lines(positive: Positive | None) -> list[str]:
@@ -104,7 +188,7 @@ def p_words(p: float | None, least: float | None = None) -> str:
     return f"{word} (least {least:.2g})" if least is not None and least > 0.01 else word
 
 
-def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> list[str]:
+def decision_lines(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> list[str]:
     """Report calibration, thresholds, prediction sets and results by unit.
 
     Parameters
@@ -127,13 +211,13 @@ def lines_of(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> l
             pooled = part["uncalibrated"]["ece_pooled"], metrics["ece_pooled"]
             table.append(["ece, all folds pooled", *(f"{value:.3f}" for value in pooled)])
         out += ["", f"calibrated ({part['method']}, fitted on training rows)", *indented(table)]
-    out += _decision_lines(metrics, n_folds)
+    out += _threshold_and_set_lines(metrics, n_folds)
     if "per" in metrics:
         part = metrics["per"]
         names = [name for name in main if part["mean"].get(name) is not None]
         out += ["", f"{counted(part['n_units'], part['column'])} ({part['aggregate']} of the samples' scores)"]
         out += indented([[name, over_folds(part, name, n_folds)] for name in names])
-        out += _decision_lines(part, n_folds)
+        out += _threshold_and_set_lines(part, n_folds)
     return out
 
 
@@ -144,7 +228,7 @@ def output_lines(by_output: Mapping[str, Any], main: Sequence[str], n_folds: int
     return indented(rows)
 
 
-def _decision_lines(metrics: Mapping[str, Any], n_folds: int) -> list[str]:
+def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[str]:
     """Report the results of the threshold and of prediction sets."""
     out = []
     if "threshold" in metrics:

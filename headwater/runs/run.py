@@ -12,29 +12,12 @@ import polars as pl
 from headwater._reading import TABLE, parse_parquet, read_json, read_regular
 from headwater._schema import Count, Word, read_as
 from headwater._shown import Shown
-from headwater._words import counted, indented
 from headwater.errors import HeadError, how_to_make
 from headwater.evaluate.positive import ChosenBy
 from headwater.heads import load_head
 from headwater.runs.foreign import run_errors
 from headwater.runs.places import found_from
-from headwater.runs.positive import positive_in_run
-from headwater.runs.printed import (
-    ablation_lines,
-    against_frozen,
-    against_internal,
-    at_threshold_lines,
-    control_lines,
-    edge_lines,
-    lines_of,
-    lines_of_texts,
-    output_lines,
-    over,
-    over_folds,
-    positive_lines,
-    sample_lines,
-    together_lines,
-)
+from headwater.runs.printed import run_lines
 
 if TYPE_CHECKING:
     from headwater.embed.adapter import Adapter
@@ -47,14 +30,6 @@ TRIALS = "trials.parquet"  # of runs that selected settings
 INSTANCES = "instances.parquet"  # of runs on bags
 CURVES = "curves.parquet"  # of runs that trained an encoder
 FIGURES = "figures"  # the folder that `plot` writes
-MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
-    "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
-    "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
-    "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
-    "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
-}
-N_TOP = 3
-TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for N_TOP labels each
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,69 +100,8 @@ class Run(Shown):
     def lines(self) -> list[str]:
         """Return the results in a few lines."""
         with run_errors(self.path):
-            return self._lines()
-
-    def _lines(self) -> list[str]:
-        n_folds = len(self.metrics["folds"])
-        folds = f"mean ± standard deviation over {over(self.metrics['folds'])}" if n_folds > 1 else "one test set"
-        out = [f"{self.metrics['task']}, {counted(self.metrics['n_samples'], 'sample')}, {folds}"]
-        out += positive_lines(positive_in_run(self.metrics))
-        main = MAIN_METRICS[self.metrics["task"]]
-        if self.metrics.get("labels_per_sample") == {"least": N_TOP, "most": N_TOP}:
-            main += TOP_METRICS
-        names = [name for name in main if self.mean.get(name) is not None]
-        out += indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])
-        out += self._over_present(main, n_folds)
-        if len(names) < len(main):
-            out.append(self._undefined([name for name in main if name not in names]))
-        if "by_output" in self.metrics:
-            out += ["", *output_lines(self.metrics["by_output"], main, n_folds)]
-        if "by" in self.metrics:
-            levels = self.metrics["by"]["levels"]
-            table = [[self.metrics["by"]["column"], "samples", *names[:4]]]
-            table += [
-                [level, f"{part['n_samples']:,}", *(over_folds(part, n, n_folds) for n in names[:4])]
-                for level, part in levels.items()
-            ]
-            out += ["", *indented(table)]
-        if "external" in self.metrics:
-            out += ["", *against_internal(self.metrics["external"])]
-            out += at_threshold_lines(self.metrics["external"])
-        if "frozen" in self.metrics:
-            out += ["", *against_frozen(self.metrics)]
-        out += lines_of(self.metrics, n_folds, main)
-        out += edge_lines(self.metrics.get("selection") or {})
-        out += lines_of_texts((self.metrics.get("leakage") or {}).get("texts"))
-        if "controls" in self.metrics:
-            out += ["", *control_lines(self.metrics)]
-        if "ablation" in self.metrics:
-            out += ["", *ablation_lines(self.metrics["ablation"])]
-        if "transduction" in self.metrics:
-            out += ["", *together_lines(self.metrics["transduction"], self.mean, names)]
-        out += sample_lines(self.metrics, self.config.get("label_separator"))
-        out.append(f"run in {self.path}" if self.path else "nothing written; --out RUN keeps head and predictions")
-        return out
-
-    def _over_present(self, main: Sequence[str], n_folds: int) -> list[str]:
-        """Report means over the classes or labels present in the test rows, if some fold lacks one."""
-        partly = [name for name in main if self.metrics.get("n_folds", {}).get(name, n_folds) < n_folds]
-        names = [f"{name}_present" for name in partly if self.mean.get(f"{name}_present") is not None]
-        if not names:
-            return []
-        what = "labels" if self.metrics["task"] == "multilabel" else "classes"
-        n_present, n = self.mean[f"{what}_present"], len(self.metrics["classes"])
-        of_folds = " in a fold, on average" if n_folds > 1 else ""
-        title = f"over the {what} present in the test rows ({n_present:g} of {n}{of_folds})"
-        return [title, *indented([[name, over_folds(self.metrics, name, n_folds)] for name in names])]
-
-    def _undefined(self, names: Sequence[str]) -> str:
-        """Say why metrics are undefined."""
-        kinds = {"multilabel": "with and without every label", "regression": "of different labels and predictions"}
-        every = kinds.get(self.metrics["task"], "of every class")
-        why = "no fold has them" if len(self.metrics["folds"]) > 1 else "some are absent"
-        if absent := self.metrics.get("classes_without_samples"):
-            why = f"there are none of {', '.join(map(repr, absent))}"
-        return f"not defined: {', '.join(names)} (they need test samples {every}, but {why})"
+            lines = run_lines(self.metrics, self.config.get("label_separator"))
+        return [*lines, f"run in {self.path}" if self.path else "nothing written; --out RUN keeps head and predictions"]
 
 
 def open_run(path: str | Path) -> Run:

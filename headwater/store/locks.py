@@ -1,4 +1,4 @@
-"""The locks that decide who may write a feature set.
+"""The locks that decide who may write a feature set; `Store.changing` locks the lists of a store itself.
 
 Either one process writes alone and holds ``NAME.lock`` beside the journal. Or the shards of a run write together: each
 holds ``NAME.I-of-N.lock`` and writes its own blocks and journal lines. The first shard assigns rows, and holds
