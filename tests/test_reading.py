@@ -60,13 +60,13 @@ def test_a_sparse_file_is_refused_by_its_size(tmp_path):
     """A terabyte that takes no space is not read."""
     with (tmp_path / "x").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(OSError, match=r"1,099,511,627,776 bytes or more.* 64 "):
+    with pytest.raises(OSError, match="1,099,511,627,776 bytes or more; at most 64 are read"):
         read_regular(tmp_path / "x", most=64)
 
 
 def test_a_file_that_is_said_to_be_empty_is_read_only_so_far():
     """Files of /proc have a size of 0 and bytes all the same."""
-    with pytest.raises(OSError, match=r"9 bytes or more.* 8 .*/proc/self/status"):
+    with pytest.raises(OSError, match="9 bytes or more; at most 8 are read: '/proc/self/status'"):
         read_regular("/proc/self/status", most=8)
 
 

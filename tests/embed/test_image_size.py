@@ -144,7 +144,8 @@ def test_a_tuned_encoder_brings_its_steps(tiny, picture, tmp_path, command, refu
     steps = open_store(tmp_path / "a.hw").features("tuned/image").spec.preprocessing["steps"]
     assert steps[0] == "resize=64x64"
     assert len(steps[1].removeprefix("reinhard=").split(",")) == 6
-    assert "--step out" in refused(*tune, "--adapter", run, "--step", "macenko")
+    said = refused(*tune, "--adapter", run, "--step", "macenko")
+    assert f"was trained with --step {' --step '.join(steps)}. Leave --step out." in said
     assert command(*tune, "--adapter", run, "--out", tmp_path / "on").status == 0
     assert json.loads((tmp_path / "on/encoder/0/adapter.json").read_text())["steps"] == steps
     assert "Embed with --adapter" in refused("explain", run, "--id", "0")
@@ -172,18 +173,18 @@ def test_written_ways():
 @pytest.mark.parametrize("wrong", ["", "0", "12x", "1x2x3", "-5", "large", "²"])
 def test_no_size(wrong):
     """Is said to be none."""
-    with pytest.raises(EncoderError, match="N, or height and width, HxW"):
+    with pytest.raises(EncoderError, match="must be pixels, N, or height and width, HxW, such as 1024x512"):
         parse_image_size(wrong)
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("hf-siglip2", "aspect ratio.*--image-size out"),
+        ("hf-siglip2", "reads images in their own aspect ratio. Leave --image-size out"),
         ("open_clip-resnet", "does not interpolate the position embeddings"),
-        ("hf-qwen2_vl", "aspect ratio.*--image-size out"),
-        ("texture", "does not support --image-size"),
-        ("builtin-clip", "does not support --image-size"),
+        ("hf-qwen2_vl", "reads images in their own aspect ratio. Leave --image-size out"),
+        ("texture", "does not support --image-size, which is for timm:… and open_clip:… and hf:…. Leave it out"),
+        ("builtin-clip", "does not support --image-size, which is for timm:… and open_clip:… and hf:…. Leave it out"),
     ],
 )
 def test_encoders_that_go_by_no_size(name, said, tiny):
@@ -195,20 +196,22 @@ def test_encoders_that_go_by_no_size(name, said, tiny):
 
 def test_a_size_that_is_no_multiple_of_the_patches(tiny):
     """Is refused with the size and what to try."""
-    with pytest.raises(EncoderError, match="images of 100 x 100 pixels"):
+    with pytest.raises(
+        EncoderError, match=r"cannot read images of 100 x 100 pixels .*Give a multiple of the patch size"
+    ):
         load(tiny("timm-vit"), image_size="100")
 
 
 def test_square_images_alone(tiny):
     """Where a processor knows no other, both sides must be equal."""
-    with pytest.raises(EncoderError, match=r"square images.*--image-size 96"):
+    with pytest.raises(EncoderError, match=r"reads only square images\. Pass --image-size 96"):
         load(tiny("hf-convnext"), image_size="96x64")
 
 
 def test_texts_have_no_size(tiny, tmp_path):
     """An encoder of texts alone is refused where images are not meant."""
     (tmp_path / "m.csv").write_text("text\na gland\na mass\n")
-    with pytest.raises(EncoderError, match="--image-size out"):
+    with pytest.raises(EncoderError, match=r"reads no images\. Leave --image-size out"):
         embed(tmp_path / "m.csv", tmp_path / "a.hw", encoder=tiny("hf-bert").spec, image_size="128", device="cpu")
-    with pytest.raises(EncoderError, match="--image-size out"):
+    with pytest.raises(EncoderError, match="does not encode images: leave --image-size out"):
         doctor(encoder=tiny("hf-bert").spec, image_size="128", device="cpu")

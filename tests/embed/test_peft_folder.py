@@ -166,7 +166,7 @@ def to_pickle(folder):
 
 
 REFUSED = {
-    "a pickle": (to_pickle, "pickle"),
+    "a pickle": (to_pickle, "its tensors are pickled, and headwater unpickles none. Save it again with peft: "),
     "no tensors": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors."),
     "repeated layers": (
         changed(layer_replication=[[0, 1]]),
@@ -174,10 +174,16 @@ REFUSED = {
     ),
     "a rank of words": (changed(r="8"), "cannot be read (r: expected int, got str)."),
     "an endless scale": (changed(lora_alpha=1e300), "cannot be read (lora_alpha: expected float <= "),
-    "a pattern to match": (changed(alpha_pattern={"(a+)+$": 3}), "alpha_pattern: '(a+)+$'"),
+    "a pattern to match": (
+        changed(alpha_pattern={"(a+)+$": 3}),
+        "alpha_pattern: '(a+)+$' is not a plain ending of a layer's name",
+    ),
     "another model's layers": (renamed("encoder.layer", "encoder.block"), "adapts 4 layers that this encoder does not"),
     "another size": (narrowed, "4 with another shape ("),
-    "half an adapter": (renamed("lora_B", "lora_C"), "adapter of a linear or convolutional layer"),
+    "half an adapter": (
+        renamed("lora_B", "lora_C"),
+        "lora_C.weight is not an adapter of a linear or convolutional layer)",
+    ),
     "no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read ("),
     "no safetensors": (lambda f: (f / "adapter_model.safetensors").write_text("no"), "cannot be read ("),
 }
@@ -198,4 +204,4 @@ def test_another_kind_of_adapter(tmp_path):
     bert().save_pretrained(tmp_path / "base")
     get_peft_model(bert(), LoHaConfig(target_modules=PAIR)).save_pretrained(tmp_path / "adapter")
     wordpieces().save_pretrained(tmp_path / "base")
-    assert "LOHA, not LORA. Merge it into the model with peft: " in error_of(tmp_path)
+    assert "adapter_config.json: has the type LOHA, not LORA. Merge it into the model with peft: " in error_of(tmp_path)

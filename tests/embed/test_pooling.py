@@ -38,7 +38,7 @@ def test_a_grid_keeps_its_shape(n_tokens, shape, expected):
 def test_a_grid_fits_whenever_it_can():
     """No cell is asked for where the grid has no row or column of its own: 12 cells of 2 x 10 are 2 x 6."""
     assert grid_of(12, 2, 10) == (2, 6)
-    with pytest.raises(EncoderError, match=r"--tokens 50 .* 7 x 7 = 49 tokens\."):
+    with pytest.raises(EncoderError, match=r"--tokens 50 is too many: this encoder has 7 x 7 = 49 tokens\."):
         grid_of(50, 7, 7)
 
 

@@ -87,7 +87,9 @@ def test_of_feature_maps(tiny, image_files, member):
         assert error_of(tiny(member), pooling=kind).endswith(
             f": --pooling {kind}: it has no class token. There are: mean, max."
         )
-    assert "--pooling last: only texts" in error_of(tiny(member), pooling="last")
+    assert "--pooling last: only texts have a last token. There are: mean, max." in error_of(
+        tiny(member), pooling="last"
+    )
 
 
 def test_of_stages(tiny, image_files):
@@ -241,7 +243,7 @@ def test_what_there_is_not(tiny):
     assert ": --pooling 'maen'. Did you mean 'mean'? There are: cls, mean, cls+mean, max, last." in error_of(
         tiny("hf-vit"), pooling="maen"
     )
-    assert "does not support --pooling" in error_of(tiny("texture"), pooling="mean")
+    assert "does not support --pooling, which is for timm:…" in error_of(tiny("texture"), pooling="mean")
 
 
 def test_features_of_two_poolings_never_mix(tiny, image_files, tmp_path):

@@ -89,7 +89,7 @@ def test_code_and_weights_are_in_the_spec(own, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("def encode", "def embed"), "encode(modality, batch). See docs/encoders.md."),
+        (("def encode", "def embed"), "Mean has no encode(modality, batch). See docs/encoders.md."),
         (
             ("modalities =", "kinds ="),
             'Mean.modalities must be ("image",), ("text",) or ("image", "text"), not None.',
@@ -103,7 +103,10 @@ def test_code_and_weights_are_in_the_spec(own, tmp_path):
             ("for one in batch])", "for one in batch[:1]])"),
             "encode() returned shape (1, 3) for 3 items, but must return shape (3, dim)",
         ),
-        (("np.stack([", "len(batch) * np.stack(["), "alone and in a batch of "),
+        (
+            ("np.stack([", "len(batch) * np.stack(["),
+            "returns different vectors for one image alone and in a batch of 3 (",
+        ),
         (("np.stack(", "sum("), "encode() returned shape (3,) for 1 items, but must return shape (1, dim)."),
     ],
 )
@@ -115,8 +118,8 @@ def test_what_it_lacks(own, change, said):
 def test_specs_that_name_nothing(own, tmp_path):
     assert error_of("python:gone.py:Mean") == "gone.py: no such file. Write python:FILE.py:CLASS."
     assert error_of("python:gone").startswith("no installed package has an encoder of this name. ")
-    assert "--tokens out" in error_of(own(), tokens="all")
-    assert "--precision out" in error_of(own(), precision="fp16")
+    assert error_of(own(), tokens="all").endswith("own.py:Mean has no tokens. Leave --tokens out.")
+    assert error_of(own(), precision="fp16").endswith("chooses its precision itself. Leave --precision out.")
     assert error_of(own(), weights=tmp_path / "no") == f"--weights {tmp_path / 'no'}: no such file."
 
 

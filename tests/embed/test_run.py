@@ -229,7 +229,9 @@ def test_stored_vectors_that_are_not_numbers_are_no_match(many_images, tmp_path,
     fill(features, encoder, contents[:40])
     path = features.refresh().pooled.chunk_path(0)
     path.write_bytes(np.full(path.stat().st_size // 2, np.nan, np.float16).tobytes())
-    with pytest.raises(EncoderError, match=r"differs .*\(cosine "):
+    with pytest.raises(
+        EncoderError, match=r"embedded again, differs from its stored vector \(cosine nan\): the encoder or its"
+    ):
         fill(features.refresh(), encoder, contents)
 
 
@@ -322,8 +324,8 @@ def test_steps_define_features(many_images, tmp_path):
     assert stepped.spec("image", "float16").preprocessing["steps"] == ["background=200"]
     with pytest.raises(SpecMismatch, match="preprocessing"):
         plain.spec("image", "float16").require_same(stepped.spec("image", "float16"), "features")
-    for spec in ("stub:8", "builtin:ngram"):
-        with pytest.raises(EncoderError, match="--step out"):
+    for spec, lacks in (("stub:8", "pixels"), ("builtin:ngram", "images")):
+        with pytest.raises(EncoderError, match=rf"{spec} reads no {lacks}\. Leave --step out"):
             load_encoder(spec, steps=["mammogram"])
 
 

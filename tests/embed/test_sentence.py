@@ -177,15 +177,21 @@ def dense(folder, **changes):
 REFUSED = {
     "another pooling": (
         lambda f: modules(f, pooling={"pooling_mode": "attention"}),
-        "declares the poolings attention,",
+        "1_Pooling/config.json declares the poolings attention, which is not supported",
     ),
     "no pooling": (lambda f: modules(f, pooling={}), "config.json declares the poolings none,"),
     "another module": (
         lambda f: modules(f, "WordWeights", pooling={"pooling_mode": "cls"}),
         "lists WordWeights after the pooling,",
     ),
-    "code as an activation": (lambda f: dense(f, activation_function="os.system"), "ends in os.system, "),
-    "a residual": (lambda f: dense(f, use_residual=True), "config.json is not a plain dense layer "),
+    "code as an activation": (
+        lambda f: dense(f, activation_function="os.system"),
+        "2_Dense/config.json ends in os.system, not in Identity, ",
+    ),
+    "a residual": (
+        lambda f: dense(f, use_residual=True),
+        "config.json is not a plain dense layer on the pooled vector, which is not supported",
+    ),
     "another shape": (lambda f: dense(f, out_features=6), "1 with another shape (weight (5, 32))."),
     "no weights": (
         lambda f: (dense(f), (f / "2_Dense" / "model.safetensors").unlink()),
@@ -210,7 +216,7 @@ REFUSED = {
             modules(f, pooling={"pooling_mode": "cls"}),
             (f / "modules.json").write_text((f / "modules.json").read_text().replace("1_Pooling", "../1_Pooling")),
         ),
-        "names a module in '../1_Pooling', ",
+        "names a module in '../1_Pooling', which is not a subfolder of the model,",
     ),
     "no list": (lambda f: (f / "modules.json").write_text("{}"), "modules.json: cannot be read (expected array"),
 }

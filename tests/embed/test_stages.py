@@ -84,7 +84,7 @@ def test_a_model_of_two_branches(tmp_path, image_files):
     }
     assert encoded(load_encoder(**words), image_files[:1]).pooled.shape == (1, 288)
     assert encoded(load_encoder(**words, layer="stage1", tokens="all"), image_files[:1]).tokens.shape == (1, 400, 96)
-    with pytest.raises(EncoderError, match="--layer stage1, or leave --tokens out"):
+    with pytest.raises(EncoderError, match=r"has several kinds of tokens\. Pass --layer stage1, or leave --tokens out"):
         load_encoder(**words, tokens="all")
 
 
@@ -95,11 +95,11 @@ def test_stages_that_are_not_there(tiny):
         (
             "stage5",
             "none",
-            "--layer stage5: there is no stage 'stage5'. Did you mean 'stage4'? There are stem to stage4; ",
+            "--layer stage5: there is no stage 'stage5'. Did you mean 'stage4'? There are stem to stage4; give one,",
         ),
         ("", "none", "--layer : there is no stage ''. There are stem to stage4"),
-        ("stage1,stage2", "all", "--layer stage1,stage2 names 2 stages, but --tokens "),
-        ("stage4", "99", "2 x 2 = 4 tokens."),
+        ("stage1,stage2", "all", "--layer stage1,stage2 names 2 stages, but --tokens needs a single one."),
+        ("stage4", "99", "--tokens 99 is too many: this encoder has 2 x 2 = 4 tokens."),
     ):
         with pytest.raises(EncoderError) as caught:
             load(member, layer, tokens)

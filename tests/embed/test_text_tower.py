@@ -63,14 +63,17 @@ def test_a_text_model_in_a_folder_within(published, tiny, named):
 def test_what_is_missing_is_named(published, named):
     """Without it, the message says which file of which model must lie where."""
     folder = published(named, "config.json")
-    assert error_of(folder).endswith(f"Save the config.json of {named} as {folder / 'config.json'}.")
+    assert error_of(folder).endswith(
+        f": open_clip_config.json names the text model {named}, but its configuration is neither in the folder nor in "
+        f"the hub's cache. Save the config.json of {named} as {folder / 'config.json'}."
+    )
 
 
 def test_the_configuration_of_another_model(published):
     """The ``config.json`` of the dual encoder itself, in the format of transformers, is not one of its text model."""
     folder = published()
     (folder / "config.json").write_text('{"model_type": "clip"}')
-    assert f"Save the config.json of {NAMED} as " in error_of(folder)
+    assert f"names the text model {NAMED}, but its configuration is neither in the folder" in error_of(folder)
 
 
 @pytest.mark.parametrize("named", ["bert", "microsoft/BiomedNLP", NAMED])
@@ -82,7 +85,7 @@ def test_the_current_directory_has_no_say(published, tmp_path, monkeypatch, name
     (elsewhere / "config.json").write_text('{"model_type": "bert"}')
     monkeypatch.chdir(tmp_path / "here")
     assert Path(named).is_dir()
-    assert f"Save the config.json of {named} as " in error_of(folder)
+    assert f"names the text model {named}, but its configuration is neither in the folder" in error_of(folder)
 
 
 def test_a_folder_without_tokenizer(published):
@@ -92,11 +95,15 @@ def test_a_folder_without_tokenizer(published):
         file.unlink()
     for file in folder.glob("vocab*"):
         file.unlink()
-    assert f"Save tokenizer.json and tokenizer_config.json of {NAMED} in {folder}" in error_of(folder)
+    assert error_of(folder).endswith(
+        f": the text model {NAMED} needs a tokenizer, but the folder has none. Save tokenizer.json and "
+        f"tokenizer_config.json of {NAMED} in {folder}."
+    )
 
 
 def test_weights_that_are_missing(published):
     """A folder without weights is not answered with the advice to name a folder."""
     said = error_of(published(NAMED, "open_clip_model.safetensors"))
-    assert "open_clip_config.json, weights" in said
+    assert "cannot be loaded (" in said
+    assert "Check that the folder holds open_clip_config.json, weights and, " in said
     assert "open_clip:local-dir:DIRECTORY" not in said

@@ -105,8 +105,10 @@ def test_refusals(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert "no such classifier. Did you mean 'resnet18'" in error("torchvision:resnet_18")
     assert "There are: IMAGENET1K_V1, IMAGENET1K_V2" in error("torchvision:resnet50/V3")
-    assert "--tokens out" in error("torchvision:alexnet", tokens="all")
-    assert "does not support --image-size" in error("torchvision:alexnet", image_size=448)
+    assert "alexnet has no tokens. Leave --tokens out, or use the model from timm." in error(
+        "torchvision:alexnet", tokens="all"
+    )
+    assert "does not support --image-size, which is for timm:…" in error("torchvision:alexnet", image_size=448)
     assert "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth saved to a file" in error(
         "torchvision:alexnet"
     )

@@ -50,7 +50,7 @@ def test_whitening_keeps_what_the_rows_can_tell():
     assert Whitening.fit(flat).n_components == 3
     assert Whitening.fit(np.ones((80, 50))).n_components == 0
     assert Whitening.fit(np.ones((80, 50))).transform(X).shape == (80, 0)
-    with pytest.raises(InputError, match="at least 2 finite rows"):
+    with pytest.raises(InputError, match="whitening needs at least 2 finite rows, but there are 0"):
         Whitening.fit(np.full((5, 2), np.nan))
 
 

@@ -186,7 +186,7 @@ def test_training_an_index_prints_nothing(X):
 @pytest.mark.parametrize(
     ("shape", "kind", "message"),
     [
-        ((155, 8), "ivf", "ivf .* 156 usable rows, .* 155.* flat"),
+        ((155, 8), "ivf", "ivf needs at least 156 usable rows, but there are 155. Use flat"),
         ((623, 8), "ivfpq", "624 usable rows"),
         ((700, 101), "ivfpq", "length 101"),
         ((10, 2, 8), "flat", "pooled"),

@@ -106,10 +106,10 @@ def test_a_changed_description_is_found(path, change):
         ({"dim": 10**30}, "dim: expected int <="),
         ({"n_rows": None}, "n_rows: expected int, got null"),
         ({"recall_at_10": "x"}, "recall_at_10"),
-        ({"format": 2}, "format .* 1, .* 2"),
+        ({"format": 2}, "format must be 1, but is 2"),
         ({"surplus": 1}, "unknown: surplus"),
         ({"kind": "tree"}, "no kind 'tree'"),
-        ({"n_vectors": 800}, r"image\.flat\.faiss: .* JSON "),
+        ({"n_vectors": 800}, r"image\.flat\.faiss: the index does not match the JSON file beside it"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(path, change, message):
@@ -129,7 +129,7 @@ def test_a_description_that_cannot_be_read_is_refused(path, text):
 @pytest.mark.parametrize("lost", ["image.flat.faiss", "image.flat.faiss.json"])
 def test_an_index_that_is_not_there_is_said_to_be_missing(path, lost):
     (path.parent / lost).unlink()
-    with pytest.raises(StoreNotFound, match=r"image\.flat\.faiss: .*\. Build it: headwater index"):
+    with pytest.raises(StoreNotFound, match=r"image\.flat\.faiss: there is no index\. Build it: headwater index"):
         load_index(path)
 
 

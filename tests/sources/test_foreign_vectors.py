@@ -85,42 +85,45 @@ HDF5 = {
     "external storage": (external, "in another file"),
     "external storage of ids": (external_words, "in another file"),
     "virtual": (virtual, "in another file"),
-    "external link": (external_link, "(n, d) or (1, n, d)"),
-    "external link of a group": (external_group, "(n, d) or (1, n, d)"),
+    "external link": (external_link, "no floating-point array of shape (n, d) or (1, n, d). There are: nothing."),
+    "external link of a group": (
+        external_group,
+        "no floating-point array of shape (n, d) or (1, n, d). There are: nothing.",
+    ),
     "soft link out of the file's groups": (
         lambda f: f.__setitem__("features", h5py.SoftLink("/nowhere")),
-        "(n, d) or (1, n, d)",
+        "no floating-point array of shape (n, d) or (1, n, d). There are: nothing.",
     ),
     "rows that are not there": (
         lambda f: f.create_dataset("features", (HUGE, 8), "f4", chunks=(1024, 8)),
-        " bytes of arrays",
+        " bytes of arrays, but the file has only ",
     ),
     "rows of no numbers": (
         lambda f: f.create_dataset("features", (HUGE, 0), "f4", chunks=(1024, 1), maxshape=(None, None)),
-        "",
+        "declares 1,000,000,000,000 bytes of arrays, but the file has only ",
     ),
     "a column that is not there": (
         lambda f: (f.create_dataset("features", data=X), f.create_dataset("ids", (HUGE,), "i8", chunks=(1024,))),
-        " bytes of arrays",
+        " bytes of arrays, but the file has only ",
     ),
     "words that are not there": (
         lambda f: (
             f.create_dataset("features", data=X),
             f.create_dataset("ids", (HUGE,), h5py.string_dtype(), chunks=(1024,)),
         ),
-        " bytes of arrays",
+        " bytes of arrays, but the file has only ",
     ),
     "a bomb": (
         lambda f: f.create_dataset("features", data=np.zeros((20_000, 1024), "f4"), compression="gzip"),
-        " bytes of arrays",
+        " bytes of arrays, but the file has only ",
     ),
     "a large chunk": (
         lambda f: f.create_dataset("features", (4, 4), "f4", chunks=(1 << 14, 1 << 14), maxshape=(None, None)),
-        " bytes of arrays",
+        " bytes of arrays, but the file has only ",
     ),
     "many arrays": (
         lambda f: [f.create_dataset(f"a{i}", (4096, 1024), "f4", chunks=(1024, 8)) for i in range(8)],
-        " bytes of arrays",
+        " bytes of arrays, but the file has only ",
     ),
     "coords of one axis": (with_coords(np.arange(4)), "'coords' holds int64 (4,)"),
     "coords of one column": (with_coords(np.arange(4)[:, None]), "'coords' holds int64 (4, 1)"),

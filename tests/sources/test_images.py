@@ -313,7 +313,7 @@ class TestRefusals:
                 read(tmp_path / "gone.png")
 
     def test_a_folder(self, tmp_path: Path) -> None:
-        assert "a folder" in self.reason(tmp_path)
+        assert self.reason(tmp_path) == f"this is a folder, not an image file: {tmp_path}"
 
     def test_a_name_no_file_can_have(self) -> None:
         with pytest.raises(ImageError, match="cannot read image file"):
@@ -375,8 +375,7 @@ class TestRefusals:
 
     def test_too_many_pixels_are_refused_from_the_header_alone(self) -> None:
         bomb = png(50_000, 50_000, 1, 0, b"\0")
-        assert "50000 x 50000 is 2,500,000,000 pixels" in self.reason(bomb)
-        assert "at most 268,435,456 are allowed" in self.reason(bomb)
+        assert "50000 x 50000 is 2,500,000,000 pixels, but at most 268,435,456 are allowed" in self.reason(bomb)
         assert "at most 220 are allowed" in self.reason(encode(RGB, "PNG"), max_pixels=220)
         assert "at most 220 are allowed" in self.reason(b"P5 17 13 4095 " + bytes(442), max_pixels=220)
         assert read_image(encode(RGB, "PNG"), max_pixels=221).size == (17, 13)

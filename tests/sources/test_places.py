@@ -31,24 +31,24 @@ def folder(tmp_path):
     ("written", "words"),
     [
         ("scans\\1.png", "backslashes"),
-        ("C:\\scans\\1.png", "Windows"),
+        ("C:\\scans\\1.png", "a Windows path with a drive: write the path on this machine"),
         (" scans/1.png", "blanks before or after the name: write 'scans'"),
         ("scans/1.png ", "blanks before or after the name: write '1.png'"),
         ("scans/ 1.png", "blanks before or after the name: write '1.png'"),
         (f"nfc/{DECOMPOSED}", "the file's name has composed letters"),
         (f"nfd/{COMPOSED}", "the file's name has decomposed letters"),
-        ("~/scans/1.png", "(~ "),
+        ("~/scans/1.png", "~ is not expanded: write the whole path"),
         ("$HOME/scans/1.png", "variables such as $HOME"),
         ("scans/1.PNG", "there is '1.png', which differs in case"),
         ("SCANS/1.png", "there is 'scans', which differs in case"),
         ("scans/case 2.png ", "there is 'Case 2.PNG', which differs in case, blanks or letters"),
-        ("'scans/1.png'", "quotation marks: write 'scans'"),
-        ("scans/'1.png'", "quotation marks: write '1.png'"),
+        ("'scans/1.png'", "the name is in quotation marks: write 'scans'"),
+        ("scans/'1.png'", "the name is in quotation marks: write '1.png'"),
         ("scans/1.jpg", "there is '1.png', "),
         ("scans/1", "there is '1.png', "),
         ("scan/1.png", "there is no folder 'scan'"),
         ("scans/1.png/2.png", "'1.png' is a file, not a folder"),
-        ("broken.png", "'broken.png' is a link"),
+        ("broken.png", "'broken.png' is a link to a missing file"),
         ("https://example.org/1.png", "https:// is a URL"),
         ("file:///scans/1.png", "file:// is a URL"),
     ],
@@ -84,7 +84,7 @@ def test_a_manifest_or_table_that_is_not_found(folder):
     for read in (read_manifest, read_table):
         with pytest.raises(ManifestNotFound, match="which differs in case"):
             read(folder / "M.csv")
-        with pytest.raises(ManifestNotFound, match=r"\(~ "):
+        with pytest.raises(ManifestNotFound, match="~ is not expanded: write the whole path"):
             read("~/m.csv" if read is read_manifest else folder / "~" / "m.csv")
 
 

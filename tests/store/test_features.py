@@ -400,7 +400,7 @@ def test_a_short_block_file_is_refused(store, behind):
     features = write(store.require_features("f/image", spec(), 100), keys_of(range(100)))
     path = features.pooled.chunk_path(1)
     behind.write(path, behind.read(path)[:-2])
-    with pytest.raises(StoreError, match=r"c\.1\.0\b.* 1022 bytes .*1024"):
+    with pytest.raises(StoreError, match=r"c\.1\.0 has 1022 bytes instead of 1024: "):
         features.refresh().pooled[:]
 
 
@@ -489,7 +489,7 @@ def test_values_that_are_fewer_than_their_rows_are_refused(store):
     with features.writing() as writer:
         (task,) = writer.plan(keys_of(range(64)))
         for values in (vectors(task.rows[:-1]), vectors(task.rows, DIM + 1), vectors(task.rows)[:, 0]):
-            with pytest.raises(ValueError, match="64 rows of MappedArray"):
+            with pytest.raises(ValueError, match=r"values of shape \(.*\) do not fit 64 rows of MappedArray"):
                 writer.commit(task, BlockResult(task.rows, values))
         writer.commit(task, BlockResult(task.rows, vectors(task.rows)))
     assert list(features.refresh().verify()) == []

@@ -358,7 +358,7 @@ def test_sizes(monkeypatch, text, expected):
 def test_a_limit_that_is_no_size(monkeypatch):
     """Another word is an error that shows how to write it."""
     monkeypatch.setenv("HEADWATER_CACHE_LIMIT", "lots")
-    with pytest.raises(InputError, match=r"HEADWATER_CACHE_LIMIT='lots'.*20GB"):
+    with pytest.raises(InputError, match=r"HEADWATER_CACHE_LIMIT='lots' is not a size\. Write one such as 20GB"):
         cache_limit()
 
 
@@ -618,7 +618,7 @@ def test_who_lost_a_lock_writes_nothing(url, elsewhere, s3):
         (held,) = remote_of(features.folder)._leases
         held._renewed -= lease.SECONDS
         before = s3.find(url, detail=True)
-        with pytest.raises(StoreBusy, match=r"lock journal/f/image\.lock was lost"):
+        with pytest.raises(StoreBusy, match=r"the lock journal/f/image\.lock was lost: .*Run the same command again"):
             writer.plan(keys_of(20))
     assert {k: v["ETag"] for k, v in s3.find(url, detail=True).items() if not k.endswith(".lock")} == {
         k: v["ETag"] for k, v in before.items() if not k.endswith(".lock")
@@ -693,9 +693,11 @@ def test_who_may_write_beside_whom(url, elsewhere):
         there("1-of-2")
         with pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
             there()
-        with pytest.raises(StoreBusy, match=f"0-of-2 of f/image is being written by {who}"):
+        with pytest.raises(StoreBusy, match=f"shard 0-of-2 of f/image is being written by {who}"):
             there("0-of-2")
-        with pytest.raises(StoreBusy, match=r"f/image .* 2 shards"):
+        with pytest.raises(
+            StoreBusy, match=r"f/image is being written by a run of 2 shards\. Use the same number of shards, or wait"
+        ):
             there("1-of-3")
     with features.writing(), pytest.raises(StoreBusy, match=f"f/image is being written by {who}"):
         there("0-of-2")
@@ -801,7 +803,8 @@ def test_who_lost_a_lock_unaware_changes_nothing(url, elsewhere, s3, monkeypatch
             "block": lambda: writer.commit(*late_result[0]),
             "block's line": lambda: writer.record(*lines),
         }[late]
-        with pytest.raises(StoreBusy, match=r"another process has .* meanwhile"):
+        done = "assigned rows" if late.startswith("rows") else r"written (block \d+|it)"
+        with pytest.raises(StoreBusy, match=f"another process has {done} meanwhile. Run the same command again"):
             send()
     elsewhere("there")
     assert other.refresh().state == other.state
@@ -938,7 +941,9 @@ def test_a_server_that_refuses_every_condition(url, monkeypatch):
     with features.writing() as writer, monkeypatch.context() as patch:
         patch.setattr(remote, "PAUSE_SECONDS", 0)
         patch.setattr(Remote, "write_if", lambda self, name, data, tag: None)
-        with pytest.raises(RemoteError, match=r"journal/f/image\.jsonl: .*If-Match"):
+        with pytest.raises(
+            RemoteError, match=r"journal/f/image\.jsonl: the server rejects the write, although no other.*If-Match"
+        ):
             writer.set_environment({"another": 1})
 
 
@@ -975,7 +980,10 @@ def test_a_part_keeps_out_the_repair_of_a_journal(url, elsewhere, s3):
         elsewhere(here)
     elsewhere()
     assert s3.cat_file(name) == damaged
-    assert "image.jsonl: line 6 " in salvage_journal(journal_there, "f/image")[0]
+    assert (
+        "image.jsonl: line 6 removed; what it recorded is embedded again"
+        in salvage_journal(journal_there, "f/image")[0]
+    )
     assert 1 not in open_store(url).features("f/image").state.blocks
 
 
@@ -1062,7 +1070,9 @@ def refused(error, url, match):
 
 def test_nothing_is_there(bucket):
     """A place where nothing is has no store, and one can be made there."""
-    with pytest.raises(StoreNotFound, match=rf"{bucket}/a\.hw: .*\. Run: headwater embed MANIFEST {bucket}"):
+    with pytest.raises(
+        StoreNotFound, match=rf"{bucket}/a\.hw: there is no store\. Run: headwater embed MANIFEST {bucket}"
+    ):
         open_store(f"{bucket}/a.hw")
     assert find_store(f"{bucket}/a.hw") is None
 
@@ -1070,14 +1080,18 @@ def test_nothing_is_there(bucket):
 def test_other_things_are_left_alone(bucket, s3):
     """A prefix with other objects, and a single object, are refused and stay as they are."""
     s3.pipe_file(f"{bucket}/data/notes.txt", b"mine")
-    refused(StoreError, f"{bucket}/data", f"{bucket}/data holds .*not a store")
-    refused(StoreError, f"{bucket}/data/notes.txt", "single object")
+    refused(StoreError, f"{bucket}/data", f"{bucket}/data holds other objects, not a store")
+    refused(StoreError, f"{bucket}/data/notes.txt", "data/notes.txt is a single object, not a store")
     assert [f"s3://{key}" for key in s3.find(bucket)] == [f"{bucket}/data/notes.txt"]
 
 
 def test_no_such_bucket(bucket):
     """A bucket that does not exist is said to be missing."""
-    refused(StoreNotFound, f"s3://missing-{uuid.uuid4().hex}/a.hw", "s3://missing-.*bucket")
+    refused(
+        StoreNotFound,
+        f"s3://missing-{uuid.uuid4().hex}/a.hw",
+        "s3://missing-.*: no such bucket. Create it, or check its name",
+    )
 
 
 def test_access_is_denied(url, monkeypatch):
@@ -1088,7 +1102,7 @@ def test_access_is_denied(url, monkeypatch):
         raise PermissionError("Access Denied")
 
     monkeypatch.setattr(remote_of(store.path)._fs, "find", find)
-    refused(RemoteError, url, r"\(Access Denied\).*credentials")
+    refused(RemoteError, url, r"access denied \(Access Denied\)\. Check your credentials")
 
 
 FAILS = """
@@ -1138,11 +1152,11 @@ def test_no_network(bucket):
 def test_urls_that_name_no_place(monkeypatch):
     """An unknown kind of URL, one without a place, and one that would be a pattern are refused."""
     pytest.importorskip("fsspec")
-    with pytest.raises(InputError, match=r"nonsense://x: .*Protocol not known"):
+    with pytest.raises(InputError, match=r"nonsense://x: cannot hold a store \(Protocol not known: nonsense\)"):
         open_store("nonsense://x")
-    with pytest.raises(InputError, match=r"memory://: .*bucket"):
+    with pytest.raises(InputError, match="memory://: give a bucket and a path in it"):
         open_store("memory://")
-    with pytest.raises(InputError, match=r"memory://a/\*\.hw: .*'\*'"):
+    with pytest.raises(InputError, match=r"memory://a/\*\.hw: the URL of a store must not contain '\*'"):
         open_store("memory://a/*.hw")
 
 

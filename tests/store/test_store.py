@@ -155,7 +155,9 @@ def test_samples_of_another_program(store, behind, tmp_path):
     behind.remove(store.path / "samples.sum.json")
     opened = open_store(store.location)
     assert len(opened.samples) == 1
-    with pytest.raises(StoreError, match=r"samples\.parquet .*\('headwater'\)"):
+    with pytest.raises(
+        StoreError, match=r"samples\.parquet was written by another tool: .*\('headwater'\)\. Embed the"
+    ):
         opened.roles  # noqa: B018
 
 
@@ -171,10 +173,10 @@ def test_select(store):
     ("where", "expected"),
     [
         ("agee > 3", "Did you mean 'age'\\?"),
-        ('site = "x"', "Columns: id, .*single quotes"),
+        ('site = "x"', "Columns: id, .*; write texts in single quotes"),
         ("age +", "cannot be used"),
         ("age", "cannot be used"),
-        ("age > 100", "none of the 2 samples"),
+        ("age > 100", "is true for none of the 2 samples"),
     ],
 )
 def test_select_refuses(store, where, expected):
@@ -203,9 +205,9 @@ def test_feature_names(store, behind):
 @pytest.mark.parametrize("name", ["a", "a/sound", "/image", "a/b/image", "../a/image", "a b/image", ".a/image", ""])
 def test_names_that_cannot_be(store, name):
     """A name that would leave its folder, or has no modality, is refused."""
-    with pytest.raises(InputError, match="NAME/image, NAME/text or NAME/pair"):
+    with pytest.raises(InputError, match=r"is not a name of features\. Write NAME/image, NAME/text or NAME/pair"):
         check_name(name)
-    with pytest.raises(InputError, match="NAME/image, NAME/text or NAME/pair"):
+    with pytest.raises(InputError, match=r"is not a name of features\. Write NAME/image, NAME/text or NAME/pair"):
         store.require_features(name, spec(), 1)
 
 
