@@ -311,9 +311,11 @@ def test_refusals(refused, made, tmp_path):
 
     assert "NaN or infinite numbers in rows 4 ('4'), 9 ('9')" in line("bad.npy")
     assert "Pass --dtype float32" in line("large.npy", "--dtype", "float16")
-    assert "Python objects" in line("objects.npy")
+    assert "it holds Python objects, and headwater unpickles none" in line("objects.npy")
     assert "'a', 'b'" in line("two.npz")
-    assert re.search("149 rows.* 150 vectors", line("v.npy", "--table", tmp_path / "short.csv"))
+    assert re.search(
+        r"short\.csv: has 149 rows, but .* has 150 vectors", line("v.npy", "--table", tmp_path / "short.csv")
+    )
     assert "'x' (150 rows)" in line("v.npy", "--table", tmp_path / "same.csv", "--id", "code")
     why = line("v.npy", "--modality", "text", "--table", tmp_path / "texts.csv")
     assert "the same content but different vectors in rows 1 ('s0'), 2 ('s1')" in why
@@ -341,7 +343,8 @@ def test_damaged_and_pickled_files(refused, tmp_path):
             file["features"] = random(2, dim)
     for name in ("cut.npy", "cut.h5", "cut.safetensors", "cut.parquet"):
         assert "cannot be read" in refused("import", tmp_path / name, tmp_path / "s.hw", "--name", "a")
-    assert "tensors" in refused("import", tmp_path / "object.pt", tmp_path / "s.hw", "--name", "a")
+    pickled = refused("import", tmp_path / "object.pt", tmp_path / "s.hw", "--name", "a")
+    assert "the file holds other objects than tensors, and headwater unpickles none" in pickled
     assert "vectors of 4 numbers" in refused("import", tmp_path / "h5", tmp_path / "s.hw", "--name", "a")
 
 

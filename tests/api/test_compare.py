@@ -194,7 +194,8 @@ def test_labels_that_no_fold_tests(make_store, write_features, tmp_path, command
     assert both[0].metrics["n_folds"]["auc_macro_present"] == 4
     assert 4 <= both[0].mean["labels_present"] < 5
     printed = "\n".join(both[0].lines())
-    assert f"({both[0].mean['labels_present']:g} of 5 in a fold, on average)" in printed
+    shown = f"({both[0].mean['labels_present']:g} of 5 in a fold, on average)"
+    assert f"over the labels present in the test rows {shown}" in printed
     assert f"auc_macro_present  {both[0].mean['auc_macro_present']:.3f}" in printed
     found = compare(both, metric="auc_macro_present")
     assert [v["value"] for v in found.runs.values()] == pytest.approx([r.mean["auc_macro_present"] for r in both])
@@ -291,5 +292,5 @@ def test_a_fold_of_one_class_is_said(two_features, tmp_path):
         for name in ("fair", "bad")
     ]
     found = compare(both)
-    assert any(note.startswith("DeLong: 1 of 4 folds left out") for note in found.notes)
+    assert "DeLong: 1 of 4 folds left out, which lack one of the classes" in found.notes
     assert 0 <= found.differences[0].p["delong"] <= 1

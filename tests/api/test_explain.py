@@ -81,7 +81,9 @@ def test_refusals(tokens, filled, refused, command, tmp_path):
     fitted(tokens, tmp_path / "text", ["bert/text"], "token-mlp", {**QUICK, "blocks": 0})
     fitted(filled, tmp_path / "knn", ["texture/image"], "knn", {"k": 3})
     assert "not the mean of its tokens" in refused("explain", tmp_path / "vit", "--id", "s00")
-    assert "--head self-attention, co-attention, token-mlp" in refused("explain", tmp_path / "knn", "--id", "s00")
+    assert "Fit a head over tokens (--head self-attention, co-attention, token-mlp)" in refused(
+        "explain", tmp_path / "knn", "--id", "s00"
+    )
     assert "Did you mean 's01'" in refused("explain", tmp_path / "text", "--id", "S01")
     assert "There are: high, low" in refused("explain", tmp_path / "text", "--id", "s00", "--class", "hi")
     assert "There are: gradient" in refused("explain", tmp_path / "text", "--id", "s00", "--method", "shap")

@@ -108,8 +108,16 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+IMAGES = "give the file an image extension, such as .png"
+
+
 @pytest.mark.parametrize(
-    ("name", "words"), [("heat.txt", "image extension"), ("heat", "image extension"), ("", "is a folder")]
+    ("name", "words"),
+    [
+        ("heat.txt", IMAGES),
+        ("heat", IMAGES),
+        ("", "is a folder"),
+    ],
 )
 def test_a_heat_map_that_is_no_picture_is_refused_first(there, tmp_path, name, words):
     """explain looks at the ending of its picture before all else."""

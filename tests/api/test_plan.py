@@ -92,7 +92,7 @@ def test_from_the_command_line(command, images):
     command(*words[:-1])
     refused = command(*words, "--dtype", "float32")
     assert refused.status == 1
-    assert "float16" in refused.out
+    assert "stored 'float16', now 'float32'" in refused.out
 
 
 def test_values_by_name_or_whole(images):

@@ -98,7 +98,8 @@ def test_a_label_without_prompts(refused, dual):
     """A label that the prompts say nothing of is refused by name, before anything is embedded."""
     store, prompts, *_ = dual
     prompts.write_text('[classes]\nnorth = "snow"\nsouth = "sun"\neast = "x"')
-    assert "label 'west'" in refused(*words(store, "--head", "tip-adapter", "--prompts", prompts))
+    error = refused(*words(store, "--head", "tip-adapter", "--prompts", prompts))
+    assert "has no class for label 'west'. Did you mean 'east'?" in error
 
 
 def test_more_than_images(refused, store, tmp_path):

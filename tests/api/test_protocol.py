@@ -429,9 +429,9 @@ def test_three_labels_a_sample(make_store, command):
         ("finding", ("--per", "brest"), "--per: no column 'brest'. Did you mean 'breast'?"),
         ("density", ("--per", "breast", "--aggregate", "noisy-or"), "with more than two classes use mean or max"),
         ("density", ("--per", "view"), "--per view: together with --groups it connects all samples"),
-        ("finding", ("--shots", "90"), "training rows of class malignant, but --shots 90 "),
+        ("finding", ("--shots", "90"), "48 training rows of class malignant, but --shots 90 needs that many of each"),
         ("finding", ("--shots", "1"), "class benign is in only one training group"),
-        ("finding", ("--seeds", "2", "--split", "fold"), "--seeds 2 with --split fold"),
+        ("finding", ("--seeds", "2", "--split", "fold"), "so all repetitions would be identical. Leave --seeds out"),
         ("finding", ("--seeds", "2", "--head", "mlp", "--set", "seed=1"), "--set seed=… goes without --seeds"),
     ],
 )
@@ -478,6 +478,7 @@ def test_too_few_patients_for_a_threshold_are_said(fit):
     found = few.metrics["threshold"]["too_few"]
     assert found["needed"] == 999
     assert 0 < found["groups"] < 999
-    assert any(line.startswith("warning:") and "999" in line for line in few.lines())
+    line = "warning: a sensitivity of 0.999 needs at least 999 groups (such as patients) with malignant to choose a "
+    assert any(said.startswith(f"{line}threshold on, but a fold has ") for said in few.lines())
     enough = fit(sensitivity=0.5, out="enough")
     assert "too_few" not in enough.metrics["threshold"]

@@ -110,8 +110,8 @@ def test_weights_that_are_not_there(refused, images):
         ("--dtype", "float61", "Did you mean 'float16'?"),
         ("--device", "cudo", "Did you mean 'cuda'?"),
         ("--precision", "fp31", "Did you mean 'fp32'?"),
-        ("--name", "a b", "'a b/image'"),
-        ("--name", "../up", "'../up/image'"),
+        ("--name", "a b", "'a b/image' is not a name of features. Write NAME/image"),
+        ("--name", "../up", "'../up/image' is not a name of features. Write NAME/image"),
         ("--tokens", "few", "tokens must be"),
     ],
 )
@@ -133,7 +133,9 @@ def test_a_store_that_is_a_file(refused, images):
 
 def test_a_store_that_is_another_folder(refused, images):
     """A folder that holds other things is left alone, by every command."""
-    assert f"{images} is a folder" in refused("embed", images / "manifest.csv", images, "--encoder", "stub:8")
+    assert f"{images} is a folder with other files, not a store." in refused(
+        "embed", images / "manifest.csv", images, "--encoder", "stub:8"
+    )
     for words in (("info",), ("verify",), ("fit-head", *FIT), ("similar", "--features", "a/image", "--id", "x")):
         assert "is not a headwater store" in refused(words[0], images, *words[1:])
 
@@ -163,8 +165,8 @@ def test_samples_that_something_else_wrote(refused, store):
     assert "samples.parquet differs from its checksum" in refused("fit-head", store, *FIT)
     (store / "samples.sum.json").unlink()
     message = refused("fit-head", store, *FIT)
-    assert "samples.parquet" in message
-    assert "'headwater'" in message  # the missing key of the metadata
+    assert "samples.parquet was written by another tool: it does not say which columns hold ids" in message
+    assert "('headwater')" in message  # the missing key of the metadata
 
 
 def test_damaged_samples(refused, store):
@@ -330,7 +332,7 @@ def test_settings_of_fit_head(refused, store, tmp_path, words, expected):
         ("age = 'x'", "cannot be used"),
         ("SELECT 1", "cannot be used"),
         ("", "cannot be used"),
-        ("age > 1000", "48 samples"),
+        ("age > 1000", "is true for none of the 48 samples"),
     ],
 )
 def test_where_that_cannot_be_used(refused, store, where, expected):
@@ -393,7 +395,7 @@ def test_demo_does_not_clear_a_folder(refused, images):
             "[classes]\nlow = 'x'\nhigh = 3",
             "'high' needs a descriptor",
         ),
-        ("[classes]\nlow = 'x'\nhgh = 'y'", "label 'high'. Did you mean 'hgh'?"),
+        ("[classes]\nlow = 'x'\nhgh = 'y'", "has no class for label 'high'. Did you mean 'hgh'?"),
     ],
 )
 def test_prompts_that_cannot_be_used(refused, store, tmp_path, text, expected):
@@ -408,7 +410,11 @@ def test_prompts_that_cannot_be_used(refused, store, tmp_path, text, expected):
 
 @pytest.mark.parametrize(
     ("features", "expected"),
-    [("texture", "texts"), ("sub-16", "Did you mean 'stub-16/image'?"), ("ngram", "ngram/image")],
+    [
+        ("texture", "builtin:texture, which made texture/image, does not encode texts"),
+        ("sub-16", "Did you mean 'stub-16/image'?"),
+        ("ngram", "ngram/image"),
+    ],
 )
 def test_zero_shot_needs_a_dual_encoder(refused, store, tmp_path, features, expected):
     """An encoder that lacks the image or the text side is refused."""
@@ -421,9 +427,9 @@ def test_zero_shot_needs_a_dual_encoder(refused, store, tmp_path, features, expe
     ("words", "expected"),
     [
         (("--id", "s9"), "no sample 's9'. Did you mean"),
-        ((), "--id, --image or --text"),
-        (("--id", "s01", "--text", "x"), "--id, --image or --text"),
-        (("--text", "x"), "texts"),
+        ((), "pass one query: --id, --image or --text"),
+        (("--id", "s01", "--text", "x"), "pass one query: --id, --image or --text"),
+        (("--text", "x"), "builtin:texture, which made texture/image, does not encode texts"),
         (("--text", "x", "--exclude-same", "patient"), "goes with --id"),
         (("--image", "nothing.png"), "image file not found"),
         (("--id", "s01", "--exclude-same", "patent"), "--exclude-same: no column 'patent'. Did you mean 'patient'?"),
@@ -439,7 +445,10 @@ def test_questions_that_cannot_be_answered(refused, store, words, expected):
 def test_an_index_that_cannot_be_built(refused, store):
     """An index of an unknown kind, or of too few vectors, is refused and leaves nothing behind."""
     pytest.importorskip("faiss")
-    for kind, expected in (("flt", "Did you mean 'flat'?"), ("ivfpq", "flat")):
+    for kind, expected in (
+        ("flt", "Did you mean 'flat'?"),
+        ("ivfpq", "needs at least 624 usable rows, but there are 48. Use flat"),
+    ):
         assert expected in refused("index", store, "--features", "texture/image", "--kind", kind)
 
 

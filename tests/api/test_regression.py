@@ -140,7 +140,7 @@ def test_samples_without_a_number_are_left_out(fit):
     [
         (["--label", "odd"], "'odd' is not finite in 1 sample: 'r005' (inf)"),
         (["--label", "odd", "--missing-values", ""], "3 samples: 'r003' (nan), 'r004' (nan), 'r005' (inf)"),
-        (["--label", "kind"], "such as 'unknown' (sample 'r000')"),
+        (["--label", "kind"], "holds text such as 'unknown' (sample 'r000')"),
         (["--label", "sure"], "holds Boolean"),
         (["--label", "same"], "is 1.5 in all 90 samples"),
         (["--label", "age", "--head", "linear"], "predicts classes, not numbers. For regression there are: ridge"),

@@ -87,8 +87,8 @@ def test_a_head_learns_from_tokens_of_another_type(with_tokens, with_other):
 def test_a_type_of_tokens_that_are_not_stored(refused, gallery, tmp_path):
     """Asked for without tokens, it is refused, and so is a type that is none."""
     words = ("embed", gallery / "manifest.csv", tmp_path / "a.hw", "--encoder", "builtin:texture", "--tokens-dtype")
-    assert "--tokens all or a number" in refused(*words, "int8")
-    assert "--tokens-dtype" in refused(*words, "int4", "--tokens", "all")
+    assert "--tokens-dtype needs stored tokens. Pass --tokens all or a number too." in refused(*words, "int8")
+    assert "--tokens-dtype 'int4'. Did you mean 'int8'?" in refused(*words, "int4", "--tokens", "all")
 
 
 def test_samples_that_lack_a_text_are_kept(with_tokens):

@@ -246,9 +246,14 @@ def test_the_same_image_on_both_sides_is_refused(cases, tiny, tmp_path):
     done = hw.contrast(
         tmp_path / "cases.csv", encoder=tiny("hf-clip").spec, allow_leakage="one scan", progress=said.append, **options
     )
-    assert any(line.startswith("allowed (one scan): 1 identical image on both sides") for line in said)
-    assert done.metrics["leakage"]["allowed"] == "one scan"
-    assert done.metrics["leakage"]["identical_across_splits"]["image"] == 1
+    allowed = [line for line in said if line.startswith("allowed")]
+    assert allowed == ["allowed (one scan): 1 identical image on both sides ('case-2' and 'case-40')"]
+    assert done.metrics["leakage"] == {
+        "groups_across_splits": 0,
+        "identical_across_groups": {"image": 1, "text": 4},  # texts of these cases are drawn from a few
+        "identical_across_splits": {"image": 1, "text": 4},
+        "allowed": "one scan",
+    }
     assert done.metrics["n_test_images_in_training"] == 1
 
 
