@@ -413,7 +413,7 @@ def test_prompts_that_cannot_be_used(refused, store, tmp_path, text, expected):
     [
         ("texture", "builtin:texture, which made texture/image, does not encode texts"),
         ("sub-16", "Did you mean 'stub-16/image'?"),
-        ("ngram", "ngram/image"),
+        ("ngram", "no features 'ngram/image'. Did you mean 'ngram/text'?"),
     ],
 )
 def test_zero_shot_needs_a_dual_encoder(refused, store, tmp_path, features, expected):

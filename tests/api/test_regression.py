@@ -148,7 +148,10 @@ def test_samples_without_a_number_are_left_out(fit):
         (["--label", "age", "--sensitivity", "0.9"], "--sensitivity is for classes"),
         (["--label", "age", "--conformal", "0.1"], "--conformal is for classes"),
         (["--label", "age", "--shots", "4"], "--shots is for classes"),
-        (["--label", "age", "--per", "patient", "--aggregate", "max"], "--aggregate max is for class scores"),
+        (
+            ["--label", "age", "--per", "patient", "--aggregate", "max"],
+            "--aggregate max is for class scores: use mean to aggregate numbers",
+        ),
         (["--label", "age", "--label-separator", ";"], "--label-separator is for classes"),
         (["--label", "age", "--merge", "a=b"], "--merge is for classes"),
     ],
@@ -164,7 +167,9 @@ def test_measurements_point_to_regression(refused, ages, tmp_path):
     asked = ["fit-head", ages.path, "--features", "made/image", "--groups", "patient", "--out", tmp_path / "run"]
     assert "--task regression" in refused(*asked, "--label", "age")
     assert "Pass --task regression" in refused(*asked, "--label", "site", "--head", "ridge")
-    assert "Did you mean 'regression'? There are: auto" in refused(*asked, "--label", "site", "--task", "regresion")
+    assert "Did you mean 'regression'? There are: auto, regression." in refused(
+        *asked, "--label", "site", "--task", "regresion"
+    )
 
 
 def test_runs_are_compared(fit):

@@ -188,5 +188,5 @@ def test_patients_have_the_mean_of_their_images():
     first, plain = of_units.folds[0], outcome.folds[0]
     expected = [plain.scores[per[plain.split.test] == unit].mean() for unit in first.split.test]
     assert first.scores[:, 0] == pytest.approx(expected)
-    with pytest.raises(InputError, match="--aggregate max is for class scores"):
+    with pytest.raises(InputError, match="--aggregate max is for class scores: use mean to aggregate numbers"):
         aggregated(outcome, y, units_of(per, "patient"), "max")
