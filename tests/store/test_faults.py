@@ -240,5 +240,5 @@ if __name__ == "__main__":
     if together:
         writer.TOGETHER = 2
     os.fsync = os.fstat  # as in the process of the tests
-    writes = "short" in kind  # what is cut short is a write
+    writes = kind == "kill-short"  # at other calls it is "kill" again; "short" is a full disk there
     every_fault(pathlib.Path(folder), SPECS[shape], 1, kind, together=bool(together), writes=writes)
