@@ -133,6 +133,10 @@ class SplitError(HeadwaterError, ValueError):
     """Rows cannot be split as asked."""
 
 
+class DeviceMemory(HeadwaterError, MemoryError):
+    """A device's memory is too small for what was asked."""
+
+
 class MissingExtra(HeadwaterError, ImportError):
     """An optional dependency is not installed."""
 

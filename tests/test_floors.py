@@ -12,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "_extras": 0.5,  # the lower half of the ground floor is errors alone
     "_arrays": 0.7,
+    "_backend": 0.8,
     "_devices": 0.7,
     "_options": 0.7,
     "_links": 0.7,

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._devices import Device, resolve_device
 from headwater._options import as_tuple, with_options
 from headwater._progress import Progress, progress_to, silent
 from headwater._words import counted
@@ -29,6 +30,7 @@ from headwater.evaluate.positive import Positive
 from headwater.evaluate.thresholds import at_threshold
 from headwater.experiment.fit import counts_of
 from headwater.experiment.prompts import SEES
+from headwater.heads.base import on_device
 from headwater.runs.foreign import reads_runs
 from headwater.runs.metrics import metrics_of
 from headwater.runs.positive import positive_in_run, positive_section
@@ -63,6 +65,7 @@ def evaluate(
     mapping: Mapping[str, str | None] | str | Path | None = None,
     level: float = 0.95,
     n_draws: int = 2000,
+    device: Device = "auto",
     allow_leakage: str | None = None,
     out: str | Path | None = None,
     progress: Progress | bool | None = None,
@@ -87,6 +90,8 @@ def evaluate(
         sample, only that label).
     level, n_draws
         Confidence level of the intervals, and the number of bootstrap resamples.
+    device
+        Where the head predicts: ``cpu``, ``cuda``, or ``auto``; see `headwater.heads`.
     allow_leakage
         Reason to accept samples on which the head was fitted (otherwise refused). ``metrics.json`` records it.
     out
@@ -116,7 +121,9 @@ def evaluate(
     """
     say = progress_to(progress)
     protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=USED)
+    resolve_device(device)  # refuses a GPU that is not there, before anything is read
     fitted = run if isinstance(run, Run) else open_run(run)
+    fitted = replace(fitted, head=on_device(fitted.head, device))
     target = _target(out, fitted)
     _refuse(fitted, level, n_draws, protocol.seed)
     means = mapping_of(mapping, "--map")
@@ -167,6 +174,7 @@ def evaluate(
         **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in USED},
         "level": level,
         "n_draws": n_draws,
+        "device": device,
         "allow_leakage": allow_leakage,
         "environment": environment(),
     }

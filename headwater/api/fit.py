@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headwater._devices import Device
 from headwater._options import as_tuple, with_options
 from headwater._progress import Progress, progress_to
 from headwater.evaluate.options import Protocol
@@ -27,6 +28,7 @@ def fit_head(
     params: Mapping[str, Any] | None = None,
     prompts: str | Path | None = None,
     controls: bool = False,
+    device: Device = "auto",
     allow_leakage: str | None = None,
     protocol: Protocol | None = None,
     selection: Selection | None = None,
@@ -55,6 +57,9 @@ def fit_head(
         see `headwater.heads.read_prompts`. Prompts that the store lacks are embedded and stored.
     controls
         Also evaluate, on the same splits, each input alone, shuffled inputs, and random features.
+    device
+        Where heads are fitted: ``cpu``, ``cuda``, or ``auto`` for a GPU where one is there and worthwhile; see
+        `headwater.heads`.
     allow_leakage
         Reason to accept identical images, near duplicates or divided groups across train and test (otherwise refused).
         ``metrics.json`` records it.
@@ -82,7 +87,7 @@ def fit_head(
     asked = FitOptions(
         features=as_tuple(features),
         labels=as_tuple(label),
-        head=HeadChoice.under(protocol, head, params or {}),
+        head=HeadChoice.under(protocol, head, params or {}, device=device),
         params=dict(params or {}),
         protocol=protocol,
         selection=with_merge(selection),

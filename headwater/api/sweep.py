@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from headwater._devices import Device
 from headwater._options import as_tuple, with_options
 from headwater._progress import Progress, counting, progress_to, silent
 from headwater._reading import read_json, read_regular
@@ -57,6 +58,7 @@ ABOUT_SAMPLES = (
     "warnings",
 )  # sections of metrics that are the same in every cell
 LATER = ("classes", "environment", "view_levels")  # parts of a config that are known only after the run
+MAY_DIFFER = (*PLACES, "device")  # parts of a config that do not change what is fitted
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,6 +111,7 @@ def sweep(
     params: Mapping[str, Mapping[str, Any]] | None = None,
     grid: str | Path | None = None,
     metric: str | None = None,
+    device: Device = "auto",
     allow_leakage: str | None = None,
     protocol: Protocol | None = None,
     selection: Selection | None = None,
@@ -139,7 +142,7 @@ def sweep(
         A TOML file with a table of further parameters for each kind of head.
     metric
         Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), or r2 for regression.
-    allow_leakage, protocol, selection
+    device, allow_leakage, protocol, selection
         As in `fit_head`.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
@@ -160,7 +163,7 @@ def sweep(
     protocol, selection = with_options("sweep", options, protocol or Protocol(), selection or Selection(), only=SWEPT)
     opened = store if isinstance(store, Store) else open_store(store)
     plans, skipped = _plans(
-        opened, features, as_tuple(label), heads, params or {}, grid, allow_leakage, protocol, selection
+        opened, features, as_tuple(label), heads, params or {}, grid, device, allow_leakage, protocol, selection
     )
     folder = _begun(Path(out), plans)
     _run(folder, plans, progress_to(progress))
@@ -178,6 +181,7 @@ def _plans(
     heads: str | Sequence[str] | None,
     params: Mapping[str, Mapping[str, Any]],
     grid: str | Path | None,
+    device: Device,
     allow_leakage: str | None,
     protocol: Protocol,
     selection: Selection,
@@ -191,7 +195,7 @@ def _plans(
     plans: dict[str, FitPlan] = {}
     skipped: list[dict[str, str]] = []
     for kind in sorted(kinds, key=_cost):
-        chosen = HeadChoice.under(protocol, kind, of_heads.get(kind, {}), option=f"--set {kind}.")
+        chosen = HeadChoice.under(protocol, kind, of_heads.get(kind, {}), device=device, option=f"--set {kind}.")
         if chosen.head().takes_texts:
             raise InputError(
                 f"--heads {kind} needs prompts, which a sweep does not take: run fit-head --prompts for it."
@@ -301,7 +305,7 @@ def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
         names = dict.fromkeys([*config, *earlier])
         if "missing_values" not in earlier and _has_none_missing(next(iter(plans.values()))):
             del names["missing_values"]  # older versions had no such words, and these samples have none
-        differ = [name for name in names if name not in PLACES and config.get(name) != earlier.get(name)]
+        differ = [name for name in names if name not in MAY_DIFFER and config.get(name) != earlier.get(name)]
         if differ and any(_cells_there(folder)):
             raise InputError(
                 f"--out {folder} holds a sweep with other {', '.join(differ)}. Give another path, or the same options "
@@ -377,7 +381,7 @@ def _is_finished(path: Path, plan: FitPlan) -> bool:
     """Whether a cell is finished, with this configuration."""
     if not (path / "metrics.json").exists():
         return False
-    later = (*LATER, *PLACES)
+    later = (*LATER, *MAY_DIFFER)
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
     config.setdefault("positive", None)  # older versions had no such option

@@ -77,6 +77,7 @@ def fit_head(
             help="Also evaluate each input alone, shuffled inputs and random ones, on the same splits.",
         ),
     ] = False,
+    device: o.Device = "auto",
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
@@ -101,6 +102,7 @@ def fit_head(
         params=params_of(set_ or []),
         prompts=prompts,
         controls=controls,
+        device=device,
         allow_leakage=allow_leakage,
         protocol=picked(Protocol, given),
         selection=picked(Selection, given, merge=mapping_of("--merge", merge or [])),
@@ -153,6 +155,7 @@ def sweep(
     by: o.By = None,
     per: o.Per = None,
     aggregate: o.Aggregated = None,
+    device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
     """Compare inputs, heads and settings.
@@ -177,6 +180,7 @@ def sweep(
         params=params_of_heads(set_ or []),
         grid=grid,
         metric=metric,
+        device=device,
         allow_leakage=allow_leakage,
         protocol=picked(Protocol, given),
         selection=picked(Selection, given, merge=mapping_of("--merge", merge or [])),
@@ -243,6 +247,7 @@ def evaluate(
     level: o.Level = 0.95,
     draws: o.Draws = 2000,
     seed: o.Seed = 0,
+    device: o.Device = "auto",
     out: o.Out = None,
     json: o.Json = False,
 ) -> None:
@@ -265,6 +270,7 @@ def evaluate(
         mapping=mapping_of("--map", map_ or []),
         level=level,
         n_draws=draws,
+        device=device,
         allow_leakage=allow_leakage,
         out=out,
         progress=True,

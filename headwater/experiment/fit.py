@@ -105,6 +105,7 @@ class FitPlan:
             "trials": asked.head.trials,
             "fine": asked.head.fine,
             "tokens": sorted(self.what.tokens),
+            "device": asked.head.device,
             "controls": asked.controls,
             "allow_leakage": asked.allow_leakage,
             **asked.selection.to_dict(),
@@ -128,6 +129,8 @@ class FitPlan:
         inner_always
             Fit on inner folds even if there is nothing to select, so that heads can be compared by inner loss.
         """
+        if self.asked.head.ignores_gpu:
+            say(f"a {self.asked.head.kind} head is fitted on the CPU")
         rows = self._rows(say)
         splits = splits_of(rows.y, rows.columns, self.asked.protocol)
         leakage = _checked_leakage(self, rows, splits, say)

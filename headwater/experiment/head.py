@@ -8,6 +8,7 @@ from itertools import product
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from headwater._devices import Device, resolve_device
 from headwater._extras import need
 from headwater.errors import InputError
 from headwater.evaluate import TPE, Grid, Refined, Searches
@@ -35,6 +36,8 @@ class HeadChoice:
         Whether a finer grid around the best value follows the head's own grid.
     regression
         Whether the head predicts numbers.
+    device
+        Where heads are fitted; a head that has no such parameter is fitted on the CPU.
     """
 
     kind: str
@@ -43,6 +46,7 @@ class HeadChoice:
     trials: int | None = None
     fine: bool = False
     regression: bool = False
+    device: Device = "auto"
 
     @classmethod
     def of(
@@ -53,6 +57,7 @@ class HeadChoice:
         *,
         fine: bool = False,
         regression: bool = False,
+        device: Device = "auto",
         option: str = "--set ",
     ) -> HeadChoice:
         """Sort parameters into fixed values and lists to select among, by the types of the head's parameters.
@@ -71,6 +76,9 @@ class HeadChoice:
             raise InputError(f"--trials must be at least 1, but is {trials}.")
         if trials is not None:
             need("optuna", "sweep")  # before anything is fitted
+        if "device" in params:
+            raise InputError(f"{option}device=…: leave it out, and pass --device {params['device']}.")
+        resolve_device(device)  # refuses a GPU that is not there, before anything is read
         hints = get_type_hints(head_class(kind, regression=regression).__init__)
         make_head(kind, dict(params), regression=regression)  # refuses unknown names
         fixed: dict[str, Any] = {}
@@ -84,7 +92,7 @@ class HeadChoice:
                 lists[name] = list(value)
             else:
                 raise InputError(f"{option}{name}={value}: {name} must be {_worded(hint)}, or a list of such.")
-        found = cls(kind, fixed, lists, trials, fine, regression)
+        found = cls(kind, fixed, lists, trials, fine, regression, device)
         if fine and (trials is not None or found._penalties is None):
             raise InputError(
                 "--fine goes with a head whose grid has one penalty, such as linear, and without --trials or lists of "
@@ -94,11 +102,25 @@ class HeadChoice:
 
     @classmethod
     def under(
-        cls, protocol: Protocol, kind: str | None, params: Mapping[str, Any], *, option: str = "--set "
+        cls,
+        protocol: Protocol,
+        kind: str | None,
+        params: Mapping[str, Any],
+        *,
+        device: Device = "auto",
+        option: str = "--set ",
     ) -> HeadChoice:
         """Choose a head for a protocol: its task, and how its parameters are searched; see `of`."""
         kind = kind or DEFAULT_HEAD[protocol.regression]
-        return cls.of(kind, params, protocol.trials, fine=protocol.fine, regression=protocol.regression, option=option)
+        return cls.of(
+            kind,
+            params,
+            protocol.trials,
+            fine=protocol.fine,
+            regression=protocol.regression,
+            device=device,
+            option=option,
+        )
 
     @property
     def _penalties(self) -> tuple[str, list[float]] | None:
@@ -123,9 +145,17 @@ class HeadChoice:
     def head(self, seed: int | None = None) -> Head:
         """Build an unfitted head; a head with a random seed gets this one, unless the user set its seed."""
         head = make_head(self.kind, dict(self.fixed), regression=self.regression)
-        if seed is None or "seed" not in head.get_params():
-            return head
-        return make_head(self.kind, {"seed": seed, **self.fixed}, regression=self.regression)
+        own = head.get_params()
+        if seed is not None and "seed" in own and "seed" not in self.fixed:
+            head.set_params(seed=seed)
+        if "device" in own:
+            head.set_params(device=self.device)
+        return head
+
+    @property
+    def ignores_gpu(self) -> bool:
+        """Whether a GPU was requested for a head that is fitted on the CPU."""
+        return self.device == "cuda" and "device" not in self.head().get_params()
 
     def searches(self, seed: int) -> Searches:
         """Return the settings to search: lists times the head's own grid, or Optuna in the head's search space."""

@@ -1,4 +1,12 @@
-"""Heads: small models that turn feature arrays into predictions."""
+"""Heads: small models that turn feature arrays into predictions.
+
+Their parameter ``device`` says where they are computed: on the CPU, on a GPU (``cuda``), or ``auto``. Under ``auto``,
+linear and ridge heads, neighbours, prototypes and boosted trees take a GPU if there is one and the work is worthwhile:
+at least 10¹² floating-point operations, below which starting CUDA takes longer than the CPU. Heads trained by gradient
+descent (MLP, token heads, Tip-Adapter-F) always take a GPU where one is there. The other heads are computed on the CPU.
+Features that do not fit into a GPU's memory are streamed through it. If its memory is too small all the same, the CPU
+takes over under ``auto``, with a warning; a GPU that was requested ends the fit with `DeviceMemory`.
+"""
 
 from headwater.heads._token_head import TokenHead
 from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP

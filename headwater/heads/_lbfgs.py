@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from array_api_compat import device
+
 Array = Any  # an array of the objective's array library
 
 SUFFICIENT_DECREASE = 1e-4
@@ -69,12 +71,12 @@ def minimise(
     n_problems = theta.shape[0]
     end = Minimum(
         theta=xp.asarray(theta, copy=True),
-        value=xp.zeros(n_problems, dtype=xp.float64),
-        n_iter=xp.zeros(n_problems, dtype=xp.int64),
-        converged=xp.zeros(n_problems, dtype=xp.bool),
+        value=xp.zeros(n_problems, dtype=xp.float64, device=device(theta)),
+        n_iter=xp.zeros(n_problems, dtype=xp.int64, device=device(theta)),
+        converged=xp.zeros(n_problems, dtype=xp.bool, device=device(theta)),
     )
     noise = 8 * float(xp.finfo(theta.dtype).eps)
-    alive = xp.arange(n_problems)
+    alive = xp.arange(n_problems, device=device(theta))
     at = objective.evaluate(theta, alive)
     idle = xp.zeros_like(alive)
     pairs: list[tuple[Array, Array, Array]] = []

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
+from headwater._backend import to_numpy
 from headwater.heads._lbfgs import Evaluation, Minimum, minimise
-from headwater.heads._rows import Chunk, TrainingRows, to_numpy
+from headwater.heads._rows import Chunk, TrainingRows
 
 Array = Any
 
@@ -182,7 +183,7 @@ class LogisticObjective:
             weight = own if weight is None else weight * own
         if self._sample_weight is not None:
             own = self._sample_weight[rows][None]
-            weight = own + self.xp.zeros((len(which), 1), dtype=self.dtype) if weight is None else weight * own
+            weight = own + self.rows.put(np.zeros((len(which), 1)), self.dtype) if weight is None else weight * own
         return weight
 
     def precondition(self, gradient: Array, curvature: Array, which: Array) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from headwater._backend import on_device
 from headwater._devices import Device, HeadPrecision, fast_at_bf16, resolve_device
 from headwater._extras import need
 from headwater.errors import HeadError
@@ -169,7 +170,6 @@ seed, precision, device
         from headwater.heads._training import Schedule
 
         torch = need("torch", "encoders")
-        device = resolve_device(self.device)
         seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
         if not multilabel:
             require_two(seen, classes)
@@ -182,10 +182,11 @@ seed, precision, device
             stop = rows[rows_to_stop_by(codes[rows], of_rows, self.stop_share, self.seed)]
         training = np.setdiff1d(rows, stop, assume_unique=False) if len(stop) else rows
         known = np.array([0, 1]) if codes.ndim == 2 else classes[seen]
-        # On CPUs only on request: whether it speeds up attention and norms depends on the processor.
-        fast = self.precision == "bf16" or (self.precision == "auto" and device == "cuda" and fast_at_bf16(device))
-        try:
-            trained = train(
+
+        def trained_on(device: str) -> Any:
+            # On CPUs only on request: whether it speeds up attention and norms depends on the processor.
+            fast = self.precision == "bf16" or (self.precision == "auto" and device == "cuda" and fast_at_bf16(device))
+            return train(
                 self.shape_,
                 Schedule(self.epochs, self.batch_size, self.warmup, self.patience),
                 TokenSettings(self.lr, self.weight_decay, self.dropout, self.label_smoothing, self.seed),
@@ -196,12 +197,13 @@ seed, precision, device
                 class_weights(codes[training], seen, known, objective, self.class_weight),
                 torch.bfloat16 if fast else torch.float32,
             )
+
+        remedy = f"Lower batch_size (now {self.batch_size}), or store fewer tokens (embed --tokens N)"
+        try:
+            trained = on_device(trained_on, self.device, what="token heads", remedy=remedy)
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-                raise HeadError(
-                    f"out of memory on {device}: lower batch_size (now {self.batch_size}), or store fewer tokens "
-                    "(embed --tokens N)."
-                ) from error
+            if "allocate memory" in str(error):
+                raise HeadError(f"token heads: memory ran out. {remedy}.") from error
             raise
         self.classes_, self.multilabel_ = classes[seen], multilabel
         self.params_, self.n_epochs_, self.curve_ = trained.params, trained.n_epochs, trained.curve

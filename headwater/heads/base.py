@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
+from headwater._devices import Device
 from headwater.heads.tokens import Ragged
 
 Fit = tuple[NDArray[np.int64], Mapping[str, Any]]
@@ -93,6 +95,15 @@ class Head(BaseEstimator):  # type: ignore[misc]
     @abstractmethod
     def from_state(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Rebuild a head from `to_state`."""
+
+
+def on_device(head: Any, device: Device) -> Any:
+    """Return a fitted head that predicts on this device, sharing its arrays; a head without devices as it is."""
+    if "device" not in head.get_params() or head.device == device:
+        return head
+    moved = copy(head)
+    moved.device = device
+    return moved
 
 
 def take(X: Input, rows: NDArray[np.int64]) -> Input:

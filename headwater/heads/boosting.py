@@ -7,13 +7,15 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from headwater._devices import Device, resolve_device
+from headwater._backend import WORTHWHILE, on_device
+from headwater._devices import Device
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
@@ -24,6 +26,7 @@ from headwater.heads._weighted import TakesWeights
 from headwater.heads.base import Fit, Head, SearchSpace, State, blocks
 
 Rows = NDArray[np.int64]
+OPERATIONS = 20  # floating-point operations that take as long as one visit of a value while a level of a tree grows
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,7 @@ class _Trees(Head):
         stop_share: float = 0.15,
         seed: int = 0,
         n_threads: int | None = None,
-        device: Device = "cpu",
+        device: Device = "auto",
     ) -> None:
         self.n_rounds = n_rounds
         self.max_depth = max_depth
@@ -127,20 +130,10 @@ class _Trees(Head):
             first, rows = heads[members[0]], fits[members[0]][0]
             problem = problem_of(rows)
             binned = first._binned(X, problem, rows, groups, weights)
-            # One thread per setting: threads that share a tree wait for each other at every node.
-            side_by_side = min(len(members), first._threads)
-
-            def boost(
-                i: int,
-                binned: Any = binned,
-                problem: _Problem = problem,
-                n_threads: int = first._threads // side_by_side,
-            ) -> None:
-                heads[i]._boost(xgboost, binned, problem, n_threads)
+            boosted = partial(_boosted, xgboost, [heads[i] for i in members], binned, problem)
+            on_device(boosted, first._where(len(rows), X.shape[1], [heads[i] for i in members]), what="boosted trees")
+            for i in members:
                 heads[i].n_features_in_ = int(X.shape[1])
-
-            with ThreadPoolExecutor(side_by_side) as pool:
-                list(pool.map(boost, members))
         return heads
 
     @abstractmethod
@@ -156,6 +149,13 @@ class _Trees(Head):
                 raise HeadError(f"{name} must be at most 1, but is {getattr(self, name)!r}.")
         if self.patience is not None and not self.patience > 0:
             raise HeadError(f"patience must be above 0, or null for all rounds, but is {self.patience!r}.")
+
+    @staticmethod
+    def _where(n: int, d: int, heads: Sequence[_Trees]) -> Device:
+        """Return the device of these heads; ``cpu`` for ``auto`` if they are not worthwhile work for a GPU."""
+        visits = sum(n * d * head.colsample * head.subsample * head.n_rounds * head.max_depth for head in heads)
+        device = heads[0].device
+        return "cpu" if device == "auto" and OPERATIONS * visits < WORTHWHILE else device
 
     @property
     def _threads(self) -> int:
@@ -190,7 +190,7 @@ class _Trees(Head):
         stop = matrix(held, train) if held.any() else None
         return train, stop
 
-    def _boost(self, xgboost: Any, binned: tuple[Any, Any], problem: _Problem, n_threads: int) -> None:
+    def _boost(self, xgboost: Any, binned: tuple[Any, Any], problem: _Problem, computing: Mapping[str, Any]) -> None:
         train, stop = binned
         params: dict[str, Any] = {
             **problem.settings,
@@ -204,8 +204,7 @@ class _Trees(Head):
             "max_bin": self.max_bin,
             "tree_method": "hist",
             "seed": self.seed,
-            "nthread": n_threads,
-            "device": resolve_device(self.device) if self.device != "cpu" else "cpu",  # avoids importing torch
+            **computing,
         }
         booster = xgboost.train(
             params,
@@ -215,6 +214,7 @@ class _Trees(Head):
             early_stopping_rounds=self.patience if stop is not None else None,
             verbose_eval=False,
         )
+        booster.set_param({"device": "cpu"})  # predicts where every saved head predicts
         self.n_rounds_ = booster.best_iteration + 1 if stop is not None else self.n_rounds
         self.booster_ = booster[: self.n_rounds_] if self.n_rounds_ < booster.num_boosted_rounds() else booster
         for name, value in problem.fitted.items():
@@ -240,6 +240,19 @@ class _Trees(Head):
         self.booster_.load_model(bytearray(trees.tobytes()))
 
 
+def _boosted(xgboost: Any, heads: Sequence[_Trees], binned: tuple[Any, Any], problem: _Problem, device: str) -> None:
+    """Fit heads on the same binned rows.
+
+    On the CPU with one thread for each, since threads that share a tree wait for each other at every node; on a GPU one
+    after the other, since each fills it.
+    """
+    n_threads = heads[0]._threads
+    side_by_side = 1 if device == "cuda" else min(len(heads), n_threads)
+    computing = {"nthread": n_threads // side_by_side, "device": device}
+    with ThreadPoolExecutor(side_by_side) as pool:
+        list(pool.map(lambda head: head._boost(xgboost, binned, problem, computing), heads))
+
+
 class XGBoost(TakesWeights, _Trees, Classifier):
     """Gradient-boosted trees; features are binned once for all settings on the same rows.
 
@@ -263,7 +276,7 @@ class XGBoost(TakesWeights, _Trees, Classifier):
     n_threads
         Number of threads; None for one per core.
     device
-        ``auto``, ``cpu`` or ``cuda``.
+        ``auto``, ``cpu`` or ``cuda``; see `headwater.heads`.
 
     Attributes
     ----------

@@ -64,7 +64,8 @@ class ClassTexts:
             if str(name) not in place:
                 raise HeadError(f"no text describes class {str(name)!r}. There are: {', '.join(self.classes)}.")
         rows = [place[str(name)] for name in classes.tolist()]
-        return unit_rows(np.asarray(self.features, np.float64)[rows])
+        found: NDArray[np.float64] = unit_rows(np.asarray(self.features, np.float64)[rows])
+        return found
 
 
 class WithTexts(Classifier):

@@ -13,14 +13,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from headwater._backend import Backend, computed, product, to_numpy
+from headwater._devices import Device
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, probabilities, require_two
 from headwater.heads._logistic import Problems, Solution, solve
 from headwater.heads._objective import ClassWeight, Objective, class_weights
-from headwater.heads._rows import TrainingRows, one_blas_thread, to_numpy, training_rows
-from headwater.heads._settings import plain_class_weight, require_class_weight, weights_of_rows
+from headwater.heads._rows import TrainingRows, one_blas_thread, training_rows
+from headwater.heads._settings import plain_class_weight, require_class_weight, require_one_of, weights_of_rows
 from headwater.heads._weighted import TakesWeights
 from headwater.heads.base import Fit, SearchSpace, State, blocks
+
+EVALUATIONS = 30  # of the loss until most fits have converged, to estimate the work
 
 
 class LinearProbe(TakesWeights, Classifier):
@@ -49,7 +53,11 @@ class LinearProbe(TakesWeights, Classifier):
     n_threads
         Threads for NumPy input; None for one per core.
     max_bytes
-        Training rows that take more than this in float32 are streamed from X block by block in each iteration.
+        Training rows that take more than this in float32, or more than half of a GPU's free memory, are streamed from
+        X block by block in each iteration.
+    device
+        ``auto``, ``cpu`` or ``cuda``; `headwater.heads` says what auto takes. An array of another library, such as a
+        tensor on a GPU, is computed with where it is.
 
     Attributes
     ----------
@@ -84,6 +92,7 @@ class LinearProbe(TakesWeights, Classifier):
         max_iter: int = 500,
         n_threads: int | None = None,
         max_bytes: int = 4 << 30,
+        device: Device = "auto",
     ) -> None:
         self.C = C
         self.class_weight = class_weight
@@ -92,6 +101,7 @@ class LinearProbe(TakesWeights, Classifier):
         self.max_iter = max_iter
         self.n_threads = n_threads
         self.max_bytes = max_bytes
+        self.device = device
 
     def default_grid(self) -> list[dict[str, Any]]:
         """Return 17 penalties, evenly spaced on a log scale from 1e-6 to 1e2."""
@@ -136,6 +146,7 @@ class LinearProbe(TakesWeights, Classifier):
         for name, value in limits.items():
             if value is not None and not value > 0:
                 raise HeadError(f"{name} must be above 0, but is {value!r}.")
+        require_one_of(self, device=Device)
         require_class_weight(self)
 
     @classmethod
@@ -148,11 +159,12 @@ class LinearProbe(TakesWeights, Classifier):
         for i, part in enumerate(rows):
             sharing.setdefault(id(part), []).append(i)
         for members in sharing.values():
-            values = np.asarray(X[rows[members[0]]], np.float64)
+            values = X[rows[members[0]]]
             sizes = np.cumsum([len(heads[i].intercept_) for i in members])
             coef = np.concatenate([heads[i].coef_ for i in members])
             intercept = np.concatenate([heads[i].intercept_ for i in members])
-            logits = np.split(values @ coef.T + intercept, sizes[:-1], axis=1)
+            products = product(values, coef.T, heads[members[0]].device) + intercept
+            logits = np.split(products, sizes[:-1], axis=1)
             for i, part in zip(members, logits, strict=True):
                 out[i] = probabilities(np.asarray(part, np.float64), heads[i].multilabel_)
         return out
@@ -205,25 +217,29 @@ def _solve_batch(
     multilabel = codes.ndim == 2
     weights = None if sample_weight is None else weights_of_rows(sample_weight, len(codes))
     class_weight = _weights_of_classes(heads, fit_rows, codes, classes, seen, weights)
-    with one_blas_thread():
+    n_outputs = codes.shape[1] if multilabel else 1 if len(seen) == 2 else len(seen)
+
+    def solved(backend: Backend) -> tuple[Solution, NDArray[np.int64]]:
         rows = training_rows(
             X,
             list(unique.values()),
+            backend,
             scale=first.standardize,
             max_bytes=first.max_bytes,
             n_threads=first.n_threads or len(os.sched_getaffinity(0)),
         )
         if multilabel:
-            solution, where = _solve_labels(rows, codes, set_of, C, first, class_weight, weights)
-        else:
-            places = np.searchsorted(seen, codes).astype(np.int64)
-            targets = (2.0 * places - 1 if len(seen) == 2 else places)[:, None]
-            n_outputs = 1 if len(seen) == 2 else len(seen)
-            of_first = np.zeros(len(C), np.int64)
-            of_classes = None if class_weight is None else class_weight[:, :, 0]
-            problems = Problems(set_of, C, of_first, targets, n_outputs, of_classes, weights)
-            solution = solve(rows, problems, tol=first.tol, max_iter=first.max_iter)
-            where = np.arange(len(C))[:, None]
+            return _solve_labels(rows, codes, set_of, C, first, class_weight, weights)
+        places = np.searchsorted(seen, codes).astype(np.int64)
+        targets = (2.0 * places - 1 if len(seen) == 2 else places)[:, None]
+        of_first = np.zeros(len(C), np.int64)
+        of_classes = None if class_weight is None else class_weight[:, :, 0]
+        problems = Problems(set_of, C, of_first, targets, n_outputs, of_classes, weights)
+        return solve(rows, problems, tol=first.tol, max_iter=first.max_iter), np.arange(len(C))[:, None]
+
+    work = 4.0 * EVALUATIONS * sum(map(len, fit_rows)) * X.shape[1] * n_outputs
+    with one_blas_thread():
+        solution, where = computed(solved, first.device, work=work, what="linear heads", X=X)
     if not solution.converged.all():
         warnings.warn(
             f"{(~solution.converged).sum()} of {len(C)} fits did not reach tol={first.tol} in {first.max_iter} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from headwater._devices import Device, HeadPrecision, fast_at_bf16, resolve_device
+from headwater._backend import free_bytes, on_device
+from headwater._devices import Device, HeadPrecision, fast_at_bf16
 from headwater._extras import need
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
@@ -178,8 +180,12 @@ class MLP(Classifier):
             shared = {k: v for k, v in head.get_params().items() if k not in (*NETWORK_SETTINGS, "seed")}
             batches.setdefault(json.dumps(shared, default=list), []).append(i)
         for chosen in batches.values():
-            _train_batch(
-                [heads[i] for i in chosen], X, codes, classes, multilabel, [fits[i][0] for i in chosen], groups
+            mine, rows = [heads[i] for i in chosen], [fits[i][0] for i in chosen]
+            on_device(
+                partial(_train_batch, mine, X, codes, classes, multilabel, rows, groups),
+                mine[0].device,
+                what="MLP heads",
+                remedy=f"Lower batch_size (now {mine[0].batch_size}), or free some of it",
             )
         return heads
 
@@ -264,17 +270,18 @@ def _train_batch(
     multilabel: bool,
     fit_rows: Sequence[NDArray[np.int64]],
     groups: NDArray[Any] | None,
+    device: str,
 ) -> None:
-    """Train heads that differ only in their rows, their seed and `NETWORK_SETTINGS`."""
+    """Train heads that differ only in their rows, their seed and `NETWORK_SETTINGS`, on ``cuda`` or ``cpu``."""
     from headwater.heads._training import Schedule, train
 
     first = heads[0]
     inputs = list(X.values()) if is_several(X) else [X]
     torch = need("torch", "encoders")
-    device = resolve_device(first.device)
     fast = first.precision == "bf16" or (first.precision == "auto" and fast_at_bf16(device))
     dtype = torch.bfloat16 if fast else torch.float32
-    gather, place = _on_device(inputs, list({id(r): r for r in fit_rows}.values()), device, first.max_bytes)
+    most = first.max_bytes if device == "cpu" else min(first.max_bytes, free_bytes() // 3)
+    gather, place = _on_device(inputs, list({id(r): r for r in fit_rows}.values()), device, most)
     schedule = Schedule(first.epochs, first.batch_size, first.warmup, first.patience)
     sharing: dict[tuple[int, int], list[int]] = {}
     for i, rows in enumerate(fit_rows):
@@ -343,14 +350,13 @@ def _at_once(shape: Shape, m: int, batch_size: int, device: str) -> int:
     """
     from headwater.heads._training import LEAST_STOP
 
-    torch = need("torch", "encoders")
     units = [*shape.hidden, shape.objective.n_outputs]
     weights = sum(fan_in * k for fan_in, k in pairwise([sum(shape.inputs), *units]))
     if shape.fusion == "gated":
         weights += len(shape.inputs) * sum(shape.inputs) * units[0]  # gates
     # with moments, gradients, casts and activations; and rows: raw, standardised and cast
     each = 4 * m * (8 * weights + 4 * batch_size * sum(units)) + 12 * max(batch_size, LEAST_STOP) * sum(shape.inputs)
-    budget = torch.cuda.get_device_properties(0).total_memory // 3 if device == "cuda" else TOGETHER_ON_CPU
+    budget = free_bytes() // 2 if device == "cuda" else TOGETHER_ON_CPU
     return max(1, int(budget // each))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from headwater._backend import NUMPY, Array, Backend, computed, to_numpy
+from headwater._devices import Device
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
 from headwater.heads._regressor import Regressor, as_targets
@@ -26,10 +28,11 @@ class _ByCosine(Classifier):
     """A head that compares rows by cosine, after scaling by the training rows' statistics."""
 
     scaling: Scaling
+    device: Device
     centre_: NDArray[np.float64]
     width_: NDArray[np.float64]
     kept: ClassVar[tuple[str, ...]]
-    """Names of further arrays of a fitted head, without their final underscore."""
+    """Names of further arrays of a fitted head, without their final underscore; rows are compared with the first."""
 
     def fit_many(
         self, X: Any, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
@@ -76,16 +79,12 @@ class _ByCosine(Classifier):
         """Store what is needed from unit training rows ``(n, d)`` and their class indicators ``(n, n_classes)``."""
 
     @abstractmethod
-    def _votes(self, queries: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return logits of classes, or labels, for unit rows, of shape ``(n, n_classes)``."""
+    def _voting(self, backend: Backend) -> Callable[[Array], Array]:
+        """Return a function from unit rows to logits of classes or labels, ``(n, n_classes)``, on a backend."""
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
-        out = np.empty((X.shape[0], len(self.classes_)))
-        for rows, values in blocks(X):
-            for start in range(0, len(values), QUERIES):
-                some = np.asarray(values[start : start + QUERIES], np.float64)
-                queries = unit_rows((some - self.centre_) / self.width_)
-                out[rows.start + start : rows.start + start + len(queries)] = self._votes(queries)
+        n = len(self.classes_)
+        out = _compared(X, self.centre_, self.width_, getattr(self, f"{self.kept[0]}_"), n, self._voting, self.device)
         if self.multilabel_ or len(self.classes_) > 2:
             return out
         return out[:, 1:] - out[:, :1]
@@ -103,6 +102,8 @@ class KNN(_ByCosine):
     scaling
         Scaling before rows are normalised to length 1: ``centre`` subtracts the mean training row, ``standardize`` also
         divides columns by their standard deviations, ``none`` does nothing.
+    device
+        Where rows are compared: ``auto``, ``cpu`` or ``cuda``; see `headwater.heads`.
 
     Attributes
     ----------
@@ -128,10 +129,18 @@ class KNN(_ByCosine):
         "scaling": ("choice", ("centre", "standardize")),
     }
 
-    def __init__(self, k: int = 20, *, temperature: float = 0.07, scaling: Scaling = "centre") -> None:
+    def __init__(
+        self,
+        k: int = 20,
+        *,
+        temperature: float = 0.07,
+        scaling: Scaling = "centre",
+        device: Device = "auto",
+    ) -> None:
         self.k = k
         self.temperature = temperature
         self.scaling = scaling
+        self.device = device
 
     def default_grid(self) -> list[dict[str, Any]]:
         """Return six numbers of neighbours, from 1 to 100, by three temperatures and two scalings."""
@@ -144,16 +153,20 @@ class KNN(_ByCosine):
 
     def _require_usable(self) -> None:
         require_above_0(self, "k", "temperature")
-        require_one_of(self, scaling=Scaling)
+        require_one_of(self, scaling=Scaling, device=Device)
 
     def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
         self.rows_, self.truth_ = unit, truth
 
-    def _votes(self, queries: NDArray[np.float64]) -> NDArray[np.float64]:
-        nearest, weight = _weighed(queries, self.rows_, self.k, self.temperature)
-        share = np.clip((weight[:, :, None] * self.truth_[nearest]).sum(1), LEAST, 1 - LEAST)
-        logits: NDArray[np.float64] = np.log(share) - np.log1p(-share) if self.multilabel_ else np.log(share)
-        return logits
+    def _voting(self, backend: Backend) -> Callable[[Array], Array]:
+        xp = backend.xp
+        mean_of = _mean_of_nearest(self.rows_, self.truth_, self.k, self.temperature, backend)
+
+        def vote(queries: Array) -> Array:
+            share = xp.clip(mean_of(queries), LEAST, 1 - LEAST)
+            return xp.log(share) - xp.log1p(-share) if self.multilabel_ else xp.log(share)
+
+        return vote
 
 
 class KNNRegressor(Regressor):
@@ -161,7 +174,7 @@ class KNNRegressor(Regressor):
 
     Parameters
     ----------
-    k, temperature, scaling
+    k, temperature, scaling, device
         See `KNN`.
 
     Attributes
@@ -176,10 +189,18 @@ class KNNRegressor(Regressor):
 
     search_space: ClassVar[SearchSpace] = KNN.search_space
 
-    def __init__(self, k: int = 20, *, temperature: float = 0.07, scaling: Scaling = "centre") -> None:
+    def __init__(
+        self,
+        k: int = 20,
+        *,
+        temperature: float = 0.07,
+        scaling: Scaling = "centre",
+        device: Device = "auto",
+    ) -> None:
         self.k = k
         self.temperature = temperature
         self.scaling = scaling
+        self.device = device
 
     def default_grid(self) -> list[dict[str, Any]]:
         """Return the grid of `KNN`: six numbers of neighbours by three temperatures and two scalings."""
@@ -194,7 +215,7 @@ class KNNRegressor(Regressor):
         shared: dict[tuple[int, Scaling], tuple[NDArray[np.float64], NDArray[np.float64], Floats]] = {}
         for (rows, _), head in zip(fits, heads, strict=True):
             require_above_0(head, "k", "temperature")
-            require_one_of(head, scaling=Scaling)
+            require_one_of(head, scaling=Scaling, device=Device)
             key = (id(rows), head.scaling)
             if key not in shared:
                 shared[key] = _prepared(X, rows, head.scaling)
@@ -217,15 +238,10 @@ class KNNRegressor(Regressor):
         return head
 
     def _outputs(self, X: Any) -> NDArray[np.float64]:
-        out = np.empty((X.shape[0], self.targets_.shape[1]))
-        for rows, values in blocks(X):
-            for start in range(0, len(values), QUERIES):
-                some = np.asarray(values[start : start + QUERIES], np.float64)
-                queries = unit_rows((some - self.centre_) / self.width_)
-                nearest, weight = _weighed(queries, self.rows_, self.k, self.temperature)
-                mean = (weight[:, :, None] * self.targets_[nearest]).sum(1)
-                out[rows.start + start : rows.start + start + len(mean)] = mean
-        return out
+        def voting(backend: Backend) -> Callable[[Array], Array]:
+            return _mean_of_nearest(self.rows_, self.targets_, self.k, self.temperature, backend)
+
+        return _compared(X, self.centre_, self.width_, self.rows_, self.targets_.shape[1], voting, self.device)
 
 
 class Prototypes(_ByCosine):
@@ -241,6 +257,8 @@ class Prototypes(_ByCosine):
     scaling
         Scaling before rows are normalised to length 1: ``centre`` subtracts the mean training row, ``standardize`` also
         divides columns by their standard deviations, ``none`` does nothing.
+    device
+        Where rows are compared: ``auto``, ``cpu`` or ``cuda``; see `headwater.heads`.
 
     Attributes
     ----------
@@ -263,9 +281,10 @@ class Prototypes(_ByCosine):
         "scaling": ("choice", ("centre", "standardize")),
     }
 
-    def __init__(self, temperature: float = 0.1, *, scaling: Scaling = "centre") -> None:
+    def __init__(self, temperature: float = 0.1, *, scaling: Scaling = "centre", device: Device = "auto") -> None:
         self.temperature = temperature
         self.scaling = scaling
+        self.device = device
 
     def default_grid(self) -> list[dict[str, Any]]:
         """Return nine temperatures, evenly spaced on a log scale from 0.01 to 1, by two scalings."""
@@ -277,37 +296,80 @@ class Prototypes(_ByCosine):
 
     def _require_usable(self) -> None:
         require_above_0(self, "temperature")
-        require_one_of(self, scaling=Scaling)
+        require_one_of(self, scaling=Scaling, device=Device)
 
     def _keep(self, unit: Floats, truth: NDArray[np.bool_]) -> None:
         sides = np.stack([~truth, truth]) if self.multilabel_ else truth
         sums = np.swapaxes(sides, -1, -2).astype(np.float64) @ unit
         self.prototypes_ = unit_rows(sums).astype(np.float32)
 
-    def _votes(self, queries: NDArray[np.float64]) -> NDArray[np.float64]:
-        cosine = queries @ np.swapaxes(self.prototypes_, -1, -2)
-        logits: NDArray[np.float64] = (cosine[1] - cosine[0] if self.multilabel_ else cosine) / self.temperature
-        return logits
+    def _voting(self, backend: Backend) -> Callable[[Array], Array]:
+        means = backend.put(self.prototypes_, backend.xp.float64)
+
+        def vote(queries: Array) -> Array:
+            cosine = queries @ means.mT if self.multilabel_ else queries @ means.T
+            return (cosine[1] - cosine[0] if self.multilabel_ else cosine) / self.temperature
+
+        return vote
 
 
-def _weighed(
-    queries: NDArray[np.float64], rows: Floats, k: int, temperature: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the k nearest rows of each query and their weights, which sum to 1, both of shape ``(n, k)``."""
-    cosine = queries @ rows.T
+def _compared(
+    X: Any,
+    centre: NDArray[np.float64],
+    width: NDArray[np.float64],
+    known: Floats,
+    n_outputs: int,
+    voting: Callable[[Backend], Callable[[Array], Array]],
+    device: Device,
+) -> NDArray[np.float64]:
+    """Scale rows of X to unit vectors, compare them with the ``known`` ones, and return votes ``(n, n_outputs)``."""
+
+    def voted(backend: Backend) -> NDArray[np.float64]:
+        xp, vote = backend.xp, voting(backend)
+        mean, std = backend.put(centre), backend.put(width)
+        out = np.empty((X.shape[0], n_outputs))
+        for rows, values in blocks(X):
+            for start in range(0, len(values), QUERIES):
+                some = xp.astype(backend.put(values[start : start + QUERIES]), xp.float64)
+                found = to_numpy(vote(unit_rows((some - mean) / std, xp)))
+                out[rows.start + start : rows.start + start + len(found)] = found
+        return out
+
+    work = 2.0 * X.shape[0] * known.size
+    return computed(voted, device, work=work, what="comparisons with training rows", X=X)
+
+
+def _mean_of_nearest(
+    rows: Floats, targets: NDArray[Any], k: int, temperature: float, backend: Backend
+) -> Callable[[Array], Array]:
+    """Return a function from unit rows to the weighted mean target of their k nearest, of shape ``(n, n_outputs)``."""
+    xp = backend.xp
+    known, values = backend.put(rows, xp.float64), backend.put(targets, xp.float64)
     k = min(k, len(rows))
-    nearest: NDArray[np.int64] = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
-    near = np.take_along_axis(cosine, nearest, axis=1)
-    weight: NDArray[np.float64] = np.exp((near - near.max(1, keepdims=True)) / temperature)
-    weight /= weight.sum(1, keepdims=True)
-    return nearest, weight
+
+    def mean_of(queries: Array) -> Array:
+        near, nearest = _largest(queries @ known.T, k, backend)
+        weight = xp.exp((near - xp.max(near, axis=1, keepdims=True)) / temperature)
+        weight /= xp.sum(weight, axis=1, keepdims=True)
+        return xp.sum(weight[:, :, None] * values[nearest], axis=1)
+
+    return mean_of
 
 
-def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _largest(values: Array, k: int, backend: Backend) -> tuple[Array, Array]:
+    """Return the k largest values of each row, and their columns, in any order."""
+    if not backend.is_numpy:  # the array API has no such function
+        import torch
+
+        return tuple(torch.topk(values, k, dim=1, sorted=False))  # type: ignore[return-value]
+    columns = np.argpartition(-values, k - 1, axis=1)[:, :k]
+    return np.take_along_axis(values, columns, axis=1), columns
+
+
+def unit_rows(values: Array, xp: Any = NUMPY.xp) -> Array:
     """Normalise rows to length 1; a zero row stays zero."""
-    length = np.linalg.norm(values, axis=-1, keepdims=True)
-    out: NDArray[np.float64] = values / np.where(length > 0, length, 1)
-    return out
+    length = xp.linalg.vector_norm(values, axis=-1, keepdims=True)
+    return values / xp.where(length > 0, length, xp.ones_like(length))
 
 
 def finite_rows(X: Any, rows: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -96,6 +96,8 @@ def save_head(head: Any, kind: str, folder: Path) -> None:
     from safetensors.numpy import save
 
     values, arrays = head.to_state()
+    if "params" in values:
+        values["params"] = _without_device(values["params"])
     task = {"task": "regression"} if is_regressor(head) else {}
     (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **task, **values}, indent=2) + "\n")
     # safetensors ignores strides
@@ -129,7 +131,10 @@ def load_head(folder: Path) -> Any:
     with head_errors(folder):
         regression = values.get("task") == "regression"
         cls = head_class(read_as(Word, values["head"]), regression=regression)
-        _require_types(cls, read_as(dict[str, Any], values.get("params", {})))
+        params = read_as(dict[str, Any], values.get("params", {}))
+        _require_types(cls, params)
+        if "params" in values:
+            values["params"] = _without_device(params)
         if "classes" in values:
             _require_classes(values["classes"])
         head = cls.from_state(values, arrays)
@@ -164,6 +169,11 @@ def _shortened(words: str) -> str:
 
 _WRONG = (HeadError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, NotImplementedError)
 """Errors that invalid values cause in later code."""
+
+
+def _without_device(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters without the device: where a head was fitted says nothing of where it will predict."""
+    return {name: value for name, value in params.items() if name != "device"}
 
 
 def _require_classes(values: Any) -> None:

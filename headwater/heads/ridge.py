@@ -9,16 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from headwater._backend import NUMPY, Array, Backend, computed, product, to_numpy
+from headwater._devices import Device
 from headwater.errors import HeadError
 from headwater.heads._regressor import Floats, Regressor, as_targets
-from headwater.heads._rows import to_numpy
 from headwater.heads._rows.base import positive_std
-from headwater.heads._settings import require_above_0, weights_of_rows
+from headwater.heads._settings import require_above_0, require_one_of, weights_of_rows
 from headwater.heads._weighted import TakesWeights
 from headwater.heads.base import Fit, SearchSpace, State, blocks
 
 Rows = NDArray[np.int64]
+EIGEN = 20  # operations of an eigendecomposition, in units of the cube of its size
 ROWS_AT_ONCE = 2048  # rows in float64 at once, if there are more rows than columns
+ROWS_ON_DEVICE = 32768  # the same on a GPU, which needs large products to be busy
 
 
 class Ridge(TakesWeights, Regressor):
@@ -35,6 +38,8 @@ class Ridge(TakesWeights, Regressor):
     standardize
         Whether columns are scaled by their standard deviation on the training rows. (Centring has no effect, since the
         intercept is unpenalised.)
+    device
+        ``auto``, ``cpu`` or ``cuda``; see `headwater.heads`.
 
     Attributes
     ----------
@@ -60,9 +65,10 @@ class Ridge(TakesWeights, Regressor):
 
     search_space: ClassVar[SearchSpace] = {"alpha": ("log", 1e-3, 1e7)}
 
-    def __init__(self, alpha: float = 1.0, *, standardize: bool = True) -> None:
+    def __init__(self, alpha: float = 1.0, *, standardize: bool = True, device: Device = "auto") -> None:
         self.alpha = alpha
         self.standardize = standardize
+        self.device = device
 
     def default_grid(self) -> list[dict[str, Any]]:
         """Return 17 penalties, evenly spaced on a log scale from 1e-2 to 1e6."""
@@ -88,11 +94,20 @@ class Ridge(TakesWeights, Regressor):
         sharing: dict[tuple[int, bool], list[int]] = {}
         for i, ((rows, _), head) in enumerate(zip(fits, heads, strict=True)):
             require_above_0(head, "alpha")
+            require_one_of(head, device=Device)
             sharing.setdefault((id(rows), bool(head.standardize)), []).append(i)
         for (_, scale), members in sharing.items():
             rows = fits[members[0]][0]
             alphas = np.array([heads[i].alpha for i in members], np.float64)
-            solved = solve(X, rows, targets[rows], None if weights is None else weights[rows], alphas, scale=scale)
+            solved = _solved(
+                X,
+                rows,
+                targets[rows],
+                None if weights is None else weights[rows],
+                alphas,
+                scale=scale,
+                device=heads[members[0]].device,
+            )
             for i, coef, intercept in zip(members, solved.coef, solved.intercept, strict=True):
                 head = heads[i]
                 head.coef_, head.intercept_, head.several_ = coef, intercept, several
@@ -121,10 +136,12 @@ class Ridge(TakesWeights, Regressor):
         for i, part in enumerate(rows):
             sharing.setdefault(id(part), []).append(i)
         for members in sharing.values():
-            values = _read(X, rows[members[0]])
-            for i in members:
-                found = values @ heads[i].coef_.T + heads[i].intercept_
-                out[i] = found if heads[i].several_ else found[:, 0]
+            coef = np.concatenate([heads[i].coef_ for i in members])
+            products = product(X[rows[members[0]]], coef.T, heads[members[0]].device)
+            sizes = np.cumsum([len(heads[i].intercept_) for i in members])
+            for i, found in zip(members, np.split(products, sizes[:-1], axis=1), strict=True):
+                values = found + heads[i].intercept_
+                out[i] = values if heads[i].several_ else values[:, 0]
         return out
 
     def _outputs(self, X: Any) -> Floats:
@@ -141,7 +158,23 @@ class Solution(NamedTuple):
     intercept: Floats
 
 
-def solve(X: Any, rows: Rows, y: Floats, weights: Floats | None, alphas: Floats, *, scale: bool) -> Solution:
+def _solved(
+    X: Any, rows: Rows, y: Floats, weights: Floats | None, alphas: Floats, *, scale: bool, device: Device
+) -> Solution:
+    """Solve as `solve` does, where `computed` says."""
+    d = X.shape[1]
+    least = min(len(rows), d)
+    work = 2.0 * len(rows) * d * least + EIGEN * least**3
+
+    def solved(backend: Backend) -> Solution:
+        return solve(X, rows, y, weights, alphas, backend, scale=scale)
+
+    return computed(solved, device, work=work, what="ridge heads", X=X)
+
+
+def solve(
+    X: Any, rows: Rows, y: Floats, weights: Floats | None, alphas: Floats, backend: Backend = NUMPY, *, scale: bool
+) -> Solution:
     """Solve ridge regression on some rows for many penalties and outputs, exactly.
 
     With Z the standardised rows, weighted and centred, ``W = (ZᵀZ + alpha I)⁻¹ ZᵀY``: from the eigenvectors of ``ZᵀZ``,
@@ -159,80 +192,89 @@ def solve(X: Any, rows: Rows, y: Floats, weights: Floats | None, alphas: Floats,
         Weight of the squared error of each.
     alphas : float64, of shape (n_alphas,)
         Penalties.
+    backend
+        Where to compute, in float64.
     scale
         Whether columns are divided by their standard deviations.
     """
-    mean, std = _moments(X, rows, scale)
+    read = _Reader(X, rows, backend)
+    mean, std = _moments(read, scale)
     counts = np.ones(len(rows)) if weights is None else weights
     total = counts.sum()
     if not total > 0:
         raise HeadError("sample_weight is 0 in all training rows, so there is nothing to fit.")
-    root = np.sqrt(counts)[:, None]
     y_mean = counts @ y / total
-    Y = root * (y - y_mean)
-    d = len(mean)
-    shrunk = np.empty((len(alphas), d, y.shape[1]))
-    if len(rows) < d:
-        Z = (_read(X, rows) - mean) / std
+    Y = read.put(np.sqrt(counts)[:, None] * (y - y_mean))
+    counts, root = read.put(counts), read.put(np.sqrt(counts)[:, None])
+    if len(rows) < len(mean):
+        Z = (read(slice(None)) - mean) / std
         centre = counts @ Z / total
         Z = root * (Z - centre)
-        values, vectors = _decomposed(Z @ Z.T)
+        values, vectors = _decomposed(backend.xp, Z @ Z.T)
         rotated = vectors.T @ Y
-        for a, alpha in enumerate(alphas):
-            shrunk[a] = Z.T @ (vectors @ (rotated / (values + alpha)[:, None]))
+        shrunk = [Z.T @ (vectors @ (rotated / (values + alpha)[:, None])) for alpha in alphas.tolist()]
     else:
-        gram, cross, centre = np.zeros((d, d)), np.zeros((d, y.shape[1])), np.zeros(d)
-        for some, part in _spans(rows):
-            Z = (_read(X, part) - mean) / std
-            centre += counts[some] @ Z
+        gram, cross, centre = 0.0, 0.0, 0.0
+        for some in read.spans():
+            Z = (read(some) - mean) / std
+            centre = centre + counts[some] @ Z
             Z *= root[some]
-            gram += Z.T @ Z
-            cross += Z.T @ Y[some]
-        centre /= total
-        gram -= total * np.outer(centre, centre)  # 0 without weights: columns were centred without them
-        values, vectors = _decomposed(gram)
+            gram = gram + Z.T @ Z
+            cross = cross + Z.T @ Y[some]
+        centre = centre / total
+        gram = gram - total * centre[:, None] * centre  # 0 without weights: columns were centred without them
+        values, vectors = _decomposed(backend.xp, gram)
         rotated = vectors.T @ cross  # Y is centred, so centring Z has no effect here
-        for a, alpha in enumerate(alphas):
-            shrunk[a] = vectors @ (rotated / (values + alpha)[:, None])
-    coef = (shrunk / std[:, None]).transpose(0, 2, 1)
-    return Solution(coef, y_mean - coef @ (mean + std * centre))
+        shrunk = [vectors @ (rotated / (values + alpha)[:, None]) for alpha in alphas.tolist()]
+    coef = (to_numpy(backend.xp.stack(shrunk)) / to_numpy(std)[:, None]).transpose(0, 2, 1)
+    return Solution(coef, y_mean - coef @ to_numpy(mean + std * centre))
 
 
-def _moments(X: Any, rows: Rows, scale: bool) -> tuple[Floats, Floats]:
+class _Reader:
+    """Reads training rows as float64 arrays of a backend."""
+
+    def __init__(self, X: Any, rows: Rows, backend: Backend) -> None:
+        self.X, self.rows, self.backend = X, rows, backend
+
+    def __call__(self, some: slice) -> Array:
+        part = self.X[self.rows[some]]
+        return self.backend.xp.astype(self.backend.put(part), self.backend.xp.float64)
+
+    def put(self, values: Floats) -> Array:
+        return self.backend.put(values, self.backend.xp.float64)
+
+    def spans(self) -> Iterator[slice]:
+        step = ROWS_AT_ONCE if self.backend.is_numpy else ROWS_ON_DEVICE
+        for start in range(0, len(self.rows), step):
+            yield slice(start, start + step)
+
+
+def _moments(read: _Reader, scale: bool) -> tuple[Array, Array]:
     """Return means and standard deviations (1 if constant) of columns; refuse non-finite rows."""
+    xp = read.backend.xp
     total: Any = 0.0
-    for _, part in _spans(rows):
-        values = _read(X, part)
-        if not np.isfinite(values.sum()):
-            _refuse_not_finite(X, rows)
-        total = total + values.sum(0)
-    mean = total / len(rows)
+    for some in read.spans():
+        part = xp.sum(read(some), axis=0)
+        if not bool(xp.isfinite(xp.sum(part))):
+            _refuse_not_finite(read)
+        total = total + part
+    mean = total / len(read.rows)
     if not scale:
-        return mean, np.ones_like(mean)
+        return mean, xp.ones_like(mean)
     squares: Any = 0.0
-    for _, part in _spans(rows):
-        squares = squares + ((_read(X, part) - mean) ** 2).sum(0)
-    return mean, np.asarray(positive_std(np, squares / len(rows), mean), np.float64)
+    for some in read.spans():
+        squares = squares + xp.sum((read(some) - mean) ** 2, axis=0)
+    return mean, positive_std(xp, squares / len(read.rows), mean)
 
 
-def _refuse_not_finite(X: Any, rows: Rows) -> None:
-    found = [part[~np.isfinite(_read(X, part)).all(1)] for _, part in _spans(rows)]
+def _refuse_not_finite(read: _Reader) -> None:
+    found = [read.rows[some][~np.isfinite(to_numpy(read(some))).all(1)] for some in read.spans()]
     bad = np.concatenate(found)
     if len(bad):
         raise HeadError(f"features are not finite in {len(bad)} rows, the first being {bad[:5].tolist()}.")
 
 
-def _decomposed(symmetric: Floats) -> tuple[Floats, Floats]:
+def _decomposed(xp: Any, symmetric: Array) -> tuple[Array, Array]:
     """Return eigenvalues, none below 0, and eigenvectors."""
-    values, vectors = np.linalg.eigh(symmetric)
-    return np.maximum(values, 0), vectors
-
-
-def _spans(rows: Rows) -> Iterator[tuple[slice, Rows]]:
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        some = slice(start, start + ROWS_AT_ONCE)
-        yield some, rows[some]
-
-
-def _read(X: Any, rows: Rows) -> Floats:
-    return np.asarray(to_numpy(X[rows]), np.float64)
+    values, vectors = xp.linalg.eigh(symmetric)
+    return xp.maximum(values, xp.zeros_like(values)), vectors

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater._devices import Device, resolve_device
+from headwater._backend import on_device
+from headwater._devices import Device
 from headwater._extras import need
 from headwater.heads._classifier import probabilities
 from headwater.heads._settings import require_above_0, require_at_least_0, require_one_of
@@ -157,7 +159,8 @@ class TipAdapterF(_Cache):
         require_one_of(self, device=Device)
 
     def _train(self) -> None:
-        self.keys_ = tuned_keys(
+        tuned = partial(
+            tuned_keys,
             self.keys_,
             self.codes_,
             self.keys_ @ self.text_.T,
@@ -168,8 +171,8 @@ class TipAdapterF(_Cache):
             epochs=self.epochs,
             batch_size=self.batch_size,
             seed=self.seed,
-            device=self.device,
         )
+        self.keys_ = on_device(lambda device: tuned(device=device), self.device, what="cached keys")
 
 
 def tuned_keys(
@@ -194,10 +197,9 @@ def tuned_keys(
         Zero-shot logits of each row, of shape ``(n, n_classes)``.
     """
     torch = need("torch", "encoders")
-    where = resolve_device(device)
-    X = torch.tensor(keys, device=where)
-    target = torch.tensor(codes, device=where)
-    said = torch.tensor(text_logits, dtype=torch.float32, device=where)
+    X = torch.tensor(keys, device=device)
+    target = torch.tensor(codes, device=device)
+    said = torch.tensor(text_logits, dtype=torch.float32, device=device)
     values = torch.nn.functional.one_hot(target, said.shape[1]).float()
     trained = X.clone().requires_grad_()
     # epsilon 1e-4 as in the authors' code: gradients are small if the texts are already confident
@@ -207,7 +209,7 @@ def tuned_keys(
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         for _ in range(epochs):
-            for batch in torch.randperm(len(X), generator=generator).to(where).split(batch_size):
+            for batch in torch.randperm(len(X), generator=generator).to(device).split(batch_size):
                 near = (beta * (X[batch] @ trained.T - 1)).exp()
                 loss = torch.nn.functional.cross_entropy(said[batch] + alpha * near @ values, target[batch])
                 optimiser.zero_grad()

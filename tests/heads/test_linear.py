@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from headwater._backend import NUMPY
 from headwater.errors import HeadError
 from headwater.heads import LinearProbe
 from headwater.heads._lbfgs import minimise
@@ -86,9 +87,9 @@ def test_gradient_and_value_agree(rotated):
     X = features(90, 6)
     sets = folds_of(90)
     if rotated:
-        rows = RotatedRows(X, sets, scale=True, n_threads=1)
+        rows = RotatedRows(X, sets, NUMPY, scale=True, n_threads=1)
     else:
-        rows = SharedRows(X, sets, scale=True, max_bytes=1 << 30, n_threads=1)
+        rows = SharedRows(X, sets, NUMPY, scale=True, max_bytes=1 << 30, n_threads=1)
     for n_classes in (2, 3):
         y = labels(X, n_classes)
         targets = (2.0 * y - 1 if n_classes == 2 else y)[:, None]
@@ -109,7 +110,7 @@ def test_fewer_rows_than_columns_are_solved_in_the_space_they_span(n_classes):
     X = features(120, 300)
     y = labels(X, n_classes)
     fits = [(rows, {"C": C}) for rows in folds_of(120) for C in (1e-4, 1e-2, 1.0, 100.0)]
-    assert isinstance(training_rows(X, [fits[0][0]], scale=True, max_bytes=1 << 30, n_threads=1), RotatedRows)
+    assert isinstance(training_rows(X, [fits[0][0]], NUMPY, scale=True, max_bytes=1 << 30, n_threads=1), RotatedRows)
     for head, (rows, params) in zip(LinearProbe(tol=1e-9).fit_many(X, y, fits), fits, strict=True):
         coef, intercept, std = reference(X[rows], y[rows], params["C"])
         best = objective(coef, intercept, X[rows], y[rows], params["C"], std)

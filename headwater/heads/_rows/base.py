@@ -9,18 +9,42 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from headwater._backend import Backend, to_numpy
 from headwater.errors import HeadError
 from headwater.heads.base import blocks
 
 Array = Any
 T = TypeVar("T")
+
+
+class Sizes(NamedTuple):
+    """How many rows are computed together.
+
+    Attributes
+    ----------
+    chunk
+        Most rows of a chunk.
+    least
+        Fewest rows of a chunk that ends where the row sets change.
+    moments
+        Rows in float64 at once.
+    """
+
+    chunk: int
+    least: int
+    moments: int
+
+
+IN_CACHE = Sizes(1024, 256, 256)
+"""On the CPU, where what a thread computes with should stay in its cache."""
+ON_DEVICE = Sizes(16384, 4096, 8192)
+"""On a GPU, which needs large products to be busy."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +77,8 @@ class TrainingRows(ABC):
 
     Attributes
     ----------
-    xp
-        The array library.
+    backend
+        Where the rows are computed with; X may be elsewhere.
     inside
         Which row of X is in which set, bool, of shape ``(n_samples, n_sets)``.
     n_weights
@@ -65,17 +89,16 @@ class TrainingRows(ABC):
         eigenvalue would be noise divided by the penalty.
     """
 
-    xp: Any
+    backend: Backend
     inside: NDArray[np.bool_]
     n_weights: int
     eigenvalues: Array
 
-    def __init__(self, X: Any, row_sets: Sequence[NDArray[np.int64]], n_threads: int) -> None:
+    def __init__(self, X: Any, row_sets: Sequence[NDArray[np.int64]], backend: Backend, n_threads: int) -> None:
         self.source = X
-        foreign = not isinstance(X, np.ndarray) and not hasattr(X, "blocks")
-        self.xp = array_namespace(X) if foreign else array_namespace(np.empty(0))
-        self._place = {"device": device(X)} if foreign else {}
-        self._pool = None if foreign or n_threads == 1 else ThreadPoolExecutor(n_threads)
+        self.backend, self.xp = backend, backend.xp
+        self.sizes = IN_CACHE if backend.is_numpy else ON_DEVICE
+        self._pool = ThreadPoolExecutor(n_threads) if backend.is_numpy and n_threads > 1 else None
         self._n_threads = n_threads
         self.inside = np.zeros((X.shape[0], len(row_sets)), bool)
         for s, rows in enumerate(row_sets):
@@ -87,8 +110,8 @@ class TrainingRows(ABC):
         return self.xp.float32
 
     def put(self, values: Any, dtype: Any = None) -> Array:
-        """Return ``values`` as an array of X's library, on X's device."""
-        return self.xp.asarray(values, dtype=dtype or self.float, **self._place)
+        """Return ``values`` as an array of the backend, of the working type unless another is given."""
+        return self.backend.put(values, dtype or self.float)
 
     @abstractmethod
     def chunks(self) -> Iterator[Chunk]:
@@ -145,17 +168,18 @@ class TrainingRows(ABC):
 
     def _load(self, order: NDArray[np.int64]) -> Array:
         """Return rows of X in the working type, without scaling."""
-        if not hasattr(self.source, "blocks"):
-            index = order if isinstance(self.source, np.ndarray) else self.put(order, self.xp.int64)
-            return self.xp.astype(self.source[index], self.float)
+        if Backend.of(self.source) is not None:
+            return self.xp.astype(self.source[self.put(order, self.xp.int64)], self.float)
+        if self.backend.is_numpy and not hasattr(self.source, "blocks"):
+            return self.source[order].astype(np.float32)
         if len(order) < 64:
-            return np.asarray(self.source[order], np.float32)
-        out = np.empty((len(order), self.source.shape[1]), np.float32)
+            return self.put(np.asarray(self.source[order], np.float32))
+        out = self.xp.empty_like(self.backend.zeros((len(order), self.source.shape[1]), self.float))
         place = np.empty(len(self.inside), np.int64)
         place[order] = np.arange(len(order))
         for rows, values in blocks(self.source):
             chosen = self._used(rows)
-            out[place[chosen]] = values[chosen - rows.start]
+            out[place[chosen]] = self.put(np.asarray(values[chosen - rows.start], np.float32))
         return out
 
     def _require_finite(self, moments: Array) -> None:
@@ -165,7 +189,7 @@ class TrainingRows(ABC):
             int(row)
             for rows, values in blocks(self.source)
             for row in self._used(rows)
-            if not bool(self.xp.all(self.xp.isfinite(values[row - rows.start])))
+            if not np.isfinite(to_numpy(values[row - rows.start])).all()
         ]
         raise HeadError(f"features are not finite in {len(bad)} rows, the first being {bad[:5]}.")
 
@@ -190,11 +214,6 @@ def floored(xp: Any, values: Array) -> Array:
     """Clip eigenvalues ``(n_sets, rank)`` to the level of rounding."""
     floor = 10 * float(xp.finfo(values.dtype).eps) * xp.max(values, axis=1, keepdims=True)
     return xp.maximum(values, floor + xp.zeros_like(values))
-
-
-def to_numpy(array: Array) -> NDArray[Any]:
-    """Return an array of any library as NumPy's."""
-    return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
 
 
 def positive_std(xp: Any, variance: Array, mean: Array) -> Array:

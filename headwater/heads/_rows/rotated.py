@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headwater.heads._rows.base import Array, Chunk, TrainingRows, floored, positive_std, to_numpy
+from headwater._backend import Backend, to_numpy
+from headwater.heads._rows.base import Array, Chunk, TrainingRows, floored, positive_std
 
 
 class RotatedRows(TrainingRows):
@@ -22,8 +23,10 @@ class RotatedRows(TrainingRows):
     correspond to weights ``Zᵀ Y Λ⁻¹ w`` of the same norm for Z. Parameters are as for `SharedRows`.
     """
 
-    def __init__(self, X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, n_threads: int) -> None:
-        super().__init__(X, row_sets, n_threads)
+    def __init__(
+        self, X: Any, row_sets: Sequence[NDArray[np.int64]], backend: Backend, *, scale: bool, n_threads: int
+    ) -> None:
+        super().__init__(X, row_sets, backend, n_threads)
         xp = self.xp
         self.row_sets = [np.sort(rows) for rows in row_sets]
         self.n_weights = max(len(rows) for rows in row_sets)
@@ -36,7 +39,7 @@ class RotatedRows(TrainingRows):
             self._require_finite(xp.sum(xp.astype(self._matrix, xp.float64), axis=0))
         self._values = self.put(np.zeros((len(row_sets), self.n_weights)), xp.float64)
         self._chunks = [self._rotate(s) for s in range(len(row_sets))]
-        n = self.put([[len(rows)] for rows in row_sets])
+        n = self.put(np.array([[len(rows)] for rows in row_sets]))
         self.eigenvalues = floored(xp, self._values / n)
 
     def chunks(self) -> Iterator[Chunk]:

@@ -10,15 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import device
 from numpy.typing import NDArray
 
-from headwater.heads._rows.base import Array, Chunk, TrainingRows, floored, positive_std, to_numpy
+from headwater._backend import Backend, to_numpy
+from headwater.heads._rows.base import Array, Chunk, TrainingRows, floored, positive_std
 from headwater.heads.base import blocks
-
-CHUNK_ROWS = 1024
-MIN_CHUNK_ROWS = 256
-MOMENT_ROWS = 256  # rows in float64 at once, to stay in the CPU cache
 
 
 class SharedRows(TrainingRows):
@@ -31,18 +27,27 @@ class SharedRows(TrainingRows):
         with ``blocks()``.
     row_sets
         Row numbers, one array per set.
+    backend
+        Where to compute; that of ``X``, if it is an array of another library than NumPy.
     scale
         Whether columns are divided by their standard deviations besides being centred.
     max_bytes
         If the working matrix would be larger, rows are streamed from ``X`` in each pass.
     n_threads
-        Threads that process chunks (NumPy only; other libraries have their own).
+        Threads that process chunks (for NumPy; other libraries have their own).
     """
 
     def __init__(
-        self, X: Any, row_sets: Sequence[NDArray[np.int64]], *, scale: bool, max_bytes: int, n_threads: int
+        self,
+        X: Any,
+        row_sets: Sequence[NDArray[np.int64]],
+        backend: Backend,
+        *,
+        scale: bool,
+        max_bytes: int,
+        n_threads: int,
     ) -> None:
-        super().__init__(X, row_sets, n_threads)
+        super().__init__(X, row_sets, backend, n_threads)
         self.n_weights = int(X.shape[1])
         self.used = np.flatnonzero(self.inside.any(1))
         self.order = self.used[np.lexsort(self.inside[self.used].T[::-1])]
@@ -63,9 +68,9 @@ class SharedRows(TrainingRows):
             return
         for rows, values in blocks(self.source):
             chosen = self._used(rows)
-            for start in range(0, len(chosen), CHUNK_ROWS):
-                part = chosen[start : start + CHUNK_ROWS]
-                picked = self.xp.astype(values[part - rows.start], self.float)
+            for start in range(0, len(chosen), self.sizes.chunk):
+                part = chosen[start : start + self.sizes.chunk]
+                picked = self.put(values[part - rows.start])
                 yield self._chunk((picked - self.center) / self.width, part)
 
     def _standardise(self, chunk: Chunk) -> None:
@@ -132,8 +137,8 @@ class SharedRows(TrainingRows):
         changes = np.flatnonzero((inside[1:] != inside[:-1]).any(1)) + 1
         start = 0
         while start < len(inside):
-            stop = min(start + CHUNK_ROWS, len(inside))
-            good = changes[(changes >= start + MIN_CHUNK_ROWS) & (changes < stop)]
+            stop = min(start + self.sizes.chunk, len(inside))
+            good = changes[(changes >= start + self.sizes.least) & (changes < stop)]
             stop = int(good[-1]) if len(good) else stop
             yield self._chunk(X[start:stop], self.order[start:stop])
             start = stop
@@ -157,11 +162,11 @@ class SharedRows(TrainingRows):
         shift = xp.astype(self._load(self.used[:1])[0], xp.float64)
 
         def moments(chunk: Chunk) -> tuple[NDArray[np.int64], Array, Array]:
-            every = xp.ones((1, len(chunk.rows)), dtype=xp.float64, device=device(chunk.X))
+            every = self.put(np.ones((1, len(chunk.rows))), xp.float64)
             inside = every if chunk.inside is None else xp.concat([xp.astype(chunk.inside, xp.float64), every])
             sums = squares = 0.0
-            for start in range(0, len(chunk.rows), MOMENT_ROWS):
-                some = slice(start, start + MOMENT_ROWS)
+            for start in range(0, len(chunk.rows), self.sizes.moments):
+                some = slice(start, start + self.sizes.moments)
                 X = xp.astype(chunk.X[some], xp.float64) - shift
                 sums = sums + inside[:, some] @ X
                 X *= X

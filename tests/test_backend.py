@@ -1,0 +1,87 @@
+"""Where arrays are computed, and what happens where there is no GPU, or one whose memory is too small."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from headwater import _backend
+from headwater._backend import NUMPY, Backend, backend_for, computed
+from headwater._devices import resolve_device
+from headwater.errors import DeviceMemory, InputError
+
+torch = pytest.importorskip("torch")
+xp = pytest.importorskip("array_api_compat.torch")
+from tests.pretended import DEVICE, pretended  # noqa: E402
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Torch on a pretended device in place of a CUDA device."""
+    monkeypatch.setattr(_backend, "cuda_there", lambda: True)
+    monkeypatch.setattr(_backend, "resolve_device", lambda device: device)
+    monkeypatch.setattr(_backend, "on_cuda", lambda: Backend(xp, DEVICE))
+
+
+def test_a_pretended_device_does_not_mix_with_the_cpu():
+    """Tensors of the two devices meet only by being copied, as on a GPU."""
+    with pretended() as device:
+        there = torch.zeros(3, device=device)
+        with pytest.raises(RuntimeError, match="same device"):
+            there + torch.ones(3)
+        with pytest.raises(RuntimeError):
+            np.asarray(there)
+        assert ((there + 1).cpu() == torch.ones(3)).all()
+
+
+def test_only_worthwhile_work_moves_to_a_gpu(gpu):
+    """``auto`` takes a GPU for work above a limit; the CPU and a GPU can both be requested."""
+    assert backend_for("auto", _backend.WORTHWHILE / 2) is NUMPY
+    assert backend_for("auto", _backend.WORTHWHILE).device == DEVICE
+    assert backend_for("cpu", 1e20) is NUMPY
+    assert backend_for("cuda", 1).device == DEVICE
+
+
+def test_a_missing_gpu_is_said(monkeypatch):
+    """``cuda`` without a GPU says what was found and what to do; ``auto`` computes on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"--device cuda: torch .*or pass --device cpu") as error:
+        resolve_device("cuda")
+    assert "\n" not in str(error.value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(InputError, match="CUDA_VISIBLE_DEVICES hides all GPUs"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with pytest.raises(InputError, match="built for the CPU"):
+        resolve_device("cuda")
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(InputError, match="auto, cpu or cuda"):
+        resolve_device("gpu")
+
+
+def test_a_full_gpu_is_said_or_replaced_by_the_cpu(gpu):
+    """A GPU that is too small ends a computation that requested it; under auto, the CPU takes over, which is said."""
+
+    def compute(backend):
+        return backend.zeros(1000, backend.xp.float64).shape[0], backend.is_numpy
+
+    with pretended(memory=7999):
+        with pytest.raises(DeviceMemory, match="sums: the GPU ran out of memory"):
+            computed(compute, "cuda", work=1, what="sums")
+        with pytest.warns(UserWarning, match="sums: the GPU ran out of memory, so the CPU computes"):
+            assert computed(compute, "auto", work=1e15, what="sums") == (1000, True)
+    with pretended(memory=8000), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert computed(compute, "cuda", work=1, what="sums") == (1000, False)
+
+
+def test_other_errors_are_not_taken_for_a_full_gpu(gpu):
+    """An error of the computation itself is raised as it is."""
+
+    def compute(backend):
+        raise RuntimeError("no inverse")
+
+    with pytest.raises(RuntimeError, match="no inverse"):
+        computed(compute, "auto", work=1e15, what="sums")
