@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from headwater._devices import Device
+from headwater._devices import Device, resolve_device
 from headwater._options import as_tuple, with_options
 from headwater._progress import Progress, counting, progress_to, silent
 from headwater._reading import read_json, read_regular
@@ -160,6 +160,7 @@ def sweep(
         Each with one line that says what, where and what to do.
     """
     require_writable(out)
+    resolve_device(device)  # refuses a GPU that is not there, before anything is read
     protocol, selection = with_options("sweep", options, protocol or Protocol(), selection or Selection(), only=SWEPT)
     opened = store if isinstance(store, Store) else open_store(store)
     plans, skipped = _plans(

@@ -85,7 +85,9 @@ class VectorIndex:
         InputError
             When shapes do not fit, a query is zero or not finite, or `k` is not positive.
         """
-        wanted, allowed, groups = check((self.n_rows, self.dim), queries, k, rows, exclude)
+        asked = check((self.n_rows, self.dim), queries, k, rows, exclude)
+        wanted, allowed = asked.queries, asked.allowed
+        groups = None if asked.of_rows is None or asked.group is None else (asked.of_rows, asked.group)
         scores = np.full((len(wanted), k), -np.inf, dtype=np.float32)
         found = np.full((len(wanted), k), -1, dtype=np.int64)
         lacking = np.arange(len(wanted))

@@ -71,6 +71,16 @@ def test_transduction_is_said(command, dual):
     assert "transduction" not in json.loads(other.out)
 
 
+def test_a_head_of_the_cpu_is_said(command, dual, monkeypatch):
+    """A GPU that was requested for a head that is fitted on the CPU is not ignored in silence."""
+    store, prompts, *_ = dual
+    monkeypatch.setattr("headwater.experiment.head.resolve_device", lambda device: device)
+    done = command(*words(store, "--head", "tip-adapter", "--prompts", prompts, "--device", "cuda"))
+    assert done.status == 0, done.err
+    assert "a tip-adapter head is fitted on the CPU" in done.err
+    assert "on the CPU" not in command(*words(store, "--head", "tip-adapter", "--prompts", prompts)).err
+
+
 def test_seeds_are_those_of_training(command, dual):
     """--seeds gives a head that draws at random its seeds, texts and all."""
     store, prompts, *_ = dual

@@ -108,13 +108,19 @@ def test_equal_rows_come_in_order_and_blocks_do_not_matter(case):
             )
 
 
+def cosines(queries, X):
+    """Cosines in float64, of the rows as they are."""
+    units = [np.asarray(v, np.float64) / np.linalg.norm(v.astype(np.float64), axis=1)[:, None] for v in (queries, X)]
+    return np.einsum("qd,nd->qn", *units)
+
+
 def test_rows_that_differ_by_less_than_a_product_rounds_come_in_their_true_order():
     rng = np.random.default_rng(0)
     base = rng.normal(size=384)
     X = (base + 1e-5 * rng.normal(size=(1001, 384))).astype(np.float32)
     X[500:600] = X[7]
     queries = base + 0.1 * rng.normal(size=(9, 384))
-    similar = unit(queries)[0].astype(float) @ unit(X)[0].astype(float).T
+    similar = cosines(queries, X)
     expected = np.argsort(-similar.astype(np.float32), axis=1, kind="stable")[:, :25]
     for edges in ([], [3, 17, 400, 401]):
         _, rows = search(Blocked(X, edges), queries, 25)
@@ -130,7 +136,7 @@ def test_a_query_gets_the_same_answer_alone_and_among_others():
         alone = search(X, queries[i : i + 1], 7)
         np.testing.assert_array_equal(alone[0][0], scores[i])
         np.testing.assert_array_equal(alone[1][0], rows[i])
-    similar = unit(queries)[0].astype(float) @ unit(X)[0].astype(float).T
+    similar = cosines(queries, X)
     np.testing.assert_array_equal(rows, np.argsort(-similar.astype(np.float32), axis=1, kind="stable")[:, :7])
 
 
@@ -207,3 +213,58 @@ def test_nothing_allowed_is_nothing_found():
     scores, rows = search(X, X, 2, rows=[])
     assert (rows == -1).all()
     assert np.isneginf(scores).all()
+
+
+# On another device
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Torch on a pretended device in place of a CUDA device."""
+    pytest.importorskip("torch")
+    from array_api_compat import torch as xp
+
+    from headwater import _backend
+    from tests.pretended import DEVICE
+
+    monkeypatch.setattr(_backend, "resolve_device", lambda device: device)
+    monkeypatch.setattr(_backend, "on_cuda", lambda: _backend.Backend(xp, DEVICE))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_a_device_finds_what_the_cpu_finds(gpu, dtype, k):
+    """Rows and scores are the CPU's to the last digit, with masks, groups, unusable rows and equal rows."""
+    from tests.pretended import pretended
+
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(700, 24)) + 2).astype(dtype)
+    X[5], X[9], X[300:340] = np.nan, 0, X[7]
+    queries = rng.normal(size=(30, 24))
+    patient = rng.integers(0, 40, 700)
+    filters = {"rows": rng.random(700) < 0.7, "exclude": (patient, rng.integers(0, 40, 30))}
+    for some in ({}, filters):
+        expected = search(Blocked(X, [100, 600]), queries, k, device="cpu", **some)
+        with pretended():
+            found = search(Blocked(X, [100, 600]), queries, k, device="cuda", **some)
+        np.testing.assert_array_equal(found[1], expected[1])
+        np.testing.assert_array_equal(found[0], expected[0])
+
+
+def test_a_tensor_is_searched_where_it_is(gpu):
+    """Features and queries that are on a device are not copied from it."""
+    from array_api_compat import torch as xp
+
+    from tests.pretended import pretended
+
+    X, queries = (np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32) for n in (50, 3))
+    with pretended() as device:
+        found = search(xp.asarray(X, device=device), xp.asarray(queries, device=device), 4)
+    np.testing.assert_array_equal(found[1], search(X, queries, 4)[1])
+
+
+def test_neighbours_beyond_all_groups_are_not_numbers_that_collide():
+    """Groups of queries that no row has exclude nothing."""
+    X = np.eye(3)
+    _, rows = search(X, X, 3, exclude=(np.array([10, 20, 30]), np.array([0, 1, 2])))
+    assert (rows >= 0).all()

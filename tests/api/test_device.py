@@ -1,0 +1,111 @@
+"""--device: where heads are fitted does not change what a run or a sweep is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from headwater import _backend
+from headwater._backend import Backend
+from headwater.api import evaluate, fit_head, open_run, sweep
+from headwater.errors import InputError
+from headwater.experiment import head as choice
+
+pytest.importorskip("torch")
+xp = pytest.importorskip("array_api_compat.torch")
+from tests.pretended import DEVICE, pretended  # noqa: E402
+
+ASKED = {"features": ["a/image"], "label": "label", "folds": 3}
+
+
+@pytest.fixture
+def rows(make_store):
+    """A store of one input that tells a label and a number."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 90)
+    X = rng.standard_normal((90, 6)) + label[:, None]
+    return make_store(X, "a/image", label=label, age=X[:, 0] * 10 + 50)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Torch on a pretended device in place of a CUDA device."""
+    for module in (_backend, choice):
+        monkeypatch.setattr(module, "resolve_device", lambda device: device)
+    monkeypatch.setattr(_backend, "on_cuda", lambda: Backend(xp, DEVICE))
+
+
+@pytest.mark.parametrize("head", ["linear", "knn", "prototypes"])
+def test_a_run_on_a_gpu_is_that_of_the_cpu(rows, gpu, head):
+    """Selection, folds and scores are the CPU's up to the solver's tolerance, and the run says where it was fitted."""
+    expected = fit_head(rows, head=head, device="cpu", **ASKED)
+    with pretended():
+        found = fit_head(rows, head=head, device="cuda", **ASKED)
+    assert found.config["device"] == "cuda"
+    assert found.metrics["folds"][0]["params"] == expected.metrics["folds"][0]["params"]
+    score = [run.predictions["score_1"].to_numpy() for run in (found, expected)]
+    np.testing.assert_allclose(*score, atol=2e-3)
+
+
+def test_a_regression_on_a_gpu_is_that_of_the_cpu(rows, gpu):
+    """Ridge regression predicts the same numbers."""
+    asked = {"features": ["a/image"], "label": "age", "folds": 3, "task": "regression"}
+    with pretended():
+        found = fit_head(rows, device="cuda", **asked)
+    expected = fit_head(rows, device="cpu", **asked)
+    np.testing.assert_allclose(found.predictions["predicted"], expected.predictions["predicted"], rtol=1e-6)
+
+
+def test_a_saved_head_predicts_where_it_is_loaded(rows, gpu, tmp_path, monkeypatch):
+    """The files of a head do not say where it was fitted, so that a machine without a GPU can use it."""
+    with pretended():
+        fit_head(rows, device="cuda", out=tmp_path / "run", **ASKED)
+    assert "device" not in json.loads((tmp_path / "run" / "head.json").read_text())["params"]
+    monkeypatch.undo()
+    assert open_run(tmp_path / "run").head.device == "auto"
+    made = evaluate(tmp_path / "run", rows, label="label", allow_leakage="the same rows", device="cpu")
+    assert made.config["device"] == "cpu"
+    assert made.head.device == "cpu"
+
+
+def test_a_head_file_that_names_a_device_is_read(rows, tmp_path):
+    """A file that names a device, as earlier versions wrote it, says nothing of where the head predicts."""
+    fit_head(rows, out=tmp_path / "run", **ASKED)
+    path = tmp_path / "run" / "head.json"
+    values = json.loads(path.read_text())
+    values["params"]["device"] = "cuda"
+    path.write_text(json.dumps(values))
+    assert open_run(tmp_path / "run").head.device == "auto"
+
+
+def test_a_sweep_goes_on_on_another_device(rows, gpu, tmp_path):
+    """The cells that a sweep finished on the CPU are kept when it goes on with a GPU."""
+    asked = {"features": ["a/image"], "label": "label", "folds": 3, "out": tmp_path / "sweep"}
+    sweep(rows, heads=["linear"], **asked)
+    written = (tmp_path / "sweep" / "runs" / "a-image.linear" / "head.json").stat().st_mtime_ns
+    with pretended():
+        again = sweep(rows, heads=["linear"], device="cuda", **asked)
+    assert (tmp_path / "sweep" / "runs" / "a-image.linear" / "head.json").stat().st_mtime_ns == written
+    assert len(again.leaderboard) == 1
+
+
+def test_the_device_is_no_parameter_to_set(rows):
+    """``--set device`` says which option to pass, and an unknown device which there are."""
+    with pytest.raises(InputError, match="pass --device cpu"):
+        fit_head(rows, params={"device": "cpu"}, **ASKED)
+    with pytest.raises(InputError, match="auto, cpu or cuda"):
+        fit_head(rows, device="gpu", **ASKED)
+
+
+@pytest.mark.parametrize("name", ["fit-head", "sweep", "evaluate"])
+def test_a_missing_gpu_is_said_before_anything_is_read(refused, monkeypatch, name):
+    """``--device cuda`` on a machine without one ends in a line, even if there is no such store."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = {
+        "fit-head": ["none.hw", "--features", "a/image", "--label", "label"],
+        "sweep": ["none.hw", "--features", "a/image", "--label", "label", "--out", "sweep"],
+        "evaluate": ["none", "none.hw", "--label", "label"],
+    }
+    assert "--device cuda: " in refused(name, *arguments[name], "--device", "cuda")
