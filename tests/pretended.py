@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import array_api_compat.torch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from headwater import _backend, _devices
 
 DEVICE = torch.device("meta")
 MAY_MIX = ("copy_", "_to_copy", "index", "lift")
@@ -75,3 +78,10 @@ def pretended(memory: int | None = None) -> Iterator[torch.device]:
     """Make `DEVICE` usable while the body runs; a tensor of more than ``memory`` bytes does not fit into it."""
     with _Mode(memory):
         yield DEVICE
+
+
+def in_place_of_cuda(monkeypatch) -> None:
+    """Let ``cuda`` be there, and stand for the pretended device wherever a backend is chosen."""
+    monkeypatch.setattr(_devices, "_driver_there", lambda: True)
+    monkeypatch.setattr(_devices, "_missing_cuda", lambda: None)
+    monkeypatch.setattr(_backend, "on_cuda", lambda: _backend.Backend(array_api_compat.torch, DEVICE))

@@ -6,21 +6,18 @@ import numpy as np
 import pytest
 
 from headwater import _backend
-from headwater._backend import NUMPY, Backend, backend_for, computed
+from headwater._backend import NUMPY, backend_for, computed
 from headwater._devices import resolve_device
 from headwater.errors import DeviceMemory, InputError
 
 torch = pytest.importorskip("torch")
-xp = pytest.importorskip("array_api_compat.torch")
-from tests.pretended import DEVICE, pretended  # noqa: E402
+from tests.pretended import DEVICE, in_place_of_cuda, pretended  # noqa: E402
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Torch on a pretended device in place of a CUDA device."""
-    monkeypatch.setattr(_backend, "cuda_there", lambda: True)
-    monkeypatch.setattr(_backend, "resolve_device", lambda device: device)
-    monkeypatch.setattr(_backend, "on_cuda", lambda: Backend(xp, DEVICE))
+    """A pretended device in place of a CUDA device."""
+    in_place_of_cuda(monkeypatch)
 
 
 def test_a_pretended_device_does_not_mix_with_the_cpu():

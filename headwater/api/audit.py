@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._devices import Device, resolve_device
 from headwater._missing import words_of
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
@@ -149,6 +150,7 @@ def audit(
     missing_values: str | Sequence[str] | None = None,
     false_alarms: float = 1e-5,
     threshold: float | None = None,
+    device: Device = "auto",
     out: str | Path | None = None,
     progress: Progress | bool | None = None,
 ) -> Audit:
@@ -181,6 +183,8 @@ def audit(
         The share of unrelated pairs that may count as near duplicates.
     threshold
         A whitened cosine similarity to use instead.
+    device
+        Where features are compared: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one and it is worthwhile.
     out
         A file for the pairs, ``.csv`` or ``.parquet``.
     progress
@@ -196,6 +200,7 @@ def audit(
         Each with one line that says what, where and what to do.
     """
     target = _pairs_file(out)
+    resolve_device(device)  # refuses a GPU that is not there, before anything is read
     if not 0 < false_alarms <= 1e-2:
         raise InputError(f"--false-alarms must be above 0 and at most 0.01, but is {false_alarms}.")
     if threshold is not None and not 0 < threshold < 1:
@@ -224,7 +229,13 @@ def audit(
     columns = _columns_of(data, y, group, split, folds, seed)
     parts = [
         find_duplicates(
-            data, name, columns, false_alarms=false_alarms, threshold=threshold, progress=progress_to(progress)
+            data,
+            name,
+            columns,
+            false_alarms=false_alarms,
+            threshold=threshold,
+            device=device,
+            progress=progress_to(progress),
         )
         for name in names
     ]

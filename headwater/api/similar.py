@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._devices import Device, resolve_device
 from headwater._missing import is_missing
 from headwater._progress import Progress, counting, progress_to
 from headwater._words import aligned, cut
@@ -119,7 +120,7 @@ def similar(
     exclude_same: str | None = None,
     index: str | None = None,
     weights: str | Path | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     trust_remote_code: bool = False,
 ) -> list[Hit]:
     """Find the samples with the most similar features, by cosine, to a sample, an image or a text.
@@ -141,8 +142,11 @@ def similar(
         With ``id``: leave out samples with the same value in this column, such as the patient.
     index
         Search in an index of this kind, built by `headwater.api.index`, rather than exactly.
-    weights, device, trust_remote_code
+    weights, trust_remote_code
         For loading the encoder, if the query must be embedded.
+    device
+        Where the query is embedded and compared: ``cpu``, ``cuda`` or ``auto``. An index is searched on the CPU, which
+        is fast enough for one query.
 
     Raises
     ------
@@ -158,6 +162,7 @@ def similar(
         raise InputError("pass one query: --id, --image or --text.")
     if exclude_same is not None and id is None:
         raise InputError("--exclude-same goes with --id: only a sample of the store has columns.")
+    resolve_device(device)  # refuses a GPU that is not there, before anything is read
     if k < 1:
         raise InputError(f"-k must be at least 1, but is {k}.")
     opened = store if isinstance(store, Store) else open_store(store)
@@ -184,7 +189,7 @@ def similar(
     X = data.inputs[features]
     assert isinstance(X, SelectedRows)
     if index is None:
-        scores, rows = search(X, query[None], k, rows=allowed)
+        scores, rows = search(X, query[None], k, rows=allowed, device=device)
     else:
         scores, rows = _search_index(opened, found, index, X.index, query, k, allowed)
     hits = []

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._devices import resolve_device
 from headwater._options import as_tuple, with_options
 from headwater._progress import Progress, progress_to
 from headwater._words import counted
@@ -107,6 +108,7 @@ def zero_shot(
     """
     say = progress_to(progress)
     target = run_folder(out)
+    resolve_device(device)  # refuses a GPU that is not there, before anything is read
     protocol, selection = with_options("zero_shot", options, Protocol(), Selection(), only=USED)
     _refuse(transductive, ablate, metric, n_draws, protocol.seed)
     opened = store if isinstance(store, Store) else open_store(store)

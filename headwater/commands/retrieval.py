@@ -107,6 +107,7 @@ def audit(
     threshold: Annotated[
         float | None, option(panel=o.REPORT, help="Whitened cosine similarity to use instead.")
     ] = None,
+    device: o.Device = "auto",
     out: Annotated[
         Path | None, option(panel=o.OUTPUT, metavar="FILE", help="Write the pairs, as .csv or .parquet.")
     ] = None,
@@ -133,6 +134,7 @@ def audit(
         missing_values=missing_values,
         false_alarms=false_alarms,
         threshold=threshold,
+        device=device,
         out=out,
         progress=True,
     )

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import ThreadpoolController
 
+from headwater._backend import NUMPY, Backend, to_numpy
 from headwater.errors import InputError
-from headwater.retrieve.exact import Features, blocks, unit
+from headwater.retrieve.exact import Features, blocks, unit, unit_on
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -29,6 +30,7 @@ COPIES = 10  # assumed maximum number of copies of a row; this share of pairs ma
 LEAST_ROWS = 30  # with fewer rows, the tail cannot be estimated
 NO_ANGLE = 1 - 1e-6  # above it, float32 cannot tell a similarity from 1
 _QUERIES, _COLUMNS = 1024, 4096  # 16 MiB of similarities at once
+_ON_DEVICE = 4096, 32_768  # 512 MiB, on a GPU, which needs large products to be busy
 
 
 @cache
@@ -52,8 +54,8 @@ class Whitening:
     components: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, X: NDArray[Any], n_components: int = DIM) -> Whitening:
-        """Fit to rows, float, of shape ``(n, dim)``; rows that are not finite are ignored.
+    def fit(cls, X: NDArray[Any], n_components: int = DIM, backend: Backend = NUMPY) -> Whitening:
+        """Fit to rows, float, of shape ``(n, dim)``, on a backend; rows that are not finite are ignored.
 
         The number of directions is at most ``n_components`` and a quarter of the number of rows. Directions whose
         variance is below a millionth of the largest are dropped.
@@ -68,10 +70,11 @@ class Whitening:
             raise InputError(f"whitening needs at least 2 finite rows, but there are {n}.")
         mean = X.mean(0)
         X -= mean
+        rows = backend.put(X)
         # The smaller of the two products, which have the same eigenvalues.
-        product = X.T @ X if dim <= n else X @ X.T
+        product = rows.T @ rows if dim <= n else rows @ rows.T
         with _blas().limit(limits=1):  # beside other work, waiting for threads costs more than they gain
-            values, vectors = np.linalg.eigh(product)
+            values, vectors = map(to_numpy, backend.xp.linalg.eigh(product))
         values, vectors = values[::-1], vectors[:, ::-1]
         kept = min(n_components, max(n // ROWS_A_DIM, 1), int((values > LEAST_VARIANCE * values[0]).sum()))
         values, vectors = values[:kept], vectors[:, :kept]
@@ -84,17 +87,18 @@ class Whitening:
         """Number of columns after whitening; 0 if all rows were equal."""
         return int(self.components.shape[1])
 
-    def transform(self, X: Features | NDArray[Any]) -> Floats:
+    def transform(self, X: Features | NDArray[Any], backend: Backend = NUMPY) -> Floats:
         """Return whitened rows scaled to length 1, float32, of shape ``(n, n_components)``; zero if not finite.
 
-        `X` is read block by block.
+        `X` is read block by block, and computed with on a backend.
         """
-        mean, components = self.mean.astype(np.float32), self.components.astype(np.float32)
+        mean, components = (backend.put(v, backend.xp.float32) for v in (self.mean, self.components))
         out = np.zeros((X.shape[0], self.n_components), np.float32)
         if self.n_components:
             with np.errstate(invalid="ignore", over="ignore"):  # such rows become zero
                 for span, block in blocks(X):
-                    out[span] = unit((np.asarray(block, np.float32) - mean) @ components)[0]
+                    whitened = (backend.put(block, backend.xp.float32) - mean) @ components
+                    out[span] = unit(whitened)[0] if backend.is_numpy else to_numpy(unit_on(backend, whitened)[0])
         return out
 
 
@@ -190,7 +194,12 @@ def _unrelated(units: Floats, groups: Rows | None) -> Iterator[Floats]:
 
 
 def pairs_above(
-    units: Floats, threshold: float, *, queries: Rows | None = None, progress: Callable[[int], None] | None = None
+    units: Floats,
+    threshold: float,
+    *,
+    queries: Rows | None = None,
+    progress: Callable[[int], None] | None = None,
+    backend: Backend = NUMPY,
 ) -> Iterator[tuple[Rows, Rows, Floats]]:
     """Find every pair of rows whose similarity is at least ``threshold``, one block of the matrix at a time.
 
@@ -204,6 +213,9 @@ def pairs_above(
         Find only pairs of these rows with any other row, with the query as ``i``; by default all pairs, once each.
     progress
         Called with the number of finished rows.
+    backend
+        Where rows are compared. In float32, so that a similarity within rounding of the threshold, about 1e-6, may be
+        found on one and not on another.
 
     Yields
     ------
@@ -215,18 +227,23 @@ def pairs_above(
         raise InputError(f"the similarity threshold must be above 0, but is {threshold}.")
     n = len(units)
     asked = np.arange(n) if queries is None else queries
-    for first in range(0, len(asked), _QUERIES):
-        some = asked[first : first + _QUERIES]
-        for start in range(first if queries is None else 0, n, _COLUMNS):
-            similar = units[some] @ units[start : start + _COLUMNS].T
-            # Much faster than np.nonzero on the matrix, since few pairs are found.
-            flat = np.flatnonzero(similar.ravel() >= threshold)
-            i, j = some[flat // similar.shape[1]], flat % similar.shape[1] + start
+    n_queries, n_columns = (_QUERIES, _COLUMNS) if backend.is_numpy else _ON_DEVICE
+    there = backend.put(units)
+    for first in range(0, len(asked), n_queries):
+        some = asked[first : first + n_queries]
+        rows = there[some]
+        for start in range(first if queries is None else 0, n, n_columns):
+            similar = (rows @ there[start : start + n_columns].T).reshape(-1)
+            # Much faster than the nonzero entries of the matrix, since few pairs are found.
+            (found,) = backend.xp.nonzero(similar >= threshold)
+            width = min(n_columns, n - start)
+            flat, similar = to_numpy(found), to_numpy(similar[found])
+            i, j = some[flat // width], flat % width + start
             keep = i < j if queries is None else i != j
             if keep.any():
-                yield i[keep], j[keep], similar.ravel()[flat[keep]]
+                yield i[keep], j[keep], similar[keep]
         if progress is not None:
-            progress(min(first + _QUERIES, len(asked)))
+            progress(min(first + n_queries, len(asked)))
 
 
 def components(n: int, i: ArrayLike, j: ArrayLike) -> Rows:

@@ -112,7 +112,7 @@ def _searched(X: Any, asked: Asked, k: int, backend: Backend) -> tuple[Scores, R
         if allowed is not None and not allowed.any():
             continue
         values = backend.put(block)
-        vectors, usable = unit(values) if backend.is_numpy else _unit_on(backend, values)
+        vectors, usable = unit(values) if backend.is_numpy else unit_on(backend, values)
         if allowed is not None:
             usable &= backend.put(allowed)
         group = None if asked.of_rows is None else backend.put(asked.of_rows[span])
@@ -164,7 +164,7 @@ def unit(vectors: NDArray[Any]) -> tuple[Scores, Mask]:
     return units, usable
 
 
-def _unit_on(backend: Backend, values: Array) -> tuple[Array, Array]:
+def unit_on(backend: Backend, values: Array) -> tuple[Array, Array]:
     """Scale vectors to length 1 as `unit` does, on any backend."""
     xp = backend.xp
     values = values if values.dtype == xp.float64 else xp.astype(values, xp.float32)

@@ -10,10 +10,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._backend import Backend, computed
+from headwater._devices import Device
 from headwater._progress import Progress, counting
 from headwater.evaluate.leakage import Sides, Values
 from headwater.evaluate.splits import Split
-from headwater.retrieve.duplicates import NO_ANGLE, Tail, Whitening, components, pairs_above
+from headwater.retrieve.duplicates import DIM, NO_ANGLE, Tail, Whitening, components, pairs_above
 from headwater.samples.contents import SharedContents, contents_of, modality_of
 from headwater.store import Data, SelectedRows
 
@@ -125,6 +127,7 @@ def find_duplicates(
     *,
     false_alarms: float,
     threshold: float | None,
+    device: Device = "auto",
     progress: Progress,
 ) -> tuple[Duplicates, pl.DataFrame]:
     """Find the duplicates of one feature set, and return them with a table of pairs; see `headwater.api.audit`."""
@@ -137,24 +140,30 @@ def find_duplicates(
     distinct = SelectedRows(X.array, X.index[where.first])
     order = np.random.default_rng(0).permutation(n)
     fitted = distinct[np.sort(order[:WHITENED_ROWS])]
-    tail, units = None, np.zeros((n, 0), np.float32)
     image_of = same.of_sample[where.first]
-    if np.isfinite(fitted).all(1).sum() > 1:
-        units = Whitening.fit(fitted).transform(distinct)
-        apart = order[np.sort(np.unique(image_of[order], return_index=True)[1])]  # one pair per image
-        some = apart[:TAIL_ROWS]
-        of_group = None if columns.group is None else columns.group[where.first[some]]
-        tail = Tail.fit(units[some], groups=of_group, n_rows=len(apart))
     asked = threshold
-    if threshold is None and tail is not None:
-        threshold = tail.threshold(false_alarms)
-    if threshold is not None and (not units.shape[1] or not 0 < threshold < NO_ANGLE):
-        threshold = None
-    search = _Search(where, same, columns)
-    if threshold is not None:
-        with counting(progress, f"audit {name}", n) as update:
-            for found in pairs_above(units, threshold, progress=lambda done: update(done, 0)):
-                search.add(*found)
+
+    def searched(backend: Backend) -> tuple[_Search, Tail | None, float | None, int]:
+        tail, units, least = None, np.zeros((n, 0), np.float32), asked
+        if np.isfinite(fitted).all(1).sum() > 1:
+            units = Whitening.fit(fitted, backend=backend).transform(distinct, backend)
+            apart = order[np.sort(np.unique(image_of[order], return_index=True)[1])]  # one pair per image
+            some = apart[:TAIL_ROWS]
+            of_group = None if columns.group is None else columns.group[where.first[some]]
+            tail = Tail.fit(units[some], groups=of_group, n_rows=len(apart))
+        if least is None and tail is not None:
+            least = tail.threshold(false_alarms)
+        if least is not None and (not units.shape[1] or not 0 < least < NO_ANGLE):
+            least = None
+        search = _Search(where, same, columns)
+        if least is not None:
+            with counting(progress, f"audit {name}", n) as update:
+                for found in pairs_above(units, least, progress=lambda done: update(done, 0), backend=backend):
+                    search.add(*found)
+        return search, tail, least, units.shape[1]
+
+    work = 1.0 * n * DIM * (n + 2 * X.shape[1])
+    search, tail, threshold, n_components = computed(searched, device, work=work, what="duplicates")
     rate = false_alarms if asked is None or threshold is None or tail is None else tail.rate(threshold)
     near, found = search.near()
     cluster_of = search.clusters()
@@ -166,7 +175,7 @@ def find_duplicates(
         identical=search.identical(),
         near=near,
         clusters=_count_clusters(cluster_of, columns),
-        n_components=units.shape[1],
+        n_components=n_components,
         threshold=threshold,
         false_alarms=rate,
         expected_pairs=rate * n_pairs,

@@ -5,15 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from headwater import _backend
-from headwater._backend import Backend
-from headwater.api import evaluate, fit_head, open_run, sweep
+from headwater.api import audit, evaluate, fit_head, open_run, similar, sweep
 from headwater.errors import InputError
-from headwater.experiment import head as choice
 
 pytest.importorskip("torch")
-xp = pytest.importorskip("array_api_compat.torch")
-from tests.pretended import DEVICE, pretended  # noqa: E402
+from tests.pretended import in_place_of_cuda, pretended
 
 ASKED = {"features": ["a/image"], "label": "label", "folds": 3}
 
@@ -29,10 +25,8 @@ def rows(make_store):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Torch on a pretended device in place of a CUDA device."""
-    for module in (_backend, choice):
-        monkeypatch.setattr(module, "resolve_device", lambda device: device)
-    monkeypatch.setattr(_backend, "on_cuda", lambda: Backend(xp, DEVICE))
+    """A pretended device in place of a CUDA device."""
+    in_place_of_cuda(monkeypatch)
 
 
 @pytest.mark.parametrize("head", ["linear", "knn", "prototypes"])
@@ -97,7 +91,18 @@ def test_the_device_is_no_parameter_to_set(rows):
         fit_head(rows, device="gpu", **ASKED)
 
 
-@pytest.mark.parametrize("name", ["fit-head", "sweep", "evaluate"])
+def test_an_audit_and_a_search_on_a_gpu_are_those_of_the_cpu(rows, gpu):
+    """The pairs of an audit, and the neighbours of a sample, are the same."""
+    expected = audit(rows, threshold=0.4, device="cpu")
+    with pretended():
+        found = audit(rows, threshold=0.4, device="cuda")
+        near = similar(rows, features="a/image", id=rows.samples["id"][5], device="cuda")
+    assert found.pairs.drop("similarity").equals(expected.pairs.drop("similarity"))
+    assert len(found.pairs)
+    assert near == similar(rows, features="a/image", id=rows.samples["id"][5], device="cpu")
+
+
+@pytest.mark.parametrize("name", ["fit-head", "sweep", "evaluate", "audit", "similar", "zero-shot"])
 def test_a_missing_gpu_is_said_before_anything_is_read(refused, monkeypatch, name):
     """``--device cuda`` on a machine without one ends in a line, even if there is no such store."""
     import torch
@@ -107,5 +112,8 @@ def test_a_missing_gpu_is_said_before_anything_is_read(refused, monkeypatch, nam
         "fit-head": ["none.hw", "--features", "a/image", "--label", "label"],
         "sweep": ["none.hw", "--features", "a/image", "--label", "label", "--out", "sweep"],
         "evaluate": ["none", "none.hw", "--label", "label"],
+        "audit": ["none.hw"],
+        "similar": ["none.hw", "--features", "a/image", "--id", "1"],
+        "zero-shot": ["none.hw", "--features", "a", "--prompts", "none.toml", "--label", "label"],
     }
     assert "--device cuda: " in refused(name, *arguments[name], "--device", "cuda")

@@ -74,7 +74,7 @@ def test_transduction_is_said(command, dual):
 def test_a_head_of_the_cpu_is_said(command, dual, monkeypatch):
     """A GPU that was requested for a head that is fitted on the CPU is not ignored in silence."""
     store, prompts, *_ = dual
-    monkeypatch.setattr("headwater.experiment.head.resolve_device", lambda device: device)
+    monkeypatch.setattr("headwater._devices._missing_cuda", lambda: None)
     done = command(*words(store, "--head", "tip-adapter", "--prompts", prompts, "--device", "cuda"))
     assert done.status == 0, done.err
     assert "a tip-adapter head is fitted on the CPU" in done.err

@@ -3,21 +3,18 @@
 import numpy as np
 import pytest
 
-from headwater import _backend
-from headwater._backend import Backend
 from headwater.errors import DeviceMemory
 from headwater.heads import KNN, KNNRegressor, LinearProbe, Prototypes, Ridge
 
 pytest.importorskip("torch")
 xp = pytest.importorskip("array_api_compat.torch")
-from tests.pretended import DEVICE, pretended  # noqa: E402
+from tests.pretended import in_place_of_cuda, pretended  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch):
-    """Torch on a pretended device in place of a CUDA device."""
-    monkeypatch.setattr(_backend, "resolve_device", lambda device: device)
-    monkeypatch.setattr(_backend, "on_cuda", lambda: Backend(xp, DEVICE))
+    """A pretended device in place of a CUDA device."""
+    in_place_of_cuda(monkeypatch)
 
 
 RNG = np.random.default_rng(0)

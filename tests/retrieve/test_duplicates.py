@@ -161,3 +161,34 @@ def test_rate_undoes_threshold():
 def test_what_cannot_be_told(units):
     """Too few rows, rows that are all alike, and rows of nothing have no tail."""
     assert Tail.fit(units) is None
+
+
+def test_a_device_finds_what_the_cpu_finds():
+    """Whitening, and pairs above a threshold, are the CPU's up to rounding, for many rows and for few."""
+    pytest.importorskip("torch")
+    from array_api_compat import torch as xp
+
+    from headwater._backend import Backend
+    from tests.pretended import DEVICE, pretended
+
+    rng = np.random.default_rng(0)
+    for n in (600, 40):
+        X = (rng.standard_normal((n, 48)) @ rng.standard_normal((48, 48)) + 3).astype(np.float16)
+        X[7], X[11] = X[3], np.nan
+        expected = Whitening.fit(X).transform(X)
+        with pretended():
+            backend = Backend(xp, DEVICE)
+            found = Whitening.fit(X, backend=backend).transform(X, backend)
+            pairs = list(pairs_above(expected, 0.3, backend=backend))
+            asked = list(pairs_above(expected, 0.3, queries=np.array([3, 20]), backend=backend))
+        np.testing.assert_allclose(np.abs(found @ found.T), np.abs(expected @ expected.T), atol=1e-4)
+        assert not found[11].any()
+        for queries, ours in ((None, pairs), (np.array([3, 20]), asked)):
+            theirs = list(pairs_above(expected, 0.3, queries=queries))
+            assert rounded(ours) == rounded(theirs)
+            assert ours
+
+
+def rounded(parts):
+    """Pairs in order, with similarities to four digits."""
+    return sorted((i, j, round(float(similar), 4)) for part in parts for i, j, similar in zip(*part, strict=True))

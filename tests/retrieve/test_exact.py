@@ -220,15 +220,11 @@ def test_nothing_allowed_is_nothing_found():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Torch on a pretended device in place of a CUDA device."""
+    """A pretended device in place of a CUDA device."""
     pytest.importorskip("torch")
-    from array_api_compat import torch as xp
+    from tests.pretended import in_place_of_cuda
 
-    from headwater import _backend
-    from tests.pretended import DEVICE
-
-    monkeypatch.setattr(_backend, "resolve_device", lambda device: device)
-    monkeypatch.setattr(_backend, "on_cuda", lambda: _backend.Backend(xp, DEVICE))
+    in_place_of_cuda(monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
