@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater._options import as_tuple, with_options
+from headwater._checks import require_names
+from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater.evaluate.options import Protocol
 from headwater.experiment.fit import FitOptions
@@ -80,8 +81,8 @@ def fit_head(
     target = run_folder(out)
     protocol, selection = with_options("fit_head", options, protocol or Protocol(), selection or Selection())
     asked = FitOptions(
-        features=as_tuple(features),
-        labels=as_tuple(label),
+        features=require_names("--features", features),
+        labels=require_names("--label", label),
         head=HeadChoice.under(protocol, head, params or {}),
         params=dict(params or {}),
         protocol=protocol,
