@@ -580,11 +580,12 @@ def test_what_cannot_be_is_refused(cases, tiny, options, message):
         ([], {}, "--encoder is an empty list. Name at least one."),
         (hw.EncoderChoice("stub:8", weights="a.pt"), {"weights": "b.pt"}, "given twice: a.pt in the EncoderChoice"),
         (hw.EncoderChoice("stub:8", trust_remote_code=True), {}, "fine_tune does not use trust_remote_code"),
+        ("stub:8", {"allow_leakage": " "}, "--allow-leakage needs a reason in words"),
     ],
 )
 @pytest.mark.parametrize("verb", [hw.fine_tune, hw.contrast])
 def test_encoders_that_contradict_the_other_options(cases, verb, encoder, options, message):
-    """No encoder, and options that another would override in silence, are errors before any file is read."""
+    """No encoder, options that others would override, and an empty reason are errors before any file is read."""
     label = {"label": "label"} if verb is hw.fine_tune else {}
     message = message.replace("fine_tune", verb.__name__)
     with pytest.raises(InputError, match=re.escape(message)):
