@@ -36,7 +36,9 @@ def make_images(folder: Path, side: int, n: int) -> list[Path]:
     files = []
     for i in range(n):
         coarse = Image.fromarray(random.integers(0, 256, (side // 8, side // 8, 3), np.uint8))
-        pixels = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) + random.normal(0, 6, (side, side, 1))
+        pixels = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)) + random.normal(
+            0, 6, (side, side, 1)
+        )
         file = folder / f"{i:05}.jpg"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=90)
         files.append(file)

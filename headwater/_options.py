@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, Field, fields, replace
 from typing import Any, TypeVar
 
 from headwater.errors import InputError, UnknownOption, nearest
 
 Value = TypeVar("Value")
-RENAMED = {"bar": " Progress bars are shown with progress=True."}
-"""Arguments of earlier versions, and what takes their place."""
+RENAMED = {
+    "bar": " Progress bars are shown with progress=True.",
+    "objective": " Contrastive training is the function contrast.",
+}
+"""Arguments of earlier versions and of commands, and what takes their place."""
+REQUIRED = {"spec": " Name the encoder with encoder=SPEC."}
+"""Fields that an argument of the function gives, and which one it is."""
 
 
 def with_options(function: str, options: Mapping[str, Any], *values: Any, only: Collection[str] | None = None) -> Any:
@@ -21,7 +26,7 @@ def with_options(function: str, options: Mapping[str, Any], *values: Any, only: 
     function
         Name of the function that was called, for the message.
     options
-        Fields of the values, by name.
+        Fields of the values, by name. A field without a default is no option: it is an argument of the function.
     values
         Frozen dataclasses, no two of which have a field of the same name.
     only
@@ -41,19 +46,19 @@ def with_options(function: str, options: Mapping[str, Any], *values: Any, only: 
     3
     """
     owner = {field.name: number for number, value in enumerate(values) for field in fields(value)}
-    known = [name for name in owner if only is None or name in only]
+    required = {field.name for value in values for field in fields(value) if _default(field) is MISSING}
+    known = [name for name in owner if name not in required and (only is None or name in only)]
     for name in options:
         if name not in known:
-            hint = RENAMED.get(name, nearest(name, known))
+            hint = REQUIRED[name] if name in required else RENAMED.get(name, nearest(name, known))
             raise UnknownOption(f"{function}() got an unexpected keyword argument {name!r}.{hint}")
     found = tuple(
         replace(value, **{name: given for name, given in options.items() if owner[name] == number})
         for number, value in enumerate(values)
     )
     for value in found:
-        if idle := [name for name in _given(value) if name not in known]:
-            option = idle[0].replace("_", "-")
-            raise InputError(f"{function} does not use {idle[0]} (--{option}). Leave it out.")
+        if idle := [name for name in fields_given(value) if name not in known]:
+            raise InputError(f"{function} does not use {idle[0]} ({option_of(idle[0])}). Leave it out.")
     return found if len(found) != 1 else found[0]
 
 
@@ -87,11 +92,34 @@ def as_tuple(names: str | Sequence[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
-def _given(value: Any) -> list[str]:
+def option_of(name: str) -> str:
+    """Return the option of a command for a field.
+
+    Examples
+    --------
+    >>> option_of("batch_size")
+    '--batch-size'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def fields_given(value: Any) -> list[str]:
     """Return the fields of a dataclass whose value is not the default."""
     out = []
     for field in fields(value):
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if default is not MISSING and getattr(value, field.name) != default:
+        default = _default(field)
+        if default is not MISSING and not _same(getattr(value, field.name), default):
             out.append(field.name)
     return out
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value is the default; one that cannot be compared as a whole, such as an array, is not."""
+    try:
+        return bool(value == default)
+    except ValueError:
+        return False

@@ -26,7 +26,7 @@ def require_writable(path: str | os.PathLike[str], option: str = "--out") -> Pat
     if is_url(os.fspath(path)):
         raise InputError(f"{option} {path} is a URL, where only a store can be written. Give a folder, then copy it.")
     try:
-        return _tried(Path(path), option)
+        return _tried(Path(path))
     except ValueError as error:
         raise InputError(f"{option} {os.fspath(path)!r} is not a path ({error}). Give another path.") from error
     except OSError as error:
@@ -35,7 +35,7 @@ def require_writable(path: str | os.PathLike[str], option: str = "--out") -> Pat
         raise InputError(f"{option} {path} cannot be written ({where}{why}). Give another path.") from error
 
 
-def _tried(path: Path, option: str) -> Path:
+def _tried(path: Path) -> Path:
     here, missing = path.absolute(), []
     while not _is_there(here):
         missing.append(here.name)

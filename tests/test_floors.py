@@ -23,6 +23,7 @@ FLOORS = {
     "_schema": 0.7,
     "_shown": 0.7,
     "_words": 0.7,
+    "_checks": 0.8,
     "_progress": 0.8,
     "_writable": 1.5,
     "sources": 1,

@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 import headwater as hw
@@ -40,6 +41,43 @@ def test_an_unknown_name_is_pythons_own_error(verb, tmp_path):
     wrong, right = ("devise", "device") if verb == "embed" else ("grups", "groups")
     with pytest.raises(TypeError, match=rf"{verb}\(\).*'{wrong}'.*'{right}'"):
         getattr(api, verb)(**required, **{wrong: "x"})
+
+
+@pytest.mark.parametrize("verb", ["embed", "encode", "doctor", "fine_tune", "contrast"])
+def test_the_encoder_is_no_option(verb):
+    """``spec``, which would replace the encoder, is a TypeError that says how the encoder is named."""
+    required = {
+        "embed": {"manifest": "a.csv", "store": "a.hw"},
+        "encode": {"items": ["a"]},
+        "doctor": {},
+        "fine_tune": {"manifest": "a.csv", "label": "x"},
+        "contrast": {"manifest": "a.csv"},
+    }[verb]
+    with pytest.raises(TypeError, match=rf"{verb}\(\).*'spec'\. Name the encoder with encoder=SPEC\."):
+        getattr(api, verb)(**required, encoder="stub:8", spec="stub:16")
+
+
+def test_a_value_may_hold_an_array():
+    """A field that holds an array is neither compared as a truth value nor lost."""
+    choice = hw.EncoderChoice("stub:8", image_size=np.array([224, 192]), tokens=4, layer=np.int64(2))
+    assert (choice.image_size, choice.tokens, choice.layer) == ((224, 192), "4", "2")
+    with pytest.raises(InputError, match="f does not use groups"):
+        with_options("f", {}, hw.Protocol(groups=np.array([1, 2])), only={"folds"})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: api.fit_head("a.hw", features=[], label="x"),
+        lambda: api.sweep("a.hw", features="a/image", label=[], out="sweep-of-nothing"),
+        lambda: api.zero_shot("a.hw", features="a", prompts="p.toml", label=[]),
+        lambda: api.evaluate("run", "a.hw", label=[]),
+    ],
+)
+def test_an_empty_list_of_names(call):
+    """An empty list of features or labels is refused with its option, before anything is read."""
+    with pytest.raises(InputError, match=r"^--(features|label) is an empty list\. Name at least one\.$"):
+        call()
 
 
 def test_an_argument_of_an_earlier_version_says_what_to_use():

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._checks import refuse_idle
 from headwater._devices import Device, resolve_device
 from headwater._missing import words_of
 from headwater._progress import Progress, progress_to
@@ -211,6 +212,7 @@ def audit(
         raise InputError("--folds needs --label: folds are balanced by it. Pass the one that fit-head would get.")
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
+    refuse_idle({"--seed": seed != 0 and folds is None}, "goes with --folds, which it draws.")
     opened = store if isinstance(store, Store) else open_store(store)
     names = _names(opened, features)
     column = group_column(opened, groups)

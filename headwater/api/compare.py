@@ -17,7 +17,8 @@ from headwater._words import aligned, counted
 from headwater.errors import InputError, nearest
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
-from headwater.evaluate.bootstrap import LOWER_IS_BETTER
+from headwater.evaluate.bootstrap import LOWER_IS_BETTER, N_DRAWS, require_draws
+from headwater.evaluate.intervals import LEVEL
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive, negative_first
 from headwater.runs.foreign import reads_runs
@@ -157,8 +158,8 @@ def compare(
     *,
     metric: str | None = None,
     positive: str | None = None,
-    level: float = 0.95,
-    n_draws: int = 2000,
+    level: float = LEVEL,
+    n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Compared:
     """Compare runs on the same test samples: intervals, paired differences, and every test that applies.
@@ -190,8 +191,7 @@ def compare(
     """
     if len(runs) < 2:
         raise InputError("at least two runs are needed to compare.")
-    if n_draws < 100:
-        raise InputError(f"--draws must be at least 100, but is {n_draws}.")
+    require_draws(n_draws)
     opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
     names = _names(opened)
     task = opened[0].metrics["task"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater._options import as_tuple, with_options
+from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater.embed.choice import EncoderChoice
 from headwater.embed.plan import ManifestColumns
@@ -14,12 +14,11 @@ from headwater.evaluate.options import Protocol
 from headwater.experiment.contrast import Contrasted, ContrastPlan
 from headwater.finetune.contrastive import ContrastiveLoss
 from headwater.finetune.options import CONTRAST, Training
-from headwater.finetune.reading import TunedEncoders
+from headwater.finetune.reading import TunedEncoders, first_choice
 from headwater.runs.write import run_folder
-from headwater.samples.selection import Selection
+from headwater.samples.selection import OF_PAIRS, Selection
 
-USED = {"groups", "split", "holdout", "seed", "where", "missing_values"}
-USED |= {"spec", "weights", "adapter", "image_size", "steps", "image", "text", "id"}
+USED = {*OF_PAIRS, "weights", "adapter", "image_size", "steps", "image", "text", "id"}
 USED |= set(vars(CONTRAST)) - {"start", "refit"}
 """Options that it uses."""
 
@@ -29,7 +28,7 @@ def contrast(
     *,
     encoder: str | Sequence[str] | EncoderChoice,
     loss: ContrastiveLoss = "clip",
-    dim: int = 256,
+    dim: int | None = None,
     weights: str | Path | Sequence[str | Path] = (),
     prompts: str | Path | None = None,
     label: str | None = None,
@@ -55,7 +54,7 @@ def contrast(
     loss
         ``clip`` or ``siglip``; see `headwater.finetune.contrastive.contrast`.
     dim
-        Dimension of the joint embedding of two encoders.
+        Dimension of the joint embedding of two encoders. Default: 256.
     weights
         Local state dicts to load instead of the encoders' named weights.
     prompts, label
@@ -81,11 +80,10 @@ def contrast(
     InputError, ManifestError, EncoderError, HeadError, SplitError, ImageError
         Each with one line that says what, where and what to do.
     """
-    first = encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(as_tuple(encoder)[0])
     choice, columns, protocol, selection, training = with_options(
         "contrast",
         options,
-        first,
+        first_choice(encoder),
         columns or ManifestColumns(),
         Protocol(),
         Selection(),

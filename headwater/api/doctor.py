@@ -10,18 +10,20 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
+from headwater._checks import refuse_idle, require_whole
 from headwater._devices import Precision
 from headwater._extras import need
-from headwater._options import with_options
+from headwater._options import fields_given, option_of, with_options
 from headwater._shown import Shown
 from headwater._words import size
 from headwater.embed import Encoder, Source, load_encoder, no_network, source_of
 from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.speed import Measured, measure
-from headwater.errors import EncoderError, InputError
+from headwater.errors import EncoderError
 from headwater.retrieve.library import CPU, GPU, FaissLibrary, faiss_library
 from headwater.store import FeatureSpec, Modality
 
+BATCH_SIZE = 32
 TRIED = "tested on synthetic items: different items get different vectors, equal items equal ones, alone or in a batch"
 
 
@@ -148,7 +150,7 @@ def doctor(
     tokens: str | None = None,
     precision: Precision = "auto",
     device: str = "auto",
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     offline: bool = False,
     **options: Any,
 ) -> DoctorReport:
@@ -159,11 +161,12 @@ def doctor(
     encoder, precision, device, batch_size
         As for `headwater.api.embed`.
     tokens
-        As for `embed`; None for all tokens if the encoder makes any.
+        As for `embed`. Default: those of an `headwater.EncoderChoice`; of a spec, all tokens if the encoder makes any.
     offline
         Download nothing, to test that the run needs no network.
     options
-        Any field of `headwater.EncoderChoice` by its name, such as ``weights`` or ``layer``.
+        Any field of `headwater.EncoderChoice` by its name, such as ``weights`` or ``layer``; like ``tokens``,
+        ``precision``, ``device`` and ``batch_size``, only with an encoder.
 
     Raises
     ------
@@ -172,11 +175,15 @@ def doctor(
     InputError
         When an option cannot be used.
     """
-    if batch_size < 1:
-        raise InputError(f"--batch-size must be at least 1, but is {batch_size}.")
+    require_whole("--batch-size", batch_size, 1)
+    choice: EncoderChoice = with_options("doctor", options, encoder_choice("" if encoder is None else encoder))
     if encoder is None:
+        idle = {option_of(name): True for name in fields_given(choice)}
+        idle |= {"--tokens": tokens is not None, "--precision": precision != "auto", "--device": device != "auto"}
+        refuse_idle(idle | {"--batch-size": batch_size != BATCH_SIZE}, "goes with --encoder, the encoder to try.")
         return DoctorReport(_environment(), None)
-    choice: EncoderChoice = with_options("doctor", options, encoder_choice(encoder))
+    if tokens is None and isinstance(encoder, EncoderChoice):
+        tokens = choice.tokens
     with no_network(offline):
         source = source_of(choice.spec, choice.weights)
 

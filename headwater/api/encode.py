@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._checks import refuse_idle, require_whole
 from headwater._devices import Precision
 from headwater._options import with_options
 from headwater._progress import Progress, counting, progress_to
@@ -51,13 +52,14 @@ def encode(
         ``"image"`` or ``"text"``. By default, strings are texts if the encoder reads texts, and paths otherwise;
         everything else is an image.
     device, precision
-        As for `headwater.embed.load_encoder`; used with a spec only.
+        As for `headwater.embed.load_encoder`; not with an encoder that is already loaded.
     batch_size
         Items per batch.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
-        Any field of `headwater.EncoderChoice` by its name, such as ``weights`` or ``pooling``.
+        Any field of `headwater.EncoderChoice` by its name, such as ``weights`` or ``pooling``; not with an encoder that
+        is already loaded.
 
     Returns
     -------
@@ -79,9 +81,8 @@ def encode(
     """
     alone = _is_one(items)
     listed: list[Any] = [items] if alone else _listed(items)
-    built = encoder if isinstance(encoder, Encoder) else _loaded(encoder, device, precision, options)
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
+    built = _loaded(encoder, device, precision, options)
+    require_whole("batch_size", batch_size, 1)
     if not listed:
         raise InputError("nothing to encode: pass one image or text, or a list of them.")
     kind = _modality(listed, built, modality)
@@ -99,9 +100,16 @@ def encode(
 
 
 def _loaded(
-    encoder: str | EncoderChoice, device: str, precision: Precision, options: Mapping[str, Any]
+    encoder: str | EncoderChoice | Encoder[Any], device: str, precision: Precision, options: Mapping[str, Any]
 ) -> Encoder[Any]:
-    return load_encoder(with_options("encode", options, encoder_choice(encoder)), device=device, precision=precision)
+    """Load the encoder; one that is already loaded takes no options."""
+    if not isinstance(encoder, Encoder):
+        choice = with_options("encode", options, encoder_choice(encoder))
+        return load_encoder(choice, device=device, precision=precision)
+    with_options("encode", options, EncoderChoice(encoder.name))
+    idle = {"device": device != "auto", "precision": precision != "auto", **dict.fromkeys(options, True)}
+    refuse_idle(idle, "goes with the spec of an encoder, but this one is already loaded: give it to load_encoder.")
+    return encoder
 
 
 def _is_one(items: Any) -> bool:

@@ -12,23 +12,25 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._checks import require_names
 from headwater._devices import Device, resolve_device
-from headwater._options import as_tuple, with_options
+from headwater._options import with_options
 from headwater._progress import Progress, progress_to, silent
 from headwater._words import counted
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
-from headwater.evaluate.bootstrap import LOWER_IS_BETTER
+from headwater.evaluate.bootstrap import LOWER_IS_BETTER, N_DRAWS, require_draws
 from headwater.evaluate.calibration import calibrator_from_dict
 from headwater.evaluate.class_order import columns_of, in_order_of
 from headwater.evaluate.fold_means import json_safe
-from headwater.evaluate.intervals import Interval, independent_difference, mean_share_interval
+from headwater.evaluate.intervals import LEVEL, Interval, independent_difference, mean_share_interval
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.thresholds import at_threshold
 from headwater.experiment.fit import counts_of
+from headwater.experiment.leakage import require_reason
 from headwater.experiment.prompts import SEES
 from headwater.heads.base import on_device
 from headwater.runs.foreign import reads_runs
@@ -44,15 +46,11 @@ from headwater.samples.inputs import Wanted, given_to, parts_of, read_inputs, sa
 from headwater.samples.label_names import mapping_of, merged, refuse_unknown
 from headwater.samples.labels import Labels, with_labels, with_numbers
 from headwater.samples.missing import MissingFound, MissingRule
-from headwater.samples.selection import Selection
+from headwater.samples.selection import WITHOUT_FIT, Selection
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
 
 # Reports written from templates are identical at different sites. Above this share, the data set is taken as the same.
 SAME_TEXTS = 0.5
-
-
-USED = {"groups", "by", "seed", "positive", "where", "label_separator", "missing_values"}
-"""Options of `headwater.Protocol` and `headwater.Selection` that it uses."""
 
 
 @reads_runs
@@ -63,8 +61,8 @@ def evaluate(
     label: str | Sequence[str],
     features: str | Sequence[str] | None = None,
     mapping: Mapping[str, str | None] | str | Path | None = None,
-    level: float = 0.95,
-    n_draws: int = 2000,
+    level: float = LEVEL,
+    n_draws: int = N_DRAWS,
     device: Device = "auto",
     allow_leakage: str | None = None,
     out: str | Path | None = None,
@@ -120,12 +118,14 @@ def evaluate(
     Groups are resampled within each fold of the run and, independently, within the other data set.
     """
     say = progress_to(progress)
-    protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=USED)
+    protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=WITHOUT_FIT)
+    labels = require_names("--label", label)
     resolve_device(device)  # refuses a GPU that is not there, before anything is read
     fitted = run if isinstance(run, Run) else open_run(run)
     fitted = replace(fitted, head=on_device(fitted.head, device))
     target = _target(out, fitted)
     _refuse(fitted, level, n_draws, protocol.seed)
+    require_reason(allow_leakage)
     means = mapping_of(mapping, "--map")
     opened = store if isinstance(store, Store) else open_store(store)
     own = _inputs_of(fitted)
@@ -136,7 +136,7 @@ def evaluate(
         task="regression" if task == "regression" else "auto",
         groups=group_column(opened, protocol.groups),
     )
-    rows = _read(fitted, opened, _wanted(fitted, own, names), as_tuple(label), means, protocol, selection)
+    rows = _read(fitted, opened, _wanted(fitted, own, names), labels, means, protocol, selection)
     say(f"{counted(len(rows.y), 'sample')} with {' and '.join(names)}; nothing is fitted")
     samples, _ = samples_behind(opened, rows.what, selection.where, rows.data)
     shared = _shared(fitted, own, samples, opened, rows.columns.groups, protocol.groups, say)
@@ -144,7 +144,7 @@ def evaluate(
     outcome, truth, classes, which = _predicted(fitted, rows, own, names, protocol.positive)
     by = None if protocol.by is None or rows.columns.levels is None else (protocol.by, rows.columns.levels)
     metrics = metrics_of(outcome, rows.data, truth, classes=classes, by=by)
-    metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(as_tuple(label)), say)
+    metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(labels), say)
     metrics |= positive_section(which)
     draws = Draws(level, n_draws, protocol.seed)
     group = rows.columns.groups
@@ -167,11 +167,11 @@ def evaluate(
         "run": _name(fitted),
         "store": opened.full_location,
         "features": described(opened, names),
-        "label": list(as_tuple(label)),
+        "label": list(labels),
         "map": means,
         names_key(task): classes,
         "head": fitted.config["head"],
-        **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in USED},
+        **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in WITHOUT_FIT},
         "level": level,
         "n_draws": n_draws,
         "device": device,
@@ -187,8 +187,7 @@ def _refuse(run: Run, level: float, n_draws: int, seed: int) -> None:
     """Refuse a run that is itself an evaluation, and invalid numbers."""
     if run.config["command"] == "evaluate":
         raise InputError(f"{_name(run)} is itself an evaluation. Pass the run that it evaluates: {run.config['run']}.")
-    if n_draws < 100:
-        raise InputError(f"--draws must be at least 100, but is {n_draws}.")
+    require_draws(n_draws)
     if not 0 < level < 1:
         raise InputError(f"--level must be between 0 and 1, such as 0.95, but is {level}.")
     if seed < 0:
@@ -529,8 +528,6 @@ def _shared_files(
 
 def _refuse_shared(shared: Mapping[str, int] | None, n: int, run: Run, allowed: str | None, say: Progress) -> None:
     """Refuse samples that the head was fitted on; if only texts are shared, refuse only if most of them are."""
-    if allowed is not None and not allowed.strip():
-        raise InputError("--allow-leakage needs a reason in words, which metrics.json records.")
     there = {kind: count for kind, count in (shared or {}).items() if count}
     if not there:
         return

@@ -155,7 +155,7 @@ def explain(
         raise InputError(f"--class {target}: no such class.{nearest(target, classes)} There are: {', '.join(classes)}.")
     rows = np.array([0])
     columns = columns_of(head, classes)
-    scores = _scores(opened, fitted, head, X, names, id)[columns]
+    scores = _scores(opened, head, X, names, id)[columns]
     chosen = int(np.argmax(scores)) if target is None else classes.index(target)
     found = relevance(head, X, rows, target=columns[chosen], method=method)
     kept = {name: values[0][~np.isnan(values[0])] for name, values in zip(names, found, strict=True)}
@@ -196,7 +196,7 @@ def _one_sample(store: Store, run: Run, id: str) -> Data:
     )
 
 
-def _scores(store: Store, run: Run, head: Any, X: Any, names: Sequence[str], id: str) -> NDArray[np.float64]:
+def _scores(store: Store, head: Any, X: Any, names: Sequence[str], id: str) -> NDArray[np.float64]:
     """Return the head's probabilities; for a linear probe, check that the pooled feature is the mean of its tokens."""
     if isinstance(head, TokenHead):
         return np.asarray(type(head).predict_proba_many([head], X, [np.array([0])])[0][0], np.float64)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater._options import as_tuple, with_options
+from headwater._checks import require_names
+from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater.embed.choice import EncoderChoice
 from headwater.embed.plan import ManifestColumns
@@ -14,14 +15,14 @@ from headwater.evaluate.options import Protocol
 from headwater.experiment.head import HeadChoice
 from headwater.experiment.tune import TunePlan
 from headwater.finetune.options import Training
-from headwater.finetune.reading import TunedEncoders
+from headwater.finetune.reading import TunedEncoders, first_choice
 from headwater.runs.run import Run
 from headwater.runs.write import run_folder
 from headwater.samples.selection import Selection
 
 USED = {"groups", "folds", "split", "holdout", "by", "per", "aggregate", "positive", "seed"}
 USED |= {"where", "bags", "views", "label_separator", "missing_values"}
-USED |= {"spec", "weights", "adapter", "layer", "pooling", "prompt", "image_size", "steps", "image", "text", "id"}
+USED |= {"weights", "adapter", "layer", "pooling", "prompt", "image_size", "steps", "image", "text", "id"}
 """Options that it uses, besides all of `headwater.Training`."""
 
 
@@ -70,9 +71,10 @@ def fine_tune(
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
-        Any field of `headwater.Training`, `headwater.ManifestColumns` and `headwater.EncoderChoice` (except
-        ``tokens``), and the fields of `headwater.Protocol` and `headwater.Selection` on splits, groups, units, labels
-        and samples, such as ``train="lora"``, ``groups="patient"`` or ``epochs=10``.
+        Any field of `headwater.Training`, `headwater.ManifestColumns` and `headwater.EncoderChoice` (except ``tokens``
+        and ``trust_remote_code``), such as ``train="lora"`` or ``epochs=10``; ``groups``, ``folds``, ``split``,
+        ``holdout``, ``by``, ``per``, ``aggregate``, ``positive`` and ``seed`` of `headwater.Protocol`; and ``where``,
+        ``bags``, ``views``, ``label_separator`` and ``missing_values`` of `headwater.Selection`.
 
     Returns
     -------
@@ -88,11 +90,10 @@ def fine_tune(
     Kumar et al., Fine-tuning can distort pretrained features and underperform out-of-distribution, 2022, for
     starting from the fitted head.
     """
-    first = encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(as_tuple(encoder)[0])
     choice, columns, protocol, selection, training = with_options(
         "fine_tune",
         options,
-        first,
+        first_choice(encoder),
         columns or ManifestColumns(),
         protocol or Protocol(),
         selection or Selection(),
@@ -102,7 +103,7 @@ def fine_tune(
     plan = TunePlan(
         manifest=Path(manifest),
         encoders=TunedEncoders.of(encoder, weights, choice, columns),
-        labels=as_tuple(label),
+        labels=require_names("--label", label),
         head=HeadChoice.of(head, params or {}),
         params=dict(params or {}),
         protocol=protocol,

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headwater._checks import require_names
 from headwater._devices import Device
-from headwater._options import as_tuple, with_options
+from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater.evaluate.options import Protocol
 from headwater.experiment.fit import FitOptions
@@ -85,8 +86,8 @@ def fit_head(
     target = run_folder(out)
     protocol, selection = with_options("fit_head", options, protocol or Protocol(), selection or Selection())
     asked = FitOptions(
-        features=as_tuple(features),
-        labels=as_tuple(label),
+        features=require_names("--features", features),
+        labels=require_names("--label", label),
         head=HeadChoice.under(protocol, head, params or {}, device=device),
         params=dict(params or {}),
         protocol=protocol,

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._checks import refuse_idle
 from headwater._devices import Device, resolve_device
 from headwater._missing import is_missing
 from headwater._progress import Progress, counting, progress_to
@@ -160,6 +161,9 @@ def similar(
         )
     if not of_pairs and sum(q is not None for q in (id, image, text)) != 1:
         raise InputError("pass one query: --id, --image or --text.")
+    if id is not None:
+        idle = {"--weights": weights is not None, "--trust-remote-code": trust_remote_code}
+        refuse_idle(idle, "goes with --image or --text: no encoder is loaded for a sample of the store.")
     if exclude_same is not None and id is None:
         raise InputError("--exclude-same goes with --id: only a sample of the store has columns.")
     resolve_device(device)  # refuses a GPU that is not there, before anything is read

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from headwater._checks import require_names
 from headwater._devices import Device, resolve_device
 from headwater._options import as_tuple, with_options
 from headwater._progress import Progress, counting, progress_to, silent
@@ -21,8 +22,9 @@ from headwater._reading import read_json, read_regular
 from headwater._shown import Shown
 from headwater._writable import require_writable
 from headwater.errors import HeadwaterError, InputError, nearest
-from headwater.evaluate.bootstrap import METRICS, default_metric
+from headwater.evaluate.bootstrap import default_metric
 from headwater.evaluate.options import Protocol
+from headwater.experiment.ablation import require_metric
 from headwater.experiment.fit import FitOptions, FitPlan
 from headwater.experiment.head import DEFAULT_HEAD, HeadChoice
 from headwater.experiment.leaderboard import Cell, leaderboard_lines, ranked
@@ -148,7 +150,8 @@ def sweep(
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
         Fields of `headwater.Protocol` and `headwater.Selection` by their names, such as ``groups="patient"`` or
-        ``trials=30``: all except those on few shots, calibration, thresholds and prediction sets.
+        ``trials=30``: all except ``fine``, ``missing``, ``samples_with``, and those on few shots, calibration,
+        thresholds and prediction sets.
 
     Returns
     -------
@@ -162,10 +165,13 @@ def sweep(
     require_writable(out)
     resolve_device(device)  # refuses a GPU that is not there, before anything is read
     protocol, selection = with_options("sweep", options, protocol or Protocol(), selection or Selection(), only=SWEPT)
+    labels = require_names("--label", label)
     opened = store if isinstance(store, Store) else open_store(store)
     plans, skipped = _plans(
-        opened, features, as_tuple(label), heads, params or {}, grid, device, allow_leakage, protocol, selection
+        opened, features, labels, heads, params or {}, grid, device, allow_leakage, protocol, selection
     )
+    if metric is not None:
+        require_metric(next(iter(plans.values())).task(), metric)
     folder = _begun(Path(out), plans)
     _run(folder, plans, progress_to(progress))
     cells = [
@@ -188,7 +194,7 @@ def _plans(
     selection: Selection,
 ) -> tuple[dict[str, FitPlan], list[dict[str, str]]]:
     """Return the fit of each cell by name, cheap heads first, and the skipped cells with the reason."""
-    sets = list(dict.fromkeys(_names(part) for part in ([features] if isinstance(features, str) else features)))
+    sets = list(dict.fromkeys(_names(part) for part in require_names("--features", features)))
     kinds = list(as_tuple(heads or DEFAULT_HEAD[protocol.regression]))
     selection = with_merge(selection)
     of_heads = _parameters(params, grid, kinds)
@@ -397,9 +403,6 @@ def _finished(
     """Rank the cells, and write the results."""
     task = cells[0].results.metrics["task"]
     metric = metric or default_metric(task, [cell.results.metrics["mean"] for cell in cells])
-    if metric not in METRICS[task]:
-        known = METRICS[task]
-        raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} there are: {', '.join(known)}.")
     found = {
         **ranked(cells, metric, seed),
         **{name: cells[0].results.metrics[name] for name in ABOUT_SAMPLES if name in cells[0].results.metrics},

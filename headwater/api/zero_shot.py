@@ -11,12 +11,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._checks import refuse_idle, require_names
 from headwater._devices import resolve_device
-from headwater._options import as_tuple, with_options
+from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater._words import counted
 from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
+from headwater.evaluate.bootstrap import N_DRAWS, require_draws
 from headwater.evaluate.class_order import in_order_of
 from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.metrics import Task
@@ -35,11 +37,8 @@ from headwater.runs.write import described, environment, run_folder, write_run
 from headwater.samples.columns import Columns, require_column
 from headwater.samples.groups import group_column
 from headwater.samples.labels import Labels, with_labels
-from headwater.samples.selection import Selection
+from headwater.samples.selection import WITHOUT_FIT, Selection
 from headwater.store import Store, open_store
-
-USED = {"groups", "by", "seed", "positive", "where", "label_separator", "missing_values"}
-"""Options of `headwater.Protocol` and `headwater.Selection` that it uses."""
 
 
 def zero_shot(
@@ -51,7 +50,7 @@ def zero_shot(
     transductive: bool = False,
     ablate: bool = False,
     metric: str | None = None,
-    n_draws: int = 2000,
+    n_draws: int = N_DRAWS,
     weights: str | Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -80,10 +79,8 @@ def zero_shot(
         labels are not.
     ablate
         Compare each template alone, and each descriptor of a class alone and left out, with all prompts.
-    metric
-        Metric to sort these by.
-    n_draws
-        Number of bootstrap resamples.
+    metric, n_draws
+        With ``ablate``: metric to sort these by, and number of bootstrap resamples.
     weights, device, trust_remote_code
         For loading the encoder, if prompts must be embedded.
     out
@@ -92,8 +89,8 @@ def zero_shot(
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
         ``groups`` (the column to resample for intervals, such as the patient; ``"none"`` for samples), ``by``,
-        ``seed``, ``positive``, ``where``, ``label_separator`` and ``missing_values``; see `headwater.Protocol` and
-        `headwater.Selection`.
+        ``seed`` (of the resamples, with ``ablate``), ``positive``, ``where``, ``label_separator`` and
+        ``missing_values``; see `headwater.Protocol` and `headwater.Selection`.
 
     Returns
     -------
@@ -108,12 +105,12 @@ def zero_shot(
     """
     say = progress_to(progress)
     target = run_folder(out)
+    protocol, selection = with_options("zero_shot", options, Protocol(), Selection(), only=WITHOUT_FIT)
+    labels = require_names("--label", label)
     resolve_device(device)  # refuses a GPU that is not there, before anything is read
-    protocol, selection = with_options("zero_shot", options, Protocol(), Selection(), only=USED)
     _refuse(transductive, ablate, metric, n_draws, protocol.seed)
     opened = store if isinstance(store, Store) else open_store(store)
     image, text = dual(features)
-    labels = as_tuple(label)
     column = group_column(opened, protocol.groups) if ablate else None if protocol.groups == "none" else protocol.groups
     protocol = replace(protocol, groups=column)
     for option, name in [*(("--label", name) for name in labels), ("--by", protocol.by), ("--groups", column)]:
@@ -156,7 +153,7 @@ def zero_shot(
         "head": kind,
         "prompts": known.to_dict(),
         "logit_scale": known.logit_scale,
-        **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in USED},
+        **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in WITHOUT_FIT},
         "transductive": transductive,
         "ablate": ablate,
         "environment": environment(),
@@ -194,10 +191,10 @@ def _refuse(transductive: bool, ablate: bool, metric: str | None, n_draws: int, 
     """Refuse options that do not go together, and invalid numbers."""
     if transductive and ablate:
         raise InputError("--ablate goes without --transductive: the ablation scores each sample by itself.")
-    if metric is not None and not ablate:
-        raise InputError(f"--metric {metric} goes with --ablate: it sorts the wordings.")
-    if n_draws < 100:
-        raise InputError(f"--draws must be at least 100, but is {n_draws}.")
+    if not ablate:
+        idle = {"--metric": metric is not None, "--draws": n_draws != N_DRAWS, "--seed": seed != 0}
+        refuse_idle(idle, "goes with --ablate, which compares the wordings.")
+    require_draws(n_draws)
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
 

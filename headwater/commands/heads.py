@@ -260,8 +260,8 @@ def evaluate(
     """
     given = dict(locals())
     from headwater import api
+    from headwater.samples.selection import WITHOUT_FIT
 
-    names = ("groups", "by", "seed", "positive", "where", "label_separator", "missing_values")
     made = api.evaluate(
         run,
         store,
@@ -274,7 +274,7 @@ def evaluate(
         allow_leakage=allow_leakage,
         out=out,
         progress=True,
-        **{name: given[name] for name in names},
+        **{name: given[name] for name in WITHOUT_FIT},
     )
     show(made.lines(), made.metrics, json)
 
@@ -367,9 +367,9 @@ def zero_shot(
     """
     given = dict(locals())
     from headwater import api
+    from headwater.samples.selection import WITHOUT_FIT
 
     warn_of_code(trust_remote_code)
-    names = ("groups", "by", "seed", "positive", "where", "label_separator", "missing_values")
     run = api.zero_shot(
         store,
         features=features,
@@ -384,6 +384,6 @@ def zero_shot(
         trust_remote_code=trust_remote_code,
         out=out,
         progress=True,
-        **{name: given[name] for name in names},
+        **{name: given[name] for name in WITHOUT_FIT},
     )
     show(run.lines(), run.metrics, json)

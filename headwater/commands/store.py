@@ -142,15 +142,22 @@ def doctor(
     Example:
       headwater doctor --encoder timm:resnet34.a1_in1k --offline
     """
-    given = dict(locals())
     from headwater import api
-    from headwater._options import picked
-    from headwater.embed.choice import EncoderChoice
 
     warn_of_code(trust_remote_code)
-    chosen = None if encoder is None else picked(EncoderChoice, given, spec=encoder, tokens=None)
     found = api.doctor(
-        encoder=chosen, tokens=tokens, precision=precision, device=device, batch_size=batch_size, offline=offline
+        encoder=encoder,
+        tokens=tokens,
+        precision=precision,
+        device=device,
+        batch_size=batch_size,
+        offline=offline,
+        weights=weights,
+        layer=layer,
+        pooling=pooling,
+        prompt=prompt,
+        image_size=image_size,
+        trust_remote_code=trust_remote_code,
     )
     show(found.lines(), found.to_dict(), json)
 
@@ -194,14 +201,19 @@ def verify(
       headwater verify scans.hw --repair
     """
     from headwater import api
+    from headwater._checks import refuse_idle
+    from headwater._options import fields_given, option_of
 
+    encoding = api.Encoding(weights, device, batch_size, workers, trust_remote_code)
     if repair:
-        encoding = api.Encoding(weights, device, batch_size, workers, trust_remote_code)
+        warn_of_code(trust_remote_code)
         done = api.repair(store, encoding, progress=True)
         show(done.lines(), vars(done), json)
         if done.left:
             sys.exit(1)
         return
+    idle = {option_of(name): True for name in fields_given(encoding)}
+    refuse_idle(idle, "goes with --repair, which embeds damaged blocks again.")
     problems = api.verify(store)
     show(problems.lines(store), {"problems": problems, "unchecked": problems.unchecked}, json)
     if problems:

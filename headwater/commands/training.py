@@ -58,7 +58,15 @@ Clip = Annotated[float, option(panel=o.TRAINING, help="Largest norm of a step's 
 CheckpointGradients = Annotated[
     bool, option("--checkpoint-gradients", panel=o.TRAINING, help="Less memory, more time.")
 ]
-ContrastText = Annotated[str | None, option(panel=o.DATA, metavar="COL", help="Column of texts.")]
+
+
+def _objective(objective: str) -> str:
+    """Refuse what is a command of its own, before other options are asked for."""
+    from headwater.errors import InputError
+
+    if objective != "classify":
+        raise InputError(f"--objective {objective} is a command of its own now: run headwater contrast.")
+    return objective
 
 
 def fine_tune(
@@ -123,7 +131,7 @@ def fine_tune(
     aggregate: o.Aggregated = None,
     out: o.Out = None,
     json: o.Json = False,
-    objective: Annotated[str, o.typer.Option(hidden=True)] = "classify",
+    objective: Annotated[str, o.typer.Option(hidden=True, is_eager=True, callback=_objective)] = "classify",
 ) -> None:
     """Train an encoder together with a head.
 
@@ -136,12 +144,9 @@ def fine_tune(
     from headwater import api
     from headwater._options import picked
     from headwater.embed.plan import ManifestColumns
-    from headwater.errors import InputError
     from headwater.evaluate.options import Protocol
     from headwater.samples.selection import Selection
 
-    if objective != "classify":
-        raise InputError(f"--objective {objective} is a command of its own now: run headwater contrast.")
     run = api.fine_tune(
         manifest,
         encoder=encoder,
@@ -184,8 +189,9 @@ def contrast(
     image_size: o.ImageSize = None,
     step: o.Steps = None,
     dim: Annotated[
-        int, option(panel=o.ENCODER, min=1, help="Length of the vectors that two encoders are projected to.")
-    ] = 256,
+        int | None,
+        option(panel=o.ENCODER, min=1, help="Length of the vectors that two encoders are projected to. Default: 256."),
+    ] = None,
     train: Train = None,
     loss: Annotated[Literal["clip", "siglip"], option(panel=o.TRAINING, help="The contrastive loss.")] = "clip",
     augment: Augment = None,
@@ -226,8 +232,8 @@ def contrast(
     from headwater import api
     from headwater._options import picked
     from headwater.embed.plan import ManifestColumns
+    from headwater.samples.selection import OF_PAIRS
 
-    names = ("groups", "split", "holdout", "seed", "where", "missing_values")
     done = api.contrast(
         manifest,
         encoder=encoder,
@@ -241,7 +247,7 @@ def contrast(
         training=_training({**given, "train": train or ["full"]}),
         out=out,
         progress=True,
-        **{name: given[name] for name in names},
+        **{name: given[name] for name in OF_PAIRS},
         **_encoder_options(given),
     )
     show(done.lines(), done.metrics, json)

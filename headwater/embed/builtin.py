@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._checks import whole_in
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Encoded, Encoder
 from headwater.errors import EncoderError, nearest
@@ -170,9 +171,10 @@ class StubEncoder(Encoder[bytes]):
     modalities = frozenset[Modality]({"image", "text"})
 
     def __init__(self, dim: str) -> None:
-        if not dim.isdigit() or int(dim) == 0:
+        length = whole_in(dim)
+        if not length:
             raise EncoderError(f"stub:{dim}: write stub:DIM with the length of a vector, such as stub:64.")
-        self.name, self._dim = f"stub:{dim}", int(dim)
+        self.name, self._dim = f"stub:{dim}", length
 
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
+from headwater._checks import one_of, require_whole, whole_in
 from headwater._devices import Device, Precision
 from headwater._extras import need
 from headwater.embed.run import Shard
-from headwater.errors import InputError, nearest
+from headwater.errors import InputError
 
 OnError = Literal["skip", "stop"]
 EngineName = Literal["local", "ray"]
@@ -61,6 +65,14 @@ class EncoderChoice:
     steps: Sequence[str] = ()
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("tokens", "layer"):
+            if isinstance(value := getattr(self, name), Integral):  # a number may be given as one
+                object.__setattr__(self, name, str(value))
+        if isinstance(size := self.image_size, np.ndarray | np.integer):
+            found = size.tolist()
+            object.__setattr__(self, "image_size", tuple(found) if isinstance(found, list) else found)
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -107,10 +119,10 @@ class Execution:
         """The shard of blocks that this process embeds; None for all blocks."""
         if self.shard is None:
             return None
-        index, _, count = self.shard.partition("/")
-        if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        index, count = (whole_in(word) for word in self.shard.partition("/")[::2])
+        if index is None or count is None or index >= count:
             raise InputError(f"--shard {self.shard!r} must be I/N, with I from 0 to N - 1, such as 0/8.")
-        return Shard(int(index), int(count))
+        return Shard(index, count)
 
     def refuse(self) -> None:
         """Raise `InputError` for invalid options, and `MissingExtra` if Ray is requested but not installed."""
@@ -123,17 +135,13 @@ class Execution:
             need("ray", "ray")
             if part is not None:
                 raise InputError("--engine ray divides the blocks itself. Leave --shard out.")
-        for option, number in (("--batch-size", self.batch_size), ("--workers", self.workers)):
-            if number is not None and number < 1:
-                raise InputError(f"{option} must be at least 1, but is {number}.")
+        elif self.ray_address is not None:
+            raise InputError("--ray-address goes with --engine ray.")
+        require_whole("--batch-size", self.batch_size, 1)
+        if self.workers is not None:
+            require_whole("--workers", self.workers, 1)
 
 
 def encoder_choice(encoder: str | EncoderChoice) -> EncoderChoice:
     """Return an `EncoderChoice`, made from a spec if only that is given."""
     return encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(encoder)
-
-
-def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise `InputError` if a value is not among the allowed ones."""
-    if value not in allowed:
-        raise InputError(f"{option} {value!r}.{nearest(value, allowed)} There are: {', '.join(allowed)}.")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._checks import whole_in
 from headwater._devices import Precision
 from headwater._extras import need
 from headwater.embed._prompt import TEXT, plain_words, prompts_of, rendered
@@ -317,9 +318,10 @@ def _layer_of(layer: str | None, n_layers: int, spec: str) -> str:
     """Return ``last``, or the number of an earlier layer."""
     if layer in (None, "last", str(n_layers)):
         return "last"
-    if not layer.isdigit() or not 0 < int(layer) < n_layers:
+    number = whole_in(layer)
+    if number is None or not 0 < number < n_layers:
         raise EncoderError(f"{spec}: --layer {layer} must be last, or a number from 1 to {n_layers}.")
-    return str(int(layer))
+    return str(number)
 
 
 def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: bool) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from headwater._checks import whole_in
 from headwater._devices import Precision, resolve_device
 from headwater._options import with_options
 from headwater.embed.adapter import Adapter, read_adapter
@@ -133,7 +134,7 @@ def _backend_of(choice: EncoderChoice) -> tuple[str, str]:
         )
     if not name:
         raise EncoderError(f"encoder {spec!r} names no model. Write {backend}:NAME.")
-    if tokens not in ("none", "all") and not (tokens.isdigit() and int(tokens) > 0):
+    if tokens not in ("none", "all") and not whole_in(tokens):
         raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
     return backend, name
 

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._checks import one_of
 from headwater._progress import Progress, silent
 from headwater._shown import Shown
 from headwater._words import counted, size
 from headwater.embed import Content, Encoder, Shard, keys_of
-from headwater.embed.choice import EncoderChoice, Execution, one_of
+from headwater.embed.choice import EncoderChoice, Execution
 from headwater.embed.encoder import default_name
 from headwater.embed.items import SHOWN, Items, failed_items, items_of, refuse_failed
 from headwater.embed.load import load_encoder

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._checks import require_whole
 from headwater.evaluate import regression
 from headwater.evaluate.classification import of_classes, of_labels
-from headwater.evaluate.intervals import Evidence, Interval, require_level, share_interval
+from headwater.evaluate.intervals import LEVEL, Evidence, Interval, require_level, share_interval
 from headwater.evaluate.metrics import Task
 
 Floats = NDArray[np.float64]
 ROWS_AT_ONCE = 4_000_000  # weights (rows times resamples) computed at once
+N_DRAWS, LEAST_DRAWS = 2000, 100
+"""Default number of resamples, and the least that intervals are read from."""
 METRICS: Mapping[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier"),
     "multiclass": (
@@ -56,6 +59,11 @@ def default_metric(task: Task, means: Sequence[Mapping[str, float | None]]) -> s
     return name + PRESENT
 
 
+def require_draws(n_draws: int) -> None:
+    """Raise `InputError` for too few resamples."""
+    require_whole("--draws", n_draws, LEAST_DRAWS)
+
+
 @dataclass(frozen=True)
 class FoldScores:
     """The test rows of one fold, and a model's scores of them.
@@ -83,7 +91,7 @@ def bootstrap(
     task: Task,
     models: Sequence[Sequence[FoldScores]],
     *,
-    n_draws: int = 2000,
+    n_draws: int = N_DRAWS,
     seed: int = 0,
     within_folds: bool = True,
 ) -> dict[str, Floats]:
@@ -164,7 +172,7 @@ class _Sums:
         return {name: total / counts[name] for name, total in self.totals.items()}
 
 
-def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+def interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
     """Return the percentile interval of resampled values, float64, of shape ``(n_draws,)``; NaN without values.
 
     References
@@ -179,7 +187,7 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def metric_interval(drawn: Floats, evidence: Evidence | None, level: float = 0.95) -> Interval:
+def metric_interval(drawn: Floats, evidence: Evidence | None, level: float = LEVEL) -> Interval:
     """Return the interval of a metric: by `share_interval` for a proportion, else the percentile interval.
 
     Parameters
@@ -223,7 +231,7 @@ class MetricDifference:
     test: str = "bootstrap"
 
 
-def difference(first: Floats, second: Floats, level: float = 0.95) -> MetricDifference:
+def difference(first: Floats, second: Floats, level: float = LEVEL) -> MetricDifference:
     """Return the difference between two models, first minus second, both given as rows of the result of `bootstrap`.
 
     Groups are resampled, and models are fixed. For procedures that are trained anew in each fold, see

@@ -25,14 +25,13 @@ from headwater.evaluate.calibration import (
 )
 from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
 from headwater.evaluate.fold_means import json_safe, natural, numbered, summary
-from headwater.evaluate.intervals import mean_share_interval
+from headwater.evaluate.intervals import LEVEL, mean_share_interval
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold, needed_groups
 
 Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # metrics of some of a fold's test rows
-LEVEL = 0.95
 INSIDE = "out-of-fold scores of each fold's own training rows"
 
 

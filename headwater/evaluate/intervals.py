@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from headwater.errors import InputError
 from headwater.evaluate.metrics import Task
 
+LEVEL = 0.95
+"""Default level of confidence intervals."""
+
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -49,7 +52,7 @@ class Evidence(NamedTuple):
         return max(2.0, float(len(self.groups) / (1 / np.array(self.groups, np.float64)).sum()))
 
 
-def share_interval(value: float, error: float, evidence: Evidence, level: float = 0.95) -> Interval:
+def share_interval(value: float, error: float, evidence: Evidence, level: float = LEVEL) -> Interval:
     """Return the confidence interval of a proportion.
 
     Between 0 and 1 it is ``logit(value) ± t * n / (n - 1) * error / (value * (1 - value))``, transformed back, with t
@@ -98,7 +101,7 @@ def share_interval(value: float, error: float, evidence: Evidence, level: float 
 
 
 def mean_share_interval(
-    right: Bools, chosen: Bools, groups: Rows, folds: Sequence[Rows], level: float = 0.95
+    right: Bools, chosen: Bools, groups: Rows, folds: Sequence[Rows], level: float = LEVEL
 ) -> Interval:
     """Return the confidence interval of a proportion as a mean over folds, such as a sensitivity or a coverage.
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from headwater._checks import require_number, require_whole
+from headwater._options import option_of
 from headwater.errors import InputError, nearest
 from headwater.evaluate import Task
 from headwater.evaluate.aggregate import Aggregation, require_aggregation
@@ -152,10 +154,15 @@ class Protocol:
         if self.task not in get_args(TaskChoice):
             known = get_args(TaskChoice)
             raise InputError(f"--task {self.task!r}: must be {' or '.join(known)}.{nearest(self.task, known)}")
-        least_of = (("--seed", self.seed, 0), ("--seeds", self.seeds, 1), ("--inner-folds", self.inner_folds, 2))
-        for option, value, least in least_of:
-            if value < least:
-                raise InputError(f"{option} must be at least {least}, but is {value}.")
+        least_of = {"seed": 0, "seeds": 1, "folds": 2, "inner_folds": 2, "trials": 1, "shots": 1, "draws": 1}
+        for name, least in least_of.items():
+            value = getattr(self, name)
+            if value is not None or name in ("seed", "seeds", "inner_folds"):
+                require_whole(option_of(name), value, least)
+        if self.holdout is not None:
+            require_number("--holdout", self.holdout, above=0)
+            if self.holdout >= 1:
+                raise InputError(f"--holdout must be between 0 and 1, such as 0.2, but is {self.holdout}.")
         for option, why in self._contradictions():
             raise InputError(f"{option} {why}")
         if self.calibrate is not None:
@@ -170,6 +177,8 @@ class Protocol:
             self.refuse_for("regression")
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
+        if self.split is not None and self.holdout is not None:
+            yield "--split", "goes without --holdout: pass one of them."
         if self.folds is not None and (self.split is not None or self.holdout is not None):
             other = "--split" if self.split is not None else "--holdout"
             yield "--folds", f"goes without {other}: pass one of them."

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.evaluate.bootstrap import (
+    N_DRAWS,
     FoldScores,
     MetricDifference,
     bootstrap,
@@ -22,7 +23,7 @@ from headwater.evaluate.bootstrap import (
     fold_values,
     metric_interval,
 )
-from headwater.evaluate.intervals import Evidence, Interval, evidence_of
+from headwater.evaluate.intervals import LEVEL, Evidence, Interval, evidence_of
 from headwater.evaluate.metrics import Task
 from headwater.evaluate.statistics import corrected_t, corrected_t_interval
 
@@ -57,7 +58,7 @@ class Paired:
         task: Task,
         models: Sequence[Sequence[FoldScores]],
         *,
-        n_draws: int = 2000,
+        n_draws: int = N_DRAWS,
         seed: int = 0,
         same_folds: bool = True,
     ) -> Paired:
@@ -67,7 +68,7 @@ class Paired:
         ratios = np.array([test_to_train(model) for model in models])
         return cls(drawn, values, ratios, [_evidence(task, model) for model in models])
 
-    def interval(self, metric: str, model: int, level: float = 0.95) -> Interval:
+    def interval(self, metric: str, model: int, level: float = LEVEL) -> Interval:
         """Return the interval of a metric of one model."""
         return metric_interval(self.drawn[metric][model], self.evidence[model].get(metric), level)
 
@@ -82,7 +83,7 @@ class Paired:
         """Return the ratio of test rows to training rows of the model with fewer training rows."""
         return float(max(self.test_to_train[first], self.test_to_train[second]))
 
-    def difference(self, metric: str, first: int, second: int, level: float = 0.95) -> MetricDifference:
+    def difference(self, metric: str, first: int, second: int, level: float = LEVEL) -> MetricDifference:
         """Return the difference of two models, by the corrected t-test over folds or by resampling groups.
 
         References

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import InputError
-from headwater.evaluate.intervals import Evidence, Interval, share_interval
+from headwater.evaluate.intervals import LEVEL, Evidence, Interval, share_interval
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -64,7 +64,7 @@ class AUCs(NamedTuple):
     pairs: Integers
     groups: Integers
 
-    def interval(self, model: int = 0, level: float = 0.95) -> Interval:
+    def interval(self, model: int = 0, level: float = LEVEL) -> Interval:
         """Return the confidence interval of a model's AUC, on the logit scale; see `share_interval`."""
         evidence = Evidence(tuple(self.groups.tolist()), (int(self.pairs[model]),))
         return share_interval(float(self.auc[model]), float(self.covariance[model, model] ** 0.5), evidence, level)
@@ -275,7 +275,7 @@ def corrected_t(first: ArrayLike, second: ArrayLike, test_to_train: float) -> Co
 
 
 def corrected_t_interval(
-    first: ArrayLike, second: ArrayLike, test_to_train: float, level: float = 0.95
+    first: ArrayLike, second: ArrayLike, test_to_train: float, level: float = LEVEL
 ) -> tuple[float, float]:
     """Return the confidence interval of the difference that `corrected_t` tests, first minus second.
 

@@ -14,6 +14,7 @@ from headwater.evaluate import Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate._labels import codes_in
 from headwater.evaluate.fold_means import json_safe
+from headwater.evaluate.intervals import LEVEL
 from headwater.evaluate.statistics import holm
 from headwater.experiment.prompts import ClassPrompts
 from headwater.heads import ZeroShot, mean_prompt
@@ -121,7 +122,7 @@ def ablate(
     metric: str | None,
     n_draws: int,
     seed: int,
-    level: float = 0.95,
+    level: float = LEVEL,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Evaluate every wording, and its difference from all prompts, on the same resamples of samples or groups.

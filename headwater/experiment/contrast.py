@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._checks import one_of, refuse_idle, require_whole
 from headwater._progress import Progress, counting, silent
 from headwater._shown import Shown
 from headwater._words import aligned, counted
@@ -21,11 +22,12 @@ from headwater.embed import unique_texts
 from headwater.embed.adapter import Adapter
 from headwater.embed.joined import Joint
 from headwater.embed.tunable import Tunable
-from headwater.errors import InputError, nearest
+from headwater.errors import InputError, SplitError
 from headwater.evaluate import Split, make_splits, score
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import Positive, positive_of
-from headwater.experiment.leakage import Leakage, check_leakage
+from headwater.experiment.leakage import Leakage, check_leakage, require_reason
+from headwater.experiment.prompts import ClassPrompts
 from headwater.finetune.adapt import Adapted, TrainMode
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
@@ -49,6 +51,7 @@ from headwater.samples.selection import Selection
 from headwater.sources import Manifest
 from headwater.store import Data, Modality
 
+DIM = 256  # default length of joint vectors
 HOLDOUT = 0.2  # default share of test pairs
 FIRST_SCALE = 1 / 0.07  # initial logit scale of CLIP
 SHOWN = ("image_to_text_r1", "image_to_text_r5", "text_to_image_r1", "text_to_image_r5", "zero_shot_auc")
@@ -117,7 +120,7 @@ class ContrastPlan:
     manifest: Path
     encoders: TunedEncoders
     loss: ContrastiveLoss
-    dim: int
+    dim: int | None
     protocol: Protocol
     selection: Selection
     training: Training
@@ -127,10 +130,7 @@ class ContrastPlan:
 
     def refuse(self) -> None:
         """Raise `InputError` for invalid options, before any file is read."""
-        if self.loss not in get_args(ContrastiveLoss):
-            raise InputError(
-                f"--loss {self.loss!r}.{nearest(self.loss, get_args(ContrastiveLoss))} There are: clip, siglip."
-            )
+        one_of("--loss", self.loss, get_args(ContrastiveLoss))
         if (self.prompts is None) != (self.label is None):
             raise InputError("--prompts and --label go together: the prompts describe the values of the label column.")
         if self.training.batch_size < 2:
@@ -138,9 +138,17 @@ class ContrastPlan:
                 f"--batch-size must be at least 2, but is {self.training.batch_size}: the contrastive loss needs at "
                 "least two pairs per step."
             )
-        if self.allow_leakage is not None and not self.allow_leakage.strip():
-            raise InputError("--allow-leakage needs a reason in words: it is kept in metrics.json.")
+        if self.dim is not None:
+            refuse_idle({"--dim": len(self.encoders.encoders) == 1}, "goes with two encoders, which it joins.")
+            require_whole("--dim", self.dim, 1)
+        require_reason(self.allow_leakage)
+        self.protocol.refuse()
         self.training.refuse()
+
+    @property
+    def joint_dim(self) -> int:
+        """The length of the vectors that two encoders are projected to."""
+        return DIM if self.dim is None else self.dim
 
     @property
     def holdout(self) -> float | None:
@@ -164,7 +172,7 @@ class ContrastPlan:
             "command": "contrast",
             **self.encoders.to_dict(),
             "loss": self.loss,
-            "dim": self.dim,
+            "dim": self.joint_dim,
             **{name: value for name, value in training.items() if name not in ("start", "refit")},
             "lr": self.settings.lr,
             "manifest": str(self.manifest.absolute()),
@@ -308,7 +316,7 @@ class ContrastPlan:
             adapted,
             image,
             text,
-            joined=None if ready.is_dual else (specs[0].dim, specs[1].dim, self.dim),
+            joined=None if ready.is_dual else (specs[0].dim, specs[1].dim, self.joint_dim),
             logit_scale=(specs[0].logit_scale if ready.is_dual else None) or FIRST_SCALE,
             logit_bias=float(also["logit_bias"].detach()) if "logit_bias" in also else first_bias,
             device=team.device,
@@ -333,7 +341,8 @@ class ContrastPlan:
         return Joint(parts, own, math.exp(float(model.own["logit_scale"].detach())))
 
     def _read(self, say: Progress) -> PairData:
-        """Read the manifest, load the encoders, and split the pairs."""
+        """Read the prompts and the manifest, load the encoders, and split the pairs."""
+        prompts = None if self.prompts is None else read_prompts(self.prompts)
         table, samples = read_samples(self.manifest, self.encoders.columns, self.selection.where)
         if table.text is None or table.image is None:
             raise InputError(
@@ -352,21 +361,30 @@ class ContrastPlan:
         unit = None if group is None else full_column(data, group, "--groups", missing)
         given = None if split is None else full_column(data, split, "--split")
         seed = self.protocol.seed
-        tested = make_splits(
+        splits = make_splits(
             np.resize([0, 1], len(data.ids)),  # no classes to stratify by
             groups=unit,
             split=given,
             holdout=self.holdout,
             seed=seed,
-        )[0]
+        )
+        if len(splits) > 1:
+            raise SplitError(
+                f"--split {split} numbers {len(splits)} folds, but contrast trains once: name a column with train and "
+                "test, or pass --holdout."
+            )
+        tested = splits[0]
         stop = np.zeros(0, np.int64)
         if self.training.patience is not None:
             of_rows = None if unit is None else unit[tested.train]
             classes, share = np.zeros(len(tested.train), int), self.training.stop_share
             stop = tested.train[rows_to_stop_by(classes, of_rows, share, seed)]
         truth = None if self.label is None else full_column(data, self.label, "--label", missing).astype(str)
+        if prompts is not None and truth is not None:
+            ClassPrompts(prompts, {}, 1.0).require(truth.tolist(), str(self.prompts))
         pairs = Pairs(place["image"], place["text"])
-        return PairData(inputs, data, pairs, np.setdiff1d(tested.train, stop), stop, tested.test, truth, group, unit)
+        rows = np.setdiff1d(tested.train, stop)
+        return PairData(inputs, data, pairs, rows, stop, tested.test, truth, prompts, group, unit)
 
     def _contents(self, table: Manifest, say: Progress) -> tuple[list[TunedInput], Data]:
         """Load the encoders, and read every image and text to compute its key."""
@@ -421,12 +439,11 @@ class ContrastPlan:
         """Return retrieval metrics on the test pairs, and zero-shot metrics on the test images if there are prompts."""
         images, texts = embed_pairs(model, ready.test, self.settings, team)
         found = retrieval(images, texts, ready.pairs, ready.test)
-        if self.prompts is not None and ready.truth is not None:
+        if ready.prompts is not None and ready.truth is not None:
             scale = math.exp(float(model.own["logit_scale"].detach()))
             project = model.own["project_text"].detach().cpu().numpy() if not ready.is_dual else None
             reader = next(one.encoder for one in ready.inputs if one.modality == "text")
-            wording, truth = read_prompts(self.prompts), ready.truth[ready.test]
-            found |= _zero_shot(reader, project, wording, images, truth, scale)
+            found |= _zero_shot(reader, project, ready.prompts, images, ready.truth[ready.test], scale)
         return found
 
 
@@ -441,6 +458,7 @@ class PairData:
     stop: Rows
     test: Rows
     truth: NDArray[np.str_] | None
+    prompts: Prompts | None
     group_column: str | None
     groups: NDArray[Any] | None
 

@@ -14,7 +14,7 @@ from headwater._progress import Progress, silent
 from headwater._words import counted
 from headwater.embed.constant_features import warnings_of_inputs
 from headwater.errors import InputError
-from headwater.evaluate import Outcome, Repeat, Split, cross_validate_repeats, infer_task, make_splits
+from headwater.evaluate import Outcome, Repeat, Split, Task, cross_validate_repeats, infer_task, make_splits
 from headwater.evaluate.aggregate import refuse_straddling
 from headwater.evaluate.class_order import ordered
 from headwater.evaluate.decisions import Decisions, decisions_of
@@ -24,7 +24,7 @@ from headwater.evaluate.positive import Positive
 from headwater.evaluate.shots import few_shots
 from headwater.experiment.controls import run_controls
 from headwater.experiment.head import HeadChoice
-from headwater.experiment.leakage import Leakage, check_leakage, shared_images
+from headwater.experiment.leakage import Leakage, check_leakage, require_reason, shared_images
 from headwater.experiment.prompts import SEES, texts_for
 from headwater.runs.metrics import metrics_of, trials_of
 from headwater.runs.positive import positive_section
@@ -61,6 +61,7 @@ class FitOptions:
     def refuse(self) -> None:
         """Raise `InputError` for invalid options, before the store is read."""
         self.protocol.refuse()
+        require_reason(self.allow_leakage)
         for option, given in (("--label-separator", self.selection.label_separator), ("--merge", self.selection.merge)):
             if self.protocol.regression and given:
                 raise InputError(f"{option} is for classes, but --task regression predicts numbers: leave it out.")
@@ -116,6 +117,10 @@ class FitPlan:
     def used(self) -> list[str]:
         """The distinct columns that are used."""
         return list(dict.fromkeys([*self.asked.labels, *self.asked.protocol.columns.values()]))
+
+    def task(self) -> Task:
+        """Read the labels, and return the task that they make."""
+        return "regression" if self.asked.protocol.regression else infer_task(self._rows(silent).y)
 
     def run(self, target: Path | None, say: Progress, *, inner_always: bool = False) -> Run:
         """Select, fit, report and write.

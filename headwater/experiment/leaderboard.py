@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from headwater._words import counted, indented
 from headwater.errors import InputError
 from headwater.evaluate import score, statistics
-from headwater.evaluate.bootstrap import LOWER_IS_BETTER, FoldScores
+from headwater.evaluate.bootstrap import LOWER_IS_BETTER, N_DRAWS, FoldScores
 from headwater.evaluate.fold_means import json_safe, summary
+from headwater.evaluate.intervals import LEVEL
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
 from headwater.runs.predictions import codes_of, label_columns, names_of, rows_trained, scores_of, truth_of
 from headwater.runs.printed import edge_lines, interval_words, over, p_words, plus_minus, positive_lines, sample_lines
 from headwater.runs.run import Results
 
-LEVEL = 0.95
-N_DRAWS = 2000
 REPEATS = ("seed", "fold")
 _LOSS = {"regression": "squared error"}
 

@@ -132,8 +132,7 @@ def check_leakage(
     InputError
         When the reason is empty.
     """
-    if allowed is not None and not allowed.strip():
-        raise InputError("--allow-leakage needs a reason in words, which metrics.json records.")
+    require_reason(allowed)
     contents = {part: contents_of(data, part) for part in (kinds_of(data.inputs) if kinds is None else kinds)}
     sides = {modality: Sides.of(found.of_sample, splits) for modality, found in contents.items()}
     both = {modality: found.straddling() for modality, found in sides.items()}
@@ -183,6 +182,12 @@ def check_leakage(
     for leak in leaks:
         say(f"allowed ({allowed}): {leak}")
     return report
+
+
+def require_reason(allowed: str | None) -> None:
+    """Raise `InputError` unless the reason to accept a leak, if there is one, is in words."""
+    if allowed is not None and not (isinstance(allowed, str) and allowed.strip()):
+        raise InputError("--allow-leakage needs a reason in words, which metrics.json records.")
 
 
 def _advice(group_column: str | None, report: Leakage) -> str:

@@ -21,11 +21,12 @@ from headwater.evaluate.class_order import ordered
 from headwater.evaluate.decisions import decisions_of
 from headwater.evaluate.edges import at_edges
 from headwater.evaluate.fold_means import json_safe, summary
+from headwater.evaluate.intervals import LEVEL
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.experiment.fit import LabelledRows, counts_of, of_samples_behind, splits_of
 from headwater.experiment.head import HeadChoice
-from headwater.experiment.leakage import Leakage, check_leakage
+from headwater.experiment.leakage import Leakage, check_leakage, require_reason
 from headwater.experiment.tune_folds import FoldPlan, FoldTraining, TunedFolds, TuningData
 from headwater.finetune.features import EncodedInput, make
 from headwater.finetune.options import Training, beside, hashed, memory_advice, progress_of
@@ -49,7 +50,7 @@ from headwater.runs.write import environment, write_run
 from headwater.samples.columns import Columns, keep_samples
 from headwater.samples.groups import require_columns
 from headwater.samples.inputs import refuse_bags
-from headwater.samples.labels import with_labels
+from headwater.samples.labels import refuse_separator, with_labels
 from headwater.samples.selection import Selection
 from headwater.samples.stated import texts_that_state
 from headwater.samples.views import views_of
@@ -76,6 +77,8 @@ class TunePlan:
         """Raise `InputError` for invalid options, before any file is read."""
         self.protocol.refuse()
         self.training.refuse()
+        require_reason(self.allow_leakage)
+        refuse_separator(self.labels, self.selection.label_separator)
         refuse_bags(self.head.kind, self.selection.bags, self.selection.views)
 
     @property
@@ -288,8 +291,6 @@ def _tuned_specs(ready: TuningData, adapters: Sequence[Adapter]) -> dict[str, Fe
     return found
 
 
-LEVEL = 0.95
-N_DRAWS = 2000
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc"),
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc"),
@@ -309,7 +310,7 @@ def frozen_of(frozen: Outcome, tuned: Outcome, y: NDArray[Any], groups: NDArray[
         [draw.FoldScores(truth[f.split.test], f.scores, unit[f.split.test], len(f.split.train)) for f in outcome.folds]
         for outcome in (frozen, tuned)
     ]
-    paired = Paired.of(tuned.task, models, n_draws=N_DRAWS)
+    paired = Paired.of(tuned.task, models, n_draws=draw.N_DRAWS)
     added: dict[str, Any] = {}
     for metric in SHOWN[tuned.task]:
         if metric not in paired.drawn or not np.isfinite(paired.drawn[metric][:, 0]).all():

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from headwater._checks import require_number, require_whole
 from headwater._extras import need
 from headwater.embed._torch import convolve_as_before
 from headwater.embed.adapter import Adapter, Lora
@@ -45,7 +46,7 @@ def parse_train_mode(text: str) -> TrainMode:
     >>> parse_train_mode("last-2")
     TrainMode(kind='last', n_blocks=2)
     """
-    if found := re.fullmatch(r"last-([1-9]\d*)", text):
+    if found := re.fullmatch(r"last-([1-9][0-9]{0,6})", text):
         return TrainMode("last", int(found[1]))
     if text == "none":
         return TrainMode("none")
@@ -75,12 +76,11 @@ class LoraSettings:
 
     def refuse(self) -> None:
         """Raise `InputError` for invalid settings."""
-        if self.rank < 1:
-            raise InputError(f"--lora-rank must be at least 1, but is {self.rank}.")
-        if not 0 <= self.dropout < 1:
+        require_whole("--lora-rank", self.rank, 1)
+        require_number("--lora-alpha", self.alpha, above=0)
+        require_number("--lora-dropout", self.dropout)
+        if self.dropout >= 1:
             raise InputError(f"--lora-dropout must be from 0 to below 1, but is {self.dropout}.")
-        if self.alpha <= 0:
-            raise InputError(f"--lora-alpha must be above 0, but is {self.alpha}.")
         try:
             re.compile(self.modules or "")
         except re.error as error:

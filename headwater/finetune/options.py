@@ -12,10 +12,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from headwater._devices import Precision
+from headwater._checks import one_of, refuse_idle, require_number, require_whole
+from headwater._devices import Device, Precision
 from headwater._extras import need
-from headwater._options import as_tuple
-from headwater.errors import HeadError, InputError, nearest
+from headwater._options import as_tuple, fields_given, option_of
+from headwater.errors import HeadError, InputError
 from headwater.finetune.adapt import BatchNorm, LoraSettings, TrainMode, parse_train_mode
 from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
@@ -25,6 +26,7 @@ from headwater.store import MODALITIES, Modality
 
 LEARNING_RATES = {"lora": 2e-4, "last": 2e-5, "full": 1e-5, "none": 1e-5}
 """Default learning rates of the encoder, by how it is trained."""
+MOST_STOP_SHARE = 0.5
 Start = Literal["probe", "random"]
 
 
@@ -55,7 +57,7 @@ class Training:
         Stop after this many epochs without a lower loss on the held-out rows, and keep the state with the lowest loss.
         None holds out nothing and trains for all epochs.
     stop_share
-        Share of the training rows to hold out for early stopping, in whole groups.
+        Share of the training rows to hold out for early stopping, at most 0.5, in whole groups.
     clip
         The largest norm of a step's gradient.
     augment
@@ -95,7 +97,7 @@ class Training:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "train", as_tuple(self.train))
-        object.__setattr__(self, "augment", tuple(self.augment))
+        object.__setattr__(self, "augment", (self.augment,) if isinstance(self.augment, str) else tuple(self.augment))
 
     @property
     def modes(self) -> dict[Modality, TrainMode]:
@@ -151,23 +153,26 @@ class Training:
         """Raise `InputError` for invalid settings."""
         self.lora.refuse()
         parse_augmentation(self.augment)
-        if all(mode.kind == "none" for mode in self.modes.values()):
+        kinds = {mode.kind for mode in self.modes.values()}
+        if kinds == {"none"}:
             raise InputError("--train none leaves nothing to tune: run headwater embed, then headwater fit-head.")
-        if self.start not in get_args(Start):
-            raise InputError(f"--start {self.start!r}.{nearest(self.start, get_args(Start))} There are: probe, random.")
-        numbers = {"--epochs": self.epochs, "--batch-size": self.batch_size, "--accumulate": self.accumulate}
-        for option, number in {**numbers, "--patience": self.patience}.items():
-            if number is not None and number < 1:
-                raise InputError(f"{option} must be at least 1, but is {number}.")
-        for option, value in {"--lr": self.lr, "--head-lr": self.head_lr, "--clip": self.clip}.items():
-            if value is not None and not value > 0:
-                raise InputError(f"{option} must be above 0, but is {value}.")
-        if self.weight_decay < 0:
-            raise InputError(f"--weight-decay must be at least 0, but is {self.weight_decay}.")
-        if self.precision not in get_args(Precision):
-            raise InputError(f"--precision {self.precision!r}. There are: {', '.join(get_args(Precision))}.")
-        if self.batch_norm not in get_args(BatchNorm):
-            raise InputError(f"--batch-norm {self.batch_norm!r}. There are: {', '.join(get_args(BatchNorm))}.")
+        if "lora" not in kinds:
+            idle = {option_of(f"lora_{name}"): True for name in fields_given(self.lora)}
+            refuse_idle(idle, f"goes with --train lora, but --train is {' and '.join(self.train)}.")
+        one_of("--start", self.start, get_args(Start))
+        one_of("--precision", self.precision, get_args(Precision))
+        one_of("--device", self.device, get_args(Device))
+        one_of("--batch-norm", self.batch_norm, get_args(BatchNorm))
+        for name in ("epochs", "batch_size", "accumulate", "patience", "workers"):
+            if (number := getattr(self, name)) is not None or name not in ("patience", "workers"):
+                require_whole(option_of(name), number, 1)
+        for name in ("head_lr", "clip") if self.lr is None else ("lr", "head_lr", "clip"):
+            require_number(option_of(name), getattr(self, name), above=0)
+        for name in ("weight_decay", "warmup"):
+            require_number(option_of(name), getattr(self, name))
+        require_number("stop_share", self.stop_share, above=0)
+        if self.stop_share > MOST_STOP_SHARE:
+            raise InputError(f"stop_share must be at most {MOST_STOP_SHARE}, but is {self.stop_share}.")
         if self.batch_norm == "update" and self.accumulate > 1:
             raise InputError(
                 "--batch-norm update goes without --accumulate, since each part of a step has its own statistics."

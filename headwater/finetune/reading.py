@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater._options import as_tuple
+from headwater._checks import require_names
 from headwater._progress import Progress
 from headwater.embed import Content, load_encoder
 from headwater.embed.adapter import tuned_encoders
@@ -98,7 +98,9 @@ class TunedEncoders:
         """Build it from the arguments of the verbs."""
         files = [weights] if isinstance(weights, str | Path) else list(weights)
         own = [] if choice.weights is None else [choice.weights]
-        specs = (encoder.spec,) if isinstance(encoder, EncoderChoice) else as_tuple(encoder)
+        if files and own and [str(path) for path in files] != [str(path) for path in own]:
+            raise InputError(f"weights are given twice: {own[0]} in the EncoderChoice, and {files[0]}. Give them once.")
+        specs = (encoder.spec,) if isinstance(encoder, EncoderChoice) else require_names("--encoder", encoder)
         return cls(specs, tuple(str(path) for path in files or own), choice, columns)
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +114,11 @@ class TunedEncoders:
             "steps": list(choice.steps),
             **{name: getattr(choice, name) for name in ("image_size", "layer", "pooling", "prompt")},
         }
+
+
+def first_choice(encoder: str | Sequence[str] | EncoderChoice) -> EncoderChoice:
+    """Return the choice of the only encoder, or of the first of several, whose options all of them share."""
+    return encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(require_names("--encoder", encoder)[0])
 
 
 def read_samples(manifest: str | Path, columns: ManifestColumns, where: str | None) -> tuple[Manifest, Table]:

@@ -8,7 +8,7 @@ from typing import Any
 from headwater._missing import of_no_label
 from headwater._words import aligned, counted, indented
 from headwater.evaluate.bootstrap import default_metric
-from headwater.evaluate.decisions import LEVEL
+from headwater.evaluate.intervals import LEVEL
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.stated import Clue
 from headwater.heads.controls import LONE

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._checks import whole_in
 from headwater._reading import read_regular
 from headwater._words import counted
 from headwater.errors import InputError, ManifestError, nearest
@@ -107,8 +108,8 @@ def merged(data: Data, found: Labels, mapping: Mapping[str, str | None], known: 
 def _values(y: NDArray[Any], mapping: Mapping[str, str | None]) -> NDArray[Any]:
     """Return merged classes; they stay integers if all of them are."""
     words = [mapping.get(str(value), str(value)) or "" for value in y.tolist()]
-    if y.dtype.kind in "iu" and all(word.lstrip("-").isdecimal() for word in words if word):
-        return np.array([int(word or 0) for word in words], y.dtype)
+    if y.dtype.kind in "iu" and all(whole_in(word.removeprefix("-")) is not None for word in words if word):
+        return np.array([int(word or 0) for word in words], np.int64)
     return np.array(words, dtype=object)
 
 

@@ -41,8 +41,7 @@ def with_labels(
 
     A column with a single label is refused, since nothing can be learned from it, unless ``constant`` is set.
     """
-    if separator is not None and len(columns) > 1:
-        raise InputError(f"--label-separator goes with one --label, but there are {len(columns)}.")
+    refuse_separator(columns, separator)
     for name in columns:
         data = _with_values(data, name, separator)
     if len(columns) > 1:
@@ -56,6 +55,12 @@ def with_labels(
         n = counted(len(column), "sample")
         raise InputError(f"label column {columns[0]!r} is {column[0]!r} in all {n}: there is nothing to learn.")
     return data, Labels(column.to_numpy(), None)
+
+
+def refuse_separator(columns: Sequence[str], separator: str | None) -> None:
+    """Raise `InputError` if several columns of labels have a separator."""
+    if separator is not None and len(columns) > 1:
+        raise InputError(f"--label-separator goes with one --label, but there are {len(columns)}.")
 
 
 def labels_there(table: pl.DataFrame, columns: Sequence[str], separator: str | None) -> list[str]:

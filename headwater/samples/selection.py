@@ -9,9 +9,15 @@ from typing import Any
 
 from headwater._missing import MISSING, words_of
 from headwater._options import as_tuple
+from headwater.errors import InputError
 from headwater.evaluate.options import Protocol
 from headwater.samples.inputs import Missing
 from headwater.samples.missing import MissingRule
+
+WITHOUT_FIT = ("groups", "by", "seed", "positive", "where", "label_separator", "missing_values")
+"""Options of `headwater.Protocol` and `Selection` for evaluate and zero-shot, which fit nothing."""
+OF_PAIRS = ("groups", "split", "holdout", "seed", "where", "missing_values")
+"""Those for contrast, which trains on pairs."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "samples_with", as_tuple(self.samples_with))
+        if self.label_separator == "":
+            raise InputError("--label-separator is empty: give the text between two labels, such as ';'.")
         object.__setattr__(self, "missing_values", words_of(self.missing_values))
 
     @property

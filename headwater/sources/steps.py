@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from headwater._checks import whole_in
 from headwater.errors import ImageError, InputError, nearest
 from headwater.sources.images import read_image
 from headwater.sources.mammogram import BACKGROUND, breast_box, dark_to_zero, facing_left
@@ -119,13 +120,13 @@ def _step(word: str) -> tuple[str, Change]:
     kind, _, value = word.partition("=")
     if kind == "bits" and re.fullmatch(r"9|1[0-6]", value):
         return word, lambda image: image  # applied when the file is read
-    if kind == "background" and value.isdigit() and 0 < int(value) < 256:
-        return word, lambda image: dark_to_zero(image, int(value))
+    if kind == "background" and (level := whole_in(value)) and level < 256:
+        return word, lambda image: dark_to_zero(image, level)
     if word == "breast":
         return word, lambda image: image.crop(breast_box(image))
     if word == "orient=left":
         return word, facing_left
-    if kind == "resize" and (size := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value)):
+    if kind == "resize" and (size := re.fullmatch(r"([1-9][0-9]{0,6})x([1-9][0-9]{0,6})", value)):
         height, width = int(size[1]), int(size[2])
         return word, lambda image: image.resize((width, height), Image.Resampling.BICUBIC)
     if word == "macenko":

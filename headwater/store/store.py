@@ -690,6 +690,9 @@ def find_store(path: str | Path) -> Store | None:
     if folder.exists():
         kind = "a folder with other files" if folder.is_dir() else "a file"
         raise StoreError(f"{folder} is {kind}, not a store. Give a path that does not exist yet.")
+    above = next(place for place in folder.resolve().parents if place.exists())
+    if not above.is_dir():
+        raise StoreError(f"{folder} cannot be a store: {above} is a file, not a folder. Give another path.")
     return None
 
 

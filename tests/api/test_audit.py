@@ -158,6 +158,7 @@ def test_several_features(store):
         (("--label", "lable"), "--label: no column 'lable'. Did you mean 'label'?"),
         (("--split", "id"), "--split id has 300 values, but needs 2 to 100"),
         (("--folds", "5"), "--folds needs --label"),
+        (("--seed", "1"), "--seed goes with --folds"),
         (("--folds", "5", "--label", "label", "--split", "part"), "--folds goes without --split"),
         (("--false-alarms", "0"), "--false-alarms must be above 0"),
         (("--threshold", "1.5"), "--threshold must be between 0 and 1"),

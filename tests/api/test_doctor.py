@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import pytest
 
+from headwater import EncoderChoice
 from headwater.api import doctor
 from headwater.embed import load_encoder, source_of
 from headwater.errors import InputError
@@ -112,7 +113,29 @@ def test_where_files_come_from(cache, tmp_path):
     assert source_of(f"timm:local-dir:{tmp_path}").kind == source_of(f"hf:{tmp_path}").kind == "directory"
 
 
+def test_tokens_of_a_choice(tiny):
+    """The tokens of an encoder choice are those tried, and a spec alone has all of its tokens tried."""
+    spec = tiny("hf-vit").spec
+    tried = {given: doctor(encoder=given, batch_size=1).encoder for given in (spec, EncoderChoice(spec, tokens="4"))}
+    assert [found.features["image"].n_tokens for found in tried.values()] == [16, 4]
+    asked = doctor(encoder=EncoderChoice(spec, tokens="4"), tokens="none", batch_size=1).encoder
+    assert asked.features["image"].n_tokens in (0, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--weights", "w.pt"), ("--layer", "2"), ("--tokens", "all"), ("--trust-remote-code",), ("--device", "cpu"),
+     ("--precision", "fp32"), ("--batch-size", "2"), ("--image-size", "64"), ("--pooling", "cls"), ("--prompt", "x")],
+)  # fmt: skip
+def test_options_of_an_encoder_need_one(refused, words):
+    """An option of the encoder is refused where none is named."""
+    assert refused("doctor", *words).endswith(f": {words[0]} goes with --encoder, the encoder to try.")
+
+
 def test_refusals(refused):
+    """What cannot be used is refused, an unknown option also without an encoder."""
+    with pytest.raises(TypeError, match=r"doctor\(\).*'wieghts'\. Did you mean 'weights'\?"):
+        doctor(wieghts="w.pt")
     with pytest.raises(InputError, match="--batch-size must be at least 1"):
         doctor(batch_size=0)
     assert "builtin:ngram has no tokens. Leave --tokens out." in refused(

@@ -89,6 +89,19 @@ def test_verify(command, store):
     assert json.loads(command("verify", store, "--json").out)["problems"] == done.out.splitlines()[:1]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("--weights", "w.pt"), ("--trust-remote-code",), ("--device", "cpu"), ("--batch-size", 2), ("--workers", 2)],
+)
+def test_options_of_a_repair_need_it(refused, command, store, words):
+    """An option for embedding again is refused without --repair; with it, code of a model is warned of."""
+    said = "goes with --repair, which embeds damaged blocks again."
+    assert refused("verify", store, *words).endswith(f": {words[0]} {said}")
+    done = command("verify", store, "--repair", *words)
+    assert done.status == 0
+    assert ("will run with your rights" in done.err) == (words == ("--trust-remote-code",))
+
+
 @pytest.mark.usefixtures("quick_texture")
 def test_demo(tmp_path):
     """The demonstration makes images, a store and three runs, in a folder of its own making that is made anew."""

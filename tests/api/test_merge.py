@@ -72,6 +72,14 @@ def test_a_file_of_any_form_merges(fit, tmp_path, name, content):
     assert metrics["mean"] == plain["mean"]
 
 
+@pytest.mark.parametrize(("name", "merged"), [("-1", -1), ("--5", "--5"), ("²", "²"), ("9" * 30, "9" * 30)])
+def test_a_number_stays_one_only_if_it_is_written_as_one(fit, name, merged):
+    """Whole numbers stay numbers where every name of a class is one, and become text for any other name."""
+    config, _, _ = fit("--label", "number", "--merge", f"0={name}")
+    assert sorted(map(str, config["classes"])) == sorted([str(merged), "1", "2"])
+    assert all(isinstance(found, int) == isinstance(merged, int) for found in config["classes"])
+
+
 def test_several_labels_are_merged(fit):
     """A sample has a merged label when it has any of those; a label that is mapped to nothing is gone."""
     merged = fit("--label", "tags", "--label-separator", ";", "--merge", "ash tree=ash")[1]

@@ -280,6 +280,22 @@ def test_what_cannot_be_encoded(gallery, tmp_path):
             call()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "kind", "words"),
+    [
+        ("pooling", "cls", InputError, "pooling goes with the spec of an encoder, but this one is already loaded"),
+        ("device", "cpu", InputError, "device goes with the spec of an encoder"),
+        ("poling", "cls", TypeError, "Did you mean 'pooling'"),
+    ],
+)
+def test_a_loaded_encoder_takes_no_options(option, value, kind, words):
+    """An option beside an encoder that is already loaded is refused, since nothing would use it."""
+    loaded = hw.embed.load_encoder("builtin:ngram")
+    assert hw.encode("a word", encoder=loaded).shape == (512,)
+    with pytest.raises(kind, match=words):
+        hw.encode("a word", encoder=loaded, **{option: value})
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
 def test_pictures_of_every_mode_are_read_as_files_are(mode, tmp_path):
     """A PIL image is what the same image read from a file is, transparency, palette and depth included."""

@@ -68,6 +68,7 @@ def test_a_manifest_without_what_the_encoder_reads(refused, tmp_path):
         ("builtin:textur", "Did you mean 'texture'?"),
         ("builtin", "names no model"),
         ("stub:many", "stub:DIM"),
+        ("stub:²", "stub:DIM"),
     ],
 )
 def test_an_unknown_encoder(refused, images, encoder, expected):
@@ -113,6 +114,12 @@ def test_weights_that_are_not_there(refused, images):
         ("--name", "a b", "'a b/image' is not a name of features. Write NAME/image"),
         ("--name", "../up", "'../up/image' is not a name of features. Write NAME/image"),
         ("--tokens", "few", "tokens must be"),
+        ("--tokens", "²", "tokens must be"),
+        ("--shard", "²/3", "--shard '²/3' must be I/N"),
+        ("--shard", "1/" + "9" * 5000, "must be I/N"),
+        ("--step", "background=²", "background=²"),
+        ("--step", "resize=" + "9" * 5000 + "x2", "resize=999"),
+        ("--ray-address", "auto", "--ray-address goes with --engine ray."),
     ],
 )
 def test_settings_of_embed(refused, images, option, value, expected):
@@ -129,6 +136,9 @@ def test_a_store_that_is_a_file(refused, images):
     path = images / "manifest.csv"
     assert "is a file, not a store" in refused("embed", path, path, "--encoder", "stub:8")
     assert "is not a headwater store" in refused("info", path)
+    for dry in ((), ("--dry-run",)):
+        error = refused("embed", path, path / "x", "--encoder", "stub:8", *dry)
+        assert f"{path / 'x'} cannot be a store: {path} is a file, not a folder" in error
 
 
 def test_a_store_that_is_another_folder(refused, images):
@@ -311,10 +321,13 @@ def test_patient_columns_are_known_by_many_names(refused, command, make_store, c
         (("--folds", "3", "--split", "site"), "--folds goes without --split"),
         (("--set", "C=1", "--set", "C=2"), "--set C=2: C was set before"),
         (("--holdout", "2"), "between 0 and 1"),
-        (("--holdout", "0.2", "--split", "site"), "pass one of them"),
+        (("--holdout", "nan"), "--holdout must be a finite number"),
+        (("--holdout", "0.2", "--split", "site"), "--split goes without --holdout: pass one of them"),
+        (("--allow-leakage", " "), "--allow-leakage needs a reason in words"),
         (("--split", "site"), "train, val and test"),
         (("--label", "age"), "must hold only 0 and 1"),
         (("--label-separator", ";", "--label", "tags"), "--label-separator goes with one --label"),
+        (("--label-separator", ""), "--label-separator is empty: give the text between two labels"),
     ],
 )
 def test_settings_of_fit_head(refused, store, tmp_path, words, expected):
@@ -435,6 +448,8 @@ def test_zero_shot_needs_a_dual_encoder(refused, store, tmp_path, features, expe
         (("--id", "s01", "--exclude-same", "patent"), "--exclude-same: no column 'patent'. Did you mean 'patient'?"),
         (("--id", "s01", "--index", "flt"), "Did you mean 'flat'?"),
         (("--id", "s01", "--index", "flat"), "headwater index"),
+        (("--id", "s01", "--weights", "w.pt"), "--weights goes with --image or --text"),
+        (("--id", "s01", "--trust-remote-code"), "--trust-remote-code goes with --image or --text"),
     ],
 )
 def test_questions_that_cannot_be_answered(refused, store, words, expected):

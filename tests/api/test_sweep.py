@@ -313,7 +313,8 @@ def test_a_refused_sweep_leaves_the_way_free(two, tmp_path, command):
     """What is refused before anything was run can be corrected with the same --out."""
     words = ("sweep", two.path, "--features", "good/image", "--label", "label", "--groups", "patient", "--folds", "3")
     assert command(*words, "--positive", "nonsense", "--out", tmp_path / "s").status == 1
-    assert command(*words, "--metric", "nonsense", "--out", tmp_path / "t").status == 1
+    assert command(*words, "--metric", "f1_micro", "--out", tmp_path / "t").status == 1  # of several labels
+    assert not (tmp_path / "t").exists()
     assert command(*words, "--out", tmp_path / "s").status == 0
     again = command(*words, "--seed", "3", "--out", tmp_path / "s")
     assert "holds a sweep with other seed" in again.error

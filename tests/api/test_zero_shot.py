@@ -401,7 +401,9 @@ def test_wordings_of_labels(command, make_store, write_features, tmp_path):
     ("extra", "said"),
     [
         (("--ablate", "--transductive"), "--ablate goes without --transductive"),
-        (("--metric", "auc"), "--metric auc goes with --ablate"),
+        (("--metric", "auc"), "--metric goes with --ablate"),
+        (("--draws", "300"), "--draws goes with --ablate"),
+        (("--seed", "1"), "--seed goes with --ablate"),
         (("--ablate", "--metric", "acuracy"), "Did you mean 'accuracy'"),
         (("--ablate", "--draws", "10"), "--draws must be at least 100"),
         (("--label-separator", "o", "--transductive"), "--transductive needs one class per sample"),

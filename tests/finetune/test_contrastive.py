@@ -23,7 +23,6 @@ QUICK = {
     "batch_size": 12,
     "device": "cpu",
     "precision": "fp32",
-    "lora": LoraSettings(rank=2),
     "holdout": 0.25,
 }
 PROMPTS = 'templates = ["a {} gland"]\n[classes]\nbenign = "benign"\nmalignant = "severe"\n'
@@ -192,7 +191,7 @@ def test_it_goes_on_where_it_stopped(cases, tiny, tmp_path, monkeypatch):
     """Stopped after an epoch, the same command ends with the same tensors."""
     from headwater.finetune.checkpoint import Checkpoint
 
-    options = {**QUICK, "train": "lora", "epochs": 3, "patience": None, "lr": 1e-3}
+    options = {**QUICK, "train": "lora", "lora": LoraSettings(rank=2), "epochs": 3, "patience": None, "lr": 1e-3}
     whole = hw.contrast(cases, encoder=tiny("hf-clip").spec, **options)
     real = Checkpoint.write
 
@@ -218,6 +217,12 @@ def test_it_goes_on_where_it_stopped(cases, tiny, tmp_path, monkeypatch):
         ("hf-clip", {"loss": "clap"}, "There are: clip, siglip"),
         ("hf-clip", {"label": "label"}, "--prompts and --label go together"),
         ("hf-clip", {"batch_size": 1}, "at least 2"),
+        ("hf-clip", {"dim": 8}, "--dim goes with two encoders, which it joins."),
+        ("hf-clip", {"split": "patient"}, "--split goes without --holdout: pass one of them"),
+        ("hf-clip", {"holdout": 1.0}, "--holdout must be between 0 and 1"),
+        ("hf-clip", {"seed": -1}, "--seed must be at least 0"),
+        ("hf-clip", {"allow_leakage": " "}, "--allow-leakage needs a reason in words"),
+        ("hf-clip", {"train": "full", "lora": LoraSettings(rank=2)}, "--lora-rank goes with --train lora"),
         ("hf-clip", {"train": "none"}, "nothing to tune"),
         ("hf-clip", {"groups": None}, "pass --groups patient"),
         ("hf-clip", {"accumulate": 20}, "cannot be divided into 20 parts"),
@@ -229,6 +234,35 @@ def test_what_cannot_be_is_refused(cases, tiny, member, options, message):
         hw.contrast(cases, encoder=tiny(member).spec, **{**QUICK, **options})
 
 
+def test_a_split_into_several_folds_is_refused(cases, tiny, tmp_path):
+    """A column of fold numbers is an error, since contrastive training has one test set."""
+    absolute = pl.format("{}/{}", pl.lit(str(cases.parent)), "image").alias("image")
+    fold = pl.Series("fold", [i // 12 for i in range(48)])
+    pl.read_csv(cases).with_columns(absolute, fold).write_csv(tmp_path / "m.csv")
+    with pytest.raises(
+        SplitError, match=r"^--split fold numbers 4 folds, but contrast trains once: name a column with"
+    ):
+        hw.contrast(
+            tmp_path / "m.csv",
+            encoder=tiny("hf-clip").spec,
+            **{**QUICK, "groups": "none", "split": "fold", "holdout": None},
+        )
+
+
+def test_prompts_are_read_first(cases, tmp_path, monkeypatch):
+    """A missing file of prompts is an error before an encoder is loaded."""
+    monkeypatch.setattr("headwater.experiment.contrast.load_encoders", lambda *asked, **options: pytest.fail("loaded"))
+    with pytest.raises(HeadwaterError, match=r"nope\.toml"):
+        hw.contrast(cases, encoder="builtin:clip", prompts=tmp_path / "nope.toml", label="label", **QUICK)
+
+
+def test_prompts_describe_every_label(cases, tiny, tmp_path):
+    """A label without prompts is an error that names it, before training."""
+    (tmp_path / "p.toml").write_text(PROMPTS.replace("malignant", "malignent"))
+    with pytest.raises(InputError, match=r"has no class for label 'malignant'\. Did you mean 'malignent'\?"):
+        hw.contrast(cases, encoder=tiny("hf-clip").spec, prompts=tmp_path / "p.toml", label="label", **QUICK)
+
+
 def test_the_same_image_on_both_sides_is_refused(cases, tiny, tmp_path):
     """An image file that is tested and trained on, under the names of two patients, needs a reason."""
     table = pl.read_csv(cases).with_columns(pl.format("{}/{}", pl.lit(str(cases.parent)), "image").alias("image"))
@@ -237,7 +271,7 @@ def test_the_same_image_on_both_sides_is_refused(cases, tiny, tmp_path):
     copied[40] = str(tmp_path / "copy.png")
     shutil.copy(table["image"][2], copied[40])
     table.with_columns(sides, pl.Series("image", copied)).write_csv(tmp_path / "cases.csv")
-    options = {**QUICK, "train": "last-1", "epochs": 1, "split": "side"}
+    options = {**QUICK, "train": "last-1", "epochs": 1, "split": "side", "holdout": None}
     with pytest.raises(SplitError, match=r"1 identical image on both sides \('case-2' and 'case-40'\)\. Pass --groups"):
         hw.contrast(tmp_path / "cases.csv", encoder=tiny("hf-clip").spec, **options)
     with pytest.raises(InputError, match="needs a reason"):
@@ -268,13 +302,14 @@ def test_from_the_command_line(cases, tiny, tmp_path):
     assert "--adapter" in done.stdout
 
 
-def test_the_option_it_once_was(command, cases, tiny):
-    """``fine-tune --objective contrastive`` says which command to run now."""
-    done = command(
-        "fine-tune", cases, "--encoder", tiny("hf-clip").spec, "--label", "label", "--objective", "contrastive"
-    )
+@pytest.mark.parametrize("label", [(), ("--label", "label")])
+def test_the_option_it_once_was(command, cases, label):
+    """``fine-tune --objective contrastive`` says which command to run now, with ``--label`` or without."""
+    done = command("fine-tune", cases, "--encoder", "builtin:clip", *label, "--objective", "contrastive")
     assert done.status == 1
     assert done.error == "headwater: --objective contrastive is a command of its own now: run headwater contrast."
+    with pytest.raises(TypeError, match=r"'objective'\. Contrastive training is the function contrast\."):
+        hw.fine_tune(cases, encoder="builtin:clip", label="label", objective="contrastive")
 
 
 def test_a_run_that_is_replaced_is_never_half_of_two(cases, tiny, tmp_path, monkeypatch):

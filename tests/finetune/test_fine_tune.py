@@ -24,14 +24,14 @@ QUICK = {
     "device": "cpu",
     "precision": "fp32",
     "params": {"C": 0.01},
-    "lora": LoraSettings(rank=2),
 }
 EXACT = {"dtype": "float32", "device": "cpu", "precision": "fp32"}
 SMALL = {"width": 8, "heads": 2, "blocks": 1, "hidden": [8], "epochs": 2, "dropout": 0.0}
 
 
 def tuned(cases, spec, **options):
-    return hw.fine_tune(cases, encoder=spec, **{**QUICK, **options})
+    lora = {"lora": LoraSettings(rank=2)} if options.get("train", "lora") == "lora" else {}
+    return hw.fine_tune(cases, encoder=spec, **{**QUICK, **lora, **options})
 
 
 def scores(run):
@@ -532,12 +532,33 @@ def test_an_unreadable_image_is_left_out(cases, tiny, tmp_path):
         ({"batch_norm": "kept"}, "keep, update"),
         ({"augment": ["blur"]}, "There are: colour"),
         ({"epochs": 0}, "at least 1"),
+        ({"epochs": 1.5}, "--epochs must be a whole number, but is 1.5"),
+        ({"workers": 0}, "--workers must be at least 1"),
+        ({"patience": 0}, "--patience must be at least 1"),
         ({"lr": 0.0}, "above 0"),
+        ({"lr": float("inf")}, "--lr must be a finite number above 0, but is inf"),
+        ({"head_lr": float("nan")}, "--head-lr must be a finite number above 0, but is nan"),
+        ({"clip": float("inf")}, "--clip must be a finite number above 0, but is inf"),
         ({"weight_decay": -1.0}, "at least 0"),
+        ({"weight_decay": float("nan")}, "--weight-decay must be a finite number at least 0, but is nan"),
+        ({"warmup": -1}, "--warmup must be a finite number at least 0, but is -1"),
+        ({"stop_share": 0.0}, "stop_share must be a finite number above 0"),
+        ({"stop_share": 0.6}, "stop_share must be at most 0.5, but is 0.6"),
+        ({"device": "gpu"}, "--device 'gpu'. Did you mean 'cpu'? There are: auto, cpu, cuda"),
         ({"precision": "fp8"}, "There are: auto"),
         ({"batch_norm": "update", "accumulate": 2}, "goes without --accumulate"),
         ({"lora": LoraSettings(rank=0)}, "at least 1"),
+        ({"lora": LoraSettings(alpha=float("nan"))}, "--lora-alpha must be a finite number above 0, but is nan"),
+        ({"lora": LoraSettings(dropout=1.0)}, "--lora-dropout must be from 0 to below 1"),
         ({"lora": LoraSettings(modules="(")}, "--lora-modules '(' is not a regular expression"),
+        ({"lora": LoraSettings(rank=4), "train": "full"}, "--lora-rank goes with --train lora, but --train is full."),
+        ({"split": "side", "holdout": 0.2, "folds": None}, "--split goes without --holdout: pass one of them"),
+        ({"folds": 1}, "--folds must be at least 2"),
+        ({"folds": None, "holdout": 1.5}, "--holdout must be between 0 and 1"),
+        ({"allow_leakage": " "}, "--allow-leakage needs a reason in words"),
+        ({"label": []}, "--label is an empty list. Name at least one"),
+        ({"label": ["label", "image"], "label_separator": ";"}, "--label-separator goes with one --label"),
+        ({"label_separator": ""}, "--label-separator is empty"),
         ({"label": "lable"}, "Did you mean 'label'"),
         ({"head": "knn", "params": {}}, "not trained by gradients"),
         ({"head": "co-attention", "params": SMALL}, "needs two inputs"),
@@ -551,6 +572,24 @@ def test_what_cannot_be_is_refused(cases, tiny, options, message):
     with pytest.raises((InputError, HeadError), match=re.escape(message)) as caught:
         tuned(cases, tiny("timm-vit").spec, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "message"),
+    [
+        ([], {}, "--encoder is an empty list. Name at least one."),
+        (hw.EncoderChoice("stub:8", weights="a.pt"), {"weights": "b.pt"}, "given twice: a.pt in the EncoderChoice"),
+        (hw.EncoderChoice("stub:8", trust_remote_code=True), {}, "fine_tune does not use trust_remote_code"),
+        ("stub:8", {"allow_leakage": " "}, "--allow-leakage needs a reason in words"),
+    ],
+)
+@pytest.mark.parametrize("verb", [hw.fine_tune, hw.contrast])
+def test_encoders_that_contradict_the_other_options(cases, verb, encoder, options, message):
+    """No encoder, options that others would override, and an empty reason are errors before any file is read."""
+    label = {"label": "label"} if verb is hw.fine_tune else {}
+    message = message.replace("fine_tune", verb.__name__)
+    with pytest.raises(InputError, match=re.escape(message)):
+        verb(cases.parent / "none.csv", encoder=encoder, **label, **options)
 
 
 def test_encoders_that_do_not_fit_are_refused(cases, tiny):
