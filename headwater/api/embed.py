@@ -13,6 +13,7 @@ from headwater._words import counted
 from headwater.embed import EmbedResult, Encoder, fill
 from headwater.embed.choice import EncoderChoice, Execution, encoder_choice
 from headwater.embed.constant_features import warn_of_alike
+from headwater.embed.feed import require_feed
 from headwater.embed.items import SHOWN, SKIP, failed_items, refuse_failed
 from headwater.embed.plan import EmbedPlan, FeaturePlan, ManifestColumns, Storage, plan_embedding
 from headwater.embed.run import Engine
@@ -75,6 +76,7 @@ class Embedded(Store):
                 "kept": r.kept - self.n_failed_before[name],
                 "cut": r.cut,
                 "failed": self.failed[name],
+                "seconds": None if r.spent is None else r.spent.seconds,
             }
             for name, r in self.results.items()
         }
@@ -92,6 +94,8 @@ class Embedded(Store):
             parts += [f"{counted(len(failed), 'sample')} failed"] if failed else []
             parts += [f"{result.left:,} left to other shards"] if result.left else []
             out.append(f"{name}: {', '.join(parts)}")
+            if result.spent is not None and result.embedded:
+                out.append(f"  time: {result.spent.line()}")
             out += [f"  {id}: {why}" for id, why in list(failed.items())[:SHOWN]]
             if len(failed) > SHOWN:
                 out.append(f"  … and {len(failed) - SHOWN:,} more: headwater info {self.location} --failed")
@@ -198,6 +202,7 @@ def _apply(
     plan: EmbedPlan, store: str | Path, choice: EncoderChoice, execution: Execution, progress: Progress
 ) -> Embedded:
     """Carry out a plan: write the samples, then fill each feature set."""
+    require_feed(execution.feed, plan.encoder, [of.spec.modality for of in plan.features.values()])
     for features in plan.features.values():
         if len(features.blocks):
             progress(features.line(plan.part))
@@ -237,6 +242,7 @@ def _fill(
                 retry_failed=execution.retry_failed,
                 shard=whole.part,
                 engine=engine,
+                feed=execution.feed,
                 progress=update,
             )
         except ImageError as error:

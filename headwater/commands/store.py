@@ -59,6 +59,10 @@ def embed(
     device: o.Device = "auto",
     batch_size: o.BatchSize = 32,
     workers: o.Workers = None,
+    feed: Annotated[
+        Literal["auto", "threads", "processes"],
+        option(panel=o.COMPUTING, help="What reads images for an encoder on a GPU."),
+    ] = "auto",
     on_error: Annotated[
         Literal["skip", "stop"], option(panel=FAILURES, help="What to do about an item that cannot be read.")
     ] = "skip",

@@ -13,6 +13,7 @@ import numpy as np
 from headwater._checks import one_of, require_whole, whole_in
 from headwater._devices import Device, Precision
 from headwater._extras import need
+from headwater.embed.feed import FeedName
 from headwater.embed.run import Shard
 from headwater.errors import InputError
 
@@ -88,6 +89,9 @@ class Execution:
         Number of items encoded together.
     workers
         Number of threads that read files, or of workers of a Ray cluster. None for one per core.
+    feed
+        ``threads`` or ``processes`` that read and prepare images for an encoder on a GPU, or ``auto`` for processes
+        where there are enough cores and images.
     on_error
         ``skip`` records an item that cannot be read as failed and continues; ``stop`` raises, also for an item that
         failed in an earlier run and is not retried.
@@ -107,6 +111,7 @@ class Execution:
     device: Device = "auto"
     batch_size: int = 32
     workers: int | None = None
+    feed: FeedName = "auto"
     on_error: OnError = "skip"
     retry_failed: bool = False
     rehash: bool = False
@@ -129,12 +134,15 @@ class Execution:
         one_of("--on-error", self.on_error, get_args(OnError))
         one_of("--device", self.device, get_args(Device))
         one_of("--precision", self.precision, get_args(Precision))
+        one_of("--feed", self.feed, get_args(FeedName))
         one_of("--engine", self.engine, get_args(EngineName))
         part = self.part
         if self.engine == "ray":
             need("ray", "ray")
             if part is not None:
                 raise InputError("--engine ray divides the blocks itself. Leave --shard out.")
+            if self.feed == "processes":
+                raise InputError("--engine ray has its own workers. Leave --feed out.")
         elif self.ray_address is not None:
             raise InputError("--ray-address goes with --engine ray.")
         require_whole("--batch-size", self.batch_size, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,8 @@ from headwater.sources.steps import Steps
 from headwater.store import FeatureSpec, Modality
 
 Prepared = TypeVar("Prepared")
+Preparer = Callable[[Content], NDArray[Any]]
+"""Reads and prepares an item; can be pickled, for other processes."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,7 @@ class Encoder(ABC, Generic[Prepared]):
 
     def image_of(self, content: Content) -> Image.Image:
         """Read an image in mode RGB and apply the requested steps."""
-        image = content.image(None if self.steps is None else self.steps.bits)
-        return image if self.steps is None else self.steps(image)
+        return seen_by(content, self.steps)
 
     def with_steps(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Add the requested steps and image size to settings of image preprocessing."""
@@ -118,6 +119,10 @@ class Encoder(ABC, Generic[Prepared]):
         ImageError
             When an image cannot be read.
         """
+
+    def preparer(self, modality: Modality) -> Preparer | None:
+        """Return a function that prepares items as `prepare` does, in other processes; None if only this one can."""
+        return None
 
     @abstractmethod
     def encode(self, modality: Modality, batch: Sequence[Prepared]) -> Encoded:
@@ -148,6 +153,12 @@ class Encoder(ABC, Generic[Prepared]):
 
     def restore(self, environment: Mapping[str, Any]) -> None:
         """Use the settings of an earlier run's environment, so that a resumed run equals an uninterrupted one."""
+
+
+def seen_by(content: Content, steps: Steps | None) -> Image.Image:
+    """Read an image in mode RGB, and apply the steps that an encoder was given."""
+    image = content.image(None if steps is None else steps.bits)
+    return image if steps is None else steps(image)
 
 
 CLIP = "builtin:clip"

@@ -19,9 +19,10 @@ from headwater._devices import Precision
 from headwater._extras import need
 from headwater._reading import read_json
 from headwater._schema import Word, read_as
-from headwater.embed._preprocess import ImagePipeline
+from headwater.embed._preprocess import ImagePipeline, ImagePreparer
 from headwater.embed._torch import Frozen, fitting, quiet_libraries
 from headwater.embed.contents import Content
+from headwater.embed.encoder import Preparer
 from headwater.embed.gate import file_on_hub, needs_code
 from headwater.embed.pooling import (
     OF_CELLS,
@@ -167,6 +168,10 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop an image."""
         return self._pipeline.prepare(image)
+
+    def preparer(self, modality: Modality) -> Preparer | None:
+        """Return the pipeline of images, with the steps before it."""
+        return ImagePreparer(self._pipeline, self.steps) if modality == "image" else None
 
     def prepare_text(self, text: str) -> NDArray[Any]:
         """Turn a text into token ids, padding cut off."""

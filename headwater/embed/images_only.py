@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 from PIL import Image
 
-from headwater.embed._preprocess import ImagePipeline
+from headwater.embed._preprocess import ImagePipeline, ImagePreparer
 from headwater.embed._torch import Frozen
+from headwater.embed.encoder import Preparer
 from headwater.embed.tunable import Tunable
 from headwater.errors import EncoderError
 from headwater.store import Modality
@@ -36,6 +37,10 @@ class ImagesOnly(Tunable[NDArray[Any]]):
     def prepare_text(self, text: str) -> NDArray[Any]:
         """Refuse a text."""
         raise EncoderError(f"{self.name} reads no texts.")
+
+    def preparer(self, modality: Modality) -> Preparer:
+        """Return the pipeline, with the steps before it."""
+        return ImagePreparer(self._pipeline, self.steps)
 
     def collate(self, modality: Modality, batch: Sequence[NDArray[Any]]) -> tuple[Tensor, ...]:
         """Return pixels of shape ``(n, 3, height, width)``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from headwater._memory import keep_freed_memory
 from headwater.embed.contents import Content, keys_of
 from headwater.embed.encoder import Encoded, Encoder
+from headwater.embed.feed import Feed, FeedName, InThreads, Ready, feeding
 from headwater.errors import EncoderError, ImageError
 from headwater.store import (
     STORED,
@@ -42,14 +45,85 @@ TEXTS_AT_ONCE = 16
 CORE_BATCH = 8
 """Most images that one core encodes together: more are not faster, and exceed the memory that malloc keeps."""
 
+PARTS = ("prepare", "encode", "wait", "write")
+"""Parts of a run whose time is counted."""
+
 Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Spent:
+    """Where the time of a run went.
+
+    Attributes
+    ----------
+    sharing
+        Number of threads that both prepare and encode, each on its own core; None if one thread encodes, while others
+        prepare ahead of it.
+    seconds
+        Seconds of all threads together, for ``prepare`` and ``encode``; of the thread that waits for items (``wait``)
+        and of the one that writes them (``write``).
+    """
+
+    sharing: int | None = None
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("prepare", "encode", "wait", "write"), 0.0)
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Count the time of the body."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[what] += time.perf_counter() - start
+
+    def line(self) -> str:
+        """Return it in a line, in shares of the time of the threads that could have encoded."""
+        prepare, encode, wait, write = (self.seconds[what] for what in ("prepare", "encode", "wait", "write"))
+        if self.sharing is not None:
+            parts = {"reading and preparing": prepare, "encoding": encode}
+        else:
+            parts = {"waiting for prepared items": wait, "encoding": encode, "waiting for the disk": write}
+        total = sum(parts.values()) or 1.0
+        return ", ".join(f"{100 * seconds / total:.0f} % {what}" for what, seconds in parts.items())
+
+
+class _OneAfterTheOther:
+    """Runs a call in another thread, while the caller goes on until the next; errors reach the caller."""
+
+    def __init__(self, spent: Spent) -> None:
+        self._spent = spent
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._running: Future[Any] | None = None
+
+    def __enter__(self) -> _OneAfterTheOther:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+    def run(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """Wait for the call before, then start this one."""
+        self.finish()
+        self._running = self._pool.submit(call, *arguments)
+
+    def finish(self) -> None:
+        """Wait for the last call, and raise its error."""
+        if self._running is not None:
+            with self._spent.on("write"):
+                running, self._running = self._running, None
+                running.result()
 
 
 @dataclass
 class EmbedResult:
     """The result of a run: items embedded, failed (with reasons), finished before (``kept``), and left to other shards.
 
-    ``cut`` counts truncated texts.
+    ``cut`` counts truncated texts; ``spent`` says where the time went, if anything was embedded here.
     """
 
     embedded: int = 0
@@ -57,6 +131,7 @@ class EmbedResult:
     kept: int = 0
     left: int = 0
     cut: int = 0
+    spent: Spent | None = None
 
 
 class _Rows:
@@ -128,6 +203,7 @@ def fill(
     retry_failed: bool = False,
     shard: Shard | None = None,
     engine: Engine | None = None,
+    feed: FeedName = "auto",
     progress: Progress | None = None,
 ) -> EmbedResult:
     """Embed the contents that ``features`` lacks.
@@ -150,6 +226,8 @@ def fill(
         The shard of blocks that this process embeds, while other processes embed the rest.
     engine
         Makes the blocks instead of this process.
+    feed
+        Whether threads or processes prepare items for an encoder on a GPU; see `headwater.embed.feed`.
     progress
         Called from this thread with the numbers of items done and failed so far.
 
@@ -206,7 +284,11 @@ def fill(
         pending: dict[int, list[_Done]] = defaultdict(list)
         size = at_once(encoder, modality, batch_size)
         jobs = _jobs(tasks, modality, size)
-        with closing(_encode_all(encoder, modality, jobs, content_of, size, n_workers)) as finished:
+        some = [content_of[row] for row in tasks[0].rows[: 2 * N_PROBES].tolist()]
+        source = stack.enter_context(feeding(encoder, modality, some, n_todo, size, n_workers, feed))
+        spent = result.spent = Spent(n_workers if encoder.threads_own_cores else None)
+        commits = stack.enter_context(_OneAfterTheOther(spent))
+        with closing(_encode_all(encoder, modality, jobs, content_of, size, n_workers, source, spent)) as finished:
             for done in finished:
                 if done.failed and stop_on_error:
                     raise ImageError(next(iter(done.failed.values())))
@@ -214,12 +296,13 @@ def fill(
                 pending[task.block].append(done)
                 if sum(len(d.job.rows) for d in pending[task.block]) == len(task.rows):
                     block = _assemble(task, pending.pop(task.block), features.spec)
-                    writer.commit(task, block)
+                    commits.run(writer.commit, task, block)
                     result.failed += [(content_of[row], why) for row, why in block.failed.items()]
                 result.cut += done.cut
                 n_done += len(done.job.rows)
                 if progress is not None:
                     progress(n_done, len(result.failed))
+        commits.finish()
         result.embedded = n_todo - len(result.failed)
     return result
 
@@ -239,7 +322,8 @@ def make_block(
     modality = writer.features.spec.modality
     content_of = _Rows(task.rows, contents)
     size = at_once(encoder, modality, batch_size)
-    with closing(_encode_all(encoder, modality, _jobs([task], modality, size), content_of, size, workers)) as finished:
+    jobs, feed = _jobs([task], modality, size), InThreads(encoder, modality)
+    with closing(_encode_all(encoder, modality, jobs, content_of, size, workers, feed, Spent())) as finished:
         parts = list(finished)
     return writer.write(task, _assemble(task, parts, writer.features.spec)), sum(part.cut for part in parts)
 
@@ -268,26 +352,24 @@ def _encode_all(
     content_of: _Rows,
     batch_size: int,
     n_workers: int,
+    feed: Feed,
+    spent: Spent,
 ) -> Generator[_Done]:
     """Yield finished jobs in order; worker threads prepare items, and also encode them if the encoder allows it."""
 
-    def prepare(job: _Job) -> tuple[list[Any], list[int], dict[int, str], int]:
-        prepared, good, failed, cut = [], [], {}, 0
-        for row in job.rows.tolist():
-            try:
-                prepared.append(encoder.prepare(modality, content_of[row]))
-                good.append(row)
-                cut += encoder.cut(modality, content_of[row], prepared[-1])
-            except ImageError as error:
-                failed[row] = str(error)
-        return prepared, good, failed, cut
+    def prepare(job: _Job) -> Ready:
+        with spent.on("prepare"):
+            rows = job.rows.tolist()
+            return feed.prepare(rows, [content_of[row] for row in rows])
 
-    def encode(job: _Job, prepared: list[Any], good: list[int], failed: dict[int, str], cut: int) -> _Done:
-        encoded = _encode_sorted(encoder, modality, prepared, batch_size) if prepared else None
-        return _Done(job, encoded, np.array(good, np.int64), failed, cut)
+    def encode(job: _Job, ready: Ready) -> _Done:
+        with spent.on("encode"):
+            encoded = _encode_sorted(encoder, modality, ready.items, batch_size) if len(ready.items) else None
+        feed.done(ready)
+        return _Done(job, encoded, np.array(ready.good, np.int64), dict(ready.failed), ready.cut)
 
     def both(job: _Job) -> _Done:
-        return encode(job, *prepare(job))
+        return encode(job, prepare(job))
 
     with _one_core_a_thread(), ThreadPoolExecutor(n_workers, thread_name_prefix="embed") as pool:
         waiting: deque[tuple[_Job, Future[Any]]] = deque()
@@ -295,8 +377,9 @@ def _encode_all(
 
         def finish() -> _Done:
             job, future = waiting.popleft()
-            value = future.result()
-            return value if isinstance(value, _Done) else encode(job, *value)
+            with spent.on("wait"):
+                value = future.result()
+            return value if isinstance(value, _Done) else encode(job, value)
 
         try:
             for job in jobs:
@@ -322,13 +405,13 @@ def _one_core_a_thread() -> Iterator[None]:
         yield
 
 
-def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: list[Any], batch_size: int) -> Encoded:
+def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: Sequence[Any], batch_size: int) -> Encoded:
     """Encode batch by batch, with items of similar length together."""
     order = np.arange(len(prepared))
     if modality == "text":
         order = np.argsort([len(p) for p in prepared], kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    parts = [encoder.encode(modality, [prepared[i] for i in batch]) for batch in batches]
+    parts = [encoder.encode(modality, [prepared[i] for i in batch.tolist()]) for batch in batches]
     back = np.argsort(order, kind="stable")
     pooled = np.concatenate([part.pooled for part in parts])[back]
     if parts[0].tokens is None:

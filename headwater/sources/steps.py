@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -51,6 +51,9 @@ class Steps:
         """Number of bits that the samples of 16-bit files use, applied when they are read; None for all 16."""
         first = self.names[0] if self.names else ""
         return int(first.removeprefix("bits=")) if first.startswith("bits=") else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return parse_steps, (self.names,)  # by their names, since functions made on the spot cannot be pickled
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Apply the steps to an image of mode RGB."""

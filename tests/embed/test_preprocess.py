@@ -67,3 +67,42 @@ def test_a_batch_is_in_the_models_type_and_channels_last(image_files):
     batch = pipeline.batch([pipeline.prepare(Image.open(image_files[0]))] * 2, frozen)
     assert batch.dtype == torch.bfloat16
     assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+LARGE = [(900, 700), (700, 900), (1024, 1024), (3000, 520)]
+
+
+@pytest.mark.parametrize("size", [64, (64, 64), (100, 60), [96]], ids=str)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_large_images_are_resized_as_by_pillow(size, interpolation, shape):
+    """An image that torch resizes has Pillow's size, and differs from it by one level, in less than a value in 50."""
+    from torchvision import transforms
+
+    width, height = shape
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)).resize((width, height))
+    step = transforms.Resize(size, transforms.InterpolationMode(interpolation), antialias=True)
+    expected = np.asarray(step(image)).astype(int)
+    found = ImagePipeline(transforms.Compose([step])).prepare(image)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1
+    assert (found != expected).mean() < 0.02
+
+
+def test_what_torch_does_not_resize_as_well_is_left_to_pillow(monkeypatch):
+    """Small images, enlargements, other interpolations and other modes are Pillow's to the last bit."""
+    from torchvision import transforms
+
+    monkeypatch.setattr("headwater.embed._preprocess.shrunk", None)
+    rng = np.random.default_rng(0)
+    small, large = (Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) for side in (200, 600))
+    nearest = transforms.InterpolationMode.NEAREST
+    for image, step in (
+        (small, transforms.Resize(64)),
+        (large, transforms.Resize(700)),
+        (large, transforms.Resize(64, nearest)),
+        (large, transforms.Resize(64, max_size=80)),
+        (large.convert("L"), transforms.Resize(64)),
+    ):
+        assert np.array_equal(ImagePipeline(transforms.Compose([step])).prepare(image), np.asarray(step(image)))
