@@ -38,6 +38,12 @@ def resolve_device(device: str) -> str:
     return "cuda"
 
 
+def require_device(device: str) -> None:
+    """Raise `InputError` for an unknown device, and for CUDA where it is not available; import torch only for CUDA."""
+    if device not in ("auto", "cpu"):
+        resolve_device(device)
+
+
 def cuda_there() -> bool:
     """Whether torch can use a CUDA device; torch is imported only where there may be one."""
     return _driver_there() and find_spec("torch") is not None and _missing_cuda() is None

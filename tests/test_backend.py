@@ -1,5 +1,7 @@
 """Where arrays are computed, and what happens where there is no GPU, or one whose memory is too small."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -82,3 +84,37 @@ def test_other_errors_are_not_taken_for_a_full_gpu(gpu):
 
     with pytest.raises(RuntimeError, match="no inverse"):
         computed(compute, "auto", work=1e15, what="sums")
+
+
+def test_torch_is_not_imported_to_find_that_there_is_no_gpu():
+    """Asking for ``auto``, and computing with NumPy under it, starts no library that takes seconds to load."""
+    code = """
+import sys
+import numpy as np
+from headwater._devices import require_device, resolve_device
+from headwater.heads import LinearProbe
+require_device("auto")
+X = np.random.default_rng(0).standard_normal((50, 4))
+LinearProbe().fit(X, X[:, 0] > 0).predict(X)
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("kind", ["linear", "ridge", "knn", "prototypes"])
+def test_heads_take_tensors(kind):
+    """A tensor is fitted and predicted as the same NumPy array is, with its device's arrays."""
+    from headwater.heads import make_head
+
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((80, 5)).astype(np.float32)
+    y = X[:, 0] if kind == "ridge" else (X[:, 0] > 0).astype(int)
+    expected = make_head(kind, {}, regression=kind == "ridge").fit(X, y)
+    with pretended() as device:
+        tensor = torch.asarray(X).to(device)
+        head = make_head(kind, {}, regression=kind == "ridge").fit_many(tensor, y, [(np.arange(80), {})])[0]
+        name = "predict_many" if kind == "ridge" else "predict_proba_many"
+        (found,) = getattr(type(head), name)([head], tensor, [np.arange(80)])
+    own = expected.predict(X) if kind == "ridge" else expected.predict_proba(X)
+    np.testing.assert_allclose(found, own, atol=2e-3)

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._checks import refuse_idle
-from headwater._devices import Device, resolve_device
+from headwater._devices import Device, require_device
 from headwater._missing import words_of
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
@@ -201,7 +201,7 @@ def audit(
         Each with one line that says what, where and what to do.
     """
     target = _pairs_file(out)
-    resolve_device(device)  # refuses a GPU that is not there, before anything is read
+    require_device(device)  # refuses a GPU that is not there, before anything is read
     if not 0 < false_alarms <= 1e-2:
         raise InputError(f"--false-alarms must be above 0 and at most 0.01, but is {false_alarms}.")
     if threshold is not None and not 0 < threshold < 1:

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._checks import require_names
-from headwater._devices import Device, resolve_device
+from headwater._devices import Device, require_device
 from headwater._options import with_options
 from headwater._progress import Progress, progress_to, silent
 from headwater._words import counted
@@ -120,7 +120,7 @@ def evaluate(
     say = progress_to(progress)
     protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=WITHOUT_FIT)
     labels = require_names("--label", label)
-    resolve_device(device)  # refuses a GPU that is not there, before anything is read
+    require_device(device)  # refuses a GPU that is not there, before anything is read
     fitted = run if isinstance(run, Run) else open_run(run)
     fitted = replace(fitted, head=on_device(fitted.head, device))
     target = _target(out, fitted)

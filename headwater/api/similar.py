@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._checks import refuse_idle
-from headwater._devices import Device, resolve_device
+from headwater._devices import Device, require_device
 from headwater._missing import is_missing
 from headwater._progress import Progress, counting, progress_to
 from headwater._words import aligned, cut
@@ -166,7 +166,7 @@ def similar(
         refuse_idle(idle, "goes with --image or --text: no encoder is loaded for a sample of the store.")
     if exclude_same is not None and id is None:
         raise InputError("--exclude-same goes with --id: only a sample of the store has columns.")
-    resolve_device(device)  # refuses a GPU that is not there, before anything is read
+    require_device(device)  # refuses a GPU that is not there, before anything is read
     if k < 1:
         raise InputError(f"-k must be at least 1, but is {k}.")
     opened = store if isinstance(store, Store) else open_store(store)

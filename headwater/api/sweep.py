@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from headwater._checks import require_names
-from headwater._devices import Device, resolve_device
+from headwater._devices import Device, require_device
 from headwater._options import as_tuple, with_options
 from headwater._progress import Progress, counting, progress_to, silent
 from headwater._reading import read_json, read_regular
@@ -163,7 +163,7 @@ def sweep(
         Each with one line that says what, where and what to do.
     """
     require_writable(out)
-    resolve_device(device)  # refuses a GPU that is not there, before anything is read
+    require_device(device)  # refuses a GPU that is not there, before anything is read
     protocol, selection = with_options("sweep", options, protocol or Protocol(), selection or Selection(), only=SWEPT)
     labels = require_names("--label", label)
     opened = store if isinstance(store, Store) else open_store(store)

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater._checks import refuse_idle, require_names
-from headwater._devices import resolve_device
+from headwater._devices import require_device
 from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater._words import counted
@@ -107,7 +107,7 @@ def zero_shot(
     target = run_folder(out)
     protocol, selection = with_options("zero_shot", options, Protocol(), Selection(), only=WITHOUT_FIT)
     labels = require_names("--label", label)
-    resolve_device(device)  # refuses a GPU that is not there, before anything is read
+    require_device(device)  # refuses a GPU that is not there, before anything is read
     _refuse(transductive, ablate, metric, n_draws, protocol.seed)
     opened = store if isinstance(store, Store) else open_store(store)
     image, text = dual(features)

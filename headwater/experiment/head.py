@@ -8,7 +8,7 @@ from itertools import product
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from headwater._devices import Device, resolve_device
+from headwater._devices import Device, require_device
 from headwater._extras import need
 from headwater.errors import InputError
 from headwater.evaluate import TPE, Grid, Refined, Searches
@@ -78,7 +78,7 @@ class HeadChoice:
             need("optuna", "sweep")  # before anything is fitted
         if "device" in params:
             raise InputError(f"{option}device=…: leave it out, and pass --device {params['device']}.")
-        resolve_device(device)  # refuses a GPU that is not there, before anything is read
+        require_device(device)  # refuses a GPU that is not there, before anything is read
         hints = get_type_hints(head_class(kind, regression=regression).__init__)
         make_head(kind, dict(params), regression=regression)  # refuses unknown names
         fixed: dict[str, Any] = {}

@@ -374,7 +374,7 @@ def unit_rows(values: Array, xp: Any = NUMPY.xp) -> Array:
 
 def finite_rows(X: Any, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return a copy of some rows, float64; raise `HeadError` with the numbers of non-finite rows."""
-    values = np.array(X[rows], np.float64)
+    values = np.array(to_numpy(X[rows]), np.float64)
     bad = np.flatnonzero(~np.isfinite(values).all(1))
     if len(bad):
         raise HeadError(f"features are not finite in {len(bad)} rows, the first being {rows[bad[:5]].tolist()}.")

@@ -464,7 +464,7 @@ def test_pathmnist_prompts(tmp_path):
             classes.setdefault(row["label_name"], []).append(text)
     lines = ['templates = ["{}"]', "[classes]", *(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in classes.items())]
     (tmp_path / "prompts.toml").write_text("\n".join(lines))
-    run = zero_shot(tmp_path / "p.hw", features="clip", prompts=tmp_path / "prompts.toml", label="label", n_draws=100)
+    run = zero_shot(tmp_path / "p.hw", features="clip", prompts=tmp_path / "prompts.toml", label="label")
     means = []
     P, X = (np.load(folder / f"{n}_embeddings.npy").astype(np.float64) for n in ("prompt", "image"))
     for name in sorted(classes):
