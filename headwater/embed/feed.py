@@ -32,8 +32,7 @@ from headwater.store import Modality
 
 FeedName = Literal["auto", "threads", "processes"]
 LEAST_WORKERS = 6
-"""Fewest workers for which ``auto`` takes processes: an estimate. On two cores threads are as fast (benchmarks/feed.py).
-"""
+"""Fewest workers for which ``auto`` takes processes: an estimate, since two cores alone could be measured."""
 LEAST_ITEMS = 10_000
 """Fewest items for which ``auto`` takes processes, whose start takes some seconds."""
 ALIGNED = 4096  # bytes that places in shared memory are multiples of
