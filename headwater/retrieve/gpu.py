@@ -86,8 +86,6 @@ class Lists:
 
     def add(self, vectors: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
         """Add vectors to the index, each to the list whose centre the GPU finds nearest."""
-        if len(vectors) == 0:
-            return
         pointer = load_faiss().swig_ptr
         lists = np.ascontiguousarray(self._centres.search(vectors, 1)[1][:, 0])
         self._native.add_core(len(vectors), pointer(vectors), pointer(ids), pointer(lists))
