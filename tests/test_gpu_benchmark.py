@@ -92,6 +92,7 @@ def test_what_cannot_be_measured_takes_no_other_row_with_it(script, bench, monke
         "slow": "TimeoutError: it took more than 1 s",
     }
     assert json.loads(saved[-1]) == found
+    assert found["seconds"]["slow"] < 3
     said = capsys.readouterr()
     assert "full: not measured (OutOfMemoryError: CUDA out of memory.)" in said.out
     assert said.err == ""
@@ -131,11 +132,28 @@ def test_sides_without_their_package_are_skipped(script, bench, monkeypatch, cap
     assert "xgboost is not installed" in capsys.readouterr().out
 
 
-def test_the_decoder_is_trained(script, bench):
+def test_the_decoder_is_trained(script, bench, monkeypatch):
     """Adapters of the language model's layers are trained, and gradients are checkpointed in the second half."""
     pytest.importorskip("peft")
+    steps, models, checkpointed = importlib.import_module("fine_tune_step"), [], []
+    made, timed = steps.adapted_model, steps.ours
+
+    def adapted_model(*args):
+        models.append(made(*args))
+        return models[-1]
+
+    def ours(model, *args):
+        parts = model.adapted[0].encoder.module.modules()
+        checkpointed.append(any(getattr(part, "gradient_checkpointing", False) for part in parts))
+        return timed(model, *args)
+
+    monkeypatch.setattr(steps, "adapted_model", adapted_model)
+    monkeypatch.setattr(steps, "ours", ours)
     rows = list(script.decoder(bench))
     assert [row.unit for row in rows] == ["s", "GB"] * 2
     assert "checkpoints" in rows[2].name
+    assert checkpointed == [False] * 2 + [True] * 2
+    (model,) = models
+    assert all(name.startswith("language_model.layers.") for name in model.adapted[0].trained)
     shape = script.QWEN2_VL_2B
     assert (shape.text["num_hidden_layers"], shape.text["hidden_size"], shape.vision["depth"]) == (28, 1536, 32)
