@@ -38,13 +38,18 @@ def built(name, how, files, folder, device):
         torch.manual_seed(0)
         torch.save(timm.create_model(name).state_dict(), weights)
     encoder = load_encoder(f"timm:{name}", weights=weights, device=device, precision="fp32")
+    return adapted_model(encoder, how, files, device), encoder
+
+
+def adapted_model(encoder, how, files, device):
+    """Return a model of an encoder that is trained, and a linear head for two classes."""
     contents, place = unique_images(files, [key_of_file(file) for file in files])
     source = InputSource("x/image", encoder, "image", contents, [np.array([i]) for i in place], False)
     adapted = Adapted(encoder, {"image": parse_train_mode(how)}, LoraSettings())
     d = encoder.spec("image", "float32").dim
     described = Described("x/image", 1, np.zeros(d), np.ones(d))
     network = network_of(LinearProbe(), [described], np.arange(2), False, torch.Generator().manual_seed(0))
-    return Model([adapted], [source], network, device), encoder
+    return Model([adapted], [source], network, device)
 
 
 def ours(model, n, batch, precision, device):

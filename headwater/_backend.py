@@ -178,7 +178,9 @@ def product(values: Any, matrix: NDArray[np.float64], device: Device) -> NDArray
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or XGBoost says that a GPU's memory is too small."""
+    """Whether an error of torch, XGBoost or FAISS says that a GPU's memory is too small."""
+    if "StandardGpuResources: alloc fail" in str(error):  # a plain RuntimeError of FAISS
+        return True
     known = type(error).__name__ in ("OutOfMemoryError", "AcceleratorError", "XGBoostError")
     return known and bool(re.search("out of memory|memory_?alloc", str(error), re.IGNORECASE))
 

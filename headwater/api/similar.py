@@ -19,7 +19,7 @@ from headwater._words import aligned, cut
 from headwater.embed import Content, content_key, key_of_file
 from headwater.embed.texts import STORED, encoder_of, features_of_query, require_dual
 from headwater.errors import InputError, StoreBusy, StoreNotFound, nearest
-from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search
+from headwater.retrieve import Kind, build_index, load_index, recall_at_10, save_index, search, trains_on_gpu
 from headwater.samples.columns import require_column
 from headwater.store import (
     KEY_COLUMNS,
@@ -212,6 +212,7 @@ def index(
     features: str,
     kind: str = "hnsw",
     seed: int = 0,
+    device: Device = "auto",
     progress: Progress | bool | None = None,
 ) -> IndexSummary:
     """Build a FAISS index of stored features and measure its recall against exact search.
@@ -220,22 +221,33 @@ def index(
     ----------
     kind
         ``flat``, ``ivf``, ``hnsw`` or ``ivfpq``.
+    device
+        Where an ``ivf`` or ``ivfpq`` index is trained, and recall is measured: ``cpu``, ``cuda``, or ``auto`` for a GPU
+        if there is one and it is worthwhile. The other kinds are built on the CPU. Any machine can search the index.
 
     Raises
     ------
     InputError
-        When the kind does not exist, or needs more items.
+        When the kind does not exist, or needs more items; when a GPU is requested, but cannot be used.
     MissingExtra
         When faiss is not installed.
     """
     require_kind(kind)
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
+    resolve_device(device)  # refuses a GPU that is not there, before anything is read
+    trains_on_gpu(kind, 0, 0, device)  # type: ignore[arg-type]  # refuses one that FAISS cannot use
     opened = store if isinstance(store, Store) else open_store(store)
     found = opened.features(features)
     with counting(progress_to(progress), f"index {features}", found.n_items) as update:
-        built = build_index(found.pooled, kind, seed=seed, progress=lambda done, _: update(done, 0))  # type: ignore[arg-type]
-    recall = recall_at_10(built, found.pooled, seed=seed)
+        built = build_index(
+            found.pooled,
+            kind,  # type: ignore[arg-type]
+            seed=seed,
+            progress=lambda done, _: update(done, 0),
+            device=device,
+        )
+    recall = recall_at_10(built, found.pooled, seed=seed, device=device)
     path = opened.index_path(features, kind)
     with opened.changing():  # lock: the two files of an index must match
         if features not in opened.feature_names():

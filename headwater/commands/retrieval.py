@@ -68,6 +68,7 @@ def index(
     features: Annotated[str, option(panel=o.DATA, metavar="NAME/MODALITY", help="The features to index.")],
     kind: Annotated[Literal["flat", "ivf", "hnsw", "ivfpq"], option(panel=QUERY, help="Kind of FAISS index.")] = "hnsw",
     seed: Annotated[int, option(panel=QUERY, min=0, help="Random seed.")] = 0,
+    device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
     """Build a FAISS index.
@@ -79,7 +80,7 @@ def index(
     """
     from headwater import api
 
-    built = api.index(store, features=features, kind=kind, seed=seed, progress=True)
+    built = api.index(store, features=features, kind=kind, seed=seed, device=device, progress=True)
     line = f"{built.kind} index of {built.n_vectors:,} items, recall@10 {built.recall_at_10:.3f}, in {built.path}"
     show([line], vars(built), json)
 

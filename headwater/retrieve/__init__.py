@@ -1,7 +1,7 @@
 """Nearest neighbours in arrays: exact search, or with an index."""
 
 from headwater.retrieve.exact import search
-from headwater.retrieve.index import Kind, VectorIndex, build_index, recall_at_10
+from headwater.retrieve.index import Kind, VectorIndex, build_index, recall_at_10, trains_on_gpu
 from headwater.retrieve.persist import IndexInfo, check_index, load_index, read_index_info, save_index
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "recall_at_10",
     "save_index",
     "search",
+    "trains_on_gpu",
 ]

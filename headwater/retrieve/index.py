@@ -10,8 +10,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from headwater._backend import or_on_cpu
+from headwater._devices import Device
 from headwater.errors import InputError, nearest
-from headwater.retrieve.exact import Exclude, Features, Mask, Rows, Scores, blocks, check, search, unit
+from headwater.retrieve.exact import Asked, Exclude, Features, Mask, Rows, Scores, blocks, check, search, unit
+from headwater.retrieve.gpu import MOST_FOUND, Lists, copy_on_gpu, uses_gpu
 from headwater.retrieve.library import load_faiss
 
 Kind = Literal["flat", "ivf", "hnsw", "ivfpq"]
@@ -19,6 +22,7 @@ Kind = Literal["flat", "ivf", "hnsw", "ivfpq"]
 _POINTS_PER_CENTRE = 39  # FAISS warns of centres trained on fewer
 _MOST_TRAINED_ON = 131_072  # most rows to train on: 512 MiB of float32 at 1,024 dimensions
 _LINKS, _BUILD_BREADTH, _SEARCH_BREADTH = 32, 100, 64  # of the HNSW graph
+_ROUNDS = 10  # of k-means, as FAISS sets them for lists
 _LEAST_SHARE = 1 / 8  # if a smaller share of rows is allowed, all of them are compared, which is as fast and exact
 
 
@@ -56,6 +60,7 @@ class VectorIndex:
         *,
         rows: ArrayLike | None = None,
         exclude: Exclude | None = None,
+        device: Device = "auto",
     ) -> tuple[Scores, Rows]:
         """Find `k` rows similar to each query; arguments and results are those of `headwater.retrieve.search`.
 
@@ -72,6 +77,10 @@ class VectorIndex:
             The rows that may be found.
         exclude : (int array of shape (n_rows,), int array of shape (n_queries,)), optional
             The group of each row and of each query; rows in the query's own group are not found.
+        device
+            Where vectors are compared: ``cpu``; ``cuda`` for a copy of the index on a GPU, which is made for each call;
+            or ``auto`` for a GPU if FAISS can use one and the work is worthwhile. FAISS cannot search an "hnsw" index,
+            or only some of the `rows`, on a GPU.
 
         Returns
         -------
@@ -83,9 +92,54 @@ class VectorIndex:
         Raises
         ------
         InputError
-            When shapes do not fit, a query is zero or not finite, or `k` is not positive.
+            When shapes do not fit, a query is zero or not finite, or `k` is not positive. When a GPU is requested, but
+            FAISS cannot use one for this search.
+        DeviceMemory
+            When a GPU that was requested runs out of memory.
         """
         asked = check((self.n_rows, self.dim), queries, k, rows, exclude)
+        why_cpu = self._why_cpu(asked, k)
+        if device == "cuda" and why_cpu is not None:
+            raise InputError(f"device='cuda': FAISS searches {why_cpu} only on the CPU. Pass 'auto' or 'cpu'.")
+        if not uses_gpu(device, 0.0 if why_cpu is not None else self._work(len(asked.queries))):
+            return self._searched(asked, k, None)
+
+        def compute(gpu: bool) -> tuple[Scores, Rows]:
+            return self._searched(asked, k, self._copy(device) if gpu else None)
+
+        return or_on_cpu(compute, True, False, requested=device == "cuda", what="search in an index")
+
+    def _why_cpu(self, asked: Asked, k: int) -> str | None:
+        """Say what it is that FAISS cannot search for on a GPU; None if it can."""
+        if self.kind == "hnsw":
+            return "an hnsw index"
+        if asked.allowed is not None:
+            return "a part of the rows"
+        most = MOST_FOUND if asked.of_rows is None else MOST_FOUND // 8  # with exclude, more than k are fetched
+        return f"for more than {most:,} neighbours" if k > most else None
+
+    def _work(self, n_queries: int) -> float:
+        """Return about how many operations a search takes."""
+        compared: float = self.n_vectors
+        if self.kind in ("ivf", "ivfpq"):
+            n_lists = self._n_lists()
+            compared = n_lists + self.n_vectors * _n_probed(n_lists, 1.0) / n_lists
+        return 2.0 * n_queries * self.dim * compared
+
+    def _copy(self, device: Device) -> Any:
+        """Return a copy of the FAISS index on a GPU; None if that is impossible and was not requested."""
+        try:
+            return copy_on_gpu(self.native, half=self.kind == "ivfpq")
+        except InputError:
+            if device == "cuda":
+                raise
+            return None
+
+    def _n_lists(self) -> int:
+        return int(load_faiss().extract_index_ivf(self.native).nlist)
+
+    def _searched(self, asked: Asked, k: int, copy: Any) -> tuple[Scores, Rows]:
+        """Search with the index, or with its copy on a GPU; then compare every vector for what it lacks."""
         wanted, allowed = asked.queries, asked.allowed
         groups = None if asked.of_rows is None or asked.group is None else (asked.of_rows, asked.group)
         scores = np.full((len(wanted), k), -np.inf, dtype=np.float32)
@@ -95,7 +149,7 @@ class VectorIndex:
         for n_fetched in (k,) if groups is None else (2 * k, 8 * k):
             if len(lacking) == 0 or share < _LEAST_SHARE:
                 break
-            near, ids = self._near(wanted[lacking], min(n_fetched, self.n_vectors), allowed, share)
+            near, ids = self._near(wanted[lacking], min(n_fetched, self.n_vectors), allowed, share, copy)
             if groups is not None:
                 same = (groups[0][ids] == groups[1][lacking, None]) & (ids >= 0)
                 near[same], ids[same] = -np.inf, -1
@@ -107,9 +161,15 @@ class VectorIndex:
             _keep_best(scores, found, queries_of_group, *every)
         return scores, found
 
-    def _near(self, wanted: Scores, k: int, allowed: Mask | None, share: float) -> tuple[Scores, Rows]:
+    def _near(
+        self, wanted: Scores, k: int, allowed: Mask | None, share: float, copy: Any = None
+    ) -> tuple[Scores, Rows]:
         """Search with the index; the fewer rows are allowed, the wider the search."""
         faiss = load_faiss()
+        if copy is not None:
+            if self.kind != "flat":
+                copy.nprobe = _n_probed(self._n_lists(), share)
+            return _clean(*copy.search(wanted, k))
         selector = None if allowed is None else _selector(faiss, allowed)
         if self.kind == "flat":
             params = faiss.SearchParameters(sel=selector)
@@ -117,17 +177,14 @@ class VectorIndex:
             breadth = round(max(_SEARCH_BREADTH, 2 * k) / share)
             params = faiss.SearchParametersHNSW(sel=selector, efSearch=breadth)
         else:
-            n_lists = faiss.extract_index_ivf(self.native).nlist
-            n_probed = min(n_lists, round(max(8, 2 * math.sqrt(n_lists)) / share))
-            params = faiss.SearchParametersIVF(sel=selector, nprobe=n_probed)
+            params = faiss.SearchParametersIVF(sel=selector, nprobe=_n_probed(self._n_lists(), share))
         return _clean(*self.native.search(wanted, k, params=params))
 
     def _exhaustive(self, wanted: Scores, k: int, allowed: Mask) -> tuple[Scores, Rows]:
         """Compare queries with every allowed vector of the index."""
         faiss = load_faiss()
         if self.kind in ("ivf", "ivfpq"):
-            n_lists = faiss.extract_index_ivf(self.native).nlist
-            params = faiss.SearchParametersIVF(sel=_selector(faiss, allowed), nprobe=n_lists)
+            params = faiss.SearchParametersIVF(sel=_selector(faiss, allowed), nprobe=self._n_lists())
             return _clean(*self.native.search(wanted, k, params=params))
         row_of_place = faiss.vector_to_array(self.native.id_map)
         inner = faiss.downcast_index(self.native.index)
@@ -143,6 +200,7 @@ def build_index(
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    device: Device = "auto",
 ) -> VectorIndex:
     """Build an index over the rows of a feature array, block by block.
 
@@ -157,13 +215,19 @@ def build_index(
         built by several threads still varies slightly between runs.
     progress
         Called after each block with the number of finished rows and the number of all rows.
+    device
+        Where k-means runs and lists are chosen: ``cpu``, ``cuda``, or ``auto`` for a GPU if FAISS can use one and the
+        work is worthwhile. The index itself is on the CPU. "flat" and "hnsw" are built on the CPU.
 
     Raises
     ------
     InputError
-        When there are too few rows for the kind, no usable row at all, or `dim` cannot be divided for "ivfpq".
+        When there are too few rows for the kind, no usable row at all, or `dim` cannot be divided for "ivfpq". When a
+        GPU is requested, but FAISS cannot use one, or not for this kind.
     MissingExtra
         When FAISS is not installed.
+    DeviceMemory
+        When a GPU that was requested runs out of memory.
 
     Examples
     --------
@@ -179,15 +243,43 @@ def build_index(
     if len(X.shape) != 2:
         raise InputError(f"features of shape {X.shape} cannot be indexed. Give pooled ones, of shape (n_rows, dim).")
     n_rows, dim = X.shape
-    native = _empty(X, kind, seed)
-    for span, block in blocks(X):
-        vectors, usable = unit(block)
-        native.add_with_ids(vectors[usable], np.arange(span.start, span.stop)[usable])
-        if progress is not None:
-            progress(span.stop, n_rows)
+
+    def compute(gpu: bool) -> Any:
+        native, add = _empty(X, kind, seed, gpu)
+        for span, block in blocks(X):
+            vectors, usable = unit(block)
+            add(vectors[usable], np.arange(span.start, span.stop)[usable])
+            if progress is not None:
+                progress(span.stop, n_rows)
+        return native
+
+    if trains_on_gpu(kind, n_rows, dim, device):
+        native = or_on_cpu(compute, True, False, requested=device == "cuda", what=f"{kind} index")
+    else:
+        native = compute(False)
     if native.ntotal == 0:
         raise InputError(f"none of the {n_rows} rows can be indexed: all are NaN, infinite or zero.")
     return VectorIndex(kind, dim, n_rows, native)
+
+
+def trains_on_gpu(kind: Kind, n_rows: int, dim: int, device: Device) -> bool:
+    """Whether an index of a kind is trained and its lists are chosen on a GPU.
+
+    Raises
+    ------
+    InputError
+        When a GPU is requested, but FAISS cannot use one, or not for this kind.
+    """
+    if kind in ("flat", "hnsw"):
+        if device == "cuda":
+            raise InputError(
+                f"--device cuda: FAISS builds an index of kind {kind} on the CPU. Pass --kind ivf or ivfpq, or leave "
+                "--device out."
+            )
+        return uses_gpu(device, 0.0)
+    n_sample = min(n_rows, _MOST_TRAINED_ON)
+    compared = _lists_for(n_rows, n_sample) * (_ROUNDS * n_sample + n_rows)
+    return uses_gpu(device, 2.0 * dim * compared)
 
 
 def plan(kind: Kind, n_rows: int, n_sample: int, dim: int) -> str:
@@ -227,7 +319,7 @@ def plan(kind: Kind, n_rows: int, n_sample: int, dim: int) -> str:
             f"an index of kind {kind} needs at least {fewest * _POINTS_PER_CENTRE} usable rows, but there are "
             f"{n_sample}. Use flat, which is exact, and fast for so few rows."
         )
-    n_lists = min(round(4 * math.sqrt(n_rows)), n_centres)
+    n_lists = _lists_for(n_rows, n_sample)
     if kind == "ivf":
         return f"IVF{n_lists},Flat"
     n_pieces = max(m for m in range(1, max(dim // 4, 1) + 1) if dim % m == 0)
@@ -237,7 +329,23 @@ def plan(kind: Kind, n_rows: int, n_sample: int, dim: int) -> str:
     return f"IVF{n_lists},PQ{n_pieces}x{n_bits}np"  # np: without the training for a search mode not used here
 
 
-def recall_at_10(index: VectorIndex, X: Features | NDArray[Any], *, n_queries: int = 256, seed: int = 0) -> float:
+def _lists_for(n_rows: int, n_sample: int) -> int:
+    return min(round(4 * math.sqrt(n_rows)), n_sample // _POINTS_PER_CENTRE)
+
+
+def _n_probed(n_lists: int, share: float) -> int:
+    """Return in how many lists to look, if a share of the rows is allowed."""
+    return min(n_lists, round(max(8, 2 * math.sqrt(n_lists)) / share))
+
+
+def recall_at_10(
+    index: VectorIndex,
+    X: Features | NDArray[Any],
+    *,
+    n_queries: int = 256,
+    seed: int = 0,
+    device: Device = "auto",
+) -> float:
     """Measure the share of the true ten nearest neighbours that an index finds.
 
     Parameters
@@ -250,6 +358,8 @@ def recall_at_10(index: VectorIndex, X: Features | NDArray[Any], *, n_queries: i
         Number of rows of `X` drawn at random as queries; a row is not its own neighbour.
     seed
         Seed of the draw.
+    device
+        Where the exact search runs, as in `headwater.retrieve.search`. The index is searched on the CPU.
 
     Returns
     -------
@@ -273,21 +383,21 @@ def recall_at_10(index: VectorIndex, X: Features | NDArray[Any], *, n_queries: i
     chosen = np.sort(generator.choice(inside, min(n_queries, len(inside)), replace=False, shuffle=False))
     itself = (np.arange(index.n_rows), chosen)
     queries = X[chosen]
-    _, true = search(X, queries, 10, exclude=itself)
-    _, found = index.search(queries, 10, exclude=itself)
+    _, true = search(X, queries, 10, exclude=itself, device=device)
+    _, found = index.search(queries, 10, exclude=itself, device="cpu")
     hits = (true[:, :, None] == found[:, None, :]) & (true >= 0)[:, :, None]
     return float(hits.sum() / (true >= 0).sum())
 
 
-def _empty(X: Features | NDArray[Any], kind: Kind, seed: int) -> Any:
-    """Return an empty FAISS index, trained if its kind needs training."""
+def _empty(X: Features | NDArray[Any], kind: Kind, seed: int, gpu: bool) -> tuple[Any, Callable[[Scores, Rows], None]]:
+    """Return an empty FAISS index, trained if its kind needs training, and what adds vectors with their ids."""
     faiss = load_faiss()
     n_rows, dim = X.shape
     if kind in ("flat", "hnsw"):
         native = faiss.index_factory(dim, plan(kind, n_rows, 0, dim), faiss.METRIC_INNER_PRODUCT)
         if kind == "hnsw":
             faiss.downcast_index(native.index).hnsw.efConstruction = _BUILD_BREADTH
-        return native
+        return native, native.add_with_ids
     if n_rows <= _MOST_TRAINED_ON:
         drawn = np.arange(n_rows)
     else:
@@ -296,8 +406,12 @@ def _empty(X: Features | NDArray[Any], kind: Kind, seed: int) -> Any:
     sample = vectors[usable]
     native = faiss.index_factory(dim, plan(kind, n_rows, len(sample), dim), faiss.METRIC_INNER_PRODUCT)
     native.cp.seed = seed
+    if gpu:
+        lists = Lists(native)
+        lists.train(sample)
+        return native, lists.add
     native.train(sample)
-    return native
+    return native, native.add_with_ids
 
 
 def _selector(faiss: Any, allowed: Mask) -> Any:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from headwater.api import audit, evaluate, fit_head, open_run, similar, sweep
+from headwater.api import audit, evaluate, fit_head, index, open_run, similar, sweep
 from headwater.errors import InputError
 
 pytest.importorskip("torch")
@@ -102,7 +102,39 @@ def test_an_audit_and_a_search_on_a_gpu_are_those_of_the_cpu(rows, gpu):
     assert near == similar(rows, features="a/image", id=rows.samples["id"][5], device="cpu")
 
 
-@pytest.mark.parametrize("name", ["fit-head", "sweep", "evaluate", "audit", "similar", "zero-shot"])
+def test_an_index_is_built_on_a_gpu(make_store, gpu, monkeypatch):
+    """Lists are trained, and recall is measured, on the GPU; the index is used where it is not."""
+    pytest.importorskip("faiss")
+    from tests.pretended_faiss import install
+
+    store = make_store(np.random.default_rng(0).normal(size=(300, 8)), "a/image")
+    with monkeypatch.context() as patch, pretended():
+        faiss = install(patch)
+        made = index(store, features="a/image", kind="ivf", device="cuda")
+    assert faiss.found == made.n_vectors == 300
+    assert made.recall_at_10 > 0.9
+    asked = {"features": "a/image", "id": store.samples["id"][5], "k": 3}
+    near, exact = similar(store, **asked, index="ivf"), similar(store, **asked)
+    assert [hit.id for hit in near] == [hit.id for hit in exact]
+
+
+def test_an_index_that_faiss_builds_on_no_gpu(refused, command, rows, gpu, monkeypatch):
+    """``--device cuda`` with a FAISS for the CPU, or for a graph, ends in a line before anything is read."""
+    faiss = pytest.importorskip("faiss")
+    from tests.pretended_faiss import install
+
+    with monkeypatch.context() as patch:
+        patch.delattr(faiss, "StandardGpuResources", raising=False)
+        said = refused("index", "none.hw", "--features", "a/image", "--kind", "ivf", "--device", "cuda")
+    assert "uses only the CPU" in said
+    install(monkeypatch)
+    said = refused("index", "none.hw", "--features", "a/image", "--device", "cuda")
+    assert "index of kind hnsw on the CPU. Pass --kind ivf or ivfpq, or leave --device out." in said
+    with pretended():
+        command("index", rows.path, "--features", "a/image", "--kind", "flat", "--device", "auto")
+
+
+@pytest.mark.parametrize("name", ["fit-head", "sweep", "evaluate", "audit", "similar", "index", "zero-shot"])
 def test_a_missing_gpu_is_said_before_anything_is_read(refused, monkeypatch, name):
     """``--device cuda`` on a machine without one ends in a line, even if there is no such store."""
     import torch
@@ -114,6 +146,7 @@ def test_a_missing_gpu_is_said_before_anything_is_read(refused, monkeypatch, nam
         "evaluate": ["none", "none.hw", "--label", "label"],
         "audit": ["none.hw"],
         "similar": ["none.hw", "--features", "a/image", "--id", "1"],
+        "index": ["none.hw", "--features", "a/image"],
         "zero-shot": ["none.hw", "--features", "a", "--prompts", "none.toml", "--label", "label"],
     }
     assert "--device cuda: " in refused(name, *arguments[name], "--device", "cuda")
