@@ -235,7 +235,7 @@ def index(
     require_kind(kind)
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
-    resolve_device(device)  # refuses a GPU that is not there, before anything is read
+    require_device(device)  # refuses a GPU that is not there, before anything is read
     trains_on_gpu(kind, 0, 0, device)  # type: ignore[arg-type]  # refuses one that FAISS cannot use
     opened = store if isinstance(store, Store) else open_store(store)
     found = opened.features(features)
