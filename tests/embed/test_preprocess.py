@@ -39,14 +39,18 @@ def transform_of(library, settings):
 
 @pytest.mark.parametrize(("library", "settings"), TRANSFORMS)
 def test_it_equals_the_whole_transform(library, settings, image_files, frozen):
-    """For RGB images, to 1e-6, and bytes travel from the workers, not floats."""
+    """Up to the rounding of pixels when they are resized, and bytes travel from the workers, not floats."""
     transform = transform_of(library, settings)
     images = [Image.open(file).convert("RGB") for file in image_files]
     pipeline = ImagePipeline(transform)
     prepared = [pipeline.prepare(image) for image in images]
     assert {array.dtype for array in prepared} == {np.dtype(np.uint8)}
     expected = torch.stack([transform(image) for image in images])
-    torch.testing.assert_close(pipeline.batch(prepared, frozen), expected, rtol=0, atol=1e-6)
+    std = torch.as_tensor(transform.transforms[-1].std).view(1, 3, 1, 1)
+    levels = (255 * std * (pipeline.batch(prepared, frozen) - expected)).abs()
+    assert levels.max() < 2.01
+    assert (levels > 0.01).float().mean() < 0.02
+    assert (levels > 1.01).float().mean() < 1e-3
 
 
 def test_another_transform_is_run_whole(image_files, frozen):
@@ -58,7 +62,7 @@ def test_another_transform_is_run_whole(image_files, frozen):
     pipeline = ImagePipeline(transform)
     expected = torch.stack([transform(image) for image in images])
     actual = pipeline.batch([pipeline.prepare(image) for image in images], frozen)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2.01 / 255)  # the rounding of its resizing
 
 
 def test_a_batch_is_in_the_models_type_and_channels_last(image_files):
@@ -69,40 +73,59 @@ def test_a_batch_is_in_the_models_type_and_channels_last(image_files):
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
-LARGE = [(900, 700), (700, 900), (1024, 1024), (3000, 520)]
+SHAPES = [(900, 700), (500, 900), (224, 224), (1000, 120), (40, 60)]
 
 
-@pytest.mark.parametrize("size", [64, (64, 64), (100, 60), [96]], ids=str)
+def picture_of(width, height, noise=False):
+    rng = np.random.default_rng(0)
+    fine = (height, width, 3) if noise else (height // 8, width // 8, 3)
+    return Image.fromarray(rng.integers(0, 256, fine, np.uint8)).resize((width, height))
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["smooth", "noise"])
+@pytest.mark.parametrize("size", [64, (64, 64), (100, 60), [96], 248], ids=str)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_large_images_are_resized_as_by_pillow(size, interpolation, shape):
-    """An image that torch resizes has Pillow's size, and differs from it by one level, in less than a value in 50."""
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_images_are_resized_as_by_pillow(noise, size, interpolation, shape):
+    """An image that torch resizes has Pillow's size, and few of its values differ, by one level or rarely two."""
     from torchvision import transforms
 
-    width, height = shape
-    rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)).resize((width, height))
+    image = picture_of(*shape, noise)
     step = transforms.Resize(size, transforms.InterpolationMode(interpolation), antialias=True)
     expected = np.asarray(step(image)).astype(int)
     found = ImagePipeline(transforms.Compose([step])).prepare(image)
     assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 1
-    assert (found != expected).mean() < 0.02
+    assert found.dtype == np.uint8
+    levels = np.abs(found - expected)
+    assert levels.max() <= 2
+    assert (levels > 0).mean() < 0.06
+    assert (levels > 1).mean() < 1e-3
+
+
+@pytest.mark.parametrize(("shape", "size", "crop"), [((90, 70), 64, 48), ((71, 90), 64, (33, 48)), ((70, 90), 40, 64)])
+def test_the_centre_is_that_of_the_library(shape, size, crop):
+    """Odd margins are divided as by torchvision, and an image that is smaller than the crop is padded by it."""
+    from torchvision import transforms
+
+    steps = [transforms.Resize(size), transforms.CenterCrop(crop)]
+    image = picture_of(*shape)
+    expected = np.asarray(transforms.Compose(steps)(image)).astype(int)
+    found = ImagePipeline(transforms.Compose(steps)).prepare(image)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 2
 
 
 def test_what_torch_does_not_resize_as_well_is_left_to_pillow(monkeypatch):
-    """Small images, enlargements, other interpolations and other modes are Pillow's to the last bit."""
+    """Other interpolations, other modes, limits to the longer side, and tall images are Pillow's to the last bit."""
     from torchvision import transforms
 
-    monkeypatch.setattr("headwater.embed._preprocess.shrunk", None)
-    rng = np.random.default_rng(0)
-    small, large = (Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) for side in (200, 600))
+    monkeypatch.setattr("headwater.embed._preprocess.resized", None)
     nearest = transforms.InterpolationMode.NEAREST
-    for image, step in (
-        (small, transforms.Resize(64)),
-        (large, transforms.Resize(700)),
-        (large, transforms.Resize(64, nearest)),
-        (large, transforms.Resize(64, max_size=80)),
-        (large.convert("L"), transforms.Resize(64)),
+    image = picture_of(300, 200)
+    for given, step in (
+        (image, transforms.Resize(64, nearest)),
+        (image, transforms.Resize(64, max_size=80)),
+        (image.convert("L"), transforms.Resize(64)),
+        (picture_of(100, 201), transforms.Resize(64)),
     ):
-        assert np.array_equal(ImagePipeline(transforms.Compose([step])).prepare(image), np.asarray(step(image)))
+        assert np.array_equal(ImagePipeline(transforms.Compose([step])).prepare(given), np.asarray(step(given)))
