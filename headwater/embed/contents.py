@@ -50,13 +50,13 @@ class Content:
         ImageError
             When it cannot be read, or its content no longer matches the key.
         """
-        data = self._file()
+        data = self.file()
         try:
             return read_image(data, bits=bits)
         except ImageError as error:
             raise ImageError(f"{error}: {self.source}") from error
 
-    def _file(self) -> bytes:
+    def file(self) -> bytes:
         """Return the bytes of the image file after checking that they match the key."""
         data = load_bytes(Path(self.source))
         found = content_key(data)
@@ -77,7 +77,7 @@ class HeldImage(Content):
 
     data: bytes = b""
 
-    def _file(self) -> bytes:
+    def file(self) -> bytes:
         return self.data
 
 

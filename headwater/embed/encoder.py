@@ -15,6 +15,7 @@ from PIL import Image
 
 from headwater._schema import Size, Word
 from headwater.embed.contents import Content
+from headwater.errors import ImageError
 from headwater.sources.steps import Steps
 from headwater.store import FeatureSpec, Modality
 
@@ -55,6 +56,14 @@ class Probed:
     batch_size: Size
     verdict: Literal["fine"] = "fine"
     format: Literal[1] = 1
+
+
+class Unreadable(ImageError):
+    """Some items of a batch turn out to be unreadable when they are encoded: why, by their place in the batch."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = reasons
 
 
 class Encoder(ABC, Generic[Prepared]):
@@ -126,7 +135,13 @@ class Encoder(ABC, Generic[Prepared]):
 
     @abstractmethod
     def encode(self, modality: Modality, batch: Sequence[Prepared]) -> Encoded:
-        """Encode prepared items."""
+        """Encode prepared items.
+
+        Raises
+        ------
+        Unreadable
+            When items that are decoded only here cannot be read.
+        """
 
     def length(self, modality: Modality, prepared: Prepared) -> int:
         """Return how many tokens of a prepared item will be stored, if items have different numbers."""

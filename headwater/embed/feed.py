@@ -147,6 +147,8 @@ def _why_not(encoder: Encoder[Any], modality: Modality) -> str | None:
     """Say why processes cannot feed an encoder; None if they can."""
     if not hasattr(os, "memfd_create") or not sys.executable:
         return "this system cannot start them"
+    if encoder.steps is not None and encoder.steps.jpeg_by_torch:
+        return "torch decodes images on the encoder's device, so that they are only read here"
     if encoder.threads_own_cores:
         return f"{encoder.name} encodes on the CPU, in the threads that prepare"
     if encoder.preparer(modality) is None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from headwater._checks import whole_in
 from headwater._devices import Precision, resolve_device
 from headwater._options import with_options
+from headwater.embed._preprocess import jpeg_decoder
 from headwater.embed.adapter import Adapter, read_adapter
 from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.encoder import CHOICES, CLIP, WHOLE, Encoder
@@ -18,7 +19,7 @@ from headwater.embed.gate import admit, admit_weights, unasked
 from headwater.embed.pooling import POOLINGS
 from headwater.embed.probe import require_sound
 from headwater.errors import EncoderError, nearest
-from headwater.sources.steps import parse_steps
+from headwater.sources.steps import BY_TORCH, parse_steps
 from headwater.store import FeatureSpec
 
 Probing = Literal["once", "anew", "unkept", "never"]
@@ -117,6 +118,13 @@ def load_encoder(
         built.tuned = tuned  # type: ignore[attr-defined]
     if steps is not None and not built.sees_images:
         raise EncoderError(f"{named} reads no images. Leave --step out.")
+    if steps is not None and steps.jpeg_by_torch:
+        if not getattr(getattr(built, "_pipeline", None), "of_torch", False):
+            raise EncoderError(
+                f"{named}: --step {BY_TORCH} goes with encoders of timm, torchvision and open_clip that resize and "
+                "crop images. Leave it out."
+            )
+        jpeg_decoder()  # refuses that it is missing, before anything is read
     if probing != "never":
         built.probed = require_sound(built, batch_size, anew=probing == "anew", keep=probing != "unkept")
     built.steps = steps

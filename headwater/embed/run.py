@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from headwater._memory import keep_freed_memory
 from headwater.embed.contents import Content, keys_of
-from headwater.embed.encoder import Encoded, Encoder
+from headwater.embed.encoder import Encoded, Encoder, Unreadable
 from headwater.embed.feed import Feed, FeedName, InThreads, Ready, feeding
 from headwater.errors import EncoderError, ImageError
 from headwater.store import (
@@ -363,10 +363,17 @@ def _encode_all(
             return feed.prepare(rows, [content_of[row] for row in rows])
 
     def encode(job: _Job, ready: Ready) -> _Done:
+        items, good, failed, encoded = ready.items, list(ready.good), dict(ready.failed), None
         with spent.on("encode"):
-            encoded = _encode_sorted(encoder, modality, ready.items, batch_size) if len(ready.items) else None
+            while len(items) and encoded is None:
+                try:
+                    encoded = _encode_sorted(encoder, modality, items, batch_size)
+                except Unreadable as error:
+                    failed |= {good[i]: f"{why}: {content_of[good[i]].source}" for i, why in error.reasons.items()}
+                    kept = [i for i in range(len(items)) if i not in error.reasons]
+                    items, good = [items[i] for i in kept], [good[i] for i in kept]
         feed.done(ready)
-        return _Done(job, encoded, np.array(ready.good, np.int64), dict(ready.failed), ready.cut)
+        return _Done(job, encoded, np.array(good, np.int64), failed, ready.cut)
 
     def both(job: _Job) -> _Done:
         return encode(job, prepare(job))
@@ -411,7 +418,12 @@ def _encode_sorted(encoder: Encoder[Any], modality: Modality, prepared: Sequence
     if modality == "text":
         order = np.argsort([len(p) for p in prepared], kind="stable")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    parts = [encoder.encode(modality, [prepared[i] for i in batch.tolist()]) for batch in batches]
+    parts = []
+    for batch in batches:
+        try:
+            parts.append(encoder.encode(modality, [prepared[i] for i in batch.tolist()]))
+        except Unreadable as error:
+            raise Unreadable({int(batch[i]): why for i, why in error.reasons.items()}) from error
     back = np.argsort(order, kind="stable")
     pooled = np.concatenate([part.pooled for part in parts])[back]
     if parts[0].tokens is None:
@@ -478,8 +490,13 @@ def _settle(encoder: Encoder[Any], modality: Modality, features: FeatureReader, 
             continue
         if len(batch) == 2 * N_PROBES:
             break
-    if batch:
-        encoder.settle(modality, batch)
+    while batch:
+        try:
+            encoder.settle(modality, batch)
+        except Unreadable as error:
+            batch = [item for i, item in enumerate(batch) if i not in error.reasons]
+        else:
+            return
 
 
 def _require_same_vectors(encoder: Encoder[Any], features: FeatureReader, content_of: _Rows) -> None:

@@ -114,6 +114,8 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
 
     def prepare(self, modality: Modality, content: Content) -> Prepared:
         """Read an item and prepare it."""
+        if self.steps is not None and self.steps.jpeg_by_torch and (prepare := self.preparer(modality)) is not None:
+            return prepare(content)  # type: ignore[return-value]
         return self.prepare_image(self.image_of(content)) if modality == "image" else self.prepare_text(content.text())
 
     def prepare_seen(self, modality: Modality, image: Image.Image, content: Content) -> Prepared:

@@ -28,7 +28,7 @@ from headwater.heads import Bags
 from headwater.samples.bags import bagged, names_of, those_in
 from headwater.samples.views import viewed
 from headwater.sources import Manifest
-from headwater.sources.steps import parse_steps
+from headwater.sources.steps import BY_TORCH, parse_steps
 from headwater.store import MODALITIES, PARTS, Data, InMemory, Modality, SelectedRows, select_samples
 
 
@@ -186,6 +186,8 @@ def _loaded(asked: TunedEncoders, device: str, *, tokens: bool) -> list[Tunable[
             )
         if encoder.sees_images:
             steps = parse_steps(asked.choice.steps)
+            if steps is not None and steps.jpeg_by_torch:
+                raise InputError(f"--step {BY_TORCH} is for embed: training reads images as usual. Leave it out.")
             encoder.steps = steps if encoder.tuned is None else encoder.tuned.steps_with(steps)
         loaded.append(encoder)
     if asked.choice.image_size is not None and not any(encoder.sees_images for encoder in loaded):

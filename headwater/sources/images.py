@@ -81,6 +81,7 @@ _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_PHOTOMETRIC = 256, 257, 258, 262
 _TIFF_N_SAMPLES, _TIFF_PLANES, _TIFF_FORMAT = 277, 284, 339
 _WHITE_IS_ZERO, _RGB, _CMYK = 0, 2, 5
 _PLANES = 2
+_EXIF_ORIENTATION = 274
 _SIGNED = 2
 
 
@@ -157,6 +158,21 @@ def read_image(
         raise  # not an error of the file
     except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
         raise ImageError(_reason(error, data) + where) from error
+
+
+def is_plain_jpeg(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether these bytes begin as a JPEG file that any decoder turns into the same upright RGB or grey image.
+
+    Files of other colours, files that their EXIF data turn, and files with more than ``max_pixels`` do not.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    try:
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+    except Exception:  # noqa: BLE001  (on a damaged header Pillow raises nearly anything; `read_image` says what is wrong)
+        return False
+    return image.mode in ("RGB", "L") and not turned and image.width * image.height <= max_pixels
 
 
 def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:

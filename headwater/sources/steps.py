@@ -20,9 +20,10 @@ from headwater.sources.stain import MACENKO_REFERENCE, Colours, Stains, macenko,
 
 Change = Callable[[Image.Image], Image.Image]
 Found = TypeVar("Found", Stains, Colours)
-KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram", "bits")
+KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram", "bits", "jpeg")
 WRITTEN = {
     "bits": "bits=12",
+    "jpeg": "jpeg=torch",
     "background": "background=40",
     "orient": "orient=left",
     "resize": "resize=1520x912",
@@ -30,6 +31,7 @@ WRITTEN = {
 }
 REFERENCED = {"macenko": 8, "reinhard": 6}  # length of a reference
 LOOKED_AT = 256  # most images of a manifest that a reference is estimated from
+BY_TORCH = "jpeg=torch"
 MAMMOGRAM = (f"background={BACKGROUND}", "breast", "orient=left")
 
 
@@ -52,6 +54,11 @@ class Steps:
         first = self.names[0] if self.names else ""
         return int(first.removeprefix("bits=")) if first.startswith("bits=") else None
 
+    @property
+    def jpeg_by_torch(self) -> bool:
+        """Whether torch decodes JPEG files, on the encoder's device."""
+        return BY_TORCH in self.names
+
     def __reduce__(self) -> tuple[Any, ...]:
         return parse_steps, (self.names,)  # by their names, since functions made on the spot cannot be pickled
 
@@ -67,6 +74,10 @@ def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps |
 
     ``bits=N``
         Samples of 16-bit files use N bits, 9 to 16: white is 2 ** N - 1, not 65,535. Must be the first step.
+    ``jpeg=torch``
+        JPEG files are decoded by TorchCodec and resized by torch, on the encoder's device: data-centre GPUs have
+        decoders for it. It goes without other steps. Other files, and JPEG files that are turned or not RGB or grey,
+        are read as usual.
     ``background=V``
         Set pixels whose lightest channel is darker than V (1 to 255) to 0.
     ``breast``
@@ -109,6 +120,8 @@ def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps |
         raise InputError(f"{named_by}: the step {files[0]!r} would read a file. Pass --step yourself.")
     if any(word.startswith("bits=") for word in spelled[1:]):
         raise InputError("--step bits=N applies when files are read. Give it once, before all other steps.")
+    if BY_TORCH in spelled and len(spelled) > 1:
+        raise InputError(f"--step {BY_TORCH} decodes on the encoder's device, where no other step is. Pass it alone.")
     made = [_step(word) for word in spelled]
     return Steps(tuple(name for name, _ in made), tuple(change for _, change in made)) if made else None
 
@@ -123,6 +136,8 @@ def _step(word: str) -> tuple[str, Change]:
     kind, _, value = word.partition("=")
     if kind == "bits" and re.fullmatch(r"9|1[0-6]", value):
         return word, lambda image: image  # applied when the file is read
+    if word == BY_TORCH:
+        return word, lambda image: image  # applied when the file is decoded
     if kind == "background" and (level := whole_in(value)) and level < 256:
         return word, lambda image: dark_to_zero(image, level)
     if word == "breast":
