@@ -112,12 +112,20 @@ def main() -> None:
     except (MemoryError, RecursionError) as error:
         fail(_exhausted(error), 1)
     except BaseException as error:
+        if "torch" in sys.modules and _exhausts_gpu(error):
+            fail("the GPU ran out of memory. Lower --batch-size, or pass --device cpu; what was finished is kept.", 1)
         if type(error).__name__ != "PanicException":  # of libraries that are written in Rust, such as polars
             raise
         fail(f"a library gave up ({str(error).splitlines()[0][:200]}). {FOREIGN}", 1)
     finally:
         if "torch" not in sys.modules:  # some of whose libraries count what is left, and complain
             gc.freeze()  # else the interpreter looks through all that was imported for cycles: a quarter second
+
+
+def _exhausts_gpu(error: BaseException) -> bool:
+    from headwater._backend import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _exhausted(error: MemoryError | RecursionError) -> str:

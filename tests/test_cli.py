@@ -269,3 +269,18 @@ def test_every_verb_is_there():
     assert {"embed", "fit_head", "zero_shot", "similar", "index", "info", "verify", "demo"} <= set(dir(headwater))
     with pytest.raises(AttributeError, match="nonsense"):
         headwater.nonsense  # noqa: B018
+
+
+def test_a_full_gpu_is_a_line(command, monkeypatch):
+    """A GPU that runs out of memory where nothing else says so ends in one line that says what to lower."""
+    torch = pytest.importorskip("torch")
+
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("headwater.api.audit", full)
+    status, _, said = command("audit", "some.hw")
+    assert status == 1
+    assert said.splitlines() == [
+        "headwater: the GPU ran out of memory. Lower --batch-size, or pass --device cpu; what was finished is kept."
+    ]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from headwater._backend import is_out_of_memory
 from headwater._extras import need
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Unreadable, seen_by
@@ -120,12 +121,16 @@ def _decode(files: Sequence[NDArray[np.uint8]], device: str) -> list[Tensor | st
     data = [torch.from_numpy(np.array(file)) for file in files]
     try:
         return list(decode(data, mode="RGB", device=device))
-    except RuntimeError:  # one of them is damaged; which one is not said
-        found: list[Tensor | str] = []
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        found: list[Tensor | str] = []  # one of them is damaged; which one is not said
         for one in data:
             try:
                 found += decode([one], mode="RGB", device=device)
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 found.append(f"damaged JPEG file ({str(error).splitlines()[0].rpartition(', ')[2].rstrip('.')})")
         return found
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._backend import is_out_of_memory
 from headwater._memory import keep_freed_memory
 from headwater.embed.contents import Content, keys_of
 from headwater.embed.encoder import Encoded, Encoder, Unreadable
 from headwater.embed.feed import Feed, FeedName, InThreads, Ready, feeding
-from headwater.errors import EncoderError, ImageError
+from headwater.errors import DeviceMemory, EncoderError, ImageError
 from headwater.store import (
     STORED,
     BlockLine,
@@ -362,12 +364,15 @@ def _encode_all(
             rows = job.rows.tolist()
             return feed.prepare(rows, [content_of[row] for row in rows])
 
+    at_once = _AtOnce(batch_size)
+
     def encode(job: _Job, ready: Ready) -> _Done:
         items, good, failed, encoded = ready.items, list(ready.good), dict(ready.failed), None
         with spent.on("encode"):
             while len(items) and encoded is None:
                 try:
-                    encoded = _encode_sorted(encoder, modality, items, batch_size)
+                    with at_once.halved_by_lack_of_memory(encoder.name):
+                        encoded = _encode_sorted(encoder, modality, items, at_once.n)
                 except Unreadable as error:
                     failed |= {good[i]: f"{why}: {content_of[good[i]].source}" for i, why in error.reasons.items()}
                     kept = [i for i in range(len(items)) if i not in error.reasons]
@@ -398,6 +403,35 @@ def _encode_all(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+@dataclass
+class _AtOnce:
+    """How many items are encoded together: half as many from when a GPU's memory is too small for more."""
+
+    n: int
+
+    @contextmanager
+    def halved_by_lack_of_memory(self, name: str) -> Iterator[None]:
+        """Halve the number, with a warning, if the body runs out of a GPU's memory; the body is then to be run again.
+
+        Raises
+        ------
+        DeviceMemory
+            When a single item is too much.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.n == 1:
+                raise DeviceMemory(
+                    f"{name}: the GPU's memory is too small for a single item. Lower --image-size, or pass --precision "
+                    "bf16 or --device cpu; what was finished is kept."
+                ) from error
+            self.n //= 2
+            warnings.warn(f"the GPU ran out of memory: from here on {self.n} at a time are encoded.", stacklevel=3)
 
 
 @contextmanager

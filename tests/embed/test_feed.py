@@ -16,11 +16,11 @@ from headwater.embed.contents import HeldImage
 from headwater.embed.encoder import Encoded, Encoder
 from headwater.embed.feed import InProcesses, InThreads, feeding, require_feed
 from headwater.embed.run import Spent, _OneAfterTheOther
-from headwater.errors import DiskError, EncoderError, InputError
+from headwater.errors import DeviceMemory, DiskError, EncoderError, InputError
 from headwater.sources.steps import parse_steps
 from headwater.store import FeatureSpec, create_store
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 from headwater.embed._preprocess import ImagePipeline, ImagePreparer  # noqa: E402
 
@@ -186,6 +186,39 @@ def test_processes_that_cannot_help_are_refused(encoder, tiny):
     encoder_on_cpu.preparer = lambda modality: None
     with pytest.raises(InputError, match="only this process can prepare a image"):
         require_feed("processes", encoder_on_cpu, ["image"])
+
+
+class Small(Pixels):
+    """An encoder on a GPU whose memory holds three items at most."""
+
+    holds = 3
+
+    def encode(self, modality, batch):
+        if len(batch) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().encode(modality, batch)
+
+
+def test_fewer_items_are_encoded_together_when_memory_runs_out(contents, tmp_path):
+    """A batch that does not fit into a GPU's memory is halved until it does, which is said, and nothing is lost."""
+    encoder = Small()
+    features = create_store(tmp_path / "s.hw").require_features("p/image", encoder.spec("image", "float32"), 40)
+    with pytest.warns(UserWarning, match="from here on 2 at a time are encoded"):
+        result = fill(features, encoder, contents, batch_size=4, workers=2)
+    assert result.embedded == 39
+    assert {content.source for content, _ in result.failed} == {contents[17].source}
+
+
+def test_an_item_that_exceeds_memory_alone_ends_in_a_line(contents, tmp_path):
+    """An item that does not fit alone ends the run with what to lower."""
+    encoder = Small()
+    encoder.holds = 0
+    features = create_store(tmp_path / "s.hw").require_features("p/image", encoder.spec("image", "float32"), 40)
+    with (
+        pytest.warns(UserWarning, match="from here on 1 at a time"),
+        pytest.raises(DeviceMemory, match="Lower --image-size"),
+    ):
+        fill(features, encoder, contents, batch_size=2, workers=1)
 
 
 def test_the_time_is_counted():
