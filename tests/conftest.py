@@ -91,6 +91,12 @@ class Done:
 
 
 @pytest.fixture
+def resized_by_pillow(monkeypatch):
+    """Let encoders resize images as their libraries do; tests/embed/test_preprocess.py compares both."""
+    monkeypatch.setattr("headwater.embed._preprocess._size_from", lambda step, image: None)
+
+
+@pytest.fixture
 def command(capsys, monkeypatch):
     """Return a function that runs a command line as a terminal would, in this process."""
 

@@ -21,6 +21,8 @@ from headwater.embed.sample_table import Changes, plan_samples
 from headwater.errors import ImageError
 from headwater.store import Modality, Store, create_store
 
+LONG = 5.0  # seconds of a run, from which it says where they went
+
 
 class Embedded(Store):
     """A store, and the result of the run that filled it.
@@ -94,7 +96,7 @@ class Embedded(Store):
             parts += [f"{counted(len(failed), 'sample')} failed"] if failed else []
             parts += [f"{result.left:,} left to other shards"] if result.left else []
             out.append(f"{name}: {', '.join(parts)}")
-            if result.spent is not None and result.embedded:
+            if result.spent is not None and result.spent.total >= LONG:
                 out.append(f"  time: {result.spent.line()}")
             out += [f"  {id}: {why}" for id, why in list(failed.items())[:SHOWN]]
             if len(failed) > SHOWN:

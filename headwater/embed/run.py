@@ -83,15 +83,22 @@ class Spent:
             with self._lock:
                 self.seconds[what] += time.perf_counter() - start
 
-    def line(self) -> str:
-        """Return it in a line, in shares of the time of the threads that could have encoded."""
-        prepare, encode, wait, write = (self.seconds[what] for what in ("prepare", "encode", "wait", "write"))
+    @property
+    def parts(self) -> dict[str, float]:
+        """Seconds of the threads that could have encoded, by what they did."""
+        prepare, encode, wait, write = (self.seconds[what] for what in PARTS)
         if self.sharing is not None:
-            parts = {"reading and preparing": prepare, "encoding": encode}
-        else:
-            parts = {"waiting for prepared items": wait, "encoding": encode, "waiting for the disk": write}
-        total = sum(parts.values()) or 1.0
-        return ", ".join(f"{100 * seconds / total:.0f} % {what}" for what, seconds in parts.items())
+            return {"reading and preparing": prepare, "encoding": encode}
+        return {"waiting for prepared items": wait, "encoding": encode, "waiting for the disk": write}
+
+    @property
+    def total(self) -> float:
+        """Sum of these."""
+        return sum(self.parts.values())
+
+    def line(self) -> str:
+        """Return their shares in a line."""
+        return ", ".join(f"{100 * seconds / (self.total or 1.0):.0f} % {what}" for what, seconds in self.parts.items())
 
 
 class _OneAfterTheOther:

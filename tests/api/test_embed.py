@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import struct
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -36,12 +38,21 @@ def test_the_report_says_what_was_done_and_where(command, images):
     assert done.out.splitlines() == ["texture/image: 16 items embedded", f"16 samples, in {images / 'a.hw'}"]
 
 
+def test_a_long_run_says_where_its_time_went(command, images, monkeypatch):
+    """From some seconds on, a line says what share of them went where."""
+    monkeypatch.setattr(sys.modules["headwater.api.embed"], "LONG", 0.0)
+    done = command("embed", images / "manifest.csv", images / "a.hw", "--encoder", "builtin:texture")
+    assert re.fullmatch(r"  time: \d+ % reading and preparing, \d+ % encoding", done.out.splitlines()[1])
+
+
 def test_the_report_as_json(command, images):
     """With --json, standard output holds JSON and nothing else."""
     done = command("embed", images / "manifest.csv", images / "a.hw", "--encoder", "stub:8", "--json")
     value = json.loads(done.out)
     assert value["n_samples"] == 16
-    assert value["features"]["stub-8/image"] == {"embedded": 16, "kept": 0, "cut": 0, "failed": {}}
+    of_images = value["features"]["stub-8/image"]
+    assert set(of_images.pop("seconds")) == {"prepare", "encode", "wait", "write"}
+    assert of_images == {"embedded": 16, "kept": 0, "cut": 0, "failed": {}}
     assert value["features"]["stub-8/text"]["embedded"] == 13
 
 

@@ -38,6 +38,7 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.usefixtures("resized_by_pillow")
 @pytest.mark.parametrize("member", ["timm-conv", "timm-vit", "timm-vit-registers", "timm-nhwc"])
 def test_timm(tiny, image_files, member):
     """Pooled features are ``model(x)`` without a classifier, tokens the feature map's cells, row by row."""
@@ -52,6 +53,7 @@ def test_timm(tiny, image_files, member):
     assert_close(encoded.tokens, cells.flatten(2).transpose(1, 2))
 
 
+@pytest.mark.usefixtures("resized_by_pillow")
 @pytest.mark.parametrize("member", ["open_clip", "open_clip-resnet", "open_clip-timm", "open_clip-bert"])
 def test_open_clip(tiny, image_files, member):
     """Pooled features are those of ``encode_image`` and ``encode_text``."""

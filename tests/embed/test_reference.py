@@ -32,8 +32,13 @@ def by_hand():
     return files, features.numpy()
 
 
-@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999999), ("auto", 0.999)])
-def test_mobilenet(by_hand, tmp_path, precision, least):
+@pytest.mark.parametrize(
+    ("precision", "resizing", "least"),
+    [("fp32", "Pillow's", 0.999999), ("fp32", "torch's", 0.9999), ("auto", "torch's", 0.999)],
+)
+def test_mobilenet(by_hand, tmp_path, request, precision, resizing, least):
+    if resizing == "Pillow's":
+        request.getfixturevalue("resized_by_pillow")
     files, expected = by_hand
     encoder = load_encoder("timm:mobilenetv2_100", weights=WEIGHTS, device="cpu", precision=precision)
     contents = [Content(content_key(file.read_bytes()), file) for file in files]
@@ -43,5 +48,5 @@ def test_mobilenet(by_hand, tmp_path, precision, least):
     stored = np.asarray(features.refresh().pooled).astype(np.float64)
     cosine = (stored * expected).sum(1) / np.linalg.norm(stored, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() > least
-    if precision == "fp32":
+    if resizing == "Pillow's":
         np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-3)

@@ -39,6 +39,7 @@ def outputs(member, files, modules):
     return [grid.numpy() for grid in grids]
 
 
+@pytest.mark.usefixtures("resized_by_pillow")
 @pytest.mark.parametrize(
     ("member", "stages", "modules"),
     [

@@ -29,6 +29,7 @@ def saved(folder, name):
     return model, folder / "w.pth"
 
 
+@pytest.mark.usefixtures("resized_by_pillow")
 @pytest.mark.parametrize(
     ("name", "dim", "classifier"),
     [

@@ -37,6 +37,7 @@ def built(tiny, paths, member="timm-vit"):
     return encoder, Model([adapted], [source], network, "cpu"), described
 
 
+@pytest.mark.usefixtures("resized_by_pillow")
 def test_a_step_is_a_step_of_plain_torch(tiny, image_files):
     """After three epochs of one step, each parameter is what the bare loop with AdamW makes of it."""
     y = torch.tensor([0, 1, 2, 1])
