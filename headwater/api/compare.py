@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from headwater._shown import Shown
 from headwater._words import aligned, counted
-from headwater.errors import InputError, nearest
+from headwater.errors import InputError
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
-from headwater.evaluate.bootstrap import LOWER_IS_BETTER, N_DRAWS, require_draws
+from headwater.evaluate.bootstrap import N_DRAWS, require_draws
 from headwater.evaluate.intervals import LEVEL
+from headwater.evaluate.measured import require_metric, sign_of
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive, negative_first
 from headwater.runs.foreign import reads_runs
@@ -195,10 +196,8 @@ def compare(
     opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
     names = _names(opened)
     task = opened[0].metrics["task"]
-    known = draw.METRICS[task]
     metric = metric or draw.default_metric(task, [run.mean for run in opened])
-    if metric not in known:
-        raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} runs there are: {', '.join(known)}.")
+    require_metric(task, metric)
     tables = _aligned(opened, names)
     which = positive_in_run(opened[0].metrics, positive)
     classes = names_of(opened[0].metrics)
@@ -216,7 +215,7 @@ def compare(
         trained = rows_trained(run.metrics, table, parts)
         every_fold = zip(parts, trained, strict=True)
         models.append([draw.FoldScores(truth[rows], values[rows], groups[rows], n) for rows, n in every_fold])
-    paired = Paired.of(task, models, n_draws=n_draws, seed=seed, same_folds=same_folds)
+    paired = Paired.of(task, models, metrics=[metric], n_draws=n_draws, seed=seed, same_folds=same_folds)
     found: dict[str, dict[str, float]] = {}
     for i, name in enumerate(names):
         low, high = paired.interval(metric, i, level)
@@ -290,7 +289,7 @@ class _Folds:
         self.paired = paired
         self.values = paired.folds(metric)  # (models, folds)
         self.n = self.values.shape[1]
-        self.sign = -1 if metric in LOWER_IS_BETTER else 1
+        self.sign = sign_of(metric)
         n_folds = paired.values[metric].shape[1] if paired.values else 0
         self.notes = []
         if self.n < n_folds:

@@ -20,11 +20,12 @@ from headwater._words import counted
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
-from headwater.evaluate.bootstrap import LOWER_IS_BETTER, N_DRAWS, require_draws
+from headwater.evaluate.bootstrap import N_DRAWS, require_draws
 from headwater.evaluate.calibration import calibrator_from_dict
 from headwater.evaluate.class_order import columns_of, in_order_of
 from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.intervals import LEVEL, Interval, independent_difference, mean_share_interval
+from headwater.evaluate.measured import sign_of
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
@@ -601,7 +602,7 @@ def _of_threshold(
 
 def _beside(metric: str, internal: Paired, external: Paired, level: float) -> dict[str, dict[str, float | None]]:
     """Return a metric, internal and external, and its drop, each with its interval; a drop above 0 is worse."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = sign_of(metric)
     inside, outside = internal.drawn[metric][0], external.drawn[metric][0]
     of_inside, of_outside = (one.interval(metric, 0, level) for one in (internal, external))
     if metric in external.evidence[0]:

@@ -2,40 +2,27 @@
 
 Groups of each fold's test rows are resampled with replacement; a metric is the mean over folds, as reported. The
 interval of a proportion uses the standard error of the resamples, see `headwater.evaluate.intervals`. All resamples are
-computed together: a resample is a weight for every row, so that most metrics are products with one weight matrix.
+computed together: a resample is a weight for every group, so that most metrics are products with one weight matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater._checks import require_whole
-from headwater.evaluate import regression
-from headwater.evaluate.classification import of_classes, of_labels
+from headwater.evaluate._weightings import Weightings
 from headwater.evaluate.intervals import LEVEL, Evidence, Interval, require_level, share_interval
-from headwater.evaluate.metrics import Task
+from headwater.evaluate.measured import METRICS, Task, measured
 
 Floats = NDArray[np.float64]
 ROWS_AT_ONCE = 4_000_000  # weights (rows times resamples) computed at once
 N_DRAWS, LEAST_DRAWS = 2000, 100
 """Default number of resamples, and the least that intervals are read from."""
-METRICS: Mapping[Task, tuple[str, ...]] = {
-    "binary": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss", "brier"),
-    "multiclass": (
-        *("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
-        *("balanced_accuracy_present", "f1_macro_present", "auc_present"),
-    ),
-    "multilabel": (
-        *("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
-        *("auc_macro_present", "f1_macro_present"),
-    ),
-    "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
-}
 DEFAULT_METRIC: Mapping[Task, str] = {
     "binary": "auc",
     "multiclass": "auc",
@@ -44,7 +31,6 @@ DEFAULT_METRIC: Mapping[Task, str] = {
 }
 PRESENT = "_present"
 """Suffix of a mean over only the classes or labels present in the test rows; a mean over all may be undefined."""
-LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "ece", "mae", "rmse")
 
 
 def default_metric(task: Task, means: Sequence[Mapping[str, float | None]]) -> str:
@@ -91,6 +77,7 @@ def bootstrap(
     task: Task,
     models: Sequence[Sequence[FoldScores]],
     *,
+    metrics: Iterable[str] | None = None,
     n_draws: int = N_DRAWS,
     seed: int = 0,
     within_folds: bool = True,
@@ -103,6 +90,8 @@ def bootstrap(
     ----------
     models
         For each model, its folds.
+    metrics
+        The metrics to compute. Default: all that a run of the task reports.
     within_folds
         Resample the groups of each fold separately; all models must then have the same rows and groups, in the same
         order. Otherwise groups are resampled from all folds together, and folds may differ between models.
@@ -118,58 +107,88 @@ def bootstrap(
     Efron and Tibshirani, An introduction to the bootstrap, 1993, chapters 6 and 8 (cluster bootstrap).
     """
     rng = np.random.default_rng(seed)
-    sums = _Sums(task, (len(models), 1 + n_draws))
+    means = FoldMeans((len(models), 1 + n_draws))
+    names = METRICS[task] if metrics is None else tuple(metrics)
+    for resampled in resamples(rng, models, n_draws, within_folds):
+        fold = resampled.fold
+        means.add(resampled.model, measured_in_parts(task, fold, resampled.weights, names))
+    return means.values(names)
+
+
+class Resampled(NamedTuple):
+    """A fold of a model, by its number, with the weightings of its rows: first each once, then the resamples."""
+
+    model: int
+    fold: FoldScores
+    weights: Weightings
+
+
+def resamples(
+    rng: np.random.Generator, models: Sequence[Sequence[FoldScores]], n_draws: int, within_folds: bool
+) -> Iterator[Resampled]:
+    """Yield each fold of each model with its resamples; see `bootstrap`."""
     if within_folds:
         for fold in range(len(models[0])):
             groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
-            draws = _drawn(rng, int(groups.max()) + 1, n_draws)
+            weights = Weightings(_drawn(rng, int(groups.max()) + 1, n_draws), groups)
             for m, model in enumerate(models):
-                sums.add(m, model[fold], draws, groups)
+                yield Resampled(m, model[fold], weights)
     else:
         draws = _drawn(rng, 1 + max(int(fold.groups.max()) for model in models for fold in model), n_draws)
         for m, model in enumerate(models):
             for one in model:
-                sums.add(m, one, draws, one.groups)
-    return sums.means()
+                yield Resampled(m, one, Weightings(draws, one.groups))
 
 
-def fold_values(task: Task, models: Sequence[Sequence[FoldScores]]) -> dict[str, Floats]:
-    """Return each metric of each model in each of its folds, of shape ``(n_models, n_folds)``; NaN where undefined."""
-    each = [[_MEASURES[task](f.truth, f.scores, np.ones((1, len(f.truth)))) for f in model] for model in models]
-    return {name: np.array([[float(of[name][0]) for of in model] for model in each]) for name in METRICS[task]}
+def measured_in_parts(task: Task, fold: FoldScores, weights: Weightings, names: Sequence[str]) -> dict[str, Floats]:
+    """Compute metrics under many weightings, some at a time; NaN for a weighting in which no row counts."""
+    width = fold.scores.shape[1] if task == "multilabel" else 1  # weights are repeated for each label
+    step = max(1, ROWS_AT_ONCE // (len(fold.truth) * width))
+    out = {name: np.full(len(weights), np.nan) for name in names}
+    for start in range(0, len(weights), step):
+        some = weights.some(slice(start, start + step))
+        there = np.asarray(some.total > 0)
+        if there.any():
+            found = measured(task, fold.truth, fold.scores, some.some(there), names)
+            for name, values in found.items():
+                out[name][start : start + step][there] = values
+    return out
+
+
+class FoldMeans:
+    """Means over folds of numbers that some folds lack, of shape ``(n_models, 1 + n_draws)`` for each name."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._sums: dict[str, Floats] = {}
+        self._counts: dict[str, Floats] = {}
+
+    def add(self, model: int, found: Mapping[str, Floats]) -> None:
+        """Add a fold of a model; NaN counts for nothing."""
+        for name, values in found.items():
+            sums, counts = (of.setdefault(name, np.zeros(self._shape)) for of in (self._sums, self._counts))
+            there = ~np.isnan(values)
+            sums[model] += np.where(there, values, 0)
+            counts[model] += there
+
+    def values(self, names: Iterable[str]) -> dict[str, Floats]:
+        """Return the means; NaN where no fold has a number."""
+        with np.errstate(invalid="ignore"):
+            return {name: self._sums[name] / self._counts[name] for name in names}
+
+
+def fold_values(
+    task: Task, models: Sequence[Sequence[FoldScores]], metrics: Iterable[str] | None = None
+) -> dict[str, Floats]:
+    """Return metrics of each model in each of its folds, of shape ``(n_models, n_folds)``; NaN where undefined."""
+    names = METRICS[task] if metrics is None else tuple(metrics)
+    each = [[measured(task, f.truth, f.scores, None, names) for f in model] for model in models]
+    return {name: np.array([[float(of[name][0]) for of in model] for model in each]) for name in names}
 
 
 def _drawn(rng: np.random.Generator, n_groups: int, n_draws: int) -> Floats:
     """Return the weights of groups, of shape ``(1 + n_draws, n_groups)``: first 1, then counts in each resample."""
     return np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
-
-
-class _Sums:
-    """Sums of each metric over folds, of shape ``(n_models, 1 + n_draws)``, and the number of folds that define it."""
-
-    def __init__(self, task: Task, shape: tuple[int, int]) -> None:
-        self.task = task
-        self.totals = {name: np.zeros(shape) for name in METRICS[task]}
-        self.counts = {name: np.zeros(shape) for name in METRICS[task]}
-
-    def add(self, model: int, fold: FoldScores, draws: Floats, groups: NDArray[np.int64]) -> None:
-        """Add a fold of a model; its rows have the weights of their groups."""
-        width = fold.scores.shape[1] if self.task == "multilabel" else 1  # weights are repeated for each label
-        step = max(1, ROWS_AT_ONCE // (len(groups) * width))
-        for start in range(0, len(draws), step):
-            some = slice(start, start + step)
-            weights = draws[some][:, groups]
-            there = np.asarray(weights.any(1))
-            found = _MEASURES[self.task](fold.truth, fold.scores, weights[there])
-            for name in self.totals:
-                here = np.full(len(there), np.nan)
-                here[there] = found[name]
-                self.totals[name][model, some] += np.nan_to_num(here)
-                self.counts[name][model, some] += ~np.isnan(here)
-
-    def means(self) -> dict[str, Floats]:
-        counts = {name: np.where(count > 0, count, np.nan) for name, count in self.counts.items()}
-        return {name: total / counts[name] for name, total in self.totals.items()}
 
 
 def interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
@@ -240,19 +259,3 @@ def difference(first: Floats, second: Floats, level: float = LEVEL) -> MetricDif
     change = first - second
     low, high = interval(change[1:], level)
     return MetricDifference(float(change[0]), low, high, p_of_difference(change[1:]))
-
-
-# Metrics under many weightings of the same rows: weights have shape (draws, n), results (draws,)
-
-
-def _of_numbers(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Floats]:
-    each = [regression.weighted(t, p, weights) for t, p in zip(truth.T, predicted.T, strict=True)]
-    return {name: np.mean([of_output[name] for of_output in each], axis=0) for name in METRICS["regression"]}
-
-
-_MEASURES: Mapping[str, Any] = {
-    "binary": of_classes,
-    "multiclass": of_classes,
-    "multilabel": of_labels,
-    "regression": _of_numbers,
-}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, nearest
-from headwater.evaluate._measures import ece_places
+from headwater.evaluate._bins import ece_places
 from headwater.evaluate.metrics import Task
 
 Integers = NDArray[np.int64]

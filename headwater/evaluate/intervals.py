@@ -7,14 +7,14 @@ an exact bound, from the probability that so many independent groups are all cor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError
-from headwater.evaluate.metrics import Task
+from headwater.evaluate.measured import Task
 
 LEVEL = 0.95
 """Default level of confidence intervals."""
@@ -167,7 +167,9 @@ def independent_difference(first: float, of_first: Interval, second: float, of_s
     return Interval(float(low), float(high))
 
 
-def evidence_of(task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[Rows]) -> dict[str, Evidence]:
+def evidence_of(
+    task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[Rows], scores: Floats | None = None
+) -> dict[str, Evidence]:
     """Return the evidence of those metrics of a task that are proportions.
 
     Parameters
@@ -178,42 +180,66 @@ def evidence_of(task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[R
         Independent groups.
     folds
         The rows of each fold.
+    scores : float64 array of shape (n, n_classes), optional
+        Of a binary task, for the precision, whose denominator is the rows predicted positive.
 
     Returns
     -------
     dict of str to Evidence
-        Has no entry for metrics that are not proportions, such as the log loss and those of regression.
+        Has no entry for metrics that are not proportions, such as the log loss, kappa and those of regression.
     """
     if task == "regression":
         return {}
-    every = (len(np.unique(groups)),)
+    every = _counted((len(np.unique(groups)),))
     if task == "multilabel":
         positive: NDArray[np.bool_] = truth > 0
         some: NDArray[np.bool_] = np.asarray(positive.any(1))
         not_all: NDArray[np.bool_] = np.asarray((~positive).any(1))
         labels = [_ranked(positive[:, c], ~positive[:, c], groups, folds) for c in range(truth.shape[1])]
-        of_label = tuple(_n_groups(positive[:, c], groups) for c in range(truth.shape[1]))
+        of_label = _counted(tuple(_n_groups(positive[:, c], groups) for c in range(truth.shape[1])))
+        of_some = _counted((_n_groups(some, groups),))
+        means = ("auc_macro", "average_precision")
         return {
-            "auc_macro": _mean_of(labels),
             "auc_micro": _ranked(some, not_all, groups, folds),
-            "f1_macro": _counted(of_label),
-            "f1_micro": _counted((_n_groups(some, groups),)),
-            "hamming": _counted(every),
-            "auc_macro_present": _mean_of(labels),
-            "f1_macro_present": _counted(of_label),
+            **{f"{name}{end}": _mean_of(labels) for name in means for end in ("", "_present")},
+            **{f"{top}f1_micro": of_some for top in ("", "top3_")},
+            **{f"{top}f1_macro{end}": of_label for top in ("", "top3_") for end in ("", "_present")},
+            **dict.fromkeys(("hamming", "top3_hamming", "top3_1", "top3_2", "top3_3"), every),
         }
     classes = np.unique(truth)
-    of_class = tuple(_n_groups(truth == c, groups) for c in classes)
+    of_class = _counted(tuple(_n_groups(truth == c, groups) for c in classes))
     ranked = [_ranked(truth == c, truth != c, groups, folds) for c in classes]
     found = {
-        "accuracy": _counted(every),
-        "balanced_accuracy": _counted(of_class),
-        "f1_macro": _counted(of_class),
-        "auc": ranked[-1] if task == "binary" else _mean_of(ranked),
+        **dict.fromkeys(("accuracy", "f1_weighted"), every),
+        **dict.fromkeys(("balanced_accuracy", "f1_macro"), of_class),
     }
     if task == "binary":
-        return {**found, "brier": _counted(every)}
-    return {**found, **{f"{name}_present": found[name] for name in ("balanced_accuracy", "f1_macro", "auc")}}
+        of_positive, of_negative = (_counted((_n_groups(truth == c, groups),)) for c in (1, 0))
+        called = np.ones(len(truth), bool) if scores is None else np.asarray(scores[:, 1] > scores[:, 0])
+        return {
+            **found,
+            **dict.fromkeys(("recall", "f1", "sensitivity_at_"), of_positive),
+            **dict.fromkeys(("specificity", "specificity_at_"), of_negative),
+            **dict.fromkeys(("auc", "average_precision", "auc_above_"), ranked[-1]),
+            "precision": _counted((_n_groups(called, groups),)),
+            "brier": every,
+        }
+    means = ("auc", "average_precision")
+    return {
+        **found,
+        **dict.fromkeys(("precision", "recall", "balanced_accuracy_present", "f1_macro_present"), of_class),
+        "f1_micro": every,
+        **{f"{name}{end}": _mean_of(ranked) for name in means for end in ("", "_present")},
+        "auc_macro": _mean_of(ranked),
+        "auc_micro": _ranked(np.ones(len(truth), bool), np.ones(len(truth), bool), groups, folds),
+    }
+
+
+def evidence_for(metric: str, of: Mapping[str, Evidence]) -> Evidence | None:
+    """Return the evidence of a metric, also of one at any sensitivity or specificity; None if it is no proportion."""
+    if metric in of:
+        return of[metric]
+    return next((found for name, found in of.items() if name.endswith("_") and metric.startswith(name)), None)
 
 
 def require_level(level: float) -> None:

@@ -6,8 +6,8 @@ labels that are present has its own name, which ends in ``_present``, and comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,14 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from headwater.errors import InputError, nearest
 from headwater.evaluate import regression
 from headwater.evaluate._labels import count_nulls, counted, encode
-from headwater.evaluate._measures import average_precision, ece, macro, mean_of
-from headwater.evaluate.classification import LEAST, auc, f1_of_labels, of_classes, of_labels
+from headwater.evaluate.classification import LEAST
+from headwater.evaluate.measured import COUNTS, METRICS, measured
+from headwater.evaluate.measured import Task as Task
 
-Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
-
-_N_TOP = 3
 
 
 def infer_task(y: ArrayLike) -> Task:
@@ -85,13 +83,18 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     Returns
     -------
     dict of str to float
-        **binary**: accuracy, balanced_accuracy, precision, recall, f1 (of ``classes[1]``, predicted where its
-        probability is above 0.5), f1_macro, auc, average_precision, log_loss, ece, brier.
+        **binary**: of ``classes[1]``, predicted where its probability is above 0.5: precision, recall (the
+        sensitivity), specificity, f1. Over both classes: accuracy, balanced_accuracy, f1_macro, f1_weighted (by the
+        classes' shares), kappa (Cohen's). Of the ranking: auc, average_precision, auc_above_90_specificity (scaled so
+        that chance is 0.5), sensitivity_at_90_specificity and specificity_at_90_sensitivity (at the threshold that
+        reaches the 90 % on these rows). Of the probabilities: log_loss, brier, ece, calibration_slope,
+        calibration_intercept (beside the slope) and calibration_in_the_large (the intercept with a slope of 1).
 
         **multiclass**: accuracy, balanced_accuracy, precision and recall (means over the classes), f1_macro,
-        f1_micro, auc (the mean over the classes of one against the rest), auc_macro (the same), auc_micro, log_loss,
-        ece. Over the classes that occur: balanced_accuracy_present, f1_macro_present and auc_present, and their number,
-        classes_present.
+        f1_micro, f1_weighted, kappa, kappa_quadratic (for classes that are grades, in their order), auc and
+        average_precision (means over the classes of one against the rest), auc_macro (the same as auc), auc_micro,
+        log_loss, brier (summed over the classes), ece. Over the classes that occur: balanced_accuracy_present,
+        f1_macro_present, auc_present and average_precision_present, and their number, classes_present.
 
         **multilabel**: auc_micro, auc_macro, average_precision (the mean over the labels), and, from labels predicted
         where their probability is above 0.5, f1_micro, f1_macro, hamming (the share of wrong entries). From the three
@@ -113,7 +116,7 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     -----
     A metric that needs a class that no row of `y_true` has is NaN; with several labels, so is a mean over labels one of
     which no row has (for AUC: or every row has). Metrics that need no class, such as accuracy, log_loss and brier, are
-    always numbers.
+    always numbers. Calibration slope and intercept are NaN if the scores separate the classes.
 
     Precision is 0 if nothing is predicted. `log_loss` clips probabilities to at least 2.2e-16. `ece` is the expected
     calibration error [1]_ of the predicted class, in 15 bins of equal width. For ties, the earlier column counts as
@@ -147,7 +150,7 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     if task == "multilabel":
         truth = _indicators(labels)
         _refuse_shape(probabilities, truth.shape)
-        return _multilabel(truth, probabilities)
+        return _once(task, truth, probabilities)
     codes, n_classes = _class_codes(labels, classes)
     if task == "binary" and n_classes != 2:
         raise InputError(f"a binary task has two classes, but there {'is' if n_classes == 1 else 'are'} {n_classes}.")
@@ -158,7 +161,7 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     if off.max() > 1e-3:  # slightly above the rounding error of float16
         row = int(off.argmax())
         raise InputError(f"the scores of row {row} sum to {probabilities[row].sum():.3g}, but must sum to 1.")
-    return _TASKS[task](codes, probabilities)
+    return _once(task, codes, probabilities)
 
 
 def summarise(
@@ -243,80 +246,13 @@ def log_loss_many(y_codes: ArrayLike, probabilities: NDArray[Any]) -> Floats:
     return cast(Floats, np.where(np.isnan(losses), np.inf, losses))
 
 
-# The tasks
-
-
-def _binary(codes: Codes, probabilities: Floats) -> dict[str, float]:
-    found = _once(of_classes, codes, probabilities)
-    return {
-        **{name: found[name] for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "f1_macro")},
-        "auc": found["auc"],
-        "average_precision": average_precision(codes == 1, probabilities[:, 1]),
-        "log_loss": found["log_loss"],
-        "ece": ece(codes, probabilities),
-        "brier": found["brier"],
-    }
-
-
-def _multiclass(codes: Codes, probabilities: Floats) -> dict[str, float]:
-    found = _once(of_classes, codes, probabilities)
-    truth = np.eye(probabilities.shape[1], dtype=bool)[codes]
-    return {
-        **{name: found[name] for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1_macro")},
-        "f1_micro": found["accuracy"],  # equal, since each row has one true and one predicted class
-        "auc": found["auc"],
-        "auc_macro": found["auc"],
-        "auc_micro": _auc(truth.ravel(), probabilities.ravel()),
-        "log_loss": found["log_loss"],
-        "ece": ece(codes, probabilities),
-        **{name: found[name] for name in ("balanced_accuracy_present", "f1_macro_present", "auc_present")},
-        "classes_present": float(truth.any(axis=0).sum()),
-    }
-
-
-def _multilabel(truth: NDArray[np.bool_], probabilities: Floats) -> dict[str, float]:
-    found = _once(of_labels, truth, probabilities)
-    highest = np.argsort(-probabilities, axis=1, kind="stable")[:, :_N_TOP]
-    top = np.zeros_like(truth)
-    np.put_along_axis(top, highest, True, axis=1)
-    n_hits = np.sum(truth & top, axis=1)
-    present = np.asarray(truth.any(axis=0) & ~truth.all(axis=0))
-    (top_f1,), (top_f1_micro,) = f1_of_labels(truth, top, np.ones((1, len(truth))))
-    precision = macro(average_precision, truth[:, present], probabilities[:, present])
-    return {
-        "auc_micro": found["auc_micro"],
-        "auc_macro": found["auc_macro"],
-        "average_precision": macro(average_precision, truth, probabilities),
-        **{name: found[name] for name in ("f1_micro", "f1_macro", "hamming")},
-        "top3_f1_micro": float(top_f1_micro),
-        "top3_f1_macro": float(top_f1.mean()),
-        "top3_hamming": float(np.mean(truth != top)),
-        **{f"top3_{least}": float(np.mean(n_hits >= least)) for least in range(1, _N_TOP + 1)},
-        "auc_macro_present": found["auc_macro_present"],
-        "average_precision_present": precision,
-        "f1_macro_present": found["f1_macro_present"],
-        "top3_f1_macro_present": mean_of(top_f1[present]),
-        "labels_present": float(present.sum()),
-    }
-
-
-def _once(measures: Callable[..., dict[str, Floats]], truth: Any, probabilities: Floats) -> dict[str, float]:
-    """Return metrics with weight 1 for each row."""
-    return {name: float(value) for name, (value,) in measures(truth, probabilities, np.ones((1, len(truth)))).items()}
-
-
-def _auc(truth: NDArray[np.bool_], scores: Floats) -> float:
-    return float(auc(truth, scores, np.ones((1, len(truth))))[0])
-
-
-_TASKS: dict[str, Callable[[Any, Floats], dict[str, float]]] = {
-    "binary": _binary,
-    "multiclass": _multiclass,
-    "multilabel": _multilabel,
-}
-
-
 # Validation and helpers
+
+
+def _once(task: Task, truth: NDArray[Any], scores: Floats) -> dict[str, float]:
+    """Return every metric with each row counted once."""
+    found = measured(task, truth, scores, None, (*METRICS[task], *COUNTS[task]))
+    return {name: float(value) for name, (value,) in found.items()}
 
 
 def _by_metric(fold_metrics: Sequence[Mapping[str, float | None]]) -> dict[str, list[float]]:

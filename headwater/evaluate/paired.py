@@ -7,7 +7,7 @@ corrected resampled t-test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,8 +23,8 @@ from headwater.evaluate.bootstrap import (
     fold_values,
     metric_interval,
 )
-from headwater.evaluate.intervals import LEVEL, Evidence, Interval, evidence_of
-from headwater.evaluate.metrics import Task
+from headwater.evaluate.intervals import LEVEL, Evidence, Interval, evidence_for, evidence_of
+from headwater.evaluate.measured import Task
 from headwater.evaluate.statistics import corrected_t, corrected_t_interval
 
 Floats = NDArray[np.float64]
@@ -58,19 +58,23 @@ class Paired:
         task: Task,
         models: Sequence[Sequence[FoldScores]],
         *,
+        metrics: Iterable[str] | None = None,
         n_draws: int = N_DRAWS,
         seed: int = 0,
         same_folds: bool = True,
     ) -> Paired:
-        """Evaluate models, each a sequence of folds; set ``same_folds`` if their folds test the same rows."""
-        drawn = bootstrap(task, models, n_draws=n_draws, seed=seed, within_folds=same_folds)
-        values = fold_values(task, models) if same_folds and len(models[0]) > 1 else {}
+        """Evaluate models, each a sequence of folds; set ``same_folds`` if their folds test the same rows.
+
+        By default all metrics that a run of the task reports are computed.
+        """
+        drawn = bootstrap(task, models, metrics=metrics, n_draws=n_draws, seed=seed, within_folds=same_folds)
+        values = fold_values(task, models, drawn) if same_folds and len(models[0]) > 1 else {}
         ratios = np.array([test_to_train(model) for model in models])
         return cls(drawn, values, ratios, [_evidence(task, model) for model in models])
 
     def interval(self, metric: str, model: int, level: float = LEVEL) -> Interval:
         """Return the interval of a metric of one model."""
-        return metric_interval(self.drawn[metric][model], self.evidence[model].get(metric), level)
+        return metric_interval(self.drawn[metric][model], evidence_for(metric, self.evidence[model]), level)
 
     def folds(self, metric: str) -> Floats:
         """Return a metric, of shape ``(n_models, n_folds)``, in folds where all models have it; empty for one set."""
@@ -112,5 +116,7 @@ def test_to_train(folds: Sequence[FoldScores]) -> float:
 def _evidence(task: Task, folds: Sequence[FoldScores]) -> dict[str, Evidence]:
     ends = np.cumsum([0, *(len(fold.truth) for fold in folds)])
     rows = [np.arange(start, end) for start, end in pairwise(ends)]
-    truth, groups = (np.concatenate(parts) for parts in zip(*((f.truth, f.groups) for f in folds), strict=True))
-    return evidence_of(task, truth, groups, rows)
+    truth, groups, scores = (
+        np.concatenate([getattr(f, part) for f in folds]) for part in ("truth", "groups", "scores")
+    )
+    return evidence_of(task, truth, groups, rows, scores)

@@ -15,6 +15,7 @@ from headwater.evaluate import bootstrap as draw
 from headwater.evaluate._labels import codes_in
 from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.intervals import LEVEL
+from headwater.evaluate.measured import METRICS, sign_of
 from headwater.evaluate.statistics import holm
 from headwater.experiment.prompts import ClassPrompts
 from headwater.heads import ZeroShot, mean_prompt
@@ -24,7 +25,6 @@ WARNING = (
     "choosing the best wording here is selection on the test labels, so its result is optimistic. Choose on other "
     "samples. The p values after Holm correct for the number of wordings, but not for the choice."
 )
-LOWER_IS_BETTER = ("log_loss", "brier", "hamming")
 SHOWN = {"binary": ("auc", "accuracy"), "multiclass": ("auc", "accuracy"), "multilabel": ("auc_micro",)}
 
 
@@ -106,7 +106,7 @@ def _mixture(found: ClassPrompts, X: Any) -> Floats:
 
 def require_metric(task: Task, metric: str | None) -> None:
     """Raise `InputError` unless a metric can be resampled for intervals."""
-    known = draw.METRICS[task]
+    known = METRICS[task]
     if metric is not None and metric not in known:
         raise InputError(f"--metric {metric!r}.{nearest(metric, known)} For {task} there are: {', '.join(known)}.")
 
@@ -159,7 +159,7 @@ def ablate(
         values.append(draw.bootstrap(task, [[draw.FoldScores(truth, scores, drawn)]], n_draws=n_draws, seed=seed))
         if len(values) == 1:
             say(f"evaluating each wording on {n_draws:,} resamples of {'samples' if groups is None else 'groups'}")
-    for name in draw.METRICS[task]:
+    for name in METRICS[task]:
         changes = [v[name][0] - values[0][name][0] for v in values]
         p = [draw.p_of_difference(change[1:]) for change in changes[1:]]
         if np.isnan([change[0] for change in changes]).any() or np.isnan(p).any():
@@ -169,7 +169,7 @@ def ablate(
             numbers = {"difference": float(change[0]), "low": low, "high": high, "p": raw, "p_holm": float(adjusted)}
             entry.setdefault("differences", {})[name] = numbers
     shown = metric or next((m for m in SHOWN[task] if every[0]["metrics"][m] is not None), "accuracy")
-    sign = 1 if shown in LOWER_IS_BETTER else -1
+    sign = -sign_of(shown)
     every.sort(key=lambda entry: np.inf if entry["metrics"][shown] is None else sign * entry["metrics"][shown])
     return {
         "metric": shown,

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from headwater._words import counted, indented
 from headwater.errors import InputError
 from headwater.evaluate import score, statistics
-from headwater.evaluate.bootstrap import LOWER_IS_BETTER, N_DRAWS, FoldScores
+from headwater.evaluate.bootstrap import N_DRAWS, FoldScores
 from headwater.evaluate.fold_means import json_safe, summary
 from headwater.evaluate.intervals import LEVEL
+from headwater.evaluate.measured import sign_of
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
 from headwater.runs.predictions import codes_of, label_columns, names_of, rows_trained, scores_of, truth_of
@@ -98,9 +99,9 @@ def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:
         [FoldScores(truth[r], values[r], groups[r], n) for r, n in zip(once, of_folds, strict=True)]
         for values, of_folds in zip((*scores, honest), [*trained, trained[0]], strict=True)
     ]
-    paired = Paired.of(task, models, n_draws=N_DRAWS, seed=seed)
+    paired = Paired.of(task, models, metrics=[metric], n_draws=N_DRAWS, seed=seed)
     means = [cell.results.metrics["mean"].get(metric) for cell in cells]
-    sign = 1 if metric in LOWER_IS_BETTER else -1
+    sign = -sign_of(metric)
     order = sorted(range(len(cells)), key=lambda i: np.inf if means[i] is None else sign * means[i])
     rows = [
         _row(rank, cells[i], paired, metric, (i, order[0]), float(losses[i].mean())) for rank, i in enumerate(order, 1)

@@ -11,6 +11,7 @@ import pytest
 import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from sklearn.exceptions import UndefinedMetricWarning
 
 from headwater.errors import InputError
@@ -52,15 +53,81 @@ def test_binary_metrics_agree_with_scikit_learn(seed, n, coarse):
             "recall": reference.recall_score(y, predicted),
             "f1": reference.f1_score(y, predicted),
             "f1_macro": reference.f1_score(y, predicted, average="macro"),
+            "f1_weighted": reference.f1_score(y, predicted, average="weighted"),
+            "specificity": reference.recall_score(y, predicted, pos_label=0),
+            "kappa": cohens_kappa(y, predicted),
             "auc": reference.roc_auc_score(y, p[:, 1]),
+            "auc_above_90_specificity": reference.roc_auc_score(y, p[:, 1], max_fpr=0.1),
+            "sensitivity_at_90_specificity": best_of_curve(y, p[:, 1], specificity=0.9),
+            "specificity_at_90_sensitivity": best_of_curve(y, p[:, 1], sensitivity=0.9),
             "average_precision": reference.average_precision_score(y, p[:, 1]),
             "log_loss": reference.log_loss(y, p),
             "ece": brute_force_ece(y, p),
             "brier": reference.brier_score_loss(y, p[:, 1]),
+            **{name: found[name] for name in found if name.startswith("calibration")},  # tested below
         },
         abs=1e-12,
+        nan_ok=True,
     )
-    assert score("binary", names, p[:, 1]) == pytest.approx(found, abs=1e-12)
+    assert score("binary", names, p[:, 1]) == pytest.approx(found, abs=1e-12, nan_ok=True)
+
+
+def cohens_kappa(y, predicted, **options):
+    """Scikit-learn warns of a division by zero, and returns NaN, if there is one class."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return reference.cohen_kappa_score(y, predicted, **options)
+
+
+def best_of_curve(y, p, *, specificity=None, sensitivity=None):
+    """Try every threshold."""
+    best = 0.0
+    for threshold in [*np.unique(p), np.inf]:
+        called = p >= threshold
+        of_positive, of_negative = called[y == 1].mean(), (~called)[y == 0].mean()
+        if specificity is not None and of_negative >= specificity - 1e-9:
+            best = max(best, of_positive)
+        if sensitivity is not None and of_positive >= sensitivity - 1e-9:
+            best = max(best, of_negative)
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.2, 3), st.floats(-2, 2))
+def test_calibration_is_that_of_a_logistic_regression(seed, slope, shift):
+    """Held against scipy's minimiser, on overlapping classes."""
+    rng = np.random.default_rng(seed)
+    logit = rng.standard_normal(300) * 2
+    y = (rng.random(300) < 1 / (1 + np.exp(-slope * logit - shift))).astype(int)
+    y[:4], logit[:4] = [0, 1, 0, 1], [-1, -2, 2, 1]
+    found = score("binary", y, 1 / (1 + np.exp(-logit)))
+
+    def loss(line):
+        return np.logaddexp(0, line).mean() - (y * line).mean()
+
+    both = minimize(lambda at: loss(at[0] + at[1] * logit), [0, 1], tol=1e-12)
+    alone = minimize(lambda at: loss(at[0] + logit), [0], tol=1e-12)
+    assert [found["calibration_intercept"], found["calibration_slope"]] == pytest.approx(both.x, abs=2e-4)
+    assert found["calibration_in_the_large"] == pytest.approx(alone.x[0], abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "p", [[0.1, 0.2, 0.8, 0.9], [0.9, 0.8, 0.2, 0.1], [0.5] * 4, [0.0, 0.0, 1.0, 1.0], [0.2, 0.3, 0.3, 0.4]]
+)
+def test_separated_or_constant_scores_have_no_calibration_slope(p):
+    found = score("binary", [0, 0, 1, 1], p)
+    assert math.isnan(found["calibration_slope"])
+    assert math.isnan(found["calibration_intercept"])
+    assert math.isfinite(found["calibration_in_the_large"])
+
+
+def test_predictions_that_are_right_on_average_have_slope_one_and_intercept_zero():
+    rng = np.random.default_rng(0)
+    p = rng.random(200_000)
+    found = score("binary", (rng.random(200_000) < p).astype(int), p)
+    assert found["calibration_slope"] == pytest.approx(1, abs=0.02)
+    assert found["calibration_intercept"] == pytest.approx(0, abs=0.02)
+    assert found["calibration_in_the_large"] == pytest.approx(0, abs=0.02)
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,6 +148,12 @@ def test_multiclass_metrics_agree_with_scikit_learn(seed, k, n, coarse):
             "recall": reference.recall_score(y, predicted, **each),
             "f1_macro": reference.f1_score(y, predicted, average="macro"),
             "f1_micro": reference.f1_score(y, predicted, average="micro"),
+            "f1_weighted": reference.f1_score(y, predicted, average="weighted"),
+            "kappa": cohens_kappa(y, predicted),
+            "kappa_quadratic": cohens_kappa(y, predicted, weights="quadratic", labels=np.arange(k)),
+            "average_precision": reference.average_precision_score(one_hot, p, average="macro"),
+            "average_precision_present": reference.average_precision_score(one_hot, p, average="macro"),
+            "brier": ((p - one_hot) ** 2).sum(1).mean(),
             "auc": one_against_rest,
             "auc_macro": one_against_rest,
             "auc_micro": reference.roc_auc_score(one_hot.ravel(), p.ravel()),
@@ -92,6 +165,7 @@ def test_multiclass_metrics_agree_with_scikit_learn(seed, k, n, coarse):
             "classes_present": k,
         },
         abs=1e-12,
+        nan_ok=True,
     )
 
 
@@ -181,9 +255,10 @@ def nan_names(metrics):
 @pytest.mark.parametrize("only", ["a", "b"])
 def test_with_one_class_in_a_binary_test_fold_what_needs_both_is_nan(only):
     metrics = score("binary", [only] * 3, [0.2, 0.4, 0.9], classes=["a", "b"])
-    undefined = {"balanced_accuracy", "f1_macro", "auc", "average_precision"}
-    if only == "a":
-        undefined |= {"precision", "recall", "f1"}
+    undefined = {"balanced_accuracy", "f1_macro", "auc", "average_precision", "auc_above_90_specificity"}
+    undefined |= {"sensitivity_at_90_specificity", "specificity_at_90_sensitivity"}
+    undefined |= {"calibration_slope", "calibration_intercept", "calibration_in_the_large"}
+    undefined |= {"precision", "recall", "f1"} if only == "a" else {"specificity"}
     assert nan_names(metrics) == undefined
     assert metrics["accuracy"] == pytest.approx(2 / 3 if only == "a" else 1 / 3)
 
@@ -191,7 +266,7 @@ def test_with_one_class_in_a_binary_test_fold_what_needs_both_is_nan(only):
 def test_with_a_class_missing_from_a_multiclass_test_fold_means_over_classes_are_nan():
     p = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.1, 0.8]])
     metrics = score("multiclass", ["a", "b", "a"], p, classes=["a", "b", "c"])
-    undefined = {"balanced_accuracy", "precision", "recall", "f1_macro", "auc", "auc_macro"}
+    undefined = {"balanced_accuracy", "precision", "recall", "f1_macro", "auc", "auc_macro", "average_precision"}
     assert nan_names(metrics) == undefined
     assert metrics["accuracy"] == metrics["f1_micro"] == pytest.approx(2 / 3)
     assert metrics["log_loss"] == pytest.approx(-(2 * math.log(0.7) + math.log(0.1)) / 3)
