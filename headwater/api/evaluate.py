@@ -23,6 +23,7 @@ from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.bootstrap import N_DRAWS, require_draws
 from headwater.evaluate.calibration import calibrator_from_dict
 from headwater.evaluate.class_order import columns_of, in_order_of
+from headwater.evaluate.estimates import Ends, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.intervals import LEVEL, Interval, independent_difference, mean_share_interval
 from headwater.evaluate.measured import sign_of
@@ -144,7 +145,8 @@ def evaluate(
     _refuse_shared(shared, len(rows.y), fitted, allow_leakage, say)
     outcome, truth, classes, which = _predicted(fitted, rows, own, names, protocol.positive)
     by = None if protocol.by is None or rows.columns.levels is None else (protocol.by, rows.columns.levels)
-    metrics = metrics_of(outcome, rows.data, truth, classes=classes, by=by)
+    resampling = Resampling.of(len(truth), rows.columns.groups, level)
+    metrics = metrics_of(outcome, rows.data, truth, classes=classes, resampling=resampling, by=by)
     metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(labels), say)
     metrics |= positive_section(which)
     draws = Draws(level, n_draws, protocol.seed)
@@ -591,13 +593,11 @@ def _within(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: in
 
 def _of_threshold(
     positive: NDArray[np.bool_], called: NDArray[np.bool_], groups: NDArray[np.int64], level: float
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, Ends]:
     """Return the intervals of sensitivity and specificity at the run's threshold."""
     rows = [np.arange(len(positive))]
     shares = {"sensitivity": (called, positive), "specificity": (~called, ~positive)}
-    return {
-        name: json_safe(mean_share_interval(*share, groups, rows, level)._asdict()) for name, share in shares.items()
-    }
+    return {name: ends_of(mean_share_interval(*share, groups, rows, level)) for name, share in shares.items()}
 
 
 def _beside(metric: str, internal: Paired, external: Paired, level: float) -> dict[str, dict[str, float | None]]:

@@ -20,6 +20,7 @@ from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
 from headwater.evaluate.bootstrap import N_DRAWS, require_draws
 from headwater.evaluate.class_order import in_order_of
+from headwater.evaluate.estimates import Resampling
 from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.metrics import Task
 from headwater.evaluate.options import Protocol
@@ -159,7 +160,9 @@ def zero_shot(
         "environment": environment(),
     }
     of_levels = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
-    metrics = metrics_of(outcome, data, y, classes=classes, by=of_levels) | more | positive_section(which)
+    resampling = Resampling.of(len(y), rows.groups)
+    metrics = metrics_of(outcome, data, y, classes=classes, resampling=resampling, by=of_levels)
+    metrics |= more | positive_section(which)
     metrics |= counts_of(y, classes, rows, protocol, missing, None, len(labels), say)
     predictions = predictions_of(data.ids, y, outcome, classes, rows.groups)
     return write_run(target, Run(target, config, metrics, predictions, head), kind)

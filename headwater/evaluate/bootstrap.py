@@ -7,7 +7,7 @@ computed together: a resample is a weight for every group, so that most metrics 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -109,9 +109,9 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     means = FoldMeans((len(models), 1 + n_draws))
     names = METRICS[task] if metrics is None else tuple(metrics)
-    for resampled in resamples(rng, models, n_draws, within_folds):
-        fold = resampled.fold
-        means.add(resampled.model, measured_in_parts(task, fold, resampled.weights, names))
+    measure = metrics_measure(task, names, models[0][0].scores.shape[1])
+    for one in resamples(rng, models, n_draws, within_folds):
+        means.add(one.model, measure(one.fold, one.weights))
     return means.values(names)
 
 
@@ -140,19 +140,37 @@ def resamples(
                 yield Resampled(m, one, Weightings(draws, one.groups))
 
 
-def measured_in_parts(task: Task, fold: FoldScores, weights: Weightings, names: Sequence[str]) -> dict[str, Floats]:
-    """Compute metrics under many weightings, some at a time; NaN for a weighting in which no row counts."""
-    width = fold.scores.shape[1] if task == "multilabel" else 1  # weights are repeated for each label
-    step = max(1, ROWS_AT_ONCE // (len(fold.truth) * width))
-    out = {name: np.full(len(weights), np.nan) for name in names}
-    for start in range(0, len(weights), step):
-        some = weights.some(slice(start, start + step))
-        there = np.asarray(some.total > 0)
-        if there.any():
-            found = measured(task, fold.truth, fold.scores, some.some(there), names)
-            for name, values in found.items():
-                out[name][start : start + step][there] = values
-    return out
+Measure = Callable[[FoldScores, Weightings], Mapping[str, Floats]]
+
+
+def in_parts(measure: Measure, width: int = 1) -> Measure:
+    """Return a measure that is computed for some weightings at a time, so that memory stays bounded.
+
+    A weighting in which no row counts has NaN. ``width`` is the number of entries that a row counts as.
+    """
+
+    def of_all(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
+        step = max(1, ROWS_AT_ONCE // (len(fold.truth) * width))
+        out: dict[str, Floats] = {}
+        for start in range(0, len(weights), step):
+            some = weights.some(slice(start, start + step))
+            there = np.asarray(some.total > 0)
+            if there.any():
+                for name, values in measure(fold, some.some(there)).items():
+                    whole = out.setdefault(name, np.full(len(weights), np.nan))
+                    whole[start : start + step][there] = values
+        return out
+
+    return of_all
+
+
+def metrics_measure(task: Task, names: Sequence[str], width: int) -> Measure:
+    """Return the measure of metrics, in parts; ``width`` is the number of score columns."""
+
+    def measure(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
+        return measured(task, fold.truth, fold.scores, weights, names)
+
+    return in_parts(measure, width if task in ("multiclass", "multilabel") else 1)  # for micro means, all columns
 
 
 class FoldMeans:
@@ -174,7 +192,8 @@ class FoldMeans:
     def values(self, names: Iterable[str]) -> dict[str, Floats]:
         """Return the means; NaN where no fold has a number."""
         with np.errstate(invalid="ignore"):
-            return {name: self._sums[name] / self._counts[name] for name in names}
+            none = np.zeros(self._shape)
+            return {name: self._sums.get(name, none) / self._counts.get(name, none) for name in names}
 
 
 def fold_values(

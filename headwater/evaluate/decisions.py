@@ -5,7 +5,7 @@ All of them are fitted on out-of-fold scores of training rows, fold by fold, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,7 @@ from headwater.evaluate.calibration import (
     reliability,
 )
 from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
+from headwater.evaluate.estimates import Ends, Estimates, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, natural, numbered, summary
 from headwater.evaluate.intervals import LEVEL, mean_share_interval
 from headwater.evaluate.options import Protocol
@@ -64,7 +65,8 @@ def decisions_of(
     *,
     levels: NDArray[Any] | None = None,
     units: Units | None = None,
-    groups: NDArray[Any] | None = None,
+    names: Sequence[str] | None = None,
+    resampling: Resampling | None = None,
 ) -> Decisions:
     """Compute everything that a protocol requests beyond the metrics.
 
@@ -78,22 +80,27 @@ def decisions_of(
         The value of ``--by`` for each row.
     units
         The units of ``--per``.
-    groups
-        Independent groups; by default rows are independent.
+    names
+        Names of the labels, if a row may have several.
+    resampling
+        How intervals are made; by default rows are independent.
     """
-    independent = np.arange(len(y)) if groups is None else np.unique(groups.astype(np.str_), return_inverse=True)[1]
+    resampling = Resampling.of(len(y)) if resampling is None else resampling
     metrics: dict[str, Any] = {}
     decision: dict[str, Any] = {}
     if protocol.calibrate is not None:
-        outcome, metrics["calibration"], decision["calibrator"] = _calibrated(outcome, y, protocol.calibrate)
+        outcome, metrics["calibration"], decision["calibrator"] = _calibrated(
+            outcome, y, protocol.calibrate, resampling
+        )
     if outcome.task != "regression":
         metrics |= _reliability(outcome, y)
-    sets = _decide(outcome, y, protocol, metrics, decision, levels, independent)
+    sets = _decide(outcome, y, protocol, metrics, decision, levels, resampling)
     if units is not None:
         of_units, labels = aggregated(outcome, y, units, protocol.how)
-        metrics["per"] = _per(of_units, labels, units, protocol)
+        of_unit = resampling.at(np.unique(units.codes, return_index=True)[1])
+        words = outcome.classes.tolist() if names is None else names
+        metrics["per"] = _per(of_units, labels, units, protocol, words, of_unit)
         decided: dict[str, Any] = {}
-        of_unit = independent[np.unique(units.codes, return_index=True)[1]]
         _decide(of_units, labels, protocol, metrics["per"], decided, None, of_unit)
         if decided:
             decision["per"] = {"column": units.column, "aggregate": protocol.how, **decided}
@@ -102,23 +109,27 @@ def decisions_of(
     return Decisions(outcome, metrics, decision, sets)
 
 
-def by_levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any]) -> dict[str, Any]:
-    """Compute metrics of each level's test rows, in each fold that has any."""
+def by_levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any], resampling: Resampling) -> dict[str, Any]:
+    """Compute metrics of each level's test rows, in each fold that has any, with intervals and gaps."""
 
     def measure(fold: Fold, here: NDArray[np.bool_]) -> dict[str, float]:
         return score(outcome.task, y[fold.split.test[here]], fold.scores[here], classes=outcome.classes)
 
-    return dict(_levels(outcome, values, [measure] * len(outcome.folds)))
+    found = dict(_levels(outcome, values, [measure] * len(outcome.folds)))
+    estimates = Estimates(outcome, y, resampling).levels(values)
+    return {level: {**part, **estimates[level]} for level, part in found.items()}
 
 
-def by_outputs(outcome: Outcome, y: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
+def by_outputs(outcome: Outcome, y: NDArray[Any], names: Sequence[str], resampling: Resampling) -> dict[str, Any]:
     """Return the metrics of each output of a regression, by its name."""
     truth = outcome.truth(y)
     folds = [of_each_output(truth[fold.split.test], fold.scores) for fold in outcome.folds]
-    return {
-        name: summary([{metric: float(values[c]) for metric, values in found.items()} for found in folds])
-        for c, name in enumerate(names)
-    }
+    out = {}
+    for c, name in enumerate(names):
+        of_output = [{metric: float(values[c]) for metric, values in found.items()} for found in folds]
+        alone = replace(outcome, folds=[replace(fold, scores=fold.scores[:, [c]]) for fold in outcome.folds])
+        out[name] = {**summary(of_output), "intervals": Estimates(alone, truth[:, c], resampling).metrics()}
+    return out
 
 
 def means_of_repeats(outcome: Outcome) -> dict[str, Any]:
@@ -135,7 +146,9 @@ def means_of_repeats(outcome: Outcome) -> dict[str, Any]:
 # Each part
 
 
-def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outcome, dict[str, Any], dict[str, Any]]:
+def _calibrated(
+    outcome: Outcome, y: NDArray[Any], method: Method, resampling: Resampling
+) -> tuple[Outcome, dict[str, Any], dict[str, Any]]:
     """Return the outcome with calibrated scores, errors before and after, and the saved head's calibrator."""
     truth = outcome.truth(y)
 
@@ -156,6 +169,7 @@ def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outc
         [calibration_error(outcome.task, truth[f.split.test], f.scores) for f in found.folds]
         for found in (outcome, after)
     ]
+    intervals = [_of_losses(Estimates(found, y, resampling).metrics()) for found in (outcome, after)]
     section = {
         "method": method,
         "fitted_to": INSIDE,
@@ -163,10 +177,15 @@ def _calibrated(outcome: Outcome, y: NDArray[Any], method: Method) -> tuple[Outc
             {**numbered(fold, outcome), "uncalibrated": before, "calibrated": now}
             for fold, before, now in zip(folds, *errors, strict=True)
         ],
-        "uncalibrated": {**summary(errors[0]), **_reliability(outcome, y)},
-        "calibrated": summary(errors[1]),
+        "uncalibrated": {**summary(errors[0]), "intervals": intervals[0], **_reliability(outcome, y)},
+        "calibrated": {**summary(errors[1]), "intervals": intervals[1]},
     }
     return after, section, calibrator.to_dict()
+
+
+def _of_losses(intervals: Mapping[str, Ends]) -> dict[str, Ends]:
+    """Return the intervals of the losses that calibration should lower, as far as the task's metrics have them."""
+    return {name: intervals[name] for name in ("log_loss", "ece", "brier") if name in intervals}
 
 
 def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, Any]:
@@ -183,9 +202,10 @@ def _decide(
     metrics: dict[str, Any],
     decision: dict[str, Any],
     levels: NDArray[Any] | None,
-    groups: NDArray[np.int64],
+    resampling: Resampling,
 ) -> Sequence[NDArray[np.bool_]] | None:
     """Add a threshold and prediction sets to metrics and decision; return the sets."""
+    groups = resampling.groups
     if protocol.target is not None:
         metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target, groups)
         thresholds = [fold["threshold"] for fold in metrics["threshold"]["folds"]]
@@ -202,7 +222,7 @@ def _decide(
 
 def _threshold_intervals(
     outcome: Outcome, y: NDArray[Any], thresholds: Sequence[float], groups: NDArray[np.int64]
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, Ends]:
     """Return confidence intervals of sensitivity, specificity, ppv and npv at the folds' thresholds."""
     positive = [outcome.truth(y)[fold.split.test] == 1 for fold in outcome.folds]
     called = [fold.scores[:, 1] >= at for fold, at in zip(outcome.folds, thresholds, strict=True)]
@@ -221,13 +241,12 @@ def _interval(
     right: Sequence[NDArray[np.bool_]],
     chosen: Sequence[NDArray[np.bool_]],
     groups: NDArray[np.int64],
-) -> dict[str, float | None]:
+) -> Ends:
     """Return the interval of a proportion as a mean over folds: the share ``right`` of the ``chosen`` test rows."""
     ends = np.cumsum([0, *map(len, right)])
     folds = [np.arange(start, end) for start, end in pairwise(ends)]
     tested = np.concatenate([groups[fold.split.test] for fold in outcome.folds])
-    found = mean_share_interval(np.concatenate(right), np.concatenate(chosen), tested, folds, LEVEL)
-    return json_safe(found._asdict())
+    return ends_of(mean_share_interval(np.concatenate(right), np.concatenate(chosen), tested, folds, LEVEL))
 
 
 def _threshold(
@@ -290,8 +309,16 @@ def _coverage_of(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Measure:
     return lambda fold, here: coverage(truth[fold.split.test[here]], sets[here])
 
 
-def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) -> dict[str, Any]:
+def _per(
+    outcome: Outcome,
+    y: NDArray[Any],
+    units: Units,
+    protocol: Protocol,
+    names: Sequence[Any],
+    resampling: Resampling,
+) -> dict[str, Any]:
     """Return the metrics of units, in the same form as those of rows."""
+    estimates = Estimates(outcome, y, resampling)
     folds = [
         {**numbered(f, outcome), "n_train": len(f.split.train), "n_test": len(f.split.test), **json_safe(f.metrics)}
         for f in outcome.folds
@@ -302,6 +329,8 @@ def _per(outcome: Outcome, y: NDArray[Any], units: Units, protocol: Protocol) ->
         "n_units": len(y),
         "folds": folds,
         **summary([fold.metrics for fold in outcome.folds]),
+        "intervals": estimates.metrics(),
+        **({} if outcome.task == "regression" else {"per_class": estimates.classes(names)}),
     }
 
 

@@ -19,6 +19,7 @@ from headwater.evaluate.aggregate import refuse_straddling
 from headwater.evaluate.class_order import ordered
 from headwater.evaluate.decisions import Decisions, decisions_of
 from headwater.evaluate.edges import at_edges
+from headwater.evaluate.estimates import Resampling
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.shots import few_shots
@@ -187,7 +188,13 @@ class FitPlan:
         X = given_to(head, parts)
         outcome = evaluated(chosen, X)
         decisions = decisions_of(
-            outcome, rows.y, protocol, levels=columns.levels, units=columns.units, groups=columns.whole
+            outcome,
+            rows.y,
+            protocol,
+            levels=columns.levels,
+            units=columns.units,
+            names=rows.names,
+            resampling=rows.resampling,
         )
         controls = None
         if asked.controls:
@@ -205,7 +212,10 @@ class FitPlan:
         classes = outcome.classes.tolist() if rows.names is None else rows.names
         by = None if protocol.by is None or columns.levels is None else (protocol.by, columns.levels)
         fixed = asked.head.fixed
-        metrics = metrics_of(decisions.outcome, rows.data, y, classes=classes, params=fixed, by=by) | decisions.metrics
+        metrics = metrics_of(
+            decisions.outcome, rows.data, y, classes=classes, resampling=rows.resampling, params=fixed, by=by
+        )
+        metrics |= decisions.metrics
         metrics |= counts_of(y, classes, columns, protocol, rows.missing, "--merge", len(asked.labels), say)
         metrics |= positive_section(rows.positive)
         if asked.head.trials is None:
@@ -271,6 +281,11 @@ class LabelledRows:
     def class_names(self) -> list[Any]:
         """Classes, labels or outputs, in the order of `numpy.unique` or of columns."""
         return np.unique(self.y).tolist() if self.names is None else self.names
+
+    @property
+    def resampling(self) -> Resampling:
+        """How intervals are made: by the groups that splits keep whole, if there are any."""
+        return Resampling.of(len(self.y), self.columns.whole)
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,10 +248,21 @@ class TunePlan:
             frozen.task, frozen.classes, trained.folds, trained.head, frozen.params, self._selection(frozen, trained)
         )
         frozen, outcome = (ordered(found, y, rows.positive) for found in (frozen, outcome))
-        decisions = decisions_of(outcome, y, protocol, levels=columns.levels, units=columns.units, groups=columns.whole)
+        decisions = decisions_of(
+            outcome,
+            y,
+            protocol,
+            levels=columns.levels,
+            units=columns.units,
+            names=rows.names,
+            resampling=rows.resampling,
+        )
         classes = outcome.classes.tolist() if rows.names is None else rows.names
         by = None if protocol.by is None or columns.levels is None else (protocol.by, columns.levels)
-        metrics = metrics_of(outcome, rows.data, y, classes=classes, params=self.head.fixed, by=by) | decisions.metrics
+        metrics = metrics_of(
+            decisions.outcome, rows.data, y, classes=classes, resampling=rows.resampling, params=self.head.fixed, by=by
+        )
+        metrics |= decisions.metrics
         metrics |= counts_of(y, classes, columns, protocol, rows.missing, None, len(self.labels), say)
         metrics |= positive_section(rows.positive)
         space = self.head.head().search_space

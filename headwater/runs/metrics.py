@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from headwater.evaluate import Outcome
 from headwater.evaluate.decisions import by_levels, by_outputs, means_of_repeats
+from headwater.evaluate.estimates import Estimates, Resampling
 from headwater.evaluate.fold_means import json_safe, numbered, repeats, summary
 from headwater.runs.predictions import names_key
 from headwater.store import Data
@@ -37,6 +38,7 @@ def metrics_of(
     y: NDArray[Any],
     *,
     classes: Sequence[Any],
+    resampling: Resampling,
     params: Mapping[str, Any] | None = None,
     by: tuple[str, NDArray[Any]] | None = None,
 ) -> dict[str, Any]:
@@ -51,11 +53,14 @@ def metrics_of(
         The results, the samples, and their labels.
     classes
         Names of the score columns: classes, labels or outputs.
+    resampling
+        How intervals are made.
     params
         Parameters given by the user rather than selected.
     by
         The name of a column, and its value for each sample.
     """
+    estimates = Estimates(outcome, y, resampling)
     out: dict[str, Any] = {
         "task": outcome.task,
         names_key(outcome.task): list(classes),
@@ -73,17 +78,21 @@ def metrics_of(
             for fold in outcome.folds
         ],
         **summary([fold.metrics for fold in outcome.folds]),
+        "intervals": estimates.metrics(),
+        "level": resampling.level,
         **means_of_repeats(outcome),
     }
     if outcome.task == "regression":
         if len(classes) > 1:
-            out["by_output"] = by_outputs(outcome, y, classes)
+            out["by_output"] = by_outputs(outcome, y, classes, resampling)
     elif y.ndim == 2:
         out["labels_per_sample"] = {"least": int(y.sum(1).min()), "most": int(y.sum(1).max())}
+    if outcome.task != "regression":
+        out["per_class"] = estimates.classes(classes)
     if outcome.task != "regression" and (absent := _without_samples(y, classes)):
         out["classes_without_samples"] = absent
     if by is not None:
-        out["by"] = {"column": by[0], "levels": by_levels(outcome, by[1], y)}
+        out["by"] = {"column": by[0], "levels": by_levels(outcome, by[1], y, resampling)}
     return out
 
 

@@ -44,10 +44,11 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
     if metrics.get("labels_per_sample") == {"least": N_TOP, "most": N_TOP}:
         main += TOP_METRICS
     names = [name for name in main if mean.get(name) is not None]
-    out += indented([[name, over_folds(metrics, name, n_folds)] for name in names])
+    out += indented(metric_rows(metrics, names, n_folds))
     out += _over_present(metrics, main, n_folds)
     if len(names) < len(main):
         out.append(_undefined(metrics, [name for name in main if name not in names]))
+    out += class_metric_lines(metrics)
     if "by_output" in metrics:
         out += ["", *output_lines(metrics["by_output"], main, n_folds)]
     if "by" in metrics:
@@ -87,7 +88,7 @@ def _over_present(metrics: Mapping[str, Any], main: Sequence[str], n_folds: int)
     n_present, n = mean[f"{what}_present"], len(metrics["classes"])
     of_folds = " in a fold, on average" if n_folds > 1 else ""
     title = f"over the {what} present in the test rows ({n_present:g} of {n}{of_folds})"
-    return [title, *indented([[name, over_folds(metrics, name, n_folds)] for name in names])]
+    return [title, *indented(metric_rows(metrics, names, n_folds))]
 
 
 def _undefined(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -216,7 +217,8 @@ def decision_lines(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]
         part = metrics["per"]
         names = [name for name in main if part["mean"].get(name) is not None]
         out += ["", f"{counted(part['n_units'], part['column'])} ({part['aggregate']} of the samples' scores)"]
-        out += indented([[name, over_folds(part, name, n_folds)] for name in names])
+        out += indented(metric_rows(part, names, n_folds))
+        out += class_metric_lines(part)
         out += _threshold_and_set_lines(part, n_folds)
     return out
 
@@ -234,9 +236,7 @@ def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[s
     if "threshold" in metrics:
         part = metrics["threshold"]
         out += ["", f"threshold for a {part['target']} of {part['at']:g}, chosen on training rows"]
-        shown = part.get("intervals", {})
-        rows = [[name, over_folds(part, name, n_folds), *_interval_cell(shown.get(name))] for name in part["mean"]]
-        out += indented([["", "", f"{LEVEL:.0%}"], *rows] if shown else rows)
+        out += indented(metric_rows(part, list(part["mean"]), n_folds))
         if few := part.get("too_few"):
             which = "with" if part["target"] == "sensitivity" else "without"
             out.append(
@@ -250,15 +250,45 @@ def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[s
         names = list(part["mean"])
         rows = [["", *names], ["all", *(over_folds(part, name, n_folds) for name in names)]]
         if "intervals" in part:
-            rows.append([f"{LEVEL:.0%}", *_interval_cell(part["intervals"]["coverage"]), *[""] * (len(names) - 1)])
+            rows.append([f"{LEVEL:.0%}", *_interval_cell(part["intervals"], "coverage"), *[""] * (len(names) - 1)])
         for level, of_level in part.get("by", {}).items():
             rows.append([level, *(over_folds(of_level, name, n_folds) for name in names)])
         out += indented(rows)
     return out
 
 
-def _interval_cell(found: Mapping[str, float | None] | None) -> list[str]:
-    return [""] if found is None else [interval_words(found["low"], found["high"])]
+def metric_rows(part: Mapping[str, Any], names: Sequence[str], n_folds: int) -> list[list[str]]:
+    """Make a table of metrics: the mean over folds, with its confidence interval; older runs have no intervals."""
+    shown = part.get("intervals")
+    rows = [[name, over_folds(part, name, n_folds), *_interval_cell(shown, name)] for name in names]
+    return [["", "", f"{LEVEL:.0%}"], *rows] if shown else rows
+
+
+def _interval_cell(shown: Mapping[str, Any] | None, name: str) -> list[str]:
+    """Return the cell of an interval, ``[low, high]``; no cell for a run without intervals."""
+    if shown is None:
+        return []
+    found = shown.get(name)
+    if isinstance(found, Mapping):  # of an older run
+        found = [found["low"], found["high"]]
+    return ["–"] if found is None else [interval_words(*found)]
+
+
+def class_metric_lines(part: Mapping[str, Any]) -> list[str]:
+    """Make a table of the metrics of each class against the rest; none for two classes, whose metrics say the same."""
+    found = part.get("per_class", {})
+    if len(found) < 3:
+        return []
+    names = ("precision", "recall", "f1", "auc")
+    rows = [["class", "samples", *names]]
+    for name, of_class in list(found.items())[:SHOWN]:
+        cells = [
+            " ".join([number_words(of_class["mean"].get(m)), *_interval_cell(of_class.get("intervals"), m)])
+            for m in names
+        ]
+        rows.append([name, f"{of_class['support']:,}", *cells])
+    more = len(found) - SHOWN
+    return ["", *indented(rows), *([f"  … and {more:,} more, in metrics.json"] if more > 0 else [])]
 
 
 def missing_line(name: str, found: Mapping[str, int]) -> str:

@@ -1,0 +1,239 @@
+"""Confidence intervals of the numbers that a run reports: of its metrics, of each class, and of each subgroup.
+
+Groups such as patients are resampled, and models stay fixed: an interval says how far other patients from the same
+source would move the number. It does not say how far other training patients would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headwater.errors import InputError
+from headwater.evaluate._weightings import Weightings
+from headwater.evaluate.bootstrap import (
+    N_DRAWS,
+    FoldMeans,
+    FoldScores,
+    Measure,
+    in_parts,
+    interval,
+    metric_interval,
+    metrics_measure,
+    resamples,
+)
+from headwater.evaluate.fold_means import json_safe, natural, summary
+from headwater.evaluate.intervals import LEVEL, Evidence, Interval, evidence_for, evidence_of
+from headwater.evaluate.measured import METRICS, OF_EACH_CLASS, each_class
+from headwater.evaluate.outcome import Outcome
+from headwater.evaluate.statistics import delong
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+Ends = list[float] | None
+MOST_WEIGHTS, LEAST_DRAWS = 400_000_000, 200
+"""Rows times resamples of a run's intervals, above which fewer resamples are drawn, but no fewer than the second."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """How the intervals of a run are made.
+
+    Attributes
+    ----------
+    groups : int64 array of shape (n,)
+        The independent group of each row.
+    level
+        Confidence level.
+    n_draws
+        Number of resamples.
+    seed
+        Seed of the resamples.
+    """
+
+    groups: Rows
+    level: float = LEVEL
+    n_draws: int = N_DRAWS
+    seed: int = 0
+
+    @classmethod
+    def of(cls, n: int, groups: NDArray[Any] | None = None, level: float = LEVEL) -> Resampling:
+        """Return the resampling of ``n`` rows, by groups of any type, or row by row; fewer resamples of many rows."""
+        codes = (
+            np.arange(n) if groups is None else np.unique(np.asarray(groups).astype(np.str_), return_inverse=True)[1]
+        )
+        n_draws = int(np.clip(MOST_WEIGHTS // max(n, 1), LEAST_DRAWS, N_DRAWS))
+        return cls(codes, level, n_draws)
+
+    def at(self, rows: Rows) -> Resampling:
+        """Return the resampling of some rows, such as the first of each unit."""
+        return replace(self, groups=self.groups[rows])
+
+
+class Estimates:
+    """Intervals of the numbers of one outcome.
+
+    Parameters
+    ----------
+    outcome
+        Folds with their scores.
+    y
+        The labels of all rows.
+    resampling
+        How intervals are made.
+    """
+
+    def __init__(self, outcome: Outcome, y: NDArray[Any], resampling: Resampling) -> None:
+        self.outcome, self.resampling = outcome, resampling
+        truth = outcome.truth(y)
+        self.rows = [fold.split.test for fold in outcome.folds]
+        tested = zip(self.rows, outcome.folds, strict=True)
+        self.folds = [FoldScores(truth[rows], fold.scores, resampling.groups[rows]) for rows, fold in tested]
+
+    @cached_property
+    def once(self) -> bool:
+        """Whether each row is tested by one fold at most; seeds and draws test it again."""
+        tested = np.concatenate(self.rows)
+        return len(np.unique(tested)) == len(tested)
+
+    def metrics(self) -> dict[str, Ends]:
+        """Return the interval of each metric of the outcome."""
+        names = METRICS[self.outcome.task]
+        drawn, evidence = self._drawn(self._metrics), self._evidence
+        found = {name: self._interval(drawn[name], evidence_for(name, evidence)) for name in names}
+        if self.outcome.task == "binary" and self.once and (of_delong := self._delong()) is not None:
+            found["auc"] = of_delong
+        return {name: ends_of(ends) for name, ends in found.items()}
+
+    def classes(self, names: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """Return precision, recall, F1 and AUC of each class or label, with intervals and the number of its rows."""
+        task = self.outcome.task
+
+        def measure(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
+            every = each_class(task, fold.truth, fold.scores, weights)
+            return {f"{c} {name}": found[name] for c, found in enumerate(every) for name in OF_EACH_CLASS}
+
+        drawn = self._drawn(in_parts(measure))
+        folds = [list(each_class(task, fold.truth, fold.scores)) for fold in self.folds]
+        truth = np.concatenate([fold.truth for fold in self.folds])
+        tested = np.unique(np.concatenate(self.rows), return_index=True)[1]
+        out = {}
+        for c, name in enumerate(names):
+            is_class = truth[:, c] > 0 if task == "multilabel" else truth == c
+            of_folds = [{m: float(found[c][m][0]) for m in OF_EACH_CLASS} for found in folds]
+            out[str(name)] = {
+                "support": int(is_class[tested].sum()),
+                **summary(of_folds),
+                "intervals": {
+                    m: ends_of(self._interval(drawn[f"{c} {m}"], self._class_evidence(m, is_class, c)))
+                    for m in OF_EACH_CLASS
+                },
+            }
+        return out
+
+    def levels(self, values: NDArray[Any]) -> dict[str, dict[str, Any]]:
+        """Return the intervals of each level's metrics, and the gap of each metric between the level and the rest.
+
+        A gap is the metric of the level's rows minus that of all other rows, each the mean over folds, with a
+        percentile interval. Both are resampled together, so groups with rows on both sides are taken into account.
+        """
+        names = METRICS[self.outcome.task]
+        of_folds = [values[rows] for rows in self.rows]
+        out: dict[str, dict[str, Any]] = {}
+        for level in sorted(set(values.tolist()), key=natural):
+            sides = {}
+            for side in (True, False):
+                chosen = [np.flatnonzero((of == level) == side) for of in of_folds]
+                sides[side] = self._drawn_of_some(chosen), self._evidence_of_some(chosen)
+            (here, evidence), (rest, _) = sides[True], sides[False]
+            gaps = {}
+            for name in names:
+                gap = here[name] - rest[name]
+                low, high = interval(gap[1:], self.resampling.level)
+                gaps[name] = json_safe({"value": float(gap[0]), "low": low, "high": high})
+            intervals = {name: ends_of(self._interval(here[name], evidence_for(name, evidence))) for name in names}
+            out[str(level)] = {"intervals": intervals, "gap": gaps}
+        return out
+
+    # How
+
+    @property
+    def _metrics(self) -> Measure:
+        task = self.outcome.task
+        return metrics_measure(task, METRICS[task], self.folds[0].scores.shape[1])
+
+    def _drawn(self, measure: Measure) -> dict[str, Floats]:
+        """Return numbers on the rows and on each resample, the mean over folds, each of shape ``(1 + n_draws,)``."""
+        how = self.resampling
+        means = FoldMeans((1, 1 + how.n_draws))
+        names: dict[str, None] = {}
+        for one in resamples(np.random.default_rng(how.seed), [self.folds], how.n_draws, self.once):
+            found = measure(one.fold, one.weights)
+            names |= dict.fromkeys(found)
+            means.add(0, found)
+        return {name: values[0] for name, values in means.values(names).items()}
+
+    def _drawn_of_some(self, chosen: Sequence[Rows]) -> dict[str, Floats]:
+        """Return the metrics of some rows of each fold, from the resamples of all groups."""
+        numbers = {id(fold): rows for fold, rows in zip(self.folds, chosen, strict=True)}
+        names = METRICS[self.outcome.task]
+
+        def measure(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
+            rows = numbers[id(fold)]
+            if not len(rows):
+                return {name: np.full(len(weights), np.nan) for name in names}
+            some = FoldScores(fold.truth[rows], fold.scores[rows], fold.groups[rows])
+            return self._metrics(some, Weightings(weights.of_groups, weights.groups[rows]))
+
+        return self._drawn(measure)
+
+    def _interval(self, drawn: Floats, evidence: Evidence | None) -> Interval:
+        return metric_interval(drawn, evidence, self.resampling.level)
+
+    @property
+    def _evidence(self) -> dict[str, Evidence]:
+        return self._evidence_of_some([np.arange(len(rows)) for rows in self.rows])
+
+    def _evidence_of_some(self, chosen: Sequence[Rows]) -> dict[str, Evidence]:
+        """Return the evidence of some rows of each fold."""
+        parts = [
+            (fold.truth[rows], fold.groups[rows], fold.scores[rows])
+            for fold, rows in zip(self.folds, chosen, strict=True)
+            if len(rows)
+        ]
+        ends = np.cumsum([0, *(len(truth) for truth, *_ in parts)])
+        truth, groups, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return evidence_of(self.outcome.task, truth, groups, [np.arange(*part) for part in pairwise(ends)], scores)
+
+    def _class_evidence(self, metric: str, is_class: NDArray[np.bool_], c: int) -> Evidence | None:
+        """Return the evidence of a metric of one class against the rest, as of a binary task."""
+        scores = np.concatenate([fold.scores for fold in self.folds])
+        called = scores[:, c] > 0.5 if self.outcome.task == "multilabel" else scores.argmax(1) == c
+        ends = np.cumsum([0, *map(len, self.rows)])
+        groups = np.concatenate([fold.groups for fold in self.folds])
+        as_binary = np.column_stack([~called, called]).astype(np.float64)
+        folds = [np.arange(*part) for part in pairwise(ends)]
+        return evidence_for(metric, evidence_of("binary", is_class.astype(np.int64), groups, folds, as_binary))
+
+    def _delong(self) -> Interval | None:
+        """Return DeLong's interval of the AUC; None if there are too few groups for it."""
+        truth, groups, scores = (
+            np.concatenate([getattr(fold, part) for fold in self.folds]) for part in ("truth", "groups", "scores")
+        )
+        fold_of = np.repeat(np.arange(len(self.rows)), [len(rows) for rows in self.rows])
+        try:
+            return delong(truth == 1, scores[:, 1], groups, fold_of).interval(level=self.resampling.level)
+        except InputError:
+            return None
+
+
+def ends_of(found: Interval) -> Ends:
+    """Return an interval as plain JSON values; None if there is none."""
+    low, high = found
+    return None if np.isnan(low) or np.isnan(high) else [float(low), float(high)]
