@@ -122,17 +122,20 @@ class Ranked:
         """Return the highest sensitivity of a threshold that reaches a specificity on these rows."""
         *_, positives, negatives = self._steps
         n_positive, n_negative = self._totals
-        allowed = negatives <= ((1 - specificity) * n_negative * (1 + _ROUNDING))[:, None]
+        allowed = (1 - specificity) * n_negative * (1 + _ROUNDING)
+        n_steps = np.count_nonzero(negatives <= allowed[:, None], axis=1)
+        reached = np.where(n_steps > 0, _at(positives, np.maximum(n_steps - 1, 0)), 0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self._defined(np.where(allowed, positives, 0).max(1) / n_positive)
+            return self._defined(reached / n_positive)
 
     def specificity(self, sensitivity: float) -> Floats:
         """Return the highest specificity of a threshold that reaches a sensitivity on these rows."""
         *_, positives, negatives = self._steps
         n_positive, n_negative = self._totals
-        reached = positives >= (sensitivity * n_positive * (1 - _ROUNDING))[:, None]
+        needed = sensitivity * n_positive * (1 - _ROUNDING)
+        first = np.count_nonzero(positives < needed[:, None], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return self._defined(1 - np.where(reached, negatives, n_negative[:, None]).min(1) / n_negative)
+            return self._defined(1 - _at(negatives, np.minimum(first, positives.shape[1] - 1)) / n_negative)
 
     def partial_auc(self, specificity: float) -> Floats:
         """Return the area under the ROC curve above a specificity, scaled so that chance is 0.5 and 1 is perfect.
@@ -141,14 +144,21 @@ class Ranked:
         ----------
         McClish, Analyzing a portion of the ROC curve, Medical Decision Making 9, 1989.
         """
-        gained, passed, positives, negatives = self._steps
         n_positive, n_negative = self._totals
-        end = (1 - specificity) * n_negative
-        before = np.minimum(negatives - passed, end[:, None])
-        width = np.minimum(negatives, end[:, None]) - before
+        end = ((1 - specificity) * n_negative)[:, None]
+        *_, negatives = self._steps
+        n_steps = 1 + int(np.count_nonzero(negatives < end, axis=1).max(initial=0))  # all further steps lie beyond it
+        gained, passed, positives, negatives = (part[:, :n_steps] for part in self._steps)
+        width = np.minimum(negatives, end) - np.minimum(negatives - passed, end)
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(passed > 0, width / passed, 0)
             area = (width * (positives - gained + part * gained / 2)).sum(1) / (n_positive * n_negative)
         most = 1 - specificity
         least = most**2 / 2
         return self._defined((1 + (area - least) / (most - least)) / 2)
+
+
+def _at(values: Floats, place: Integers) -> Floats:
+    """Return one column of each row."""
+    found: Floats = np.take_along_axis(values, place[:, None], axis=1)[:, 0]
+    return found

@@ -20,7 +20,7 @@ from headwater.evaluate.intervals import LEVEL, Evidence, Interval, require_leve
 from headwater.evaluate.measured import METRICS, Task, measured
 
 Floats = NDArray[np.float64]
-ROWS_AT_ONCE = 4_000_000  # weights (rows times resamples) computed at once
+ROWS_AT_ONCE = 1_000_000  # weights (rows times resamples) computed at once
 N_DRAWS, LEAST_DRAWS = 2000, 100
 """Default number of resamples, and the least that intervals are read from."""
 DEFAULT_METRIC: Mapping[Task, str] = {

@@ -30,14 +30,21 @@ from headwater.evaluate.bootstrap import (
 )
 from headwater.evaluate.fold_means import json_safe, natural, summary
 from headwater.evaluate.intervals import LEVEL, Evidence, Interval, evidence_for, evidence_of
-from headwater.evaluate.measured import METRICS, OF_EACH_CLASS, each_class
+from headwater.evaluate.measured import METRICS, OF_EACH_CLASS, Task, each_class
 from headwater.evaluate.outcome import Outcome
 from headwater.evaluate.statistics import delong
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Ends = list[float] | None
-MOST_WEIGHTS, LEAST_DRAWS = 400_000_000, 200
+GAPS: Mapping[Task, tuple[str, ...]] = {
+    "binary": ("accuracy", "balanced_accuracy", "recall", "specificity", "f1_macro", "auc", "log_loss"),
+    "multiclass": ("accuracy", "balanced_accuracy_present", "f1_macro_present", "auc", "auc_present", "log_loss"),
+    "multilabel": ("auc_macro", "auc_macro_present", "auc_micro", "f1_macro", "f1_micro", "hamming"),
+    "regression": METRICS["regression"],
+}
+"""The metrics whose gap between a subgroup and the rest is reported."""
+MOST_WEIGHTS, LEAST_DRAWS = 40_000_000, 200
 """Rows times resamples of a run's intervals, above which fewer resamples are drawn, but no fewer than the second."""
 
 
@@ -143,20 +150,20 @@ class Estimates:
         A gap is the metric of the level's rows minus that of all other rows, each the mean over folds, with a
         percentile interval. Both are resampled together, so groups with rows on both sides are taken into account.
         """
-        names = METRICS[self.outcome.task]
+        task = self.outcome.task
+        names = METRICS[task]
         of_folds = [values[rows] for rows in self.rows]
         out: dict[str, dict[str, Any]] = {}
         for level in sorted(set(values.tolist()), key=natural):
-            sides = {}
-            for side in (True, False):
-                chosen = [np.flatnonzero((of == level) == side) for of in of_folds]
-                sides[side] = self._drawn_of_some(chosen), self._evidence_of_some(chosen)
-            (here, evidence), (rest, _) = sides[True], sides[False]
+            inside = [np.flatnonzero(of == level) for of in of_folds]
+            here = self._drawn_of_some(inside, names)
+            rest = self._drawn_of_some([np.flatnonzero(of != level) for of in of_folds], GAPS[task])
             gaps = {}
-            for name in names:
+            for name in rest:
                 gap = here[name] - rest[name]
                 low, high = interval(gap[1:], self.resampling.level)
                 gaps[name] = json_safe({"value": float(gap[0]), "low": low, "high": high})
+            evidence = self._evidence_of_some(inside)
             intervals = {name: ends_of(self._interval(here[name], evidence_for(name, evidence))) for name in names}
             out[str(level)] = {"intervals": intervals, "gap": gaps}
         return out
@@ -179,17 +186,17 @@ class Estimates:
             means.add(0, found)
         return {name: values[0] for name, values in means.values(names).items()}
 
-    def _drawn_of_some(self, chosen: Sequence[Rows]) -> dict[str, Floats]:
+    def _drawn_of_some(self, chosen: Sequence[Rows], names: Sequence[str]) -> dict[str, Floats]:
         """Return the metrics of some rows of each fold, from the resamples of all groups."""
         numbers = {id(fold): rows for fold, rows in zip(self.folds, chosen, strict=True)}
-        names = METRICS[self.outcome.task]
+        of_metrics = metrics_measure(self.outcome.task, names, self.folds[0].scores.shape[1])
 
         def measure(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
             rows = numbers[id(fold)]
             if not len(rows):
                 return {name: np.full(len(weights), np.nan) for name in names}
             some = FoldScores(fold.truth[rows], fold.scores[rows], fold.groups[rows])
-            return self._metrics(some, Weightings(weights.of_groups, weights.groups[rows]))
+            return of_metrics(some, Weightings(weights.of_groups, weights.groups[rows]))
 
         return self._drawn(measure)
 

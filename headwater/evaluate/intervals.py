@@ -86,8 +86,7 @@ def share_interval(value: float, error: float, evidence: Evidence, level: float 
     >>> [round(end, 3) for end in share_interval(1.0, 0.0, Evidence((10, 30), (10,)))]
     [0.692, 1.0]
     """
-    from scipy.special import expit, logit
-    from scipy.stats import t as student
+    from scipy.special import expit, logit, stdtrit  # scipy.stats takes a second to import
 
     require_level(level)
     if np.isnan(value) or not evidence.groups:
@@ -96,7 +95,7 @@ def share_interval(value: float, error: float, evidence: Evidence, level: float 
         bound = float(np.mean(((1 - level) / 2) ** (1 / np.maximum(np.array(evidence.chances, np.float64), 1))))
         return Interval(bound, 1.0) if value > 0.5 else Interval(0.0, 1 - bound)
     n = evidence.n
-    half = student.ppf((1 + level) / 2, n - 1) * n / (n - 1) * error / (value * (1 - value))
+    half = stdtrit(n - 1, (1 + level) / 2) * n / (n - 1) * error / (value * (1 - value))
     return Interval(float(expit(logit(value) - half)), float(expit(logit(value) + half)))
 
 

@@ -58,7 +58,7 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
             [level, f"{part['n_samples']:,}", *(over_folds(part, n, n_folds) for n in names[:4])]
             for level, part in levels.items()
         ]
-        out += ["", *indented(table)]
+        out += ["", *indented(table), *_gap_lines(metrics)]
     if "external" in metrics:
         out += ["", *against_internal(metrics["external"])]
         out += at_threshold_lines(metrics["external"])
@@ -274,19 +274,36 @@ def _interval_cell(shown: Mapping[str, Any] | None, name: str) -> list[str]:
     return ["–"] if found is None else [interval_words(*found)]
 
 
+def _gap_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Make a table of the main metric of each subgroup, and its gap from the rest; none of older runs."""
+    metric = default_metric(metrics["task"], [metrics["mean"]])
+    levels = metrics["by"]["levels"]
+    rows = []
+    for level, part in levels.items():
+        gap = part.get("gap", {}).get(metric)
+        if gap is not None and gap["value"] is not None:
+            shown = [number_words(part["mean"].get(metric)), *_interval_cell(part["intervals"], metric)]
+            rows.append([level, *shown, number_words(gap["value"], "+"), interval_words(gap["low"], gap["high"], "+")])
+    if not rows or len(levels) < 2:
+        return []
+    return ["", *indented([[metrics["by"]["column"], metric, f"{LEVEL:.0%}", "minus the rest", f"{LEVEL:.0%}"], *rows])]
+
+
 def class_metric_lines(part: Mapping[str, Any]) -> list[str]:
     """Make a table of the metrics of each class against the rest; none for two classes, whose metrics say the same."""
     found = part.get("per_class", {})
     if len(found) < 3:
         return []
     names = ("precision", "recall", "f1", "auc")
-    rows = [["class", "samples", *names]]
+    groups = {str(c["name"]): c["n_groups"] for c in part.get("class_counts", ()) if c["n_groups"] is not None}
+    rows = [["class", "samples", *(["groups"] if groups else []), *names]]
     for name, of_class in list(found.items())[:SHOWN]:
         cells = [
             " ".join([number_words(of_class["mean"].get(m)), *_interval_cell(of_class.get("intervals"), m)])
             for m in names
         ]
-        rows.append([name, f"{of_class['support']:,}", *cells])
+        counts = [of_class["support"], *([groups.get(name, 0)] if groups else [])]
+        rows.append([name, *(f"{n:,}" for n in counts), *cells])
     more = len(found) - SHOWN
     return ["", *indented(rows), *([f"  … and {more:,} more, in metrics.json"] if more > 0 else [])]
 
@@ -324,7 +341,8 @@ def sample_lines(metrics: Mapping[str, Any], separator: str | None = None) -> li
     separator
         Text that separates several labels in one cell, if any.
     """
-    out = ["", *class_lines(counts)] if (counts := metrics.get("class_counts")) else []
+    counts = metrics.get("class_counts", ())
+    out = ["", *class_lines(counts)] if counts and not class_metric_lines(metrics) else []
     left_out, missing = metrics["left_out"], metrics.get("missing_values", {})
     lines = [f"left out: {counted(n, 'sample')} ({why})" for why, n in left_out.items()]
     lines += [f"missing: {missing_line(column, found)}" for column, found in missing.items()]
