@@ -12,19 +12,23 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._checks import require_number
 from headwater._shown import Shown
-from headwater._words import aligned, counted
+from headwater._words import aligned, counted, indented
 from headwater.errors import InputError
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate import statistics
+from headwater.evaluate.aggregate import Aggregation, require_aggregation
 from headwater.evaluate.bootstrap import N_DRAWS, require_draws
-from headwater.evaluate.intervals import LEVEL
-from headwater.evaluate.measured import require_metric, sign_of
+from headwater.evaluate.fold_means import json_safe, natural
+from headwater.evaluate.intervals import LEVEL, require_level
+from headwater.evaluate.measured import NEAREST_IS_BEST, require_metric, sign_of
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive, negative_first
 from headwater.runs.foreign import reads_runs
 from headwater.runs.positive import positive_in_run
 from headwater.runs.predictions import (
+    at_units,
     codes_of,
     folds_of,
     label_columns,
@@ -70,6 +74,8 @@ class Difference:
         The least attainable p of a test, if data of this size limit it.
     p_holm
         The p value of ``test``, corrected for the number of pairs; None with one pair, or without a p.
+    verdict
+        What the interval says: that one run is better, that it is not inferior by more than the margin, or neither.
     """
 
     first: str
@@ -81,6 +87,31 @@ class Difference:
     p: Mapping[str, float]
     least_p: Mapping[str, float]
     p_holm: float | None
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """The metric in one subgroup of the samples.
+
+    Attributes
+    ----------
+    level
+        The subgroup: a value of the runs' ``--by`` column.
+    n_samples
+        Number of its samples.
+    runs
+        For each run ``value``, ``low``, ``high`` in the subgroup, and ``gap``, ``gap_low``, ``gap_high``: the metric of
+        the subgroup minus that of all other samples.
+    gap_differences
+        For each pair of runs, the gap of the first minus that of the second, with ``low`` and ``high``. Models are
+        fixed, and groups are resampled.
+    """
+
+    level: str
+    n_samples: int
+    runs: Mapping[str, Mapping[str, float | None]]
+    gap_differences: Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,6 +135,12 @@ class Compared(Shown):
         Tests that were not possible, and why.
     positive
         The positive class of a binary task; else None.
+    per
+        The units that were compared, such as ``"patient"``; None for samples.
+    margin
+        The margin of non-inferiority; None if none was given.
+    subgroups
+        The metric in each subgroup of the runs' ``--by`` column, if the runs have one.
     """
 
     metric: str
@@ -117,6 +154,9 @@ class Compared(Shown):
     friedman_least_p: float | None
     notes: Sequence[str]
     positive: Positive | None = None
+    per: str | None = None
+    margin: float | None = None
+    subgroups: Sequence[Subgroup] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -126,12 +166,14 @@ class Compared(Shown):
             "positive": named,
             "runs": dict(self.runs),
             "differences": [vars(d) for d in self.differences],
+            "subgroups": [vars(one) for one in self.subgroups],
         }
 
     def lines(self) -> list[str]:
         """Return the results in a few lines."""
         share = f"{100 * self.level:g} %"
-        out = [f"{self.metric}, {counted(self.n_samples, 'sample')}; {share} intervals by resampling {self.drawn}s"]
+        by = f"{share} intervals by resampling {self.drawn}s"
+        out = [f"{self.metric}, {counted(self.n_samples, self.per or 'sample')}; {by}"]
         if any(d.test == "corrected_t" for d in self.differences):
             out[0] += "; intervals of differences by the corrected t-test over folds"
         out += positive_lines(self.positive)
@@ -150,7 +192,27 @@ class Compared(Shown):
         if self.friedman_p is not None:
             p = p_words(self.friedman_p, self.friedman_least_p)
             out.append(f"no difference between runs, by ranks over folds (Friedman): p {p}")
-        return [*out, *self.notes]
+        out += ["", *(d.verdict for d in self.differences), *self._subgroup_lines()]
+        return [*out, *([""] if self.notes else []), *self.notes]
+
+    def _subgroup_lines(self) -> list[str]:
+        """Make a table of each subgroup's metric and gap, and one of the differences between the gaps of runs."""
+        if not self.subgroups:
+            return []
+        share = f"{100 * self.level:g} %"
+        rows: list[Sequence[str]] = [["subgroup", "samples", "run", self.metric, share, "minus the rest", share]]
+        for one in self.subgroups:
+            for name, of in one.runs.items():
+                value = [number_words(of["value"]), interval_words(of["low"], of["high"])]
+                gap = [number_words(of["gap"], "+"), interval_words(of["gap_low"], of["gap_high"], "+")]
+                rows.append([one.level, f"{one.n_samples:,}", name, *value, *gap])
+        changes: list[Sequence[str]] = [["subgroup", "gap of", "", share]]
+        for one in self.subgroups:
+            for pair, of in one.gap_differences.items():
+                changes.append(
+                    [one.level, pair, number_words(of["value"], "+"), interval_words(of["low"], of["high"], "+")]
+                )
+        return ["", *indented(rows), "", *indented(changes)]
 
 
 @reads_runs
@@ -158,6 +220,9 @@ def compare(
     runs: Sequence[str | Path | Run],
     *,
     metric: str | None = None,
+    per: str | None = None,
+    aggregate: Aggregation | None = None,
+    margin: float | None = None,
     positive: str | None = None,
     level: float = LEVEL,
     n_draws: int = N_DRAWS,
@@ -171,7 +236,15 @@ def compare(
         Two or more runs, or their paths.
     metric
         A metric of the task. Default: the AUC (macro, for several labels), over the classes or labels present in the
-        test rows if no fold has all of them; r2 for regression.
+        test rows if no fold has all of them; r2 for regression. Besides the metrics that a run reports, any
+        ``sensitivity_at_N_specificity``, ``specificity_at_N_sensitivity`` and ``auc_above_N_specificity``.
+    per
+        Compare units rather than samples: the runs' ``per`` or ``groups`` column, such as the patient.
+    aggregate
+        How a unit's scores are combined. Default: as the runs do, or else ``"mean"``.
+    margin
+        The largest loss that would not matter, above 0, in the metric's own units: a run is not inferior to another if
+        the interval of the difference excludes a larger loss.
     positive
         The positive class of a binary task. Default: that of the first run.
     level
@@ -193,8 +266,15 @@ def compare(
     if len(runs) < 2:
         raise InputError("at least two runs are needed to compare.")
     require_draws(n_draws)
+    require_level(level)
+    if margin is not None:
+        require_number("--margin", margin, above=0)
+    if aggregate is not None and per is None:
+        raise InputError("--aggregate goes with --per, the units to aggregate to.")
     opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
     names = _names(opened)
+    if per is not None:
+        opened = [_at_units(run, name, per, aggregate) for run, name in zip(opened, names, strict=True)]
     task = opened[0].metrics["task"]
     metric = metric or draw.default_metric(task, [run.mean for run in opened])
     require_metric(task, metric)
@@ -237,8 +317,108 @@ def compare(
     if over_folds.n > 1:
         notes += [f"{name}: {UNKNOWN_ROWS}" for name, of in zip(names, models, strict=True) if of[0].n_train is None]
         notes.append(PROCEDURES)
-    counts = (metric, level, n_draws, "group" if grouped else "sample", len(truth))
-    return Compared(*counts, found, differences, friedman_p, friedman_least_p, notes, which)
+    differences = [replace(d, verdict=verdict(d, metric, margin)) for d in differences]
+    subgroups = _subgroups(tables, names, models, paired, draw.Draws(level, n_draws, seed))
+    counts = (metric, level, n_draws, "group" if grouped else per or "sample", len(truth))
+    return Compared(
+        *counts,
+        found,
+        differences,
+        friedman_p,
+        friedman_least_p,
+        notes,
+        positive=which,
+        per=per,
+        margin=margin,
+        subgroups=subgroups,
+    )
+
+
+def verdict(d: Difference, metric: str, margin: float | None = None) -> str:
+    """Say in a sentence what the interval of a difference shows.
+
+    Examples
+    --------
+    >>> d = Difference("a", "b", -0.01, -0.03, 0.01, "bootstrap", {}, {}, None)
+    >>> verdict(d, "auc")
+    'no clear difference between a and b: auc -0.010 [-0.030, +0.010] includes 0'
+    >>> verdict(d, "auc", 0.05)
+    'a is not inferior to b by more than 0.05: auc -0.010 [-0.030, +0.010]'
+    """
+    if np.isnan(d.low) or np.isnan(d.high):
+        return f"{d.first} and {d.second} cannot be compared: {metric} is not defined"
+    numbers = f"{metric} {number_words(d.difference, '+')} {interval_words(d.low, d.high, '+')}"
+    if metric in NEAREST_IS_BEST:
+        differ = "differ" if d.low > 0 or d.high < 0 else "do not clearly differ"
+        return f"{d.first} and {d.second} {differ}: {numbers} (best is {NEAREST_IS_BEST[metric]:g})"
+    low, high = (d.low, d.high) if sign_of(metric) > 0 else (-d.high, -d.low)
+    better, worse = f"{d.first} is better than {d.second}: {numbers}", f"{d.first} is worse than {d.second}: {numbers}"
+    if low > 0:
+        return better
+    if margin is None:
+        return worse if high < 0 else f"no clear difference between {d.first} and {d.second}: {numbers} includes 0"
+    if low > -margin:
+        less = "worse, but " if high < 0 else ""
+        return f"{d.first} is {less}not inferior to {d.second} by more than {margin:g}: {numbers}"
+    if high < -margin:
+        return f"{d.first} is inferior to {d.second} by more than {margin:g}: {numbers}"
+    loss = f"{-margin * sign_of(metric):+g}"
+    return f"{d.first} may be inferior to {d.second} by more than {margin:g}: {numbers} includes {loss}"
+
+
+def _at_units(run: Run, name: str, per: str, how: Aggregation | None) -> Run:
+    """Return a run with predictions of units in place of samples."""
+    config, table = run.config, run.predictions
+    if per == config.get("per") and "unit" in table.columns:
+        column = "unit"
+    elif per == config.get("groups") and "group" in table.columns:
+        column = "group"
+    else:
+        known = dict.fromkeys(c for c in (config.get("per"), config.get("groups")) if c not in (None, "none"))
+        there = f"It knows {' and '.join(known)}" if known else "It knows none"
+        raise InputError(
+            f"--per {per}: {name} does not say which {per} a sample is of. {there}. Fit it with --per {per}."
+        )
+    how = how or config.get("aggregate") or "mean"
+    require_aggregation(how, run.metrics["task"])
+    return replace(run, predictions=at_units(table, run.metrics, column, per, how))
+
+
+def _subgroups(
+    tables: Sequence[pl.DataFrame],
+    names: Sequence[str],
+    models: Sequence[Sequence[draw.FoldScores]],
+    paired: Paired,
+    draws: draw.Draws,
+) -> list[Subgroup]:
+    """Compare the runs in each subgroup of their ``--by`` column; none if a run has none, or another."""
+    if any("level" not in table.columns or not table["level"].equals(tables[0]["level"]) for table in tables):
+        return []
+    (metric,) = paired.drawn
+    levels = tables[0]["level"].to_numpy().astype(str)
+    of_folds = [[levels[rows] for rows in folds_of(table)] for table in tables]
+    found = []
+    for level in sorted(set(levels.tolist()), key=natural):
+        inside, outside = (
+            paired.of_some(
+                [[np.flatnonzero((of == level) == side) for of in folds] for folds in of_folds], models, draws
+            )
+            for side in (True, False)
+        )
+        gaps = inside.drawn[metric] - outside.drawn[metric]
+        runs = {}
+        for i, name in enumerate(names):
+            low, high = inside.interval(metric, i, draws.level)
+            gap_low, gap_high = draw.interval(gaps[i, 1:], draws.level)
+            value = {"value": float(inside.drawn[metric][i, 0]), "low": low, "high": high}
+            runs[name] = json_safe({**value, "gap": float(gaps[i, 0]), "gap_low": gap_low, "gap_high": gap_high})
+        changes = {}
+        for i, j in combinations(range(len(names)), 2):
+            low, high = draw.interval((gaps[i] - gaps[j])[1:], draws.level)
+            change = {"value": float(gaps[i, 0] - gaps[j, 0]), "low": low, "high": high}
+            changes[f"{names[i]} - {names[j]}"] = json_safe(change)
+        found.append(Subgroup(level, int((levels == level).sum()), runs, changes))
+    return found
 
 
 class _Rows:

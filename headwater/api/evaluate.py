@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -38,7 +38,16 @@ from headwater.heads.base import on_device
 from headwater.runs.foreign import reads_runs
 from headwater.runs.metrics import metrics_of
 from headwater.runs.positive import positive_in_run, positive_section
-from headwater.runs.predictions import codes_of, folds_of, names_key, names_of, predictions_of, scores_of, truth_of
+from headwater.runs.predictions import (
+    RowColumns,
+    codes_of,
+    folds_of,
+    names_key,
+    names_of,
+    predictions_of,
+    scores_of,
+    truth_of,
+)
 from headwater.runs.run import Run, open_run
 from headwater.runs.write import described, environment, run_folder, write_run
 from headwater.samples.columns import Columns, keep_samples, require_column
@@ -149,7 +158,7 @@ def evaluate(
     metrics = metrics_of(outcome, rows.data, truth, classes=classes, resampling=resampling, by=by)
     metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(labels), say)
     metrics |= positive_section(which)
-    draws = Draws(level, n_draws, protocol.seed)
+    draws = draw.Draws(level, n_draws, protocol.seed)
     group = rows.columns.groups
     metrics["external"] = {
         "run": _name(fitted),
@@ -181,7 +190,9 @@ def evaluate(
         "allow_leakage": allow_leakage,
         "environment": environment(),
     }
-    predictions = predictions_of(rows.data.ids, truth, outcome, [str(c) for c in classes], group)
+    predictions = predictions_of(
+        rows.data.ids, truth, outcome, [str(c) for c in classes], RowColumns(group, rows.columns.levels)
+    )
     made = Run(target, config, metrics, predictions, fitted.head, fitted.decision)
     return write_run(target, made, fitted.config["head"], head_of=fitted.path)
 
@@ -549,21 +560,13 @@ def _refuse_shared(shared: Mapping[str, int] | None, n: int, run: Run, allowed: 
 # Output
 
 
-class Draws(NamedTuple):
-    """How intervals are made: their level, the number of resamples, and the seed."""
-
-    level: float
-    n_draws: int
-    seed: int
-
-
 def _external(
     run: Run,
     outcome: Outcome,
     truth: NDArray[Any],
     group: NDArray[Any] | None,
     classes: Sequence[str],
-    draws: Draws,
+    draws: draw.Draws,
 ) -> dict[str, Any]:
     """Return each metric, internal and external, with its drop, and the results at the run's threshold."""
     task, scores = outcome.task, outcome.folds[0].scores

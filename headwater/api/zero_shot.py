@@ -32,7 +32,7 @@ from headwater.experiment.prompts import SEES, ClassPrompts, describe, dual
 from headwater.heads import TransductiveZeroShot, ZeroShot
 from headwater.runs.metrics import metrics_of
 from headwater.runs.positive import positive_section
-from headwater.runs.predictions import codes_of, predictions_of
+from headwater.runs.predictions import RowColumns, codes_of, predictions_of
 from headwater.runs.run import Run
 from headwater.runs.write import described, environment, run_folder, write_run
 from headwater.samples.columns import Columns, require_column
@@ -164,7 +164,7 @@ def zero_shot(
     metrics = metrics_of(outcome, data, y, classes=classes, resampling=resampling, by=of_levels)
     metrics |= more | positive_section(which)
     metrics |= counts_of(y, classes, rows, protocol, missing, None, len(labels), say)
-    predictions = predictions_of(data.ids, y, outcome, classes, rows.groups)
+    predictions = predictions_of(data.ids, y, outcome, classes, RowColumns(rows.groups, rows.levels))
     return write_run(target, Run(target, config, metrics, predictions, head), kind)
 
 

@@ -194,6 +194,15 @@ def compare(
     metric: Annotated[
         str | None, option(panel=o.REPORT, metavar="METRIC", help="What to compare. Default: the AUC.")
     ] = None,
+    per: Annotated[
+        str | None,
+        option(panel=o.REPORT, metavar="COL", help="Compare at this level: the runs' --per or --groups column."),
+    ] = None,
+    aggregate: o.Aggregated = None,
+    margin: Annotated[
+        float | None,
+        option(panel=o.REPORT, metavar="LOSS", help="Test for non-inferiority: the largest loss that does not matter."),
+    ] = None,
     positive: o.PositiveClass = None,
     level: o.Level = 0.95,
     draws: o.Draws = 2000,
@@ -209,7 +218,17 @@ def compare(
     """
     from headwater import api
 
-    found = api.compare(runs, metric=metric, positive=positive, level=level, n_draws=draws, seed=seed)
+    found = api.compare(
+        runs,
+        metric=metric,
+        per=per,
+        aggregate=aggregate,
+        margin=margin,
+        positive=positive,
+        level=level,
+        n_draws=draws,
+        seed=seed,
+    )
     show(found.lines(), found.to_dict(), json)
 
 

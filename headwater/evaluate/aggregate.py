@@ -40,6 +40,15 @@ class Units:
     codes: Integers
 
 
+@dataclass(frozen=True, eq=False)
+class UnitScores:
+    """The outcome at the level of units, and the label of each unit."""
+
+    units: Units
+    outcome: Outcome
+    labels: NDArray[Any]
+
+
 def units_of(values: NDArray[Any], column: str) -> Units:
     """Return the units that a column defines."""
     return Units(column, *encode(values, column))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from headwater._checks import require_whole
 from headwater.evaluate._weightings import Weightings
-from headwater.evaluate.intervals import LEVEL, Evidence, Interval, require_level, share_interval
+from headwater.evaluate.intervals import LEVEL, Evidence, Interval, require_level, scaled_interval
 from headwater.evaluate.measured import METRICS, Task, measured
 
 Floats = NDArray[np.float64]
@@ -81,6 +81,7 @@ def bootstrap(
     n_draws: int = N_DRAWS,
     seed: int = 0,
     within_folds: bool = True,
+    some: Sequence[Sequence[NDArray[np.int64]]] | None = None,
 ) -> dict[str, Floats]:
     """Resample groups, and evaluate every model on the same resamples.
 
@@ -95,6 +96,8 @@ def bootstrap(
     within_folds
         Resample the groups of each fold separately; all models must then have the same rows and groups, in the same
         order. Otherwise groups are resampled from all folds together, and folds may differ between models.
+    some
+        For each model and fold, the rows to evaluate, such as those of a subgroup. Groups of all rows are resampled.
 
     Returns
     -------
@@ -111,16 +114,33 @@ def bootstrap(
     names = METRICS[task] if metrics is None else tuple(metrics)
     measure = metrics_measure(task, names, models[0][0].scores.shape[1])
     for one in resamples(rng, models, n_draws, within_folds):
-        means.add(one.model, measure(one.fold, one.weights))
+        if some is not None:
+            one = one.at(some[one.model][one.number])
+        if len(one.fold.truth):
+            means.add(one.model, measure(one.fold, one.weights))
     return means.values(names)
 
 
+class Draws(NamedTuple):
+    """How intervals are made: their level, the number of resamples, and the seed."""
+
+    level: float = LEVEL
+    n_draws: int = N_DRAWS
+    seed: int = 0
+
+
 class Resampled(NamedTuple):
-    """A fold of a model, by its number, with the weightings of its rows: first each once, then the resamples."""
+    """A fold of a model, both by number, with the weightings of its rows: first each once, then the resamples."""
 
     model: int
+    number: int
     fold: FoldScores
     weights: Weightings
+
+    def at(self, rows: NDArray[np.int64]) -> Resampled:
+        """Return some of its rows, with the same weights."""
+        fold = FoldScores(self.fold.truth[rows], self.fold.scores[rows], self.fold.groups[rows])
+        return self._replace(fold=fold, weights=Weightings(self.weights.of_groups, self.weights.groups[rows]))
 
 
 def resamples(
@@ -132,12 +152,12 @@ def resamples(
             groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
             weights = Weightings(_drawn(rng, int(groups.max()) + 1, n_draws), groups)
             for m, model in enumerate(models):
-                yield Resampled(m, model[fold], weights)
+                yield Resampled(m, fold, model[fold], weights)
     else:
         draws = _drawn(rng, 1 + max(int(fold.groups.max()) for model in models for fold in model), n_draws)
         for m, model in enumerate(models):
-            for one in model:
-                yield Resampled(m, one, Weightings(draws, one.groups))
+            for number, one in enumerate(model):
+                yield Resampled(m, number, one, Weightings(draws, one.groups))
 
 
 Measure = Callable[[FoldScores, Weightings], Mapping[str, Floats]]
@@ -226,21 +246,16 @@ def interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
 
 
 def metric_interval(drawn: Floats, evidence: Evidence | None, level: float = LEVEL) -> Interval:
-    """Return the interval of a metric: by `share_interval` for a proportion, else the percentile interval.
+    """Return the interval of a metric: by `scaled_interval`, or without evidence the percentile interval.
 
     Parameters
     ----------
     drawn : float64 array of shape (1 + n_draws,)
-        From `bootstrap`, for one model: the value, then its resampled values, whose standard deviation is its standard
-        error.
+        From `bootstrap`, for one model.
     evidence
-        The evidence of a proportion, from `evidence_of`; None for other metrics.
+        The evidence of the metric, from `evidence_of`.
     """
-    if evidence is None:
-        return Interval(*interval(drawn[1:], level))
-    kept = drawn[1:][~np.isnan(drawn[1:])]
-    error = float(kept.std(ddof=1)) if len(kept) > 1 else float("nan")
-    return share_interval(float(drawn[0]), error, evidence, level)
+    return Interval(*interval(drawn[1:], level)) if evidence is None else scaled_interval(drawn, evidence, level)
 
 
 def p_of_difference(differences: Floats) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.evaluate import Fold, Outcome, OutOfFold, score
-from headwater.evaluate.aggregate import Units, aggregated
+from headwater.evaluate.aggregate import Units, UnitScores, aggregated
 from headwater.evaluate.calibration import (
     Method,
     calibration_error,
@@ -50,12 +50,15 @@ class Decisions:
         Contents of ``decision.json``, which turn scores of the saved head into decisions.
     sets
         Prediction sets of each fold's test rows, bool, of shape ``(n_test, n_classes)``.
+    per
+        The scores of units, if requested.
     """
 
     outcome: Outcome
     metrics: dict[str, Any] = field(default_factory=dict)
     decision: dict[str, Any] = field(default_factory=dict)
     sets: Sequence[NDArray[np.bool_]] | None = None
+    per: UnitScores | None = None
 
 
 def decisions_of(
@@ -95,8 +98,10 @@ def decisions_of(
     if outcome.task != "regression":
         metrics |= _reliability(outcome, y)
     sets = _decide(outcome, y, protocol, metrics, decision, levels, resampling)
+    per = None
     if units is not None:
         of_units, labels = aggregated(outcome, y, units, protocol.how)
+        per = UnitScores(units, of_units, labels)
         of_unit = resampling.at(np.unique(units.codes, return_index=True)[1])
         words = outcome.classes.tolist() if names is None else names
         metrics["per"] = _per(of_units, labels, units, protocol, words, of_unit)
@@ -106,7 +111,7 @@ def decisions_of(
             decision["per"] = {"column": units.column, "aggregate": protocol.how, **decided}
     if decision:
         decision["fitted_to"] = "out-of-fold scores of the rows that the saved head was fitted on"
-    return Decisions(outcome, metrics, decision, sets)
+    return Decisions(outcome, metrics, decision, sets, per)
 
 
 def by_levels(outcome: Outcome, values: NDArray[Any], y: NDArray[Any], resampling: Resampling) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from headwater.evaluate.bootstrap import (
     FoldMeans,
     FoldScores,
     Measure,
+    bootstrap,
     in_parts,
     interval,
     metric_interval,
-    metrics_measure,
     resamples,
 )
 from headwater.evaluate.fold_means import json_safe, natural, summary
@@ -112,7 +112,8 @@ class Estimates:
     def metrics(self) -> dict[str, Ends]:
         """Return the interval of each metric of the outcome."""
         names = METRICS[self.outcome.task]
-        drawn, evidence = self._drawn(self._metrics), self._evidence
+        every = [np.arange(len(rows)) for rows in self.rows]
+        drawn, evidence = self._drawn_of_some(every, names), self._evidence_of_some(every)
         found = {name: self._interval(drawn[name], evidence_for(name, evidence)) for name in names}
         if self.outcome.task == "binary" and self.once and (of_delong := self._delong()) is not None:
             found["auc"] = of_delong
@@ -170,11 +171,6 @@ class Estimates:
 
     # How
 
-    @property
-    def _metrics(self) -> Measure:
-        task = self.outcome.task
-        return metrics_measure(task, METRICS[task], self.folds[0].scores.shape[1])
-
     def _drawn(self, measure: Measure) -> dict[str, Floats]:
         """Return numbers on the rows and on each resample, the mean over folds, each of shape ``(1 + n_draws,)``."""
         how = self.resampling
@@ -187,25 +183,21 @@ class Estimates:
         return {name: values[0] for name, values in means.values(names).items()}
 
     def _drawn_of_some(self, chosen: Sequence[Rows], names: Sequence[str]) -> dict[str, Floats]:
-        """Return the metrics of some rows of each fold, from the resamples of all groups."""
-        numbers = {id(fold): rows for fold, rows in zip(self.folds, chosen, strict=True)}
-        of_metrics = metrics_measure(self.outcome.task, names, self.folds[0].scores.shape[1])
-
-        def measure(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
-            rows = numbers[id(fold)]
-            if not len(rows):
-                return {name: np.full(len(weights), np.nan) for name in names}
-            some = FoldScores(fold.truth[rows], fold.scores[rows], fold.groups[rows])
-            return of_metrics(some, Weightings(weights.of_groups, weights.groups[rows]))
-
-        return self._drawn(measure)
+        """Return metrics of some rows of each fold, from the resamples of all groups."""
+        how = self.resampling
+        found = bootstrap(
+            self.outcome.task,
+            [self.folds],
+            metrics=names,
+            n_draws=how.n_draws,
+            seed=how.seed,
+            within_folds=self.once,
+            some=[chosen],
+        )
+        return {name: values[0] for name, values in found.items()}
 
     def _interval(self, drawn: Floats, evidence: Evidence | None) -> Interval:
         return metric_interval(drawn, evidence, self.resampling.level)
-
-    @property
-    def _evidence(self) -> dict[str, Evidence]:
-        return self._evidence_of_some([np.arange(len(rows)) for rows in self.rows])
 
     def _evidence_of_some(self, chosen: Sequence[Rows]) -> dict[str, Evidence]:
         """Return the evidence of some rows of each fold."""

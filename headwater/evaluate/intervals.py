@@ -8,7 +8,7 @@ an exact bound, from the probability that so many independent groups are all cor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,22 @@ class Interval(NamedTuple):
     high: float
 
 
+Scale = Literal["share", "signed", "positive", "below one", "any", "biased"]
+"""The scale on which an interval is symmetric; see `scaled_interval`."""
+
+
+SCALES: Mapping[str, Scale] = {
+    **dict.fromkeys(("kappa", "kappa_quadratic", "pearson", "spearman"), "signed"),
+    **dict.fromkeys(("log_loss", "brier", "mae", "rmse", "calibration_slope"), "positive"),
+    **dict.fromkeys(("calibration_intercept", "calibration_in_the_large"), "any"),
+    "r2": "below one",
+    "ece": "biased",
+}
+"""The scale of each metric that is no proportion; the Brier score of two classes is one."""
+
+
 class Evidence(NamedTuple):
-    """The sample sizes behind a proportion.
+    """The sample sizes behind a metric, and the scale of its interval.
 
     Attributes
     ----------
@@ -41,10 +55,13 @@ class Evidence(NamedTuple):
     chances
         Number of independent trials: groups, or for an AUC disjoint pairs of a positive and a negative group. One entry
         for each class or label that it is a mean over.
+    scale
+        ``"share"`` for proportions.
     """
 
     groups: tuple[int, ...]
     chances: tuple[int, ...]
+    scale: Scale = "share"
 
     @property
     def n(self) -> float:
@@ -97,6 +114,52 @@ def share_interval(value: float, error: float, evidence: Evidence, level: float 
     n = evidence.n
     half = stdtrit(n - 1, (1 + level) / 2) * n / (n - 1) * error / (value * (1 - value))
     return Interval(float(expit(logit(value) - half)), float(expit(logit(value) + half)))
+
+
+def scaled_interval(drawn: Floats, evidence: Evidence, level: float = LEVEL) -> Interval:
+    """Return the interval of any metric from its resamples, on the scale of its evidence.
+
+    ``"share"``: see `share_interval`. ``"signed"``, such as kappa and correlations, from -1 to 1: as a share, after
+    ``(1 + value) / 2``. ``"positive"``, such as losses: value and standard error on a log scale, with the same t.
+    ``"below one"``, such as r2: one minus the value is positive. ``"any"``: value ± t times the standard error.
+    ``"biased"``, the calibration error, which is too high in small samples and again in their resamples: the reversed
+    percentile interval, which removes that bias once, within 0 and 1.
+
+    Parameters
+    ----------
+    drawn : float64 array of shape (1 + n_draws,)
+        The value, then its resampled values, whose standard deviation is its standard error.
+    evidence
+        Sample sizes, and the scale.
+
+    References
+    ----------
+    Davison and Hinkley, Bootstrap methods and their application, 1997, sections 2.2.1 (basic interval) and 5.2.
+    """
+    from scipy.special import stdtrit
+
+    require_level(level)
+    value, kept = float(drawn[0]), drawn[1:][~np.isnan(drawn[1:])]
+    if np.isnan(value) or len(kept) < 2 or not evidence.groups:
+        return Interval(float("nan"), float("nan"))
+    error = float(kept.std(ddof=1))
+    if evidence.scale == "share":
+        return share_interval(value, error, evidence, level)
+    if evidence.scale == "signed":
+        if error == 0 and abs(value) < 1:  # such as kappa where all predictions are of one class
+            return Interval(float("nan"), float("nan"))
+        found = share_interval((1 + value) / 2, error / 2, evidence, level)
+        return Interval(2 * found.low - 1, 2 * found.high - 1)
+    if evidence.scale == "below one":
+        found = scaled_interval(1 - drawn, evidence._replace(scale="positive"), level)
+        return Interval(1 - found.high, 1 - found.low)
+    if evidence.scale == "biased":
+        low, high = np.quantile(2 * value - kept, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)))
+    half = float(stdtrit(evidence.n - 1, (1 + level) / 2)) * evidence.n / (evidence.n - 1) * error
+    if evidence.scale == "positive" and value > 0:
+        return Interval(float(value * np.exp(-half / value)), float(value * np.exp(half / value)))
+    return Interval(value - half, value + half)
 
 
 def mean_share_interval(
@@ -169,7 +232,7 @@ def independent_difference(first: float, of_first: Interval, second: float, of_s
 def evidence_of(
     task: Task, truth: NDArray[Any], groups: Rows, folds: Sequence[Rows], scores: Floats | None = None
 ) -> dict[str, Evidence]:
-    """Return the evidence of those metrics of a task that are proportions.
+    """Return the evidence of each metric of a task.
 
     Parameters
     ----------
@@ -185,11 +248,12 @@ def evidence_of(
     Returns
     -------
     dict of str to Evidence
-        Has no entry for metrics that are not proportions, such as the log loss, kappa and those of regression.
+        Names that end in ``_`` stand for metrics at any sensitivity or specificity; see `evidence_for`.
     """
-    if task == "regression":
-        return {}
     every = _counted((len(np.unique(groups)),))
+    of_scale = {name: every._replace(scale=scale) for name, scale in SCALES.items()}
+    if task == "regression":
+        return of_scale
     if task == "multilabel":
         positive: NDArray[np.bool_] = truth > 0
         some: NDArray[np.bool_] = np.asarray(positive.any(1))
@@ -199,6 +263,7 @@ def evidence_of(
         of_some = _counted((_n_groups(some, groups),))
         means = ("auc_macro", "average_precision")
         return {
+            **of_scale,
             "auc_micro": _ranked(some, not_all, groups, folds),
             **{f"{name}{end}": _mean_of(labels) for name in means for end in ("", "_present")},
             **{f"{top}f1_micro": of_some for top in ("", "top3_")},
@@ -209,6 +274,7 @@ def evidence_of(
     of_class = _counted(tuple(_n_groups(truth == c, groups) for c in classes))
     ranked = [_ranked(truth == c, truth != c, groups, folds) for c in classes]
     found = {
+        **of_scale,
         **dict.fromkeys(("accuracy", "f1_weighted"), every),
         **dict.fromkeys(("balanced_accuracy", "f1_macro"), of_class),
     }
@@ -235,7 +301,7 @@ def evidence_of(
 
 
 def evidence_for(metric: str, of: Mapping[str, Evidence]) -> Evidence | None:
-    """Return the evidence of a metric, also of one at any sensitivity or specificity; None if it is no proportion."""
+    """Return the evidence of a metric, also of one at any sensitivity or specificity; None if there is none."""
     if metric in of:
         return of[metric]
     return next((found for name, found in of.items() if name.endswith("_") and metric.startswith(name)), None)

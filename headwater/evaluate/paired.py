@@ -8,7 +8,7 @@ corrected resampled t-test.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from headwater.evaluate.bootstrap import (
     N_DRAWS,
+    Draws,
     FoldScores,
     MetricDifference,
     bootstrap,
@@ -36,6 +37,10 @@ class Paired:
 
     Attributes
     ----------
+    task
+        The task of all models.
+    same_folds
+        Whether their folds test the same rows.
     drawn
         Result of `headwater.evaluate.bootstrap.bootstrap` for the models.
     values
@@ -47,6 +52,8 @@ class Paired:
         Evidence of those metrics that are proportions, for each model.
     """
 
+    task: Task
+    same_folds: bool
     drawn: dict[str, Floats]
     values: dict[str, Floats]
     test_to_train: Floats
@@ -70,7 +77,26 @@ class Paired:
         drawn = bootstrap(task, models, metrics=metrics, n_draws=n_draws, seed=seed, within_folds=same_folds)
         values = fold_values(task, models, drawn) if same_folds and len(models[0]) > 1 else {}
         ratios = np.array([test_to_train(model) for model in models])
-        return cls(drawn, values, ratios, [_evidence(task, model) for model in models])
+        return cls(task, same_folds, drawn, values, ratios, [_evidence(task, model) for model in models])
+
+    def of_some(
+        self, chosen: Sequence[Sequence[NDArray[np.int64]]], models: Sequence[Sequence[FoldScores]], draws: Draws
+    ) -> Paired:
+        """Return the same metrics of some rows of each model's folds, from resamples of the groups of all rows."""
+        drawn = bootstrap(
+            self.task,
+            models,
+            metrics=self.drawn,
+            n_draws=draws.n_draws,
+            seed=draws.seed,
+            within_folds=self.same_folds,
+            some=chosen,
+        )
+        parts = [
+            [FoldScores(f.truth[rows], f.scores[rows], f.groups[rows]) for f, rows in zip(model, of, strict=True)]
+            for model, of in zip(models, chosen, strict=True)
+        ]
+        return replace(self, drawn=drawn, values={}, evidence=[_evidence(self.task, part) for part in parts])
 
     def interval(self, metric: str, model: int, level: float = LEVEL) -> Interval:
         """Return the interval of a metric of one model."""

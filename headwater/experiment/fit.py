@@ -29,7 +29,7 @@ from headwater.experiment.leakage import Leakage, check_leakage, require_reason,
 from headwater.experiment.prompts import SEES, texts_for
 from headwater.runs.metrics import metrics_of, trials_of
 from headwater.runs.positive import positive_section
-from headwater.runs.predictions import names_key, predictions_of
+from headwater.runs.predictions import RowColumns, names_key, predictions_of
 from headwater.runs.run import Run
 from headwater.runs.write import described, environment, write_run
 from headwater.samples.classes import alike_labels, alike_values, class_counts, names_in
@@ -227,7 +227,13 @@ class FitPlan:
         if fitted.controls is not None:
             metrics["controls"] = fitted.controls
         words = [str(c) for c in classes]
-        predictions = predictions_of(rows.data.ids, y, decisions.outcome, words, columns.whole, decisions.sets)
+        predictions = predictions_of(
+            rows.data.ids,
+            y,
+            decisions.outcome,
+            words,
+            RowColumns(columns.whole, columns.levels, decisions.sets, decisions.per),
+        )
         config = {
             **self.config,
             "view_levels": views_of(rows.data.inputs),

@@ -44,7 +44,7 @@ from headwater.finetune.reading import (
 from headwater.finetune.team import Team
 from headwater.runs.metrics import metrics_of
 from headwater.runs.positive import positive_section
-from headwater.runs.predictions import predictions_of
+from headwater.runs.predictions import RowColumns, predictions_of
 from headwater.runs.run import Run
 from headwater.runs.write import environment, write_run
 from headwater.samples.columns import Columns, keep_samples
@@ -270,7 +270,8 @@ class TunePlan:
         metrics["leakage"] = ready.leakage
         metrics["frozen"] = frozen_of(frozen, outcome, y, columns.whole)
         metrics["training"] = trained.described
-        predictions = predictions_of(rows.data.ids, y, outcome, [str(c) for c in classes], columns.whole)
+        more = RowColumns(columns.whole, columns.levels, decisions.sets, decisions.per)
+        predictions = predictions_of(rows.data.ids, y, decisions.outcome, [str(c) for c in classes], more)
         features = {name: spec.to_dict() for name, spec in _tuned_specs(ready, trained.adapters).items()}
         config = {**self.config, **protocol.to_dict(), "features": features, "classes": classes}
         config["tokens"] = list(features) if ready.tokens else []

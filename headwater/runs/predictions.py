@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from headwater.evaluate import Outcome
+from headwater.evaluate.aggregate import Aggregation, UnitScores, aggregate, labels_of_units, units_of
 from headwater.evaluate.fold_means import numbered
 
 REPEATS = ("seed", "draw", "fold")
@@ -84,41 +86,119 @@ def rows_trained(
     return [n if isinstance(n, int) and n > 0 else None for n in found]
 
 
+@dataclass(frozen=True, eq=False)
+class RowColumns:
+    """What ``predictions.parquet`` says of each row beside its label and scores.
+
+    Attributes
+    ----------
+    groups
+        The independent group of each row, in ``group``.
+    levels
+        The subgroup of each row (``--by``), in ``level``.
+    sets
+        Prediction sets of each fold's test rows, in ``set``.
+    per
+        The units of the rows and their scores, in ``unit``, ``unit_label`` and ``unit_score_<class>`` (for a regression
+        ``unit_predicted``); each row has the values of its unit.
+    """
+
+    groups: NDArray[Any] | None = None
+    levels: NDArray[Any] | None = None
+    sets: Sequence[NDArray[np.bool_]] | None = None
+    per: UnitScores | None = None
+
+
 def predictions_of(
     ids: NDArray[np.str_],
     y: NDArray[Any],
     outcome: Outcome,
     names: Sequence[str],
-    groups: NDArray[Any] | None = None,
-    sets: Sequence[NDArray[np.bool_]] | None = None,
+    more: RowColumns = RowColumns(),
 ) -> pl.DataFrame:
     """Return one row per test sample; several labels, and prediction sets, are lists of names.
 
     ``names`` are the names of the classes, labels or outputs.
     """
-    regression = outcome.task == "regression"
     parts = []
     for f, fold in enumerate(outcome.folds):
         test = fold.split.test
         columns: dict[str, Any] = {"id": ids[test]}
         columns |= {name: np.full(len(test), number) for name, number in numbered(fold, outcome).items()}
-        if regression:
-            truth = outcome.truth(y)[test]
-            for c, end in enumerate(output_ends(names)):
-                columns[f"label{end}"], columns[f"predicted{end}"] = truth[:, c], fold.scores[:, c]
-        elif y.ndim == 1:
-            columns["label"] = y[test]
-            columns["predicted"] = outcome.classes[fold.scores.argmax(1)]
-        else:
-            columns["label"] = _named(y[test] == 1, names)
-            columns["predicted"] = _named(fold.scores > 0.5, names)
-        if groups is not None:
-            columns["group"] = pl.Series(groups[test]).cast(pl.String)
-        if sets is not None:
-            columns["set"] = _named(sets[f], names)
-        for c, name in enumerate(() if regression else names):
-            columns[f"score_{name}"] = fold.scores[:, c]
+        columns |= _judged(outcome, y, test, fold.scores, names)
+        for name, values in (("group", more.groups), ("level", more.levels)):
+            if values is not None:
+                columns[name] = pl.Series(values[test]).cast(pl.String)
+        if more.sets is not None:
+            columns["set"] = _named(more.sets[f], names)
+        if more.per is not None:
+            columns |= _of_units(more.per, f, test, names)
         parts.append(pl.DataFrame(columns))
+    return pl.concat(parts)
+
+
+def _judged(
+    outcome: Outcome, y: NDArray[Any], rows: NDArray[np.int64], scores: NDArray[np.float64], names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the columns of true labels, predictions and scores."""
+    columns: dict[str, Any] = {}
+    if outcome.task == "regression":
+        truth = outcome.truth(y)[rows]
+        for c, end in enumerate(output_ends(names)):
+            columns[f"label{end}"], columns[f"predicted{end}"] = truth[:, c], scores[:, c]
+        return columns
+    if y.ndim == 1:
+        columns["label"] = y[rows]
+        columns["predicted"] = outcome.classes[scores.argmax(1)]
+    else:
+        columns["label"] = _named(y[rows] == 1, names)
+        columns["predicted"] = _named(scores > 0.5, names)
+    return columns | {f"score_{name}": scores[:, c] for c, name in enumerate(names)}
+
+
+def _of_units(per: UnitScores, fold: int, rows: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
+    """Return the columns of the rows' units."""
+    found = per.outcome.folds[fold]
+    of_row = per.units.codes[rows]
+    place = np.searchsorted(found.split.test, of_row)
+    judged = _judged(per.outcome, per.labels, of_row, found.scores[place], names)
+    return {"unit": per.units.names[of_row].astype(str), **{f"unit_{name}": value for name, value in judged.items()}}
+
+
+def at_units(table: pl.DataFrame, metrics: Mapping[str, Any], column: str, per: str, how: Aggregation) -> pl.DataFrame:
+    """Return a run's predictions at the level of units: one row for each unit and fold, named by its ``id``.
+
+    Parameters
+    ----------
+    table, metrics
+        The run's predictions and metrics.
+    column
+        The column of the predictions that names the units: ``"unit"`` or ``"group"``.
+    per
+        What they are, for messages.
+    how
+        How the scores of a unit's rows are combined.
+
+    Raises
+    ------
+    InputError
+        When rows of a unit have different classes in a multiclass task.
+    """
+    task, names = metrics["task"], names_of(metrics)
+    truth, scores = truth_of(table, names, task), scores_of(table, names, task)
+    keys = [name for name in REPEATS if name in table.columns]
+    parts = []
+    for rows in folds_of(table):
+        units = units_of(table[column].to_numpy()[rows].astype(str), per)
+        classes = np.arange(len(names))
+        labels = labels_of_units(units, task, truth[rows], classes)
+        _, found = aggregate(scores[rows], units.codes, task, how)
+        first = rows[np.unique(units.codes, return_index=True)[1]]
+        one = Outcome(task, np.asarray(names), (), None, {}, {})
+        y = labels if task in ("regression", "multilabel") else np.asarray(names)[labels]
+        judged = _judged(one, y, np.arange(len(y)), found, names)
+        kept = {name: table[name].gather(first) for name in (*keys, "group", "level") if name in table.columns}
+        parts.append(pl.DataFrame({"id": units.names, **kept, **judged}))
     return pl.concat(parts)
 
 
