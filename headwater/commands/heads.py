@@ -66,6 +66,14 @@ def fit_head(
     conformal_per_class: Annotated[
         bool, option("--conformal-per-class", panel=o.REPORT, help="Let that hold for each class by itself.")
     ] = False,
+    prevalence: Annotated[
+        float | None,
+        option(
+            panel=o.REPORT,
+            metavar="SHARE",
+            help="Restate predictive values for this share of positive cases, such as 0.006 in screening.",
+        ),
+    ] = None,
     by: o.By = None,
     per: o.Per = None,
     aggregate: o.Aggregated = None,

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def limit_for_new(values: Floats, share: float, groups: NDArray[Any] | None = None) -> float:
+def limit_for_new(
+    values: Floats, share: float, groups: NDArray[Any] | None = None, weights: Floats | None = None
+) -> float:
     """Return the highest limit that a new value reaches with a probability of at least ``share``.
 
     The coverage holds on average over data sets in which the new value's group and these groups are exchangeable. Each
@@ -24,6 +26,8 @@ def limit_for_new(values: Floats, share: float, groups: NDArray[Any] | None = No
         Between 0 and 1.
     groups : array of shape (n,), optional
         Groups of dependent values, such as patients. By default each value is independent.
+    weights : float64 array of shape (n,), optional
+        Weights of the values within their group, such as one over the number of labels of a row. By default 1.
 
     Returns
     -------
@@ -33,7 +37,9 @@ def limit_for_new(values: Floats, share: float, groups: NDArray[Any] | None = No
     References
     ----------
     Lee, Barber and Willett, Distribution-free inference with hierarchical data, 2023, section 3. With one value per
-    group it is the quantile of split conformal prediction.
+    group it is the quantile of split conformal prediction. For the share of values that lie below the limit it is
+    conformal risk control: Angelopoulos, Bates, Fisch, Lei and Schuster, Conformal risk control, ICLR 2024, theorem 1,
+    with a group's mean as the loss.
 
     Examples
     --------
@@ -45,8 +51,9 @@ def limit_for_new(values: Floats, share: float, groups: NDArray[Any] | None = No
     if not len(values):
         return float("-inf")
     of = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(of)
+    weight = np.ones(len(values)) if weights is None else weights
+    sizes = np.bincount(of, weights=weight)
     order = np.argsort(-values, kind="stable")
-    above = np.cumsum(1 / sizes[of[order]]) / (len(sizes) + 1)
+    above = np.cumsum(weight[order] / sizes[of[order]]) / (len(sizes) + 1)
     first = int(np.searchsorted(above, share - 1e-9))
     return float(values[order[first]]) if first < len(values) else float("-inf")

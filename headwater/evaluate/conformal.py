@@ -82,6 +82,72 @@ def fit_sets(
     return PredictionSets(tuple(least if per_class else least * n_classes))
 
 
+def fit_label_sets(truth: Integers, scores: Floats, alpha: float, groups: NDArray[Any] | None = None) -> PredictionSets:
+    """Fit sets of labels that miss, on average over new rows, at most a share ``alpha`` of a row's true labels.
+
+    Conformal risk control of the false-negative rate: one threshold for all labels, the highest whose risk stays below
+    ``alpha``. A row without any label misses none.
+
+    Parameters
+    ----------
+    truth : 0/1 array of shape (n_samples, n_labels)
+    scores : float64 array of shape (n_samples, n_labels)
+        Probabilities of rows that the head did not see.
+    alpha
+        Between 0 and 1.
+    groups : array of shape (n_samples,), optional
+        Groups of dependent rows, such as patients: the rate then holds for rows of new groups.
+
+    References
+    ----------
+    Angelopoulos, Bates, Fisch, Lei and Schuster, Conformal risk control, ICLR 2024, theorem 1 and section 4.2.
+
+    Examples
+    --------
+    >>> truth, scores = np.eye(3, dtype=int), np.array([[0.9, 0.1, 0.2], [0.3, 0.7, 0.1], [0.2, 0.2, 0.4]])
+    >>> fit_label_sets(truth, scores, 0.5).least
+    (0.7, 0.7, 0.7)
+    """
+    require_alpha(alpha)
+    rows, columns = np.nonzero(truth)
+    n_labels = truth.sum(1)
+    without = np.flatnonzero(n_labels == 0)
+    values = np.concatenate([scores[rows, columns], np.full(len(without), np.inf)])
+    weights = np.concatenate([1 / n_labels[rows], np.ones(len(without))])
+    of_row = np.arange(len(truth)) if groups is None else groups
+    limit = limit_for_new(values, 1 - alpha, np.concatenate([of_row[rows], of_row[without]]), weights)
+    return PredictionSets((limit,) * scores.shape[1])
+
+
+def label_coverage(truth: Integers, sets: Bools) -> dict[str, float]:
+    """Compute the share of true labels that sets miss, mean over rows, and the size of the sets.
+
+    Returns
+    -------
+    dict of str to float
+        ``missed``, ``mean_size`` and ``empty``, the share of sets without any label. NaN without rows.
+
+    Examples
+    --------
+    >>> label_coverage(np.array([[1, 1], [0, 1]]), np.array([[True, False], [True, True]]))
+    {'missed': 0.25, 'mean_size': 1.5, 'empty': 0.0}
+    """
+    if len(truth) == 0:
+        return dict.fromkeys(("missed", "mean_size", "empty"), float("nan"))
+    sizes = sets.sum(1)
+    return {
+        "missed": float(missed_labels(truth, sets).mean()),
+        "mean_size": float(sizes.mean()),
+        "empty": float((sizes == 0).mean()),
+    }
+
+
+def missed_labels(truth: Integers, sets: Bools) -> Floats:
+    """Return the share of each row's true labels that its set lacks, of shape ``(n,)``; 0 for a row without labels."""
+    found: Floats = ((truth > 0) & ~sets).sum(1) / np.maximum(truth.sum(1), 1)
+    return found
+
+
 def coverage(truth: Integers, sets: Bools) -> dict[str, float]:
     """Compute the coverage and size of prediction sets.
 

@@ -23,7 +23,15 @@ from headwater.evaluate.calibration import (
     fit_calibrator,
     reliability,
 )
-from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
+from headwater.evaluate.clinical import Called, decision_curve, prior_shift
+from headwater.evaluate.conformal import (
+    PredictionSets,
+    coverage,
+    fit_label_sets,
+    fit_sets,
+    label_coverage,
+    missed_labels,
+)
 from headwater.evaluate.estimates import Ends, Estimates, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, natural, numbered, summary
 from headwater.evaluate.intervals import LEVEL, mean_share_interval
@@ -97,6 +105,8 @@ def decisions_of(
         )
     if outcome.task != "regression":
         metrics |= _reliability(outcome, y)
+    if outcome.task == "binary":
+        metrics |= _clinical(outcome, y, protocol.prevalence, resampling)
     sets = _decide(outcome, y, protocol, metrics, decision, levels, resampling)
     per = None
     if units is not None:
@@ -107,8 +117,14 @@ def decisions_of(
         metrics["per"] = _per(of_units, labels, units, protocol, words, of_unit)
         decided: dict[str, Any] = {}
         _decide(of_units, labels, protocol, metrics["per"], decided, None, of_unit)
+        if outcome.task == "binary":
+            metrics["per"] |= _clinical(of_units, labels, protocol.prevalence, of_unit)
         if decided:
             decision["per"] = {"column": units.column, "aggregate": protocol.how, **decided}
+    if protocol.prevalence is not None:
+        trained = float((outcome.truth(y) == 1).mean())
+        shift = prior_shift(trained, protocol.prevalence)
+        decision["prior"] = {"trained": trained, "stated": protocol.prevalence, "logit_shift": shift}
     if decision:
         decision["fitted_to"] = "out-of-fold scores of the rows that the saved head was fitted on"
     return Decisions(outcome, metrics, decision, sets, per)
@@ -188,6 +204,46 @@ def _calibrated(
     return after, section, calibrator.to_dict()
 
 
+def _clinical(outcome: Outcome, y: NDArray[Any], prevalence: float | None, resampling: Resampling) -> dict[str, Any]:
+    """Return the decision curve of all test rows, and, for a stated prevalence, what a positive result means there."""
+    rows = np.concatenate([fold.split.test for fold in outcome.folds])
+    positive, groups = outcome.truth(y)[rows] == 1, resampling.groups[rows]
+    score = np.concatenate([fold.scores[:, 1] for fold in outcome.folds])
+    if positive.all() or not positive.any():
+        return {}
+    if prevalence is None:
+        return {"decision_curve": decision_curve(positive, score, groups, level=resampling.level)}
+    shifted = _shifted(score, prior_shift(float((outcome.truth(y) == 1).mean()), prevalence))
+    curve = decision_curve(positive, shifted, groups, prevalence, resampling.level)
+    return {
+        "decision_curve": curve,
+        "prevalence": _at_prevalence(positive, score > 0.5, groups, prevalence, resampling),
+    }
+
+
+def _at_prevalence(
+    positive: NDArray[np.bool_],
+    called: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    prevalence: float,
+    resampling: Resampling,
+) -> dict[str, Any]:
+    """Return predictive values, recall rate and detection rate of all test rows at a prevalence."""
+    found = Called(positive, called, groups, prevalence).rates(resampling.level)
+    return {
+        "prevalence": prevalence,
+        **json_safe({name: value for name, (value, _) in found.items()}),
+        "intervals": {name: ends_of(ends) for name, (_, ends) in found.items()},
+    }
+
+
+def _shifted(score: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+    """Return probabilities with a logit moved by ``shift``."""
+    odds = np.exp(shift)
+    moved: NDArray[np.float64] = score * odds / (score * odds + 1 - score)
+    return moved
+
+
 def _of_losses(intervals: Mapping[str, Ends]) -> dict[str, Ends]:
     """Return the intervals of the losses that calibration should lower, as far as the task's metrics have them."""
     return {name: intervals[name] for name in ("log_loss", "ece", "brier") if name in intervals}
@@ -215,20 +271,27 @@ def _decide(
         metrics["threshold"], decision["threshold"] = _threshold(outcome, y, *protocol.target, groups)
         thresholds = [fold["threshold"] for fold in metrics["threshold"]["folds"]]
         metrics["threshold"]["intervals"] = _threshold_intervals(outcome, y, thresholds, groups)
+        if protocol.prevalence is not None:
+            rows = np.concatenate([fold.split.test for fold in outcome.folds])
+            called = [fold.scores[:, 1] >= at for fold, at in zip(outcome.folds, thresholds, strict=True)]
+            positive = outcome.truth(y)[rows] == 1
+            if positive.any() and not positive.all():
+                found_at = _at_prevalence(
+                    positive, np.concatenate(called), groups[rows], protocol.prevalence, resampling
+                )
+                metrics["threshold"]["at_prevalence"] = found_at
     if protocol.conformal is None:
         return None
     found = _conformal(outcome, y, protocol.conformal, protocol.conformal_per_class, levels, groups)
     metrics["conformal"], decision["conformal"], sets = found
-    truth = outcome.truth(y)
-    held = [s[np.arange(len(s)), truth[f.split.test]] for f, s in zip(outcome.folds, sets, strict=True)]
-    metrics["conformal"]["intervals"] = {"coverage": _interval(outcome, held, [h | True for h in held], groups)}
+    metrics["conformal"]["intervals"] = _set_intervals(outcome, y, sets, resampling)
     return sets
 
 
 def _threshold_intervals(
     outcome: Outcome, y: NDArray[Any], thresholds: Sequence[float], groups: NDArray[np.int64]
 ) -> dict[str, Ends]:
-    """Return confidence intervals of sensitivity, specificity, ppv and npv at the folds' thresholds."""
+    """Return confidence intervals of the folds' results at their thresholds."""
     positive = [outcome.truth(y)[fold.split.test] == 1 for fold in outcome.folds]
     called = [fold.scores[:, 1] >= at for fold, at in zip(outcome.folds, thresholds, strict=True)]
     not_called, negative = ([~part for part in parts] for parts in (called, positive))
@@ -237,6 +300,8 @@ def _threshold_intervals(
         "specificity": (not_called, negative),
         "ppv": (positive, called),
         "npv": (negative, not_called),
+        "recall_rate": (called, [part | True for part in called]),
+        "detection_rate": ([c & p for c, p in zip(called, positive, strict=True)], [part | True for part in called]),
     }
     return {name: _interval(outcome, *share, groups) for name, share in shares.items()}
 
@@ -293,11 +358,16 @@ def _conformal(
     """Return the results of each fold's prediction sets on its test rows, the saved head's rule, and the sets."""
     truth = outcome.truth(y)
 
+    several = outcome.task == "multilabel"
+    measure = label_coverage if several else coverage
+
     def rule(rows: OutOfFold) -> PredictionSets:
+        if several:
+            return fit_label_sets(truth[rows.rows], rows.scores, alpha, groups[rows.rows])
         return fit_sets(truth[rows.rows], rows.scores, alpha, per_class=per_class, groups=groups[rows.rows])
 
     sets = [rule(_inside(fold))(fold.scores) for fold in outcome.folds]
-    found = [coverage(truth[f.split.test], s) for f, s in zip(outcome.folds, sets, strict=True)]
+    found = [measure(truth[f.split.test], s) for f, s in zip(outcome.folds, sets, strict=True)]
     what = {"alpha": alpha, "per_class": per_class}
     section = {
         **what,
@@ -306,12 +376,32 @@ def _conformal(
         **summary(found),
     }
     if levels is not None:
-        section["by"] = dict(_levels(outcome, levels, [_coverage_of(s, truth) for s in sets]))
+        section["by"] = dict(_levels(outcome, levels, [_coverage_of(s, truth, measure) for s in sets]))
     return section, {**what, **rule(_inside(outcome)).to_dict()}, sets
 
 
-def _coverage_of(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Measure:
-    return lambda fold, here: coverage(truth[fold.split.test[here]], sets[here])
+def _coverage_of(
+    sets: NDArray[np.bool_],
+    truth: NDArray[np.int64],
+    measure: Callable[[NDArray[np.int64], NDArray[np.bool_]], dict[str, float]],
+) -> Measure:
+    return lambda fold, here: measure(truth[fold.split.test[here]], sets[here])
+
+
+def _set_intervals(
+    outcome: Outcome, y: NDArray[Any], sets: Sequence[NDArray[np.bool_]], resampling: Resampling
+) -> dict[str, Ends]:
+    """Return the intervals of what prediction sets miss or hold, of their size, and of the shares of empty ones."""
+    truth = [outcome.truth(y)[fold.split.test] for fold in outcome.folds]
+    pairs = list(zip(truth, sets, strict=True))
+    if outcome.task == "multilabel":
+        of_rows = {"missed": [missed_labels(t, s) for t, s in pairs]}
+    else:
+        of_rows = {"coverage": [s[np.arange(len(s)), t].astype(np.float64) for t, s in pairs]}
+        of_rows["single"] = [(s.sum(1) == 1).astype(np.float64) for s in sets]
+    of_rows["mean_size"] = [s.sum(1).astype(np.float64) for s in sets]
+    of_rows["empty"] = [(s.sum(1) == 0).astype(np.float64) for s in sets]
+    return Estimates(outcome, y, resampling).means(of_rows)
 
 
 def _per(

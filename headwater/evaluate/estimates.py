@@ -29,7 +29,7 @@ from headwater.evaluate.bootstrap import (
     resamples,
 )
 from headwater.evaluate.fold_means import json_safe, natural, summary
-from headwater.evaluate.intervals import LEVEL, Evidence, Interval, evidence_for, evidence_of
+from headwater.evaluate.intervals import LEVEL, Evidence, Interval, Scale, evidence_for, evidence_of
 from headwater.evaluate.measured import METRICS, OF_EACH_CLASS, Task, each_class
 from headwater.evaluate.outcome import Outcome
 from headwater.evaluate.statistics import delong
@@ -44,6 +44,8 @@ GAPS: Mapping[Task, tuple[str, ...]] = {
     "regression": METRICS["regression"],
 }
 """The metrics whose gap between a subgroup and the rest is reported."""
+SIZES = ("mean_size",)
+"""Means of rows that are no shares."""
 MOST_WEIGHTS, LEAST_DRAWS = 40_000_000, 200
 """Rows times resamples of a run's intervals, above which fewer resamples are drawn, but no fewer than the second."""
 
@@ -168,6 +170,23 @@ class Estimates:
             intervals = {name: ends_of(self._interval(here[name], evidence_for(name, evidence))) for name in names}
             out[str(level)] = {"intervals": intervals, "gap": gaps}
         return out
+
+    def means(self, values: Mapping[str, Sequence[Floats]]) -> dict[str, Ends]:
+        """Return the interval of means of shares or sizes of rows, float64 of shape ``(n_test,)`` for each fold."""
+        number = {id(fold): f for f, fold in enumerate(self.folds)}
+
+        def measure(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
+            total = weights.total
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return {name: weights.sums(of_folds[number[id(fold)]]) / total for name, of_folds in values.items()}
+
+        drawn = self._drawn(measure)
+        n = (len(np.unique(np.concatenate([fold.groups for fold in self.folds]))),)
+        found = {}
+        for name in values:
+            scale: Scale = "positive" if name in SIZES else "share"
+            found[name] = ends_of(self._interval(drawn[name], Evidence(n, n, scale)))
+        return found
 
     # How
 

@@ -12,6 +12,7 @@ from headwater.errors import InputError, nearest
 from headwater.evaluate import Task
 from headwater.evaluate.aggregate import Aggregation, require_aggregation
 from headwater.evaluate.calibration import Method, require_method
+from headwater.evaluate.clinical import require_prevalence
 from headwater.evaluate.conformal import require_alpha
 from headwater.evaluate.positive import Positive, class_word, positive_in
 from headwater.evaluate.thresholds import Target, require_share
@@ -58,9 +59,14 @@ class Protocol:
         One of them: report the performance at a threshold chosen to reach it on out-of-fold scores of the training
         rows. The positive class must be clear, from `positive` or from the names of the classes.
     conformal
-        Make prediction sets that miss the true class in at most this share of the samples, such as 0.1.
+        Make prediction sets that miss the true class in at most this share of the samples, such as 0.1. With several
+        labels per sample, sets that miss on average at most this share of a sample's labels.
     conformal_per_class
         Whether that holds for each class separately.
+    prevalence
+        For two classes: the share of positive cases where the head will be used, such as 0.006 in screening. Predictive
+        values, recall rate, detection rate and the decision curve are restated for it, and the saved head's
+        ``decision.json`` holds the shift of the logit that corrects its probabilities.
     per, aggregate
         A column of units, such as the exam, and how their samples' scores are combined: ``"mean"`` (the default),
         ``"max"`` or ``"noisy-or"``. All results are also reported for units.
@@ -88,6 +94,7 @@ class Protocol:
     specificity: float | None = None
     conformal: float | None = None
     conformal_per_class: bool = False
+    prevalence: float | None = None
     per: str | None = None
     aggregate: Aggregation | None = None
     positive: str | None = None
@@ -169,6 +176,8 @@ class Protocol:
             require_method(self.calibrate)
         if self.target is not None:
             require_share(self.target[1], f"--{self.target[0]}")
+        if self.prevalence is not None:
+            require_prevalence(self.prevalence)
         if self.conformal is not None:
             require_alpha(self.conformal)
         if self.per is not None:
@@ -203,15 +212,21 @@ class Protocol:
                 ("--sensitivity", self.sensitivity),
                 ("--specificity", self.specificity),
                 ("--conformal", self.conformal),
+                ("--prevalence", self.prevalence),
                 ("--shots", self.shots),
             ):
                 if value is not None:
                     raise InputError(f"{option} is for classes, but --task regression predicts numbers: leave it out.")
         if self.target is not None and task != "binary":
             raise InputError(f"--{self.target[0]} needs two classes, but this is a {task} task.")
+        if self.prevalence is not None and task != "binary":
+            raise InputError(f"--prevalence needs two classes, but this is a {task} task.")
         if task == "multilabel":
-            for option, value in (("--conformal", self.conformal), ("--shots", self.shots)):
-                if value is not None:
+            for option, given in (
+                ("--conformal-per-class", self.conformal_per_class),
+                ("--shots", self.shots is not None),
+            ):
+                if given:
                     raise InputError(f"{option} needs one class per sample, but this is a multilabel task.")
         if self.per is not None:
             require_aggregation(self.how, task)

@@ -91,12 +91,17 @@ def at_threshold(truth: Bools, scores: Floats, threshold: float) -> dict[str, fl
     Returns
     -------
     dict of str to float
-        ``sensitivity``, ``specificity``, ``ppv``, ``npv``; NaN if the denominator is 0.
+        ``sensitivity``, ``specificity``, ``ppv``, ``npv``, ``recall_rate`` (the share of all rows that are called
+        positive) and ``detection_rate`` (the share of all rows that are positive and called so); NaN if the denominator
+        is 0.
 
     Examples
     --------
-    >>> at_threshold(np.array([False, False, True, True]), np.array([0.1, 0.6, 0.4, 0.9]), 0.4)
-    {'sensitivity': 1.0, 'specificity': 0.5, 'ppv': 0.6666666666666666, 'npv': 1.0}
+    >>> at_threshold(  # doctest: +NORMALIZE_WHITESPACE
+    ...     np.array([False, False, True, True]), np.array([0.1, 0.6, 0.4, 0.9]), 0.4
+    ... )
+    {'sensitivity': 1.0, 'specificity': 0.5, 'ppv': 0.6666666666666666, 'npv': 1.0, 'recall_rate': 0.75,
+    'detection_rate': 0.5}
     """
     called = scores >= threshold
     return {
@@ -104,6 +109,8 @@ def at_threshold(truth: Bools, scores: Floats, threshold: float) -> dict[str, fl
         "specificity": _share(~called[~truth]),
         "ppv": _share(truth[called]),
         "npv": _share(~truth[~called]),
+        "recall_rate": _share(called),
+        "detection_rate": _share(called & truth),
     }
 
 

@@ -212,6 +212,7 @@ def decision_lines(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]
             pooled = part["uncalibrated"]["ece_pooled"], metrics["ece_pooled"]
             table.append(["ece, all folds pooled", *(f"{value:.3f}" for value in pooled)])
         out += ["", f"calibrated ({part['method']}, fitted on training rows)", *indented(table)]
+    out += _prevalence_lines(metrics.get("prevalence"), "where its probability is above 0.5")
     out += _threshold_and_set_lines(metrics, n_folds)
     if "per" in metrics:
         part = metrics["per"]
@@ -219,6 +220,7 @@ def decision_lines(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]
         out += ["", f"{counted(part['n_units'], part['column'])} ({part['aggregate']} of the samples' scores)"]
         out += indented(metric_rows(part, names, n_folds))
         out += class_metric_lines(part)
+        out += _prevalence_lines(part.get("prevalence"), "where its probability is above 0.5")
         out += _threshold_and_set_lines(part, n_folds)
     return out
 
@@ -237,6 +239,7 @@ def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[s
         part = metrics["threshold"]
         out += ["", f"threshold for a {part['target']} of {part['at']:g}, chosen on training rows"]
         out += indented(metric_rows(part, list(part["mean"]), n_folds))
+        out += _prevalence_lines(part.get("at_prevalence"), "at these thresholds")
         if few := part.get("too_few"):
             which = "with" if part["target"] == "sensitivity" else "without"
             out.append(
@@ -246,15 +249,35 @@ def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[s
     if "conformal" in metrics:
         part = metrics["conformal"]
         each = " of each class" if part["per_class"] else ""
-        out += ["", f"prediction sets that may miss {100 * part['alpha']:g} %{each}, fitted on training rows"]
+        what = "of a sample's labels" if "missed" in part["mean"] else each.strip()
+        out += [
+            "",
+            f"prediction sets that may miss {100 * part['alpha']:g} % {what}".rstrip() + ", fitted on training rows",
+        ]
         names = list(part["mean"])
         rows = [["", *names], ["all", *(over_folds(part, name, n_folds) for name in names)]]
         if "intervals" in part:
-            rows.append([f"{LEVEL:.0%}", *_interval_cell(part["intervals"], "coverage"), *[""] * (len(names) - 1)])
+            rows.append([f"{LEVEL:.0%}", *(_interval_cell(part["intervals"], name)[0] for name in names)])
         for level, of_level in part.get("by", {}).items():
             rows.append([level, *(over_folds(of_level, name, n_folds) for name in names)])
         out += indented(rows)
     return out
+
+
+def _prevalence_lines(found: Mapping[str, Any] | None, called: str) -> list[str]:
+    """Say what results mean at a stated prevalence; no lines without one."""
+    if found is None:
+        return []
+    rows = [["", "", f"{LEVEL:.0%}"]]
+    for name, ends in found["intervals"].items():
+        value = found[name]
+        per_thousand = name in ("recall_rate", "detection_rate")
+        factor, word = (1000, f"{name} per 1,000") if per_thousand else (1, name)
+        cells = [None if v is None else factor * v for v in (value, *(ends or (None, None)))]
+        digits = ".1f" if per_thousand else ".3f"
+        shown = ["–" if v is None else f"{v:{digits}}" for v in cells]
+        rows.append([word, shown[0], f"[{shown[1]}, {shown[2]}]"])
+    return ["", f"at a prevalence of {found['prevalence']:g}, {called}", *indented(rows)]
 
 
 def metric_rows(part: Mapping[str, Any], names: Sequence[str], n_folds: int) -> list[list[str]]:
