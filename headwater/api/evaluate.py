@@ -20,11 +20,13 @@ from headwater._words import counted
 from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
+from headwater.evaluate.aggregate import Aggregation, UnitScores
 from headwater.evaluate.bootstrap import N_DRAWS, require_draws
 from headwater.evaluate.calibration import calibrator_from_dict
 from headwater.evaluate.class_order import columns_of, in_order_of
+from headwater.evaluate.decisions import decisions_of
 from headwater.evaluate.estimates import Ends, Resampling, ends_of
-from headwater.evaluate.fold_means import json_safe
+from headwater.evaluate.fold_means import json_safe, summary
 from headwater.evaluate.intervals import LEVEL, Interval, independent_difference, mean_share_interval
 from headwater.evaluate.measured import sign_of
 from headwater.evaluate.options import Protocol
@@ -40,6 +42,7 @@ from headwater.runs.metrics import metrics_of
 from headwater.runs.positive import positive_in_run, positive_section
 from headwater.runs.predictions import (
     RowColumns,
+    at_units,
     codes_of,
     folds_of,
     names_key,
@@ -108,15 +111,17 @@ def evaluate(
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
-        ``groups`` (the column to resample for intervals), ``by``, ``seed``, ``positive`` (the run's own by default; a
-        threshold that the run chose is for its positive class), ``where``, ``label_separator`` and
-        ``missing_values``; see `headwater.Protocol` and `headwater.Selection`.
+        ``groups`` (the column to resample for intervals), ``by``, ``per`` and ``aggregate``, ``seed``, ``positive``
+        (the run's own by default; a threshold that the run chose is for its positive class), ``where``,
+        ``label_separator`` and ``missing_values``; see `headwater.Protocol` and `headwater.Selection`.
 
     Returns
     -------
     Run
         Its ``metrics["external"]`` holds, for each metric, the value on the run's own data, the value on the other
-        data set, and the drop, positive if the latter is worse, each with its interval.
+        data set, and the drop, positive if the latter is worse, each with its interval. If the run kept the heads of
+        its folds, ``metrics["external"]["folds"]`` holds the mean and standard deviation over them, each head on all
+        samples of the other data set.
 
     Raises
     ------
@@ -154,12 +159,18 @@ def evaluate(
     _refuse_shared(shared, len(rows.y), fitted, allow_leakage, say)
     outcome, truth, classes, which = _predicted(fitted, rows, own, names, protocol.positive)
     by = None if protocol.by is None or rows.columns.levels is None else (protocol.by, rows.columns.levels)
-    resampling = Resampling.of(len(truth), rows.columns.groups, level)
+    resampling = Resampling.of(len(truth), rows.columns.whole, level)
     metrics = metrics_of(outcome, rows.data, truth, classes=classes, resampling=resampling, by=by)
+    words = [str(c) for c in classes]
+    several = words if task == "multilabel" else None
+    decisions = decisions_of(
+        outcome, truth, protocol.without_fit, units=rows.columns.units, names=several, resampling=resampling
+    )
+    metrics |= decisions.metrics
     metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(labels), say)
     metrics |= positive_section(which)
     draws = draw.Draws(level, n_draws, protocol.seed)
-    group = rows.columns.groups
+    group = rows.columns.whole
     metrics["external"] = {
         "run": _name(fitted),
         "level": level,
@@ -172,6 +183,11 @@ def evaluate(
         "shared": shared,
         "allowed": allow_leakage,
     }
+    if decisions.per is not None and "unit" in fitted.predictions.columns:
+        metrics["external"]["per"] = _external_units(fitted, decisions.per, group, names_of(metrics), draws)
+    if fitted.fold_heads:
+        metrics["external"]["folds"] = _of_fold_heads(fitted, rows, own, names, which)
+    _use_intervals(metrics, metrics["external"])
     if fitted.head.transductive:
         metrics["transduction"] = {"sees": SEES}
     config = {
@@ -191,7 +207,7 @@ def evaluate(
         "environment": environment(),
     }
     predictions = predictions_of(
-        rows.data.ids, truth, outcome, [str(c) for c in classes], RowColumns(group, rows.columns.levels)
+        rows.data.ids, truth, outcome, words, RowColumns(group, rows.columns.levels, per=decisions.per)
     )
     made = Run(target, config, metrics, predictions, fitted.head, fitted.decision)
     return write_run(target, made, fitted.config["head"], head_of=fitted.path)
@@ -233,13 +249,19 @@ def _read(
 ) -> _Rows:
     """Read features and labels in the form the run's head takes."""
     of_run = (("--bags of the run", what.bags), ("--views of the run", what.views))
-    asked = [*(("--label", name) for name in labels), ("--groups", protocol.groups), ("--by", protocol.by), *of_run]
+    asked = [
+        *(("--label", name) for name in labels),
+        ("--groups", protocol.groups),
+        ("--by", protocol.by),
+        ("--per", protocol.per),
+        *of_run,
+    ]
     for option, name in asked:
         if name is not None:
             require_column(store, name, option)
     rule = selection.rule(labels, protocol, store.roles.id)
     missing = rule.found(store.select(selection.where))
-    used = [*labels, *(name for name in (protocol.groups, protocol.by) if name is not None)]
+    used = [*labels, *(name for name in (protocol.groups, protocol.by, protocol.per) if name is not None)]
     read = read_inputs(store, what, selection.where, used, rule)
     task, separator = run.metrics["task"], selection.label_separator
     classes = run.metrics[names_key(task)]
@@ -582,6 +604,39 @@ def _external(
         intervals = _of_threshold(y == 1, scores[:, 1] >= at, codes, draws.level)
         found["threshold"] = {**chosen, **json_safe(given), "intervals": intervals}
     return found
+
+
+def _use_intervals(metrics: dict[str, Any], external: Mapping[str, Any]) -> None:
+    """Give each metric the interval that stands beside its drop, so that one number has one interval."""
+    for section, found in ((metrics, external), (metrics.get("per"), external.get("per"))):
+        if section is not None and found is not None:
+            for name, of_metric in found["metrics"].items():
+                low, high = of_metric["external"]["low"], of_metric["external"]["high"]
+                section["intervals"][name] = None if low is None or high is None else [low, high]
+
+
+def _external_units(
+    run: Run, per: UnitScores, group: NDArray[Any] | None, classes: Sequence[str], draws: draw.Draws
+) -> dict[str, Any]:
+    """Return each metric at the level of units, internal and external, with its drop."""
+    how: Aggregation = run.config.get("aggregate") or "mean"
+    inside = replace(run, predictions=at_units(run.predictions, run.metrics, "unit", run.config["per"], how))
+    of_unit = None if group is None else group[np.unique(per.units.codes, return_index=True)[1]]
+    found = _external(replace(inside, decision={}), per.outcome, per.labels, of_unit, classes, draws)
+    return {"column": per.units.column, "of_run": run.config["per"], **found}
+
+
+def _of_fold_heads(
+    run: Run, rows: _Rows, own: Sequence[str], names: Sequence[str], positive: Positive | None
+) -> dict[str, Any]:
+    """Return the metrics of the head of each fold on all samples, uncalibrated, with mean and standard deviation."""
+    asked = None if positive is None else str(positive.name)
+    plain = replace(run, decision={k: v for k, v in run.decision.items() if k != "calibrator"})
+    found = []
+    for head in run.fold_heads:
+        outcome, *_ = _predicted(replace(plain, head=head), rows, own, names, asked)
+        found.append(outcome.folds[0].metrics)
+    return {"each": [json_safe(metrics) for metrics in found], **summary(found)}
 
 
 def _within(run: Run, task: Task, classes: Sequence[str], n_draws: int, seed: int) -> Paired:

@@ -29,6 +29,7 @@ def fit_head(
     params: Mapping[str, Any] | None = None,
     prompts: str | Path | None = None,
     controls: bool = False,
+    keep_folds: bool = False,
     device: Device = "auto",
     allow_leakage: str | None = None,
     protocol: Protocol | None = None,
@@ -58,6 +59,8 @@ def fit_head(
         see `headwater.heads.read_prompts`. Prompts that the store lacks are embedded and stored.
     controls
         Also evaluate, on the same splits, each input alone, shuffled inputs, and random features.
+    keep_folds
+        Write the heads of the folds too, so that `evaluate` reports how each of them does on another data set.
     device
         Where heads are fitted: ``cpu``, ``cuda``, or ``auto`` for a GPU where one is there and worthwhile; see
         `headwater.heads`.
@@ -93,6 +96,7 @@ def fit_head(
         protocol=protocol,
         selection=with_merge(selection),
         controls=controls,
+        keep_folds=keep_folds,
         allow_leakage=allow_leakage,
         prompts=prompts,
     )

@@ -20,6 +20,7 @@ from headwater.errors import InputError
 from headwater.evaluate import Fold, Outcome, Split, score
 from headwater.evaluate.bootstrap import N_DRAWS, require_draws
 from headwater.evaluate.class_order import in_order_of
+from headwater.evaluate.decisions import decisions_of
 from headwater.evaluate.estimates import Resampling
 from headwater.evaluate.fold_means import json_safe
 from headwater.evaluate.metrics import Task
@@ -114,7 +115,12 @@ def zero_shot(
     image, text = dual(features)
     column = group_column(opened, protocol.groups) if ablate else None if protocol.groups == "none" else protocol.groups
     protocol = replace(protocol, groups=column)
-    for option, name in [*(("--label", name) for name in labels), ("--by", protocol.by), ("--groups", column)]:
+    for option, name in [
+        *(("--label", name) for name in labels),
+        ("--by", protocol.by),
+        ("--per", protocol.per),
+        ("--groups", column),
+    ]:
         if name is not None:
             require_column(opened, name, option)
     rule = selection.rule(labels, protocol, opened.roles.id)
@@ -160,11 +166,13 @@ def zero_shot(
         "environment": environment(),
     }
     of_levels = None if protocol.by is None or rows.levels is None else (protocol.by, rows.levels)
-    resampling = Resampling.of(len(y), rows.groups)
+    resampling = Resampling.of(len(y), rows.whole)
     metrics = metrics_of(outcome, data, y, classes=classes, resampling=resampling, by=of_levels)
-    metrics |= more | positive_section(which)
+    several = classes if task == "multilabel" else None
+    decisions = decisions_of(outcome, y, protocol.without_fit, units=rows.units, names=several, resampling=resampling)
+    metrics |= decisions.metrics | more | positive_section(which)
     metrics |= counts_of(y, classes, rows, protocol, missing, None, len(labels), say)
-    predictions = predictions_of(data.ids, y, outcome, classes, RowColumns(rows.groups, rows.levels))
+    predictions = predictions_of(data.ids, y, outcome, classes, RowColumns(rows.whole, rows.levels, per=decisions.per))
     return write_run(target, Run(target, config, metrics, predictions, head), kind)
 
 

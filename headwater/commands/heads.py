@@ -77,6 +77,9 @@ def fit_head(
     by: o.By = None,
     per: o.Per = None,
     aggregate: o.Aggregated = None,
+    keep_folds: Annotated[
+        bool, option("--keep-folds", panel=o.OUTPUT, help="Keep the heads of the folds too, for evaluate.")
+    ] = False,
     controls: Annotated[
         bool,
         option(
@@ -110,6 +113,7 @@ def fit_head(
         params=params_of(set_ or []),
         prompts=prompts,
         controls=controls,
+        keep_folds=keep_folds,
         device=device,
         allow_leakage=allow_leakage,
         protocol=picked(Protocol, given),
@@ -271,6 +275,8 @@ def evaluate(
     ] = None,
     groups: o.Resampled = None,
     by: o.By = None,
+    per: o.Per = None,
+    aggregate: o.Aggregated = None,
     level: o.Level = 0.95,
     draws: o.Draws = 2000,
     seed: o.Seed = 0,
@@ -381,6 +387,8 @@ def zero_shot(
         str | None, option(panel=o.REPORT, metavar="METRIC", help="What to sort them by. Default: the AUC.")
     ] = None,
     by: o.By = None,
+    per: o.Per = None,
+    aggregate: o.Aggregated = None,
     groups: o.Resampled = None,
     draws: o.Draws = 2000,
     seed: o.Seed = 0,

@@ -143,6 +143,8 @@ def scaled_interval(drawn: Floats, evidence: Evidence, level: float = LEVEL) -> 
     if np.isnan(value) or len(kept) < 2 or not evidence.groups:
         return Interval(float("nan"), float("nan"))
     error = float(kept.std(ddof=1))
+    if max(evidence.groups) < 2 and not (evidence.scale == "share" and value in (0.0, 1.0)):
+        return Interval(float("nan"), float("nan"))  # one group does not show how much groups vary
     if evidence.scale == "share":
         return share_interval(value, error, evidence, level)
     if evidence.scale == "signed":

@@ -146,6 +146,11 @@ class Protocol:
         """Whether something is fitted on out-of-fold scores of training rows."""
         return self.calibrate is not None or self.target is not None or self.conformal is not None
 
+    @property
+    def without_fit(self) -> Protocol:
+        """What is reported without fitting anything, of scores that are given."""
+        return Protocol(task=self.task, per=self.per, aggregate=self.aggregate, seed=self.seed)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain JSON values."""
         divided = self.split is not None or self.holdout is not None

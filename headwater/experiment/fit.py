@@ -56,6 +56,7 @@ class FitOptions:
     protocol: Protocol
     selection: Selection
     controls: bool = False
+    keep_folds: bool = False
     allow_leakage: str | None = None
     prompts: str | Path | None = None
 
@@ -109,6 +110,7 @@ class FitPlan:
             "tokens": sorted(self.what.tokens),
             "device": asked.head.device,
             "controls": asked.controls,
+            "keep_folds": asked.keep_folds,
             "allow_leakage": asked.allow_leakage,
             **asked.selection.to_dict(),
             **asked.protocol.to_dict(),
@@ -249,6 +251,7 @@ class FitPlan:
             outcome.head,
             decision={"classes": classes, **decisions.decision} if decisions.decision else {},
             trials=trials_of(outcome, fixed),
+            fold_heads=[fold.head for fold in outcome.folds] if asked.keep_folds else (),
             instances=instances_of(outcome, fitted.X, rows.data),
         )
 

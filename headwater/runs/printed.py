@@ -60,7 +60,16 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
         ]
         out += ["", *indented(table), *_gap_lines(metrics)]
     if "external" in metrics:
-        out += ["", *against_internal(metrics["external"])]
+        out += ["", *against_internal(metrics["external"], main)]
+        if "folds" in metrics["external"]:
+            out += ["", *_fold_head_lines(metrics["external"]["folds"], names)]
+        if "per" in metrics["external"]:
+            unit = metrics["external"]["per"]["column"]
+            out += [
+                "",
+                f"by {unit}",
+                *against_internal({**metrics["external"], **metrics["external"]["per"]}, main)[1:],
+            ]
         out += at_threshold_lines(metrics["external"])
     if "frozen" in metrics:
         out += ["", *against_frozen(metrics)]
@@ -491,11 +500,19 @@ def _change(change: Mapping[str, float | None]) -> list[str]:
     return [f"{value:+.3f}", f"[{low:+.3f}, {high:+.3f}]"]
 
 
-def against_internal(external: Mapping[str, Any]) -> list[str]:
-    """Make a table of a head's results on the other data set beside the estimate on its own."""
+def _fold_head_lines(found: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Make a table of how the heads of the run's folds do on the other data set."""
+    n = len(found["each"])
+    rows = [[name, over_folds(found, name, n)] for name in names]
+    return [f"the heads of the run's {n} folds on this data set, mean ± standard deviation", *indented(rows)]
+
+
+def against_internal(external: Mapping[str, Any], main: Sequence[str]) -> list[str]:
+    """Make a table of a head's main results on the other data set beside the estimate on its own."""
     drawn = " and ".join(dict.fromkeys(f"{unit}s" for unit in external["drawn"].values()))
     rows = [["", "internal", "external", "drop"]]
-    for name, found in external["metrics"].items():
+    shown = [name for name in (*main, *(f"{m}_present" for m in main)) if name in external["metrics"]]
+    for name, found in ((name, external["metrics"][name]) for name in shown):
         cells = [
             "–" if found[part]["value"] is None else _with_interval(found[part], "+" if part == "drop" else "")
             for part in ("internal", "external", "drop")

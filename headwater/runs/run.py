@@ -29,6 +29,7 @@ DECISION = "decision.json"  # of runs with calibration, a threshold or predictio
 TRIALS = "trials.parquet"  # of runs that selected settings
 INSTANCES = "instances.parquet"  # of runs on bags
 CURVES = "curves.parquet"  # of runs that trained an encoder
+FOLDS = "folds"  # a folder for the head of each fold, if these were kept
 FIGURES = "figures"  # the folder that `plot` writes
 
 
@@ -64,6 +65,8 @@ class Run(Shown):
         ``fold``, ``epoch`` (0 before training), ``train_loss``, ``stop_loss``, ``stop_metric``, ``lr``, ``seconds``.
     adapters
         Trained weights of each encoder, in a new run only; the run directory holds them in ``encoder/``.
+    fold_heads
+        The head of each fold, in order, if ``fit-head --keep-folds`` kept them in ``folds/``.
     """
 
     path: Path | None
@@ -76,6 +79,7 @@ class Run(Shown):
     instances: pl.DataFrame | None = None
     curves: pl.DataFrame | None = None
     adapters: Sequence[Adapter] = ()
+    fold_heads: Sequence[Any] = ()
 
     @property
     def mean(self) -> Mapping[str, float | None]:
@@ -126,7 +130,15 @@ def open_run(path: str | Path) -> Run:
         found.trials,
         instances,
         found.curves,
+        fold_heads=_fold_heads(path, len(found.metrics.get("folds", ()))),
     )
+
+
+def _fold_heads(path: Path, n_folds: int) -> list[Any]:
+    """Return the heads of the folds; none if they were not kept."""
+    if not (path / FOLDS).is_dir():
+        return []
+    return [load_head(path / FOLDS / str(fold)) for fold in range(n_folds)]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from headwater._writable import require_writable
 from headwater.errors import InputError
 from headwater.heads import save_head
 from headwater.runs.places import seen_from
-from headwater.runs.run import CURVES, DECISION, ENCODER, FIGURES, HEAD_FILES, INSTANCES, RUN_FILES, TRIALS, Run
+from headwater.runs.run import CURVES, DECISION, ENCODER, FIGURES, FOLDS, HEAD_FILES, INSTANCES, RUN_FILES, TRIALS, Run
 from headwater.store import Store
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
             for name in HEAD_FILES:
                 shutil.copyfile(head_of / name, folder / name)
         write_adapters(folder, run.adapters)
+        for fold, head in enumerate(run.fold_heads):
+            (folder / FOLDS / str(fold)).mkdir(parents=True)
+            save_head(head, kind, folder / FOLDS / str(fold))
 
     write_whole(target, run.config, metrics, files, write_more)
     return run
@@ -116,7 +119,7 @@ def write_whole(
         (folder / METRICS).write_text(to_json(metrics))
         target.mkdir(exist_ok=True)
         (target / METRICS).unlink(missing_ok=True)  # a directory without it is not a run
-        for name in (ENCODER, FIGURES):
+        for name in (ENCODER, FIGURES, FOLDS):
             shutil.rmtree(target / name, ignore_errors=True)
         written = [path.name for path in folder.iterdir()]
         for name in EVERY_FILE - set(written):

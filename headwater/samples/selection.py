@@ -14,7 +14,7 @@ from headwater.evaluate.options import Protocol
 from headwater.samples.inputs import Missing
 from headwater.samples.missing import MissingRule
 
-WITHOUT_FIT = ("groups", "by", "seed", "positive", "where", "label_separator", "missing_values")
+WITHOUT_FIT = ("groups", "by", "per", "aggregate", "seed", "positive", "where", "label_separator", "missing_values")
 """Options of `headwater.Protocol` and `Selection` for evaluate and zero-shot, which fit nothing."""
 OF_PAIRS = ("groups", "split", "holdout", "seed", "where", "missing_values")
 """Those for contrast, which trains on pairs."""

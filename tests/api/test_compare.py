@@ -1,15 +1,19 @@
 """compare: runs on the same samples side by side, with every test that applies to them."""
 
 import json
+import re
 
 import numpy as np
 import polars as pl
 import pytest
 
 from headwater.api import evaluate
-from headwater.api.compare import compare
+from headwater.api.compare import Difference, compare, verdict
 from headwater.api.fit import fit_head
 from headwater.errors import InputError
+from headwater.evaluate.bootstrap import FoldScores
+from headwater.evaluate.measured import METRICS
+from headwater.evaluate.paired import Paired
 from headwater.evaluate.statistics import corrected_t, corrected_t_interval, holm
 
 N = 120
@@ -294,3 +298,104 @@ def test_a_fold_of_one_class_is_said(two_features, tmp_path):
     found = compare(both)
     assert "DeLong: 1 of 4 folds left out, which lack one of the classes" in found.notes
     assert 0 <= found.differences[0].p["delong"] <= 1
+
+
+def test_units_are_compared_by_their_own_scores(runs, two_features):
+    """At patient level the value is that of the aggregated scores, stored or made from the samples'."""
+    stored = [runs(name, per="patient") for name in ("good", "bad")]
+    plain = [runs(name) for name in ("good", "bad")]
+    of_stored, of_plain = (compare(both, per="patient") for both in (stored, plain))
+    assert of_stored.per == "patient"
+    assert of_stored.n_samples == N // 3
+    for value, other, run in zip(of_stored.runs.values(), of_plain.runs.values(), stored, strict=True):
+        assert value["value"] == pytest.approx(run.metrics["per"]["mean"]["auc"])
+        assert value["value"] == pytest.approx(other["value"])
+    table = stored[0].predictions
+    once = table.unique(["fold", "unit"], maintain_order=True)
+    assert once.height == N // 3
+    mean = table.group_by("unit", maintain_order=True).agg(pl.col("score_1").mean())
+    assert once["unit_score_1"].to_list() == pytest.approx(mean["score_1"].to_list())
+    highest = compare(plain, per="patient", aggregate="max")
+    assert highest.runs != of_plain.runs
+
+
+def test_units_that_a_run_does_not_know_are_refused(runs):
+    with pytest.raises(InputError, match=r"--per kind: .* It knows patient\. Fit it with --per kind"):
+        compare([runs("good"), runs("bad")], per="kind")
+    with pytest.raises(InputError, match="--aggregate goes with --per"):
+        compare([runs("good"), runs("bad")], aggregate="max")
+
+
+@pytest.mark.parametrize("margin", [0, -0.05, float("nan"), float("inf")])
+def test_a_margin_is_above_zero(runs, margin):
+    with pytest.raises(InputError, match="--margin must be a finite number above 0"):
+        compare([runs("good"), runs("bad")], margin=margin)
+
+
+CASES = [
+    ("auc", (0.02, 0.01, 0.03), None, "a is better than b"),
+    ("auc", (-0.02, -0.03, -0.01), None, "a is worse than b"),
+    ("auc", (0.0, -0.03, 0.03), None, "no clear difference"),
+    ("auc", (-0.01, -0.03, 0.01), 0.05, "not inferior to b by more than 0.05"),
+    ("auc", (-0.02, -0.03, -0.01), 0.05, "worse, but not inferior"),
+    ("auc", (-0.02, -0.06, 0.02), 0.05, "may be inferior"),
+    ("auc", (-0.1, -0.12, -0.08), 0.05, "is inferior to b by more than 0.05"),
+    ("log_loss", (0.1, 0.05, 0.15), None, "a is worse than b"),
+    ("log_loss", (-0.1, -0.15, -0.05), None, "a is better than b"),
+    ("log_loss", (0.01, -0.01, 0.03), 0.05, "not inferior to b"),
+    ("log_loss", (0.01, -0.01, 0.06), 0.05, r"may be inferior .* includes \+0.05"),
+    ("calibration_slope", (0.3, 0.1, 0.5), None, r"a and b differ.*best is 1"),
+    ("auc", (float("nan"),) * 3, None, "cannot be compared"),
+]
+
+
+@pytest.mark.parametrize(("metric", "numbers", "margin", "words"), CASES)
+def test_a_verdict_follows_the_interval(metric, numbers, margin, words):
+    d = Difference("a", "b", *numbers, "bootstrap", {}, {}, None)
+    assert re.search(words, verdict(d, metric, margin))
+
+
+def test_noninferiority_of_equal_models_is_shown_as_often_as_it_should():
+    """A loss of just the margin is called non-inferior in at most one of forty data sets, give or take."""
+    shown = 0
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        truth = np.arange(300) % 2
+        right = [rng.random(300) < p for p in (0.75, 0.8)]
+        folds = [[FoldScores(truth, np.eye(2)[np.where(r, truth, 1 - truth)], np.arange(300))] for r in right]
+        d = Paired.of("binary", folds, metrics=["accuracy"], n_draws=300, seed=seed).difference("accuracy", 0, 1)
+        words = verdict(Difference("a", "b", d.value, d.low, d.high, d.test, {}, {}, None), "accuracy", 0.05)
+        shown += "not inferior" in words or "better" in words
+    assert shown / 80 < 0.1
+
+
+@pytest.mark.parametrize("metric", METRICS["binary"])
+def test_every_metric_of_a_run_can_be_compared(runs, metric):
+    found = compare([runs("good"), runs("fair")], metric=metric, n_draws=200)
+    for value, name in zip(found.runs.values(), ("good", "fair"), strict=True):
+        assert value["value"] == pytest.approx(runs(name).mean[metric], nan_ok=True)
+    assert found.differences[0].verdict
+
+
+def test_any_operating_point_can_be_compared(runs):
+    both = [runs("good"), runs("fair")]
+    easy, hard = (compare(both, metric=f"sensitivity_at_{n}_specificity").runs for n in (50, 97.5))
+    assert all(easy[name]["value"] >= hard[name]["value"] for name in easy)
+    with pytest.raises(InputError, match="sensitivity_at_N_specificity"):
+        compare(both, metric="sensitivity_at_0_specificity")
+
+
+def test_subgroups_and_their_gaps_are_compared(runs):
+    both = [runs(name, by="kind") for name in ("good", "bad")]
+    found = compare(both, metric="accuracy", n_draws=300)
+    assert [one.level for one in found.subgroups] == ["a", "b", "c"]
+    assert sum(one.n_samples for one in found.subgroups) == N
+    for one in found.subgroups:
+        for run, of in zip(both, one.runs.values(), strict=True):
+            assert of["value"] == pytest.approx(run.metrics["by"]["levels"][one.level]["mean"]["accuracy"])
+            assert of["gap"] == pytest.approx(run.metrics["by"]["levels"][one.level]["gap"]["accuracy"]["value"])
+        (change,) = one.gap_differences.values()
+        first, second = one.runs.values()
+        assert change["value"] == pytest.approx(first["gap"] - second["gap"])
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert "gap of" in "\n".join(found.lines())
