@@ -14,8 +14,8 @@ from headwater.evaluate.intervals import LEVEL, Interval
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-THRESHOLDS = np.arange(1, 100) / 100
-"""The threshold probabilities of a decision curve."""
+THRESHOLDS = np.concatenate([np.arange(1, 10) / 1000, np.arange(1, 100) / 100])
+"""The threshold probabilities of a decision curve: in steps of 0.001 up to 0.01, then of 0.01."""
 
 
 def require_prevalence(prevalence: float) -> None:
@@ -123,7 +123,7 @@ def decision_curve(
     Examples
     --------
     >>> found = decision_curve(np.array([False, False, True, True]), np.array([0.1, 0.6, 0.4, 0.9]), np.arange(4))
-    >>> found["threshold"][49], round(found["net_benefit"][49], 3), round(found["treat_all"][49], 3)
+    >>> found["threshold"][58], round(found["net_benefit"][58], 3), round(found["treat_all"][58], 3)
     (0.5, 0.0, 0.0)
     """
     from scipy.special import stdtrit

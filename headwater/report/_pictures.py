@@ -118,6 +118,26 @@ def reliability(parts: Mapping[str, Mapping[str, Sequence[Any]]], what: str, err
     return figure
 
 
+def decision_curve(found: Mapping[str, Sequence[float]]) -> Any:
+    """Draw the net benefit of a model at each threshold probability, against treating all and treating nobody.
+
+    ``found`` is the section ``decision_curve`` of ``metrics.json``.
+    """
+    figure = new_figure(COLUMN, 0.8 * COLUMN)
+    axes = figure.add_subplot()
+    x, benefit, everyone = (np.asarray(found[name]) for name in ("threshold", "net_benefit", "treat_all"))
+    axes.axhline(0, color=GREY, linewidth=0.8, label="treat nobody")
+    axes.plot(x, everyone, color=GREY, linestyle="--", linewidth=0.8, label="treat all")
+    axes.fill_between(x, found["low"], found["high"], color=COLOURS[0], alpha=0.2, linewidth=0, label="95 %")
+    axes.plot(x, benefit, color=COLOURS[0], label="model")
+    top = max(float(everyone[0]), float(benefit.max()))
+    of_use = x[(np.abs(benefit) > 0.02 * top) & (benefit > -0.25 * top) | (everyone > -0.25 * top)]
+    end = min(1.0, 1.1 * float(of_use.max()))  # beyond, the model treats nobody, or does harm
+    axes.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, end), ylim=(-0.25 * top, 1.1 * top))
+    axes.legend(loc="upper right")
+    return figure
+
+
 def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Any:
     """Draw a confusion matrix: shares of the true class as colours, and counts.
 

@@ -142,6 +142,8 @@ def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, A
         if spreads:
             prevalence = float(np.mean(truth == 1)) if task == "binary" else None
             yield name, pictures.curves(kind, spreads, prevalence)  # type: ignore[arg-type]
+    if "decision_curve" in found.metrics:
+        yield "decision_curve", pictures.decision_curve(found.metrics["decision_curve"])
     if task != "multilabel":
         number = {name: i for i, name in enumerate(names)}
         predicted = np.array([number[str(value)] for value in table["predicted"].to_list()])

@@ -100,7 +100,7 @@ def test_the_band_of_a_decision_curve_holds_the_truth(prevalence):
     held = []
     for _ in range(150):
         found = decision_curve(*drawn(100), np.arange(100), prevalence)
-        held.append([found["low"][i] <= truth[i] <= found["high"][i] for i in (20, 50, 70)])
+        held.append([found["low"][i] <= truth[i] <= found["high"][i] for i in (29, 59, 79)])
     assert np.mean(held, axis=0).min() > 0.89
 
 

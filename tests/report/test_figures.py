@@ -53,12 +53,13 @@ def fit(store, tmp_path):
 
 
 CLASSES = ["reliability", "roc", "precision_recall", "confusion"]
+TWO_CLASSES = [*CLASSES[:3], "decision_curve", "confusion"]
 
 
 @pytest.mark.parametrize(
     ("label", "options", "expected"),
     [
-        ("grade", {"calibrate": "temperature"}, CLASSES),
+        ("grade", {"calibrate": "temperature"}, TWO_CLASSES),
         ("kind", {"seeds": 2}, CLASSES),
         ("marks", {"label_separator": ";"}, CLASSES[:3]),
         ("size", {"task": "regression"}, ["predicted", "residuals"]),
@@ -99,7 +100,7 @@ def test_one_test_set_is_drawn_without_a_spread(fit, make_store, tmp_path):
     other = make_store(rng.standard_normal((40, 6)), path="o.hw", first_key=900, grade=["low", "high"] * 20)
     tested = evaluate(run, other, label="grade", n_draws=100, out=tmp_path / "far")
     for path in (run.path, tested.path):
-        assert len(plot(path, formats=["svg"]).files) == 4
+        assert len(plot(path, formats=["svg"]).files) == 5
 
 
 def test_a_new_run_takes_old_figures_away(fit):
