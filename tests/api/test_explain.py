@@ -50,6 +50,17 @@ def test_image_and_words(tokens, command, tmp_path):
         assert min(picture.size) >= 448
 
 
+def test_attention_of_queries(tokens, command, tmp_path):
+    """A head that pools by queries says what share of attention each token of the image has."""
+    fitted(tokens, tmp_path / "run", ["vit/image"], "efficient-probing", {**QUICK, "hidden": []})
+    words = ("explain", tmp_path / "run", "--id", "s03", "--method", "attention", "--json")
+    done = command(*words, "--out", tmp_path / "heat.png")
+    assert done.status == 0, done.err
+    shares = json.loads(done.out)["relevance"]["vit/image"]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    assert (tmp_path / "heat.png").exists()
+
+
 def test_a_linear_probe_has_a_map_where_pooling_is_a_mean(tokens, tmp_path):
     """Relevance under a linear probe adds up to nothing, and its probability is that of the run's head."""
     run = fitted(tokens, tmp_path / "run", ["conv/image"], "linear", {"C": 0.01})
