@@ -26,6 +26,8 @@ ROWS_AT_ONCE = 2048  # rows in float64 at once
 ROWS_ON_DEVICE = 32768  # the same on a GPU, which needs large products to be busy
 ALL = -1  # the number of the set of all rows that are used
 ROUNDING = 1e-13  # a variance below this share of the squared size of rows is rounding
+LEAST_LEFT = 1e-6  # least share of squares that a difference may leave; with less, rounding would show
+TINY = 1e-20  # a mean whose square is below this share of what was subtracted is rounding
 LEAST_DENOMINATOR = 1e-14  # of a rank-one update, which rounding may bring to 0
 
 
@@ -261,18 +263,30 @@ class _Moments:
 
 
 def _moments(read: _Reader, row_sets: Sequence[Rows], truth: Truth) -> Iterator[tuple[int, _Moments]]:
-    """Yield the number of each set with its moments."""
+    """Yield the number of each set with its moments.
+
+    Where a few rows are larger than all others by orders of magnitude, moments are summed anew, since the difference of
+    large sums would leave a set that lacks these rows with rounding.
+    """
+    xp = read.backend.xp
     first = next(read.spans(row_sets[0]))
-    shift = read.backend.xp.mean(read(first), axis=0)  # near the mean, for precise products
+    shift = xp.mean(read(first), axis=0)  # near the mean, for precise products
     known: list[tuple[int, _Moments]] = []
     for step in families(row_sets):
         while known and known[-1][0] != step.parent:
             known.pop()
         found = _summed(read, step.rows, truth, shift)
         if step.parent is not None:
-            found = known[-1][1].without(found)
+            parent = known[-1][1]
+            found = parent.without(found)
+            if bool(xp.any(xp.linalg.diagonal(found.gram) < LEAST_LEFT * xp.linalg.diagonal(parent.gram))):
+                found = _summed(read, row_sets[step.number], truth, shift)
         known.append((step.number, found))
         if step.number != ALL:
+            of_mean = found.total**2 / found.n
+            apart = xp.linalg.diagonal(found.gram) - of_mean < LEAST_LEFT * of_mean
+            if bool(xp.any(apart & (of_mean > TINY * found.n * shift**2))):
+                found = _summed(read, row_sets[step.number], truth, shift + found.total / found.n)
             yield step.number, found
 
 

@@ -82,7 +82,7 @@ class GDA(Classifier):
     """
 
     takes_texts = True
-    search_space: ClassVar[SearchSpace] = {"shrinkage": ("uniform", 0.0001, 1.0), "alpha": ("log", 1e-3, 1e2)}
+    search_space: ClassVar[SearchSpace] = {"shrinkage": ("uniform", LEAST_SHRINKAGE, 1.0), "alpha": ("log", 1e-3, 1e2)}
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ def test_the_token_that_decides_is_found(marked, fitted, method):
 
 
 def test_queries_attend_to_the_token_that_decides(marked):
-    """Every method finds it in a head whose queries pool the stored tokens, if all such tokens have a mark in common."""
+    """Every method finds it in a head whose queries pool the stored tokens, if all such tokens share a mark."""
     X, y, place = marked
     X = X.copy()
     X[np.arange(600), place, 1] = 5

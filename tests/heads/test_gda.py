@@ -166,6 +166,19 @@ def test_folds_and_inner_folds_are_those_of_whole_inverses(n):
         assert head.coef_[0] == pytest.approx(expected, abs=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("where", [0, 250])
+def test_one_huge_row_does_not_reach_the_folds_without_it(where):
+    """A row of the test fold that is larger by ten orders of magnitude leaves no trace of rounding in the others."""
+    X, y = data(300, d=16, k=2)
+    X[where] *= 1e10
+    rest = np.flatnonzero(np.arange(300) != where)
+    fits = [(np.arange(300), {}), (rest, {}), (rest[20:], {})]
+    heads = GDA(shrinkage=0.01, scaling="standardize").fit_many(X, y, fits)
+    for (rows, _), head in zip(fits[1:], heads[1:], strict=True):
+        alone = GDA(shrinkage=0.01, scaling="standardize").fit(X[rows], y[rows])
+        assert head.coef_ == pytest.approx(alone.coef_, abs=1e-6 * np.abs(alone.coef_).max())
+
+
 def test_families_cover_every_set_with_few_rows_read():
     """Each set is made from a larger one when that takes fewer rows; five folds take two passes instead of four."""
     n = 1000
