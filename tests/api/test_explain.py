@@ -92,7 +92,7 @@ def test_refusals(tokens, filled, refused, command, tmp_path):
     fitted(tokens, tmp_path / "text", ["bert/text"], "token-mlp", {**QUICK, "blocks": 0})
     fitted(filled, tmp_path / "knn", ["texture/image"], "knn", {"k": 3})
     assert "not the mean of its tokens" in refused("explain", tmp_path / "vit", "--id", "s00")
-    assert "Fit a head over tokens (--head self-attention, co-attention, token-mlp)" in refused(
+    assert "Fit a head over tokens (--head efficient-probing, co-attention, token-mlp)" in refused(
         "explain", tmp_path / "knn", "--id", "s00"
     )
     assert "Did you mean 's01'" in refused("explain", tmp_path / "text", "--id", "S01")
