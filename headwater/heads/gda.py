@@ -102,7 +102,7 @@ class GDA(Classifier):
         self.device = device
 
     def default_grid(self) -> list[dict[str, Any]]:
-        """Return 17 shrinkages by seven values of alpha, from 0.01 to 10.
+        """Return 17 shrinkages by eight values of alpha, from 0.001 to 3.
 
         The shrinkages are ``ks``, 1, and 15 of which ``λ / (1 - λ)`` is evenly spaced on a log scale from 1e-4 to 100.
         """
@@ -111,7 +111,7 @@ class GDA(Classifier):
         return [
             {"shrinkage": shrinkage, "alpha": alpha}
             for shrinkage in (*numbers, 1.0, "ks")
-            for alpha in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+            for alpha in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
         ]
 
     def fit_many(

@@ -127,7 +127,7 @@ def test_gaussians_go_with_texts_and_without(command, dual, tmp_path):
     assert done.status == 0, done.err
     run = open_run(tmp_path / "run")
     assert {"alpha", "shrinkage"} == set(run.metrics["selection"]["final_params"])
-    assert run.trials.filter(run.trials["fold"] == 0).height == 119
+    assert run.trials.filter(run.trials["fold"] == 0).height == 136
     assert run.head.texts.logit_scale == SCALE
     assert np.allclose(run.head.texts.features, T / np.linalg.norm(T, axis=1, keepdims=True), atol=1e-6)
     alone = command(*words(store, "--head", "gda", "--out", tmp_path / "alone"))
