@@ -102,7 +102,7 @@ print("torch" in sys.modules)
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("kind", ["linear", "ridge", "knn", "prototypes"])
+@pytest.mark.parametrize("kind", ["linear", "ridge", "knn", "prototypes", "gda"])
 def test_heads_take_tensors(kind):
     """A tensor is fitted and predicted as the same NumPy array is, with its device's arrays."""
     from headwater.heads import make_head

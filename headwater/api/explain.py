@@ -179,7 +179,7 @@ def _one_sample(store: Store, run: Run, id: str) -> Data:
         if not isinstance(run.head, LinearProbe) or len(names) > 1 or not names[0].endswith("/image"):
             raise InputError(
                 f"a {config['head']} head on {' and '.join(names)} has no tokens to explain. Fit a head over tokens "
-                "(--head self-attention, co-attention, token-mlp), or a linear head on the image features alone."
+                "(--head efficient-probing, co-attention, token-mlp), or a linear head on the image features alone."
             )
         tokens = frozenset(names)
     data = read_inputs(store, Wanted(names, tokens, config.get("missing") == "keep", None), None)

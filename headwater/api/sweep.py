@@ -41,8 +41,10 @@ COSTS = {  # rough cost of a head's own grid relative to linear, to run cheap he
     "linear": 1,
     "ridge": 1,
     "prototypes": 2,
+    "gda": 3,
     "knn": 6,
     "token-mlp": 20,
+    "efficient-probing": 20,
     "mil": 20,
     "xgboost": 55,
     "self-attention": 130,
@@ -203,7 +205,7 @@ def _plans(
     skipped: list[dict[str, str]] = []
     for kind in sorted(kinds, key=_cost):
         chosen = HeadChoice.under(protocol, kind, of_heads.get(kind, {}), device=device, option=f"--set {kind}.")
-        if chosen.head().takes_texts:
+        if chosen.head().needs_texts:
             raise InputError(
                 f"--heads {kind} needs prompts, which a sweep does not take: run fit-head --prompts for it."
             )

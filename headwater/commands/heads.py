@@ -40,7 +40,7 @@ def fit_head(
     set_: o.SetParam = None,
     prompts: Annotated[
         Path | None,
-        option(panel=o.HEAD, metavar="FILE.toml", help="Texts of each class, for --head tip-adapter and similar."),
+        option(panel=o.HEAD, metavar="FILE.toml", help="Texts of each class, for --head gda, tip-adapter and similar."),
     ] = None,
     inner_folds: o.InnerFolds = 4,
     trials: o.Trials = None,

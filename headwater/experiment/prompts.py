@@ -121,16 +121,18 @@ def texts_for(
     Raises
     ------
     InputError
-        When a head lacks prompts, or does not take them.
+        When a head lacks prompts that it needs, or does not take them.
     """
     if not head.takes_texts:
         if path is not None:
             raise InputError(f"--prompts {path}: --head {kind} does not take prompts. Leave --prompts out.")
         return {}, {}
+    if path is None and not head.needs_texts:
+        return {}, {}
     if path is None:
         raise InputError(
             f"--head {kind} compares images with texts of the classes: pass --prompts FILE.toml, as for zero-shot. "
-            "Without texts, use --head knn."
+            "Without texts, use --head gda or knn."
         )
     if len(features) != 1 or not features[0].endswith("/image"):
         raise InputError(f"--head {kind} needs one set of image features of a dual encoder, such as clip/image.")

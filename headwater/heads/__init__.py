@@ -1,20 +1,29 @@
 """Heads: small models that turn feature arrays into predictions.
 
 Their parameter ``device`` says where they are computed: on the CPU, on a GPU (``cuda``), or ``auto``. Under ``auto``,
-linear and ridge heads, neighbours, prototypes and boosted trees take a GPU if there is one and the work is worthwhile:
-at least 10¹² floating-point operations, below which starting CUDA takes longer than the CPU. Heads trained by gradient
-descent (MLP, token heads, Tip-Adapter-F) always take a GPU where one is there. The other heads are computed on the CPU.
-Features that do not fit into a GPU's memory are streamed through it. If its memory is too small all the same, the CPU
-takes over under ``auto``, with a warning; a GPU that was requested ends the fit with `DeviceMemory`.
+linear, ridge and Gaussian heads, neighbours, prototypes and boosted trees take a GPU if there is one and the work is
+worthwhile: at least 10¹² floating-point operations, below which starting CUDA takes longer than the CPU. Heads trained
+by gradient descent (MLP, token heads, Tip-Adapter-F) always take a GPU where one is there. The other heads are computed
+on the CPU. Features that do not fit into a GPU's memory are streamed through it. If its memory is too small all the
+same, the CPU takes over under ``auto``, with a warning; a GPU that was requested ends the fit with `DeviceMemory`.
 """
 
 from headwater.heads._token_head import TokenHead
-from headwater.heads.attention import MIL, CoAttention, CrossAttention, MergedAttention, SelfAttention, TokenMLP
+from headwater.heads.attention import (
+    MIL,
+    CoAttention,
+    CrossAttention,
+    EfficientProbing,
+    MergedAttention,
+    SelfAttention,
+    TokenMLP,
+)
 from headwater.heads.base import Fit, Head
 from headwater.heads.boosting import XGBoost, XGBoostRegressor
 from headwater.heads.class_texts import ClassTexts
 from headwater.heads.controls import noise_like, shuffled
 from headwater.heads.explain import deletion, relevance
+from headwater.heads.gda import GDA
 from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
@@ -27,6 +36,7 @@ from headwater.heads.transclip import TransCLIP, Transduction, TransductiveZeroS
 from headwater.heads.zero_shot import Prompts, ZeroShot, mean_prompt, read_prompts
 
 __all__ = [
+    "GDA",
     "HEADS",
     "KNN",
     "MIL",
@@ -37,6 +47,7 @@ __all__ = [
     "CoAttention",
     "Concatenated",
     "CrossAttention",
+    "EfficientProbing",
     "Fit",
     "Head",
     "KNNRegressor",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 Tokenizer = Literal["project", "mix", "average", "max", "pooled-linear", "pooled-mlp"]
-Aggregator = Literal["none", "self", "merged", "cross", "co"]
+Aggregator = Literal["none", "queries", "self", "merged", "cross", "co"]
 Pool = Literal["max", "mean", "attention"]
 Params = dict[str, "Tensor"]
 Tokens = tuple["Tensor", "Tensor"]  # values (b, t, d), mask (b, t)
@@ -62,6 +62,11 @@ class TokenShape:
         """Number of sequences that go through the blocks."""
         return 1 if self.aggregator == "merged" else len(self.inputs)
 
+    @property
+    def attends(self) -> bool:
+        """Whether tokens attend to tokens, in blocks."""
+        return self.aggregator not in ("none", "queries")
+
 
 def initial(shape: TokenShape, generator: Generator) -> Params:
     """Initialise parameters: weights uniform in ``± fan_in ** -1/2``, norms at 1 and 0."""
@@ -92,7 +97,7 @@ def initial(shape: TokenShape, generator: Generator) -> Params:
         params[f"missing{i}.bias"] = 0.02 * torch.randn(shape.n_tokens if pooled else 1, w, generator=generator)
         if shape.aggregator == "merged":
             params[f"kind{i}.bias"] = 0.02 * torch.randn(w, generator=generator)
-    for block in range(shape.blocks if shape.aggregator != "none" else 0):
+    for block in range(shape.blocks if shape.attends else 0):
         for i in range(shape.streams):
             if shape.aggregator != "cross":
                 attention(f"block{block}.self{i}")
@@ -101,7 +106,11 @@ def initial(shape: TokenShape, generator: Generator) -> Params:
             layer(f"block{block}.up{i}", w, EXPANSION * w)
             layer(f"block{block}.down{i}", EXPANSION * w, w)
             norm(f"block{block}.norm{i}")
-    for i in range(len(shape.inputs) if shape.pool == "attention" else 0):
+    for i, d in enumerate(shape.inputs if shape.aggregator == "queries" else ()):
+        bound = d**-0.5
+        params[f"query{i}.weight"] = torch.empty(shape.heads, d).uniform_(-bound, bound, generator=generator)
+    gated = shape.pool == "attention" and shape.aggregator != "queries"
+    for i in range(len(shape.inputs) if gated else 0):
         layer(f"pool{i}.value", w, max(w // 2, 1))
         layer(f"pool{i}.gate", w, max(w // 2, 1))
         layer(f"pool{i}.score", max(w // 2, 1), 1)
@@ -123,7 +132,8 @@ def forward(
     ----------
     Dou et al., An empirical study of training end-to-end vision-and-language transformers (METER), 2022, section 3.3,
     for merged and co-attention; residual connections and layer norms after each part as in Vaswani et al., 2017.
-    Ilse et al., Attention-based deep multiple instance learning, 2018, eq. 9, for pooling by gated attention.
+    Ilse et al., Attention-based deep multiple instance learning, 2018, eq. 9, for pooling by gated attention. Psomas et
+    al., Attention, please! Revisiting attentive probing through the lens of efficiency, 2025, for pooling by queries.
     """
     torch = need("torch", "encoders")
     streams = [_tokenized(shape, params, i, values, mask) for i, (values, mask) in enumerate(inputs)]
@@ -131,12 +141,17 @@ def forward(
     if shape.aggregator == "merged":
         kinds = [(values + params[f"kind{i}.bias"], mask) for i, (values, mask) in enumerate(streams)]
         streams = [_joined(kinds)]
-    for block in range(shape.blocks if shape.aggregator != "none" else 0):
+    for block in range(shape.blocks if shape.attends else 0):
         streams = _block(shape, params, f"block{block}", streams, drop)
     if shape.aggregator == "merged":
-        parts, masks = torch.split(streams[0][0], sizes, 1), torch.split(streams[0][1], sizes, 1)
-        streams = list(zip(parts, masks, strict=True))
-    pooled, shares = zip(*(_pooled(shape, params, i, *stream) for i, stream in enumerate(streams)), strict=True)
+        apart, masks = torch.split(streams[0][0], sizes, 1), torch.split(streams[0][1], sizes, 1)
+        streams = list(zip(apart, masks, strict=True))
+    if shape.aggregator == "queries":
+        asked = zip(inputs, streams, strict=True)
+        parts = [_asked(shape, params, i, tokens, *stream) for i, ((tokens, _), stream) in enumerate(asked)]
+    else:
+        parts = [_pooled(shape, params, i, *stream) for i, stream in enumerate(streams)]
+    pooled, shares = zip(*parts, strict=True)
     x = torch.cat(pooled, 1)
     for number in range(len(shape.hidden) + 1):
         if number:
@@ -271,6 +286,22 @@ def _pooled(shape: TokenShape, params: Params, i: int, x: Tensor, mask: Tensor) 
     return (x * share[..., None].to(x.dtype)).sum(1), share
 
 
+def _asked(
+    shape: TokenShape, params: Params, i: int, tokens: Tensor, values: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pool by learned queries; return one vector per item ``(b, width)``, and the weight of each token ``(b, t)``.
+
+    Query j attends to tokens as they are, without a projection of keys, and takes the weighted mean of the j-th part of
+    the columns of ``values``, the projected tokens. A token's weight is its mean over queries.
+    """
+    query = params[f"query{i}.weight"]
+    scores = (tokens.to(query.dtype) @ query.T).float() * query.shape[1] ** -0.5  # (b, t, queries)
+    share = scores.masked_fill(~mask[..., None], -need("torch", "encoders").inf).softmax(1)
+    chunks = values.view(*values.shape[:2], len(query), -1)  # (b, t, queries, width / queries)
+    pooled = (chunks * share[..., None].to(values.dtype)).sum(1).flatten(1)
+    return pooled, share.mean(2)
+
+
 def folded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
     """Return parameters for unstandardised tokens, and the means ``mean0``, … of the training tokens.
 
@@ -283,6 +314,8 @@ def folded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
     """
     out = dict(params) | {f"mean{i}": mean for i, (mean, _) in enumerate(scales)}
     for i, (mean, std) in enumerate(scales):
+        if f"query{i}.weight" in out:  # the mean adds the same to the scores of all tokens
+            out[f"query{i}.weight"] = out[f"query{i}.weight"] / std
         out[f"project{i}.weight"] = out[f"project{i}.weight"] / std
         out[f"project{i}.bias"] = out[f"project{i}.bias"] - out[f"project{i}.weight"] @ mean
     return out
@@ -294,4 +327,6 @@ def unfolded(params: Params, scales: Sequence[tuple[Tensor, Tensor]]) -> Params:
     for i, (mean, std) in enumerate(scales):
         out[f"project{i}.bias"] = out[f"project{i}.bias"] + out[f"project{i}.weight"] @ mean
         out[f"project{i}.weight"] = out[f"project{i}.weight"] * std
+        if f"query{i}.weight" in out:
+            out[f"query{i}.weight"] = out[f"query{i}.weight"] * std
     return out

@@ -48,7 +48,7 @@ class TokenHead(Classifier):
     width
         Columns of tokens after projection; a multiple of ``heads``.
     blocks, heads
-        Number of attention blocks, and of heads in each.
+        Number of attention blocks, and of heads in each; for `EfficientProbing`, ``heads`` is the number of queries.
     pool
         How each input's tokens become one vector: ``max``, ``mean``, or ``attention`` (gated).
     hidden
@@ -230,10 +230,14 @@ seed, precision, device
         require_training(self)
         require_above_0(self, "n_tokens", "width", "heads")
         require_one_of(self, tokenizer=Tokenizer, pool=Pool, loss=Loss, precision=HeadPrecision, device=Device)
-        if self.aggregator != "none":
+        if self.aggregator != "none" and self.width % self.heads:
+            raise HeadError(f"width ({self.width}) must be a multiple of heads ({self.heads}).")
+        if self.aggregator not in ("none", "queries"):
             require_above_0(self, "blocks")
-            if self.width % self.heads:
-                raise HeadError(f"width ({self.width}) must be a multiple of heads ({self.heads}).")
+        if self.aggregator == "queries" and self.tokenizer != "project":
+            raise HeadError(
+                f"tokenizer must be project, but is {self.tokenizer!r}: the queries attend to the stored tokens."
+            )
         parts = _listed(X)
         if len(parts) < self.least_inputs:
             raise HeadError(

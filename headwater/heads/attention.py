@@ -53,6 +53,29 @@ class CoAttention(TokenHead):
     least_inputs = 2
 
 
+class EfficientProbing(TokenHead):
+    """Learned queries attend to the tokens of each input as they are; what they find is classified. See `TokenHead`.
+
+    Tokens x are projected to ``width`` columns, which are divided into ``heads`` parts. Query j weights tokens by the
+    softmax of ``query_j · x / sqrt(d)`` over tokens, without a projection of keys, and takes the mean of the j-th part
+    with these weights. The parts are concatenated and classified, by a linear layer unless there are ``hidden`` ones.
+    ``heads`` is thus the number of queries. ``tokenizer`` must be ``project``; ``blocks`` and ``pool`` are not used.
+
+    References
+    ----------
+    Psomas et al., Attention, please! Revisiting attentive probing through the lens of efficiency, 2025
+    (arXiv 2506.10178). docs/heads.md lists the differences.
+    """
+
+    aggregator = "queries"
+    search_space: ClassVar[SearchSpace] = {
+        **{name: where for name, where in TokenHead.search_space.items() if name not in ("blocks", "pool")},
+        "heads": ("choice", (8, 16, 32)),
+    }
+
+    __init__ = with_defaults(TokenHead.__init__, blocks=0, heads=16, width=256, hidden=(), dropout=0.0)
+
+
 class TokenMLP(TokenHead):
     """The tokens of each input are pooled and passed to an MLP: the baseline without attention.
 

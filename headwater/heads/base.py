@@ -39,6 +39,8 @@ class Head(BaseEstimator):  # type: ignore[misc]
         ``("int", low, high)``, ``("log-int", low, high)``, ends included, or ``("choice", (value, ...))``.
     takes_texts
         Whether it has a parameter ``texts`` with a vector for each class by the images' dual encoder.
+    needs_texts
+        Whether a run of it must give texts.
     seeds_together
         Whether fits of several seeds are faster in one `fit_many` than one seed after the other.
     transductive
@@ -50,6 +52,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
     least_inputs: ClassVar[int] = 1
     search_space: ClassVar[SearchSpace] = {}
     takes_texts: ClassVar[bool] = False
+    needs_texts: ClassVar[bool] = False
     seeds_together: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
 

@@ -86,6 +86,7 @@ class WithTexts(Classifier):
     """
 
     takes_texts: ClassVar[bool] = True
+    needs_texts: ClassVar[bool] = True
     texts: ClassTexts | None
     keys_: NDArray[np.float32]
     codes_: NDArray[np.int64]
@@ -113,7 +114,7 @@ class WithTexts(Classifier):
                 shared[id(rows)] = unit_rows(finite_rows(X, rows)).astype(np.float32), place.astype(np.int64), seen
             head.keys_, head.codes_, seen = shared[id(rows)]
             head.classes_, head.multilabel_, head.n_features_in_ = classes[seen], False, head.keys_.shape[1]
-            head.text_ = _scaled(head.texts, head.classes_, head.n_features_in_)
+            head.text_ = scaled_texts(head.texts, head.classes_, head.n_features_in_)
             head._train()
         return heads
 
@@ -141,7 +142,7 @@ class WithTexts(Classifier):
         head.classes_, head.multilabel_ = np.array(values["classes"]), False
         head.keys_, head.codes_ = arrays["keys"], arrays["codes"]
         head.n_features_in_ = head.keys_.shape[1]
-        head.text_ = _scaled(texts, head.classes_, head.n_features_in_)
+        head.text_ = scaled_texts(texts, head.classes_, head.n_features_in_)
         return head
 
     @abstractmethod
@@ -152,7 +153,14 @@ class WithTexts(Classifier):
         """Finish fitting after the training rows are stored."""
 
 
-def _scaled(texts: ClassTexts | None, classes: NDArray[Any], width: int) -> Floats:
+def scaled_texts(texts: ClassTexts | None, classes: NDArray[Any], width: int) -> Floats:
+    """Return unit vectors of some classes times the logit scale, ``(n_classes, width)``; zeros without texts.
+
+    Raises
+    ------
+    HeadError
+        When a class has no vector, or vectors have another width.
+    """
     if texts is None:
         return np.zeros((len(classes), width))
     if texts.features.shape[1] != width:

@@ -150,7 +150,7 @@ def network_of(
             return made
     raise HeadError(
         f"a {type(head).__name__} head is not trained by gradients: tune the encoder with linear, mlp, token-mlp, "
-        "self-attention, merged-attention, cross-attention, co-attention or mil."
+        "efficient-probing, self-attention, merged-attention, cross-attention, co-attention or mil."
     )
 
 

@@ -29,7 +29,7 @@ def gpu(monkeypatch):
     in_place_of_cuda(monkeypatch)
 
 
-@pytest.mark.parametrize("head", ["linear", "knn", "prototypes"])
+@pytest.mark.parametrize("head", ["linear", "knn", "prototypes", "gda"])
 def test_a_run_on_a_gpu_is_that_of_the_cpu(rows, gpu, head):
     """Selection, folds and scores are the CPU's up to the solver's tolerance, and the run says where it was fitted."""
     expected = fit_head(rows, head=head, device="cpu", **ASKED)

@@ -93,7 +93,7 @@ def test_the_estimate_within_is_the_mean_that_the_run_reports(inside, outside, t
         assert found[metric]["internal"]["value"] == pytest.approx(run.mean[metric])
 
 
-@pytest.mark.parametrize("head", ["linear", "knn", "prototypes", "mlp", "xgboost"])
+@pytest.mark.parametrize("head", ["linear", "knn", "prototypes", "gda", "mlp", "xgboost"])
 @pytest.mark.parametrize("label", ["kind", "grade", "number"])
 def test_every_head(inside, outside, tmp_path, head, label):
     """Heads of every kind are read back and tested on the other data set about as well as on their own."""

@@ -50,6 +50,17 @@ def test_image_and_words(tokens, command, tmp_path):
         assert min(picture.size) >= 448
 
 
+def test_attention_of_queries(tokens, command, tmp_path):
+    """A head that pools by queries says what share of attention each token of the image has."""
+    fitted(tokens, tmp_path / "run", ["vit/image"], "efficient-probing", {**QUICK, "hidden": []})
+    words = ("explain", tmp_path / "run", "--id", "s03", "--method", "attention", "--json")
+    done = command(*words, "--out", tmp_path / "heat.png")
+    assert done.status == 0, done.err
+    shares = json.loads(done.out)["relevance"]["vit/image"]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    assert (tmp_path / "heat.png").exists()
+
+
 def test_a_linear_probe_has_a_map_where_pooling_is_a_mean(tokens, tmp_path):
     """Relevance under a linear probe adds up to nothing, and its probability is that of the run's head."""
     run = fitted(tokens, tmp_path / "run", ["conv/image"], "linear", {"C": 0.01})
@@ -81,7 +92,7 @@ def test_refusals(tokens, filled, refused, command, tmp_path):
     fitted(tokens, tmp_path / "text", ["bert/text"], "token-mlp", {**QUICK, "blocks": 0})
     fitted(filled, tmp_path / "knn", ["texture/image"], "knn", {"k": 3})
     assert "not the mean of its tokens" in refused("explain", tmp_path / "vit", "--id", "s00")
-    assert "Fit a head over tokens (--head self-attention, co-attention, token-mlp)" in refused(
+    assert "Fit a head over tokens (--head efficient-probing, co-attention, token-mlp)" in refused(
         "explain", tmp_path / "knn", "--id", "s00"
     )
     assert "Did you mean 's01'" in refused("explain", tmp_path / "text", "--id", "S01")

@@ -118,3 +118,31 @@ def test_more_than_images(refused, store, tmp_path):
     options = ("--label", "grade", "--groups", "patient", "--head", "tip-adapter", "--prompts", tmp_path / "p.toml")
     error = refused("fit-head", store, "--features", "stub-16/image", "--features", "texture/image", *options)
     assert "one set of image features of a dual encoder" in error
+
+
+def test_gaussians_go_with_texts_and_without(command, dual, tmp_path):
+    """Shrinkage and weight of gda are selected inside the training rows; texts are added where there are prompts."""
+    store, prompts, _, T = dual
+    done = command(*words(store, "--head", "gda", "--prompts", prompts, "--out", tmp_path / "run"))
+    assert done.status == 0, done.err
+    run = open_run(tmp_path / "run")
+    assert {"alpha", "shrinkage"} == set(run.metrics["selection"]["final_params"])
+    assert run.trials.filter(run.trials["fold"] == 0).height == 136
+    assert run.head.texts.logit_scale == SCALE
+    assert np.allclose(run.head.texts.features, T / np.linalg.norm(T, axis=1, keepdims=True), atol=1e-6)
+    alone = command(*words(store, "--head", "gda", "--out", tmp_path / "alone"))
+    assert alone.status == 0, alone.err
+    assert "prompts" not in open_run(tmp_path / "alone").config
+    assert open_run(tmp_path / "alone").head.texts is None
+    assert run.mean["accuracy"] > open_run(tmp_path / "alone").mean["accuracy"] - 0.05
+    shrunk = command(*words(store, "--head", "gda", "--set", 'shrinkage=["ks", 0.1]', "--set", "alpha=1", "--json"))
+    assert json.loads(shrunk.out)["selection"]["final_params"]["shrinkage"] in ("ks", 0.1)
+
+
+def test_gaussians_can_be_swept(command, dual, tmp_path):
+    """A sweep takes gda, without texts."""
+    store, *_ = dual
+    options = ("--features", "made/image", "--heads", "gda", "--label", "place", "--groups", "person", "--folds", 3)
+    done = command("sweep", store, *options, "--out", tmp_path / "sweep")
+    assert done.status == 0, done.err
+    assert "gda" in done.out

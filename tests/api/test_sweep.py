@@ -305,7 +305,7 @@ def test_without_optuna(two, tmp_path, monkeypatch):
 
 def test_every_head_has_its_place():
     """The order of cells knows every kind of head that can be swept: what wants prompts is refused by name."""
-    with_prompts = {kind for kind in HEADS if kind.startswith("zero-shot") or head_class(kind).takes_texts}
+    with_prompts = {kind for kind in HEADS if kind.startswith("zero-shot") or head_class(kind).needs_texts}
     assert set(COSTS) == (set(HEADS) | set(REGRESSORS)) - with_prompts
 
 

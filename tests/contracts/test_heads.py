@@ -6,10 +6,12 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from headwater.errors import HeadError
 from headwater.heads import (
+    GDA,
     HEADS,
     KNN,
     MIL,
     MLP,
+    EfficientProbing,
     LinearProbe,
     Prototypes,
     SelfAttention,
@@ -27,11 +29,13 @@ MEMBERS = {
     "mlp": (MLP(hidden=(16,), epochs=25, batch_size=32, lr=1e-2, precision="fp32"), {"lr": 1e-3}),
     "knn": (KNN(k=5), {"k": 30}),
     "prototypes": (Prototypes(), {"temperature": 1.0}),
+    "gda": (GDA(), {"shrinkage": 0.5}),
     "tip-adapter": (TipAdapter(beta=20.0), {"alpha": 3.0}),
     "tip-adapter-f": (TipAdapterF(beta=20.0, epochs=3), {"lr": 1e-2}),
     "transclip": (TransCLIP(), {"shot_weight": 0.2}),
     "xgboost": (XGBoost(n_rounds=40, n_threads=1), {"max_depth": 2}),
     "self-attention": (SelfAttention(width=8, heads=2, blocks=1, hidden=(8,), **QUICK), {"lr": 1e-3}),
+    "efficient-probing": (EfficientProbing(width=16, heads=4, **QUICK), {"lr": 1e-3}),
     "mil": (MIL(width=16, **QUICK), {"lr": 1e-3}),
 }
 ELSEWHERE = {"zero-shot", "zero-shot-transductive"}  # which are not fitted

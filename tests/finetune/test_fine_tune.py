@@ -325,7 +325,7 @@ def test_training_that_never_helps_leaves_the_head_on_frozen_features(cases, tin
     assert not any("fine-tuning" in line for line in run.lines())
 
 
-@pytest.mark.parametrize("head", ["self-attention", "token-mlp", "mlp"])
+@pytest.mark.parametrize("head", ["self-attention", "efficient-probing", "token-mlp", "mlp"])
 def test_heads_over_tokens_and_networks(cases, tiny, head):
     """Heads over the tokens of an image, and perceptrons, are trained with their encoder."""
     params = {"epochs": 2, "hidden": [8], "warmup": 0.5} if head == "mlp" else {**SMALL, "warmup": 0.5}

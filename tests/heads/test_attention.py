@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from headwater.errors import HeadError
@@ -12,6 +13,7 @@ from headwater.heads import (
     Bags,
     CoAttention,
     CrossAttention,
+    EfficientProbing,
     Masked,
     MergedAttention,
     SelfAttention,
@@ -77,6 +79,30 @@ def test_a_self_attention_block_is_pytorchs_encoder_layer():
     assert torch.allclose(found, logits, atol=1e-5)
 
 
+def test_queries_are_those_of_the_paper():
+    """Each query weights tokens by its scaled product with them, and takes its own part of the projected columns."""
+    of = shape("queries", inputs=(8,), lengths=(4,), width=6, heads=3, hidden=())
+    params = drawn(of)
+    assert set(params) == {
+        *("project0.weight", "project0.bias", "missing0.bias", "query0.weight", "fusion0.weight", "fusion0.bias")
+    }
+    values, mask = tokens(5, 4, 8)
+    mask[0, 2:] = False
+    found, (share,) = forward(of, params, [(values, mask)])
+    for i in range(5):
+        there = values[i][mask[i]]
+        parts, shares = [], []
+        for j in range(3):
+            weights = torch.softmax(there @ params["query0.weight"][j] / 8**0.5, 0)
+            rows = slice(2 * j, 2 * j + 2)
+            projected = there @ params["project0.weight"][rows].T + params["project0.bias"][rows]
+            parts.append(weights @ projected)
+            shares.append(weights)
+        logits = params["fusion0.weight"] @ torch.cat(parts) + params["fusion0.bias"]
+        assert torch.allclose(found[i], logits, atol=1e-5)
+        assert torch.allclose(share[i][mask[i]], torch.stack(shares).mean(0), atol=1e-6)
+
+
 @pytest.mark.parametrize("aggregator", ["self", "merged", "cross", "co", "none"])
 @pytest.mark.parametrize("tokenizer", ["project", "mix", "average", "max", "pooled-linear", "pooled-mlp"])
 @pytest.mark.parametrize("pool", ["max", "mean", "attention"])
@@ -95,7 +121,23 @@ def test_what_is_masked_has_no_say(aggregator, tokenizer, pool):
     assert torch.allclose(before, after, atol=1e-5)
 
 
-@pytest.mark.parametrize("aggregator", ["self", "merged", "cross", "co", "none"])
+def test_queries_do_not_see_what_is_masked():
+    """Values under the mask change neither logits nor shares; an input that an item lacks has one learned token."""
+    of = shape("queries", lengths=(4, None))
+    params = drawn(of)
+    image, words = tokens(3, 4, 5), tokens(3, 6, 3, seed=1)
+    words[1][0, 3:] = False
+    words[1][1] = False
+    before, shares = forward(of, params, [image, words])
+    changed = torch.where(words[1][..., None], words[0], 100.0)
+    after, _ = forward(of, params, [image, (changed, words[1])])
+    assert torch.equal(before, after)
+    assert all(torch.allclose(share.sum(1), torch.ones(3)) for share in shares)
+    assert shares[1][0, 3:].tolist() == [0] * 3
+    assert shares[1][1].tolist() == [1] + [0] * 5
+
+
+@pytest.mark.parametrize("aggregator", ["self", "merged", "cross", "co", "none", "queries"])
 def test_every_parameter_matters(aggregator):
     """Each parameter has a gradient: none is there for nothing."""
     of = shape(aggregator, pool="attention")
@@ -133,13 +175,14 @@ def test_shares_add_up():
 # Training
 
 
-def test_scaling_is_folded_into_the_parameters():
+@pytest.mark.parametrize("aggregator", ["self", "queries"])
+def test_scaling_is_folded_into_the_parameters(aggregator):
     """A network with folded parameters says of tokens what the trained one said of scaled tokens."""
     rng = np.random.default_rng(0)
     X = (rng.standard_normal((50, 4, 5)) * rng.uniform(0.1, 9, 5) + 1000).astype(np.float32)
     X[..., 2] = 7.0  # a constant column
     read = Reader([X], "cpu", may_miss=False)
-    of = shape("self", inputs=(5,), lengths=(4,))
+    of = shape(aggregator, inputs=(5,), lengths=(4,))
     params = drawn(of)
     scaling = _Scaling(read, np.arange(50))
     scaled = scaling(read(np.arange(50)))
@@ -209,7 +252,38 @@ def test_attention_has_no_edge_where_there_is_nothing_to_bind():
     assert with_attention < without + 0.05
 
 
-@pytest.mark.parametrize("kind", [SelfAttention, MergedAttention, CrossAttention, CoAttention, TokenMLP])
+def test_queries_find_the_token_that_matters():
+    """Where one token among many decides, queries find it, and the mean of all tokens does not."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1500, 30, 8)).astype(np.float32)
+    y = np.arange(1500) % 2
+    place = rng.integers(0, 30, 1500)
+    X[np.arange(1500), place, 0] = 4  # says which token it is
+    X[np.arange(1500), place, 1] = np.where(y, 1.5, -1.5)
+    train, test = np.arange(1200), np.arange(1200, 1500)
+    settings = {**QUICK, "hidden": (), "lr": 1e-2, "epochs": 30}
+    head = EfficientProbing(**{**settings, "heads": 4})
+    assert score(head, X, y, train, test) > 0.95
+    assert score(TokenMLP(**{**settings, "pool": "mean"}), X, y, train, test) < 0.75
+
+
+def test_a_query_is_learned_from_labels_alone():
+    """Where tokens say nothing, queries find nothing: over many sets of noise, AUC is that of chance."""
+    found = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        X, y = rng.standard_normal((120, 5, 6)).astype(np.float32), np.arange(120) % 2
+        head = EfficientProbing(**{**QUICK, "heads": 4, "epochs": 8, "hidden": ()})
+        (fitted,) = head.fit_many(X, y, [(np.arange(60), {})])
+        found.append(roc_auc_score(y[60:], fitted.predict_proba(X[60:])[:, 1]))
+    error = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert abs(np.mean(found) - 0.5) < 3 * error
+    assert error < 0.04
+
+
+@pytest.mark.parametrize(
+    "kind", [SelfAttention, MergedAttention, CrossAttention, CoAttention, EfficientProbing, TokenMLP]
+)
 def test_company_changes_nothing(bound, kind, tmp_path):
     """A head fitted among others is the head fitted alone, and is the same after it was written and read."""
     X, y = {name: part[:150] for name, part in bound[0].items()}, bound[1][:150]
@@ -326,6 +400,20 @@ def test_unusable_settings(bound, settings, words):
     """A setting that cannot be used is named, with what is allowed."""
     with pytest.raises(HeadError, match=words):
         CoAttention(**settings).fit(bound[0], bound[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"width": 10, "heads": 4}, "multiple of heads"),
+        ({"tokenizer": "mix"}, "tokenizer must be project, but is 'mix'"),
+        ({"heads": 0}, "heads must be above 0"),
+    ],
+)
+def test_unusable_queries(bound, settings, words):
+    """Queries attend to the stored tokens, and share the columns evenly."""
+    with pytest.raises(HeadError, match=words):
+        EfficientProbing(**settings).fit(bound[0], bound[1])
 
 
 def test_one_input_is_not_enough(bound):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import DeviceMemory
-from headwater.heads import KNN, KNNRegressor, LinearProbe, Prototypes, Ridge
+from headwater.heads import GDA, KNN, ClassTexts, KNNRegressor, LinearProbe, Prototypes, Ridge
 
 pytest.importorskip("torch")
 xp = pytest.importorskip("array_api_compat.torch")
@@ -87,6 +87,25 @@ def test_ridge_agrees_with_the_cpu(n, weight):
     for one, other, mine in zip(on_device, on_cpu, found, strict=True):
         np.testing.assert_allclose(one.coef_, other.coef_, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(mine, other.predict(X[200:]), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("y", [BINARY, MANY, LABELS], ids=["two classes", "many classes", "labels"])
+@pytest.mark.parametrize("scaling", ["unit", "standardize"])
+@pytest.mark.parametrize("folds", [FOLDS, FEW], ids=["more rows than columns", "fewer rows"])
+def test_gaussian_heads_agree_with_the_cpu(y, scaling, folds):
+    """Covariances are decomposed in float64 on a device too, so that only rounding differs."""
+    texts = ClassTexts(RNG.standard_normal((3, 24)), ("0", "1", "2"), 10.0)
+    settings = {"scaling": scaling, "texts": None if y is LABELS else texts}
+    fits = [(rows, {"shrinkage": s}) for rows in folds for s in ("ks", 0.01, 1.0)]
+    on_cpu = GDA(device="cpu", **settings).fit_many(X, y, fits)
+    with pretended():
+        on_device = GDA(device="cuda", **settings).fit_many(X, y, fits)
+        found = GDA.predict_proba_many(on_device, X, [rows for rows, _ in fits])
+    expected = GDA.predict_proba_many(on_cpu, X, [rows for rows, _ in fits])
+    for one, other, mine, theirs in zip(on_device, on_cpu, found, expected, strict=True):
+        np.testing.assert_allclose(one.coef_, other.coef_, atol=1e-7 * np.abs(other.coef_).max())
+        np.testing.assert_allclose(mine, theirs, atol=1e-7)
+        assert type(one.coef_) is np.ndarray
 
 
 @pytest.mark.parametrize("kind", [KNN, Prototypes])

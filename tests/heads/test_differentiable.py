@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import HeadError
-from headwater.heads import KNN, MIL, MLP, CoAttention, LinearProbe, SelfAttention, TokenMLP
+from headwater.heads import KNN, MIL, MLP, CoAttention, EfficientProbing, LinearProbe, SelfAttention, TokenMLP
 from headwater.heads.differentiable import Described, network_of
 
 torch = pytest.importorskip("torch")
@@ -27,6 +27,7 @@ TOKENS = [
     SelfAttention(width=8, heads=2, blocks=1, **FAST),
     CoAttention(width=8, heads=2, blocks=1, **FAST),
     TokenMLP(width=8, **FAST),
+    EfficientProbing(width=8, heads=2, **FAST),
     MIL(width=8, **FAST),
 ]
 
@@ -70,7 +71,7 @@ def test_a_fitted_head_becomes_a_network_and_comes_back(head, y):
     assert type(again).from_state(*state).predict(X).tolist() == fitted.predict(X).tolist()
 
 
-@pytest.mark.parametrize("head", [DENSE[1], TOKENS[1]], ids=str)
+@pytest.mark.parametrize("head", [DENSE[1], TOKENS[1], TOKENS[3]], ids=str)
 def test_every_parameter_has_a_gradient_and_dropout_acts_in_training_alone(head):
     """Each parameter moves the logits, and only training draws."""
     arrays = {"i": IMAGE[:, :1], "t": TEXT[:, :1]} if head in DENSE else {"i": IMAGE, "t": TEXT}

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from headwater.errors import HeadError
-from headwater.heads import Bags, CoAttention, LinearProbe, SelfAttention, TokenMLP, deletion, relevance
+from headwater.heads import (
+    Bags,
+    CoAttention,
+    EfficientProbing,
+    LinearProbe,
+    SelfAttention,
+    TokenMLP,
+    deletion,
+    relevance,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +43,22 @@ def test_the_token_that_decides_is_found(marked, fitted, method):
     assert right.mean() > 0.95
     (found,) = relevance(fitted, X, rows, method=method)
     assert (found.argmax(1) == place[rows])[right].mean() > 0.9
+
+
+def test_queries_attend_to_the_token_that_decides(marked):
+    """Every method finds it in a head whose queries pool the stored tokens, if all such tokens share a mark."""
+    X, y, place = marked
+    X = X.copy()
+    X[np.arange(600), place, 1] = 5
+    head = EfficientProbing(width=16, heads=4, lr=1e-2, epochs=40, precision="fp32")
+    (fitted,) = head.fit_many(X, y, [(np.arange(500), {})])
+    rows = np.arange(500, 600)
+    right = fitted.predict(X)[rows] == y[rows]
+    assert right.mean() > 0.95
+    for method in ("gradient", "occlusion", "attention"):
+        (found,) = relevance(fitted, X, rows, method=method)
+        assert (found.argmax(1) == place[rows])[right].mean() > 0.8
+    assert found.sum(1) == pytest.approx(1, abs=1e-5)
 
 
 def test_integrated_gradients_add_up(marked, fitted):
