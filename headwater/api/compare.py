@@ -164,8 +164,8 @@ class Compared(Shown):
         return {
             **vars(self),
             "positive": named,
-            "runs": dict(self.runs),
-            "differences": [vars(d) for d in self.differences],
+            "runs": {name: json_safe(of) for name, of in self.runs.items()},
+            "differences": [_without_nan(vars(d)) for d in self.differences],
             "subgroups": [vars(one) for one in self.subgroups],
         }
 
@@ -332,6 +332,18 @@ def compare(
         margin=margin,
         subgroups=subgroups,
     )
+
+
+def _without_nan(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with None for NaN, which JSON lacks, also in dictionaries of them."""
+    return {
+        name: _without_nan(value)
+        if isinstance(value, Mapping)
+        else None
+        if isinstance(value, float) and np.isnan(value)
+        else value
+        for name, value in found.items()
+    }
 
 
 def verdict(d: Difference, metric: str, margin: float | None = None) -> str:

@@ -35,6 +35,7 @@ from headwater.evaluate.conformal import (
 from headwater.evaluate.estimates import Ends, Estimates, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, natural, numbered, summary
 from headwater.evaluate.intervals import LEVEL, mean_share_interval
+from headwater.evaluate.measured import METRICS
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
@@ -107,6 +108,7 @@ def decisions_of(
         metrics |= _reliability(outcome, y)
     if outcome.task == "binary":
         metrics |= _clinical(outcome, y, protocol.prevalence, resampling)
+        metrics["calibration_pooled"] = _pooled_calibration(outcome, y, resampling)
     sets = _decide(outcome, y, protocol, metrics, decision, levels, resampling)
     per = None
     if units is not None:
@@ -254,6 +256,16 @@ def _reliability(outcome: Outcome, y: NDArray[Any]) -> dict[str, Any]:
     truth = np.concatenate([outcome.truth(y)[fold.split.test] for fold in outcome.folds])
     bins = reliability(outcome.task, truth, np.concatenate([fold.scores for fold in outcome.folds]))
     return {"reliability": bins, "ece_pooled": ece_of(bins)}
+
+
+def _pooled_calibration(outcome: Outcome, y: NDArray[Any], resampling: Resampling) -> dict[str, Any]:
+    """Return slope and intercepts of all test rows pooled: in a small fold the classes are often separated."""
+    rows = np.concatenate([fold.split.test for fold in outcome.folds])
+    scores = np.concatenate([fold.scores for fold in outcome.folds])
+    whole = replace(outcome.folds[0].split, train=np.arange(0), test=rows)
+    pooled = Estimates(replace(outcome, folds=[Fold(whole, {}, scores, {})]), y, resampling)
+    found = pooled.metrics([name for name in METRICS["binary"] if name.startswith("calibration_")])
+    return {**json_safe(pooled.values(found)), "intervals": found}
 
 
 def _decide(

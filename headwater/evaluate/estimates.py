@@ -6,7 +6,7 @@ source would move the number. It does not say how far other training patients wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -23,11 +23,13 @@ from headwater.evaluate.bootstrap import (
     FoldScores,
     Measure,
     bootstrap,
+    fold_values,
     in_parts,
     interval,
     metric_interval,
     resamples,
 )
+from headwater.evaluate.classification import mean_of_present
 from headwater.evaluate.fold_means import json_safe, natural, summary
 from headwater.evaluate.intervals import LEVEL, Evidence, Interval, Scale, evidence_for, evidence_of
 from headwater.evaluate.measured import METRICS, OF_EACH_CLASS, Task, each_class
@@ -111,13 +113,18 @@ class Estimates:
         tested = np.concatenate(self.rows)
         return len(np.unique(tested)) == len(tested)
 
-    def metrics(self) -> dict[str, Ends]:
-        """Return the interval of each metric of the outcome."""
-        names = METRICS[self.outcome.task]
+    def values(self, names: Iterable[str]) -> dict[str, float]:
+        """Return metrics, the mean over folds."""
+        found = fold_values(self.outcome.task, [self.folds], names)
+        return {name: float(mean_of_present(values)[0]) for name, values in found.items()}
+
+    def metrics(self, names: Sequence[str] | None = None) -> dict[str, Ends]:
+        """Return the interval of each metric of the outcome, or of some."""
+        names = METRICS[self.outcome.task] if names is None else names
         every = [np.arange(len(rows)) for rows in self.rows]
         drawn, evidence = self._drawn_of_some(every, names), self._evidence_of_some(every)
         found = {name: self._interval(drawn[name], evidence_for(name, evidence)) for name in names}
-        if self.outcome.task == "binary" and self.once and (of_delong := self._delong()) is not None:
+        if "auc" in found and self.outcome.task == "binary" and self.once and (of_delong := self._delong()) is not None:
             found["auc"] = of_delong
         return {name: ends_of(ends) for name, ends in found.items()}
 

@@ -125,12 +125,14 @@ def predictions_of(
         test = fold.split.test
         columns: dict[str, Any] = {"id": ids[test]}
         columns |= {name: np.full(len(test), number) for name, number in numbered(fold, outcome).items()}
-        columns |= _judged(outcome, y, test, fold.scores, names)
+        judged = _judged(outcome, y, test, fold.scores, names)
+        columns |= {name: values for name, values in judged.items() if not name.startswith("score_")}
         for name, values in (("group", more.groups), ("level", more.levels)):
             if values is not None:
                 columns[name] = pl.Series(values[test]).cast(pl.String)
         if more.sets is not None:
             columns["set"] = _named(more.sets[f], names)
+        columns |= judged
         if more.per is not None:
             columns |= _of_units(more.per, f, test, names)
         parts.append(pl.DataFrame(columns))

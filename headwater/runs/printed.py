@@ -9,6 +9,7 @@ from headwater._missing import of_no_label
 from headwater._words import aligned, counted, indented
 from headwater.evaluate.bootstrap import default_metric
 from headwater.evaluate.intervals import LEVEL
+from headwater.evaluate.measured import NEAREST_IS_BEST
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.stated import Clue
 from headwater.heads.controls import LONE
@@ -221,6 +222,7 @@ def decision_lines(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]
             pooled = part["uncalibrated"]["ece_pooled"], metrics["ece_pooled"]
             table.append(["ece, all folds pooled", *(f"{value:.3f}" for value in pooled)])
         out += ["", f"calibrated ({part['method']}, fitted on training rows)", *indented(table)]
+    out += _calibration_lines(metrics.get("calibration_pooled"))
     out += _prevalence_lines(metrics.get("prevalence"), "where its probability is above 0.5")
     out += _threshold_and_set_lines(metrics, n_folds)
     if "per" in metrics:
@@ -271,6 +273,20 @@ def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[s
             rows.append([level, *(over_folds(of_level, name, n_folds) for name in names)])
         out += indented(rows)
     return out
+
+
+def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Report the calibration of all test rows, with what is right beside it; no lines for older runs."""
+    if found is None or all(found[name] is None for name in found["intervals"]):
+        return []
+    rows = [["", "", f"{LEVEL:.0%}", "right"]]
+    for name, ends in found["intervals"].items():
+        best = NEAREST_IS_BEST[name]
+        shown = interval_words(*(ends or (None, None)))
+        rows.append(
+            [name.removeprefix("calibration_").replace("_", " "), number_words(found[name]), shown, f"{best:g}"]
+        )
+    return ["", "calibration of all test samples", *indented(rows)]
 
 
 def _prevalence_lines(found: Mapping[str, Any] | None, called: str) -> list[str]:

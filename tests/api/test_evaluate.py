@@ -272,7 +272,7 @@ def test_a_real_drop_is_seen(inside, make_store, tmp_path, command):
     drop = json.loads(command(*words, "--json").out)["external"]["metrics"]["accuracy"]["drop"]
     assert drop["low"] > 0.1
     out = command(*words).out
-    line = next(line for line in out.splitlines() if line.startswith("  accuracy") and "[" in line)
+    line = next(line for line in out.splitlines() if line.startswith("  accuracy") and line.count("[") == 3)
     assert f"{drop['value']:+.3f} [{drop['low']:+.3f}, {drop['high']:+.3f}]" in line
     assert "95% intervals by resampling groups" in out
 

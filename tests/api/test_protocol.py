@@ -182,14 +182,15 @@ def test_shares_at_a_threshold_have_intervals(fit, per, command):
     """Sensitivity, specificity, predictive values and coverage, of images and of breasts: by patient, never a point."""
     run = fit(sensitivity=0.9, conformal=0.1, per=per)
     for part in (run.metrics, *([run.metrics["per"]] if per else [])):
-        for name in ("sensitivity", "specificity", "ppv", "npv"):
-            found = part["threshold"]["intervals"][name]
-            assert found["low"] <= part["threshold"]["mean"][name] <= found["high"]
-            assert 0 <= found["low"] < found["high"] <= 1
-        coverage = part["conformal"]["intervals"]["coverage"]
-        assert coverage["low"] < part["conformal"]["mean"]["coverage"] < coverage["high"]
-    found = run.metrics["threshold"]["intervals"]["sensitivity"]
-    assert f"[{found['low']:.3f}, {found['high']:.3f}]" in "\n".join(run.lines())
+        for name in ("sensitivity", "specificity", "ppv", "npv", "recall_rate", "detection_rate"):
+            low, high = part["threshold"]["intervals"][name]
+            assert low <= part["threshold"]["mean"][name] <= high
+            assert 0 <= low < high <= 1
+        for name, (low, high) in part["conformal"]["intervals"].items():
+            assert low <= part["conformal"]["mean"][name] <= high
+            assert low < high
+    low, high = run.metrics["threshold"]["intervals"]["sensitivity"]
+    assert f"[{low:.3f}, {high:.3f}]" in "\n".join(run.lines())
     by_row = fit(sensitivity=0.9, conformal=0.1, groups="none", out="rows").metrics["conformal"]
     assert by_row["intervals"]["coverage"] != run.metrics["conformal"]["intervals"]["coverage"]
 
@@ -441,7 +442,15 @@ def test_options_that_cannot_be(refused, breasts, tmp_path, label, words, expect
     assert expected in refused("fit-head", breasts.path, *asked, *words)
 
 
-@pytest.mark.parametrize("words", [("--conformal", "0.1"), ("--shots", "5"), ("--sensitivity", "0.9")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--conformal", "0.1", "--conformal-per-class"),
+        ("--shots", "5"),
+        ("--sensitivity", "0.9"),
+        ("--prevalence", "0.1"),
+    ],
+)
 def test_options_that_several_labels_have_no_use_for(refused, breasts, words):
     """What needs one class a sample is refused for several labels."""
     asked = ("--features", "made/image", "--label", "x", "--label", "z", "--groups", "patient")

@@ -101,7 +101,16 @@ def test_several_outputs(fit):
     done, run = fit("--by", "site", label=["age", "density"])
     assert run.metrics["outputs"] == ["age", "density"]
     table = run.predictions
-    assert table.columns == ["id", "fold", "label_age", "predicted_age", "label_density", "predicted_density", "group"]
+    assert table.columns == [
+        "id",
+        "fold",
+        "label_age",
+        "predicted_age",
+        "label_density",
+        "predicted_density",
+        "group",
+        "level",
+    ]
     of_age = [
         r2_score(part["label_age"], part["predicted_age"]) for part in table.partition_by("fold", maintain_order=True)
     ]

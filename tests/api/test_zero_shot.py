@@ -460,5 +460,7 @@ def test_classes_are_printed_and_missing_ones_left_out(dual, command, tmp_path):
         ("west", 8),
     ]
     assert "missing: place: NA in 6" in done.out
-    assert [line.split() for line in done.out.splitlines()].count(["class", "samples", "groups"]) == 1
+    assert [line.split() for line in done.out.splitlines()].count(
+        ["class", "samples", "groups", "precision", "recall", "f1", "auc"]
+    ) == 1
     assert "NA" in command(*words, "--missing-values", "").error

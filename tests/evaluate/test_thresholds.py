@@ -38,7 +38,8 @@ def test_shares_are_those_of_the_confusion_matrix(found, threshold):
     """Sensitivity, specificity and predictive values come from scikit-learn's four counts; 0 of 0 is NaN."""
     truth, scores = np.array([t for t, _ in found]), np.array([s / 20 for _, s in found])
     tn, fp, fn, tp = confusion_matrix(truth, scores >= threshold, labels=[False, True]).ravel()
-    shares = [(tp, tp + fn), (tn, tn + fp), (tp, tp + fp), (tn, tn + fn)]
+    n = tn + fp + fn + tp
+    shares = [(tp, tp + fn), (tn, tn + fp), (tp, tp + fp), (tn, tn + fn), (tp + fp, n), (tp, n)]
     expected = [part / whole if whole else np.nan for part, whole in shares]
     assert np.allclose(list(at_threshold(truth, scores, threshold).values()), expected, equal_nan=True)
 
@@ -58,7 +59,10 @@ def test_separable_and_one_in_a_thousand():
     scores = np.where(truth, 0.9, 0.1)
     threshold = choose_threshold(truth, scores, target="sensitivity", at=0.95)
     assert threshold == 0.9
-    assert at_threshold(truth, scores, threshold) == {"sensitivity": 1, "specificity": 1, "ppv": 1, "npv": 1}
+    assert at_threshold(truth, scores, threshold) == {
+        **{"sensitivity": 1, "specificity": 1, "ppv": 1, "npv": 1},
+        **{"recall_rate": 0.001, "detection_rate": 0.001},
+    }
 
 
 @pytest.mark.parametrize("at", [0, -1, 1.01, float("nan")])
