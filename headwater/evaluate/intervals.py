@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from headwater.errors import InputError
 from headwater.evaluate.measured import Task
 
+_WIDEST = 5.0  # half an interval, in values, above which a log scale says nothing
 LEVEL = 0.95
 """Default level of confidence intervals."""
 
@@ -120,7 +121,8 @@ def scaled_interval(drawn: Floats, evidence: Evidence, level: float = LEVEL) -> 
     """Return the interval of any metric from its resamples, on the scale of its evidence.
 
     ``"share"``: see `share_interval`. ``"signed"``, such as kappa and correlations, from -1 to 1: as a share, after
-    ``(1 + value) / 2``. ``"positive"``, such as losses: value and standard error on a log scale, with the same t.
+    ``(1 + value) / 2``. ``"positive"``, such as losses: value and standard error on a log scale, with the same t
+    (if they are too uncertain for that, as for ``"any"``).
     ``"below one"``, such as r2: one minus the value is positive. ``"any"``: value ± t times the standard error.
     ``"biased"``, the calibration error, which is too high in small samples and again in their resamples: the reversed
     percentile interval, which removes that bias once, within 0 and 1.
@@ -159,9 +161,10 @@ def scaled_interval(drawn: Floats, evidence: Evidence, level: float = LEVEL) -> 
         low, high = np.quantile(2 * value - kept, [(1 - level) / 2, (1 + level) / 2])
         return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)))
     half = float(stdtrit(evidence.n - 1, (1 + level) / 2)) * evidence.n / (evidence.n - 1) * error
-    if evidence.scale == "positive" and value > 0:
+    if evidence.scale == "positive" and half < _WIDEST * value:
         return Interval(float(value * np.exp(-half / value)), float(value * np.exp(half / value)))
-    return Interval(value - half, value + half)
+    low = value - half
+    return Interval(max(low, 0.0) if evidence.scale == "positive" and kept.min() >= 0 else low, value + half)
 
 
 def mean_share_interval(

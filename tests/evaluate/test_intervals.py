@@ -18,6 +18,7 @@ from headwater.evaluate.intervals import (
     evidence_of,
     independent_difference,
     mean_share_interval,
+    scaled_interval,
     share_interval,
 )
 from headwater.evaluate.measured import METRICS
@@ -191,3 +192,18 @@ def test_coverage_is_what_the_docs_say(auc, n_patients, positive, n_folds):
     found = coverage.covered(coverage.Design(auc, n_patients, positive, n_folds), 1000, seed=1)
     for method in ("auc", "DeLong", "accuracy", "balanced accuracy"):
         assert found[method] > 0.93 - 0.016, method
+
+
+@pytest.mark.parametrize("scale", ["share", "signed", "positive", "below one", "any", "biased"])
+@pytest.mark.parametrize("value", [-2.0, -1.0, 0.0, 1e-12, 0.3, 1.0, 5.0, float("nan")])
+@pytest.mark.parametrize("spread", [0.0, 1e-9, 0.1, 50.0])
+def test_no_value_or_spread_breaks_an_interval(scale, value, spread):
+    """Whatever comes in, an interval has finite ends in order, or none at all."""
+    if scale in ("share", "biased") and not 0 <= value <= 1 and value == value:
+        return
+    rng = np.random.default_rng(0)
+    drawn = np.concatenate([[value], value + spread * rng.standard_normal(99)])
+    for groups in ((1,), (2,), (30,), ()):
+        low, high = scaled_interval(drawn, Evidence(groups, groups, scale))
+        assert np.isnan(low) == np.isnan(high)
+        assert np.isnan(low) or (np.isfinite([low, high]).all() and low <= high)
