@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,3 +36,13 @@ def keep_freed_memory() -> Iterator[None]:
         libc.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
         libc.mallopt(_TOP_PAD, _USUAL_PAD)
         libc.malloc_trim(0)
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes of main memory that this process has held so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -35,6 +35,7 @@ COMMANDS = {
         "zero-shot": heads.zero_shot,
         "evaluate": heads.evaluate,
         "compare": heads.compare,
+        "table": heads.table,
         "explain": heads.explain,
         "plot": heads.plot,
     },

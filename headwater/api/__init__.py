@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from headwater.api.explain import Explained, explain
     from headwater.api.export import Exported, export_features
     from headwater.api.fine_tune import fine_tune
-    from headwater.api.fit import fit_head
+    from headwater.api.fit import fit_head, fit_separately
     from headwater.api.gc import Dropped, gc
     from headwater.api.inspect import StoreInfo, info, verify
     from headwater.api.repair import Encoding, Repaired, repair
     from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
     from headwater.api.sweep import Sweep, sweep
+    from headwater.api.table import Table, table
     from headwater.api.zero_shot import zero_shot
     from headwater.experiment.contrast import Contrasted
     from headwater.runs.run import Run, open_run
@@ -56,6 +57,7 @@ __all__ = [
     "Run",
     "StoreInfo",
     "Sweep",
+    "Table",
     "audit",
     "compare",
     "contrast",
@@ -68,6 +70,7 @@ __all__ = [
     "export_features",
     "fine_tune",
     "fit_head",
+    "fit_separately",
     "gc",
     "hit_lines",
     "import_features",
@@ -78,6 +81,7 @@ __all__ = [
     "repair",
     "similar",
     "sweep",
+    "table",
     "torch_dataset",
     "verify",
     "zero_shot",
@@ -98,13 +102,14 @@ _PLACES = {
     **dict.fromkeys(("Explained", "explain"), "headwater.api.explain"),
     **dict.fromkeys(("Exported", "export_features"), "headwater.api.export"),
     "fine_tune": "headwater.api.fine_tune",
-    "fit_head": "headwater.api.fit",
+    **dict.fromkeys(("fit_head", "fit_separately"), "headwater.api.fit"),
     **dict.fromkeys(("Dropped", "gc"), "headwater.api.gc"),
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "IndexSummary", "hit_lines", "index", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
+    **dict.fromkeys(("Table", "table"), "headwater.api.table"),
     "zero_shot": "headwater.api.zero_shot",
     "read_mapping": "headwater.samples.label_names",
 }

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from headwater._checks import require_names
 from headwater._devices import Device
 from headwater._options import with_options
 from headwater._progress import Progress, progress_to
+from headwater._writable import require_writable
+from headwater.errors import HeadwaterError, InputError
+from headwater.evaluate.fold_means import natural
 from headwater.evaluate.options import Protocol
 from headwater.experiment.fit import FitOptions
 from headwater.experiment.head import HeadChoice
 from headwater.runs.run import Run
-from headwater.runs.write import run_folder
+from headwater.runs.write import run_folder, to_json
+from headwater.samples.columns import require_column
 from headwater.samples.label_names import with_merge
 from headwater.samples.selection import Selection
 from headwater.store import Store, open_store
@@ -103,3 +111,72 @@ def fit_head(
     asked.refuse()
     opened = store if isinstance(store, Store) else open_store(store)
     return asked.on(opened).run(target, progress_to(progress))
+
+
+FAMILY = "family.json"
+"""The file in a folder of runs that says what their levels are."""
+
+
+def fit_separately(
+    store: str | Path | Store,
+    column: str,
+    *,
+    out: str | Path,
+    selection: Selection | None = None,
+    progress: Progress | bool | None = None,
+    **options: Any,
+) -> dict[str, Run]:
+    """Run the whole protocol of `fit_head` separately for each value of a column, such as the magnification.
+
+    Parameters
+    ----------
+    store
+        A store, or its path.
+    column
+        The column whose values divide the samples.
+    out
+        The folder to write: a run for each value, named by it, and ``family.json``. `table` shows such a folder as one
+        system with levels.
+    selection
+        As in `fit_head`; its ``where`` selects samples before they are divided.
+    progress
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+    options
+        Arguments of `fit_head`.
+
+    Returns
+    -------
+    dict of str to Run
+        The runs, by value.
+
+    Raises
+    ------
+    InputError, SplitError, HeadError, StoreError
+        Each with one line that says what, where and what to do, and for which value.
+    """
+    say = progress_to(progress)
+    selection = selection or Selection()
+    where = options.pop("where", selection.where)
+    opened = store if isinstance(store, Store) else open_store(store)
+    require_column(opened, column, "--separately")
+    folder = require_writable(out)
+    if folder.is_file() or (folder / "config.json").exists():
+        raise InputError(f"--out {folder} holds something else. Give another folder.")
+    values = sorted(set(opened.select(where)[column].drop_nulls().cast(pl.String).to_list()), key=natural)
+    names = {value: re.sub(r"[^\w.-]+", "_", value).strip(".") or "_" for value in values}
+    if len(set(names.values())) < len(names):
+        raise InputError(f"--separately {column}: two of its values give the same folder name. Rename one of them.")
+    if not values:
+        raise InputError(f"--separately {column} is empty in all samples.")
+    runs = {}
+    quoted = column.replace('"', '""')
+    for value in values:
+        say(f"{column} {value}")
+        here = f"""CAST("{quoted}" AS VARCHAR) = '{value.replace("'", "''")}'"""
+        chosen = replace(selection, where=here if where is None else f"({where}) AND {here}")
+        try:
+            runs[value] = fit_head(opened, out=folder / names[value], selection=chosen, progress=progress, **options)
+        except HeadwaterError as error:
+            raise type(error)(f"{column} {value}: {error}") from error
+    (folder / FAMILY).write_text(to_json({"separately": column, "runs": {v: names[v] for v in values}}))
+    return runs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from headwater.commands import options as o
 from headwater.commands.options import mapping_of, option, params_of, params_of_heads
@@ -77,6 +77,12 @@ def fit_head(
     by: o.By = None,
     per: o.Per = None,
     aggregate: o.Aggregated = None,
+    separately: Annotated[
+        str | None,
+        option(
+            panel=o.SPLIT, metavar="COL", help="Fit and evaluate each value of this column by itself, into OUT/VALUE."
+        ),
+    ] = None,
     keep_folds: Annotated[
         bool, option("--keep-folds", panel=o.OUTPUT, help="Keep the heads of the folds too, for evaluate.")
     ] = False,
@@ -102,26 +108,32 @@ def fit_head(
     given = dict(locals())
     from headwater import api
     from headwater._options import picked
+    from headwater.errors import InputError
     from headwater.evaluate.options import Protocol
     from headwater.samples.selection import Selection
 
-    run = api.fit_head(
-        store,
-        features=features,
-        label=label,
-        head=head,
-        params=params_of(set_ or []),
-        prompts=prompts,
-        controls=controls,
-        keep_folds=keep_folds,
-        device=device,
-        allow_leakage=allow_leakage,
-        protocol=picked(Protocol, given),
-        selection=picked(Selection, given, merge=mapping_of("--merge", merge or [])),
-        out=out,
-        progress=True,
-    )
-    show(run.lines(), run.metrics, json)
+    asked: dict[str, Any] = {
+        "features": features,
+        "label": label,
+        "head": head,
+        "params": params_of(set_ or []),
+        "prompts": prompts,
+        "controls": controls,
+        "keep_folds": keep_folds,
+        "device": device,
+        "allow_leakage": allow_leakage,
+        "protocol": picked(Protocol, given),
+        "selection": picked(Selection, given, merge=mapping_of("--merge", merge or [])),
+        "progress": True,
+    }
+    if separately is None:
+        run = api.fit_head(store, out=out, **asked)
+        show(run.lines(), run.metrics, json)
+        return
+    if out is None:
+        raise InputError("--separately writes a run for each value: name a folder for them with --out.")
+    runs = api.fit_separately(store, separately, out=out, **asked)
+    show(api.table([out]).lines(), {value: run.metrics for value, run in runs.items()}, json)
 
 
 def sweep(
@@ -242,6 +254,57 @@ def compare(
         seed=seed,
     )
     show(found.lines(), found.to_dict(), json)
+
+
+def table(
+    runs: Annotated[list[Path], o.typer.Argument(metavar="RUN …", help="Runs, or folders of runs such as a sweep's.")],
+    name: Annotated[
+        list[str] | None, option(panel=o.REPORT, metavar="NAME", help="What to call each system, in order; repeat.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        option(panel=o.REPORT, metavar="METRIC", help="A column; repeat. Default: those that papers report."),
+    ] = None,
+    by: Annotated[
+        bool, option("--by", panel=o.REPORT, help="A row for each subgroup of the runs' --by column.")
+    ] = False,
+    per: Annotated[bool, option("--per", panel=o.REPORT, help="Results by unit, of the runs' --per.")] = False,
+    pairs: Annotated[
+        bool, option("--pairs", panel=o.REPORT, help="Compare all pairs: corrected t and Wilcoxon's test over folds.")
+    ] = False,
+    intervals: Annotated[bool, option("--intervals", panel=o.REPORT, help="Show confidence intervals too.")] = False,
+    costs: Annotated[
+        bool, option("--costs", panel=o.REPORT, help="Show trained parameters, seconds and peak memory.")
+    ] = False,
+    format_: Annotated[
+        Literal["md", "csv", "latex", "json"] | None,
+        option("--format", panel=o.OUTPUT, help="Print for a paper or a script. Default: for the terminal."),
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Put runs side by side, as a paper does.
+
+    Mean and standard deviation over folds of each metric, by system and level.
+
+    Example:
+      headwater table runs/resnet runs/vlm --pairs --format latex
+    """
+    from headwater import api
+
+    found = api.table(
+        runs,
+        names=name or None,
+        metrics=metric or None,
+        by=by,
+        per=per,
+        pairs=pairs,
+        intervals=intervals,
+        costs=costs,
+    )
+    if format_ is not None and not json:
+        print(found.text(format_), end="")
+    else:
+        show(found.lines(), found.to_dict(), json)
 
 
 def evaluate(

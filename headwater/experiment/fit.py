@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._memory import peak_memory
 from headwater._progress import Progress, silent
 from headwater._words import counted
 from headwater.embed.constant_features import warnings_of_inputs
@@ -137,6 +139,7 @@ class FitPlan:
         inner_always
             Fit on inner folds even if there is nothing to select, so that heads can be compared by inner loss.
         """
+        began = time.monotonic()
         if self.asked.head.ignores_gpu:
             say(f"a {self.asked.head.kind} head is fitted on the CPU")
         rows = self._rows(say)
@@ -144,6 +147,8 @@ class FitPlan:
         leakage = _checked_leakage(self, rows, splits, say)
         fitted = self._fitted(rows, splits, inner_always, say)
         run = self._reported(target, rows, fitted, leakage, say)
+        cost = {"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()}
+        run = replace(run, metrics={**run.metrics, "fitting": cost})
         return write_run(target, run, self.asked.head.kind)
 
     def _rows(self, say: Progress) -> LabelledRows:
