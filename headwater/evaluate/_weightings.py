@@ -85,7 +85,8 @@ class Ranked:
     def _steps(self) -> tuple[Floats, Floats, Floats, Floats]:
         """Weight of positives and of negatives in each step, and cumulated, each of shape ``(draws, steps)``."""
         weights = self._weights.rows(self._order)
-        gained, passed = weights * self._truth, weights * ~self._truth
+        gained = weights * self._truth
+        passed = np.subtract(weights, gained, out=weights)
         if self._ties:
             firsts = np.concatenate([[0], self._ends[:-1] + 1])
             gained, passed = (np.add.reduceat(part, firsts, axis=1) for part in (gained, passed))
@@ -114,9 +115,10 @@ class Ranked:
     def average_precision(self) -> Floats:
         """Precision summed over the steps of recall."""
         gained, _, positives, negatives = self._steps
+        called = positives + negatives
+        precision = np.divide(positives, called, out=called, where=called > 0)  # 0 where nothing counts yet
         with np.errstate(divide="ignore", invalid="ignore"):
-            precision = positives / (positives + negatives)
-            return self._defined(np.where(gained > 0, precision * gained, 0).sum(1) / self._totals[0])
+            return self._defined(np.einsum("ij,ij->i", precision, gained) / self._totals[0])
 
     def sensitivity(self, specificity: float) -> Floats:
         """Return the highest sensitivity of a threshold that reaches a specificity on these rows."""

@@ -255,6 +255,8 @@ def evidence_of(
     dict of str to Evidence
         Names that end in ``_`` stand for metrics at any sensitivity or specificity; see `evidence_for`.
     """
+    if not len(truth):
+        return {}
     every = _counted((len(np.unique(groups)),))
     of_scale = {name: every._replace(scale=scale) for name, scale in SCALES.items()}
     if task == "regression":

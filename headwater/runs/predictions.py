@@ -188,7 +188,9 @@ def at_units(table: pl.DataFrame, metrics: Mapping[str, Any], column: str, per: 
     """
     task, names = metrics["task"], names_of(metrics)
     truth, scores = truth_of(table, names, task), scores_of(table, names, task)
-    keys = [name for name in REPEATS if name in table.columns]
+    kept_columns = [name for name in (*REPEATS, "group") if name in table.columns]
+    if "level" in table.columns and (table.group_by(column).agg(pl.col("level").n_unique())["level"] == 1).all():
+        kept_columns.append("level")  # a unit with rows of several levels belongs to none
     parts = []
     for rows in folds_of(table):
         units = units_of(table[column].to_numpy()[rows].astype(str), per)
@@ -199,7 +201,7 @@ def at_units(table: pl.DataFrame, metrics: Mapping[str, Any], column: str, per: 
         one = Outcome(task, np.asarray(names), (), None, {}, {})
         y = labels if task in ("regression", "multilabel") else np.asarray(names)[labels]
         judged = _judged(one, y, np.arange(len(y)), found, names)
-        kept = {name: table[name].gather(first) for name in (*keys, "group", "level") if name in table.columns}
+        kept = {name: table[name].gather(first) for name in kept_columns}
         parts.append(pl.DataFrame({"id": units.names, **kept, **judged}))
     return pl.concat(parts)
 

@@ -319,6 +319,15 @@ def test_units_are_compared_by_their_own_scores(runs, two_features):
     assert highest.runs != of_plain.runs
 
 
+def test_units_that_cross_subgroups_belong_to_none(runs):
+    """A patient with images of several kinds has no kind; and a single subgroup has no rest to compare with."""
+    both = [runs(name, by="kind") for name in ("good", "bad")]
+    assert compare(both, per="patient").subgroups == []
+    only = [runs(name, by="kind", where="kind = 'c'") for name in ("good", "bad")]
+    (one,) = compare(only, metric="accuracy", n_draws=200).subgroups
+    assert all(of["gap"] is None for of in one.runs.values())
+
+
 def test_units_that_a_run_does_not_know_are_refused(runs):
     with pytest.raises(InputError, match=r"--per kind: .* It knows patient\. Fit it with --per kind"):
         compare([runs("good"), runs("bad")], per="kind")
