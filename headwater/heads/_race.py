@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headwater._extras import need
+from headwater.heads._classifier import probabilities
 from headwater.heads.base import Judge, Raced
 
 Item = TypeVar("Item")
@@ -30,6 +34,12 @@ class Pausable(ABC):
     @abstractmethod
     def drop(self, numbers: frozenset[int]) -> None:
         """Forget the fits with these numbers; others' numbers are ignored."""
+
+
+def scored(logits: NDArray[np.float32], multilabel: bool) -> NDArray[np.floating[Any]]:
+    """Return probabilities from logits; logits that are not finite give NaN and no warning."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return probabilities(logits, multilabel)
 
 
 def side_by_side(run: Callable[[Item], Result], items: Sequence[Item], device: str) -> list[Result]:
@@ -66,11 +76,11 @@ def raced(parts: Sequence[Pausable], judge: Judge, device: str) -> list[Raced]:
     for number, share in enumerate((*judge.shares, 1.0)):
         now = {}
 
-        def scored(part: Pausable, until: float = share) -> Mapping[int, Raced]:
+        def advanced(part: Pausable, until: float = share) -> Mapping[int, Raced]:
             part.advance(until)
             return part.scores()
 
-        for found in side_by_side(scored, parts, device):
+        for found in side_by_side(advanced, parts, device):
             now.update(found)
         if number < len(judge.shares):
             gone = frozenset(now) - frozenset(judge(now))

@@ -16,7 +16,7 @@ from headwater.errors import HeadError
 from headwater.heads._attention import Aggregator, Pool, Tokenizer, TokenShape, forward
 from headwater.heads._classifier import Classifier, encode_labels, is_plain, probabilities, require_two, validated
 from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
-from headwater.heads._race import Pausable, raced
+from headwater.heads._race import Pausable, raced, scored
 from headwater.heads._settings import plain_class_weight, require_above_0, require_one_of, require_training
 from headwater.heads._stopping import rows_to_stop_by
 from headwater.heads.base import Fit, Input, Judge, Raced, SearchSpace, State, is_several, n_rows
@@ -458,7 +458,7 @@ class _Racing(Pausable):
             return {}
         shape = len(self._test), self._planned.shape.objective.n_outputs
         logits = np.full(shape, np.nan, np.float32) if self._network is None else self._network.logits(self._test)
-        found = probabilities(logits, self._planned.multilabel)
+        found = scored(logits, self._planned.multilabel)
         return {self._number: Raced(found, self._planned.classes, self._epoch)}
 
     def drop(self, numbers: frozenset[int]) -> None:

@@ -201,7 +201,7 @@ class Networks:
         return np.concatenate(out)
 
     def trained(self) -> list[list[TrainedNetwork]]:
-        """Return the networks of each group, with the best parameters so far."""
+        """Return the networks of each group, with the best parameters so far; none may have been dropped."""
         g, m = self._n_epochs.shape
         return [[self._trained(i, j) for j in range(m)] for i in range(g)]
 

@@ -18,10 +18,10 @@ from headwater._devices import Device, HeadPrecision, fast_at_bf16
 from headwater._extras import need
 from headwater._memory import keep_freed_memory
 from headwater.errors import HeadError
-from headwater.heads._classifier import Classifier, encode_labels, probabilities, require_two
+from headwater.heads._classifier import Classifier, encode_labels, require_two
 from headwater.heads._network import Fusion, Shape
 from headwater.heads._objective import ClassWeight, Loss, Objective, class_weights, objective_of, targets_of
-from headwater.heads._race import Pausable, raced, side_by_side
+from headwater.heads._race import Pausable, raced, scored, side_by_side
 from headwater.heads._settings import plain_class_weight, require_one_of, require_training
 from headwater.heads._stopping import rows_to_stop_by
 from headwater.heads.base import Fit, Input, Judge, Raced, SearchSpace, State, is_several, n_rows
@@ -441,7 +441,7 @@ class _Racing(Pausable):
             return {}
         of = {number: self._networks.logits(*place, rows) for number, (place, rows) in self._live.items()}
         return {
-            number: Raced(probabilities(logits, self._multilabel), self._batch.classes, self._epoch)
+            number: Raced(scored(logits, self._multilabel), self._batch.classes, self._epoch)
             for number, logits in of.items()
         }
 
