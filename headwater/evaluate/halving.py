@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-LAST = 3  # how many of them are enough for few settings: these train longer before the first is dropped
+SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # from 1/16 on, settings that start slowly but end best were lost
 AT_LEAST = 2  # settings that are trained to the end
 
 
@@ -45,16 +44,16 @@ def rungs(n_settings: int) -> list[Rung]:
     Examples
     --------
     >>> [(rung.share, rung.kept) for rung in rungs(12)]
-    [(0.0625, 6), (0.125, 3), (0.25, 2)]
-    >>> [(rung.share, rung.kept) for rung in rungs(4)], rungs(2)
-    ([(0.25, 2)], [])
+    [(0.125, 6), (0.25, 3), (0.5, 2)]
+    >>> rungs(2)
+    []
     """
-    kept = [n_settings]
-    while kept[-1] > AT_LEAST and len(kept) <= len(SHARES):
-        kept.append(math.ceil(kept[-1] / 2))
-    n = len(kept) - 1
-    shares = SHARES[:LAST][-n:] if n <= LAST else SHARES
-    return [Rung(share, of) for share, of in zip(shares, kept[1:], strict=True)] if n else []
+    found, kept = [], n_settings
+    for share in SHARES:
+        if kept > AT_LEAST:
+            kept = math.ceil(kept / 2)
+            found.append(Rung(share, kept))
+    return found
 
 
 def survivors(losses: NDArray[np.float64], kept: int) -> list[int]:
