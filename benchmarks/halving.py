@@ -73,7 +73,7 @@ def plain(Z, y, train, stop, *, lr, weight_decay, dropout):
     schedule = torch.optim.lr_scheduler.SequentialLR(optimiser, [warm, cosine], [len(loader)])
     loss_of = nn.BCEWithLogitsLoss()
     best, least, since = None, np.inf, 0
-    for epoch in range(100):
+    for _epoch in range(100):
         model.train()
         for x, t in loader:
             optimiser.zero_grad()
@@ -89,7 +89,7 @@ def plain(Z, y, train, stop, *, lr, weight_decay, dropout):
         elif since >= 10:
             break
     model.load_state_dict(best)
-    return epoch + 1
+    return _epoch + 1
 
 
 def run_nested(columns, timed):
@@ -130,9 +130,9 @@ def run_nested(columns, timed):
 
 
 def run_sweep(data):
-    import headwater as hw
-
     from grouped import with_covid
+
+    import headwater as hw
 
     with tempfile.TemporaryDirectory() as folder:
         store, manifest = Path(folder) / "covid.hw", with_covid(data / "manifest.csv", Path(folder))
@@ -147,6 +147,7 @@ def run_sweep(data):
                 heads=["linear", "prototypes", "mlp", "xgboost", "co-attention"],
                 params={"co-attention": {"lr": [1e-4, 5e-4, 2e-3], "dropout": [0.1, 0.3]}},
                 label="covid",
+                allow_leakage="notes may name the finding; both sides have them",
                 groups="patient",
                 halving=halving,
                 out=Path(folder) / str(halving),
