@@ -147,7 +147,7 @@ def run_sweep(data):
             start = time.perf_counter()
             done = hw.sweep(
                 store,
-                features=["texture/image+ngram/text"],
+                features=["texture/image:pooled+ngram/text:pooled"],
                 heads=["linear", "prototypes", "mlp", "xgboost", "co-attention"],
                 params={"co-attention": {"lr": [1e-4, 5e-4, 2e-3], "dropout": [0.1, 0.3]}},
                 label="covid",
