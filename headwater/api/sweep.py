@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Sweep(Shown):
         ]
 
 
-SWEPT = {"task", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds"}
+SWEPT = {"task", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds", "halving"}
 SWEPT |= {"per", "aggregate", "positive", "where", "bags", "views", "label_separator", "merge", "missing_values"}
 """Options of `headwater.Protocol` and `headwater.Selection` that a sweep uses."""
 
@@ -311,6 +311,7 @@ def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
         if earlier.get("command") != COMMAND:
             raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
         # the store may have been moved, so features and samples are compared by digest
+        earlier.setdefault("halving", _older_halving(plans.values()))
         names = dict.fromkeys([*config, *earlier])
         if "missing_values" not in earlier and _has_none_missing(next(iter(plans.values()))):
             del names["missing_values"]  # older versions had no such words, and these samples have none
@@ -327,6 +328,12 @@ def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     _write(there, to_json(seen_from(folder, config)).encode())
     return folder
+
+
+def _older_halving(plans: Iterable[FitPlan]) -> bool:
+    """Return what an older version, which dropped no settings, has in place of the option ``halving``."""
+    asked = [plan.asked for plan in plans]
+    return asked[0].protocol.halving and not any(one.head.head().pausable for one in asked)
 
 
 def _cells_there(folder: Path) -> Iterator[Path]:
@@ -394,6 +401,7 @@ def _is_finished(path: Path, plan: FitPlan) -> bool:
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
     config.setdefault("positive", None)  # older versions had no such option
+    config.setdefault("halving", _older_halving([plan]))
     if "missing_values" not in config:  # written by an older version; `_begun` has accepted it
         del wanted["missing_values"]
     return config == wanted and read_results(path).trials is not None

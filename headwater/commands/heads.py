@@ -44,6 +44,7 @@ def fit_head(
     ] = None,
     inner_folds: o.InnerFolds = 4,
     trials: o.Trials = None,
+    halving: o.Halving = True,
     fine: Annotated[
         bool, option("--fine", panel=o.HEAD, help="After the grid, try 12 more penalties around the best.")
     ] = False,
@@ -172,6 +173,7 @@ def sweep(
     ] = None,
     inner_folds: o.InnerFolds = 4,
     trials: o.Trials = None,
+    halving: o.Halving = True,
     metric: Annotated[
         str | None,
         option(panel=o.REPORT, metavar="METRIC", help="What the leaderboard is sorted by. Default: AUC."),

@@ -110,6 +110,14 @@ Trials = Annotated[
     int | None,
     option(panel=HEAD, min=1, metavar="N", help="Search N settings that Optuna proposes, instead of a grid."),
 ]
+Halving = Annotated[
+    bool,
+    option(
+        "--halving/--no-halving",
+        panel=HEAD,
+        help="Drop the worse half of a grid's settings at set epochs, by inner loss (mlp, heads over tokens).",
+    ),
+]
 
 # Encoder
 

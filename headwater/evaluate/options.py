@@ -19,7 +19,7 @@ from headwater.evaluate.thresholds import Target, require_share
 
 FOLDS = 5
 TaskChoice = Literal["auto", "regression"]
-NOT_IN_CONFIG = ("trials", "fine")
+NOT_IN_CONFIG = ("trials", "fine", "halving")
 """Options of the search, which a configuration stores with the head."""
 
 
@@ -48,6 +48,9 @@ class Protocol:
         Select among this many settings that Optuna proposes in the head's search space, instead of a grid.
     fine
         After the head's grid of penalties, try 12 more around the best: for heads with one penalty, such as ``linear``.
+    halving
+        Drop the worse half of the settings of a grid at set epochs, by their loss on inner folds until then, for heads
+        that are trained in epochs (``mlp``, heads over tokens). ``False`` trains every setting to the end.
     shots
         Train on this many rows of each class, drawn from the training rows of each fold and from as many groups as
         possible. The saved head is fitted on one such draw from all rows.
@@ -87,6 +90,7 @@ class Protocol:
     inner_folds: int = 4
     trials: int | None = None
     fine: bool = False
+    halving: bool = True
     shots: int | None = None
     draws: int | None = None
     calibrate: Method | None = None

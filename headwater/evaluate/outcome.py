@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from headwater.evaluate._labels import codes_in
 from headwater.evaluate.metrics import Task, score, summarise
 from headwater.evaluate.regression import as_outputs
-from headwater.evaluate.search import Trial
+from headwater.evaluate.search import Trial, best_of
 from headwater.evaluate.splits import Split
 
 Rows = NDArray[np.int64]
@@ -76,7 +76,8 @@ class Fold:
     @property
     def inner_loss(self) -> float | None:
         """Log loss, or squared error, of the selected setting over the inner folds; None without inner folds."""
-        return min((trial.loss for trial in self.trials), default=None)
+        best = best_of(self.trials)
+        return None if best is None else best.loss
 
 
 @dataclass(frozen=True, eq=False)

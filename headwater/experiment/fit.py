@@ -109,6 +109,7 @@ class FitPlan:
             "params": dict(asked.params),
             "trials": asked.head.trials,
             "fine": asked.head.fine,
+            "halving": asked.protocol.halving,
             "tokens": sorted(self.what.tokens),
             "device": asked.head.device,
             "controls": asked.controls,
@@ -428,6 +429,7 @@ def _cross_validated(
         final=final,
         out_of_fold=protocol.needs_out_of_fold or inner_always,
         regression=protocol.regression,
+        halving=protocol.halving,
         progress=say,
     )
 

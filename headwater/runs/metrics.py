@@ -28,8 +28,11 @@ def trials_of(outcome: Outcome, fixed: Mapping[str, Any]) -> pl.DataFrame | None
         for number, trial in enumerate(tried):
             params = json.dumps({**fixed, **trial.params}, default=str)
             chosen = trial.params is selected
-            rows.append({**numbers, "trial": number, "params": params, "loss": trial.loss, "selected": chosen})
-    return pl.DataFrame(rows, infer_schema_length=None) if rows else None
+            found = {"loss": trial.loss, "dropped_at_epoch": trial.dropped_at_epoch, "selected": chosen}
+            rows.append({**numbers, "trial": number, "params": params, **found})
+    if not rows:
+        return None
+    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides={"dropped_at_epoch": pl.Int64})
 
 
 def metrics_of(
