@@ -52,29 +52,12 @@ def fit_head(
         int | None, option(panel=o.HEAD, min=1, help="Train on this many rows of each class, drawn in each fold.")
     ] = None,
     draws: Annotated[int | None, option(panel=o.HEAD, min=1, help="How often to draw them.")] = None,
-    calibrate: Annotated[
-        Literal["temperature", "isotonic"] | None,
-        option(panel=o.REPORT, help="Calibrate scores, inside the training rows."),
-    ] = None,
-    sensitivity: Annotated[
-        float | None, option(panel=o.REPORT, help="Report a threshold for this sensitivity, chosen on training rows.")
-    ] = None,
-    specificity: Annotated[float | None, option(panel=o.REPORT, help="The same for a specificity.")] = None,
-    conformal: Annotated[
-        float | None,
-        option(panel=o.REPORT, metavar="ALPHA", help="Prediction sets that miss the class in at most this share."),
-    ] = None,
-    conformal_per_class: Annotated[
-        bool, option("--conformal-per-class", panel=o.REPORT, help="Let that hold for each class by itself.")
-    ] = False,
-    prevalence: Annotated[
-        float | None,
-        option(
-            panel=o.REPORT,
-            metavar="SHARE",
-            help="Restate predictive values for this share of positive cases, such as 0.006 in screening.",
-        ),
-    ] = None,
+    calibrate: o.Calibrate = None,
+    sensitivity: o.Sensitivity = None,
+    specificity: o.Specificity = None,
+    conformal: o.Conformal = None,
+    conformal_per_class: o.PerClass = False,
+    prevalence: o.Prevalence = None,
     by: o.By = None,
     per: o.Per = None,
     aggregate: o.Aggregated = None,

@@ -177,6 +177,29 @@ Workers = Annotated[int | None, option(panel=COMPUTING, min=1, help="Threads tha
 # Report
 
 By = Annotated[str | None, option(panel=REPORT, metavar="COL", help="Also report each value of this column.")]
+Calibrate = Annotated[
+    Literal["temperature", "isotonic"] | None,
+    option(panel=REPORT, help="Calibrate scores, inside the training rows."),
+]
+Sensitivity = Annotated[
+    float | None, option(panel=REPORT, help="Report a threshold for this sensitivity, chosen on training rows.")
+]
+Specificity = Annotated[float | None, option(panel=REPORT, help="The same for a specificity.")]
+Conformal = Annotated[
+    float | None,
+    option(panel=REPORT, metavar="ALPHA", help="Prediction sets that miss the class in at most this share."),
+]
+PerClass = Annotated[
+    bool, option("--conformal-per-class", panel=REPORT, help="Let that hold for each class by itself.")
+]
+Prevalence = Annotated[
+    float | None,
+    option(
+        panel=REPORT,
+        metavar="SHARE",
+        help="Restate predictive values for this share of positive cases, such as 0.006 in screening.",
+    ),
+]
 Per = Annotated[str | None, option(panel=REPORT, metavar="COL", help="Also report at this level, such as the patient.")]
 Aggregated = Annotated[
     Literal["mean", "max", "noisy-or"] | None,

@@ -79,6 +79,7 @@ def decisions_of(
     units: Units | None = None,
     names: Sequence[str] | None = None,
     resampling: Resampling | None = None,
+    fitted_to: str = INSIDE,
 ) -> Decisions:
     """Compute everything that a protocol requests beyond the metrics.
 
@@ -96,6 +97,8 @@ def decisions_of(
         Names of the labels, if a row may have several.
     resampling
         How intervals are made; by default rows are independent.
+    fitted_to
+        What the out-of-fold scores are of, in words, for the report.
     """
     resampling = Resampling.of(len(y)) if resampling is None else resampling
     metrics: dict[str, Any] = {}
@@ -127,6 +130,10 @@ def decisions_of(
         trained = float((outcome.truth(y) == 1).mean())
         shift = prior_shift(trained, protocol.prevalence)
         decision["prior"] = {"trained": trained, "stated": protocol.prevalence, "logit_shift": shift}
+    for section in ("calibration", "threshold", "conformal"):
+        for part in (metrics, metrics.get("per", {})):
+            if section in part:
+                part[section]["chosen_on" if section == "threshold" else "fitted_to"] = fitted_to
     if decision:
         decision["fitted_to"] = "out-of-fold scores of the rows that the saved head was fitted on"
     return Decisions(outcome, metrics, decision, sets, per)

@@ -15,7 +15,7 @@ from headwater._extras import need
 from headwater._progress import Progress, counting
 from headwater._words import counted
 from headwater.errors import InputError
-from headwater.evaluate import Fold, Outcome, Split, infer_task, score
+from headwater.evaluate import Fold, Outcome, OutOfFold, Split, infer_task, score
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.protocol import align
 from headwater.experiment.fit import LabelledRows
@@ -78,6 +78,10 @@ class TunedFolds:
     curves: pl.DataFrame
     described: dict[str, Any]
     names: dict[str, list[str]]
+    inside: OutOfFold | None = None
+
+
+HELD_OUT_PARTS = 4  # of the rows held out to stop by, for cross-fitting calibrators
 
 
 class FoldTraining:
@@ -145,7 +149,7 @@ class FoldTraining:
             done = self._one(f"fold-{split.fold}", what, split.train, split.test, frozen.params)
             scores = np.asarray(done["scores"], np.float64)
             metrics = score(self.task, self.ready.rows.y[split.test], scores, classes=self.frozen.classes)
-            folds.append(Fold(split, frozen.params, scores, metrics, head=None))
+            folds.append(Fold(split, frozen.params, scores, metrics, self._held_out(done)))
             curves.append(curve_table(done["curve"], split.fold))
             epochs.append(int(done["n_epochs"]))
             kept = kept or done
@@ -173,7 +177,20 @@ class FoldTraining:
         }
         names = {part.encoder.name: part.trained for part in self.adapted}
         adapters = [part.adapter() for part in self.adapted]
-        return TunedFolds(folds, head, adapters, pl.concat(curves, how="vertical_relaxed"), described, names)
+        table = pl.concat(curves, how="vertical_relaxed")
+        return TunedFolds(folds, head, adapters, table, described, names, self._held_out(kept))
+
+    def _held_out(self, done: Mapping[str, Any]) -> OutOfFold | None:
+        """Return the scores of the rows that were held out to stop by, in parts that keep groups whole; None if none.
+
+        No weight was trained on these rows, but the epoch was chosen by their loss.
+        """
+        if "stop" not in done or not len(done["stop"]):
+            return None
+        rows = np.asarray(done["stop"], np.int64)
+        groups = self.ready.rows.columns.whole
+        codes = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+        return OutOfFold(rows, codes % HELD_OUT_PARTS, np.asarray(done["stop_scores"], np.float64))
 
     def _one(self, name: str, what: str, train: Rows, test: Rows, params: Mapping[str, Any]) -> dict[str, Any]:
         """Train on some rows and score others; or read the result if an earlier call finished it."""
@@ -222,7 +239,9 @@ class FoldTraining:
                 team=self.team,
                 progress=update,
             )
-            scores = self._scores(predict(model, test, self.settings, self.team), seen)
+            scores, stop_scores = (
+                self._scores(predict(model, some, self.settings, self.team), seen) for some in (test, stop)
+            )
         best = tuned.curve.stop_loss[tuned.n_epochs]
         self.say(f"{what}: {counted(tuned.n_epochs, 'epoch')}" + ("" if best is None else f", stop loss {best:.4f}"))
         done = {
@@ -230,6 +249,8 @@ class FoldTraining:
             "train": torch.from_numpy(rows),
             "params": dict(params),
             "scores": torch.from_numpy(scores),
+            "stop": torch.from_numpy(stop),
+            "stop_scores": torch.from_numpy(stop_scores),
             "curve": vars(tuned.curve),
             "n_epochs": tuned.n_epochs,
         }
