@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,7 @@ def sweep(
     heads: str | Sequence[str] | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
     grid: str | Path | None = None,
+    report_each: str | Sequence[str] | None = None,
     metric: str | None = None,
     device: Device = "auto",
     allow_leakage: str | None = None,
@@ -144,6 +147,9 @@ def sweep(
         Parameters by kind of head; a list of values is searched, as in `fit_head`.
     grid
         A TOML file with a table of further parameters for each kind of head.
+    report_each
+        Parameters with a list of values whose values are rows of the leaderboard, each a run of its own, rather than
+        selected among: ``"n_tokens"`` for every head that has it, or ``"co-attention.n_tokens"``.
     metric
         Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), or r2 for regression.
     device, allow_leakage, protocol, selection
@@ -170,14 +176,24 @@ def sweep(
     labels = require_names("--label", label)
     opened = store if isinstance(store, Store) else open_store(store)
     plans, skipped = _plans(
-        opened, features, labels, heads, params or {}, grid, device, allow_leakage, protocol, selection
+        opened,
+        features,
+        labels,
+        heads,
+        params or {},
+        grid,
+        device,
+        allow_leakage,
+        protocol,
+        selection,
+        as_tuple(report_each),
     )
     if metric is not None:
         require_metric(next(iter(plans.values())).task(), metric)
     folder = _begun(Path(out), plans)
     _run(folder, plans, progress_to(progress))
     cells = [
-        Cell(name, plan.asked.features, plan.asked.head.kind, read_results(folder / "runs" / name))
+        Cell(name, plan.asked.features, _shown_head(name, plan), read_results(folder / "runs" / name))
         for name, plan in plans.items()
     ]
     return _finished(folder, cells, metric, protocol.seed, skipped)
@@ -194,6 +210,7 @@ def _plans(
     allow_leakage: str | None,
     protocol: Protocol,
     selection: Selection,
+    report_each: Sequence[str],
 ) -> tuple[dict[str, FitPlan], list[dict[str, str]]]:
     """Return the fit of each cell by name, cheap heads first, and the skipped cells with the reason."""
     sets = list(dict.fromkeys(_names(part) for part in require_names("--features", features)))
@@ -203,8 +220,9 @@ def _plans(
     every = tuple(dict.fromkeys(name.removesuffix(POOLED) for names in sets for name in names))
     plans: dict[str, FitPlan] = {}
     skipped: list[dict[str, str]] = []
-    for kind in sorted(kinds, key=_cost):
-        chosen = HeadChoice.under(protocol, kind, of_heads.get(kind, {}), device=device, option=f"--set {kind}.")
+    heads_asked = [one for kind in sorted(kinds, key=_cost) for one in _variants(kind, of_heads, report_each)]
+    for kind, params_of_kind, variant in heads_asked:
+        chosen = HeadChoice.under(protocol, kind, params_of_kind, device=device, option=f"--set {kind}.")
         if chosen.head().needs_texts:
             raise InputError(
                 f"--heads {kind} needs prompts, which a sweep does not take: run fit-head --prompts for it."
@@ -219,16 +237,45 @@ def _plans(
                 features=names,
                 labels=labels,
                 head=chosen,
-                params=of_heads.get(kind, {}),
+                params=params_of_kind,
                 protocol=protocol,
                 selection=replace(selection, samples_with=tuple(name for name in every if name not in own)),
                 allow_leakage=allow_leakage,
             )
             asked.refuse()
-            plans[_cell_name(names, kind)] = asked.on(store)
+            plans[_cell_name(names, kind) + variant] = asked.on(store)
     if not plans:
         raise InputError(f"nothing to sweep: {kinds[0]} needs two inputs. Join them, as in --features A/image+B/text.")
     return plans, skipped
+
+
+def _shown_head(name: str, plan: FitPlan) -> str:
+    """Return what the leaderboard calls a cell's head: its kind, with the values that are reported each."""
+    return plan.asked.head.kind + name.removeprefix(_cell_name(plan.asked.features, plan.asked.head.kind))
+
+
+def _variants(
+    kind: str, of_heads: Mapping[str, Mapping[str, Any]], report_each: Sequence[str]
+) -> list[tuple[str, dict[str, Any], str]]:
+    """Return the kind with its parameters, once for each combination of the values to report, and what names it."""
+    given = dict(of_heads.get(kind, {}))
+    names = [name.rpartition(".")[2] for name in report_each if name.rpartition(".")[0] in ("", kind)]
+    listed = [name for name in names if isinstance(given.get(name), list)]
+    missing = [name for name in names if name not in listed and f"{kind}.{name}" in report_each]
+    if missing or (names and not listed and not any(_lists(of, names) for of in of_heads.values())):
+        name = (missing or names)[0]
+        raise InputError(f"--report-each {name}: give its values as a list, such as --set {kind}.{name}=[64,256].")
+    found = []
+    for values in product(*(given[name] for name in listed)):
+        words = "".join(
+            f"-{name}-{re.sub(r'[^A-Za-z0-9.]+', '_', str(v))}" for name, v in zip(listed, values, strict=True)
+        )
+        found.append((kind, {**given, **dict(zip(listed, values, strict=True))}, words))
+    return found
+
+
+def _lists(params: Mapping[str, Any], names: Sequence[str]) -> bool:
+    return any(isinstance(params.get(name), list) for name in names)
 
 
 def _names(part: str) -> tuple[str, ...]:

@@ -331,7 +331,7 @@ def _values(section: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, dic
 
 def _costs(path: Path, results: Results) -> dict[str, float | None]:
     """Return the trained parameters of a run, with those of its encoder, its seconds and its peak memory."""
-    training = results.metrics.get("training") or results.metrics.get("fitting") or {}
+    training = results.metrics.get("training") or results.cost
     parameters = _head_parameters(path, results)
     if parameters is not None and isinstance(of_encoder := training.get("of_the_encoder"), int):
         parameters += of_encoder

@@ -157,6 +157,12 @@ def sweep(
     inner_folds: o.InnerFolds = 4,
     trials: o.Trials = None,
     halving: o.Halving = True,
+    report_each: Annotated[
+        list[str] | None,
+        option(
+            panel=o.REPORT, metavar="[HEAD.]PARAM", help="Report each value of this list as a row of its own; repeat."
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         option(panel=o.REPORT, metavar="METRIC", help="What the leaderboard is sorted by. Default: AUC."),
@@ -188,6 +194,7 @@ def sweep(
         heads=heads,
         params=params_of_heads(set_ or []),
         grid=grid,
+        report_each=report_each,
         metric=metric,
         device=device,
         allow_leakage=allow_leakage,

@@ -148,8 +148,7 @@ class FitPlan:
         leakage = _checked_leakage(self, rows, splits, say)
         fitted = self._fitted(rows, splits, inner_always, say)
         run = self._reported(target, rows, fitted, leakage, say)
-        cost = {"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()}
-        run = replace(run, metrics={**run.metrics, "fitting": cost})
+        run = replace(run, cost={"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
         return write_run(target, run, self.asked.head.kind)
 
     def _rows(self, say: Progress) -> LabelledRows:

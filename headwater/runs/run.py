@@ -29,6 +29,7 @@ DECISION = "decision.json"  # of runs with calibration, a threshold or predictio
 TRIALS = "trials.parquet"  # of runs that selected settings
 INSTANCES = "instances.parquet"  # of runs on bags
 CURVES = "curves.parquet"  # of runs that trained an encoder
+COST = "cost.json"  # seconds and memory, which differ between equal runs
 FOLDS = "folds"  # a folder for the head of each fold, if these were kept
 FIGURES = "figures"  # the folder that `plot` writes
 
@@ -67,6 +68,8 @@ class Run(Shown):
         Trained weights of each encoder, in a new run only; the run directory holds them in ``encoder/``.
     fold_heads
         The head of each fold, in order, if ``fit-head --keep-folds`` kept them in ``folds/``.
+    cost
+        Contents of ``cost.json``: the ``seconds`` that the run took, and the ``peak_memory_bytes`` of the process.
     """
 
     path: Path | None
@@ -80,6 +83,7 @@ class Run(Shown):
     curves: pl.DataFrame | None = None
     adapters: Sequence[Adapter] = ()
     fold_heads: Sequence[Any] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> Mapping[str, float | None]:
@@ -131,6 +135,7 @@ def open_run(path: str | Path) -> Run:
         instances,
         found.curves,
         fold_heads=_fold_heads(path, len(found.metrics.get("folds", ()))),
+        cost=found.cost,
     )
 
 
@@ -151,6 +156,7 @@ class Results:
     decision: Mapping[str, Any]
     trials: pl.DataFrame | None
     curves: pl.DataFrame | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_results(path: Path) -> Results:
@@ -169,6 +175,7 @@ def read_results(path: Path) -> Results:
             decision=_json(path / DECISION, dict[str, Any]) if (path / DECISION).exists() else {},
             trials=_table(path / TRIALS) if (path / TRIALS).exists() else None,
             curves=_table(path / CURVES) if (path / CURVES).exists() else None,
+            cost=_json(path / COST, _Cost) if (path / COST).exists() else {},
         )
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. {how_to_make(path, 'headwater fit-head …')}") from error
@@ -200,6 +207,13 @@ class _Config(TypedDict, total=False):
     store: Word
     manifest: Word
     run: Word
+
+
+class _Cost(TypedDict, total=False):
+    """Contents of ``cost.json``."""
+
+    seconds: float
+    peak_memory_bytes: int | None
 
 
 class _ClassCount(TypedDict):

@@ -264,7 +264,11 @@ def test_killed_in_the_middle(two, swept, tmp_path, files_of):
     (out / "runs" / ".left-behind.1.tmp").mkdir()
     sweep(two, features=SETS, heads=["linear", "prototypes"], out=out, **PROTOCOL)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished cell was run again"
-    assert files_of(out) == files_of(swept.path)
+    found, wanted = files_of(out), files_of(swept.path)
+    assert {f: b for f, b in found.items() if not f.endswith("cost.json")} == {
+        f: b for f, b in wanted.items() if not f.endswith("cost.json")
+    }
+    assert set(found) == set(wanted)
 
 
 def test_another_sweep_in_its_place(two, swept, files_of):
@@ -406,3 +410,20 @@ def test_heads_that_want_prompts(two, tmp_path):
     with pytest.raises(InputError, match="fit-head --prompts"):
         sweep(two, features=["good/image"], heads=["linear", "tip-adapter"], out=tmp_path / "sweep", **PROTOCOL)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_each_value_of_a_parameter_is_a_row(two, tmp_path, refused):
+    """With ``report_each`` the values of a list are runs of their own; each is what a fit with that value gives."""
+    asked = {"features": ["good/image"], "label": "label", "groups": "patient", "heads": ["linear", "knn"]}
+    params = {"knn": {"k": [1, 9]}, "linear": {"C": [0.01, 1.0]}}
+    made = sweep(two, **asked, params=params, report_each="knn.k", out=tmp_path / "s")
+    rows = {row["head"]: row for row in made.leaderboard.to_dicts()}
+    assert set(rows) == {"linear", "knn-k-1", "knn-k-9"}
+    for k in (1, 9):
+        alone = fit_head(two, features="good/image", label="label", groups="patient", head="knn", params={"k": k})
+        assert rows[f"knn-k-{k}"]["auc"] == pytest.approx(alone.mean["auc"])
+        run = open_run(tmp_path / "s" / "runs" / f"good-image.knn-k-{k}")
+        assert run.config["params"]["k"] == k
+    words = ("sweep", two.path, "--features", "good/image", "--label", "label", "--groups", "patient")
+    why = refused(*words, "--heads", "knn", "--report-each", "k", "--out", tmp_path / "t")
+    assert "--report-each k: give its values as a list" in why
