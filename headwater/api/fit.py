@@ -20,6 +20,7 @@ from headwater.evaluate.fold_means import natural
 from headwater.evaluate.options import Protocol
 from headwater.experiment.fit import FitOptions
 from headwater.experiment.head import HeadChoice
+from headwater.runs.families import FAMILY
 from headwater.runs.run import Run
 from headwater.runs.write import run_folder, to_json
 from headwater.samples.columns import require_column
@@ -111,10 +112,6 @@ def fit_head(
     asked.refuse()
     opened = store if isinstance(store, Store) else open_store(store)
     return asked.on(opened).run(target, progress_to(progress))
-
-
-FAMILY = "family.json"
-"""The file in a folder of runs that says what their levels are."""
 
 
 def fit_separately(

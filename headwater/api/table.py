@@ -8,23 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from headwater._checks import require_names
-from headwater._reading import open_regular, read_json
+from headwater._reading import open_regular
 from headwater._shown import Shown
+from headwater._tables import Format, latex, markdown, plain_cell, require_format
 from headwater._words import aligned, size
 from headwater.api.compare import Compared, compare
-from headwater.api.fit import FAMILY
-from headwater.errors import HeadError, HeadwaterError, InputError, nearest
-from headwater.evaluate.fold_means import natural
+from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.measured import METRICS
+from headwater.runs.families import divided_by, family_of, names_of_systems
 from headwater.runs.foreign import reads_runs
 from headwater.runs.printed import interval_words, number_words, p_words
 from headwater.runs.run import Results, read_results
 
-Format = Literal["md", "csv", "latex", "json"]
-FORMATS = get_args(Format)
 OF_PAPERS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "precision", "recall", "f1", "auc"),
     "multiclass": ("accuracy", "precision", "recall", "f1_macro", "auc"),
@@ -135,7 +133,7 @@ class Table(Shown):
         if form == "csv":
             return self._csv()
         tables = [self._cells(), *([self._pair_cells()] if self.pairs else [])]
-        write = _markdown if form == "md" else _latex
+        write = markdown if form == "md" else latex
         return "\n".join(write(cells) for cells in tables)
 
     def _cells(self) -> list[list[str]]:
@@ -171,7 +169,9 @@ class Table(Shown):
         writer.writerow(["system", "level", "n", *names, *costs])
         for row in self.rows:
             values = [row.values[name][part] for name in self.metrics for part in parts]
-            writer.writerow([_plain(row.system), _plain(row.level), row.n, *values, *(row.costs[c] for c in costs)])
+            writer.writerow(
+                [plain_cell(row.system), plain_cell(row.level), row.n, *values, *(row.costs[c] for c in costs)]
+            )
         return out.getvalue()
 
 
@@ -221,8 +221,8 @@ def table(
     """
     if not runs:
         raise InputError("name at least one run.")
-    families = {path: _family(Path(path)) for path in map(str, runs)}
-    called = _names([Path(path) for path in families], names)
+    families = {path: family_of(Path(path)) for path in map(str, runs)}
+    called = names_of_systems([Path(path) for path in families], names)
     found = [
         (name, level, path, read_results(path))
         for name, family in zip(called, families.values(), strict=True)
@@ -240,56 +240,9 @@ def table(
     rows = [row for one in found for row in _rows(*one, shown, by=by, per=per)]
     compared, notes = _pairs(found, called, shown, per=per) if pairs else ([], [])
     of_families = any(level for _, level, *_ in found)
-    divided = [column for path in families if (column := _divided_by(Path(path))) is not None]
+    divided = [column for path in families if (column := divided_by(Path(path))) is not None]
     level_name = _level_name([results for *_, results in found], divided, of_families, by)
     return Table(shown, rows, compared, notes, level_name, intervals, costs)
-
-
-def require_format(form: str) -> None:
-    """Refuse an unknown format."""
-    if form not in FORMATS:
-        raise InputError(f"--format {form!r}: must be one of {', '.join(FORMATS)}.{nearest(form, FORMATS)}")
-
-
-def _family(path: Path) -> dict[str, Path]:
-    """Return the runs of a directory by level: the run itself, or each run within it."""
-    if (path / "config.json").is_file():
-        return {"": path}
-    within = path / "runs" if (path / "runs").is_dir() else path
-    found = (
-        {
-            one.name: one
-            for one in sorted(within.iterdir(), key=lambda one: natural(one.name))
-            if (one / "config.json").is_file()
-        }
-        if path.is_dir()
-        else {}
-    )
-    if not found:
-        raise HeadError(f"{path}: no run here, and none in it.")
-    return found
-
-
-def _divided_by(path: Path) -> str | None:
-    """Return the column by which a family of runs is divided; None if it does not say."""
-    try:
-        found = read_json(path / FAMILY)
-    except (OSError, ValueError):
-        return None
-    return str(found["separately"]) if isinstance(found, dict) and "separately" in found else None
-
-
-def _names(paths: Sequence[Path], names: Sequence[str] | None) -> list[str]:
-    if names is not None:
-        if len(names) != len(paths) or len(set(names)) < len(names):
-            raise InputError(f"--name: {len(paths)} runs need as many different names.")
-        return list(names)
-    resolved = [path.resolve() for path in paths]
-    for depth in range(1, max(len(path.parts) for path in resolved) + 1):
-        found = ["/".join(path.parts[-depth:]) for path in resolved]
-        if len(set(found)) == len(found):
-            break
-    return found
 
 
 def _level_name(found: Sequence[Results], families: Sequence[str], of_families: bool, by: bool) -> str:
@@ -397,32 +350,3 @@ def _cost_words(costs: Mapping[str, float | None]) -> list[str]:
         "–" if seconds is None else f"{seconds:,.1f}",
         "–" if memory is None else size(int(memory)),
     ]
-
-
-def _plain(cell: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
-
-
-def _markdown(cells: Sequence[Sequence[str]]) -> str:
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]) + "\n"
-
-
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "±": "$\\pm$",
-    "–": "--",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-}
-
-
-def _latex(cells: Sequence[Sequence[str]]) -> str:
-    def escaped(cell: str) -> str:
-        return "".join(_LATEX.get(c, c) for c in cell.replace("\\", "/"))
-
-    rows = [f"{' & '.join(map(escaped, row))} \\\\" for row in cells]
-    body = "\n".join(rows[1:])
-    columns = "l" * 2 + "r" * (len(cells[0]) - 2)
-    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{rows[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"

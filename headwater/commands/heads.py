@@ -299,6 +299,39 @@ def table(
         show(found.lines(), found.to_dict(), json)
 
 
+def cohort(
+    store: o.Store,
+    column: Annotated[
+        list[str], option(panel=o.DATA, metavar="COL", help="A column to describe, such as the label or age; repeat.")
+    ],
+    where: o.Where = None,
+    missing_values: o.MissingValues = None,
+    groups: o.Groups = None,
+    by: Annotated[
+        str | None, option(panel=o.REPORT, metavar="COL", help="Divide by this column, such as the split or the site.")
+    ] = None,
+    format_: Annotated[
+        Literal["md", "csv", "latex", "json"] | None,
+        option("--format", panel=o.OUTPUT, help="Print for a paper or a script. Default: for the terminal."),
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Describe the patients and samples of a store.
+
+    The first table of a paper: counts and shares, medians and ranges, overall and by site or split.
+
+    Example:
+      headwater cohort scans.hw --column density --column age --groups patient --by site
+    """
+    from headwater import api
+
+    found = api.cohort(store, column, by=by, groups=groups, where=where, missing_values=missing_values)
+    if format_ is not None and not json:
+        print(found.text(format_), end="")
+    else:
+        show(found.lines(), found.to_dict(), json)
+
+
 def evaluate(
     run: Annotated[Path, o.typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
     store: Annotated[str, o.typer.Argument(metavar="STORE", help="The store of the other data set.")],
@@ -368,7 +401,15 @@ def evaluate(
 
 
 def plot(
-    run: Annotated[Path, o.typer.Argument(metavar="RUN", help="A run directory.")],
+    runs: Annotated[
+        list[Path], o.typer.Argument(metavar="RUN …", help="A run; or several runs or folders of runs, side by side.")
+    ],
+    name: Annotated[
+        list[str] | None, option(panel=o.REPORT, metavar="NAME", help="What to call each of several runs; repeat.")
+    ] = None,
+    metric: Annotated[
+        str | None, option(panel=o.REPORT, metavar="METRIC", help="What to draw of several runs. Default: the AUC.")
+    ] = None,
     positive: o.PositiveClass = None,
     dpi: Annotated[int, option(panel=o.OUTPUT, min=1, help="Resolution of PNG files, in dots per inch.")] = 300,
     out: Annotated[
@@ -378,14 +419,26 @@ def plot(
 ) -> None:
     """Draw a run: calibration, ROC, confusion.
 
-    Writes PNG and SVG; of regressions, predicted against true numbers.
+    Writes PNG and SVG; of regressions, predicted against true numbers. Of several runs: a metric of each with its
+    interval, by level where there are levels, and box plots over folds.
 
     Example:
       headwater plot runs/density
     """
     from headwater import report
+    from headwater._checks import refuse_idle
+    from headwater.errors import InputError
 
-    drawn = report.plot(run, out=out, positive=positive, dpi=dpi)
+    if len(runs) == 1 and (runs[0] / "config.json").exists():
+        refuse_idle({"--name": bool(name), "--metric": metric is not None}, "goes with several runs.")
+        drawn = report.plot(runs[0], out=out, positive=positive, dpi=dpi)
+    elif len(runs) == 1 and not runs[0].is_dir():
+        drawn = report.plot(runs[0], out=out, positive=positive, dpi=dpi)  # says that no run is there
+    else:
+        refuse_idle({"--positive": positive is not None}, "goes with a single run.")
+        if out is None:
+            raise InputError("--out: name a folder for the figures of several runs.")
+        drawn = report.plot_systems(runs, out=out, names=name or None, metric=metric, dpi=dpi)
     show(drawn.lines(), drawn.to_dict(), json)
 
 

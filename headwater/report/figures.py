@@ -96,11 +96,7 @@ def plot(
     HeadError, InputError, MissingExtra
         When there is no run, a format is unknown, or matplotlib is not installed.
     """
-    for suffix in formats:
-        if suffix not in (*SUFFIXES, "pdf"):
-            raise InputError(f"formats: {suffix!r} must be one of png, svg, pdf.")
-    if dpi < 1:
-        raise InputError(f"--dpi must be at least 1, but is {dpi}.")
+    require_formats(formats, dpi)
     found = read_results(Path(run))
     which = positive_in_run(found.metrics, positive)
     need("matplotlib", "plots")
@@ -113,6 +109,15 @@ def plot(
         for name, figure in _figures(found, which):
             files += save(figure, folder, name, formats, dpi)
     return Drawn(folder, files, which)
+
+
+def require_formats(formats: Sequence[str], dpi: int) -> None:
+    """Refuse unknown formats and resolutions."""
+    for suffix in formats:
+        if suffix not in (*SUFFIXES, "pdf"):
+            raise InputError(f"formats: {suffix!r} must be one of png, svg, pdf.")
+    if dpi < 1:
+        raise InputError(f"--dpi must be at least 1, but is {dpi}.")
 
 
 def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, Any]]:
