@@ -89,6 +89,7 @@ def fine_tune(
     split: o.Split = None,
     holdout: o.Holdout = None,
     seed: o.Seed = 0,
+    seeds: o.Seeds = 1,
     allow_leakage: o.Leakage = None,
     weights: WeightFiles = None,
     adapter: o.Adapter = None,

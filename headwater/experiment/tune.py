@@ -15,7 +15,7 @@ from headwater._progress import Progress, counting, silent
 from headwater._words import counted
 from headwater.embed.adapter import Adapter
 from headwater.errors import InputError
-from headwater.evaluate import Outcome, Split, cross_validate, infer_task
+from headwater.evaluate import Outcome, Repeat, Split, cross_validate_repeats, infer_task
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.class_order import ordered
 from headwater.evaluate.decisions import Decisions, decisions_of
@@ -151,9 +151,10 @@ class TunePlan:
         positive = protocol.positive_in(task, np.unique(labels.y).tolist())
         columns = Columns.read(data, protocol, missing)
         rows = LabelledRows(data, labels.y, labels.names, columns, missing, positive, [])
-        splits = splits_of(rows.y, columns, protocol)[0]
+        every = splits_of(rows.y, columns, protocol)
+        splits = [split for of_seed in every for split in of_seed]
         text = manifest.text if any(one.modality != "image" for one in inputs) else None
-        leakage = self._leakage(samples, rows, made, splits, protocol, text, say)
+        leakage = self._leakage(samples, rows, made, every[0], protocol, text, say)
         members = members_of(data)
         inputs = of_views(inputs, data)
         made = {one.name: made[one.name.rpartition(":")[2]] for one in inputs}
@@ -237,16 +238,24 @@ class TunePlan:
     def _frozen(self, ready: TuningData, say: Progress) -> Outcome:
         """Select and fit the head on features of the frozen encoders."""
         say(f"the {self.head.kind} head on frozen features")
-        return cross_validate(
+        drawn = "seed" in self.head.head().get_params() and "seed" not in self.head.given
+        repeats = [
+            Repeat(
+                [split for split in ready.splits if split.seed == seed],
+                self.head.searches(seed),
+                seed,
+                {"seed": seed} if drawn else {},
+            )
+            for seed in self.protocol.every_seed
+        ]
+        return cross_validate_repeats(
             self.head.head(self.protocol.seed),
             ready.X(self.head.head(), in_bags=self.selection.in_bags),
             ready.rows.y,
-            ready.splits,
-            grid=self.head.searches(self.protocol.seed),
+            repeats,
             groups=ready.rows.columns.whole,
             out_of_fold=self.protocol.needs_out_of_fold,
             n_inner_folds=self.protocol.inner_folds,
-            seed=self.protocol.seed,
         )
 
     def _reported(

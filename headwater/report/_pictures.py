@@ -227,13 +227,14 @@ def training(curves: pl.DataFrame) -> Any:
     """
     figure = new_figure(2 * COLUMN, 0.8 * COLUMN)
     losses, metric = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-    folds = curves["fold"].unique(maintain_order=True).to_list()
-    for number, fold in enumerate(folds):
-        part = curves.filter(pl.col("fold").is_null() if fold is None else pl.col("fold") == fold)
+    parts = curves.partition_by([name for name in ("seed", "fold") if name in curves.columns], maintain_order=True)
+    for number, part in enumerate(parts):
+        fold, seed = part["fold"][0], part["seed"][0] if "seed" in curves.columns else None
+        of_seed = "" if seed is None else f", seed {seed}"
         colour = GREY if fold is None else COLOURS[number % len(COLOURS)]
         epoch, stop = part["epoch"].to_numpy(), part["stop_loss"].cast(pl.Float64).to_numpy()
         losses.plot(epoch, part["train_loss"].cast(pl.Float64).to_numpy(), color=colour, linestyle=":", linewidth=0.9)
-        losses.plot(epoch, stop, color=colour, label="all samples" if fold is None else f"fold {fold + 1}")
+        losses.plot(epoch, stop, color=colour, label="all samples" if fold is None else f"fold {fold + 1}{of_seed}")
         metric.plot(epoch, part["stop_metric"].cast(pl.Float64).to_numpy(), color=colour)
         if np.isfinite(stop).any():
             best = int(np.nanargmin(stop))

@@ -63,7 +63,8 @@ class Run(Shown):
         head that tested the bag.
     curves
         For runs that trained an encoder, one row per epoch of each fold (``fold`` is null for the saved encoder):
-        ``fold``, ``epoch`` (0 before training), ``train_loss``, ``stop_loss``, ``stop_metric``, ``lr``, ``seconds``.
+        ``fold`` (and ``seed`` with several seeds), ``epoch`` (0 before training), ``train_loss``, ``stop_loss``,
+        ``stop_metric``, ``lr``, ``seconds``.
     adapters
         Trained weights of each encoder, in a new run only; the run directory holds them in ``encoder/``.
     fold_heads

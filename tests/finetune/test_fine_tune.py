@@ -456,6 +456,22 @@ def test_tuned_and_frozen_systems_are_reported_alike(cases, tiny, tmp_path):
     assert {"calibrator", "conformal", "prior"} <= set(decision)
 
 
+def test_several_seeds_are_several_trainings(cases, tiny, tmp_path):
+    """Each seed has its own splits and training; the first gives what it gives alone, and the saved encoder."""
+    spec = tiny("timm-vit").spec
+    alone = tuned(cases, spec, epochs=1)
+    both = tuned(cases, spec, epochs=1, seeds=2, out=tmp_path / "run")
+    assert [(fold["seed"], fold["fold"]) for fold in both.metrics["folds"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    first = both.predictions.filter(pl.col("seed") == 0)
+    assert first.drop("seed").equals(alone.predictions)
+    other = both.predictions.filter(pl.col("seed") == 1)
+    assert sorted(other["id"]) == sorted(first["id"])
+    assert not other.sort("id")["score_malignant"].equals(first.sort("id")["score_malignant"])
+    assert [part["seed"] for part in both.metrics["by_seed"]] == [0, 1]
+    assert both.curves["seed"].unique().sort().to_list() == [None, 0, 1]
+    assert hw.plot(tmp_path / "run", dpi=50).files
+
+
 def test_without_held_out_rows_nothing_is_calibrated(cases, tiny):
     with pytest.raises(InputError, match="there are none: pass --patience"):
         tuned(cases, tiny("timm-vit").spec, calibrate="temperature", patience=None)
