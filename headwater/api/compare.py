@@ -393,7 +393,27 @@ def _at_units(run: Run, name: str, per: str, how: Aggregation | None) -> Run:
         )
     how = how or config.get("aggregate") or "mean"
     require_aggregation(how, run.metrics["task"])
-    return replace(run, predictions=at_units(table, run.metrics, column, per, how))
+    units = at_units(table, run.metrics, column, per, how)
+    return replace(run, predictions=units, metrics={**run.metrics, "folds": _trained_units(run, units, column)})
+
+
+def _trained_units(run: Run, units: pl.DataFrame, column: str) -> list[dict[str, Any]]:
+    """Return the folds of a run with numbers of training units, for the ratio of test to training data.
+
+    Where the run does not say how many they are, each fold's training rows are taken to have as many rows per unit as
+    its test rows.
+    """
+    folds = list(run.metrics["folds"])
+    if column == "unit" and "per" in run.metrics:
+        return list(run.metrics["per"]["folds"])
+    rows_of, units_of = (dict(table["fold"].value_counts().iter_rows()) for table in (run.predictions, units))
+    out = []
+    for fold in folds:
+        n, key = fold.get("n_train"), fold.get("fold")
+        if isinstance(n, int) and key in units_of:
+            fold = {**fold, "n_train": max(1, round(n * units_of[key] / rows_of[key]))}
+        out.append(fold)
+    return out
 
 
 def _subgroups(
