@@ -13,7 +13,9 @@ from headwater.commands.output import show, warn_of_code
 def fit_head(
     store: o.Store,
     features: o.Features,
-    label: o.Label,
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     label_separator: o.Separator = None,
     where: o.Where = None,
     bags: o.Bags = None,
@@ -74,6 +76,7 @@ def fit_head(
             help="Restate predictive values for this share of positive cases, such as 0.006 in screening.",
         ),
     ] = None,
+    risk_groups: o.RiskGroups = None,
     by: o.By = None,
     per: o.Per = None,
     aggregate: o.Aggregated = None,
@@ -130,8 +133,10 @@ def sweep(
         list[str],
         option(panel=o.DATA, metavar="NAME/MODALITY[+…]", help="Inputs; join several by +, repeat for others."),
     ],
-    label: o.Label,
     out: Annotated[Path, option(panel=o.OUTPUT, metavar="DIR", help="Where to write leaderboard, trials and runs.")],
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     label_separator: o.Separator = None,
     where: o.Where = None,
     bags: o.Bags = None,
@@ -148,7 +153,11 @@ def sweep(
     allow_leakage: o.Leakage = None,
     heads: Annotated[
         list[str] | None,
-        option(panel=o.HEAD, metavar="KIND", help="Kind of head; repeat. Default: linear, or ridge for numbers."),
+        option(
+            panel=o.HEAD,
+            metavar="KIND",
+            help="Kind of head; repeat. Default: linear; ridge for numbers, cox for survival.",
+        ),
     ] = None,
     task: o.TaskOption = "auto",
     set_: Annotated[

@@ -35,6 +35,7 @@ from headwater.evaluate.conformal import (
 from headwater.evaluate.estimates import Ends, Estimates, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, natural, numbered, summary
 from headwater.evaluate.intervals import LEVEL, mean_share_interval
+from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
@@ -103,7 +104,7 @@ def decisions_of(
         outcome, metrics["calibration"], decision["calibrator"] = _calibrated(
             outcome, y, protocol.calibrate, resampling
         )
-    if outcome.task != "regression":
+    if outcome.task not in WITHOUT_CLASSES:
         metrics |= _reliability(outcome, y)
     if outcome.task == "binary":
         metrics |= _clinical(outcome, y, protocol.prevalence, resampling)
@@ -425,7 +426,7 @@ def _per(
         "folds": folds,
         **summary([fold.metrics for fold in outcome.folds]),
         "intervals": estimates.metrics(),
-        **({} if outcome.task == "regression" else {"per_class": estimates.classes(names)}),
+        **({} if outcome.task in WITHOUT_CLASSES else {"per_class": estimates.classes(names)}),
     }
 
 

@@ -9,13 +9,16 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._survival import as_survival
 from headwater.errors import HeadError
 from headwater.evaluate._labels import counted
+from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.metrics import Task, infer_task, log_loss_many, score
 from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
 from headwater.evaluate.regression import as_outputs, squared_errors
 from headwater.evaluate.search import Grid, Searches, Trial
 from headwater.evaluate.splits import Split, inner_splits
+from headwater.evaluate.survival import cross_validated_losses
 
 Rows = NDArray[np.int64]
 Params = Mapping[str, Any]
@@ -74,11 +77,13 @@ def cross_validate(
     final: Rows | None = None,
     out_of_fold: bool = False,
     regression: bool = False,
+    survival: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Select parameters, fit heads and evaluate them, fold by fold; fits are solved together where possible.
 
-    In each fold, the parameters with the lowest log loss (for regression squared error) over ``n_inner_folds`` inner
+    In each fold, the parameters with the lowest log loss (for regression squared error, for survival
+    minus the cross-validated partial likelihood) over ``n_inner_folds`` inner
     folds of its training rows are selected; for ties, the earlier. A head with them is fitted on all its training rows,
     and scores the test rows once.
 
@@ -108,6 +113,8 @@ def cross_validate(
         Make inner folds even if there is nothing to select, for out-of-fold scores of training rows.
     regression
         Whether labels are numbers to predict, rather than classes.
+    survival
+        Whether labels are times and events, of shape ``(n_samples, 2)``.
     progress
         Called with a line about each step.
 
@@ -126,6 +133,7 @@ def cross_validate(
         final=final,
         out_of_fold=out_of_fold,
         regression=regression,
+        survival=survival,
         progress=progress,
     )
 
@@ -141,6 +149,7 @@ def cross_validate_repeats(
     final: Rows | None = None,
     out_of_fold: bool = False,
     regression: bool = False,
+    survival: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run `cross_validate` several times with different draws, all repeats at once if that is faster for the head.
@@ -149,7 +158,7 @@ def cross_validate_repeats(
     `cross_validate`.
     """
     say = progress or (lambda line: None)
-    target = _Target.of(y, regression)
+    target = _Target.of(y, regression, survival)
     task, classes = target.task, target.classes
     rows = np.arange(len(y)) if final is None else final
     first = repeats[0]
@@ -243,7 +252,7 @@ class _Target:
     y
         Labels as given.
     codes
-        Class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``.
+        Class numbers ``(n,)``, 0/1 ``(n, n_labels)``, numbers ``(n, n_outputs)``, or times and events ``(n, 2)``.
     """
 
     task: Task
@@ -252,7 +261,9 @@ class _Target:
     codes: NDArray[Any]
 
     @classmethod
-    def of(cls, y: NDArray[Any], regression: bool) -> _Target:
+    def of(cls, y: NDArray[Any], regression: bool, survival: bool = False) -> _Target:
+        if survival:
+            return cls("survival", y, np.arange(1), as_survival(y))
         if regression:
             outputs = as_outputs(y)
             return cls("regression", y, np.arange(outputs.shape[1]), outputs)
@@ -263,40 +274,52 @@ class _Target:
 
     @property
     def loss(self) -> str:
+        if self.task == "survival":
+            return "minus the cross-validated log partial likelihood, per row"
         if self.task != "regression":
             return "log_loss"
         return "mean_squared_error" if len(self.classes) == 1 else "mean_squared_error of outputs of variance 1"
 
     def scores(self, head: Any, heads: Sequence[Any], X: Any, rows: Sequence[Rows]) -> list[Floats]:
         """Return each head's scores of its rows, with a column for each class or output."""
-        if self.task == "regression":
+        if self.task in WITHOUT_CLASSES:
             return [found.reshape(len(found), -1) for found in head.predict_many(heads, X, rows)]
         found = head.predict_proba_many(heads, X, rows)
         return [align(p, h.classes_, self.classes) for p, h in zip(found, heads, strict=True)]
 
-    def losses(self, rows: Rows, scores: Floats, within: Rows) -> NDArray[np.float64]:
-        """Return the mean loss of each model on some rows, with scores of shape ``(n_models, n, n_classes)``.
+    def losses(self, fold: _Inner, scores: Floats, within: Rows) -> NDArray[np.float64]:
+        """Return the mean loss of each model on an inner fold, with scores of shape ``(n_models, n, n_classes)``.
 
         With several outputs, the error of each is divided by its variance on the rows ``within``.
         """
+        rows, n_test = fold.scored, len(fold.test)
+        if self.task == "survival":
+            tested, trained = np.arange(n_test), np.arange(n_test, len(rows))
+            return cross_validated_losses(self.codes[rows], scores[:, :, 0].astype(np.float64), trained, tested)
         if self.task != "regression":
             return _log_losses(self.codes[rows], scores)
         return squared_errors(self.codes[rows], scores, self.codes[within].var(0))
 
 
 class _Inner(NamedTuple):
-    """Training and test rows of an inner fold, as row numbers of the table."""
+    """Training and test rows of an inner fold, as row numbers of the table, and the rows that its heads score.
+
+    These are the test rows; for survival the training rows follow, since the loss needs them too.
+    """
 
     train: Rows
     test: Rows
+    scored: Rows
 
 
 def _inner(split: Split, target: _Target, groups: NDArray[Any] | None, n_inner_folds: int, seed: int) -> list[_Inner]:
     """Divide the training rows of a split into inner folds."""
     inside = None if groups is None else groups[split.train]
-    regression = target.task == "regression"
-    found = inner_splits(target.y[split.train], inside, n_inner_folds, seed, regression=regression)
-    return [_Inner(split.train[inner.train], split.train[inner.test]) for inner in found]
+    regression, survival = target.task == "regression", target.task == "survival"
+    y = target.codes if survival else target.y
+    found = inner_splits(y[split.train], inside, n_inner_folds, seed, regression=regression, survival=survival)
+    folds = [(split.train[inner.train], split.train[inner.test]) for inner in found]
+    return [_Inner(train, test, np.concatenate([test, train]) if survival else test) for train, test in folds]
 
 
 class _Selected(NamedTuple):
@@ -333,15 +356,15 @@ def _select(
             for params in here
         ]
         heads = head.fit_many(X, target.y, [(fold.train, params) for fold, params in work], groups=groups)
-        scored = iter(target.scores(head, heads, X, [fold.test for fold, _ in work]))
+        scored = iter(target.scores(head, heads, X, [fold.scored for fold, _ in work]))
         for i, (folds, here) in enumerate(zip(outer, asked, strict=True)):
             of_fold = [[next(scored) for _ in here] for _ in folds]
-            of_rows = [target.losses(f.test, np.stack(p), tested[i]) for f, p in zip(folds, of_fold, strict=True)]
+            of_rows = [target.losses(f, np.stack(p), tested[i]) for f, p in zip(folds, of_fold, strict=True)]
             losses = np.average(of_rows, axis=0, weights=[len(fold.test) for fold in folds])
             least = min((trial.loss for trial in tried[i]), default=np.inf)
             place = int(np.argmin(losses))
             if losses[place] < least:
-                best[i] = [settings[place] for settings in of_fold]
+                best[i] = [at[place][: len(f.test)] for f, at in zip(folds, of_fold, strict=True)]
             running[i].tell(losses.tolist())
             tried[i] += [Trial(params, float(loss)) for params, loss in zip(here, losses, strict=True)]
     return [_selected(*of_split) for of_split in zip(outer, tried, best, strict=True)]

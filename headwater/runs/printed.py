@@ -20,6 +20,7 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
     "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
+    "survival": ("c_index", "c_index_uno"),
 }
 N_TOP = 3
 TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for N_TOP labels each
@@ -103,6 +104,7 @@ def _over_present(metrics: Mapping[str, Any], main: Sequence[str], n_folds: int)
 def _undefined(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
     """Say why metrics are undefined."""
     kinds = {"multilabel": "with and without every label", "regression": "of different labels and predictions"}
+    kinds["survival"] = "with an event, and others followed for longer"
     every = kinds.get(metrics["task"], "of every class")
     why = "no fold has them" if len(metrics["folds"]) > 1 else "some are absent"
     if absent := metrics.get("classes_without_samples"):
