@@ -256,7 +256,9 @@ def compare(
 def evaluate(
     run: Annotated[Path, o.typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
     store: Annotated[str, o.typer.Argument(metavar="STORE", help="The store of the other data set.")],
-    label: o.Label,
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     features: Annotated[
         list[str] | None,
         option(panel=o.DATA, metavar="NAME/MODALITY", help="Features, where they have other names in this store."),
@@ -308,6 +310,8 @@ def evaluate(
         run,
         store,
         label=label,
+        time=time,
+        event=event,
         features=features,
         mapping=mapping_of("--map", map_ or []),
         level=level,

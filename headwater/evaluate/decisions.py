@@ -39,6 +39,7 @@ from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
+from headwater.evaluate.risk_groups import NAMES, cuts, of_outcome
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold, needed_groups
 
 Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # metrics of some of a fold's test rows
@@ -109,6 +110,15 @@ def decisions_of(
     if outcome.task == "binary":
         metrics |= _clinical(outcome, y, protocol.prevalence, resampling)
     sets = _decide(outcome, y, protocol, metrics, decision, levels, resampling)
+    if outcome.task == "survival" and outcome.inside is not None:
+        n_groups = protocol.n_risk_groups
+        chosen = [cuts(_inside(fold), n_groups) for fold in outcome.folds]
+        found = of_outcome(outcome, y, resampling.groups, chosen, resampling.level)
+        metrics["kaplan_meier"] = {"chosen_on": INSIDE, **found}
+        decision["risk_groups"] = {
+            "names": list(NAMES[n_groups]),
+            "thresholds": cuts(outcome.inside, n_groups).tolist(),
+        }
     per = None
     if units is not None:
         of_units, labels = aggregated(outcome, y, units, protocol.how)

@@ -359,7 +359,10 @@ def _checked_leakage(plan: FitPlan, rows: LabelledRows, splits: Sequence[Sequenc
         stated = None
         if not found and any(name.endswith(READ) for name in plan.what.names):
             text = plan.store.roles.text
-            stated = texts_that_state(samples, text, rows.y[row], rows.class_names, by_sample, whole)
+            y, names = rows.y, rows.class_names
+            if asked.protocol.survival:  # do texts say whether the event happened?
+                y, names = y[:, 1].astype(np.int64), [f"no {names[1]}", names[1]]
+            stated = texts_that_state(samples, text, y[row], names, by_sample, whole)
         report = check_leakage(
             samples,
             by_sample,
