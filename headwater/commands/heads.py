@@ -108,6 +108,7 @@ def fit_head(
     from headwater.evaluate.options import Protocol
     from headwater.samples.selection import Selection
 
+    o.require_label(label, task)
     run = api.fit_head(
         store,
         features=features,
@@ -192,6 +193,7 @@ def sweep(
     from headwater.evaluate.options import Protocol
     from headwater.samples.selection import Selection
 
+    o.require_label(label, task)
     done = api.sweep(
         store,
         features=features,

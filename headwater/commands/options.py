@@ -209,6 +209,12 @@ Out = Annotated[Path | None, option(panel=OUTPUT, metavar="RUN", help="Run direc
 Json = Annotated[bool, option("--json", panel=OUTPUT, help="Print JSON, for scripts.")]
 
 
+def require_label(label: list[str] | None, task: str) -> None:
+    """Refuse a command without a label as a usage error; survival has times in its place."""
+    if label is None and task != "survival":
+        raise typer.BadParameter("missing option --label COL (or --task survival with --time and --event).")
+
+
 def params_of(assignments: list[str]) -> dict[str, Any]:
     """Read ``PARAM=VALUE``: VALUE as JSON where it is, else as words."""
     import json

@@ -124,10 +124,10 @@ def _concordant(y: Floats, risk: Floats, weights: Weightings, every: Floats, eve
     order = np.lexsort((~event, time))  # events come first at a time
     after = np.cumsum(every[:, order[::-1]], axis=1)[:, ::-1]
     after = np.concatenate([after, np.zeros((len(every), 1))], axis=1)
-    n_events_until = np.array([np.searchsorted(time[order], t, side="left") for t in time[events]])
-    ties = np.bincount(np.searchsorted(np.unique(time), time[event]), minlength=1)
-    at_time = ties[np.searchsorted(np.unique(time), time[events])]
-    pairs = after[:, n_events_until + at_time]
+    first = np.searchsorted(time[order], time[events], side="left")
+    at_time = np.searchsorted(np.sort(time[events]), time[events], side="right")
+    at_time -= np.searchsorted(np.sort(time[events]), time[events], side="left")
+    pairs = after[:, first + at_time]
     of_groups = weights.of_groups.astype(np.float32)
     n_groups = of_groups.shape[1]
     right = np.empty_like(pairs)

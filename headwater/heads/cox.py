@@ -73,7 +73,7 @@ class Cox(Regressor):
     >>> X = rng.standard_normal((200, 5)); time = rng.exponential(np.exp(-2 * X[:, 0])); event = np.ones(200)
     >>> head = Cox(C=10).fit(X[:150], np.column_stack([time, event])[:150])
     >>> round(head.score(X[150:], np.column_stack([time, event])[150:]), 1)
-    0.9
+    0.8
     >>> head.predict_survival(X[150:], [0.5, 1.0]).shape
     (50, 2)
 

@@ -171,6 +171,7 @@ def kaplan_meier(found: Mapping[str, Any], time_name: str) -> Any:
     lower.set_title("number at risk", size=7, loc="left")
     lower.spines[:].set_visible(False)
     lower.tick_params(length=0)
+    lower.tick_params(axis="y", pad=12)  # beside the number at time 0
     for at in (tick for tick in upper.get_xticks() if 0 <= tick <= end):
         for place, group in enumerate(groups):
             lower.text(at, place, f"{at_risk(group, at):,}", ha="center", va="center", size=6)
