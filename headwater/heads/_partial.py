@@ -10,8 +10,8 @@ float32 until the end.
 
 The Hessian of a problem is about ``m S``, where S is the scatter of the standardised rows, and m the sum over events of
 ``1 - sum p²``, with p the share of each row in its risk set: the expected covariance of rows drawn with these shares.
-It preconditions L-BFGS as in the logistic solver. With an L1 penalty, accelerated proximal gradient steps take the
-place of L-BFGS.
+It preconditions L-BFGS as in the logistic solver. With an L1 penalty, `headwater.heads._proximal` goes on from the
+solution with as strong a ridge penalty.
 
 References
 ----------
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from headwater._survival import RiskSets
 from headwater.heads._lbfgs import Evaluation, Minimum, minimise
-from headwater.heads._proximal import minimise_with_l1
+from headwater.heads._proximal import Model, minimise_with_l1
 from headwater.heads._rows import Chunk, SharedRows, TrainingRows
 
 Array = NDArray[Any]
@@ -252,14 +252,7 @@ def _solve_part(
 ) -> tuple[Minimum, NDArray[np.bool_] | None]:
     """Return the solution, and with an L1 penalty which columns have a weight."""
     if problems.l1_ratio > 0:
-        if not isinstance(rows, SharedRows):
-            raise TypeError("an L1 penalty needs rows that are not rotated")  # a bug, not a user's mistake
-        smooth = PartialLikelihood(rows, problems, sets, np.float64)
-        strength = problems.l1_ratio / problems.C
-        found, weights = minimise_with_l1(
-            smooth, rows, strength, tol=tol * smooth.equal_loss, share=SHARE, max_iter=max_iter
-        )
-        return found, weights != 0
+        return _solve_with_l1(rows, problems, sets, tol, max_iter)
     share = tol if rows.float == np.float64 else max(tol, FLOAT32_TOL)
     first = PartialLikelihood(rows, problems, sets, rows.float)
     end = minimise(first, first.start(), tol=share * first.equal_loss, share=SHARE, max_iter=max_iter)
@@ -280,3 +273,40 @@ def _solve_part(
         end.value[left], end.converged[left] = again.value, again.converged
         end.n_iter[left] += again.n_iter
     return end, None
+
+
+def _solve_with_l1(
+    rows: TrainingRows, problems: Problems, sets: list[RiskSets], tol: float, max_iter: int
+) -> tuple[Minimum, NDArray[np.bool_]]:
+    """Solve problems with an L1 penalty, in float32 and then the unsolved ones in float64; return the columns kept."""
+    if not isinstance(rows, SharedRows):
+        raise TypeError("an L1 penalty needs rows that are not rotated")  # a bug, not a user's mistake
+    ridge, _ = _solve_part(rows, replace(problems, l1_ratio=0.0), sets, 1e-4, max_iter)
+    kind = rows.float
+    first = _model(rows, problems, sets, kind)
+    start = ridge.theta[:, 0].astype(kind) @ first.turn.T
+    every = np.arange(len(start))
+    nothing, something = (first.at(beta, every)[0] for beta in (np.zeros_like(start), start))
+    start[nothing <= something] = 0
+    equal_loss = PartialLikelihood(rows, problems, sets, kind).equal_loss
+    end, weights = minimise_with_l1(
+        first, start, tol=max(tol, FLOAT32_TOL) * equal_loss, share=SHARE, max_iter=max_iter
+    )
+    end.theta, weights = end.theta.astype(np.float64), weights.astype(np.float64)
+    left = np.flatnonzero(~end.converged | (tol < FLOAT32_TOL))
+    if len(left):
+        exact = _model(rows, problems.some(left), sets, np.float64)
+        found, weights[left] = minimise_with_l1(
+            exact, weights[left], tol=tol * equal_loss[left], share=SHARE, max_iter=max_iter
+        )
+        end.theta[left], end.value[left], end.converged[left] = found.theta, found.value, found.converged
+        end.n_iter[left] += found.n_iter
+    return end, weights != 0
+
+
+def _model(rows: SharedRows, problems: Problems, sets: list[RiskSets], dtype: Any) -> Model:
+    turn = np.asarray(rows.vectors, dtype)
+    exact = turn.astype(np.float64)
+    scatter = (exact * np.asarray(rows.eigenvalues, np.float64)[0]) @ exact.T
+    smooth = PartialLikelihood(rows, problems, sets, dtype)
+    return Model(smooth, turn, scatter, smooth.penalty, problems.l1_ratio / problems.C)

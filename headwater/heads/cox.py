@@ -43,7 +43,7 @@ class Cox(Regressor):
         The search ends when the predicted decrease of another step is at most this share of the loss of equal risks,
         and at most 1e-5 of the objective.
     max_iter
-        Most iterations of L-BFGS; with an L1 penalty, a twentieth of the most proximal gradient steps.
+        Most iterations.
     n_threads
         Threads; None for one per core.
     max_bytes
