@@ -18,7 +18,7 @@ from headwater._writable import require_writable
 from headwater.errors import HeadwaterError, InputError
 from headwater.evaluate.fold_means import natural
 from headwater.evaluate.options import Protocol
-from headwater.experiment.fit import FitOptions
+from headwater.experiment.fit import FitOptions, labels_of
 from headwater.experiment.head import HeadChoice
 from headwater.runs.families import FAMILY
 from headwater.runs.run import Run
@@ -33,7 +33,7 @@ def fit_head(
     store: str | Path | Store,
     *,
     features: str | Sequence[str],
-    label: str | Sequence[str],
+    label: str | Sequence[str] | None = None,
     head: str | None = None,
     params: Mapping[str, Any] | None = None,
     prompts: str | Path | None = None,
@@ -57,9 +57,10 @@ def fit_head(
         One or more feature sets, ``NAME/MODALITY``; several are concatenated, or fused by the head. Heads over tokens
         read tokens; with ``NAME/MODALITY:pooled`` they read the pooled feature as one token.
     label
-        The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task.
+        The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task. With
+        ``task="survival"``, ``time`` and ``event`` take its place.
     head
-        Kind of head. Default: ``linear``, or ``ridge`` for regression.
+        Kind of head. Default: ``linear``; ``ridge`` for regression, ``cox`` for survival.
     params
         Parameters of the head. A list of values is searched, unless the parameter is itself a list. The head's own grid
         is searched too, unless a parameter of it is given here.
@@ -97,9 +98,10 @@ def fit_head(
     """
     target = run_folder(out)
     protocol, selection = with_options("fit_head", options, protocol or Protocol(), selection or Selection())
+    protocol.refuse()  # before a head is looked up by the task
     asked = FitOptions(
         features=require_names("--features", features),
-        labels=require_names("--label", label),
+        labels=labels_of(label, protocol),
         head=HeadChoice.under(protocol, head, params or {}, device=device),
         params=dict(params or {}),
         protocol=protocol,

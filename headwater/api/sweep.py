@@ -27,7 +27,7 @@ from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.bootstrap import default_metric
 from headwater.evaluate.options import Protocol
 from headwater.experiment.ablation import require_metric
-from headwater.experiment.fit import FitOptions, FitPlan
+from headwater.experiment.fit import FitOptions, FitPlan, labels_of
 from headwater.experiment.head import DEFAULT_HEAD, HeadChoice
 from headwater.experiment.leaderboard import Cell, leaderboard_lines, ranked
 from headwater.runs.places import PLACES, seen_from
@@ -42,6 +42,7 @@ COMMAND = "sweep"
 COSTS = {  # rough cost of a head's own grid relative to linear, to run cheap heads first and to estimate the time left
     "linear": 1,
     "ridge": 1,
+    "cox": 2,
     "prototypes": 2,
     "gda": 3,
     "knn": 6,
@@ -102,7 +103,8 @@ class Sweep(Shown):
         ]
 
 
-SWEPT = {"task", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds", "halving"}
+SWEPT = {"task", "time", "event", "risk_groups", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds"}
+SWEPT |= {"inner_folds", "halving"}
 SWEPT |= {"per", "aggregate", "positive", "where", "bags", "views", "label_separator", "merge", "missing_values"}
 """Options of `headwater.Protocol` and `headwater.Selection` that a sweep uses."""
 
@@ -111,7 +113,7 @@ def sweep(
     store: str | Path | Store,
     *,
     features: Sequence[str],
-    label: str | Sequence[str],
+    label: str | Sequence[str] | None = None,
     out: str | Path,
     heads: str | Sequence[str] | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
@@ -141,8 +143,8 @@ def sweep(
     out
         The directory to write: ``leaderboard.parquet`` and ``.csv``, ``trials.parquet``, ``sweep.json``, and ``runs/``.
     heads
-        Kinds of heads. Default: ``linear``, or ``ridge`` for regression. A head that needs two inputs is skipped for a
-        single input.
+        Kinds of heads. Default: ``linear``; ``ridge`` for regression, ``cox`` for survival. A head that needs
+        two inputs is skipped for a single input.
     params
         Parameters by kind of head; a list of values is searched, as in `fit_head`.
     grid
@@ -151,7 +153,8 @@ def sweep(
         Parameters with a list of values whose values are rows of the leaderboard, each a run of its own, rather than
         selected among: ``"n_tokens"`` for every head that has it, or ``"co-attention.n_tokens"``.
     metric
-        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), or r2 for regression.
+        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), r2 for regression, or
+        c_index for survival.
     device, allow_leakage, protocol, selection
         As in `fit_head`.
     progress
@@ -173,7 +176,8 @@ def sweep(
     require_writable(out)
     require_device(device)  # refuses a GPU that is not there, before anything is read
     protocol, selection = with_options("sweep", options, protocol or Protocol(), selection or Selection(), only=SWEPT)
-    labels = require_names("--label", label)
+    protocol.refuse()
+    labels = labels_of(label, protocol)
     opened = store if isinstance(store, Store) else open_store(store)
     plans, skipped = _plans(
         opened,
@@ -214,7 +218,7 @@ def _plans(
 ) -> tuple[dict[str, FitPlan], list[dict[str, str]]]:
     """Return the fit of each cell by name, cheap heads first, and the skipped cells with the reason."""
     sets = list(dict.fromkeys(_names(part) for part in require_names("--features", features)))
-    kinds = list(as_tuple(heads or DEFAULT_HEAD[protocol.regression]))
+    kinds = list(as_tuple(heads or DEFAULT_HEAD.get(protocol.task, "linear")))
     selection = with_merge(selection)
     of_heads = _parameters(params, grid, kinds)
     every = tuple(dict.fromkeys(name.removesuffix(POOLED) for names in sets for name in names))

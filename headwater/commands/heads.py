@@ -13,7 +13,9 @@ from headwater.commands.output import show, warn_of_code
 def fit_head(
     store: o.Store,
     features: o.Features,
-    label: o.Label,
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     label_separator: o.Separator = None,
     where: o.Where = None,
     bags: o.Bags = None,
@@ -58,6 +60,7 @@ def fit_head(
     conformal: o.Conformal = None,
     conformal_per_class: o.PerClass = False,
     prevalence: o.Prevalence = None,
+    risk_groups: o.RiskGroups = None,
     by: o.By = None,
     per: o.Per = None,
     aggregate: o.Aggregated = None,
@@ -96,6 +99,7 @@ def fit_head(
     from headwater.evaluate.options import Protocol
     from headwater.samples.selection import Selection
 
+    o.require_label(label, task)
     asked: dict[str, Any] = {
         "features": features,
         "label": label,
@@ -126,8 +130,10 @@ def sweep(
         list[str],
         option(panel=o.DATA, metavar="NAME/MODALITY[+…]", help="Inputs; join several by +, repeat for others."),
     ],
-    label: o.Label,
     out: Annotated[Path, option(panel=o.OUTPUT, metavar="DIR", help="Where to write leaderboard, trials and runs.")],
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     label_separator: o.Separator = None,
     where: o.Where = None,
     bags: o.Bags = None,
@@ -144,7 +150,11 @@ def sweep(
     allow_leakage: o.Leakage = None,
     heads: Annotated[
         list[str] | None,
-        option(panel=o.HEAD, metavar="KIND", help="Kind of head; repeat. Default: linear, or ridge for numbers."),
+        option(
+            panel=o.HEAD,
+            metavar="KIND",
+            help="Kind of head; repeat. Default: linear; ridge for numbers, cox for survival.",
+        ),
     ] = None,
     task: o.TaskOption = "auto",
     set_: Annotated[
@@ -186,6 +196,7 @@ def sweep(
     from headwater.evaluate.options import Protocol
     from headwater.samples.selection import Selection
 
+    o.require_label(label, task)
     done = api.sweep(
         store,
         features=features,
@@ -335,7 +346,9 @@ def cohort(
 def evaluate(
     run: Annotated[Path, o.typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
     store: Annotated[str, o.typer.Argument(metavar="STORE", help="The store of the other data set.")],
-    label: o.Label,
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     features: Annotated[
         list[str] | None,
         option(panel=o.DATA, metavar="NAME/MODALITY", help="Features, where they have other names in this store."),
@@ -387,6 +400,8 @@ def evaluate(
         run,
         store,
         label=label,
+        time=time,
+        event=event,
         features=features,
         mapping=mapping_of("--map", map_ or []),
         level=level,

@@ -33,6 +33,18 @@ Features = Annotated[
     option(panel=DATA, metavar="NAME/MODALITY", help="Features, such as vit/image; repeat for more inputs."),
 ]
 Label = Annotated[list[str], option(panel=DATA, metavar="COL", help="Column to predict; repeat for several labels.")]
+MaybeLabel = Annotated[
+    list[str] | None, option("--label", panel=DATA, metavar="COL", help="Column to predict; repeat for several labels.")
+]
+Time = Annotated[
+    str | None, option(panel=DATA, metavar="COL", help="--task survival: column of times until event or censoring.")
+]
+Event = Annotated[
+    str | None, option(panel=DATA, metavar="COL", help="--task survival: column of 1 for an event, 0 for censored.")
+]
+RiskGroups = Annotated[
+    int | None, option(panel=REPORT, metavar="2|3", help="--task survival: groups by risk to compare. Default: 2.")
+]
 Where = Annotated[str | None, option(panel=DATA, metavar="SQL", help="Use only these samples, such as 'age > 50'.")]
 Bags = Annotated[
     str | None,
@@ -93,15 +105,20 @@ Leakage = Annotated[
 # Head
 
 Head = Annotated[
-    str | None, option(panel=HEAD, metavar="KIND", help="Kind of head. Default: linear; ridge for numbers.")
+    str | None,
+    option(panel=HEAD, metavar="KIND", help="Kind of head. Default: linear; ridge for numbers, cox for survival."),
 ]
 SetParam = Annotated[
     list[str] | None,
     option("--set", panel=HEAD, metavar="PARAM=VALUE", help="A parameter, or a list of values to search; repeat."),
 ]
 TaskOption = Annotated[
-    Literal["auto", "regression"],
-    option("--task", panel=HEAD, help="auto: labels are classes; regression: predict numbers."),
+    Literal["auto", "regression", "survival"],
+    option(
+        "--task",
+        panel=HEAD,
+        help="auto: labels are classes; regression: predict numbers; survival: risks, of --time and --event.",
+    ),
 ]
 InnerFolds = Annotated[
     int, option(panel=HEAD, min=2, metavar="N", help="Folds of the training rows in which parameters are selected.")
@@ -221,6 +238,12 @@ Draws = Annotated[int, option(panel=REPORT, help="Resamples of the bootstrap.")]
 
 Out = Annotated[Path | None, option(panel=OUTPUT, metavar="RUN", help="Run directory to write.")]
 Json = Annotated[bool, option("--json", panel=OUTPUT, help="Print JSON, for scripts.")]
+
+
+def require_label(label: list[str] | None, task: str) -> None:
+    """Refuse a command without a label as a usage error; survival has times in its place."""
+    if label is None and task != "survival":
+        raise typer.BadParameter("missing option --label COL (or --task survival with --time and --event).")
 
 
 def params_of(assignments: list[str]) -> dict[str, Any]:

@@ -35,10 +35,11 @@ from headwater.evaluate.conformal import (
 from headwater.evaluate.estimates import Ends, Estimates, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, natural, numbered, summary
 from headwater.evaluate.intervals import LEVEL, mean_share_interval
-from headwater.evaluate.measured import METRICS
+from headwater.evaluate.measured import METRICS, WITHOUT_CLASSES
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
+from headwater.evaluate.risk_groups import NAMES, cuts, of_outcome
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold, needed_groups
 
 Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # metrics of some of a fold's test rows
@@ -107,12 +108,21 @@ def decisions_of(
         outcome, metrics["calibration"], decision["calibrator"] = _calibrated(
             outcome, y, protocol.calibrate, resampling
         )
-    if outcome.task != "regression":
+    if outcome.task not in WITHOUT_CLASSES:
         metrics |= _reliability(outcome, y)
     if outcome.task == "binary":
         metrics |= _clinical(outcome, y, protocol.prevalence, resampling)
         metrics["calibration_pooled"] = _pooled_calibration(outcome, y, resampling)
     sets = _decide(outcome, y, protocol, metrics, decision, levels, resampling)
+    if outcome.task == "survival" and outcome.inside is not None:
+        n_groups = protocol.n_risk_groups
+        chosen = [cuts(_inside(fold), n_groups) for fold in outcome.folds]
+        found = of_outcome(outcome, y, resampling.groups, chosen, resampling.level)
+        metrics["kaplan_meier"] = {"chosen_on": INSIDE, **found}
+        decision["risk_groups"] = {
+            "names": list(NAMES[n_groups]),
+            "thresholds": cuts(outcome.inside, n_groups).tolist(),
+        }
     per = None
     if units is not None:
         of_units, labels = aggregated(outcome, y, units, protocol.how)
@@ -444,7 +454,7 @@ def _per(
         "folds": folds,
         **summary([fold.metrics for fold in outcome.folds]),
         "intervals": estimates.metrics(),
-        **({} if outcome.task == "regression" else {"per_class": estimates.classes(names)}),
+        **({} if outcome.task in WITHOUT_CLASSES else {"per_class": estimates.classes(names)}),
     }
 
 

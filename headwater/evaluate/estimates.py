@@ -44,6 +44,7 @@ GAPS: Mapping[Task, tuple[str, ...]] = {
     "multiclass": ("accuracy", "balanced_accuracy_present", "f1_macro_present", "auc", "auc_present", "log_loss"),
     "multilabel": ("auc_macro", "auc_macro_present", "auc_micro", "f1_macro", "f1_micro", "hamming"),
     "regression": METRICS["regression"],
+    "survival": METRICS["survival"],
 }
 """The metrics whose gap between a subgroup and the rest is reported."""
 SIZES = ("mean_size",)

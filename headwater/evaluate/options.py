@@ -14,11 +14,12 @@ from headwater.evaluate.aggregate import Aggregation, require_aggregation
 from headwater.evaluate.calibration import Method, require_method
 from headwater.evaluate.clinical import require_prevalence
 from headwater.evaluate.conformal import require_alpha
+from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.positive import Positive, class_word, positive_in
 from headwater.evaluate.thresholds import Target, require_share
 
 FOLDS = 5
-TaskChoice = Literal["auto", "regression"]
+TaskChoice = Literal["auto", "regression", "survival"]
 NOT_IN_CONFIG = ("trials", "fine", "halving")
 """Options of the search, which a configuration stores with the head."""
 
@@ -30,7 +31,13 @@ class Protocol:
     Attributes
     ----------
     task
-        ``"auto"`` treats labels as classes; ``"regression"`` predicts numbers.
+        ``"auto"`` treats labels as classes; ``"regression"`` predicts numbers; ``"survival"`` predicts
+        the risk of an event from right-censored times, in the columns `time` and `event`.
+    time, event
+        For survival: the column of times, numbers above 0; and the column that says whether the time ended with the
+        event: 1, true or yes, or 0, false or no for a censored sample.
+    risk_groups
+        For survival: 2 or 3 groups of equal size by risk, for Kaplan-Meier curves. Default: 2.
     groups
         The column whose values are never divided between training and test, such as the patient; ``"none"`` states
         that rows are independent.
@@ -80,6 +87,9 @@ class Protocol:
     """
 
     task: TaskChoice = "auto"
+    time: str | None = None
+    event: str | None = None
+    risk_groups: int | None = None
     groups: str | None = None
     folds: int | None = None
     split: str | None = None
@@ -111,6 +121,16 @@ class Protocol:
     def regression(self) -> bool:
         """Whether labels are numbers to predict; otherwise the task is inferred from the labels."""
         return self.task == "regression"
+
+    @property
+    def survival(self) -> bool:
+        """Whether the risk of an event is predicted from right-censored times."""
+        return self.task == "survival"
+
+    @property
+    def n_risk_groups(self) -> int:
+        """Number of groups by risk."""
+        return 2 if self.risk_groups is None else self.risk_groups
 
     @property
     def n_folds(self) -> int:
@@ -148,7 +168,8 @@ class Protocol:
     @property
     def needs_out_of_fold(self) -> bool:
         """Whether something is fitted on out-of-fold scores of training rows."""
-        return self.calibrate is not None or self.target is not None or self.conformal is not None
+        decides = self.calibrate is not None or self.target is not None or self.conformal is not None
+        return decides or self.survival  # risk groups
 
     @property
     def without_fit(self) -> Protocol:
@@ -169,7 +190,7 @@ class Protocol:
         """Raise `InputError` for invalid values, and for options that contradict each other."""
         if self.task not in get_args(TaskChoice):
             known = get_args(TaskChoice)
-            raise InputError(f"--task {self.task!r}: must be {' or '.join(known)}.{nearest(self.task, known)}")
+            raise InputError(f"--task {self.task!r}: must be one of {', '.join(known)}.{nearest(self.task, known)}")
         least_of = {"seed": 0, "seeds": 1, "folds": 2, "inner_folds": 2, "trials": 1, "shots": 1, "draws": 1}
         for name, least in least_of.items():
             value = getattr(self, name)
@@ -193,6 +214,8 @@ class Protocol:
             require_aggregation(self.how, "binary")  # again when the task is known
         if self.regression:
             self.refuse_for("regression")
+        if self.survival:
+            self.refuse_for("survival")
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.split is not None and self.holdout is not None:
@@ -211,10 +234,21 @@ class Protocol:
             yield "--conformal", f"with --shots goes with --conformal-per-class: {why}"
         if self.aggregate is not None and self.per is None:
             yield "--aggregate", "goes with --per, the column of units to aggregate to."
+        for option, value in (("--time", self.time), ("--event", self.event), ("--risk-groups", self.risk_groups)):
+            if value is not None and not self.survival:
+                yield option, "goes with --task survival."
+        if self.survival and (self.time is None or self.event is None):
+            missing = "--time COL" if self.time is None else "--event COL"
+            yield "--task survival", f"needs --time COL and --event COL: pass {missing} too."
+        if self.survival and self.time == self.event:
+            yield "--time", f"and --event name the same column, {self.time!r}: pass two columns."
+        if self.risk_groups is not None and self.risk_groups not in (2, 3):
+            yield "--risk-groups", f"must be 2 (at the median) or 3 (at the terciles), but is {self.risk_groups!r}."
 
     def refuse_for(self, task: Task) -> None:
         """Raise `InputError` for options that do not apply to a task."""
-        if task == "regression":
+        if task in WITHOUT_CLASSES:
+            what = "predicts numbers" if task == "regression" else "predicts risks"
             for option, value in (
                 ("--calibrate", self.calibrate),
                 ("--positive", self.positive),
@@ -225,7 +259,7 @@ class Protocol:
                 ("--shots", self.shots),
             ):
                 if value is not None:
-                    raise InputError(f"{option} is for classes, but --task regression predicts numbers: leave it out.")
+                    raise InputError(f"{option} is for classes, but --task {task} {what}: leave it out.")
         if self.target is not None and task != "binary":
             raise InputError(f"--{self.target[0]} needs two classes, but this is a {task} task.")
         if self.prevalence is not None and task != "binary":

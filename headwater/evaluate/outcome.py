@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._survival import as_survival
 from headwater.evaluate._labels import codes_in
 from headwater.evaluate.metrics import Task, score, summarise
 from headwater.evaluate.regression import as_outputs
@@ -122,9 +123,14 @@ class Outcome:
         return summarise([fold.metrics for fold in self.folds])[1]
 
     def truth(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Return labels as arrays: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``."""
+        """Return labels as arrays: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``.
+
+        For survival, times and events, ``(n, 2)``.
+        """
         if self.task == "regression":
             return as_outputs(y)
+        if self.task == "survival":
+            return as_survival(y)
         if self.task == "multilabel":
             return y.astype(np.int64)
         return codes_in(y, self.classes)

@@ -9,14 +9,17 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._survival import as_survival
 from headwater.errors import HeadError
 from headwater.evaluate._labels import counted
 from headwater.evaluate.halving import Halving, Rung, Scored, rungs
+from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.metrics import Task, infer_task, log_loss_many, score
 from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
 from headwater.evaluate.regression import as_outputs, squared_errors
 from headwater.evaluate.search import Grid, Searches, Trial, best_of
 from headwater.evaluate.splits import Split, inner_splits
+from headwater.evaluate.survival import cross_validated_losses
 
 Rows = NDArray[np.int64]
 Params = Mapping[str, Any]
@@ -89,11 +92,13 @@ def cross_validate(
     out_of_fold: bool = False,
     regression: bool = False,
     halving: bool = True,
+    survival: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Select parameters, fit heads and evaluate them, fold by fold; fits are solved together where possible.
 
-    In each fold, the parameters with the lowest log loss (for regression squared error) over ``n_inner_folds`` inner
+    In each fold, the parameters with the lowest log loss (for regression squared error, for survival
+    minus the cross-validated partial likelihood) over ``n_inner_folds`` inner
     folds of its training rows are selected; for ties, the earlier. A head with them is fitted on all its training rows,
     and scores the test rows once.
 
@@ -126,6 +131,8 @@ def cross_validate(
     halving
         Drop the worse half of a grid's settings at set epochs, by their loss on the inner folds until then, if the
         head is trained in epochs; see `headwater.evaluate.halving`. Searches that propose settings drop none.
+    survival
+        Whether labels are times and events, of shape ``(n_samples, 2)``.
     progress
         Called with a line about each step.
 
@@ -145,6 +152,7 @@ def cross_validate(
         out_of_fold=out_of_fold,
         regression=regression,
         halving=halving,
+        survival=survival,
         progress=progress,
     )
 
@@ -161,6 +169,7 @@ def cross_validate_repeats(
     out_of_fold: bool = False,
     regression: bool = False,
     halving: bool = True,
+    survival: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run `cross_validate` several times with different draws, all repeats at once if that is faster for the head.
@@ -169,7 +178,7 @@ def cross_validate_repeats(
     `cross_validate`.
     """
     say = progress or (lambda line: None)
-    target = _Target.of(y, regression)
+    target = _Target.of(y, regression, survival)
     task, classes = target.task, target.classes
     rows = np.arange(len(y)) if final is None else final
     first = repeats[0]
@@ -277,7 +286,7 @@ class _Target:
     y
         Labels as given.
     codes
-        Class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``.
+        Class numbers ``(n,)``, 0/1 ``(n, n_labels)``, numbers ``(n, n_outputs)``, or times and events ``(n, 2)``.
     """
 
     task: Task
@@ -286,7 +295,9 @@ class _Target:
     codes: NDArray[Any]
 
     @classmethod
-    def of(cls, y: NDArray[Any], regression: bool) -> _Target:
+    def of(cls, y: NDArray[Any], regression: bool, survival: bool = False) -> _Target:
+        if survival:
+            return cls("survival", y, np.arange(1), as_survival(y))
         if regression:
             outputs = as_outputs(y)
             return cls("regression", y, np.arange(outputs.shape[1]), outputs)
@@ -297,52 +308,64 @@ class _Target:
 
     @property
     def loss(self) -> str:
+        if self.task == "survival":
+            return "minus the cross-validated log partial likelihood, per row"
         if self.task != "regression":
             return "log_loss"
         return "mean_squared_error" if len(self.classes) == 1 else "mean_squared_error of outputs of variance 1"
 
     def scores(self, head: Any, heads: Sequence[Any], X: Any, rows: Sequence[Rows]) -> list[Floats]:
         """Return each head's scores of its rows, with a column for each class or output."""
-        if self.task == "regression":
+        if self.task in WITHOUT_CLASSES:
             return [found.reshape(len(found), -1) for found in head.predict_many(heads, X, rows)]
         found = head.predict_proba_many(heads, X, rows)
         return [align(p, h.classes_, self.classes) for p, h in zip(found, heads, strict=True)]
 
     def aligned(self, scored: Scored) -> Floats:
         """Return the scores of a fit in progress, with a column for each class or output."""
-        if self.task == "regression":
+        if self.task in WITHOUT_CLASSES:
             return scored.scores
         return align(scored.scores, scored.classes_, self.classes)
 
     def inner_losses(self, folds: Sequence[_Inner], scores: Sequence[Sequence[Floats]]) -> NDArray[np.float64]:
         """Return the mean loss of each setting over the test rows of all inner folds, from each fold's scores."""
         within = np.concatenate([fold.test for fold in folds])
-        of_rows = [self.losses(fold.test, np.stack(p), within) for fold, p in zip(folds, scores, strict=True)]
+        of_rows = [self.losses(fold, np.stack(p), within) for fold, p in zip(folds, scores, strict=True)]
         return np.asarray(np.average(of_rows, axis=0, weights=[len(fold.test) for fold in folds]))
 
-    def losses(self, rows: Rows, scores: Floats, within: Rows) -> NDArray[np.float64]:
-        """Return the mean loss of each model on some rows, with scores of shape ``(n_models, n, n_classes)``.
+    def losses(self, fold: _Inner, scores: Floats, within: Rows) -> NDArray[np.float64]:
+        """Return the mean loss of each model on an inner fold, with scores of shape ``(n_models, n, n_classes)``.
 
         With several outputs, the error of each is divided by its variance on the rows ``within``.
         """
+        rows, n_test = fold.scored, len(fold.test)
+        if self.task == "survival":
+            tested, trained = np.arange(n_test), np.arange(n_test, len(rows))
+            return cross_validated_losses(self.codes[rows], scores[:, :, 0].astype(np.float64), trained, tested)
         if self.task != "regression":
             return _log_losses(self.codes[rows], scores)
         return squared_errors(self.codes[rows], scores, self.codes[within].var(0))
 
 
 class _Inner(NamedTuple):
-    """Training and test rows of an inner fold, as row numbers of the table."""
+    """Training and test rows of an inner fold, as row numbers of the table, and the rows that its heads score.
+
+    These are the test rows; for survival the training rows follow, since the loss needs them too.
+    """
 
     train: Rows
     test: Rows
+    scored: Rows
 
 
 def _inner(split: Split, target: _Target, groups: NDArray[Any] | None, n_inner_folds: int, seed: int) -> list[_Inner]:
     """Divide the training rows of a split into inner folds."""
     inside = None if groups is None else groups[split.train]
-    regression = target.task == "regression"
-    found = inner_splits(target.y[split.train], inside, n_inner_folds, seed, regression=regression)
-    return [_Inner(split.train[inner.train], split.train[inner.test]) for inner in found]
+    regression, survival = target.task == "regression", target.task == "survival"
+    y = target.codes if survival else target.y
+    found = inner_splits(y[split.train], inside, n_inner_folds, seed, regression=regression, survival=survival)
+    folds = [(split.train[inner.train], split.train[inner.test]) for inner in found]
+    return [_Inner(train, test, np.concatenate([test, train]) if survival else test) for train, test in folds]
 
 
 class _Selected(NamedTuple):
@@ -386,7 +409,7 @@ def _select(
             least = getattr(best_of(tried[i]), "loss", np.inf)
             place = int(np.argmin(np.where([epoch is None for epoch in dropped], losses, np.inf)))
             if losses[place] < least and dropped[place] is None:
-                best[i] = [settings[place].scores for settings in of_fold]
+                best[i] = [at[place].scores[: len(f.test)] for f, at in zip(folds, of_fold, strict=True)]
             running[i].tell(losses.tolist())
             tried[i] += [
                 Trial(params, float(loss), epoch) for params, loss, epoch in zip(here, losses, dropped, strict=True)
@@ -413,7 +436,7 @@ def _scored(
     drops: Sequence[Rung],
 ) -> list[_Score]:
     """Fit each setting on each inner fold, and score the fold's test rows."""
-    fits, tests = [(fold.train, params) for fold, params in work], [fold.test for fold, _ in work]
+    fits, tests = [(fold.train, params) for fold, params in work], [fold.scored for fold, _ in work]
     if not head.pausable:
         return list(map(_Score, target.scores(head, head.fit_many(X, target.y, fits, groups=groups), X, tests)))
     places = [(i, f, s) for i, folds in enumerate(outer) for f in range(len(folds)) for s in range(n_settings[i])]

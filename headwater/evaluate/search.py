@@ -20,7 +20,7 @@ KINDS = ("log", "uniform", "int", "log-int", "choice")
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting, and its log loss (for regression, squared error) over the inner folds.
+    """A setting, and its loss over the inner folds: log loss, squared error, or for survival a partial likelihood.
 
     Attributes
     ----------

@@ -25,7 +25,7 @@ from headwater.runs.printed import edge_lines, interval_words, over, p_words, pl
 from headwater.runs.run import Results
 
 REPEATS = ("seed", "fold")
-_LOSS = {"regression": "squared error"}
+_LOSS = {"regression": "squared error", "survival": "loss by the partial likelihood"}
 
 
 @dataclass(frozen=True)

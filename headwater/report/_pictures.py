@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater.report._curves import GRID, Kind, Spread
+from headwater.report._curves import GRID, Kind, Spread, at_risk, at_steps
 from headwater.report._style import COLOURS, COLUMN, GREY, new_figure
 
 Floats = NDArray[np.float64]
@@ -135,6 +135,46 @@ def decision_curve(found: Mapping[str, Sequence[float]]) -> Any:
     end = min(1.0, 1.1 * float(of_use.max()))  # beyond, the model treats nobody, or does harm
     axes.set(xlabel="threshold probability", ylabel="net benefit", xlim=(0, end), ylim=(-0.25 * top, 1.1 * top))
     axes.legend(loc="upper right")
+    return figure
+
+
+def kaplan_meier(found: Mapping[str, Any], time_name: str) -> Any:
+    """Draw the Kaplan-Meier curve of each group by risk with its interval, and a table of the numbers at risk.
+
+    Parameters
+    ----------
+    found
+        The section ``kaplan_meier`` of ``metrics.json``.
+    time_name
+        Label of the time axis.
+    """
+    groups = [group for group in found["groups"] if group["n"]]
+    figure = new_figure(1.4 * COLUMN, 1.1 * COLUMN + 0.14 * len(groups))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(5, 0.5 + 0.45 * len(groups)))
+    end = max(group["times"][-1] for group in groups)
+    for colour, group in zip(COLOURS, groups, strict=False):
+        steps = at_steps(group)
+        upper.step(steps.times, steps.survival, where="post", color=colour, label=f"{group['name']} risk")
+        upper.fill_between(steps.times, steps.low, steps.high, step="post", color=colour, alpha=0.15, linewidth=0)
+    ratio, p = found["hazard_ratio"], found["log_rank"]["p"]
+    lines = []
+    if ratio["value"] is not None:
+        ends = "" if ratio["low"] is None else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+        lines.append(f"hazard ratio {ratio['value']:.2f}{ends}")
+    if p is not None:
+        lines.append("log-rank p < 0.001" if p < 0.001 else f"log-rank p {p:.3f}")
+    upper.text(0.02, 0.03, "\n".join(lines), transform=upper.transAxes, va="bottom", size=7)
+    upper.set(ylim=(0, 1.02), xlim=(0, 1.02 * end), ylabel="event-free share")
+    upper.legend(loc="upper right")
+    lower.set(ylim=(len(groups) - 0.5, -0.5), xlabel=time_name)
+    lower.set_yticks(range(len(groups)), [group["name"] for group in groups])
+    lower.set_title("number at risk", size=7, loc="left")
+    lower.spines[:].set_visible(False)
+    lower.tick_params(length=0)
+    lower.tick_params(axis="y", pad=12)  # beside the number at time 0
+    for at in (tick for tick in upper.get_xticks() if 0 <= tick <= end):
+        for place, group in enumerate(groups):
+            lower.text(at, place, f"{at_risk(group, at):,}", ha="center", va="center", size=6)
     return figure
 
 

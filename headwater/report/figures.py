@@ -69,6 +69,8 @@ def plot(
 ) -> Drawn:
     """Draw a run: reliability, ROC and precision-recall curves and confusion; or predicted numbers and residuals.
 
+    A survival run gets Kaplan-Meier curves of its groups by risk, with the numbers at risk.
+
     For a run that trained an encoder, the losses of each fold are drawn too.
 
     Curves show each fold's test rows, and their mean and standard deviation over folds (and seeds, if there are
@@ -128,6 +130,11 @@ def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, A
     if positive is not None:
         names = negative_first(names, str(positive.name))
     truth, scores = truth_of(table, names, task), scores_of(table, names, task)
+    if task == "survival":
+        if "kaplan_meier" in found.metrics:
+            time_column = found.metrics["outputs"][0]
+            yield "kaplan_meier", pictures.kaplan_meier(found.metrics["kaplan_meier"], time_column)
+        return
     if task == "regression":
         yield "predicted", pictures.predicted_and_true(truth, scores, names, _words(found))
         yield "residuals", pictures.residuals(truth, scores, names)

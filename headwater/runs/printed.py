@@ -21,6 +21,7 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "multiclass": ("accuracy", "balanced_accuracy", "f1_macro", "auc", "log_loss"),
     "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
     "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
+    "survival": ("c_index", "c_index_uno"),
 }
 N_TOP = 3
 TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for N_TOP labels each
@@ -50,6 +51,7 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
     if len(names) < len(main):
         out.append(_undefined(metrics, [name for name in main if name not in names]))
     out += class_metric_lines(metrics)
+    out += survival_lines(metrics)
     if "by_output" in metrics:
         out += ["", *output_lines(metrics["by_output"], main, n_folds)]
     if "by" in metrics:
@@ -104,6 +106,7 @@ def _over_present(metrics: Mapping[str, Any], main: Sequence[str], n_folds: int)
 def _undefined(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
     """Say why metrics are undefined."""
     kinds = {"multilabel": "with and without every label", "regression": "of different labels and predictions"}
+    kinds["survival"] = "with an event, and others followed for longer"
     every = kinds.get(metrics["task"], "of every class")
     why = "no fold has them" if len(metrics["folds"]) > 1 else "some are absent"
     if absent := metrics.get("classes_without_samples"):
@@ -354,6 +357,29 @@ def class_metric_lines(part: Mapping[str, Any]) -> list[str]:
         rows.append([name, *(f"{n:,}" for n in counts), *cells])
     more = len(found) - SHOWN
     return ["", *indented(rows), *([f"  … and {more:,} more, in metrics.json"] if more > 0 else [])]
+
+
+def survival_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Report events, follow-up, and the groups by risk of a survival run; no lines of other runs."""
+    if (of := metrics.get("followed")) is None:
+        return []
+    follow = of["median_follow_up"]
+    reached = "not reached" if follow is None else f"{follow:.4g}"
+    out = [f"{counted(of['events'], 'event')}; median follow-up {reached}, longest {of['longest']:.4g}"]
+    if (found := metrics.get("kaplan_meier")) is None:
+        return out
+    rows = [["risk", "samples", "events", "median survival", f"{found['level']:.0%}"]]
+    for group in found["groups"]:
+        middle = "not reached" if group["median"] is None else f"{group['median']:.4g}"
+        ends = ["–" if end is None else f"{end:.4g}" for end in group["median_interval"]]
+        rows.append([group["name"], f"{group['n']:,}", f"{group['events']:,}", middle, f"[{', '.join(ends)}]"])
+    out += ["", f"groups by risk, cut at the {found['cut_at']} of training rows", *indented(rows)]
+    ratio = found["hazard_ratio"]
+    cells = [number_words(ratio["value"]), interval_words(ratio["low"], ratio["high"])]
+    out.append(f"  hazard ratio, {ratio['of']}: {' '.join(cells)}; log-rank p {p_words(found['log_rank']['p'])}")
+    if not found["rows_independent"]:
+        out.append("  curves and log-rank p treat rows as independent, but these belong to groups: use --per")
+    return out
 
 
 def missing_line(name: str, found: Mapping[str, int]) -> str:

@@ -48,7 +48,8 @@ class Run(Shown):
         One row per test sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups, ``set``
         where there are prediction sets, and ``score_<class>``. With several seeds or draws, one row for each of them,
         numbered in ``seed`` and ``draw``. Regressions have no scores; with several outputs they have a
-        ``label_<output>`` and a ``predicted_<output>`` for each.
+        ``label_<output>`` and a ``predicted_<output>`` for each. Survival runs have ``time``, ``event`` and
+        ``risk``, the log hazard relative to a mean training sample.
     head
         The head fitted on all samples.
     decision
@@ -100,7 +101,9 @@ class Run(Shown):
 
     def __repr__(self) -> str:
         mean: Mapping[str, Any] = self.metrics.get("mean") or {}
-        name = next((n for n in ("auc", "auc_macro", "r2", "accuracy") if isinstance(mean.get(n), float)), None)
+        name = next(
+            (n for n in ("auc", "auc_macro", "r2", "c_index", "accuracy") if isinstance(mean.get(n), float)), None
+        )
         number = "" if name is None else f", {name} {mean[name]:.3f}"
         where = "not written" if self.path is None else str(self.path)
         what = f"{self.config.get('head')}, {self.metrics.get('task')}, {self.metrics.get('n_samples')} samples"
@@ -235,7 +238,7 @@ class _Positive(TypedDict):
 class _Metrics(TypedDict, total=False):
     """The part of ``metrics.json`` that every verb reads."""
 
-    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "retrieval"]]
+    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "survival", "retrieval"]]
     n_samples: Required[Count]
     folds: list[dict[str, Any]]
     mean: dict[str, float | None]

@@ -17,7 +17,7 @@ def outcome_of(truth, scores, task, fold_of=None):
     folds = []
     for f in np.unique(fold_of):
         test, train = np.flatnonzero(fold_of == f), np.flatnonzero(fold_of != f)
-        named = {} if task in ("regression", "multilabel") else {"classes": classes}
+        named = {} if task in ("regression", "multilabel", "survival") else {"classes": classes}
         folds.append(
             Fold(Split(int(f), train, test), {}, scores[test], score(task, truth[test], scores[test], **named))
         )
@@ -30,6 +30,11 @@ def made(task, rng, n=240):
     if task == "regression":
         truth = rng.standard_normal((n, 2))
         return truth, truth + rng.standard_normal((n, 2)), patient
+    if task == "survival":
+        risk = rng.standard_normal(n // 3)[patient]
+        time = rng.exponential(np.exp(-1.5 * risk[::3]))[patient]
+        until = rng.exponential(2.0, n // 3)[patient]
+        return np.column_stack([np.minimum(time, until), time <= until]), risk[:, None], patient
     if task == "multilabel":
         truth = (rng.random((n, 3)) < 0.4).astype(int)
         return truth, 1 / (1 + np.exp(-2 * (truth - 0.5) - rng.standard_normal((n, 3)))), patient
