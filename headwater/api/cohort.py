@@ -126,7 +126,11 @@ def cohort(
         parts |= {f"{by} {value}": table.filter(levels == value) for value in values}
     rows = [_row("samples", "", {name: f"{part.height:,}" for name, part in parts.items()})]
     if column is not None:
-        rows.append(_row(f"{column}s", "", {n: f"{part[column].n_unique():,}" for n, part in parts.items()}))
+        rows.append(
+            _row(
+                f"{column}, distinct", "", {n: f"{part[column].drop_nulls().n_unique():,}" for n, part in parts.items()}
+            )
+        )
     for name in names:
         rows += _described(name, parts)
     return Cohort(list(parts), rows)

@@ -46,6 +46,8 @@ OTHER_FOLDS = (
     "test the procedures, fit both with the same --folds, --seed and --groups"
 )
 UNKNOWN_ROWS = "metrics.json lacks the number of training rows; the corrected t-test assumes all rows outside the fold"
+ALPHA = 0.05
+"""The level of Holm's correction above which a difference between two of several runs is not called clear."""
 PROCEDURES = (
     "p corrected t compares two procedures that are trained anew in each fold. The other tests compare fixed models on "
     "these rows or folds; as tests of procedures their p values are too small (docs/evaluation.md)"
@@ -364,6 +366,10 @@ def verdict(d: Difference, metric: str, margin: float | None = None) -> str:
         differ = "differ" if d.low > 0 or d.high < 0 else "do not clearly differ"
         return f"{d.first} and {d.second} {differ}: {numbers} (best is {NEAREST_IS_BEST[metric]:g})"
     low, high = (d.low, d.high) if sign_of(metric) > 0 else (-d.high, -d.low)
+    if d.p_holm is not None and not np.isnan(d.p_holm) and margin is None and low * high > 0 and d.p_holm >= ALPHA:
+        return (
+            f"no clear difference between {d.first} and {d.second} after correction for the number of pairs: {numbers}"
+        )
     better, worse = f"{d.first} is better than {d.second}: {numbers}", f"{d.first} is worse than {d.second}: {numbers}"
     if low > 0:
         return better

@@ -28,7 +28,7 @@ from headwater.evaluate.decisions import decisions_of
 from headwater.evaluate.estimates import Ends, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, summary
 from headwater.evaluate.intervals import LEVEL, Interval, independent_difference, mean_share_interval
-from headwater.evaluate.measured import WITHOUT_CLASSES, sign_of
+from headwater.evaluate.measured import NEAREST_IS_BEST, WITHOUT_CLASSES, sign_of
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
@@ -706,5 +706,8 @@ def _beside(metric: str, internal: Paired, external: Paired, level: float) -> di
         drop = Interval(*draw.interval((inside - outside)[1:], level))
     drop = drop if sign > 0 else Interval(-drop.high, -drop.low)
     values = {"internal": inside[0], "external": outside[0], "drop": sign * (inside[0] - outside[0])}
+    if metric in NEAREST_IS_BEST:  # a drop is a larger distance from the best value
+        farther = np.abs(outside - NEAREST_IS_BEST[metric]) - np.abs(inside - NEAREST_IS_BEST[metric])
+        values["drop"], drop = farther[0], Interval(*draw.interval(farther[1:], level))
     intervals = {"internal": of_inside, "external": of_outside, "drop": drop}
     return {part: json_safe({"value": values[part], **intervals[part]._asdict()}) for part in values}

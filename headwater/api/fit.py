@@ -163,10 +163,13 @@ def fit_separately(
         raise InputError(f"--out {folder} holds something else. Give another folder.")
     values = sorted(set(opened.select(where)[column].drop_nulls().cast(pl.String).to_list()), key=natural)
     names = {value: re.sub(r"[^\w.-]+", "_", value).strip(".") or "_" for value in values}
-    if len(set(names.values())) < len(names):
-        raise InputError(f"--separately {column}: two of its values give the same folder name. Rename one of them.")
+    folders = [name.casefold() for name in names.values()]
+    if len(set(folders)) < len(folders) or {FAMILY, "config.json"} & set(folders):
+        raise InputError(f"--separately {column}: its values do not give distinct folder names. Rename some of them.")
     if not values:
         raise InputError(f"--separately {column} is empty in all samples.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAMILY).write_text(to_json({"separately": column, "runs": names}))
     runs = {}
     quoted = column.replace('"', '""')
     for value in values:
@@ -177,5 +180,4 @@ def fit_separately(
             runs[value] = fit_head(opened, out=folder / names[value], selection=chosen, progress=progress, **options)
         except HeadwaterError as error:
             raise type(error)(f"{column} {value}: {error}") from error
-    (folder / FAMILY).write_text(to_json({"separately": column, "runs": {v: names[v] for v in values}}))
     return runs

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from headwater._checks import require_names
 from headwater._reading import open_regular
@@ -18,8 +20,10 @@ from headwater._words import aligned, size
 from headwater.api.compare import Compared, compare
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.measured import METRICS
+from headwater.evaluate.statistics import holm
 from headwater.runs.families import divided_by, family_of, names_of_systems
 from headwater.runs.foreign import reads_runs
+from headwater.runs.predictions import names_of
 from headwater.runs.printed import interval_words, number_words, p_words
 from headwater.runs.run import Results, read_results
 
@@ -62,7 +66,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """A comparison of two systems by one metric, at one level: see `headwater.api.compare.Difference`."""
+    """A comparison of two systems by one metric, at one level: see `headwater.api.compare.Difference`.
+
+    ``p_holm`` is the p of the corrected t, corrected for all rows of the table of pairs.
+    """
 
     metric: str
     level: str
@@ -74,6 +81,7 @@ class Pair:
     corrected_t: float | None
     wilcoxon: float | None
     least_wilcoxon: float | None
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,11 +161,12 @@ class Table(Shown):
 
     def _pair_cells(self) -> list[list[str]]:
         head = ["metric", *([self.level_name] if self.level_name else []), "difference", "", "95 %"]
-        out = [[*head, "p corrected t", "p Wilcoxon"]]
+        out = [[*head, "p corrected t", "p Holm", "p Wilcoxon"]]
         for pair in self.pairs:
             cells = [pair.metric, *([pair.level] if self.level_name else []), f"{pair.first} - {pair.second}"]
             cells += [number_words(pair.difference, "+"), interval_words(pair.low, pair.high, "+")]
-            out.append([*cells, p_words(pair.corrected_t), p_words(pair.wilcoxon, pair.least_wilcoxon)])
+            wilcoxon = p_words(pair.wilcoxon, pair.least_wilcoxon)
+            out.append([*cells, p_words(pair.corrected_t), p_words(pair.p_holm), wilcoxon])
         return out
 
     def _csv(self) -> str:
@@ -232,6 +241,13 @@ def table(
     if len(tasks) > 1:
         raise InputError(f"the runs have different tasks ({', '.join(sorted(tasks))}): make a table of each.")
     task = tasks.pop()
+    classes = {tuple(map(str, names_of(results.metrics))) for *_, results in found}
+    if task == "binary" and len(classes) > 1:
+        raise InputError(
+            "the runs have different classes or another positive class ("
+            + "; ".join(sorted(", ".join(one) for one in classes))
+            + ", the positive one last): fit them with the same --positive."
+        )
     shown = OF_PAPERS[task] if metrics is None else require_names("--metric", metrics)
     for metric in shown:
         if metric not in METRICS[task]:
@@ -278,8 +294,18 @@ def _values(section: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, dic
     found = {}
     for name in metrics:
         low, high = section.get("intervals", {}).get(name) or (None, None)
-        found[name] = {"mean": section["mean"].get(name), "std": section["std"].get(name), "low": low, "high": high}
+        values = {"mean": section["mean"].get(name), "std": section["std"].get(name), "low": low, "high": high}
+        found[name] = {part: _number(value) for part, value in values.items()}
     return found
+
+
+def _number(value: Any) -> float | None:
+    """Return a number of a run's file; refuse anything else, while the run can be named."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)
 
 
 def _costs(path: Path, results: Results) -> dict[str, float | None]:
@@ -290,8 +316,8 @@ def _costs(path: Path, results: Results) -> dict[str, float | None]:
         parameters += of_encoder
     return {
         "parameters": parameters,
-        "seconds": training.get("seconds"),
-        "peak_memory_bytes": training.get("peak_memory_bytes"),
+        "seconds": _number(training.get("seconds")),
+        "peak_memory_bytes": _number(training.get("peak_memory_bytes")),
     }
 
 
@@ -305,16 +331,19 @@ def _head_parameters(path: Path, results: Results) -> int | None:
         with open_regular(path / "head.safetensors") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, 10_000_000)))
-    except (OSError, ValueError):
+        shapes = [entry["shape"] for key, entry in header.items() if key != "__metadata__"]
+        return sum(_product(shape) for shape in shapes)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # damaged
         return None
-    total = 0
-    for key, entry in header.items():
-        if key != "__metadata__":
-            n = 1
-            for side in entry["shape"]:
-                n *= side
-            total += n
-    return total
+
+
+def _product(shape: Any) -> int:
+    n = 1
+    for side in shape:
+        if not isinstance(side, int) or isinstance(side, bool) or not 0 <= side < 2**40 or n > 2**60:
+            raise ValueError("not the shape of an array")
+        n *= side
+    return n
 
 
 def _pairs(
@@ -334,7 +363,10 @@ def _pairs(
                 except HeadwaterError as error:
                     notes.append(f"{first} and {second} are not compared: {error}")
                     break
-    return pairs, notes
+    of_pairs = [np.nan if pair.corrected_t is None else pair.corrected_t for pair in pairs]
+    adjusted = holm(of_pairs).tolist() if pairs else []
+    corrected = [replace(pair, p_holm=float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
+    return corrected, notes
 
 
 def _pair(found: Compared, metric: str, level: str, first: str, second: str) -> Pair:

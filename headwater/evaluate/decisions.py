@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.evaluate import Fold, Outcome, OutOfFold, score
+from headwater.evaluate._recalibration import Recalibration
+from headwater.evaluate._weightings import Weightings
 from headwater.evaluate.aggregate import Units, UnitScores, aggregated
 from headwater.evaluate.calibration import (
     Method,
@@ -137,9 +139,9 @@ def decisions_of(
         if decided:
             decision["per"] = {"column": units.column, "aggregate": protocol.how, **decided}
     if protocol.prevalence is not None:
-        trained = float((outcome.truth(y) == 1).mean())
-        shift = prior_shift(trained, protocol.prevalence)
-        decision["prior"] = {"trained": trained, "stated": protocol.prevalence, "logit_shift": shift}
+        shift = _logit_shift(outcome, y, protocol.prevalence)
+        study = float((outcome.truth(y) == 1).mean())
+        decision["prior"] = {"study": study, "stated": protocol.prevalence, "logit_shift": shift}
     for section in ("calibration", "threshold", "conformal"):
         for part in (metrics, metrics.get("per", {})):
             if section in part:
@@ -232,12 +234,28 @@ def _clinical(outcome: Outcome, y: NDArray[Any], prevalence: float | None, resam
         return {}
     if prevalence is None:
         return {"decision_curve": decision_curve(positive, score, groups, level=resampling.level)}
-    shifted = _shifted(score, prior_shift(float((outcome.truth(y) == 1).mean()), prevalence))
+    shifted = _shifted(score, _logit_shift(outcome, y, prevalence))
     curve = decision_curve(positive, shifted, groups, prevalence, resampling.level)
     return {
         "decision_curve": curve,
         "prevalence": _at_prevalence(positive, score > 0.5, groups, prevalence, resampling),
     }
+
+
+def _logit_shift(outcome: Outcome, y: NDArray[Any], prevalence: float) -> float:
+    """Return what corrects the logit of the scores for a prevalence.
+
+    Scores of a head with class weights, or trained on equal shots, are not right on average even in the study. The
+    shift first makes them so, on out-of-fold scores where there are any, and then moves them to the prevalence.
+    """
+    truth = outcome.truth(y) == 1
+    if outcome.inside is not None:
+        rows, scores = outcome.inside.rows, outcome.inside.scores[:, 1]
+    else:
+        rows = np.concatenate([fold.split.test for fold in outcome.folds])
+        scores = np.concatenate([fold.scores[:, 1] for fold in outcome.folds])
+    off = float(Recalibration(truth[rows], scores, Weightings.once(len(rows))).in_the_large[0])
+    return (0.0 if np.isnan(off) else off) + prior_shift(float(truth.mean()), prevalence)
 
 
 def _at_prevalence(

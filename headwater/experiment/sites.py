@@ -130,6 +130,11 @@ def site_effect(
     """
     sites, of_site = np.unique(site, return_inverse=True)
     _, of_label = np.unique(label, return_inverse=True)
+    if groups is not None and all(len(np.unique(groups[of_site == s].astype(str))) == 1 for s in range(len(sites))):
+        raise InputError(
+            "--by with --groups: each site is one group, so no neighbour from another group is of the same site. Name "
+            "a smaller unit with --groups, such as the patient."
+        )
     group = np.arange(len(of_site)) if groups is None else np.unique(groups.astype(str), return_inverse=True)[1]
     usable = np.flatnonzero(np.isfinite(np.linalg.norm(np.asarray(X[:], np.float64), axis=1)))
     references = usable

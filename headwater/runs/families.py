@@ -17,6 +17,8 @@ def family_of(path: Path) -> dict[str, Path]:
     """Return the runs of a directory by level: the run itself, or each run within it."""
     if (path / "config.json").is_file():
         return {"": path}
+    if (listed := _listed(path)) is not None:
+        return listed
     within = path / "runs" if (path / "runs").is_dir() else path
     found = (
         {
@@ -30,6 +32,21 @@ def family_of(path: Path) -> dict[str, Path]:
     if not found:
         raise HeadError(f"{path}: no run here, and none in it.")
     return found
+
+
+def _listed(path: Path) -> dict[str, Path] | None:
+    """Return the runs that a family's own file lists, by value; None without such a file."""
+    try:
+        found = read_json(path / FAMILY)
+    except (OSError, ValueError):
+        return None
+    names = found.get("runs") if isinstance(found, dict) else None
+    if not isinstance(names, dict) or not names:
+        return None
+    for name in names.values():
+        if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+            raise HeadError(f"{path / FAMILY}: {name!r} is not the name of a folder. Fit the family again.")
+    return {str(value): path / name for value, name in names.items()}
 
 
 def divided_by(path: Path) -> str | None:

@@ -37,6 +37,7 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
     separator
         What separates several labels in a cell, if the run was given one.
     """
+    metrics = _with_level(metrics)
     mean: Mapping[str, float | None] = metrics["mean"]
     n_folds = len(metrics["folds"])
     folds = f"mean ± standard deviation over {over(metrics['folds'])}" if n_folds > 1 else "one test set"
@@ -87,6 +88,22 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
         out += ["", *together_lines(metrics["transduction"], mean, names)]
     out += sample_lines(metrics, separator)
     return out
+
+
+def _with_level(section: Mapping[str, Any], level: float | None = None) -> dict[str, Any]:
+    """Return the contents of ``metrics.json`` with the level of its intervals in every section that has some."""
+    of_run = section.get("level", LEVEL) if level is None else level
+    within = {
+        name: _with_level(part, of_run)
+        for name, part in section.items()
+        if isinstance(part, Mapping) and name not in ("external", "frozen", "ablation", "controls")
+    }
+    return {**section, **within, **({"level": of_run} if "intervals" in section else {})}
+
+
+def _percent(section: Mapping[str, Any]) -> str:
+    """Return the confidence level of a section's intervals, in percent."""
+    return f"{section.get('level', LEVEL):.0%}"
 
 
 def _over_present(metrics: Mapping[str, Any], main: Sequence[str], n_folds: int) -> list[str]:
@@ -271,7 +288,7 @@ def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[s
         names = list(part["mean"])
         rows = [["", *names], ["all", *(over_folds(part, name, n_folds) for name in names)]]
         if "intervals" in part:
-            rows.append([f"{LEVEL:.0%}", *(_interval_cell(part["intervals"], name)[0] for name in names)])
+            rows.append([_percent(part), *(_interval_cell(part["intervals"], name)[0] for name in names)])
         for level, of_level in part.get("by", {}).items():
             rows.append([level, *(over_folds(of_level, name, n_folds) for name in names)])
         out += indented(rows)
@@ -282,7 +299,7 @@ def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
     """Report the calibration of all test rows, with what is right beside it; no lines for older runs."""
     if found is None or all(found[name] is None for name in found["intervals"]):
         return []
-    rows = [["", "", f"{LEVEL:.0%}", "right"]]
+    rows = [["", "", _percent(found), "right"]]
     for name, ends in found["intervals"].items():
         best = NEAREST_IS_BEST[name]
         shown = interval_words(*(ends or (None, None)))
@@ -296,7 +313,7 @@ def _prevalence_lines(found: Mapping[str, Any] | None, called: str) -> list[str]
     """Say what results mean at a stated prevalence; no lines without one."""
     if found is None:
         return []
-    rows = [["", "", f"{LEVEL:.0%}"]]
+    rows = [["", "", _percent(found)]]
     for name, ends in found["intervals"].items():
         value = found[name]
         per_thousand = name in ("recall_rate", "detection_rate")
@@ -312,7 +329,7 @@ def metric_rows(part: Mapping[str, Any], names: Sequence[str], n_folds: int) -> 
     """Make a table of metrics: the mean over folds, with its confidence interval; older runs have no intervals."""
     shown = part.get("intervals")
     rows = [[name, over_folds(part, name, n_folds), *_interval_cell(shown, name)] for name in names]
-    return [["", "", f"{LEVEL:.0%}"], *rows] if shown else rows
+    return [["", "", _percent(part)], *rows] if shown else rows
 
 
 def _interval_cell(shown: Mapping[str, Any] | None, name: str) -> list[str]:
@@ -337,7 +354,10 @@ def _gap_lines(metrics: Mapping[str, Any]) -> list[str]:
             rows.append([level, *shown, number_words(gap["value"], "+"), interval_words(gap["low"], gap["high"], "+")])
     if not rows or len(levels) < 2:
         return []
-    return ["", *indented([[metrics["by"]["column"], metric, f"{LEVEL:.0%}", "minus the rest", f"{LEVEL:.0%}"], *rows])]
+    return [
+        "",
+        *indented([[metrics["by"]["column"], metric, _percent(metrics), "minus the rest", _percent(metrics)], *rows]),
+    ]
 
 
 def class_metric_lines(part: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ def test_counts_are_those_of_the_table(store):
     assert found.columns == ["all", "site =c", "site a", "site b"]
     rows = {(row["name"], row["value"]): row["cells"] for row in found.rows}
     assert rows["samples", ""] == {"all": "60", "site =c": "20", "site a": "20", "site b": "20"}
-    assert rows["patients", ""]["all"] == "30"
+    assert rows["patient, distinct", ""]["all"] == "30"
     assert rows["label", "benign"]["all"] == "40 (66.7)"
     assert rows["label", "missing"]["all"] == "5 (8.3)"
     assert rows["label", "malignant"]["site a"] == f"{len([i for i in range(40, 55) if i % 3 == 1])} (25.0)"
