@@ -141,12 +141,13 @@ def evaluate(
     """
     say = progress_to(progress)
     protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=WITHOUT_FIT)
+    named = None if label is None else require_names("--label", label)
     require_device(device)  # refuses a GPU that is not there, before anything is read
     fitted = run if isinstance(run, Run) else open_run(run)
     fitted = replace(fitted, head=on_device(fitted.head, device))
     target = _target(out, fitted)
     _refuse(fitted, level, n_draws, protocol.seed)
-    labels = _labels(fitted, label, time, event)
+    labels = _labels(fitted, named, time, event)
     require_reason(allow_leakage)
     means = mapping_of(mapping, "--map")
     opened = store if isinstance(store, Store) else open_store(store)
@@ -237,7 +238,7 @@ def _refuse(run: Run, level: float, n_draws: int, seed: int) -> None:
 # Input
 
 
-def _labels(run: Run, label: str | Sequence[str] | None, time: str | None, event: str | None) -> tuple[str, ...]:
+def _labels(run: Run, label: tuple[str, ...] | None, time: str | None, event: str | None) -> tuple[str, ...]:
     """Return the columns that hold the truth; refuse those of another task."""
     if run.metrics["task"] != "survival":
         for option, given in (("--time", time), ("--event", event)):
@@ -245,7 +246,7 @@ def _labels(run: Run, label: str | Sequence[str] | None, time: str | None, event
                 raise InputError(f"{option} is for survival runs, but {_name(run)} is a {run.metrics['task']} run.")
         if label is None:
             raise InputError("--label COL, the column that holds the true label, is missing.")
-        return require_names("--label", label)
+        return label
     if label is not None:
         raise InputError(f"--label: {_name(run)} is a survival run. Pass --time COL and --event COL.")
     if time is None or event is None:

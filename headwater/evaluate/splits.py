@@ -297,8 +297,8 @@ def _with_events(events: Rows, units: Rows | None, divisible: Rows, n_folds: int
     """Return inner folds that each have an event in their training rows."""
     if len(np.unique(divisible[events > 0])) < 2:
         raise SplitError(
-            f"cannot select parameters or calibrate: only one training {_unit(units)} has an event, but two are "
-            "needed. Set the parameters and do not calibrate, or add samples with events."
+            f"only one training {_unit(units)} has an event, but two are needed to select parameters and to divide "
+            "risks into groups: add samples with events."
         )
     n_folds = min(n_folds, int(np.bincount(events).max()))  # the most that can be stratified
     tested = _folds(events, units, n_folds, seed)

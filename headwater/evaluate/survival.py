@@ -135,16 +135,18 @@ def _concordant(y: Floats, risk: Floats, weights: Weightings, every: Floats, eve
     for start in range(0, len(events), step):
         some = events[start : start + step]
         later = (time > time[some, None]) | ((time == time[some, None]) & ~event)
-        lower = later * ((risk < risk[some, None]) + 0.5 * (risk == risk[some, None]))
+        lower = (risk < risk[some, None]).astype(np.float32)
+        np.add(lower, 0.5, out=lower, where=risk == risk[some, None])
+        lower *= later
         # sums of whole and half numbers below 2^23 are exact in float32
         right[:, start : start + step] = of_groups @ _by_group(lower, weights.groups, n_groups).T
     return right, pairs
 
 
-def _by_group(values: Floats, groups: Rows, n_groups: int) -> NDArray[np.float32]:
+def _by_group(values: NDArray[np.float32], groups: Rows, n_groups: int) -> NDArray[np.float32]:
     """Return sums of the columns of each group, float32, of shape ``(len(values), n_groups)``."""
     if n_groups == len(groups) and (groups == np.arange(n_groups)).all():
-        return values.astype(np.float32)
+        return values
     order = np.argsort(groups, kind="stable")
     present, starts = np.unique(groups[order], return_index=True)
     out = np.zeros((len(values), n_groups), np.float32)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from headwater._backend import NUMPY, to_numpy
+from headwater._backend import NUMPY, Backend, to_numpy
 from headwater._survival import RiskSets, as_survival, concordance
 from headwater.errors import HeadError, InputError
 from headwater.heads._partial import Baseline, Problems, Solution, solve
@@ -134,6 +134,8 @@ class Cox(Regressor):
     ) -> list[Self]:
         """Fit many heads together; see `Head.fit_many`. Fits with the same parameters except C form a batch."""
         targets = as_survival(y)
+        if Backend.of(X) is not None:
+            X = to_numpy(X)
         shared = self.get_params()
         heads = [type(self)(**{**shared, **params}) for _, params in fits]
         batches: dict[Any, list[int]] = {}
@@ -196,7 +198,7 @@ class Cox(Regressor):
         for i, part in enumerate(rows):
             sharing.setdefault(id(part), []).append(i)
         for members in sharing.values():
-            values = to_numpy(X[rows[members[0]]]).astype(np.float64, copy=False)
+            values = np.asarray(to_numpy(X[rows[members[0]]])).astype(np.float64, copy=False)
             risks = values @ np.stack([heads[i].coef_ for i in members], axis=1)
             for i, risk in zip(members, risks.T, strict=True):
                 out[i] = risk + heads[i].intercept_

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from headwater.api import compare, evaluate, fit_head, open_run, sweep
+from headwater.api import compare, evaluate, explain, fit_head, open_run, sweep
 from headwater.errors import HeadError, InputError, SplitError
 from headwater.evaluate import survival
 
@@ -277,3 +277,25 @@ def test_several_seeds_controls_and_trials(times):
     assert len(run.metrics["folds"]) == 6
     assert sum(group["n"] for group in run.metrics["kaplan_meier"]["groups"]) == N
     assert run.metrics["controls"]["shuffled"]["mean"]["c_index"] < run.metrics["mean"]["c_index"]
+
+
+def test_another_data_set_without_events(make_store, tmp_path):
+    """A data set in which nobody had the event has no concordance, and curves that stay at 1."""
+    X, columns = made()
+    fitted(make_store(X, **columns), out=tmp_path / "run")
+    other = make_store(X, path="other.hw", first_key=500, **columns)
+    found = evaluate(tmp_path / "run", other, time="months", event="none", groups="patient")
+    assert found.metrics["mean"] == {"c_index": None, "c_index_uno": None}
+    assert found.metrics["intervals"]["c_index"] is None
+    assert found.metrics["kaplan_meier"]["log_rank"]["p"] is None
+    assert all(value == 1 for group in found.metrics["kaplan_meier"]["groups"] for value in group["survival"])
+    assert "0 events" in "\n".join(found.lines())
+
+
+def test_weak_heads_and_explain(times):
+    """The strongest penalty gives groups and curves too; explain, which shows classes, refuses survival."""
+    run = fitted(times, params={"C": 1e-9})
+    assert sum(group["n"] for group in run.metrics["kaplan_meier"]["groups"]) == N
+    assert 0.2 < run.mean["c_index"] < 0.9
+    with pytest.raises(InputError, match="explain needs a run that predicts classes, but this run predicts risks"):
+        explain(run, id="r000")

@@ -19,7 +19,7 @@ from headwater.api.sweep import COSTS, _seconds_left
 from headwater.errors import InputError, MissingExtra
 from headwater.evaluate import inner_splits
 from headwater.evaluate.statistics import holm
-from headwater.heads import HEADS, REGRESSORS, LinearProbe, head_class
+from headwater.heads import HEADS, REGRESSORS, SURVIVAL, LinearProbe, head_class
 
 N = 96
 SETS = ["good/image", "fair/image", "good/image+fair/image"]
@@ -361,7 +361,7 @@ def test_without_optuna(two, tmp_path, monkeypatch):
 def test_every_head_has_its_place():
     """The order of cells knows every kind of head that can be swept: what wants prompts is refused by name."""
     with_prompts = {kind for kind in HEADS if kind.startswith("zero-shot") or head_class(kind).needs_texts}
-    assert set(COSTS) == (set(HEADS) | set(REGRESSORS)) - with_prompts
+    assert set(COSTS) == (set(HEADS) | set(REGRESSORS) | set(SURVIVAL)) - with_prompts
 
 
 def test_a_refused_sweep_leaves_the_way_free(two, tmp_path, command):

@@ -228,3 +228,12 @@ def test_streamed_rows_give_the_same():
     X, y = made()
     whole, streamed = (Cox(max_bytes=most).fit(X, y) for most in (4 << 30, 100))
     assert streamed.coef_ == pytest.approx(whole.coef_, rel=1e-4, abs=1e-5)
+
+
+def test_a_tensor_gives_what_an_array_gives():
+    """A tensor of torch is computed with on the CPU, as its array is."""
+    torch = pytest.importorskip("torch")
+    X, y = made()
+    whole, other = (Cox().fit(data, y) for data in (X.astype(np.float32), torch.from_numpy(X.astype(np.float32))))
+    assert other.coef_ == pytest.approx(whole.coef_, rel=1e-6)
+    assert other.predict(torch.from_numpy(X.astype(np.float32))) == pytest.approx(whole.predict(X.astype(np.float32)))
