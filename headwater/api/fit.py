@@ -58,7 +58,7 @@ def fit_head(
     label
         The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task.
     head
-        Kind of head. Default: ``linear``, or ``ridge`` for regression.
+        Kind of head. Default: ``linear``; ``ridge`` for regression, ``ordinal`` for grades.
     params
         Parameters of the head. A list of values is searched, unless the parameter is itself a list. The head's own grid
         is searched too, unless a parameter of it is given here.

@@ -138,14 +138,15 @@ def sweep(
     out
         The directory to write: ``leaderboard.parquet`` and ``.csv``, ``trials.parquet``, ``sweep.json``, and ``runs/``.
     heads
-        Kinds of heads. Default: ``linear``, or ``ridge`` for regression. A head that needs two inputs is skipped for a
-        single input.
+        Kinds of heads. Default: ``linear``; ``ridge`` for regression, ``ordinal`` for grades. A head that needs two
+        inputs is skipped for a single input.
     params
         Parameters by kind of head; a list of values is searched, as in `fit_head`.
     grid
         A TOML file with a table of further parameters for each kind of head.
     metric
-        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), or r2 for regression.
+        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), r2 for regression, or the
+        quadratic kappa for grades.
     device, allow_leakage, protocol, selection
         As in `fit_head`.
     progress
@@ -197,7 +198,7 @@ def _plans(
 ) -> tuple[dict[str, FitPlan], list[dict[str, str]]]:
     """Return the fit of each cell by name, cheap heads first, and the skipped cells with the reason."""
     sets = list(dict.fromkeys(_names(part) for part in require_names("--features", features)))
-    kinds = list(as_tuple(heads or DEFAULT_HEAD[protocol.regression]))
+    kinds = list(as_tuple(heads or DEFAULT_HEAD.get(protocol.task, "linear")))
     selection = with_merge(selection)
     of_heads = _parameters(params, grid, kinds)
     every = tuple(dict.fromkeys(name.removesuffix(POOLED) for names in sets for name in names))
@@ -393,7 +394,8 @@ def _is_finished(path: Path, plan: FitPlan) -> bool:
     later = (*LATER, *MAY_DIFFER)
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
-    config.setdefault("positive", None)  # older versions had no such option
+    config.setdefault("positive", None)  # older versions had no such options
+    config.setdefault("order", None)
     if "missing_values" not in config:  # written by an older version; `_begun` has accepted it
         del wanted["missing_values"]
     return config == wanted and read_results(path).trials is not None

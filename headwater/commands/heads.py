@@ -37,6 +37,7 @@ def fit_head(
     allow_leakage: o.Leakage = None,
     head: o.Head = None,
     task: o.TaskOption = "auto",
+    order: o.Order = None,
     set_: o.SetParam = None,
     prompts: Annotated[
         Path | None,
@@ -160,9 +161,14 @@ def sweep(
     allow_leakage: o.Leakage = None,
     heads: Annotated[
         list[str] | None,
-        option(panel=o.HEAD, metavar="KIND", help="Kind of head; repeat. Default: linear, or ridge for numbers."),
+        option(
+            panel=o.HEAD,
+            metavar="KIND",
+            help="Kind of head; repeat. Default: linear; ridge for numbers, ordinal for grades.",
+        ),
     ] = None,
     task: o.TaskOption = "auto",
+    order: o.Order = None,
     set_: Annotated[
         list[str] | None,
         option("--set", panel=o.HEAD, metavar="HEAD.PARAM=VALUE", help="A parameter, or a list to search; repeat."),

@@ -93,15 +93,24 @@ Leakage = Annotated[
 # Head
 
 Head = Annotated[
-    str | None, option(panel=HEAD, metavar="KIND", help="Kind of head. Default: linear; ridge for numbers.")
+    str | None,
+    option(panel=HEAD, metavar="KIND", help="Kind of head. Default: linear; ridge for numbers, ordinal for grades."),
 ]
 SetParam = Annotated[
     list[str] | None,
     option("--set", panel=HEAD, metavar="PARAM=VALUE", help="A parameter, or a list of values to search; repeat."),
 ]
 TaskOption = Annotated[
-    Literal["auto", "regression"],
-    option("--task", panel=HEAD, help="auto: labels are classes; regression: predict numbers."),
+    Literal["auto", "regression", "ordinal"],
+    option("--task", panel=HEAD, help="auto: labels are classes; regression: numbers; ordinal: grades."),
+]
+Order = Annotated[
+    str | None,
+    option(
+        panel=HEAD,
+        metavar="LOWEST,…,HIGHEST",
+        help="--task ordinal: the grades in their order. Default: by number, letter or Roman numeral.",
+    ),
 ]
 InnerFolds = Annotated[
     int, option(panel=HEAD, min=2, metavar="N", help="Folds of the training rows in which parameters are selected.")

@@ -438,6 +438,7 @@ def _per(
         **summary([fold.metrics for fold in outcome.folds]),
         "intervals": estimates.metrics(),
         **({} if outcome.task == "regression" else {"per_class": estimates.classes(names)}),
+        **({"cuts": estimates.cuts(names)} if outcome.task == "ordinal" else {}),
     }
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, nearest
-from headwater.evaluate import regression
+from headwater.evaluate import ordinal, regression
 from headwater.evaluate._weightings import Weightings
 from headwater.evaluate.classification import ClassRows, LabelRows
 
-Task = Literal["binary", "multiclass", "multilabel", "regression"]
+Task = Literal["binary", "multiclass", "multilabel", "regression", "ordinal"]
 Floats = NDArray[np.float64]
 
 METRICS: Mapping[Task, tuple[str, ...]] = {
@@ -39,6 +39,7 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
         *("auc_macro_present", "average_precision_present", "f1_macro_present", "top3_f1_macro_present"),
     ),
     "regression": regression.METRICS,
+    "ordinal": ordinal.METRICS,
 }
 """The metrics that a run reports, by task. All can be compared; so can those that `is_metric` accepts."""
 COUNTS: Mapping[Task, tuple[str, ...]] = {
@@ -46,9 +47,21 @@ COUNTS: Mapping[Task, tuple[str, ...]] = {
     "multiclass": ("classes_present",),
     "multilabel": ("labels_present",),
     "regression": (),
+    "ordinal": ("classes_present",),
 }
 """Numbers that belong to the metrics of a run, and are none."""
-LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "top3_hamming", "ece", "mae", "rmse")
+LOWER_IS_BETTER = (
+    "log_loss",
+    "brier",
+    "hamming",
+    "top3_hamming",
+    "ece",
+    "mae",
+    "rmse",
+    "mae_grades",
+    "off_by_two",
+    "rps",
+)
 NEAREST_IS_BEST: Mapping[str, float] = {
     "calibration_slope": 1.0,
     "calibration_intercept": 0.0,
@@ -115,6 +128,8 @@ def rows_of(
     task: Task, truth: NDArray[Any], scores: Floats, weights: Weightings | None = None
 ) -> ClassRows | LabelRows:
     """Return the rows of a classification, for metrics of each class."""
+    if task == "ordinal":
+        return ordinal.GradeRows(truth, scores, weights)
     return LabelRows(truth, scores, weights) if task == "multilabel" else ClassRows(truth, scores, weights)
 
 

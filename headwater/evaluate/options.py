@@ -18,7 +18,7 @@ from headwater.evaluate.positive import Positive, class_word, positive_in
 from headwater.evaluate.thresholds import Target, require_share
 
 FOLDS = 5
-TaskChoice = Literal["auto", "regression"]
+TaskChoice = Literal["auto", "regression", "ordinal"]
 NOT_IN_CONFIG = ("trials", "fine")
 """Options of the search, which a configuration stores with the head."""
 
@@ -30,7 +30,11 @@ class Protocol:
     Attributes
     ----------
     task
-        ``"auto"`` treats labels as classes; ``"regression"`` predicts numbers.
+        ``"auto"`` treats labels as classes; ``"regression"`` predicts numbers; ``"ordinal"`` treats labels as grades,
+        classes with an order.
+    order
+        For ordinal: the grades from the lowest to the highest, as a sequence or joined by commas. By default their
+        names must show the order: numbers, letters without a gap, or Roman numerals.
     groups
         The column whose values are never divided between training and test, such as the patient; ``"none"`` states
         that rows are independent.
@@ -77,6 +81,7 @@ class Protocol:
     """
 
     task: TaskChoice = "auto"
+    order: Sequence[str] | None = None
     groups: str | None = None
     folds: int | None = None
     split: str | None = None
@@ -102,11 +107,19 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.positive is not None:  # may be given as a number or a boolean
             object.__setattr__(self, "positive", class_word(self.positive))
+        if self.order is not None:
+            words = self.order.split(",") if isinstance(self.order, str) else map(class_word, self.order)
+            object.__setattr__(self, "order", tuple(word.strip() for word in words))
 
     @property
     def regression(self) -> bool:
         """Whether labels are numbers to predict; otherwise the task is inferred from the labels."""
         return self.task == "regression"
+
+    @property
+    def ordinal(self) -> bool:
+        """Whether labels are grades."""
+        return self.task == "ordinal"
 
     @property
     def n_folds(self) -> int:
@@ -165,7 +178,7 @@ class Protocol:
         """Raise `InputError` for invalid values, and for options that contradict each other."""
         if self.task not in get_args(TaskChoice):
             known = get_args(TaskChoice)
-            raise InputError(f"--task {self.task!r}: must be {' or '.join(known)}.{nearest(self.task, known)}")
+            raise InputError(f"--task {self.task!r}: must be one of {', '.join(known)}.{nearest(self.task, known)}")
         least_of = {"seed": 0, "seeds": 1, "folds": 2, "inner_folds": 2, "trials": 1, "shots": 1, "draws": 1}
         for name, least in least_of.items():
             value = getattr(self, name)
@@ -189,6 +202,8 @@ class Protocol:
             require_aggregation(self.how, "binary")  # again when the task is known
         if self.regression:
             self.refuse_for("regression")
+        if self.ordinal:
+            self.refuse_for("ordinal")
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.split is not None and self.holdout is not None:
@@ -205,6 +220,8 @@ class Protocol:
         if self.conformal is not None and self.shots is not None and not self.conformal_per_class:
             why = "few-shot training is class-balanced, but the test rows are not."
             yield "--conformal", f"with --shots goes with --conformal-per-class: {why}"
+        if self.order is not None and not self.ordinal:
+            yield "--order", "goes with --task ordinal."
         if self.aggregate is not None and self.per is None:
             yield "--aggregate", "goes with --per, the column of units to aggregate to."
 
@@ -222,10 +239,12 @@ class Protocol:
             ):
                 if value is not None:
                     raise InputError(f"{option} is for classes, but --task regression predicts numbers: leave it out.")
+        if task == "ordinal" and self.positive is not None:
+            raise InputError("--positive names one of two classes, but --task ordinal has more: leave it out.")
         if self.target is not None and task != "binary":
-            raise InputError(f"--{self.target[0]} needs two classes, but this is a {task} task.")
+            raise InputError(f"--{self.target[0]} needs two classes, but this is {_a(task)} task.")
         if self.prevalence is not None and task != "binary":
-            raise InputError(f"--prevalence needs two classes, but this is a {task} task.")
+            raise InputError(f"--prevalence needs two classes, but this is {_a(task)} task.")
         if task == "multilabel":
             for option, given in (
                 ("--conformal-per-class", self.conformal_per_class),
@@ -235,3 +254,7 @@ class Protocol:
                     raise InputError(f"{option} needs one class per sample, but this is a multilabel task.")
         if self.per is not None:
             require_aggregation(self.how, task)
+
+
+def _a(task: Task) -> str:
+    return f"an {task}" if task == "ordinal" else f"a {task}"

@@ -95,7 +95,10 @@ class Run(Shown):
 
     def __repr__(self) -> str:
         mean: Mapping[str, Any] = self.metrics.get("mean") or {}
-        name = next((n for n in ("auc", "auc_macro", "r2", "accuracy") if isinstance(mean.get(n), float)), None)
+        name = next(
+            (n for n in ("auc", "auc_macro", "r2", "kappa_quadratic", "accuracy") if isinstance(mean.get(n), float)),
+            None,
+        )
         number = "" if name is None else f", {name} {mean[name]:.3f}"
         where = "not written" if self.path is None else str(self.path)
         what = f"{self.config.get('head')}, {self.metrics.get('task')}, {self.metrics.get('n_samples')} samples"
@@ -220,7 +223,7 @@ class _Positive(TypedDict):
 class _Metrics(TypedDict, total=False):
     """The part of ``metrics.json`` that every verb reads."""
 
-    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "retrieval"]]
+    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "ordinal", "retrieval"]]
     n_samples: Required[Count]
     folds: list[dict[str, Any]]
     mean: dict[str, float | None]
