@@ -100,7 +100,7 @@ class Sweep(Shown):
         ]
 
 
-SWEPT = {"task", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds"}
+SWEPT = {"task", "order", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds"}
 SWEPT |= {"per", "aggregate", "positive", "where", "bags", "views", "label_separator", "merge", "missing_values"}
 """Options of `headwater.Protocol` and `headwater.Selection` that a sweep uses."""
 

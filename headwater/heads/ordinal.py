@@ -165,6 +165,16 @@ class Ordinal(Classifier):
             out[rows] = to_numpy(values).astype(np.float64, copy=False) @ self.coef_[0]
         return out
 
+    def log_probabilities(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log-probability of each class at values of the latent, of shape ``(n, n_classes)``."""
+        return self._of_classes(log_probabilities(latent, self.thresholds_))
+
+    def slopes(self, latent: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the derivative of each class's log-probability in the latent, of shape ``(n, n_classes)``."""
+        none = np.zeros((len(latent), 1))
+        above = np.exp(-np.logaddexp(0, self.thresholds_ - latent[:, None]))  # P(grade > j)
+        return self._of_classes(np.concatenate([none, 1 - above], 1) - np.concatenate([above, none], 1))
+
     def to_state(self) -> State:
         """Return a fitted head as plain JSON values and arrays."""
         check_is_fitted(self)
@@ -201,10 +211,11 @@ class Ordinal(Classifier):
         if len(self.classes_) == 2:
             up: NDArray[np.float64] = latent[:, None] - self.thresholds_
             return up if self.grades_[1] == self.classes_[1] else -up
-        column = np.searchsorted(self.classes_, self.grades_)
-        out = np.empty((len(latent), len(self.classes_)))
-        out[:, column] = log_probabilities(latent, self.thresholds_)
-        return out
+        return self.log_probabilities(latent)
+
+    def _of_classes(self, of_grades: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return columns of grades in the order of ``classes_``."""
+        return of_grades[:, np.argsort(np.searchsorted(self.classes_, self.grades_))]
 
 
 def log_probabilities(latent: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from headwater._grades import ordered_grades
 from headwater.errors import HeadError, InputError
-from headwater.heads import LinearProbe, Ordinal, load_head, save_head
+from headwater.heads import LinearProbe, Ordinal, load_head, relevance, save_head
 from headwater.heads.ordinal import log_probabilities
 
 EXACT = {"tol": 1e-12}
@@ -106,6 +106,36 @@ def test_far_tails_have_log_probabilities():
     assert found[0, 2] == pytest.approx(-801)
     assert found[2, 0] == pytest.approx(-801)
     assert np.exp(found).sum(1) == pytest.approx([1, 1, 1])
+
+
+def test_slopes_are_those_of_the_log_probabilities():
+    X, y, _ = graded()
+    words = np.array(["none", "low", "middle", "high"])
+    head = Ordinal(C=0.1, order=list(words)).fit(X, words[y])
+    latent = np.linspace(-8, 8, 9) + head.thresholds_.mean()
+    step = 1e-5
+    rise = head.log_probabilities(latent + step) - head.log_probabilities(latent - step)
+    assert head.slopes(latent) == pytest.approx(rise / (2 * step), abs=1e-6)
+
+
+def test_relevance_of_tokens_is_that_for_the_class():
+    """Tokens that raise the latent speak for the highest grade and against the lowest, and add up to nothing."""
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((60, 5, 6)).astype(np.float32)
+    X = tokens.mean(1)
+    y = np.digitize(X[:, 0], np.quantile(X[:, 0], [0.3, 0.7]))
+    head = Ordinal(C=10.0).fit(X, y)
+    rows = np.arange(4)
+    (low,), (high,) = (relevance(head, tokens, rows, target=target) for target in (0, 2))
+    assert low.sum(1) == pytest.approx(np.zeros(4), abs=1e-5)
+    raises = (tokens[rows] - X[rows, None]) @ head.coef_[0]
+    assert (np.sign(high) == np.sign(raises)).all()
+    assert (np.sign(low) == -np.sign(raises)).all()
+    (own,) = relevance(head, tokens, rows)
+    for row, c in enumerate(head.predict(X[rows])):
+        assert own[row] == pytest.approx(relevance(head, tokens, rows, target=int(c))[0][row])
+    with pytest.raises(HeadError, match="from 0 to 2"):
+        relevance(head, tokens, rows, target=3)
 
 
 def test_an_order_that_sorting_does_not_give():
