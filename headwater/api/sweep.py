@@ -41,6 +41,7 @@ from headwater.store import Store, open_store
 COMMAND = "sweep"
 COSTS = {  # rough cost of a head's own grid relative to linear, to run cheap heads first and to estimate the time left
     "linear": 1,
+    "ordinal": 1,
     "ridge": 1,
     "cox": 2,
     "prototypes": 2,
