@@ -452,8 +452,8 @@ def _is_finished(path: Path, plan: FitPlan) -> bool:
     later = (*LATER, *MAY_DIFFER)
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
-    config.setdefault("positive", None)  # older versions had no such options
-    config.setdefault("order", None)
+    for name in ("positive", "time", "event", "risk_groups", "order"):  # older versions had no such options
+        config.setdefault(name, None)
     config.setdefault("halving", _older_halving([plan]))
     if "missing_values" not in config:  # written by an older version; `_begun` has accepted it
         del wanted["missing_values"]
