@@ -14,6 +14,7 @@ FLOORS = {
     "_arrays": 0.7,
     "_backend": 0.8,
     "_devices": 0.7,
+    "_grades": 0.7,
     "_options": 0.7,
     "_links": 0.7,
     "_memory": 0.7,

@@ -20,7 +20,7 @@ from headwater.embed.hub import tokens_of_text
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.class_order import columns_of
 from headwater.evaluate.measured import WITHOUT_CLASSES
-from headwater.heads import LinearProbe, TokenHead, deletion, relevance
+from headwater.heads import LinearProbe, Ordinal, TokenHead, deletion, relevance
 from headwater.heads.explain import Relevance
 from headwater.runs.foreign import reads_runs
 from headwater.runs.run import Run, open_run
@@ -108,7 +108,8 @@ def explain(
 ) -> Explained:
     """Compute which tokens of a sample support a class, from stored tokens, without running the encoder.
 
-    It explains the run's saved head: a head over tokens, or a linear probe on image features that are means of tokens.
+    It explains the saved head: a head over tokens, or a linear or ordinal head on image features that are means of
+    tokens.
 
     Parameters
     ----------
@@ -178,7 +179,7 @@ def _one_sample(store: Store, run: Run, id: str) -> Data:
     names = tuple(config["features"])
     tokens = frozenset(config.get("tokens") or ())
     if not tokens:
-        if not isinstance(run.head, LinearProbe) or len(names) > 1 or not names[0].endswith("/image"):
+        if not isinstance(run.head, LinearProbe | Ordinal) or len(names) > 1 or not names[0].endswith("/image"):
             raise InputError(
                 f"a {config['head']} head on {' and '.join(names)} has no tokens to explain. Fit a head over tokens "
                 "(--head efficient-probing, co-attention, token-mlp), or a linear head on the image features alone."

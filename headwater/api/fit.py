@@ -60,7 +60,7 @@ def fit_head(
         The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task. With
         ``task="survival"``, ``time`` and ``event`` take its place.
     head
-        Kind of head. Default: ``linear``; ``ridge`` for regression, ``cox`` for survival.
+        Kind of head. Default: ``linear``; ``ridge`` for regression, ``cox`` for survival, ``ordinal`` for grades.
     params
         Parameters of the head. A list of values is searched, unless the parameter is itself a list. The head's own grid
         is searched too, unless a parameter of it is given here.

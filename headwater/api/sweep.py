@@ -41,6 +41,7 @@ from headwater.store import Store, open_store
 COMMAND = "sweep"
 COSTS = {  # rough cost of a head's own grid relative to linear, to run cheap heads first and to estimate the time left
     "linear": 1,
+    "ordinal": 1,
     "ridge": 1,
     "cox": 2,
     "prototypes": 2,
@@ -103,8 +104,8 @@ class Sweep(Shown):
         ]
 
 
-SWEPT = {"task", "time", "event", "risk_groups", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds"}
-SWEPT |= {"inner_folds", "halving"}
+SWEPT = {"task", "time", "event", "risk_groups", "order", "trials", "groups", "folds", "split", "holdout", "by", "seed"}
+SWEPT |= {"seeds", "inner_folds", "halving"}
 SWEPT |= {"per", "aggregate", "positive", "where", "bags", "views", "label_separator", "merge", "missing_values"}
 """Options of `headwater.Protocol` and `headwater.Selection` that a sweep uses."""
 
@@ -143,8 +144,8 @@ def sweep(
     out
         The directory to write: ``leaderboard.parquet`` and ``.csv``, ``trials.parquet``, ``sweep.json``, and ``runs/``.
     heads
-        Kinds of heads. Default: ``linear``; ``ridge`` for regression, ``cox`` for survival. A head that needs
-        two inputs is skipped for a single input.
+        Kinds of heads. Default: ``linear``; ``ridge`` for regression, ``cox`` for survival, ``ordinal`` for grades. A
+        head that needs two inputs is skipped for a single input.
     params
         Parameters by kind of head; a list of values is searched, as in `fit_head`.
     grid
@@ -153,8 +154,8 @@ def sweep(
         Parameters with a list of values whose values are rows of the leaderboard, each a run of its own, rather than
         selected among: ``"n_tokens"`` for every head that has it, or ``"co-attention.n_tokens"``.
     metric
-        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), r2 for regression, or
-        c_index for survival.
+        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), r2 for regression, c_index for
+        survival, or the quadratic kappa for grades.
     device, allow_leakage, protocol, selection
         As in `fit_head`.
     progress
@@ -451,7 +452,8 @@ def _is_finished(path: Path, plan: FitPlan) -> bool:
     later = (*LATER, *MAY_DIFFER)
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
-    config.setdefault("positive", None)  # older versions had no such option
+    for name in ("positive", "time", "event", "risk_groups", "order"):  # older versions had no such options
+        config.setdefault(name, None)
     config.setdefault("halving", _older_halving([plan]))
     if "missing_values" not in config:  # written by an older version; `_begun` has accepted it
         del wanted["missing_values"]

@@ -32,6 +32,8 @@ OF_PAPERS: Mapping[str, tuple[str, ...]] = {
     "multiclass": ("accuracy", "precision", "recall", "f1_macro", "auc"),
     "multilabel": ("auc_micro", "top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3"),
     "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
+    "survival": ("c_index", "c_index_uno"),
+    "ordinal": ("accuracy", "mae_grades", "kappa_quadratic", "spearman", "auc_cuts"),
 }
 """The columns of a table by default."""
 WITHOUT_PARAMETERS = ("knn", "xgboost", "zero-shot", "zero-shot-transductive", "tip-adapter")

@@ -39,6 +39,7 @@ def fit_head(
     allow_leakage: o.Leakage = None,
     head: o.Head = None,
     task: o.TaskOption = "auto",
+    order: o.Order = None,
     set_: o.SetParam = None,
     prompts: Annotated[
         Path | None,
@@ -153,10 +154,11 @@ def sweep(
         option(
             panel=o.HEAD,
             metavar="KIND",
-            help="Kind of head; repeat. Default: linear; ridge for numbers, cox for survival.",
+            help="Kind of head; repeat. Default: linear; ridge for numbers, cox for survival, ordinal for grades.",
         ),
     ] = None,
     task: o.TaskOption = "auto",
+    order: o.Order = None,
     set_: Annotated[
         list[str] | None,
         option("--set", panel=o.HEAD, metavar="HEAD.PARAM=VALUE", help="A parameter, or a list to search; repeat."),

@@ -106,18 +106,30 @@ Leakage = Annotated[
 
 Head = Annotated[
     str | None,
-    option(panel=HEAD, metavar="KIND", help="Kind of head. Default: linear; ridge for numbers, cox for survival."),
+    option(
+        panel=HEAD,
+        metavar="KIND",
+        help="Kind of head. Default: linear; ridge for numbers, cox for survival, ordinal for grades.",
+    ),
 ]
 SetParam = Annotated[
     list[str] | None,
     option("--set", panel=HEAD, metavar="PARAM=VALUE", help="A parameter, or a list of values to search; repeat."),
 ]
 TaskOption = Annotated[
-    Literal["auto", "regression", "survival"],
+    Literal["auto", "regression", "survival", "ordinal"],
     option(
         "--task",
         panel=HEAD,
-        help="auto: labels are classes; regression: predict numbers; survival: risks, of --time and --event.",
+        help="auto: labels are classes; regression: numbers; survival: risks, of --time and --event; ordinal: grades.",
+    ),
+]
+Order = Annotated[
+    str | None,
+    option(
+        panel=HEAD,
+        metavar="LOWEST,…,HIGHEST",
+        help="--task ordinal: the grades in their order. Default: by number, letter or Roman numeral.",
     ),
 ]
 InnerFolds = Annotated[

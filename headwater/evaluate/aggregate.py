@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from headwater.errors import InputError, SplitError, nearest
 from headwater.evaluate._labels import codes_in, encode
 from headwater.evaluate.metrics import Task, score
+from headwater.evaluate.ordinal import exceedance, from_exceedance
 from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
 from headwater.evaluate.splits import Split
 
@@ -131,9 +132,10 @@ def refuse_straddling(units: Units, splits: Sequence[Split]) -> None:
 def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[Any]) -> NDArray[Any]:
     """Return the label of each unit, from the labels of its rows.
 
-    In a binary task a unit has the second class if any of its rows has it. With several labels it has every label that
-    any of its rows has. In a multiclass task all rows of a unit must have the same class. For regression it is the mean
-    of its rows. For survival all rows of a unit must have the same time and event.
+    In a binary task a unit has the second class if any of its rows has it, and in an ordinal task the highest grade of
+    its rows. With several labels it has every label that any of its rows has. In a multiclass task all rows of a unit
+    must have the same class. For regression it is the mean of its rows. For survival all rows of a unit must have the
+    same time and event.
 
     Raises
     ------
@@ -195,7 +197,8 @@ def aggregate(scores: Floats, units: Integers, task: Task, how: Aggregation) -> 
     how
         "mean" of the rows. "max": the highest of the second class (binary), of each label, or of each class, then
         normalised to sum to 1. "noisy-or": ``1 - prod(1 - p)`` for the second class or each label, the probability that
-        any row is positive if errors are independent.
+        any row is positive if errors are independent. Of grades, "max" and "noisy-or" are taken at each cut, of the
+        probabilities of a grade at or above it.
 
     Returns
     -------
@@ -226,12 +229,16 @@ def aggregate(scores: Floats, units: Integers, task: Task, how: Aggregation) -> 
         return present, np.add.reduceat(ordered, starts, axis=0) / sizes[:, None]
     if task == "binary":
         ordered = ordered[:, 1:]
+    elif task == "ordinal":
+        ordered = exceedance(ordered)
     if how == "max":
         found = np.maximum.reduceat(ordered, starts, axis=0)
     else:
         found = 1 - np.multiply.reduceat(1 - ordered, starts, axis=0)
     if task == "binary":
         found = np.concatenate([1 - found, found], axis=1)
+    elif task == "ordinal":
+        found = from_exceedance(found)
     elif task == "multiclass":
         found = found / found.sum(1, keepdims=True)
     return present, found

@@ -29,6 +29,7 @@ DEFAULT_METRIC: Mapping[Task, str] = {
     "multilabel": "auc_macro",
     "regression": "r2",
     "survival": "c_index",
+    "ordinal": "kappa_quadratic",
 }
 PRESENT = "_present"
 """Suffix of a mean over only the classes or labels present in the test rows; a mean over all may be undefined."""
@@ -38,7 +39,7 @@ def default_metric(task: Task, means: Sequence[Mapping[str, float | None]]) -> s
     """Return the default metric for comparing models, given the means they report.
 
     The AUC (macro for several labels), over the classes or labels present in the test rows if it is undefined over all;
-    r2 for regression; c_index for survival.
+    r2 for regression; c_index for survival; the quadratic kappa for grades.
     """
     name = DEFAULT_METRIC[task]
     if all(mean.get(name) is not None for mean in means) or name + PRESENT not in METRICS[task]:

@@ -1,4 +1,4 @@
-"""The order of classes: in a run, a positive class is last; a head keeps its own sorted order."""
+"""The order of classes: in a run, a positive class is last, and grades ascend; a head keeps its own sorted order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from headwater.evaluate import Outcome
 from headwater.evaluate.positive import Positive, negative_first
 
 
-def ordered(outcome: Outcome, y: Any, positive: Positive | None) -> Outcome:
-    """Return an outcome with the positive class last."""
+def ordered(outcome: Outcome, y: Any, positive: Positive | None, grades: Sequence[Any] | None = None) -> Outcome:
+    """Return an outcome with the positive class last; of grades, as an ordinal one, from the lowest to the highest."""
+    if grades is not None:
+        return outcome.as_grades(grades, y)
     if positive is None:
         return outcome
     return outcome.in_order(negative_first(outcome.classes.tolist(), positive.name), y)

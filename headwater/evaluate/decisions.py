@@ -473,6 +473,7 @@ def _per(
         **summary([fold.metrics for fold in outcome.folds]),
         "intervals": estimates.metrics(),
         **({} if outcome.task in WITHOUT_CLASSES else {"per_class": estimates.classes(names)}),
+        **({"cuts": estimates.cuts(names)} if outcome.task == "ordinal" else {}),
     }
 
 

@@ -33,6 +33,7 @@ from headwater.evaluate.classification import mean_of_present
 from headwater.evaluate.fold_means import json_safe, natural, summary
 from headwater.evaluate.intervals import LEVEL, Evidence, Interval, Scale, evidence_for, evidence_of
 from headwater.evaluate.measured import METRICS, OF_EACH_CLASS, Task, each_class
+from headwater.evaluate.ordinal import GradeRows
 from headwater.evaluate.outcome import Outcome
 from headwater.evaluate.statistics import delong
 
@@ -45,6 +46,7 @@ GAPS: Mapping[Task, tuple[str, ...]] = {
     "multilabel": ("auc_macro", "auc_macro_present", "auc_micro", "f1_macro", "f1_micro", "hamming"),
     "regression": METRICS["regression"],
     "survival": METRICS["survival"],
+    "ordinal": ("accuracy", "mae_grades", "off_by_two", "kappa_quadratic", "auc_cuts", "auc_cuts_present", "rps"),
 }
 """The metrics whose gap between a subgroup and the rest is reported."""
 SIZES = ("mean_size",)
@@ -152,6 +154,30 @@ class Estimates:
                     m: ends_of(self._interval(drawn[f"{c} {m}"], self._class_evidence(m, is_class, c)))
                     for m in OF_EACH_CLASS
                 },
+            }
+        return out
+
+    def cuts(self, names: Sequence[Any]) -> dict[str, dict[str, Any]]:
+        """Return the AUC at each cut between grades, by the lowest grade above it, with the rows at or above it."""
+
+        def measure(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
+            each = GradeRows(fold.truth, fold.scores, weights).each_cut
+            return {str(c): each[:, c] for c in range(each.shape[1])}
+
+        drawn = self._drawn(in_parts(measure))
+        truth = np.concatenate([fold.truth for fold in self.folds])
+        groups = np.concatenate([fold.groups for fold in self.folds])
+        folds = [np.arange(*part) for part in pairwise(np.cumsum([0, *map(len, self.rows)]))]
+        tested = np.unique(np.concatenate(self.rows), return_index=True)[1]
+        each = [GradeRows(fold.truth, fold.scores).each_cut[0] for fold in self.folds]
+        out = {}
+        for c, name in enumerate(names[1:]):
+            reached = truth > c
+            evidence = evidence_of("binary", reached.astype(np.int64), groups, folds)["auc"]
+            out[str(name)] = {
+                "support": int(reached[tested].sum()),
+                **summary([{"auc": float(of_fold[c])} for of_fold in each]),
+                "intervals": {"auc": ends_of(self._interval(drawn[str(c)], evidence))},
             }
         return out
 

@@ -38,7 +38,7 @@ Scale = Literal["share", "signed", "positive", "below one", "any", "biased"]
 
 SCALES: Mapping[str, Scale] = {
     **dict.fromkeys(("kappa", "kappa_quadratic", "pearson", "spearman"), "signed"),
-    **dict.fromkeys(("log_loss", "brier", "mae", "rmse", "calibration_slope"), "positive"),
+    **dict.fromkeys(("log_loss", "brier", "mae", "rmse", "mae_grades", "rps", "calibration_slope"), "positive"),
     **dict.fromkeys(("calibration_intercept", "calibration_in_the_large"), "any"),
     "r2": "below one",
     "ece": "biased",
@@ -297,6 +297,14 @@ def evidence_of(
             **dict.fromkeys(("auc", "average_precision", "auc_above_"), ranked[-1]),
             "precision": _counted((_n_groups(called, groups),)),
             "brier": every,
+        }
+    if task == "ordinal":
+        cuts = [_ranked(truth >= c, truth < c, groups, folds) for c in classes[1:]]
+        return {
+            **found,
+            "off_by_two": every,
+            "balanced_accuracy_present": of_class,
+            **dict.fromkeys(("auc_cuts", "auc_cuts_present"), _mean_of(cuts)),
         }
     means = ("auc", "average_precision")
     return {

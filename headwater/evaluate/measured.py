@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, nearest
-from headwater.evaluate import regression, survival
+from headwater.evaluate import ordinal, regression, survival
 from headwater.evaluate._weightings import Weightings
 from headwater.evaluate.classification import ClassRows, LabelRows
 
-Task = Literal["binary", "multiclass", "multilabel", "regression", "survival"]
+Task = Literal["binary", "multiclass", "multilabel", "regression", "survival", "ordinal"]
 Floats = NDArray[np.float64]
 
 METRICS: Mapping[Task, tuple[str, ...]] = {
@@ -40,6 +40,7 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     ),
     "regression": regression.METRICS,
     "survival": survival.METRICS,
+    "ordinal": ordinal.METRICS,
 }
 """The metrics that a run reports, by task. All can be compared; so can those that `is_metric` accepts."""
 COUNTS: Mapping[Task, tuple[str, ...]] = {
@@ -48,11 +49,23 @@ COUNTS: Mapping[Task, tuple[str, ...]] = {
     "multilabel": ("labels_present",),
     "regression": (),
     "survival": (),
+    "ordinal": ("classes_present",),
 }
 """Numbers that belong to the metrics of a run, and are none."""
 WITHOUT_CLASSES = ("regression", "survival")
 """Tasks whose scores are numbers rather than probabilities of classes."""
-LOWER_IS_BETTER = ("log_loss", "brier", "hamming", "top3_hamming", "ece", "mae", "rmse")
+LOWER_IS_BETTER = (
+    "log_loss",
+    "brier",
+    "hamming",
+    "top3_hamming",
+    "ece",
+    "mae",
+    "rmse",
+    "mae_grades",
+    "off_by_two",
+    "rps",
+)
 NEAREST_IS_BEST: Mapping[str, float] = {
     "calibration_slope": 1.0,
     "calibration_intercept": 0.0,
@@ -122,6 +135,8 @@ def rows_of(
     task: Task, truth: NDArray[Any], scores: Floats, weights: Weightings | None = None
 ) -> ClassRows | LabelRows:
     """Return the rows of a classification, for metrics of each class."""
+    if task == "ordinal":
+        return ordinal.GradeRows(truth, scores, weights)
     return LabelRows(truth, scores, weights) if task == "multilabel" else ClassRows(truth, scores, weights)
 
 

@@ -69,7 +69,7 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     Parameters
     ----------
     task
-        "binary", "multiclass", "multilabel", "regression" or "survival".
+        "binary", "multiclass", "multilabel", "regression", "survival" or "ordinal".
     y_true : array of shape (n_samples,), or (n_samples, n_labels) for "multilabel"
         True classes, or 0/1 indicators; numbers for "regression", of shape (n_samples,) or (n_samples, n_outputs);
         times and events for "survival", of shape (n_samples, 2).
@@ -79,7 +79,8 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
         the shape of `y_true`. For "survival" risks, of shape (n_samples,) or (n_samples, 1).
     classes : array of shape (n_classes,), optional
         All classes, in the order of the columns of scores. Default: those of `y_true`, sorted. The last of two classes
-        is the positive one. Without effect for "multilabel" and "regression".
+        is the positive one; for "ordinal" they go from the lowest grade to the highest. Without effect for "multilabel"
+        and "regression".
 
     Returns
     -------
@@ -103,6 +104,12 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
         and top3_1, top3_2, top3_3, the share of samples with at least 1, 2, 3 true labels among them. Over the labels
         that some rows have and some have not: auc_macro_present, average_precision_present, f1_macro_present and
         top3_f1_macro_present, and their number, labels_present.
+
+        **ordinal**, of the likeliest grade: accuracy, balanced_accuracy, mae_grades (mean error in grades), off_by_two
+        (share of errors of two grades or more), kappa, kappa_quadratic. Of the probabilities: spearman (of true and
+        expected grade), auc_cuts (mean over the cuts between grades, each as two classes), log_loss, rps (ranked
+        probability score, the mean over cuts of the squared error), brier, ece. Over the grades that occur:
+        balanced_accuracy_present, auc_cuts_present, and their number, classes_present.
 
         **regression**: r2, mae, rmse, pearson, spearman, each the mean over the outputs; see
         `headwater.evaluate.regression.of_each_output` for those of each.

@@ -19,7 +19,7 @@ from headwater.evaluate.positive import Positive, class_word, positive_in
 from headwater.evaluate.thresholds import Target, require_share
 
 FOLDS = 5
-TaskChoice = Literal["auto", "regression", "survival"]
+TaskChoice = Literal["auto", "regression", "survival", "ordinal"]
 NOT_IN_CONFIG = ("trials", "fine", "halving")
 """Options of the search, which a configuration stores with the head."""
 
@@ -32,12 +32,16 @@ class Protocol:
     ----------
     task
         ``"auto"`` treats labels as classes; ``"regression"`` predicts numbers; ``"survival"`` predicts
-        the risk of an event from right-censored times, in the columns `time` and `event`.
+        the risk of an event from right-censored times, in the columns `time` and `event`; ``"ordinal"`` treats labels
+        as grades, classes with an order.
     time, event
         For survival: the column of times, numbers above 0; and the column that says whether the time ended with the
         event: 1, true or yes, or 0, false or no for a censored sample.
     risk_groups
         For survival: 2 or 3 groups of equal size by risk, for Kaplan-Meier curves. Default: 2.
+    order
+        For ordinal: the grades from the lowest to the highest, as a sequence or joined by commas. By default their
+        names must show the order: numbers, letters without a gap, or Roman numerals.
     groups
         The column whose values are never divided between training and test, such as the patient; ``"none"`` states
         that rows are independent.
@@ -90,6 +94,7 @@ class Protocol:
     time: str | None = None
     event: str | None = None
     risk_groups: int | None = None
+    order: Sequence[str] | None = None
     groups: str | None = None
     folds: int | None = None
     split: str | None = None
@@ -116,6 +121,9 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.positive is not None:  # may be given as a number or a boolean
             object.__setattr__(self, "positive", class_word(self.positive))
+        if self.order is not None:
+            words = self.order.split(",") if isinstance(self.order, str) else map(class_word, self.order)
+            object.__setattr__(self, "order", tuple(word.strip() for word in words))
 
     @property
     def regression(self) -> bool:
@@ -131,6 +139,11 @@ class Protocol:
     def n_risk_groups(self) -> int:
         """Number of groups by risk."""
         return 2 if self.risk_groups is None else self.risk_groups
+
+    @property
+    def ordinal(self) -> bool:
+        """Whether labels are grades."""
+        return self.task == "ordinal"
 
     @property
     def n_folds(self) -> int:
@@ -216,6 +229,8 @@ class Protocol:
             self.refuse_for("regression")
         if self.survival:
             self.refuse_for("survival")
+        if self.ordinal:
+            self.refuse_for("ordinal")
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.split is not None and self.holdout is not None:
@@ -232,6 +247,8 @@ class Protocol:
         if self.conformal is not None and self.shots is not None and not self.conformal_per_class:
             why = "few-shot training is class-balanced, but the test rows are not."
             yield "--conformal", f"with --shots goes with --conformal-per-class: {why}"
+        if self.order is not None and not self.ordinal:
+            yield "--order", "goes with --task ordinal."
         if self.aggregate is not None and self.per is None:
             yield "--aggregate", "goes with --per, the column of units to aggregate to."
         for option, value in (("--time", self.time), ("--event", self.event), ("--risk-groups", self.risk_groups)):
@@ -260,10 +277,12 @@ class Protocol:
             ):
                 if value is not None:
                     raise InputError(f"{option} is for classes, but --task {task} {what}: leave it out.")
+        if task == "ordinal" and self.positive is not None:
+            raise InputError("--positive names one of two classes, but --task ordinal has more: leave it out.")
         if self.target is not None and task != "binary":
-            raise InputError(f"--{self.target[0]} needs two classes, but this is a {task} task.")
+            raise InputError(f"--{self.target[0]} needs two classes, but this is {_a(task)} task.")
         if self.prevalence is not None and task != "binary":
-            raise InputError(f"--prevalence needs two classes, but this is a {task} task.")
+            raise InputError(f"--prevalence needs two classes, but this is {_a(task)} task.")
         if task == "multilabel":
             for option, given in (
                 ("--conformal-per-class", self.conformal_per_class),
@@ -273,3 +292,7 @@ class Protocol:
                     raise InputError(f"{option} needs one class per sample, but this is a multilabel task.")
         if self.per is not None:
             require_aggregation(self.how, task)
+
+
+def _a(task: Task) -> str:
+    return f"an {task}" if task == "ordinal" else f"a {task}"

@@ -144,7 +144,14 @@ class Outcome:
         order = codes_in(names, self.classes)
         if (order == np.arange(len(order))).all():
             return self
-        other = replace(self, classes=self.classes[order])
+        return self._reordered(order, self.task, y)
+
+    def as_grades(self, grades: Sequence[Any], y: NDArray[Any]) -> Outcome:
+        """Return the outcome of classes as one of grades, from the lowest to the highest, with its metrics."""
+        return self._reordered(codes_in(np.asarray(grades), self.classes), "ordinal", y)
+
+    def _reordered(self, order: Rows, task: Task, y: NDArray[Any]) -> Outcome:
+        other = replace(self, task=task, classes=self.classes[order])
 
         def inside(rows: OutOfFold | None) -> OutOfFold | None:
             return None if rows is None else replace(rows, scores=rows.scores[:, order])

@@ -92,8 +92,13 @@ def weighted(truth: Floats, predicted: Floats, weights: Floats) -> dict[str, Flo
         "mae": weights @ np.abs(error) / total,
         "rmse": np.sqrt(squared / total),
         "pearson": _correlation(truth, predicted, weights),
-        "spearman": _correlation(_ranks(truth, weights), _ranks(predicted, weights), weights),
+        "spearman": rank_correlation(truth, predicted, weights),
     }
+
+
+def rank_correlation(a: Floats, b: Floats, weights: Floats) -> Floats:
+    """Compute Spearman's correlation under many weightings, as in `weighted`; NaN if either is constant."""
+    return _correlation(_ranks(a, weights), _ranks(b, weights), weights)
 
 
 def squared_errors(truth: Floats, predicted: NDArray[np.floating[Any]], variance: Floats) -> Floats:

@@ -38,6 +38,7 @@ from headwater.runs.run import Run
 from headwater.runs.write import described, environment, write_run
 from headwater.samples.classes import alike_labels, alike_values, class_counts, names_in
 from headwater.samples.columns import Columns
+from headwater.samples.grades import grades_of
 from headwater.samples.groups import require_columns
 from headwater.samples.inputs import Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
 from headwater.samples.label_names import merged
@@ -134,6 +135,8 @@ class FitPlan:
         """Read the labels, and return the task that they make."""
         if self.asked.protocol.survival:
             return "survival"
+        if self.asked.protocol.ordinal:
+            return "ordinal"
         return "regression" if self.asked.protocol.regression else infer_task(self._rows(silent).y)
 
     def run(self, target: Path | None, say: Progress, *, inner_always: bool = False) -> Run:
@@ -165,6 +168,7 @@ class FitPlan:
         rule = selection.rule(asked.labels, protocol, self.store.roles.id)
         missing = rule.found(self.store.select(selection.where))
         read = read_inputs(self.store, self.what, selection.where, self.used, rule)
+        grades = None
         if protocol.regression:
             data, labels = with_numbers(read, asked.labels)
         elif protocol.survival:
@@ -175,7 +179,10 @@ class FitPlan:
             if isinstance(selection.merge, Mapping) and selection.merge:
                 known = labels_there(rule.tidied(self.store.samples), asked.labels, separator)
                 data, labels = merged(data, labels, selection.merge, known)
-            protocol.refuse_for(infer_task(labels.y))
+            if protocol.ordinal:
+                grades = grades_of(labels, asked.labels[0], protocol.order)
+            else:
+                protocol.refuse_for(infer_task(labels.y))
         y = labels.y
         say(f"{counted(len(y), selection.unit)} with {' and '.join(data.inputs)}")
         columns = Columns.read(data, protocol, missing)
@@ -185,7 +192,7 @@ class FitPlan:
         warnings = warnings_of_inputs(data)
         for line in warnings:
             say(f"warning: {line}")
-        return LabelledRows(data, y, labels.names, columns, missing, positive, warnings)
+        return LabelledRows(data, y, labels.names, columns, missing, positive, warnings, grades)
 
     def _fitted(
         self, rows: LabelledRows, splits: Sequence[Sequence[Split]], inner_always: bool, say: Progress
@@ -195,7 +202,7 @@ class FitPlan:
 
         def evaluated(head: HeadChoice, X: Any) -> Outcome:
             found = _cross_validated(head, X, rows.y, splits, columns.whole, protocol, inner_always, say)
-            return ordered(found, rows.y, rows.positive)
+            return ordered(found, rows.y, rows.positive, rows.grades)
 
         def of_control(head: HeadChoice, X: Any) -> Outcome:
             return decisions_of(evaluated(head, X), rows.y, protocol, units=columns.units).outcome
@@ -203,7 +210,8 @@ class FitPlan:
         parts = parts_of(rows.data)
         head, kind = asked.head.head(), asked.head.kind
         texts, described_as = texts_for(self.store, self.what.names, kind, head, asked.prompts, rows.y, say)
-        chosen = replace(asked.head, fixed={**asked.head.fixed, **texts})
+        order = {"order": rows.grades} if rows.grades is not None and "order" in head.get_params() else {}
+        chosen = replace(asked.head, fixed={**asked.head.fixed, **texts, **order})
         X = given_to(head, parts)
         outcome = evaluated(chosen, X)
         decisions = decisions_of(
@@ -293,6 +301,8 @@ class LabelledRows:
         The positive class of a binary task.
     warnings
         Anomalies in the features.
+    grades
+        For an ordinal task: the classes from the lowest to the highest.
     """
 
     data: Data
@@ -302,6 +312,7 @@ class LabelledRows:
     missing: MissingFound
     positive: Positive | None
     warnings: list[str]
+    grades: list[Any] | None = None
 
     @property
     def class_names(self) -> list[Any]:

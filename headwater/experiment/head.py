@@ -15,7 +15,8 @@ from headwater.evaluate import TPE, Grid, Refined, Searches
 from headwater.evaluate.options import Protocol
 from headwater.heads import ClassTexts, Head, head_class, make_head
 
-DEFAULT_HEAD = {"auto": "linear", "regression": "ridge", "survival": "cox"}  # by the protocol's task
+DEFAULT_HEAD = {"auto": "linear", "regression": "ridge", "survival": "cox", "ordinal": "ordinal"}
+"""The kind of head by the protocol's task."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ class HeadChoice:
     ) -> HeadChoice:
         """Choose a head for a protocol: its task, and how its parameters are searched; see `of`."""
         kind = kind or DEFAULT_HEAD.get(protocol.task, "linear")
+        if kind == "ordinal" and protocol.task == "auto":
+            raise InputError("--head ordinal is for grades, classes with an order: pass --task ordinal too.")
+        if "order" in params:
+            raise InputError(f"{option}order=…: leave it out, and pass --order LOWEST,…,HIGHEST.")
         return cls.of(
             kind,
             params,

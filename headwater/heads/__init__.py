@@ -29,6 +29,7 @@ from headwater.heads.inputs import Concatenated
 from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
 from headwater.heads.neighbours import KNN, KNNRegressor, Prototypes
+from headwater.heads.ordinal import Ordinal
 from headwater.heads.persist import HEADS, REGRESSORS, SURVIVAL, head_class, load_head, make_head, save_head
 from headwater.heads.ridge import Ridge
 from headwater.heads.tip_adapter import TipAdapter, TipAdapterF
@@ -57,6 +58,7 @@ __all__ = [
     "LinearProbe",
     "Masked",
     "MergedAttention",
+    "Ordinal",
     "Prompts",
     "Prototypes",
     "Ridge",

@@ -18,15 +18,16 @@ others start from a spline through those solutions, from which they need a step 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from headwater._backend import to_numpy
-from headwater.heads._lbfgs import Evaluation, Minimum, minimise
+from headwater.heads._lbfgs import Evaluation, Minimum, Objective, minimise
 from headwater.heads._rows import Chunk, TrainingRows
 
 Array = Any
@@ -287,7 +288,30 @@ def _device(array: Array) -> Any:
 
 
 def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, max_columns: int = 1024) -> Solution:
-    """Solve all problems, first in float32, then the unsolved ones in float64.
+    """Solve all problems; see `solve_all`."""
+    end = solve_all(rows, problems, LogisticObjective, tol=tol, max_iter=max_iter, max_columns=max_columns)
+    coef, intercept = rows.to_features(end.theta, problems.set_of)
+    return Solution(coef, intercept, end.value * problems.C, end.n_iter, end.converged)
+
+
+class PenalisedLoss(Objective, Protocol):
+    """Penalised losses of some problems, each with a start and the loss of predicting the class frequencies."""
+
+    constant_loss: Array
+
+    def start(self) -> Array:
+        """Return initial parameters."""
+        ...
+
+
+Build = Callable[[TrainingRows, Any, Any], PenalisedLoss]
+"""Makes the objective of some problems on rows, in a float type."""
+
+
+def solve_all(
+    rows: TrainingRows, problems: Problems, build: Build, *, tol: float, max_iter: int, max_columns: int = 1024
+) -> Minimum:
+    """Minimise all problems, first in float32, then the unsolved ones in float64; return NumPy arrays.
 
     A problem is solved when the predicted decrease of another step is at most ``tol`` times the loss of predicting the
     class frequencies for all rows, and at most `SHARE` of its objective, which is small for weak penalties on separable
@@ -296,31 +320,25 @@ def solve(rows: TrainingRows, problems: Problems, *, tol: float, max_iter: int, 
     ``max_columns`` limits the columns that are computed together, and thereby the memory.
     """
     step = max(1, max_columns // problems.n_outputs)
-    parts = []
-    for start in range(0, len(problems.C), step):
-        part = _some(problems, slice(start, start + step))
-        parts.append((part, _solve_part(rows, part, tol, max_iter)))
-    theta = np.concatenate([to_numpy(end.theta).astype(np.float64) for _, end in parts])
-    coef, intercept = rows.to_features(theta, problems.set_of)
-    value = np.concatenate([to_numpy(end.value) for _, end in parts])
-    return Solution(
-        coef=coef,
-        intercept=intercept,
-        objective=value * problems.C,
-        n_iter=np.concatenate([to_numpy(end.n_iter) for _, end in parts]),
-        converged=np.concatenate([to_numpy(end.converged) for _, end in parts]),
+    starts = range(0, len(problems.C), step)
+    ends = [_solve_part(rows, _some(problems, slice(start, start + step)), build, tol, max_iter) for start in starts]
+    return Minimum(
+        theta=np.concatenate([to_numpy(end.theta).astype(np.float64) for end in ends]),
+        value=np.concatenate([to_numpy(end.value) for end in ends]),
+        n_iter=np.concatenate([to_numpy(end.n_iter) for end in ends]),
+        converged=np.concatenate([to_numpy(end.converged) for end in ends]),
     )
 
 
-def _solve_part(rows: TrainingRows, problems: Problems, tol: float, max_iter: int) -> Minimum:
+def _solve_part(rows: TrainingRows, problems: Problems, build: Build, tol: float, max_iter: int) -> Minimum:
     xp = rows.xp
     share = tol if rows.float == xp.float64 else max(tol, FLOAT32_TOL)
     knots, others, spline = _path(problems)
-    first = LogisticObjective(rows, _some(problems, knots), rows.float)
+    first = build(rows, _some(problems, knots), rows.float)
     end = minimise(first, first.start(), tol=share * first.constant_loss, share=SHARE, max_iter=max_iter)
     if len(others):
         guess = rows.put(spline) @ end.theta.reshape(len(knots), -1)
-        second = LogisticObjective(rows, _some(problems, others), rows.float)
+        second = build(rows, _some(problems, others), rows.float)
         start = guess.reshape(-1, *end.theta.shape[1:])
         rest = minimise(second, start, tol=share * second.constant_loss, share=SHARE, max_iter=max_iter)
         order = rows.put(np.argsort(np.concatenate([knots, others])), xp.int64)
@@ -329,7 +347,7 @@ def _solve_part(rows: TrainingRows, problems: Problems, tol: float, max_iter: in
         return end
     left = np.flatnonzero(~to_numpy(end.converged) | (tol < FLOAT32_TOL))
     if len(left):
-        objective = LogisticObjective(rows, _some(problems, left), xp.float64)
+        objective = build(rows, _some(problems, left), xp.float64)
         start = xp.astype(end.theta[left], xp.float64)
         again = minimise(objective, start, tol=tol * objective.constant_loss, share=SHARE, max_iter=max_iter)
         end.theta = xp.astype(end.theta, xp.float64)

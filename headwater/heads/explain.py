@@ -16,6 +16,7 @@ from headwater.heads._classifier import probabilities
 from headwater.heads._token_head import TokenHead
 from headwater.heads.base import Input, is_several
 from headwater.heads.linear import LinearProbe
+from headwater.heads.ordinal import Ordinal
 from headwater.heads.tokens import read_tokens
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ OfClass = Callable[["Tensor"], "Tensor"]
 
 
 def relevance(
-    head: TokenHead | LinearProbe,
+    head: TokenHead | LinearProbe | Ordinal,
     X: Input,
     rows: NDArray[np.int64],
     *,
@@ -39,8 +40,9 @@ def relevance(
     Parameters
     ----------
     head
-        A fitted head over tokens; or a linear probe on pooled features that are means of tokens, for which relevance is
-        exact.
+        A fitted head over tokens; or a linear probe or ordinal head on pooled features that are means of tokens, for
+        which relevance is exact. For an ordinal head it is that for higher grades, times the slope of the class's
+        log-probability at the item.
     X
         Token features, as for `TokenHead`.
     rows
@@ -76,7 +78,7 @@ def relevance(
     if method not in get_args(Relevance):
         allowed = get_args(Relevance)
         raise HeadError(f"method {method!r}.{nearest(method, allowed)} There are: {', '.join(allowed)}.")
-    if isinstance(head, LinearProbe):
+    if isinstance(head, LinearProbe | Ordinal):
         return [_class_activation(head, X, rows, target, method)]
     reader, params = head.reading(X)
     tokens = reader(rows)
@@ -154,10 +156,10 @@ def deletion(
 
 
 def _class_activation(
-    head: LinearProbe, X: Any, rows: NDArray[np.int64], target: int | None, method: str
+    head: LinearProbe | Ordinal, X: Any, rows: NDArray[np.int64], target: int | None, method: str
 ) -> NDArray[np.float32]:
     if method != "gradient":
-        raise HeadError(f"method {method!r} is for heads over tokens: use 'gradient' for a linear probe.")
+        raise HeadError(f"method {method!r} is for heads over tokens: use 'gradient' for a linear or ordinal head.")
     if is_several(X):
         raise HeadError("relevance for a linear probe needs one input: pass its tokens.")
     values, mask = read_tokens(X, rows)
@@ -168,6 +170,14 @@ def _class_activation(
         )
     there = np.ones(values.shape[:2], bool) if mask is None else mask
     mean = (values * there[..., None]).sum(1, dtype=np.float64) / np.maximum(there.sum(1), 1)[:, None]
+    apart = (values - mean[:, None]) / np.maximum(there.sum(1), 1)[:, None, None]
+    if isinstance(head, Ordinal):
+        _require_target(target, len(head.classes_))
+        latent = mean @ head.coef_[0]
+        likeliest = head.log_probabilities(latent).argmax(1)
+        grade = likeliest if target is None else np.full(len(rows), target)
+        slopes = head.slopes(latent)[np.arange(len(rows)), grade]
+        return _shown_where(there, apart @ head.coef_[0] * slopes[:, None])
     coef = head.coef_
     if len(coef) == 1 and not head.multilabel_:
         coef = np.concatenate([-coef, coef])
@@ -177,8 +187,11 @@ def _class_activation(
     logits = mean @ head.coef_.T + head.intercept_
     best = (logits[:, 0] > 0).astype(int) if len(head.coef_) == 1 else logits.argmax(1)
     chosen = best if target is None else np.full(len(rows), target)
-    apart = (values - mean[:, None]) / np.maximum(there.sum(1), 1)[:, None, None]
-    out: NDArray[np.float32] = np.where(there, np.einsum("ntd,nd->nt", apart, coef[chosen]), np.nan).astype(np.float32)
+    return _shown_where(there, np.einsum("ntd,nd->nt", apart, coef[chosen]))
+
+
+def _shown_where(there: NDArray[np.bool_], values: NDArray[np.float64]) -> NDArray[np.float32]:
+    out: NDArray[np.float32] = np.where(there, values, np.nan).astype(np.float32)
     return out
 
 

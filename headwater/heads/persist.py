@@ -27,6 +27,7 @@ TRIED = 3
 """Number of rows that a head predicts as a test when it is loaded."""
 HEADS = {
     "linear": "headwater.heads.linear:LinearProbe",
+    "ordinal": "headwater.heads.ordinal:Ordinal",
     "mlp": "headwater.heads.mlp:MLP",
     "knn": "headwater.heads.neighbours:KNN",
     "prototypes": "headwater.heads.neighbours:Prototypes",

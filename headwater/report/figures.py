@@ -15,6 +15,7 @@ from headwater._shown import Shown
 from headwater._writable import require_writable
 from headwater.errors import InputError
 from headwater.evaluate.calibration import reliability
+from headwater.evaluate.ordinal import exceedance
 from headwater.evaluate.positive import Positive, negative_first
 from headwater.report import _pictures as pictures
 from headwater.report._curves import Kind, Spread, spread
@@ -172,8 +173,11 @@ def _spreads(
     scores: NDArray[np.float64],
     rows: Sequence[NDArray[np.int64]],
 ) -> dict[str, Spread]:
-    """Return the curves to draw: the positive class (binary), each of a few classes, or many classes pooled."""
+    """Return the curves to draw: the positive class (binary), each of a few classes or cuts, or many pooled."""
     every = truth == 1 if task == "multilabel" else truth[:, None] == np.arange(len(names))
+    if task == "ordinal":  # each cut, of grades at or above it
+        every, scores = truth[:, None] > np.arange(len(names) - 1), exceedance(scores)
+        names = [f"{name} or higher" for name in names[1:]]
     if task == "binary":
         found = {names[1]: spread(kind, [every[r, 1] for r in rows], [scores[r, 1] for r in rows])}
     elif len(names) <= len(COLOURS):

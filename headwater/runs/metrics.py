@@ -96,6 +96,8 @@ def metrics_of(
         out["labels_per_sample"] = {"least": int(y.sum(1).min()), "most": int(y.sum(1).max())}
     if outcome.task not in WITHOUT_CLASSES:
         out["per_class"] = estimates.classes(classes)
+    if outcome.task == "ordinal":
+        out["cuts"] = estimates.cuts(classes)
     if outcome.task not in WITHOUT_CLASSES and (absent := _without_samples(y, classes)):
         out["classes_without_samples"] = absent
     if by is not None:

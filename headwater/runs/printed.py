@@ -22,6 +22,10 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
     "multilabel": ("auc_macro", "auc_micro", "f1_macro", "f1_micro", "hamming"),
     "regression": ("r2", "mae", "rmse", "pearson", "spearman"),
     "survival": ("c_index", "c_index_uno"),
+    "ordinal": (
+        *("kappa_quadratic", "mae_grades", "auc_cuts", "accuracy", "balanced_accuracy"),
+        *("off_by_two", "spearman", "rps"),
+    ),
 }
 N_TOP = 3
 TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for N_TOP labels each
@@ -43,6 +47,8 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
     folds = f"mean ± standard deviation over {over(metrics['folds'])}" if n_folds > 1 else "one test set"
     out = [f"{metrics['task']}, {counted(metrics['n_samples'], 'sample')}, {folds}"]
     out += positive_lines(positive_in_run(metrics))
+    if metrics["task"] == "ordinal":
+        out.append(f"grades: {' < '.join(map(str, metrics['classes']))}")
     main = MAIN_METRICS[metrics["task"]]
     if metrics.get("labels_per_sample") == {"least": N_TOP, "most": N_TOP}:
         main += TOP_METRICS
@@ -52,6 +58,7 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
     if len(names) < len(main):
         out.append(_undefined(metrics, [name for name in main if name not in names]))
     out += class_metric_lines(metrics)
+    out += cut_lines(metrics, n_folds)
     out += survival_lines(metrics)
     if "by_output" in metrics:
         out += ["", *output_lines(metrics["by_output"], main, n_folds)]
@@ -251,6 +258,7 @@ def decision_lines(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]
         out += ["", f"{counted(part['n_units'], part['column'])} ({part['aggregate']} of the samples' scores)"]
         out += indented(metric_rows(part, names, n_folds))
         out += class_metric_lines(part)
+        out += cut_lines(part, n_folds)
         out += _prevalence_lines(part.get("prevalence"), "where its probability is above 0.5")
         out += _threshold_and_set_lines(part, n_folds)
     return out
@@ -377,6 +385,17 @@ def class_metric_lines(part: Mapping[str, Any]) -> list[str]:
         rows.append([name, *(f"{n:,}" for n in counts), *cells])
     more = len(found) - SHOWN
     return ["", *indented(rows), *([f"  … and {more:,} more, in metrics.json"] if more > 0 else [])]
+
+
+def cut_lines(part: Mapping[str, Any], n_folds: int) -> list[str]:
+    """Make a table of the AUC at each cut between grades; no lines for other tasks."""
+    if "cuts" not in part:
+        return []
+    rows = [["at least", "samples", "auc", _percent(part)]]
+    for name, found in list(part["cuts"].items())[:SHOWN]:
+        cell = over_folds(found, "auc", n_folds)
+        rows.append([name, f"{found['support']:,}", cell, *_interval_cell(found["intervals"], "auc")])
+    return ["", *indented(rows)]
 
 
 def survival_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -102,7 +102,12 @@ class Run(Shown):
     def __repr__(self) -> str:
         mean: Mapping[str, Any] = self.metrics.get("mean") or {}
         name = next(
-            (n for n in ("auc", "auc_macro", "r2", "c_index", "accuracy") if isinstance(mean.get(n), float)), None
+            (
+                n
+                for n in ("auc", "auc_macro", "r2", "c_index", "kappa_quadratic", "accuracy")
+                if isinstance(mean.get(n), float)
+            ),
+            None,
         )
         number = "" if name is None else f", {name} {mean[name]:.3f}"
         where = "not written" if self.path is None else str(self.path)
@@ -238,7 +243,7 @@ class _Positive(TypedDict):
 class _Metrics(TypedDict, total=False):
     """The part of ``metrics.json`` that every verb reads."""
 
-    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "survival", "retrieval"]]
+    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "survival", "ordinal", "retrieval"]]
     n_samples: Required[Count]
     folds: list[dict[str, Any]]
     mean: dict[str, float | None]

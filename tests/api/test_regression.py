@@ -176,7 +176,7 @@ def test_measurements_point_to_regression(refused, ages, tmp_path):
     asked = ["fit-head", ages.path, "--features", "made/image", "--groups", "patient", "--out", tmp_path / "run"]
     assert "--task regression" in refused(*asked, "--label", "age")
     assert "Pass --task regression" in refused(*asked, "--label", "site", "--head", "ridge")
-    assert "Did you mean 'regression'? There are: auto, regression, survival." in refused(
+    assert "Did you mean 'regression'? There are: auto, regression, survival, ordinal." in refused(
         *asked, "--label", "site", "--task", "regresion"
     )
 

@@ -13,6 +13,7 @@ from headwater.heads import (
     MLP,
     EfficientProbing,
     LinearProbe,
+    Ordinal,
     Prototypes,
     SelfAttention,
     TipAdapter,
@@ -26,6 +27,7 @@ from headwater.heads import (
 QUICK = {"epochs": 15, "batch_size": 16, "lr": 2e-2, "dropout": 0.0, "precision": "fp32"}
 MEMBERS = {
     "linear": (LinearProbe(), {"C": 10.0}),
+    "ordinal": (Ordinal(), {"C": 10.0}),
     "mlp": (MLP(hidden=(16,), epochs=25, batch_size=32, lr=1e-2, precision="fp32"), {"lr": 1e-3}),
     "knn": (KNN(k=5), {"k": 30}),
     "prototypes": (Prototypes(), {"temperature": 1.0}),
@@ -40,12 +42,16 @@ MEMBERS = {
 }
 ELSEWHERE = {"zero-shot", "zero-shot-transductive"}  # which are not fitted
 ELSEWHERE |= {"token-mlp", "merged-attention", "cross-attention", "co-attention"}  # held to it by test_attention.py
-ONE_CLASS = {"tip-adapter", "tip-adapter-f", "transclip"}  # a sample; no several labels
+ONE_CLASS = {"ordinal", "tip-adapter", "tip-adapter-f", "transclip"}  # a sample; no several labels
 every_head = pytest.mark.parametrize("kind", MEMBERS)
 each_task = pytest.mark.parametrize(
     ("kind", "task"), [(k, t) for k in MEMBERS for t in (2, 3, "labels") if t != "labels" or k not in ONE_CLASS]
 )
 EXPECTED = {
+    "ordinal": {
+        "check_classifiers_classes": "words show no order of grades",
+        "check_classifiers_train": "three clusters have no order in space",
+    },
     "transclip": {"check_methods_subset_invariance": "rows that are predicted together help each other"},
     "linear": {"check_sample_weight_equivalence_on_dense_data": "standardisation counts rows alike"},
     "xgboost": {"check_sample_weight_equivalence_on_dense_data": "some rows are held out to stop by"},

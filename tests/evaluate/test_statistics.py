@@ -325,7 +325,7 @@ def fold_of(task, rng, n=60, quality=1.0):
     if task == "regression":
         truth = rng.standard_normal((n, 2)).round(1)
         return FoldScores(truth, quality * truth + rng.standard_normal((n, 2)).round(1), np.arange(n) // 3)
-    k = {"binary": 2, "multiclass": 3, "multilabel": 4}[task]
+    k = {"binary": 2, "multiclass": 3, "multilabel": 4, "ordinal": 4}[task]
     if task == "multilabel":
         truth = (rng.random((n, k)) > 0.6).astype(int)
         scores = 1 / (1 + np.exp(-(quality * (truth - 0.5) + rng.standard_normal((n, k)))))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import DeviceMemory
-from headwater.heads import GDA, KNN, ClassTexts, KNNRegressor, LinearProbe, Prototypes, Ridge
+from headwater.heads import GDA, KNN, ClassTexts, KNNRegressor, LinearProbe, Ordinal, Prototypes, Ridge
 
 pytest.importorskip("torch")
 xp = pytest.importorskip("array_api_compat.torch")
@@ -52,6 +52,20 @@ def test_linear_heads_agree_with_the_cpu(case, weight):
         np.testing.assert_allclose(one.coef_, other.coef_, atol=2e-3 * np.abs(other.coef_).max())
         np.testing.assert_allclose(mine, theirs, atol=2e-3)
         assert type(one.coef_) is np.ndarray
+
+
+@pytest.mark.parametrize("rows", [FOLDS, FEW], ids=["", "fewer rows than columns"])
+def test_ordinal_heads_agree_with_the_cpu(rows):
+    """Proportional odds on a device has the CPU's weights, thresholds and probabilities."""
+    y = np.digitize(SIGNAL[:, 0], [-0.5, 0.5])
+    fits = [(part, {"C": c}) for part in rows for c in np.logspace(-4, 1, 6).tolist()]
+    on_cpu = Ordinal(device="cpu").fit_many(X, y, fits)
+    with pretended():
+        on_device = Ordinal(device="cuda").fit_many(X, y, fits)
+    for one, other in zip(on_device, on_cpu, strict=True):
+        np.testing.assert_allclose(one.coef_, other.coef_, atol=2e-3 * np.abs(other.coef_).max())
+        np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), atol=2e-3)
+        assert type(one.thresholds_) is np.ndarray
 
 
 def test_many_penalties_agree_with_the_cpu():
