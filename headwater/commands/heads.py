@@ -446,7 +446,7 @@ def plot(
     from headwater._checks import refuse_idle
     from headwater.errors import InputError
 
-    if len(runs) == 1 and (runs[0] / "config.json").exists():
+    if len(runs) == 1 and (runs[0] / "metrics.json").exists():
         refuse_idle({"--name": bool(name), "--metric": metric is not None}, "goes with several runs.")
         drawn = report.plot(runs[0], out=out, positive=positive, dpi=dpi)
     elif len(runs) == 1 and not runs[0].is_dir():

@@ -9,13 +9,14 @@ from headwater._reading import read_json
 from headwater.errors import HeadError, InputError
 from headwater.evaluate.fold_means import natural
 
+METRICS = "metrics.json"  # a folder without it is no finished run
 FAMILY = "family.json"
 """The file in a folder of runs that says what their levels are."""
 
 
 def family_of(path: Path) -> dict[str, Path]:
     """Return the runs of a directory by level: the run itself, or each run within it."""
-    if (path / "config.json").is_file():
+    if (path / METRICS).is_file():
         return {"": path}
     if (listed := _listed(path)) is not None:
         return listed

@@ -229,7 +229,7 @@ def test_every_run_prints_its_classes(made, names):
         *([part["name"], str(part["n_samples"]), str(part["n_groups"])] for part in expected),
     ]
     without = fit(made(path="alone.hw", grade=grade), label="grade", groups="none")
-    assert table_in(without.lines())[0] == ["class", "samples"]
+    assert table_in(without.lines())[0][:2] == ["class", "samples"]
 
 
 def test_labels_of_several_are_counted_too(made):

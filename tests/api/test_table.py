@@ -144,3 +144,13 @@ def test_runs_on_other_samples_are_listed_but_not_compared(runs, store, tmp_path
     assert len(found.rows) == 2
     assert found.pairs == []
     assert "tested different samples" in found.notes[0]
+
+
+def test_the_runs_of_a_sweep_are_levels_of_one_system(store, tmp_path):
+    from headwater.api import sweep
+
+    asked = {"label": "label", "groups": "patient", "folds": 3, "heads": ["linear", "knn"]}
+    sweep(store, features=["good/image", "bad/image"], out=tmp_path / "sweep", **asked)
+    found = table([tmp_path / "sweep"], metrics="auc")
+    assert [row.level for row in found.rows] == sorted(row.level for row in found.rows)
+    assert len(found.rows) == 4
