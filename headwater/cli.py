@@ -36,6 +36,7 @@ COMMANDS = {
         "evaluate": heads.evaluate,
         "compare": heads.compare,
         "table": heads.table,
+        "cohort": heads.cohort,
         "explain": heads.explain,
         "plot": heads.plot,
     },

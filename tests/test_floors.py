@@ -23,6 +23,8 @@ FLOORS = {
     "_missing": 0.7,
     "_schema": 0.7,
     "_shown": 0.7,
+    "_survival": 0.8,
+    "_tables": 0.7,
     "_words": 0.7,
     "_checks": 0.8,
     "_progress": 0.8,

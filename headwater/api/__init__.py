@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headwater.api.audit import Audit, audit
     from headwater.api.bridges import Imported, import_features
+    from headwater.api.cohort import Cohort, cohort
     from headwater.api.compare import Compared, Difference, compare
     from headwater.api.contrast import contrast
     from headwater.api.dataset import torch_dataset
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit",
+    "Cohort",
     "Compared",
     "Contrasted",
     "DemoResult",
@@ -59,6 +61,7 @@ __all__ = [
     "Sweep",
     "Table",
     "audit",
+    "cohort",
     "compare",
     "contrast",
     "demo",
@@ -91,6 +94,7 @@ _PLACES = {
     "Duplicates": "headwater.samples.duplicates",
     **dict.fromkeys(("Audit", "audit"), "headwater.api.audit"),
     **dict.fromkeys(("Imported", "import_features"), "headwater.api.bridges"),
+    **dict.fromkeys(("Cohort", "cohort"), "headwater.api.cohort"),
     **dict.fromkeys(("Compared", "Difference", "compare"), "headwater.api.compare"),
     **dict.fromkeys(("Contrasted", "contrast"), "headwater.api.contrast"),
     "torch_dataset": "headwater.api.dataset",

@@ -23,6 +23,7 @@ from headwater.errors import InputError, SplitError
 from headwater.evaluate import Split, make_splits
 from headwater.evaluate.leakage import Sides
 from headwater.evaluate.stated import Stated
+from headwater.experiment.sites import SiteEffect, counts_by_site, require_sites, site_effect, site_table
 from headwater.runs.printed import lines_of_texts
 from headwater.samples.columns import full_column, require_column
 from headwater.samples.duplicates import AuditColumns, Cluster, Counts, Duplicates, find_duplicates
@@ -58,6 +59,9 @@ class Audit(Shown):
         and, if present, ``group``, ``label`` and ``side`` of both.
     texts
         How far texts state the label; None without texts or a label.
+    by, sites, site_labels
+        The column of sites; what each feature set shows of them; and the number of samples of each label at each site.
+        Empty without ``by``.
     """
 
     path: str
@@ -70,12 +74,16 @@ class Audit(Shown):
     found: Sequence[Duplicates]
     pairs: pl.DataFrame = field(repr=False)
     texts: Stated | None = None
+    by: str | None = None
+    sites: Sequence[SiteEffect] = ()
+    site_labels: Sequence[dict[str, Any]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the pairs."""
         texts = None if self.texts is None else asdict(self.texts)
         own = {k: v for k, v in vars(self).items() if k != "pairs"}
-        return {**own, "found": [asdict(one) for one in self.found], "texts": texts}
+        sites = [asdict(one) for one in self.sites]
+        return {**own, "found": [asdict(one) for one in self.found], "texts": texts, "sites": sites}
 
     def lines(self) -> list[str]:
         """Return the results in a few lines."""
@@ -90,6 +98,10 @@ class Audit(Shown):
                 out.append("  the texts state the label: fit-head refuses them without --allow-leakage REASON")
         for one in self.found:
             out += ["", *self._of(one)]
+        if self.by is not None and self.label is not None:
+            out += ["", f"{self.label} by {self.by}", *site_table(self.site_labels, self.by)]
+            for effect in self.sites:
+                out += ["", *effect.lines(self.by, self.label)]
         return out
 
     def _of(self, one: Duplicates) -> list[str]:
@@ -147,6 +159,7 @@ def audit(
     split: str | None = None,
     folds: int | None = None,
     seed: int = 0,
+    by: str | None = None,
     where: str | None = None,
     missing_values: str | Sequence[str] | None = None,
     false_alarms: float = 1e-5,
@@ -176,6 +189,9 @@ def audit(
         A column that defines a split: its values are the sides.
     folds, seed
         Audit the folds that `fit_head` would make, instead of a column.
+    by
+        The column of the site, such as the hospital or the scanner: how far each feature set shows it, by the
+        robustness index and by a linear probe that predicts it. Needs ``label``.
     where
         A boolean SQL expression over the manifest's columns: only these samples are audited.
     missing_values
@@ -212,11 +228,13 @@ def audit(
         raise InputError("--folds needs --label: folds are balanced by it. Pass the one that fit-head would get.")
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
-    refuse_idle({"--seed": seed != 0 and folds is None}, "goes with --folds, which it draws.")
+    refuse_idle({"--seed": seed != 0 and folds is None and by is None}, "goes with --folds or --by, which draw by it.")
+    if by is not None and label is None:
+        raise InputError("--by needs --label: it asks whether the site or the label decides which samples are alike.")
     opened = store if isinstance(store, Store) else open_store(store)
     names = _names(opened, features)
     column = group_column(opened, groups)
-    for option, name in (("--label", label), ("--groups", column), ("--split", split)):
+    for option, name in (("--label", label), ("--groups", column), ("--split", split), ("--by", by)):
         if name is not None:
             require_column(opened, name, option)
     labels = () if label is None else (label,)
@@ -245,6 +263,16 @@ def audit(
     if group is not None and columns.splits:
         codes = np.unique(group, return_inverse=True)[1]
         across = int(Sides.of(codes, columns.splits).straddling().sum())
+    sites: list[SiteEffect] = []
+    site_labels: list[dict[str, Any]] = []
+    if by is not None and y is not None:
+        site = _words(full_column(data, by, "--by", missing))
+        require_sites(site, by)
+        say = progress_to(progress)
+        sites = [
+            site_effect(n, data.inputs[n], site, _words(y), group, seed=seed, device=device, say=say) for n in names
+        ]
+        site_labels = counts_by_site(site, _words(y))
     pairs = pl.concat([table for _, table in parts])
     if target is not None:
         _write(pairs, target)
@@ -259,6 +287,9 @@ def audit(
         found=[one for one, _ in parts],
         pairs=pairs,
         texts=None if y is None else _stated(data, opened.roles.text, y, group, columns.splits, seed),
+        by=by,
+        sites=sites,
+        site_labels=site_labels,
     )
 
 

@@ -46,6 +46,8 @@ OTHER_FOLDS = (
     "test the procedures, fit both with the same --folds, --seed and --groups"
 )
 UNKNOWN_ROWS = "metrics.json lacks the number of training rows; the corrected t-test assumes all rows outside the fold"
+ALPHA = 0.05
+"""The level of Holm's correction above which a difference between two of several runs is not called clear."""
 PROCEDURES = (
     "p corrected t compares two procedures that are trained anew in each fold. The other tests compare fixed models on "
     "these rows or folds; as tests of procedures their p values are too small (docs/evaluation.md)"
@@ -364,6 +366,10 @@ def verdict(d: Difference, metric: str, margin: float | None = None) -> str:
         differ = "differ" if d.low > 0 or d.high < 0 else "do not clearly differ"
         return f"{d.first} and {d.second} {differ}: {numbers} (best is {NEAREST_IS_BEST[metric]:g})"
     low, high = (d.low, d.high) if sign_of(metric) > 0 else (-d.high, -d.low)
+    if d.p_holm is not None and not np.isnan(d.p_holm) and margin is None and low * high > 0 and d.p_holm >= ALPHA:
+        return (
+            f"no clear difference between {d.first} and {d.second} after correction for the number of pairs: {numbers}"
+        )
     better, worse = f"{d.first} is better than {d.second}: {numbers}", f"{d.first} is worse than {d.second}: {numbers}"
     if low > 0:
         return better
@@ -393,7 +399,27 @@ def _at_units(run: Run, name: str, per: str, how: Aggregation | None) -> Run:
         )
     how = how or config.get("aggregate") or "mean"
     require_aggregation(how, run.metrics["task"])
-    return replace(run, predictions=at_units(table, run.metrics, column, per, how))
+    units = at_units(table, run.metrics, column, per, how)
+    return replace(run, predictions=units, metrics={**run.metrics, "folds": _trained_units(run, units, column)})
+
+
+def _trained_units(run: Run, units: pl.DataFrame, column: str) -> list[dict[str, Any]]:
+    """Return the folds of a run with numbers of training units, for the ratio of test to training data.
+
+    Where the run does not say how many they are, each fold's training rows are taken to have as many rows per unit as
+    its test rows.
+    """
+    folds = list(run.metrics["folds"])
+    if column == "unit" and "per" in run.metrics:
+        return list(run.metrics["per"]["folds"])
+    rows_of, units_of = (dict(table["fold"].value_counts().iter_rows()) for table in (run.predictions, units))
+    out = []
+    for fold in folds:
+        n, key = fold.get("n_train"), fold.get("fold")
+        if isinstance(n, int) and key in units_of:
+            fold = {**fold, "n_train": max(1, round(n * units_of[key] / rows_of[key]))}
+        out.append(fold)
+    return out
 
 
 def _subgroups(

@@ -28,10 +28,11 @@ from headwater.evaluate.decisions import decisions_of
 from headwater.evaluate.estimates import Ends, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, summary
 from headwater.evaluate.intervals import LEVEL, Interval, independent_difference, mean_share_interval
-from headwater.evaluate.measured import sign_of
+from headwater.evaluate.measured import NEAREST_IS_BEST, WITHOUT_CLASSES, sign_of
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
+from headwater.evaluate.risk_groups import of_outcome
 from headwater.evaluate.thresholds import at_threshold
 from headwater.experiment.fit import counts_of
 from headwater.experiment.leakage import require_reason
@@ -61,6 +62,7 @@ from headwater.samples.label_names import mapping_of, merged, refuse_unknown
 from headwater.samples.labels import Labels, with_labels, with_numbers
 from headwater.samples.missing import MissingFound, MissingRule
 from headwater.samples.selection import WITHOUT_FIT, Selection
+from headwater.samples.survival import with_times
 from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
 
 # Reports written from templates are identical at different sites. Above this share, the data set is taken as the same.
@@ -72,7 +74,9 @@ def evaluate(
     run: str | Path | Run,
     store: str | Path | Store,
     *,
-    label: str | Sequence[str],
+    label: str | Sequence[str] | None = None,
+    time: str | None = None,
+    event: str | None = None,
     features: str | Sequence[str] | None = None,
     mapping: Mapping[str, str | None] | str | Path | None = None,
     level: float = LEVEL,
@@ -93,6 +97,8 @@ def evaluate(
         The other data set: a store, or its path.
     label
         The column that holds the true class; for several labels as for `fit_head`.
+    time, event
+        For a survival run: the columns that hold times and events, in place of ``label``.
     features
         The feature sets of the other store, in the run's order, if they have other names. Their specs must be the
         same, field by field.
@@ -135,12 +141,13 @@ def evaluate(
     """
     say = progress_to(progress)
     protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=WITHOUT_FIT)
-    labels = require_names("--label", label)
+    named = None if label is None else require_names("--label", label)
     require_device(device)  # refuses a GPU that is not there, before anything is read
     fitted = run if isinstance(run, Run) else open_run(run)
     fitted = replace(fitted, head=on_device(fitted.head, device))
     target = _target(out, fitted)
     _refuse(fitted, level, n_draws, protocol.seed)
+    labels = _labels(fitted, named, time, event)
     require_reason(allow_leakage)
     means = mapping_of(mapping, "--map")
     opened = store if isinstance(store, Store) else open_store(store)
@@ -149,7 +156,7 @@ def evaluate(
     task: Task = fitted.metrics["task"]
     protocol = replace(
         protocol,
-        task="regression" if task == "regression" else "auto",
+        task="regression" if task == "regression" else "survival" if task == "survival" else "auto",
         groups=group_column(opened, protocol.groups),
     )
     rows = _read(fitted, opened, _wanted(fitted, own, names), labels, means, protocol, selection)
@@ -167,6 +174,10 @@ def evaluate(
         outcome, truth, protocol.without_fit, units=rows.columns.units, names=several, resampling=resampling
     )
     metrics |= decisions.metrics
+    if task == "survival" and "risk_groups" in fitted.decision:
+        at = np.array(fitted.decision["risk_groups"]["thresholds"], np.float64)
+        found = of_outcome(outcome, truth, resampling.groups, [at], level)
+        metrics["kaplan_meier"] = {"chosen_on": "out-of-fold risks of the samples that the head was fitted on", **found}
     metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(labels), say)
     metrics |= positive_section(which)
     draws = draw.Draws(level, n_draws, protocol.seed)
@@ -227,6 +238,23 @@ def _refuse(run: Run, level: float, n_draws: int, seed: int) -> None:
 # Input
 
 
+def _labels(run: Run, label: tuple[str, ...] | None, time: str | None, event: str | None) -> tuple[str, ...]:
+    """Return the columns that hold the truth; refuse those of another task."""
+    if run.metrics["task"] != "survival":
+        for option, given in (("--time", time), ("--event", event)):
+            if given is not None:
+                raise InputError(f"{option} is for survival runs, but {_name(run)} is a {run.metrics['task']} run.")
+        if label is None:
+            raise InputError("--label COL, the column that holds the true label, is missing.")
+        return label
+    if label is not None:
+        raise InputError(f"--label: {_name(run)} is a survival run. Pass --time COL and --event COL.")
+    if time is None or event is None:
+        missing = "--time COL" if time is None else "--event COL"
+        raise InputError(f"{_name(run)} is a survival run: pass --time COL and --event COL; {missing} is missing.")
+    return time, event
+
+
 @dataclass(frozen=True, eq=False)
 class _Rows:
     """The rows of the other data set: feature sets, samples, labels in the run's order, columns, missing values."""
@@ -250,7 +278,7 @@ def _read(
     """Read features and labels in the form the run's head takes."""
     of_run = (("--bags of the run", what.bags), ("--views of the run", what.views))
     asked = [
-        *(("--label", name) for name in labels),
+        *(zip(("--time", "--event"), labels, strict=True) if protocol.survival else (("--label", c) for c in labels)),
         ("--groups", protocol.groups),
         ("--by", protocol.by),
         ("--per", protocol.per),
@@ -268,6 +296,10 @@ def _read(
     y: NDArray[Any]
     if task == "regression":
         data, y = _measured(read, labels, classes, separator, means)
+    elif task == "survival":
+        _refuse_of_classes(separator, means, "risks")
+        data, of_times = with_times(read, labels, no_event=True)
+        y = of_times.y
     else:
         data, found = with_labels(read, labels, separator, constant=True)
         data, y = _mapped(data, found, classes, task, means)
@@ -281,7 +313,7 @@ def _predicted(
     head, task = run.head, run.metrics["task"]
     classes = list(run.metrics[names_key(task)])
     scores = _scores(head, _inputs(rows.data, own, names, head), task)
-    if task != "regression":
+    if task not in WITHOUT_CLASSES:
         scores = in_order_of(head, classes, scores)
     if "calibrator" in run.decision:
         scores = calibrator_from_dict(run.decision["calibrator"])(scores)
@@ -289,7 +321,7 @@ def _predicted(
     y = rows.y
     if which is not None and which.name != classes[-1]:
         classes, y, scores = classes[::-1], 1 - y, scores[:, ::-1]
-    of_columns = task in ("multilabel", "regression")
+    of_columns = task in ("multilabel", *WITHOUT_CLASSES)
     known = np.arange(len(classes)) if of_columns else np.asarray(head.classes_)[columns_of(head, classes)]
     truth = y if of_columns else known[y]
     fold = Fold(Split(0, np.arange(0), np.arange(len(y))), {}, scores, score(task, truth, scores, classes=known))
@@ -443,9 +475,7 @@ def _measured(
     mapping: Mapping[str, str | None] | None,
 ) -> tuple[Data, NDArray[np.float64]]:
     """Return the samples that have numbers, and the numbers, of shape ``(n, n_outputs)``."""
-    for option, given in (("--map", mapping), ("--label-separator", separator)):
-        if given:
-            raise InputError(f"{option} is for classes, but the run predicts numbers: leave it out.")
+    _refuse_of_classes(separator, mapping, "numbers")
     if len(labels) != len(outputs):
         raise InputError(
             f"the run predicts {', '.join(outputs)}, but --label names {counted(len(labels), 'column')}: pass one "
@@ -455,9 +485,15 @@ def _measured(
     return data, found.y.reshape(len(found.y), -1)
 
 
+def _refuse_of_classes(separator: str | None, mapping: Mapping[str, str | None] | None, what: str) -> None:
+    for option, given in (("--map", mapping), ("--label-separator", separator)):
+        if given:
+            raise InputError(f"{option} is for classes, but the run predicts {what}: leave it out.")
+
+
 def _scores(head: Any, X: Any, task: Task) -> NDArray[np.float64]:
     """Return a head's scores or predictions, a column for each class, label or output."""
-    found = np.asarray(head.predict(X) if task == "regression" else head.predict_proba(X), np.float64)
+    found = np.asarray(head.predict(X) if task in WITHOUT_CLASSES else head.predict_proba(X), np.float64)
     return found.reshape(len(found), -1)
 
 
@@ -493,6 +529,8 @@ def _shared(
         read = rule.applied(theirs.read(*own, where=run.config["where"]))
         if run.metrics["task"] == "regression":
             trained, _ = with_numbers(read, run.config["label"])
+        elif run.metrics["task"] == "survival":
+            trained, _ = with_times(read, run.config["label"])
         else:
             trained, labels = with_labels(read, run.config["label"], run.config["label_separator"])
             if means := run.config.get("merge"):
@@ -669,5 +707,8 @@ def _beside(metric: str, internal: Paired, external: Paired, level: float) -> di
         drop = Interval(*draw.interval((inside - outside)[1:], level))
     drop = drop if sign > 0 else Interval(-drop.high, -drop.low)
     values = {"internal": inside[0], "external": outside[0], "drop": sign * (inside[0] - outside[0])}
+    if metric in NEAREST_IS_BEST:  # a drop is a larger distance from the best value
+        farther = np.abs(outside - NEAREST_IS_BEST[metric]) - np.abs(inside - NEAREST_IS_BEST[metric])
+        values["drop"], drop = farther[0], Interval(*draw.interval(farther[1:], level))
     intervals = {"internal": of_inside, "external": of_outside, "drop": drop}
     return {part: json_safe({"value": values[part], **intervals[part]._asdict()}) for part in values}

@@ -19,6 +19,7 @@ from headwater.embed import Content
 from headwater.embed.hub import tokens_of_text
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.class_order import columns_of
+from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.heads import LinearProbe, Ordinal, TokenHead, deletion, relevance
 from headwater.heads.explain import Relevance
 from headwater.runs.foreign import reads_runs
@@ -138,8 +139,9 @@ def explain(
             f"a fine-tune run stores no features. Embed with --adapter {fitted.path} --tokens all, fit a head on the "
             "tokens with headwater fit-head, and explain that run."
         )
-    if fitted.metrics["task"] == "regression":
-        raise InputError("explain needs a run that predicts classes, but this run predicts numbers.")
+    if (task := fitted.metrics["task"]) in WITHOUT_CLASSES:
+        what = "numbers" if task == "regression" else "risks"
+        raise InputError(f"explain needs a run that predicts classes, but this run predicts {what}.")
     if fitted.config.get("views"):
         raise InputError("explain needs one image per row, but this run has several views of a case.")
     if fitted.config.get("bags"):

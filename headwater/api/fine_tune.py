@@ -20,7 +20,8 @@ from headwater.runs.run import Run
 from headwater.runs.write import run_folder
 from headwater.samples.selection import Selection
 
-USED = {"groups", "folds", "split", "holdout", "by", "per", "aggregate", "positive", "seed"}
+USED = {"groups", "folds", "split", "holdout", "by", "per", "aggregate", "positive", "seed", "seeds"}
+USED |= {"calibrate", "sensitivity", "specificity", "conformal", "conformal_per_class", "prevalence"}
 USED |= {"where", "bags", "views", "label_separator", "missing_values"}
 USED |= {"weights", "adapter", "layer", "pooling", "prompt", "image_size", "steps", "image", "text", "id"}
 """Options that it uses, besides all of `headwater.Training`."""

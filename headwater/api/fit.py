@@ -18,8 +18,9 @@ from headwater._writable import require_writable
 from headwater.errors import HeadwaterError, InputError
 from headwater.evaluate.fold_means import natural
 from headwater.evaluate.options import Protocol
-from headwater.experiment.fit import FitOptions
+from headwater.experiment.fit import FitOptions, labels_of
 from headwater.experiment.head import HeadChoice
+from headwater.runs.families import FAMILY
 from headwater.runs.run import Run
 from headwater.runs.write import run_folder, to_json
 from headwater.samples.columns import require_column
@@ -32,7 +33,7 @@ def fit_head(
     store: str | Path | Store,
     *,
     features: str | Sequence[str],
-    label: str | Sequence[str],
+    label: str | Sequence[str] | None = None,
     head: str | None = None,
     params: Mapping[str, Any] | None = None,
     prompts: str | Path | None = None,
@@ -56,9 +57,10 @@ def fit_head(
         One or more feature sets, ``NAME/MODALITY``; several are concatenated, or fused by the head. Heads over tokens
         read tokens; with ``NAME/MODALITY:pooled`` they read the pooled feature as one token.
     label
-        The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task.
+        The column to predict; several columns of 0 and 1, or one column of lists, make a multi-label task. With
+        ``task="survival"``, ``time`` and ``event`` take its place.
     head
-        Kind of head. Default: ``linear``; ``ridge`` for regression, ``ordinal`` for grades.
+        Kind of head. Default: ``linear``; ``ridge`` for regression, ``cox`` for survival, ``ordinal`` for grades.
     params
         Parameters of the head. A list of values is searched, unless the parameter is itself a list. The head's own grid
         is searched too, unless a parameter of it is given here.
@@ -96,9 +98,10 @@ def fit_head(
     """
     target = run_folder(out)
     protocol, selection = with_options("fit_head", options, protocol or Protocol(), selection or Selection())
+    protocol.refuse()  # before a head is looked up by the task
     asked = FitOptions(
         features=require_names("--features", features),
-        labels=require_names("--label", label),
+        labels=labels_of(label, protocol),
         head=HeadChoice.under(protocol, head, params or {}, device=device),
         params=dict(params or {}),
         protocol=protocol,
@@ -111,10 +114,6 @@ def fit_head(
     asked.refuse()
     opened = store if isinstance(store, Store) else open_store(store)
     return asked.on(opened).run(target, progress_to(progress))
-
-
-FAMILY = "family.json"
-"""The file in a folder of runs that says what their levels are."""
 
 
 def fit_separately(
@@ -164,10 +163,13 @@ def fit_separately(
         raise InputError(f"--out {folder} holds something else. Give another folder.")
     values = sorted(set(opened.select(where)[column].drop_nulls().cast(pl.String).to_list()), key=natural)
     names = {value: re.sub(r"[^\w.-]+", "_", value).strip(".") or "_" for value in values}
-    if len(set(names.values())) < len(names):
-        raise InputError(f"--separately {column}: two of its values give the same folder name. Rename one of them.")
+    folders = [name.casefold() for name in names.values()]
+    if len(set(folders)) < len(folders) or {FAMILY, "config.json"} & set(folders):
+        raise InputError(f"--separately {column}: its values do not give distinct folder names. Rename some of them.")
     if not values:
         raise InputError(f"--separately {column} is empty in all samples.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAMILY).write_text(to_json({"separately": column, "runs": names}))
     runs = {}
     quoted = column.replace('"', '""')
     for value in values:
@@ -178,5 +180,4 @@ def fit_separately(
             runs[value] = fit_head(opened, out=folder / names[value], selection=chosen, progress=progress, **options)
         except HeadwaterError as error:
             raise type(error)(f"{column} {value}: {error}") from error
-    (folder / FAMILY).write_text(to_json({"separately": column, "runs": {v: names[v] for v in values}}))
     return runs

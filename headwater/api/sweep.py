@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.bootstrap import default_metric
 from headwater.evaluate.options import Protocol
 from headwater.experiment.ablation import require_metric
-from headwater.experiment.fit import FitOptions, FitPlan
+from headwater.experiment.fit import FitOptions, FitPlan, labels_of
 from headwater.experiment.head import DEFAULT_HEAD, HeadChoice
 from headwater.experiment.leaderboard import Cell, leaderboard_lines, ranked
 from headwater.runs.places import PLACES, seen_from
@@ -41,6 +43,7 @@ COSTS = {  # rough cost of a head's own grid relative to linear, to run cheap he
     "linear": 1,
     "ordinal": 1,
     "ridge": 1,
+    "cox": 2,
     "prototypes": 2,
     "gda": 3,
     "knn": 6,
@@ -101,7 +104,8 @@ class Sweep(Shown):
         ]
 
 
-SWEPT = {"task", "order", "trials", "groups", "folds", "split", "holdout", "by", "seed", "seeds", "inner_folds"}
+SWEPT = {"task", "time", "event", "risk_groups", "order", "groups", "folds", "split", "holdout", "by", "seed", "seeds"}
+SWEPT |= {"trials", "inner_folds", "halving"}
 SWEPT |= {"per", "aggregate", "positive", "where", "bags", "views", "label_separator", "merge", "missing_values"}
 """Options of `headwater.Protocol` and `headwater.Selection` that a sweep uses."""
 
@@ -110,11 +114,12 @@ def sweep(
     store: str | Path | Store,
     *,
     features: Sequence[str],
-    label: str | Sequence[str],
+    label: str | Sequence[str] | None = None,
     out: str | Path,
     heads: str | Sequence[str] | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
     grid: str | Path | None = None,
+    report_each: str | Sequence[str] | None = None,
     metric: str | None = None,
     device: Device = "auto",
     allow_leakage: str | None = None,
@@ -139,15 +144,18 @@ def sweep(
     out
         The directory to write: ``leaderboard.parquet`` and ``.csv``, ``trials.parquet``, ``sweep.json``, and ``runs/``.
     heads
-        Kinds of heads. Default: ``linear``; ``ridge`` for regression, ``ordinal`` for grades. A head that needs two
-        inputs is skipped for a single input.
+        Kinds of heads. Default: ``linear``; ``ridge`` for regression, ``cox`` for survival, ``ordinal`` for grades. A
+        head that needs two inputs is skipped for a single input.
     params
         Parameters by kind of head; a list of values is searched, as in `fit_head`.
     grid
         A TOML file with a table of further parameters for each kind of head.
+    report_each
+        Parameters with a list of values whose values are rows of the leaderboard, each a run of its own, rather than
+        selected among: ``"n_tokens"`` for every head that has it, or ``"co-attention.n_tokens"``.
     metric
-        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), r2 for regression, or the
-        quadratic kappa for grades.
+        Metric to sort the leaderboard by. Default: the AUC (macro, for several labels), r2 for regression, c_index for
+        survival, or the quadratic kappa for grades.
     device, allow_leakage, protocol, selection
         As in `fit_head`.
     progress
@@ -169,17 +177,28 @@ def sweep(
     require_writable(out)
     require_device(device)  # refuses a GPU that is not there, before anything is read
     protocol, selection = with_options("sweep", options, protocol or Protocol(), selection or Selection(), only=SWEPT)
-    labels = require_names("--label", label)
+    protocol.refuse()
+    labels = labels_of(label, protocol)
     opened = store if isinstance(store, Store) else open_store(store)
     plans, skipped = _plans(
-        opened, features, labels, heads, params or {}, grid, device, allow_leakage, protocol, selection
+        opened,
+        features,
+        labels,
+        heads,
+        params or {},
+        grid,
+        device,
+        allow_leakage,
+        protocol,
+        selection,
+        as_tuple(report_each),
     )
     if metric is not None:
         require_metric(next(iter(plans.values())).task(), metric)
     folder = _begun(Path(out), plans)
     _run(folder, plans, progress_to(progress))
     cells = [
-        Cell(name, plan.asked.features, plan.asked.head.kind, read_results(folder / "runs" / name))
+        Cell(name, plan.asked.features, _shown_head(name, plan), read_results(folder / "runs" / name))
         for name, plan in plans.items()
     ]
     return _finished(folder, cells, metric, protocol.seed, skipped)
@@ -196,6 +215,7 @@ def _plans(
     allow_leakage: str | None,
     protocol: Protocol,
     selection: Selection,
+    report_each: Sequence[str],
 ) -> tuple[dict[str, FitPlan], list[dict[str, str]]]:
     """Return the fit of each cell by name, cheap heads first, and the skipped cells with the reason."""
     sets = list(dict.fromkeys(_names(part) for part in require_names("--features", features)))
@@ -205,8 +225,9 @@ def _plans(
     every = tuple(dict.fromkeys(name.removesuffix(POOLED) for names in sets for name in names))
     plans: dict[str, FitPlan] = {}
     skipped: list[dict[str, str]] = []
-    for kind in sorted(kinds, key=_cost):
-        chosen = HeadChoice.under(protocol, kind, of_heads.get(kind, {}), device=device, option=f"--set {kind}.")
+    heads_asked = [one for kind in sorted(kinds, key=_cost) for one in _variants(kind, of_heads, report_each)]
+    for kind, params_of_kind, variant in heads_asked:
+        chosen = HeadChoice.under(protocol, kind, params_of_kind, device=device, option=f"--set {kind}.")
         if chosen.head().needs_texts:
             raise InputError(
                 f"--heads {kind} needs prompts, which a sweep does not take: run fit-head --prompts for it."
@@ -221,16 +242,45 @@ def _plans(
                 features=names,
                 labels=labels,
                 head=chosen,
-                params=of_heads.get(kind, {}),
+                params=params_of_kind,
                 protocol=protocol,
                 selection=replace(selection, samples_with=tuple(name for name in every if name not in own)),
                 allow_leakage=allow_leakage,
             )
             asked.refuse()
-            plans[_cell_name(names, kind)] = asked.on(store)
+            plans[_cell_name(names, kind) + variant] = asked.on(store)
     if not plans:
         raise InputError(f"nothing to sweep: {kinds[0]} needs two inputs. Join them, as in --features A/image+B/text.")
     return plans, skipped
+
+
+def _shown_head(name: str, plan: FitPlan) -> str:
+    """Return what the leaderboard calls a cell's head: its kind, with the values that are reported each."""
+    return plan.asked.head.kind + name.removeprefix(_cell_name(plan.asked.features, plan.asked.head.kind))
+
+
+def _variants(
+    kind: str, of_heads: Mapping[str, Mapping[str, Any]], report_each: Sequence[str]
+) -> list[tuple[str, dict[str, Any], str]]:
+    """Return the kind with its parameters, once for each combination of the values to report, and what names it."""
+    given = dict(of_heads.get(kind, {}))
+    names = [name.rpartition(".")[2] for name in report_each if name.rpartition(".")[0] in ("", kind)]
+    listed = [name for name in names if isinstance(given.get(name), list)]
+    missing = [name for name in names if name not in listed and f"{kind}.{name}" in report_each]
+    if missing or (names and not listed and not any(_lists(of, names) for of in of_heads.values())):
+        name = (missing or names)[0]
+        raise InputError(f"--report-each {name}: give its values as a list, such as --set {kind}.{name}=[64,256].")
+    found = []
+    for values in product(*(given[name] for name in listed)):
+        words = "".join(
+            f"-{name}-{re.sub(r'[^A-Za-z0-9.]+', '_', str(v))}" for name, v in zip(listed, values, strict=True)
+        )
+        found.append((kind, {**given, **dict(zip(listed, values, strict=True))}, words))
+    return found
+
+
+def _lists(params: Mapping[str, Any], names: Sequence[str]) -> bool:
+    return any(isinstance(params.get(name), list) for name in names)
 
 
 def _names(part: str) -> tuple[str, ...]:
@@ -313,6 +363,7 @@ def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
         if earlier.get("command") != COMMAND:
             raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
         # the store may have been moved, so features and samples are compared by digest
+        earlier.setdefault("halving", _older_halving(plans.values()))
         names = dict.fromkeys([*config, *earlier])
         if "missing_values" not in earlier and _has_none_missing(next(iter(plans.values()))):
             del names["missing_values"]  # older versions had no such words, and these samples have none
@@ -329,6 +380,12 @@ def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     _write(there, to_json(seen_from(folder, config)).encode())
     return folder
+
+
+def _older_halving(plans: Iterable[FitPlan]) -> bool:
+    """Return what an older version, which dropped no settings, has in place of the option ``halving``."""
+    asked = [plan.asked for plan in plans]
+    return asked[0].protocol.halving and not any(one.head.head().pausable for one in asked)
 
 
 def _cells_there(folder: Path) -> Iterator[Path]:
@@ -397,6 +454,7 @@ def _is_finished(path: Path, plan: FitPlan) -> bool:
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
     config.setdefault("positive", None)  # older versions had no such options
     config.setdefault("order", None)
+    config.setdefault("halving", _older_halving([plan]))
     if "missing_values" not in config:  # written by an older version; `_begun` has accepted it
         del wanted["missing_values"]
     return config == wanted and read_results(path).trials is not None

@@ -5,26 +5,28 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
+
+import numpy as np
 
 from headwater._checks import require_names
-from headwater._reading import open_regular, read_json
+from headwater._reading import open_regular
 from headwater._shown import Shown
+from headwater._tables import Format, latex, markdown, plain_cell, require_format
 from headwater._words import aligned, size
 from headwater.api.compare import Compared, compare
-from headwater.api.fit import FAMILY
-from headwater.errors import HeadError, HeadwaterError, InputError, nearest
-from headwater.evaluate.fold_means import natural
+from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.measured import METRICS
+from headwater.evaluate.statistics import holm
+from headwater.runs.families import divided_by, family_of, names_of_systems
 from headwater.runs.foreign import reads_runs
+from headwater.runs.predictions import names_of
 from headwater.runs.printed import interval_words, number_words, p_words
 from headwater.runs.run import Results, read_results
 
-Format = Literal["md", "csv", "latex", "json"]
-FORMATS = get_args(Format)
 OF_PAPERS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "precision", "recall", "f1", "auc"),
     "multiclass": ("accuracy", "precision", "recall", "f1_macro", "auc"),
@@ -65,7 +67,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """A comparison of two systems by one metric, at one level: see `headwater.api.compare.Difference`."""
+    """A comparison of two systems by one metric, at one level: see `headwater.api.compare.Difference`.
+
+    ``p_holm`` is the p of the corrected t, corrected for all rows of the table of pairs.
+    """
 
     metric: str
     level: str
@@ -77,6 +82,7 @@ class Pair:
     corrected_t: float | None
     wilcoxon: float | None
     least_wilcoxon: float | None
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,7 +142,7 @@ class Table(Shown):
         if form == "csv":
             return self._csv()
         tables = [self._cells(), *([self._pair_cells()] if self.pairs else [])]
-        write = _markdown if form == "md" else _latex
+        write = markdown if form == "md" else latex
         return "\n".join(write(cells) for cells in tables)
 
     def _cells(self) -> list[list[str]]:
@@ -156,11 +162,12 @@ class Table(Shown):
 
     def _pair_cells(self) -> list[list[str]]:
         head = ["metric", *([self.level_name] if self.level_name else []), "difference", "", "95 %"]
-        out = [[*head, "p corrected t", "p Wilcoxon"]]
+        out = [[*head, "p corrected t", "p Holm", "p Wilcoxon"]]
         for pair in self.pairs:
             cells = [pair.metric, *([pair.level] if self.level_name else []), f"{pair.first} - {pair.second}"]
             cells += [number_words(pair.difference, "+"), interval_words(pair.low, pair.high, "+")]
-            out.append([*cells, p_words(pair.corrected_t), p_words(pair.wilcoxon, pair.least_wilcoxon)])
+            wilcoxon = p_words(pair.wilcoxon, pair.least_wilcoxon)
+            out.append([*cells, p_words(pair.corrected_t), p_words(pair.p_holm), wilcoxon])
         return out
 
     def _csv(self) -> str:
@@ -172,7 +179,9 @@ class Table(Shown):
         writer.writerow(["system", "level", "n", *names, *costs])
         for row in self.rows:
             values = [row.values[name][part] for name in self.metrics for part in parts]
-            writer.writerow([_plain(row.system), _plain(row.level), row.n, *values, *(row.costs[c] for c in costs)])
+            writer.writerow(
+                [plain_cell(row.system), plain_cell(row.level), row.n, *values, *(row.costs[c] for c in costs)]
+            )
         return out.getvalue()
 
 
@@ -222,8 +231,8 @@ def table(
     """
     if not runs:
         raise InputError("name at least one run.")
-    families = {path: _family(Path(path)) for path in map(str, runs)}
-    called = _names([Path(path) for path in families], names)
+    families = {path: family_of(Path(path)) for path in map(str, runs)}
+    called = names_of_systems([Path(path) for path in families], names)
     found = [
         (name, level, path, read_results(path))
         for name, family in zip(called, families.values(), strict=True)
@@ -233,6 +242,13 @@ def table(
     if len(tasks) > 1:
         raise InputError(f"the runs have different tasks ({', '.join(sorted(tasks))}): make a table of each.")
     task = tasks.pop()
+    classes = {tuple(map(str, names_of(results.metrics))) for *_, results in found}
+    if task == "binary" and len(classes) > 1:
+        raise InputError(
+            "the runs have different classes or another positive class ("
+            + "; ".join(sorted(", ".join(one) for one in classes))
+            + ", the positive one last): fit them with the same --positive."
+        )
     shown = OF_PAPERS[task] if metrics is None else require_names("--metric", metrics)
     for metric in shown:
         if metric not in METRICS[task]:
@@ -241,56 +257,9 @@ def table(
     rows = [row for one in found for row in _rows(*one, shown, by=by, per=per)]
     compared, notes = _pairs(found, called, shown, per=per) if pairs else ([], [])
     of_families = any(level for _, level, *_ in found)
-    divided = [column for path in families if (column := _divided_by(Path(path))) is not None]
+    divided = [column for path in families if (column := divided_by(Path(path))) is not None]
     level_name = _level_name([results for *_, results in found], divided, of_families, by)
     return Table(shown, rows, compared, notes, level_name, intervals, costs)
-
-
-def require_format(form: str) -> None:
-    """Refuse an unknown format."""
-    if form not in FORMATS:
-        raise InputError(f"--format {form!r}: must be one of {', '.join(FORMATS)}.{nearest(form, FORMATS)}")
-
-
-def _family(path: Path) -> dict[str, Path]:
-    """Return the runs of a directory by level: the run itself, or each run within it."""
-    if (path / "config.json").is_file():
-        return {"": path}
-    within = path / "runs" if (path / "runs").is_dir() else path
-    found = (
-        {
-            one.name: one
-            for one in sorted(within.iterdir(), key=lambda one: natural(one.name))
-            if (one / "config.json").is_file()
-        }
-        if path.is_dir()
-        else {}
-    )
-    if not found:
-        raise HeadError(f"{path}: no run here, and none in it.")
-    return found
-
-
-def _divided_by(path: Path) -> str | None:
-    """Return the column by which a family of runs is divided; None if it does not say."""
-    try:
-        found = read_json(path / FAMILY)
-    except (OSError, ValueError):
-        return None
-    return str(found["separately"]) if isinstance(found, dict) and "separately" in found else None
-
-
-def _names(paths: Sequence[Path], names: Sequence[str] | None) -> list[str]:
-    if names is not None:
-        if len(names) != len(paths) or len(set(names)) < len(names):
-            raise InputError(f"--name: {len(paths)} runs need as many different names.")
-        return list(names)
-    resolved = [path.resolve() for path in paths]
-    for depth in range(1, max(len(path.parts) for path in resolved) + 1):
-        found = ["/".join(path.parts[-depth:]) for path in resolved]
-        if len(set(found)) == len(found):
-            break
-    return found
 
 
 def _level_name(found: Sequence[Results], families: Sequence[str], of_families: bool, by: bool) -> str:
@@ -326,20 +295,30 @@ def _values(section: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, dic
     found = {}
     for name in metrics:
         low, high = section.get("intervals", {}).get(name) or (None, None)
-        found[name] = {"mean": section["mean"].get(name), "std": section["std"].get(name), "low": low, "high": high}
+        values = {"mean": section["mean"].get(name), "std": section["std"].get(name), "low": low, "high": high}
+        found[name] = {part: _number(value) for part, value in values.items()}
     return found
+
+
+def _number(value: Any) -> float | None:
+    """Return a number of a run's file; refuse anything else, while the run can be named."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)
 
 
 def _costs(path: Path, results: Results) -> dict[str, float | None]:
     """Return the trained parameters of a run, with those of its encoder, its seconds and its peak memory."""
-    training = results.metrics.get("training") or results.metrics.get("fitting") or {}
+    training = results.metrics.get("training") or results.cost
     parameters = _head_parameters(path, results)
     if parameters is not None and isinstance(of_encoder := training.get("of_the_encoder"), int):
         parameters += of_encoder
     return {
         "parameters": parameters,
-        "seconds": training.get("seconds"),
-        "peak_memory_bytes": training.get("peak_memory_bytes"),
+        "seconds": _number(training.get("seconds")),
+        "peak_memory_bytes": _number(training.get("peak_memory_bytes")),
     }
 
 
@@ -353,16 +332,19 @@ def _head_parameters(path: Path, results: Results) -> int | None:
         with open_regular(path / "head.safetensors") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, 10_000_000)))
-    except (OSError, ValueError):
+        shapes = [entry["shape"] for key, entry in header.items() if key != "__metadata__"]
+        return sum(_product(shape) for shape in shapes)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # damaged
         return None
-    total = 0
-    for key, entry in header.items():
-        if key != "__metadata__":
-            n = 1
-            for side in entry["shape"]:
-                n *= side
-            total += n
-    return total
+
+
+def _product(shape: Any) -> int:
+    n = 1
+    for side in shape:
+        if not isinstance(side, int) or isinstance(side, bool) or not 0 <= side < 2**40 or n > 2**60:
+            raise ValueError("not the shape of an array")
+        n *= side
+    return n
 
 
 def _pairs(
@@ -382,7 +364,10 @@ def _pairs(
                 except HeadwaterError as error:
                     notes.append(f"{first} and {second} are not compared: {error}")
                     break
-    return pairs, notes
+    of_pairs = [np.nan if pair.corrected_t is None else pair.corrected_t for pair in pairs]
+    adjusted = holm(of_pairs).tolist() if pairs else []
+    corrected = [replace(pair, p_holm=float(p)) for pair, p in zip(pairs, adjusted, strict=True)]
+    return corrected, notes
 
 
 def _pair(found: Compared, metric: str, level: str, first: str, second: str) -> Pair:
@@ -398,32 +383,3 @@ def _cost_words(costs: Mapping[str, float | None]) -> list[str]:
         "–" if seconds is None else f"{seconds:,.1f}",
         "–" if memory is None else size(int(memory)),
     ]
-
-
-def _plain(cell: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
-
-
-def _markdown(cells: Sequence[Sequence[str]]) -> str:
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]) + "\n"
-
-
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "±": "$\\pm$",
-    "–": "--",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-}
-
-
-def _latex(cells: Sequence[Sequence[str]]) -> str:
-    def escaped(cell: str) -> str:
-        return "".join(_LATEX.get(c, c) for c in cell.replace("\\", "/"))
-
-    rows = [f"{' & '.join(map(escaped, row))} \\\\" for row in cells]
-    body = "\n".join(rows[1:])
-    columns = "l" * 2 + "r" * (len(cells[0]) - 2)
-    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{rows[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"

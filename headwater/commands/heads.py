@@ -13,7 +13,9 @@ from headwater.commands.output import show, warn_of_code
 def fit_head(
     store: o.Store,
     features: o.Features,
-    label: o.Label,
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     label_separator: o.Separator = None,
     where: o.Where = None,
     bags: o.Bags = None,
@@ -45,6 +47,7 @@ def fit_head(
     ] = None,
     inner_folds: o.InnerFolds = 4,
     trials: o.Trials = None,
+    halving: o.Halving = True,
     fine: Annotated[
         bool, option("--fine", panel=o.HEAD, help="After the grid, try 12 more penalties around the best.")
     ] = False,
@@ -52,29 +55,13 @@ def fit_head(
         int | None, option(panel=o.HEAD, min=1, help="Train on this many rows of each class, drawn in each fold.")
     ] = None,
     draws: Annotated[int | None, option(panel=o.HEAD, min=1, help="How often to draw them.")] = None,
-    calibrate: Annotated[
-        Literal["temperature", "isotonic"] | None,
-        option(panel=o.REPORT, help="Calibrate scores, inside the training rows."),
-    ] = None,
-    sensitivity: Annotated[
-        float | None, option(panel=o.REPORT, help="Report a threshold for this sensitivity, chosen on training rows.")
-    ] = None,
-    specificity: Annotated[float | None, option(panel=o.REPORT, help="The same for a specificity.")] = None,
-    conformal: Annotated[
-        float | None,
-        option(panel=o.REPORT, metavar="ALPHA", help="Prediction sets that miss the class in at most this share."),
-    ] = None,
-    conformal_per_class: Annotated[
-        bool, option("--conformal-per-class", panel=o.REPORT, help="Let that hold for each class by itself.")
-    ] = False,
-    prevalence: Annotated[
-        float | None,
-        option(
-            panel=o.REPORT,
-            metavar="SHARE",
-            help="Restate predictive values for this share of positive cases, such as 0.006 in screening.",
-        ),
-    ] = None,
+    calibrate: o.Calibrate = None,
+    sensitivity: o.Sensitivity = None,
+    specificity: o.Specificity = None,
+    conformal: o.Conformal = None,
+    conformal_per_class: o.PerClass = False,
+    prevalence: o.Prevalence = None,
+    risk_groups: o.RiskGroups = None,
     by: o.By = None,
     per: o.Per = None,
     aggregate: o.Aggregated = None,
@@ -113,6 +100,7 @@ def fit_head(
     from headwater.evaluate.options import Protocol
     from headwater.samples.selection import Selection
 
+    o.require_label(label, task)
     asked: dict[str, Any] = {
         "features": features,
         "label": label,
@@ -143,8 +131,10 @@ def sweep(
         list[str],
         option(panel=o.DATA, metavar="NAME/MODALITY[+…]", help="Inputs; join several by +, repeat for others."),
     ],
-    label: o.Label,
     out: Annotated[Path, option(panel=o.OUTPUT, metavar="DIR", help="Where to write leaderboard, trials and runs.")],
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     label_separator: o.Separator = None,
     where: o.Where = None,
     bags: o.Bags = None,
@@ -164,7 +154,7 @@ def sweep(
         option(
             panel=o.HEAD,
             metavar="KIND",
-            help="Kind of head; repeat. Default: linear; ridge for numbers, ordinal for grades.",
+            help="Kind of head; repeat. Default: linear; ridge for numbers, cox for survival, ordinal for grades.",
         ),
     ] = None,
     task: o.TaskOption = "auto",
@@ -178,6 +168,13 @@ def sweep(
     ] = None,
     inner_folds: o.InnerFolds = 4,
     trials: o.Trials = None,
+    halving: o.Halving = True,
+    report_each: Annotated[
+        list[str] | None,
+        option(
+            panel=o.REPORT, metavar="[HEAD.]PARAM", help="Report each value of this list as a row of its own; repeat."
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         option(panel=o.REPORT, metavar="METRIC", help="What the leaderboard is sorted by. Default: AUC."),
@@ -201,6 +198,7 @@ def sweep(
     from headwater.evaluate.options import Protocol
     from headwater.samples.selection import Selection
 
+    o.require_label(label, task)
     done = api.sweep(
         store,
         features=features,
@@ -209,6 +207,7 @@ def sweep(
         heads=heads,
         params=params_of_heads(set_ or []),
         grid=grid,
+        report_each=report_each,
         metric=metric,
         device=device,
         allow_leakage=allow_leakage,
@@ -313,10 +312,45 @@ def table(
         show(found.lines(), found.to_dict(), json)
 
 
+def cohort(
+    store: o.Store,
+    column: Annotated[
+        list[str], option(panel=o.DATA, metavar="COL", help="A column to describe, such as the label or age; repeat.")
+    ],
+    where: o.Where = None,
+    missing_values: o.MissingValues = None,
+    groups: o.Groups = None,
+    by: Annotated[
+        str | None, option(panel=o.REPORT, metavar="COL", help="Divide by this column, such as the split or the site.")
+    ] = None,
+    format_: Annotated[
+        Literal["md", "csv", "latex", "json"] | None,
+        option("--format", panel=o.OUTPUT, help="Print for a paper or a script. Default: for the terminal."),
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Describe the patients and samples of a store.
+
+    The first table of a paper: counts and shares, medians and ranges, overall and by site or split.
+
+    Example:
+      headwater cohort scans.hw --column density --column age --groups patient --by site
+    """
+    from headwater import api
+
+    found = api.cohort(store, column, by=by, groups=groups, where=where, missing_values=missing_values)
+    if format_ is not None and not json:
+        print(found.text(format_), end="")
+    else:
+        show(found.lines(), found.to_dict(), json)
+
+
 def evaluate(
     run: Annotated[Path, o.typer.Argument(metavar="RUN", help="The run directory whose head is tested.")],
     store: Annotated[str, o.typer.Argument(metavar="STORE", help="The store of the other data set.")],
-    label: o.Label,
+    label: o.MaybeLabel = None,
+    time: o.Time = None,
+    event: o.Event = None,
     features: Annotated[
         list[str] | None,
         option(panel=o.DATA, metavar="NAME/MODALITY", help="Features, where they have other names in this store."),
@@ -368,6 +402,8 @@ def evaluate(
         run,
         store,
         label=label,
+        time=time,
+        event=event,
         features=features,
         mapping=mapping_of("--map", map_ or []),
         level=level,
@@ -382,7 +418,15 @@ def evaluate(
 
 
 def plot(
-    run: Annotated[Path, o.typer.Argument(metavar="RUN", help="A run directory.")],
+    runs: Annotated[
+        list[Path], o.typer.Argument(metavar="RUN …", help="A run; or several runs or folders of runs, side by side.")
+    ],
+    name: Annotated[
+        list[str] | None, option(panel=o.REPORT, metavar="NAME", help="What to call each of several runs; repeat.")
+    ] = None,
+    metric: Annotated[
+        str | None, option(panel=o.REPORT, metavar="METRIC", help="What to draw of several runs. Default: the AUC.")
+    ] = None,
     positive: o.PositiveClass = None,
     dpi: Annotated[int, option(panel=o.OUTPUT, min=1, help="Resolution of PNG files, in dots per inch.")] = 300,
     out: Annotated[
@@ -392,14 +436,26 @@ def plot(
 ) -> None:
     """Draw a run: calibration, ROC, confusion.
 
-    Writes PNG and SVG; of regressions, predicted against true numbers.
+    Writes PNG and SVG; of regressions, predicted against true numbers. Of several runs: a metric of each with its
+    interval, by level where there are levels, and box plots over folds.
 
     Example:
       headwater plot runs/density
     """
     from headwater import report
+    from headwater._checks import refuse_idle
+    from headwater.errors import InputError
 
-    drawn = report.plot(run, out=out, positive=positive, dpi=dpi)
+    if len(runs) == 1 and (runs[0] / "config.json").exists():
+        refuse_idle({"--name": bool(name), "--metric": metric is not None}, "goes with several runs.")
+        drawn = report.plot(runs[0], out=out, positive=positive, dpi=dpi)
+    elif len(runs) == 1 and not runs[0].is_dir():
+        drawn = report.plot(runs[0], out=out, positive=positive, dpi=dpi)  # says that no run is there
+    else:
+        refuse_idle({"--positive": positive is not None}, "goes with a single run.")
+        if out is None:
+            raise InputError("--out: name a folder for the figures of several runs.")
+        drawn = report.plot_systems(runs, out=out, names=name or None, metric=metric, dpi=dpi)
     show(drawn.lines(), drawn.to_dict(), json)
 
 

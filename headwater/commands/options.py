@@ -33,6 +33,18 @@ Features = Annotated[
     option(panel=DATA, metavar="NAME/MODALITY", help="Features, such as vit/image; repeat for more inputs."),
 ]
 Label = Annotated[list[str], option(panel=DATA, metavar="COL", help="Column to predict; repeat for several labels.")]
+MaybeLabel = Annotated[
+    list[str] | None, option("--label", panel=DATA, metavar="COL", help="Column to predict; repeat for several labels.")
+]
+Time = Annotated[
+    str | None, option(panel=DATA, metavar="COL", help="--task survival: column of times until event or censoring.")
+]
+Event = Annotated[
+    str | None, option(panel=DATA, metavar="COL", help="--task survival: column of 1 for an event, 0 for censored.")
+]
+RiskGroups = Annotated[
+    int | None, option(panel=REPORT, metavar="2|3", help="--task survival: groups by risk to compare. Default: 2.")
+]
 Where = Annotated[str | None, option(panel=DATA, metavar="SQL", help="Use only these samples, such as 'age > 50'.")]
 Bags = Annotated[
     str | None,
@@ -94,15 +106,23 @@ Leakage = Annotated[
 
 Head = Annotated[
     str | None,
-    option(panel=HEAD, metavar="KIND", help="Kind of head. Default: linear; ridge for numbers, ordinal for grades."),
+    option(
+        panel=HEAD,
+        metavar="KIND",
+        help="Kind of head. Default: linear; ridge for numbers, cox for survival, ordinal for grades.",
+    ),
 ]
 SetParam = Annotated[
     list[str] | None,
     option("--set", panel=HEAD, metavar="PARAM=VALUE", help="A parameter, or a list of values to search; repeat."),
 ]
 TaskOption = Annotated[
-    Literal["auto", "regression", "ordinal"],
-    option("--task", panel=HEAD, help="auto: labels are classes; regression: numbers; ordinal: grades."),
+    Literal["auto", "regression", "survival", "ordinal"],
+    option(
+        "--task",
+        panel=HEAD,
+        help="auto: labels are classes; regression: numbers; survival: risks, of --time and --event; ordinal: grades.",
+    ),
 ]
 Order = Annotated[
     str | None,
@@ -118,6 +138,14 @@ InnerFolds = Annotated[
 Trials = Annotated[
     int | None,
     option(panel=HEAD, min=1, metavar="N", help="Search N settings that Optuna proposes, instead of a grid."),
+]
+Halving = Annotated[
+    bool,
+    option(
+        "--halving/--no-halving",
+        panel=HEAD,
+        help="Drop the worse half of a grid's settings at set epochs, by inner loss (mlp, heads over tokens).",
+    ),
 ]
 
 # Encoder
@@ -178,6 +206,29 @@ Workers = Annotated[int | None, option(panel=COMPUTING, min=1, help="Threads tha
 # Report
 
 By = Annotated[str | None, option(panel=REPORT, metavar="COL", help="Also report each value of this column.")]
+Calibrate = Annotated[
+    Literal["temperature", "isotonic"] | None,
+    option(panel=REPORT, help="Calibrate scores, inside the training rows."),
+]
+Sensitivity = Annotated[
+    float | None, option(panel=REPORT, help="Report a threshold for this sensitivity, chosen on training rows.")
+]
+Specificity = Annotated[float | None, option(panel=REPORT, help="The same for a specificity.")]
+Conformal = Annotated[
+    float | None,
+    option(panel=REPORT, metavar="ALPHA", help="Prediction sets that miss the class in at most this share."),
+]
+PerClass = Annotated[
+    bool, option("--conformal-per-class", panel=REPORT, help="Let that hold for each class by itself.")
+]
+Prevalence = Annotated[
+    float | None,
+    option(
+        panel=REPORT,
+        metavar="SHARE",
+        help="Restate predictive values for this share of positive cases, such as 0.006 in screening.",
+    ),
+]
 Per = Annotated[str | None, option(panel=REPORT, metavar="COL", help="Also report at this level, such as the patient.")]
 Aggregated = Annotated[
     Literal["mean", "max", "noisy-or"] | None,
@@ -199,6 +250,12 @@ Draws = Annotated[int, option(panel=REPORT, help="Resamples of the bootstrap.")]
 
 Out = Annotated[Path | None, option(panel=OUTPUT, metavar="RUN", help="Run directory to write.")]
 Json = Annotated[bool, option("--json", panel=OUTPUT, help="Print JSON, for scripts.")]
+
+
+def require_label(label: list[str] | None, task: str) -> None:
+    """Refuse a command without a label as a usage error; survival has times in its place."""
+    if label is None and task != "survival":
+        raise typer.BadParameter("missing option --label COL (or --task survival with --time and --event).")
 
 
 def params_of(assignments: list[str]) -> dict[str, Any]:

@@ -102,6 +102,10 @@ def audit(
         int | None, option(panel=o.SPLIT, metavar="N", help="Check the folds that fit-head would make.")
     ] = None,
     seed: o.Seed = 0,
+    by: Annotated[
+        str | None,
+        option(panel=o.REPORT, metavar="COL", help="Column of the site: do features show it rather than the label?"),
+    ] = None,
     false_alarms: Annotated[
         float, option(panel=o.REPORT, help="Share of unrelated pairs that may count as near duplicates.")
     ] = 1e-5,
@@ -131,6 +135,7 @@ def audit(
         split=split,
         folds=folds,
         seed=seed,
+        by=by,
         where=where,
         missing_values=missing_values,
         false_alarms=false_alarms,

@@ -135,11 +135,13 @@ def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[
     In a binary task a unit has the second class if any of its rows has it, and in an ordinal task the highest grade of
     its rows. With several labels it has every label that any of its rows has. In a multiclass task all rows of a unit
     must have the same class. For regression it is the mean of its rows.
+    For survival all rows of a unit must have the same time and event.
 
     Raises
     ------
     InputError
-        When rows of a unit have different classes in a multiclass task; the message names a unit.
+        When rows of a unit have different classes in a multiclass task, or different times or events; the message
+        names a unit.
     """
     n_units = len(units.names)
     if task == "regression":
@@ -148,6 +150,8 @@ def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[
         sizes = np.bincount(units.codes, minlength=n_units)
         means: NDArray[Any] = sums / sizes.reshape(-1, *[1] * (y.ndim - 1))
         return means
+    if task == "survival":
+        return _times_of_units(units, y)
     if task == "multilabel":
         labels = np.zeros((n_units, y.shape[1]), y.dtype)
         np.maximum.at(labels, units.codes, y)
@@ -165,6 +169,20 @@ def labels_of_units(units: Units, task: Task, y: NDArray[Any], classes: NDArray[
         )
     found: NDArray[Any] = classes[highest]
     return found
+
+
+def _times_of_units(units: Units, y: NDArray[Any]) -> NDArray[Any]:
+    first = np.unique(units.codes, return_index=True)[1]
+    differs = (y != y[first][units.codes]).any(1)
+    if differs.any():
+        row = int(differs.argmax())
+        one, other = y[row], y[first[units.codes[row]]]
+        raise InputError(
+            f"--per {units.column}: {units.names[units.codes[row]]!s} has rows with time {other[0]:g}, event "
+            f"{int(other[1])} and with time {one[0]:g}, event {int(one[1])}. All rows of a {units.column} need "
+            "the same time and event."
+        )
+    return y[first]
 
 
 def aggregate(scores: Floats, units: Integers, task: Task, how: Aggregation) -> tuple[Integers, Floats]:
@@ -234,6 +252,8 @@ def require_aggregation(how: str, task: Task) -> None:
         raise InputError(
             "--aggregate noisy-or needs a positive class or several labels: with more than two classes use mean or max."
         )
+    if how != "mean" and task == "survival":
+        raise InputError(f"--aggregate {how} is for class scores: use mean to aggregate risks.")
     if how != "mean" and task == "regression":
         raise InputError(f"--aggregate {how} is for class scores: use mean to aggregate numbers.")
 

@@ -29,6 +29,7 @@ DEFAULT_METRIC: Mapping[Task, str] = {
     "multilabel": "auc_macro",
     "regression": "r2",
     "ordinal": "kappa_quadratic",
+    "survival": "c_index",
 }
 PRESENT = "_present"
 """Suffix of a mean over only the classes or labels present in the test rows; a mean over all may be undefined."""
@@ -38,7 +39,7 @@ def default_metric(task: Task, means: Sequence[Mapping[str, float | None]]) -> s
     """Return the default metric for comparing models, given the means they report.
 
     The AUC (macro for several labels), over the classes or labels present in the test rows if it is undefined over all;
-    r2 for regression; the quadratic kappa for grades.
+    r2 for regression; c_index for survival; the quadratic kappa for grades.
     """
     name = DEFAULT_METRIC[task]
     if all(mean.get(name) is not None for mean in means) or name + PRESENT not in METRICS[task]:
@@ -118,7 +119,7 @@ def bootstrap(
         if some is not None:
             one = one.at(some[one.model][one.number])
         if len(one.fold.truth):
-            means.add(one.model, measure(one.fold, one.weights))
+            means.add(one.model, measure(one.fold, one.weights), one.times)
     return means.values(names)
 
 
@@ -131,12 +132,17 @@ class Draws(NamedTuple):
 
 
 class Resampled(NamedTuple):
-    """A fold of a model, both by number, with the weightings of its rows: first each once, then the resamples."""
+    """A fold of a model, both by number, with the weightings of its rows: first each once, then the resamples.
+
+    ``times`` says how often the fold counts in each, of shape ``(1 + n_draws,)``: of a fold with a single group, as
+    often as that group was drawn. By default each fold counts once.
+    """
 
     model: int
     number: int
     fold: FoldScores
     weights: Weightings
+    times: Floats | None = None
 
     def at(self, rows: NDArray[np.int64]) -> Resampled:
         """Return some of its rows, with the same weights."""
@@ -147,8 +153,13 @@ class Resampled(NamedTuple):
 def resamples(
     rng: np.random.Generator, models: Sequence[Sequence[FoldScores]], n_draws: int, within_folds: bool
 ) -> Iterator[Resampled]:
-    """Yield each fold of each model with its resamples; see `bootstrap`."""
-    if within_folds:
+    """Yield each fold of each model with its resamples; see `bootstrap`.
+
+    If some fold has a single group, which does not show how much groups vary, groups are resampled from all folds
+    together.
+    """
+    divisible = all(len(np.unique(fold.groups)) > 1 for fold in models[0])
+    if within_folds and (divisible or len(models[0]) == 1):
         for fold in range(len(models[0])):
             groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
             weights = Weightings(_drawn(rng, int(groups.max()) + 1, n_draws), groups)
@@ -158,7 +169,9 @@ def resamples(
         draws = _drawn(rng, 1 + max(int(fold.groups.max()) for model in models for fold in model), n_draws)
         for m, model in enumerate(models):
             for number, one in enumerate(model):
-                yield Resampled(m, number, one, Weightings(draws, one.groups))
+                alone = len(np.unique(one.groups)) == 1
+                times = draws[:, int(one.groups[0])] if alone else None
+                yield Resampled(m, number, one, Weightings(draws, one.groups), times)
 
 
 Measure = Callable[[FoldScores, Weightings], Mapping[str, Floats]]
@@ -202,13 +215,14 @@ class FoldMeans:
         self._sums: dict[str, Floats] = {}
         self._counts: dict[str, Floats] = {}
 
-    def add(self, model: int, found: Mapping[str, Floats]) -> None:
-        """Add a fold of a model; NaN counts for nothing."""
+    def add(self, model: int, found: Mapping[str, Floats], times: Floats | None = None) -> None:
+        """Add a fold of a model, as often as it counts; NaN counts for nothing."""
         for name, values in found.items():
             sums, counts = (of.setdefault(name, np.zeros(self._shape)) for of in (self._sums, self._counts))
             there = ~np.isnan(values)
-            sums[model] += np.where(there, values, 0)
-            counts[model] += there
+            often = there if times is None else np.where(there, times, 0)
+            sums[model] += np.where(there, values, 0) * often
+            counts[model] += often
 
     def values(self, names: Iterable[str]) -> dict[str, Floats]:
         """Return the means; NaN where no fold has a number."""
@@ -227,8 +241,16 @@ def fold_values(
 
 
 def _drawn(rng: np.random.Generator, n_groups: int, n_draws: int) -> Floats:
-    """Return the weights of groups, of shape ``(1 + n_draws, n_groups)``: first 1, then counts in each resample."""
-    return np.concatenate([np.ones((1, n_groups)), rng.multinomial(n_groups, [1 / n_groups] * n_groups, n_draws)])
+    """Return the weights of groups, of shape ``(1 + n_draws, n_groups)``: first 1, then counts in each resample.
+
+    A resample has one group less than there are, so that its variance is unbiased for few groups too.
+
+    References
+    ----------
+    Rao and Wu, Resampling inference with complex survey data, JASA 83, 1988.
+    """
+    n = max(n_groups - 1, 1)
+    return np.concatenate([np.ones((1, n_groups)), rng.multinomial(n, [1 / n_groups] * n_groups, n_draws)])
 
 
 def interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:

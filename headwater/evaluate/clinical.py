@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError
-from headwater.evaluate.intervals import LEVEL, Interval
+from headwater.evaluate.intervals import LEVEL, Interval, mean_share_interval
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -47,46 +48,75 @@ class Called:
 
         With sensitivity s, specificity c and prevalence q: ppv is ``q s / (q s + (1 - q)(1 - c))``, npv is
         ``(1 - q) c / ((1 - q) c + q (1 - s))``, the recall rate (share of all called positive) is
-        ``q s + (1 - q)(1 - c)``, and the detection rate (share of all that are found positive) is ``q s``. Standard
-        errors are those of sums over groups (linearised), and intervals are on the logit scale.
+        ``q s + (1 - q)(1 - c)``, and the detection rate (share of all that are found positive) is ``q s``. Their
+        intervals combine those of s and c, which never shrink to a point.
 
         References
         ----------
         Bayes' rule; Pepe, The Statistical Evaluation of Medical Tests, 2003, section 2.3.
         """
-        weight = _restated(self.positive, self.prevalence)
+        if self.prevalence is not None:
+            return self._restated_rates(self.prevalence, level)
         a, b = self.positive & self.called, ~self.positive & self.called
         c, d = self.positive & ~self.called, ~self.positive & ~self.called
         every = np.ones(len(self.positive), bool)
         shares = {"ppv": (a, a | b), "npv": (d, c | d), "recall_rate": (a | b, every), "detection_rate": (a, every)}
-        found = {name: self._share(*share, weight, level) for name, share in shares.items()}
-        if self.prevalence is not None:  # the prevalence itself is certain
-            q = self.prevalence
-            sensitivity, (low, high) = replace(self, prevalence=None)._share(a, self.positive, np.ones(len(a)), level)
-            found["detection_rate"] = q * sensitivity, Interval(q * low, q * high)
-        return found
+        return {name: self._share(*share, level) for name, share in shares.items()}
 
-    def _share(self, right: Bools, chosen: Bools, weight: Floats, level: float) -> tuple[float, Interval]:
-        """Return a weighted share with its interval; weights restate the two classes to the prevalence."""
-        from scipy.special import expit, logit, stdtrit
+    def _share(self, right: Bools, chosen: Bools, level: float) -> tuple[float, Interval]:
+        """Return a share of the chosen rows, with its interval by groups."""
+        if not chosen.any():
+            return float("nan"), Interval(float("nan"), float("nan"))
+        rows = np.arange(len(right))
+        return float(right[chosen].mean()), mean_share_interval(right, chosen, self.groups, [rows], level)
 
-        nothing = Interval(float("nan"), float("nan"))
-        total = float(weight @ chosen)
-        if total == 0:
-            return float("nan"), nothing
-        share = float(weight @ right) / total
-        influence = weight * chosen * (right - share) / total
-        if self.prevalence is not None:  # the weights depend on the rows' own shares of the classes
-            for side in (self.positive, ~self.positive):
-                influence[side] -= influence[side].mean()
-        n = max(2, min(len(np.unique(self.groups[side])) for side in (chosen, self.positive) if side.any()))
-        error = _error(influence, self.groups)
-        if share in (0.0, 1.0) or error == 0:
-            bound = ((1 - level) / 2) ** (1 / len(np.unique(self.groups[chosen])))
-            ends = (bound, 1.0) if share > 0.5 else (0.0, 1 - bound)
-            return share, Interval(*ends) if self.prevalence is None else nothing
-        half = stdtrit(n - 1, (1 + level) / 2) * n / (n - 1) * error / (share * (1 - share))
-        return share, Interval(float(expit(logit(share) - half)), float(expit(logit(share) + half)))
+    def _restated_rates(self, q: float, level: float) -> dict[str, tuple[float, Interval]]:
+        """Return the rates at a prevalence from sensitivity and false-positive rate, whose intervals are combined."""
+        (s, of_s), (f, of_f) = (self._share(self.called, rows, level) for rows in (self.positive, ~self.positive))
+        ppv = _combined(s, of_s, f, of_f, lambda s, f: q * s / (q * s + (1 - q) * f) if s + f > 0 else float("nan"))
+        npv = _combined(
+            s,
+            of_s,
+            f,
+            of_f,
+            lambda s, f: (1 - q) * (1 - f) / ((1 - q) * (1 - f) + q * (1 - s)) if s * f < 1 else float("nan"),
+        )
+        low = np.hypot(q * (s - of_s.low), (1 - q) * (f - of_f.low))
+        high = np.hypot(q * (of_s.high - s), (1 - q) * (of_f.high - f))
+        recalled = q * s + (1 - q) * f
+        return {
+            "ppv": ppv,
+            "npv": npv,
+            "recall_rate": (recalled, Interval(max(recalled - float(low), 0.0), recalled + float(high))),
+            "detection_rate": (q * s, Interval(q * of_s.low, q * of_s.high)),
+        }
+
+
+def _combined(
+    s: float, of_s: Interval, f: float, of_f: Interval, value: Callable[[float, float], float]
+) -> tuple[float, Interval]:
+    """Return a predictive value with its interval: rises with s and falls with f, whose intervals are independent.
+
+    On the logit scale, the distances that s and f alone make to each end are added as squares.
+
+    References
+    ----------
+    Zou and Donner, Statistics in Medicine 27, 2008 (recovery of variance estimates).
+    """
+    from scipy.special import expit, logit
+
+    at = value(s, f)
+    ends = (of_s.low, of_s.high, of_f.low, of_f.high)
+    if np.isnan([at, *ends]).any():
+        return at, Interval(float("nan"), float("nan"))
+    if at in (0.0, 1.0):
+        worst, best = value(of_s.low, of_f.high), value(of_s.high, of_f.low)
+        return at, Interval(worst, 1.0) if at == 1.0 else Interval(0.0, best)
+    with np.errstate(divide="ignore"):
+        middle = logit(at)
+        down = np.hypot(middle - logit(value(of_s.low, f)), middle - logit(value(s, of_f.high)))
+        up = np.hypot(logit(value(of_s.high, f)) - middle, logit(value(s, of_f.low)) - middle)
+    return at, Interval(float(expit(middle - down)), float(expit(middle + up)))
 
 
 def decision_curve(

@@ -16,6 +16,10 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+NEVER = 2.0
+"""A least probability that no label reaches: the sets are empty, since rows without labels keep the risk low."""
+
+
 @dataclass(frozen=True)
 class PredictionSets:
     """A rule that gives each row its set of plausible classes.
@@ -86,7 +90,8 @@ def fit_label_sets(truth: Integers, scores: Floats, alpha: float, groups: NDArra
     """Fit sets of labels that miss, on average over new rows, at most a share ``alpha`` of a row's true labels.
 
     Conformal risk control of the false-negative rate: one threshold for all labels, the highest whose risk stays below
-    ``alpha``. A row without any label misses none.
+    ``alpha``. A row without any label misses none, so where most rows
+    have none the sets may be empty.
 
     Parameters
     ----------
@@ -116,6 +121,7 @@ def fit_label_sets(truth: Integers, scores: Floats, alpha: float, groups: NDArra
     weights = np.concatenate([1 / n_labels[rows], np.ones(len(without))])
     of_row = np.arange(len(truth)) if groups is None else groups
     limit = limit_for_new(values, 1 - alpha, np.concatenate([of_row[rows], of_row[without]]), weights)
+    limit = min(limit, NEVER)
     return PredictionSets((limit,) * scores.shape[1])
 
 

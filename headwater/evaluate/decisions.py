@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.evaluate import Fold, Outcome, OutOfFold, score
+from headwater.evaluate._recalibration import Recalibration
+from headwater.evaluate._weightings import Weightings
 from headwater.evaluate.aggregate import Units, UnitScores, aggregated
 from headwater.evaluate.calibration import (
     Method,
@@ -35,10 +37,11 @@ from headwater.evaluate.conformal import (
 from headwater.evaluate.estimates import Ends, Estimates, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, natural, numbered, summary
 from headwater.evaluate.intervals import LEVEL, mean_share_interval
-from headwater.evaluate.measured import METRICS
+from headwater.evaluate.measured import METRICS, WITHOUT_CLASSES
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.outcome import rescored
 from headwater.evaluate.regression import of_each_output
+from headwater.evaluate.risk_groups import NAMES, cuts, of_outcome
 from headwater.evaluate.thresholds import Target, at_threshold, choose_threshold, needed_groups
 
 Measure = Callable[[Fold, NDArray[np.bool_]], dict[str, float]]  # metrics of some of a fold's test rows
@@ -79,6 +82,7 @@ def decisions_of(
     units: Units | None = None,
     names: Sequence[str] | None = None,
     resampling: Resampling | None = None,
+    fitted_to: str = INSIDE,
 ) -> Decisions:
     """Compute everything that a protocol requests beyond the metrics.
 
@@ -96,6 +100,8 @@ def decisions_of(
         Names of the labels, if a row may have several.
     resampling
         How intervals are made; by default rows are independent.
+    fitted_to
+        What the out-of-fold scores are of, in words, for the report.
     """
     resampling = Resampling.of(len(y)) if resampling is None else resampling
     metrics: dict[str, Any] = {}
@@ -104,12 +110,21 @@ def decisions_of(
         outcome, metrics["calibration"], decision["calibrator"] = _calibrated(
             outcome, y, protocol.calibrate, resampling
         )
-    if outcome.task != "regression":
+    if outcome.task not in WITHOUT_CLASSES:
         metrics |= _reliability(outcome, y)
     if outcome.task == "binary":
         metrics |= _clinical(outcome, y, protocol.prevalence, resampling)
         metrics["calibration_pooled"] = _pooled_calibration(outcome, y, resampling)
     sets = _decide(outcome, y, protocol, metrics, decision, levels, resampling)
+    if outcome.task == "survival" and outcome.inside is not None:
+        n_groups = protocol.n_risk_groups
+        chosen = [cuts(_inside(fold), n_groups) for fold in outcome.folds]
+        found = of_outcome(outcome, y, resampling.groups, chosen, resampling.level)
+        metrics["kaplan_meier"] = {"chosen_on": INSIDE, **found}
+        decision["risk_groups"] = {
+            "names": list(NAMES[n_groups]),
+            "thresholds": cuts(outcome.inside, n_groups).tolist(),
+        }
     per = None
     if units is not None:
         of_units, labels = aggregated(outcome, y, units, protocol.how)
@@ -124,9 +139,13 @@ def decisions_of(
         if decided:
             decision["per"] = {"column": units.column, "aggregate": protocol.how, **decided}
     if protocol.prevalence is not None:
-        trained = float((outcome.truth(y) == 1).mean())
-        shift = prior_shift(trained, protocol.prevalence)
-        decision["prior"] = {"trained": trained, "stated": protocol.prevalence, "logit_shift": shift}
+        shift = _logit_shift(outcome, y, protocol.prevalence)
+        study = float((outcome.truth(y) == 1).mean())
+        decision["prior"] = {"study": study, "stated": protocol.prevalence, "logit_shift": shift}
+    for section in ("calibration", "threshold", "conformal"):
+        for part in (metrics, metrics.get("per", {})):
+            if section in part:
+                part[section]["chosen_on" if section == "threshold" else "fitted_to"] = fitted_to
     if decision:
         decision["fitted_to"] = "out-of-fold scores of the rows that the saved head was fitted on"
     return Decisions(outcome, metrics, decision, sets, per)
@@ -215,12 +234,28 @@ def _clinical(outcome: Outcome, y: NDArray[Any], prevalence: float | None, resam
         return {}
     if prevalence is None:
         return {"decision_curve": decision_curve(positive, score, groups, level=resampling.level)}
-    shifted = _shifted(score, prior_shift(float((outcome.truth(y) == 1).mean()), prevalence))
+    shifted = _shifted(score, _logit_shift(outcome, y, prevalence))
     curve = decision_curve(positive, shifted, groups, prevalence, resampling.level)
     return {
         "decision_curve": curve,
         "prevalence": _at_prevalence(positive, score > 0.5, groups, prevalence, resampling),
     }
+
+
+def _logit_shift(outcome: Outcome, y: NDArray[Any], prevalence: float) -> float:
+    """Return what corrects the logit of the scores for a prevalence.
+
+    Scores of a head with class weights, or trained on equal shots, are not right on average even in the study. The
+    shift first makes them so, on out-of-fold scores where there are any, and then moves them to the prevalence.
+    """
+    truth = outcome.truth(y) == 1
+    if outcome.inside is not None:
+        rows, scores = outcome.inside.rows, outcome.inside.scores[:, 1]
+    else:
+        rows = np.concatenate([fold.split.test for fold in outcome.folds])
+        scores = np.concatenate([fold.scores[:, 1] for fold in outcome.folds])
+    off = float(Recalibration(truth[rows], scores, Weightings.once(len(rows))).in_the_large[0])
+    return (0.0 if np.isnan(off) else off) + prior_shift(float(truth.mean()), prevalence)
 
 
 def _at_prevalence(
@@ -437,7 +472,7 @@ def _per(
         "folds": folds,
         **summary([fold.metrics for fold in outcome.folds]),
         "intervals": estimates.metrics(),
-        **({} if outcome.task == "regression" else {"per_class": estimates.classes(names)}),
+        **({} if outcome.task in WITHOUT_CLASSES else {"per_class": estimates.classes(names)}),
         **({"cuts": estimates.cuts(names)} if outcome.task == "ordinal" else {}),
     }
 

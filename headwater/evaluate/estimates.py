@@ -46,6 +46,7 @@ GAPS: Mapping[Task, tuple[str, ...]] = {
     "multilabel": ("auc_macro", "auc_macro_present", "auc_micro", "f1_macro", "f1_micro", "hamming"),
     "regression": METRICS["regression"],
     "ordinal": ("accuracy", "mae_grades", "off_by_two", "kappa_quadratic", "auc_cuts", "auc_cuts_present", "rps"),
+    "survival": METRICS["survival"],
 }
 """The metrics whose gap between a subgroup and the rest is reported."""
 SIZES = ("mean_size",)
@@ -138,7 +139,7 @@ class Estimates:
             every = each_class(task, fold.truth, fold.scores, weights)
             return {f"{c} {name}": found[name] for c, found in enumerate(every) for name in OF_EACH_CLASS}
 
-        drawn = self._drawn(in_parts(measure))
+        drawn = self._drawn(in_parts(measure, self.folds[0].scores.shape[1]))
         folds = [list(each_class(task, fold.truth, fold.scores)) for fold in self.folds]
         truth = np.concatenate([fold.truth for fold in self.folds])
         tested = np.unique(np.concatenate(self.rows), return_index=True)[1]
@@ -231,7 +232,7 @@ class Estimates:
         for one in resamples(np.random.default_rng(how.seed), [self.folds], how.n_draws, self.once):
             found = measure(one.fold, one.weights)
             names |= dict.fromkeys(found)
-            means.add(0, found)
+            means.add(0, found, one.times)
         return {name: values[0] for name, values in means.values(names).items()}
 
     def _drawn_of_some(self, chosen: Sequence[Rows], names: Sequence[str]) -> dict[str, Floats]:
@@ -258,6 +259,8 @@ class Estimates:
             for fold, rows in zip(self.folds, chosen, strict=True)
             if len(rows)
         ]
+        if not parts:
+            return {}
         ends = np.cumsum([0, *(len(truth) for truth, *_ in parts)])
         truth, groups, scores = (np.concatenate(part) for part in zip(*parts, strict=True))
         return evidence_of(self.outcome.task, truth, groups, [np.arange(*part) for part in pairwise(ends)], scores)

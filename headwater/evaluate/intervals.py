@@ -242,7 +242,7 @@ def evidence_of(
     Parameters
     ----------
     truth
-        Class numbers ``(n,)``, or 0/1 of shape ``(n, n_labels)``.
+        Class numbers ``(n,)``, 0/1 of shape ``(n, n_labels)``, or times and events ``(n, 2)``.
     groups : int64 array of shape (n,)
         Independent groups.
     folds
@@ -261,6 +261,8 @@ def evidence_of(
     of_scale = {name: every._replace(scale=scale) for name, scale in SCALES.items()}
     if task == "regression":
         return of_scale
+    if task == "survival":
+        return dict.fromkeys(("c_index", "c_index_uno"), _ordered(truth[:, 1] > 0, groups, folds))
     if task == "multilabel":
         positive: NDArray[np.bool_] = truth > 0
         some: NDArray[np.bool_] = np.asarray(positive.any(1))
@@ -341,6 +343,13 @@ def _ranked(positive: NDArray[np.bool_], negative: NDArray[np.bool_], groups: Ro
     sides = (_n_groups(positive, groups), _n_groups(negative, groups))
     pairs = sum(min(_n_groups(side[rows], groups[rows]) for side in (positive, negative)) for rows in folds)
     return Evidence(sides, (min(pairs, *sides),)) if all(sides) else Evidence((), ())
+
+
+def _ordered(event: NDArray[np.bool_], groups: Rows, folds: Sequence[Rows]) -> Evidence:
+    """Return the evidence of a concordance: groups with an event, and disjoint pairs of such a group and another."""
+    n = _n_groups(event, groups)
+    pairs = sum(min(_n_groups(event[rows], groups[rows]), len(np.unique(groups[rows])) // 2) for rows in folds)
+    return Evidence((n,), (max(1, min(pairs, n)),)) if n else Evidence((), ())
 
 
 def _mean_of(parts: Sequence[Evidence]) -> Evidence:

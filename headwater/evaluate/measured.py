@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headwater.errors import InputError, nearest
-from headwater.evaluate import ordinal, regression
+from headwater.evaluate import ordinal, regression, survival
 from headwater.evaluate._weightings import Weightings
 from headwater.evaluate.classification import ClassRows, LabelRows
 
-Task = Literal["binary", "multiclass", "multilabel", "regression", "ordinal"]
+Task = Literal["binary", "multiclass", "multilabel", "regression", "survival", "ordinal"]
 Floats = NDArray[np.float64]
 
 METRICS: Mapping[Task, tuple[str, ...]] = {
@@ -40,6 +40,7 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     ),
     "regression": regression.METRICS,
     "ordinal": ordinal.METRICS,
+    "survival": survival.METRICS,
 }
 """The metrics that a run reports, by task. All can be compared; so can those that `is_metric` accepts."""
 COUNTS: Mapping[Task, tuple[str, ...]] = {
@@ -48,19 +49,14 @@ COUNTS: Mapping[Task, tuple[str, ...]] = {
     "multilabel": ("labels_present",),
     "regression": (),
     "ordinal": ("classes_present",),
+    "survival": (),
 }
 """Numbers that belong to the metrics of a run, and are none."""
+WITHOUT_CLASSES = ("regression", "survival")
+"""Tasks whose scores are numbers rather than probabilities of classes."""
 LOWER_IS_BETTER = (
-    "log_loss",
-    "brier",
-    "hamming",
-    "top3_hamming",
-    "ece",
-    "mae",
-    "rmse",
-    "mae_grades",
-    "off_by_two",
-    "rps",
+    *("log_loss", "brier", "hamming", "top3_hamming", "ece", "mae", "rmse"),
+    *("mae_grades", "off_by_two", "rps"),
 )
 NEAREST_IS_BEST: Mapping[str, float] = {
     "calibration_slope": 1.0,
@@ -104,9 +100,10 @@ def measured(
     Parameters
     ----------
     truth
-        Class numbers, int64, of shape ``(n,)``; 0/1 of shape ``(n, n_labels)``; or numbers ``(n, n_outputs)``.
-    scores : float64 array of shape (n, n_classes), (n, n_labels) or (n, n_outputs)
-        Probabilities, or predicted numbers.
+        Class numbers, int64, of shape ``(n,)``; 0/1 of shape ``(n, n_labels)``; or numbers ``(n, n_outputs)``; or
+        times and events ``(n, 2)``.
+    scores : float64 array of shape (n, n_classes), (n, n_labels), (n, n_outputs) or (n, 1)
+        Probabilities, predicted numbers, or risks.
     weights
         The weightings. Without any, each row counts once.
     names
@@ -120,6 +117,8 @@ def measured(
     weights = Weightings.once(len(truth)) if weights is None else weights
     if task == "regression":
         return _of_numbers(truth, scores, weights, names)
+    if task == "survival":
+        return survival.weighted(truth, scores[:, 0], weights, tuple(names))
     rows = rows_of(task, truth, scores, weights)
     return {name: _value(rows, name) for name in names}
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import InputError, nearest
-from headwater.evaluate import regression
+from headwater.evaluate import regression, survival
 from headwater.evaluate._labels import count_nulls, counted, encode
 from headwater.evaluate.classification import LEAST
 from headwater.evaluate.measured import COUNTS, METRICS, measured
@@ -69,13 +69,14 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
     Parameters
     ----------
     task
-        "binary", "multiclass", "multilabel", "regression" or "ordinal".
+        "binary", "multiclass", "multilabel", "regression", "survival" or "ordinal".
     y_true : array of shape (n_samples,), or (n_samples, n_labels) for "multilabel"
-        True classes, or 0/1 indicators; numbers for "regression", of shape (n_samples,) or (n_samples, n_outputs).
+        True classes, or 0/1 indicators; numbers for "regression", of shape (n_samples,) or (n_samples, n_outputs);
+        times and events for "survival", of shape (n_samples, 2).
     scores : float array of shape (n_samples, n_classes) or (n_samples, n_labels)
         Probabilities of the classes, in the order of `classes`, that sum to 1; or a probability for each label. For
         "binary" also of shape (n_samples,): the probability of ``classes[1]``. For "regression" predicted numbers, in
-        the shape of `y_true`.
+        the shape of `y_true`. For "survival" risks, of shape (n_samples,) or (n_samples, 1).
     classes : array of shape (n_classes,), optional
         All classes, in the order of the columns of scores. Default: those of `y_true`, sorted. The last of two classes
         is the positive one; for "ordinal" they go from the lowest grade to the highest. Without effect for "multilabel"
@@ -112,6 +113,8 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
 
         **regression**: r2, mae, rmse, pearson, spearman, each the mean over the outputs; see
         `headwater.evaluate.regression.of_each_output` for those of each.
+
+        **survival**: c_index (Harrell's) and c_index_uno; see `headwater.evaluate.survival.weighted`.
 
     Raises
     ------
@@ -150,6 +153,8 @@ def score(task: Task, y_true: ArrayLike, scores: ArrayLike, *, classes: ArrayLik
         raise InputError(f"scores are NaN in {counted(n_nan, 'place')}: the head did not converge.")
     if task == "regression":
         return regression.mean_over_outputs(labels, probabilities)
+    if task == "survival":
+        return survival.score(labels, probabilities)
     if (probabilities < -1e-6).any() or (probabilities > 1 + 1e-6).any():
         low, high = probabilities.min(), probabilities.max()
         raise InputError(f"scores range from {low:.3g} to {high:.3g}, but must be probabilities from 0 to 1.")

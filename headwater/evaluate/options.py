@@ -14,12 +14,13 @@ from headwater.evaluate.aggregate import Aggregation, require_aggregation
 from headwater.evaluate.calibration import Method, require_method
 from headwater.evaluate.clinical import require_prevalence
 from headwater.evaluate.conformal import require_alpha
+from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.positive import Positive, class_word, positive_in
 from headwater.evaluate.thresholds import Target, require_share
 
 FOLDS = 5
-TaskChoice = Literal["auto", "regression", "ordinal"]
-NOT_IN_CONFIG = ("trials", "fine")
+TaskChoice = Literal["auto", "regression", "survival", "ordinal"]
+NOT_IN_CONFIG = ("trials", "fine", "halving")
 """Options of the search, which a configuration stores with the head."""
 
 
@@ -30,8 +31,14 @@ class Protocol:
     Attributes
     ----------
     task
-        ``"auto"`` treats labels as classes; ``"regression"`` predicts numbers; ``"ordinal"`` treats labels as grades,
-        classes with an order.
+        ``"auto"`` treats labels as classes; ``"regression"`` predicts numbers; ``"survival"`` predicts
+        the risk of an event from right-censored times, in the columns `time` and `event`;
+        ``"ordinal"`` treats labels as grades, classes with an order.
+    time, event
+        For survival: the column of times, numbers above 0; and the column that says whether the time ended with the
+        event: 1, true or yes, or 0, false or no for a censored sample.
+    risk_groups
+        For survival: 2 or 3 groups of equal size by risk, for Kaplan-Meier curves. Default: 2.
     order
         For ordinal: the grades from the lowest to the highest, as a sequence or joined by commas. By default their
         names must show the order: numbers, letters without a gap, or Roman numerals.
@@ -52,6 +59,9 @@ class Protocol:
         Select among this many settings that Optuna proposes in the head's search space, instead of a grid.
     fine
         After the head's grid of penalties, try 12 more around the best: for heads with one penalty, such as ``linear``.
+    halving
+        Drop the worse half of the settings of a grid at set epochs, by their loss on inner folds until then, for heads
+        that are trained in epochs (``mlp``, heads over tokens). ``False`` trains every setting to the end.
     shots
         Train on this many rows of each class, drawn from the training rows of each fold and from as many groups as
         possible. The saved head is fitted on one such draw from all rows.
@@ -82,6 +92,9 @@ class Protocol:
 
     task: TaskChoice = "auto"
     order: Sequence[str] | None = None
+    time: str | None = None
+    event: str | None = None
+    risk_groups: int | None = None
     groups: str | None = None
     folds: int | None = None
     split: str | None = None
@@ -92,6 +105,7 @@ class Protocol:
     inner_folds: int = 4
     trials: int | None = None
     fine: bool = False
+    halving: bool = True
     shots: int | None = None
     draws: int | None = None
     calibrate: Method | None = None
@@ -120,6 +134,16 @@ class Protocol:
     def ordinal(self) -> bool:
         """Whether labels are grades."""
         return self.task == "ordinal"
+
+    @property
+    def survival(self) -> bool:
+        """Whether the risk of an event is predicted from right-censored times."""
+        return self.task == "survival"
+
+    @property
+    def n_risk_groups(self) -> int:
+        """Number of groups by risk."""
+        return 2 if self.risk_groups is None else self.risk_groups
 
     @property
     def n_folds(self) -> int:
@@ -157,7 +181,8 @@ class Protocol:
     @property
     def needs_out_of_fold(self) -> bool:
         """Whether something is fitted on out-of-fold scores of training rows."""
-        return self.calibrate is not None or self.target is not None or self.conformal is not None
+        decides = self.calibrate is not None or self.target is not None or self.conformal is not None
+        return decides or self.survival  # risk groups
 
     @property
     def without_fit(self) -> Protocol:
@@ -204,6 +229,8 @@ class Protocol:
             self.refuse_for("regression")
         if self.ordinal:
             self.refuse_for("ordinal")
+        if self.survival:
+            self.refuse_for("survival")
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.split is not None and self.holdout is not None:
@@ -224,10 +251,21 @@ class Protocol:
             yield "--order", "goes with --task ordinal."
         if self.aggregate is not None and self.per is None:
             yield "--aggregate", "goes with --per, the column of units to aggregate to."
+        for option, value in (("--time", self.time), ("--event", self.event), ("--risk-groups", self.risk_groups)):
+            if value is not None and not self.survival:
+                yield option, "goes with --task survival."
+        if self.survival and (self.time is None or self.event is None):
+            missing = "--time COL" if self.time is None else "--event COL"
+            yield "--task survival", f"needs --time COL and --event COL: pass {missing} too."
+        if self.survival and self.time == self.event:
+            yield "--time", f"and --event name the same column, {self.time!r}: pass two columns."
+        if self.risk_groups is not None and self.risk_groups not in (2, 3):
+            yield "--risk-groups", f"must be 2 (at the median) or 3 (at the terciles), but is {self.risk_groups!r}."
 
     def refuse_for(self, task: Task) -> None:
         """Raise `InputError` for options that do not apply to a task."""
-        if task == "regression":
+        if task in WITHOUT_CLASSES:
+            what = "predicts numbers" if task == "regression" else "predicts risks"
             for option, value in (
                 ("--calibrate", self.calibrate),
                 ("--positive", self.positive),
@@ -238,7 +276,7 @@ class Protocol:
                 ("--shots", self.shots),
             ):
                 if value is not None:
-                    raise InputError(f"{option} is for classes, but --task regression predicts numbers: leave it out.")
+                    raise InputError(f"{option} is for classes, but --task {task} {what}: leave it out.")
         if task == "ordinal" and self.positive is not None:
             raise InputError("--positive names one of two classes, but --task ordinal has more: leave it out.")
         if self.target is not None and task != "binary":

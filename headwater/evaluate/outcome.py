@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._survival import as_survival
 from headwater.evaluate._labels import codes_in
 from headwater.evaluate.metrics import Task, score, summarise
 from headwater.evaluate.regression import as_outputs
-from headwater.evaluate.search import Trial
+from headwater.evaluate.search import Trial, best_of
 from headwater.evaluate.splits import Split
 
 Rows = NDArray[np.int64]
@@ -76,7 +77,8 @@ class Fold:
     @property
     def inner_loss(self) -> float | None:
         """Log loss, or squared error, of the selected setting over the inner folds; None without inner folds."""
-        return min((trial.loss for trial in self.trials), default=None)
+        best = best_of(self.trials)
+        return None if best is None else best.loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +123,14 @@ class Outcome:
         return summarise([fold.metrics for fold in self.folds])[1]
 
     def truth(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Return labels as arrays: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``."""
+        """Return labels as arrays: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``.
+
+        For survival, times and events, ``(n, 2)``.
+        """
         if self.task == "regression":
             return as_outputs(y)
+        if self.task == "survival":
+            return as_survival(y)
         if self.task == "multilabel":
             return y.astype(np.int64)
         return codes_in(y, self.classes)

@@ -9,29 +9,46 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._survival import as_survival
 from headwater.errors import HeadError
 from headwater.evaluate._labels import counted
+from headwater.evaluate.halving import Halving, Rung, Scored, rungs
+from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.metrics import Task, infer_task, log_loss_many, score
 from headwater.evaluate.outcome import Fold, Outcome, OutOfFold
 from headwater.evaluate.regression import as_outputs, squared_errors
-from headwater.evaluate.search import Grid, Searches, Trial
+from headwater.evaluate.search import Grid, Searches, Trial, best_of
 from headwater.evaluate.splits import Split, inner_splits
+from headwater.evaluate.survival import cross_validated_losses
 
 Rows = NDArray[np.int64]
 Params = Mapping[str, Any]
 Floats = NDArray[np.floating[Any]]
 _LEAST = 1e-15
 FITS_AT_ONCE = 1024  # most heads, with their scores, held in memory while selecting
+FITS_PAUSED = 64  # the same for heads in training, with the moments of their gradients; or those of one outer split
 
 
 class Head(Protocol):
     """The interface of a head; classifiers also have ``predict_proba_many``, regressors ``predict_many``."""
 
     seeds_together: ClassVar[bool]
+    pausable: ClassVar[bool]
 
     def fit_many(
         self, X: Any, y: NDArray[Any], fits: Sequence[tuple[Rows, Params]], *, groups: NDArray[Any] | None
     ) -> list[Any]: ...
+
+    def race(
+        self,
+        X: Any,
+        y: NDArray[Any],
+        fits: Sequence[tuple[Rows, Params]],
+        tests: Sequence[Rows],
+        judge: Any,
+        *,
+        groups: NDArray[Any] | None,
+    ) -> Sequence[Scored]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +91,14 @@ def cross_validate(
     final: Rows | None = None,
     out_of_fold: bool = False,
     regression: bool = False,
+    halving: bool = True,
+    survival: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Select parameters, fit heads and evaluate them, fold by fold; fits are solved together where possible.
 
-    In each fold, the parameters with the lowest log loss (for regression squared error) over ``n_inner_folds`` inner
+    In each fold, the parameters with the lowest log loss (for regression squared error, for survival
+    minus the cross-validated partial likelihood) over ``n_inner_folds`` inner
     folds of its training rows are selected; for ties, the earlier. A head with them is fitted on all its training rows,
     and scores the test rows once.
 
@@ -108,6 +128,11 @@ def cross_validate(
         Make inner folds even if there is nothing to select, for out-of-fold scores of training rows.
     regression
         Whether labels are numbers to predict, rather than classes.
+    halving
+        Drop the worse half of a grid's settings at set epochs, by their loss on the inner folds until then, if the
+        head is trained in epochs; see `headwater.evaluate.halving`. Searches that propose settings drop none.
+    survival
+        Whether labels are times and events, of shape ``(n_samples, 2)``.
     progress
         Called with a line about each step.
 
@@ -126,6 +151,8 @@ def cross_validate(
         final=final,
         out_of_fold=out_of_fold,
         regression=regression,
+        halving=halving,
+        survival=survival,
         progress=progress,
     )
 
@@ -141,6 +168,8 @@ def cross_validate_repeats(
     final: Rows | None = None,
     out_of_fold: bool = False,
     regression: bool = False,
+    halving: bool = True,
+    survival: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run `cross_validate` several times with different draws, all repeats at once if that is faster for the head.
@@ -149,7 +178,7 @@ def cross_validate_repeats(
     `cross_validate`.
     """
     say = progress or (lambda line: None)
-    target = _Target.of(y, regression)
+    target = _Target.of(y, regression, survival)
     task, classes = target.task, target.classes
     rows = np.arange(len(y)) if final is None else final
     first = repeats[0]
@@ -162,20 +191,23 @@ def cross_validate_repeats(
     ]
     n_settings = outer[0].searches.n_trials
     selects = n_settings > 1
+    halves = halving and head.pausable and isinstance(outer[0].searches, Grid)
+    drops = rungs(n_settings) if halves else []
     if selects or out_of_fold:
         inner = [_inner(one.split, target, groups, n_inner_folds, one.repeat.seed) for one in outer]
         n_fits = sum(map(len, inner)) * n_settings
         what = f"selecting among {n_settings} settings" if selects else "scoring training rows out of fold"
         say(f"{what}: {n_fits} fits")
         chosen = []
-        for part in _parts(outer, [len(folds) * n_settings for folds in inner], head.seeds_together):
-            chosen += _select(head, X, target, outer[part], inner[part], groups)
+        most = FITS_PAUSED if head.pausable else FITS_AT_ONCE
+        for part in _parts(outer, [len(folds) * n_settings for folds in inner], head.seeds_together, most):
+            chosen += _select(head, X, target, outer[part], inner[part], groups, drops)
     else:
         chosen = [_Selected(next(iter(one.searches.start(one.number).ask())), None, ()) for one in outer]
     say(f"fitting {len(outer)} heads")
     fits = [(one.split.train, {**one.repeat.params, **found.params}) for one, found in zip(outer, chosen, strict=True)]
     fitted = []
-    for part in _parts(outer, [0] * len(outer), head.seeds_together):
+    for part in _parts(outer, [0] * len(outer), head.seeds_together, FITS_AT_ONCE):
         fitted += head.fit_many(X, y, fits[part], groups=groups)
     place = len(first.splits)
     last, last_head = chosen[place], fitted[place]
@@ -194,6 +226,7 @@ def cross_validate_repeats(
         "rows": "inner folds of each fold's own training rows" if selects else None,
         "inner_folds": n_inner_folds if selects else None,
         "grouped": groups is not None,
+        **({"halving": _described(drops)} if selects and head.pausable else {}),
         **first.searches.to_dict(),
         "final_params": dict(last.params),
         "final_params_rows": f"inner folds of {on}" if selects else None,
@@ -211,7 +244,17 @@ class _Outer(NamedTuple):
     searches: Searches
 
 
-def _parts(outer: Sequence[_Outer], n_fits: Sequence[int], together: bool) -> list[slice]:
+def _described(drops: Sequence[Rung]) -> dict[str, Any] | None:
+    """Describe where settings are dropped, as plain JSON values; None if none are."""
+    if not drops:
+        return None
+    return {
+        "by": "loss on the test rows of the inner folds, by the best parameters until then",
+        "at": [{"share_of_epochs_after_warmup": rung.share, "settings_kept": rung.kept} for rung in drops],
+    }
+
+
+def _parts(outer: Sequence[_Outer], n_fits: Sequence[int], together: bool, most: int) -> list[slice]:
     """Divide outer splits into batches of fits that fit into memory; a batch may span repeats if ``together``.
 
     Otherwise each repeat gives bit-identical results to the repeat run alone.
@@ -219,7 +262,7 @@ def _parts(outer: Sequence[_Outer], n_fits: Sequence[int], together: bool) -> li
     parts, start = [], 0
     for i in range(1, len(outer)):
         other = outer[i].repeat is not outer[start].repeat and not together
-        if other or sum(n_fits[start : i + 1]) > FITS_AT_ONCE:
+        if other or sum(n_fits[start : i + 1]) > most:
             parts.append(slice(start, i))
             start = i
     return [*parts, slice(start, len(outer))]
@@ -243,7 +286,7 @@ class _Target:
     y
         Labels as given.
     codes
-        Class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``.
+        Class numbers ``(n,)``, 0/1 ``(n, n_labels)``, numbers ``(n, n_outputs)``, or times and events ``(n, 2)``.
     """
 
     task: Task
@@ -252,7 +295,9 @@ class _Target:
     codes: NDArray[Any]
 
     @classmethod
-    def of(cls, y: NDArray[Any], regression: bool) -> _Target:
+    def of(cls, y: NDArray[Any], regression: bool, survival: bool = False) -> _Target:
+        if survival:
+            return cls("survival", y, np.arange(1), as_survival(y))
         if regression:
             outputs = as_outputs(y)
             return cls("regression", y, np.arange(outputs.shape[1]), outputs)
@@ -263,40 +308,64 @@ class _Target:
 
     @property
     def loss(self) -> str:
+        if self.task == "survival":
+            return "minus the cross-validated log partial likelihood, per row"
         if self.task != "regression":
             return "log_loss"
         return "mean_squared_error" if len(self.classes) == 1 else "mean_squared_error of outputs of variance 1"
 
     def scores(self, head: Any, heads: Sequence[Any], X: Any, rows: Sequence[Rows]) -> list[Floats]:
         """Return each head's scores of its rows, with a column for each class or output."""
-        if self.task == "regression":
+        if self.task in WITHOUT_CLASSES:
             return [found.reshape(len(found), -1) for found in head.predict_many(heads, X, rows)]
         found = head.predict_proba_many(heads, X, rows)
         return [align(p, h.classes_, self.classes) for p, h in zip(found, heads, strict=True)]
 
-    def losses(self, rows: Rows, scores: Floats, within: Rows) -> NDArray[np.float64]:
-        """Return the mean loss of each model on some rows, with scores of shape ``(n_models, n, n_classes)``.
+    def aligned(self, scored: Scored) -> Floats:
+        """Return the scores of a fit in progress, with a column for each class or output."""
+        if self.task in WITHOUT_CLASSES:
+            return scored.scores
+        return align(scored.scores, scored.classes_, self.classes)
+
+    def inner_losses(self, folds: Sequence[_Inner], scores: Sequence[Sequence[Floats]]) -> NDArray[np.float64]:
+        """Return the mean loss of each setting over the test rows of all inner folds, from each fold's scores."""
+        within = np.concatenate([fold.test for fold in folds])
+        of_rows = [self.losses(fold, np.stack(p), within) for fold, p in zip(folds, scores, strict=True)]
+        return np.asarray(np.average(of_rows, axis=0, weights=[len(fold.test) for fold in folds]))
+
+    def losses(self, fold: _Inner, scores: Floats, within: Rows) -> NDArray[np.float64]:
+        """Return the mean loss of each model on an inner fold, with scores of shape ``(n_models, n, n_classes)``.
 
         With several outputs, the error of each is divided by its variance on the rows ``within``.
         """
+        rows, n_test = fold.scored, len(fold.test)
+        if self.task == "survival":
+            tested, trained = np.arange(n_test), np.arange(n_test, len(rows))
+            return cross_validated_losses(self.codes[rows], scores[:, :, 0].astype(np.float64), trained, tested)
         if self.task != "regression":
             return _log_losses(self.codes[rows], scores)
         return squared_errors(self.codes[rows], scores, self.codes[within].var(0))
 
 
 class _Inner(NamedTuple):
-    """Training and test rows of an inner fold, as row numbers of the table."""
+    """Training and test rows of an inner fold, as row numbers of the table, and the rows that its heads score.
+
+    These are the test rows; for survival the training rows follow, since the loss needs them too.
+    """
 
     train: Rows
     test: Rows
+    scored: Rows
 
 
 def _inner(split: Split, target: _Target, groups: NDArray[Any] | None, n_inner_folds: int, seed: int) -> list[_Inner]:
     """Divide the training rows of a split into inner folds."""
     inside = None if groups is None else groups[split.train]
-    regression = target.task == "regression"
-    found = inner_splits(target.y[split.train], inside, n_inner_folds, seed, regression=regression)
-    return [_Inner(split.train[inner.train], split.train[inner.test]) for inner in found]
+    regression, survival = target.task == "regression", target.task == "survival"
+    y = target.codes if survival else target.y
+    found = inner_splits(y[split.train], inside, n_inner_folds, seed, regression=regression, survival=survival)
+    folds = [(split.train[inner.train], split.train[inner.test]) for inner in found]
+    return [_Inner(train, test, np.concatenate([test, train]) if survival else test) for train, test in folds]
 
 
 class _Selected(NamedTuple):
@@ -314,16 +383,16 @@ def _select(
     splits: Sequence[_Outer],
     outer: Sequence[Sequence[_Inner]],
     groups: NDArray[Any] | None,
+    drops: Sequence[Rung],
 ) -> list[_Selected]:
     """Return, for each outer split, the best setting over its inner folds, and its out-of-fold scores.
 
-    The best setting has the lowest loss over the rows of all inner folds. The settings of all searches are fitted
-    together.
+    The best setting has the lowest loss over the rows of all inner folds, among those that were not dropped on the way.
+    The settings of all searches are fitted together.
     """
     running = [one.searches.start(one.number) for one in splits]
     own = [one.repeat.params for one in splits]
     tried: list[list[Trial]] = [[] for _ in outer]
-    tested = [np.concatenate([fold.test for fold in folds]) for folds in outer]
     best: list[list[Floats] | None] = [None] * len(outer)  # scores of each inner fold for the best setting so far
     while any(asked := [search.ask() for search in running]):
         work = [
@@ -332,30 +401,63 @@ def _select(
             for fold in folds
             for params in here
         ]
-        heads = head.fit_many(X, target.y, [(fold.train, params) for fold, params in work], groups=groups)
-        scored = iter(target.scores(head, heads, X, [fold.test for fold, _ in work]))
+        scored = iter(_scored(head, X, target, outer, work, [len(here) for here in asked], groups, drops))
         for i, (folds, here) in enumerate(zip(outer, asked, strict=True)):
             of_fold = [[next(scored) for _ in here] for _ in folds]
-            of_rows = [target.losses(f.test, np.stack(p), tested[i]) for f, p in zip(folds, of_fold, strict=True)]
-            losses = np.average(of_rows, axis=0, weights=[len(fold.test) for fold in folds])
-            least = min((trial.loss for trial in tried[i]), default=np.inf)
-            place = int(np.argmin(losses))
-            if losses[place] < least:
-                best[i] = [settings[place] for settings in of_fold]
+            losses = target.inner_losses(folds, [[one.scores for one in settings] for settings in of_fold])
+            dropped = [one.epoch if one.dropped else None for one in of_fold[0]]
+            least = getattr(best_of(tried[i]), "loss", np.inf)
+            place = int(np.argmin(np.where([epoch is None for epoch in dropped], losses, np.inf)))
+            if losses[place] < least and dropped[place] is None:
+                best[i] = [at[place].scores[: len(f.test)] for f, at in zip(folds, of_fold, strict=True)]
             running[i].tell(losses.tolist())
-            tried[i] += [Trial(params, float(loss)) for params, loss in zip(here, losses, strict=True)]
+            tried[i] += [
+                Trial(params, float(loss), epoch) for params, loss, epoch in zip(here, losses, dropped, strict=True)
+            ]
     return [_selected(*of_split) for of_split in zip(outer, tried, best, strict=True)]
 
 
+class _Score(NamedTuple):
+    """Scores of test rows, with a column for each class or output; and where the fit was dropped, if it was."""
+
+    scores: Floats
+    epoch: int = 0
+    dropped: bool = False
+
+
+def _scored(
+    head: Head,
+    X: Any,
+    target: _Target,
+    outer: Sequence[Sequence[_Inner]],
+    work: Sequence[tuple[_Inner, Params]],
+    n_settings: Sequence[int],
+    groups: NDArray[Any] | None,
+    drops: Sequence[Rung],
+) -> list[_Score]:
+    """Fit each setting on each inner fold, and score the fold's test rows."""
+    fits, tests = [(fold.train, params) for fold, params in work], [fold.scored for fold, _ in work]
+    if not head.pausable:
+        return list(map(_Score, target.scores(head, head.fit_many(X, target.y, fits, groups=groups), X, tests)))
+    places = [(i, f, s) for i, folds in enumerate(outer) for f in range(len(folds)) for s in range(n_settings[i])]
+
+    def loss_of(search: int, of_fold: list[list[Scored]]) -> NDArray[np.float64]:
+        return target.inner_losses(outer[search], [[target.aligned(one) for one in fits] for fits in of_fold])
+
+    found = head.race(X, target.y, fits, tests, Halving(drops, places, loss_of), groups=groups)
+    return [_Score(target.aligned(one), one.epoch, one.dropped) for one in found]
+
+
 def _selected(folds: Sequence[_Inner], trials: Sequence[Trial], scores: Sequence[Floats] | None) -> _Selected:
-    if scores is None:
+    best = best_of(trials)
+    if scores is None or best is None:
         raise HeadError("no setting of the grid gives finite scores on the inner folds.")
     inside = OutOfFold(
         rows=np.concatenate([fold.test for fold in folds]),
         fold=np.repeat(np.arange(len(folds)), [len(fold.test) for fold in folds]),
         scores=np.concatenate(scores).astype(np.float64),
     )
-    return _Selected(min(trials, key=lambda trial: trial.loss).params, inside, trials)
+    return _Selected(best.params, inside, trials)
 
 
 def _log_losses(codes: NDArray[Any], probabilities: Floats) -> NDArray[np.float64]:

@@ -20,10 +20,22 @@ KINDS = ("log", "uniform", "int", "log-int", "choice")
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting, and its log loss (for regression, squared error) over the inner folds."""
+    """A setting, and its loss over the inner folds: log loss, squared error, or for survival a partial likelihood.
+
+    Attributes
+    ----------
+    dropped_at_epoch
+        The epoch at which the setting was dropped, with the loss at that time; None if it was trained to the end.
+    """
 
     params: Params
     loss: float
+    dropped_at_epoch: int | None = None
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """Return the trial of lowest loss among those trained to the end, the earlier of two; None without any."""
+    return min((trial for trial in trials if trial.dropped_at_epoch is None), key=lambda t: t.loss, default=None)
 
 
 class Search(Protocol):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from headwater._survival import as_survival
 from headwater.errors import SplitError
 from headwater.evaluate._labels import count_nulls, counted, encode
 from headwater.evaluate._stratify import count_labels, spread
@@ -66,6 +67,7 @@ def make_splits(
     holdout: float | None = None,
     seed: int = 0,
     regression: bool = False,
+    survival: bool = False,
 ) -> list[Split]:
     """Divide rows into training and test rows, once or once for each fold.
 
@@ -73,7 +75,7 @@ def make_splits(
     folds are those of scikit-learn, so that published folds can be reproduced: ``StratifiedKFold`` or, with `groups`,
     ``StratifiedGroupKFold``, with ``shuffle=True, random_state=seed``. With several labels per row they are balanced
     label by label, rarest first, in whole groups. Numbers to predict are stratified by quantiles, at most ten bins of
-    equal size for each output.
+    equal size for each output; times by whether the event was seen.
 
     Parameters
     ----------
@@ -93,6 +95,8 @@ def make_splits(
         The same seed gives the same splits.
     regression
         Whether `y` holds numbers to predict, of shape (n_samples,) or (n_samples, n_outputs).
+    survival
+        Whether `y` holds times and events (0 or 1), of shape (n_samples, 2).
 
     Returns
     -------
@@ -122,7 +126,9 @@ def make_splits(
     """
     if split is not None and holdout is not None:
         raise SplitError("split and holdout were both given: pass one of them.")
-    if regression:
+    if survival:
+        targets, classes = _events(y), None
+    elif regression:
         strata = _quantiles(y, holdout) if holdout is not None else _quantiles(y, 1 / max(n_folds, 1))
         targets, classes = strata, None
     else:
@@ -137,11 +143,20 @@ def make_splits(
     else:
         _refuse_too_many(n_folds, len(targets) if names is None else len(names), _unit(units))
         tested = _folds(targets, units, n_folds, seed)
-    return [replace(found, seed=seed) for found in _splits(tested, targets, classes)]
+    found = [replace(one, seed=seed) for one in _splits(tested, targets, classes)]
+    if survival:
+        _refuse_without_event(found, targets)
+    return found
 
 
 def inner_splits(
-    y: ArrayLike, groups: ArrayLike | None, n_folds: int, seed: int, *, regression: bool = False
+    y: ArrayLike,
+    groups: ArrayLike | None,
+    n_folds: int,
+    seed: int,
+    *,
+    regression: bool = False,
+    survival: bool = False,
 ) -> list[Split]:
     """Divide the training rows of a fold into inner folds, to select parameters and to calibrate.
 
@@ -160,6 +175,8 @@ def inner_splits(
         The same seed gives the same splits.
     regression
         Whether `y` holds numbers to predict.
+    survival
+        Whether `y` holds times and events. A group that a fold needs to have an event in training is not tested there.
 
     Returns
     -------
@@ -172,7 +189,10 @@ def inner_splits(
     SplitError
         When inner folds are impossible: fewer than two groups, or fewer than two classes with two groups each.
     """
-    targets, classes = (_quantiles(y, 1 / max(n_folds, 1)), None) if regression else _targets(y)
+    if survival:
+        targets, classes = _events(y), None
+    else:
+        targets, classes = (_quantiles(y, 1 / max(n_folds, 1)), None) if regression else _targets(y)
     names, units = _groups(groups, len(targets))
     n_units = len(targets) if names is None else len(names)
     if n_units < 2:
@@ -182,10 +202,12 @@ def inner_splits(
         )
     n_folds = min(n_folds, n_units)
     _refuse_too_many(n_folds, n_units, _unit(units))
+    divisible = np.arange(len(targets)) if units is None else units
+    if survival:
+        return _with_events(targets, units, divisible, n_folds, seed)
     if classes is None:
         return _splits(_folds(targets, units, n_folds, seed), targets, None)
 
-    divisible = np.arange(len(targets)) if units is None else units
     units_of_class = np.bincount(np.unique(np.column_stack([divisible, targets]), axis=0)[:, 1])
     if np.sort(units_of_class)[-2] < 2:
         rare, noun = classes[np.argmin(units_of_class)], _unit(units)
@@ -261,6 +283,38 @@ def _quantiles(y: ArrayLike, share: float) -> Rows:
     if len(columns) == 1:
         return columns[0].astype(np.int64)
     return np.concatenate([np.eye(int(bins.max()) + 1, dtype=np.int64)[bins] for bins in columns], axis=1)
+
+
+def _events(y: ArrayLike) -> Rows:
+    """Return 1 for each row with an event, and 0 for each censored one."""
+    events = (as_survival(y)[:, 1] > 0).astype(np.int64)
+    if not events.any():
+        raise SplitError("no row has an event: there is nothing to learn.")
+    return events
+
+
+def _with_events(events: Rows, units: Rows | None, divisible: Rows, n_folds: int, seed: int) -> list[Split]:
+    """Return inner folds that each have an event in their training rows."""
+    if len(np.unique(divisible[events > 0])) < 2:
+        raise SplitError(
+            f"only one training {_unit(units)} has an event, but two are needed to select parameters and to divide "
+            "risks into groups: add samples with events."
+        )
+    n_folds = min(n_folds, int(np.bincount(events).max()))  # the most that can be stratified
+    tested = _folds(events, units, n_folds, seed)
+    for test in tested:
+        if events[~test].sum() == 0:
+            test[divisible == divisible[np.flatnonzero(events)[0]]] = False
+    return _splits([test for test in tested if test.any()], events, None)
+
+
+def _refuse_without_event(splits: Iterable[Split], events: Rows) -> None:
+    for split in splits:
+        if not events[split.train].any():
+            raise SplitError(
+                f"fold {split.fold} has no training rows with an event, since all events are among its test rows. Use "
+                "another split or seed, or add samples with events from other groups."
+            )
 
 
 def _refuse_too_many(n_folds: int, n_units: int, noun: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._checks import require_names
 from headwater._memory import peak_memory
 from headwater._progress import Progress, silent
 from headwater._words import counted
@@ -22,6 +23,7 @@ from headwater.evaluate.class_order import ordered
 from headwater.evaluate.decisions import Decisions, decisions_of
 from headwater.evaluate.edges import at_edges
 from headwater.evaluate.estimates import Resampling
+from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.shots import few_shots
@@ -44,6 +46,7 @@ from headwater.samples.labels import labels_there, with_labels, with_numbers
 from headwater.samples.missing import MissingFound
 from headwater.samples.selection import Selection
 from headwater.samples.stated import READ, texts_that_state
+from headwater.samples.survival import with_times
 from headwater.samples.views import views_of
 from headwater.store import Data, Store
 
@@ -68,8 +71,11 @@ class FitOptions:
         self.protocol.refuse()
         require_reason(self.allow_leakage)
         for option, given in (("--label-separator", self.selection.label_separator), ("--merge", self.selection.merge)):
-            if self.protocol.regression and given:
-                raise InputError(f"{option} is for classes, but --task regression predicts numbers: leave it out.")
+            if self.protocol.task in WITHOUT_CLASSES and given:
+                what = "numbers" if self.protocol.regression else "risks"
+                raise InputError(
+                    f"{option} is for classes, but --task {self.protocol.task} predicts {what}: leave it out."
+                )
         _refuse_same_repeats(self.protocol, self.head)
 
     def on(self, store: Store) -> FitPlan:
@@ -110,6 +116,7 @@ class FitPlan:
             "params": dict(asked.params),
             "trials": asked.head.trials,
             "fine": asked.head.fine,
+            "halving": asked.protocol.halving,
             "tokens": sorted(self.what.tokens),
             "device": asked.head.device,
             "controls": asked.controls,
@@ -128,6 +135,8 @@ class FitPlan:
         """Read the labels, and return the task that they make."""
         if self.asked.protocol.ordinal:
             return "ordinal"
+        if self.asked.protocol.survival:
+            return "survival"
         return "regression" if self.asked.protocol.regression else infer_task(self._rows(silent).y)
 
     def run(self, target: Path | None, say: Progress, *, inner_always: bool = False) -> Run:
@@ -150,8 +159,7 @@ class FitPlan:
         leakage = _checked_leakage(self, rows, splits, say)
         fitted = self._fitted(rows, splits, inner_always, say)
         run = self._reported(target, rows, fitted, leakage, say)
-        cost = {"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()}
-        run = replace(run, metrics={**run.metrics, "fitting": cost})
+        run = replace(run, cost={"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
         return write_run(target, run, self.asked.head.kind)
 
     def _rows(self, say: Progress) -> LabelledRows:
@@ -163,6 +171,8 @@ class FitPlan:
         grades = None
         if protocol.regression:
             data, labels = with_numbers(read, asked.labels)
+        elif protocol.survival:
+            data, labels = with_times(read, asked.labels)
         else:
             separator = selection.label_separator
             data, labels = with_labels(read, asked.labels, separator)
@@ -176,7 +186,9 @@ class FitPlan:
         y = labels.y
         say(f"{counted(len(y), selection.unit)} with {' and '.join(data.inputs)}")
         columns = Columns.read(data, protocol, missing)
-        positive = None if protocol.regression else protocol.positive_in(infer_task(y), np.unique(y).tolist())
+        positive = (
+            None if protocol.task in WITHOUT_CLASSES else protocol.positive_in(infer_task(y), np.unique(y).tolist())
+        )
         warnings = warnings_of_inputs(data)
         for line in warnings:
             say(f"warning: {line}")
@@ -340,7 +352,7 @@ def counts_of(
     """
     out: dict[str, Any] = {"missing_values": {column: dict(of) for column, of in missing.items()}}
     warnings = []
-    if not protocol.regression:
+    if protocol.task not in WITHOUT_CLASSES:
         out["class_counts"] = class_counts(y, classes, rows.groups)
         if n_columns == 1:
             warnings += alike_labels(names_in(y, classes), option)
@@ -363,7 +375,10 @@ def _checked_leakage(plan: FitPlan, rows: LabelledRows, splits: Sequence[Sequenc
         stated = None
         if not found and any(name.endswith(READ) for name in plan.what.names):
             text = plan.store.roles.text
-            stated = texts_that_state(samples, text, rows.y[row], rows.class_names, by_sample, whole)
+            y, names = rows.y, rows.class_names
+            if asked.protocol.survival:  # do texts say whether the event happened?
+                y, names = y[:, 1].astype(np.int64), [f"no {names[1]}", names[1]]
+            stated = texts_that_state(samples, text, y[row], names, by_sample, whole)
         report = check_leakage(
             samples,
             by_sample,
@@ -387,6 +402,25 @@ def of_samples_behind(splits: Sequence[Split], row: NDArray[np.int64]) -> list[S
     ]
 
 
+def labels_of(label: str | Sequence[str] | None, protocol: Protocol) -> tuple[str, ...]:
+    """Return the columns to predict: the labels, or for survival the columns of times and events.
+
+    Raises
+    ------
+    InputError
+        When there is no label, or one beside times.
+    """
+    if protocol.time is None or protocol.event is None:
+        if label is None:
+            raise InputError(
+                "--label COL, the column to predict, is missing (or --task survival with --time and --event)."
+            )
+        return require_names("--label", label)
+    if label is not None:
+        raise InputError("--label goes without --task survival, which predicts --time and --event: leave it out.")
+    return protocol.time, protocol.event
+
+
 def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[Split]]:
     """Return the splits of each seed."""
     found = [
@@ -399,6 +433,7 @@ def splits_of(y: NDArray[Any], rows: Columns, protocol: Protocol) -> list[list[S
             holdout=protocol.holdout,
             seed=seed,
             regression=protocol.regression,
+            survival=protocol.survival,
         )
         for seed in protocol.every_seed
     ]
@@ -439,6 +474,8 @@ def _cross_validated(
         final=final,
         out_of_fold=protocol.needs_out_of_fold or inner_always,
         regression=protocol.regression,
+        halving=protocol.halving,
+        survival=protocol.survival,
         progress=say,
     )
 

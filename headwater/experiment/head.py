@@ -15,7 +15,12 @@ from headwater.evaluate import TPE, Grid, Refined, Searches
 from headwater.evaluate.options import Protocol
 from headwater.heads import ClassTexts, Head, head_class, make_head
 
-DEFAULT_HEAD = {"auto": "linear", "regression": "ridge", "ordinal": "ordinal"}  # by the protocol's task
+DEFAULT_HEAD = {
+    "auto": "linear",
+    "regression": "ridge",
+    "survival": "cox",
+    "ordinal": "ordinal",
+}  # by the protocol's task
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class HeadChoice:
         Whether a finer grid around the best value follows the head's own grid.
     regression
         Whether the head predicts numbers.
+    survival
+        Whether the head predicts the risk of an event.
     device
         Where heads are fitted; a head that has no such parameter is fitted on the CPU.
     """
@@ -47,6 +54,7 @@ class HeadChoice:
     fine: bool = False
     regression: bool = False
     device: Device = "auto"
+    survival: bool = False
 
     @classmethod
     def of(
@@ -59,6 +67,7 @@ class HeadChoice:
         regression: bool = False,
         device: Device = "auto",
         option: str = "--set ",
+        survival: bool = False,
     ) -> HeadChoice:
         """Sort parameters into fixed values and lists to select among, by the types of the head's parameters.
 
@@ -79,8 +88,8 @@ class HeadChoice:
         if "device" in params:
             raise InputError(f"{option}device=…: leave it out, and pass --device {params['device']}.")
         require_device(device)  # refuses a GPU that is not there, before anything is read
-        hints = get_type_hints(head_class(kind, regression=regression).__init__)
-        make_head(kind, dict(params), regression=regression)  # refuses unknown names
+        hints = get_type_hints(head_class(kind, regression=regression, survival=survival).__init__)
+        make_head(kind, dict(params), regression=regression, survival=survival)  # refuses unknown names
         fixed: dict[str, Any] = {}
         lists: dict[str, Sequence[Any]] = {}
         for name, given in params.items():
@@ -92,7 +101,7 @@ class HeadChoice:
                 lists[name] = list(value)
             else:
                 raise InputError(f"{option}{name}={value}: {name} must be {_worded(hint)}, or a list of such.")
-        found = cls(kind, fixed, lists, trials, fine, regression, device)
+        found = cls(kind, fixed, lists, trials, fine, regression, device, survival)
         if fine and (trials is not None or found._penalties is None):
             raise InputError(
                 "--fine goes with a head whose grid has one penalty, such as linear, and without --trials or lists of "
@@ -124,6 +133,7 @@ class HeadChoice:
             regression=protocol.regression,
             device=device,
             option=option,
+            survival=protocol.survival,
         )
 
     @property
@@ -148,7 +158,7 @@ class HeadChoice:
 
     def head(self, seed: int | None = None) -> Head:
         """Build an unfitted head; a head with a random seed gets this one, unless the user set its seed."""
-        head = make_head(self.kind, dict(self.fixed), regression=self.regression)
+        head = make_head(self.kind, dict(self.fixed), regression=self.regression, survival=self.survival)
         own = head.get_params()
         if seed is not None and "seed" in own and "seed" not in self.fixed:
             head.set_params(seed=seed)

@@ -25,7 +25,7 @@ from headwater.runs.printed import edge_lines, interval_words, over, p_words, pl
 from headwater.runs.run import Results
 
 REPEATS = ("seed", "fold")
-_LOSS = {"regression": "squared error"}
+_LOSS = {"regression": "squared error", "survival": "loss by the partial likelihood"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class Cell:
         """One row per setting tried on inner folds; see `headwater.api.Run`."""
         if self.results.trials is None:
             raise InputError(f"{self.name}: the run has no trials.parquet. Remove its directory and sweep again.")
-        return self.results.trials
+        tried = self.results.trials
+        if "dropped_at_epoch" in tried.columns:
+            return tried
+        dropped = pl.lit(None, pl.Int64).alias("dropped_at_epoch")  # written by an older version
+        return tried.select(pl.exclude("selected"), dropped, "selected")
 
 
 def ranked(cells: Sequence[Cell], metric: str, seed: int) -> dict[str, Any]:

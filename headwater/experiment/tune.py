@@ -15,10 +15,10 @@ from headwater._progress import Progress, counting, silent
 from headwater._words import counted
 from headwater.embed.adapter import Adapter
 from headwater.errors import InputError
-from headwater.evaluate import Outcome, Split, cross_validate, infer_task
+from headwater.evaluate import Outcome, Repeat, Split, cross_validate_repeats, infer_task
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.class_order import ordered
-from headwater.evaluate.decisions import decisions_of
+from headwater.evaluate.decisions import Decisions, decisions_of
 from headwater.evaluate.edges import at_edges
 from headwater.evaluate.fold_means import json_safe, summary
 from headwater.evaluate.intervals import LEVEL
@@ -57,6 +57,12 @@ from headwater.samples.views import views_of
 from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
 
 SAVED = "trained on all samples except those held out for early stopping; no reported metric is for this head"
+
+HELD_OUT = "scores of the rows held out of each fold's training rows to stop by; no weight was trained on them"
+NEEDS_HELD_OUT = (
+    "--calibrate, --sensitivity, --specificity and --conformal are fitted on the rows held out to stop by, but there "
+    "are none: pass --patience, and enough groups in the training rows, or leave these options out."
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ class TunePlan:
 
     def run(self, target: Path | None, say: Progress) -> Run:
         """Read, train fold by fold, report and write."""
+        if self.protocol.needs_out_of_fold and self.training.patience is None:
+            raise InputError(NEEDS_HELD_OUT)
         team = Team(self.training.device)
         if not team.leads:
             say = silent
@@ -143,9 +151,10 @@ class TunePlan:
         positive = protocol.positive_in(task, np.unique(labels.y).tolist())
         columns = Columns.read(data, protocol, missing)
         rows = LabelledRows(data, labels.y, labels.names, columns, missing, positive, [])
-        splits = splits_of(rows.y, columns, protocol)[0]
+        every = splits_of(rows.y, columns, protocol)
+        splits = [split for of_seed in every for split in of_seed]
         text = manifest.text if any(one.modality != "image" for one in inputs) else None
-        leakage = self._leakage(samples, rows, made, splits, protocol, text, say)
+        leakage = self._leakage(samples, rows, made, every[0], protocol, text, say)
         members = members_of(data)
         inputs = of_views(inputs, data)
         made = {one.name: made[one.name.rpartition(":")[2]] for one in inputs}
@@ -229,15 +238,24 @@ class TunePlan:
     def _frozen(self, ready: TuningData, say: Progress) -> Outcome:
         """Select and fit the head on features of the frozen encoders."""
         say(f"the {self.head.kind} head on frozen features")
-        return cross_validate(
+        drawn = "seed" in self.head.head().get_params() and "seed" not in self.head.given
+        repeats = [
+            Repeat(
+                [split for split in ready.splits if split.seed == seed],
+                self.head.searches(seed),
+                seed,
+                {"seed": seed} if drawn else {},
+            )
+            for seed in self.protocol.every_seed
+        ]
+        return cross_validate_repeats(
             self.head.head(self.protocol.seed),
             ready.X(self.head.head(), in_bags=self.selection.in_bags),
             ready.rows.y,
-            ready.splits,
-            grid=self.head.searches(self.protocol.seed),
+            repeats,
             groups=ready.rows.columns.whole,
+            out_of_fold=self.protocol.needs_out_of_fold,
             n_inner_folds=self.protocol.inner_folds,
-            seed=self.protocol.seed,
         )
 
     def _reported(
@@ -245,18 +263,27 @@ class TunePlan:
     ) -> Run:
         rows, columns, y, protocol = ready.rows, ready.rows.columns, ready.rows.y, ready.protocol
         outcome = Outcome(
-            frozen.task, frozen.classes, trained.folds, trained.head, frozen.params, self._selection(frozen, trained)
+            frozen.task,
+            frozen.classes,
+            trained.folds,
+            trained.head,
+            frozen.params,
+            self._selection(frozen, trained),
+            trained.inside,
         )
         frozen, outcome = (ordered(found, y, rows.positive) for found in (frozen, outcome))
-        decisions = decisions_of(
-            outcome,
-            y,
-            protocol,
-            levels=columns.levels,
-            units=columns.units,
-            names=rows.names,
-            resampling=rows.resampling,
-        )
+        if protocol.needs_out_of_fold and (
+            outcome.inside is None or any(fold.inside is None for fold in outcome.folds)
+        ):
+            raise InputError(NEEDS_HELD_OUT)
+        reported: dict[str, Any] = {
+            "levels": columns.levels,
+            "units": columns.units,
+            "names": rows.names,
+            "resampling": rows.resampling,
+        }
+        decisions = decisions_of(outcome, y, protocol, **reported, fitted_to=HELD_OUT)
+        of_frozen = decisions_of(frozen, y, protocol, **reported) if protocol.needs_out_of_fold else Decisions(frozen)
         classes = outcome.classes.tolist() if rows.names is None else rows.names
         by = None if protocol.by is None or columns.levels is None else (protocol.by, columns.levels)
         metrics = metrics_of(
@@ -268,7 +295,9 @@ class TunePlan:
         space = self.head.head().search_space
         metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(frozen, space)]
         metrics["leakage"] = ready.leakage
-        metrics["frozen"] = frozen_of(frozen, outcome, y, columns.whole)
+        metrics["frozen"] = frozen_of(of_frozen.outcome, decisions.outcome, y, columns.whole)
+        alike = ("calibration", "threshold", "conformal")
+        metrics["frozen"] |= {name: of_frozen.metrics[name] for name in alike if name in of_frozen.metrics}
         metrics["training"] = trained.described
         more = RowColumns(columns.whole, columns.levels, decisions.sets, decisions.per)
         predictions = predictions_of(rows.data.ids, y, decisions.outcome, [str(c) for c in classes], more)
@@ -277,7 +306,16 @@ class TunePlan:
         config["tokens"] = list(features) if ready.tokens else []
         view_levels = views_of(one.name for one in ready.inputs)
         config |= {"view_levels": view_levels, "trained_parameters": trained.names, "environment": environment()}
-        return Run(target, config, metrics, predictions, trained.head, curves=trained.curves, adapters=trained.adapters)
+        return Run(
+            target,
+            config,
+            metrics,
+            predictions,
+            trained.head,
+            decision={"classes": classes, **decisions.decision} if decisions.decision else {},
+            curves=trained.curves,
+            adapters=trained.adapters,
+        )
 
     def _selection(self, frozen: Outcome, trained: TunedFolds) -> dict[str, Any]:
         stops = not trained.curves["stop_loss"].is_null().all()  # null if too few rows or groups to hold some out

@@ -15,7 +15,7 @@ from headwater._extras import need
 from headwater._progress import Progress, counting
 from headwater._words import counted
 from headwater.errors import InputError
-from headwater.evaluate import Fold, Outcome, Split, infer_task, score
+from headwater.evaluate import Fold, Outcome, OutOfFold, Split, infer_task, score
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.protocol import align
 from headwater.experiment.fit import LabelledRows
@@ -26,7 +26,7 @@ from headwater.finetune.augment import parse_augmentation
 from headwater.finetune.checkpoint import Progressed
 from headwater.finetune.data import InputSource, Rows
 from headwater.finetune.features import EncodedInput
-from headwater.finetune.loop import LossOf, Predicting, predict, train_model
+from headwater.finetune.loop import LoopSettings, LossOf, Predicting, predict, train_model
 from headwater.finetune.model import Model
 from headwater.finetune.options import Training, curve_table, memory_advice, peak_memory
 from headwater.finetune.reading import TunedInput
@@ -78,6 +78,10 @@ class TunedFolds:
     curves: pl.DataFrame
     described: dict[str, Any]
     names: dict[str, list[str]]
+    inside: OutOfFold | None = None
+
+
+HELD_OUT_PARTS = 4  # of the rows held out to stop by, for cross-fitting calibrators
 
 
 class FoldTraining:
@@ -131,30 +135,35 @@ class FoldTraining:
             for one in ready.inputs
         ]
         kinds = {one.how.kind for one in ready.inputs if one.how.kind != "none"}
-        self.settings = training.settings(plan.seed, sorted(kinds))
+        self.kinds = sorted(kinds)
         self.codes, self.classes, self.multilabel = encode_labels(ready.rows.y)
         self.task = infer_task(ready.rows.y)
 
     def all_folds(self) -> TunedFolds:
         """Train on the training rows of each split, and on all rows."""
         began = time.monotonic()
+        several = len({split.seed for split in self.ready.splits}) > 1
         folds, curves, kept = [], [], None
         epochs = []
         for split, frozen in zip(self.ready.splits, self.frozen.folds, strict=True):
-            what = f"fold {split.fold + 1} of {len(self.ready.splits)}"
-            done = self._one(f"fold-{split.fold}", what, split.train, split.test, frozen.params)
+            n_folds = sum(other.seed == split.seed for other in self.ready.splits)
+            of_seed = f"seed {split.seed}, " if several else ""
+            what = f"{of_seed}fold {split.fold + 1} of {n_folds}"
+            name = f"fold-{split.fold}" if split.seed == self.plan.seed else f"seed-{split.seed}-fold-{split.fold}"
+            done = self._one(name, what, split, frozen.params)
             scores = np.asarray(done["scores"], np.float64)
             metrics = score(self.task, self.ready.rows.y[split.test], scores, classes=self.frozen.classes)
-            folds.append(Fold(split, frozen.params, scores, metrics, head=None))
-            curves.append(curve_table(done["curve"], split.fold))
+            folds.append(Fold(split, frozen.params, scores, metrics, self._held_out(done)))
+            curve = curve_table(done["curve"], split.fold)
+            curves.append(curve.insert_column(0, pl.lit(split.seed).alias("seed")) if several else curve)
             epochs.append(int(done["n_epochs"]))
             kept = kept or done
         if self.plan.training.refit:
-            every = np.arange(len(self.ready.rows.y))
-            kept = self._one("final", "all samples", every, np.zeros(0, np.int64), self.frozen.params)
+            every = Split(0, np.arange(len(self.ready.rows.y)), np.zeros(0, np.int64), self.plan.seed)
+            kept = self._one("final", "all samples", every, self.frozen.params)
             curves.append(curve_table(kept["curve"], None))
         assert kept is not None  # there is at least one split
-        network = self._network(kept["train"].numpy(), kept["params"])
+        network = self._network(kept["train"].numpy(), kept["params"], self.plan.seed)
         head = network.fitted({n.removeprefix("head."): t for n, t in kept["state"].items() if n.startswith("head.")})
         for i, part in enumerate(self.adapted):
             own = {n.removeprefix(f"{i}."): t for n, t in kept["state"].items() if n.startswith(f"{i}.")}
@@ -165,31 +174,48 @@ class FoldTraining:
             "of_the_encoder": sum(trained),
             "encoder_parameters": sum(every_one),
             "epochs_taken": epochs,
-            "lr": self.settings.lr,
-            "head_lr": self.settings.head_lr,
+            "lr": self._settings(self.plan.seed).lr,
+            "head_lr": self._settings(self.plan.seed).head_lr,
             "seconds": time.monotonic() - began,
             "peak_memory_bytes": peak_memory(self.team),
             "processes": self.team.size,
         }
         names = {part.encoder.name: part.trained for part in self.adapted}
         adapters = [part.adapter() for part in self.adapted]
-        return TunedFolds(folds, head, adapters, pl.concat(curves, how="vertical_relaxed"), described, names)
+        table = pl.concat(curves, how="diagonal_relaxed" if several else "vertical_relaxed")
+        return TunedFolds(folds, head, adapters, table, described, names, self._held_out(kept))
 
-    def _one(self, name: str, what: str, train: Rows, test: Rows, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Train on some rows and score others; or read the result if an earlier call finished it."""
+    def _held_out(self, done: Mapping[str, Any]) -> OutOfFold | None:
+        """Return the scores of the rows that were held out to stop by, in parts that keep groups whole; None if none.
+
+        No weight was trained on these rows, but the epoch was chosen by their loss.
+        """
+        if "stop" not in done or not len(done["stop"]):
+            return None
+        rows = np.asarray(done["stop"], np.int64)
+        groups = self.ready.rows.columns.whole
+        codes = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+        return OutOfFold(rows, codes % HELD_OUT_PARTS, np.asarray(done["stop_scores"], np.float64))
+
+    def _settings(self, seed: int) -> LoopSettings:
+        return self.plan.training.settings(seed, self.kinds)
+
+    def _one(self, name: str, what: str, split: Split, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Train on the training rows and score the others; or read the result if an earlier call finished it."""
         if self.progressed is not None and (found := self.progressed.finished(name)) is not None:
             self.say(f"{what}: already done")
             return found
         torch = need("torch", "encoders")
+        train, test, settings = split.train, split.test, self._settings(split.seed)
         stop = np.zeros(0, np.int64)
         groups = self.ready.rows.columns.whole
-        if self.settings.patience is not None:
+        if settings.patience is not None:
             of_rows = None if groups is None else groups[train]
-            stop = train[rows_to_stop_by(self.codes[train], of_rows, self.plan.training.stop_share, self.settings.seed)]
+            stop = train[rows_to_stop_by(self.codes[train], of_rows, self.plan.training.stop_share, settings.seed)]
         rows = np.setdiff1d(train, stop)
-        network = self._network(rows, params)
+        network = self._network(rows, params, split.seed)
         if self.plan.training.start == "probe":
-            head = self.plan.head.head(self.settings.seed)
+            head = self.plan.head.head(settings.seed)
             (fitted,) = head.fit_many(self.X, self.ready.rows.y, [(rows, params)], groups=groups)
             network.start_from(fitted)
         for part, state in zip(self.adapted, self.initial, strict=True):
@@ -207,22 +233,24 @@ class FoldTraining:
             main = "auc_macro" if self.multilabel else "auc"
             return float(score(self.task, self.ready.rows.y[some], found, classes=self.frozen.classes)[main])
 
-        total = self.settings.epochs * len(rows)
+        total = settings.epochs * len(rows)
         with (
             counting(self.say, f"tune, {what}", total, unit="samples") as update,
             memory_advice(self.plan.training),
         ):
             tuned = train_model(
                 model,
-                Predicting(model, targets, loss_of, self.settings, self.team, measured),
+                Predicting(model, targets, loss_of, settings, self.team, measured),
                 rows,
                 stop,
-                self.settings,
+                settings,
                 checkpoint=checkpoint,
                 team=self.team,
                 progress=update,
             )
-            scores = self._scores(predict(model, test, self.settings, self.team), seen)
+            scores, stop_scores = (
+                self._scores(predict(model, some, settings, self.team), seen) for some in (test, stop)
+            )
         best = tuned.curve.stop_loss[tuned.n_epochs]
         self.say(f"{what}: {counted(tuned.n_epochs, 'epoch')}" + ("" if best is None else f", stop loss {best:.4f}"))
         done = {
@@ -230,6 +258,8 @@ class FoldTraining:
             "train": torch.from_numpy(rows),
             "params": dict(params),
             "scores": torch.from_numpy(scores),
+            "stop": torch.from_numpy(stop),
+            "stop_scores": torch.from_numpy(stop_scores),
             "curve": vars(tuned.curve),
             "n_epochs": tuned.n_epochs,
         }
@@ -238,14 +268,14 @@ class FoldTraining:
             self.progressed.finish(name, done)
         return done
 
-    def _network(self, rows: Rows, params: Mapping[str, Any]) -> Any:
+    def _network(self, rows: Rows, params: Mapping[str, Any], seed: int) -> Any:
         """Return a new head for some training rows."""
         torch = need("torch", "encoders")
         bagged = self.plan.in_bags
         inputs = [self.ready.made[s.name].described(s.name, s.members, rows, bagged=bagged) for s in self.sources]
         classes = self.classes if self.multilabel else self.classes[np.unique(self.codes[rows])]
-        head = self.plan.head.head(self.settings.seed).set_params(**params)
-        generator = torch.Generator().manual_seed(self.settings.seed)
+        head = self.plan.head.head(seed).set_params(**params)
+        generator = torch.Generator().manual_seed(seed)
         return network_of(head, inputs, classes, self.multilabel, generator)
 
     def _scores(self, logits: NDArray[np.float32], seen: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from headwater.heads.base import Fit, Head
 from headwater.heads.boosting import XGBoost, XGBoostRegressor
 from headwater.heads.class_texts import ClassTexts
 from headwater.heads.controls import noise_like, shuffled
+from headwater.heads.cox import Cox
 from headwater.heads.explain import deletion, relevance
 from headwater.heads.gda import GDA
 from headwater.heads.inputs import Concatenated
@@ -29,7 +30,7 @@ from headwater.heads.linear import LinearProbe
 from headwater.heads.mlp import MLP
 from headwater.heads.neighbours import KNN, KNNRegressor, Prototypes
 from headwater.heads.ordinal import Ordinal
-from headwater.heads.persist import HEADS, REGRESSORS, head_class, load_head, make_head, save_head
+from headwater.heads.persist import HEADS, REGRESSORS, SURVIVAL, head_class, load_head, make_head, save_head
 from headwater.heads.ridge import Ridge
 from headwater.heads.tip_adapter import TipAdapter, TipAdapterF
 from headwater.heads.tokens import Bags, Masked
@@ -43,10 +44,12 @@ __all__ = [
     "MIL",
     "MLP",
     "REGRESSORS",
+    "SURVIVAL",
     "Bags",
     "ClassTexts",
     "CoAttention",
     "Concatenated",
+    "Cox",
     "CrossAttention",
     "EfficientProbing",
     "Fit",

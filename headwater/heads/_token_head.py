@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +16,20 @@ from headwater.errors import HeadError
 from headwater.heads._attention import Aggregator, Pool, Tokenizer, TokenShape, forward
 from headwater.heads._classifier import Classifier, encode_labels, is_plain, probabilities, require_two, validated
 from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
+from headwater.heads._race import Pausable, raced, scored
 from headwater.heads._settings import plain_class_weight, require_above_0, require_one_of, require_training
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.heads.base import Fit, Input, SearchSpace, State, is_several, n_rows
+from headwater.heads.base import Fit, Input, Judge, Raced, SearchSpace, State, is_several, n_rows
 from headwater.heads.tokens import token_count, token_width
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from headwater.heads._token_training import Reader, TokenNetwork
+    from headwater.heads._training import Schedule
+
 PREDICTED_ROWS = 256
+Result = TypeVar("Result")
 
 
 class TokenHead(Classifier):
@@ -75,6 +80,7 @@ seed, precision, device
 
     takes_inputs = True
     takes_tokens = True
+    pausable = True
     aggregator: ClassVar[Aggregator]
     rectified: ClassVar[bool] = False
     search_space: ClassVar[SearchSpace] = {
@@ -157,6 +163,53 @@ seed, precision, device
             head._train(X, rows, *labels, groups)
         return heads
 
+    def race(
+        self,
+        X: Input,
+        y: NDArray[Any],
+        fits: Sequence[Fit],
+        tests: Sequence[NDArray[np.int64]],
+        judge: Judge,
+        *,
+        groups: NDArray[Any] | None = None,
+    ) -> list[Raced]:
+        """Train networks in turns, and drop some on the way; see `Head.race`.
+
+        Raises
+        ------
+        HeadError
+            As in `fit_many`; but a network whose training diverges is only dropped, unless all others are too.
+        """
+        heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
+        for head in heads:
+            head._require_usable(X)
+        labels = encode_labels(y)
+        inputs = _listed(X)
+
+        def on(device: str) -> list[Raced]:
+            from headwater.heads._token_training import Reader
+
+            reader = Reader(inputs, device, may_miss=len(inputs) > 1)
+            parts = [
+                _Racing(i, head._planned(inputs, rows, *labels, groups), reader, tests[i])
+                for i, (head, (rows, _)) in enumerate(zip(heads, fits, strict=True))
+            ]
+            found = raced(parts, judge, device)
+            if all(part.failed is not None for part in parts) and parts:
+                raise parts[0].failed or HeadError("no network could be trained.")
+            return found
+
+        return self._on_device(on)
+
+    def _on_device(self, compute: Callable[[str], Result]) -> Result:
+        remedy = f"Lower batch_size (now {self.batch_size}), or store fewer tokens (embed --tokens N)"
+        try:
+            return on_device(compute, self.device, what="token heads", remedy=remedy)
+        except RuntimeError as error:
+            if "allocate memory" in str(error):
+                raise HeadError(f"token heads: memory ran out. {remedy}.") from error
+            raise
+
     def _train(
         self,
         X: Input,
@@ -166,49 +219,42 @@ seed, precision, device
         multilabel: bool,
         groups: NDArray[Any] | None,
     ) -> None:
-        from headwater.heads._token_training import Reader, TokenSettings, train
-        from headwater.heads._training import Schedule
+        from headwater.heads._token_training import Reader, train
 
-        torch = need("torch", "encoders")
+        inputs = _listed(X)
+        planned = self._planned(inputs, rows, codes, classes, multilabel, groups)
+
+        def trained_on(device: str) -> Any:
+            return train(*planned.network(Reader(inputs, device, may_miss=len(inputs) > 1), device))
+
+        trained = self._on_device(trained_on)
+        self.shape_, self.classes_, self.multilabel_ = planned.shape, planned.classes, multilabel
+        self.params_, self.n_epochs_, self.curve_ = trained.params, trained.n_epochs, trained.curve
+        self.inputs_ = {name: token_width(part) for name, part in X.items()} if is_several(X) else None
+        self.n_features_in_ = sum(self.shape_.inputs)
+
+    def _planned(
+        self,
+        inputs: Sequence[Any],
+        rows: NDArray[np.int64],
+        codes: NDArray[Any],
+        classes: NDArray[Any],
+        multilabel: bool,
+        groups: NDArray[Any] | None,
+    ) -> _Planned:
+        """Return what a network is trained on and how."""
         seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
         if not multilabel:
             require_two(seen, classes)
-        inputs = _listed(X)
-        self.shape_ = self._shape(inputs, len(seen), multilabel)
-        objective = self.shape_.objective
+        shape = self._shape(inputs, len(seen), multilabel)
         stop = np.zeros(0, np.int64)
         if self.patience is not None:
             of_rows = None if groups is None else groups[rows]
             stop = rows[rows_to_stop_by(codes[rows], of_rows, self.stop_share, self.seed)]
         training = np.setdiff1d(rows, stop, assume_unique=False) if len(stop) else rows
         known = np.array([0, 1]) if codes.ndim == 2 else classes[seen]
-
-        def trained_on(device: str) -> Any:
-            # On CPUs only on request: whether it speeds up attention and norms depends on the processor.
-            fast = self.precision == "bf16" or (self.precision == "auto" and device == "cuda" and fast_at_bf16(device))
-            return train(
-                self.shape_,
-                Schedule(self.epochs, self.batch_size, self.warmup, self.patience),
-                TokenSettings(self.lr, self.weight_decay, self.dropout, self.label_smoothing, self.seed),
-                training,
-                stop,
-                Reader(inputs, device, may_miss=len(inputs) > 1),
-                targets_of(codes, seen, objective, np.arange(len(codes)), device),
-                class_weights(codes[training], seen, known, objective, self.class_weight),
-                torch.bfloat16 if fast else torch.float32,
-            )
-
-        remedy = f"Lower batch_size (now {self.batch_size}), or store fewer tokens (embed --tokens N)"
-        try:
-            trained = on_device(trained_on, self.device, what="token heads", remedy=remedy)
-        except RuntimeError as error:
-            if "allocate memory" in str(error):
-                raise HeadError(f"token heads: memory ran out. {remedy}.") from error
-            raise
-        self.classes_, self.multilabel_ = classes[seen], multilabel
-        self.params_, self.n_epochs_, self.curve_ = trained.params, trained.n_epochs, trained.curve
-        self.inputs_ = {name: token_width(part) for name, part in X.items()} if is_several(X) else None
-        self.n_features_in_ = sum(self.shape_.inputs)
+        weights = class_weights(codes[training], seen, known, shape.objective, self.class_weight)
+        return _Planned(self, shape, training, stop, codes, seen, classes[seen], weights, multilabel)
 
     def _shape(self, inputs: Sequence[Any], n_seen: int, multilabel: bool) -> TokenShape:
         return TokenShape(
@@ -351,6 +397,77 @@ seed, precision, device
         )
         head.n_features_in_ = sum(head.shape_.inputs)
         return head
+
+
+class _Planned(NamedTuple):
+    """What a network is trained on: its rows, rows to stop by, class numbers of all rows, and classes."""
+
+    head: TokenHead
+    shape: TokenShape
+    rows: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    codes: NDArray[Any]
+    seen: NDArray[np.int64]
+    classes: NDArray[Any]
+    class_weight: NDArray[np.float32]
+    multilabel: bool
+
+    @property
+    def schedule(self) -> Schedule:
+        """The training schedule."""
+        from headwater.heads._training import Schedule
+
+        return Schedule(self.head.epochs, self.head.batch_size, self.head.warmup, self.head.patience)
+
+    def network(self, reader: Reader, device: str) -> tuple[Any, ...]:
+        """Return the arguments of `headwater.heads._token_training.TokenNetwork`."""
+        from headwater.heads._token_training import TokenSettings
+
+        torch, head = need("torch", "encoders"), self.head
+        # On CPUs only on request: whether it speeds up attention and norms depends on the processor.
+        fast = head.precision == "bf16" or (head.precision == "auto" and device == "cuda" and fast_at_bf16(device))
+        settings = TokenSettings(head.lr, head.weight_decay, head.dropout, head.label_smoothing, head.seed)
+        targets = targets_of(self.codes, self.seen, self.shape.objective, np.arange(len(self.codes)), device)
+        dtype = torch.bfloat16 if fast else torch.float32
+        return (
+            self.shape, self.schedule, settings, self.rows, self.stop, reader, targets, self.class_weight, dtype
+        )  # fmt: skip
+
+
+class _Racing(Pausable):
+    """A network in a race, with its number and the rows to score."""
+
+    def __init__(self, number: int, planned: _Planned, reader: Reader, test: NDArray[np.int64]) -> None:
+        self._number, self._planned, self._reader, self._test = number, planned, reader, test
+        self._network: TokenNetwork | None = None
+        self._epoch, self._dropped = 0, False
+        self.failed: HeadError | None = None
+
+    def advance(self, share: float) -> None:
+        from headwater.heads._token_training import Diverged, TokenNetwork
+
+        if self._dropped:
+            return
+        self._epoch = self._planned.schedule.epoch_at(share)
+        if self.failed is None:
+            try:
+                if self._network is None:
+                    self._network = TokenNetwork(*self._planned.network(self._reader, self._reader.device))
+                self._network.advance(self._epoch)
+            except Diverged as error:
+                self.failed, self._network = error, None
+
+    def scores(self) -> dict[int, Raced]:
+        if self._dropped:
+            return {}
+        shape = len(self._test), self._planned.shape.objective.n_outputs
+        logits = np.full(shape, np.nan, np.float32) if self._network is None else self._network.logits(self._test)
+        found = scored(logits, self._planned.multilabel)
+        return {self._number: Raced(found, self._planned.classes, self._epoch)}
+
+    def drop(self, numbers: frozenset[int]) -> None:
+        if self._number in numbers:
+            self._network, self._dropped = None, True
 
 
 def _listed(X: Input) -> list[Any]:

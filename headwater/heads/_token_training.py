@@ -116,6 +116,10 @@ def ahead(read: Callable[[Rows], list[Tokens]], batches: Sequence[Rows]) -> Iter
             yield rows, tokens
 
 
+class Diverged(HeadError):
+    """The loss or the parameters of a network are no longer finite."""
+
+
 def train(
     shape: TokenShape,
     schedule: Schedule,
@@ -127,7 +131,14 @@ def train(
     class_weight: NDArray[np.float32],
     dtype: TorchType,
 ) -> TrainedNetwork:
-    """Train one network.
+    """Train one network to the end; see `TokenNetwork`."""
+    network = TokenNetwork(shape, schedule, settings, rows, stop, read, targets, class_weight, dtype)
+    network.advance(schedule.epochs)
+    return network.trained()
+
+
+class TokenNetwork:
+    """A network over tokens in training, which can be paused after any epoch.
 
     Parameters
     ----------
@@ -145,63 +156,111 @@ def train(
     Loshchilov and Hutter, Decoupled weight decay regularization, 2019 (biases and norms are not decayed), and SGDR,
     2017 (cosine schedule).
     """
-    torch = need("torch", "encoders")
-    device = targets.device
-    order = torch.Generator().manual_seed(2 * settings.seed)
-    drop = _dropout(settings.dropout, torch.Generator(device).manual_seed(2 * settings.seed + 1))
-    params = {name: p.to(device).requires_grad_() for name, p in initial(shape, order).items()}
-    read.check(np.sort(np.concatenate([rows, stop]))[:SCALED_BY])  # the others are checked when read
-    scaling = _Scaling(read, rows)
-    weights = torch.as_tensor(class_weight, device=device)[None]
-    matrices = [p for name, p in params.items() if name.endswith("weight") and p.ndim == 2]
-    others = [p for name, p in params.items() if not (name.endswith("weight") and p.ndim == 2)]
-    optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=settings.lr,
-        fused=True,
-    )
 
-    def loss_of(some: Rows, tokens: list[Tokens], drop: Any, smoothing: float) -> tuple[Tensor, Tensor]:
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits, _ = forward(shape, params, scaling(tokens), drop)
+    def __init__(
+        self,
+        shape: TokenShape,
+        schedule: Schedule,
+        settings: TokenSettings,
+        rows: Rows,
+        stop: Rows,
+        read: Reader,
+        targets: Tensor,
+        class_weight: NDArray[np.float32],
+        dtype: TorchType,
+    ) -> None:
+        torch = need("torch", "encoders")
+        self._shape, self._schedule, self._settings = shape, schedule, settings
+        self._rows, self._stop, self._read, self._targets, self._dtype = rows, stop, read, targets, dtype
+        device = targets.device
+        self._order = torch.Generator().manual_seed(2 * settings.seed)
+        self._drop = _dropout(settings.dropout, torch.Generator(device).manual_seed(2 * settings.seed + 1))
+        self._params = {name: p.to(device).requires_grad_() for name, p in initial(shape, self._order).items()}
+        read.check(np.sort(np.concatenate([rows, stop]))[:SCALED_BY])  # the others are checked when read
+        self._scaling = _Scaling(read, rows)
+        self._weights = torch.as_tensor(class_weight, device=device)[None]
+        matrices = [p for name, p in self._params.items() if name.endswith("weight") and p.ndim == 2]
+        others = [p for name, p in self._params.items() if not (name.endswith("weight") and p.ndim == 2)]
+        self._optimiser = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.lr,
+            fused=True,
+        )
+        self._patience = schedule.patience if len(stop) else None
+        self._best, self._best_loss, self._n_epochs = _copied(self._params), math.inf, 0
+        self._curve: list[float] = []
+        self._epoch, self._stopped = 0, False
+
+    def advance(self, epoch: int) -> None:
+        """Train up to an epoch of the schedule.
+
+        Raises
+        ------
+        Diverged
+            When the loss or the parameters are not finite.
+        """
+        while self._epoch < epoch and not self._stopped:
+            self._train_epoch()
+            self._epoch += 1
+            if self._patience is not None:
+                self._stop_early(self._patience)
+        if self._patience is None:
+            self._best, self._n_epochs = _copied(self._params), self._epoch
+        if not all(bool(p.isfinite().all()) for p in self._best.values()):
+            raise Diverged(f"parameters are not finite after training: lower lr (now {self._settings.lr:g}).")
+
+    def trained(self) -> TrainedNetwork:
+        """Return the network with the best parameters so far."""
+        return TrainedNetwork(self._scaling.fold_in(self._best), self._n_epochs, np.array(self._curve, np.float32))
+
+    def logits(self, rows: Rows) -> NDArray[np.float32]:
+        """Return logits of some rows, float32, of shape ``(n, n_outputs)``, by the best parameters so far."""
+        torch = need("torch", "encoders")
+        out = [np.zeros((0, self._shape.objective.n_outputs), np.float32)]
+        parts = [rows[start : start + CHECKED_ROWS] for start in range(0, len(rows), CHECKED_ROWS)]
+        with torch.no_grad():
+            for _, tokens in ahead(self._read, parts):
+                out.append(forward(self._shape, self._best, self._scaling(tokens))[0].cpu().numpy())
+        return np.concatenate(out)
+
+    def _train_epoch(self) -> None:
+        torch = need("torch", "encoders")
+        shuffled = self._rows[torch.randperm(len(self._rows), generator=self._order).numpy()]
+        n_steps = math.ceil(len(self._rows) / self._schedule.batch_size)
+        for step, (some, tokens) in enumerate(ahead(self._read, np.array_split(shuffled, n_steps))):
+            for group in self._optimiser.param_groups:
+                group["lr"] = self._settings.lr * factor(self._epoch + (step + 1) / n_steps, self._schedule)
+            with torch.enable_grad():
+                total, weight = self._loss_of(some, tokens, self._drop, self._settings.smoothing)
+                torch.autograd.backward(total / weight)
+            torch.nn.utils.clip_grad_norm_(self._params.values(), CLIP)
+            self._optimiser.step()
+            self._optimiser.zero_grad()
+
+    def _stop_early(self, patience: int) -> None:
+        """Keep parameters that are the best so far, and end training that has not improved for long."""
+        with need("torch", "encoders").no_grad():
+            parts = np.array_split(self._stop, math.ceil(len(self._stop) / self._schedule.batch_size))
+            sums = [self._loss_of(some, tokens, lambda x: x, 0.0) for some, tokens in ahead(self._read, parts)]
+        loss = float(sum(total for total, _ in sums) / sum(weight for _, weight in sums))
+        self._curve.append(loss)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is not finite after epoch {self._epoch}: lower lr (now {self._settings.lr:g}).")
+        if loss < self._best_loss:
+            self._best, self._best_loss, self._n_epochs = _copied(self._params), loss, self._epoch
+        elif self._epoch - self._n_epochs >= patience:
+            self._stopped = True
+
+    def _loss_of(self, some: Rows, tokens: list[Tokens], drop: Any, smoothing: float) -> tuple[Tensor, Tensor]:
+        torch = need("torch", "encoders")
+        device = self._targets.device
+        with torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            logits, _ = forward(self._shape, self._params, self._scaling(tokens), drop)
         one = torch.ones(1, 1, device=device)
         there = torch.ones(1, len(some), dtype=torch.bool, device=device)
-        truth = targets[torch.from_numpy(some).to(device)][None]
-        total, weight = losses(shape.objective, logits[None, None], truth, weights, smoothing * one, there)
+        truth = self._targets[torch.from_numpy(some).to(device)][None]
+        total, weight = losses(self._shape.objective, logits[None, None], truth, self._weights, smoothing * one, there)
         return total[0, 0], weight[0, 0]
-
-    patience = schedule.patience if len(stop) else None
-    n_steps = math.ceil(len(rows) / schedule.batch_size)
-    best, best_loss, n_epochs = _copied(params), math.inf, 0
-    curve: list[float] = []
-    for epoch in range(schedule.epochs):
-        shuffled = rows[torch.randperm(len(rows), generator=order).numpy()]
-        for step, (some, tokens) in enumerate(ahead(read, np.array_split(shuffled, n_steps))):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.lr * factor(epoch + (step + 1) / n_steps, schedule)
-            with torch.enable_grad():
-                total, weight = loss_of(some, tokens, drop, settings.smoothing)
-                torch.autograd.backward(total / weight)
-            torch.nn.utils.clip_grad_norm_(params.values(), CLIP)
-            optimiser.step()
-            optimiser.zero_grad()
-        if patience is None:
-            continue
-        with torch.no_grad():
-            parts = np.array_split(stop, math.ceil(len(stop) / schedule.batch_size))
-            sums = [loss_of(some, tokens, lambda x: x, 0.0) for some, tokens in ahead(read, parts)]
-        curve.append(float(sum(total for total, _ in sums) / sum(weight for _, weight in sums)))
-        if not math.isfinite(curve[-1]):
-            raise HeadError(f"the loss is not finite after epoch {epoch + 1}: lower lr (now {settings.lr:g}).")
-        if curve[-1] < best_loss:
-            best, best_loss, n_epochs = _copied(params), curve[-1], epoch + 1
-        elif epoch + 1 - n_epochs >= patience:
-            break
-    if patience is None:
-        best, n_epochs = _copied(params), schedule.epochs
-    if not all(bool(p.isfinite().all()) for p in best.values()):
-        raise HeadError(f"parameters are not finite after training: lower lr (now {settings.lr:g}).")
-    return TrainedNetwork(scaling.fold_in(best), n_epochs, np.array(curve, np.float32))
 
 
 def _copied(params: Params) -> Params:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 STOP_ROWS = 4096  # stopping rows evaluated at once, over all groups
 LEAST_STOP = 256  # least number of them per group
+SHRINKS = 0.75  # a batch gets smaller when at most this share of its places is needed
+TILE = 32  # rows of a bf16 matrix product are padded to a multiple of this, which makes it about twice as fast
+APART = 1 << 14  # least parameters of a network that is updated by itself
 Gather = Callable[["Tensor"], list["Tensor"]]
 """Maps row numbers, int64, of shape ``(g, b)``, to each input's rows, float32, ``(g, b, d)``."""
 
@@ -41,6 +44,16 @@ class Schedule:
     def steps(self, n_rows: int) -> int:
         """Return the number of steps in an epoch over some rows."""
         return math.ceil(n_rows / self.batch_size)
+
+    def epoch_at(self, share: float) -> int:
+        """Return the epoch at a share of the schedule after warm-up, rounded up.
+
+        Examples
+        --------
+        >>> [Schedule(100, 256, 1.0, 10).epoch_at(share) for share in (1 / 16, 1 / 4, 1.0)]
+        [8, 26, 100]
+        """
+        return math.ceil(round(self.warmup + share * (self.epochs - self.warmup), 6))
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,17 @@ def train(
     targets: Tensor,
     dtype: TorchType,
 ) -> list[list[TrainedNetwork]]:
-    """Train the networks of some groups as one batched model; return the networks of each group.
+    """Train the networks of some groups to the end, and return those of each group; see `Networks`."""
+    networks = Networks(shape, schedule, groups, gather, targets, dtype)
+    networks.advance(schedule.epochs)
+    return networks.trained()
+
+
+class Networks:
+    """Networks of some groups as one batched model, which can be paused after any epoch.
+
+    Networks that have stopped early, or are dropped, leave the batch; the others are trained as if they were alone,
+    up to rounding.
 
     Parameters
     ----------
@@ -114,83 +137,283 @@ def train(
     Loshchilov and Hutter, Decoupled weight decay regularization, 2019 (AdamW; biases are not decayed), and SGDR, 2017
     (cosine schedule).
     """
-    torch = need("torch", "encoders")
-    device = targets.device
-    order, noise_of = ([torch.Generator().manual_seed(2 * group.seed + i) for group in groups] for i in (0, 1))
-    lr, weight_decay, dropout, smoothing = (
-        torch.as_tensor(np.stack([getattr(group, name) for group in groups]), device=device)
-        for name in ("lr", "weight_decay", "dropout", "smoothing")
-    )
-    class_weight = torch.as_tensor(np.stack([group.class_weight for group in groups]), device=device)
-    params = {name: p.to(device) for name, p in initial(shape, lr.shape[1], order).items()}
-    optimiser = _AdamW(params, lr, weight_decay)
-    scaling = _Scaling(groups, gather, dtype, device)
-    (n_steps,) = {schedule.steps(len(group.train)) for group in groups}
-    own_rows = [math.ceil(len(group.train) / n_steps) for group in groups]  # per batch
-    drops = bool(dropout.any())
 
-    (stops,) = {len(group.stop) > 0 for group in groups}
-    patience = schedule.patience if stops else None
-    best = {name: p.clone() for name, p in params.items()} if patience else params
-    best_loss = torch.full(lr.shape, torch.inf, device=device)
-    n_epochs = torch.zeros(lr.shape, dtype=torch.int64, device=device)
-    curve = []
-    for epoch in range(schedule.epochs):
-        rows, present = _shuffled([group.train for group in groups], order, n_steps)
-        batches = zip(rows.to(device).chunk(n_steps, 1), present.to(device).chunk(n_steps, 1), strict=True)
+    def __init__(
+        self,
+        shape: Shape,
+        schedule: Schedule,
+        groups: Sequence[Group],
+        gather: Gather,
+        targets: Tensor,
+        dtype: TorchType,
+    ) -> None:
+        torch = need("torch", "encoders")
+        self._shape, self._schedule, self._groups = shape, schedule, groups
+        self._gather, self._targets, self._dtype = gather, targets, dtype
+        device = targets.device
+        self._order, self._noise_of = (
+            [torch.Generator().manual_seed(2 * group.seed + i) for group in groups] for i in (0, 1)
+        )
+        (self._n_steps,) = {schedule.steps(len(group.train)) for group in groups}
+        (stops,) = {len(group.stop) > 0 for group in groups}
+        self._patience = schedule.patience if stops else None
+        g, m = len(groups), len(groups[0].lr)
+        self._epoch = self._step = 0
+        self._tile = 1 if dtype == torch.float32 else TILE
+        self._best: list[list[Params | None]] = [[None] * m for _ in groups]
+        self._best_loss, self._n_epochs = np.full((g, m), np.inf, np.float32), np.zeros((g, m), np.int64)
+        self._curve: list[list[list[float]]] = [[[] for _ in range(m)] for _ in groups]
+        self._scaling = _Scaling(groups, gather, dtype, device)
+        params = {name: p.to(device) for name, p in initial(shape, m, self._order).items()}
+        first, second = ({name: torch.zeros_like(p) for name, p in params.items()} for _ in range(2))
+        self._state = _State(params, first, second)
+        self._place(np.arange(g), np.tile(np.arange(m), (g, 1)), np.ones((g, m), bool))
+
+    def advance(self, epoch: int) -> None:
+        """Train up to an epoch of the schedule."""
+        for number in range(self._epoch, epoch):
+            if not self._alive.any():
+                break
+            self._train_epoch(number)
+            if self._patience is not None:
+                self._stop_early(number, self._patience)
+        self._epoch = max(self._epoch, epoch)
+
+    def drop(self, dropped: Sequence[tuple[int, int]]) -> None:
+        """Forget some networks, by the numbers of their group and within it."""
+        gone = set(dropped)
+        for i, j in dropped:
+            self._best[i][j] = None
+        live = [[(int(i), j) not in gone for j in row] for i, row in zip(self._rows, self._who.tolist(), strict=True)]
+        self._alive &= np.array(live, bool).reshape(self._alive.shape)
+        self._shrink()
+
+    def logits(self, i: int, j: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return logits of some rows, float32, of shape ``(n, n_outputs)``, by the best parameters so far."""
+        torch = need("torch", "encoders")
+        one, device = self._parameters(i, j), self._targets.device
+        none = torch.zeros(1, 1, device=device)
+        out = [np.zeros((0, self._shape.objective.n_outputs), np.float32)]
+        with torch.no_grad():
+            for part in torch.as_tensor(rows, device=device).split(STOP_ROWS):
+                inputs = self._scaling.scaled(self._gather(part[None]), i)
+                out.append(forward(self._shape, one, inputs, none, None)[0, 0].cpu().numpy())
+        return np.concatenate(out)
+
+    def trained(self) -> list[list[TrainedNetwork]]:
+        """Return the networks of each group, with the best parameters so far; none may have been dropped."""
+        g, m = self._n_epochs.shape
+        return [[self._trained(i, j) for j in range(m)] for i in range(g)]
+
+    def _trained(self, i: int, j: int) -> TrainedNetwork:
+        n_epochs = self._epoch if self._patience is None else int(self._n_epochs[i, j])
+        params = self._scaling.fold_in(one_network(self._parameters(i, j), 0, 0, 1), i)
+        return TrainedNetwork(params, n_epochs, np.array(self._curve[i][j], np.float32))
+
+    def _parameters(self, i: int, j: int) -> Params:
+        """Return the best parameters of a network so far, or its last ones if none had a finite loss."""
+        best = self._best[i][j]
+        if best is not None:
+            return best
+        ((row, column),) = np.argwhere((self._rows[:, None] == i) & (self._who == j))[:1]
+        return self._state.network(int(row), int(column))
+
+    def _train_epoch(self, epoch: int) -> None:
+        torch = need("torch", "encoders")
+        schedule, device, dropout = self._schedule, self._targets.device, self._settings["dropout"]
+        order, noise_of = ([every[i] for i in self._rows] for every in (self._order, self._noise_of))
+        groups = [self._groups[i] for i in self._rows]
+        own_rows = [math.ceil(len(group.train) / self._n_steps) for group in groups]  # per batch
+        drops = bool(dropout.any())
+        rows, present = _shuffled([group.train for group in groups], order, self._n_steps, self._tile)
+        batches = zip(rows.to(device).chunk(self._n_steps, 1), present.to(device).chunk(self._n_steps, 1), strict=True)
         for step, (batch, there) in enumerate(batches):
-            noise = _noise(shape, batch.shape[1], own_rows, noise_of, device) if drops else None
-            leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+            noise = _noise(self._shape, batch.shape[1], own_rows, noise_of, device) if drops else None
+            leaves = {name: p.detach().requires_grad_() for name, p in self._cast.items()}
+            inputs = self._scaling(self._gather(batch), self._rows)
             with torch.enable_grad():
-                logits = forward(shape, leaves, scaling(gather(batch)), dropout, noise)
-                loss, weight = losses(shape.objective, logits, targets[batch], class_weight, smoothing, there)
+                logits = forward(self._shape, leaves, inputs, dropout, noise)
+                smoothing = self._settings["smoothing"]
+                loss, weight = losses(
+                    self._shape.objective, logits, self._targets[batch], self._class_weight, smoothing, there
+                )
                 gradients = torch.autograd.grad((loss / weight).sum(), list(leaves.values()))
-            optimiser.step(dict(zip(params, gradients, strict=True)), factor(epoch + (step + 1) / n_steps, schedule))
-        if patience is None:
-            continue
-        now = _stop_loss(shape, params, groups, lambda rows: scaling(gather(rows)), targets, class_weight, 0 * lr)
-        curve.append(now)
-        better = (now < best_loss) & (epoch - n_epochs < patience)  # stopped networks stay stopped
-        best_loss = torch.where(better, now, best_loss)
-        n_epochs = torch.where(better, epoch + 1, n_epochs)
-        best = {name: torch.where(spread(better, p), p, best[name]) for name, p in params.items()}
-        if bool((epoch + 1 - n_epochs >= patience).all()):
-            break
-    if patience is None:
-        best, n_epochs = params, n_epochs + schedule.epochs
-    g, m = lr.shape
-    curves = torch.stack(curve, -1).cpu().numpy() if curve else np.zeros((g, m, 0), np.float32)
+            self._step += 1
+            share = factor(epoch + (step + 1) / self._n_steps, schedule)
+            self._optimiser.step(dict(zip(leaves, gradients, strict=True)), self._step, share)
 
-    def trained(i: int, j: int) -> TrainedNetwork:
-        n = int(n_epochs[i, j])
-        own = curves[i, j] if patience is None else curves[i, j, : n + patience]  # others may have run longer
-        return TrainedNetwork(scaling.fold_in(one_network(best, i, j, m), i), n, own)
+    def _stop_early(self, epoch: int, patience: int) -> None:
+        """Keep parameters that are the best so far, and end networks that have not improved for long."""
+        groups = [self._groups[i] for i in self._rows]
+        lr = self._settings["lr"]
+        now = _stop_loss(
+            self._shape,
+            self._cast,
+            groups,
+            lambda rows: self._scaling(self._gather(rows), self._rows),
+            self._targets,
+            self._class_weight,
+            0 * lr,
+            self._tile,
+        )
+        found = now.cpu().numpy()
+        for row, column in np.argwhere(self._alive).tolist():
+            i, j, loss = int(self._rows[row]), int(self._who[row, column]), found[row, column]
+            self._curve[i][j].append(loss)
+            if loss < self._best_loss[i, j]:
+                self._best_loss[i, j], self._n_epochs[i, j] = loss, epoch + 1
+                self._best[i][j] = self._state.network(row, column, self._best[i][j])
+            elif epoch + 1 - self._n_epochs[i, j] >= patience and self._best[i][j] is not None:
+                self._alive[row, column] = False
+            elif epoch + 1 >= patience and self._best[i][j] is None:  # never a finite loss
+                self._best[i][j] = self._state.network(row, column)
+                self._alive[row, column] = False
+        self._shrink()
 
-    return [[trained(i, j) for j in range(m)] for i in range(g)]
+    def _shrink(self) -> None:
+        """Leave out networks that need no more training, where that saves enough."""
+        rows = np.flatnonzero(self._alive.any(1))
+        m = int(self._alive.sum(1).max(initial=0))
+        if not len(rows) or len(rows) * m > SHRINKS * self._alive.size:
+            return
+        # live networks first; a group with fewer of them than others keeps some of its dead ones
+        columns = np.argsort(~self._alive[rows], axis=1, kind="stable")[:, :m]
+        who, alive = self._who[rows[:, None], columns], self._alive[rows[:, None], columns]
+        self._state = self._state.taken(rows, columns)
+        self._place(self._rows[rows], who, alive)
+
+    def _place(self, rows: NDArray[np.int64], who: NDArray[np.int64], alive: NDArray[np.bool_]) -> None:
+        """Set which networks are in the batch: the group of each row, and the network of each column."""
+        torch = need("torch", "encoders")
+        self._rows, self._who, self._alive = rows, who, alive
+        device, groups = self._targets.device, [self._groups[i] for i in rows]
+        self._settings = {
+            name: torch.as_tensor(
+                np.stack([getattr(group, name)[of] for group, of in zip(groups, who, strict=True)]), device=device
+            )
+            for name in ("lr", "weight_decay", "dropout", "smoothing")
+        }
+        self._class_weight = torch.as_tensor(np.stack([group.class_weight for group in groups]), device=device)
+        params = self._state.params
+        self._cast = params if self._dtype == torch.float32 else {n: p.to(self._dtype) for n, p in params.items()}
+        size = sum(p.numel() for p in params.values()) // who.size
+        apart = device.type == "cpu" and size >= APART
+        lr, decay = self._settings["lr"], self._settings["weight_decay"]
+        self._optimiser: _Together | _Apart = (
+            _Apart(self._state, self._cast, lr, decay, alive)
+            if apart
+            else _Together(self._state, self._cast, lr, decay)
+        )
 
 
-class _AdamW:
-    """AdamW with a learning rate and a weight decay for each network.
+class _State:
+    """The parameters of networks, and the moments of their gradients, in the layout of `headwater.heads._network`."""
 
-    PyTorch's AdamW takes one of each. It is applied to a zero tensor for each parameter, which then holds the step.
+    def __init__(self, params: Params, first: Params, second: Params) -> None:
+        self.params, self.first, self.second = params, first, second
+        (self.m,) = {p.shape[1] for p in params.values() if p.ndim == 4}
+
+    def network(self, row: int, column: int, into: Params | None = None) -> Params:
+        """Return a copy of one network's parameters, as a batch of one; or overwrite an earlier copy."""
+        own = {name: _apart(p, self.m)[row : row + 1, column : column + 1] for name, p in self.params.items()}
+        if into is None:
+            return {name: p.clone() if self.params[name].ndim == 4 else p[:, 0].clone() for name, p in own.items()}
+        for name, p in into.items():
+            p.copy_(own[name].view(p.shape))
+        return into
+
+    def taken(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> _State:
+        """Return the state of some networks: of each row's columns."""
+        taken = []
+        for of in (self.params, self.first, self.second):
+            part = {}
+            for name, p in of.items():
+                some = _apart(p, self.m)[rows[:, None], columns]
+                part[name] = some if p.ndim == 4 else some.flatten(1, 2)
+            taken.append(part)
+        return _State(*taken)
+
+
+def _apart(p: Tensor, m: int) -> Tensor:
+    """Return a parameter with an axis of its own for the networks of a group."""
+    return p if p.ndim == 4 else p.view(p.shape[0], m, -1, p.shape[2])
+
+
+_ADAM = {"amsgrad": False, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "maximize": False}
+
+
+class _Together:
+    """AdamW over all networks at once, with a learning rate and a weight decay for each.
+
+    PyTorch's Adam takes one of each. It is applied to a zero tensor for each parameter, which then holds the step.
     """
 
-    def __init__(self, params: Params, lr: Tensor, weight_decay: Tensor) -> None:
+    def __init__(self, state: _State, cast: Params, lr: Tensor, weight_decay: Tensor) -> None:
         torch = need("torch", "encoders")
-        self.params = params
-        self.scratch = {name: torch.zeros_like(p) for name, p in params.items()}
-        self.adam = torch.optim.Adam(list(self.scratch.values()), lr=1.0, fused=True)
-        self.lr = {name: spread(lr, p) for name, p in params.items()}
-        self.decay = {name: spread(lr * weight_decay * name.endswith("weight"), p) for name, p in params.items()}
+        self.state, self.cast = state, cast
+        self.scratch = {name: torch.zeros_like(p) for name, p in state.params.items()}
+        self.lr = {name: spread(lr, p) for name, p in state.params.items()}
+        self.decay = {name: spread(lr * weight_decay * name.endswith("weight"), p) for name, p in state.params.items()}
 
-    def step(self, gradients: Params, factor: float) -> None:
-        """Update all parameters, with learning rates times ``factor``."""
-        for name, gradient in gradients.items():
-            self.scratch[name].grad = gradient.contiguous()  # the fused step ignores strides
-        self.adam.step()
-        for name, p in self.params.items():
+    def step(self, gradients: Params, number: int, factor: float) -> None:
+        """Update all parameters, with learning rates times ``factor``; ``number`` counts steps from 1."""
+        torch = need("torch", "encoders")
+        torch._fused_adam_(
+            list(self.scratch.values()),
+            [gradients[name].float().contiguous() for name in self.scratch],  # the fused step ignores strides
+            [self.state.first[name] for name in self.scratch],
+            [self.state.second[name] for name in self.scratch],
+            [],
+            [torch.full((), float(number), device=p.device) for p in self.scratch.values()],
+            lr=1.0,
+            weight_decay=0.0,
+            **_ADAM,
+        )
+        for name, p in self.state.params.items():
             p.mul_(1 - factor * self.decay[name]).addcmul_(self.scratch[name], self.lr[name], value=factor)
             self.scratch[name].zero_()
+            if self.cast[name] is not p:
+                self.cast[name].copy_(p)
+
+
+class _Apart:
+    """AdamW over one network after the other, so that all of a network's passes over memory happen in the cache.
+
+    Networks that need no more training are left out.
+    """
+
+    def __init__(self, state: _State, cast: Params, lr: Tensor, weight_decay: Tensor, alive: NDArray[np.bool_]) -> None:
+        self.m, self.alive = state.m, alive
+        self.lr, self.decay = lr.tolist(), weight_decay.tolist()
+        self.of = {
+            name: [_apart(of[name], state.m) for of in (state.params, state.first, state.second, cast)]
+            for name in state.params
+        }
+        self.casts = any(cast[name] is not p for name, p in state.params.items())
+        self.scratch = {name: of[0][0, 0].clone() for name, of in self.of.items()}
+
+    def step(self, gradients: Params, number: int, factor: float) -> None:
+        """Update the parameters of live networks, with learning rates times ``factor``; see `_Together`."""
+        torch = need("torch", "encoders")
+        count = torch.full((), float(number))
+        every = {name: _apart(gradient.contiguous(), self.m) for name, gradient in gradients.items()}
+        for i, j in np.argwhere(self.alive).tolist():
+            for name, gradient in every.items():
+                p, first, second, cast = (of[i, j] for of in self.of[name])
+                decay = self.decay[i][j] if name.endswith("weight") else 0.0
+                torch._fused_adamw_(
+                    [p],
+                    [self.scratch[name].copy_(gradient[i, j])],
+                    [first],
+                    [second],
+                    [],
+                    [count],
+                    lr=factor * self.lr[i][j],
+                    weight_decay=decay,
+                    **_ADAM,
+                )
+                if self.casts:
+                    cast.copy_(p)
 
 
 def factor(epoch: float, schedule: Schedule) -> float:
@@ -201,11 +424,14 @@ def factor(epoch: float, schedule: Schedule) -> float:
 
 
 def _shuffled(
-    rows: Sequence[NDArray[np.int64]], generators: Sequence[Generator], n_steps: int
+    rows: Sequence[NDArray[np.int64]], generators: Sequence[Generator], n_steps: int, tile: int
 ) -> tuple[Tensor, Tensor]:
-    """Return each group's rows in random order, of shape ``(g, n)``, and which of them are not padding."""
+    """Return each group's rows in random order, of shape ``(g, n)``, and which of them are not padding.
+
+    Each of the ``n_steps`` batches has a multiple of ``tile`` rows.
+    """
     torch = need("torch", "encoders")
-    length = math.ceil(max(map(len, rows)) / n_steps) * n_steps
+    length = math.ceil(max(map(len, rows)) / n_steps / tile) * tile * n_steps
     numbers = torch.zeros((len(rows), length), dtype=torch.int64)
     present = torch.zeros((len(rows), length), dtype=torch.bool)
     # padding is spread over all batches, so that none is short
@@ -235,10 +461,11 @@ def _stop_loss(
     targets: Tensor,
     class_weight: Tensor,
     none: Tensor,
+    tile: int,
 ) -> Tensor:
     """Return each network's mean loss on its group's stopping rows, of shape ``(g, m)``."""
     torch = need("torch", "encoders")
-    most = max(len(group.stop) for group in groups)
+    most = math.ceil(max(len(group.stop) for group in groups) / tile) * tile
     numbers, present = np.zeros((len(groups), most), np.int64), np.zeros((len(groups), most), bool)
     for i, group in enumerate(groups):
         numbers[i, : len(group.stop)] = group.stop
@@ -267,9 +494,15 @@ class _Scaling:
         self.std = [torch.cat(stds)[:, None] for stds in zip(*([std for _, std in f] for f in found), strict=True)]
         self._scale = [(mean.float(), std.float()) for mean, std in zip(self.mean, self.std, strict=True)]
 
-    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Scale inputs of shape ``(g, b, d)``."""
-        return [((x - mean) / std).to(self._dtype) for x, (mean, std) in zip(inputs, self._scale, strict=True)]
+    def __call__(self, inputs: list[Tensor], rows: NDArray[np.int64]) -> list[Tensor]:
+        """Scale inputs of shape ``(g, b, d)`` of the groups with these numbers, to the type of matrix products."""
+        return [
+            ((x - mean[rows]) / std[rows]).to(self._dtype) for x, (mean, std) in zip(inputs, self._scale, strict=True)
+        ]
+
+    def scaled(self, inputs: list[Tensor], group: int) -> list[Tensor]:
+        """Scale inputs of shape ``(1, b, d)`` of one group, in float32."""
+        return [(x - mean[group]) / std[group] for x, (mean, std) in zip(inputs, self._scale, strict=True)]
 
     def fold_in(self, params: Params, group: int) -> dict[str, NDArray[np.float32]]:
         """Return a network's parameters for unstandardised inputs; weights shared by inputs are duplicated."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,45 @@ Fit = tuple[NDArray[np.int64], Mapping[str, Any]]
 Input = Any  # an array-like of features, or a dict of them by name
 SearchSpace = Mapping[str, tuple[Any, ...]]
 State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Raced:
+    """How a fit of `Head.race` scores its test rows.
+
+    Attributes
+    ----------
+    scores
+        Probabilities as of ``predict_proba``, NaN where training diverged.
+    classes_
+        The classes of the training rows.
+    epoch
+        The epoch up to which it was trained; it may have stopped before, early.
+    dropped
+        Whether the judge dropped it then.
+    """
+
+    scores: NDArray[np.floating[Any]]
+    classes_: NDArray[Any]
+    epoch: int
+    dropped: bool = False
+
+
+class Judge(Protocol):
+    """Says which fits of `Head.race` go on. It keeps no state, so that a race may be run again on another device.
+
+    Attributes
+    ----------
+    shares
+        Shares of the schedule after warm-up, ascending, at which it is asked.
+    """
+
+    @property
+    def shares(self) -> Sequence[float]: ...
+
+    def __call__(self, now: Mapping[int, Raced]) -> Collection[int]:
+        """Return the numbers of the fits that go on, given how each of the remaining ones scores now."""
+        ...
 
 
 class Head(BaseEstimator):  # type: ignore[misc]
@@ -45,6 +85,8 @@ class Head(BaseEstimator):  # type: ignore[misc]
         Whether fits of several seeds are faster in one `fit_many` than one seed after the other.
     transductive
         Whether predictions of a row depend on the rows predicted together with it.
+    pausable
+        Whether training goes in epochs, so that `race` can drop fits before the end.
     """
 
     takes_inputs: ClassVar[bool] = False
@@ -55,6 +97,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
     needs_texts: ClassVar[bool] = False
     seeds_together: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
+    pausable: ClassVar[bool] = False
 
     def fit_many(
         self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None
@@ -81,6 +124,37 @@ class Head(BaseEstimator):  # type: ignore[misc]
             A fitted head for each fit, in order.
         """
         return [clone(self).set_params(**params).fit(take(X, rows), y[rows]) for rows, params in fits]
+
+    def race(
+        self,
+        X: Input,
+        y: NDArray[Any],
+        fits: Sequence[Fit],
+        tests: Sequence[NDArray[np.int64]],
+        judge: Judge,
+        *,
+        groups: NDArray[Any] | None = None,
+    ) -> list[Raced]:
+        """Train as `fit_many` does, but drop fits on the way, and return how each scores its test rows.
+
+        The fits that remain are those of `fit_many`, up to rounding. All fits are held in memory at once, each with
+        the moments of its gradients. For heads that are `pausable`.
+
+        Parameters
+        ----------
+        X, y, fits, groups
+            As in `fit_many`.
+        tests
+            Rows to score by each fit, int64.
+        judge
+            Says which fits go on.
+
+        Returns
+        -------
+        list
+            One for each fit, in order.
+        """
+        raise TypeError(f"{type(self).__name__} cannot pause.")
 
     @abstractmethod
     def fit(self, X: Input, y: NDArray[Any]) -> Self:

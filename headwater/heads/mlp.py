@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +16,21 @@ from sklearn.utils.validation import check_is_fitted
 from headwater._backend import free_bytes, on_device
 from headwater._devices import Device, HeadPrecision, fast_at_bf16
 from headwater._extras import need
+from headwater._memory import keep_freed_memory
 from headwater.errors import HeadError
 from headwater.heads._classifier import Classifier, encode_labels, require_two
 from headwater.heads._network import Fusion, Shape
 from headwater.heads._objective import ClassWeight, Loss, Objective, class_weights, objective_of, targets_of
+from headwater.heads._race import Pausable, raced, scored, side_by_side
 from headwater.heads._settings import plain_class_weight, require_one_of, require_training
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.heads.base import Fit, Input, SearchSpace, State, is_several, n_rows
+from headwater.heads.base import Fit, Input, Judge, Raced, SearchSpace, State, is_several, n_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch import dtype as TorchType
 
-    from headwater.heads._training import Gather, Group
+    from headwater.heads._training import Gather, Group, Networks, Schedule
 
 PREDICTED_ROWS = 8192
 TOGETHER_ON_CPU = 512 << 20  # most bytes of networks of several folds trained together
@@ -106,6 +110,7 @@ class MLP(Classifier):
 
     takes_inputs = True
     seeds_together = True
+    pausable = True
     search_space: ClassVar[SearchSpace] = {
         "lr": ("log", 1e-5, 1e-1),
         "weight_decay": ("log", 1e-4, 10.0),
@@ -175,11 +180,7 @@ class MLP(Classifier):
         for head in heads:
             head._require_usable(X)
         codes, classes, multilabel = encode_labels(y)
-        batches: dict[str, list[int]] = {}
-        for i, head in enumerate(heads):
-            shared = {k: v for k, v in head.get_params().items() if k not in (*NETWORK_SETTINGS, "seed")}
-            batches.setdefault(json.dumps(shared, default=list), []).append(i)
-        for chosen in batches.values():
+        for chosen in _alike(heads):
             mine, rows = [heads[i] for i in chosen], [fits[i][0] for i in chosen]
             on_device(
                 partial(_train_batch, mine, X, codes, classes, multilabel, rows, groups),
@@ -188,6 +189,38 @@ class MLP(Classifier):
                 remedy=f"Lower batch_size (now {mine[0].batch_size}), or free some of it",
             )
         return heads
+
+    def race(
+        self,
+        X: Input,
+        y: NDArray[Any],
+        fits: Sequence[Fit],
+        tests: Sequence[NDArray[np.int64]],
+        judge: Judge,
+        *,
+        groups: NDArray[Any] | None = None,
+    ) -> list[Raced]:
+        """Train many networks together, and drop some on the way; see `Head.race`."""
+        heads = [type(self)(**{**self.get_params(), **params}) for _, params in fits]
+        for head in heads:
+            head._require_usable(X)
+        labels = _Labels(*encode_labels(y), groups)
+        fit_rows = [rows for rows, _ in fits]
+
+        def on(device: str) -> list[Raced]:
+            features = _Features.of(X, [*fit_rows, *tests], device, self.max_bytes)
+            placed = [features.place[rows] for rows in tests]
+            parts = []
+            for chosen in _alike(heads):
+                mine = [heads[i] for i in chosen], [fit_rows[i] for i in chosen]
+                for batch in _batches(*mine, labels, features):
+                    members = [[chosen[i] for i in of] for of in batch.members]
+                    parts.append(_Racing(batch._replace(members=members), placed, labels.multilabel))
+            with keep_freed_memory():
+                return raced(parts, judge, device)
+
+        remedy = f"Lower batch_size (now {self.batch_size}), or free some of it"
+        return on_device(on, self.device, what="MLP heads", remedy=remedy)
 
     def to_state(self) -> State:
         """Return a fitted network as plain JSON values and arrays."""
@@ -273,15 +306,83 @@ def _train_batch(
     device: str,
 ) -> None:
     """Train heads that differ only in their rows, their seed and `NETWORK_SETTINGS`, on ``cuda`` or ``cpu``."""
-    from headwater.heads._training import Schedule, train
+    from headwater.heads._training import train
 
-    first = heads[0]
-    inputs = list(X.values()) if is_several(X) else [X]
+    labels = _Labels(codes, classes, multilabel, groups)
+    features = _Features.of(X, fit_rows, device, heads[0].max_bytes)
+    batches = list(_batches(heads, fit_rows, labels, features))
+    every = side_by_side(lambda batch: train(*batch.network), batches, device)
+    for batch, trained in zip(batches, every, strict=True):
+        for number, network in zip(chain(*batch.members), chain(*trained), strict=True):
+            head = heads[number]
+            head.classes_ = batch.classes
+            head.multilabel_ = multilabel
+            head.params_, head.n_epochs_, head.curve_ = network.params, network.n_epochs, network.curve
+            head.inputs_ = {name: int(part.shape[1]) for name, part in X.items()} if is_several(X) else None
+            head.n_features_in_ = sum(features.columns)
+
+
+class _Labels(NamedTuple):
+    """Class numbers ``(n,)`` with their classes, or 0/1 ``(n, n_labels)``; and the groups of rows."""
+
+    codes: NDArray[Any]
+    classes: NDArray[Any]
+    multilabel: bool
+    groups: NDArray[Any] | None
+
+
+class _Features(NamedTuple):
+    """The features of the used rows on a device: how to gather them, and the index of each row of X among them."""
+
+    gather: Gather
+    place: NDArray[np.int64]
+    columns: tuple[int, ...]
+    device: str
+
+    @classmethod
+    def of(cls, X: Input, row_sets: Sequence[NDArray[np.int64]], device: str, max_bytes: int) -> _Features:
+        inputs = list(X.values()) if is_several(X) else [X]
+        most = max_bytes if device == "cpu" else min(max_bytes, free_bytes() // 3)
+        gather, place = _on_device(inputs, list({id(r): r for r in row_sets}.values()), device, most)
+        return cls(gather, place, tuple(int(part.shape[1]) for part in inputs), device)
+
+
+class _Batch(NamedTuple):
+    """Networks to train as one model: the arguments of `headwater.heads._training.Networks`, and whose they are.
+
+    Attributes
+    ----------
+    members
+        For each group the numbers of its heads.
+    classes
+        The classes of the training rows.
+    """
+
+    network: tuple[Shape, Schedule, Sequence[Group], Gather, Tensor, TorchType]
+    members: list[list[int]]
+    classes: NDArray[Any]
+
+
+def _alike(heads: Sequence[MLP]) -> list[list[int]]:
+    """Return the numbers of heads that may train together: those with the same shape and schedule."""
+    found: dict[str, list[int]] = {}
+    for i, head in enumerate(heads):
+        shared = {k: v for k, v in head.get_params().items() if k not in (*NETWORK_SETTINGS, "seed")}
+        found.setdefault(json.dumps(shared, default=list), []).append(i)
+    return list(found.values())
+
+
+def _batches(
+    heads: Sequence[MLP], fit_rows: Sequence[NDArray[np.int64]], labels: _Labels, features: _Features
+) -> Iterator[_Batch]:
+    """Divide heads of the same shape and schedule into batches that fit into memory."""
+    from headwater.heads._training import Schedule
+
     torch = need("torch", "encoders")
-    fast = first.precision == "bf16" or (first.precision == "auto" and fast_at_bf16(device))
+    first = heads[0]
+    codes, classes, multilabel, groups = labels
+    fast = first.precision == "bf16" or (first.precision == "auto" and fast_at_bf16(features.device))
     dtype = torch.bfloat16 if fast else torch.float32
-    most = first.max_bytes if device == "cpu" else min(first.max_bytes, free_bytes() // 3)
-    gather, place = _on_device(inputs, list({id(r): r for r in fit_rows}.values()), device, most)
     schedule = Schedule(first.epochs, first.batch_size, first.warmup, first.patience)
     sharing: dict[tuple[int, int], list[int]] = {}
     for i, rows in enumerate(fit_rows):
@@ -293,26 +394,64 @@ def _train_batch(
         if not multilabel:
             require_two(seen, classes)
         objective = objective_of(len(seen), multilabel, first.loss, first.gamma)
-        group = _group([heads[i] for i in members], rows, codes, classes, seen, objective, groups, place)
+        group = _group([heads[i] for i in members], rows, codes, classes, seen, objective, groups, features.place)
         key = (objective, *seen.tolist()), schedule.steps(len(group.train)), len(group.stop) > 0, len(members)
         alike.setdefault(key, []).append((group, members))
     for ((objective, *classes_seen), *_), together in alike.items():
         seen = np.array(classes_seen)
-        shape = Shape(
-            tuple(int(part.shape[1]) for part in inputs), tuple(int(h) for h in first.hidden), objective, first.fusion
-        )
-        targets = targets_of(codes, seen, objective, place, device)
-        n = _at_once(shape, len(together[0][1]), first.batch_size, device)
+        shape = Shape(features.columns, tuple(int(h) for h in first.hidden), objective, first.fusion)
+        targets = targets_of(codes, seen, objective, features.place, features.device)
+        n = _at_once(shape, len(together[0][1]), len(together), first.batch_size, features.device)
         for start in range(0, len(together), n):
             some = together[start : start + n]
-            trained = train(shape, schedule, [group for group, _ in some], gather, targets, dtype)
-            of_group = [[heads[i] for i in members] for _, members in some]
-            for head, network in zip(chain(*of_group), chain(*trained), strict=True):
-                head.classes_ = classes[seen]
-                head.multilabel_ = multilabel
-                head.params_, head.n_epochs_, head.curve_ = network.params, network.n_epochs, network.curve
-                head.inputs_ = {name: int(part.shape[1]) for name, part in X.items()} if is_several(X) else None
-                head.n_features_in_ = sum(shape.inputs)
+            network = (shape, schedule, [group for group, _ in some], features.gather, targets, dtype)
+            yield _Batch(network, [members for _, members in some], classes[seen])
+
+
+class _Racing(Pausable):
+    """A batch of networks in a race.
+
+    Parameters
+    ----------
+    batch
+        Its members are numbers of fits.
+    tests
+        Rows to score by each fit, as indices among the used rows.
+    """
+
+    def __init__(self, batch: _Batch, tests: Sequence[NDArray[np.int64]], multilabel: bool) -> None:
+        self._batch, self._multilabel = batch, multilabel
+        self._schedule = batch.network[1]
+        places = {number: (i, j) for i, of in enumerate(batch.members) for j, number in enumerate(of)}
+        self._live = {number: (place, tests[number]) for number, place in places.items()}
+        self._networks: Networks | None = None
+        self._epoch = 0
+
+    def advance(self, share: float) -> None:
+        from headwater.heads._training import Networks
+
+        if self._networks is None and self._live:
+            self._networks = Networks(*self._batch.network)
+        self._epoch = self._schedule.epoch_at(share)
+        if self._networks is not None:
+            self._networks.advance(self._epoch)
+
+    def scores(self) -> dict[int, Raced]:
+        if self._networks is None:
+            return {}
+        of = {number: self._networks.logits(*place, rows) for number, (place, rows) in self._live.items()}
+        return {
+            number: Raced(scored(logits, self._multilabel), self._batch.classes, self._epoch)
+            for number, logits in of.items()
+        }
+
+    def drop(self, numbers: frozenset[int]) -> None:
+        mine = numbers & frozenset(self._live)
+        if self._networks is not None:
+            self._networks.drop([self._live[number][0] for number in mine])
+        self._live = {number: found for number, found in self._live.items() if number not in mine}
+        if not self._live:
+            self._networks = None
 
 
 def _group(
@@ -342,13 +481,13 @@ def _group(
     return Group(place[rows[train]], place[rows[stop]], weight, first.seed, **settings)
 
 
-def _at_once(shape: Shape, m: int, batch_size: int, device: str) -> int:
-    """Return how many groups of m networks to train at once, by their memory.
+def _at_once(shape: Shape, m: int, n_groups: int, batch_size: int, device: str) -> int:
+    """Return how many of ``n_groups`` groups of m networks to train at once, by their memory.
 
     The budget of a CPU is small, since networks larger than its caches are not faster together
     (``benchmarks/mlp_sweep.py --fold-by-fold``). That of a GPU is its free memory, and was not benchmarked.
     """
-    from headwater.heads._training import LEAST_STOP
+    from headwater.heads._training import APART, LEAST_STOP
 
     units = [*shape.hidden, shape.objective.n_outputs]
     weights = sum(fan_in * k for fan_in, k in pairwise([sum(shape.inputs), *units]))
@@ -357,7 +496,10 @@ def _at_once(shape: Shape, m: int, batch_size: int, device: str) -> int:
     # with moments, gradients, casts and activations; and rows: raw, standardised and cast
     each = 4 * m * (8 * weights + 4 * batch_size * sum(units)) + 12 * max(batch_size, LEAST_STOP) * sum(shape.inputs)
     budget = free_bytes() // 2 if device == "cuda" else TOGETHER_ON_CPU
-    return max(1, int(budget // each))
+    at_once = max(1, int(budget // each))
+    if device == "cpu" and weights >= APART:  # a batch for each thread
+        at_once = min(at_once, math.ceil(n_groups / need("torch", "encoders").get_num_threads()))
+    return at_once
 
 
 def _on_device(

@@ -52,10 +52,12 @@ REGRESSORS = {
     "xgboost": "headwater.heads.boosting:XGBoostRegressor",
 }
 """Heads that predict numbers; a name in both tables has a classifier and a regressor."""
+SURVIVAL = {"cox": "headwater.heads.cox:Cox"}
+"""Heads that predict the risk of an event from right-censored times."""
 
 
-def head_class(kind: str, *, regression: bool = False) -> type[Any]:
-    """Return the class of heads called ``kind``, among classifiers or regressors.
+def head_class(kind: str, *, regression: bool = False, survival: bool = False) -> type[Any]:
+    """Return the class of heads called ``kind``, among classifiers, regressors, or heads of survival.
 
     Raises
     ------
@@ -63,8 +65,14 @@ def head_class(kind: str, *, regression: bool = False) -> type[Any]:
         When it does not exist; the message suggests the nearest name.
     """
     known, others = (REGRESSORS, HEADS) if regression else (HEADS, REGRESSORS)
+    if survival:
+        known, others = SURVIVAL, {}
     if kind not in known:
         there = f"There are: {', '.join(known)}."
+        if survival and kind in {**HEADS, **REGRESSORS}:
+            raise HeadError(f"head {kind!r} does not take censored times. For --task survival t{there[1:]}")
+        if kind in SURVIVAL and not survival:
+            raise HeadError(f"head {kind!r} predicts survival. Pass --task survival, or t{there[1:]}")
         if kind in others and regression:
             raise HeadError(f"head {kind!r} predicts classes, not numbers. For regression t{there[1:]}")
         if kind in others:
@@ -75,7 +83,7 @@ def head_class(kind: str, *, regression: bool = False) -> type[Any]:
     return found
 
 
-def make_head(kind: str, params: dict[str, Any], *, regression: bool = False) -> Head:
+def make_head(kind: str, params: dict[str, Any], *, regression: bool = False, survival: bool = False) -> Head:
     """Build an unfitted head.
 
     Raises
@@ -83,7 +91,7 @@ def make_head(kind: str, params: dict[str, Any], *, regression: bool = False) ->
     HeadError
         When the head or parameter does not exist; the message lists the parameters.
     """
-    cls = head_class(kind, regression=regression)
+    cls = head_class(kind, regression=regression, survival=survival)
     known = cls._get_param_names()
     for name in params:
         if name not in known:
@@ -101,7 +109,7 @@ def save_head(head: Any, kind: str, folder: Path) -> None:
     values, arrays = head.to_state()
     if "params" in values:
         values["params"] = _without_device(values["params"])
-    task = {"task": "regression"} if is_regressor(head) else {}
+    task = {"task": "survival"} if kind in SURVIVAL else {"task": "regression"} if is_regressor(head) else {}
     (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **task, **values}, indent=2) + "\n")
     # safetensors ignores strides
     (folder / "head.safetensors").write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
@@ -132,8 +140,8 @@ def load_head(folder: Path) -> Any:
             f"{folder}: the head has format {written}, but this headwater reads format {FORMAT}. Upgrade headwater."
         )
     with head_errors(folder):
-        regression = values.get("task") == "regression"
-        cls = head_class(read_as(Word, values["head"]), regression=regression)
+        task = values.get("task")
+        cls = head_class(read_as(Word, values["head"]), regression=task == "regression", survival=task == "survival")
         params = read_as(dict[str, Any], values.get("params", {}))
         _require_types(cls, params)
         if "params" in values:

@@ -1,5 +1,6 @@
 """Figures of finished runs."""
 
 from headwater.report.figures import plot
+from headwater.report.systems import plot_systems
 
-__all__ = ["plot"]
+__all__ = ["plot", "plot_systems"]

@@ -1,10 +1,10 @@
-"""ROC and precision-recall curves of each fold, and their mean over folds, as arrays."""
+"""Curves as arrays: ROC and precision-recall curves of each fold with their mean, and Kaplan-Meier curves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,3 +112,39 @@ _KINDS: dict[
     "roc": (_roc, _roc_on_grid, _auc),
     "precision-recall": (_precision_recall, _precision_on_grid, _average_precision),
 }
+
+
+class Steps(NamedTuple):
+    """A survival curve with its interval, from time 0 on; NaN where there is no interval."""
+
+    times: Floats
+    survival: Floats
+    low: Floats
+    high: Floats
+
+
+def at_steps(group: Mapping[str, Any]) -> Steps:
+    """Return the steps of a group of the section ``kaplan_meier`` of ``metrics.json``.
+
+    Examples
+    --------
+    >>> found = at_steps({"times": [2.0], "survival": [0.5], "low": [None], "high": [None]})
+    >>> found.times, found.survival
+    (array([0., 2.]), array([1. , 0.5]))
+    """
+    times = np.array([0.0, *group["times"]])
+    parts = [np.array([1.0, *group[name]], np.float64) for name in ("survival", "low", "high")]
+    return Steps(times, *parts)
+
+
+def at_risk(group: Mapping[str, Any], time: float) -> int:
+    """Return how many rows of a group were followed until just before a time.
+
+    Examples
+    --------
+    >>> [at_risk({"times": [2.0, 5.0], "at_risk": [7, 3]}, time) for time in (0, 2, 3, 6)]
+    [7, 7, 3, 0]
+    """
+    place = int(np.searchsorted(group["times"], time, side="left"))
+    found: int = group["at_risk"][place] if place < len(group["times"]) else 0
+    return found

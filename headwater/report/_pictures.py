@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from headwater.report._curves import GRID, Kind, Spread
+from headwater.report._curves import GRID, Kind, Spread, at_risk, at_steps
 from headwater.report._style import COLOURS, COLUMN, GREY, new_figure
 
 Floats = NDArray[np.float64]
@@ -138,6 +138,46 @@ def decision_curve(found: Mapping[str, Sequence[float]]) -> Any:
     return figure
 
 
+def kaplan_meier(found: Mapping[str, Any], time_name: str) -> Any:
+    """Draw the Kaplan-Meier curve of each group by risk with its interval, and a table of the numbers at risk.
+
+    Parameters
+    ----------
+    found
+        The section ``kaplan_meier`` of ``metrics.json``.
+    time_name
+        Label of the time axis.
+    """
+    groups = [group for group in found["groups"] if group["n"]]
+    figure = new_figure(1.4 * COLUMN, 1.1 * COLUMN + 0.14 * len(groups))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(5, 0.5 + 0.45 * len(groups)))
+    end = max(group["times"][-1] for group in groups)
+    for colour, group in zip(COLOURS, groups, strict=False):
+        steps = at_steps(group)
+        upper.step(steps.times, steps.survival, where="post", color=colour, label=f"{group['name']} risk")
+        upper.fill_between(steps.times, steps.low, steps.high, step="post", color=colour, alpha=0.15, linewidth=0)
+    ratio, p = found["hazard_ratio"], found["log_rank"]["p"]
+    lines = []
+    if ratio["value"] is not None:
+        ends = "" if ratio["low"] is None else f" [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+        lines.append(f"hazard ratio {ratio['value']:.2f}{ends}")
+    if p is not None:
+        lines.append("log-rank p < 0.001" if p < 0.001 else f"log-rank p {p:.3f}")
+    upper.text(0.02, 0.03, "\n".join(lines), transform=upper.transAxes, va="bottom", size=7)
+    upper.set(ylim=(0, 1.02), xlim=(0, 1.02 * end), ylabel="event-free share")
+    upper.legend(loc="upper right")
+    lower.set(ylim=(len(groups) - 0.5, -0.5), xlabel=time_name)
+    lower.set_yticks(range(len(groups)), [group["name"] for group in groups])
+    lower.set_title("number at risk", size=7, loc="left")
+    lower.spines[:].set_visible(False)
+    lower.tick_params(length=0)
+    lower.tick_params(axis="y", pad=12)  # beside the number at time 0
+    for at in (tick for tick in upper.get_xticks() if 0 <= tick <= end):
+        for place, group in enumerate(groups):
+            lower.text(at, place, f"{at_risk(group, at):,}", ha="center", va="center", size=6)
+    return figure
+
+
 def confusion(counts: NDArray[np.int64], names: Sequence[str]) -> Any:
     """Draw a confusion matrix: shares of the true class as colours, and counts.
 
@@ -227,13 +267,14 @@ def training(curves: pl.DataFrame) -> Any:
     """
     figure = new_figure(2 * COLUMN, 0.8 * COLUMN)
     losses, metric = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-    folds = curves["fold"].unique(maintain_order=True).to_list()
-    for number, fold in enumerate(folds):
-        part = curves.filter(pl.col("fold").is_null() if fold is None else pl.col("fold") == fold)
+    parts = curves.partition_by([name for name in ("seed", "fold") if name in curves.columns], maintain_order=True)
+    for number, part in enumerate(parts):
+        fold, seed = part["fold"][0], part["seed"][0] if "seed" in curves.columns else None
+        of_seed = "" if seed is None else f", seed {seed}"
         colour = GREY if fold is None else COLOURS[number % len(COLOURS)]
         epoch, stop = part["epoch"].to_numpy(), part["stop_loss"].cast(pl.Float64).to_numpy()
         losses.plot(epoch, part["train_loss"].cast(pl.Float64).to_numpy(), color=colour, linestyle=":", linewidth=0.9)
-        losses.plot(epoch, stop, color=colour, label="all samples" if fold is None else f"fold {fold + 1}")
+        losses.plot(epoch, stop, color=colour, label="all samples" if fold is None else f"fold {fold + 1}{of_seed}")
         metric.plot(epoch, part["stop_metric"].cast(pl.Float64).to_numpy(), color=colour)
         if np.isfinite(stop).any():
             best = int(np.nanargmin(stop))

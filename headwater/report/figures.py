@@ -70,6 +70,8 @@ def plot(
 ) -> Drawn:
     """Draw a run: reliability, ROC and precision-recall curves and confusion; or predicted numbers and residuals.
 
+    A survival run gets Kaplan-Meier curves of its groups by risk, with the numbers at risk.
+
     For a run that trained an encoder, the losses of each fold are drawn too.
 
     Curves show each fold's test rows, and their mean and standard deviation over folds (and seeds, if there are
@@ -97,11 +99,7 @@ def plot(
     HeadError, InputError, MissingExtra
         When there is no run, a format is unknown, or matplotlib is not installed.
     """
-    for suffix in formats:
-        if suffix not in (*SUFFIXES, "pdf"):
-            raise InputError(f"formats: {suffix!r} must be one of png, svg, pdf.")
-    if dpi < 1:
-        raise InputError(f"--dpi must be at least 1, but is {dpi}.")
+    require_formats(formats, dpi)
     found = read_results(Path(run))
     which = positive_in_run(found.metrics, positive)
     need("matplotlib", "plots")
@@ -116,6 +114,15 @@ def plot(
     return Drawn(folder, files, which)
 
 
+def require_formats(formats: Sequence[str], dpi: int) -> None:
+    """Refuse unknown formats and resolutions."""
+    for suffix in formats:
+        if suffix not in (*SUFFIXES, "pdf"):
+            raise InputError(f"formats: {suffix!r} must be one of png, svg, pdf.")
+    if dpi < 1:
+        raise InputError(f"--dpi must be at least 1, but is {dpi}.")
+
+
 def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, Any]]:
     """Yield each figure of a run with its name."""
     if found.curves is not None:
@@ -124,6 +131,11 @@ def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, A
     if positive is not None:
         names = negative_first(names, str(positive.name))
     truth, scores = truth_of(table, names, task), scores_of(table, names, task)
+    if task == "survival":
+        if "kaplan_meier" in found.metrics:
+            time_column = found.metrics["outputs"][0]
+            yield "kaplan_meier", pictures.kaplan_meier(found.metrics["kaplan_meier"], time_column)
+        return
     if task == "regression":
         yield "predicted", pictures.predicted_and_true(truth, scores, names, _words(found))
         yield "residuals", pictures.residuals(truth, scores, names)

@@ -15,6 +15,8 @@ from headwater.evaluate import Outcome
 from headwater.evaluate.decisions import by_levels, by_outputs, means_of_repeats
 from headwater.evaluate.estimates import Estimates, Resampling
 from headwater.evaluate.fold_means import json_safe, numbered, repeats, summary
+from headwater.evaluate.measured import WITHOUT_CLASSES
+from headwater.evaluate.survival import events_by
 from headwater.runs.predictions import names_key
 from headwater.store import Data
 
@@ -28,8 +30,11 @@ def trials_of(outcome: Outcome, fixed: Mapping[str, Any]) -> pl.DataFrame | None
         for number, trial in enumerate(tried):
             params = json.dumps({**fixed, **trial.params}, default=str)
             chosen = trial.params is selected
-            rows.append({**numbers, "trial": number, "params": params, "loss": trial.loss, "selected": chosen})
-    return pl.DataFrame(rows, infer_schema_length=None) if rows else None
+            found = {"loss": trial.loss, "dropped_at_epoch": trial.dropped_at_epoch, "selected": chosen}
+            rows.append({**numbers, "trial": number, "params": params, **found})
+    if not rows:
+        return None
+    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides={"dropped_at_epoch": pl.Int64})
 
 
 def metrics_of(
@@ -85,13 +90,15 @@ def metrics_of(
     if outcome.task == "regression":
         if len(classes) > 1:
             out["by_output"] = by_outputs(outcome, y, classes, resampling)
+    elif outcome.task == "survival":
+        out["followed"] = events_by(outcome.truth(y))
     elif y.ndim == 2:
         out["labels_per_sample"] = {"least": int(y.sum(1).min()), "most": int(y.sum(1).max())}
-    if outcome.task != "regression":
+    if outcome.task not in WITHOUT_CLASSES:
         out["per_class"] = estimates.classes(classes)
     if outcome.task == "ordinal":
         out["cuts"] = estimates.cuts(classes)
-    if outcome.task != "regression" and (absent := _without_samples(y, classes)):
+    if outcome.task not in WITHOUT_CLASSES and (absent := _without_samples(y, classes)):
         out["classes_without_samples"] = absent
     if by is not None:
         out["by"] = {"column": by[0], "levels": by_levels(outcome, by[1], y, resampling)}

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from headwater.evaluate import Outcome
 from headwater.evaluate.aggregate import Aggregation, UnitScores, aggregate, labels_of_units, units_of
 from headwater.evaluate.fold_means import numbered
+from headwater.evaluate.measured import WITHOUT_CLASSES
 
 REPEATS = ("seed", "draw", "fold")
+TIMES, RISK = ("time", "event"), "risk"
+"""Columns of a survival run."""
 
 
 def names_key(task: str) -> str:
     """Return the key in ``metrics.json`` that names the score columns of a task."""
-    return "outputs" if task == "regression" else "classes"
+    return "outputs" if task in WITHOUT_CLASSES else "classes"
 
 
 def names_of(metrics: Mapping[str, Any]) -> list[str]:
@@ -40,12 +43,14 @@ def output_ends(names: Sequence[str]) -> list[str]:
 
 def label_columns(names: Sequence[str], task: str) -> list[str]:
     """Return the columns of a run's predictions that hold the true labels."""
+    if task == "survival":
+        return list(TIMES)
     return [f"label{end}" for end in output_ends(names)] if task == "regression" else ["label"]
 
 
 def truth_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[Any]:
-    """Return true labels: class numbers ``(n,)``, 0/1 ``(n, n_labels)``, or numbers ``(n, n_outputs)``."""
-    if task == "regression":
+    """Return true labels as arrays; see `headwater.evaluate.Outcome.truth`."""
+    if task in WITHOUT_CLASSES:
         return table.select(label_columns(classes, task)).to_numpy().astype(np.float64)
     if task == "multilabel":
         return np.array([[name in row for name in classes] for row in table["label"].to_list()], np.int64)
@@ -54,7 +59,9 @@ def truth_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[
 
 
 def scores_of(table: pl.DataFrame, classes: Sequence[str], task: str) -> NDArray[np.float64]:
-    """Return scores of shape ``(n, n_classes)``; for a regression, predictions of shape ``(n, n_outputs)``."""
+    """Return scores of shape ``(n, n_classes)``; predictions of shape ``(n, n_outputs)``; or risks ``(n, 1)``."""
+    if task == "survival":
+        return table.select(RISK).to_numpy().astype(np.float64)
     if task == "regression":
         return table.select([f"predicted{end}" for end in output_ends(classes)]).to_numpy().astype(np.float64)
     return table.select([f"score_{name}" for name in classes]).to_numpy().astype(np.float64)
@@ -149,6 +156,9 @@ def _judged(
         for c, end in enumerate(output_ends(names)):
             columns[f"label{end}"], columns[f"predicted{end}"] = truth[:, c], scores[:, c]
         return columns
+    if outcome.task == "survival":
+        truth = outcome.truth(y)[rows]
+        return {TIMES[0]: truth[:, 0], TIMES[1]: truth[:, 1].astype(np.int64), RISK: scores[:, 0]}
     if y.ndim == 1:
         columns["label"] = y[rows]
         columns["predicted"] = outcome.classes[scores.argmax(1)]
@@ -199,7 +209,7 @@ def at_units(table: pl.DataFrame, metrics: Mapping[str, Any], column: str, per: 
         _, found = aggregate(scores[rows], units.codes, task, how)
         first = rows[np.unique(units.codes, return_index=True)[1]]
         one = Outcome(task, np.asarray(names), (), None, {}, {})
-        y = labels if task in ("regression", "multilabel") else np.asarray(names)[labels]
+        y = labels if task in (*WITHOUT_CLASSES, "multilabel") else np.asarray(names)[labels]
         judged = _judged(one, y, np.arange(len(y)), found, names)
         kept = {name: table[name].gather(first) for name in kept_columns}
         parts.append(pl.DataFrame({"id": units.names, **kept, **judged}))

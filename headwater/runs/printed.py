@@ -25,6 +25,7 @@ MAIN_METRICS: Mapping[str, tuple[str, ...]] = {
         *("kappa_quadratic", "mae_grades", "auc_cuts", "accuracy", "balanced_accuracy"),
         *("off_by_two", "spearman", "rps"),
     ),
+    "survival": ("c_index", "c_index_uno"),
 }
 N_TOP = 3
 TOP_METRICS = ("top3_f1_micro", "top3_f1_macro", "top3_hamming", "top3_1", "top3_2", "top3_3")  # for N_TOP labels each
@@ -40,6 +41,7 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
     separator
         What separates several labels in a cell, if the run was given one.
     """
+    metrics = _with_level(metrics)
     mean: Mapping[str, float | None] = metrics["mean"]
     n_folds = len(metrics["folds"])
     folds = f"mean ± standard deviation over {over(metrics['folds'])}" if n_folds > 1 else "one test set"
@@ -57,6 +59,7 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
         out.append(_undefined(metrics, [name for name in main if name not in names]))
     out += class_metric_lines(metrics)
     out += cut_lines(metrics, n_folds)
+    out += survival_lines(metrics)
     if "by_output" in metrics:
         out += ["", *output_lines(metrics["by_output"], main, n_folds)]
     if "by" in metrics:
@@ -94,6 +97,22 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
     return out
 
 
+def _with_level(section: Mapping[str, Any], level: float | None = None) -> dict[str, Any]:
+    """Return the contents of ``metrics.json`` with the level of its intervals in every section that has some."""
+    of_run = section.get("level", LEVEL) if level is None else level
+    within = {
+        name: _with_level(part, of_run)
+        for name, part in section.items()
+        if isinstance(part, Mapping) and name not in ("external", "frozen", "ablation", "controls")
+    }
+    return {**section, **within, **({"level": of_run} if "intervals" in section else {})}
+
+
+def _percent(section: Mapping[str, Any]) -> str:
+    """Return the confidence level of a section's intervals, in percent."""
+    return f"{section.get('level', LEVEL):.0%}"
+
+
 def _over_present(metrics: Mapping[str, Any], main: Sequence[str], n_folds: int) -> list[str]:
     """Report means over the classes or labels present in the test rows, if some fold lacks one."""
     mean: Mapping[str, float | None] = metrics["mean"]
@@ -111,6 +130,7 @@ def _over_present(metrics: Mapping[str, Any], main: Sequence[str], n_folds: int)
 def _undefined(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
     """Say why metrics are undefined."""
     kinds = {"multilabel": "with and without every label", "regression": "of different labels and predictions"}
+    kinds["survival"] = "with an event, and others followed for longer"
     every = kinds.get(metrics["task"], "of every class")
     why = "no fold has them" if len(metrics["folds"]) > 1 else "some are absent"
     if absent := metrics.get("classes_without_samples"):
@@ -276,7 +296,7 @@ def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[s
         names = list(part["mean"])
         rows = [["", *names], ["all", *(over_folds(part, name, n_folds) for name in names)]]
         if "intervals" in part:
-            rows.append([f"{LEVEL:.0%}", *(_interval_cell(part["intervals"], name)[0] for name in names)])
+            rows.append([_percent(part), *(_interval_cell(part["intervals"], name)[0] for name in names)])
         for level, of_level in part.get("by", {}).items():
             rows.append([level, *(over_folds(of_level, name, n_folds) for name in names)])
         out += indented(rows)
@@ -287,7 +307,7 @@ def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
     """Report the calibration of all test rows, with what is right beside it; no lines for older runs."""
     if found is None or all(found[name] is None for name in found["intervals"]):
         return []
-    rows = [["", "", f"{LEVEL:.0%}", "right"]]
+    rows = [["", "", _percent(found), "right"]]
     for name, ends in found["intervals"].items():
         best = NEAREST_IS_BEST[name]
         shown = interval_words(*(ends or (None, None)))
@@ -301,7 +321,7 @@ def _prevalence_lines(found: Mapping[str, Any] | None, called: str) -> list[str]
     """Say what results mean at a stated prevalence; no lines without one."""
     if found is None:
         return []
-    rows = [["", "", f"{LEVEL:.0%}"]]
+    rows = [["", "", _percent(found)]]
     for name, ends in found["intervals"].items():
         value = found[name]
         per_thousand = name in ("recall_rate", "detection_rate")
@@ -317,7 +337,7 @@ def metric_rows(part: Mapping[str, Any], names: Sequence[str], n_folds: int) -> 
     """Make a table of metrics: the mean over folds, with its confidence interval; older runs have no intervals."""
     shown = part.get("intervals")
     rows = [[name, over_folds(part, name, n_folds), *_interval_cell(shown, name)] for name in names]
-    return [["", "", f"{LEVEL:.0%}"], *rows] if shown else rows
+    return [["", "", _percent(part)], *rows] if shown else rows
 
 
 def _interval_cell(shown: Mapping[str, Any] | None, name: str) -> list[str]:
@@ -342,7 +362,10 @@ def _gap_lines(metrics: Mapping[str, Any]) -> list[str]:
             rows.append([level, *shown, number_words(gap["value"], "+"), interval_words(gap["low"], gap["high"], "+")])
     if not rows or len(levels) < 2:
         return []
-    return ["", *indented([[metrics["by"]["column"], metric, f"{LEVEL:.0%}", "minus the rest", f"{LEVEL:.0%}"], *rows])]
+    return [
+        "",
+        *indented([[metrics["by"]["column"], metric, _percent(metrics), "minus the rest", _percent(metrics)], *rows]),
+    ]
 
 
 def class_metric_lines(part: Mapping[str, Any]) -> list[str]:
@@ -373,6 +396,29 @@ def cut_lines(part: Mapping[str, Any], n_folds: int) -> list[str]:
         cell = over_folds(found, "auc", n_folds)
         rows.append([name, f"{found['support']:,}", cell, *_interval_cell(found["intervals"], "auc")])
     return ["", *indented(rows)]
+
+
+def survival_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Report events, follow-up, and the groups by risk of a survival run; no lines of other runs."""
+    if (of := metrics.get("followed")) is None:
+        return []
+    follow = of["median_follow_up"]
+    reached = "not reached" if follow is None else f"{follow:.4g}"
+    out = [f"{counted(of['events'], 'event')}; median follow-up {reached}, longest {of['longest']:.4g}"]
+    if (found := metrics.get("kaplan_meier")) is None:
+        return out
+    rows = [["risk", "samples", "events", "median survival", f"{found['level']:.0%}"]]
+    for group in found["groups"]:
+        middle = "not reached" if group["median"] is None else f"{group['median']:.4g}"
+        ends = ["–" if end is None else f"{end:.4g}" for end in group["median_interval"]]
+        rows.append([group["name"], f"{group['n']:,}", f"{group['events']:,}", middle, f"[{', '.join(ends)}]"])
+    out += ["", f"groups by risk, cut at the {found['cut_at']} of training rows", *indented(rows)]
+    ratio = found["hazard_ratio"]
+    cells = [number_words(ratio["value"]), interval_words(ratio["low"], ratio["high"])]
+    out.append(f"  hazard ratio, {ratio['of']}: {' '.join(cells)}; log-rank p {p_words(found['log_rank']['p'])}")
+    if not found["rows_independent"]:
+        out.append("  curves and log-rank p treat rows as independent, but these belong to groups: use --per")
+    return out
 
 
 def missing_line(name: str, found: Mapping[str, int]) -> str:

@@ -29,6 +29,7 @@ DECISION = "decision.json"  # of runs with calibration, a threshold or predictio
 TRIALS = "trials.parquet"  # of runs that selected settings
 INSTANCES = "instances.parquet"  # of runs on bags
 CURVES = "curves.parquet"  # of runs that trained an encoder
+COST = "cost.json"  # seconds and memory, which differ between equal runs
 FOLDS = "folds"  # a folder for the head of each fold, if these were kept
 FIGURES = "figures"  # the folder that `plot` writes
 
@@ -47,7 +48,8 @@ class Run(Shown):
         One row per test sample: ``id``, ``fold``, ``label``, ``predicted``, ``group`` where there are groups, ``set``
         where there are prediction sets, and ``score_<class>``. With several seeds or draws, one row for each of them,
         numbered in ``seed`` and ``draw``. Regressions have no scores; with several outputs they have a
-        ``label_<output>`` and a ``predicted_<output>`` for each.
+        ``label_<output>`` and a ``predicted_<output>`` for each. Survival runs have ``time``, ``event`` and
+        ``risk``, the log hazard relative to a mean training sample.
     head
         The head fitted on all samples.
     decision
@@ -62,11 +64,14 @@ class Run(Shown):
         head that tested the bag.
     curves
         For runs that trained an encoder, one row per epoch of each fold (``fold`` is null for the saved encoder):
-        ``fold``, ``epoch`` (0 before training), ``train_loss``, ``stop_loss``, ``stop_metric``, ``lr``, ``seconds``.
+        ``fold`` (and ``seed`` with several seeds), ``epoch`` (0 before training), ``train_loss``, ``stop_loss``,
+        ``stop_metric``, ``lr``, ``seconds``.
     adapters
         Trained weights of each encoder, in a new run only; the run directory holds them in ``encoder/``.
     fold_heads
         The head of each fold, in order, if ``fit-head --keep-folds`` kept them in ``folds/``.
+    cost
+        Contents of ``cost.json``: the ``seconds`` that the run took, and the ``peak_memory_bytes`` of the process.
     """
 
     path: Path | None
@@ -80,6 +85,7 @@ class Run(Shown):
     curves: pl.DataFrame | None = None
     adapters: Sequence[Adapter] = ()
     fold_heads: Sequence[Any] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> Mapping[str, float | None]:
@@ -96,7 +102,11 @@ class Run(Shown):
     def __repr__(self) -> str:
         mean: Mapping[str, Any] = self.metrics.get("mean") or {}
         name = next(
-            (n for n in ("auc", "auc_macro", "r2", "kappa_quadratic", "accuracy") if isinstance(mean.get(n), float)),
+            (
+                n
+                for n in ("auc", "auc_macro", "r2", "c_index", "kappa_quadratic", "accuracy")
+                if isinstance(mean.get(n), float)
+            ),
             None,
         )
         number = "" if name is None else f", {name} {mean[name]:.3f}"
@@ -134,6 +144,7 @@ def open_run(path: str | Path) -> Run:
         instances,
         found.curves,
         fold_heads=_fold_heads(path, len(found.metrics.get("folds", ()))),
+        cost=found.cost,
     )
 
 
@@ -154,6 +165,7 @@ class Results:
     decision: Mapping[str, Any]
     trials: pl.DataFrame | None
     curves: pl.DataFrame | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_results(path: Path) -> Results:
@@ -172,6 +184,7 @@ def read_results(path: Path) -> Results:
             decision=_json(path / DECISION, dict[str, Any]) if (path / DECISION).exists() else {},
             trials=_table(path / TRIALS) if (path / TRIALS).exists() else None,
             curves=_table(path / CURVES) if (path / CURVES).exists() else None,
+            cost=_json(path / COST, _Cost) if (path / COST).exists() else {},
         )
     except FileNotFoundError as error:
         raise HeadError(f"{path}: no run here. {how_to_make(path, 'headwater fit-head …')}") from error
@@ -205,6 +218,13 @@ class _Config(TypedDict, total=False):
     run: Word
 
 
+class _Cost(TypedDict, total=False):
+    """Contents of ``cost.json``."""
+
+    seconds: float
+    peak_memory_bytes: int | None
+
+
 class _ClassCount(TypedDict):
     """The entry for one class in ``metrics.json``."""
 
@@ -223,7 +243,7 @@ class _Positive(TypedDict):
 class _Metrics(TypedDict, total=False):
     """The part of ``metrics.json`` that every verb reads."""
 
-    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "ordinal", "retrieval"]]
+    task: Required[Literal["binary", "multiclass", "multilabel", "regression", "survival", "ordinal", "retrieval"]]
     n_samples: Required[Count]
     folds: list[dict[str, Any]]
     mean: dict[str, float | None]

@@ -20,7 +20,19 @@ from headwater._writable import require_writable
 from headwater.errors import InputError
 from headwater.heads import save_head
 from headwater.runs.places import seen_from
-from headwater.runs.run import CURVES, DECISION, ENCODER, FIGURES, FOLDS, HEAD_FILES, INSTANCES, RUN_FILES, TRIALS, Run
+from headwater.runs.run import (
+    COST,
+    CURVES,
+    DECISION,
+    ENCODER,
+    FIGURES,
+    FOLDS,
+    HEAD_FILES,
+    INSTANCES,
+    RUN_FILES,
+    TRIALS,
+    Run,
+)
 from headwater.store import Store
 
 if TYPE_CHECKING:
@@ -28,7 +40,7 @@ if TYPE_CHECKING:
 
 COMMANDS = ("fit-head", "zero-shot", "evaluate", "fine-tune", "contrast")  # that write runs
 METRICS = "metrics.json"
-EVERY_FILE = {*RUN_FILES, DECISION, TRIALS, INSTANCES, CURVES}
+EVERY_FILE = {*RUN_FILES, DECISION, TRIALS, INSTANCES, CURVES, COST}
 
 
 def run_folder(out: str | Path | None) -> Path | None:
@@ -60,6 +72,8 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
         return run
     tables = {"predictions.parquet": run.predictions, TRIALS: run.trials, INSTANCES: run.instances, CURVES: run.curves}
     files = {name: parquet(table) for name, table in tables.items() if table is not None}
+    if run.cost:
+        files[COST] = to_json(run.cost).encode()
     if run.decision:
         files[DECISION] = to_json(run.decision).encode()
     metrics = dict(run.metrics)

@@ -42,8 +42,9 @@ def group_column(store: Samples, groups: str | None, *whole: str | None) -> str 
 
 def require_columns(store: Samples, labels: Sequence[str], protocol: Protocol, selection: Selection) -> Protocol:
     """Return the protocol with its column of groups; refuse columns that do not exist."""
-    for column in labels:
-        require_column(store, column, "--label")
+    options = ("--time", "--event") if protocol.survival else ("--label",) * len(labels)
+    for option, column in zip(options, labels, strict=True):
+        require_column(store, column, option)
     settled = replace(protocol, groups=group_column(store, protocol.groups, selection.bags, protocol.per))
     for option, name in {**settled.columns, "--bags": selection.bags, "--views": selection.views}.items():
         if name is not None:

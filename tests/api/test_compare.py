@@ -319,6 +319,18 @@ def test_units_are_compared_by_their_own_scores(runs, two_features):
     assert highest.runs != of_plain.runs
 
 
+def test_the_corrected_t_of_units_counts_units(runs):
+    """A fold's share of patients, not a ratio of patients to images, enters the variance."""
+    of_units = compare([runs(name, per="patient") for name in ("good", "bad")], per="patient").differences[0]
+    of_groups = compare([runs(name) for name in ("good", "bad")], per="patient").differences[0]
+    folds = [runs(name, per="patient").metrics["per"]["folds"] for name in ("good", "bad")]
+    values = [[fold["auc"] for fold in of] for of in folds]
+    ratio = np.mean([fold["n_test"] / fold["n_train"] for fold in folds[0]])
+    assert 0.2 < ratio < 0.3
+    assert of_units.p["corrected_t"] == pytest.approx(corrected_t(*values, ratio).p)
+    assert of_groups.p["corrected_t"] == pytest.approx(of_units.p["corrected_t"], rel=0.05)
+
+
 def test_units_that_cross_subgroups_belong_to_none(runs):
     """A patient with images of several kinds has no kind; and a single subgroup has no rest to compare with."""
     both = [runs(name, by="kind") for name in ("good", "bad")]

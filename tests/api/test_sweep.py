@@ -19,7 +19,7 @@ from headwater.api.sweep import COSTS, _seconds_left
 from headwater.errors import InputError, MissingExtra
 from headwater.evaluate import inner_splits
 from headwater.evaluate.statistics import holm
-from headwater.heads import HEADS, REGRESSORS, LinearProbe, head_class
+from headwater.heads import HEADS, REGRESSORS, SURVIVAL, LinearProbe, head_class
 
 N = 96
 SETS = ["good/image", "fair/image", "good/image+fair/image"]
@@ -187,7 +187,17 @@ def test_selection_sees_no_test_row(two, tmp_path):
 def test_every_trial_is_kept(swept):
     """trials.parquet has a row for each setting, cell and fold, and for the saved head, the chosen ones marked."""
     trials = pl.read_parquet(swept.path / "trials.parquet")
-    assert trials.columns == ["cell", "features", "head", "fold", "trial", "params", "loss", "selected"]
+    assert trials.columns == [
+        "cell",
+        "features",
+        "head",
+        "fold",
+        "trial",
+        "params",
+        "loss",
+        "dropped_at_epoch",
+        "selected",
+    ]
     assert len(trials) == 3 * (17 + 18) * 4
     chosen = trials.filter("selected")
     assert len(chosen) == 6 * 4
@@ -195,6 +205,47 @@ def test_every_trial_is_kept(swept):
         run = open_run(swept.path / "runs" / row["cell"])
         assert run.metrics["folds"][row["fold"]]["params"] == json.loads(row["params"])
     assert pl.read_csv(swept.path / "leaderboard.csv")["cell"].equals(swept.leaderboard["cell"])
+
+
+def test_settings_are_dropped_on_the_way(two, tmp_path):
+    """Cells of networks say which setting was dropped when; ``halving=False`` trains every setting to the end."""
+    asked = {"features": "good/image", "heads": ["linear", "mlp"], **PROTOCOL}
+    params = {"mlp": {"hidden": [[4], [8]], "epochs": 12, "lr": [0.01, 0.1]}}
+    done = {on: sweep(two, params=params, halving=on, out=tmp_path / str(on), **asked) for on in (True, False)}
+    at = {on: found.trials.filter(pl.col("head") == "mlp") for on, found in done.items()}
+    assert at[False]["dropped_at_epoch"].is_null().all()
+    for _, of_fold in at[True].group_by("fold"):
+        assert sorted(of_fold["dropped_at_epoch"].fill_null(0).to_list()) == [0, 0, 3, 3]
+        assert of_fold.filter("selected")["dropped_at_epoch"].to_list() == [None]
+        kept = of_fold.filter(pl.col("dropped_at_epoch").is_null())
+        assert of_fold.filter("selected")["loss"].item() == kept["loss"].min()
+        full = at[False].filter(pl.col("fold").eq_missing(of_fold["fold"][0]))
+        same = kept.join(full, on="params", suffix="_full")
+        assert same["loss"].to_numpy() == pytest.approx(same["loss_full"].to_numpy(), abs=2e-2)  # bf16
+    for on, found in done.items():
+        assert found.trials.filter(pl.col("head") == "linear")["dropped_at_epoch"].is_null().all()
+        run = open_run(found.path / "runs" / "good-image.mlp")
+        assert run.config["halving"] is on
+        told = run.metrics["selection"]["halving"]
+        assert (told["at"] == [{"share_of_epochs_after_warmup": 0.125, "settings_kept": 2}]) if on else told is None
+    with pytest.raises(InputError, match="other halving"):
+        sweep(two, params=params, halving=True, out=tmp_path / "False", **asked)
+
+
+def test_a_sweep_from_before_halving_goes_on(two, tmp_path):
+    """A sweep that an older version wrote is continued: it trained every setting to the end, and says nothing of it."""
+    asked = {"features": "good/image", "heads": "linear", "out": tmp_path / "old", **PROTOCOL}
+    done = sweep(two, **asked)
+    for path in [done.path / "config.json", *done.path.glob("runs/*/config.json")]:
+        config = json.loads(path.read_text())
+        del config["halving"]
+        path.write_text(json.dumps(config))
+    for path in done.path.glob("runs/*/trials.parquet"):
+        pl.read_parquet(path).drop("dropped_at_epoch").write_parquet(path)
+    written = {path: path.stat().st_mtime_ns for path in done.path.glob("runs/*/metrics.json")}
+    again = sweep(two, **asked)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert again.trials.equals(done.trials)
 
 
 def test_killed_in_the_middle(two, swept, tmp_path, files_of):
@@ -213,7 +264,11 @@ def test_killed_in_the_middle(two, swept, tmp_path, files_of):
     (out / "runs" / ".left-behind.1.tmp").mkdir()
     sweep(two, features=SETS, heads=["linear", "prototypes"], out=out, **PROTOCOL)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "a finished cell was run again"
-    assert files_of(out) == files_of(swept.path)
+    found, wanted = files_of(out), files_of(swept.path)
+    assert {f: b for f, b in found.items() if not f.endswith("cost.json")} == {
+        f: b for f, b in wanted.items() if not f.endswith("cost.json")
+    }
+    assert set(found) == set(wanted)
 
 
 def test_another_sweep_in_its_place(two, swept, files_of):
@@ -306,7 +361,7 @@ def test_without_optuna(two, tmp_path, monkeypatch):
 def test_every_head_has_its_place():
     """The order of cells knows every kind of head that can be swept: what wants prompts is refused by name."""
     with_prompts = {kind for kind in HEADS if kind.startswith("zero-shot") or head_class(kind).needs_texts}
-    assert set(COSTS) == (set(HEADS) | set(REGRESSORS)) - with_prompts
+    assert set(COSTS) == (set(HEADS) | set(REGRESSORS) | set(SURVIVAL)) - with_prompts
 
 
 def test_a_refused_sweep_leaves_the_way_free(two, tmp_path, command):
@@ -355,3 +410,20 @@ def test_heads_that_want_prompts(two, tmp_path):
     with pytest.raises(InputError, match="fit-head --prompts"):
         sweep(two, features=["good/image"], heads=["linear", "tip-adapter"], out=tmp_path / "sweep", **PROTOCOL)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_each_value_of_a_parameter_is_a_row(two, tmp_path, refused):
+    """With ``report_each`` the values of a list are runs of their own; each is what a fit with that value gives."""
+    asked = {"features": ["good/image"], "label": "label", "groups": "patient", "heads": ["linear", "knn"]}
+    params = {"knn": {"k": [1, 9]}, "linear": {"C": [0.01, 1.0]}}
+    made = sweep(two, **asked, params=params, report_each="knn.k", out=tmp_path / "s")
+    rows = {row["head"]: row for row in made.leaderboard.to_dicts()}
+    assert set(rows) == {"linear", "knn-k-1", "knn-k-9"}
+    for k in (1, 9):
+        alone = fit_head(two, features="good/image", label="label", groups="patient", head="knn", params={"k": k})
+        assert rows[f"knn-k-{k}"]["auc"] == pytest.approx(alone.mean["auc"])
+        run = open_run(tmp_path / "s" / "runs" / f"good-image.knn-k-{k}")
+        assert run.config["params"]["k"] == k
+    words = ("sweep", two.path, "--features", "good/image", "--label", "label", "--groups", "patient")
+    why = refused(*words, "--heads", "knn", "--report-each", "k", "--out", tmp_path / "t")
+    assert "--report-each k: give its values as a list" in why

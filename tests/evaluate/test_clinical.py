@@ -119,3 +119,14 @@ def test_probabilities_move_by_the_shift_of_the_prior():
 def test_a_prevalence_is_a_share(prevalence):
     with pytest.raises(InputError, match="--prevalence"):
         require_prevalence(prevalence)
+
+
+def test_perfect_calls_are_not_certain_at_another_prevalence():
+    """Fifty of fifty right on both sides: the false-positive rate may still be up to 7 %."""
+    positive = np.arange(100) < 50
+    rates = Called(positive, positive, np.arange(100), 0.006).rates()
+    assert rates["ppv"][0] == 1
+    assert rates["ppv"][1].low < 0.1
+    assert rates["recall_rate"][0] == pytest.approx(0.006)
+    assert rates["recall_rate"][1].high > 0.06
+    assert 0.99 < rates["npv"][1].low < 1

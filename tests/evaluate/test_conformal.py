@@ -8,7 +8,7 @@ from scipy.special import softmax
 from scipy.stats import betabinom
 
 from headwater.errors import InputError
-from headwater.evaluate.conformal import PredictionSets, coverage, fit_sets
+from headwater.evaluate.conformal import PredictionSets, coverage, fit_label_sets, fit_sets, label_coverage
 
 
 def rows(rng, n, k=4, imbalance=1.0):
@@ -94,3 +94,28 @@ def test_shares_that_are_none(alpha):
     """What sets may leave out is a share between 0 and 1."""
     with pytest.raises(InputError, match="--conformal"):
         fit_sets(np.array([0, 1]), np.eye(2), alpha)
+
+
+def test_rows_without_labels_may_leave_all_sets_empty():
+    """Where most rows have no label, missing every label is within the risk: the saved rule says so too."""
+    truth = np.zeros((100, 3), int)
+    truth[:3, 0] = 1
+    rule = fit_label_sets(truth, np.random.default_rng(0).random((100, 3)), 0.1)
+    assert not rule(np.ones((5, 3))).any()
+    assert all(least is not None and least > 1 for least in rule.to_dict()["least"])
+
+
+def test_label_sets_miss_what_they_may():
+    """On average over data sets, new patients miss at most the share asked for."""
+    missed = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(60), 3)
+        truth = (rng.random((60, 4)) < 0.4)[patient].astype(int)
+        scores = 1 / (
+            1 + np.exp(-2 * (truth - 0.5) - rng.standard_normal((60, 4))[patient] - rng.standard_normal((180, 4)))
+        )
+        old = patient < 30
+        rule = fit_label_sets(truth[old], scores[old], 0.2, patient[old])
+        missed.append(label_coverage(truth[~old], rule(scores[~old]))["missed"])
+    assert 0.15 < np.mean(missed) <= 0.2 + 2 * np.std(missed) / 200**0.5

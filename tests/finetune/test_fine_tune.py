@@ -438,6 +438,45 @@ def test_levels_and_patients(cases, tiny):
     assert run.metrics["per"]["mean"]["auc"] is not None
 
 
+def test_tuned_and_frozen_systems_are_reported_alike(cases, tiny, tmp_path):
+    """Calibration, threshold and prediction sets are fitted on rows held out to stop by, and kept for new cases."""
+    asked = {"calibrate": "temperature", "sensitivity": 0.8, "conformal": 0.2}
+    spec, out = tiny("timm-vit").spec, tmp_path / "run"
+    run = tuned(cases, spec, patience=2, stop_share=0.4, prevalence=0.1, per="patient", **asked, out=out)
+    for section in ("calibration", "threshold", "conformal"):
+        assert "held out" in json.dumps(run.metrics[section])
+        assert run.metrics[section]["folds"]
+        assert run.metrics["frozen"][section]["folds"]
+    assert run.metrics["threshold"]["at_prevalence"]["prevalence"] == 0.1
+    low, high = run.metrics["threshold"]["intervals"]["sensitivity"]
+    assert low <= run.metrics["threshold"]["mean"]["sensitivity"] <= high
+    assert run.predictions["set"].list.len().max() <= 2
+    decision = hw.open_run(out).decision
+    assert decision["threshold"]["target"] == "sensitivity"
+    assert {"calibrator", "conformal", "prior"} <= set(decision)
+
+
+def test_several_seeds_are_several_trainings(cases, tiny, tmp_path):
+    """Each seed has its own splits and training; the first gives what it gives alone, and the saved encoder."""
+    spec = tiny("timm-vit").spec
+    alone = tuned(cases, spec, epochs=1)
+    both = tuned(cases, spec, epochs=1, seeds=2, out=tmp_path / "run")
+    assert [(fold["seed"], fold["fold"]) for fold in both.metrics["folds"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    first = both.predictions.filter(pl.col("seed") == 0)
+    assert first.drop("seed").equals(alone.predictions)
+    other = both.predictions.filter(pl.col("seed") == 1)
+    assert sorted(other["id"]) == sorted(first["id"])
+    assert not other.sort("id")["score_malignant"].equals(first.sort("id")["score_malignant"])
+    assert [part["seed"] for part in both.metrics["by_seed"]] == [0, 1]
+    assert both.curves["seed"].unique().sort().to_list() == [None, 0, 1]
+    assert hw.plot(tmp_path / "run", dpi=50).files
+
+
+def test_without_held_out_rows_nothing_is_calibrated(cases, tiny):
+    with pytest.raises(InputError, match="there are none: pass --patience"):
+        tuned(cases, tiny("timm-vit").spec, calibrate="temperature", patience=None)
+
+
 def test_what_per_names_is_kept_whole(cases, tiny):
     """Folds, selection and the rows to stop by divide no slide when ``per`` names it: all is as with ``groups``."""
     whole, found = (

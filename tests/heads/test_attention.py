@@ -454,3 +454,51 @@ def test_what_is_not_finite(dtype):
     """NaN and both infinities are found in half precision as in single, and large or tiny numbers are not."""
     X = np.array([[1, 65504], [-65504, 6e-8], [0, np.nan], [np.inf, 0], [-np.inf, 1]], dtype)
     assert _not_finite(X).tolist() == [False, False, True, True, True]
+
+
+# Races
+
+
+class Drops:
+    """A judge that drops some fits at one share of the schedule."""
+
+    def __init__(self, share, dropped):
+        self.shares, self._dropped = [share], dropped
+
+    def __call__(self, now):
+        return [i for i in now if i not in self._dropped]
+
+
+def of_tokens(n=90):
+    X = np.random.default_rng(0).standard_normal((n, 3, 6)).astype(np.float32)
+    return X, (X[:, :, 0].max(1) > 0.8).astype(int)
+
+
+@pytest.mark.parametrize("patience", [3, None])
+def test_networks_that_go_on_are_those_of_the_full_run(patience):
+    """Pausing and dropping others leave a network as it is trained alone, dropout and widths included."""
+    X, y = of_tokens()
+    settings = [{"lr": lr, "width": width, "dropout": 0.2} for lr in (1e-4, 1e-2) for width in (8, 16)]
+    rows, test = np.arange(60), np.arange(60, 90)
+    head = SelfAttention(blocks=1, heads=2, hidden=(), epochs=9, batch_size=32, patience=patience, device="cpu")
+    fits = [(rows, params) for params in settings]
+    found = head.race(X, y, fits, [test] * 4, Drops(0.25, {0, 3}))
+    assert [(one.dropped, one.epoch) for one in found] == [(True, 3), (False, 9), (False, 9), (True, 3)]
+    full = head.fit_many(X, y, fits)
+    for i in (1, 2):
+        assert found[i].scores == pytest.approx(full[i].predict_proba(X[test]), abs=1e-5)
+    assert found[3].scores != pytest.approx(full[3].predict_proba(X[test]), abs=1e-3)
+
+
+def test_a_diverged_network_is_dropped_and_not_the_race():
+    """Its scores are NaN; if all diverge, the error of `fit` is raised."""
+    X, y = of_tokens()
+    rows, test = np.arange(60), np.arange(60, 90)
+    head = SelfAttention(blocks=1, heads=2, width=8, hidden=(), epochs=4, device="cpu")
+    fits = [(rows, {"lr": 1e38}), (rows, {"lr": 1e-3})]
+    diverged, fine = head.race(X, y, fits, [test] * 2, Drops(0.5, {0}))
+    assert np.isnan(diverged.scores).all()
+    assert diverged.dropped
+    assert np.isfinite(fine.scores).all()
+    with pytest.raises(HeadError, match="lower lr"):
+        head.race(X, y, fits[:1], [test], Drops(0.5, set()))

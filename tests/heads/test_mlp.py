@@ -9,8 +9,9 @@ from headwater.errors import HeadError
 from headwater.heads import MLP
 from headwater.heads._network import Shape
 from headwater.heads._objective import Objective, losses
+from headwater.heads._race import side_by_side
 from headwater.heads._stopping import rows_to_stop_by
-from headwater.heads._training import Group, Schedule, train
+from headwater.heads._training import Group, Networks, Schedule, train
 
 
 def features(n=400, d=8, seed=0):
@@ -262,6 +263,132 @@ def test_features_that_do_not_fit_are_read_batch_by_batch():
     y = twisted(X)
     kept, streamed = (MLP(hidden=(8,), epochs=5, precision="fp32", max_bytes=n).fit(X, y) for n in (1 << 30, 0))
     assert streamed.predict_proba(X) == pytest.approx(kept.predict_proba(X), abs=1e-5)
+
+
+# Races
+
+
+class Drops:
+    """A judge that drops what it is told to, by the number of the fit, whatever they score."""
+
+    def __init__(self, **at):
+        self.at, self.seen = {float(share): set(fits) for share, fits in at.items()}, []
+
+    @property
+    def shares(self):
+        return sorted(self.at)
+
+    def __call__(self, now):
+        self.seen.append(now)
+        gone = self.at[self.shares[len(self.seen) - 1]]
+        return [i for i in now if i not in gone]
+
+
+def fits_of(n, settings):
+    """Each setting on each of three inner folds, with the rows that the fold tests."""
+    folds = [(np.setdiff1d(np.arange(n), np.arange(i, n, 3)), np.arange(i, n, 3)) for i in range(3)]
+    return [(rows, params) for rows, _ in folds for params in settings], [test for _, test in folds for _ in settings]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("hidden", "patience"), [(16, 3), (16, None), (256, 3)])
+def test_dropping_does_not_change_those_that_go_on(precision, hidden, patience):
+    """Networks of a race from which others are dropped are those of the full run, and so are they when dropped late.
+
+    256 units are updated network by network, 16 all at once.
+    """
+    X = features(300, 70)
+    y = np.digitize(X[:, 0] + X[:, 1], [-0.5, 0.5])
+    settings = [
+        {"lr": lr, "dropout": dropout, "hidden": (h,)}
+        for h in (hidden, hidden // 2)
+        for lr in (1e-3, 3e-2)
+        for dropout in (0, 0.4)
+    ]
+    fits, tests = fits_of(300, settings)
+    head = MLP(epochs=13, precision=precision, patience=patience, batch_size=64, device="cpu")
+    judge = Drops(**{"0.125": {i for i in range(24) if i % 8 in (0, 3, 4)}, "0.5": {1, 9, 17, 6, 14, 22}})
+    found = head.race(X, y, fits, tests, judge)
+    full = head.fit_many(X, y, fits)
+    probabilities = MLP.predict_proba_many(full, X, tests)
+    near = 1e-3 if precision == "fp32" else 5e-2
+    assert [sorted(now) for now in judge.seen] == [
+        list(range(24)),
+        [i for i in range(24) if i % 8 not in (0, 3, 4)],
+    ]
+    for i, (one, expected) in enumerate(zip(found, probabilities, strict=True)):
+        early = {0: 3, 3: 3, 4: 3, 1: 7, 6: 7}.get(i % 8)
+        assert (one.dropped, one.epoch) == (early is not None, early or 13)
+        if early is None:
+            assert np.abs(one.scores - expected).mean() < near
+    short = MLP(epochs=13, precision=precision, patience=patience, batch_size=64, device="cpu")
+    assert [one.scores.shape for one in short.race(X, y, fits[:1], tests[:1], Drops())] == [(100, 3)]
+
+
+def test_a_paused_network_is_the_best_until_then():
+    """At a pause a network scores by the parameters of its lowest stopping loss so far; a stopped one keeps them."""
+    X = features(300, 40)
+    y = np.random.default_rng(5).integers(0, 2, 300)
+    fits, tests = fits_of(300, [{"lr": 1e-2}, {"lr": 1e-4}])
+    judge = Drops(**{"0.25": set(), "0.75": set()})
+    found = MLP(hidden=(64,), epochs=41, patience=4, precision="fp32").race(X, y, fits, tests, judge)
+    quarter, later = judge.seen
+    assert quarter[0].epoch == 11
+    full = MLP(hidden=(64,), epochs=41, patience=4, precision="fp32").fit_many(X, y, fits)
+    assert len(full[0].curve_) <= 11 < len(full[1].curve_)
+    assert full[0].predict_proba(X[tests[0]]) == pytest.approx(quarter[0].scores, abs=1e-4)
+    assert np.array_equal(quarter[0].scores, later[0].scores)
+    assert np.array_equal(later[0].scores, found[0].scores)
+    assert not np.array_equal(quarter[1].scores, found[1].scores)
+
+
+def test_what_diverges_scores_nan():
+    """A network without a finite loss has no finite scores, and changes nothing for its neighbours."""
+    X = features(200)
+    y = twisted(X)
+    fits, tests = fits_of(200, [{"lr": 1e-2}, {"lr": 1e30}])
+    head = MLP(hidden=(16,), epochs=15, patience=3, precision="fp32")
+    found = head.race(X, y, fits, tests, Drops())
+    assert all(np.isnan(one.scores).all() for one in found[1::2])
+    alone = head.race(X, y, fits[::2], tests[::2], Drops())
+    for a, b in zip(found[::2], alone, strict=True):
+        assert a.scores == pytest.approx(b.scores, abs=1e-5)
+
+
+def test_stopped_networks_leave_the_batch():
+    """The batch gets smaller as networks stop or are dropped, and goes no further than the last one needs."""
+    X = torch.from_numpy(features(200, 30))
+    y = np.random.default_rng(5).integers(0, 2, 200).astype(np.float32)
+    names = ("lr", "weight_decay", "dropout", "smoothing")
+    values = [[3e-2, 3e-2, 1e-2, 1e-5], [0.0] * 4, [0.0] * 4, [0.0] * 4]
+    settings = {name: np.array(of, np.float32) for name, of in zip(names, values, strict=True)}
+    groups = [Group(np.arange(150), np.arange(150, 200), np.ones((2, 1), np.float32), s, **settings) for s in (0, 1)]
+    shape = Shape((30,), (64,), Objective(1, False, "cross-entropy", 2.0), "concat")
+    networks = Networks(
+        shape, Schedule(60, 200, 1.0, 3), groups, lambda rows: [X[rows]], torch.from_numpy(y)[:, None], torch.float32
+    )
+    sizes = []
+    for epoch in (1, 30):
+        networks.advance(epoch)
+        sizes.append((networks._alive.shape, networks._state.params["in0.weight"].shape))
+    assert sizes == [((2, 4), (2, 256, 30)), ((2, 1), (2, 64, 30))]
+    networks.drop([(0, 3)])
+    assert networks._alive.shape == (1, 1)
+    lengths = [len(curve) for curve in networks._curve[1]]
+    assert lengths[3] == 30
+    assert max(lengths[:3]) < 30
+
+
+def test_work_side_by_side_leaves_the_number_of_threads():
+    """Each worker computes with one thread; the others keep theirs, also those that start later."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert side_by_side(lambda i: (i, torch.get_num_threads()), [1, 2, 3], "cpu") == [(1, 1), (2, 1), (3, 1)]
+        assert torch.get_num_threads() == 2
+        assert side_by_side(lambda i: torch.get_num_threads(), [1], "cpu") == [2]
+    finally:
+        torch.set_num_threads(before)
 
 
 # Rows to stop by

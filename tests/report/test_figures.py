@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from headwater.api import evaluate, fit_head
 from headwater.errors import HeadError, InputError, MissingExtra
-from headwater.report import plot
+from headwater.report import plot, plot_systems
 from headwater.report._curves import GRID, spread
 from headwater.report._style import style
 from headwater.report.figures import _figures
@@ -244,3 +244,28 @@ def test_training_is_drawn(fit):
     (marked,) = [line for line in losses.lines if line.get_marker() == "o"]
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (1, 0.6)
     assert [text.get_text() for text in losses.get_legend().get_texts()] == ["fold 1", "all samples"]
+
+
+def test_several_runs_are_drawn_side_by_side(fit, store, command, tmp_path):
+    """Runs and families of runs: bars by level, box plots over folds, and the classes."""
+    import shutil
+
+    first = fit("grade", by="kind").path
+    shutil.copytree(first, tmp_path / "other")
+    out = tmp_path / "figures"
+    done = command("plot", first, tmp_path / "other", "--name", "A", "--name", "B", "--out", out, "--dpi", "60")
+    assert done.status == 0, done.err
+    assert {path.name for path in out.iterdir()} == {
+        f"{name}.{suffix}" for name in ("systems", "folds", "classes") for suffix in ("png", "svg")
+    }
+    drawn = (out / "systems.svg").read_bytes()
+    assert plot_systems([first, tmp_path / "other"], names=["A", "B"], out=out, dpi=60).files
+    assert (out / "systems.svg").read_bytes() == drawn, "drawing again changes no byte"
+    assert plot_systems([first.parent], out=out, metric="kappa", dpi=60).files
+    for words, why in (
+        (("plot", first, tmp_path / "other"), "--out: name a folder"),
+        (("plot", first, "--metric", "auc"), "--metric goes with several runs"),
+        (("plot", first, tmp_path / "other", "--out", out, "--metric", "acc"), "'acc'"),
+        (("plot", first, tmp_path / "other", "--out", out, "--positive", "low"), "--positive goes with a single run"),
+    ):
+        assert why in command(*words).error

@@ -61,6 +61,11 @@ class SharedRows(TrainingRows):
         values, self._vectors = self._decompose()
         self.eigenvalues = floored(self.xp, values[None])
 
+    @property
+    def vectors(self) -> Array:
+        """Eigenvectors, ``(d, n_weights)``: weights for standardised columns times these are the solver's weights."""
+        return self._vectors
+
     def chunks(self) -> Iterator[Chunk]:
         """Yield all used rows, a chunk at a time."""
         if self._chunks is not None:

@@ -1,0 +1,113 @@
+"""Successive halving: at set points of training, the worse half of the settings is dropped, by inner loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # from 1/16 on, settings that start slowly but end best were lost
+AT_LEAST = 2  # settings that are trained to the end
+
+
+class Scored(Protocol):
+    """How a fit in progress scores its test rows; see `headwater.heads.base.Raced`."""
+
+    @property
+    def scores(self) -> NDArray[np.floating[Any]]: ...
+
+    @property
+    def classes_(self) -> NDArray[Any]: ...
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def dropped(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A point of training, as a share of the schedule after warm-up, and how many settings go on from there."""
+
+    share: float
+    kept: int
+
+
+def rungs(n_settings: int) -> list[Rung]:
+    """Return the points at which settings are dropped; none for too few settings.
+
+    Examples
+    --------
+    >>> [(rung.share, rung.kept) for rung in rungs(12)]
+    [(0.125, 6), (0.25, 3), (0.5, 2)]
+    >>> rungs(2)
+    []
+    """
+    found, kept = [], n_settings
+    for share in SHARES:
+        if kept > AT_LEAST:
+            kept = math.ceil(kept / 2)
+            found.append(Rung(share, kept))
+    return found
+
+
+def survivors(losses: NDArray[np.float64], kept: int) -> list[int]:
+    """Return the places of the lowest losses, ascending by place; the earlier of two equal ones.
+
+    Of settings whose loss is not finite none is kept, unless there is no other.
+
+    Examples
+    --------
+    >>> survivors(np.array([0.4, np.inf, 0.2, 0.4, np.nan]), 3)
+    [0, 2, 3]
+    >>> survivors(np.array([0.4, np.inf, np.nan, np.inf]), 2)
+    [0]
+    """
+    finite = int(np.isfinite(losses).sum())
+    ranked = np.argsort(np.where(np.isfinite(losses), losses, np.inf), kind="stable")
+    return sorted(ranked[: min(kept, finite) if finite else kept].tolist())
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Drops the settings of several searches, each by its own losses.
+
+    Attributes
+    ----------
+    rungs
+        Where settings are dropped.
+    places
+        For each fit, the number of its search, of its inner fold, and of its setting.
+    loss_of
+        Returns the loss of each setting of a search, of shape ``(n_settings,)``, from the scores of each of its inner
+        folds, a list of folds of lists of settings.
+    """
+
+    rungs: Sequence[Rung]
+    places: Sequence[tuple[int, int, int]]
+    loss_of: Callable[[int, list[list[Scored]]], NDArray[np.float64]]
+
+    @property
+    def shares(self) -> list[float]:
+        """Where settings are dropped, as shares of the schedule after warm-up."""
+        return [rung.share for rung in self.rungs]
+
+    def __call__(self, now: Mapping[int, Scored]) -> list[int]:
+        """Return the fits that go on: all folds of the settings of each search that do."""
+        stay = []
+        searches: dict[int, dict[int, dict[int, int]]] = {}  # search, fold, setting: number of the fit
+        for number in now:
+            search, fold, setting = self.places[number]
+            searches.setdefault(search, {}).setdefault(fold, {})[setting] = number
+        for search, folds in searches.items():
+            numbers = [[fits[setting] for setting in sorted(fits)] for fits in folds.values()]
+            losses = self.loss_of(search, [[now[number] for number in fits] for fits in numbers])
+            kept = next((rung.kept for rung in self.rungs if rung.kept < len(losses)), len(losses))
+            chosen = survivors(losses, kept)
+            stay += [fits[place] for fits in numbers for place in chosen]
+        return stay
