@@ -417,7 +417,7 @@ def labels_of(label: str | Sequence[str] | None, protocol: Protocol) -> tuple[st
             )
         return require_names("--label", label)
     if label is not None:
-        raise InputError("--label goes without --task survival, which predicts --time and --event: leave it out.")
+        raise InputError("--label: --task survival predicts --time and --event. Leave --label out.")
     return protocol.time, protocol.event
 
 

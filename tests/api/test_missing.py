@@ -224,7 +224,7 @@ def test_every_run_prints_its_classes(made, names):
         rows = [i for i, g in enumerate(grade) if g == name]
         expected.append({"name": name, "n_samples": len(rows), "n_groups": len({PATIENT[i] for i in rows})})
     assert run.metrics["class_counts"] == expected
-    assert table_in(run.lines()) == [
+    assert [row[:3] for row in table_in(run.lines())] == [
         ["class", "samples", "groups"],
         *([part["name"], str(part["n_samples"]), str(part["n_groups"])] for part in expected),
     ]

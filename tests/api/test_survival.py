@@ -110,7 +110,7 @@ def test_words_of_events(times, event):
         ({"task": "auto", "label": "died"}, r"--time goes with --task survival"),
         ({"task": "auto", "time": None, "event": None, "label": "died", "risk_groups": 3}, "--risk-groups goes with"),
         ({"task": "auto", "time": None, "event": None}, r"--label COL, the column to predict, is missing"),
-        ({"label": "died"}, r"--label goes without --task survival"),
+        ({"label": "died"}, r"--label: --task survival predicts --time and --event. Leave --label out"),
         ({"event": "status"}, r"--event status holds 'dead|alive' \(sample 's?\d+'.*write a column of 0 and 1"),
         ({"event": "two"}, r"--event two holds 2 \(sample"),
         ({"event": "none"}, r"--event none is 0 in all 120 samples: no event was seen"),
