@@ -54,7 +54,7 @@ def main() -> None:
             difference(drawn[name][i], drawn[name][j])
     ours = time.perf_counter() - started
 
-    counts = np.random.default_rng(1).multinomial(n_patients, [1 / n_patients] * n_patients, N_DRAWS)
+    counts = np.random.default_rng(1).multinomial(n_patients - 1, [1 / n_patients] * n_patients, N_DRAWS)
     rows_of = [np.flatnonzero(patient == one) for one in range(n_patients)]
     started = time.perf_counter()
     loop = np.empty((len(METRICS), MODELS, TIMED))

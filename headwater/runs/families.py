@@ -25,7 +25,7 @@ def family_of(path: Path) -> dict[str, Path]:
         {
             one.name: one
             for one in sorted(within.iterdir(), key=lambda one: natural(one.name))
-            if (one / "config.json").is_file()
+            if (one / METRICS).is_file()
         }
         if path.is_dir()
         else {}

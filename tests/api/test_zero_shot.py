@@ -329,7 +329,7 @@ def test_differences_are_paired(command, dual, tmp_path):
         for some in (TEMPLATES[:1], TEMPLATES)
     ]
     right = [expected(X.astype(np.float64), side, SCALE).argmax(1) == np.arange(30) % 3 for side in sides]
-    drawn = np.random.default_rng(4).multinomial(30, [1 / 30] * 30, 300) @ (right[0].astype(float) - right[1]) / 30
+    drawn = np.random.default_rng(4).multinomial(29, [1 / 30] * 30, 300) @ (right[0].astype(float) - right[1]) / 29
     change = template["differences"]["accuracy"]
     assert (change["low"], change["high"]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
 
