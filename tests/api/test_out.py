@@ -42,6 +42,9 @@ PLACES = {
 }
 VERBS = {
     "fit-head": lambda store, run, out: api.fit_head(store, features="gone/image", label="label", out=out),
+    "fit-separately": lambda store, run, out: api.fit_separately(
+        store, "label", features="gone/image", label="label", out=out
+    ),
     "zero-shot": lambda store, run, out: api.zero_shot(store, features="x", prompts="no.toml", label="label", out=out),
     "evaluate": lambda store, run, out: api.evaluate(run, store, label="gone", out=out),
     "sweep": lambda store, run, out: api.sweep(store, features=["gone/image"], label="label", out=out),
