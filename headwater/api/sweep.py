@@ -69,6 +69,13 @@ LATER = ("classes", "environment", "view_levels")  # parts of a config that are 
 MAY_DIFFER = (*PLACES, "device")  # parts of a config that do not change what is fitted
 
 
+OLDER: dict[str, Any] = {
+    **dict.fromkeys(("positive", "time", "event", "risk_groups", "order", "prevalence")),
+    "keep_folds": False,
+}
+"""Options that runs of older versions did not have, with what they did."""
+
+
 @dataclass(frozen=True, repr=False)
 class Sweep(Shown):
     """A finished sweep.
@@ -363,6 +370,7 @@ def _begun(folder: Path, plans: Mapping[str, FitPlan]) -> Path:
         if earlier.get("command") != COMMAND:
             raise InputError(f"--out {folder} holds something that is not a sweep. Give another path.")
         # the store may have been moved, so features and samples are compared by digest
+        earlier = OLDER | earlier
         earlier.setdefault("halving", _older_halving(plans.values()))
         names = dict.fromkeys([*config, *earlier])
         if "missing_values" not in earlier and _has_none_missing(next(iter(plans.values()))):
@@ -452,8 +460,7 @@ def _is_finished(path: Path, plan: FitPlan) -> bool:
     later = (*LATER, *MAY_DIFFER)
     config = {name: value for name, value in _json(path / "config.json").items() if name not in later}
     wanted = {name: value for name, value in json.loads(to_json(plan.config)).items() if name not in later}
-    for name in ("positive", "time", "event", "risk_groups", "order"):  # older versions had no such options
-        config.setdefault(name, None)
+    config = OLDER | config
     config.setdefault("halving", _older_halving([plan]))
     if "missing_values" not in config:  # written by an older version; `_begun` has accepted it
         del wanted["missing_values"]

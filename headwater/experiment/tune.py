@@ -223,8 +223,9 @@ class TunePlan:
         """Return everything that must be unchanged for a stopped run to be continued."""
         left_out = ("device", "workers", "accumulate")
         config = {name: value for name, value in self.config.items() if name not in left_out}
-        if config["positive"] is None:
-            del config["positive"]  # older versions, whose runs may be continued, had no such option
+        for name in ("positive", "prevalence", "time", "event", "risk_groups", "order"):
+            if config.get(name) is None:  # older versions, whose runs may be continued, had no such option
+                config.pop(name, None)
         rows = ready.rows
         sides = (np.r_[s.train, -1, s.test] for s in ready.splits)
         held = [
