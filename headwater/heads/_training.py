@@ -166,7 +166,7 @@ class Networks:
         self._scaling = _Scaling(groups, gather, dtype, device)
         params = {name: p.to(device) for name, p in initial(shape, m, self._order).items()}
         first, second = ({name: torch.zeros_like(p) for name, p in params.items()} for _ in range(2))
-        self._state = _State(params, first, second)
+        self._state = _State(params, first, second, m)
         self._place(np.arange(g), np.tile(np.arange(m), (g, 1)), np.ones((g, m), bool))
 
     def advance(self, epoch: int) -> None:
@@ -309,9 +309,9 @@ class Networks:
 class _State:
     """The parameters of networks, and the moments of their gradients, in the layout of `headwater.heads._network`."""
 
-    def __init__(self, params: Params, first: Params, second: Params) -> None:
+    def __init__(self, params: Params, first: Params, second: Params, m: int) -> None:
         self.params, self.first, self.second = params, first, second
-        (self.m,) = {p.shape[1] for p in params.values() if p.ndim == 4}
+        self.m = m  # networks of each group
 
     def network(self, row: int, column: int, into: Params | None = None) -> Params:
         """Return a copy of one network's parameters, as a batch of one; or overwrite an earlier copy."""
@@ -331,7 +331,7 @@ class _State:
                 some = _apart(p, self.m)[rows[:, None], columns]
                 part[name] = some if p.ndim == 4 else some.flatten(1, 2)
             taken.append(part)
-        return _State(*taken)
+        return _State(*taken, columns.shape[1])
 
 
 def _apart(p: Tensor, m: int) -> Tensor:

@@ -501,3 +501,16 @@ def test_other_inputs_are_refused():
         head.predict({"a": X[:, :4], "c": X[:, 4:]})
     with pytest.raises(HeadError, match="fitted on 8"):
         head.predict({"a": X[:, :4], "b": X[:, 5:]})
+
+
+def test_perceptrons_without_a_hidden_layer_train_and_race():
+    """With no hidden layer all weights are first-layer weights: training, early stopping and halving still work."""
+    from headwater.evaluate import cross_validate, make_splits
+
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 2
+    X = (y[:, None] + rng.standard_normal((80, 3))).astype(np.float32)
+    grid = [{"lr": lr} for lr in (1e-4, 1e-3, 1e-2, 1e-1)]
+    head = MLP(hidden=(), epochs=16, precision="fp32", patience=3)
+    outcome = cross_validate(head, X, y, make_splits(y, n_folds=3), grid=grid, n_inner_folds=3)
+    assert outcome.mean["auc"] > 0.7
