@@ -324,14 +324,15 @@ class _State:
 
     def taken(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> _State:
         """Return the state of some networks: of each row's columns."""
-        taken = []
+        taken: list[Params] = []
         for of in (self.params, self.first, self.second):
-            part = {}
+            part: Params = {}
             for name, p in of.items():
                 some = _apart(p, self.m)[rows[:, None], columns]
                 part[name] = some if p.ndim == 4 else some.flatten(1, 2)
             taken.append(part)
-        return _State(*taken, columns.shape[1])
+        params, first, second = taken
+        return _State(params, first, second, columns.shape[1])
 
 
 def _apart(p: Tensor, m: int) -> Tensor:
