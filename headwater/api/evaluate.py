@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,14 @@ from numpy.typing import NDArray
 from headwater._checks import require_names
 from headwater._devices import Device, require_device
 from headwater._options import with_options
-from headwater._progress import Progress, progress_to, silent
+from headwater._progress import Progress, progress_to
 from headwater._words import counted
-from headwater.errors import HeadwaterError, InputError, SpecMismatch, SplitError, StoreError, nearest
+from headwater.errors import InputError, SplitError, nearest
 from headwater.evaluate import Fold, Outcome, Split, Task, score
 from headwater.evaluate import bootstrap as draw
 from headwater.evaluate.aggregate import Aggregation, UnitScores
 from headwater.evaluate.bootstrap import N_DRAWS, require_draws
-from headwater.evaluate.calibration import calibrator_from_dict
-from headwater.evaluate.class_order import columns_of, in_order_of
+from headwater.evaluate.class_order import columns_of
 from headwater.evaluate.decisions import decisions_of
 from headwater.evaluate.estimates import Ends, Resampling, ends_of
 from headwater.evaluate.fold_means import json_safe, summary
@@ -34,9 +32,11 @@ from headwater.evaluate.paired import Paired
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.risk_groups import of_outcome
 from headwater.evaluate.thresholds import at_threshold
+from headwater.experiment.apply import SavedHead, name_of
 from headwater.experiment.fit import counts_of
 from headwater.experiment.leakage import require_reason
 from headwater.experiment.prompts import SEES
+from headwater.experiment.trained_on import shared_with
 from headwater.heads.base import on_device
 from headwater.runs.foreign import reads_runs
 from headwater.runs.metrics import metrics_of
@@ -55,15 +55,14 @@ from headwater.runs.predictions import (
 from headwater.runs.run import Run, open_run
 from headwater.runs.write import described, environment, run_folder, write_run
 from headwater.samples.columns import Columns, keep_samples, require_column
-from headwater.samples.contents import kinds_of
 from headwater.samples.groups import group_column
-from headwater.samples.inputs import Wanted, given_to, parts_of, read_inputs, samples_behind
-from headwater.samples.label_names import mapping_of, merged, refuse_unknown
+from headwater.samples.inputs import read_inputs, samples_behind
+from headwater.samples.label_names import mapping_of, refuse_unknown
 from headwater.samples.labels import Labels, with_labels, with_numbers
-from headwater.samples.missing import MissingFound, MissingRule
+from headwater.samples.missing import MissingFound
 from headwater.samples.selection import WITHOUT_FIT, Selection
 from headwater.samples.survival import with_times
-from headwater.store import KEY_COLUMNS, Data, FeatureSpec, Store, open_store
+from headwater.store import Data, Store, open_store
 
 # Reports written from templates are identical at different sites. Above this share, the data set is taken as the same.
 SAME_TEXTS = 0.5
@@ -151,20 +150,19 @@ def evaluate(
     require_reason(allow_leakage)
     means = mapping_of(mapping, "--map")
     opened = store if isinstance(store, Store) else open_store(store)
-    own = _inputs_of(fitted)
-    names = _features(fitted, own, opened, features)
+    saved = SavedHead.on(fitted, opened, features)
     task: Task = fitted.metrics["task"]
     protocol = replace(
         protocol,
         task="regression" if task == "regression" else "survival" if task == "survival" else "auto",
         groups=group_column(opened, protocol.groups),
     )
-    rows = _read(fitted, opened, _wanted(fitted, own, names), labels, means, protocol, selection)
-    say(f"{counted(len(rows.y), 'sample')} with {' and '.join(names)}; nothing is fitted")
-    samples, _ = samples_behind(opened, rows.what, selection.where, rows.data)
-    shared = _shared(fitted, own, samples, opened, rows.columns.groups, protocol.groups, say)
+    rows = _read(saved, opened, labels, means, protocol, selection)
+    say(f"{counted(len(rows.y), 'sample')} with {' and '.join(saved.names)}; nothing is fitted")
+    samples, _ = samples_behind(opened, saved.what, selection.where, rows.data)
+    shared = shared_with(fitted, samples, opened, rows.columns.groups, protocol.groups, say)
     _refuse_shared(shared, len(rows.y), fitted, allow_leakage, say)
-    outcome, truth, classes, which = _predicted(fitted, rows, own, names, protocol.positive)
+    outcome, truth, classes, which = _predicted(saved, rows, protocol.positive)
     by = None if protocol.by is None or rows.columns.levels is None else (protocol.by, rows.columns.levels)
     resampling = Resampling.of(len(truth), rows.columns.whole, level)
     metrics = metrics_of(outcome, rows.data, truth, classes=classes, resampling=resampling, by=by)
@@ -183,7 +181,7 @@ def evaluate(
     draws = draw.Draws(level, n_draws, protocol.seed)
     group = rows.columns.whole
     metrics["external"] = {
-        "run": _name(fitted),
+        "run": name_of(fitted),
         "level": level,
         "n_draws": n_draws,
         "drawn": {
@@ -197,15 +195,15 @@ def evaluate(
     if decisions.per is not None and "unit" in fitted.predictions.columns:
         metrics["external"]["per"] = _external_units(fitted, decisions.per, group, names_of(metrics), draws)
     if fitted.fold_heads:
-        metrics["external"]["folds"] = _of_fold_heads(fitted, rows, own, names, which)
+        metrics["external"]["folds"] = _of_fold_heads(saved, rows, which)
     _use_intervals(metrics, metrics["external"])
     if fitted.head.transductive:
         metrics["transduction"] = {"sees": SEES}
     config = {
         "command": "evaluate",
-        "run": _name(fitted),
+        "run": name_of(fitted),
         "store": opened.full_location,
-        "features": described(opened, names),
+        "features": described(opened, saved.names),
         "label": list(labels),
         "map": means,
         names_key(task): classes,
@@ -227,7 +225,9 @@ def evaluate(
 def _refuse(run: Run, level: float, n_draws: int, seed: int) -> None:
     """Refuse a run that is itself an evaluation, and invalid numbers."""
     if run.config["command"] == "evaluate":
-        raise InputError(f"{_name(run)} is itself an evaluation. Pass the run that it evaluates: {run.config['run']}.")
+        raise InputError(
+            f"{name_of(run)} is itself an evaluation. Pass the run that it evaluates: {run.config['run']}."
+        )
     require_draws(n_draws)
     if not 0 < level < 1:
         raise InputError(f"--level must be between 0 and 1, such as 0.95, but is {level}.")
@@ -243,23 +243,22 @@ def _labels(run: Run, label: tuple[str, ...] | None, time: str | None, event: st
     if run.metrics["task"] != "survival":
         for option, given in (("--time", time), ("--event", event)):
             if given is not None:
-                raise InputError(f"{option} is for survival runs, but {_name(run)} is a {run.metrics['task']} run.")
+                raise InputError(f"{option} is for survival runs, but {name_of(run)} is a {run.metrics['task']} run.")
         if label is None:
             raise InputError("--label COL, the column that holds the true label, is missing.")
         return label
     if label is not None:
-        raise InputError(f"--label: {_name(run)} is a survival run. Pass --time COL and --event COL.")
+        raise InputError(f"--label: {name_of(run)} is a survival run. Pass --time COL and --event COL.")
     if time is None or event is None:
         missing = "--time COL" if time is None else "--event COL"
-        raise InputError(f"{_name(run)} is a survival run: pass --time COL and --event COL; {missing} is missing.")
+        raise InputError(f"{name_of(run)} is a survival run: pass --time COL and --event COL; {missing} is missing.")
     return time, event
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of the other data set: feature sets, samples, labels in the run's order, columns, missing values."""
+    """The rows of the other data set: samples, labels in the run's order, columns, missing values."""
 
-    what: Wanted
     data: Data
     y: NDArray[Any]
     columns: Columns
@@ -267,15 +266,15 @@ class _Rows:
 
 
 def _read(
-    run: Run,
+    saved: SavedHead,
     store: Store,
-    what: Wanted,
     labels: Sequence[str],
     means: dict[str, str | None],
     protocol: Protocol,
     selection: Selection,
 ) -> _Rows:
     """Read features and labels in the form the run's head takes."""
+    run, what = saved.run, saved.what
     of_run = (("--bags of the run", what.bags), ("--views of the run", what.views))
     asked = [
         *(zip(("--time", "--event"), labels, strict=True) if protocol.survival else (("--label", c) for c in labels)),
@@ -303,20 +302,19 @@ def _read(
     else:
         data, found = with_labels(read, labels, separator, constant=True)
         data, y = _mapped(data, found, classes, task, means)
-    return _Rows(what, data, y, Columns.read(data, protocol, missing), missing)
+    return _Rows(data, y, Columns.read(data, protocol, missing), missing)
 
 
 def _predicted(
-    run: Run, rows: _Rows, own: Sequence[str], names: Sequence[str], positive: str | None
+    saved: SavedHead, rows: _Rows, positive: str | None, *, head: Any = None, calibrated: bool = True
 ) -> tuple[Outcome, NDArray[Any], list[Any], Positive | None]:
-    """Return the head's scores of the rows, their labels, and the run's classes; a positive class comes last."""
-    head, task = run.head, run.metrics["task"]
-    classes = list(run.metrics[names_key(task)])
-    scores = _scores(head, _inputs(rows.data, own, names, head), task)
-    if task not in WITHOUT_CLASSES:
-        scores = in_order_of(head, classes, scores)
-    if "calibrator" in run.decision:
-        scores = calibrator_from_dict(run.decision["calibrator"])(scores)
+    """Return scores of the rows, their labels, and the run's classes; a positive class comes last.
+
+    The scores are those of the saved head, or of another ``head`` of the run.
+    """
+    run, task, classes = saved.run, saved.task, saved.classes
+    scores = saved.scores(rows.data, head, calibrated=calibrated)
+    head = run.head if head is None else head
     which = _positive(run, positive)
     y = rows.y
     if which is not None and which.name != classes[-1]:
@@ -329,97 +327,11 @@ def _predicted(
     return Outcome(task, known, [fold], head, {}, selection), truth, classes, which
 
 
-def _name(run: Run) -> str:
-    return "a run that was not written" if run.path is None else str(run.path.resolve())
-
-
 def _target(out: str | Path | None, run: Run) -> Path | None:
     target = run_folder(out)
     if target is not None and run.path is not None and target.resolve() == run.path.resolve():
         raise InputError(f"--out {out} is the run that is evaluated, which must stay as it is. Give another path.")
     return target
-
-
-def _inputs_of(run: Run) -> list[str]:
-    """Return the feature sets that a run's head reads; for zero-shot runs those of images, not of prompts."""
-    names = list(run.config["features"])
-    return names[:1] if run.config["command"] == "zero-shot" else names
-
-
-def _features(run: Run, own: Sequence[str], store: Store, features: str | Sequence[str] | None) -> list[str]:
-    """Return the feature sets of the other store, in the run's order; refuse those with another spec."""
-    names = [features] if isinstance(features, str) else list(features or own)
-    if len(names) != len(own):
-        raise InputError(
-            f"the run reads {' and '.join(own)}, but --features names {counted(len(names), 'feature set')}: name one "
-            "for each, in that order."
-        )
-    tuned = run.config["command"] == "fine-tune"
-    if tuned and "tokens" not in run.config:
-        raise InputError(
-            f"{_name(run)} was made by an older version that did not record what its head reads. Run fine-tune again."
-        )
-    there = store.feature_names()
-
-    def differences(wanted: FeatureSpec, name: str) -> dict[str, tuple[Any, Any]]:
-        free = ("dtype", "tokens_dtype") if tuned else ()  # a tuned head was fitted on features that were not stored
-        found = wanted.differences(store.features(name).spec)
-        return {field: both for field, both in found.items() if field not in free}
-
-    def hint(wanted: FeatureSpec) -> str:
-        for name in there:
-            with suppress(StoreError):  # an error in features that were not asked for
-                if not differences(wanted, name):
-                    return f"Pass --features {name}."
-        adapter = f" --adapter {_name(run)}" if tuned and wanted.adapter is not None else ""
-        tokens = f" --tokens {wanted.tokens}" if wanted.has_tokens else ""
-        return f"Embed this data set in the same way, with --encoder {wanted.encoder}{adapter}{tokens}."
-
-    for name, mine in zip(names, own, strict=True):
-        wanted = FeatureSpec.from_dict({k: v for k, v in run.config["features"][mine].items() if k != "fingerprint"})
-        if name not in there:
-            advice = hint(wanted)
-            if not advice.startswith("Pass"):
-                advice = f"There are: {', '.join(there) or 'none yet'}. {advice}"
-            raise InputError(f"{store.location}: no features {name!r}, which the run reads. {advice}")
-        if differing := differences(wanted, name):
-            changes = "; ".join(f"{what}: {its!r} in the run, {here!r} here" for what, (its, here) in differing.items())
-            raise SpecMismatch(
-                f"{store.location}: {name} has another spec than the features that the head was fitted on ({changes}). "
-                f"{hint(wanted)}"
-            )
-    return names
-
-
-def _wanted(run: Run, own: Sequence[str], names: Sequence[str]) -> Wanted:
-    """Return what the run's head reads, by its names in the other store."""
-    config = run.config
-    tokens = frozenset(name for mine, name in zip(own, names, strict=True) if mine in config.get("tokens", ()))
-    partial = config.get("missing") == "keep"
-    return Wanted(
-        tuple(names),
-        tokens,
-        partial,
-        config.get("bags"),
-        views=config.get("views"),
-        levels=tuple(config.get("view_levels", ())),
-    )
-
-
-def _inputs(data: Data, own: Sequence[str], names: Sequence[str], head: Any) -> Any:
-    """Return the head's inputs, by the names it was fitted with."""
-    mine = dict(zip(names, own, strict=True))
-
-    def by_own(name: str) -> str:
-        view, colon, plain = name.rpartition(":")
-        return f"{view}{colon}{mine[plain]}"
-
-    named = replace(
-        data,
-        inputs={by_own(name): X for name, X in data.inputs.items()},
-        present={by_own(name): part for name, part in data.present.items()},
-    )
-    return given_to(head, parts_of(named))
 
 
 def _positive(run: Run, asked: str | None) -> Positive | None:
@@ -491,12 +403,6 @@ def _refuse_of_classes(separator: str | None, mapping: Mapping[str, str | None] 
             raise InputError(f"{option} is for classes, but the run predicts {what}: leave it out.")
 
 
-def _scores(head: Any, X: Any, task: Task) -> NDArray[np.float64]:
-    """Return a head's scores or predictions, a column for each class, label or output."""
-    found = np.asarray(head.predict(X) if task in WITHOUT_CLASSES else head.predict_proba(X), np.float64)
-    return found.reshape(len(found), -1)
-
-
 def _several(found: Labels, number: Mapping[str, int], words: Sequence[str]) -> NDArray[np.int64]:
     """Return 0/1 in the order of the run's labels; labels that do not occur here are 0."""
     y = np.zeros((len(found.y), len(words)), np.int64)
@@ -504,100 +410,6 @@ def _several(found: Labels, number: Mapping[str, int], words: Sequence[str]) -> 
         if name in number:
             y[:, number[name]] |= found.y[:, column].astype(np.int64)
     return y
-
-
-# Overlap with the training samples
-
-
-def _shared(
-    run: Run,
-    own: Sequence[str],
-    data: Data,
-    store: Store,
-    group: NDArray[Any] | None,
-    column: str | None,
-    say: Progress,
-) -> dict[str, int] | None:
-    """Count the contents and groups shared with the head's training samples; None if that is unknown."""
-    if run.config["command"] == "zero-shot":
-        return {}
-    if run.config["command"] == "fine-tune":
-        return _shared_files(run, own, data, store, group, column, say)
-    try:
-        theirs = open_store(run.config["store"])
-        rule = _rule_of(run, theirs.roles.id)
-        read = rule.applied(theirs.read(*own, where=run.config["where"]))
-        if run.metrics["task"] == "regression":
-            trained, _ = with_numbers(read, run.config["label"])
-        elif run.metrics["task"] == "survival":
-            trained, _ = with_times(read, run.config["label"])
-        else:
-            trained, labels = with_labels(read, run.config["label"], run.config["label_separator"])
-            if means := run.config.get("merge"):
-                trained, _ = merged(trained, labels, means, known=means)
-    except HeadwaterError as error:
-        say(f"cannot check whether the head was fitted on any of these samples: {error}")
-        return None
-    shared: dict[str, int] = {}
-    for modality in kinds_of(own):
-        key = KEY_COLUMNS[modality]
-        shared[modality] = int(data.table[key].is_in(trained.table[key].to_list()).sum())
-    # Group names, such as patient numbers, identify groups only within one data set.
-    if (
-        group is not None
-        and column is not None
-        and column == run.config["groups"]
-        and theirs.full_location == store.full_location
-    ):
-        values = trained.table[column].cast(pl.String).to_list()
-        shared["groups"] = len(set(group.astype(str).tolist()) & set(values))
-    return shared
-
-
-def _rule_of(run: Run, ids: str) -> MissingRule:
-    """Return the rule for missing values of a run; runs that do not record one had none."""
-    groups = None if run.config.get("groups") == "none" else run.config.get("groups")
-    words = tuple(run.config.get("missing_values", ()))
-    return MissingRule(words, tuple(run.config["label"]), (groups,), run.config.get("label_separator"), ids)
-
-
-def _shared_files(
-    run: Run,
-    own: Sequence[str],
-    data: Data,
-    store: Store,
-    group: NDArray[Any] | None,
-    column: str | None,
-    say: Progress,
-) -> dict[str, int] | None:
-    """Count the contents and groups shared with the manifest of a fine-tuning run, whose files are read again."""
-    from headwater.embed.items import items_of
-    from headwater.embed.plan import ManifestColumns
-    from headwater.finetune.reading import read_samples
-
-    config = run.config
-    columns = ManifestColumns(config["image"], config["text"], config["id"])
-    unknown = "cannot check whether the run was trained on any of these samples"
-    try:
-        manifest, _ = read_samples(config["manifest"], columns, config["where"])
-        table = _rule_of(run, manifest.id).tidied(manifest.table)
-        manifest = replace(manifest, table=table.filter(pl.all_horizontal(pl.col(config["label"]).is_not_null())))
-        trained = {kind: items_of(manifest, kind, None, "skip", silent) for kind in kinds_of(own)}
-    except HeadwaterError as error:
-        say(f"{unknown}: {error}")
-        return None
-    shared: dict[str, int] = {}
-    for kind, items in trained.items():
-        shared[kind] = int(data.table[KEY_COLUMNS[kind]].is_in(items.keys.to_list()).sum())
-    one_place = store.roles.root == str(manifest.root)
-    if group is not None and column is not None and column == config["groups"] and one_place:
-        values = manifest.table[column].cast(pl.String).to_list()
-        shared["groups"] = len(set(group.astype(str).tolist()) & set(values))
-    unreadable = sum(len(items.unreadable) for items in trained.values())
-    if unreadable and not any(shared.values()):
-        say(f"{unknown}: {counted(unreadable, 'image')} of {config['manifest']} cannot be read")
-        return None
-    return shared
 
 
 def _refuse_shared(shared: Mapping[str, int] | None, n: int, run: Run, allowed: str | None, say: Progress) -> None:
@@ -664,15 +476,12 @@ def _external_units(
     return {"column": per.units.column, "of_run": run.config["per"], **found}
 
 
-def _of_fold_heads(
-    run: Run, rows: _Rows, own: Sequence[str], names: Sequence[str], positive: Positive | None
-) -> dict[str, Any]:
+def _of_fold_heads(saved: SavedHead, rows: _Rows, positive: Positive | None) -> dict[str, Any]:
     """Return the metrics of the head of each fold on all samples, uncalibrated, with mean and standard deviation."""
     asked = None if positive is None else str(positive.name)
-    plain = replace(run, decision={k: v for k, v in run.decision.items() if k != "calibrator"})
     found = []
-    for head in run.fold_heads:
-        outcome, *_ = _predicted(replace(plain, head=head), rows, own, names, asked)
+    for head in saved.run.fold_heads:
+        outcome, *_ = _predicted(saved, rows, asked, head=head, calibrated=False)
         found.append(outcome.folds[0].metrics)
     return {"each": [json_safe(metrics) for metrics in found], **summary(found)}
 
