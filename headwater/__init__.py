@@ -65,6 +65,7 @@ _LAZY = {
     "open_run": "headwater.api",
     "plot": "headwater.report",
     "plot_systems": "headwater.report",
+    "predict": "headwater.api",
     "repair": "headwater.api",
     "similar": "headwater.api",
     "sweep": "headwater.api",

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headwater.commands import heads, retrieval, store, training
+from headwater.commands import heads, predict, retrieval, store, training
 from headwater.commands.help import Command, write_families, write_help
 from headwater.commands.output import DEBUG, fail
 
@@ -34,6 +34,7 @@ COMMANDS = {
         "sweep": heads.sweep,
         "zero-shot": heads.zero_shot,
         "evaluate": heads.evaluate,
+        "predict": predict.predict,
         "compare": heads.compare,
         "table": heads.table,
         "cohort": heads.cohort,

@@ -25,6 +25,7 @@ FLOORS = {
     "_shown": 0.7,
     "_survival": 0.8,
     "_tables": 0.7,
+    "_tensors": 0.8,
     "_words": 0.7,
     "_checks": 0.8,
     "_progress": 0.8,

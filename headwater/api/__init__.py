@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headwater.api.fit import fit_head, fit_separately
     from headwater.api.gc import Dropped, gc
     from headwater.api.inspect import StoreInfo, info, verify
+    from headwater.api.predict import Predicted, predict
     from headwater.api.repair import Encoding, Repaired, repair
     from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
     from headwater.api.sweep import Sweep, sweep
@@ -55,6 +56,7 @@ __all__ = [
     "Hit",
     "Imported",
     "IndexSummary",
+    "Predicted",
     "Repaired",
     "Run",
     "StoreInfo",
@@ -80,6 +82,7 @@ __all__ = [
     "index",
     "info",
     "open_run",
+    "predict",
     "read_mapping",
     "repair",
     "similar",
@@ -109,6 +112,7 @@ _PLACES = {
     **dict.fromkeys(("fit_head", "fit_separately"), "headwater.api.fit"),
     **dict.fromkeys(("Dropped", "gc"), "headwater.api.gc"),
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
+    **dict.fromkeys(("Predicted", "predict"), "headwater.api.predict"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "IndexSummary", "hit_lines", "index", "similar"), "headwater.api.similar"),

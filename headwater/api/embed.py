@@ -197,10 +197,10 @@ def embed(
     )
     report = progress_to(progress)
     plan = plan_embedding(manifest, store, choice, storage, columns, execution, progress=report, collect=dry_run)
-    return plan if dry_run else _apply(plan, store, choice, execution, report)
+    return plan if dry_run else fill_as_planned(plan, store, choice, execution, report)
 
 
-def _apply(
+def fill_as_planned(
     plan: EmbedPlan, store: str | Path, choice: EncoderChoice, execution: Execution, progress: Progress
 ) -> Embedded:
     """Carry out a plan: write the samples, then fill each feature set."""

@@ -446,7 +446,7 @@ def _run(folder: Path, plans: Mapping[str, FitPlan], progress: Progress) -> None
         for done, (name, plan) in enumerate(left.items(), 1):
             start = time.monotonic()
             try:
-                plan.run(folder / "runs" / name, silent, inner_always=True)
+                plan.run(folder / "runs" / name, silent, inner_always=True, for_new_cases=False)
             except HeadwaterError as error:
                 raise type(error)(f"{name}: {error}") from error
             taken.append((plan.asked.head.kind, time.monotonic() - start))

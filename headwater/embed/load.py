@@ -229,13 +229,31 @@ def load_again(
     EncoderError
         When the spec names no encoder, the weights do not fit, or code would run that the user has not allowed.
     """
+    choice = choice_again(spec, weights=weights, adapter=adapter, trust_remote_code=trust_remote_code)
+    return load_encoder(choice, device=device, named_by=named_by)
+
+
+def choice_again(
+    spec: FeatureSpec,
+    *,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> EncoderChoice:
+    """Return the choice of encoder that made features, from their spec, with its layer, pooling and prompt.
+
+    Raises
+    ------
+    EncoderError
+        When the features were imported, so that no encoder made them here.
+    """
     if spec.encoder.startswith("imported:"):
         raise EncoderError(
             f"these features were imported from {spec.preprocessing.get('source', 'elsewhere')}, so no encoder can "
             "embed more items. Import the missing vectors: headwater import."
         )
     prompt = spec.preprocessing.get("prompt")
-    choice = EncoderChoice(
+    return EncoderChoice(
         spec.encoder,
         weights=weights,
         adapter=adapter,
@@ -247,4 +265,3 @@ def load_again(
         steps=spec.preprocessing.get("steps", ()),
         trust_remote_code=trust_remote_code,
     )
-    return load_encoder(choice, device=device, named_by=named_by)

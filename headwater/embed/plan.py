@@ -233,6 +233,7 @@ def plan_embedding(
     *,
     progress: Progress = silent,
     collect: bool = False,
+    named_by: str | None = None,
 ) -> EmbedPlan:
     """Compare a manifest with a store, and plan which items to embed.
 
@@ -246,6 +247,8 @@ def plan_embedding(
         Receives events.
     collect
         Collect errors that would stop the run in the plan instead of raising the first, and take no lock.
+    named_by
+        The run that names the encoder, which may come from somebody else; None if the user names it.
 
     Raises
     ------
@@ -270,6 +273,7 @@ def plan_embedding(
         encoder,
         device=execution.device,
         precision=execution.precision,
+        named_by=named_by,
         batch_size=execution.batch_size,
         probing="unkept" if collect else "once",
     )

@@ -24,6 +24,7 @@ from headwater.evaluate.decisions import Decisions, decisions_of
 from headwater.evaluate.edges import at_edges
 from headwater.evaluate.estimates import Resampling
 from headwater.evaluate.measured import WITHOUT_CLASSES
+from headwater.evaluate.novelty import Reference, fit_reference
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.shots import few_shots
@@ -47,6 +48,7 @@ from headwater.samples.missing import MissingFound
 from headwater.samples.selection import Selection
 from headwater.samples.stated import READ, texts_that_state
 from headwater.samples.survival import with_times
+from headwater.samples.vectors import vectors_of
 from headwater.samples.views import views_of
 from headwater.store import Data, Store
 
@@ -139,7 +141,7 @@ class FitPlan:
             return "ordinal"
         return "regression" if self.asked.protocol.regression else infer_task(self._rows(silent).y)
 
-    def run(self, target: Path | None, say: Progress, *, inner_always: bool = False) -> Run:
+    def run(self, target: Path | None, say: Progress, *, inner_always: bool = False, for_new_cases: bool = True) -> Run:
         """Select, fit, report and write.
 
         Parameters
@@ -150,6 +152,8 @@ class FitPlan:
             Called with a line about each step.
         inner_always
             Fit on inner folds even if there is nothing to select, so that heads can be compared by inner loss.
+        for_new_cases
+            Keep, in a run that is written, the distances that tell how unlike the training data a new case is.
         """
         began = time.monotonic()
         if self.asked.head.ignores_gpu:
@@ -159,8 +163,15 @@ class FitPlan:
         leakage = _checked_leakage(self, rows, splits, say)
         fitted = self._fitted(rows, splits, inner_always, say)
         run = self._reported(target, rows, fitted, leakage, say)
+        if for_new_cases and target is not None:
+            run = replace(run, reference=self._reference(rows))
         run = replace(run, cost={"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
         return write_run(target, run, self.asked.head.kind)
+
+    def _reference(self, rows: LabelledRows) -> Reference | None:
+        """Return the distances of left-out rows; None for too few."""
+        vectors = vectors_of(self.store, self.what, self.asked.selection.where, rows.data)
+        return fit_reference(vectors, rows.columns.whole, seed=self.asked.protocol.seed)
 
     def _rows(self, say: Progress) -> LabelledRows:
         """Read features and labels, and warn of anomalies in them."""

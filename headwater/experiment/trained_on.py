@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from headwater.samples.label_names import merged
 from headwater.samples.labels import with_labels, with_numbers
 from headwater.samples.missing import MissingRule
 from headwater.samples.survival import with_times
+from headwater.samples.vectors import vectors_of
 from headwater.store import KEY_COLUMNS, Data, Modality, Store, open_store
 
 
@@ -40,8 +42,10 @@ class TrainedOn:
         The store, or the manifest's folder: a group's name, such as a patient number, identifies it only there.
     n_unreadable
         Images that could not be read again.
-    samples
-        The samples with their features and columns; None for a run that trained its encoder.
+    rows
+        The rows with their features and columns; None for a run that trained its encoder.
+    vectors
+        A vector for each row, of shape ``(n_rows, dim)``; see `headwater.samples.vectors`. Computed when first used.
     """
 
     keys: Mapping[Modality, pl.Series]
@@ -49,7 +53,12 @@ class TrainedOn:
     column: str | None
     place: str
     n_unreadable: int = 0
-    samples: Data | None = None
+    rows: Data | None = None
+    _read: Callable[[], NDArray[np.float32]] | None = None
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32] | None:
+        return None if self._read is None else self._read()
 
     @classmethod
     def of(cls, run: Run) -> TrainedOn:
@@ -135,7 +144,8 @@ def _of_store(run: Run) -> TrainedOn:
     rows = _labelled(run, read)
     samples, _ = samples_behind(store, what, config["where"], rows)
     keys = {kind: samples.table[KEY_COLUMNS[kind]] for kind in kinds_of(own)}
-    return TrainedOn(keys, *_groups_of(run, rows.table), store.full_location, samples=rows)
+    read_vectors = partial(vectors_of, store, what, config["where"], rows)
+    return TrainedOn(keys, *_groups_of(run, rows.table), store.full_location, rows=rows, _read=read_vectors)
 
 
 def _of_files(run: Run) -> TrainedOn:

@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 from sklearn.base import is_regressor
 
-from headwater._reading import open_regular, read_json
+from headwater._reading import read_json
 from headwater._schema import Word, read_as
+from headwater._tensors import as_safetensors, read_arrays
 from headwater.errors import HeadError, how_to_make, nearest
 from headwater.heads._token_head import TokenHead
 from headwater.heads.base import Head
@@ -104,15 +105,12 @@ def make_head(kind: str, params: dict[str, Any], *, regression: bool = False, su
 
 def save_head(head: Any, kind: str, folder: Path) -> None:
     """Write a fitted head into ``folder``."""
-    from safetensors.numpy import save
-
     values, arrays = head.to_state()
     if "params" in values:
         values["params"] = _without_device(values["params"])
     task = {"task": "survival"} if kind in SURVIVAL else {"task": "regression"} if is_regressor(head) else {}
     (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **task, **values}, indent=2) + "\n")
-    # safetensors ignores strides
-    (folder / "head.safetensors").write_bytes(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    (folder / "head.safetensors").write_bytes(as_safetensors(arrays))
 
 
 def load_head(folder: Path) -> Any:
@@ -123,16 +121,12 @@ def load_head(folder: Path) -> Any:
     HeadError
         When there is none, or its format is newer.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
         values = read_json(folder / "head.json")
-        with open_regular(folder / "head.safetensors"):  # refuses pipes, on which the library would wait
-            arrays = load_file(folder / "head.safetensors")
+        arrays = read_arrays(folder / "head.safetensors")
     except FileNotFoundError as error:
         raise HeadError(f"{folder}: no head here. {how_to_make(folder, 'headwater fit-head …')}") from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise HeadError(f"{folder}: the head cannot be read ({error}).") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         written = values.get("format") if isinstance(values, dict) else "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
@@ -12,7 +13,9 @@ import polars as pl
 from headwater._reading import TABLE, parse_parquet, read_json, read_regular
 from headwater._schema import Count, Word, read_as
 from headwater._shown import Shown
-from headwater.errors import HeadError, how_to_make
+from headwater._tensors import read_arrays
+from headwater.errors import HeadError, InputError, how_to_make
+from headwater.evaluate.novelty import Reference
 from headwater.evaluate.positive import ChosenBy
 from headwater.heads import load_head
 from headwater.runs.foreign import run_errors
@@ -31,6 +34,7 @@ INSTANCES = "instances.parquet"  # of runs on bags
 CURVES = "curves.parquet"  # of runs that trained an encoder
 COST = "cost.json"  # seconds and memory, which differ between equal runs
 FOLDS = "folds"  # a folder for the head of each fold, if these were kept
+REFERENCE = "reference.safetensors"  # distances that tell how unlike the training data a new case is
 FIGURES = "figures"  # the folder that `plot` writes
 
 
@@ -72,6 +76,8 @@ class Run(Shown):
         The head of each fold, in order, if ``fit-head --keep-folds`` kept them in ``folds/``.
     cost
         Contents of ``cost.json``: the ``seconds`` that the run took, and the ``peak_memory_bytes`` of the process.
+    reference
+        Distances of left-out training rows, which tell how unlike these a new case is; None if they were not kept.
     """
 
     path: Path | None
@@ -86,6 +92,7 @@ class Run(Shown):
     adapters: Sequence[Adapter] = ()
     fold_heads: Sequence[Any] = ()
     cost: Mapping[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
 
     @property
     def mean(self) -> Mapping[str, float | None]:
@@ -98,6 +105,10 @@ class Run(Shown):
         """Standard deviation of each metric over folds."""
         std: Mapping[str, float | None] = self.metrics["std"]
         return std
+
+    def predict(self, cases: Any = None, **options: Any) -> Any:
+        """Predict new cases: a manifest, a folder, image files or a store; see `headwater.predict`."""
+        return import_module("headwater").predict(self, cases, **options)  # the only method that is a verb
 
     def __repr__(self) -> str:
         mean: Mapping[str, Any] = self.metrics.get("mean") or {}
@@ -145,7 +156,18 @@ def open_run(path: str | Path) -> Run:
         found.curves,
         fold_heads=_fold_heads(path, len(found.metrics.get("folds", ()))),
         cost=found.cost,
+        reference=_reference(path),
     )
+
+
+def _reference(path: Path) -> Reference | None:
+    """Return the distances of left-out training rows; None if they were not kept."""
+    try:
+        return Reference.from_arrays(read_arrays(path / REFERENCE))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, InputError) as error:
+        raise HeadError(f"{path / REFERENCE}: cannot be read ({error}). Make the run again.") from error
 
 
 def _fold_heads(path: Path, n_folds: int) -> list[Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from headwater._reading import read_json
+from headwater._tensors import as_safetensors
 from headwater._writable import require_writable
 from headwater.errors import InputError
 from headwater.heads import save_head
@@ -29,6 +30,7 @@ from headwater.runs.run import (
     FOLDS,
     HEAD_FILES,
     INSTANCES,
+    REFERENCE,
     RUN_FILES,
     TRIALS,
     Run,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 COMMANDS = ("fit-head", "zero-shot", "evaluate", "fine-tune", "contrast")  # that write runs
 METRICS = "metrics.json"
-EVERY_FILE = {*RUN_FILES, DECISION, TRIALS, INSTANCES, CURVES, COST}
+EVERY_FILE = {*RUN_FILES, DECISION, TRIALS, INSTANCES, CURVES, COST, REFERENCE}
 
 
 def run_folder(out: str | Path | None) -> Path | None:
@@ -76,6 +78,8 @@ def write_run(target: Path | None, run: Run, kind: str, *, head_of: Path | None 
         files[COST] = to_json(run.cost).encode()
     if run.decision:
         files[DECISION] = to_json(run.decision).encode()
+    if run.reference is not None:
+        files[REFERENCE] = as_safetensors(run.reference.to_arrays())
     metrics = dict(run.metrics)
     if "external" in metrics:
         metrics["external"] = seen_from(target, metrics["external"])

@@ -5,6 +5,7 @@ from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, rea
 from headwater.sources.manifest import (
     Manifest,
     as_manifest,
+    images_below,
     read_manifest,
     read_table,
     read_text_table,
@@ -20,6 +21,7 @@ __all__ = [
     "Manifest",
     "Vectors",
     "as_manifest",
+    "images_below",
     "load_bytes",
     "make_histology",
     "modalities_of",

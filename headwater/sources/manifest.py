@@ -410,6 +410,21 @@ def _printable(path: Path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+def images_below(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted; hidden ones are left out.
+
+    Raises
+    ------
+    ManifestError
+        When there are none, or their names are not in UTF-8.
+    """
+    found = sorted(_images_below(folder))
+    if not found:
+        raise ManifestError(f"{folder}: there are no images. Supported suffixes are {_listed(sorted(IMAGE_SUFFIXES))}.")
+    require_utf8_names([path.relative_to(folder).as_posix() for path in found], folder)
+    return found
+
+
 def _images_below(folder: Path) -> Iterator[Path]:
     for path in _visible(folder):
         if path.is_dir():

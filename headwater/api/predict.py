@@ -1,0 +1,422 @@
+"""predict: what a run's saved head says of new cases, which need no label, no store and no id."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from headwater._checks import require_whole
+from headwater._devices import Device, require_device
+from headwater._progress import Progress, progress_to
+from headwater._shown import Shown
+from headwater._words import aligned, counted, cut
+from headwater._writable import require_writable
+from headwater.api.embed import fill_as_planned
+from headwater.embed.choice import Execution
+from headwater.embed.items import SHOWN
+from headwater.embed.plan import ManifestColumns, Storage, plan_embedding
+from headwater.errors import InputError
+from headwater.experiment.apply import SavedHead, name_of
+from headwater.experiment.encoders import RunEncoder, Weights, encoders_of
+from headwater.experiment.predict import Predictor, threshold_words
+from headwater.heads.base import on_device
+from headwater.runs.foreign import reads_runs
+from headwater.runs.run import Run, open_run
+from headwater.samples.columns import require_column
+from headwater.samples.inputs import read_inputs
+from headwater.sources import images_below
+from headwater.store import Store, is_url, open_store
+
+Files = str | Path | Sequence[str | Path]
+MOST = 20  # printed cases
+CASE = "case"
+SHORT = {"nearest_labels": "nearest", "unlike_training": "unlike", "seen_in_training": "seen"}
+UNUSUAL = 95  # percentile from which a case is printed as unlike the training data
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Predicted(Shown):
+    """Predictions of new cases.
+
+    Attributes
+    ----------
+    run
+        The run.
+    task
+        Its task.
+    table
+        A row for each case; see `headwater.experiment.predict.Predictor.predict`.
+    rule
+        In words, what the column ``decision`` follows; None if the run has no threshold.
+    left_out
+        Columns ``id`` and ``reason``: cases without a prediction.
+    notes
+        What is unknown, and why.
+    heat_maps
+        For each case, the file of its heat map, if any were drawn.
+    path
+        The file that was written; None if none was.
+    """
+
+    run: str
+    task: str
+    table: pl.DataFrame
+    rule: str | None
+    left_out: pl.DataFrame
+    notes: Sequence[str] = ()
+    heat_maps: Mapping[str, Path] = field(default_factory=dict)
+    path: Path | None = None
+
+    def lines(self) -> list[str]:
+        """Return the predictions in a table of a few lines."""
+        out = aligned(_cells(self.table.head(MOST)))
+        if len(self.table) > MOST:
+            out.append(f"… and {len(self.table) - MOST:,} more")
+        if self.rule is not None:
+            out.append(f"decision: {self.rule}")
+        if "unlike_training" in self.table.columns and len(self.table):
+            unusual = int((self.table["unlike_training"] > UNUSUAL).sum())
+            if unusual:
+                out.append(
+                    f"{counted(unusual, 'case')} farther from the training data than {UNUSUAL} % of left-out training "
+                    "cases: trust these predictions less"
+                )
+        if "seen_in_training" in self.table.columns and (seen := len(self.table["seen_in_training"].drop_nulls())):
+            out.append(f"{counted(seen, 'case')} seen in training: predictions of these are no test of the head")
+        for id, why in self.left_out.head(SHOWN).iter_rows():
+            out.append(f"left out: {id} ({why})")
+        if len(self.left_out) > SHOWN:
+            out.append(f"… and {len(self.left_out) - SHOWN:,} more left out")
+        out += [f"note: {line}" for line in self.notes]
+        if self.heat_maps:
+            out.append(f"{counted(len(self.heat_maps), 'heat map')} in {next(iter(self.heat_maps.values())).parent}")
+        return [*out, f"predictions in {self.path}" if self.path else "nothing written; --out FILE keeps predictions"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "run": self.run,
+            "task": self.task,
+            "rule": self.rule,
+            "cases": [_nested(row) for row in self.table.to_dicts()],
+            "left_out": dict(self.left_out.iter_rows()),
+            "notes": list(self.notes),
+            "heat_maps": {id: str(path) for id, path in self.heat_maps.items()},
+        }
+
+
+@reads_runs
+def predict(
+    run: str | Path | Run,
+    cases: Files | Store | None = None,
+    *,
+    image: Files = (),
+    text: str | Sequence[str] = (),
+    features: str | Sequence[str] | None = None,
+    where: str | None = None,
+    columns: ManifestColumns | None = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    batch_size: int = 32,
+    workers: int | None = None,
+    trust_remote_code: bool = False,
+    heat_maps: str | Path | None = None,
+    out: str | Path | None = None,
+    progress: Progress | bool | None = None,
+) -> Predicted:
+    """Predict new cases with a run's saved head.
+
+    Images and texts are encoded by the very encoder that made the run's features, and are not kept.
+
+    Parameters
+    ----------
+    run
+        A run of `fit_head`, `fine_tune` or `zero_shot`, or its path.
+    cases
+        A manifest; a folder of images; image files; or a store that holds the run's features of the new cases.
+    image, text
+        Image files and texts instead of ``cases``. With both, the text belongs to each image, or each text to the image
+        of the same place. If the run's rows are bags of images, all of these are one bag.
+    features
+        The feature sets of a store, in the run's order, if they have other names than in the run.
+    where
+        A boolean SQL expression over the columns of the cases: only these are predicted.
+    columns
+        The columns of a manifest that hold images, texts and ids. Default: found by name.
+    weights
+        A file of the encoder's weights, if that recorded by the run's store has moved; with several encoders a mapping
+        from the name of their features to a file.
+    device
+        Where to encode and to predict: ``cpu``, ``cuda`` or ``auto``.
+    batch_size, workers
+        Items encoded together, and threads that read files.
+    trust_remote_code
+        Allow code that comes with a model, or that the run names, to run with all your rights.
+    heat_maps
+        A folder, for the heat map of each image; for runs that `headwater.explain` can explain.
+    out
+        A file to write, ``.csv`` or ``.parquet``.
+    progress
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+
+    Returns
+    -------
+    Predicted
+
+    Raises
+    ------
+    InputError, SpecMismatch, EncoderError, HeadError, ManifestError, ImageError, StoreError
+        Each with one line that says what, where and what to do.
+    """
+    say = progress_to(progress)
+    path, drawn = _table_file(out), None if heat_maps is None else require_writable(heat_maps, "--heat-maps")
+    require_device(device)  # refuses a GPU that is not there, before anything is read
+    require_whole("--batch-size", batch_size, 1)
+    fitted = run if isinstance(run, Run) else open_run(run)
+    fitted = replace(fitted, head=on_device(fitted.head, device))
+    _refuse(fitted, cases, image, text)
+    execution = Execution(device=device, batch_size=batch_size, workers=workers)
+    predictor = Predictor.of(fitted, say)
+    with ExitStack() as stack:
+        store = _as_store(cases)
+        if store is None:
+            if features is not None:
+                raise InputError(
+                    "--features is for a store; those of new files are called as in the run. Leave it out."
+                )
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-")))
+            manifest, columns = _manifest_of(fitted, cases, _listed(image), _words(text), columns, folder)
+            encoders = encoders_of(fitted, weights, trust_remote_code=trust_remote_code)
+            store = _embedded(fitted, encoders, manifest, columns or ManifestColumns(), execution, folder, say)
+        saved = SavedHead.on(fitted, store, features)
+        for option, column in (("--bags of the run", saved.what.bags), ("--views of the run", saved.what.views)):
+            if column is not None:
+                require_column(store, column, option)
+        data = read_inputs(store, saved.what, where)
+        if len(data.ids) == 0:
+            why = next(iter(data.left_out["reason"].to_list()), "none passes --where")
+            raise InputError(f"no case can be predicted: {why}.")
+        say(f"{counted(len(data.ids), 'case')} to predict")
+        table = predictor.predict(saved, store, data, where)
+        drawings = {} if drawn is None else _draw(fitted, store, table["id"].to_list(), drawn)
+    notes = list(predictor.past.why_unknown)
+    if fitted.head.transductive:
+        notes.append("this head predicts cases together: the prediction of one depends on the others")
+    left_out = data.left_out.select(pl.all().cast(pl.String))
+    found = Predicted(name_of(fitted), saved.task, table, threshold_words(fitted), left_out, notes, drawings, path)
+    if path is not None:
+        _write(table, path)
+    return found
+
+
+def _refuse(run: Run, cases: Any, image: Any, text: Any) -> None:
+    """Refuse runs that have no head for new cases, and cases given twice or not at all."""
+    if run.config["command"] == "contrast":
+        raise InputError(
+            f"{name_of(run)} trained an encoder without a head: fit one on its features, and predict with that."
+        )
+    if run.config["command"] == "evaluate":
+        raise InputError(f"{name_of(run)} is an evaluation. Pass the run that it evaluates: {run.config['run']}.")
+    given = bool(_listed(image)) or bool(_words(text))
+    if cases is None and not given:
+        raise InputError("no cases: pass a manifest, a folder of images or a store, or --image FILE, or --text WORDS.")
+    if cases is not None and given:
+        raise InputError("pass either a manifest, folder or store, or --image and --text.")
+
+
+# Cases
+
+
+def _as_store(cases: Any) -> Store | None:
+    """Return the store that the cases are, if they are one."""
+    if isinstance(cases, Store):
+        return cases
+    if not isinstance(cases, str | Path):
+        return None
+    return open_store(cases) if is_url(str(cases)) or (Path(cases) / "store.json").exists() else None
+
+
+def _listed(files: Files) -> list[Path]:
+    return [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
+
+
+def _words(text: str | Sequence[str]) -> list[str]:
+    return [text] if isinstance(text, str) else list(text)
+
+
+def _manifest_of(
+    run: Run,
+    cases: Any,
+    images: Sequence[Path],
+    texts: Sequence[str],
+    columns: ManifestColumns | None,
+    folder: Path,
+) -> tuple[Path, ManifestColumns | None]:
+    """Return a manifest of the cases, and its columns; one is written where only files and texts were given."""
+    if isinstance(cases, str | Path):
+        if not Path(cases).is_dir():
+            return Path(cases), columns
+        root = Path(cases)
+        images = images_below(root)
+        ids = [image.relative_to(root).as_posix() for image in images]
+    else:
+        if cases is not None:
+            images = _listed(cases)
+        names = [image.name for image in images]
+        ids = names if len(set(names)) == len(names) else [str(image) for image in images]
+    for image in images:
+        if not image.is_file():
+            raise InputError(f"{image}: no such image file.")
+    if columns is not None:
+        raise InputError("--image-column, --text-column and --id-column are for a manifest. Leave them out.")
+    if images and texts and len(texts) not in (1, len(images)):
+        raise InputError(
+            f"--text was given {len(texts)} times beside {counted(len(images), 'image')}: give one text for all, or "
+            "one for each."
+        )
+    n = len(images) or len(texts)
+    table: dict[str, Any] = {"id": ids if images else [f"text {i + 1}" for i in range(n)]}
+    if len(set(table["id"])) < n:
+        raise InputError("an image is named twice. Name each once.")
+    if images:
+        table["image"] = [str(image.absolute()) for image in images]
+    if texts:
+        table["text"] = list(texts) * n if len(texts) == 1 else list(texts)
+    if bags := run.config.get("bags"):
+        table[bags] = [CASE] * n
+    written = folder / "cases.parquet"
+    pl.DataFrame(table).write_parquet(written)
+    return written, None
+
+
+def _embedded(
+    run: Run,
+    encoders: Sequence[RunEncoder],
+    manifest: Path,
+    columns: ManifestColumns,
+    execution: Execution,
+    folder: Path,
+    say: Progress,
+) -> Store:
+    """Encode new cases into a temporary store, with the run's own encoders."""
+    place = folder / "cases.hw"
+    for encoder in encoders:
+        spec = next(iter(encoder.specs.values()))
+        plan = plan_embedding(
+            manifest,
+            place,
+            encoder.choice,
+            Storage(encoder.base, spec.dtype, spec.tokens_dtype),
+            columns,
+            execution,
+            progress=say,
+            named_by=f"the run {name_of(run)}",
+        )
+        missing = [modality for modality in encoder.specs if modality not in plan.features]
+        if missing:
+            raise InputError(
+                f"the run reads {' and '.join(f'{m}s' for m in encoder.specs)}, but the cases have no {missing[0]}s: "
+                f"pass --{missing[0]}, or a manifest with such a column."
+            )
+        encoder.require_same(run, {modality: plan.features[modality].spec for modality in encoder.specs})
+        needed = replace(plan, features={modality: plan.features[modality] for modality in encoder.specs})
+        fill_as_planned(needed, place, encoder.choice, execution, say)
+    return open_store(place)
+
+
+def _draw(run: Run, store: Store, ids: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Draw the heat map of each case."""
+    from headwater.api.explain import explain
+
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--heat-maps {folder} is a file. Give a folder.")
+    found = {}
+    for number, id in enumerate(ids, start=1):
+        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in Path(id).name)[:80] or "case"
+        file = folder / f"{number:0{len(str(len(ids)))}d}-{name}.png"
+        explain(run, id=id, store=store, out=file)
+        found[id] = file
+    return found
+
+
+# Output
+
+
+def _cells(table: pl.DataFrame) -> list[list[str]]:
+    """Return a table to print: the likeliest class with its probability, and what tells how far to trust it."""
+    scores = [name for name in table.columns if name.startswith("score_")]
+    shown = [name for name in table.columns if name not in (*scores, "nearest", "nearest_cosines")]
+    several = "findings" in table.columns
+    head = [
+        {"nearest_labels": "nearest", "unlike_training": "unlike", "seen_in_training": "seen"}.get(c, c) for c in shown
+    ]
+    rows = [[*head[:2], *(["p"] if scores and not several else []), *head[2:]]]
+    for row in table.to_dicts():
+        cells = [_cell(name, row, scores) for name in shown]
+        p = max((row[name] for name in scores), default=None)
+        rows.append([*cells[:2], *([f"{p:.3f}"] if p is not None and not several else []), *cells[2:]])
+    return rows
+
+
+def _cell(name: str, row: Mapping[str, Any], scores: Sequence[str]) -> str:
+    value = row[name]
+    if name == "unlike_training":
+        return f"{value:.0f} %"
+    if name == "nearest_labels":
+        return cut(", ".join(f"{n} {label}" for label, n in Counter(value).most_common()), 40)
+    if name == "findings":
+        return cut(", ".join(f"{word} {row[f'score_{word}']:.2f}" for word in value[:5]), 60)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return cut(", ".join(map(str, value)) or "–", 40)
+    return "" if value is None else cut(str(value), 40)
+
+
+def _nested(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a case as JSON, with the scores by class and the nearest cases as a list."""
+    scores = {name.removeprefix("score_"): value for name, value in row.items() if name.startswith("score_")}
+    out = {name: v for name, v in row.items() if not name.startswith(("score_", "nearest"))}
+    if scores:
+        out["scores"] = scores
+    if "findings" in out:
+        out["findings"] = [{"label": word, "score": scores[word]} for word in out["findings"]]
+    if "nearest" in row:
+        parts = zip(row["nearest"], row["nearest_labels"], row["nearest_cosines"], strict=True)
+        out["nearest"] = [{"id": id, "label": label, "cosine": cosine} for id, label, cosine in parts]
+    return out
+
+
+def _table_file(out: str | Path | None) -> Path | None:
+    if out is None:
+        return None
+    path = require_writable(out)
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--out {path}: give a file that ends in .csv or .parquet.")
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder. Give a file.")
+    return path
+
+
+def _write(table: pl.DataFrame, path: Path) -> None:
+    """Write the predictions; in a CSV file lists become text with semicolons."""
+    data = io.BytesIO()  # the error from polars for a full disk looks like any other
+    if path.suffix == ".csv":
+        flat = [
+            pl.col(name).list.eval(pl.element().cast(pl.String)).list.join("; ")
+            for name, dtype in table.schema.items()
+            if isinstance(dtype, pl.List)
+        ]
+        table.with_columns(flat).write_csv(data)
+    else:
+        table.write_parquet(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.getvalue())
