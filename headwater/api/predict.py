@@ -32,8 +32,8 @@ from headwater.runs.foreign import reads_runs
 from headwater.runs.run import Run, open_run
 from headwater.samples.columns import require_column
 from headwater.samples.inputs import read_inputs
-from headwater.sources import images_below
-from headwater.store import Store, is_url, open_store
+from headwater.sources import Manifest, images_below
+from headwater.store import PARTS, Store, is_url, open_store
 
 Files = str | Path | Sequence[str | Path]
 MOST = 20  # printed cases
@@ -308,7 +308,9 @@ def _embedded(
 ) -> Store:
     """Encode new cases into a temporary store, with the run's own encoders."""
     place = folder / "cases.hw"
+    there = columns.read(manifest)
     for encoder in encoders:
+        _require_columns(there, encoder)
         spec = next(iter(encoder.specs.values()))
         plan = plan_embedding(
             manifest,
@@ -320,16 +322,23 @@ def _embedded(
             progress=say,
             named_by=f"the run {name_of(run)}",
         )
-        missing = [modality for modality in encoder.specs if modality not in plan.features]
-        if missing:
-            raise InputError(
-                f"the run reads {' and '.join(f'{m}s' for m in encoder.specs)}, but the cases have no {missing[0]}s: "
-                f"pass --{missing[0]}, or a manifest with such a column."
-            )
         encoder.require_same(run, {modality: plan.features[modality].spec for modality in encoder.specs})
         needed = replace(plan, features={modality: plan.features[modality] for modality in encoder.specs})
-        fill_as_planned(needed, place, encoder.choice, execution, say)
+        made = fill_as_planned(needed, place, encoder.choice, execution, say)
+        if made.n_failed == made.n_samples:
+            id, why = next((id, why) for failed in made.failed.values() for id, why in failed.items())
+            raise InputError(f"no case can be predicted, since none can be read, such as {id}: {why}.")
     return open_store(place)
+
+
+def _require_columns(cases: Manifest, encoder: RunEncoder) -> None:
+    """Refuse cases without the images or texts that an encoder reads."""
+    columns = {"image": cases.image, "text": cases.text}
+    for part in (part for modality in encoder.specs for part in PARTS[modality]):
+        if columns[part] is None:
+            raise InputError(
+                f"the run reads {part}s, but the cases have none: pass --{part}, or a manifest with such a column."
+            )
 
 
 def _draw(run: Run, store: Store, ids: Sequence[str], folder: Path) -> dict[str, Path]:

@@ -139,7 +139,9 @@ class Predictor:
             cosines, rows = nearest(past.vectors, V, N_NEAREST)
             out["nearest"] = pl.Series([[past.ids[row] for row in of] for of in rows.tolist()])
             out["nearest_labels"] = pl.Series([[past.labels[row] for row in of] for of in rows.tolist()])
-            out["nearest_cosines"] = pl.Series(np.round(cosines.astype(np.float64), 6).tolist(), dtype=pl.List(pl.Float64))
+            out["nearest_cosines"] = pl.Series(
+                np.round(cosines.astype(np.float64), 6).tolist(), dtype=pl.List(pl.Float64)
+            )
         return out
 
     def _seen(self, saved: SavedHead, store: Store, data: Data, where: str | None, trained: TrainedOn) -> pl.Series:
@@ -250,7 +252,9 @@ def _labels_of(run: Run, rows: Data) -> list[str]:
     columns = [label] if isinstance(label, str) else list(label or ())
     means = run.config.get("merge") or {}
     if len(columns) == 1:
-        words = rows.table[columns[0]]
+        words, separator = rows.table[columns[0]], run.config.get("label_separator")
+        if separator:
+            words = words.cast(pl.String).str.split(separator)
         if words.dtype == pl.List:
             return ["; ".join(str(means.get(str(w), w)) for w in row) for row in words.to_list()]
         return [str(means.get(str(word), word)) for word in words.to_list()]
