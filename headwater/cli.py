@@ -35,6 +35,7 @@ COMMANDS = {
         "zero-shot": heads.zero_shot,
         "evaluate": heads.evaluate,
         "predict": predict.predict,
+        "bundle": predict.bundle,
         "compare": heads.compare,
         "table": heads.table,
         "cohort": heads.cohort,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headwater.api.audit import Audit, audit
     from headwater.api.bridges import Imported, import_features
+    from headwater.api.bundle import Bundled, bundle, verify_bundle
     from headwater.api.cohort import Cohort, cohort
     from headwater.api.compare import Compared, Difference, compare
     from headwater.api.contrast import contrast
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Audit",
+    "Bundled",
     "Cohort",
     "Compared",
     "Contrasted",
@@ -63,6 +65,7 @@ __all__ = [
     "Sweep",
     "Table",
     "audit",
+    "bundle",
     "cohort",
     "compare",
     "contrast",
@@ -90,6 +93,7 @@ __all__ = [
     "table",
     "torch_dataset",
     "verify",
+    "verify_bundle",
     "zero_shot",
 ]
 
@@ -97,6 +101,7 @@ _PLACES = {
     "Duplicates": "headwater.samples.duplicates",
     **dict.fromkeys(("Audit", "audit"), "headwater.api.audit"),
     **dict.fromkeys(("Imported", "import_features"), "headwater.api.bridges"),
+    **dict.fromkeys(("Bundled", "bundle", "verify_bundle"), "headwater.api.bundle"),
     **dict.fromkeys(("Cohort", "cohort"), "headwater.api.cohort"),
     **dict.fromkeys(("Compared", "Difference", "compare"), "headwater.api.compare"),
     **dict.fromkeys(("Contrasted", "contrast"), "headwater.api.contrast"),

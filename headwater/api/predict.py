@@ -28,6 +28,7 @@ from headwater.experiment.apply import SavedHead, name_of
 from headwater.experiment.encoders import RunEncoder, Weights, encoders_of
 from headwater.experiment.predict import Predictor, threshold_words
 from headwater.heads.base import on_device
+from headwater.runs.bundle import is_bundle, open_bundle
 from headwater.runs.foreign import reads_runs
 from headwater.runs.run import Run, open_run
 from headwater.samples.columns import require_column
@@ -139,7 +140,7 @@ def predict(
     Parameters
     ----------
     run
-        A run of `fit_head`, `fine_tune` or `zero_shot`, or its path.
+        A run of `fit_head`, `fine_tune` or `zero_shot`, or its path; or a bundle of one.
     cases
         A manifest; a folder of images; image files; or a store that holds the run's features of the new cases.
     image, text
@@ -180,12 +181,12 @@ def predict(
     path, drawn = _table_file(out), None if heat_maps is None else require_writable(heat_maps, "--heat-maps")
     require_device(device)  # refuses a GPU that is not there, before anything is read
     require_whole("--batch-size", batch_size, 1)
-    fitted = run if isinstance(run, Run) else open_run(run)
-    fitted = replace(fitted, head=on_device(fitted.head, device))
-    _refuse(fitted, cases, image, text)
     execution = Execution(device=device, batch_size=batch_size, workers=workers)
-    predictor = Predictor.of(fitted, say)
     with ExitStack() as stack:
+        fitted = _opened(run, stack)
+        fitted = replace(fitted, head=on_device(fitted.head, device))
+        _refuse(fitted, cases, image, text)
+        predictor = Predictor.of(fitted, say)
         store = _as_store(cases)
         if store is None:
             if features is not None:
@@ -215,6 +216,15 @@ def predict(
     if path is not None:
         _write(table, path)
     return found
+
+
+def _opened(run: str | Path | Run, stack: ExitStack) -> Run:
+    """Return a run, or what a bundle holds of one, unpacked until the end."""
+    if isinstance(run, Run):
+        return run
+    if not is_bundle(run):
+        return open_run(run)
+    return open_bundle(run, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-"))))
 
 
 def _refuse(run: Run, cases: Any, image: Any, text: Any) -> None:

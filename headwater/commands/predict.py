@@ -16,7 +16,7 @@ CASES = "Cases"
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run of fit-head, fine-tune or zero-shot.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a bundle of one.")],
     cases: Annotated[
         str | None,
         typer.Argument(metavar="[CASES]", help="A manifest, a folder of images, or a store with the run's features."),
@@ -54,6 +54,10 @@ def predict(
     device: o.Device = "auto",
     batch_size: o.BatchSize = 32,
     workers: o.Workers = None,
+    verify: Annotated[
+        bool,
+        option("--verify", panel=CASES, help="Replay a bundle's made-up inputs, and predict nothing."),
+    ] = False,
     heat_maps: Annotated[
         Path | None, option(panel=o.OUTPUT, metavar="FOLDER", help="Draw which parts of each image support its class.")
     ] = None,
@@ -76,6 +80,12 @@ def predict(
     from headwater.embed.plan import ManifestColumns
 
     warn_of_code(trust_remote_code)
+    if verify:
+        if cases is not None or image or text:
+            raise InputError("--verify replays a bundle's own inputs. Leave the cases out, or --verify.")
+        checked = api.verify_bundle(run)
+        show(checked.lines(), checked.to_dict(), json)
+        return
     named = (image_column, text_column, id_column)
     found = api.predict(
         run,
@@ -108,3 +118,39 @@ def _weights(given: list[str] | None) -> str | dict[str, str] | None:
         if not (name and equals and file):
             raise InputError(f"--weights {name}{equals}{file}: with several encoders write NAME=FILE.")
     return {name: file for name, _, file in pairs}
+
+
+def bundle(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run of fit-head, fine-tune or zero-shot.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.zip", help="The file to write.")],
+    with_weights: Annotated[
+        bool, option("--with-weights", panel=o.OUTPUT, help="Add the encoder, for a machine without a network.")
+    ] = False,
+    with_cases: Annotated[
+        bool,
+        option("--with-cases", panel=o.OUTPUT, help="Add the training cases as vectors with labels, without ids."),
+    ] = False,
+    weights: Annotated[
+        list[str] | None,
+        option(
+            panel=o.ENCODER,
+            metavar="FILE|NAME=FILE",
+            help="The encoder's weights, if the file has moved; NAME= of the features if there are several encoders.",
+        ),
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Pack a run into one file to send.
+
+    It holds data only, and no training case, id, path or patient identifier. `headwater predict` takes it like a run.
+
+    Example:
+      headwater bundle runs/density density.zip --with-weights
+      headwater predict density.zip --verify
+    """
+    from headwater import api
+
+    made = api.bundle(
+        run, out, with_weights=with_weights, with_cases=with_cases, weights=_weights(weights), progress=True
+    )
+    show(made.lines(), made.to_dict(), json)

@@ -25,6 +25,8 @@ from headwater.store import Data, FeatureSpec, Store
 
 def name_of(run: Run) -> str:
     """Return what to call a run in messages: its absolute path."""
+    if (bundle := run.config.get("bundle")) is not None:
+        return str(bundle)
     return "a run that was not written" if run.path is None else str(run.path.resolve())
 
 
@@ -144,16 +146,21 @@ class SavedHead:
         head
             Another head of the run, such as that of a fold. Default: the saved head.
         """
-        head = self.run.head if head is None else head
-        with head_errors(self.run.path):
-            X = self.inputs(data)
-            found = head.predict(X) if self.task in WITHOUT_CLASSES else head.predict_proba(X)
-            scores = np.asarray(found, np.float64).reshape(len(data.ids), -1)
-        if self.task not in WITHOUT_CLASSES:
-            scores = in_order_of(head, self.classes, scores)
-        if calibrated and "calibrator" in self.run.decision:
-            scores = calibrator_from_dict(self.run.decision["calibrator"])(scores)
-        return scores
+        return scores_of_head(self.run, self.inputs(data), head, calibrated=calibrated)
+
+
+def scores_of_head(run: Run, X: Any, head: Any = None, *, calibrated: bool = True) -> NDArray[np.float64]:
+    """Return the scores of a run's saved head, or another of its heads, for inputs in the form that it takes."""
+    head = run.head if head is None else head
+    task = run.metrics["task"]
+    with head_errors(run.path):
+        found = np.asarray(head.predict(X) if task in WITHOUT_CLASSES else head.predict_proba(X), np.float64)
+    scores: NDArray[np.float64] = found.reshape(len(found), -1)
+    if task not in WITHOUT_CLASSES:
+        scores = in_order_of(head, run.metrics[names_key(task)], scores)
+    if calibrated and "calibrator" in run.decision:
+        scores = calibrator_from_dict(run.decision["calibrator"])(scores)
+    return scores
 
 
 def differences(run: Run, wanted: FeatureSpec, found: FeatureSpec) -> dict[str, tuple[Any, Any]]:

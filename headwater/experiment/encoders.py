@@ -82,7 +82,7 @@ def encoders_of(run: Run, weights: Weights = None, *, trust_remote_code: bool = 
     for name, spec in specs_of(run).items():
         bases.setdefault(name.rpartition("/")[0], {})[modality_of(name)] = spec
     given = _given(weights, list(bases))
-    store = _store_of(run)
+    store = store_of(run)
     found = []
     for base, specs in bases.items():
         spec = next(iter(specs.values()))
@@ -91,7 +91,7 @@ def encoders_of(run: Run, weights: Weights = None, *, trust_remote_code: bool = 
                 f"{name_of(run)} was fitted on imported features ({base}), so no encoder here can make those of new "
                 "cases. Import these as well (headwater import), and pass that store instead of images."
             )
-        recorded = _recorded(run, store, f"{base}/{next(iter(specs))}", spec)
+        recorded = recorded_files(run, store, f"{base}/{next(iter(specs))}", spec)
         choice = choice_again(
             spec,
             weights=given.get(base, recorded.get("weights_file")),
@@ -119,15 +119,19 @@ def _given(weights: Weights, bases: list[str]) -> dict[str, str | Path]:
     return dict(weights)
 
 
-def _store_of(run: Run) -> Store | None:
+def store_of(run: Run) -> Store | None:
     """Return the store of a run's features, if it is still there."""
     with suppress(HeadwaterError, KeyError):
         return open_store(run.config["store"])
     return None
 
 
-def _recorded(run: Run, store: Store | None, name: str, spec: FeatureSpec) -> dict[str, Any]:
+def recorded_files(run: Run, store: Store | None, name: str, spec: FeatureSpec) -> dict[str, Any]:
     """Return the files of weights and adapter that features were made with, as far as they are recorded."""
+    if "bundle" in run.config:
+        base = name.rpartition("/")[0]
+        adapter = run.config["adapters"].get(base) if spec.adapter is not None else None
+        return {"weights_file": run.config["weights"].get(base), "adapter_file": adapter}
     if is_tuned(run):
         specs, files = run.config.get("encoders") or [], run.config.get("weights") or []
         of_encoder = dict(zip(specs, files, strict=False)).get(spec.encoder)

@@ -18,6 +18,7 @@ from headwater.evaluate.novelty import Reference, fit_reference
 from headwater.evaluate.risk_groups import NAMES
 from headwater.experiment.apply import SavedHead
 from headwater.experiment.trained_on import TrainedOn
+from headwater.runs.bundle import cases_of
 from headwater.runs.predictions import RISK, output_ends
 from headwater.runs.run import Run
 from headwater.samples.inputs import samples_behind
@@ -58,6 +59,8 @@ class Past:
     @classmethod
     def of(cls, run: Run) -> Past:
         """Find the training cases of a run in its store."""
+        if "bundle" in run.config:
+            return cls._of_bundle(run)
         if run.config["command"] == "zero-shot":
             return cls(why_unknown=["nothing was fitted, so there are no training cases to compare with"])
         try:
@@ -74,6 +77,19 @@ class Past:
             reference = fit_reference(vectors, _groups_of(trained), seed=int(run.config.get("seed", 0)))
         few = [] if reference is not None else ["too few training groups to say how unlike these a new case is"]
         return cls(reference, trained, ids, labels, vectors, few)
+
+    @classmethod
+    def _of_bundle(cls, run: Run) -> Past:
+        """Return what a bundle holds of training cases: their distances, and the cases if it was made with them."""
+        found = cases_of(run)
+        if found is None:
+            return cls(run.reference, why_unknown=["the bundle holds no training cases, so the nearest are unknown"])
+        arrays, names = found
+        labels = names["labels"]
+        keys = {modality: pl.Series(words, dtype=pl.String) for modality, words in names["keys"].items()}
+        ids = [f"case {number}" for number in range(1, len(labels) + 1)]
+        trained = TrainedOn(keys, None, None, "")
+        return cls(run.reference, trained, ids, labels, np.asarray(arrays["vectors"], np.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,6 +87,8 @@ class Head(BaseEstimator):  # type: ignore[misc]
         Whether predictions of a row depend on the rows predicted together with it.
     pausable
         Whether training goes in epochs, so that `race` can drop fits before the end.
+    holds_rows
+        Whether a fitted head holds the training rows themselves, so that whoever has the head has these.
     """
 
     takes_inputs: ClassVar[bool] = False
@@ -98,6 +100,7 @@ class Head(BaseEstimator):  # type: ignore[misc]
     seeds_together: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     pausable: ClassVar[bool] = False
+    holds_rows: ClassVar[bool] = False
 
     def fit_many(
         self, X: Input, y: NDArray[Any], fits: Sequence[Fit], *, groups: NDArray[Any] | None = None

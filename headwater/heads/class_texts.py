@@ -85,6 +85,7 @@ class WithTexts(Classifier):
         Unit vectors of the classes times the logit scale; zeros without texts.
     """
 
+    holds_rows: ClassVar[bool] = True
     takes_texts: ClassVar[bool] = True
     needs_texts: ClassVar[bool] = True
     texts: ClassTexts | None

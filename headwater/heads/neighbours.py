@@ -122,6 +122,8 @@ class KNN(_ByCosine):
     temperature 0.07 are the usual settings for comparing self-supervised encoders.
     """
 
+    holds_rows: ClassVar[bool] = True
+
     kept = ("rows", "truth")
     search_space: ClassVar[SearchSpace] = {
         "k": ("log-int", 1, 200),
@@ -186,6 +188,8 @@ class KNNRegressor(Regressor):
     several_, n_features_in_
         Whether targets have two dimensions; number of columns of X.
     """
+
+    holds_rows: ClassVar[bool] = True
 
     search_space: ClassVar[SearchSpace] = KNN.search_space
 
