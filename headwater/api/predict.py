@@ -27,6 +27,7 @@ from headwater.errors import InputError
 from headwater.experiment.apply import SavedHead, name_of
 from headwater.experiment.encoders import RunEncoder, Weights, encoders_of
 from headwater.experiment.predict import Predictor, threshold_words
+from headwater.finetune.reading import read_samples
 from headwater.heads.base import on_device
 from headwater.runs.bundle import is_bundle, open_bundle
 from headwater.runs.foreign import reads_runs
@@ -194,7 +195,7 @@ def predict(
                     "--features is for a store; those of new files are called as in the run. Leave it out."
                 )
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-")))
-            manifest, columns = _manifest_of(fitted, cases, _listed(image), _words(text), columns, folder)
+            manifest, columns = _manifest_of(fitted, cases, _listed(image), _words(text), columns, where, folder)
             encoders = encoders_of(fitted, weights, trust_remote_code=trust_remote_code)
             store = _embedded(fitted, encoders, manifest, columns or ManifestColumns(), execution, folder, say)
         saved = SavedHead.on(fitted, store, features)
@@ -268,12 +269,13 @@ def _manifest_of(
     images: Sequence[Path],
     texts: Sequence[str],
     columns: ManifestColumns | None,
+    where: str | None,
     folder: Path,
 ) -> tuple[Path, ManifestColumns | None]:
     """Return a manifest of the cases, and its columns; one is written where only files and texts were given."""
     if isinstance(cases, str | Path):
         if not Path(cases).is_dir():
-            return Path(cases), columns
+            return _chosen(Path(cases), columns or ManifestColumns(), where, folder)
         root = Path(cases)
         images = images_below(root)
         ids = [image.relative_to(root).as_posix() for image in images]
@@ -305,6 +307,19 @@ def _manifest_of(
     written = folder / "cases.parquet"
     pl.DataFrame(table).write_parquet(written)
     return written, None
+
+
+def _chosen(path: Path, columns: ManifestColumns, where: str | None, folder: Path) -> tuple[Path, ManifestColumns]:
+    """Return a manifest with the rows that ``where`` selects, so that no other is encoded."""
+    if where is None:
+        return path, columns
+    manifest, chosen = read_samples(path, columns, where)
+    table = chosen.samples
+    if manifest.image is not None:
+        table = table.with_columns(replace(manifest, table=table).image_places().alias(manifest.image))
+    written = folder / "chosen.parquet"
+    table.write_parquet(written)
+    return written, ManifestColumns(manifest.image, manifest.text, manifest.id)
 
 
 def _embedded(

@@ -82,6 +82,19 @@ def test_files_are_as_the_store(run, filled, gallery, tmp_path):
     assert of_files["id"].to_list() == of_folder["id"].to_list() == sorted(of_folder["id"])
 
 
+def test_rows_that_are_not_wanted_are_not_read(run, gallery, tmp_path):
+    """A broken image among those that --where leaves out is no matter, and images are found from their manifest."""
+    manifest, images = rest_of(gallery, tmp_path)
+    table = pl.read_csv(manifest)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    shutil.copy(images[0], tmp_path / "here.png")
+    table = table.with_columns(image=pl.Series(["here.png", *["broken.png"] * (len(table) - 1)]))
+    table.write_csv(manifest)
+    found = hw.predict(run, manifest, where=f"id = '{table['id'][0]}'")
+    assert found.table["id"].to_list() == [table["id"][0]]
+    assert found.left_out.is_empty()
+
+
 def test_what_was_trained_on_is_marked(run, gallery, filled, tmp_path):
     """By content, under whatever name; by patient, where the cases have that column."""
     shutil.copy(gallery / "images" / "03.png", tmp_path / "renamed.png")
