@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from headwater.api import audit, embed
 from headwater.errors import SplitError
+from headwater.retrieve.cosine import unit
 from headwater.retrieve.duplicates import Tail, Whitening, pairs_above
-from headwater.retrieve.exact import unit
 
 RATES = (1e-3, 1e-4, 1e-5)
 NAME = "mobilenetv2_100/image"

@@ -20,7 +20,7 @@ from _timing import machine
 import headwater as hw
 from headwater.evaluate import cross_validate, make_splits
 from headwater.heads import MIL, LinearProbe
-from headwater.retrieve.exact import unit
+from headwater.retrieve.cosine import unit
 
 SETS = {"lc25000_lung": ("label", "source_tile"), "mini_mias": ("density", "patient")}
 NAME = "mobilenetv2_100/image"

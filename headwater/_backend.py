@@ -67,7 +67,8 @@ class Backend:
         return free_bytes(self.device) if str(self.device).startswith("cuda") else None
 
 
-NUMPY = Backend(array_namespace(np.empty(0)))
+NUMPY = Backend(np)
+"""NumPy follows the array API standard itself. The namespace of array_api_compat would import all of its submodules."""
 
 
 def free_bytes(device: Any = None) -> int:

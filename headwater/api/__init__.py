@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from headwater.api.fine_tune import fine_tune
     from headwater.api.fit import fit_head, fit_separately
     from headwater.api.gc import Dropped, gc
+    from headwater.api.index import IndexSummary, index
     from headwater.api.inspect import StoreInfo, info, verify
     from headwater.api.predict import Predicted, predict
     from headwater.api.repair import Encoding, Repaired, repair
-    from headwater.api.similar import Hit, IndexSummary, hit_lines, index, similar
+    from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
     from headwater.api.zero_shot import zero_shot
@@ -116,11 +117,12 @@ _PLACES = {
     "fine_tune": "headwater.api.fine_tune",
     **dict.fromkeys(("fit_head", "fit_separately"), "headwater.api.fit"),
     **dict.fromkeys(("Dropped", "gc"), "headwater.api.gc"),
+    **dict.fromkeys(("IndexSummary", "index"), "headwater.api.index"),
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
     **dict.fromkeys(("Predicted", "predict"), "headwater.api.predict"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
-    **dict.fromkeys(("Hit", "IndexSummary", "hit_lines", "index", "similar"), "headwater.api.similar"),
+    **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
     **dict.fromkeys(("Table", "table"), "headwater.api.table"),
     "zero_shot": "headwater.api.zero_shot",

@@ -21,12 +21,24 @@ def similar(
     image: Annotated[Path | None, option(panel=QUERY, metavar="FILE", help="Find cases like this image.")] = None,
     text: Annotated[
         str | None,
-        option(panel=QUERY, metavar="WORDS", help="Find cases that these words describe; for pairs, beside --image."),
+        option(panel=QUERY, metavar="WORDS", help="Find cases that these words describe; also together with --image."),
+    ] = None,
+    weight: Annotated[
+        float | None,
+        option(panel=QUERY, metavar="W", help="With --image and --text: weight of the image, 0 to 1. Default: 0.5."),
     ] = None,
     k: Annotated[int, option("-k", panel=QUERY, min=1, help="How many to find.")] = 10,
     exclude_same: Annotated[
         str | None,
-        option(panel=QUERY, metavar="COL", help="Leave out cases with the same value, such as the same patient."),
+        option(panel=QUERY, metavar="COL", help="Leave out cases with the value of --id, such as the same patient."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        option(panel=QUERY, metavar="COL=VALUE", help="Leave out cases with this value; repeat."),
+    ] = None,
+    one_per: Annotated[
+        str | None,
+        option(panel=QUERY, metavar="COL", help="At most one case for each value, such as one for each patient."),
     ] = None,
     where: o.Where = None,
     index: Annotated[
@@ -35,12 +47,16 @@ def similar(
     weights: o.Weights = None,
     trust_remote_code: o.Trust = False,
     device: o.Device = "auto",
+    out: Annotated[
+        Path | None, option(panel=o.OUTPUT, metavar="FILE", help="Write the cases with pictures, as .html or .png.")
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Find similar cases.
 
     Example:
       headwater similar scans.hw --features vit/image --id case-12 --exclude-same patient
+      headwater similar scans.hw --features clip/image --image new.png --text "dense breast" --one-per patient
     """
     from headwater import api
 
@@ -51,16 +67,25 @@ def similar(
         id=id,
         image=image,
         text=text,
+        weight=weight,
         k=k,
         where=where,
         exclude_same=exclude_same,
+        exclude=exclude,
+        one_per=one_per,
         index=index,
         weights=weights,
         device=device,
         trust_remote_code=trust_remote_code,
+        out=out,
     )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    show(api.hit_lines(hits, width=width), [hit.to_dict() for hit in hits], json)
+    lines = api.hit_lines(hits, width=width)
+    if 0 < len(hits) < k:
+        lines.append(f"{len(hits)} found instead of {k}: no others have these features and are not left out")
+    if out is not None:
+        lines.append(f"pictures in {out}")
+    show(lines, [hit.to_dict() for hit in hits], json)
 
 
 def index(

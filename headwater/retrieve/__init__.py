@@ -1,12 +1,23 @@
-"""Nearest neighbours in arrays: exact search, or with an index."""
+"""Nearest neighbours in arrays: exact search, or with an index.
 
-from headwater.retrieve.exact import search
-from headwater.retrieve.index import Kind, VectorIndex, build_index, recall_at_10, trains_on_gpu
-from headwater.retrieve.persist import IndexInfo, check_index, load_index, read_index_info, save_index
+Names are imported when they are first used, so that exact search does not load what only an index needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.retrieve.exact import search
+    from headwater.retrieve.index import Kind, VectorIndex, build_index, recall_at_10, trains_on_gpu
+    from headwater.retrieve.persist import IndexInfo, check_index, load_index, read_index_info, save_index
+    from headwater.retrieve.searcher import Searcher
 
 __all__ = [
     "IndexInfo",
     "Kind",
+    "Searcher",
     "VectorIndex",
     "build_index",
     "check_index",
@@ -17,3 +28,15 @@ __all__ = [
     "search",
     "trains_on_gpu",
 ]
+
+_MODULES = {
+    "Searcher": "searcher",
+    "search": "exact",
+    **dict.fromkeys(("IndexInfo", "check_index", "load_index", "read_index_info", "save_index"), "persist"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'headwater.retrieve' has no attribute {name!r}")
+    return getattr(import_module(f"headwater.retrieve.{_MODULES.get(name, 'index')}"), name)

@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from headwater._backend import NUMPY, Backend, to_numpy
 from headwater.errors import InputError
-from headwater.retrieve.exact import Features, blocks, unit, unit_on
+from headwater.retrieve.cosine import Features, blocks, unit, unit_on
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]

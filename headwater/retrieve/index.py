@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from headwater._backend import or_on_cpu
 from headwater._devices import Device
 from headwater.errors import InputError, nearest
-from headwater.retrieve.exact import Asked, Exclude, Features, Mask, Rows, Scores, blocks, check, search, unit
+from headwater.retrieve.asked import Asked, Exclude, check
+from headwater.retrieve.cosine import Features, Mask, Rows, Scores, blocks, unit
+from headwater.retrieve.exact import search
 from headwater.retrieve.gpu import MOST_FOUND, Lists, copy_on_gpu, uses_gpu
 from headwater.retrieve.library import load_faiss
 
@@ -122,7 +125,7 @@ class VectorIndex:
         """Return about how many operations a search takes."""
         compared: float = self.n_vectors
         if self.kind in ("ivf", "ivfpq"):
-            n_lists = self._n_lists()
+            n_lists = self._n_lists
             compared = n_lists + self.n_vectors * _n_probed(n_lists, 1.0) / n_lists
         return 2.0 * n_queries * self.dim * compared
 
@@ -135,6 +138,7 @@ class VectorIndex:
                 raise
             return None
 
+    @cached_property
     def _n_lists(self) -> int:
         return int(load_faiss().extract_index_ivf(self.native).nlist)
 
@@ -142,6 +146,10 @@ class VectorIndex:
         """Search with the index, or with its copy on a GPU; then compare every vector for what it lacks."""
         wanted, allowed = asked.queries, asked.allowed
         groups = None if asked.of_rows is None or asked.group is None else (asked.of_rows, asked.group)
+        if groups is None and allowed is None and k <= self.n_vectors:
+            near, ids = self._near(wanted, k, None, 1.0, copy)
+            if ids.min(initial=0) >= 0:
+                return near, ids
         scores = np.full((len(wanted), k), -np.inf, dtype=np.float32)
         found = np.full((len(wanted), k), -1, dtype=np.int64)
         lacking = np.arange(len(wanted))
@@ -168,7 +176,7 @@ class VectorIndex:
         faiss = load_faiss()
         if copy is not None:
             if self.kind != "flat":
-                copy.nprobe = _n_probed(self._n_lists(), share)
+                copy.nprobe = _n_probed(self._n_lists, share)
             return _clean(*copy.search(wanted, k))
         selector = None if allowed is None else _selector(faiss, allowed)
         if self.kind == "flat":
@@ -177,14 +185,14 @@ class VectorIndex:
             breadth = round(max(_SEARCH_BREADTH, 2 * k) / share)
             params = faiss.SearchParametersHNSW(sel=selector, efSearch=breadth)
         else:
-            params = faiss.SearchParametersIVF(sel=selector, nprobe=_n_probed(self._n_lists(), share))
+            params = faiss.SearchParametersIVF(sel=selector, nprobe=_n_probed(self._n_lists, share))
         return _clean(*self.native.search(wanted, k, params=params))
 
     def _exhaustive(self, wanted: Scores, k: int, allowed: Mask) -> tuple[Scores, Rows]:
         """Compare queries with every allowed vector of the index."""
         faiss = load_faiss()
         if self.kind in ("ivf", "ivfpq"):
-            params = faiss.SearchParametersIVF(sel=_selector(faiss, allowed), nprobe=self._n_lists())
+            params = faiss.SearchParametersIVF(sel=_selector(faiss, allowed), nprobe=self._n_lists)
             return _clean(*self.native.search(wanted, k, params=params))
         row_of_place = faiss.vector_to_array(self.native.id_map)
         inner = faiss.downcast_index(self.native.index)
@@ -420,7 +428,9 @@ def _selector(faiss: Any, allowed: Mask) -> Any:
 
 def _clean(scores: Scores, ids: Rows) -> tuple[Scores, Rows]:
     """Write -inf where FAISS found nothing, and sort ids of equal scores."""
-    scores = np.where(ids < 0, -np.inf, scores.clip(-1, 1)).astype(np.float32)
+    scores = np.where(ids < 0, np.float32(-np.inf), np.minimum(np.maximum(scores, -1), 1))
+    if ids.shape[1] < 2 or (scores[:, :-1] > scores[:, 1:]).all():
+        return scores, ids
     order = np.lexsort((ids, -scores), axis=1)
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(ids, order, axis=1)
 

@@ -4,6 +4,7 @@ from headwater.store._files import fetch_file, remove_file, send_file, write_byt
 from headwater.store.bfloat16 import Bfloat16Array, to_bfloat16
 from headwater.store.blocks import ArrayLike, InMemory, MappedArray, RaggedArray, SelectedRows
 from headwater.store.check import damages
+from headwater.store.derived import read_derived, write_derived
 from headwater.store.features import Features
 from headwater.store.file_index import FileIndex, stat_of
 from headwater.store.journal import BlockLine, Journal
@@ -27,7 +28,7 @@ from headwater.store.store import (
     find_store,
     open_store,
 )
-from headwater.store.where import select_samples
+from headwater.store.where import rows_where, select_samples
 from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 
 __all__ = [
@@ -74,7 +75,9 @@ __all__ = [
     "open_store",
     "pair_key",
     "quantise",
+    "read_derived",
     "remove_file",
+    "rows_where",
     "salvage_journal",
     "sample_keys",
     "select_samples",
@@ -83,4 +86,5 @@ __all__ = [
     "store_folder",
     "to_bfloat16",
     "write_bytes",
+    "write_derived",
 ]

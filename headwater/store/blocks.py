@@ -306,8 +306,13 @@ class MappedArray(NumpyMethods):
                 out[place] = self.chunk(int(chunks[place]))[within[place]]
             return out
         ends = np.flatnonzero(np.diff(chunks[order], append=-1)) + 1
+        ascending = bool((np.diff(chunks) >= 0).all())
         start = 0
         for end in ends.tolist():
+            if ascending:  # straight into its place
+                np.take(self.chunk(int(chunks[start])), within[start:end], axis=0, out=out[start:end], mode="clip")
+                start = end
+                continue
             places = order[start:end]
             out[places] = self.chunk(int(chunks[places[0]]))[within[places]]
             start = end

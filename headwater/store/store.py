@@ -39,6 +39,8 @@ from headwater.store._files import (
     write_json,
 )
 from headwater.store.blocks import RaggedArray, SelectedRows, group_metadata, write_group_metadata
+from headwater.store.derived import SUFFIX as DERIVED
+from headwater.store.derived import is_whole
 from headwater.store.features import Features
 from headwater.store.file_index import NAME as FILES
 from headwater.store.keys import KEY_COLUMNS, PARTS, keys_from_hex, sample_keys
@@ -542,6 +544,7 @@ class Store:
         self.require_own()
         yield from self.wrong_samples()
         yield from self._wrong_files()
+        yield from (f"{location(path)} differs from its checksum: computed again" for path in self._wrong_derived())
         yield from (f"{location(path)} differs from what was written" for path in self._damaged_groups())
         for name in self.feature_names():
             try:
@@ -563,6 +566,18 @@ class Store:
             When a folder of the path is a symbolic link.
         """
         path = self.path / "index" / f"{name}.{kind}.faiss"
+        require_own(path, FOLDERS_ABOVE)
+        return path
+
+    def derived_path(self, name: str, what: str) -> Path:
+        """Return the path of numbers derived from features, such as their ``lengths``, whether or not it exists.
+
+        Raises
+        ------
+        StoreError
+            When a folder of the path is a symbolic link.
+        """
+        path = self.path / "index" / f"{name}.{what}{DERIVED}"
         require_own(path, FOLDERS_ABOVE)
         return path
 
@@ -595,6 +610,12 @@ class Store:
         except StoreError as error:
             yield f"{error}: files will be read again"
 
+    def _wrong_derived(self) -> Iterator[Path]:
+        """Yield each file of derived numbers that is damaged."""
+        for path in sorted(matching(self.path / "index", f"*/*{DERIVED}")):
+            if path.name[0] != "." and not is_whole(path):
+                yield path
+
     def _damaged_groups(self) -> Iterator[Path]:
         """Yield each ``zarr.json`` of a group above feature sets that zarr could not open; attributes are ignored."""
         names = self.feature_names()  # without any, the store may not be fully created
@@ -611,11 +632,14 @@ class Store:
                 yield path
 
     def mend_files(self) -> Iterator[str]:
-        """Remove ``files.parquet`` if it is damaged; yield a line about it."""
+        """Remove what is damaged and only saves time, ``files.parquet`` and derived numbers; yield a line for each."""
         for line in list(self._wrong_files()):
             with self.changing():
                 remove_summed(self.path / FILES)
             yield line
+        for path in list(self._wrong_derived()):
+            remove_file(path)
+            yield f"{location(path)} removed: it was damaged, and is computed again"
 
     def mend_groups(self) -> Iterator[str]:
         """Rewrite damaged metadata of groups above feature sets; yield a line about each."""

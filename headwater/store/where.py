@@ -12,7 +12,9 @@ import re
 from contextlib import suppress
 from itertools import combinations
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from headwater._missing import missing_words
 from headwater.errors import InputError, nearest
@@ -77,15 +79,31 @@ def select_samples(table: pl.DataFrame, where: str | None) -> pl.DataFrame:
     """
     if where is None:
         return table
-    if refused := refusal(where):
-        raise InputError(f"--where {_shortened(where)} cannot be used: {refused}. Columns: {', '.join(table.columns)}.")
-    try:
-        chosen = _filtered(table, pl.sql_expr(_with_floats(where)))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"--where {_shortened(where)} cannot be used ({_why(error, table.columns)}") from error
+    chosen = _chosen(table, where, table.columns)
     if chosen.is_empty():
         raise InputError(f"--where {_shortened(where)} is true for none of the {len(table)} samples.")
     return chosen
+
+
+def rows_where(table: pl.DataFrame, where: str) -> NDArray[np.int64]:
+    """Return the numbers of the rows for which ``where`` is true; errors are those of `select_samples`."""
+    number = "row"
+    while number in table.columns:
+        number += "_"
+    chosen = _chosen(table.with_row_index(number), where, table.columns)
+    if chosen.is_empty():
+        raise InputError(f"--where {_shortened(where)} is true for none of the {len(table)} samples.")
+    return chosen[number].to_numpy().astype(np.int64)
+
+
+def _chosen(table: pl.DataFrame, where: str, columns: list[str]) -> pl.DataFrame:
+    """Return the rows for which an expression is true; ``columns`` are those that a message lists."""
+    if refused := refusal(where):
+        raise InputError(f"--where {_shortened(where)} cannot be used: {refused}. Columns: {', '.join(columns)}.")
+    try:
+        return _filtered(table, pl.sql_expr(_with_floats(where)))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"--where {_shortened(where)} cannot be used ({_why(error, columns)}") from error
 
 
 def _filtered(table: pl.DataFrame, expression: pl.Expr) -> pl.DataFrame:

@@ -8,8 +8,8 @@ import pytest
 
 from headwater.api import audit, embed, fit_head
 from headwater.errors import SplitError
+from headwater.retrieve.cosine import unit
 from headwater.retrieve.duplicates import Tail, Whitening
-from headwater.retrieve.exact import unit
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 NAME = "mobilenetv2_100/image"

@@ -10,8 +10,8 @@ from scipy import stats
 from sklearn.decomposition import PCA
 
 from headwater.errors import InputError
+from headwater.retrieve.cosine import unit
 from headwater.retrieve.duplicates import Tail, Whitening, components, pairs_above
-from headwater.retrieve.exact import unit
 
 
 class Blocked:

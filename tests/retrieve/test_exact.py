@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headwater.errors import InputError
 from headwater.retrieve import search
-from headwater.retrieve.exact import unit
+from headwater.retrieve.cosine import unit
 
 
 class Blocked:

@@ -1,0 +1,51 @@
+"""Small pictures of samples, for results that people look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headwater.errors import HeadwaterError
+from headwater.samples.cases import Cases
+from headwater.store import KEY_COLUMNS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SIDE = 224
+"""Longest side of a picture, in pixels."""
+
+
+def picture_of_sample(cases: Cases, row: int) -> Image.Image | None:
+    """Return the image of a sample, at most `SIDE` pixels wide and high, in mode RGB; None where there is none.
+
+    An image whose file is missing, cannot be read or has changed since it was embedded counts as missing. Its steps
+    before the encoder, such as a crop, are not applied, but values of more than 8 bits are scaled as they were.
+    """
+    from headwater.embed import Content
+    from headwater.sources.steps import parse_steps
+
+    role, key = cases.roles.image, cases.table[KEY_COLUMNS["image"]][row]
+    if role is None or key is None or cases.table[role][row] is None:
+        return None
+    try:
+        steps = parse_steps(cases.features.spec.preprocessing.get("steps", ()), named_by="the store")
+        path = Path(cases.roles.root) / str(cases.table[role][row])
+        return _small(Content(bytes.fromhex(key), path).image(None if steps is None else steps.bits))
+    except (HeadwaterError, ValueError, TypeError):
+        return None
+
+
+def picture_of_file(path: Path) -> Image.Image | None:
+    """Return an image file as `picture_of_sample` does; None if it cannot be read."""
+    from headwater.sources import load_bytes, read_image
+
+    try:
+        return _small(read_image(load_bytes(path)))
+    except HeadwaterError:
+        return None
+
+
+def _small(image: Image.Image) -> Image.Image:
+    image.thumbnail((SIDE, SIDE))
+    return image
