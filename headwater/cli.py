@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headwater.commands import heads, predict, retrieval, store, training
+from headwater.commands import heads, predict, retrieval, serve, store, training
 from headwater.commands.help import Command, write_families, write_help
 from headwater.commands.output import DEBUG, fail
 
@@ -43,7 +43,12 @@ COMMANDS = {
         "plot": heads.plot,
     },
     "Training": {"fine-tune": training.fine_tune, "contrast": training.contrast},
-    "Retrieval": {"similar": retrieval.similar, "index": retrieval.index, "audit": retrieval.audit},
+    "Retrieval": {
+        "similar": retrieval.similar,
+        "index": retrieval.index,
+        "audit": retrieval.audit,
+        "serve": serve.serve,
+    },
 }
 """Every command by its name, by family, in the order of ``headwater --help``."""
 

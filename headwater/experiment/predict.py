@@ -56,6 +56,11 @@ class Past:
     vectors: NDArray[np.float32] | None = None
     why_unknown: Sequence[str] = ()
 
+    @property
+    def compares(self) -> bool:
+        """Whether vectors of new cases are needed."""
+        return self.reference is not None or self.vectors is not None
+
     @classmethod
     def of(cls, run: Run) -> Past:
         """Find the training cases of a run in its store."""
@@ -133,14 +138,36 @@ class Predictor:
             counts as seen, null if it does not; ``nearest``, ids of the nearest training cases, with ``nearest_labels``
             and ``nearest_cosines``. Columns that the run cannot give are left out.
         """
-        columns: dict[str, Any] = {"id": data.ids}
-        columns |= judged(saved, saved.scores(data))
         if len(data.ids) == 0:
-            return pl.DataFrame(columns)
-        if self.past.reference is not None or self.past.vectors is not None:
-            columns |= self._alike(vectors_of(store, saved.what, where, data))
+            return pl.DataFrame({"id": data.ids, **judged(saved, saved.scores(data))})
+        vectors = vectors_of(store, saved.what, where, data) if self.past.compares else None
+        samples, of_row = samples_behind(store, saved.what, where, data)
+        return self.described(saved, data, vectors, samples.table, of_row)
+
+    def described(
+        self,
+        saved: SavedHead,
+        data: Data,
+        vectors: NDArray[np.float32] | None,
+        samples: pl.DataFrame,
+        of_row: NDArray[np.int64],
+    ) -> pl.DataFrame:
+        """Return a row for each case whose inputs are at hand; see `predict`.
+
+        Parameters
+        ----------
+        data
+            The inputs of the head.
+        vectors
+            Their vectors, as of `headwater.samples.vectors`; None if there is nothing to compare them with.
+        samples, of_row
+            The samples behind the rows with the keys of their contents, and the row of each.
+        """
+        columns: dict[str, Any] = {"id": data.ids, **judged(saved, saved.scores(data))}
+        if vectors is not None:
+            columns |= self._alike(vectors)
         if self.past.trained is not None:
-            columns["seen_in_training"] = self._seen(saved, store, data, where, self.past.trained)
+            columns["seen_in_training"] = self._seen(samples, of_row, len(data.ids), self.past.trained)
         return pl.DataFrame(columns)
 
     def _alike(self, V: NDArray[np.float32]) -> dict[str, Any]:
@@ -160,17 +187,16 @@ class Predictor:
             )
         return out
 
-    def _seen(self, saved: SavedHead, store: Store, data: Data, where: str | None, trained: TrainedOn) -> pl.Series:
+    def _seen(self, samples: pl.DataFrame, of_row: NDArray[np.int64], n_rows: int, trained: TrainedOn) -> pl.Series:
         """Return why each case counts as one of the training data; null if it does not."""
-        samples, of_row = samples_behind(store, saved.what, where, data)
-        why: list[str | None] = [None] * len(data.ids)
+        why: list[str | None] = [None] * n_rows
         holds = trained.holds(samples)
         if "image" in holds:
             holds.pop("text", None)  # the same sentence may be written of many images
         found: dict[str, NDArray[np.bool_]] = {SAME[kind]: same for kind, same in holds.items()}
         column = trained.column
-        if column is not None and trained.groups is not None and column in samples.table.columns:
-            of_group = samples.table[column].cast(pl.String).is_in(list(trained.groups))
+        if column is not None and trained.groups is not None and column in samples.columns:
+            of_group = samples[column].cast(pl.String).is_in(list(trained.groups))
             found = {SAME_GROUP.format(column=column): of_group.fill_null(False).to_numpy(), **found}
         for words, here in found.items():  # the content says more than the group
             for row in of_row[here].tolist():

@@ -71,11 +71,9 @@ class TrainedOn:
         """
         return _of_files(run) if is_tuned(run) else _of_store(run)
 
-    def holds(self, samples: Data) -> dict[Modality, NDArray[np.bool_]]:
+    def holds(self, samples: pl.DataFrame) -> dict[Modality, NDArray[np.bool_]]:
         """Return, for each modality, which samples have a content that the head was fitted on, ``(n_samples,)``."""
-        return {
-            kind: samples.table[KEY_COLUMNS[kind]].is_in(keys.to_list()).to_numpy() for kind, keys in self.keys.items()
-        }
+        return {kind: samples[KEY_COLUMNS[kind]].is_in(keys.to_list()).to_numpy() for kind, keys in self.keys.items()}
 
     def shared(self, samples: Data, groups: NDArray[Any] | None, column: str | None, place: str) -> dict[str, int]:
         """Count samples with the same content, by modality, and groups of the same name in the same place.
@@ -87,7 +85,7 @@ class TrainedOn:
         groups, column, place
             Their groups, the column that holds these, and the store or folder of their manifest.
         """
-        found: dict[str, int] = {kind: int(same.sum()) for kind, same in self.holds(samples).items()}
+        found: dict[str, int] = {kind: int(same.sum()) for kind, same in self.holds(samples.table).items()}
         if groups is not None and self.knows_groups(column, place):
             found["groups"] = len(set(groups.astype(str).tolist()) & (self.groups or frozenset()))
         return found

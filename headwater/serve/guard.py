@@ -1,0 +1,202 @@
+"""Who may ask, and what may be asked: checks before a request is answered, and headers of every answer."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "headwater_token"
+HEADER = b"x-headwater-token"
+SAFE = ("GET", "HEAD")
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": (
+        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+    "cache-control": "no-store",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+JSON_BYTES = 1 << 20
+"""Most bytes of the body of a request that holds no image."""
+
+
+def new_token() -> str:
+    """Return a random token."""
+    return secrets.token_urlsafe(24)
+
+
+class Guard:
+    """ASGI middleware that refuses requests of other sites, of people without the token, and of absurd size.
+
+    Parameters
+    ----------
+    app
+        What answers.
+    hosts
+        Names that the ``Host`` header may give: a page elsewhere may bind its own name to this address.
+    token
+        What a request must bring, in a header or a cookie; None if only this machine can reach the server.
+    max_bytes
+        Most bytes of an uploaded image.
+    secure
+        Whether cookies are for encrypted connections only.
+    """
+
+    def __init__(self, app: App, *, hosts: Sequence[str], token: str | None, max_bytes: int, secure: bool) -> None:
+        self._app, self._hosts, self._token, self._max_bytes = app, {h.lower() for h in hosts}, token, max_bytes
+        self._secure = secure
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        guarded = _with_headers(send)
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _answer(guarded, *refusal)
+            return
+        if self._token is not None:
+            asked = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token")
+            if scope["path"] == "/" and asked:
+                await self._welcome(guarded, asked[0])
+                return
+            if not self._has_token(headers):
+                await _answer(guarded, 401, "the token is missing or wrong: open the address that the server printed.")
+                return
+        limit = self._max_bytes if scope["path"] == "/api/uploads" else JSON_BYTES
+        declared = headers.get(b"content-length")
+        if declared is not None and (not declared.isdigit() or int(declared) > limit):
+            await _answer(guarded, 413, f"the request has more than {limit:,} bytes.")
+            return
+        await self._app(scope, _limited(receive, limit), guarded)
+
+    def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+        """Return why a request is refused, before its token is looked at."""
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = urlsplit(f"//{host}").hostname if host else None
+        if name is None or name.lower() not in self._hosts:
+            return 400, "this server does not answer to that name. Use the address that it printed, or --allow-host."
+        if scope["method"] in SAFE:
+            return None
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+            return 403, "requests of other sites are refused."
+        if headers.get(b"sec-fetch-site", b"same-origin") not in (b"same-origin", b"none"):
+            return 403, "requests of other sites are refused."
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        plain = (b"", b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data")
+        if kind in plain:  # what a page elsewhere could send without being asked for consent
+            return 415, "the content type must be application/json, or for uploads image/* or application/octet-stream."
+        return None
+
+    def _has_token(self, headers: Mapping[bytes, bytes]) -> bool:
+        wanted = str(self._token).encode()
+        given = headers.get(HEADER)
+        if given is not None:
+            return hmac.compare_digest(given, wanted)
+        try:
+            cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
+        except CookieError:
+            return False
+        held = cookies.get(COOKIE)
+        return held is not None and hmac.compare_digest(held.value.encode("latin-1", "replace"), wanted)
+
+    async def _welcome(self, send: Send, given: str) -> None:
+        """Put the token of the first address into a cookie, so that it leaves the address bar."""
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), str(self._token).encode()):
+            await _answer(send, 401, "the token is wrong: open the address that the server printed.")
+            return
+        cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if self._secure else ''}"
+        headers = [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 303, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class TooLarge(Exception):
+    """A body has more bytes than it may."""
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Return ``receive``, which raises `TooLarge` after so many bytes of the body."""
+    taken = 0
+
+    async def limited() -> MutableMapping[str, Any]:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > limit:
+            raise TooLarge(f"the request has more than {limit:,} bytes.")
+        return message
+
+    return limited
+
+
+def _with_headers(send: Send) -> Send:
+    extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            own = {name.lower() for name, _ in message.get("headers", [])}
+            message = {**message, "headers": [*message.get("headers", []), *(h for h in extra if h[0] not in own)]}
+        await send(message)
+
+    return sent
+
+
+async def _answer(send: Send, status: int, words: str) -> None:
+    body = json.dumps({"error": words}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Timings:
+    """How many requests were answered, and how quickly: by route, never by what was asked."""
+
+    KEPT = 2048  # latest times of a route
+
+    def __init__(self) -> None:
+        self._times: dict[str, deque[float]] = {}
+        self._counts: dict[tuple[str, int], int] = {}
+
+    def add(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._counts[route, status] = self._counts.get((route, status), 0) + 1
+        self._times.setdefault(route, deque(maxlen=self.KEPT)).append(seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return counts by route and status, and the median and 99th percentile of seconds by route."""
+        out: dict[str, Any] = {}
+        for (route, status), count in sorted(self._counts.items()):
+            out.setdefault(route, {"counts": {}})["counts"][str(status)] = count
+        for route, times in self._times.items():
+            ordered = sorted(times)
+            most = len(ordered) - 1
+            out[route] |= {f"p{share}": ordered[min(most, len(ordered) * share // 100)] for share in (50, 99)}
+        return out
+
+    @staticmethod
+    def now() -> float:
+        """Return seconds of a clock that only goes forward."""
+        return time.perf_counter()

@@ -1,0 +1,68 @@
+"""What is written down: a line for each query, and the readers' own calls, as a table that headwater reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from headwater._tables import plain_cell
+from headwater._writable import require_writable
+from headwater.store import Store
+
+AUDIT, CALLS = "audit.jsonl", "calls.csv"
+COLUMNS = ("id", "image", "image_key", "reader", "own_call", "finding", "probability", "agreement", "run", "time")
+
+
+class Log:
+    """Appends to the files of a folder; several threads may.
+
+    Parameters
+    ----------
+    folder
+        Where the files are; made when something is first written.
+    store
+        The store, to which calls are related.
+    """
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.folder = require_writable(folder, "--log")
+        self._root = str(store.roles.root)
+        self._lock = threading.Lock()
+
+    def query(self, entry: Mapping[str, Any]) -> None:
+        """Write a line about a query: when, its digest, and what was shown."""
+        line = json.dumps({"time": _now(), **entry}, ensure_ascii=False)
+        self._append(AUDIT, line + "\n")
+
+    def call(self, entry: Mapping[str, Any]) -> None:
+        """Write a reader's call; images are named relative to the folder of the log, so that `embed` finds them."""
+        row = {"time": _now(), **entry}
+        if row.get("image"):
+            row["image"] = os.path.relpath(Path(self._root) / str(row["image"]), self.folder.absolute())
+        self._append(CALLS, _csv_line([row.get(name) for name in COLUMNS]), head=_csv_line(COLUMNS))
+
+    def _append(self, name: str, text: str, head: str = "") -> None:
+        with self._lock:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / name
+            new = not path.exists()
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)  # for its owner alone
+            with os.fdopen(descriptor, "a", encoding="utf-8", newline="") as file:
+                file.write(head + text if new else text)
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(["" if cell is None else plain_cell(str(cell)) for cell in cells])
+    return out.getvalue()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,148 @@
+"""serve: run the page of similar cases until it is interrupted."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from headwater._devices import require_device
+from headwater._extras import need
+from headwater._options import with_options
+from headwater._progress import Progress, progress_to
+from headwater.errors import InputError
+from headwater.serve.options import ServeOptions
+from headwater.store import Store, open_store
+
+KEEP_ALIVE, AT_ONCE = 5, 128  # seconds, and connections
+HEADER_BYTES = 32 << 10
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A server that is ready to run.
+
+    Attributes
+    ----------
+    app
+        The ASGI application.
+    service
+        What answers its requests.
+    url
+        The address to open; with the token if there is one.
+    token
+        What requests must bring; None if only this machine can reach the server.
+    listens
+        The socket that it listens on.
+    """
+
+    app: Any
+    service: Any
+    url: str
+    token: str | None
+    listens: socket.socket
+
+    def lines(self) -> list[str]:
+        """Return what a person needs to know."""
+        options = self.service.options
+        out = [f"open {self.url}"]
+        if self.token is not None:
+            out.append("whoever has this address sees what the page shows: pass it on with care")
+        shown = ", ".join(options.show) if options.show else "no column (--show COL adds some)"
+        out.append(f"shown of each case: image, similarity, {shown}")
+        out.append(f"queries are noted in {self.service.log.folder}, without images and words; Ctrl-C ends")
+        return out
+
+
+def prepare(store: str | Path | Store, *, progress: Progress | bool | None = None, **options: Any) -> Ready:
+    """Load store, encoders and runs, and listen; see `serve`.
+
+    Raises
+    ------
+    InputError, StoreError, EncoderError, HeadError
+        Each with one line that says what, where and what to do.
+    MissingExtra
+        When fastapi or uvicorn is not installed.
+    """
+    asked: ServeOptions = with_options("serve", options, ServeOptions())
+    asked.refuse()
+    require_device(asked.device)
+    for module in ("fastapi", "uvicorn"):
+        need(module, "serve")
+    from headwater.serve.app import make_app
+    from headwater.serve.guard import new_token
+    from headwater.serve.service import Service
+
+    listens = _listen(asked.host, asked.port)
+    try:
+        service = Service(store if isinstance(store, Store) else open_store(store), asked, progress_to(progress))
+    except BaseException:
+        listens.close()
+        raise
+    token = None if asked.is_local else new_token()
+    port = int(listens.getsockname()[1])
+    name = asked.allow_host[0] if asked.allow_host and not asked.is_local else asked.host
+    shown = f"[{name}]" if ":" in name else name
+    scheme = "http" if asked.certificate is None and not asked.behind_proxy else "https"
+    query = "" if token is None else f"?token={token}"
+    return Ready(make_app(service, token=token), service, f"{scheme}://{shown}:{port}/{query}", token, listens)
+
+
+def run(ready: Ready) -> None:
+    """Answer requests until interrupted."""
+    uvicorn = need("uvicorn", "serve")
+    options = ready.service.options
+    config = uvicorn.Config(
+        ready.app,
+        access_log=False,  # what people ask for is in the log of the service, without addresses
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        limit_concurrency=AT_ONCE,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        ssl_certfile=None if options.certificate is None else str(options.certificate),
+        ssl_keyfile=None if options.key is None else str(options.key),
+    )
+    uvicorn.Server(config).run(sockets=[ready.listens])
+
+
+def serve(store: str | Path | Store, *, progress: Progress | bool | None = True, **options: Any) -> None:
+    """Serve a page on which people find similar cases, with the findings of runs, until interrupted.
+
+    Parameters
+    ----------
+    store
+        A store, or its path.
+    progress
+        Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+    options
+        Any field of `headwater.serve.options.ServeOptions` by its name, such as ``runs`` or ``show``.
+
+    Raises
+    ------
+    InputError, StoreError, EncoderError, HeadError, MissingExtra
+        Each with one line that says what, where and what to do.
+    """
+    ready = prepare(store, progress=progress, **options)
+    say = progress_to(progress)
+    for line in ready.lines():
+        say(line)
+    run(ready)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; refuse a port that is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listens = socket.socket(family, socket.SOCK_STREAM)
+    listens.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listens.bind((host, port))
+        listens.listen(AT_ONCE)
+    except OSError as error:
+        listens.close()
+        why = error.strerror or str(error)
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({why}). Choose another port.") from error
+    return listens
