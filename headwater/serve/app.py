@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from headwater.errors import HeadwaterError
-from headwater.serve.guard import Guard, Timings, TooLarge
+from headwater.serve.guard import Guard, Timings
 from headwater.serve.service import LARGE, MOST_TEXT, THUMBNAIL, Question, Service
 from headwater.serve.uploads import Busy, Gone
 
@@ -241,10 +241,6 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HeadwaterError)
     async def known(_: Request, error: HeadwaterError) -> JSONResponse:
         return refused(422, str(error))
-
-    @app.exception_handler(TooLarge)
-    async def too_large(_: Request, error: TooLarge) -> JSONResponse:
-        return refused(413, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

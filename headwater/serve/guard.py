@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import secrets
 import time
 from collections import deque
@@ -17,6 +18,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_HOST = re.compile(r"(?:(?P<name>[\w.-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::\d+)?")
 COOKIE = "headwater_token"
 HEADER = b"x-headwater-token"
 SAFE = ("GET", "HEAD")
@@ -89,13 +91,18 @@ class Guard:
         if declared is not None and (not declared.isdigit() or int(declared) > limit):
             await _answer(guarded, 413, f"the request has more than {limit:,} bytes.")
             return
-        await self._app(scope, _limited(receive, limit), guarded)
+        body = _Body(receive, limit, guarded)
+        try:
+            await self._app(scope, body.receive, body.send)
+        except Exception:
+            if not body.exceeded:
+                raise
 
     def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
         """Return why a request is refused, before its token is looked at."""
         host = headers.get(b"host", b"").decode("latin-1")
-        name = urlsplit(f"//{host}").hostname if host else None
-        if name is None or name.lower() not in self._hosts:
+        name = _HOST.fullmatch(host)
+        if name is None or (name["name"] or name["v6"]).lower() not in self._hosts:
             return 400, "this server does not answer to that name. Use the address that it printed, or --allow-host."
         if scope["method"] in SAFE:
             return None
@@ -133,23 +140,29 @@ class Guard:
         await send({"type": "http.response.body", "body": b""})
 
 
-class TooLarge(Exception):
-    """A body has more bytes than it may."""
+class _Body:
+    """The body of a request, which is cut off, and answered with 413, after so many bytes."""
 
+    def __init__(self, receive: Receive, limit: int, send: Send) -> None:
+        self._receive, self._limit, self._send = receive, limit, send
+        self._taken, self._answered, self.exceeded = 0, False, False
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Return ``receive``, which raises `TooLarge` after so many bytes of the body."""
-    taken = 0
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Return the next part of the body."""
+        message = await self._receive()
+        self._taken += len(message.get("body", b""))
+        if self._taken <= self._limit:
+            return message
+        if not self._answered:
+            self.exceeded = True
+            await _answer(self._send, 413, f"the request has more than {self._limit:,} bytes.")
+        return {"type": "http.disconnect"}
 
-    async def limited() -> MutableMapping[str, Any]:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > limit:
-            raise TooLarge(f"the request has more than {limit:,} bytes.")
-        return message
-
-    return limited
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """Send a part of the answer, unless there is one already."""
+        if not self.exceeded:
+            self._answered = True
+            await self._send(message)
 
 
 def _with_headers(send: Send) -> Send:

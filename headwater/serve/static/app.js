@@ -507,7 +507,13 @@ document.addEventListener("paste", (event) => {
   const image = [...event.clipboardData.items].find((item) => item.type.startsWith("image/"));
   if (image) { event.preventDefault(); take(image.getAsFile()); }
 });
-$("words").addEventListener("submit", async (event) => { event.preventDefault(); await started; state.query.text = $("text").value; go("always"); });
+$("words").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const words = $("text").value;
+  await started;
+  state.query.text = words;
+  go("always");
+});
 $("weight").addEventListener("change", () => { state.query.weight = Number($("weight").value); go(); });
 $("clear-region").onclick = () => { state.query.region = null; go("always"); };
 $("clear").onclick = () => { state.query = { ...fresh(), text: state.query.text }; state.preview = null; state.name = ""; go("always"); };
