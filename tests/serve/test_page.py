@@ -123,16 +123,16 @@ def test_go_on_from_a_case_and_back(visit, paint, tmp_path):
     before = cases_of(page)
     page.locator(".case .open").nth(2).click()
     until(page, "location.hash.includes('case=')")
-    until(page, f"{SOURCES} !== {json.dumps(\',\'.join(before))}")
+    until(page, f"{SOURCES} !== {json.dumps(','.join(before))}")
     assert "token" not in page.url
     assert "new.png" not in page.url
     there = cases_of(page)
     link = page.url
     page.go_back()
-    until(page, f"{SOURCES} === {json.dumps(\',\'.join(before))}")
+    until(page, f"{SOURCES} === {json.dumps(','.join(before))}")
     assert cases_of(page) == before
     page.go_forward()
-    until(page, f"{SOURCES} === {json.dumps(\',\'.join(there))}")
+    until(page, f"{SOURCES} === {json.dumps(','.join(there))}")
     page.goto("about:blank")
     page.odd.clear()
     page.goto(link)  # a link that was kept shows the same
