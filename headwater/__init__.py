@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headwater.api import embed as embed
     from headwater.api import evaluate as evaluate
+    from headwater.api import report as report
 
 __version__ = "0.1.0"
 
@@ -33,7 +34,7 @@ class _Verb(ModuleType):
         return getattr(import_module("headwater.api"), verb)(*args, **kwargs)
 
 
-for _name in ("embed", "evaluate"):
+for _name in ("embed", "evaluate", "report"):
     import_module(f"headwater.{_name}").__class__ = _Verb
 
 _LAZY = {

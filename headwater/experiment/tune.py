@@ -42,12 +42,13 @@ from headwater.finetune.reading import (
     samples_of,
 )
 from headwater.finetune.team import Team
-from headwater.runs.metrics import metrics_of
+from headwater.runs.metrics import kind_of, metrics_of
 from headwater.runs.positive import positive_section
 from headwater.runs.predictions import RowColumns, predictions_of
 from headwater.runs.run import Run
 from headwater.runs.write import environment, write_run
 from headwater.samples.columns import Columns, keep_samples
+from headwater.samples.flow import flow_of
 from headwater.samples.groups import require_columns
 from headwater.samples.inputs import refuse_bags
 from headwater.samples.labels import refuse_separator, with_labels
@@ -159,7 +160,17 @@ class TunePlan:
         inputs = of_views(inputs, data)
         made = {one.name: made[one.name.rpartition(":")[2]] for one in inputs}
         say(f"{counted(len(rows.y), selection.unit)} with {' and '.join(f'{i.name} ({i.how})' for i in inputs)}")
-        return TuningData(protocol, inputs, rows, splits, leakage, made, members, tokens)
+        listed = manifest.table if selection.where is None else self.encoders.columns.read(self.manifest).table
+        flow = flow_of(
+            listed,
+            manifest.table,
+            data,
+            ids=manifest.id,
+            groups=protocol.groups or protocol.per,
+            bags=selection.bags,
+            kind=kind_of,
+        )
+        return TuningData(protocol, inputs, rows, splits, leakage, flow, made, members, tokens)
 
     def _encoded(
         self, inputs: Sequence[TunedInput], samples: Data, team: Team, say: Progress, *, tokens: bool
@@ -296,6 +307,7 @@ class TunePlan:
         space = self.head.head().search_space
         metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(frozen, space)]
         metrics["leakage"] = ready.leakage
+        metrics["flow"] = ready.flow
         metrics["frozen"] = frozen_of(of_frozen.outcome, decisions.outcome, y, columns.whole)
         alike = ("calibration", "threshold", "conformal")
         metrics["frozen"] |= {name: of_frozen.metrics[name] for name in alike if name in of_frozen.metrics}
