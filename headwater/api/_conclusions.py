@@ -75,7 +75,7 @@ def conclusion(d: Difference, found: Compared, configs: Mapping[str, Mapping[str
     return title.get(outcome, f"No clear difference between {d.first} and {d.second}"), numbers
 
 
-def _added(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, bool]| None:
+def _added(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, bool] | None:
     """Return what one of two runs adds to the other's inputs, and whether the first has more; None for neither."""
     if any(first.get(key) != second.get(key) for key in ("command", "head", "label", "bags", "views")):
         return None

@@ -178,7 +178,7 @@ Systems = dict[str, dict[str, tuple[Path, Results]]]
 def _systems(paths: Sequence[Path], names: Sequence[str] | None) -> Systems:
     """Read the runs; refuse what has no test results."""
     called = names_of_systems(paths, names)
-    if len(set(path.resolve() for path in paths)) < len(paths):
+    if len({path.resolve() for path in paths}) < len(paths):
         raise InputError("a run is named twice: name each run once.")
     systems: Systems = {}
     for name, path in zip(called, paths, strict=True):
@@ -278,5 +278,5 @@ def _study(path: Path, checklist: str | None) -> dict[str, str]:
     except FileNotFoundError as error:
         raise InputError(f"--study {path}: no such file.") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"--study {path}: cannot be read as TOML ({error}). Write lines such as 42 = \"…\".") from error
+        raise InputError(f'--study {path}: cannot be read as TOML ({error}). Write lines such as 42 = "…".') from error
     return require_study(found, checklist, str(path))

@@ -1,4 +1,4 @@
-"""The flow of samples into a fit: those listed, selected, left out and why, and used; by group, such as patient, too."""
+"""The flow of samples into a fit: those listed, selected, left out and used, and their groups, such as patients."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ def _samples(one: Subject) -> list[str]:
     if flow is not None:
         listed_ = flow["listed"]
         of = "" if listed_["groups"] is None else f" of {groups_words(listed_['groups'], flow['group'])}"
-        out.append(f"{place_name(source)} lists {counted(listed_['samples'], 'sample')}{of}")
+        what = "store" if one.config.get("store") else "table"
+        out.append(f"The {what} {place_name(source)} lists {counted(listed_['samples'], 'sample')}{of}")
     elif source:
         out.append(f"The samples come from {place_name(source)}")
     if one.config.get("where"):
@@ -144,7 +145,9 @@ def _features(one: Subject) -> list[str]:
 
 def preprocessing_words(spec: Mapping[str, Any]) -> str:
     """Return an encoder's preprocessing as words."""
-    found = {k: v for k, v in (spec.get("preprocessing") or {}).items() if k not in ("version", "steps") and v is not None}
+    found = {
+        k: v for k, v in (spec.get("preprocessing") or {}).items() if k not in ("version", "steps") and v is not None
+    }
     words = [f"{key.replace('_', ' ')} {_plain(value)}" for key, value in list(found.items())[:SHOWN]]
     steps = (spec.get("preprocessing") or {}).get("steps")
     return "; ".join([*([f"first {_plain(steps)}"] if steps else []), *words])
@@ -243,13 +246,20 @@ def _decisions(one: Subject) -> list[str]:
     metrics, out = one.metrics, []
     if "calibration" in metrics:
         found = metrics["calibration"]
-        out.append(f"Probabilities are calibrated by {found['method']} scaling, fitted to {found['fitted_to']}".replace("isotonic scaling", "isotonic regression"))
+        out.append(
+            f"Probabilities are calibrated by {found['method']} scaling, fitted to {found['fitted_to']}".replace(
+                "isotonic scaling", "isotonic regression"
+            )
+        )
     if "threshold" in metrics:
         found = metrics["threshold"]
         out.append(f"The threshold aims at a {found['target']} of {found['at']:g}, chosen on {found['chosen_on']}")
     if "conformal" in metrics:
         found = metrics["conformal"]
-        out.append(f"Prediction sets may miss the true class in {100 * found['alpha']:g} % of cases, fitted to {found['fitted_to']}")
+        out.append(
+            f"Prediction sets may miss the true class in {100 * found['alpha']:g} % of cases, fitted to "
+            f"{found['fitted_to']}"
+        )
     return out
 
 
@@ -266,11 +276,13 @@ def leak_lines(one: Subject) -> list[str]:
         return []
     out = []
     for kind, n in (found.get("identical_across_splits") or {}).items():
-        out.append(f"{n:,} identical {kind}s" if n != 1 else f"1 identical {kind}")
-        out[-1] += " on both sides of a split"
+        how_many = "No" if n == 0 else f"{n:,}"
+        out.append(f"{how_many} identical {kind}{'' if n < 2 else 's'} on both sides of a split")
     if "groups_across_splits" in found:
         n = found["groups_across_splits"]
-        out.append(f"{groups_words(n, one.group or 'group')} on both sides of a split")
+        column = one.group or "group"
+        some = one_group(column).replace("one", "No", 1) if n == 0 else groups_words(n, column)
+        out.append(f"{some} on both sides of a split")
     near = found.get("near_duplicates")
     if near and near.get("threshold") is not None:
         n = near["n_with_copies"] + near["n_like_many"]
@@ -305,7 +317,7 @@ def cautions(one: Subject, *, ids: bool) -> list[str]:
     partly = [n for n, k in (one.metrics.get("n_folds") or {}).items() if 0 < k < len(one.metrics.get("folds") or ())]
     if partly:
         out.append(f"{len(partly)} metrics are not defined in every fold, and are means over the others")
-    if (absent := one.metrics.get("classes_without_samples")):
+    if absent := one.metrics.get("classes_without_samples"):
         out.append(f"There are no samples of {listed(absent)}")
     if "transduction" in one.metrics:
         out.append("Test samples were classified together: the result for one depends on the others")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from headwater.errors import InputError, nearest
 from headwater.report.html import facts as f
+from headwater.report.html import result_facts as r
 from headwater.report.html.facts import Fact
-from headwater.report.html.markup import Html, code, join, table, tag
+from headwater.report.html.markup import Html, code, join, tag
 from headwater.report.html.material import Material
 from headwater.report.html.words import listed
 
@@ -57,16 +58,16 @@ CLAIM = (
     Item("25", "Training", f.training),
     Item("26", "Choice of the final model", f.selection),
     Item("27", "Ensembles", f.ensembles),
-    Item("28", "Measures of performance", f.measures),
-    Item("29", "Uncertainty and tests", f.uncertainty),
-    Item("30", "Robustness", f.robustness),
+    Item("28", "Measures of performance", r.measures),
+    Item("29", "Uncertainty and tests", r.uncertainty),
+    Item("30", "Robustness", r.robustness),
     Item("31", "Explanation of predictions"),
-    Item("32", "Test on external data", f.external),
-    Item("33", "Flow of participants", f.flow),
-    Item("34", "Demographics", f.demographics),
-    Item("35", "Performance", f.performance),
-    Item("36", "Estimates with their precision", f.precision),
-    Item("37", "Analysis of failures", f.failures),
+    Item("32", "Test on external data", r.external),
+    Item("33", "Flow of participants", r.flow),
+    Item("34", "Demographics", r.demographics),
+    Item("35", "Performance", r.performance),
+    Item("36", "Estimates with their precision", r.precision),
+    Item("37", "Analysis of failures", r.failures),
     Item("38", "Limitations"),
     Item("39", "Meaning for practice"),
     Item("40", "Registration"),
@@ -98,13 +99,13 @@ TRIPOD = (
     Item("12b", "Handling of predictors", f.preprocessing),
     Item("12c", "Model, tuning and internal validation", f.model_and_selection),
     Item("12d", "Clusters, such as centres", f.disjoint),
-    Item("12e", "Measures of performance", f.measures),
+    Item("12e", "Measures of performance", r.measures),
     Item("12f", "Updating of the model"),
     Item("12g", "Predictions in the evaluation", f.applied),
-    Item("13", "Class imbalance", f.imbalance),
-    Item("14", "Fairness", f.robustness),
+    Item("13", "Class imbalance", r.imbalance),
+    Item("14", "Fairness", r.robustness),
     Item("15", "Output and thresholds", f.output),
-    Item("16", "Training against evaluation data", f.external),
+    Item("16", "Training against evaluation data", r.external),
     Item("17", "Ethical approval"),
     Item("18a", "Funding"),
     Item("18b", "Conflicts of interest"),
@@ -113,13 +114,13 @@ TRIPOD = (
     Item("18e", "Sharing of data"),
     Item("18f", "Sharing of code", f.software),
     Item("19", "Involvement of patients"),
-    Item("20a", "Flow of participants", f.flow),
-    Item("20b", "Characteristics of participants", f.demographics),
+    Item("20a", "Flow of participants", r.flow),
+    Item("20b", "Characteristics of participants", r.demographics),
     Item("20c", "Comparison with development data"),
-    Item("21", "Participants and events by analysis", f.events),
+    Item("21", "Participants and events by analysis", r.events),
     Item("22", "Full specification of the model", f.specification),
-    Item("23a", "Performance with intervals", f.precision),
-    Item("23b", "Heterogeneity between clusters", f.subgroups),
+    Item("23a", "Performance with intervals", r.precision),
+    Item("23b", "Heterogeneity between clusters", r.subgroups),
     Item("24", "Results of updating"),
     Item("25", "Interpretation"),
     Item("26", "Limitations"),
@@ -144,18 +145,18 @@ STARD = (
     Item("12b", "Cut-offs of the reference standard"),
     Item("13a", "Blinding of the index test"),
     Item("13b", "Blinding of the reference standard"),
-    Item("14", "Methods of estimation and comparison", f.uncertainty),
+    Item("14", "Methods of estimation and comparison", r.uncertainty),
     Item("15", "Indeterminate results"),
     Item("16", "Missing data", f.missing),
-    Item("17", "Variability and subgroups", f.robustness),
+    Item("17", "Variability and subgroups", r.robustness),
     Item("18", "Intended sample size"),
-    Item("19", "Flow of participants", f.flow),
-    Item("20", "Characteristics of participants", f.demographics),
+    Item("19", "Flow of participants", r.flow),
+    Item("20", "Characteristics of participants", r.demographics),
     Item("21a", "Severity in those with the condition"),
     Item("21b", "Other diagnoses in those without it"),
     Item("22", "Time between tests"),
-    Item("23", "Index test against reference standard", f.cross_table),
-    Item("24", "Accuracy with its precision", f.precision),
+    Item("23", "Index test against reference standard", r.cross_table),
+    Item("24", "Accuracy with its precision", r.precision),
     Item("25", "Adverse events"),
     Item("26", "Limitations"),
     Item("27", "Meaning for practice"),
@@ -165,9 +166,9 @@ STARD = (
     Item("ai-data", "AI: sources and preparation of the data", f.prepared_sources),
     Item("ai-parts", "AI: training and test data", f.partitions_and_levels),
     Item("ai-version", "AI: version of model and software", f.versions),
-    Item("ai-external", "AI: test on external data", f.external),
-    Item("ai-fairness", "AI: bias and fairness", f.subgroups),
-    Item("ai-failures", "AI: analysis of errors", f.failures),
+    Item("ai-external", "AI: test on external data", r.external),
+    Item("ai-fairness", "AI: bias and fairness", r.subgroups),
+    Item("ai-failures", "AI: analysis of errors", r.failures),
     Item("ai-access", "AI: access to code and data"),
 )
 CHECKLISTS: Mapping[str, tuple[str, Sequence[Item]]] = {
@@ -210,26 +211,36 @@ def answers(material: Material) -> list[tuple[Item, Sequence[Fact], str | None]]
 
 def checklist(material: Material) -> Html:
     """Return the checklist as a table, with the gaps by name."""
-    rows, gaps = [], []
-    found = answers(material)
-    for item, facts, written in found:
-        parts = [tag("p", fact.text) for fact in facts]
+    rows, gaps, from_files = [], [], 0
+    for item, facts, written in answers(material):
+        parts = [(fact.text, fact.place(material)) for fact in facts]
+        from_files += bool(parts)
         if written is not None:
-            parts.append(tag("p", written))
+            parts.append((written, f"study.toml: {item.number}"))
         if not parts:
-            gaps.append(f"{item.number} {item.name}")
-            parts = [tag("p", GAP, class_="gap")]
-        places = [tag("div", code(fact.source)) for fact in facts]
-        if written is not None:
-            places.append(tag("div", code(f"study.toml: {item.number}")))
-        rows.append([item.number, item.name, join(parts), join(places)])
-    n = len(found) - len(gaps)
-    title = CHECKLISTS[material.checklist or ""][0]
-    line = f"{n} of {len(found)} items of {title} are answered below, {n - _only_written(found)} of them from the runs' files. "
+            gaps.append(item.number)
+        rows.append(tag("tbody", *_rows(item, parts)))
+    name, items = CHECKLISTS[material.checklist or ""]
+    line = (
+        f"{len(items) - len(gaps)} of {len(items)} items of {name} are answered, {from_files} of them from the runs' "
+        f"files, with the file and key of each answer. "
+    )
     line += f"Gaps, {GAP}: {listed(gaps)}." if gaps else "None is left open."
-    made = table(["item", "what it asks for", "answer", "from"], rows, sortable=False, class_="checklist")
+    heads = ("item", "what it asks for", "answer", "from")
+    head = tag("thead", tag("tr", *(tag("th", word, scope="col") for word in heads)))
+    made = tag("div", tag("table", head, *rows, class_="checklist"), class_="wide")
     return join([tag("p", line), made])
 
 
-def _only_written(found: Sequence[tuple[Item, Sequence[Fact], str | None]]) -> int:
-    return sum(1 for _, facts, written in found if not facts and written is not None)
+def _rows(item: Item, parts: Sequence[tuple[str, str]]) -> list[Html]:
+    """Return a row for each answer to an item; the first has its number and name."""
+    if not parts:
+        cells = [tag("td", item.number), tag("td", item.name), tag("td", GAP, class_="answer gap"), tag("td")]
+        return [tag("tr", *cells)]
+    out = []
+    for place, (text, source) in enumerate(parts):
+        first = [tag("td", item.number if place == 0 else ""), tag("td", item.name if place == 0 else "")]
+        more = [tag("td", text, class_="answer"), tag("td", code(source), class_="from")]
+        kinds = [*(["more"] if place else []), *(["on"] if place < len(parts) - 1 else [])]
+        out.append(tag("tr", *first, *more, class_=" ".join(kinds) or None))
+    return out

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from headwater._extras import need
-from headwater.report._style import COLOURS, GREY, SETTINGS
+from headwater.report._style import COLOURS, COLUMN, GREY, SETTINGS
 from headwater.report.figures import figures_of
 from headwater.report.html.markup import Html, join, tag
 from headwater.report.html.material import Subject
@@ -33,6 +33,10 @@ STYLE: Mapping[str, Any] = {
     "ytick.color": GREY,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
+    "legend.frameon": True,
+    "legend.framealpha": 0.85,
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
     "savefig.transparent": True,
 }
 CAPTIONS: Mapping[str, str] = {
@@ -40,10 +44,10 @@ CAPTIONS: Mapping[str, str] = {
     "kaplan_meier": "Kaplan-Meier curves of the groups by predicted risk, with intervals and numbers at risk.",
     "predicted": "Predicted against true numbers. Each dot is a test row; on the dotted line they are equal.",
     "residuals": "Predicted minus true numbers, and their distribution with mean and standard deviation.",
+    "roc": "ROC curve: true against false positives at every threshold; mean over folds with one standard deviation.",
+    "precision_recall": "Precision against recall at every threshold; mean over folds with one standard deviation.",
     "reliability": "Reliability: how often the predicted class is right at each confidence. On the dotted line, "
     "confidence and share agree.",
-    "roc": "ROC curve: true against false positives at every threshold; the mean over folds with one standard deviation.",
-    "precision_recall": "Precision against recall at every threshold; the mean over folds with one standard deviation.",
     "decision_curve": "Decision curve: the net benefit of treating those above a threshold probability, against "
     "treating all and treating nobody.",
     "confusion": "Confusion matrix: shares of the true class.",
@@ -52,6 +56,7 @@ _HEAD = re.compile(r"^.*?(?=<svg)", re.S)
 _DROPPED = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", re.S)
 _SIZE = re.compile(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', re.S)
 _ID = re.compile(r'\bid="([^"]+)"')
+_PLAIN_ID = re.compile(r' id="[A-Za-z]+[0-9]*[A-Za-z]*_[0-9]+"')  # of groups, to which nothing refers
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _IN_TAG = re.compile(r"<[^>]*>")
 _SPACE = re.compile(r"\s*\n\s*")
@@ -62,7 +67,8 @@ def figures(one: Subject, number: int) -> Html:
     """Return the figures of a run, each with its caption; ``number`` is the run's, which makes ids unique."""
     with need("matplotlib", "plots").rc_context(STYLE):
         drawn = []
-        for name, figure in figures_of(one.results, positive_in_run(one.metrics)):
+        made = dict(figures_of(one.results, positive_in_run(one.metrics)))
+        for name, figure in sorted(made.items(), key=lambda item: list(CAPTIONS).index(item[0])):
             if name == "confusion" and 2 <= len(one.names) <= FEW:
                 continue  # stands as a table
             drawn.append(_framed(figure, f"r{number}-{name}", CAPTIONS.get(name, name)))
@@ -73,15 +79,20 @@ def systems(found: Mapping[str, Mapping[str, Results]], metric: str, column: str
     """Return bars with intervals, and box plots over folds, of several systems by level."""
     word = metric_name(metric)
     with need("matplotlib", "plots").rc_context(STYLE):
-        drawn = [
-            _framed(bars(found, metric, column), "systems", f"{word} of each system with its interval."),
-            _framed(boxes(found, metric), "folds", f"{word} over the folds of each system; each dot is a fold."),
-        ]
+        made = bars(found, metric, column), boxes(found, metric)
+        for figure in made:
+            figure.axes[0].set_ylabel(word)
+        captions = (
+            f"{word} of each system with its interval.",
+            f"{word} over the folds of each system; a dot is a fold.",
+        )
+        drawn = [_framed(*each) for each in zip(made, ("systems", "folds"), captions, strict=True)]
     return tag("div", *drawn, class_="figures")
 
 
 def _framed(figure: Any, name: str, caption: str) -> Html:
-    return tag("figure", svg(figure, name, caption), tag("figcaption", caption))
+    broad = figure.get_size_inches()[0] > 1.5 * COLUMN
+    return tag("figure", svg(figure, name, caption), tag("figcaption", caption), class_="broad" if broad else None)
 
 
 def svg(figure: Any, name: str, title: str) -> Html:
@@ -122,6 +133,6 @@ def _tag(text: str, name: str) -> str:
     text = _COLOUR.sub(lambda found: VARIABLES.get(found[0].lower(), found[0]), text)
     text = _FONT.sub(r"font-size: \1px", text)
     if text.startswith("<g "):
-        text = re.sub(r' id="(?:figure|axes|patch|line2d|text|xtick|ytick|matplotlib|legend|PolyCollection|FillBetween|PathCollection|LineCollection)[^"]*"', "", text)
+        text = _PLAIN_ID.sub("", text)
     text = _ID.sub(rf'id="{name}-\1"', text)
     return text.replace('xlink:href="#', f'xlink:href="#{name}-').replace("url(#", f"url(#{name}-")

@@ -24,7 +24,10 @@ def flow(one: Subject) -> Html:
         used, n = one.metrics["n_samples"], sum(left.values())
         boxes = [
             _box("In the selection", counted(used + n, "sample"), None, "metrics.json: n_samples, left_out"),
-            *(_aside(why, counted(count, "sample"), None, f"metrics.json: left_out.{why}") for why, count in left.items()),
+            *(
+                _aside(f"Left out: {why}", counted(count, "sample"), None, f"metrics.json: left_out.{why}")
+                for why, count in left.items()
+            ),
             _box("Used", counted(used, one.unit), None, "metrics.json: n_samples"),
         ]
         return join([tag("ol", *boxes, class_="flow"), paragraphs([NOT_RECORDED], "hint")])
@@ -33,15 +36,20 @@ def flow(one: Subject) -> Html:
     out, there = found["selected"], found["listed"]
     if one.config.get("where"):
         gone = there["samples"] - out["samples"]
+        lost = None
+        if group is not None:
+            lost = f"{groups_words(there['groups'] - out['groups'], group)} with nothing left"
         boxes.append(
-            _aside(f"not selected by {one.config['where']}", counted(gone, "sample"), None, "metrics.json: flow.selected")
+            _aside(
+                f"Not selected ({one.config['where']})", counted(gone, "sample"), lost, "metrics.json: flow.selected"
+            )
         )
         boxes.append(_box("Selected", *_both(out, group), "metrics.json: flow.selected"))
     for part in found["left_out"]:
         samples, groups = _both(part, group)
         if groups is not None and part["whole_groups"] is not None:
-            groups += f", {part['whole_groups']:,} of them with nothing left"
-        boxes.append(_aside(part["reason"], samples, groups, "metrics.json: flow.left_out"))
+            groups += f", {part['whole_groups']:,} of them with nothing left" if part["groups"] else ""
+        boxes.append(_aside(f"Left out: {part['reason']}", samples, groups, "metrics.json: flow.left_out"))
     samples, groups = _both(found["used"], group)
     if found["used"]["rows"] != found["used"]["samples"]:
         samples += f", as {counted(found['used']['rows'], one.unit)}"
@@ -59,7 +67,7 @@ def _box(title: str, samples: str, groups: str | None, source: str) -> Html:
 
 
 def _aside(why: str, samples: str, groups: str | None, source: str) -> Html:
-    return tag("li", tag("b", f"Left out: {why}"), tag("span", samples), *_lines(groups), class_="out", title=source)
+    return tag("li", tag("b", why), tag("span", samples), *_lines(groups), class_="out", title=source)
 
 
 def _lines(groups: str | None) -> list[Html]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,19 +62,32 @@ def feature_map(one: Subject, origin: Origin, material: Material) -> Html | None
     for row, (x, y) in enumerate(places.tolist()):
         kinds = " ".join(f"{LETTERS[k]}{c.colours[row]}" for k, c in enumerate(colourings) if c.colours[row] >= 0)
         picture = f' data-p="{pictured[row]}"' if row in pictured else ""
-        points.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" class="{kinds}"{picture} data-w="{safe(words[row])}"/>')
+        points.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" class="{kinds}"{picture} data-w="{safe(words[row])}"/>'
+        )
     drawn = Html(
         f'<svg class="map" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" data-by="a" role="img" '
         f'aria-label="Map of the features">{"".join(points)}</svg>'
     )
     legends = [_legend(c, LETTERS[k], hidden=k > 0) for k, c in enumerate(colourings)]
     tip_style = f"background-image:url({sprite})" if sprite else None
-    tip = tag("div", Html(f"<i{f' style={chr(34)}{tip_style}{chr(34)}' if tip_style else ''}></i>"), tag("span"), class_="tip", hidden=True, data_side=SIDE, data_columns=COLUMNS)
+    tip = tag(
+        "div",
+        Html(f"<i{f' style={chr(34)}{tip_style}{chr(34)}' if tip_style else ''}></i>"),
+        tag("span"),
+        class_="tip",
+        hidden=True,
+        data_side=SIDE,
+        data_columns=COLUMNS,
+    )
     choices = [tag("option", c.name, value=LETTERS[k]) for k, c in enumerate(colourings)]
     tools = tag("div", tag("label", "Colour by ", tag("select", *choices)), class_="tools")
     n = len(once(one))
     of = f"{len(ids):,} of {n:,} test rows, drawn at random" if len(ids) < n else f"{n:,} test rows"
-    lines = [f"{method} of the features that the model reads, each scaled to length 1: {of}. Rows that are close look alike to the encoder. Axes have no unit."]
+    lines = [
+        f"{method} of the features that the model reads, each scaled to length 1: {of}. Rows that are close look "
+        "alike to the encoder. Axes have no unit."
+    ]
     if pictured:
         lines.append("Points with a dark edge show their picture when the pointer is on them.")
     if origin.changed:
@@ -84,14 +99,19 @@ def feature_map(one: Subject, origin: Origin, material: Material) -> Html | None
 def _projected(X: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
     """Return the place of each row on the map, and the name of the method: UMAP if it is installed, else PCA."""
     if find_spec("umap") is not None:
-        from umap import UMAP
-
-        found = UMAP(n_neighbors=min(15, len(X) - 1), metric="cosine", random_state=0, n_jobs=1).fit_transform(X)
+        found = (
+            import_module("umap")
+            .UMAP(n_neighbors=min(15, len(X) - 1), metric="cosine", random_state=0, n_jobs=1)
+            .fit_transform(X)
+        )
         method = "UMAP"
     else:
         from sklearn.decomposition import PCA
 
-        found, method = PCA(2, svd_solver="randomized", random_state=0).fit_transform(X.astype(np.float64)), "Principal components (PCA)"
+        found, method = (
+            PCA(2, svd_solver="randomized", random_state=0).fit_transform(X.astype(np.float64)),
+            "Principal components (PCA)",
+        )
     found = np.asarray(found, np.float64)
     low, high = found.min(0), found.max(0)
     share = (found - low) / np.where(high > low, high - low, 1)
@@ -99,7 +119,9 @@ def _projected(X: NDArray[np.float32]) -> tuple[NDArray[np.float64], str]:
     return np.stack([MARGIN + share[:, 0] * size[0], HEIGHT - MARGIN - share[:, 1] * size[1]], 1), method
 
 
-def _colourings(one: Subject, origin: Origin, material: Material, table: pl.DataFrame, ids: Sequence[str]) -> list[Colouring]:
+def _colourings(
+    one: Subject, origin: Origin, material: Material, table: pl.DataFrame, ids: Sequence[str]
+) -> list[Colouring]:
     out = [_label(one, table)]
     if one.task in ("binary", "multiclass", "ordinal"):
         right = (table["label"].cast(pl.String) == table["predicted"].cast(pl.String)).to_list()
@@ -145,7 +167,9 @@ def _categories(name: str, values: Sequence[str], order: Sequence[str] | None = 
     else:
         legend = list(known)
     place = {word: number for number, word in enumerate(known)}
-    return Colouring(name, np.array([place.get(word, COLOURS - 1) for word in values]), [word or "(empty)" for word in legend])
+    return Colouring(
+        name, np.array([place.get(word, COLOURS - 1) for word in values]), [word or "(empty)" for word in legend]
+    )
 
 
 def _quarters(name: str, values: NDArray[np.float64]) -> Colouring:
@@ -154,7 +178,7 @@ def _quarters(name: str, values: NDArray[np.float64]) -> Colouring:
     cuts = np.unique(np.quantile(there, (0.25, 0.5, 0.75))) if len(there) else np.zeros(0)
     place = np.where(np.isfinite(values), np.searchsorted(cuts, values, "right"), -1)
     ends = [f"{cut:.4g}" for cut in cuts]
-    legend = [f"below {ends[0]}", *(f"{a} to {b}" for a, b in zip(ends, ends[1:], strict=False)), f"{ends[-1]} or more"] if ends else []
+    legend = [f"below {ends[0]}", *(f"{a} to {b}" for a, b in pairwise(ends)), f"{ends[-1]} or more"] if ends else []
     return Colouring(name, place.astype(np.int64), legend)
 
 
@@ -178,14 +202,18 @@ def _words(one: Subject, table: pl.DataFrame, ids: Sequence[str], *, show_ids: b
     ends: list[str] = []
     if one.task in ("binary", "multiclass", "ordinal"):
         scores = scores_of(table, one.names, one.task).max(1)
-        for true, called, p in zip(table["label"].to_list(), table["predicted"].to_list(), scores.tolist(), strict=True):
+        for true, called, p in zip(
+            table["label"].to_list(), table["predicted"].to_list(), scores.tolist(), strict=True
+        ):
             ends.append(f"{true}, called {called} ({number(p)})")
     elif one.task == "multilabel":
         ends = [", ".join(map(str, row)) if row else "none" for row in table["label"].to_list()]
     elif one.task == "survival":
         ends = [f"{'event' if e else 'censored'} at {t:g}" for t, e in zip(table["time"], table["event"], strict=True)]
     else:
-        ends = [f"{one.names[0]} {value:.4g}" for value in table[next(c for c in table.columns if c.startswith("label"))]]
+        ends = [
+            f"{one.names[0]} {value:.4g}" for value in table[next(c for c in table.columns if c.startswith("label"))]
+        ]
     return [f"{id}: {words}" if show_ids else words for id, words in zip(ids, ends, strict=True)]
 
 
@@ -200,4 +228,3 @@ def _sprite(origin: Origin, ids: Sequence[str], rng: np.random.Generator) -> tup
     if not found:
         return {}, ""
     return {row: place for place, (row, _) in enumerate(found)}, sheet([picture for _, picture in found])
-

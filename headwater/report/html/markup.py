@@ -113,7 +113,10 @@ def table(
 ) -> Html:
     """Return a table that scrolls sideways where it is too wide, and that a click on its head sorts."""
     listed = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
-    right = [bool(listed) and all(r[i].value is not None or r[i].numeric or not r[i].text for r in listed) for i in range(len(head))]
+    right = [
+        bool(listed) and all(r[i].value is not None or r[i].numeric or not r[i].text for r in listed)
+        for i in range(len(head))
+    ]
     sorts = sortable and len(listed) > 2
     heads = [tag("th", word, scope="col", class_="n" if n else None) for word, n in zip(head, right, strict=True)]
     body = join(tag("tr", *(cell.markup for cell in row)) for row in listed)

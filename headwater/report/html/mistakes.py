@@ -58,7 +58,8 @@ def worst(one: Subject, most: int = MOST) -> tuple[list[Mistake], int]:
         found = table.filter(pl.col("event") == 1).sort("risk", "id")
         rows = found.head(most).rows(named=True)
         return [
-            Mistake(r["row"], str(r["id"]), f"event at {r['time']:g}", f"risk {number(float(r['risk']), '+')}") for r in rows
+            Mistake(r["row"], str(r["id"]), f"event at {r['time']:g}", f"risk {number(float(r['risk']), '+')}")
+            for r in rows
         ], found.height
     truth, scores = truth_of(table, one.names, one.task), scores_of(table, one.names, one.task)
     if one.task == "multilabel":
@@ -85,12 +86,20 @@ def _numbers(one: Subject, table: pl.DataFrame, ids: Sequence[str], most: int) -
     error = (np.abs(predicted - true) / np.where(spread > 0, spread, 1)).max(1)
     out = []
     for row in np.lexsort((np.arange(len(error)), -error))[:most].tolist():
-        words = [", ".join(f"{n} {v:.4g}" if len(ends) > 1 else f"{v:.4g}" for n, v in zip(one.names, values[row].tolist(), strict=True)) for values in (true, predicted)]
+        words = [
+            ", ".join(
+                f"{n} {v:.4g}" if len(ends) > 1 else f"{v:.4g}"
+                for n, v in zip(one.names, values[row].tolist(), strict=True)
+            )
+            for values in (true, predicted)
+        ]
         out.append(Mistake(row, ids[row], words[0], f"predicted {words[1]}"))
     return out, len(error)
 
 
-def _labels(one: Subject, truth: NDArray[Any], scores: NDArray[np.float64], ids: Sequence[str], most: int) -> tuple[list[Mistake], int]:
+def _labels(
+    one: Subject, truth: NDArray[Any], scores: NDArray[np.float64], ids: Sequence[str], most: int
+) -> tuple[list[Mistake], int]:
     wrong = (scores > 0.5) != (truth == 1)
     rows, labels = np.nonzero(wrong)
     error = np.abs(scores[rows, labels] - truth[rows, labels])
@@ -99,7 +108,9 @@ def _labels(one: Subject, truth: NDArray[Any], scores: NDArray[np.float64], ids:
         row, label = int(rows[at]), int(labels[at])
         true = ", ".join(name for name, there in zip(one.names, truth[row].tolist(), strict=True) if there) or "none"
         what = "called" if truth[row, label] == 0 else "not called"
-        out.append(Mistake(row, ids[row], true, f"{what} {one.names[label]}, probability {number(float(scores[row, label]))}"))
+        out.append(
+            Mistake(row, ids[row], true, f"{what} {one.names[label]}, probability {number(float(scores[row, label]))}")
+        )
     return out, len(rows)
 
 
@@ -125,10 +136,12 @@ def mistakes(one: Subject, origin: Origin, material: Material) -> Html | None:
             lines.append(mistake.id)
         if near[place]:
             lines.append(tag("span", near[place], class_="near"))
-        words = join((line if isinstance(line, Html) else tag("div", line) for line in lines))
+        words = join(line if isinstance(line, Html) else tag("div", line) for line in lines)
         figures.append(tag("figure", image, tag("figcaption", words)))
     intro = _INTRO.get(one.task, "The wrong test rows that the run was most sure of.")
-    count = f" {n:,} of {len(once(one)):,} test rows are wrong." if one.task in ("binary", "multiclass", "ordinal") else ""
+    count = (
+        f" {n:,} of {len(once(one)):,} test rows are wrong." if one.task in ("binary", "multiclass", "ordinal") else ""
+    )
     notes: list[Content] = [intro + count]
     if not material.pictures:
         notes.append("Pictures were left out (--no-pictures).")
@@ -168,7 +181,7 @@ def _alike(one: Subject, origin: Origin, ids: Sequence[str]) -> list[str]:
 def _similarities(one: Subject, origin: Origin, ids: Sequence[str]) -> NDArray[np.float32] | None:
     found = (one.metrics.get("leakage") or {}).get("near_duplicates") or {}
     name = found.get("features")
-    if name not in origin.features or found.get("threshold") is None or len(ids) < 2:
+    if not isinstance(name, str) or name not in origin.features or found.get("threshold") is None or len(ids) < 2:
         return None
     every = list(dict.fromkeys(once(one)["id"].cast(pl.String).to_list()))
     some = np.sort(np.random.default_rng(0).permutation(len(every))[:FITTED])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from headwater._words import counted
 from headwater.evaluate.bootstrap import default_metric
-from headwater.evaluate.measured import NEAREST_IS_BEST
-from headwater.heads.controls import LONE
-from headwater.report.html.markup import Cell, Content, Html, bullets, join, paragraphs, table, tag
+from headwater.report.html.markup import Cell, Content, Html, join, paragraphs, table, tag
 from headwater.report.html.material import Subject
 from headwater.report.html.words import (
     HEADLINE,
@@ -41,11 +39,20 @@ def tiles(one: Subject) -> Html:
     if not names:
         names = [n for n in [default_metric(one.task, [section["mean"]])] if section["mean"].get(n) is not None]  # type: ignore[arg-type]
     made = []
+    chosen: Mapping[str, Any] = section.get("threshold") or {}
+    if chosen:  # results at 0.5 would not be those of the model as it is used
+        names = [n for n in names if n not in ("recall", "specificity")]
     for name in names:
         low, high = ends(section, name)
         interval = None if low is None else tag("small", f"{percent(section)} interval {span(low, high)}")
         value = tag("strong", number(section["mean"][name]))
         made.append(tag("div", tag("span", metric_name(name)), value, interval, title=f"{FILE}mean.{name}"))
+    for name in ("sensitivity", "specificity") if chosen else ():
+        low, high = ends(chosen, name)
+        interval = None if low is None else tag("small", f"{percent(section)} interval {span(low, high)}")
+        words = f"{metric_name(name)} at the chosen threshold"
+        value = tag("strong", number(chosen["mean"].get(name)))
+        made.append(tag("div", tag("span", words), value, interval, title=f"{FILE}threshold.mean.{name}"))
     return tag("div", *made, class_="tiles") if made else Html("")
 
 
@@ -63,7 +70,11 @@ def _metrics(task: str, section: Mapping[str, Any], key: str, level: str) -> Htm
     n = len(section["folds"])
     rows = []
     names = [name for name in HEADLINE[task] if section["mean"].get(name) is not None]
-    names += [f"{m}_present" for m in HEADLINE[task] if section["mean"].get(m) is None and section["mean"].get(f"{m}_present") is not None]
+    names += [
+        f"{m}_present"
+        for m in HEADLINE[task]
+        if section["mean"].get(m) is None and section["mean"].get(f"{m}_present") is not None
+    ]
     for name in names:
         low, high = ends(section, name)
         std = section["std"].get(name)
@@ -74,7 +85,11 @@ def _metrics(task: str, section: Mapping[str, Any], key: str, level: str) -> Htm
             [
                 Cell(metric_name(name), note=note),
                 Cell(number(section["mean"][name]) + part, section["mean"][name], f"{FILE}{key}mean.{name}"),
-                *([Cell("–" if std is None else f"± {number(std)}", std, f"{FILE}{key}std.{name}", numeric=True)] if n > 1 else []),
+                *(
+                    [Cell("–" if std is None else f"± {number(std)}", std, f"{FILE}{key}std.{name}", numeric=True)]
+                    if n > 1
+                    else []
+                ),
                 Cell(span(low, high), low, f"{FILE}{key}intervals.{name}", numeric=True),
             ]
         )
@@ -88,7 +103,7 @@ def by_unit(one: Subject) -> Html | None:
         return None
     found = one.metrics["per"]
     line = f"{groups_words(found['n_units'], found['column'])}, each with the {found['aggregate']} of its scores."
-    return join([tag("p", line), _metrics(one.task, found, "per.", percent(one.metrics)), _threshold(found, "per.")])
+    return join([tag("p", line), _metrics(one.task, found, "per.", percent(one.metrics)), threshold(found, "per.")])
 
 
 def classes(one: Subject) -> Html | None:
@@ -101,7 +116,10 @@ def classes(one: Subject) -> Html | None:
     rows = []
     for name, of_class in list(found.items())[:MANY]:
         count = counts.get(name, {})
-        row: list[Any] = [Cell(name), Cell(f"{of_class['support']:,}", of_class["support"], f"{FILE}per_class.{name}.support")]
+        row: list[Any] = [
+            Cell(name),
+            Cell(f"{of_class['support']:,}", of_class["support"], f"{FILE}per_class.{name}.support"),
+        ]
         if grouped:
             n = count.get("n_groups")
             row.append(Cell("–" if n is None else f"{n:,}", n, f"{FILE}class_counts", numeric=True))
@@ -114,7 +132,9 @@ def classes(one: Subject) -> Html | None:
     head = ["class", "samples", *group, *(f"{metric_name(m)}" for m in OF_CLASS)]
     more = len(found) - MANY
     note = f" {more} more classes are in metrics.json." if more > 0 else ""
-    hint = tag("p", f"Each class against the rest; below each value its {percent(one.metrics)} interval.{note}", class_="hint")
+    hint = tag(
+        "p", f"Each class against the rest; below each value its {percent(one.metrics)} interval.{note}", class_="hint"
+    )
     return join([table(head, rows), hint, _cuts(one)])
 
 
@@ -159,7 +179,10 @@ def confusion(one: Subject) -> Html | None:
         return None
     counts = confusion_counts(one)
     total = counts.sum(1)
-    head = [tag("th", "true \\ predicted", scope="col"), *(tag("th", name, scope="col", class_="n") for name in one.names)]
+    head = [
+        tag("th", "true \\ predicted", scope="col"),
+        *(tag("th", name, scope="col", class_="n") for name in one.names),
+    ]
     rows = []
     for i, name in enumerate(one.names):
         cells = [tag("th", name, scope="row")]
@@ -188,167 +211,6 @@ def confusion_counts(one: Subject) -> Any:
 def repeated(one: Subject) -> bool:
     """Whether samples were tested several times, with several seeds or draws."""
     return bool({"seed", "draw"} & set(one.results.predictions.columns))
-
-
-def calibration(one: Subject) -> Html | None:
-    """Return slope, intercept and Brier score; None for tasks without probabilities."""
-    metrics, level = one.metrics, percent(one.metrics)
-    rows: list[list[Cell]] = []
-    pooled = metrics.get("calibration_pooled")
-    if pooled and pooled.get("calibration_slope") is not None:
-        for name in ("calibration_slope", "calibration_intercept", "calibration_in_the_large"):
-            low, high = ends(pooled, name)
-            best = f"{NEAREST_IS_BEST[name]:g}"
-            rows.append(_row(metric_name(name), pooled[name], low, high, best, f"calibration_pooled.{name}"))
-    for name in ("brier", "log_loss", "ece"):
-        if (value := metrics["mean"].get(name)) is not None:
-            low, high = ends(metrics, name)
-            rows.append(_row(f"{metric_name(name)}, mean over folds", value, low, high, "0", f"mean.{name}"))
-    if metrics.get("ece_pooled") is not None and len(metrics["folds"]) > 1:
-        rows.append(_row("Calibration error (ECE), all folds together", metrics["ece_pooled"], None, None, "0", "ece_pooled"))
-    if not rows:
-        return None
-    out = [table(["", "value", f"{level} interval", "ideal"], rows)]
-    if "calibration" in metrics:
-        found = metrics["calibration"]
-        before = [
-            [
-                Cell(metric_name(name)),
-                *(
-                    Cell(number(found[part]["mean"][name]), found[part]["mean"][name], f"{FILE}calibration.{part}.mean.{name}")
-                    for part in ("uncalibrated", "calibrated")
-                ),
-            ]
-            for name in found["calibrated"]["mean"]
-        ]
-        out.append(table([f"calibrated by {found['method']}", "before", "after"], before))
-    return join(out)
-
-
-def _row(name: str, value: Any, low: Any, high: Any, best: str, key: str) -> list[Cell]:
-    return [
-        Cell(name),
-        Cell(number(value), value, FILE + key),
-        Cell(span(low, high), low, FILE + key, numeric=True),
-        Cell(best, numeric=True),
-    ]
-
-
-def decisions(one: Subject) -> Html | None:
-    """Return results at the threshold, at a stated prevalence, and of prediction sets; None without them."""
-    metrics = one.metrics
-    parts = [_threshold(metrics, ""), _prevalence(metrics.get("prevalence"), "prevalence.", "where its probability is above 0.5")]
-    if "conformal" in metrics:
-        found = metrics["conformal"]
-        parts.append(tag("h4", f"Prediction sets that may miss the true class in {100 * found['alpha']:g} % of cases"))
-        parts.append(_small(found, "conformal.", percent(metrics)))
-        by = found.get("by") or {}
-        if by:
-            names = list(found["mean"])
-            rows = [[Cell(level), *(Cell(number(p["mean"].get(n)), p["mean"].get(n), f"{FILE}conformal.by.{level}.mean.{n}", numeric=True) for n in names)] for level, p in by.items()]
-            parts.append(table(["", *map(metric_name, names)], rows))
-    return join(parts) if any(parts) else None
-
-
-def _threshold(metrics: Mapping[str, Any], key: str) -> Html:
-    if "threshold" not in metrics:
-        return Html("")
-    found = metrics["threshold"]
-    title = f"At the threshold for a {found['target']} of {found['at']:g}, chosen on training rows"
-    at = _prevalence(found.get("at_prevalence"), f"{key}threshold.at_prevalence.", "at these thresholds")
-    return join([tag("h4", title), _small(found, f"{key}threshold.", percent(metrics)), at])
-
-
-def _small(found: Mapping[str, Any], key: str, level: str) -> Html:
-    rows = []
-    for name, mean in found["mean"].items():
-        low, high = ends(found, name)
-        std = found["std"].get(name)
-        rows.append(
-            [
-                Cell(metric_name(name)),
-                Cell(number(mean), mean, f"{FILE}{key}mean.{name}", numeric=True),
-                Cell("–" if std is None else f"± {number(std)}", std, f"{FILE}{key}std.{name}", numeric=True),
-                Cell(span(low, high), low, f"{FILE}{key}intervals.{name}", numeric=True),
-            ]
-        )
-    return table(["", "mean", "SD", f"{level} interval"], rows)
-
-
-def _prevalence(found: Mapping[str, Any] | None, key: str, called: str) -> Html:
-    if not found:
-        return Html("")
-    rows = []
-    for name, low_high in found["intervals"].items():
-        low, high = low_high or (None, None)
-        rows.append(
-            [
-                Cell(metric_name(name)),
-                Cell(number(found[name]), found[name], f"{FILE}{key}{name}", numeric=True),
-                Cell(span(low, high), low, f"{FILE}{key}intervals.{name}", numeric=True),
-            ]
-        )
-    title = tag("h4", f"At a prevalence of {found['prevalence']:g}, {called}")
-    return join([title, table(["", "value", "interval"], rows)])
-
-
-def subgroups(one: Subject) -> Html | None:
-    """Return the main metrics of each subgroup, with the difference from all others; None without subgroups."""
-    found = one.metrics.get("by")
-    if not found:
-        return None
-    metric = default_metric(one.task, [one.metrics["mean"]])  # type: ignore[arg-type]
-    names = [metric, *(n for n in TILES[one.task] if n != metric)]
-    names = [n for n in names if any(p["mean"].get(n) is not None for p in found["levels"].values())]
-    rows = []
-    for level, part in found["levels"].items():
-        key = f"by.levels.{level}."
-        row: list[Any] = [Cell(level), Cell(f"{part['n_samples']:,}", part["n_samples"], f"{FILE}{key}n_samples")]
-        for name in names:
-            low, high = ends(part, name)
-            note = None if low is None else span(low, high)
-            value = part["mean"].get(name)
-            row.append(Cell(number(value), value, f"{FILE}{key}mean.{name}", note, numeric=True))
-        gap = (part.get("gap") or {}).get(metric)
-        value = None if gap is None else gap["value"]
-        note = None if gap is None or gap["low"] is None else span(gap["low"], gap["high"], "+")
-        row.append(Cell(number(value, "+"), value, f"{FILE}{key}gap.{metric}", note, numeric=True))
-        rows.append(row)
-    head = [found["column"], "samples", *map(metric_name, names), f"{metric_name(metric)} minus the rest"]
-    hint = f"Below each value its {percent(one.metrics)} interval. A difference whose interval includes 0 may be chance."
-    return join([table(head, rows), tag("p", hint, class_="hint")])
-
-
-def controls(one: Subject) -> Html | None:
-    """Return the controls: the same head on inputs without information, or on one input alone."""
-    found = one.metrics.get("controls")
-    if not found:
-        return None
-    metric = default_metric(one.task, [one.metrics["mean"]])  # type: ignore[arg-type]
-    mean = one.metrics["mean"].get(metric)
-    rows = [[Cell("this run"), Cell(number(mean), mean, f"{FILE}mean.{metric}", numeric=True), Cell(""), Cell("")]]
-    notes = []
-    for name, part in found.items():
-        if "not_made" in part:
-            notes.append(f"{name} was not made: {part['not_made']}.")
-            continue
-        words = name if part["head"] != LONE or part["kind"] != "alone" else f"{name} ({LONE})"
-        change = part["difference"][metric]
-        key = f"controls.{name}."
-        rows.append(
-            [
-                Cell(words),
-                Cell(number(part["mean"].get(metric)), part["mean"].get(metric), f"{FILE}{key}mean.{metric}", numeric=True),
-                Cell(number(change["value"], "+"), change["value"], f"{FILE}{key}difference.{metric}", numeric=True),
-                Cell(span(change["low"], change["high"], "+"), change["low"], f"{FILE}{key}difference.{metric}", numeric=True),
-            ]
-        )
-    line = (
-        "The same model with shuffled or random inputs should do no better than chance, and with each input alone shows "
-        "what the others add."
-    )
-    head = ["control", metric_name(metric), "this run minus control", "95 % interval"]
-    return join([tag("p", line), table(head, rows), bullets(notes)])
 
 
 def survival(one: Subject) -> Html | None:
@@ -381,7 +243,13 @@ def survival(one: Subject) -> Html | None:
     )
     if not found["rows_independent"]:
         lines.append("Curves and log-rank p treat rows as independent, but these belong to groups.")
-    head = [f"groups by risk, cut at the {found['cut_at']}", "samples", "events", "median survival", f"{100 * found['level']:g} % interval"]
+    head = [
+        f"groups by risk, cut at the {found['cut_at']}",
+        "samples",
+        "events",
+        "median survival",
+        f"{100 * found['level']:g} % interval",
+    ]
     return join([table(head, rows), paragraphs(lines)])
 
 
@@ -401,14 +269,28 @@ def external(one: Subject) -> Html | None:
             sign = "+" if part == "drop" else ""
             of = parts[part]
             note = None if of["low"] is None else span(of["low"], of["high"], sign)
-            row.append(Cell(number(of["value"], sign), of["value"], f"{FILE}external.metrics.{name}.{part}", note, numeric=True))
+            row.append(
+                Cell(
+                    number(of["value"], sign), of["value"], f"{FILE}external.metrics.{name}.{part}", note, numeric=True
+                )
+            )
         rows.append(row)
     hint = f"Below each value its {100 * found['level']:g} % interval. A drop above 0 is worse on the other data."
     out = [table(["", "own data", "other data", "drop"], rows), tag("p", hint, class_="hint")]
     if "threshold" in found:
         at = found["threshold"]
-        words = ", ".join(f"{metric_inside(n)} {number(at[n])}" for n in ("sensitivity", "specificity", "ppv", "npv") if at.get(n) is not None)
-        out.append(tag("p", f"At the run's own threshold, chosen for a {at['target']} of {at['at']:g}: {words}.", title=f"{FILE}external.threshold"))
+        words = ", ".join(
+            f"{metric_inside(n)} {number(at[n])}"
+            for n in ("sensitivity", "specificity", "ppv", "npv")
+            if at.get(n) is not None
+        )
+        out.append(
+            tag(
+                "p",
+                f"At the run's own threshold, chosen for a {at['target']} of {at['at']:g}: {words}.",
+                title=f"{FILE}external.threshold",
+            )
+        )
     return join(out)
 
 
@@ -422,52 +304,78 @@ def tuned(one: Subject) -> Html | None:
         rows.append(
             [
                 Cell(metric_name(name)),
-                Cell(number(found["mean"].get(name)), found["mean"].get(name), f"{FILE}frozen.mean.{name}", numeric=True),
-                Cell(number(one.metrics["mean"].get(name)), one.metrics["mean"].get(name), f"{FILE}mean.{name}", numeric=True),
+                Cell(
+                    number(found["mean"].get(name)), found["mean"].get(name), f"{FILE}frozen.mean.{name}", numeric=True
+                ),
+                Cell(
+                    number(one.metrics["mean"].get(name)),
+                    one.metrics["mean"].get(name),
+                    f"{FILE}mean.{name}",
+                    numeric=True,
+                ),
                 Cell(number(added["value"], "+"), added["value"], f"{FILE}frozen.added_by_tuning.{name}", numeric=True),
-                Cell(span(added["low"], added["high"], "+"), added["low"], f"{FILE}frozen.added_by_tuning.{name}", numeric=True),
+                Cell(
+                    span(added["low"], added["high"], "+"),
+                    added["low"],
+                    f"{FILE}frozen.added_by_tuning.{name}",
+                    numeric=True,
+                ),
             ]
         )
     return table(["", "frozen encoder", "trained encoder", "added", f"{100 * found['level']:g} % interval"], rows)
 
 
-def wordings(one: Subject) -> Html | None:
-    """Return the effect of each wording of prompts; None without an ablation."""
-    found = one.metrics.get("ablation")
-    if not found:
-        return None
-    metric = found["metric"]
+def threshold(metrics: Mapping[str, Any], key: str) -> Html:
+    if "threshold" not in metrics:
+        return Html("")
+    found = metrics["threshold"]
+    title = f"At the threshold for a {found['target']} of {found['at']:g}, chosen on training rows"
+    at = at_prevalence(found.get("at_prevalence"), f"{key}threshold.at_prevalence.", "at these thresholds")
+    return join([tag("h4", title), small(found, f"{key}threshold.", percent(metrics)), at])
+
+
+def small(found: Mapping[str, Any], key: str, level: str) -> Html:
     rows = []
-    for place, entry in enumerate(found["wordings"][:MANY]):
-        value, change = entry["metrics"][metric], (entry.get("differences") or {}).get(metric)
-        key = f"{FILE}ablation.wordings.{place}"
-        cells = [Cell(entry["name"]), Cell(number(value), value, key, numeric=True)]
-        if change is None:
-            cells += [Cell("", numeric=True)] * 3
-        else:
-            cells += [
-                Cell(number(change["difference"], "+"), change["difference"], key),
-                Cell(span(change["low"], change["high"], "+"), change["low"], key, numeric=True),
-                Cell(p_value(change["p_holm"]), change["p_holm"], key, numeric=True),
+    for name, mean in found["mean"].items():
+        low, high = ends(found, name)
+        std = found["std"].get(name)
+        rows.append(
+            [
+                Cell(metric_name(name)),
+                Cell(number(mean), mean, f"{FILE}{key}mean.{name}", numeric=True),
+                Cell("–" if std is None else f"± {number(std)}", std, f"{FILE}{key}std.{name}", numeric=True),
+                Cell(span(low, high), low, f"{FILE}{key}intervals.{name}", numeric=True),
             ]
-        rows.append(cells)
-    head = ["wording", metric_name(metric), "difference from all prompts", f"{100 * found['level']:g} % interval", "p, corrected"]
-    return join([table(head, rows), tag("p", found["warning"], class_="hint")])
+        )
+    return table(["", "mean", "SD", f"{level} interval"], rows)
 
 
-def sections_of(one: Subject) -> Sequence[tuple[str, Html | None]]:
-    """Return the tables of a run with their titles, in order; None where it has none."""
+def at_prevalence(found: Mapping[str, Any] | None, key: str, called: str) -> Html:
+    if not found:
+        return Html("")
+    rows = []
+    for name, low_high in found["intervals"].items():
+        low, high = low_high or (None, None)
+        rows.append(
+            [
+                Cell(metric_name(name)),
+                Cell(number(found[name]), found[name], f"{FILE}{key}{name}", numeric=True),
+                Cell(span(low, high), low, f"{FILE}{key}intervals.{name}", numeric=True),
+            ]
+        )
+    title = tag("h4", f"At a prevalence of {found['prevalence']:g}, {called}")
+    return join([title, table(["", "value", "interval"], rows)])
+
+
+def results_of(one: Subject) -> list[tuple[str, Html | None]]:
+    """Return the tables that stand before the figures with their titles; None where a run has none."""
+    unit = (one.metrics.get("per") or {}).get("column")
     return [
         ("Compared with its own data", external(one)),
         ("Training the encoder", tuned(one)),
-        ("Results by " + str((one.metrics.get("per") or {}).get("column")), by_unit(one)),
+        (f"Results by {unit}", by_unit(one)),
         ("Each class", classes(one)),
         ("Each output", outputs(one)),
         ("Confusion matrix", confusion(one)),
         ("Survival", survival(one)),
-        ("Calibration", calibration(one) if one.task not in ("regression", "survival") else None),
-        ("Thresholds and prediction sets", decisions(one)),
-        (f"Subgroups by {(one.metrics.get('by') or {}).get('column')}", subgroups(one)),
-        ("Controls", controls(one)),
-        ("Wording of the prompts", wordings(one)),
     ]

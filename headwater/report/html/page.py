@@ -11,19 +11,20 @@ from headwater._words import counted
 from headwater.report.html import drawn, several
 from headwater.report.html.about import about, cautions
 from headwater.report.html.checklists import CHECKLISTS, checklist
+from headwater.report.html.details import details_of
 from headwater.report.html.flow import flow
 from headwater.report.html.map import feature_map
 from headwater.report.html.markup import Html, Section, join, paragraphs, safe, slug, table, tag
 from headwater.report.html.material import LARGEST, Material, Subject
 from headwater.report.html.mistakes import mistakes
-from headwater.report.html.numbers import headline, sections_of, tiles
+from headwater.report.html.numbers import headline, results_of, tiles
 from headwater.report.html.origin import Origin, origin_of
 from headwater.report.html.words import metric_inside, number, percent, sentence, span
 from headwater.runs.run import Results
 
 NUMBERS = (
-    "Every number of this report stands in the files of the runs, or is what headwater compare and headwater table make "
-    "of them. The pointer shows the file and key of a number in a table."
+    "Every number of this report stands in the files of the runs, or is what headwater compare and headwater table "
+    "make of them. The pointer shows the file and key of a number in a table."
 )
 WITH_PICTURES = (
     "This report contains pictures of cases. Send it only to people who may see them, or make it with --no-pictures."
@@ -89,7 +90,9 @@ def _subtitle(material: Material) -> str:
     parts = [counted(n, "run")] if n else []
     parts += [counted(outside, "test") + " on other data"] if outside else []
     version = (material.subjects[0].config.get("environment") or {}).get("headwater")
-    return f"{' and '.join(parts)}, {material.subjects[0].task}" + (f", made with headwater {version}" if version else "")
+    return f"{' and '.join(parts)}, {material.subjects[0].task}" + (
+        f", made with headwater {version}" if version else ""
+    )
 
 
 def _summary(material: Material, systems: Mapping[str, Mapping[str, Results]]) -> Section:
@@ -102,8 +105,10 @@ def _summary(material: Material, systems: Mapping[str, Mapping[str, Results]]) -
     parts.append(_part("All systems", several.systems_table(material)))
     if len(material.inner) > 1:
         parts.append(_part("Systems and folds", several.figures(material, systems)))
-    for one in material.comparisons:
-        parts.append(_part(f"Tests of each pair{f', {one.level}' if one.level else ''}", several.pairs(one)))
+    for compared in material.comparisons:
+        parts.append(
+            _part(f"Tests of each pair{f', {compared.level}' if compared.level else ''}", several.pairs(compared))
+        )
     return Section("Summary", join(parts), id="summary")
 
 
@@ -112,7 +117,10 @@ def _in_short(one: Subject) -> list[str]:
     question = dict(about(one, ids=False))["Question"]
     out = [" ".join(question)]
     metrics = one.metrics
-    main = next((n for n in ("auc", "auc_macro", "r2", "c_index", "kappa_quadratic") if metrics["mean"].get(n) is not None), None)
+    main = next(
+        (n for n in ("auc", "auc_macro", "r2", "c_index", "kappa_quadratic") if metrics["mean"].get(n) is not None),
+        None,
+    )
     if main is not None:
         low, high = (metrics.get("intervals") or {}).get(main) or (None, None)
         interval = "" if low is None else f" ({percent(metrics)} interval {span(low, high)})"
@@ -135,22 +143,14 @@ def _run(material: Material, one: Subject, place: int, origin: Origin | None) ->
     parts.append(_part("What was done", tag("dl", described, class_="about")))
     parts.append(_part("Flow of samples", flow(one)))
     parts.append(_part("Results", headline(one)))
-    figures = drawn.figures(one, place)
-    tables = sections_of(one)
-    for title, body in tables:
-        if body is not None and title in ("Compared with its own data", "Training the encoder") or body is not None and title.startswith("Results by"):
-            parts.append(_part(title, body))
-    for title in ("Each class", "Each output", "Confusion matrix", "Survival"):
-        if (body := dict(tables).get(title)) is not None:
-            parts.append(_part(title, body))
-    if figures:
+    parts += [_part(title, body) for title, body in results_of(one) if body is not None]
+    if figures := drawn.figures(one, place):
         parts.append(_part("Figures", figures))
-    done = {"Compared with its own data", "Training the encoder", "Each class", "Each output", "Confusion matrix", "Survival"}
-    for title, body in tables:
-        if body is not None and title not in done and not title.startswith("Results by"):
-            parts.append(_part(title, body))
+    parts += [_part(title, body) for title, body in details_of(one) if body is not None]
     if origin is None:
-        parts.append(tag("p", f"The report has more than {LARGEST} runs: worst mistakes and maps are left out.", class_="hint"))
+        parts.append(
+            tag("p", f"The report has more than {LARGEST} runs: worst mistakes and maps are left out.", class_="hint")
+        )
     else:
         if (body := mistakes(one, origin, material)) is not None:
             parts.append(_part("Worst mistakes", body))
@@ -166,6 +166,7 @@ def _part(title: str, body: Html) -> Html:
 
 def _cohort(material: Material) -> Section:
     head, rows = material.cohort or ((), ())
-    made = table(list(head), [list(row) for row in rows], sortable=False)
+    listed = [[tag("span", row[0].strip(), class_="in" if row[0].startswith(" ") else None), *row[1:]] for row in rows]
+    made = table(list(head), listed, sortable=False)
     hint = "As headwater cohort makes it, of all selected samples, also those that were left out later."
     return Section("Cohort", join([made, tag("p", hint, class_="hint")]), id="cohort")

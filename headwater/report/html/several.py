@@ -10,9 +10,16 @@ from headwater.evaluate.bootstrap import default_metric
 from headwater.report.html.drawn import systems
 from headwater.report.html.markup import Cell, Html, bullets, join, paragraphs, table, tag
 from headwater.report.html.material import Comparison, Material
-from headwater.report.html.words import metric_inside, metric_name, number, p_value, span
+from headwater.report.html.words import metric_inside, metric_name, number, p_value, sentence, span
 from headwater.runs.run import Results
 
+P = {
+    "corrected_t": "corrected t",
+    "bootstrap": "bootstrap",
+    "delong": "DeLong",
+    "mcnemar": "McNemar",
+    "wilcoxon": "Wilcoxon",
+}
 TESTS = {
     "corrected_t": "corrected t-test over folds: two procedures that are trained anew in each fold",
     "bootstrap": "resampling of the test cases: two fixed models",
@@ -26,7 +33,12 @@ def conclusions(material: Material) -> Html:
         items = []
         for (title, numbers), pair in zip(one.sentences, one.found["differences"], strict=True):
             low, high = pair["low"], pair["high"]
-            clear = low is not None and high is not None and (low > 0 or high < 0) and (pair["p_holm"] is None or pair["p_holm"] < 0.05)
+            clear = (
+                low is not None
+                and high is not None
+                and (low > 0 or high < 0)
+                and (pair["p_holm"] is None or pair["p_holm"] < 0.05)
+            )
             items.append(tag("li", tag("b", title), tag("span", numbers), class_="clear" if clear else None))
         if one.level:
             out.append(tag("h4", one.level))
@@ -40,30 +52,37 @@ def systems_table(material: Material) -> Html:
     """Return the table of systems by level, as `table` returned it."""
     found = material.table
     metrics, level_name = found["metrics"], found["level_name"]
-    costs = any(value is not None for row in found["rows"] for value in row["costs"].values())
-    rows = []
+    levels = [level_name] if level_name else []
+    rows, costs = [], []
     for row in found["rows"]:
-        cells: list[Any] = [Cell(row["system"])]
-        if level_name:
-            cells.append(Cell(row["level"]))
-        cells.append(Cell(f"{row['n']:,}", row["n"], "metrics.json: n_samples"))
+        name = [Cell(row["system"]), *([Cell(row["level"])] if level_name else [])]
+        cells: list[Any] = [*name, Cell(f"{row['n']:,}", row["n"], "metrics.json: n_samples")]
         for metric in metrics:
             of = row["values"][metric]
             words = number(of["mean"]) + ("" if of["std"] is None else f" ± {number(of['std'])}")
             note = None if of["low"] is None else span(of["low"], of["high"])
             cells.append(Cell(words, of["mean"], f"metrics.json: mean.{metric}", note, numeric=True))
-        if costs:
-            n, seconds, memory = (row["costs"][k] for k in ("parameters", "seconds", "peak_memory_bytes"))
-            cells += [
-                Cell("–" if n is None else f"{int(n):,}", n, numeric=True),
-                Cell("–" if seconds is None else f"{seconds:,.1f}", seconds, "cost.json: seconds", numeric=True),
-                Cell("–" if memory is None else size(int(memory)), memory, "cost.json: peak_memory_bytes", numeric=True),
-            ]
         rows.append(cells)
-    head = ["system", *([level_name] if level_name else []), "n", *map(metric_name, metrics)]
-    head += ["trained parameters", "seconds", "peak memory"] if costs else []
+        n, seconds, memory = (row["costs"][k] for k in ("parameters", "seconds", "peak_memory_bytes"))
+        if any(value is not None for value in (n, seconds, memory)):
+            costs.append(
+                [
+                    *name,
+                    Cell("–" if n is None else f"{int(n):,}", n, "head.safetensors", numeric=True),
+                    Cell("–" if seconds is None else f"{seconds:,.1f}", seconds, "cost.json: seconds", numeric=True),
+                    Cell(
+                        "–" if memory is None else size(int(memory)),
+                        memory,
+                        "cost.json: peak_memory_bytes",
+                        numeric=True,
+                    ),
+                ]
+            )
     hint = "Mean ± standard deviation over folds; below it the 95 % interval."
-    return join([table(head, rows), tag("p", hint, class_="hint")])
+    out = [table(["system", *levels, "n", *map(metric_name, metrics)], rows), tag("p", hint, class_="hint")]
+    if costs:
+        out.append(table(["what it took", *levels, "trained parameters", "seconds", "peak memory"], costs))
+    return join(out)
 
 
 def figures(material: Material, results: Mapping[str, Mapping[str, Results]]) -> Html:
@@ -91,16 +110,19 @@ def pairs(one: Comparison) -> Html:
         ]
         for name in tests:
             p, least = pair["p"].get(name), pair["least_p"].get(name)
-            row.append(Cell(p_value(p, least), p, f"compare: differences.p.{name}", numeric=True))
+            note = f"least possible {least:.2g}" if least is not None and least > 0.01 else None
+            row.append(Cell(p_value(p), p, f"compare: differences.p.{name}", note, numeric=True))
         if several:
             row.append(Cell(p_value(pair["p_holm"]), pair["p_holm"], "compare: differences.p_holm", numeric=True))
         rows.append(row)
     share = f"{100 * one.found['level']:g} %"
-    head = [f"difference in {metric_inside(metric)}", "", f"{share} interval", *(f"p {name.replace('_', ' ')}" for name in tests)]
-    head += ["p, Holm"] if several else []
+    head = [f"difference in {metric_inside(metric)}", "", f"{share} interval", *(f"p, {P[name]}" for name in tests)]
+    head += ["p, Holm's correction"] if several else []
     made = list(dict.fromkeys(pair["test"] for pair in differences))
     lines = [f"Interval{' and corrected p' if several else ''} by {TESTS.get(name, name)}." for name in made]
     if (p := one.found["friedman_p"]) is not None:
-        lines.append(f"No difference between any of the runs, by ranks over folds (Friedman): p {p_value(p, one.found['friedman_least_p'])}.")
-    lines += [f"{note[:1].upper()}{note[1:]}." for note in one.found["notes"]]
+        lines.append(
+            f"Friedman's test by ranks over folds, that no run differs: p {p_value(p, one.found['friedman_least_p'])}."
+        )
+    lines += [note if note.startswith("p ") else sentence(note) for note in one.found["notes"]]
     return join([table(head, rows), paragraphs(lines, "hint")])

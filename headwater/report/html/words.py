@@ -49,6 +49,12 @@ NAMES: Mapping[str, str] = {
     "sensitivity": "Sensitivity",
     "coverage": "Coverage",
     "mean_size": "Mean size of a set",
+    "threshold": "Threshold",
+    "recall_rate": "Share called positive",
+    "detection_rate": "Share called positive and right",
+    "missed": "Share of labels missed",
+    "empty": "Share of empty sets",
+    "single": "Share of sets of one class",
     "n_train": "Training rows",
     "n_test": "Test rows",
 }
@@ -102,9 +108,13 @@ HEADLINE: Mapping[str, tuple[str, ...]] = {
 }
 
 
+PEOPLE = ("Brier", "Pearson", "Spearman", "Hamming")
+
+
 def metric_name(name: str) -> str:
     """Return what a metric is called."""
-    return NAMES.get(name, name.replace("_", " "))
+    words = name.replace("_", " ")
+    return NAMES.get(name, words[:1].upper() + words[1:])
 
 
 def metric_inside(name: str) -> str:
@@ -117,7 +127,8 @@ def metric_inside(name: str) -> str:
     """
     words = metric_name(name)
     first = words.split(" ")[0].rstrip(",")
-    return words if not first.isalpha() or not first[1:].islower() or words.startswith(("Brier", "Cohen", "Pearson", "Spearman", "Hamming")) else words[0].lower() + words[1:]
+    is_name = not first.isalpha() or not first[1:].islower() or first in PEOPLE
+    return words if is_name else words[0].lower() + words[1:]
 
 
 def number(value: Any, sign: str = "") -> str:
