@@ -32,14 +32,39 @@ def calibration(one: Subject) -> Html | None:
         for name in ("calibration_slope", "calibration_intercept", "calibration_in_the_large"):
             low, high = ends(pooled, name)
             best = f"{NEAREST_IS_BEST[name]:g}"
-            rows.append(_row(metric_name(name), pooled[name], low, high, best, f"calibration_pooled.{name}"))
+            rows.append(
+                _row(
+                    metric_name(name),
+                    pooled[name],
+                    low,
+                    high,
+                    best,
+                    (f"calibration_pooled.{name}", f"calibration_pooled.intervals.{name}"),
+                )
+            )
     for name in ("brier", "log_loss", "ece"):
         if (value := metrics["mean"].get(name)) is not None:
             low, high = ends(metrics, name)
-            rows.append(_row(f"{metric_name(name)}, mean over folds", value, low, high, "0", f"mean.{name}"))
+            rows.append(
+                _row(
+                    f"{metric_name(name)}, mean over folds",
+                    value,
+                    low,
+                    high,
+                    "0",
+                    (f"mean.{name}", f"intervals.{name}"),
+                )
+            )
     if metrics.get("ece_pooled") is not None and len(metrics["folds"]) > 1:
         rows.append(
-            _row("Calibration error (ECE), all folds together", metrics["ece_pooled"], None, None, "0", "ece_pooled")
+            _row(
+                "Calibration error (ECE), all folds together",
+                metrics["ece_pooled"],
+                None,
+                None,
+                "0",
+                ("ece_pooled", "ece_pooled"),
+            )
         )
     if not rows:
         return None
@@ -64,11 +89,11 @@ def calibration(one: Subject) -> Html | None:
     return join(out)
 
 
-def _row(name: str, value: Any, low: Any, high: Any, best: str, key: str) -> list[Cell]:
+def _row(name: str, value: Any, low: Any, high: Any, best: str, keys: tuple[str, str]) -> list[Cell]:
     return [
         Cell(name),
-        Cell(number(value), value, FILE + key),
-        Cell(span(low, high), low, FILE + key, numeric=True),
+        Cell(number(value), value, FILE + keys[0]),
+        Cell(span(low, high), low, FILE + keys[1], numeric=True),
         Cell(best, numeric=True),
     ]
 

@@ -86,7 +86,7 @@ def _metrics(task: str, section: Mapping[str, Any], key: str, level: str) -> Htm
                 Cell(metric_name(name), note=note),
                 Cell(number(section["mean"][name]) + part, section["mean"][name], f"{FILE}{key}mean.{name}"),
                 *(
-                    [Cell("–" if std is None else f"± {number(std)}", std, f"{FILE}{key}std.{name}", numeric=True)]
+                    [Cell("–" if std is None else f"±\u00a0{number(std)}", std, f"{FILE}{key}std.{name}", numeric=True)]
                     if n > 1
                     else []
                 ),
@@ -343,7 +343,7 @@ def small(found: Mapping[str, Any], key: str, level: str) -> Html:
             [
                 Cell(metric_name(name)),
                 Cell(number(mean), mean, f"{FILE}{key}mean.{name}", numeric=True),
-                Cell("–" if std is None else f"± {number(std)}", std, f"{FILE}{key}std.{name}", numeric=True),
+                Cell("–" if std is None else f"±\u00a0{number(std)}", std, f"{FILE}{key}std.{name}", numeric=True),
                 Cell(span(low, high), low, f"{FILE}{key}intervals.{name}", numeric=True),
             ]
         )

@@ -111,15 +111,23 @@ def pairs(one: Comparison) -> Html:
         for name in tests:
             p, least = pair["p"].get(name), pair["least_p"].get(name)
             note = f"least possible {least:.2g}" if least is not None and least > 0.01 else None
-            row.append(Cell(p_value(p), p, f"compare: differences.p.{name}", note, numeric=True))
+            row.append(Cell(p_value(p).replace("below", "<"), p, f"compare: differences.p.{name}", note, numeric=True))
         if several:
-            row.append(Cell(p_value(pair["p_holm"]), pair["p_holm"], "compare: differences.p_holm", numeric=True))
+            row.append(
+                Cell(
+                    p_value(pair["p_holm"]).replace("below", "<"),
+                    pair["p_holm"],
+                    "compare: differences.p_holm",
+                    numeric=True,
+                )
+            )
         rows.append(row)
     share = f"{100 * one.found['level']:g} %"
-    head = [f"difference in {metric_inside(metric)}", "", f"{share} interval", *(f"p, {P[name]}" for name in tests)]
-    head += ["p, Holm's correction"] if several else []
+    head = [f"difference in {metric_inside(metric)}", "", f"{share} interval", *(P[name] for name in tests)]
+    head += ["Holm"] if several else []
     made = list(dict.fromkeys(pair["test"] for pair in differences))
-    lines = [f"Interval{' and corrected p' if several else ''} by {TESTS.get(name, name)}." for name in made]
+    lines = ["The columns from the right of the interval are p values, by the name of their test."]
+    lines += [f"Interval{' and corrected p' if several else ''} by {TESTS.get(name, name)}." for name in made]
     if (p := one.found["friedman_p"]) is not None:
         lines.append(
             f"Friedman's test by ranks over folds, that no run differs: p {p_value(p, one.found['friedman_least_p'])}."
