@@ -116,6 +116,8 @@ def test_demo(tmp_path):
     assert list(result.runs) == ["image", "text", "image + text"]
     assert all(open_run(run.path).metrics == run.metrics for run in result.runs.values())
     assert any("fit-head" in line for line in said)
+    assert result.report == out / "report.html"
+    assert "Adding the text to the image" in result.report.read_text()
     lines = "\n".join(result.lines())
-    for words in ("image + text", "accuracy", "Most similar to", "±"):
+    for words in ("image + text", "accuracy", "Most similar to", "±", "headwater serve", "report.html"):
         assert words in lines
