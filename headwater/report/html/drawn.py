@@ -20,8 +20,9 @@ from headwater.runs.run import Results
 
 INK, PAPER = "#1b1f24", "#ffffff"
 MOST_POINTS = 1500  # more are drawn as pixels: a path for each would be megabytes
-VARIABLES = {INK: "var(--ink)", PAPER: "var(--paper)", GREY.lower(): "var(--grey)"}
-VARIABLES |= {colour.lower(): f"var(--c{place})" for place, colour in enumerate(COLOURS)}
+VARIABLES = {INK: "ink", PAPER: "paper", GREY.lower(): "grey"}
+VARIABLES |= {colour.lower(): f"c{place}" for place, colour in enumerate(COLOURS)}
+"""The variable of the page's style for each colour of a figure."""
 STYLE: Mapping[str, Any] = {
     **SETTINGS,
     "svg.fonttype": "none",
@@ -128,9 +129,14 @@ def svg(figure: Any, name: str, title: str) -> Html:
     return join([Html(start), title, Html(f'">{text[text.index(">") + 1 :]}')])
 
 
+def _variable(found: re.Match[str]) -> str:
+    name = VARIABLES.get(found[0].lower())
+    return found[0] if name is None else f"var(--{name})"
+
+
 def _tag(text: str, name: str) -> str:
     """Return a tag of an SVG with colours that follow the page, and with ids of its own; texts between tags stay."""
-    text = _COLOUR.sub(lambda found: VARIABLES.get(found[0].lower(), found[0]), text)
+    text = _COLOUR.sub(_variable, text)
     text = _FONT.sub(r"font-size: \1px", text)
     if text.startswith("<g "):
         text = _PLAIN_ID.sub("", text)

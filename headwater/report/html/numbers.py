@@ -27,6 +27,7 @@ from headwater.report.html.words import (
 from headwater.runs.printed import over
 
 MANY = 60  # rows of a table of classes
+SHARE = "share"  # the variable of the page's style that colours a cell of a confusion matrix
 FEW = 12  # classes of a confusion matrix in cells
 FILE = "metrics.json: "
 OF_CLASS = ("precision", "recall", "f1", "auc")
@@ -189,7 +190,7 @@ def confusion(one: Subject) -> Html | None:
         for j in range(len(one.names)):
             n, share = int(counts[i, j]), counts[i, j] / max(total[i], 1)
             words = tag("small", f"{100 * share:.0f} %") if total[i] else None
-            style = f"--share:{round(100 * float(share))}%"
+            style = f"--{SHARE}:{round(100 * float(share))}%"
             cells.append(tag("td", f"{n:,}", words, class_="hit" if i == j else "miss", style=style))
         rows.append(tag("tr", *cells))
     made = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows), class_="confusion")
