@@ -92,22 +92,28 @@ def index(
     store: o.Store,
     features: Annotated[str, option(panel=o.DATA, metavar="NAME/MODALITY", help="The features to index.")],
     kind: Annotated[Literal["flat", "ivf", "hnsw", "ivfpq"], option(panel=QUERY, help="Kind of FAISS index.")] = "hnsw",
+    recall: Annotated[
+        float | None,
+        option(panel=QUERY, metavar="R", help="Search as widely as this recall among the ten nearest needs, as 0.99."),
+    ] = None,
+    anew: Annotated[bool, option("--anew", panel=QUERY, help="Build it anew instead of updating it.")] = False,
     seed: Annotated[int, option(panel=QUERY, min=0, help="Random seed.")] = 0,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
-    """Build a FAISS index.
+    """Build a FAISS index, or bring it up to date.
 
     Its recall is measured against exact search.
 
     Example:
-      headwater index scans.hw --features vit/image --kind hnsw
+      headwater index scans.hw --features vit/image --kind hnsw --recall 0.99
     """
     from headwater import api
 
-    built = api.index(store, features=features, kind=kind, seed=seed, device=device, progress=True)
-    line = f"{built.kind} index of {built.n_vectors:,} items, recall@10 {built.recall_at_10:.3f}, in {built.path}"
-    show([line], vars(built), json)
+    made = api.index(
+        store, features=features, kind=kind, recall=recall, anew=anew, seed=seed, device=device, progress=True
+    )
+    show([made.line()], vars(made), json)
 
 
 def audit(
