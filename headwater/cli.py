@@ -41,7 +41,12 @@ COMMANDS = {
         "plot": heads.plot,
     },
     "Training": {"fine-tune": training.fine_tune, "contrast": training.contrast},
-    "Retrieval": {"similar": retrieval.similar, "index": retrieval.index, "audit": retrieval.audit},
+    "Retrieval": {
+        "similar": retrieval.similar,
+        "index": retrieval.index,
+        "retrieval-report": retrieval.retrieval_report,
+        "audit": retrieval.audit,
+    },
 }
 """Every command by its name, by family, in the order of ``headwater --help``."""
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headwater.api.index import IndexSummary, index
     from headwater.api.inspect import StoreInfo, info, verify
     from headwater.api.repair import Encoding, Repaired, repair
+    from headwater.api.retrieval_report import RetrievalReport, retrieval_report
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
@@ -57,6 +58,7 @@ __all__ = [
     "Imported",
     "IndexSummary",
     "Repaired",
+    "RetrievalReport",
     "Run",
     "StoreInfo",
     "Sweep",
@@ -83,6 +85,7 @@ __all__ = [
     "open_run",
     "read_mapping",
     "repair",
+    "retrieval_report",
     "similar",
     "sweep",
     "table",
@@ -112,6 +115,7 @@ _PLACES = {
     **dict.fromkeys(("IndexSummary", "index"), "headwater.api.index"),
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
+    **dict.fromkeys(("RetrievalReport", "retrieval_report"), "headwater.api.retrieval_report"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
