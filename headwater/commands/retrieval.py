@@ -1,4 +1,4 @@
-"""Commands that compare stored items with each other: similar, index, audit."""
+"""Commands that compare stored items with each other: similar, index, retrieval-report, audit."""
 
 from __future__ import annotations
 
@@ -116,6 +116,54 @@ def index(
     show([made.line()], vars(made), json)
 
 
+def retrieval_report(
+    store: o.Store,
+    features: Annotated[str, option(panel=o.DATA, metavar="NAME/MODALITY", help="The features to search in.")],
+    label: Annotated[str, option(panel=o.DATA, metavar="COL", help="Column that neighbours should agree on.")],
+    groups: o.Groups = None,
+    by: Annotated[
+        list[str] | None,
+        option(panel=o.REPORT, metavar="COL", help="Do neighbours share this, such as the site or scanner? Repeat."),
+    ] = None,
+    where: o.Where = None,
+    missing_values: o.MissingValues = None,
+    level: Annotated[float, option(panel=o.REPORT, metavar="P", help="Confidence level.")] = 0.95,
+    draws: Annotated[int, option(panel=o.REPORT, metavar="N", help="Resamples of groups for intervals.")] = 2000,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    out: Annotated[
+        Path | None, option(panel=o.OUTPUT, metavar="FILE", help="Write a row for each query, as .csv or .parquet.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Measure how well similar cases are found.
+
+    Each sample is a query. Its neighbours are from other groups, such as other patients.
+
+    Example:
+      headwater retrieval-report scans.hw --features vit/image --label density --groups patient --by scanner
+    """
+    from headwater import api
+
+    found = api.retrieval_report(
+        store,
+        features=features,
+        label=label,
+        groups=groups,
+        by=by,
+        where=where,
+        missing_values=missing_values,
+        level=level,
+        draws=draws,
+        seed=seed,
+        device=device,
+        out=out,
+        progress=True,
+    )
+    lines = found.lines() + ([f"queries in {out}"] if out is not None else [])
+    show(lines, found.to_dict(), json)
+
+
 def audit(
     store: o.Store,
     features: Annotated[
@@ -143,6 +191,9 @@ def audit(
     threshold: Annotated[
         float | None, option(panel=o.REPORT, help="Whitened cosine similarity to use instead.")
     ] = None,
+    exact: Annotated[
+        bool, option("--exact", panel=o.REPORT, help="Compare all pairs, also of 50,000 contents or more.")
+    ] = False,
     device: o.Device = "auto",
     out: Annotated[
         Path | None, option(panel=o.OUTPUT, metavar="FILE", help="Write the pairs, as .csv or .parquet.")
@@ -171,6 +222,7 @@ def audit(
         missing_values=missing_values,
         false_alarms=false_alarms,
         threshold=threshold,
+        exact=exact,
         device=device,
         out=out,
         progress=True,
