@@ -37,9 +37,11 @@ for _name in ("embed", "evaluate"):
     import_module(f"headwater.{_name}").__class__ = _Verb
 
 _LAZY = {
+    "CaseFilter": "headwater.samples.cases",
     "EncoderChoice": "headwater.embed.choice",
     "Event": "headwater._progress",
     "Execution": "headwater.embed.choice",
+    "NearDuplicates": "headwater.samples.duplicates",
     "LoraSettings": "headwater.finetune.adapt",
     "ManifestColumns": "headwater.embed.plan",
     "Protocol": "headwater.evaluate.options",
@@ -68,6 +70,7 @@ _LAZY = {
     "plot_systems": "headwater.report",
     "predict": "headwater.api",
     "repair": "headwater.api",
+    "retrieval_report": "headwater.api",
     "similar": "headwater.api",
     "sweep": "headwater.api",
     "table": "headwater.api",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headwater.api.inspect import StoreInfo, info, verify
     from headwater.api.predict import Predicted, predict
     from headwater.api.repair import Encoding, Repaired, repair
+    from headwater.api.retrieval_report import RetrievalReport, retrieval_report
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
@@ -61,6 +62,7 @@ __all__ = [
     "IndexSummary",
     "Predicted",
     "Repaired",
+    "RetrievalReport",
     "Run",
     "StoreInfo",
     "Sweep",
@@ -89,6 +91,7 @@ __all__ = [
     "predict",
     "read_mapping",
     "repair",
+    "retrieval_report",
     "similar",
     "sweep",
     "table",
@@ -121,6 +124,7 @@ _PLACES = {
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
     **dict.fromkeys(("Predicted", "predict"), "headwater.api.predict"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
+    **dict.fromkeys(("RetrievalReport", "retrieval_report"), "headwater.api.retrieval_report"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
