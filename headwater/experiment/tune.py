@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._memory import peak_memory
 from headwater._progress import Progress, counting, silent
 from headwater._words import counted
 from headwater.embed.adapter import Adapter
@@ -106,6 +108,7 @@ class TunePlan:
 
     def run(self, target: Path | None, say: Progress) -> Run:
         """Read, train fold by fold, report and write."""
+        began = time.monotonic()
         if self.protocol.needs_out_of_fold and self.training.patience is None:
             raise InputError(NEEDS_HELD_OUT)
         team = Team(self.training.device)
@@ -117,6 +120,7 @@ class TunePlan:
         fold_plan = FoldPlan(self.head, self.training, self.selection.in_bags, self.protocol.seed)
         trained = FoldTraining(fold_plan, ready, frozen, team, progressed, say).all_folds()
         run = self._reported(ready, frozen, trained, target, say)
+        run = replace(run, cost={"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
         if team.leads:
             run = write_run(target, run, self.head.kind)
             if target is not None:
