@@ -195,7 +195,7 @@ def _require_query(
             f"{features} are features of image-text pairs: pass both --image and --text, or --id of a sample."
         )
     if (id is None) == (image is None and text is None):
-        raise InputError("pass one query: --id, --image, --text, or --image and --text together.")
+        raise InputError("pass one query: --id, --image or --text, or --image and --text together.")
     if weight is None:
         return
     if of_pairs or image is None or text is None:
