@@ -1,4 +1,4 @@
-"""Successive halving: at set points of training, the worse half of the settings is dropped, by inner loss."""
+"""Successive halving: at set points of training, the worse settings are dropped, by inner loss."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)  # from 1/16 on, settings that start slowly but end best were lost
-AT_LEAST = 2  # settings that are trained to the end
+RUNGS = ((1 / 32, 2 / 3), (1 / 16, 1 / 2), (1 / 8, 1 / 2), (1 / 4, 1 / 2), (1 / 2, 1 / 2))
+"""Shares of the schedule after warm-up, and the share of the settings left that goes on from there."""
+ALWAYS = 2  # as many settings are all trained to the end
+AHEAD = 0.5  # how much of the last improvement counts as the next one; see `ahead`
 
 
 class Scored(Protocol):
@@ -44,16 +46,34 @@ def rungs(n_settings: int) -> list[Rung]:
     Examples
     --------
     >>> [(rung.share, rung.kept) for rung in rungs(12)]
-    [(0.125, 6), (0.25, 3), (0.5, 2)]
+    [(0.03125, 8), (0.0625, 4), (0.125, 2), (0.25, 1)]
     >>> rungs(2)
     []
     """
     found, kept = [], n_settings
-    for share in SHARES:
-        if kept > AT_LEAST:
-            kept = math.ceil(kept / 2)
+    for share, part in RUNGS if n_settings > ALWAYS else ():
+        fewer = math.ceil(kept * part)
+        if fewer < kept:
+            kept = fewer
             found.append(Rung(share, kept))
     return found
+
+
+def ahead(losses: NDArray[np.float64], before: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return what losses promise: less half of their improvement since half the epochs ago, if they improved.
+
+    Losses fall about as much from each doubling of the epochs to the next, and less towards the end. Settings with a
+    low learning rate start slowly, and would be dropped for it.
+
+    Examples
+    --------
+    >>> ahead(np.array([0.5, 0.6, 0.7]), np.array([0.5, 0.9, 0.6])).round(2)
+    array([0.5 , 0.45, 0.7 ])
+    """
+    if before is None:
+        return losses
+    with np.errstate(invalid="ignore"):  # of two infinite losses
+        return losses - AHEAD * np.where(before > losses, before - losses, 0.0)
 
 
 def survivors(losses: NDArray[np.float64], kept: int) -> list[int]:
@@ -97,8 +117,11 @@ class Halving:
         """Where settings are dropped, as shares of the schedule after warm-up."""
         return [rung.share for rung in self.rungs]
 
-    def __call__(self, now: Mapping[int, Scored]) -> list[int]:
-        """Return the fits that go on: all folds of the settings of each search that do."""
+    def __call__(self, now: Mapping[int, Scored], before: Mapping[int, Scored]) -> list[int]:
+        """Return the fits that go on: all folds of the settings of each search that do.
+
+        ``before`` holds how the fits scored at the rung before; it is empty at the first.
+        """
         stay = []
         searches: dict[int, dict[int, dict[int, int]]] = {}  # search, fold, setting: number of the fit
         for number in now:
@@ -106,8 +129,12 @@ class Halving:
             searches.setdefault(search, {}).setdefault(fold, {})[setting] = number
         for search, folds in searches.items():
             numbers = [[fits[setting] for setting in sorted(fits)] for fits in folds.values()]
-            losses = self.loss_of(search, [[now[number] for number in fits] for fits in numbers])
-            kept = next((rung.kept for rung in self.rungs if rung.kept < len(losses)), len(losses))
-            chosen = survivors(losses, kept)
+            losses = [
+                self.loss_of(search, [[at[number] for number in fits] for fits in numbers])
+                for at in (now, before)
+                if at
+            ]
+            kept = next((rung.kept for rung in self.rungs if rung.kept < len(losses[0])), len(losses[0]))
+            chosen = survivors(ahead(*losses), kept)
             stay += [fits[place] for fits in numbers for place in chosen]
         return stay

@@ -278,7 +278,7 @@ class Drops:
     def shares(self):
         return sorted(self.at)
 
-    def __call__(self, now):
+    def __call__(self, now, before):
         self.seen.append(now)
         gone = self.at[self.shares[len(self.seen) - 1]]
         return [i for i in now if i not in gone]
