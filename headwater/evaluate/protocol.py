@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._memory import keep_freed_memory
 from headwater._survival import as_survival
 from headwater.errors import HeadError
 from headwater.evaluate._labels import counted
@@ -193,22 +195,25 @@ def cross_validate_repeats(
     selects = n_settings > 1
     halves = halving and head.pausable and isinstance(outer[0].searches, Grid)
     drops = rungs(n_settings) if halves else []
-    if selects or out_of_fold:
-        inner = [_inner(one.split, target, groups, n_inner_folds, one.repeat.seed) for one in outer]
-        n_fits = sum(map(len, inner)) * n_settings
-        what = f"selecting among {n_settings} settings" if selects else "scoring training rows out of fold"
-        say(f"{what}: {n_fits} fits")
-        chosen = []
-        most = FITS_PAUSED if head.pausable else FITS_AT_ONCE
-        for part in _parts(outer, [len(folds) * n_settings for folds in inner], head.seeds_together, most):
-            chosen += _select(head, X, target, outer[part], inner[part], groups, drops)
-    else:
-        chosen = [_Selected(next(iter(one.searches.start(one.number).ask())), None, ()) for one in outer]
-    say(f"fitting {len(outer)} heads")
-    fits = [(one.split.train, {**one.repeat.params, **found.params}) for one, found in zip(outer, chosen, strict=True)]
-    fitted = []
-    for part in _parts(outer, [0] * len(outer), head.seeds_together, FITS_AT_ONCE):
-        fitted += head.fit_many(X, y, fits[part], groups=groups)
+    with keep_freed_memory() if head.pausable else nullcontext():  # networks come and go, those of all steps alike
+        if selects or out_of_fold:
+            inner = [_inner(one.split, target, groups, n_inner_folds, one.repeat.seed) for one in outer]
+            n_fits = sum(map(len, inner)) * n_settings
+            what = f"selecting among {n_settings} settings" if selects else "scoring training rows out of fold"
+            say(f"{what}: {n_fits} fits")
+            chosen = []
+            most = FITS_PAUSED if head.pausable else FITS_AT_ONCE
+            for part in _parts(outer, [len(folds) * n_settings for folds in inner], head.seeds_together, most):
+                chosen += _select(head, X, target, outer[part], inner[part], groups, drops)
+        else:
+            chosen = [_Selected(next(iter(one.searches.start(one.number).ask())), None, ()) for one in outer]
+        say(f"fitting {len(outer)} heads")
+        fits = [
+            (one.split.train, {**one.repeat.params, **found.params}) for one, found in zip(outer, chosen, strict=True)
+        ]
+        fitted = []
+        for part in _parts(outer, [0] * len(outer), head.seeds_together, FITS_AT_ONCE):
+            fitted += head.fit_many(X, y, fits[part], groups=groups)
     place = len(first.splits)
     last, last_head = chosen[place], fitted[place]
     chosen = [found for one, found in zip(outer, chosen, strict=True) if one.split is not everything]
