@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-RUNGS = ((1 / 32, 2 / 3), (1 / 16, 1 / 2), (1 / 8, 1 / 2), (1 / 4, 1 / 2), (1 / 2, 1 / 2))
-"""Shares of the schedule after warm-up, and the share of the settings left that goes on from there."""
+SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the schedule after warm-up
+DECIDED = 4  # how many of these a grid has before one setting is left, unless it has too many settings
 ALWAYS = 2  # as many settings are all trained to the end
 AHEAD = 0.5  # how much of the last improvement counts as the next one; see `ahead`
 
@@ -43,20 +43,22 @@ class Rung:
 def rungs(n_settings: int) -> list[Rung]:
     """Return the points at which settings are dropped; none for too few settings.
 
+    Fewer settings are compared later: one is left at a quarter of the schedule, or for more than 16 later.
+
     Examples
     --------
     >>> [(rung.share, rung.kept) for rung in rungs(12)]
-    [(0.03125, 8), (0.0625, 4), (0.125, 2), (0.25, 1)]
+    [(0.03125, 6), (0.0625, 3), (0.125, 2), (0.25, 1)]
+    >>> [(rung.share, rung.kept) for rung in rungs(4)]
+    [(0.125, 2), (0.25, 1)]
     >>> rungs(2)
     []
     """
-    found, kept = [], n_settings
-    for share, part in RUNGS if n_settings > ALWAYS else ():
-        fewer = math.ceil(kept * part)
-        if fewer < kept:
-            kept = fewer
-            found.append(Rung(share, kept))
-    return found
+    if n_settings <= ALWAYS:
+        return []
+    n = (n_settings - 1).bit_length()  # how often to halve, rounding up, until one is left
+    kept = [math.ceil(n_settings / 2**i) for i in range(1, n + 1)]
+    return [Rung(*of) for of in zip(SHARES[max(0, DECIDED - n) :], kept, strict=False)]
 
 
 def ahead(losses: NDArray[np.float64], before: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

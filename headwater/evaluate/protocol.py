@@ -254,7 +254,7 @@ def _described(drops: Sequence[Rung]) -> dict[str, Any] | None:
     if not drops:
         return None
     return {
-        "by": "loss on the test rows of the inner folds, by the best parameters until then",
+        "by": "loss on the test rows of the inner folds, by the best parameters until then, less half of its last fall",
         "at": [{"share_of_epochs_after_warmup": rung.share, "settings_kept": rung.kept} for rung in drops],
     }
 

@@ -46,3 +46,25 @@ def rows_to_stop_by(codes: NDArray[Any], groups: NDArray[Any] | None, share: flo
     if codes.ndim == 1 and len(np.unique(codes[kept])) < len(np.unique(codes)):
         return none
     return np.sort(held).astype(np.int64)
+
+
+class RowsToStopBy:
+    """The rows to hold out of each fit's rows, found once for fits on the same rows; see `rows_to_stop_by`.
+
+    Parameters
+    ----------
+    codes, groups
+        Of all rows.
+    """
+
+    def __init__(self, codes: NDArray[Any], groups: NDArray[Any] | None) -> None:
+        self._codes, self._groups = codes, groups
+        self._found: dict[tuple[int, float, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    def __call__(self, rows: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+        """Return places within ``rows``; fits on the same rows should pass the same array object."""
+        key = id(rows), share, seed
+        if key not in self._found:
+            groups = None if self._groups is None else self._groups[rows]
+            self._found[key] = rows, rows_to_stop_by(self._codes[rows], groups, share, seed)  # keeps the id taken
+        return self._found[key][1]
