@@ -72,10 +72,11 @@ def ahead(losses: NDArray[np.float64], before: NDArray[np.float64] | None = None
     >>> ahead(np.array([0.5, 0.6, 0.7]), np.array([0.5, 0.9, 0.6])).round(2)
     array([0.5 , 0.45, 0.7 ])
     """
-    if before is None:
-        return losses
-    with np.errstate(invalid="ignore"):  # of two infinite losses
-        return losses - AHEAD * np.where(before > losses, before - losses, 0.0)
+    promised = losses.copy()
+    if before is not None:
+        fell = np.isfinite(before) & (before > losses)
+        promised[fell] -= AHEAD * (before[fell] - losses[fell])
+    return promised
 
 
 def survivors(losses: NDArray[np.float64], kept: int) -> list[int]:
