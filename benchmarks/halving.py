@@ -2,7 +2,7 @@
 
     python benchmarks/halving.py nested [--columns 768] [--timed 12]
     python benchmarks/halving.py sweep --data shared/data/covid_cxr
-    python benchmarks/halving.py right [--sets 40]
+    python benchmarks/halving.py right [--sets 40] [--first 0] [--kinds wide weak narrow "four classes" noise]
 
 ``nested``: 12 settings on 360 rows of two inputs, 3 folds of 4 inner folds, as a whole process, with halving and
 without, against the loop of PyTorch's tutorials with the same rows, settings, early stopping and best parameters kept.
@@ -171,7 +171,7 @@ def run_sweep(data):
     print(f"  {lines[True]}\n  with halving off {lines[False]}")
 
 
-def run_right(sets):
+def run_right(sets, first, only):
     from headwater.evaluate import cross_validate, make_splits
     from headwater.heads import MLP
 
@@ -183,9 +183,10 @@ def run_right(sets):
         "noise": (32, 2, 0.0),
     }
     print(machine())
-    for kind, (columns, classes, strength) in kinds.items():
+    for kind in only or kinds:
+        columns, classes, strength = kinds[kind]
         found = {True: [], False: []}
-        for seed in range(sets):
+        for seed in range(first, first + sets):
             rng = np.random.default_rng(seed)
             y = rng.permutation(np.arange(240) % classes)
             X = rng.standard_normal((240, columns)) + strength * rng.standard_normal((classes, columns))[y]
@@ -212,6 +213,8 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=768, help="of each of the two inputs")
     parser.add_argument("--timed", type=int, default=12, help="networks that the plain loop is timed on")
     parser.add_argument("--sets", type=int, default=40)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first set")
+    parser.add_argument("--kinds", nargs="*", help="of sets; all by default")
     parser.add_argument("--data", type=Path, default=Path("shared/data/covid_cxr"))
     parser.add_argument("--no-halving", action="store_true")
     options = parser.parse_args()
@@ -222,7 +225,7 @@ def main() -> None:
     elif options.part == "sweep":
         run_sweep(options.data)
     else:
-        run_right(options.sets)
+        run_right(options.sets, options.first, options.kinds)
 
 
 if __name__ == "__main__":

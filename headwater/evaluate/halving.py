@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the schedule after warm-up
-DECIDED = 4  # how many of these a grid has before one setting is left, unless it has too many settings
+RUNGS = ((1 / 32, 2 / 3), (1 / 16, 1 / 2), (1 / 8, 1 / 2), (1 / 4, 1 / 2), (1 / 2, 1 / 2))
+"""Shares of the schedule after warm-up, and which part of the settings goes on from each."""
+DECIDED = 4  # rungs after which one setting is left, if there are not too many
 ALWAYS = 2  # as many settings are all trained to the end
 AHEAD = 0.5  # how much of the last improvement counts as the next one; see `ahead`
 
@@ -43,12 +44,12 @@ class Rung:
 def rungs(n_settings: int) -> list[Rung]:
     """Return the points at which settings are dropped; none for too few settings.
 
-    Fewer settings are compared later: one is left at a quarter of the schedule, or for more than 16 later.
+    Fewer settings are compared later: of up to 12, one is left at a quarter of the schedule.
 
     Examples
     --------
     >>> [(rung.share, rung.kept) for rung in rungs(12)]
-    [(0.03125, 6), (0.0625, 3), (0.125, 2), (0.25, 1)]
+    [(0.03125, 8), (0.0625, 4), (0.125, 2), (0.25, 1)]
     >>> [(rung.share, rung.kept) for rung in rungs(4)]
     [(0.125, 2), (0.25, 1)]
     >>> rungs(2)
@@ -56,9 +57,18 @@ def rungs(n_settings: int) -> list[Rung]:
     """
     if n_settings <= ALWAYS:
         return []
-    n = (n_settings - 1).bit_length()  # how often to halve, rounding up, until one is left
-    kept = [math.ceil(n_settings / 2**i) for i in range(1, n + 1)]
-    return [Rung(*of) for of in zip(SHARES[max(0, DECIDED - n) :], kept, strict=False)]
+    late_enough = (_from(n_settings, RUNGS[first:DECIDED]) for first in reversed(range(DECIDED)))
+    every = _from(n_settings, RUNGS)
+    return next((found for found in late_enough if found[-1].kept == 1), every)
+
+
+def _from(n_settings: int, points: Sequence[tuple[float, float]]) -> list[Rung]:
+    found, kept = [], n_settings
+    for share, part in points:
+        if kept > 1:
+            kept = math.ceil(round(kept * part, 6))
+            found.append(Rung(share, kept))
+    return found
 
 
 def ahead(losses: NDArray[np.float64], before: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ STOP_ROWS = 4096  # stopping rows evaluated at once, over all groups
 LEAST_STOP = 256  # least number of them per group
 SHRINKS = 0.75  # a batch gets smaller when at most this share of its places is needed
 TILE = 32  # rows of a bf16 matrix product are padded to a multiple of this, which makes it about twice as fast
+STOP_TILE = 16  # the same for stopping rows, which are few
 APART = 1 << 14  # least parameters of a network that is updated by itself
 KEPT_BYTES = 256 << 20  # most bytes of standardised rows that are kept, rather than standardised in each step
 Gather = Callable[["Tensor"], list["Tensor"]]
@@ -297,7 +298,9 @@ class Networks:
             for name in ("lr", "weight_decay", "dropout", "smoothing")
         }
         self._class_weight = torch.as_tensor(np.stack([group.class_weight for group in groups]), device=device)
-        self._stopping = [torch.as_tensor(of, device=device) for of in _padded([g.stop for g in groups], self._tile)]
+        self._stopping = [
+            torch.as_tensor(of, device=device) for of in _padded([g.stop for g in groups], min(self._tile, STOP_TILE))
+        ]
         params = self._state.params
         self._cast = params if self._dtype == torch.float32 else {n: p.to(self._dtype) for n, p in params.items()}
         size = sum(p.numel() for p in params.values()) // who.size

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from headwater.errors import HeadError
 from headwater.evaluate import TPE, Repeat, cross_validate, cross_validate_repeats, inner_splits, make_splits
-from headwater.evaluate.halving import SHARES, ahead, rungs, survivors
+from headwater.evaluate.halving import RUNGS, Rung, ahead, rungs, survivors
 from headwater.heads import MLP, LinearProbe, SelfAttention
 
 pytest.importorskip("torch")
@@ -27,14 +27,19 @@ def data(n=150, d=12, signal=0.6, seed=0):
 
 @given(st.integers(1, 300))
 def test_rungs_halve_what_is_left(n):
-    """Each keeps half of what is left, rounded up, later than the one before; one or two settings are never dropped."""
+    """Each keeps half of what is left, or two thirds at the first of all, later than the one before; one is left at a
+    quarter of the schedule, if there are few, and one or two settings are never dropped."""
     found = rungs(n)
     kept = [n, *(rung.kept for rung in found)]
-    assert all(after == -(-before // 2) for before, after in pairwise(kept))
+    part = dict(RUNGS)
+    assert all(
+        after == -(-before * part[rung.share] // 1) for rung, (before, after) in zip(found, pairwise(kept), strict=True)
+    )
     assert all(0 < a.share < b.share < 1 for a, b in pairwise(found))
-    assert not found or kept[-1] == 1 or len(found) == len(SHARES)
     assert bool(found) == (n > 2)
-    assert n not in range(3, 17) or found[-1].share == 1 / 4
+    assert not found or kept[-1] == 1 or len(found) == len(RUNGS)
+    if 3 <= n <= 12:
+        assert found[-1] == Rung(1 / 4, 1)
 
 
 def test_slow_starters_are_judged_by_what_they_promise():

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
 from headwater.errors import HeadError
@@ -392,6 +395,25 @@ def test_work_side_by_side_leaves_the_number_of_threads():
 
 
 # Rows to stop by
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 14), st.integers(0, 2)), min_size=40, max_size=80),
+    st.sampled_from([0.15, 0.25]),
+    st.integers(0, 3),
+)
+def test_groups_are_held_out_as_scikit_learn_would(rows, share, seed):
+    """Held-out groups are those of the first fold of `StratifiedGroupKFold`, also where folds are equally good."""
+    groups, codes = np.array(rows).T
+    counts, n_folds = np.bincount(codes), round(1 / share)
+    assume(counts[counts > 0].min() >= n_folds and len(np.unique(groups)) >= n_folds)
+    found = rows_to_stop_by(codes, groups, share, seed)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    kept, held = next(splitter.split(np.zeros((len(codes), 0)), codes, groups))
+    if len(np.unique(codes[kept])) == len(np.unique(codes)):
+        assert found.tolist() == held.tolist()
+    else:
+        assert not len(found)
 
 
 def test_groups_are_held_out_whole():
