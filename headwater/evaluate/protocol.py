@@ -256,6 +256,7 @@ def _described(drops: Sequence[Rung]) -> dict[str, Any] | None:
     return {
         "by": "loss on the test rows of the inner folds, by the best parameters until then, less half of its last fall",
         "at": [{"share_of_epochs_after_warmup": rung.share, "settings_kept": rung.kept} for rung in drops],
+        "kept_if_close": "up to two thirds, within two standard errors of the best, except at the last",
     }
 
 
@@ -334,9 +335,13 @@ class _Target:
 
     def inner_losses(self, folds: Sequence[_Inner], scores: Sequence[Sequence[Floats]]) -> NDArray[np.float64]:
         """Return the mean loss of each setting over the test rows of all inner folds, from each fold's scores."""
+        weights = [len(fold.test) for fold in folds]
+        return np.asarray(np.average(self.fold_losses(folds, scores), axis=0, weights=weights))
+
+    def fold_losses(self, folds: Sequence[_Inner], scores: Sequence[Sequence[Floats]]) -> NDArray[np.float64]:
+        """Return the mean loss of each inner fold and setting, of shape ``(n_folds, n_settings)``."""
         within = np.concatenate([fold.test for fold in folds])
-        of_rows = [self.losses(fold, np.stack(p), within) for fold, p in zip(folds, scores, strict=True)]
-        return np.asarray(np.average(of_rows, axis=0, weights=[len(fold.test) for fold in folds]))
+        return np.stack([self.losses(fold, np.stack(p), within) for fold, p in zip(folds, scores, strict=True)])
 
     def losses(self, fold: _Inner, scores: Floats, within: Rows) -> NDArray[np.float64]:
         """Return the mean loss of each model on an inner fold, with scores of shape ``(n_models, n, n_classes)``.
@@ -446,10 +451,11 @@ def _scored(
         return list(map(_Score, target.scores(head, head.fit_many(X, target.y, fits, groups=groups), X, tests)))
     places = [(i, f, s) for i, folds in enumerate(outer) for f in range(len(folds)) for s in range(n_settings[i])]
 
-    def loss_of(search: int, of_fold: list[list[Scored]]) -> NDArray[np.float64]:
-        return target.inner_losses(outer[search], [[target.aligned(one) for one in fits] for fits in of_fold])
+    def losses_of(search: int, of_fold: list[list[Scored]]) -> NDArray[np.float64]:
+        return target.fold_losses(outer[search], [[target.aligned(one) for one in fits] for fits in of_fold])
 
-    found = head.race(X, target.y, fits, tests, Halving(drops, places, loss_of), groups=groups)
+    judge = Halving(drops, places, losses_of, [[len(fold.test) for fold in folds] for folds in outer])
+    found = head.race(X, target.y, fits, tests, judge, groups=groups)
     return [_Score(target.aligned(one), one.epoch, one.dropped) for one in found]
 
 

@@ -215,10 +215,10 @@ def test_settings_are_dropped_on_the_way(two, tmp_path):
     at = {on: found.trials.filter(pl.col("head") == "mlp") for on, found in done.items()}
     assert at[False]["dropped_at_epoch"].is_null().all()
     for _, of_fold in at[True].group_by("fold"):
-        assert sorted(of_fold["dropped_at_epoch"].fill_null(0).to_list()) == [0, 3, 3, 4]
+        assert sorted(of_fold["dropped_at_epoch"].fill_null(0).to_list()) in ([0, 3, 3, 4], [0, 0, 3, 4])
         assert of_fold.filter("selected")["dropped_at_epoch"].to_list() == [None]
         kept = of_fold.filter(pl.col("dropped_at_epoch").is_null())
-        assert of_fold.filter("selected")["params"].to_list() == kept["params"].to_list()
+        assert of_fold.filter("selected")["loss"].item() == kept["loss"].min()
         full = at[False].filter(pl.col("fold").eq_missing(of_fold["fold"][0]))
         same = kept.join(full, on="params", suffix="_full")
         assert same["loss"].to_numpy() == pytest.approx(same["loss_full"].to_numpy(), abs=2e-2)  # bf16

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from headwater.errors import HeadError
 from headwater.evaluate import TPE, Repeat, cross_validate, cross_validate_repeats, inner_splits, make_splits
-from headwater.evaluate.halving import RUNGS, Rung, ahead, rungs, survivors
+from headwater.evaluate.halving import RUNGS, Halving, Rung, ahead, n_close, rungs, survivors
 from headwater.heads import MLP, LinearProbe, SelfAttention
 
 pytest.importorskip("torch")
@@ -39,7 +39,7 @@ def test_rungs_halve_what_is_left(n):
     assert bool(found) == (n > 2)
     assert not found or kept[-1] == 1 or len(found) == len(RUNGS)
     if 3 <= n <= 12:
-        assert found[-1] == Rung(1 / 4, 1)
+        assert found[-1] == Rung(1 / 4, 1 / 2, 1)
 
 
 def test_slow_starters_are_judged_by_what_they_promise():
@@ -49,6 +49,24 @@ def test_slow_starters_are_judged_by_what_they_promise():
     assert survivors(ahead(now, before), 1) == [1]
     losses = np.array([0.5, 0.5, np.inf, np.nan])  # one that rose, one that was infinite, and others that are
     assert np.array_equal(ahead(losses, np.array([0.4, np.inf, np.inf, np.inf])), losses, equal_nan=True)
+
+
+def test_settings_close_to_the_best_go_on_too():
+    """Those within two standard errors over inner folds, up to two thirds; not at the last point, nor on one fold."""
+    losses = np.array([[0.50, 0.45, 0.95, 0.90, 0.90, 0.91], [0.50, 0.63, 0.95, 0.90, 0.90, 0.91]])
+    assert n_close(losses, losses.mean(0)) == 2
+    assert n_close(losses[:1], losses[0]) == 1
+    assert n_close(np.full((2, 3), np.inf), np.full(3, np.inf)) == 1
+    wide = losses + np.array([[0.6], [-0.6]]) * np.arange(6) * 0.3  # folds that disagree: all settings are close
+
+    def left(share, of_folds):
+        places = [(0, fold, setting) for fold in range(2) for setting in range(6)]
+        judge = Halving(rungs(6), places, lambda search, scores: of_folds, [[10, 10]])
+        return judge(share, dict.fromkeys(range(12)), {})
+
+    assert left(1 / 16, losses) == [0, 1, 3, 6, 7, 9]
+    assert len(left(1 / 16, wide)) == 2 * 4
+    assert len(left(1 / 4, wide)) == 2 * 3
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2, 0.3, np.inf, np.nan]), min_size=1, max_size=12), st.integers(1, 12))
@@ -74,8 +92,11 @@ def test_each_fold_drops_by_its_own_inner_folds():
     turned[splits[0].test] = 1 - y[splits[0].test]
     head = MLP(**SMALL)
     once, again = (cross_validate(head, X, labels, splits, grid=GRID, groups=groups) for labels in (y, turned))
-    assert once.folds[0].trials == again.folds[0].trials
-    assert once.folds[1].trials != again.folds[1].trials
+    dropped = [[(trial.params, trial.dropped_at_epoch) for trial in found.folds[0].trials] for found in (once, again)]
+    assert dropped[0] == dropped[1]
+    losses = [[[trial.loss for trial in fold.trials] for fold in found.folds] for found in (once, again)]
+    assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-5)
+    assert losses[0][1] != pytest.approx(losses[1][1], abs=1e-3)
     assert once.folds[0].params == again.folds[0].params
 
 
@@ -128,7 +149,7 @@ def test_shapes_race_each_other():
     found = cross_validate(MLP(**SMALL), X, y, make_splits(y, n_folds=3), grid=grid, n_inner_folds=3)
     for fold in found.folds:
         at = [trial.dropped_at_epoch for trial in fold.trials]
-        assert at.count(None) == 1
+        assert at.count(None) in (1, 2)
         for trial in fold.trials:  # a sixteenth, an eighth and a quarter of the epochs after the warm-up
             points = {8: (2, 2, 3), 21: (3, 4, 6)}[trial.params["epochs"]]
             assert trial.dropped_at_epoch in (None, *points)

@@ -281,7 +281,7 @@ class Drops:
     def shares(self):
         return sorted(self.at)
 
-    def __call__(self, now, before):
+    def __call__(self, share, now, before):
         self.seen.append(now)
         gone = self.at[self.shares[len(self.seen) - 1]]
         return [i for i in now if i not in gone]
