@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ class RunEncoder:
     base: str
     choice: EncoderChoice
     specs: Mapping[Modality, FeatureSpec]
+
+    @property
+    def frozen(self) -> RunEncoder:
+        """The encoder as it was before it was trained."""
+        specs: dict[Modality, FeatureSpec] = {m: replace(spec, adapter=None) for m, spec in self.specs.items()}
+        return RunEncoder(self.base, replace(self.choice, adapter=None), specs)
 
     def require_same(self, run: Run, made: Mapping[Modality, FeatureSpec]) -> None:
         """Refuse features with another spec than those that the head was fitted on.
