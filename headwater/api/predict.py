@@ -350,7 +350,7 @@ def _embedded(
             encoder.choice,
             Storage(encoder.base, spec.dtype, spec.tokens_dtype),
             columns,
-            execution,
+            replace(execution, precision=encoder.precision),
             progress=say,
             named_by=f"the run {name_of(run)}",
         )
