@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headwater.api import embed as embed
     from headwater.api import evaluate as evaluate
     from headwater.api import report as report
+    from headwater.serve.server import serve as serve
 
 __version__ = "0.1.0"
 
@@ -31,16 +32,20 @@ class _Verb(ModuleType):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         verb = self.__name__.removeprefix("headwater.")
-        return getattr(import_module("headwater.api"), verb)(*args, **kwargs)
+        return getattr(import_module(_VERBS[verb]), verb)(*args, **kwargs)
 
 
-for _name in ("embed", "evaluate", "report"):
+_VERBS = {**dict.fromkeys(("embed", "evaluate", "report"), "headwater.api"), "serve": "headwater.serve.server"}
+
+for _name in _VERBS:
     import_module(f"headwater.{_name}").__class__ = _Verb
 
 _LAZY = {
+    "CaseFilter": "headwater.samples.cases",
     "EncoderChoice": "headwater.embed.choice",
     "Event": "headwater._progress",
     "Execution": "headwater.embed.choice",
+    "NearDuplicates": "headwater.samples.duplicates",
     "LoraSettings": "headwater.finetune.adapt",
     "ManifestColumns": "headwater.embed.plan",
     "Protocol": "headwater.evaluate.options",
@@ -69,6 +74,7 @@ _LAZY = {
     "plot_systems": "headwater.report",
     "predict": "headwater.api",
     "repair": "headwater.api",
+    "retrieval_report": "headwater.api",
     "similar": "headwater.api",
     "sweep": "headwater.api",
     "table": "headwater.api",

@@ -47,8 +47,9 @@ COMMANDS = {
     "Retrieval": {
         "similar": retrieval.similar,
         "index": retrieval.index,
-        "audit": retrieval.audit,
         "serve": serve.serve,
+        "retrieval-report": retrieval.retrieval_report,
+        "audit": retrieval.audit,
     },
 }
 """Every command by its name, by family, in the order of ``headwater --help``."""

@@ -1,5 +1,6 @@
 """Every code block of the README and of docs/ runs, in order, page by page; one that does not says why in a comment."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from filelock import FileLock
 from tests.terminal import Commands, Terminal, environment
 
 ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DEMO = "headwater demo --out headwater-demo\n"
 BLOCK = re.compile(r"(<!-- not run[^>]*-->\n)?```(\w+)\n(.*?)```(\n<!-- not run[^>]*-->)?", re.S)
@@ -77,6 +79,27 @@ def test_the_readme_from_nothing(tmp_path):
             )
             assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "headwater-demo" / "runs" / "clip-full").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "glas").exists(), reason="the data of docs/papers_on_data.md are not here")
+def test_the_tables_of_four_studies(tmp_path):
+    """Every table and figure of the page comes out, on the real data."""
+    (tmp_path / "data").mkdir()
+    for name in ("glas", "lc25000_lung", "mini_mias", "covid_cxr"):
+        (tmp_path / "data" / name).symlink_to(DATA / name)
+    (tmp_path / "data" / "mobilenetv2_100.safetensors").symlink_to(DATA / "weights" / "mobilenetv2_100.safetensors")
+    lines = {"bash": ["bash", "-euc"], "python": [sys.executable, "-c"]}
+    for _, language, code, _ in BLOCK.findall((ROOT / "docs" / "papers_on_data.md").read_text()):
+        line = [*lines[language], code]
+        done = subprocess.run(
+            line, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    assert list((tmp_path / "a" / "figures").glob("systems*"))
+    assert json.loads((tmp_path / "a" / "external" / "metrics.json").read_text())["external"]["folds"]["mean"]
+    assert "top3_f1_micro" in json.loads((tmp_path / "b" / "ngram_text" / "metrics.json").read_text())["mean"]
+    assert (tmp_path / "c" / "tuned" / "figures" / "training.png").exists()
 
 
 def test_every_page_has_something_to_run():

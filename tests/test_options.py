@@ -11,7 +11,17 @@ from headwater import api
 from headwater._options import picked, with_options
 from headwater.errors import InputError
 
-VALUES = ("EncoderChoice", "Execution", "ManifestColumns", "Protocol", "Selection", "Storage", "Training")
+VALUES = (
+    "EncoderChoice",
+    "Execution",
+    "ManifestColumns",
+    "Protocol",
+    "Selection",
+    "Storage",
+    "Training",
+    "CaseFilter",
+    "NearDuplicates",
+)
 
 
 def test_fields_by_name_go_to_their_value():

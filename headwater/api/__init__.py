@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from headwater.api.predict import Predicted, predict
     from headwater.api.repair import Encoding, Repaired, repair
     from headwater.api.report import Report, report
+    from headwater.api.retrieval_report import RetrievalReport, retrieval_report
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
@@ -63,6 +64,7 @@ __all__ = [
     "Predicted",
     "Repaired",
     "Report",
+    "RetrievalReport",
     "Run",
     "StoreInfo",
     "Sweep",
@@ -92,6 +94,7 @@ __all__ = [
     "read_mapping",
     "repair",
     "report",
+    "retrieval_report",
     "similar",
     "sweep",
     "table",
@@ -125,6 +128,7 @@ _PLACES = {
     **dict.fromkeys(("Predicted", "predict"), "headwater.api.predict"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
     **dict.fromkeys(("Report", "report"), "headwater.api.report"),
+    **dict.fromkeys(("RetrievalReport", "retrieval_report"), "headwater.api.retrieval_report"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headwater._checks import refuse_idle
 from headwater._devices import Device, require_device
 from headwater._missing import words_of
+from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
 from headwater._words import aligned, counted, cut
@@ -26,7 +27,15 @@ from headwater.evaluate.stated import Stated
 from headwater.experiment.sites import SiteEffect, counts_by_site, require_sites, site_effect, site_table
 from headwater.runs.printed import lines_of_texts
 from headwater.samples.columns import full_column, require_column
-from headwater.samples.duplicates import AuditColumns, Cluster, Counts, Duplicates, find_duplicates
+from headwater.samples.duplicates import (
+    AuditColumns,
+    Cluster,
+    Counts,
+    Duplicates,
+    NearDuplicates,
+    NearSearch,
+    find_duplicates,
+)
 from headwater.samples.groups import group_column
 from headwater.samples.labels import with_labels
 from headwater.samples.missing import MissingRule
@@ -115,6 +124,8 @@ class Audit(Shown):
                 f"    whitened cosine above {one.threshold:.3f} ({one.n_components} components), as in an estimated "
                 f"{one.false_alarms:.2g} of unrelated pairs ({one.expected_pairs:,.1f} pairs here)",
             ]
+            if one.search is not None:
+                out += _lines_of_search(one.search)
             if one.across_groups_rate is not None:
                 out.append(f"    measured in pairs of different {self.groups}: {one.across_groups_rate:.2g}")
         if not one.clusters.n:
@@ -150,6 +161,17 @@ class Audit(Shown):
         return rows
 
 
+def _lines_of_search(search: NearSearch) -> list[str]:
+    """Say that not all pairs were compared, and what share of them a sample says was found."""
+    line = "    approximate search: not all pairs were compared (--exact does)"
+    if not search.n_certain:
+        return [f"{line}; no sampled pair was above {search.certain:.3f}, so its recall is not known"]
+    certain = f"{search.n_certain_found:,} of {counted(search.n_certain, 'sampled pair')} above {search.certain:.3f}"
+    out = [line, f"    it finds {certain}, which unrelated pairs do not reach: recall of copies {search.recall:.4f}"]
+    below, found = search.n_sampled - search.n_certain, search.n_sampled_found - search.n_certain_found
+    return [*out, f"    and {found:,} of {below:,} below that, where many pairs are by chance"] if below else out
+
+
 def audit(
     store: str | Path | Store,
     *,
@@ -162,11 +184,11 @@ def audit(
     by: str | None = None,
     where: str | None = None,
     missing_values: str | Sequence[str] | None = None,
-    false_alarms: float = 1e-5,
-    threshold: float | None = None,
+    near: NearDuplicates | None = None,
     device: Device = "auto",
     out: str | Path | None = None,
     progress: Progress | bool | None = None,
+    **options: Any,
 ) -> Audit:
     """Find exact and near duplicates, and report those that cross groups, splits or labels.
 
@@ -196,16 +218,16 @@ def audit(
         A boolean SQL expression over the manifest's columns: only these samples are audited.
     missing_values
         Words that are missing values; see `fit_head`.
-    false_alarms
-        The share of unrelated pairs that may count as near duplicates.
-    threshold
-        A whitened cosine similarity to use instead.
+    near
+        When contents count as near duplicates, and whether all pairs are compared.
     device
         Where features are compared: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one and it is worthwhile.
     out
         A file for the pairs, ``.csv`` or ``.parquet``.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
+    options
+        Any field of `headwater.NearDuplicates` by its name: ``false_alarms``, ``threshold``, ``exact``.
 
     Returns
     -------
@@ -217,6 +239,8 @@ def audit(
         Each with one line that says what, where and what to do.
     """
     target = _pairs_file(out)
+    near = with_options("audit", options, near or NearDuplicates())
+    false_alarms, threshold = near.false_alarms, near.threshold
     require_device(device)  # refuses a GPU that is not there, before anything is read
     if not 0 < false_alarms <= 1e-2:
         raise InputError(f"--false-alarms must be above 0 and at most 0.01, but is {false_alarms}.")
@@ -252,8 +276,7 @@ def audit(
             data,
             name,
             columns,
-            false_alarms=false_alarms,
-            threshold=threshold,
+            near=near,
             device=device,
             progress=progress_to(progress),
         )

@@ -14,7 +14,7 @@ from headwater._shown import Shown
 from headwater._words import aligned, counted, size
 from headwater.errors import StoreError
 from headwater.retrieve import check_index
-from headwater.store import FAILED, STORED, TO_DO, Features, Store, fetch_file, open_store, sample_keys
+from headwater.store import FAILED, STORED, TO_DO, Features, Store, fetch_file, index_files, open_store, sample_keys
 
 PAUSE_SECONDS = 0.2
 """Pause before an index that disagrees with its JSON file is checked again."""
@@ -161,7 +161,7 @@ def verify(store: str | Path | Store) -> Verified:
             except StoreError as error:
                 if not last:  # another process may be replacing its two files
                     time.sleep(PAUSE_SECONDS)
-                    for each in (place, place.with_name(f"{place.name}.json")):
+                    for each in index_files(place):
                         fetch_file(each)
                     continue
                 if place.exists() or place.with_name(f"{place.name}.json").exists():  # not removed meanwhile

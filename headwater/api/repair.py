@@ -25,6 +25,7 @@ from headwater.store import (
     Journal,
     Modality,
     Store,
+    index_files,
     keys_from_hex,
     mend,
     open_store,
@@ -125,7 +126,7 @@ def _drop_damaged_indexes(store: Store) -> Iterator[str]:
         try:
             check_index(place)
         except StoreError:
-            for path in (place, place.with_name(f"{place.name}.json")):
+            for path in index_files(place):
                 remove_file(path)
             name = place.relative_to(store.path / "index").as_posix().removesuffix(".faiss")
             features, _, kind = name.rpartition(".")

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from headwater._checks import refuse_idle
 from headwater._devices import Device, require_device
-from headwater._options import as_tuple
+from headwater._options import as_tuple, with_options
 from headwater._words import aligned, cut
 from headwater._writable import require_writable
 from headwater.api import _queries
 from headwater.errors import InputError, StoreNotFound
-from headwater.samples.cases import Cases
+from headwater.samples.cases import CaseFilter, Cases
 from headwater.store import KEY_COLUMNS, Store, fetch_file, open_store
 
 OWN = ("rank", "score", "id")
@@ -95,15 +95,13 @@ def similar(
     text: str | None = None,
     weight: float | None = None,
     k: int = 10,
-    where: str | None = None,
-    exclude_same: str | None = None,
-    exclude: str | Sequence[str] | None = None,
-    one_per: str | None = None,
+    only: CaseFilter | None = None,
     index: str | None = None,
     weights: str | Path | None = None,
     device: Device = "auto",
     trust_remote_code: bool = False,
     out: str | Path | None = None,
+    **options: Any,
 ) -> list[Hit]:
     """Find the samples with the most similar features, by cosine, to a sample, an image, a text, or both of these.
 
@@ -122,15 +120,8 @@ def similar(
         image and text together.
     k
         How many to find; fewer only if no more may be found.
-    where
-        A boolean SQL expression: only these samples are found.
-    exclude_same
-        With ``id``: leave out samples with the same value in this column, such as the patient.
-    exclude
-        ``COLUMN=VALUE``, one or several: leave out samples with this value.
-    one_per
-        A column, such as the patient: of samples with the same value, only the most similar one is found. Samples
-        without a value count each for itself.
+    only
+        Which samples may be found.
     index
         Search in an index of this kind, built by `headwater.api.index`, rather than exactly. Filters and exclusions
         hold as in exact search, and never leave fewer than ``k``.
@@ -141,6 +132,9 @@ def similar(
         is fast enough for one query.
     out
         A file for the results with their pictures: ``.html``, one file that needs no other, or ``.png``.
+    options
+        Any field of `headwater.CaseFilter` by its name, such as ``exclude_same="patient"``, ``one_per="patient"``,
+        ``exclude="site=north"`` or ``where="age > 50"``.
 
     Raises
     ------
@@ -148,6 +142,8 @@ def similar(
         When the query is invalid; the message says why.
     """
     target = None if out is None else _sheet_file(out)
+    only = with_options("similar", options, only or CaseFilter())
+    exclude_same, one_per = only.exclude_same, only.one_per
     _require_query(features, id, image, text, weight)
     if id is not None:
         idle = {"--weights": weights is not None, "--trust-remote-code": trust_remote_code}
@@ -173,7 +169,7 @@ def similar(
     else:
         query = _embedded(cases, image, text, weight, weights, device, trust_remote_code)
     same_as = None if exclude_same is None or own is None else (exclude_same, own)
-    allowed = cases.allowed(where=where, same_as=same_as, exclude=as_tuple(exclude))
+    allowed = cases.allowed(where=only.where, same_as=same_as, exclude=as_tuple(only.exclude))
     found = cases.find(
         query,
         k,
@@ -199,7 +195,7 @@ def _require_query(
             f"{features} are features of image-text pairs: pass both --image and --text, or --id of a sample."
         )
     if (id is None) == (image is None and text is None):
-        raise InputError("pass one query: --id, --image, --text, or --image and --text together.")
+        raise InputError("pass one query: --id, --image or --text, or --image and --text together.")
     if weight is None:
         return
     if of_pairs or image is None or text is None:

@@ -319,7 +319,7 @@ def _costs(path: Path, results: Results) -> dict[str, float | None]:
     return {
         "parameters": parameters,
         "seconds": _number(training.get("seconds")),
-        "peak_memory_bytes": _number(training.get("peak_memory_bytes")),
+        "peak_memory_bytes": _number(training.get("peak_memory_bytes") or results.cost.get("peak_memory_bytes")),
     }
 
 

@@ -1,4 +1,4 @@
-"""Commands that compare stored items with each other: similar, index, audit."""
+"""Commands that compare stored items with each other: similar, index, retrieval-report, audit."""
 
 from __future__ import annotations
 
@@ -92,22 +92,76 @@ def index(
     store: o.Store,
     features: Annotated[str, option(panel=o.DATA, metavar="NAME/MODALITY", help="The features to index.")],
     kind: Annotated[Literal["flat", "ivf", "hnsw", "ivfpq"], option(panel=QUERY, help="Kind of FAISS index.")] = "hnsw",
+    recall: Annotated[
+        float | None,
+        option(panel=QUERY, metavar="R", help="Search as widely as this recall among the ten nearest needs, as 0.99."),
+    ] = None,
+    anew: Annotated[bool, option("--anew", panel=QUERY, help="Build it anew instead of updating it.")] = False,
     seed: Annotated[int, option(panel=QUERY, min=0, help="Random seed.")] = 0,
     device: o.Device = "auto",
     json: o.Json = False,
 ) -> None:
-    """Build a FAISS index.
+    """Build a FAISS index, or bring it up to date.
 
     Its recall is measured against exact search.
 
     Example:
-      headwater index scans.hw --features vit/image --kind hnsw
+      headwater index scans.hw --features vit/image --kind hnsw --recall 0.99
     """
     from headwater import api
 
-    built = api.index(store, features=features, kind=kind, seed=seed, device=device, progress=True)
-    line = f"{built.kind} index of {built.n_vectors:,} items, recall@10 {built.recall_at_10:.3f}, in {built.path}"
-    show([line], vars(built), json)
+    made = api.index(
+        store, features=features, kind=kind, recall=recall, anew=anew, seed=seed, device=device, progress=True
+    )
+    show([made.line()], vars(made), json)
+
+
+def retrieval_report(
+    store: o.Store,
+    features: Annotated[str, option(panel=o.DATA, metavar="NAME/MODALITY", help="The features to search in.")],
+    label: Annotated[str, option(panel=o.DATA, metavar="COL", help="Column that neighbours should agree on.")],
+    groups: o.Groups = None,
+    by: Annotated[
+        list[str] | None,
+        option(panel=o.REPORT, metavar="COL", help="Do neighbours share this, such as the site or scanner? Repeat."),
+    ] = None,
+    where: o.Where = None,
+    missing_values: o.MissingValues = None,
+    level: Annotated[float, option(panel=o.REPORT, metavar="P", help="Confidence level.")] = 0.95,
+    draws: Annotated[int, option(panel=o.REPORT, metavar="N", help="Resamples of groups for intervals.")] = 2000,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    out: Annotated[
+        Path | None, option(panel=o.OUTPUT, metavar="FILE", help="Write a row for each query, as .csv or .parquet.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Measure how well similar cases are found.
+
+    Each sample is a query. Its neighbours are from other groups, such as other patients.
+
+    Example:
+      headwater retrieval-report scans.hw --features vit/image --label density --groups patient --by scanner
+    """
+    from headwater import api
+
+    found = api.retrieval_report(
+        store,
+        features=features,
+        label=label,
+        groups=groups,
+        by=by,
+        where=where,
+        missing_values=missing_values,
+        level=level,
+        draws=draws,
+        seed=seed,
+        device=device,
+        out=out,
+        progress=True,
+    )
+    lines = found.lines() + ([f"queries in {out}"] if out is not None else [])
+    show(lines, found.to_dict(), json)
 
 
 def audit(
@@ -137,6 +191,9 @@ def audit(
     threshold: Annotated[
         float | None, option(panel=o.REPORT, help="Whitened cosine similarity to use instead.")
     ] = None,
+    exact: Annotated[
+        bool, option("--exact", panel=o.REPORT, help="Compare all pairs, also of 50,000 contents or more.")
+    ] = False,
     device: o.Device = "auto",
     out: Annotated[
         Path | None, option(panel=o.OUTPUT, metavar="FILE", help="Write the pairs, as .csv or .parquet.")
@@ -165,6 +222,7 @@ def audit(
         missing_values=missing_values,
         false_alarms=false_alarms,
         threshold=threshold,
+        exact=exact,
         device=device,
         out=out,
         progress=True,

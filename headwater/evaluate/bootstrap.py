@@ -162,11 +162,11 @@ def resamples(
     if within_folds and (divisible or len(models[0]) == 1):
         for fold in range(len(models[0])):
             groups = np.unique(models[0][fold].groups, return_inverse=True)[1]
-            weights = Weightings(_drawn(rng, int(groups.max()) + 1, n_draws), groups)
+            weights = Weightings(drawn_groups(rng, int(groups.max()) + 1, n_draws), groups)
             for m, model in enumerate(models):
                 yield Resampled(m, fold, model[fold], weights)
     else:
-        draws = _drawn(rng, 1 + max(int(fold.groups.max()) for model in models for fold in model), n_draws)
+        draws = drawn_groups(rng, 1 + max(int(fold.groups.max()) for model in models for fold in model), n_draws)
         for m, model in enumerate(models):
             for number, one in enumerate(model):
                 alone = len(np.unique(one.groups)) == 1
@@ -240,7 +240,7 @@ def fold_values(
     return {name: np.array([[float(of[name][0]) for of in model] for model in each]) for name in names}
 
 
-def _drawn(rng: np.random.Generator, n_groups: int, n_draws: int) -> Floats:
+def drawn_groups(rng: np.random.Generator, n_groups: int, n_draws: int) -> Floats:
     """Return the weights of groups, of shape ``(1 + n_draws, n_groups)``: first 1, then counts in each resample.
 
     A resample has one group less than there are, so that its variance is unbiased for few groups too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._memory import peak_memory
 from headwater._progress import Progress, counting, silent
 from headwater._words import counted
 from headwater.embed.adapter import Adapter
@@ -22,6 +24,7 @@ from headwater.evaluate.decisions import Decisions, decisions_of
 from headwater.evaluate.edges import at_edges
 from headwater.evaluate.fold_means import json_safe, summary
 from headwater.evaluate.intervals import LEVEL
+from headwater.evaluate.novelty import Reference, fit_reference
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.experiment.fit import LabelledRows, counts_of, of_samples_behind, splits_of
@@ -54,6 +57,7 @@ from headwater.samples.inputs import refuse_bags
 from headwater.samples.labels import refuse_separator, with_labels
 from headwater.samples.selection import Selection
 from headwater.samples.stated import texts_that_state
+from headwater.samples.vectors import joined
 from headwater.samples.views import views_of
 from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
 
@@ -107,6 +111,7 @@ class TunePlan:
 
     def run(self, target: Path | None, say: Progress) -> Run:
         """Read, train fold by fold, report and write."""
+        began = time.monotonic()
         if self.protocol.needs_out_of_fold and self.training.patience is None:
             raise InputError(NEEDS_HELD_OUT)
         team = Team(self.training.device)
@@ -118,6 +123,7 @@ class TunePlan:
         fold_plan = FoldPlan(self.head, self.training, self.selection.in_bags, self.protocol.seed)
         trained = FoldTraining(fold_plan, ready, frozen, team, progressed, say).all_folds()
         run = self._reported(ready, frozen, trained, target, say)
+        run = replace(run, cost={"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
         if team.leads:
             run = write_run(target, run, self.head.kind)
             if target is not None:
@@ -328,7 +334,18 @@ class TunePlan:
             decision={"classes": classes, **decisions.decision} if decisions.decision else {},
             curves=trained.curves,
             adapters=trained.adapters,
+            reference=self._reference(ready),
         )
+
+    def _reference(self, ready: TuningData) -> Reference | None:
+        """Return the distances of left-out rows in the features of the encoders as they were before training.
+
+        Trained encoders have seen these rows, and would make them alike. None if training went on from an adapter.
+        """
+        if self.encoders.choice.adapter is not None:
+            return None
+        parts = {n: made.of(ready.members[n], bagged=self.selection.in_bags) for n, made in ready.made.items()}
+        return fit_reference(joined(parts, {}), ready.rows.columns.whole, seed=self.protocol.seed)
 
     def _selection(self, frozen: Outcome, trained: TunedFolds) -> dict[str, Any]:
         stops = not trained.curves["stop_loss"].is_null().all()  # null if too few rows or groups to hold some out

@@ -10,29 +10,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.retrieve.exact import search
-    from headwater.retrieve.index import Kind, VectorIndex, build_index, recall_at_10, trains_on_gpu
-    from headwater.retrieve.persist import IndexInfo, check_index, load_index, read_index_info, save_index
+    from headwater.retrieve.index import Kind, VectorIndex, build_index, trains_on_gpu
+    from headwater.retrieve.persist import IndexInfo, check_index, load_index, read_index_info, read_marks, save_index
     from headwater.retrieve.searcher import Searcher
+    from headwater.retrieve.tuning import recall_at_10, tuned
+    from headwater.retrieve.update import Updated, row_marks, update_index
 
 __all__ = [
     "IndexInfo",
     "Kind",
     "Searcher",
+    "Updated",
     "VectorIndex",
     "build_index",
     "check_index",
     "load_index",
     "read_index_info",
+    "read_marks",
     "recall_at_10",
+    "row_marks",
     "save_index",
     "search",
     "trains_on_gpu",
+    "tuned",
+    "update_index",
 ]
 
 _MODULES = {
     "Searcher": "searcher",
     "search": "exact",
-    **dict.fromkeys(("IndexInfo", "check_index", "load_index", "read_index_info", "save_index"), "persist"),
+    **dict.fromkeys(("recall_at_10", "tuned"), "tuning"),
+    **dict.fromkeys(("Updated", "row_marks", "update_index"), "update"),
+    **dict.fromkeys(
+        ("IndexInfo", "check_index", "load_index", "read_index_info", "read_marks", "save_index"), "persist"
+    ),
 }
 
 

@@ -16,7 +16,6 @@ from headwater._devices import Device
 from headwater.errors import InputError, nearest
 from headwater.retrieve.asked import Asked, Exclude, check
 from headwater.retrieve.cosine import Features, Mask, Rows, Scores, blocks, unit
-from headwater.retrieve.exact import search
 from headwater.retrieve.gpu import MOST_FOUND, Lists, copy_on_gpu, uses_gpu
 from headwater.retrieve.library import load_faiss
 
@@ -44,17 +43,24 @@ class VectorIndex:
         Number of rows of the feature array, including rows that are NaN or zero and so not in the index.
     native
         The FAISS index; its ids are row numbers.
+    breadth
+        How widely to search, so that a recall that was asked for is reached: lists to look in ("ivf", "ivfpq") or
+        candidates to keep ("hnsw"). None for a default.
+    n_dead
+        Vectors of rows that were removed, which an "hnsw" graph cannot lose; their id is -1, and they are not found.
     """
 
     kind: Kind
     dim: int
     n_rows: int
     native: Any
+    breadth: int | None = None
+    n_dead: int = 0
 
     @property
     def n_vectors(self) -> int:
         """Number of rows that are in the index."""
-        return int(self.native.ntotal)
+        return int(self.native.ntotal) - self.n_dead
 
     def search(
         self,
@@ -125,8 +131,8 @@ class VectorIndex:
         """Return about how many operations a search takes."""
         compared: float = self.n_vectors
         if self.kind in ("ivf", "ivfpq"):
-            n_lists = self._n_lists
-            compared = n_lists + self.n_vectors * _n_probed(n_lists, 1.0) / n_lists
+            n_lists = self.n_lists
+            compared = n_lists + self.n_vectors * self._n_probed(1.0) / n_lists
         return 2.0 * n_queries * self.dim * compared
 
     def _copy(self, device: Device) -> Any:
@@ -139,8 +145,14 @@ class VectorIndex:
             return None
 
     @cached_property
-    def _n_lists(self) -> int:
+    def n_lists(self) -> int:
+        """Number of lists of an "ivf" or "ivfpq" index."""
         return int(load_faiss().extract_index_ivf(self.native).nlist)
+
+    def _n_probed(self, share: float) -> int:
+        """Return in how many lists to look, if a share of the rows is allowed."""
+        n_lists = self.n_lists
+        return min(n_lists, round((self.breadth or max(8, 2 * math.sqrt(n_lists))) / share))
 
     def _searched(self, asked: Asked, k: int, copy: Any) -> tuple[Scores, Rows]:
         """Search with the index, or with its copy on a GPU; then compare every vector for what it lacks."""
@@ -176,28 +188,31 @@ class VectorIndex:
         faiss = load_faiss()
         if copy is not None:
             if self.kind != "flat":
-                copy.nprobe = _n_probed(self._n_lists, share)
+                copy.nprobe = self._n_probed(share)
             return _clean(*copy.search(wanted, k))
         selector = None if allowed is None else _selector(faiss, allowed)
+        if selector is None and self.n_dead:
+            selector = faiss.IDSelectorRange(0, self.n_rows)
         if self.kind == "flat":
             params = faiss.SearchParameters(sel=selector)
         elif self.kind == "hnsw":
-            breadth = round(max(_SEARCH_BREADTH, 2 * k) / share)
+            breadth = round(max(self.breadth or _SEARCH_BREADTH, 2 * k if self.breadth is None else k) / share)
             params = faiss.SearchParametersHNSW(sel=selector, efSearch=breadth)
         else:
-            params = faiss.SearchParametersIVF(sel=selector, nprobe=_n_probed(self._n_lists, share))
+            params = faiss.SearchParametersIVF(sel=selector, nprobe=self._n_probed(share))
         return _clean(*self.native.search(wanted, k, params=params))
 
     def _exhaustive(self, wanted: Scores, k: int, allowed: Mask) -> tuple[Scores, Rows]:
         """Compare queries with every allowed vector of the index."""
         faiss = load_faiss()
         if self.kind in ("ivf", "ivfpq"):
-            params = faiss.SearchParametersIVF(sel=_selector(faiss, allowed), nprobe=self._n_lists)
+            params = faiss.SearchParametersIVF(sel=_selector(faiss, allowed), nprobe=self.n_lists)
             return _clean(*self.native.search(wanted, k, params=params))
         row_of_place = faiss.vector_to_array(self.native.id_map)
         inner = faiss.downcast_index(self.native.index)
         vectors = faiss.downcast_index(inner.storage) if self.kind == "hnsw" else inner
-        params = faiss.SearchParameters(sel=_selector(faiss, allowed[row_of_place]))
+        there = (row_of_place >= 0) & allowed[np.maximum(row_of_place, 0)]
+        params = faiss.SearchParameters(sel=_selector(faiss, there))
         scores, places = _clean(*vectors.search(wanted, k, params=params))
         return scores, np.where(places < 0, -1, row_of_place[places])
 
@@ -286,7 +301,7 @@ def trains_on_gpu(kind: Kind, n_rows: int, dim: int, device: Device) -> bool:
             )
         return uses_gpu(device, 0.0)
     n_sample = min(n_rows, _MOST_TRAINED_ON)
-    compared = _lists_for(n_rows, n_sample) * (_ROUNDS * n_sample + n_rows)
+    compared = lists_for(n_rows, n_sample) * (_ROUNDS * n_sample + n_rows)
     return uses_gpu(device, 2.0 * dim * compared)
 
 
@@ -327,7 +342,7 @@ def plan(kind: Kind, n_rows: int, n_sample: int, dim: int) -> str:
             f"an index of kind {kind} needs at least {fewest * _POINTS_PER_CENTRE} usable rows, but there are "
             f"{n_sample}. Use flat, which is exact, and fast for so few rows."
         )
-    n_lists = _lists_for(n_rows, n_sample)
+    n_lists = lists_for(n_rows, n_sample)
     if kind == "ivf":
         return f"IVF{n_lists},Flat"
     n_pieces = max(m for m in range(1, max(dim // 4, 1) + 1) if dim % m == 0)
@@ -337,64 +352,10 @@ def plan(kind: Kind, n_rows: int, n_sample: int, dim: int) -> str:
     return f"IVF{n_lists},PQ{n_pieces}x{n_bits}np"  # np: without the training for a search mode not used here
 
 
-def _lists_for(n_rows: int, n_sample: int) -> int:
+def lists_for(n_rows: int, n_sample: int | None = None) -> int:
+    """Return the number of lists of an index of some rows, trained on a sample; by default on as many as it takes."""
+    n_sample = min(n_rows, _MOST_TRAINED_ON) if n_sample is None else n_sample
     return min(round(4 * math.sqrt(n_rows)), n_sample // _POINTS_PER_CENTRE)
-
-
-def _n_probed(n_lists: int, share: float) -> int:
-    """Return in how many lists to look, if a share of the rows is allowed."""
-    return min(n_lists, round(max(8, 2 * math.sqrt(n_lists)) / share))
-
-
-def recall_at_10(
-    index: VectorIndex,
-    X: Features | NDArray[Any],
-    *,
-    n_queries: int = 256,
-    seed: int = 0,
-    device: Device = "auto",
-) -> float:
-    """Measure the share of the true ten nearest neighbours that an index finds.
-
-    Parameters
-    ----------
-    index
-        The index, built over `X`.
-    X : float array or array-like of shape (n_rows, dim)
-        The features; an exact search of them gives the true neighbours.
-    n_queries
-        Number of rows of `X` drawn at random as queries; a row is not its own neighbour.
-    seed
-        Seed of the draw.
-    device
-        Where the exact search runs, as in `headwater.retrieve.search`. The index is searched on the CPU.
-
-    Returns
-    -------
-    float
-        Recall, from 0 to 1.
-
-    Raises
-    ------
-    InputError
-        When the index was built over an array of another shape, or has fewer than two vectors.
-    """
-    if tuple(X.shape) != (index.n_rows, index.dim):
-        raise InputError(
-            f"the index was built over features of shape {(index.n_rows, index.dim)}, not {tuple(X.shape)}. Build it "
-            "again: headwater index"
-        )
-    if index.n_vectors < 2:
-        raise InputError("the index has one vector, so its recall cannot be measured.")
-    inside = np.concatenate([span.start + np.flatnonzero(unit(block)[1]) for span, block in blocks(X)])
-    generator = np.random.default_rng(seed)
-    chosen = np.sort(generator.choice(inside, min(n_queries, len(inside)), replace=False, shuffle=False))
-    itself = (np.arange(index.n_rows), chosen)
-    queries = X[chosen]
-    _, true = search(X, queries, 10, exclude=itself, device=device)
-    _, found = index.search(queries, 10, exclude=itself, device="cpu")
-    hits = (true[:, :, None] == found[:, None, :]) & (true >= 0)[:, :, None]
-    return float(hits.sum() / (true >= 0).sum())
 
 
 def _empty(X: Features | NDArray[Any], kind: Kind, seed: int, gpu: bool) -> tuple[Any, Callable[[Scores, Rows], None]]:

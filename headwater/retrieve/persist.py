@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from headwater._reading import open_regular, read_json
+from headwater._reading import open_regular, read_json, read_regular
 from headwater._schema import Count, Size, Word, read_as
 from headwater.errors import DiskError, StoreError, StoreNotFound
 from headwater.retrieve.index import Kind, VectorIndex
 from headwater.retrieve.library import load_faiss
 
 FORMAT = 1
+MARK = np.dtype("<u8")
 LINKS = 8192
 """Most bytes per vector of an index, besides its numbers."""
 LEAST_BYTES = 1 << 28
 """Most bytes of an index without vectors."""
+OPTIONAL: dict[str, Any] = {"breadth": None, "n_dead": 0, "target": None, "marks": None}
+"""Entries that earlier versions did not write, and what a missing one means."""
 _REBUILD = "Build it again: headwater index"
 
 
@@ -47,6 +52,12 @@ class IndexInfo:
         Recall measured after building, from 0 to 1; None if it was not measured.
     checksum
         BLAKE2b-128 digest of the FAISS file, 32 hex digits.
+    breadth, n_dead
+        See `VectorIndex`.
+    target
+        The recall that the breadth was chosen for; None if none was asked for.
+    marks
+        Digest of the file of marks beside the index; None without one. See `headwater.retrieve.update`.
     """
 
     kind: Kind
@@ -56,10 +67,15 @@ class IndexInfo:
     fingerprint: Word
     recall_at_10: Annotated[float, msgspec.Meta(ge=0, le=1)] | None
     checksum: Word
+    breadth: Size | None = None
+    n_dead: Count = 0
+    target: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    marks: Word | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, with a checksum of their own."""
-        values = {"format": FORMAT, **asdict(self)}
+        """Return plain JSON values, with a checksum of their own; options that are not used are left out."""
+        own = {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value != OPTIONAL[name]}
+        values = {"format": FORMAT, **own}
         return {**values, "sum": _sum_of(values)}
 
     @classmethod
@@ -77,6 +93,7 @@ class IndexInfo:
             raise ValueError("it differs from its checksum")
         if (version := fields.pop("format", None)) != FORMAT:
             raise ValueError(f"format must be {FORMAT}, but is {version!r}")
+        fields = {**OPTIONAL, **fields}
         if difference := fields.keys() ^ cls.__dataclass_fields__.keys():
             raise ValueError(f"entries are missing or unknown: {', '.join(sorted(difference))}")
         if fields["kind"] not in get_args(Kind):
@@ -89,7 +106,13 @@ def _sum_of(entries: dict[str, Any]) -> str:
 
 
 def save_index(
-    index: VectorIndex, path: str | os.PathLike[str], *, fingerprint: str, recall_at_10: float | None = None
+    index: VectorIndex,
+    path: str | os.PathLike[str],
+    *,
+    fingerprint: str,
+    recall_at_10: float | None = None,
+    target: float | None = None,
+    marks: NDArray[np.uint64] | None = None,
 ) -> IndexInfo:
     """Write an index to ``path`` and its description to ``path`` + ``.json``.
 
@@ -106,6 +129,10 @@ def save_index(
         A word that changes when the features change; `load_index` compares it.
     recall_at_10
         The result of `headwater.retrieve.recall_at_10`.
+    target
+        The recall that the index was tuned for.
+    marks : uint64 array of shape (n_rows,), optional
+        The marks of the rows, with which the index can be updated; written to ``path`` + ``.marks``.
 
     Returns
     -------
@@ -131,8 +158,17 @@ def save_index(
             fingerprint=fingerprint,
             recall_at_10=recall_at_10,
             checksum=_checksum(half),
+            breadth=index.breadth,
+            n_dead=index.n_dead,
+            target=target,
+            marks=None if marks is None else _digest(_bytes_of(marks)),
         )
         half.replace(place)
+        if marks is not None:
+            half.write_bytes(_bytes_of(marks))
+            half.replace(marks_of(place))
+        else:
+            marks_of(place).unlink(missing_ok=True)
         half.write_text(json.dumps(info.to_dict(), indent=2) + "\n", encoding="utf-8")
         half.replace(side)
     except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError when a write fails
@@ -190,17 +226,51 @@ def load_index(path: str | os.PathLike[str], *, fingerprint: str | None = None) 
     info = read_index_info(place)
     if fingerprint is not None and fingerprint != info.fingerprint:
         raise StoreError(
-            f"{place}: the index was built from other features ({info.fingerprint}) than these ({fingerprint}). "
-            f"{_REBUILD}"
+            f"{place}: the index was built from other features ({info.fingerprint}) than these ({fingerprint}). Bring "
+            "it up to date: headwater index"
         )
     _require_right(place, info)
     try:
         native = load_faiss().read_index(os.fspath(place))
     except RuntimeError as error:
         raise StoreError(f"{place}: FAISS cannot read the index: {_first_line(error)}. {_REBUILD}") from error
-    if (native.d, native.ntotal) != (info.dim, info.n_vectors):
+    if (native.d, native.ntotal) != (info.dim, info.n_vectors + info.n_dead):
         raise StoreError(f"{place}: the index does not match the JSON file beside it. {_REBUILD}")
-    return VectorIndex(info.kind, info.dim, info.n_rows, native)
+    return VectorIndex(info.kind, info.dim, info.n_rows, native, info.breadth, info.n_dead)
+
+
+def read_marks(path: str | os.PathLike[str]) -> NDArray[np.uint64] | None:
+    """Return the marks of the rows of the index at ``path``, of shape ``(n_rows,)``; None without them.
+
+    Raises
+    ------
+    StoreNotFound, StoreError
+        As `read_index_info` does, and when the marks are damaged.
+    """
+    place = Path(path)
+    info = read_index_info(place)
+    if info.marks is None:
+        return None
+    try:
+        data = read_regular(marks_of(place), most=MARK.itemsize * info.n_rows, follow=False)
+    except OSError as error:
+        raise StoreError(f"{marks_of(place)}: cannot be read: {error.strerror}. {_REBUILD}") from error
+    if len(data) != MARK.itemsize * info.n_rows or _digest(data) != info.marks:
+        raise StoreError(f"{marks_of(place)}: it is damaged. {_REBUILD}")
+    return np.frombuffer(data, MARK).astype(np.uint64)
+
+
+def marks_of(path: Path) -> Path:
+    """Return the path of the marks of an index."""
+    return path.with_name(path.name + ".marks")
+
+
+def _bytes_of(marks: NDArray[np.uint64]) -> bytes:
+    return np.ascontiguousarray(marks, MARK).tobytes()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def check_index(path: str | os.PathLike[str]) -> bool:
@@ -218,6 +288,7 @@ def check_index(path: str | os.PathLike[str]) -> bool:
     """
     place = Path(path)
     _require_right(place, read_index_info(place))
+    read_marks(place)
     return "sum" in read_json(_side(place), follow=False)
 
 
@@ -225,7 +296,7 @@ def _require_right(place: Path, info: IndexInfo) -> None:
     try:
         n_bytes = place.stat().st_size
         if (
-            n_bytes > info.n_rows * (8 * info.dim + LINKS) + LEAST_BYTES
+            n_bytes > (info.n_rows + info.n_dead) * (8 * info.dim + LINKS) + LEAST_BYTES
         ):  # a sparse file of terabytes takes no space, but hours to read
             raise StoreError(f"{place}: the index is damaged: it has {n_bytes:,} bytes. {_REBUILD}")
         found = _checksum(place)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headwater.errors import InputError
 from headwater.retrieve._candidates import Candidates
-from headwater.retrieve.asked import Asked, Exclude, check, require_matrix
+from headwater.retrieve.asked import Asked, Exclude, allowed_rows, check, require_matrix
 from headwater.retrieve.cosine import Features, Mask, Rows, Scores, blocks, unit
 from headwater.retrieve.half import HALF_SCALE, INFINITE_HALF, as_floats, finite_halves
 
@@ -87,6 +87,8 @@ class Searcher:
         if lengths is None and keep:
             lengths = np.full(n_rows, UNKNOWN, np.float32)
         self._lengths = lengths
+        self._n_rows = n_rows
+        self._numbers: Rows | None = None  # of these rows among those of another searcher
 
     def __repr__(self) -> str:
         return f"Searcher(shape={self.shape}, dtype={self.X.dtype})"
@@ -106,7 +108,37 @@ class Searcher:
 
         Arguments, results and errors are those of `headwater.retrieve.search`, which says how equal scores are ordered.
         """
-        return self.found(check(self.shape, np.asarray(queries), k, rows, exclude), k)
+        shape = (self._n_rows, self.shape[1])
+        asked = check(shape, np.asarray(queries), k, rows, exclude)
+        if self._numbers is None:
+            return self.found(asked, k)
+        allowed = None if asked.allowed is None else asked.allowed[self._numbers]
+        of_rows = None if asked.of_rows is None else asked.of_rows[self._numbers]
+        scores, places = self.found(Asked(asked.queries, asked.given, allowed, of_rows, asked.group), k)
+        if not len(self._numbers):
+            return scores, places
+        return scores, np.where(places < 0, -1, self._numbers[np.maximum(places, 0)])
+
+    def only(self, rows: ArrayLike) -> Searcher:
+        """Return a searcher of some rows alone, for a filter that is used again: it holds copies of these rows.
+
+        Its results, and what is passed to its `search`, number the rows of this searcher.
+
+        Parameters
+        ----------
+        rows : bool array of shape (n_rows,) or int array of shape (n_allowed,)
+            The rows that may be found.
+        """
+        chosen = np.flatnonzero(allowed_rows(rows, self._n_rows))
+        if self._numbers is not None:
+            chosen = chosen[np.isin(chosen, self._numbers)]
+            places = np.searchsorted(self._numbers, chosen)
+        else:
+            places = chosen
+        lengths = None if self._lengths is None else self._lengths[places]
+        part = Searcher(np.ascontiguousarray(self.X[places]), lengths, n_threads=self.n_threads)
+        part._numbers, part._n_rows = chosen, self._n_rows
+        return part
 
     def found(self, asked: Asked, k: int) -> tuple[Scores, Rows]:
         """Search for what was validated."""

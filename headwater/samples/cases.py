@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,6 +44,29 @@ CHECKED = 64  # kept lengths that are compared with their rows
 MORE = 8  # factor by which more items are searched, if too few samples of those found may be shown
 MARGIN = 8  # items found beyond those wanted
 SUGGEST_AMONG = 10_000  # ids and values searched for a suggestion, to limit the time
+
+
+@dataclass(frozen=True)
+class CaseFilter:
+    """Which samples a search for similar cases may find.
+
+    Attributes
+    ----------
+    where
+        A boolean SQL expression: only these samples are found.
+    exclude_same
+        For a query that is a sample: leave out samples with the same value in this column, such as the patient.
+    exclude
+        ``COLUMN=VALUE``, one or several: leave out samples with this value.
+    one_per
+        A column, such as the patient: of samples with the same value, only the most similar one is found. Samples
+        without a value count each for itself.
+    """
+
+    where: str | None = None
+    exclude_same: str | None = None
+    exclude: str | Sequence[str] | None = None
+    one_per: str | None = None
 
 
 class Found(NamedTuple):

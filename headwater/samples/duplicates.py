@@ -16,6 +16,7 @@ from headwater._progress import Progress, counting
 from headwater.evaluate.leakage import Sides, Values
 from headwater.evaluate.splits import Split
 from headwater.retrieve.duplicates import DIM, NO_ANGLE, Tail, Whitening, components, pairs_above
+from headwater.retrieve.near import LEAST_ROWS, NearPairs
 from headwater.samples.contents import SharedContents, contents_of, modality_of
 from headwater.store import Data, SelectedRows
 
@@ -26,6 +27,55 @@ WORST = 20  # clusters kept for printing
 
 Rows = NDArray[np.int64]
 Similarities = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """When two contents count as near duplicates, and how they are searched for.
+
+    Attributes
+    ----------
+    false_alarms
+        The share of unrelated pairs that may count as near duplicates.
+    threshold
+        A whitened cosine similarity to use instead.
+    exact
+        Compare all pairs, however many contents there are; by default those of 50,000 contents or more are found by an
+        approximate search, whose recall is measured.
+    """
+
+    false_alarms: float = 1e-5
+    threshold: float | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class NearSearch:
+    """How near duplicates were searched for without comparing all pairs, and what a sample says was found.
+
+    Attributes
+    ----------
+    n_tables
+        Number of tables of random directions; see `headwater.retrieve.near`.
+    certain
+        Similarity that less than one unrelated pair is expected to reach by chance.
+    n_certain, n_certain_found
+        Of the sampled pairs: number of those that reach it, and of those that the search finds.
+    n_sampled, n_sampled_found
+        The same for all sampled pairs above the threshold, most of which are there by chance in a large store.
+    """
+
+    n_tables: int
+    certain: float
+    n_certain: int
+    n_certain_found: int
+    n_sampled: int
+    n_sampled_found: int
+
+    @property
+    def recall(self) -> float | None:
+        """The measured recall of copies; None if no pair of the sample reaches ``certain``."""
+        return self.n_certain_found / self.n_certain if self.n_certain else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +152,11 @@ class Duplicates:
         The expected number of unrelated pairs above it.
     across_groups_rate
         The share of pairs from different groups found above it: at most the true false-alarm rate, if no group holds
-        copies of another's contents. None without groups.
+        copies of another's contents. None without groups, or if not all pairs were compared.
     worst
         Clusters, the worst first.
+    search
+        How near duplicates were searched for; None if all pairs were compared.
     """
 
     features: str
@@ -118,6 +170,7 @@ class Duplicates:
     expected_pairs: float
     across_groups_rate: float | None
     worst: Sequence[Cluster]
+    search: NearSearch | None = None
 
 
 def find_duplicates(
@@ -125,8 +178,7 @@ def find_duplicates(
     name: str,
     columns: AuditColumns,
     *,
-    false_alarms: float,
-    threshold: float | None,
+    near: NearDuplicates,
     device: Device = "auto",
     progress: Progress,
 ) -> tuple[Duplicates, pl.DataFrame]:
@@ -141,9 +193,10 @@ def find_duplicates(
     order = np.random.default_rng(0).permutation(n)
     fitted = distinct[np.sort(order[:WHITENED_ROWS])]
     image_of = same.of_sample[where.first]
-    asked = threshold
+    asked, false_alarms = near.threshold, near.false_alarms
 
-    def searched(backend: Backend) -> tuple[_Search, Tail | None, float | None, int]:
+    def searched(backend: Backend) -> tuple[_Search, Tail | None, float | None, int, NearSearch | None]:
+        how: NearSearch | None = None
         tail, units, least = None, np.zeros((n, 0), np.float32), asked
         if np.isfinite(fitted).all(1).sum() > 1:
             units = Whitening.fit(fitted, backend=backend).transform(distinct, backend)
@@ -158,14 +211,20 @@ def find_duplicates(
         search = _Search(where, same, columns)
         if least is not None:
             with counting(progress, f"audit {name}", n) as update:
-                for found in pairs_above(units, least, progress=lambda done: update(done, 0), backend=backend):
+                found_by = _approximate(units, least, tail) if backend.is_numpy and not near.exact else None
+                if found_by is None:
+                    pairs = pairs_above(units, least, progress=lambda done: update(done, 0), backend=backend)
+                else:
+                    pairs = found_by.pairs(lambda done: update(done, 0))
+                for found in pairs:
                     search.add(*found)
-        return search, tail, least, units.shape[1]
+                how = None if found_by is None else _how(found_by)
+        return search, tail, least, units.shape[1], how
 
     work = 1.0 * n * DIM * (n + 2 * X.shape[1])
-    search, tail, threshold, n_components = computed(searched, device, work=work, what="duplicates")
+    search, tail, threshold, n_components, how = computed(searched, device, work=work, what="duplicates")
     rate = false_alarms if asked is None or threshold is None or tail is None else tail.rate(threshold)
-    near, found = search.near()
+    near_counts, found = search.near()
     cluster_of = search.clusters()
     links = _Links.of(where, same, *found)
     n_pairs = n * (n - 1) // 2 - sum(k * (k - 1) // 2 for k in np.unique(image_of, return_counts=True)[1].tolist())
@@ -173,16 +232,33 @@ def find_duplicates(
         features=name,
         n_contents=n,
         identical=search.identical(),
-        near=near,
+        near=near_counts,
         clusters=_count_clusters(cluster_of, columns),
         n_components=n_components,
         threshold=threshold,
         false_alarms=rate,
         expected_pairs=rate * n_pairs,
-        across_groups_rate=None if threshold is None else search.rate_across_groups(),
+        across_groups_rate=None if threshold is None or how is not None else search.rate_across_groups(),
         worst=_worst(data, columns, cluster_of, links),
+        search=how,
     )
     return result, _table(data, columns, name, cluster_of, links)
+
+
+def _approximate(units: NDArray[np.float32], threshold: float, tail: Tail | None) -> NearPairs | None:
+    """Return an approximate search; None where comparing all pairs is as fast, or its recall cannot be measured."""
+    n = len(units)
+    if n < LEAST_ROWS or tail is None:
+        return None
+    certain = min(tail.threshold(2 / (n * (n - 1))), NO_ANGLE)
+    return NearPairs(units, threshold, max(certain, threshold))
+
+
+def _how(search: NearPairs) -> NearSearch | None:
+    if search.complete:
+        return None
+    numbers = (search.n_certain, search.n_found, search.n_sampled, search.n_sampled_found)
+    return NearSearch(search.n_tables, search.certain, *numbers)
 
 
 class _Search:

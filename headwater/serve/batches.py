@@ -21,13 +21,16 @@ class Batcher(Generic[Given, Made]):
         Returns a result for each of some items, in order.
     most
         Most items at once.
+    workers
+        Threads that compute batches, each its own.
     """
 
-    def __init__(self, work: Callable[[Sequence[Given]], Sequence[Made]], most: int = 32) -> None:
+    def __init__(self, work: Callable[[Sequence[Given]], Sequence[Made]], most: int = 32, workers: int = 1) -> None:
         self._work, self._most = work, most
         self._waiting: queue.SimpleQueue[tuple[Given, Future[Made]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="batches")
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, daemon=True, name="batches") for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     def __call__(self, item: Given) -> Made:
         """Return the result for an item, once its batch is done."""
@@ -37,8 +40,10 @@ class Batcher(Generic[Given, Made]):
 
     def close(self) -> None:
         """Finish what was asked for, and end."""
-        self._waiting.put(None)
-        self._thread.join()
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -51,7 +56,7 @@ class Batcher(Generic[Given, Made]):
                     break
                 if more is None:
                     ended = True
-                    break
+                    break  # each worker is told once
                 batch.append(more)
             self._do(batch)
             if ended:

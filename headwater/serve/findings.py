@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,14 @@ from PIL import Image
 from headwater._progress import Progress
 from headwater.api.explain import as_grid, seen_region
 from headwater.embed import Content, Encoder, content_key
-from headwater.embed.choice import EncoderChoice
 from headwater.embed.contents import HeldImage
 from headwater.embed.load import load_encoder
 from headwater.embed.texts import encoder_of
 from headwater.errors import InputError
 from headwater.evaluate.class_order import columns_of
 from headwater.evaluate.measured import WITHOUT_CLASSES
-from headwater.experiment.apply import SavedHead, name_of, specs_of
-from headwater.experiment.encoders import encoders_of
+from headwater.experiment.apply import SavedHead, is_tuned, name_of, specs_of
+from headwater.experiment.encoders import RunEncoder, encoders_of
 from headwater.experiment.predict import Predictor, threshold_words
 from headwater.heads import LinearProbe, Ordinal, TokenHead, relevance
 from headwater.heads.base import on_device
@@ -37,6 +39,7 @@ from headwater.samples.vectors import joined
 from headwater.serve.batches import Batcher
 from headwater.store import KEY_COLUMNS, Data, Modality, Store, pair_key
 
+REMEMBERED = 512  # items whose features are kept
 FOR, AGAINST = (215, 48, 39), (69, 117, 180)  # colour-blind safe red and blue
 
 
@@ -54,11 +57,13 @@ class Features:
 
 
 class Encoders:
-    """Encoders, each loaded once; items of concurrent requests are encoded together."""
+    """Encoders, each loaded once; items of concurrent requests are encoded together, and the latest are remembered."""
 
     def __init__(self) -> None:
         self._loaded: dict[Any, Encoder[Any]] = {}
         self._batches: dict[Any, Batcher[Any, Features]] = {}
+        self._made: OrderedDict[tuple[int, Modality, bytes], Future[Features]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of_store(self, store: Store, name: str, weights: Any, device: str, trusted: bool) -> Encoder[Any]:
         """Load the encoder that made the features of a store."""
@@ -67,19 +72,45 @@ class Encoders:
             self._loaded[key] = encoder_of(store, name, weights=weights, device=device, trust_remote_code=trusted)
         return self._loaded[key]
 
-    def of_choice(self, choice: EncoderChoice, device: str, named_by: str) -> Encoder[Any]:
-        """Load an encoder by its choice."""
-        key = repr(choice)
+    def of_run(self, one: RunEncoder, device: str, named_by: str) -> Encoder[Any]:
+        """Load an encoder of a run, unless one that makes the same features is loaded already."""
+        for known in self._loaded.values():
+            made = {m: known.spec(m, spec.dtype) for m, spec in one.specs.items() if m in known.modalities}
+            if len(made) == len(one.specs) and not any(one.specs[m].differences(made[m]) for m in made):
+                return known
+        key = repr(one.choice)
         if key not in self._loaded:
-            self._loaded[key] = load_encoder(choice, device=device, named_by=named_by)
+            self._loaded[key] = load_encoder(one.choice, device=device, named_by=named_by)
         return self._loaded[key]
 
     def encode(self, encoder: Encoder[Any], modality: Modality, content: Content) -> Features:
         """Return the features of an item; it is prepared in this thread, and encoded with those of others."""
+        key = (id(encoder), modality, content.key)
+        with self._lock:
+            known = self._made.get(key)
+            if known is None:
+                mine: Future[Features] = Future()
+                self._made[key] = mine
+                while len(self._made) > REMEMBERED:
+                    self._made.popitem(last=False)
+        if known is not None:
+            return known.result()
+        try:
+            found = self._batch_of(encoder, modality)(encoder.prepare(modality, content))
+        except BaseException as error:
+            with self._lock:
+                self._made.pop(key, None)
+            mine.set_exception(error)
+            raise
+        mine.set_result(found)
+        return found
+
+    def _batch_of(self, encoder: Encoder[Any], modality: Modality) -> Batcher[Any, Features]:
         key = (id(encoder), modality)
-        if key not in self._batches:
-            self._batches[key] = Batcher(lambda batch: _encoded(encoder, modality, batch))
-        return self._batches[key](encoder.prepare(modality, content))
+        with self._lock:
+            if key not in self._batches:
+                self._batches[key] = Batcher(lambda batch: _encoded(encoder, modality, batch))
+            return self._batches[key]
 
     def close(self) -> None:
         """End the threads that encode."""
@@ -132,10 +163,15 @@ class Finder:
         wanted = Wanted(tuple(own), tokens, run.config.get("missing") == "keep", None)
         self._saved = SavedHead(self.run, own, own, wanted)
         self._made_by = {
-            f"{one.base}/{modality}": encoders.of_choice(one.choice, device, f"the run {name_of(run)}")
+            f"{one.base}/{modality}": encoders.of_run(one, device, f"the run {name_of(run)}")
             for one in encoders_of(run, trust_remote_code=trusted)
             for modality in one.specs
         }
+        self._before: dict[str, Encoder[Any]] = {}
+        if is_tuned(run) and run.reference is not None:
+            for one in encoders_of(run, trust_remote_code=trusted):
+                loaded = encoders.of_run(one.frozen, device, f"the run {name_of(run)}")
+                self._before |= {f"{one.base}/{modality}": loaded for modality in one.specs}
         for one in encoders_of(run, trust_remote_code=trusted):
             made = {m: self._made_by[f"{one.base}/{m}"].spec(m, one.specs[m].dtype) for m in one.specs}
             tokens_as = {m: spec.with_tokens_as(one.specs[m].tokens_dtype) for m, spec in made.items()}
@@ -178,7 +214,11 @@ class Finder:
         data, pooled = self._data(features)
         columns = {column: [keys[kind]] for kind, column in KEY_COLUMNS.items()}
         table = pl.DataFrame(columns, dict.fromkeys(columns, pl.String))
-        vectors = joined(pooled, {}) if self._predictor.past.compares else None
+        vectors = None
+        if self._predictor.past.compares:
+            vectors = joined(
+                self._data(self._features(image, text, self._before))[0].inputs if self._before else pooled, {}
+            )
         row = self._predictor.described(self._saved, data, vectors, table, np.array([0])).row(0, named=True)
         scores = {name.removeprefix("score_"): value for name, value in row.items() if name.startswith("score_")}
         ranked = sorted(scores.items(), key=lambda pair: -pair[1])
@@ -240,16 +280,18 @@ class Finder:
         pooled = isinstance(self.run.head, LinearProbe | Ordinal) and len(self._saved.own) == 1
         return pooled and specs_of(self.run)[self._saved.own[0]].has_tokens
 
-    def _features(self, image: HeldImage | Content | None, text: str | None) -> dict[str, Features]:
-        """Encode a case for each input."""
-        out = {}
+    def _features(
+        self, image: HeldImage | Content | None, text: str | None, by: Mapping[str, Encoder[Any]] | None = None
+    ) -> dict[str, Features]:
+        """Encode a case for each input, by the run's encoders or by others."""
+        by, out = by or self._made_by, {}
         for name in self._saved.own:
             modality = modality_of(name)
             if modality in ("image", "pair") and image is None:
                 raise InputError(f"{self.name} reads images: choose one.")
             if modality in ("text", "pair") and (text is None or not text.strip()):
                 raise InputError(f"{self.name} reads texts: write a sentence.")
-            out[name] = self._encoders.encode(self._made_by[name], modality, _content(modality, image, text))
+            out[name] = self._encoders.encode(by[name], modality, _content(modality, image, text))
         return out
 
     def _data(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from headwater._progress import Progress
 from headwater.embed import Content, Encoder, content_key
 from headwater.embed.contents import HeldImage
-from headwater.errors import InputError, nearest
+from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.samples.contents import modality_of
 from headwater.serve.findings import Encoders, Finder
 from headwater.serve.gallery import Asked, Gallery, Vector, refined
@@ -78,6 +78,8 @@ class Service:
         self._stack = ExitStack()
         self.encoders = Encoders()
         self.finders: dict[str, Finder] = {}
+        for name in self._features():
+            self._load(name)
         for place in options.runs:
             folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-")))
             finder = Finder(place, folder, self.encoders, options.device, options.trust_remote_code, say)
@@ -112,6 +114,11 @@ class Service:
                     f"{', '.join(names)}."
                 )
         return list(self.options.features)
+
+    def _load(self, name: str) -> None:
+        """Load the encoder of features that is needed for new images and sentences, if it can be found."""
+        with suppress(HeadwaterError):  # without it, stored cases can still be asked with; the request says what lacks
+            self._encoder(name)
 
     def _patient(self, config: Mapping[str, Any]) -> str | None:
         return self.options.patient or self._known(config.get("groups"))

@@ -26,6 +26,7 @@ from headwater.store.store import (
     check_name,
     create_store,
     find_store,
+    index_files,
     open_store,
 )
 from headwater.store.where import rows_where, select_samples
@@ -69,6 +70,7 @@ __all__ = [
     "fetch_file",
     "find_store",
     "hex_from_keys",
+    "index_files",
     "is_url",
     "keys_from_hex",
     "mend",

@@ -739,7 +739,7 @@ def _is_chunk(name: str) -> bool:
 
 def _is_large(name: str) -> bool:
     """Whether a file is not fetched with the small files: chunks and indexes are fetched on use, locks never."""
-    return _is_chunk(name) or name.endswith((".faiss", ".lock"))
+    return _is_chunk(name) or name.endswith((".faiss", ".marks", ".lock"))
 
 
 def _remove_empty(folder: Path, top: Path) -> None:

@@ -586,7 +586,7 @@ class Store:
         found = {path.with_name(path.name.removesuffix(".json")) for path in file_sizes(self.path / "index")}
         found = {path for path in found if path.suffix == ".faiss" and path.name[0] != "."}
         for path in found:
-            for each in (path, path.with_name(f"{path.name}.json")):
+            for each in index_files(path):
                 fetch_file(each)
         return sorted(found)
 
@@ -765,6 +765,11 @@ def _opened(folder: Path) -> Store:
 def _is_being_made(folder: Path) -> bool:
     """Whether a folder is empty, or holds only the hidden files of a store that is being created, such as its lock."""
     return folder.is_dir() and all(path.name[0] == "." for path in folder.iterdir())
+
+
+def index_files(path: Path) -> list[Path]:
+    """Return the files of an index: its own, and the description and the marks of rows beside it."""
+    return [path.with_name(path.name + end) for end in ("", ".json", ".marks")]
 
 
 def beside(name: str) -> str:

@@ -175,3 +175,25 @@ def test_features_must_be_named(store):
     """Of several feature sets, one must be named."""
     with pytest.raises(InputError, match="say which features to audit with --features"):
         audit(store, groups="patient")
+
+
+def test_large_stores_are_searched_approximately(make_store, command, monkeypatch):
+    """From so many contents on not all pairs are compared; this is said with the measured recall, and --exact does."""
+    monkeypatch.setattr("headwater.samples.duplicates.LEAST_ROWS", 1000)
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((2000, 40))
+    X[1000:1300] = X[:300] + 0.2 * rng.standard_normal((300, 40))
+    store = make_store(X, patient=[f"p{i}" for i in range(2000)])
+    words = ("audit", store.path, "--groups", "patient")
+    done = command(*words)
+    assert "approximate search: not all pairs were compared (--exact does)" in done.out
+    assert "recall of copies 1.0000" in done.out
+    assert "measured in pairs of different patient" not in done.out
+    (found,) = json.loads(command(*words, "--json").out)["found"]
+    assert found["search"]["n_certain"] >= found["search"]["n_certain_found"] > 500
+    exact = command(*words, "--exact")
+    assert "approximate" not in exact.out
+    assert "measured in pairs of different patient" in exact.out
+    (whole,) = json.loads(command(*words, "--exact", "--json").out)["found"]
+    assert whole["search"] is None
+    assert 300 <= found["near"]["n"] <= whole["near"]["n"]

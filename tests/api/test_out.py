@@ -53,9 +53,13 @@ VERBS = {
     "demo": lambda store, run, out: api.demo(out),
     "plot": lambda store, run, out: report.plot(run, out=out),
     "report": lambda store, run, out: api.report("gone", out=out),
+    "bundle": lambda store, run, out: api.bundle(run, out),
     "predict": lambda store, run, out: api.predict(run, image="gone.png", out=out),
     "explain": lambda store, run, out: api.explain(run, id="gone", out=out),
     "audit": lambda store, run, out: api.audit(store, features="gone/image", out=out),
+    "retrieval-report": lambda store, run, out: api.retrieval_report(
+        store, features="gone/image", label="label", out=out
+    ),
     "similar": lambda store, run, out: api.similar(store, features="gone/image", id="gone", out=out),
     "export": lambda store, run, out: api.export_features(store, out, features="gone/image"),
 }

@@ -43,6 +43,7 @@ def test_what_a_run_holds(cases, tiny, tmp_path, train):
     """A run has the files, metrics and folds of fit-head, curves, what was trained, and frozen features beside."""
     run = tuned(cases, tiny("timm-vit").spec, train=train, out=tmp_path / "run")
     again = hw.open_run(tmp_path / "run")
+    assert again.cost["peak_memory_bytes"] > 1e7
     assert again.metrics == run.metrics
     assert again.config["command"] == "fine-tune"
     assert len(run.predictions) == 48

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import DeviceMemory, InputError
-from headwater.retrieve import build_index, load_index, recall_at_10, save_index
+from headwater.retrieve import build_index, load_index, recall_at_10, save_index, tuning
 from headwater.retrieve import index as module
 
 faiss = pytest.importorskip("faiss")
@@ -220,13 +220,13 @@ def test_a_full_gpu_when_an_index_is_searched(monkeypatch, indexes, any_work, X)
 
 def test_recall_is_measured_against_a_search_on_the_device(gpu, any_work, indexes, X, monkeypatch):
     """The exact search runs where it was asked for, and the index is searched on the CPU, as it will be."""
-    exact, devices = module.search, []
+    exact, devices = tuning.search, []
 
     def search(*args, device, **named):
         devices.append(device)
         return exact(*args, device="cpu", **named)
 
-    monkeypatch.setattr(module, "search", search)
+    monkeypatch.setattr(tuning, "search", search)
     assert recall_at_10(indexes["ivf"], X, n_queries=20, device="cuda") > 0.9
     assert devices == ["cuda"]
     assert gpu.copies == 0

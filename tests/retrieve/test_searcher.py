@@ -183,6 +183,23 @@ def test_more_equal_rows_than_are_kept(monkeypatch, n_queries):
     assert rows.tolist() == [[0, 1, 2, 3, 4]] * n_queries
 
 
+@pytest.mark.parametrize("share", [0.01, 0.4])
+def test_some_rows_alone(share):
+    """A searcher of some rows finds what a filter of these rows finds, with further filters and exclusions too."""
+    X = rows_of(np.float16)
+    rng = np.random.default_rng(7)
+    mask, further = rng.random(len(X)) < share, rng.random(len(X)) < 0.5
+    queries, group = rng.standard_normal((7, 24)), rng.integers(0, 9, len(X))
+    searcher = Searcher(X)
+    for only in (searcher.only(mask), searcher.only(np.flatnonzero(mask))):
+        agree(only.search(queries, 8), searcher.search(queries, 8, rows=mask))
+        agree(only.search(queries, 8, rows=further), searcher.search(queries, 8, rows=mask & further))
+        agree(only.only(further).search(queries, 8), searcher.search(queries, 8, rows=mask & further))
+        exclude = (group, group[:7])
+        agree(only.search(queries, 8, exclude=exclude), searcher.search(queries, 8, rows=mask, exclude=exclude))
+    assert (searcher.only(np.zeros(len(X), bool)).search(queries, 3)[1] == -1).all()
+
+
 def test_what_does_not_fit():
     """Lengths of other rows, and features that are no matrix, are refused."""
     with pytest.raises(InputError, match=r"lengths must have shape \(3,\)"):

@@ -331,7 +331,7 @@ def test_what_a_new_manifest_uses_is_not_dropped(two, monkeypatch, first):
 def test_two_that_build_one_index(two, once):
     """The two files of an index that several build at once belong together."""
     pytest.importorskip("faiss")
-    module, order = sys.modules["headwater.api.similar"], []
+    module, order = sys.modules["headwater.api.index"], []
     save = module.save_index
 
     def slow(*arguments, **options):

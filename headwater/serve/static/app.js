@@ -326,7 +326,7 @@ function drawRun(found) {
   if (found.decision !== null && run.rule) said(`Decision: ${found.decision} (${run.rule})`);
   if (found.set !== null) said(found.set.length ? `● prediction set: ${found.set.join(", ")}; it misses ${percent(run.conformal)} of new cases or fewer` : "● prediction set: empty");
   if (found.seen_in_training) said(`Seen in training (${found.seen_in_training}): this says nothing of how right the run is.`, true);
-  if (found.unlike_training !== null) said(found.unlike_training > 95 ? `Unlike the training data: farther than ${Math.floor(found.unlike_training)} % of its cases. Trust this less.` : `Distance to the training data: ${Math.round(found.unlike_training)}th percentile of its own cases.`, found.unlike_training > 95);
+  if (found.unlike_training !== null) said(found.unlike_training > 95 ? `Unlike the training data: farther than ${Math.floor(found.unlike_training)} % of its cases. Trust this less.` : `Like the training data: ${Math.round(100 - found.unlike_training)} % of its own cases are farther away.`, found.unlike_training > 95);
   return out;
 }
 
