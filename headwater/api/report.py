@@ -18,9 +18,10 @@ from headwater.api._conclusions import conclusion, named
 from headwater.api.cohort import cohort
 from headwater.api.compare import compare
 from headwater.api.table import table
-from headwater.errors import HeadError, HeadwaterError, InputError
+from headwater.errors import HeadError, HeadwaterError, InputError, nearest
 from headwater.report.html.checklists import CHECKLISTS, answers, require_checklist, require_study
 from headwater.report.html.material import Comparison, Material, Subject
+from headwater.report.html.origin import origin_of
 from headwater.report.html.page import page
 from headwater.runs.families import family_of, names_of_systems
 from headwater.runs.foreign import reads_runs
@@ -139,6 +140,7 @@ def report(
     need("matplotlib", "plots")
     systems = _systems(paths, names)
     subjects = _subjects(systems)
+    _require_columns(subjects[0], {"--column": chosen, "--by": () if by is None else (by,)})
     found = table([str(path) for path in paths], names=list(systems), intervals=True, costs=True)
     comparisons, apart = _comparisons(systems)
     material = Material(
@@ -213,7 +215,9 @@ def _subjects(systems: Systems) -> list[Subject]:
 def _title(subjects: Sequence[Subject]) -> str:
     labels = list(dict.fromkeys(label for one in subjects for label in one.labels))
     what = " and ".join(labels) if len(labels) <= 3 else f"{len(labels)} labels"
-    return f"{TITLE}: {what}" if labels else TITLE
+    if subjects[0].task == "survival":
+        what = f"survival, {subjects[0].config.get('event')}"
+    return f"{TITLE}: {what}" if labels or subjects[0].task == "survival" else TITLE
 
 
 def _comparisons(systems: Systems) -> tuple[list[Comparison], list[str]]:
@@ -245,6 +249,18 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(part) for part in value]
     return None if isinstance(value, float) and value != value else value
+
+
+def _require_columns(one: Subject, given: Mapping[str, Sequence[str]]) -> None:
+    """Refuse columns that the first run's samples lack; if their table is gone, there is nothing to look up."""
+    samples = origin_of(one).table if any(given.values()) else None
+    if samples is None:
+        return
+    for option, names in given.items():
+        for name in names:
+            if name not in samples.columns:
+                there = ", ".join(samples.columns)
+                raise InputError(f"{option}: no column {name!r}.{nearest(name, samples.columns)} Columns: {there}.")
 
 
 def _cohort(

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from headwater.api import compare, embed, fit_head, report
+from headwater.api import compare, embed, fine_tune, fit_head, report, zero_shot
 from headwater.api.report import _comparisons, _systems
 from headwater.errors import HeadError, HeadwaterError, InputError
 from headwater.report.html.words import HEADLINE, metric_name, number, span
@@ -417,6 +417,57 @@ def test_columns_of_the_samples(runs, page):
     assert "site north" in found.text
 
 
+def test_a_tuned_run_and_one_by_prompts(study_store, page, tmp_path):
+    """A run that trained its encoder has its losses and what was added, and one by prompts says that nothing was."""
+    asked = {"label": "grade", "groups": "patient", "folds": 2, "positive": "high"}
+    fine_tune(
+        study_store.parent / "manifest.csv",
+        encoder="builtin:clip",
+        image="image",
+        train="lora",
+        epochs=1,
+        refit=False,
+        precision="fp32",
+        out=tmp_path / "tuned",
+        **asked,
+    )
+    found = page(tmp_path / "tuned")
+    for words in (
+        "frozen encoder",
+        "Training: the loss",
+        "further trained here",
+        "48 samples",
+        "features are not stored",
+    ):
+        assert words in found.text
+    assert [a for t, a in found.tags if t == "img"]
+    store = shutil.copytree(study_store, tmp_path / "study.hw")
+    embed(study_store.parent / "manifest.csv", store, encoder="builtin:clip", name="clip")
+    (tmp_path / "prompts.toml").write_text('[classes]\nlow = "low"\nhigh = "high"\n')
+    zero_shot(store, features="clip", prompts=tmp_path / "prompts.toml", label="grade", out=tmp_path / "prompted")
+    found = page(tmp_path / "prompted")
+    assert "Nothing was fitted" in found.text
+    assert "Map of the features" in found.text
+
+
+def test_bags(study_store, page, tmp_path):
+    """A row of several images is called a bag, and its samples are counted in the flow."""
+    fit_head(
+        study_store,
+        features="texture/image",
+        label="site",
+        head="mil",
+        bags="patient",
+        folds=2,
+        params={"epochs": 2, "precision": "fp32"},
+        out=tmp_path / "bags",
+    )
+    found = page(tmp_path / "bags")
+    assert "A row is a bag" in found.text
+    assert "48 samples, as 12 bags" in found.text
+    assert len([a for t, a in found.tags if t == "circle"]) == 12
+
+
 class TestRefusals:
     """What cannot be reported ends in one line, and no file is written."""
 
@@ -468,8 +519,9 @@ class TestRefusals:
     def test_a_column_that_is_not_there(self, runs, refused):
         refused(runs["image"], InputError, "no column", columns=["agee"])
 
-    def test_by_that_is_not_there(self, runs, refused):
-        refused(runs["image"], InputError, "no column", columns=["age"], by="sitee")
+    @pytest.mark.parametrize("columns", [["age"], None])
+    def test_by_that_is_not_there(self, runs, refused, columns):
+        refused(runs["image"], InputError, "Did you mean 'site'", columns=columns, by="sitee")
 
     @pytest.mark.parametrize(
         ("words", "match"),

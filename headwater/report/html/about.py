@@ -75,8 +75,9 @@ def _question(one: Subject) -> list[str]:
     classes = named + (f" … and {more} more" if more > 0 else "")
     if one.config["command"] == "zero-shot":
         from_ = "the image by text prompts"
+    columns = listed([str(one.config.get(name)) for name in ("time", "event")])
     of = {
-        "survival": f"the time until the event, from {from_}",
+        "survival": f"the time until an event ({columns}) from {from_}",
         "regression": f"the number{'s' if len(one.labels) > 1 else ''} {label} from {from_}",
         "multilabel": f"which of the labels {classes} apply, from {from_}",
         "ordinal": f"the grade {label} ({classes}, in this order) from {from_}",
@@ -308,7 +309,7 @@ def cautions(one: Subject, *, ids: bool) -> list[str]:
         out.append("A leak between training and test samples was accepted, so that results may be too good")
     positive = one.metrics.get("positive")
     if positive and positive.get("by") == "order":
-        out.append(f"{positive['name']} counts as positive only because it comes last in sorted order")
+        out.append(f"The class {positive['name']} counts as positive only because it comes last in sorted order")
     for section in (one.metrics, one.metrics.get("per") or {}):
         if few := (section.get("threshold") or {}).get("too_few"):
             out.append(
@@ -331,7 +332,7 @@ def _made_with(one: Subject) -> list[str]:
         out.append(", ".join(f"{name} {version}" for name, version in found.items()))
     cost = one.metrics.get("training") or one.results.cost
     if isinstance(cost.get("seconds"), (int, float)):
-        words = f"The run took {cost['seconds']:,.0f} seconds"
+        words = f"The run took {cost['seconds']:,.{0 if cost['seconds'] >= 10 else 1}f} seconds"
         if isinstance(cost.get("peak_memory_bytes"), int):
             words += f" and at most {size(cost['peak_memory_bytes'])} of memory"
         out.append(words)

@@ -71,7 +71,9 @@ class Subject:
 
     @property
     def labels(self) -> list[str]:
-        """The columns that it predicts."""
+        """The columns that it predicts; none for survival, whose columns are times and events."""
+        if self.task == "survival":
+            return []
         label = self.config.get("label")
         return [] if label is None else [str(label)] if isinstance(label, str) else [str(one) for one in label]
 

@@ -22,6 +22,7 @@ from headwater.report.html.origin import Origin, origin_of
 from headwater.report.html.words import metric_inside, number, percent, sentence, span
 from headwater.runs.run import Results
 
+FEW = 3  # cautions that stand in the summary
 NUMBERS = (
     "Every number of this report stands in the files of the runs, or is what headwater compare and headwater table "
     "make of them. The pointer shows the file and key of a number in a table."
@@ -127,9 +128,11 @@ def _in_short(one: Subject) -> list[str]:
         n = len(metrics["folds"])
         how = f"over {n} folds" if n > 1 else "on one test set"
         out.append(f"Its {metric_inside(main)} {how} is {number(metrics['mean'][main])}{interval}.")
-    if notes := cautions(one, ids=False):
-        out.append(f"{counted(len(notes), 'caution')} below.")
-    return [sentence(line) for line in out]
+    out = [sentence(line) for line in out]
+    notes = cautions(one, ids=False)
+    if len(notes) <= FEW:
+        return out + [f"Caution: {sentence(note)}" for note in notes]
+    return [*out, f"{counted(len(notes), 'caution')} below."]
 
 
 def _run(material: Material, one: Subject, place: int, origin: Origin | None) -> Section:
