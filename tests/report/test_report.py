@@ -164,7 +164,7 @@ def test_it_asks_for_nothing(runs, page, name):
         for target in re.findall(r"url\(([^)]*)\)", attrs.get("style") or ""):
             assert target.strip("'\"").startswith(("#", "data:image/"))
     css = re.search(r"<style>(.*?)</style>", found.source, re.S)[1]
-    assert "url(" not in css
+    assert all(target.startswith("data:image/jpeg;base64,") for target in re.findall(r"url\(([^)]*)\)", css))
     assert "@import" not in css
     (policy,) = [attrs["content"] for tag, attrs in found.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; img-src data:;")
@@ -247,12 +247,19 @@ def test_no_pictures(runs, page):
     with_them = page(runs["image"])
     assert "contains pictures" in with_them.text
     assert [a for t, a in with_them.tags if t == "img"]
-    assert "background-image:url(data:image/jpeg" in with_them.source
+    assert with_them.source.count("background-image: url(data:image/jpeg") == 1
     without = page(runs["image"], pictures=False)
     assert "contains pictures" not in without.text
     assert "data:image/jpeg" not in without.source
     assert not [a for t, a in without.tags if t == "img"]
     assert "--no-pictures" in without.text
+
+
+def test_maps_of_the_same_samples_share_their_pictures(runs, page):
+    """The pictures of a map stand once in the page, however many runs tested these samples."""
+    found = page(runs["image"], runs["text"], runs["both"])
+    assert found.source.count("background-image: url(data:image/jpeg") == 1
+    assert found.source.count('<i class="sheet0">') == 3
 
 
 def test_without_the_store(runs, page, tmp_path):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +17,7 @@ from headwater.report.html.markup import Html, safe, tag
 from headwater.report.html.material import Material, Subject
 from headwater.report.html.mistakes import once
 from headwater.report.html.origin import Origin
-from headwater.report.html.pictures import COLUMNS, SIDE, sheet
+from headwater.report.html.pictures import COLUMNS, SIDE, Sheets
 from headwater.report.html.words import number
 from headwater.runs.predictions import scores_of
 
@@ -41,9 +40,9 @@ class Colouring:
     note: str = ""
 
 
-def feature_map(one: Subject, origin: Origin, material: Material) -> Html | None:
+def feature_map(one: Subject, origin: Origin, material: Material, sheets: Sheets) -> Html | None:
     """Return the map of a run's features; None if they cannot be read or are too few."""
-    table = once(one)
+    table = once(one).sort("id")  # so that runs on the same samples draw the same ones
     ids = table["id"].cast(pl.String).to_list()
     if not origin.features or len(ids) < LEAST:
         return tag("p", origin.note) if origin.note else None
@@ -56,7 +55,7 @@ def feature_map(one: Subject, origin: Origin, material: Material) -> Html | None
         return None
     places, method = _projected(X)
     colourings = _colourings(one, origin, material, table, ids)
-    pictured, sprite = _sprite(origin, ids, rng) if material.pictures else ({}, "")
+    pictured, sheet = _pictured(one, origin, ids, rng, sheets) if material.pictures else ({}, "")
     words = _words(one, table, ids, show_ids=material.ids)
     points = []
     for row, (x, y) in enumerate(places.tolist()):
@@ -70,10 +69,9 @@ def feature_map(one: Subject, origin: Origin, material: Material) -> Html | None
         f'aria-label="Map of the features">{"".join(points)}</svg>'
     )
     legends = [_legend(c, LETTERS[k], hidden=k > 0) for k, c in enumerate(colourings)]
-    tip_style = f"background-image:url({sprite})" if sprite else None
     tip = tag(
         "div",
-        Html(f"<i{f' style={chr(34)}{tip_style}{chr(34)}' if tip_style else ''}></i>"),
+        tag("i", class_=sheet or None),
         tag("span"),
         class_="tip",
         hidden=True,
@@ -217,14 +215,11 @@ def _words(one: Subject, table: pl.DataFrame, ids: Sequence[str], *, show_ids: b
     return [f"{id}: {words}" if show_ids else words for id, words in zip(ids, ends, strict=True)]
 
 
-def _sprite(origin: Origin, ids: Sequence[str], rng: np.random.Generator) -> tuple[dict[int, int], str]:
-    """Return the place on a sheet of pictures for some points, and the sheet."""
+def _pictured(
+    one: Subject, origin: Origin, ids: Sequence[str], rng: np.random.Generator, sheets: Sheets
+) -> tuple[dict[int, int], str]:
+    """Return the place of some points' pictures on a sheet, and the sheet's class."""
     rows = np.sort(rng.permutation(len(ids))[:MOST_PICTURES]).tolist()
-    found: list[tuple[int, Any]] = [
-        (row, picture)
-        for row, picture in zip(rows, origin.pictures([ids[row] for row in rows]), strict=True)
-        if picture is not None
-    ]
-    if not found:
-        return {}, ""
-    return {row: place for place, (row, _) in enumerate(found)}, sheet([picture for _, picture in found])
+    chosen = [ids[row] for row in rows]
+    place = str(one.config.get("store") or one.config.get("manifest"))
+    return sheets.of((place, str(one.config.get("bags")), *chosen), rows, lambda: origin.pictures(chosen))

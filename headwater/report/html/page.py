@@ -19,6 +19,7 @@ from headwater.report.html.material import LARGEST, Material, Subject
 from headwater.report.html.mistakes import mistakes
 from headwater.report.html.numbers import headline, results_of, tiles
 from headwater.report.html.origin import Origin, origin_of
+from headwater.report.html.pictures import Sheets
 from headwater.report.html.words import metric_inside, number, percent, sentence, span
 from headwater.runs.run import Results
 
@@ -46,8 +47,9 @@ def page(material: Material, systems: Mapping[str, Mapping[str, Results]]) -> st
     subjects = material.subjects
     origins = {one.name: origin_of(one) for one in subjects} if len(subjects) <= LARGEST else {}
     has_pictures = material.pictures and any(o.table is not None for o in origins.values())
+    sheets = Sheets()
     sections = [_summary(material, systems)]
-    sections += [_run(material, one, place, origins.get(one.name)) for place, one in enumerate(subjects)]
+    sections += [_run(material, one, place, origins.get(one.name), sheets) for place, one in enumerate(subjects)]
     if material.cohort is not None:
         sections.append(_cohort(material))
     if material.checklist is not None:
@@ -76,7 +78,7 @@ def page(material: Material, systems: Mapping[str, Mapping[str, Results]]) -> st
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{safe(material.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<title>{safe(material.title)}</title>\n<style>\n{style}{sheets.style}</style>\n</head>\n<body>\n"
         f"{join(body, chr(10))}\n<script>{script}</script>\n</body>\n</html>\n"
     )
 
@@ -135,7 +137,7 @@ def _in_short(one: Subject) -> list[str]:
     return [*out, f"{counted(len(notes), 'caution')} below."]
 
 
-def _run(material: Material, one: Subject, place: int, origin: Origin | None) -> Section:
+def _run(material: Material, one: Subject, place: int, origin: Origin | None, sheets: Sheets) -> Section:
     several_ = len(material.subjects) > 1
     parts = []
     if several_:
@@ -157,7 +159,7 @@ def _run(material: Material, one: Subject, place: int, origin: Origin | None) ->
     else:
         if (body := mistakes(one, origin, material)) is not None:
             parts.append(_part("Worst mistakes", body))
-        if (body := feature_map(one, origin, material)) is not None:
+        if (body := feature_map(one, origin, material, sheets)) is not None:
             parts.append(_part("Map of the features", body))
     title = f"Run {one.name}" if several_ else "The run"
     return Section(title, join(parts), id=f"run-{place}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from headwater.report.html.markup import Html
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,3 +35,41 @@ def sheet(pictures: Sequence[Image.Image]) -> str:
         left, top = place % COLUMNS * SIDE, place // COLUMNS * SIDE
         whole.paste(small, (left + (SIDE - small.width) // 2, top + (SIDE - small.height) // 2))
     return inline(whole)
+
+
+class Sheets:
+    """The sheets of a page: maps of the same samples share one, which is read once and stands once in the page."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, ...], tuple[dict[int, int], str]] = {}
+        self._names: dict[str, str] = {}
+
+    def of(
+        self, key: tuple[str, ...], rows: Sequence[int], read: Callable[[], Sequence[Image.Image | None]]
+    ) -> tuple[dict[int, int], str]:
+        """Return the place of each row on a sheet, if it has a picture, and the sheet's class; ``""`` without any.
+
+        Parameters
+        ----------
+        key
+            What the pictures are of: the store and the ids.
+        rows
+            Numbers of the rows.
+        read
+            Reads their pictures.
+        """
+        if key not in self._places:
+            found = [(row, picture) for row, picture in zip(rows, read(), strict=True) if picture is not None]
+            name = ""
+            if found:
+                address = sheet([picture for _, picture in found])
+                name = self._names.setdefault(address, f"sheet{len(self._names)}")
+            self._places[key] = {row: place for place, (row, _) in enumerate(found)}, name
+        return self._places[key]
+
+    @property
+    def style(self) -> Html:
+        """The style that lays the sheets behind what has their class."""
+        return Html(
+            "".join(f".{name} {{ background-image: url({address}); }}\n" for address, name in self._names.items())
+        )
