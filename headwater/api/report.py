@@ -193,6 +193,9 @@ def _systems(paths: Sequence[Path], names: Sequence[str] | None) -> Systems:
                 )
             if not results.metrics.get("folds"):
                 raise HeadError(f"{one}: metrics.json has no folds, so there are no test results. Make the run again.")
+    tasks = sorted({results.metrics["task"] for levels in systems.values() for _, results in levels.values()})
+    if len(tasks) > 1:
+        raise InputError(f"the runs have different tasks ({', '.join(tasks)}): make a report of each.")
     return systems
 
 

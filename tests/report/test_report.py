@@ -499,7 +499,7 @@ class TestRefusals:
         refused([runs["north"], runs["image"]], InputError, "tested different samples")
 
     def test_other_tasks(self, runs, refused):
-        refused([runs["regression"], runs["image"]], InputError, "different tasks")
+        refused([runs["regression"], runs["image"]], InputError, "different tasks .* make a report of each")
 
     def test_twice(self, runs, refused):
         refused([runs["image"], runs["image"]], HeadwaterError, "named twice|names")
