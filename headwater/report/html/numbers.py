@@ -95,7 +95,7 @@ def _metrics(task: str, section: Mapping[str, Any], key: str, level: str) -> Htm
             ]
         )
     mean = f"mean of {over(section['folds'])}" if n > 1 else "value"
-    return table(["", mean, *(["SD"] if n > 1 else []), f"{level} interval"], rows)
+    return table(["", mean, *(["SD"] if n > 1 else []), f"{level} interval"], rows, class_="headline")
 
 
 def by_unit(one: Subject) -> Html | None:
