@@ -153,7 +153,7 @@ def scores_of_head(run: Run, X: Any, head: Any = None, *, calibrated: bool = Tru
     """Return the scores of a run's saved head, or another of its heads, for inputs in the form that it takes."""
     head = run.head if head is None else head
     task = run.metrics["task"]
-    with head_errors(run.path):
+    with head_errors(run.path), np.errstate(invalid="ignore", over="ignore"):  # the scores themselves are looked at
         found = np.asarray(head.predict(X) if task in WITHOUT_CLASSES else head.predict_proba(X), np.float64)
     scores: NDArray[np.float64] = found.reshape(len(found), -1)
     if task not in WITHOUT_CLASSES:
