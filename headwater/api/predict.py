@@ -25,7 +25,7 @@ from headwater.embed.choice import Execution
 from headwater.embed.items import SHOWN
 from headwater.embed.plan import ManifestColumns, Storage, plan_embedding
 from headwater.errors import InputError
-from headwater.experiment.apply import SavedHead, name_of
+from headwater.experiment.apply import IMPORTED, SavedHead, name_of, specs_of
 from headwater.experiment.encoders import RunEncoder, Weights, encoders_of
 from headwater.experiment.predict import Predictor, threshold_words
 from headwater.finetune.reading import read_samples
@@ -214,6 +214,8 @@ def predict(
     notes = list(predictor.past.why_unknown)
     if fitted.head.transductive:
         notes.append("this head predicts cases together: the prediction of one depends on the others")
+    if any(spec.encoder.startswith(IMPORTED) for spec in specs_of(fitted).values()):
+        notes.append("the features were imported: make sure that the same encoder made those of these cases")
     left_out = data.left_out.select(pl.all().cast(pl.String))
     found = Predicted(name_of(fitted), saved.task, table, threshold_words(fitted), left_out, notes, drawings, path)
     if path is not None:

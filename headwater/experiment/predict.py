@@ -323,6 +323,6 @@ def _groups_of(trained: TrainedOn) -> NDArray[Any] | None:
 def _require_width(dim: int, V: NDArray[Any], run: Run) -> None:
     if V.shape[1] != dim:
         raise HeadError(
-            f"{run.path}: its training cases have vectors of {dim} numbers, but the new cases of {V.shape[1]}: the run "
-            "was edited or is damaged. Make it again."
+            f"{name_of(run)}: its training cases have vectors of {dim} numbers, but the new cases of {V.shape[1]}: the "
+            "run was edited or is damaged. Make it again."
         )
