@@ -111,7 +111,7 @@ class Guard:
         try:
             await self._app(scope, body.receive, body.send)
         except Exception:
-            if not body.exceeded:
+            if not (body.exceeded or body.left):
                 raise
         finally:
             self._uploading -= uploads
@@ -163,7 +163,7 @@ class _Body:
 
     def __init__(self, receive: Receive, limit: int, send: Send) -> None:
         self._receive, self._limit, self._send = receive, limit, send
-        self._taken, self._answered, self.exceeded = 0, False, False
+        self._taken, self._answered, self.exceeded, self.left = 0, False, False, False
         self._whole, self._until = False, time.monotonic() + BODY_SECONDS
 
     async def receive(self) -> MutableMapping[str, Any]:
@@ -174,6 +174,7 @@ class _Body:
             message = await asyncio.wait_for(self._receive(), max(self._until - time.monotonic(), 0))
         except TimeoutError:
             return await self._cut(408, "the request did not arrive in time.")
+        self.left = message["type"] == "http.disconnect"  # before all of the body had come: nobody waits for an answer
         self._taken += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         if self._taken <= self._limit:

@@ -17,6 +17,8 @@ from headwater.serve.options import ServeOptions
 from headwater.store import Store, open_store
 
 KEEP_ALIVE, AT_ONCE = 5, 128  # seconds, and connections
+HEADER_SECONDS = 20.0
+"""Seconds within which the head of a request must have arrived."""
 HEADER_BYTES = 32 << 10
 
 
@@ -96,10 +98,16 @@ def prepare(store: str | Path | Store, *, progress: Progress | bool | None = Non
 
 def run(ready: Ready) -> None:
     """Answer requests until interrupted."""
+    server_of(ready).run(sockets=[ready.listens])
+
+
+def server_of(ready: Ready) -> Any:
+    """Return the uvicorn server that answers requests."""
     uvicorn = need("uvicorn", "serve")
     options = ready.service.options
     config = uvicorn.Config(
         ready.app,
+        http=_impatient(need("uvicorn.protocols.http.auto", "serve").AutoHTTPProtocol),
         access_log=False,  # what people ask for is in the log of the service, without addresses
         log_level="warning",
         server_header=False,
@@ -111,7 +119,28 @@ def run(ready: Ready) -> None:
         ssl_certfile=None if options.certificate is None else str(options.certificate),
         ssl_keyfile=None if options.key is None else str(options.key),
     )
-    uvicorn.Server(config).run(sockets=[ready.listens])
+    return uvicorn.Server(config)
+
+
+def _impatient(protocol: type[Any]) -> type[Any]:
+    """Return a protocol of uvicorn that closes connections on which no request arrives, which would fill the server."""
+
+    class Impatient(protocol):  # type: ignore[misc]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(HEADER_SECONDS, self._look, None)
+
+        def _look(self, before: Any) -> None:
+            """Close if nothing has been asked since the last look."""
+            if self.transport.is_closing():
+                return
+            waits = self.cycle is None or self.cycle.response_complete
+            if waits and self.cycle is before:
+                self.transport.close()
+            else:
+                self.loop.call_later(HEADER_SECONDS, self._look, self.cycle)
+
+    return Impatient
 
 
 def serve(store: str | Path | Store, *, progress: Progress | bool | None = True, **options: Any) -> None:

@@ -5,14 +5,13 @@ import time
 
 import polars as pl
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 import headwater as hw
 from headwater._progress import silent
 from headwater.serve.app import make_app
 from headwater.serve.options import ServeOptions
-from headwater.serve.server import prepare
+from headwater.serve.server import prepare, server_of
 from headwater.serve.service import Service
 from headwater.store import open_store
 from tests.gallery import gallery, paint
@@ -85,7 +84,7 @@ def running(served, tmp_path):
     def run(**changes):
         given = vars(options_of(served, tmp_path, **{"allow_host": (), **changes}))
         ready = prepare(served / "gallery.hw", progress=None, **(given | {"port": 0}))
-        server = uvicorn.Server(uvicorn.Config(ready.app, log_level="error", access_log=False))
+        server = server_of(ready)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [ready.listens]}, daemon=True)
         thread.start()
         until = time.monotonic() + 30

@@ -4,8 +4,11 @@ import io
 import json
 import re
 import shutil
+import socket
 import threading
 from hashlib import blake2b
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import headwater as hw
 from headwater._progress import silent
 from headwater.embed.contents import HeldImage, content_key
 from headwater.errors import HeadError
-from headwater.serve import findings, uploads
+from headwater.serve import findings, server, uploads
 from headwater.serve.options import ServeOptions
 from headwater.serve.service import Service
 from headwater.serve.uploads import Room, Uploads
@@ -205,3 +208,31 @@ def test_the_secret_is_not_in_the_log(client, tmp_path):
     line = json.loads((tmp_path / "log" / "audit.jsonl").read_text().splitlines()[-1])
     plain = blake2b(repr((None, "", "rough", None)).encode(), digest_size=16).hexdigest()
     assert line["query"] != plain  # else a sentence could be guessed
+
+
+# Connections
+
+
+def test_connections_without_a_request_are_closed(running, monkeypatch):
+    """Else a few that are kept open, or that trickle, would keep everybody else out."""
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    place = urlsplit(running())
+    with socket.create_connection((place.hostname, place.port), 30) as idle:
+        assert idle.recv(1) == b""
+    with socket.create_connection((place.hostname, place.port), 30) as slow:
+        slow.sendall(b"GET / HT")
+        assert slow.recv(1) == b""
+    with urlopen(f"{place.scheme}://{place.netloc}/api/info") as answer:
+        assert answer.status == 200
+
+
+def test_who_leaves_while_sending_is_no_error(running, capfd, caplog):
+    """A traceback for each would fill the terminal."""
+    place = urlsplit(running())
+    head = f"POST /api/uploads HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n"
+    with socket.create_connection((place.hostname, place.port), 30) as leaves:
+        leaves.sendall(head.encode() + b"abc")
+    for _ in range(3):  # what came before is dealt with
+        with urlopen(f"{place.scheme}://{place.netloc}/api/info") as answer:
+            answer.read()
+    assert "ClientDisconnect" not in capfd.readouterr().err + caplog.text
