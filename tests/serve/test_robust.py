@@ -229,7 +229,8 @@ def test_connections_without_a_request_are_closed(running, monkeypatch):
 def test_who_leaves_while_sending_is_no_error(running, capfd, caplog):
     """A traceback for each would fill the terminal."""
     place = urlsplit(running())
-    head = f"POST /api/uploads HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\n"
+    lines = ["POST /api/uploads HTTP/1.1", f"Host: {place.netloc}", "Content-Type: image/png", "Content-Length: 99"]
+    head = "\r\n".join([*lines, "", ""])
     with socket.create_connection((place.hostname, place.port), 30) as leaves:
         leaves.sendall(head.encode() + b"abc")
     for _ in range(3):  # what came before is dealt with
