@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from headwater.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Format = Literal["md", "csv", "latex", "json"]
 FORMATS = get_args(Format)
@@ -20,6 +23,28 @@ def require_format(form: str) -> None:
 def plain_cell(cell: str) -> str:
     """Return a cell that no spreadsheet takes for a formula."""
     return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+
+
+def csv_bytes(table: pl.DataFrame) -> bytes:
+    """Return a table as a CSV file without formulas; lists become text with semicolons."""
+    import io
+
+    import polars as pl
+
+    flat = [
+        pl.col(name).list.eval(pl.element().cast(pl.String)).list.join("; ")
+        for name, dtype in table.schema.items()
+        if isinstance(dtype, pl.List)
+    ]
+    flattened = table.with_columns(flat)
+    plain = [
+        pl.when(pl.col(name).str.contains(r"^[=+\-@\t\r]")).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        for name, dtype in flattened.schema.items()
+        if dtype == pl.String
+    ]
+    out = io.BytesIO()
+    flattened.with_columns(plain).rename(plain_cell).write_csv(out)
+    return out.getvalue()
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:

@@ -31,6 +31,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         found: dict[str, NDArray[Any]] = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+    except (TypeError, AttributeError, KeyError) as error:  # NumPy has no bfloat16, nor numbers of 8 bits with a point
+        raise ValueError(f"it holds numbers of a kind that is not read ({error})") from error
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_FOLDERS = re.compile(r"(?<![\w./:])/(?:[^\s/]+/)*(?=[^\s/])")
 
 
 def counted(n: int, noun: str) -> str:
@@ -64,6 +65,17 @@ def size(n_bytes: int) -> str:
 def indented(table: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as indented lines with aligned columns."""
     return [f"  {line}" for line in aligned(table)] if table else []
+
+
+def without_folders(line: str) -> str:
+    """Return a line whose absolute paths are cut to the name of the file, for people who may not know this machine.
+
+    Examples
+    --------
+    >>> without_folders("/home/ann/runs/density: the head cannot be read (/tmp/x/head.json).")
+    'density: the head cannot be read (head.json).'
+    """
+    return _FOLDERS.sub("", line)
 
 
 def printable(line: str) -> str:

@@ -18,6 +18,7 @@ from headwater._missing import words_of
 from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
+from headwater._tables import csv_bytes
 from headwater._words import aligned, counted, cut
 from headwater._writable import require_writable
 from headwater.errors import InputError, SplitError
@@ -388,7 +389,7 @@ def _pairs_file(out: str | Path | None) -> Path | None:
 def _write(pairs: pl.DataFrame, path: Path) -> None:
     data = io.BytesIO()  # the error from polars for a full disk looks like any other
     if path.suffix == ".csv":
-        pairs.write_csv(data)
+        data.write(csv_bytes(pairs))
     else:
         pairs.write_parquet(data)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,11 @@ class Bundled(Shown):
         By which a receiver can recognise it.
     n_bytes
         Its size.
-    weights, cases
-        Whether it holds the encoders' weights, and training cases.
+    encoder
+        Where the encoder is: ``inside`` the bundle, ``built in`` into headwater, ``apart``, or unknown since features
+        were ``imported``.
+    cases
+        Whether it holds training cases.
     verified
         What was replayed after it was written, or opened, and agreed.
     """
@@ -51,15 +54,18 @@ class Bundled(Shown):
     path: str
     digest: str
     n_bytes: int
-    weights: bool
+    encoder: str
     cases: bool
     verified: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """Return in a few lines what is in the bundle."""
-        encoder = (
-            "with the encoder's weights" if self.weights else "without an encoder: the receiver needs the same one"
-        )
+        encoder = {
+            "inside": "with the encoder's weights",
+            "built in": "its encoder is part of headwater",
+            "imported": "without an encoder: new cases must be imported",
+            "apart": "without an encoder: the receiver needs the same one",
+        }[self.encoder]
         cases = "with training cases (vectors, labels, digests of contents)" if self.cases else "without training cases"
         return [
             f"{self.path}: {size(self.n_bytes)}, {encoder}, {cases}",
@@ -136,11 +142,15 @@ def bundle(
     files[PROBE] = probe_file(fitted, made if with_weights else ())
     description = described(fitted, placed, adapters, with_cases)
     files[CARD] = model_card(description, path.name).encode()
-    digest = write_bundle(path, description, files)
-    verified = verify_bundle(path)
-    return Bundled(str(path), digest, path.stat().st_size, with_weights, with_cases, verified.verified)
+    write_bundle(path, description, files)
+    try:
+        return verify_bundle(path)
+    except BaseException:
+        path.unlink()  # what does not work here must not be sent
+        raise
 
 
+@reads_runs
 def verify_bundle(path: str | Path) -> Bundled:
     """Replay the probes of a bundle, and compare its outputs with those where it was made.
 
@@ -153,10 +163,16 @@ def verify_bundle(path: str | Path) -> Bundled:
         raise InputError(f"{path} is not a bundle, and --verify is for bundles. Make one with: headwater bundle RUN")
     with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
         opened = open_bundle(path, Path(folder))
-        with_weights = bool(opened.config["weights"]) or any(
-            spec["encoder"].startswith(("builtin:", "stub:")) or folder in spec["encoder"]
-            for spec in opened.config["features"].values()
-        )
+        encoders = [str(spec["encoder"]) for spec in opened.config["features"].values()]
+        held = bool(opened.config["weights"]) or any(folder in spec for spec in encoders)
         lines = verify_probes(opened)
         cases = bool(opened.config["cases"])
-    return Bundled(str(path), digest_of_bundle(Path(path)), Path(path).stat().st_size, with_weights, cases, lines)
+        place = "inside" if held else _without_weights(encoders)
+    return Bundled(str(path), digest_of_bundle(Path(path)), Path(path).stat().st_size, place, cases, lines)
+
+
+def _without_weights(encoders: Sequence[str]) -> str:
+    """Return where encoders are that are not in a bundle."""
+    if all(spec.startswith("imported:") for spec in encoders):
+        return "imported"
+    return "built in" if all(spec.startswith(("builtin:", "stub:")) for spec in encoders) else "apart"

@@ -19,6 +19,7 @@ from headwater._checks import require_whole
 from headwater._devices import Device, require_device
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
+from headwater._tables import csv_bytes
 from headwater._words import aligned, counted, cut
 from headwater._writable import require_writable
 from headwater.api.embed import fill_as_planned
@@ -26,7 +27,7 @@ from headwater.embed.choice import Execution
 from headwater.embed.items import SHOWN
 from headwater.embed.plan import ManifestColumns, Storage, plan_embedding
 from headwater.errors import InputError
-from headwater.experiment.apply import SavedHead, is_tuned, name_of
+from headwater.experiment.apply import IMPORTED, SavedHead, is_tuned, name_of, specs_of
 from headwater.experiment.encoders import RunEncoder, Weights, encoders_of
 from headwater.experiment.predict import Predictor, threshold_words
 from headwater.finetune.reading import read_samples
@@ -37,7 +38,7 @@ from headwater.runs.run import Run, open_run
 from headwater.samples.columns import require_column
 from headwater.samples.inputs import read_inputs
 from headwater.samples.vectors import joined
-from headwater.sources import Manifest, images_below
+from headwater.sources import IMAGE_SUFFIXES, Manifest, images_below, require_utf8_names
 from headwater.store import PARTS, Store, is_url, open_store
 
 Files = str | Path | Sequence[str | Path]
@@ -146,7 +147,8 @@ def predict(
     run
         A run of `fit_head`, `fine_tune` or `zero_shot`, or its path; or a bundle of one.
     cases
-        A manifest; a folder of images; image files; or a store that holds the run's features of the new cases.
+        A manifest; a folder of images; an image file or several; or a store that holds the run's features of the new
+        cases.
     image, text
         Image files and texts instead of ``cases``. With both, the text belongs to each image, or each text to the image
         of the same place. If the run's rows are bags of images, all of these are one bag.
@@ -220,6 +222,8 @@ def predict(
     notes = list(predictor.past.why_unknown)
     if fitted.head.transductive:
         notes.append("this head predicts cases together: the prediction of one depends on the others")
+    if any(spec.encoder.startswith(IMPORTED) for spec in specs_of(fitted).values()):
+        notes.append("the features were imported: make sure that the same encoder made those of these cases")
     left_out = data.left_out.select(pl.all().cast(pl.String))
     found = Predicted(name_of(fitted), saved.task, table, threshold_words(fitted), left_out, notes, drawings, path)
     if path is not None:
@@ -281,7 +285,7 @@ def _manifest_of(
     folder: Path,
 ) -> tuple[Path, ManifestColumns | None]:
     """Return a manifest of the cases, and its columns; one is written where only files and texts were given."""
-    if isinstance(cases, str | Path):
+    if isinstance(cases, str | Path) and Path(cases).suffix.lower() not in IMAGE_SUFFIXES:
         if not Path(cases).is_dir():
             return _chosen(Path(cases), columns or ManifestColumns(), where, folder)
         root = Path(cases)
@@ -295,6 +299,7 @@ def _manifest_of(
     for image in images:
         if not image.is_file():
             raise InputError(f"{image}: no such image file.")
+    require_utf8_names([image.name for image in images], Path("--image"))
     if columns is not None:
         raise InputError("--image-column, --text-column and --id-column are for a manifest. Leave them out.")
     if images and texts and len(texts) not in (1, len(images)):
@@ -458,12 +463,7 @@ def _write(table: pl.DataFrame, path: Path) -> None:
     """Write the predictions; in a CSV file lists become text with semicolons."""
     data = io.BytesIO()  # the error from polars for a full disk looks like any other
     if path.suffix == ".csv":
-        flat = [
-            pl.col(name).list.eval(pl.element().cast(pl.String)).list.join("; ")
-            for name, dtype in table.schema.items()
-            if isinstance(dtype, pl.List)
-        ]
-        table.with_columns(flat).write_csv(data)
+        data.write(csv_bytes(table))
     else:
         table.write_parquet(data)
     path.parent.mkdir(parents=True, exist_ok=True)

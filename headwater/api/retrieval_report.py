@@ -16,6 +16,7 @@ from headwater._missing import words_of
 from headwater._options import as_tuple
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
+from headwater._tables import csv_bytes
 from headwater._words import counted, indented
 from headwater._writable import require_writable
 from headwater.errors import InputError
@@ -290,7 +291,7 @@ def _queries_file(out: str | Path) -> Path:
 def _write(table: pl.DataFrame, path: Path) -> None:
     data = io.BytesIO()  # the error from polars for a full disk looks like any other
     if path.suffix == ".csv":
-        table.write_csv(data)
+        data.write(csv_bytes(table))
     else:
         table.write_parquet(data)
     path.parent.mkdir(parents=True, exist_ok=True)

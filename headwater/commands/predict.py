@@ -19,7 +19,7 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a bundle of one.")],
     cases: Annotated[
         str | None,
-        typer.Argument(metavar="[CASES]", help="A manifest, a folder of images, or a store with the run's features."),
+        typer.Argument(metavar="[CASES]", help="A manifest, an image or a folder of them, or a store with features."),
     ] = None,
     image: Annotated[
         list[Path] | None, option(panel=CASES, metavar="FILE", help="Predict this image; repeat for more.")

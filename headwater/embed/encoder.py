@@ -16,6 +16,7 @@ from PIL import Image
 from headwater._schema import Size, Word
 from headwater.embed.contents import Content
 from headwater.errors import ImageError
+from headwater.sources.images import LONGEST, is_strip
 from headwater.sources.steps import Steps
 from headwater.store import FeatureSpec, Modality
 
@@ -173,6 +174,11 @@ class Encoder(ABC, Generic[Prepared]):
 def seen_by(content: Content, steps: Steps | None) -> Image.Image:
     """Read an image in mode RGB, and apply the steps that an encoder was given."""
     image = content.image(None if steps is None else steps.bits)
+    if is_strip(*image.size):
+        raise ImageError(
+            f"the image has {image.width} x {image.height} pixels, so it is more than {LONGEST} times as long as wide, "
+            "and resizing its shorter side would make it enormous; cut it into parts"
+        )
     return image if steps is None else steps(image)
 
 

@@ -17,6 +17,7 @@ N_FOLDS = 5
 LEAST_GROUPS = 2 * N_FOLDS
 """Fewer groups give no distances of left-out ones that mean anything."""
 MOST_COMPONENTS, MOST_ROWS = 32, 5000
+LARGEST = 1e15  # of a value of a reference: squares of these fit into float32
 ARRAYS = ("mean", "components", "variances", "noise", "distances", "fold")
 
 
@@ -96,9 +97,12 @@ class Reference:
         """
         if set(arrays) != set(ARRAYS):
             raise InputError(f"it holds {', '.join(sorted(arrays))}, but needs {', '.join(ARRAYS)}")
-        found = {name: np.asarray(arrays[name], np.float32) for name in ARRAYS[:-1]}
+        if any(arrays[name].dtype.kind not in "fiu" for name in ARRAYS):
+            raise InputError("its arrays are not numbers")
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            found = {name: np.asarray(arrays[name], np.float32) for name in ARRAYS[:-1]}
+            fold = np.asarray(arrays["fold"], np.int32)
         mean, components, variances, noise, distances = found.values()
-        fold = np.asarray(arrays["fold"], np.int32)
         shaped = mean.ndim == 2 and variances.ndim == 2 and distances.ndim == 1 and len(mean) == N_FOLDS
         if not shaped or components.shape != (N_FOLDS, variances.shape[1], mean.shape[1]) or len(distances) == 0:
             raise InputError("the shapes of its arrays do not fit together")
@@ -106,6 +110,7 @@ class Reference:
             raise InputError("the shapes of its arrays do not fit together")
         sound = all(np.isfinite(values).all() for values in found.values())
         ordered = (np.diff(fold) >= 0).all() and ((np.diff(distances) >= 0) | (np.diff(fold) > 0)).all()
+        sound = sound and fold[0] >= 0 and fold[-1] < N_FOLDS and all((abs(v) < LARGEST).all() for v in found.values())
         if not (sound and ordered and (variances > 0).all() and (noise > 0).all()):
             raise InputError("its values are not those of distances")
         return cls(mean, components, variances, noise, distances, fold)

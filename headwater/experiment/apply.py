@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from headwater.runs.predictions import names_key
 from headwater.runs.run import Run
 from headwater.samples.inputs import Wanted, given_to, parts_of
 from headwater.store import Data, FeatureSpec, Store
+
+IMPORTED = "imported:"
+OF_FILES = ("encoder", "weights", "dtype", "preprocessing.source", "preprocessing.vectors")
+"""What a spec of imported features says of their file: new cases come in another file."""
 
 
 def name_of(run: Run) -> str:
@@ -153,7 +158,8 @@ def scores_of_head(run: Run, X: Any, head: Any = None, *, calibrated: bool = Tru
     """Return the scores of a run's saved head, or another of its heads, for inputs in the form that it takes."""
     head = run.head if head is None else head
     task = run.metrics["task"]
-    with head_errors(run.path):
+    where = None if run.path is None else Path(name_of(run))
+    with head_errors(where), np.errstate(invalid="ignore", over="ignore"):  # whoever uses scores looks at these
         found = np.asarray(head.predict(X) if task in WITHOUT_CLASSES else head.predict_proba(X), np.float64)
     scores: NDArray[np.float64] = found.reshape(len(found), -1)
     if task not in WITHOUT_CLASSES:
@@ -165,7 +171,11 @@ def scores_of_head(run: Run, X: Any, head: Any = None, *, calibrated: bool = Tru
 
 def differences(run: Run, wanted: FeatureSpec, found: FeatureSpec) -> dict[str, tuple[Any, Any]]:
     """Return the fields in which features differ from those that a run's head was fitted on, with both values."""
-    free = ("dtype", "tokens_dtype") if is_tuned(run) else ()  # that head was fitted on features that were not stored
+    free: tuple[str, ...] = ()
+    if is_tuned(run):  # that head was fitted on features that were not stored
+        free = ("dtype", "tokens_dtype")
+    if wanted.encoder.startswith(IMPORTED) and found.encoder.startswith(IMPORTED):
+        free = OF_FILES
     return {field: both for field, both in wanted.differences(found).items() if field not in free}
 
 

@@ -114,19 +114,26 @@ def verify_probes(run: Run) -> list[str]:
         When head or encoder give other values than where the bundle was made.
     """
     where = run.config["bundle"]
-    arrays = read_arrays(run.path / PROBE)  # type: ignore[operator]
+    try:
+        arrays = read_arrays(run.path / PROBE)  # type: ignore[operator]
+    except (OSError, ValueError) as error:
+        raise HeadError(f"{where}: its made-up inputs cannot be read ({error}). Fetch it again.") from error
     inputs = {name.removeprefix("input "): values for name, values in arrays.items() if name.startswith("input ")}
+    if set(inputs) != set(probe_inputs(run)) or "scores" not in arrays:
+        raise HeadError(f"{where}: its made-up inputs are those of another head. Fetch it again.")
     farthest = _apart(probe_scores(run, inputs), arrays["scores"], run.metrics["task"])
     if not farthest <= SAME_SCORES:
         raise HeadError(f"{where}: the head scores its probes otherwise here, by up to {farthest:.2g}: do not use it.")
     n = len(next(iter(inputs.values())))
     lines = [f"head: {n} made-up inputs scored as where the bundle was made (within {farthest:.1e})"]
     stored = {name.removeprefix("features "): values for name, values in arrays.items() if name.startswith("features ")}
-    for encoder in encoders_of(run):
+    for encoder in encoders_of(run) if stored else ():  # imported features have no encoder
         if not any(f"{encoder.base}/{modality}" in stored for modality in encoder.specs):
             continue
         for modality, values in probe_features(encoder, f"the bundle {where}").items():
-            theirs = stored[f"{encoder.base}/{modality}"]
+            theirs = stored.get(f"{encoder.base}/{modality}")
+            if theirs is None or theirs.shape != values.shape:
+                raise HeadError(f"{where}: its features of made-up inputs are of another encoder: do not use it.")
             cosine = float(values @ theirs / (np.linalg.norm(values) * np.linalg.norm(theirs)))
             if not cosine >= SAME_COSINE:
                 raise HeadError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from headwater._reading import SMALL, read_json
+from headwater._links import leads_out
+from headwater._reading import SMALL, open_regular, parse_json, read_json
 from headwater._tensors import as_safetensors
 from headwater.embed import content_key
 from headwater.embed.adapter import read_adapter
@@ -19,16 +21,23 @@ from headwater.embed.gate import file_on_hub
 from headwater.embed.load import load_encoder
 from headwater.embed.weights import load_state
 from headwater.errors import EncoderError, InputError
-from headwater.experiment.apply import is_tuned, name_of, specs_of
+from headwater.experiment.apply import IMPORTED, is_tuned, name_of, specs_of
 from headwater.experiment.encoders import RunEncoder
 from headwater.experiment.predict import Past
 from headwater.heads.persist import head_class
-from headwater.runs.bundle import CASE_NAMES, CASES, SUFFIXES, WEIGHTS, Description
+from headwater.runs.bundle import CASE_NAMES, CASES, WEIGHTS, Description
 from headwater.runs.predictions import names_key
 from headwater.runs.run import HEAD_FILES, REFERENCE, Run
 from headwater.store import FeatureSpec
 
 ADAPTERS = "adapters"
+OF_MODELS = re.compile(
+    r"(adapter|config|modules|[\w.-]*_config|tokenizer|added_tokens|special_tokens_map|vocab|processor|chat_template|"
+    r"[\w.-]*\.safetensors\.index)\.json|(vocab|merges)\.txt|[\w.-]+\.(safetensors|model)",
+    re.IGNORECASE,
+)
+"""Names of the files that loaders of models, tokenizers and adapters read."""
+NOTED, FORMATS = "__metadata__", ("pt", "tf", "flax", "np")
 MEANS_OF_CLASSES = ("prototypes", "gda")
 
 
@@ -96,7 +105,12 @@ def _spec_of(name: str, spec: FeatureSpec, placed: Mapping[str, str]) -> dict[st
         When the model is in a folder of this machine, and is not in the bundle.
     """
     values = spec.to_dict()
+    if spec.encoder.startswith(IMPORTED):  # names of files are for here
+        values["preprocessing"] = {key: v for key, v in spec.preprocessing.items() if key not in ("source", "vectors")}
     if (plain := _unplaced(spec.encoder)) != spec.encoder:
+        if spec.encoder.startswith(("python:", "joined:")):
+            what = "your own code" if spec.encoder.startswith("python:") else "a run of two encoders"
+            raise InputError(f"the encoder {spec.encoder} is {what}, which a bundle neither holds nor names.")
         if name.rpartition("/")[0] not in placed:
             raise InputError(
                 f"the encoder {spec.encoder} is in a folder of this machine, which a bundle must not name. Pass "
@@ -131,14 +145,15 @@ def case_files(run: Run) -> dict[str, bytes]:
     if past.vectors is None or past.trained is None or past.labels is None or past.trained.rows is None:
         why = "; ".join(past.why_unknown) or "they are unknown"
         raise InputError(f"--with-cases: {why}. Leave it out, or restore the run's store.")
-    ids = past.trained.rows.ids.tolist()
-    order = sorted(range(len(ids)), key=lambda row: content_key(str(ids[row]).encode()))  # not that of the manifest
+    vectors = past.vectors.astype(np.float16)
+    # an order that tells no id: not that of the manifest, nor of digests of ids, which are easily guessed
+    order = sorted(range(len(vectors)), key=lambda row: content_key(vectors[row].tobytes()))
     names = {
         "labels": [past.labels[row] for row in order],
         "keys": {kind: sorted(set(keys.drop_nulls().to_list())) for kind, keys in past.trained.keys.items()},
     }
-    vectors = past.vectors[order].astype(np.float16)
-    return {CASES: as_safetensors({"vectors": vectors}), CASE_NAMES: json.dumps(names, ensure_ascii=False).encode()}
+    told = json.dumps(names, ensure_ascii=False).encode()
+    return {CASES: as_safetensors({"vectors": vectors[order]}), CASE_NAMES: told}
 
 
 # Encoders
@@ -212,7 +227,7 @@ def _weights_of(encoder: RunEncoder, named_by: str) -> tuple[dict[str, bytes | P
     if choice.weights is not None:
         source = Path(choice.weights)
         if source.suffix == ".safetensors":
-            return {place: source}, place
+            return {place: _shareable(source)}, place
         return {place: _tensors(load_state(source))}, place
     plain = load_encoder(_without_adapter(choice), device="cpu", precision="fp32", named_by=named_by, probing="never")
     return {place: _tensors(plain._frozen.module.state_dict())}, place  # type: ignore[attr-defined]
@@ -230,15 +245,35 @@ def _tensors(state: Mapping[str, Any]) -> bytes:
 
 
 def _folder(source: Path, place: str) -> dict[str, bytes | Path]:
-    """Return the data files of a model's folder; code and pickles, and paths of this machine, stay behind."""
+    """Return the files of a model's folder that loaders read; code, pickles and paths of this machine stay behind.
+
+    So do logs, cards and lists that training may have left there, and links that lead out of the folder.
+    """
     files: dict[str, bytes | Path] = {}
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
         hidden = any(part.startswith(".") for part in inside.parts)
-        if path.is_file() and not hidden and path.suffix.lower() in SUFFIXES:
-            plain = path.name.endswith((".json", ".JSON")) and path.stat().st_size <= SMALL
-            files[f"{place}/{inside.as_posix()}"] = _without_paths(path) if plain else path
+        if hidden or not path.is_file() or not OF_MODELS.fullmatch(path.name) or leads_out(path, source):
+            continue
+        plain = path.suffix == ".json" and path.stat().st_size <= SMALL
+        files[f"{place}/{inside.as_posix()}"] = _without_paths(path) if plain else _shareable(path)
     return files
+
+
+def _shareable(path: Path) -> bytes | Path:
+    """Return a file of tensors without what their writer noted in its header, such as folders of training data."""
+    if path.suffix != ".safetensors":
+        return path
+    with open_regular(path) as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = parse_json(file.read(size)) if size <= SMALL else {}
+        noted = header.get(NOTED, {}) if isinstance(header, dict) else {}
+        kept = {key: value for key, value in noted.items() if key == "format" and value in FORMATS}
+        if kept == noted:
+            return path
+        words = json.dumps({**header, NOTED: kept} if kept else {k: v for k, v in header.items() if k != NOTED})
+        words += " " * (-len(words) % 8)  # tensors stay aligned
+        return len(words).to_bytes(8, "little") + words.encode() + file.read()
 
 
 def _without_paths(path: Path) -> bytes | Path:

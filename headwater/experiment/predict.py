@@ -16,7 +16,7 @@ from headwater.evaluate.conformal import PredictionSets
 from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.novelty import Reference, fit_reference
 from headwater.evaluate.risk_groups import NAMES
-from headwater.experiment.apply import SavedHead, is_tuned
+from headwater.experiment.apply import SavedHead, is_tuned, name_of
 from headwater.experiment.trained_on import TrainedOn
 from headwater.runs.bundle import cases_of
 from headwater.runs.predictions import RISK, output_ends
@@ -226,6 +226,11 @@ def judged(saved: SavedHead, scores: NDArray[np.float64]) -> dict[str, Any]:
         As of `SavedHead.scores`.
     """
     task, decision = saved.task, saved.run.decision
+    if not np.isfinite(scores).all():
+        raise HeadError(
+            f"{name_of(saved.run)}: the head gives scores that are not numbers, so it was damaged, or its training "
+            "failed. Fit it again."
+        )
     words = [str(name) for name in saved.classes]
     if task == "regression":
         return {f"predicted{end}": scores[:, c] for c, end in enumerate(output_ends(words))}
@@ -331,6 +336,6 @@ def _groups_of(trained: TrainedOn) -> NDArray[Any] | None:
 def _require_width(dim: int, V: NDArray[Any], run: Run) -> None:
     if V.shape[1] != dim:
         raise HeadError(
-            f"{run.path}: its training cases have vectors of {dim} numbers, but the new cases of {V.shape[1]}: the run "
-            "was edited or is damaged. Make it again."
+            f"{name_of(run)}: its training cases have vectors of {dim} numbers, but the new cases of {V.shape[1]}: the "
+            "run was edited or is damaged. Make it again."
         )

@@ -73,7 +73,10 @@ class TrainedOn:
 
     def holds(self, samples: pl.DataFrame) -> dict[Modality, NDArray[np.bool_]]:
         """Return, for each modality, which samples have a content that the head was fitted on, ``(n_samples,)``."""
-        return {kind: samples[KEY_COLUMNS[kind]].is_in(keys.to_list()).to_numpy() for kind, keys in self.keys.items()}
+        return {
+            kind: samples[KEY_COLUMNS[kind]].is_in(keys.drop_nulls().to_list()).fill_null(False).to_numpy()
+            for kind, keys in self.keys.items()
+        }
 
     def shared(self, samples: Data, groups: NDArray[Any] | None, column: str | None, place: str) -> dict[str, int]:
         """Count samples with the same content, by modality, and groups of the same name in the same place.

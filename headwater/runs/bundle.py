@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -17,14 +18,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from headwater._reading import SMALL, open_regular, parse_json, read_json
 from headwater._schema import Count, Word, read_as
 from headwater._tensors import read_arrays
-from headwater.errors import HeadError
+from headwater.errors import HeadError, InputError
 from headwater.evaluate.novelty import Reference
 from headwater.heads import load_head
+from headwater.runs.decided import require_decisions
 from headwater.runs.predictions import names_key
 from headwater.runs.run import REFERENCE, Run
 
@@ -38,6 +41,7 @@ SUFFIXES = (".json", ".safetensors", ".md", ".txt", ".model")
 MOST_MEMBERS = 10_000
 DATE = (1980, 1, 1, 0, 0, 0)
 CHUNK = 1 << 20
+LONGEST = 1.01  # of a vector of length 1, rounded to float16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,10 @@ def write_bundle(path: Path, description: Description, files: Mapping[str, bytes
     """
     members: dict[str, bytes | Path] = {**files, DESCRIPTION: _as_json(asdict(description))}
     for name in members:
-        _require_name(name)
+        try:
+            _require_name(name)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}, which a bundle cannot hold. Rename it.") from error
     digests = {name: (_digest(members[name]), _n_bytes(members[name])) for name in sorted(members)}
     listed = _as_json({"members": digests})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +176,7 @@ def open_bundle(path: str | Path, folder: Path) -> Run:
                 "Upgrade headwater."
             )
         found = read_as(Description, told)
+        require_decisions(found.decision, found.task, found.names)
         reference = Reference.from_arrays(read_arrays(folder / REFERENCE)) if (folder / REFERENCE).exists() else None
     except FileNotFoundError as error:
         name = Path(str(error.filename)).name if error.filename else "a member"
@@ -178,10 +186,23 @@ def open_bundle(path: str | Path, folder: Path) -> Run:
             raise
         why = str(error) or type(error).__name__
         raise HeadError(f"{path}: not a bundle, or cut short or edited ({why}). Fetch it again.") from error
-    head = load_head(folder)
+    try:
+        head = load_head(folder)
+        _require_classes(head, found)
+    except HeadError as error:
+        raise HeadError(str(error).replace(f"{folder}:", f"{path}:")) from error
+    except ValueError as error:
+        raise HeadError(f"{path}: not a bundle, or cut short or edited ({error}). Fetch it again.") from error
     return Run(
         folder, _config(found, path, folder), _metrics(found), pl.DataFrame(), head, found.decision, reference=reference
     )
+
+
+def _require_classes(head: Any, found: Description) -> None:
+    """Refuse a description that calls the head's classes by other names."""
+    own = [name for name in getattr(head, "classes_", ()) if isinstance(name, str)]
+    if own and found.task != "multilabel" and sorted(own) != sorted(map(str, found.names)):
+        raise ValueError("it names other classes than its head")
 
 
 def name_of_bundle(run: Run) -> str | None:
@@ -203,6 +224,11 @@ def cases_of(run: Run) -> tuple[dict[str, Any], dict[str, Any]] | None:
         names = read_as(_Cases, read_json(run.path / CASE_NAMES))
         if set(arrays) != {"vectors"} or arrays["vectors"].ndim != 2 or len(arrays["vectors"]) != len(names.labels):
             raise ValueError("vectors and labels do not fit together")
+        vectors = arrays["vectors"]
+        if vectors.dtype.kind != "f" or not len(vectors) or not np.isfinite(vectors).all():
+            raise ValueError("vectors hold other values than numbers")
+        if (np.linalg.norm(vectors.astype(np.float32), axis=1) > LONGEST).any():
+            raise ValueError("vectors are longer than 1")
     except (OSError, ValueError) as error:
         raise HeadError(
             f"{run.config['bundle']}: its training cases cannot be read ({error}). Fetch it again."
@@ -271,6 +297,8 @@ def _unpack(path: Path, folder: Path) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 or kind not in (0, stat.S_IFREG):
                 raise ValueError(f"{member.filename} is compressed, encrypted or no file")
+        if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
+            raise ValueError("members that overlap")  # else a small file would fill the disk
         if DIGESTS not in names or held.getinfo(DIGESTS).file_size > SMALL:
             raise FileNotFoundError(2, "missing", DIGESTS)
         digests = read_as(_Digests, parse_json(held.read(DIGESTS))).members

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from typing import Any
 
-from headwater._words import counted
+from headwater._words import counted, cut, printable
 from headwater.runs.bundle import Description
 
 FIRST = ("auc", "auc_macro", "c_index", "r2", "mae", "accuracy", "balanced_accuracy", "f1_macro")
-MOST = 6
+MOST, MOST_NAMES, LONGEST = 6, 20, 200  # metrics, names, and letters of a name
+_MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|~>-]")
 
 
 def model_card(found: Description, name: str) -> str:
@@ -32,7 +36,17 @@ def _header(found: Description, name: str) -> list[str]:
 
 def _quoted(words: str) -> str:
     """Return text as a string of YAML."""
-    return '"' + words.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ") + '"'
+    return json.dumps(_line(words))  # JSON is YAML
+
+
+def _line(value: Any) -> str:
+    """Return a value as words on one line, without characters that control a terminal or an editor."""
+    return cut(printable(" ".join(str(value).split())), LONGEST)
+
+
+def _words(value: Any) -> str:
+    """Return a value as words in Markdown that are neither markup nor HTML."""
+    return _MARKUP.sub(r"\\\g<0>", _line(value)).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _performance(found: Description) -> dict[str, tuple[float, Any]]:
@@ -46,11 +60,13 @@ def _performance(found: Description) -> dict[str, tuple[float, Any]]:
 
 
 def _body(found: Description, name: str) -> list[str]:
-    names = ", ".join(map(str, found.names))
-    inputs = ", ".join(found.features)
-    encoders = ", ".join(sorted({str(spec.get("encoder")) for spec in found.features.values()}))
+    more = f" and {len(found.names) - MOST_NAMES:,} more" if len(found.names) > MOST_NAMES else ""
+    names = ", ".join(map(_words, found.names[:MOST_NAMES])) + more
+    inputs = ", ".join(map(_words, found.features))
+    encoders = ", ".join(sorted({_words(spec.get("encoder")) for spec in found.features.values()}))
+    file = _line(shlex.quote(name)).replace("`", "")
     out = [
-        f"# {name}",
+        f"# {_words(name)}",
         "",
         f"A {found.head} head of [headwater](https://pypi.org/project/headwater/) that predicts {names} "
         f"({found.task}) from {inputs}, features of {encoders}.",
@@ -60,8 +76,8 @@ def _body(found: Description, name: str) -> list[str]:
         "## Use",
         "",
         "```bash",
-        f"headwater predict {name} --verify",
-        f"headwater predict {name} new_cases.csv --out predictions.csv",
+        f"headwater predict {file} --verify",
+        f"headwater predict {file} new_cases.csv --out predictions.csv",
         "```",
         "",
         *_needs(found),
@@ -102,7 +118,7 @@ def _table(found: Description) -> list[str]:
         return ["Not recorded."]
     n, folds = found.performance.get("n_samples"), found.performance.get("n_folds")
     how = "" if not isinstance(folds, int) else f", {counted(folds, 'fold')}"
-    groups = f", groups by {found.groups} kept whole" if found.groups else ""
+    groups = f", groups by {_words(found.groups)} kept whole" if found.groups else ""
     out = [
         f"Cross-validated on {n:,} training rows{how}{groups}; this head was fitted on all of them."
         if isinstance(n, int)

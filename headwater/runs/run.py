@@ -18,8 +18,10 @@ from headwater.errors import HeadError, InputError, how_to_make
 from headwater.evaluate.novelty import Reference
 from headwater.evaluate.positive import ChosenBy
 from headwater.heads import load_head
+from headwater.runs.decided import require_decisions
 from headwater.runs.foreign import run_errors
 from headwater.runs.places import found_from
+from headwater.runs.predictions import names_key
 from headwater.runs.printed import run_lines
 
 if TYPE_CHECKING:
@@ -142,6 +144,11 @@ def open_run(path: str | Path) -> Run:
     """
     path = Path(path)
     found = read_results(path)
+    try:
+        task = found.metrics["task"]
+        require_decisions(found.decision, task, found.metrics.get(names_key(task), ()))
+    except ValueError as error:
+        raise HeadError(f"{path / DECISION}: cannot be used ({error}). Make the run again.") from error
     instances = _table(path / INSTANCES) if (path / INSTANCES).exists() else None
     head = load_head(path)
     return Run(

@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from headwater._words import without_folders
 from headwater.errors import HeadwaterError
+from headwater.serve.batches import Ended
 from headwater.serve.guard import Guard, Timings
 from headwater.serve.service import LARGE, MOST_TEXT, THUMBNAIL, Question, Service
 from headwater.serve.uploads import Busy, Gone
@@ -204,7 +206,7 @@ def make_app(service: Service, *, token: str | None, timings: Timings | None = N
         return {"recorded": "yes"}
 
     @app.get("/metrics")
-    def metrics() -> dict[str, Any]:
+    async def metrics() -> dict[str, Any]:
         """Return counts, median and 99th percentile of seconds, by route."""
         return {"routes": timed.to_dict(), "uploads": len(service.uploads)}
 
@@ -238,9 +240,13 @@ def _handle_errors(app: FastAPI) -> None:
     async def busy(_: Request, error: Busy) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 503, {"retry-after": "2"})
 
+    @app.exception_handler(Ended)
+    async def ended(_: Request, error: Ended) -> JSONResponse:
+        return refused(503, str(error))
+
     @app.exception_handler(HeadwaterError)
     async def known(_: Request, error: HeadwaterError) -> JSONResponse:
-        return refused(422, str(error))
+        return refused(422, without_folders(str(error)))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -8,8 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from headwater.errors import HeadwaterError
+
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+
+
+class Ended(HeadwaterError):
+    """The server is ending."""
 
 
 class Batcher(Generic[Given, Made]):
@@ -29,19 +35,31 @@ class Batcher(Generic[Given, Made]):
         self._work, self._most = work, most
         self._waiting: queue.SimpleQueue[tuple[Given, Future[Made]] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._run, daemon=True, name="batches") for _ in range(workers)]
+        self._lock, self._ended = threading.Lock(), False
         for thread in self._threads:
             thread.start()
 
     def __call__(self, item: Given) -> Made:
-        """Return the result for an item, once its batch is done."""
+        """Return the result for an item, once its batch is done.
+
+        Raises
+        ------
+        Ended
+            After `close`.
+        """
         done: Future[Made] = Future()
-        self._waiting.put((item, done))
+        with self._lock:
+            if self._ended:
+                raise Ended("the server is ending.")
+            self._waiting.put((item, done))
         return done.result()
 
     def close(self) -> None:
         """Finish what was asked for, and end."""
-        for _ in self._threads:
-            self._waiting.put(None)
+        with self._lock:
+            self._ended = True
+            for _ in self._threads:
+                self._waiting.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -66,7 +84,9 @@ class Batcher(Generic[Given, Made]):
         """Compute a batch; if that fails, each item alone, so that one does not spoil the others."""
         try:
             made = self._work([item for item, _ in batch])
-        except Exception as error:  # noqa: BLE001  (it is the caller's, whatever it is)
+            if len(made) != len(batch):
+                raise RuntimeError(f"{len(made)} results for {len(batch)} items")
+        except BaseException as error:  # noqa: BLE001  (it is the caller's; a library written in Rust raises others too)
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
             else:

@@ -37,9 +37,10 @@ from headwater.samples.contents import modality_of
 from headwater.samples.inputs import Wanted
 from headwater.samples.vectors import joined
 from headwater.serve.batches import Batcher
+from headwater.serve.uploads import Room
 from headwater.store import KEY_COLUMNS, Data, Modality, Store, pair_key
 
-REMEMBERED = 512  # items whose features are kept
+REMEMBERED, REMEMBERED_BYTES = 512, 256 << 20  # items whose features are kept, and bytes of these
 FOR, AGAINST = (215, 48, 39), (69, 117, 180)  # colour-blind safe red and blue
 
 
@@ -55,11 +56,17 @@ class Features:
     def __init__(self, pooled: NDArray[np.float32], tokens: NDArray[np.float32] | None) -> None:
         self.pooled, self.tokens = pooled, tokens
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in memory."""
+        return self.pooled.nbytes + (0 if self.tokens is None else self.tokens.nbytes)
+
 
 class Encoders:
     """Encoders, each loaded once; items of concurrent requests are encoded together, and the latest are remembered."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room | None = None) -> None:
+        self.room = Room() if room is None else room
         self._loaded: dict[Any, Encoder[Any]] = {}
         self._batches: dict[Any, Batcher[Any, Features]] = {}
         self._made: OrderedDict[tuple[int, Modality, bytes], Future[Features]] = OrderedDict()
@@ -91,19 +98,31 @@ class Encoders:
             if known is None:
                 mine: Future[Features] = Future()
                 self._made[key] = mine
-                while len(self._made) > REMEMBERED:
-                    self._made.popitem(last=False)
         if known is not None:
             return known.result()
         try:
-            found = self._batch_of(encoder, modality)(encoder.prepare(modality, content))
+            with self.room.of(content):
+                prepared = encoder.prepare(modality, content)
+            found = self._batch_of(encoder, modality)(prepared)
         except BaseException as error:
             with self._lock:
                 self._made.pop(key, None)
             mine.set_exception(error)
             raise
         mine.set_result(found)
+        self._forget()
         return found
+
+    def _forget(self) -> None:
+        """Drop the oldest features, as many as are too many or take too much memory."""
+        with self._lock:
+            held = {key: of.result().n_bytes for key, of in self._made.items() if of.done() and not of.exception()}
+            total = sum(held.values())
+            for key in list(held)[:-1]:
+                if len(self._made) <= REMEMBERED and total <= REMEMBERED_BYTES:
+                    break
+                total -= held[key]
+                del self._made[key]
 
     def _batch_of(self, encoder: Encoder[Any], modality: Modality) -> Batcher[Any, Features]:
         key = (id(encoder), modality)
@@ -155,7 +174,7 @@ class Finder:
         if run.head.transductive:
             raise InputError(f"--run {place}: a {run.config['head']} head predicts cases together, not one by one.")
         self.run = replace(run, head=on_device(run.head, device))
-        self.name = Path(str(place.path if isinstance(place, Run) else place)).stem
+        self.name = Path(str(place.path if isinstance(place, Run) else place)).resolve().name.removesuffix(".zip")
         self._predictor = Predictor.of(self.run, say)
         self._encoders = encoders
         own = list(specs_of(run))
@@ -182,6 +201,12 @@ class Finder:
         """``image`` and ``text``, whichever a case must have."""
         kinds = {modality_of(name) for name in self._saved.own}
         return {"image", "text"} if "pair" in kinds else set(kinds)
+
+    @property
+    def bits(self) -> int | None:
+        """Number of bits that the samples of 16-bit files use, as its encoder reads them."""
+        steps = [of.steps for name, of in self._made_by.items() if modality_of(name) != "text"]
+        return next((of.bits for of in steps if of is not None), None)
 
     def described(self) -> dict[str, Any]:
         """Return what the run is, for the page."""
@@ -266,7 +291,8 @@ class Finder:
         if grid is None:
             raise InputError("the tokens of this encoder form no square grid.")
         encoder = self._made_by[list(data.inputs)[place]]
-        seen = encoder.image_of(image)
+        with self._encoders.room.of(image):
+            seen = encoder.image_of(image)
         box = seen_region(encoder.spec("image", "float32").preprocessing, seen.width, seen.height)
         shares = [edge / side for edge, side in zip(box, (seen.width, seen.height) * 2, strict=True)]
         return {"picture": _overlay(grid), "region": shares, "target": target}

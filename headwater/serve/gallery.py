@@ -13,23 +13,40 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from PIL import Image
 
 from headwater._missing import is_missing
 from headwater.embed import Content
-from headwater.errors import InputError, nearest
+from headwater.errors import ImageError, InputError, nearest
 from headwater.samples.cases import Cases, Found
 from headwater.serve.batches import Batcher
+from headwater.sources import read_image
 from headwater.sources.steps import parse_steps
 from headwater.store import KEY_COLUMNS, STORED, Store
 
 MOST_VALUES = 40  # distinct values of a column that one can filter by
 SPARE = 64  # items searched beyond those wanted, so that filters seldom need another search
 MASKS = 32  # filters whose samples are remembered
-REFERENCE = 12  # letters of a reference
+REFERENCE = 20  # letters of a reference
 EMPTY = "(empty)"
 
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+
+class CaseImage(Content):
+    """The image of a stored case. Errors do not name its file: file names may hold patients' names or numbers."""
+
+    def file(self) -> bytes:
+        """Return the bytes of the file after checking that they match the key."""
+        try:
+            return super().file()
+        except ImageError as error:
+            raise ImageError("this case's image was moved, or changed since it was embedded.") from error
+
+    def image(self, bits: int | None = None) -> Image.Image:
+        """Read the image, in mode RGB."""
+        return read_image(self.file(), bits=bits)
 
 
 class Wish(NamedTuple):
@@ -79,6 +96,8 @@ class Gallery:
         Columns that may be seen and filtered by.
     patient
         The column of patients, which is not shown.
+    secret
+        Without which nobody can tell the reference of an id.
 
     Raises
     ------
@@ -86,8 +105,10 @@ class Gallery:
         When a column or feature set does not exist.
     """
 
-    def __init__(self, store: Store, features: Sequence[str], show: Sequence[str], patient: str | None) -> None:
-        self.store, self.show, self.patient = store, tuple(show), patient
+    def __init__(
+        self, store: Store, features: Sequence[str], show: Sequence[str], patient: str | None, secret: bytes = b""
+    ) -> None:
+        self.store, self.show, self.patient, self._secret = store, tuple(show), patient, secret
         self.cases = {name: Cases(store, name) for name in features}
         first = next(iter(self.cases.values()))
         for option, column in (("--patient", patient), *(("--show", column) for column in show)):
@@ -108,7 +129,7 @@ class Gallery:
     def references(self) -> list[str]:
         """A short name for each sample, which tells nothing of it and stays the same when the store grows."""
         ids = self.table[self.roles.id].cast(pl.String).to_list()
-        return [blake2b(id.encode(), digest_size=16).hexdigest()[:REFERENCE] for id in ids]
+        return [blake2b(id.encode(), digest_size=16, key=self._secret).hexdigest()[:REFERENCE] for id in ids]
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -155,7 +176,7 @@ class Gallery:
         if not self.has_image(row):
             raise InputError("this case has no image.")
         path = Path(self.roles.root) / str(self.table[self.roles.image][row])  # type: ignore[index]
-        return Content(bytes.fromhex(self.table[KEY_COLUMNS["image"]][row]), path)
+        return CaseImage(bytes.fromhex(self.table[KEY_COLUMNS["image"]][row]), path)
 
     def bits(self, name: str) -> int | None:
         """Return the number of bits that the samples of 16-bit files use, as they were when they were embedded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import re
@@ -9,6 +10,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from hashlib import blake2b
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -39,6 +41,12 @@ JSON_BYTES = 1 << 20
 """Most bytes of the body of a request that holds no image."""
 
 
+UPLOADING = 16
+"""Most images that may arrive at once: their bytes are in memory."""
+BODY_SECONDS = 120.0
+"""Seconds within which the body of a request must have arrived."""
+
+
 def new_token() -> str:
     """Return a random token."""
     return secrets.token_urlsafe(24)
@@ -64,6 +72,9 @@ class Guard:
     def __init__(self, app: App, *, hosts: Sequence[str], token: str | None, max_bytes: int, secure: bool) -> None:
         self._app, self._hosts, self._token, self._max_bytes = app, {h.lower() for h in hosts}, token, max_bytes
         self._secure = secure
+        self._uploading = 0
+        # cookies are sent to every port of a machine: servers on it must not take each other's
+        self._cookie = f"{COOKIE}_{blake2b((token or '').encode(), digest_size=4).hexdigest()}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -88,15 +99,22 @@ class Guard:
                 return
         limit = self._max_bytes if scope["path"] == "/api/uploads" else JSON_BYTES
         declared = headers.get(b"content-length")
-        if declared is not None and (not declared.isdigit() or int(declared) > limit):
+        if declared is not None and (not declared.isdigit() or len(declared) > 18 or int(declared) > limit):
             await _answer(guarded, 413, f"the request has more than {limit:,} bytes.")
             return
+        uploads = limit == self._max_bytes and scope["method"] not in SAFE
+        if uploads and self._uploading >= UPLOADING:
+            await _answer(guarded, 503, "too many images arrive at this moment. Try again in a few seconds.")
+            return
         body = _Body(receive, limit, guarded)
+        self._uploading += uploads
         try:
             await self._app(scope, body.receive, body.send)
         except Exception:
-            if not body.exceeded:
+            if not (body.exceeded or body.left):
                 raise
+        finally:
+            self._uploading -= uploads
 
     def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
         """Return why a request is refused, before its token is looked at."""
@@ -126,7 +144,7 @@ class Guard:
             cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
         except CookieError:
             return False
-        held = cookies.get(COOKIE)
+        held = cookies.get(self._cookie)
         return held is not None and hmac.compare_digest(held.value.encode("latin-1", "replace"), wanted)
 
     async def _welcome(self, send: Send, given: str) -> None:
@@ -134,28 +152,39 @@ class Guard:
         if not hmac.compare_digest(given.encode("utf-8", "replace"), str(self._token).encode()):
             await _answer(send, 401, "the token is wrong: open the address that the server printed.")
             return
-        cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if self._secure else ''}"
+        cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if self._secure else ''}"
         headers = [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
 
 class _Body:
-    """The body of a request, which is cut off, and answered with 413, after so many bytes."""
+    """The body of a request, which is cut off, and answered with 413 or 408, after so many bytes or seconds."""
 
     def __init__(self, receive: Receive, limit: int, send: Send) -> None:
         self._receive, self._limit, self._send = receive, limit, send
-        self._taken, self._answered, self.exceeded = 0, False, False
+        self._taken, self._answered, self.exceeded, self.left = 0, False, False, False
+        self._whole, self._until = False, time.monotonic() + BODY_SECONDS
 
     async def receive(self) -> MutableMapping[str, Any]:
         """Return the next part of the body."""
-        message = await self._receive()
+        if self._whole:  # what comes now tells that the other side has gone
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(self._until - time.monotonic(), 0))
+        except TimeoutError:
+            return await self._cut(408, "the request did not arrive in time.")
+        self.left = message["type"] == "http.disconnect"  # before all of the body had come: nobody waits for an answer
         self._taken += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
         if self._taken <= self._limit:
             return message
+        return await self._cut(413, f"the request has more than {self._limit:,} bytes.")
+
+    async def _cut(self, status: int, words: str) -> MutableMapping[str, Any]:
         if not self._answered:
             self.exceeded = True
-            await _answer(self._send, 413, f"the request has more than {self._limit:,} bytes.")
+            await _answer(self._send, status, words)
         return {"type": "http.disconnect"}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:

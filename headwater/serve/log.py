@@ -6,17 +6,21 @@ import csv
 import io
 import json
 import os
+import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from headwater._reading import read_regular
 from headwater._tables import plain_cell
 from headwater._writable import require_writable
 from headwater.store import Store
 
-AUDIT, CALLS = "audit.jsonl", "calls.csv"
+AUDIT, CALLS, SECRET = "audit.jsonl", "calls.csv", "secret"
+SECRET_BYTES = 32
 COLUMNS = ("id", "image", "image_key", "reader", "own_call", "finding", "probability", "agreement", "run", "time")
 
 
@@ -35,6 +39,20 @@ class Log:
         self.folder = require_writable(folder, "--log")
         self._root = str(store.roles.root)
         self._lock = threading.Lock()
+
+    def secret(self) -> bytes:
+        """Return random bytes, the same in each call and each start, that nobody else may read."""
+        path = self.folder / SECRET
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            made = path.with_name(f"{SECRET}.{secrets.token_hex(8)}")
+            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(SECRET_BYTES))
+            try:
+                os.link(made, path)  # whole or not at all, and never in place of another
+            finally:
+                made.unlink()
+        return read_regular(path, most=SECRET_BYTES)
 
     def query(self, entry: Mapping[str, Any]) -> None:
         """Write a line about a query: when, its digest, and what was shown."""

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater.serve.batches import Ended
 from headwater.serve.gallery import Asked, Gallery
 
 QUERIES = 400  # samples that are asked with, to measure the vote
@@ -74,8 +76,9 @@ class Neighbours:
         return thread
 
     def _measure(self) -> None:
-        for name in self._gallery.cases:
-            self._votes[name] = self._vote(name)
+        with suppress(Ended):
+            for name in self._gallery.cases:
+                self._votes[name] = self._vote(name)
 
     def vote(self, name: str) -> Vote | None:
         """Return how right the vote is; None while it is measured."""
@@ -96,16 +99,26 @@ class Neighbours:
         shown = [{"label": label, "n": counts[label], "base": base[label] / len(known)} for label in listed[:12]]
         return {"column": self.label, "of": sum(counts.values()), "labels": shown, "vote": measured}
 
-    def notes(self, name: str, rows: NDArray[np.int64], scores: NDArray[Any]) -> list[str]:
-        """Return lines that warn: nothing resembles the query, or neighbours crowd on one site."""
+    def notes(self, name: str, rows: NDArray[np.int64], scores: NDArray[Any], *, alike: bool) -> list[str]:
+        """Return lines that warn: nothing resembles the query, or neighbours crowd on one site.
+
+        Parameters
+        ----------
+        rows, scores
+            The neighbours, and the similarities of all that were found.
+        alike
+            Whether the query was compared as stored cases are with each other: it is an image among images, and all
+            cases could be found.
+        """
         out = []
         vote = self.vote(name)
-        if vote is not None and len(scores) and len(vote.nearest) >= 20:
+        if alike and vote is not None and len(scores) and len(vote.nearest) >= 20:
             below = 100 * np.searchsorted(np.asarray(vote.nearest), float(scores[0])) / len(vote.nearest)
             if below < UNUSUAL:
+                without = "its own patient" if self._gallery.patient is not None else "itself"
                 out.append(
                     "Nothing in this store resembles the query: its most similar case is less similar than that of "
-                    f"{100 - round(float(below))} % of the stored cases, each without its own patient."
+                    f"{100 - round(float(below))} % of the stored cases, each without {without}."
                 )
         if self._sites is not None and len(rows) >= 5:
             counts = Counter(self._sites[row] for row in rows.tolist() if self._sites[row] is not None)

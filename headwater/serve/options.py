@@ -93,6 +93,11 @@ class ServeOptions:
         except ValueError:
             return False
 
+    @property
+    def needs_token(self) -> bool:
+        """Whether others than this machine can reach the server, directly or through a proxy on it."""
+        return not self.is_local or self.behind_proxy or any(name.lower() not in LOCAL for name in self.allow_host)
+
     def refuse(self) -> None:
         """Raise `InputError` for options that do not go together."""
         require_whole("--port", self.port, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from headwater.serve.options import ServeOptions
 from headwater.store import Store, open_store
 
 KEEP_ALIVE, AT_ONCE = 5, 128  # seconds, and connections
+HEADER_SECONDS = 20.0
+"""Seconds within which the head of a request must have arrived."""
 HEADER_BYTES = 32 << 10
 
 
@@ -74,27 +77,37 @@ def prepare(store: str | Path | Store, *, progress: Progress | bool | None = Non
     from headwater.serve.guard import new_token
     from headwater.serve.service import Service
 
+    _require_certificate(asked)
     listens = _listen(asked.host, asked.port)
     try:
         service = Service(store if isinstance(store, Store) else open_store(store), asked, progress_to(progress))
     except BaseException:
         listens.close()
         raise
-    token = None if asked.is_local else new_token()
+    token = new_token() if asked.needs_token else None
     port = int(listens.getsockname()[1])
-    name = asked.allow_host[0] if asked.allow_host and not asked.is_local else asked.host
+    through = asked.behind_proxy or not asked.is_local
+    name = asked.allow_host[0] if asked.allow_host and through else asked.host
     shown = f"[{name}]" if ":" in name else name
     scheme = "http" if asked.certificate is None and not asked.behind_proxy else "https"
     query = "" if token is None else f"?token={token}"
-    return Ready(make_app(service, token=token), service, f"{scheme}://{shown}:{port}/{query}", token, listens)
+    of_proxy = asked.behind_proxy and asked.is_local and bool(asked.allow_host)  # it listens on a port of its own
+    at = shown if of_proxy else f"{shown}:{port}"
+    return Ready(make_app(service, token=token), service, f"{scheme}://{at}/{query}", token, listens)
 
 
 def run(ready: Ready) -> None:
     """Answer requests until interrupted."""
+    server_of(ready).run(sockets=[ready.listens])
+
+
+def server_of(ready: Ready) -> Any:
+    """Return the uvicorn server that answers requests."""
     uvicorn = need("uvicorn", "serve")
     options = ready.service.options
     config = uvicorn.Config(
         ready.app,
+        http=_impatient(need("uvicorn.protocols.http.auto", "serve").AutoHTTPProtocol),
         access_log=False,  # what people ask for is in the log of the service, without addresses
         log_level="warning",
         server_header=False,
@@ -106,7 +119,28 @@ def run(ready: Ready) -> None:
         ssl_certfile=None if options.certificate is None else str(options.certificate),
         ssl_keyfile=None if options.key is None else str(options.key),
     )
-    uvicorn.Server(config).run(sockets=[ready.listens])
+    return uvicorn.Server(config)
+
+
+def _impatient(protocol: type[Any]) -> type[Any]:
+    """Return a protocol of uvicorn that closes connections on which no request arrives, which would fill the server."""
+
+    class Impatient(protocol):  # type: ignore[misc]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(HEADER_SECONDS, self._look, None)
+
+        def _look(self, before: Any) -> None:
+            """Close if nothing has been asked since the last look."""
+            if self.transport.is_closing():
+                return
+            waits = self.cycle is None or self.cycle.response_complete
+            if waits and self.cycle is before:
+                self.transport.close()
+            else:
+                self.loop.call_later(HEADER_SECONDS, self._look, self.cycle)
+
+    return Impatient
 
 
 def serve(store: str | Path | Store, *, progress: Progress | bool | None = True, **options: Any) -> None:
@@ -131,6 +165,20 @@ def serve(store: str | Path | Store, *, progress: Progress | bool | None = True,
     for line in ready.lines():
         say(line)
     run(ready)
+
+
+def _require_certificate(options: ServeOptions) -> None:
+    """Refuse files that hold no certificate, or not its key, before anything is loaded."""
+    if options.certificate is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.certificate, options.key)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        why = getattr(error, "reason", None) or error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"--certificate {options.certificate} --key {options.key}: cannot be used ({why}). Give PEM files that "
+            "belong together."
+        ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from headwater._progress import Progress
+from headwater._words import without_folders
 from headwater.embed import Content, Encoder, content_key
 from headwater.embed.contents import HeldImage
 from headwater.errors import HeadwaterError, InputError, nearest
@@ -88,15 +89,17 @@ class Service:
             self.finders[finder.name] = finder
         first = next(iter(self.finders.values()), None)
         config = {} if first is None else first.run.config
-        self.gallery = Gallery(store, self._features(), options.show, self._patient(config))
+        self.log = Log(self._folder(), store)
+        self._secret = self.log.secret()
+        self.gallery = Gallery(store, self._features(), options.show, self._patient(config), self._secret)
         label = options.label or self._known(config.get("label"))
         cases = next(iter(self.gallery.cases.values()))
         for option, column in (("--label", label), ("--by", options.by)):
             if column is not None:
                 cases.require_column(column, option)
         self.neighbours = Neighbours(self.gallery, label, options.by, VOTERS)
-        self.uploads = Uploads(options.max_pixels, 60.0 * options.keep_minutes)
-        self.log = Log(self._folder(), store)
+        bits = self.gallery.bits(next(iter(self.gallery.cases)))
+        self.uploads = Uploads(options.max_pixels, 60.0 * options.keep_minutes, bits=bits)
         for name, of in self.gallery.cases.items():
             say(f"{name}: {of.features.n_items:,} items")
             of.searcher.lengths()
@@ -187,11 +190,13 @@ class Service:
         asked = Asked(vector, k, filters, own, own_patient=own_patient, one_per_patient=one_per_patient)
         found = self.gallery.find(name, asked)
         hits = [self.case(row) | {"score": score} for row, score in zip(found.rows.tolist(), found.scores.tolist())]
-        notes = self.neighbours.notes(name, found.rows[:VOTERS], found.scores)
+        alike = not any(filters.values()) and self._is_like_stored(name, question)
+        notes = self.neighbours.notes(name, found.rows[:VOTERS], found.scores, alike=alike)
         if own is not None and question.upload is not None:
             notes.insert(0, "This very image is in the store: it and, where known, its patient are left out.")
         if len(hits) < k:
-            notes.append(f"Only {len(hits)} cases pass: the store has no more, or filters leave none.")
+            each = ", each patient once" if one_per_patient and self.gallery.patient is not None else ""
+            notes.append(f"Only {len(hits)} cases pass{each}: the store has no more, or filters leave none.")
         self.log.query(
             {
                 "what": "search",
@@ -211,6 +216,19 @@ class Service:
         if question.upload is None:
             return None
         return self.gallery.by_image.get(self.uploads.get(question.upload).content.key.hex())
+
+    def _is_like_stored(self, name: str, question: Question) -> bool:
+        """Whether a query is of the kind of the stored features, so that similarities may be compared with theirs.
+
+        A sentence is far less similar to any image than images are to each other.
+        """
+        has_text = question.text is not None and bool(question.text.strip())
+        if question.more or question.less:
+            return False
+        modality = self.gallery.cases[name].features.spec.modality
+        if modality == "text":
+            return question.upload is None and has_text != (question.case is not None)
+        return modality == "pair" or not has_text
 
     def case(self, row: int) -> dict[str, Any]:
         """Return what is shown of a sample."""
@@ -246,7 +264,7 @@ class Service:
         if self.gallery.cases[name].features.spec.modality == "text":
             self._require_dual(name)
         encoder = self._encoder(name)
-        return self._encode(encoder, "image", self.image(question, name), name)
+        return self._encode(encoder, "image", self.image(question, self.gallery.bits(name)), name)
 
     def _of_text(self, name: str, text: str) -> Vector:
         if self.gallery.cases[name].features.spec.modality != "text":
@@ -254,7 +272,7 @@ class Service:
         return self._encode(self._encoder(name), "text", Content(content_key(text.encode()), text), name)
 
     def _of_pair(self, name: str, question: Question, has_text: bool) -> Vector:
-        image = self.image(question, name)
+        image = self.image(question, self.gallery.bits(name))
         if not has_text or image is None:
             raise InputError(f"{name} reads an image and its text together: give both.")
         text = str(question.text)
@@ -285,8 +303,14 @@ class Service:
 
     # Images
 
-    def image(self, question: Question, name: str | None = None) -> Content | None:
-        """Return the image that is asked with, or the part of it; None if there is none."""
+    def image(self, question: Question, bits: int | None = None) -> Content | None:
+        """Return the image that is asked with, or the part of it; None if there is none.
+
+        Parameters
+        ----------
+        bits
+            Number of bits that the samples of 16-bit files use, by which a part is scaled.
+        """
         if question.upload is not None:
             content: Content = self.uploads.get(question.upload).content
         elif question.case is not None:
@@ -300,14 +324,15 @@ class Service:
             return content
         held = content if isinstance(content, HeldImage) else HeldImage(content.key, "a case", None, content.file())
         region = question.region
-        return self.uploads.pool(lambda: cropped(held, region, self.options.max_pixels))
+        return self.uploads.pool(lambda: cropped(held, region, self.options.max_pixels, bits))
 
     def picture(self, reference: str, side: int) -> bytes:
         """Return the image of a stored case as a JPEG file, at most ``side`` pixels wide and high."""
         row = self.gallery.row_of(reference)
         name = next(iter(self.gallery.cases))
         content, bits = self.gallery.content(row), self.gallery.bits(name)
-        return jpeg_of(content.image(bits), side)
+        with self.encoders.room.of(content):
+            return jpeg_of(content.image(bits), side)
 
     # Findings
 
@@ -318,8 +343,8 @@ class Service:
             image, text = self._case_of(question, finder)
             try:
                 found = finder.find(image, text)
-            except InputError as error:
-                found = {"run": finder.name, "error": str(error)}
+            except HeadwaterError as error:
+                found = {"run": finder.name, "error": without_folders(str(error))}
             out.append(found)
         shown = {of["run"]: {s["name"]: round(s["probability"], 4) for s in of.get("scores", ())} for of in out}
         self.log.query({"what": "findings", "query": self.digest(question), "shown": shown})
@@ -345,7 +370,7 @@ class Service:
         text = question.text if question.text and question.text.strip() else None
         if text is None and question.case is not None and "text" in finder.reads:
             text = self.gallery.text(self.gallery.row_of(question.case))
-        return self.image(question), text
+        return self.image(question, finder.bits), text
 
     # Readers
 
@@ -365,7 +390,7 @@ class Service:
 
     def digest(self, question: Question) -> str:
         """Return a digest of what was asked with, without the image or the words."""
-        made = blake2b(digest_size=16)
+        made = blake2b(digest_size=16, key=self._secret)
         content = (
             None
             if question.case is None and question.upload is None

@@ -7,20 +7,24 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
 
-from headwater.embed.contents import HeldImage, content_key
+from headwater.embed.contents import Content, HeldImage, content_key
 from headwater.errors import HeadwaterError, ImageError
-from headwater.sources import read_image
+from headwater.sources import read_image, size_of
 
 PREVIEW = 1600  # longest side of what the page shows of an upload, in pixels
-MOST_BYTES = 1 << 30  # of all uploads together
+MOST_BYTES, MOST_UPLOADS = 1 << 30, 1000  # of all uploads together
 AT_ONCE, WAITING = 2, 16  # images that are decoded, and that may wait for it
+PIXELS = 400_000_000  # of all images that are decoded at once for encoders and pictures
+STORED = PIXELS // 16  # taken for an image of the store, whose file is not read before
 Made = TypeVar("Made")
 
 
@@ -78,6 +82,41 @@ class Pool:
             self._room.release()
 
 
+class Room:
+    """Limits the pixels of images that are decoded at once; what does not fit waits.
+
+    Parameters
+    ----------
+    pixels
+        Most pixels together. A larger image is decoded alone.
+    """
+
+    def __init__(self, pixels: int = PIXELS) -> None:
+        self._most = self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, content: Content | None) -> Iterator[None]:
+        """Wait until there is room for an image, and hold it."""
+        pixels = min(_pixels_of(content), self._most)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+def _pixels_of(content: Content | None) -> int:
+    if isinstance(content, HeldImage):
+        width, height = size_of(content.data)
+        return width * height
+    return STORED if content is not None and isinstance(content.source, Path) else 0
+
+
 class Uploads:
     """Uploads by their handles.
 
@@ -87,10 +126,12 @@ class Uploads:
         Most pixels of an image, which is checked before it is decoded.
     keep
         Seconds after its last use for which an upload is kept.
+    bits
+        Number of bits that the samples of 16-bit files use, for previews; see `headwater.sources.read_image`.
     """
 
-    def __init__(self, max_pixels: int, keep: float, pool: Pool | None = None) -> None:
-        self._max_pixels, self._keep = max_pixels, keep
+    def __init__(self, max_pixels: int, keep: float, pool: Pool | None = None, bits: int | None = None) -> None:
+        self._max_pixels, self._keep, self._bits = max_pixels, keep, bits
         self._held: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
         self.pool = Pool() if pool is None else pool
@@ -135,7 +176,7 @@ class Uploads:
             return found
 
     def _read(self, data: bytes) -> Upload:
-        image = read_image(data, max_pixels=self._max_pixels)
+        image = read_image(data, max_pixels=self._max_pixels, bits=self._bits)
         width, height = image.size
         preview = jpeg_of(image, PREVIEW)
         return Upload(HeldImage(content_key(data), "the upload", None, data), width, height, preview, time.monotonic())
@@ -145,7 +186,8 @@ class Uploads:
         now = time.monotonic()
         total = sum(len(upload.content.data) + len(upload.preview) for upload in self._held.values())
         for handle, upload in list(self._held.items()):
-            if now - upload.since < self._keep and (total <= MOST_BYTES or len(self._held) == 1):
+            few = total <= MOST_BYTES and len(self._held) <= MOST_UPLOADS
+            if now - upload.since < self._keep and (few or len(self._held) == 1):
                 break  # the rest were used later
             total -= len(upload.content.data) + len(upload.preview)
             del self._held[handle]
@@ -160,20 +202,24 @@ def jpeg_of(image: Image.Image, side: int) -> bytes:
     return out.getvalue()
 
 
-def cropped(content: HeldImage, region: tuple[float, float, float, float], max_pixels: int) -> HeldImage:
+def cropped(
+    content: HeldImage, region: tuple[float, float, float, float], max_pixels: int, bits: int | None = None
+) -> HeldImage:
     """Return a part of an image as an image of its own.
 
     Parameters
     ----------
     region
         Left, top, right and bottom, as shares of width and height.
+    bits
+        Number of bits that the samples of 16-bit files use.
 
     Raises
     ------
     ImageError
         When the part has no pixels.
     """
-    image = read_image(content.data, max_pixels=max_pixels)
+    image = read_image(content.data, max_pixels=max_pixels, bits=bits)
     box = tuple(round(share * side) for share, side in zip(region, (image.width, image.height) * 2, strict=True))
     left, top, right, bottom = box
     if right - left < 2 or bottom - top < 2:

@@ -1,7 +1,7 @@
 """Read samples: manifests, images, and vectors from other tools."""
 
 from headwater.sources._types import plain, typed, with_plain_types
-from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image
+from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image, size_of
 from headwater.sources.manifest import (
     Manifest,
     as_manifest,
@@ -32,6 +32,7 @@ __all__ = [
     "read_text_table",
     "read_vectors",
     "require_utf8_names",
+    "size_of",
     "typed",
     "with_plain_types",
 ]

@@ -57,6 +57,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".
 MAX_PIXELS = 1 << 28
 """Most pixels (width times height) of an image; larger ones raise an error before they are decoded."""
 
+LONGEST = 200
+"""Most times that an image for an encoder may be longer than wide, or wider than long."""
+
 MAX_BYTES = 1 << 31
 """Most bytes of an image file: those of `MAX_PIXELS` with four channels of 16 bits."""
 
@@ -160,6 +163,26 @@ def read_image(
         raise ImageError(_reason(error, data) + where) from error
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return width and height that an image file declares, without decoding it.
+
+    Raises
+    ------
+    ImageError
+        When the bytes are not an image.
+    """
+    reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
+    if reader is None:
+        raise ImageError("not an image of a supported format (PNG, JPEG, TIFF, BMP, WebP, PBM, PGM or PPM)")
+    if header := _NETPBM_HEADER.match(data):
+        return int(header[2]), int(header[3])
+    try:
+        width, height = reader(io.BytesIO(data)).size
+    except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
+        raise ImageError(_reason(error, data)) from error
+    return width, height
+
+
 def is_plain_jpeg(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bool:
     """Whether these bytes begin as a JPEG file that any decoder turns into the same upright RGB or grey image.
 
@@ -172,7 +195,13 @@ def is_plain_jpeg(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bool:
         turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
     except Exception:  # noqa: BLE001  (on a damaged header Pillow raises nearly anything; `read_image` says what is wrong)
         return False
-    return image.mode in ("RGB", "L") and not turned and image.width * image.height <= max_pixels
+    plain = image.mode in ("RGB", "L") and not turned and image.width * image.height <= max_pixels
+    return plain and not is_strip(image.width, image.height)
+
+
+def is_strip(width: int, height: int) -> bool:
+    """Whether an image is so long that resizing its shorter side, as encoders do, would make it enormous."""
+    return max(width, height) > LONGEST * min(width, height)
 
 
 def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:

@@ -51,6 +51,11 @@ def written(path, contents, *, digests=True, compression=zipfile.ZIP_STORED):
     return path
 
 
+THRESHOLD = {"target": "sensitivity", "at": 0.8, "positive": "high", "threshold": 0.5}
+COLD = {"method": "temperature", "task": "binary", "temperatures": [1.0]}
+STEPS = {"method": "isotonic", "task": "binary", "steps": []}
+
+
 # The same predictions
 
 
@@ -203,6 +208,97 @@ def test_card_has_a_header_that_the_hub_reads(run, tmp_path):
     assert "not a medical device" in body
 
 
+def test_the_order_of_cases_tells_no_id(run, filled, tmp_path):
+    """Ids are easily guessed; cases are in an order that is computed from their vectors alone."""
+    from headwater._tensors import read_arrays
+    from headwater.embed import content_key
+
+    hw.bundle(run, tmp_path / "b.zip", with_cases=True)
+    (tmp_path / "c.safetensors").write_bytes(members(tmp_path / "b.zip")["cases.safetensors"])
+    vectors = read_arrays(tmp_path / "c.safetensors")["vectors"]
+    digests = [content_key(row.tobytes()) for row in vectors]
+    assert digests == sorted(digests)
+
+
+def test_a_folder_gives_no_more_than_the_model(gallery, tiny, tmp_path):
+    """Logs and lists beside a model, what links lead to, and what the writer of weights noted, stay behind."""
+    from safetensors.torch import load_file, save_file
+
+    encoder = tiny("timm-vit")
+    folder = shutil.copytree(encoder.spec.partition("local-dir:")[2], tmp_path / "model")
+    for name in ("train_log.txt", "patients.json", "README.md", "trainer_state.json"):
+        (folder / name).write_text('{"who": "SMITH JANE"}')
+    (tmp_path / "secret.json").write_text('{"key": "SMITH JANE"}')
+    (folder / "vocab.json").symlink_to(tmp_path / "secret.json")
+    weights = next(folder.glob("*.safetensors"))
+    save_file(load_file(weights), weights, {"format": "pt", "dataset": "/data/SMITH JANE"})
+    (folder / "vocab.json").rename(tmp_path / "vocab.json")
+    hw.embed(gallery / "manifest.csv", tmp_path / "s.hw", encoder=f"timm:local-dir:{folder}", name="m")
+    hw.fit_head(tmp_path / "s.hw", features="m/image", params={"C": 1.0}, **ASKED, out=tmp_path / "run")
+    hw.bundle(tmp_path / "run", tmp_path / "b.zip", with_weights=True)
+    assert b"SMITH" not in (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "b.zip") as held:
+        beside = {Path(name).name for name in held.namelist() if name.startswith("weights/")}
+    assert beside == {"config.json", weights.name}
+    assert len(hw.predict(tmp_path / "b.zip", image=new_images(gallery)).table) == 3
+
+
+def test_a_link_in_a_run_leads_nowhere(gallery, tiny, tmp_path):
+    """A run from somebody else must not make its receiver send a file of theirs on."""
+    asked = {"label": "grade", "groups": "patient", "where": FIRST, "holdout": 0.3, "train": "lora", "epochs": 1}
+    spec = tiny("timm-vit").spec
+    hw.fine_tune(gallery / "manifest.csv", encoder=spec, image="image", text=None, out=tmp_path / "run", **asked)
+    (tmp_path / "secret.json").write_text('{"key": "SMITH JANE"}')
+    adapter = next((tmp_path / "run").rglob("adapter.json")).parent
+    (adapter / "config.json").symlink_to(tmp_path / "secret.json")
+    hw.bundle(tmp_path / "run", tmp_path / "b.zip", with_weights=True)
+    assert b"SMITH" not in (tmp_path / "b.zip").read_bytes()
+
+
+def test_imported_features(tmp_path):
+    """Of another file that the same encoder made, by name of the features; no file is named in the bundle."""
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame({"id": [f"s{i}" for i in range(60)], "label": ["a", "b"] * 30})
+    table = table.with_columns(patient="p" + (pl.int_range(60) // 2).cast(pl.String))
+    X = rng.standard_normal((60, 8)).astype(np.float32)
+    X[::2] += 1
+    for name, rows in (("SMITH", slice(0, 40)), ("new", slice(40, 60))):
+        np.save(tmp_path / f"{name}.npy", X[rows])
+        table[rows].write_csv(tmp_path / f"{name}.csv")
+        given = {"name": "v", "modality": "image", "table": tmp_path / f"{name}.csv"}
+        hw.import_features(tmp_path / f"{name}.npy", tmp_path / f"{name}.hw", **given)
+    store = tmp_path / "SMITH.hw"
+    hw.fit_head(store, features="v/image", label="label", groups="patient", params={"C": 1.0}, out=tmp_path / "run")
+    own = hw.predict(tmp_path / "run", tmp_path / "new.hw")
+    assert len(own.table) == 20
+    assert any("the same encoder" in note for note in own.notes)
+    made = hw.bundle(tmp_path / "run", tmp_path / "b.zip")
+    assert "must be imported" in made.lines()[0]
+    assert b"SMITH" not in (tmp_path / "b.zip").read_bytes()
+    np.testing.assert_allclose(scores(hw.predict(tmp_path / "b.zip", tmp_path / "new.hw").table), scores(own.table))
+    tested = hw.evaluate(tmp_path / "run", tmp_path / "new.hw", label="label", groups="patient")
+    assert tested.metrics["n_samples"] == 20
+
+
+def test_the_card_holds_no_markup_of_class_names(make_store, tmp_path):
+    """Names of classes are somebody else's words: they must not make headings, links or other metadata."""
+    import yaml
+
+    evil = 'a"\n---\nlicense: mit\n# Approved\n[x](http://evil.example)<script>'
+    labels = [evil, "b\x85\x00c"] * 12
+    store = make_store(np.random.default_rng(0).standard_normal((24, 4)), label=labels)
+    asked = {"features": "made/image", "label": "label", "groups": "none", "params": {"C": 1.0}}
+    hw.fit_head(store, **asked, out=tmp_path / "run")
+    hw.bundle(tmp_path / "run", tmp_path / "b`$(x).zip")
+    card = members(tmp_path / "b`$(x).zip")["README.md"].decode()
+    _, header, body = card.split("---\n", 2)
+    assert "license" not in yaml.safe_load(header)
+    assert not any(line.startswith("# ") and "Approved" in line for line in body.splitlines())
+    assert "](http://evil" not in body
+    assert "<script>" not in body
+    assert "\x85" not in card
+
+
 # What is refused
 
 
@@ -280,6 +376,19 @@ def test_members_that_are_no_data(run, gallery, tmp_path):
         ({"head": 5}, "head"),
         ({"cases": True}, "training cases cannot be read"),
         ({"command": "evaluate"}, "command"),
+        ({"decision": {"threshold": THRESHOLD | {"threshold": float("nan")}}}, r"decision.threshold"),
+        ({"decision": {"threshold": THRESHOLD | {"threshold": 5}}}, "from 0 to 1"),
+        ({"decision": {"threshold": THRESHOLD | {"threshold": True}}}, "expected float"),
+        ({"decision": {"threshold": THRESHOLD | {"positive": "low"}}}, "which is the positive one"),
+        ({"decision": {"conformal": {"least": [0.1], "alpha": 0.1}}}, "1 values for 2 classes"),
+        ({"decision": {"conformal": {"least": [float("nan"), 0.1], "alpha": 0.1}}}, r"decision.conformal"),
+        ({"decision": {"conformal": {"least": [-1, 0.1], "alpha": 0.1}}}, "probabilities"),
+        ({"decision": {"calibrator": COLD | {"temperatures": [-1.0]}}}, "positive"),
+        ({"decision": {"calibrator": COLD | {"task": "multilabel"}}}, "the run is binary"),
+        ({"decision": {"calibrator": STEPS | {"steps": [{"x": [0.0, 1.0], "y": [1.0, 0.0]}]}}}, "ascend"),
+        ({"decision": {"risk_groups": {"thresholds": [1.0]}}}, r"decision.risk_groups"),
+        ({"names": ["low", "low"]}, "distinct"),
+        ({"names": ["benign", "malignant"], "decision": {}}, "other classes than its head"),
     ],
 )
 def test_descriptions_that_were_edited(change, said, run, gallery, tmp_path):
@@ -347,3 +456,49 @@ def test_not_a_zip_file_at_all(gallery, tmp_path):
     (tmp_path / "b.zip").write_bytes(io.BytesIO(b"PK\x03\x04" + b"\0" * 100).read())
     with pytest.raises(HeadError, match="not a bundle"):
         hw.predict(tmp_path / "b.zip", image=new_images(gallery))
+
+
+def of_kind(kind, n_bytes, n):
+    """A file of tensors of a kind that NumPy lacks."""
+    header = json.dumps({"coef": {"dtype": kind, "shape": [n], "data_offsets": [0, n_bytes * n]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(n_bytes * n)
+
+
+@pytest.mark.parametrize("member", [f"{name}.safetensors" for name in ("head", "reference", "cases", "probe")])
+@pytest.mark.parametrize("content", [of_kind("BF16", 2, 8), of_kind("F8_E4M3", 1, 8), b"x", of_kind("F32", 4, 8)])
+def test_arrays_that_are_no_such_arrays(member, content, run, gallery, tmp_path):
+    """Whatever is in a file of tensors: one line that names the bundle, also by --verify."""
+    held = members(hw.bundle(run, tmp_path / "b.zip", with_cases=True).path)
+    written(tmp_path / "c.zip", {**held, member: content})
+    verb = hw.verify_bundle if member.startswith("probe") else lambda path: hw.predict(path, image=new_images(gallery))
+    with pytest.raises(HeadError, match=r"c\.zip"):
+        verb(tmp_path / "c.zip")
+
+
+@pytest.mark.parametrize("factor", [np.nan, 100.0])
+def test_cases_that_are_no_vectors(factor, run, gallery, tmp_path):
+    from headwater._tensors import as_safetensors, read_arrays
+
+    held = members(hw.bundle(run, tmp_path / "b.zip", with_cases=True).path)
+    (tmp_path / "v.safetensors").write_bytes(held["cases.safetensors"])
+    vectors = read_arrays(tmp_path / "v.safetensors")["vectors"] * np.float16(factor)
+    written(tmp_path / "c.zip", {**held, "cases.safetensors": as_safetensors({"vectors": vectors})})
+    with pytest.raises(HeadError, match="training cases cannot be read"):
+        hw.predict(tmp_path / "c.zip", image=new_images(gallery))
+
+
+def test_members_that_overlap(run, gallery, tmp_path):
+    """Members may share their bytes in the file; a small file must not fill the disk."""
+    held = members(hw.bundle(run, tmp_path / "b.zip").path)
+    path = written(tmp_path / "c.zip", held)
+    with zipfile.ZipFile(path, "a") as out:
+        largest = max(out.infolist(), key=lambda member: member.file_size)
+        for i in range(50):
+            twin = zipfile.ZipInfo(f"more{i}.json")
+            twin.header_offset, twin.CRC = largest.header_offset, largest.CRC
+            twin.file_size = twin.compress_size = largest.file_size
+            out.filelist.append(twin)
+            out.NameToInfo[twin.filename] = twin
+        out._didModify = True
+    with pytest.raises(HeadError, match="overlap"):
+        hw.predict(path, image=new_images(gallery))

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import headwater as hw
-from headwater.errors import EncoderError, HeadError, InputError, SpecMismatch
+from headwater.errors import EncoderError, HeadError, InputError, ManifestError, SpecMismatch
 from headwater.runs.run import REFERENCE
 from headwater.store import open_store
 
@@ -387,3 +387,55 @@ def test_distances_that_were_edited_are_refused(run, gallery, tmp_path):
         (other / REFERENCE).write_bytes(wrong)
         with pytest.raises(HeadError, match=r"reference\.safetensors: cannot be read"):
             hw.predict(other, image=gallery / "images" / "40.png")
+
+
+def test_rows_that_lack_an_input(gallery, tiny, tmp_path):
+    """With --missing keep: a sample without a text was seen in training only if its image was."""
+    table = pl.read_csv(gallery / "manifest.csv").with_columns(image=str(gallery) + "/" + pl.col("image"))
+    table = table.with_columns(caption=pl.when(pl.int_range(pl.len()) % 3 == 0).then(None).otherwise("caption"))
+    table.write_csv(tmp_path / "m.csv")
+    for encoder in ("builtin:texture", "builtin:ngram"):
+        hw.embed(tmp_path / "m.csv", tmp_path / "s.hw", encoder=encoder)
+    asked = {"label": "grade", "groups": "patient", "where": FIRST, "folds": 3, "missing": "keep"}
+    params = QUICK | {"blocks": 1, "tokenizer": "pooled-linear"}
+    both = ["texture/image", "ngram/text"]
+    hw.fit_head(tmp_path / "s.hw", features=both, head="co-attention", params=params, **asked, out=tmp_path / "run")
+    found = hw.predict(tmp_path / "run", tmp_path / "m.csv").table.join(table, on="id")
+    first = found["age"] < 70
+    assert found.filter(first)["seen_in_training"].to_list() == ["same image"] * int(first.sum())
+    assert found.filter(~first)["seen_in_training"].null_count() == int((~first).sum())
+    asked = {"label": "grade", "groups": "patient", "where": REST, "allow_leakage": "captions repeat"}
+    tested = hw.evaluate(tmp_path / "run", tmp_path / "s.hw", **asked)
+    both = found.join(tested.predictions, on="id", suffix="_tested")
+    np.testing.assert_allclose(both["score_high"], both["score_high_tested"], atol=1e-5)
+
+
+def test_a_head_that_gives_no_numbers_is_refused(run, gallery, tmp_path):
+    """A damaged head must not call every case by the name of the first class."""
+    from headwater._tensors import as_safetensors, read_arrays
+
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / "head.safetensors"
+    file.write_bytes(as_safetensors({name: values * np.nan for name, values in read_arrays(file).items()}))
+    with pytest.raises(HeadError, match="scores that are not numbers"):
+        hw.predict(tmp_path / "run", image=gallery / "images" / "00.png")
+
+
+def test_a_table_of_predictions_has_no_formulas(run, gallery, tmp_path):
+    """File names of somebody else are no formulas of a spreadsheet."""
+    for name in ("=1+1.png", "@a.png", "plain.png"):
+        shutil.copy(gallery / "images" / "00.png", tmp_path / name)
+    hw.predict(run, image=sorted(tmp_path.glob("*.png")), out=tmp_path / "p.csv")
+    assert pl.read_csv(tmp_path / "p.csv")["id"].to_list() == ["'=1+1.png", "'@a.png", "plain.png"]
+
+
+def test_an_image_in_place_of_a_manifest(run, gallery):
+    image = gallery / "images" / "00.png"
+    assert hw.predict(run, image).table.equals(hw.predict(run, image=image).table)
+
+
+def test_a_file_name_that_is_no_text(run, gallery, tmp_path):
+    odd = tmp_path / "a\udcff.png"
+    shutil.copy(gallery / "images" / "00.png", odd)
+    with pytest.raises(ManifestError, match=r"not in UTF-8.*xff"):
+        hw.predict(run, image=odd)

@@ -80,16 +80,15 @@ def client(serving):
 @pytest.fixture
 def running(served, tmp_path):
     """Return a function that runs a server in a thread, on a free port, and returns its address."""
-    import uvicorn
 
-    from headwater.serve.server import prepare
+    from headwater.serve.server import prepare, server_of
 
     servers = []
 
     def run(**changes):
         given = vars(options_of(served, tmp_path, **{"allow_host": (), **changes}))
         ready = prepare(served / "gallery.hw", progress=None, **(given | {"port": 0}))
-        server = uvicorn.Server(uvicorn.Config(ready.app, log_level="error", access_log=False))
+        server = server_of(ready)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [ready.listens]}, daemon=True)
         thread.start()
         until = time.monotonic() + 30

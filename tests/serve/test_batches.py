@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from headwater.serve.batches import Batcher
+from headwater.serve.batches import Batcher, Ended
 
 
 def test_items_that_wait_are_done_together():
@@ -56,3 +56,30 @@ def test_one_that_fails_fails_alone():
     with pytest.raises(ValueError, match="three"):
         batcher(3)
     batcher.close()
+
+
+class Panic(BaseException):
+    """As libraries written in Rust raise."""
+
+
+def test_whatever_is_raised_the_next_are_answered():
+    def work(items):
+        if items[0] == "panic":
+            raise Panic
+        return items[:-1] if items[0] == "few" else items
+
+    batcher = Batcher(work)
+    with pytest.raises(Panic):
+        batcher("panic")
+    with pytest.raises(RuntimeError, match="0 results for 1 items"):
+        batcher("few")
+    assert batcher("next") == "next"
+    batcher.close()
+
+
+def test_what_is_asked_after_the_end_is_refused():
+    """Rather than waited for, by threads without which the process cannot end."""
+    batcher = Batcher(lambda items: items)
+    batcher.close()
+    with pytest.raises(Ended, match="the server is ending"):
+        batcher(1)

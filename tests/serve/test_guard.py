@@ -1,9 +1,14 @@
 """Who may ask: names of the host, origins, tokens, and the headers of every answer."""
 
+import asyncio
+
 import pytest
 
 from headwater.errors import InputError
+from headwater.serve import guard as guards
+from headwater.serve.guard import Guard
 from headwater.serve.options import ServeOptions
+from headwater.serve.server import prepare
 
 JSON = {"content-type": "application/json"}
 
@@ -111,3 +116,76 @@ def test_local_addresses_need_no_token():
     assert ServeOptions(host="127.0.0.9").is_local
     assert not ServeOptions(host="10.0.0.1").is_local
     assert not ServeOptions(host="example.org").is_local
+
+
+def test_who_is_behind_a_proxy_needs_the_token(served):
+    """A server that only this machine reaches directly may be reached by others through a proxy on it."""
+    assert not ServeOptions().needs_token
+    assert not ServeOptions(allow_host=["localhost"]).needs_token
+    assert ServeOptions(host="10.0.0.1").needs_token
+    assert ServeOptions(allow_host=["pathology.example.org"]).needs_token
+    ready = prepare(served / "gallery.hw", behind_proxy=True, allow_host="pathology.example.org", port=0)
+    try:
+        assert ready.url == f"https://pathology.example.org/?token={ready.token}"
+        assert ready.token is not None
+    finally:
+        ready.service.close()
+        ready.listens.close()
+
+
+def test_servers_on_one_machine_keep_their_own_cookies(serving):
+    """Browsers send cookies to every port of a host."""
+    names = set()
+    for token in ("one", "other"):
+        welcome = serving(token=token).get(f"/?token={token}", follow_redirects=False)
+        names.add(welcome.headers["set-cookie"].partition("=")[0])
+    assert len(names) == 2
+
+
+def test_a_length_that_no_number_holds(client):
+    headers = {"content-type": "image/png", "content-length": "9" * 5000}
+    assert client.post("/api/uploads", content=b"x", headers=headers).status_code == 413
+
+
+def test_files_that_are_no_certificate(served, tmp_path):
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).write_text("no certificate")
+    with pytest.raises(InputError, match=r"cannot be used \(.*PEM files"):
+        prepare(served / "gallery.hw", certificate=tmp_path / "c.pem", key=tmp_path / "k.pem", port=0)
+
+
+async def _reply(sent, parts, seconds):
+    """Return the status with which a body is answered that arrives in parts, with pauses."""
+
+    async def app(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive():
+        await asyncio.sleep(seconds)
+        return next(parts)
+
+    async def send(message):
+        sent.append(message)
+
+    guard = Guard(app, hosts=["x"], token=None, max_bytes=1000, secure=False)
+    headers = [(b"host", b"x"), (b"content-type", b"image/png")]
+    scope = {"type": "http", "method": "POST", "path": "/api/uploads", "headers": headers}
+    await asyncio.gather(*(guard(scope, receive, send) for _ in range(guards.UPLOADING + 1)))
+
+
+def test_bodies_that_do_not_arrive(monkeypatch):
+    monkeypatch.setattr(guards, "BODY_SECONDS", 0.0)
+    sent = []
+    asyncio.run(_reply(sent, iter([]), 60))
+    statuses = [message["status"] for message in sent if "status" in message]
+    assert sorted(statuses) == [408] * guards.UPLOADING + [503]
+
+
+def test_too_many_bodies_at_once():
+    """What arrives is in memory, so only so many may; the next one is told to wait, and the others are whole."""
+    sent = []
+    asyncio.run(_reply(sent, iter([{"type": "http.request", "body": b"x"}] * guards.UPLOADING), 0))
+    statuses = [message["status"] for message in sent if "status" in message]
+    assert sorted(statuses) == [200] * guards.UPLOADING + [503]

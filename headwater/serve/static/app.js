@@ -169,7 +169,7 @@ function drawLabels(labels) {
       element("i", { style: `width:${100 * row.n / Math.max(labels.of, 1)}%` }), element("b", { style: `left:${100 * row.base}%` })),
     element("span", { className: "n", textContent: `${row.n} of ${labels.of} · ${percent(row.base)}` })));
   const vote = labels.vote;
-  const said = vote ? `The most frequent label of ${vote.k} such neighbours was right for ${percent(vote.accuracy)} of ${vote.n} stored cases, each without its own patient; always saying the most frequent label is right for ${percent(vote.base)}.`
+  const said = vote ? `The most frequent label of ${vote.k} such neighbours was right for ${percent(vote.accuracy)} of ${vote.n} stored cases, each without ${state.info.patients ? "its own patient" : "itself (the column of patients is not known, so neighbours may be of the same patient)"}; always saying the most frequent label is right for ${percent(vote.base)}.`
     : "How often such a vote is right is still being measured.";
   $("labels").replaceChildren(element("h2", { textContent: `${labels.column} of the ${labels.of} nearest, beside the whole store (black line)` }), ...rows,
     element("p", { className: "said", textContent: said }));
