@@ -38,6 +38,7 @@ from PIL import Image
 import headwater as hw
 from headwater.embed import load_encoder
 from headwater.serve.gallery import REFERENCE
+from headwater.serve.log import SECRET
 from headwater.store import BlockResult, Store, create_store, open_store
 
 ENCODER, DIM, N_REAL, SIDE = "timm:mobilenetv2_100", 1280, 400, 1024
@@ -177,7 +178,8 @@ def run_at_once(folder: Path, n: int, seconds: float = 15, n_clients: int = 16) 
         url = "http://127.0.0.1:8765/"
         time.sleep(30)  # the vote is measured in the background, once
         ids = np.random.default_rng(0).integers(0, n, 2000)
-        references = [blake2b(str(i).encode(), digest_size=16).hexdigest()[:REFERENCE] for i in ids]
+        secret = (folder / "log" / SECRET).read_bytes()  # references are made with it
+        references = [blake2b(str(i).encode(), digest_size=16, key=secret).hexdigest()[:REFERENCE] for i in ids]
         counts, end = [0] * n_clients, time.monotonic() + seconds
 
         def ask(number: int) -> None:
