@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headwater.api import embed as embed
     from headwater.api import evaluate as evaluate
+    from headwater.api import report as report
+    from headwater.serve.server import serve as serve
 
 __version__ = "0.1.0"
 
@@ -30,10 +32,12 @@ class _Verb(ModuleType):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         verb = self.__name__.removeprefix("headwater.")
-        return getattr(import_module("headwater.api"), verb)(*args, **kwargs)
+        return getattr(import_module(_VERBS[verb]), verb)(*args, **kwargs)
 
 
-for _name in ("embed", "evaluate"):
+_VERBS = {**dict.fromkeys(("embed", "evaluate", "report"), "headwater.api"), "serve": "headwater.serve.server"}
+
+for _name in _VERBS:
     import_module(f"headwater.{_name}").__class__ = _Verb
 
 _LAZY = {

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headwater.commands import heads, predict, retrieval, serve, store, training
+from headwater.commands import heads, predict, report, retrieval, serve, store, training
 from headwater.commands.help import Command, write_families, write_help
 from headwater.commands.output import DEBUG, fail
 
@@ -41,6 +41,7 @@ COMMANDS = {
         "cohort": heads.cohort,
         "explain": heads.explain,
         "plot": heads.plot,
+        "report": report.report,
     },
     "Training": {"fine-tune": training.fine_tune, "contrast": training.contrast},
     "Retrieval": {

@@ -46,6 +46,20 @@ def test_every_setting_is_set_back(libc):
     assert last == ("trim", 0)
 
 
+def test_memory_is_given_back_once(libc):
+    """Bodies within another change nothing when they end, also if they end after it, as in another thread."""
+    inner = _memory.keep_freed_memory()
+    with _memory.keep_freed_memory():
+        with _memory.keep_freed_memory():
+            pass
+        inner.__enter__()
+        assert ("trim", 0) not in libc.set
+    assert ("trim", 0) not in libc.set
+    inner.__exit__(None, None, None)
+    assert libc.set.count(("trim", 0)) == 1
+    assert libc.set[-1] == ("trim", 0)
+
+
 def test_a_users_own_settings_stand(libc, monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     with _memory.keep_freed_memory():

@@ -77,10 +77,10 @@ def test_what_is_to_be_set_can_be(path):
 def test_the_search_finds_what_it_looks_for():
     """An option that does not exist, and advice that cannot be followed, would be found."""
     assert OPTION.findall("pass --no-such-thing, or --out RUN; a -- b, x--y") == ["--no-such-thing", "--out"]
-    assert not {"--no-such-thing", "--max-pixels"} & options()
+    assert not {"--no-such-thing", "--max-colours"} & options()
     assert {"--missing-values", "--out", "--no-refit", "--map"} <= options()
-    assert ADVICE.findall("are allowed; cut it into tiles, or raise max_pixels") == ["max_pixels"]
-    assert "max_pixels" not in parameters() | {name.strip("-").replace("-", "_") for name in options()}
+    assert ADVICE.findall("are allowed; cut it into tiles, or raise max_colours") == ["max_colours"]
+    assert "max_colours" not in parameters() | {name.strip("-").replace("-", "_") for name in options()}
 
 
 VALUES = {

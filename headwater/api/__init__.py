@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from headwater.api.inspect import StoreInfo, info, verify
     from headwater.api.predict import Predicted, predict
     from headwater.api.repair import Encoding, Repaired, repair
+    from headwater.api.report import Report, report
     from headwater.api.retrieval_report import RetrievalReport, retrieval_report
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
@@ -62,6 +63,7 @@ __all__ = [
     "IndexSummary",
     "Predicted",
     "Repaired",
+    "Report",
     "RetrievalReport",
     "Run",
     "StoreInfo",
@@ -91,6 +93,7 @@ __all__ = [
     "predict",
     "read_mapping",
     "repair",
+    "report",
     "retrieval_report",
     "similar",
     "sweep",
@@ -124,6 +127,7 @@ _PLACES = {
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
     **dict.fromkeys(("Predicted", "predict"), "headwater.api.predict"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
+    **dict.fromkeys(("Report", "report"), "headwater.api.report"),
     **dict.fromkeys(("RetrievalReport", "retrieval_report"), "headwater.api.retrieval_report"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),

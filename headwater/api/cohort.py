@@ -49,21 +49,22 @@ class Cohort(Shown):
 
     def lines(self) -> list[str]:
         """Return the table for a terminal."""
-        return aligned(self._cells())
+        return aligned(self.cells())
 
     def text(self, form: Format) -> str:
         """Return the table as Markdown, CSV, LaTeX or JSON."""
         require_format(form)
         if form == "json":
             return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        cells = self._cells()
+        cells = self.cells()
         if form == "csv":
             out = io.StringIO()
             csv.writer(out, lineterminator="\n").writerows([plain_cell(c.strip()) for c in row] for row in cells)
             return out.getvalue()
         return markdown(cells) if form == "md" else latex(cells)
 
-    def _cells(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
+        """Return the rows of the table as text, the head first; values of a category are indented."""
         rows = [["", *self.columns]]
         for row in self.rows:
             name = f"  {row['value']}" if row["value"] else row["name"]

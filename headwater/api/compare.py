@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -46,6 +46,7 @@ OTHER_FOLDS = (
     "test the procedures, fit both with the same --folds, --seed and --groups"
 )
 UNKNOWN_ROWS = "metrics.json lacks the number of training rows; the corrected t-test assumes all rows outside the fold"
+Outcome = Literal["undefined", "differ", "alike", "unclear", "corrected", "better", "worse"]
 ALPHA = 0.05
 """The level of Holm's correction above which a difference between two of several runs is not called clear."""
 PROCEDURES = (
@@ -348,6 +349,32 @@ def _without_nan(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def outcome_of(d: Difference, metric: str) -> Outcome:
+    """Return what the interval of a difference shows, without a margin.
+
+    ``better`` and ``worse`` are about the first run. ``corrected`` is a difference whose interval excludes 0, but not
+    after correction for the number of pairs. ``differ`` and ``alike`` are for metrics that are best between their
+    extremes.
+
+    Examples
+    --------
+    >>> outcome_of(Difference("a", "b", 0.02, 0.01, 0.03, "bootstrap", {}, {}, None), "auc")
+    'better'
+    >>> outcome_of(Difference("a", "b", 0.02, 0.01, 0.03, "bootstrap", {}, {}, 0.2), "auc")
+    'corrected'
+    """
+    if np.isnan(d.low) or np.isnan(d.high):
+        return "undefined"
+    apart = d.low > 0 or d.high < 0
+    if metric in NEAREST_IS_BEST:
+        return "differ" if apart else "alike"
+    if not apart:
+        return "unclear"
+    if d.p_holm is not None and not np.isnan(d.p_holm) and d.p_holm >= ALPHA:
+        return "corrected"
+    return "better" if (d.low > 0) == (sign_of(metric) > 0) else "worse"
+
+
 def verdict(d: Difference, metric: str, margin: float | None = None) -> str:
     """Say in a sentence what the interval of a difference shows.
 
@@ -359,14 +386,15 @@ def verdict(d: Difference, metric: str, margin: float | None = None) -> str:
     >>> verdict(d, "auc", 0.05)
     'a is not inferior to b by more than 0.05: auc -0.010 [-0.030, +0.010]'
     """
-    if np.isnan(d.low) or np.isnan(d.high):
+    found = outcome_of(d, metric)
+    if found == "undefined":
         return f"{d.first} and {d.second} cannot be compared: {metric} is not defined"
     numbers = f"{metric} {number_words(d.difference, '+')} {interval_words(d.low, d.high, '+')}"
-    if metric in NEAREST_IS_BEST:
-        differ = "differ" if d.low > 0 or d.high < 0 else "do not clearly differ"
+    if found in ("differ", "alike"):
+        differ = "differ" if found == "differ" else "do not clearly differ"
         return f"{d.first} and {d.second} {differ}: {numbers} (best is {NEAREST_IS_BEST[metric]:g})"
     low, high = (d.low, d.high) if sign_of(metric) > 0 else (-d.high, -d.low)
-    if d.p_holm is not None and not np.isnan(d.p_holm) and margin is None and low * high > 0 and d.p_holm >= ALPHA:
+    if found == "corrected" and margin is None:
         return (
             f"no clear difference between {d.first} and {d.second} after correction for the number of pairs: {numbers}"
         )

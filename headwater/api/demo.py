@@ -16,6 +16,7 @@ from headwater._writable import require_writable
 from headwater.api.embed import embed
 from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
+from headwater.api.report import report
 from headwater.api.similar import Hit, similar
 from headwater.api.zero_shot import zero_shot
 from headwater.errors import InputError
@@ -60,6 +61,8 @@ class DemoResult(Shown):
         Runs by method, with ``builtin:clip``; empty if torch or transformers is not installed.
     seconds
         Duration of each method.
+    report
+        The report of ``runs``, an HTML file; None if matplotlib is not installed.
     """
 
     out: Path
@@ -69,6 +72,7 @@ class DemoResult(Shown):
     query: str
     query_label: str
     hits: list[Hit]
+    report: Path | None = None
 
     def lines(self) -> list[str]:
         """Return the printed tables."""
@@ -106,9 +110,14 @@ class DemoResult(Shown):
         ]
         out += [f"  {hit.rank}. {hit.id}  {hit.score:.3f}  {hit.row['label']}" for hit in self.hits[:3]]
         store = self.out / "demo.hw"
+        if self.report is None:
+            out += ["", "To add a report of these runs, run: pip install 'headwater[plots]'"]
+        else:
+            out += ["", f"A report of the first three runs, to open in a browser or to send: {self.report}"]
         out += [
             "",
             f"All results are in {self.out}. Next steps:",
+            f"  headwater serve {store} --run {self.out}/runs/image   (a page of similar cases, in a browser)",
             f"  headwater info {store}",
             f"  headwater fit-head {store} --features texture/image --label subtype --groups patient",
             f"  headwater compare {self.out}/runs/image {self.out}/runs/text",
@@ -126,8 +135,8 @@ def demo(
     Parameters
     ----------
     out
-        The folder to write: ``images/``, ``manifest.csv``, ``demo.hw`` and ``runs/``. The folder of an earlier
-        demonstration is replaced.
+        The folder to write: ``images/``, ``manifest.csv``, ``demo.hw``, ``runs/`` and, if matplotlib is installed,
+        ``report.html``. The folder of an earlier demonstration is replaced.
     n_patients, seed
         Number of patients, and random seed of the images.
     progress
@@ -168,7 +177,23 @@ def demo(
     query = runs["image"].predictions.sort("id").row(0, named=True)
     say(f"similar --id {query['id']} --exclude-same patient")
     hits = similar(store, features="texture/image", id=query["id"], k=10, exclude_same="patient")
-    return DemoResult(folder, runs, ladder, seconds, query["id"], query["label"], hits)
+    return DemoResult(folder, runs, ladder, seconds, query["id"], query["label"], hits, _report(folder, runs, say))
+
+
+def _report(folder: Path, runs: dict[str, Run], say: Callable[[str], None]) -> Path | None:
+    """Write a report of the runs by kind of input; None if matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        return None
+    say("report runs/image runs/text runs/image-and-text --column subtype --column magnification --by laboratory")
+    paths = [run.path for run in runs.values() if run.path is not None]
+    return report(
+        paths,
+        out=folder / "report.html",
+        names=list(runs),
+        checklist="claim",
+        columns=["subtype", "magnification"],
+        by="laboratory",
+    ).path
 
 
 def _has_torch() -> bool:

@@ -33,7 +33,7 @@ from headwater.evaluate.positive import Positive
 from headwater.evaluate.risk_groups import of_outcome
 from headwater.evaluate.thresholds import at_threshold
 from headwater.experiment.apply import SavedHead, name_of
-from headwater.experiment.fit import counts_of
+from headwater.experiment.fit import counts_of, flow_in
 from headwater.experiment.leakage import require_reason
 from headwater.experiment.prompts import SEES
 from headwater.experiment.trained_on import shared_with
@@ -178,6 +178,8 @@ def evaluate(
         metrics["kaplan_meier"] = {"chosen_on": "out-of-fold risks of the samples that the head was fitted on", **found}
     metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(labels), say)
     metrics |= positive_section(which)
+    flow = replace(selection, bags=fitted.config.get("bags"))
+    metrics["flow"] = flow_in(opened, rows.data, flow, protocol.groups or protocol.per)
     draws = draw.Draws(level, n_draws, protocol.seed)
     group = rows.columns.whole
     metrics["external"] = {

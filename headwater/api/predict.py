@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from headwater._checks import require_whole
 from headwater._devices import Device, require_device
@@ -25,7 +27,7 @@ from headwater.embed.choice import Execution
 from headwater.embed.items import SHOWN
 from headwater.embed.plan import ManifestColumns, Storage, plan_embedding
 from headwater.errors import InputError
-from headwater.experiment.apply import IMPORTED, SavedHead, name_of, specs_of
+from headwater.experiment.apply import IMPORTED, SavedHead, is_tuned, name_of, specs_of
 from headwater.experiment.encoders import RunEncoder, Weights, encoders_of
 from headwater.experiment.predict import Predictor, threshold_words
 from headwater.finetune.reading import read_samples
@@ -35,6 +37,7 @@ from headwater.runs.foreign import reads_runs
 from headwater.runs.run import Run, open_run
 from headwater.samples.columns import require_column
 from headwater.samples.inputs import read_inputs
+from headwater.samples.vectors import joined
 from headwater.sources import IMAGE_SUFFIXES, Manifest, images_below, require_utf8_names
 from headwater.store import PARTS, Store, is_url, open_store
 
@@ -190,7 +193,7 @@ def predict(
         fitted = replace(fitted, head=on_device(fitted.head, device))
         _refuse(fitted, cases, image, text)
         predictor = Predictor.of(fitted, say)
-        store = _as_store(cases)
+        store, frozen = _as_store(cases), None
         if store is None:
             if features is not None:
                 raise InputError(
@@ -199,7 +202,11 @@ def predict(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-")))
             manifest, columns = _manifest_of(fitted, cases, _listed(image), _words(text), columns, where, folder)
             encoders = encoders_of(fitted, weights, trust_remote_code=trust_remote_code)
-            store = _embedded(fitted, encoders, manifest, columns or ManifestColumns(), execution, folder, say)
+            columns = columns or ManifestColumns()
+            store = _embedded(fitted, encoders, manifest, columns, execution, folder / "cases.hw", say)
+            if is_tuned(fitted) and fitted.reference is not None:
+                before = [encoder.frozen for encoder in encoders]
+                frozen = _embedded(fitted, before, manifest, columns, execution, folder / "frozen.hw", say)
         saved = SavedHead.on(fitted, store, features)
         for option, column in (("--bags of the run", saved.what.bags), ("--views of the run", saved.what.views)):
             if column is not None:
@@ -209,7 +216,8 @@ def predict(
             why = next(iter(data.left_out["reason"].to_list()), "none passes --where")
             raise InputError(f"no case can be predicted: {why}.")
         say(f"{counted(len(data.ids), 'case')} to predict")
-        table = predictor.predict(saved, store, data, where)
+        vectors = None if frozen is None else _vectors_before(saved, frozen, data.ids)
+        table = predictor.predict(saved, store, data, where, vectors)
         drawings = {} if drawn is None else _draw(fitted, store, table["id"].to_list(), drawn)
     notes = list(predictor.past.why_unknown)
     if fitted.head.transductive:
@@ -333,11 +341,10 @@ def _embedded(
     manifest: Path,
     columns: ManifestColumns,
     execution: Execution,
-    folder: Path,
+    place: Path,
     say: Progress,
 ) -> Store:
     """Encode new cases into a temporary store, with the run's own encoders."""
-    place = folder / "cases.hw"
     there = columns.read(manifest)
     for encoder in encoders:
         _require_columns(there, encoder)
@@ -348,7 +355,7 @@ def _embedded(
             encoder.choice,
             Storage(encoder.base, spec.dtype, spec.tokens_dtype),
             columns,
-            execution,
+            replace(execution, precision=encoder.precision),
             progress=say,
             named_by=f"the run {name_of(run)}",
         )
@@ -359,6 +366,13 @@ def _embedded(
             id, why = next((id, why) for failed in made.failed.values() for id, why in failed.items())
             raise InputError(f"no case can be predicted, since none can be read, such as {id}: {why}.")
     return open_store(place)
+
+
+def _vectors_before(saved: SavedHead, store: Store, ids: NDArray[np.str_]) -> NDArray[np.float32]:
+    """Return the vectors of cases by the encoders as they were before training, in the order of ``ids``."""
+    data = read_inputs(store, saved.what, None)
+    place = {id: row for row, id in enumerate(data.ids.tolist())}
+    return joined(data.inputs, data.present)[[place[id] for id in ids.tolist()]]
 
 
 def _require_columns(cases: Manifest, encoder: RunEncoder) -> None:

@@ -60,6 +60,7 @@ COSTS = {  # rough cost of a head's own grid relative to linear, to run cheap he
 OTHER_COST = 300
 ABOUT_SAMPLES = (
     "left_out",
+    "flow",
     "class_counts",
     "positive",
     "missing_values",

@@ -28,7 +28,7 @@ from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import Positive, negative_first
 from headwater.experiment.ablation import ablate as ablated
 from headwater.experiment.ablation import require_metric
-from headwater.experiment.fit import counts_of
+from headwater.experiment.fit import counts_of, flow_in
 from headwater.experiment.prompts import SEES, ClassPrompts, describe, dual
 from headwater.heads import TransductiveZeroShot, ZeroShot
 from headwater.runs.metrics import metrics_of
@@ -172,6 +172,7 @@ def zero_shot(
     decisions = decisions_of(outcome, y, protocol.without_fit, units=rows.units, names=several, resampling=resampling)
     metrics |= decisions.metrics | more | positive_section(which)
     metrics |= counts_of(y, classes, rows, protocol, missing, None, len(labels), say)
+    metrics["flow"] = flow_in(opened, data, selection, protocol.groups or protocol.per)
     predictions = predictions_of(data.ids, y, outcome, classes, RowColumns(rows.whole, rows.levels, per=decisions.per))
     return write_run(target, Run(target, config, metrics, predictions, head), kind)
 

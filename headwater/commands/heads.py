@@ -442,20 +442,21 @@ def plot(
     Example:
       headwater plot runs/density
     """
-    from headwater import report
     from headwater._checks import refuse_idle
     from headwater.errors import InputError
+    from headwater.report import plot as plot_run
+    from headwater.report import plot_systems
 
     if len(runs) == 1 and (runs[0] / "metrics.json").exists():
         refuse_idle({"--name": bool(name), "--metric": metric is not None}, "goes with several runs.")
-        drawn = report.plot(runs[0], out=out, positive=positive, dpi=dpi)
+        drawn = plot_run(runs[0], out=out, positive=positive, dpi=dpi)
     elif len(runs) == 1 and not runs[0].is_dir():
-        drawn = report.plot(runs[0], out=out, positive=positive, dpi=dpi)  # says that no run is there
+        drawn = plot_run(runs[0], out=out, positive=positive, dpi=dpi)  # says that no run is there
     else:
         refuse_idle({"--positive": positive is not None}, "goes with a single run.")
         if out is None:
             raise InputError("--out: name a folder for the figures of several runs.")
-        drawn = report.plot_systems(runs, out=out, names=name or None, metric=metric, dpi=dpi)
+        drawn = plot_systems(runs, out=out, names=name or None, metric=metric, dpi=dpi)
     show(drawn.lines(), drawn.to_dict(), json)
 
 

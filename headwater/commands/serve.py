@@ -49,6 +49,9 @@ def serve(
     ] = False,
     max_bytes: Annotated[int, option(panel=NETWORK, min=1, help="Most bytes of an uploaded image.")] = 64 << 20,
     max_pixels: Annotated[int, option(panel=NETWORK, min=1, help="Most pixels of an uploaded image.")] = 200_000_000,
+    keep_minutes: Annotated[
+        int, option(panel=NETWORK, min=1, help="Minutes for which an uploaded image is kept in memory.")
+    ] = 60,
     log: Annotated[
         Path | None,
         option(panel=o.OUTPUT, metavar="FOLDER", help="Folder of the log and readers' calls. Default: STORE.serve"),
@@ -85,6 +88,7 @@ def serve(
         behind_proxy=behind_proxy,
         max_bytes=max_bytes,
         max_pixels=max_pixels,
+        keep_minutes=keep_minutes,
         log=log,
         weights=weights,
         trust_remote_code=trust_remote_code,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._memory import keep_freed_memory
 from headwater._survival import as_survival
 from headwater.errors import HeadError
 from headwater.evaluate._labels import counted
@@ -193,22 +195,25 @@ def cross_validate_repeats(
     selects = n_settings > 1
     halves = halving and head.pausable and isinstance(outer[0].searches, Grid)
     drops = rungs(n_settings) if halves else []
-    if selects or out_of_fold:
-        inner = [_inner(one.split, target, groups, n_inner_folds, one.repeat.seed) for one in outer]
-        n_fits = sum(map(len, inner)) * n_settings
-        what = f"selecting among {n_settings} settings" if selects else "scoring training rows out of fold"
-        say(f"{what}: {n_fits} fits")
-        chosen = []
-        most = FITS_PAUSED if head.pausable else FITS_AT_ONCE
-        for part in _parts(outer, [len(folds) * n_settings for folds in inner], head.seeds_together, most):
-            chosen += _select(head, X, target, outer[part], inner[part], groups, drops)
-    else:
-        chosen = [_Selected(next(iter(one.searches.start(one.number).ask())), None, ()) for one in outer]
-    say(f"fitting {len(outer)} heads")
-    fits = [(one.split.train, {**one.repeat.params, **found.params}) for one, found in zip(outer, chosen, strict=True)]
-    fitted = []
-    for part in _parts(outer, [0] * len(outer), head.seeds_together, FITS_AT_ONCE):
-        fitted += head.fit_many(X, y, fits[part], groups=groups)
+    with keep_freed_memory() if head.pausable else nullcontext():  # networks come and go, those of all steps alike
+        if selects or out_of_fold:
+            inner = [_inner(one.split, target, groups, n_inner_folds, one.repeat.seed) for one in outer]
+            n_fits = sum(map(len, inner)) * n_settings
+            what = f"selecting among {n_settings} settings" if selects else "scoring training rows out of fold"
+            say(f"{what}: {n_fits} fits")
+            chosen = []
+            most = FITS_PAUSED if head.pausable else FITS_AT_ONCE
+            for part in _parts(outer, [len(folds) * n_settings for folds in inner], head.seeds_together, most):
+                chosen += _select(head, X, target, outer[part], inner[part], groups, drops)
+        else:
+            chosen = [_Selected(next(iter(one.searches.start(one.number).ask())), None, ()) for one in outer]
+        say(f"fitting {len(outer)} heads")
+        fits = [
+            (one.split.train, {**one.repeat.params, **found.params}) for one, found in zip(outer, chosen, strict=True)
+        ]
+        fitted = []
+        for part in _parts(outer, [0] * len(outer), head.seeds_together, FITS_AT_ONCE):
+            fitted += head.fit_many(X, y, fits[part], groups=groups)
     place = len(first.splits)
     last, last_head = chosen[place], fitted[place]
     chosen = [found for one, found in zip(outer, chosen, strict=True) if one.split is not everything]
@@ -249,8 +254,9 @@ def _described(drops: Sequence[Rung]) -> dict[str, Any] | None:
     if not drops:
         return None
     return {
-        "by": "loss on the test rows of the inner folds, by the best parameters until then",
+        "by": "loss on the test rows of the inner folds, by the best parameters until then, less half of its last fall",
         "at": [{"share_of_epochs_after_warmup": rung.share, "settings_kept": rung.kept} for rung in drops],
+        "kept_if_close": "up to two thirds, within two standard errors of the best, except at the last",
     }
 
 
@@ -329,9 +335,13 @@ class _Target:
 
     def inner_losses(self, folds: Sequence[_Inner], scores: Sequence[Sequence[Floats]]) -> NDArray[np.float64]:
         """Return the mean loss of each setting over the test rows of all inner folds, from each fold's scores."""
+        weights = [len(fold.test) for fold in folds]
+        return np.asarray(np.average(self.fold_losses(folds, scores), axis=0, weights=weights))
+
+    def fold_losses(self, folds: Sequence[_Inner], scores: Sequence[Sequence[Floats]]) -> NDArray[np.float64]:
+        """Return the mean loss of each inner fold and setting, of shape ``(n_folds, n_settings)``."""
         within = np.concatenate([fold.test for fold in folds])
-        of_rows = [self.losses(fold, np.stack(p), within) for fold, p in zip(folds, scores, strict=True)]
-        return np.asarray(np.average(of_rows, axis=0, weights=[len(fold.test) for fold in folds]))
+        return np.stack([self.losses(fold, np.stack(p), within) for fold, p in zip(folds, scores, strict=True)])
 
     def losses(self, fold: _Inner, scores: Floats, within: Rows) -> NDArray[np.float64]:
         """Return the mean loss of each model on an inner fold, with scores of shape ``(n_models, n, n_classes)``.
@@ -441,10 +451,11 @@ def _scored(
         return list(map(_Score, target.scores(head, head.fit_many(X, target.y, fits, groups=groups), X, tests)))
     places = [(i, f, s) for i, folds in enumerate(outer) for f in range(len(folds)) for s in range(n_settings[i])]
 
-    def loss_of(search: int, of_fold: list[list[Scored]]) -> NDArray[np.float64]:
-        return target.inner_losses(outer[search], [[target.aligned(one) for one in fits] for fits in of_fold])
+    def losses_of(search: int, of_fold: list[list[Scored]]) -> NDArray[np.float64]:
+        return target.fold_losses(outer[search], [[target.aligned(one) for one in fits] for fits in of_fold])
 
-    found = head.race(X, target.y, fits, tests, Halving(drops, places, loss_of), groups=groups)
+    judge = Halving(drops, places, losses_of, [[len(fold.test) for fold in folds] for folds in outer])
+    found = head.race(X, target.y, fits, tests, judge, groups=groups)
     return [_Score(target.aligned(one), one.epoch, one.dropped) for one in found]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from headwater._devices import Precision
 from headwater.embed.choice import EncoderChoice
 from headwater.embed.load import choice_again
 from headwater.errors import EncoderError, HeadwaterError, InputError, SpecMismatch
@@ -32,11 +33,20 @@ class RunEncoder:
         The encoder, with everything that decides which features it makes.
     specs
         The spec of its features that the head reads, by modality.
+    precision
+        ``fp32`` if the features were made in it, and else ``auto``: what made them may be slow here.
     """
 
     base: str
     choice: EncoderChoice
     specs: Mapping[Modality, FeatureSpec]
+    precision: Precision = "auto"
+
+    @property
+    def frozen(self) -> RunEncoder:
+        """The encoder as it was before it was trained."""
+        specs: dict[Modality, FeatureSpec] = {m: replace(spec, adapter=None) for m, spec in self.specs.items()}
+        return replace(self, choice=replace(self.choice, adapter=None), specs=specs)
 
     def require_same(self, run: Run, made: Mapping[Modality, FeatureSpec]) -> None:
         """Refuse features with another spec than those that the head was fitted on.
@@ -98,7 +108,7 @@ def encoders_of(run: Run, weights: Weights = None, *, trust_remote_code: bool = 
             adapter=recorded.get("adapter_file"),
             trust_remote_code=trust_remote_code,
         )
-        found.append(RunEncoder(base, choice, specs))
+        found.append(RunEncoder(base, choice, specs, "fp32" if recorded.get("precision") == "fp32" else "auto"))
     return found
 
 
@@ -127,7 +137,7 @@ def store_of(run: Run) -> Store | None:
 
 
 def recorded_files(run: Run, store: Store | None, name: str, spec: FeatureSpec) -> dict[str, Any]:
-    """Return the files of weights and adapter that features were made with, as far as they are recorded."""
+    """Return what features were made with, as far as it is recorded: files of weights and adapter, and precision."""
     if "bundle" in run.config:
         base = name.rpartition("/")[0]
         adapter = run.config["adapters"].get(base) if spec.adapter is not None else None
@@ -136,12 +146,13 @@ def recorded_files(run: Run, store: Store | None, name: str, spec: FeatureSpec) 
         specs, files = run.config.get("encoders") or [], run.config.get("weights") or []
         of_encoder = dict(zip(specs, files, strict=False)).get(spec.encoder)
         adapter = run.path if spec.adapter is not None else None
-        return {"weights_file": of_encoder or None, "adapter_file": adapter}
+        return {"weights_file": of_encoder or None, "adapter_file": adapter, "precision": "fp32"}
     if store is None or name not in store.feature_names():
         return {}
     environments = list(store.features(name).environments().values())
     last = environments[-1] if environments else {}
-    found = {key: last[key] for key in ("weights_file", "adapter_file") if isinstance(last.get(key), str)}
+    known = ("weights_file", "adapter_file", "precision")
+    found = {key: last[key] for key in known if isinstance(last.get(key), str)}
     if spec.adapter is None:
         found.pop("adapter_file", None)
     return found

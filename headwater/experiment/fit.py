@@ -32,13 +32,14 @@ from headwater.experiment.controls import run_controls
 from headwater.experiment.head import HeadChoice
 from headwater.experiment.leakage import Leakage, check_leakage, require_reason, shared_images
 from headwater.experiment.prompts import SEES, texts_for
-from headwater.runs.metrics import metrics_of, trials_of
+from headwater.runs.metrics import kind_of, metrics_of, trials_of
 from headwater.runs.positive import positive_section
 from headwater.runs.predictions import RowColumns, names_key, predictions_of
 from headwater.runs.run import Run
 from headwater.runs.write import described, environment, write_run
 from headwater.samples.classes import alike_labels, alike_values, class_counts, names_in
 from headwater.samples.columns import Columns
+from headwater.samples.flow import flow_of
 from headwater.samples.grades import grades_of
 from headwater.samples.groups import require_columns
 from headwater.samples.inputs import Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
@@ -256,6 +257,7 @@ class FitPlan:
         metrics |= decisions.metrics
         metrics |= counts_of(y, classes, columns, protocol, rows.missing, "--merge", len(asked.labels), say)
         metrics |= positive_section(rows.positive)
+        metrics["flow"] = flow_in(self.store, rows.data, asked.selection, protocol.groups or protocol.per)
         if asked.head.trials is None:
             metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(outcome, head.search_space)]
         metrics["warnings"] += rows.warnings
@@ -373,6 +375,20 @@ def counts_of(
     for line in warnings:
         say(f"warning: {line}")
     return out | {"warnings": warnings}
+
+
+def flow_in(store: Store, data: Data, selection: Selection, groups: str | None) -> dict[str, Any]:
+    """Count the samples of a store, and their groups, from its table to the rows that are used."""
+    selected = store.samples if selection.where is None else store.select(selection.where)
+    return flow_of(
+        store.samples,
+        selected,
+        data,
+        ids=store.roles.id,
+        groups=groups,
+        bags=selection.bags,
+        kind=kind_of,
+    )
 
 
 def _checked_leakage(plan: FitPlan, rows: LabelledRows, splits: Sequence[Sequence[Split]], say: Progress) -> Leakage:

@@ -16,7 +16,7 @@ from headwater.evaluate.conformal import PredictionSets
 from headwater.evaluate.measured import WITHOUT_CLASSES
 from headwater.evaluate.novelty import Reference, fit_reference
 from headwater.evaluate.risk_groups import NAMES
-from headwater.experiment.apply import SavedHead, name_of
+from headwater.experiment.apply import SavedHead, is_tuned, name_of
 from headwater.experiment.trained_on import TrainedOn
 from headwater.runs.bundle import cases_of
 from headwater.runs.predictions import RISK, output_ends
@@ -120,7 +120,14 @@ class Predictor:
             say(f"note: {line}")
         return cls(run, past)
 
-    def predict(self, saved: SavedHead, store: Store, data: Data, where: str | None = None) -> pl.DataFrame:
+    def predict(
+        self,
+        saved: SavedHead,
+        store: Store,
+        data: Data,
+        where: str | None = None,
+        frozen: NDArray[np.float32] | None = None,
+    ) -> pl.DataFrame:
         """Return a row for each case.
 
         Parameters
@@ -129,6 +136,9 @@ class Predictor:
             The saved head on the store's features.
         store, data, where
             The cases, as ``saved.what`` reads them.
+        frozen
+            For a run that trained its encoder: vectors of the cases by the encoder as it was before, of shape
+            ``(n_cases, dim)``; without them it is unknown how unlike the training data a case is.
 
         Returns
         -------
@@ -140,7 +150,10 @@ class Predictor:
         """
         if len(data.ids) == 0:
             return pl.DataFrame({"id": data.ids, **judged(saved, saved.scores(data))})
-        vectors = vectors_of(store, saved.what, where, data) if self.past.compares else None
+        if is_tuned(self.run):
+            vectors = frozen if self.past.compares else None
+        else:
+            vectors = vectors_of(store, saved.what, where, data) if self.past.compares else None
         samples, of_row = samples_behind(store, saved.what, where, data)
         return self.described(saved, data, vectors, samples.table, of_row)
 

@@ -24,6 +24,7 @@ from headwater.evaluate.decisions import Decisions, decisions_of
 from headwater.evaluate.edges import at_edges
 from headwater.evaluate.fold_means import json_safe, summary
 from headwater.evaluate.intervals import LEVEL
+from headwater.evaluate.novelty import Reference, fit_reference
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.paired import Paired
 from headwater.experiment.fit import LabelledRows, counts_of, of_samples_behind, splits_of
@@ -44,17 +45,19 @@ from headwater.finetune.reading import (
     samples_of,
 )
 from headwater.finetune.team import Team
-from headwater.runs.metrics import metrics_of
+from headwater.runs.metrics import kind_of, metrics_of
 from headwater.runs.positive import positive_section
 from headwater.runs.predictions import RowColumns, predictions_of
 from headwater.runs.run import Run
 from headwater.runs.write import environment, write_run
 from headwater.samples.columns import Columns, keep_samples
+from headwater.samples.flow import flow_of
 from headwater.samples.groups import require_columns
 from headwater.samples.inputs import refuse_bags
 from headwater.samples.labels import refuse_separator, with_labels
 from headwater.samples.selection import Selection
 from headwater.samples.stated import texts_that_state
+from headwater.samples.vectors import joined
 from headwater.samples.views import views_of
 from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
 
@@ -163,7 +166,17 @@ class TunePlan:
         inputs = of_views(inputs, data)
         made = {one.name: made[one.name.rpartition(":")[2]] for one in inputs}
         say(f"{counted(len(rows.y), selection.unit)} with {' and '.join(f'{i.name} ({i.how})' for i in inputs)}")
-        return TuningData(protocol, inputs, rows, splits, leakage, made, members, tokens)
+        listed = manifest.table if selection.where is None else self.encoders.columns.read(self.manifest).table
+        flow = flow_of(
+            listed,
+            manifest.table,
+            data,
+            ids=manifest.id,
+            groups=protocol.groups or protocol.per,
+            bags=selection.bags,
+            kind=kind_of,
+        )
+        return TuningData(protocol, inputs, rows, splits, leakage, flow, made, members, tokens)
 
     def _encoded(
         self, inputs: Sequence[TunedInput], samples: Data, team: Team, say: Progress, *, tokens: bool
@@ -300,6 +313,7 @@ class TunePlan:
         space = self.head.head().search_space
         metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(frozen, space)]
         metrics["leakage"] = ready.leakage
+        metrics["flow"] = ready.flow
         metrics["frozen"] = frozen_of(of_frozen.outcome, decisions.outcome, y, columns.whole)
         alike = ("calibration", "threshold", "conformal")
         metrics["frozen"] |= {name: of_frozen.metrics[name] for name in alike if name in of_frozen.metrics}
@@ -320,7 +334,18 @@ class TunePlan:
             decision={"classes": classes, **decisions.decision} if decisions.decision else {},
             curves=trained.curves,
             adapters=trained.adapters,
+            reference=self._reference(ready),
         )
+
+    def _reference(self, ready: TuningData) -> Reference | None:
+        """Return the distances of left-out rows in the features of the encoders as they were before training.
+
+        Trained encoders have seen these rows, and would make them alike. None if training went on from an adapter.
+        """
+        if self.encoders.choice.adapter is not None:
+            return None
+        parts = {n: made.of(ready.members[n], bagged=self.selection.in_bags) for n, made in ready.made.items()}
+        return fit_reference(joined(parts, {}), ready.rows.columns.whole, seed=self.protocol.seed)
 
     def _selection(self, frozen: Outcome, trained: TunedFolds) -> dict[str, Any]:
         stops = not trained.curves["stop_loss"].is_null().all()  # null if too few rows or groups to hold some out

@@ -58,6 +58,7 @@ class TuningData:
     rows: LabelledRows
     splits: Sequence[Split]
     leakage: Leakage
+    flow: Mapping[str, Any]
     made: Mapping[str, EncodedInput]
     members: Mapping[str, list[Rows]]
     tokens: bool

@@ -74,7 +74,7 @@ def raced(parts: Sequence[Pausable], judge: Judge, device: str) -> list[Raced]:
     now: dict[int, Raced] = {}
     dropped: dict[int, Raced] = {}
     for number, share in enumerate((*judge.shares, 1.0)):
-        now = {}
+        before, now = now, {}
 
         def advanced(part: Pausable, until: float = share) -> Mapping[int, Raced]:
             part.advance(until)
@@ -83,7 +83,7 @@ def raced(parts: Sequence[Pausable], judge: Judge, device: str) -> list[Raced]:
         for found in side_by_side(advanced, parts, device):
             now.update(found)
         if number < len(judge.shares):
-            gone = frozenset(now) - frozenset(judge(now))
+            gone = frozenset(now) - frozenset(judge(share, now, before))
             dropped |= {i: replace(now[i], dropped=True) for i in gone}
             for part in parts:
                 part.drop(gone)

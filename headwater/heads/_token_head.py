@@ -18,7 +18,7 @@ from headwater.heads._classifier import Classifier, encode_labels, is_plain, pro
 from headwater.heads._objective import ClassWeight, Loss, class_weights, objective_of, targets_of
 from headwater.heads._race import Pausable, raced, scored
 from headwater.heads._settings import plain_class_weight, require_above_0, require_one_of, require_training
-from headwater.heads._stopping import rows_to_stop_by
+from headwater.heads._stopping import RowsToStopBy
 from headwater.heads.base import Fit, Input, Judge, Raced, SearchSpace, State, is_several, n_rows
 from headwater.heads.tokens import token_count, token_width
 
@@ -159,8 +159,9 @@ seed, precision, device
         for head in heads:
             head._require_usable(X)
         labels = encode_labels(y)
+        stop_by = RowsToStopBy(labels[0], groups)
         for (rows, _), head in zip(fits, heads, strict=True):
-            head._train(X, rows, *labels, groups)
+            head._train(X, rows, *labels, stop_by)
         return heads
 
     def race(
@@ -184,14 +185,14 @@ seed, precision, device
         for head in heads:
             head._require_usable(X)
         labels = encode_labels(y)
-        inputs = _listed(X)
+        inputs, stop_by = _listed(X), RowsToStopBy(labels[0], groups)
 
         def on(device: str) -> list[Raced]:
             from headwater.heads._token_training import Reader
 
             reader = Reader(inputs, device, may_miss=len(inputs) > 1)
             parts = [
-                _Racing(i, head._planned(inputs, rows, *labels, groups), reader, tests[i])
+                _Racing(i, head._planned(inputs, rows, *labels, stop_by), reader, tests[i])
                 for i, (head, (rows, _)) in enumerate(zip(heads, fits, strict=True))
             ]
             found = raced(parts, judge, device)
@@ -217,12 +218,12 @@ seed, precision, device
         codes: NDArray[Any],
         classes: NDArray[Any],
         multilabel: bool,
-        groups: NDArray[Any] | None,
+        stop_by: RowsToStopBy,
     ) -> None:
         from headwater.heads._token_training import Reader, train
 
         inputs = _listed(X)
-        planned = self._planned(inputs, rows, codes, classes, multilabel, groups)
+        planned = self._planned(inputs, rows, codes, classes, multilabel, stop_by)
 
         def trained_on(device: str) -> Any:
             return train(*planned.network(Reader(inputs, device, may_miss=len(inputs) > 1), device))
@@ -240,7 +241,7 @@ seed, precision, device
         codes: NDArray[Any],
         classes: NDArray[Any],
         multilabel: bool,
-        groups: NDArray[Any] | None,
+        stop_by: RowsToStopBy,
     ) -> _Planned:
         """Return what a network is trained on and how."""
         seen = np.arange(len(classes)) if multilabel else np.unique(codes[rows])
@@ -249,8 +250,7 @@ seed, precision, device
         shape = self._shape(inputs, len(seen), multilabel)
         stop = np.zeros(0, np.int64)
         if self.patience is not None:
-            of_rows = None if groups is None else groups[rows]
-            stop = rows[rows_to_stop_by(codes[rows], of_rows, self.stop_share, self.seed)]
+            stop = rows[stop_by(rows, self.stop_share, self.seed)]
         training = np.setdiff1d(rows, stop, assume_unique=False) if len(stop) else rows
         known = np.array([0, 1]) if codes.ndim == 2 else classes[seen]
         weights = class_weights(codes[training], seen, known, shape.objective, self.class_weight)

@@ -27,7 +27,9 @@ STOP_ROWS = 4096  # stopping rows evaluated at once, over all groups
 LEAST_STOP = 256  # least number of them per group
 SHRINKS = 0.75  # a batch gets smaller when at most this share of its places is needed
 TILE = 32  # rows of a bf16 matrix product are padded to a multiple of this, which makes it about twice as fast
+STOP_TILE = 16  # the same for stopping rows, which are few
 APART = 1 << 14  # least parameters of a network that is updated by itself
+KEPT_BYTES = 256 << 20  # most bytes of standardised rows that are kept, rather than standardised in each step
 Gather = Callable[["Tensor"], list["Tensor"]]
 """Maps row numbers, int64, of shape ``(g, b)``, to each input's rows, float32, ``(g, b, d)``."""
 
@@ -230,7 +232,7 @@ class Networks:
         for step, (batch, there) in enumerate(batches):
             noise = _noise(self._shape, batch.shape[1], own_rows, noise_of, device) if drops else None
             leaves = {name: p.detach().requires_grad_() for name, p in self._cast.items()}
-            inputs = self._scaling(self._gather(batch), self._rows)
+            inputs = self._scaling.rows(batch, self._rows)
             with torch.enable_grad():
                 logits = forward(self._shape, leaves, inputs, dropout, noise)
                 smoothing = self._settings["smoothing"]
@@ -244,19 +246,7 @@ class Networks:
 
     def _stop_early(self, epoch: int, patience: int) -> None:
         """Keep parameters that are the best so far, and end networks that have not improved for long."""
-        groups = [self._groups[i] for i in self._rows]
-        lr = self._settings["lr"]
-        now = _stop_loss(
-            self._shape,
-            self._cast,
-            groups,
-            lambda rows: self._scaling(self._gather(rows), self._rows),
-            self._targets,
-            self._class_weight,
-            0 * lr,
-            self._tile,
-        )
-        found = now.cpu().numpy()
+        found = self._stop_loss().cpu().numpy()
         for row, column in np.argwhere(self._alive).tolist():
             i, j, loss = int(self._rows[row]), int(self._who[row, column]), found[row, column]
             self._curve[i][j].append(loss)
@@ -269,6 +259,20 @@ class Networks:
                 self._best[i][j] = self._state.network(row, column)
                 self._alive[row, column] = False
         self._shrink()
+
+    def _stop_loss(self) -> Tensor:
+        """Return each network's mean loss on its group's stopping rows, of shape ``(g, m)``."""
+        torch = need("torch", "encoders")
+        none = torch.zeros_like(self._settings["lr"])
+        total, weight = none, none
+        step = max(STOP_ROWS // len(self._rows), LEAST_STOP)
+        with torch.no_grad():
+            for part, counted in zip(*(of.split(step, 1) for of in self._stopping), strict=True):
+                logits = forward(self._shape, self._cast, self._scaling.rows(part, self._rows), none, None)
+                more = losses(self._shape.objective, logits, self._targets[part], self._class_weight, none, counted)
+                total, weight = total + more[0], weight + more[1]
+        out: Tensor = total / weight
+        return out
 
     def _shrink(self) -> None:
         """Leave out networks that need no more training, where that saves enough."""
@@ -294,6 +298,9 @@ class Networks:
             for name in ("lr", "weight_decay", "dropout", "smoothing")
         }
         self._class_weight = torch.as_tensor(np.stack([group.class_weight for group in groups]), device=device)
+        self._stopping = [
+            torch.as_tensor(of, device=device) for of in _padded([g.stop for g in groups], min(self._tile, STOP_TILE))
+        ]
         params = self._state.params
         self._cast = params if self._dtype == torch.float32 else {n: p.to(self._dtype) for n, p in params.items()}
         size = sum(p.numel() for p in params.values()) // who.size
@@ -396,25 +403,27 @@ class _Apart:
     def step(self, gradients: Params, number: int, factor: float) -> None:
         """Update the parameters of live networks, with learning rates times ``factor``; see `_Together`."""
         torch = need("torch", "encoders")
-        count = torch.full((), float(number))
         every = {name: _apart(gradient.contiguous(), self.m) for name, gradient in gradients.items()}
+        counts = [torch.full((), float(number)) for _ in every]
+        kinds = [[name for name in every if name.endswith("weight") is decays] for decays in (True, False)]
         for i, j in np.argwhere(self.alive).tolist():
-            for name, gradient in every.items():
-                p, first, second, cast = (of[i, j] for of in self.of[name])
-                decay = self.decay[i][j] if name.endswith("weight") else 0.0
+            for decay, names in zip((self.decay[i][j], 0.0), kinds, strict=True):
+                own = [[of[i, j] for of in self.of[name]] for name in names]
+                params, first, second, casts = (list(of) for of in zip(*own, strict=True))
                 torch._fused_adamw_(
-                    [p],
-                    [self.scratch[name].copy_(gradient[i, j])],
-                    [first],
-                    [second],
+                    params,
+                    [self.scratch[name].copy_(every[name][i, j]) for name in names],
+                    first,
+                    second,
                     [],
-                    [count],
+                    counts[: len(names)],
                     lr=factor * self.lr[i][j],
                     weight_decay=decay,
                     **_ADAM,
                 )
                 if self.casts:
-                    cast.copy_(p)
+                    for cast, p in zip(casts, params, strict=True):
+                        cast.copy_(p)
 
 
 def factor(epoch: float, schedule: Schedule) -> float:
@@ -454,52 +463,55 @@ def _noise(shape: Shape, b: int, own: Sequence[int], generators: Sequence[Genera
     return [of_layer.to(device) for of_layer in noise]
 
 
-def _stop_loss(
-    shape: Shape,
-    params: Params,
-    groups: Sequence[Group],
-    inputs: Callable[[Tensor], list[Tensor]],
-    targets: Tensor,
-    class_weight: Tensor,
-    none: Tensor,
-    tile: int,
-) -> Tensor:
-    """Return each network's mean loss on its group's stopping rows, of shape ``(g, m)``."""
-    torch = need("torch", "encoders")
-    most = math.ceil(max(len(group.stop) for group in groups) / tile) * tile
-    numbers, present = np.zeros((len(groups), most), np.int64), np.zeros((len(groups), most), bool)
-    for i, group in enumerate(groups):
-        numbers[i, : len(group.stop)] = group.stop
-        present[i, : len(group.stop)] = True
-    rows, there = torch.as_tensor(numbers, device=none.device), torch.as_tensor(present, device=none.device)
-    total, weight = none, none
-    step = max(STOP_ROWS // len(groups), LEAST_STOP)
-    with torch.no_grad():
-        for part, counted in zip(rows.split(step, 1), there.split(step, 1), strict=True):
-            logits = forward(shape, params, inputs(part), none, None)
-            more = losses(shape.objective, logits, targets[part], class_weight, none, counted)
-            total, weight = total + more[0], weight + more[1]
-    out: Tensor = total / weight
-    return out
+def _padded(rows: Sequence[NDArray[np.int64]], tile: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return row numbers of shape ``(g, n)``, n a multiple of ``tile``, and which of them are not padding."""
+    most = math.ceil(max(map(len, rows)) / tile) * tile
+    numbers, present = np.zeros((len(rows), most), np.int64), np.zeros((len(rows), most), bool)
+    for i, mine in enumerate(rows):
+        numbers[i, : len(mine)] = mine
+        present[i, : len(mine)] = True
+    return numbers, present
 
 
 class _Scaling:
-    """Standardisation of each group: columns of its training rows get mean 0 and standard deviation 1."""
+    """Standardisation of each group: columns of its training rows get mean 0 and standard deviation 1.
+
+    Standardised rows are kept if they are few.
+    """
 
     def __init__(self, groups: Sequence[Group], gather: Gather, dtype: TorchType, device: Any) -> None:
         torch = need("torch", "encoders")
-        self._dtype = dtype
+        self._gather, self._dtype = gather, dtype
         found = [_moments(gather, torch.as_tensor(group.train, device=device)[None]) for group in groups]
         # one array of shape (g, 1, d) per input
         self.mean = [torch.cat(means)[:, None] for means in zip(*([mean for mean, _ in f] for f in found), strict=True)]
         self.std = [torch.cat(stds)[:, None] for stds in zip(*([std for _, std in f] for f in found), strict=True)]
         self._scale = [(mean.float(), std.float()) for mean, std in zip(self.mean, self.std, strict=True)]
+        self._kept: list[Tensor] | None = None
+        used = [np.concatenate([group.train, group.stop]) for group in groups]
+        columns = sum(mean.shape[2] for mean in self.mean)
+        if dtype.itemsize * columns * sum(map(len, used)) <= KEPT_BYTES:
+            scaled = [self._scaled(torch.as_tensor(own, device=device)[None], [i]) for i, own in enumerate(used)]
+            self._kept = [torch.cat([x[0] for x in of_input]) for of_input in zip(*scaled, strict=True)]
+            place, first = np.zeros((len(used), 1 + max(int(own.max()) for own in used)), np.int64), 0
+            for i, own in enumerate(used):
+                place[i, own] = first + np.arange(len(own))
+                first += len(own)
+            self._place = torch.as_tensor(place, device=device)
 
-    def __call__(self, inputs: list[Tensor], rows: NDArray[np.int64]) -> list[Tensor]:
-        """Scale inputs of shape ``(g, b, d)`` of the groups with these numbers, to the type of matrix products."""
-        return [
-            ((x - mean[rows]) / std[rows]).to(self._dtype) for x, (mean, std) in zip(inputs, self._scale, strict=True)
-        ]
+    def rows(self, rows: Tensor, groups: NDArray[np.int64]) -> list[Tensor]:
+        """Return each input's rows ``(g, b, d)`` of the groups with these numbers, in the type of matrix products.
+
+        Rows that are not the group's own are padding, and may hold anything finite.
+        """
+        if self._kept is None:
+            return self._scaled(rows, groups)
+        place = self._place[groups].gather(1, rows)
+        return [kept[place] for kept in self._kept]
+
+    def _scaled(self, rows: Tensor, groups: Sequence[int] | NDArray[np.int64]) -> list[Tensor]:
+        scales = zip(self._gather(rows), self._scale, strict=True)
+        return [((x - mean[groups]) / std[groups]).to(self._dtype) for x, (mean, std) in scales]
 
     def scaled(self, inputs: list[Tensor], group: int) -> list[Tensor]:
         """Scale inputs of shape ``(1, b, d)`` of one group, in float32."""

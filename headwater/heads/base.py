@@ -55,8 +55,11 @@ class Judge(Protocol):
     @property
     def shares(self) -> Sequence[float]: ...
 
-    def __call__(self, now: Mapping[int, Raced]) -> Collection[int]:
-        """Return the numbers of the fits that go on, given how each of the remaining ones scores now."""
+    def __call__(self, share: float, now: Mapping[int, Raced], before: Mapping[int, Raced]) -> Collection[int]:
+        """Return the numbers of the fits that go on, given how each of the remaining ones scores at a share.
+
+        ``before`` holds how they scored when it was last asked, and perhaps others; it is empty at first.
+        """
         ...
 
 

@@ -213,7 +213,7 @@ class MLP(Classifier):
             parts = []
             for chosen in _alike(heads):
                 mine = [heads[i] for i in chosen], [fit_rows[i] for i in chosen]
-                for batch in _batches(*mine, labels, features):
+                for batch in _batches(*mine, labels, features, racing=True):
                     members = [[chosen[i] for i in of] for of in batch.members]
                     parts.append(_Racing(batch._replace(members=members), placed, labels.multilabel))
             with keep_freed_memory():
@@ -373,9 +373,14 @@ def _alike(heads: Sequence[MLP]) -> list[list[int]]:
 
 
 def _batches(
-    heads: Sequence[MLP], fit_rows: Sequence[NDArray[np.int64]], labels: _Labels, features: _Features
+    heads: Sequence[MLP],
+    fit_rows: Sequence[NDArray[np.int64]],
+    labels: _Labels,
+    features: _Features,
+    *,
+    racing: bool = False,
 ) -> Iterator[_Batch]:
-    """Divide heads of the same shape and schedule into batches that fit into memory."""
+    """Divide heads of the same shape and schedule into batches that fit into memory; or, for a race, of any size."""
     from headwater.heads._training import Schedule
 
     torch = need("torch", "encoders")
@@ -401,7 +406,7 @@ def _batches(
         seen = np.array(classes_seen)
         shape = Shape(features.columns, tuple(int(h) for h in first.hidden), objective, first.fusion)
         targets = targets_of(codes, seen, objective, features.place, features.device)
-        n = _at_once(shape, len(together[0][1]), len(together), first.batch_size, features.device)
+        n = _at_once(shape, len(together[0][1]), len(together), first.batch_size, features.device, racing=racing)
         for start in range(0, len(together), n):
             some = together[start : start + n]
             network = (shape, schedule, [group for group, _ in some], features.gather, targets, dtype)
@@ -481,11 +486,12 @@ def _group(
     return Group(place[rows[train]], place[rows[stop]], weight, first.seed, **settings)
 
 
-def _at_once(shape: Shape, m: int, n_groups: int, batch_size: int, device: str) -> int:
+def _at_once(shape: Shape, m: int, n_groups: int, batch_size: int, device: str, *, racing: bool) -> int:
     """Return how many of ``n_groups`` groups of m networks to train at once, by their memory.
 
     The budget of a CPU is small, since networks larger than its caches are not faster together
-    (``benchmarks/mlp_sweep.py --fold-by-fold``). That of a GPU is its free memory, and was not benchmarked.
+    (``benchmarks/mlp_sweep.py --fold-by-fold``). That of a GPU is its free memory, and was not benchmarked. The
+    networks of a race are all in memory anyway, and the few that are left of each group are faster together.
     """
     from headwater.heads._training import APART, LEAST_STOP
 
@@ -496,7 +502,7 @@ def _at_once(shape: Shape, m: int, n_groups: int, batch_size: int, device: str) 
     # with moments, gradients, casts and activations; and rows: raw, standardised and cast
     each = 4 * m * (8 * weights + 4 * batch_size * sum(units)) + 12 * max(batch_size, LEAST_STOP) * sum(shape.inputs)
     budget = free_bytes() // 2 if device == "cuda" else TOGETHER_ON_CPU
-    at_once = max(1, int(budget // each))
+    at_once = n_groups if racing else max(1, int(budget // each))
     if device == "cpu" and weights >= APART:  # a batch for each thread
         at_once = min(at_once, math.ceil(n_groups / need("torch", "encoders").get_num_threads()))
     return at_once

@@ -109,7 +109,7 @@ def plot(
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     with style():
-        for name, figure in _figures(found, which):
+        for name, figure in figures_of(found, which):
             files += save(figure, folder, name, formats, dpi)
     return Drawn(folder, files, which)
 
@@ -123,7 +123,7 @@ def require_formats(formats: Sequence[str], dpi: int) -> None:
         raise InputError(f"--dpi must be at least 1, but is {dpi}.")
 
 
-def _figures(found: Results, positive: Positive | None) -> Iterator[tuple[str, Any]]:
+def figures_of(found: Results, positive: Positive | None) -> Iterator[tuple[str, Any]]:
     """Yield each figure of a run with its name."""
     if found.curves is not None:
         yield "training", pictures.training(found.curves)

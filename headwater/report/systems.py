@@ -86,8 +86,8 @@ def plot_systems(
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     with style():
-        files += save(_bars(systems, metric, column), folder, "systems", formats, dpi)
-        files += save(_boxes(systems, metric), folder, "folds", formats, dpi)
+        files += save(bars(systems, metric, column), folder, "systems", formats, dpi)
+        files += save(boxes(systems, metric), folder, "folds", formats, dpi)
         if any(results.curves is not None for results in every):
             files += save(_losses(systems), folder, "training", formats, dpi)
         if every[0].metrics.get("class_counts"):
@@ -111,7 +111,7 @@ def _points(levels: Mapping[str, Results], metric: str) -> dict[str, tuple[float
     return out
 
 
-def _bars(systems: Systems, metric: str, column: str | None) -> Any:
+def bars(systems: Systems, metric: str, column: str | None) -> Any:
     points = {name: _points(levels, metric) for name, levels in systems.items()}
     levels = list(dict.fromkeys(level for found in points.values() for level in found))
     several = len(levels) > 1
@@ -130,7 +130,7 @@ def _bars(systems: Systems, metric: str, column: str | None) -> Any:
     return figure
 
 
-def _boxes(systems: Systems, metric: str) -> Any:
+def boxes(systems: Systems, metric: str) -> Any:
     values = {
         f"{name}{f', {level}' if level else ''}": [
             v for fold in r.metrics["folds"] if (v := fold.get(metric)) is not None

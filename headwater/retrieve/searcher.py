@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import ThreadpoolController
 
 from headwater.errors import InputError
 from headwater.retrieve._candidates import Candidates
@@ -23,6 +26,7 @@ from headwater.retrieve.half import HALF_SCALE, INFINITE_HALF, as_floats, finite
 UNKNOWN = -1.0
 """Length of a row that was not computed yet."""
 _FEW = 4  # with at most so many queries, each is a product of a matrix and a vector, in threads of our own
+_SOME = 64  # with at most so many queries, rows are shared among threads of our own, each with BLAS on one core
 _FEW_NUMBERS = (
     393_216  # numbers to convert at once then: 1.5 MiB of float32 stay in a core's cache, and BLAS starts no threads
 )
@@ -144,7 +148,7 @@ class Searcher:
         """Search for what was validated."""
         m, (_, dim) = len(asked.queries), self.shape
         pieces = _Pieces(self._pieces(asked.allowed))
-        if m > _FEW:
+        if m > _SOME:
             parts = (slice(first, min(first + _QUERIES_AT_ONCE, m)) for first in range(0, m, _QUERIES_AT_ONCE))
             found = [(some, Candidates(asked, k, some, dim)) for some in parts]
             self._scan(pieces, asked, found)
@@ -154,14 +158,15 @@ class Searcher:
             n_threads = self.n_threads if n_read > _WORTHWHILE else 1
             others = [Candidates(asked, k, slice(0, m), dim) for _ in range(n_threads - 1)]
             workers = [_Worker(self._scan, pieces, asked, [(slice(0, m), other)]) for other in others]
-            for worker in workers:
-                worker.start()
-            try:
-                self._scan(pieces, asked, found)
-            finally:
-                pieces.stop()
+            with nullcontext() if m <= _FEW else _one_thread_of_blas():
                 for worker in workers:
-                    worker.join()
+                    worker.start()
+                try:
+                    self._scan(pieces, asked, found)
+                finally:
+                    pieces.stop()
+                    for worker in workers:
+                        worker.join()
             for worker, other in zip(workers, others, strict=True):
                 if worker.error is not None:
                     raise worker.error
@@ -189,9 +194,9 @@ class Searcher:
 
     def _scan(self, pieces: _Pieces, asked: Asked, found: list[tuple[slice, Candidates]]) -> None:
         """Compare the queries with rows until no piece is left."""
-        few, dim = len(asked.queries) <= _FEW, self.shape[1]
+        few, some, dim = len(asked.queries) <= _FEW, len(asked.queries) <= _SOME, self.shape[1]
         step = _FEW_ROWS if few else _MANY_ROWS
-        at_once = min(step, max(1, _FEW_NUMBERS // max(dim, 1))) if few else step
+        at_once = min(step, max(1, _FEW_NUMBERS // max(dim, 1))) if some else step
         buffer = np.empty((at_once, dim), np.float32)
         similar = np.empty((min(len(asked.queries), _QUERIES_AT_ONCE), step), np.float32)
         scaled = asked.queries * np.float32(HALF_SCALE)
@@ -200,13 +205,13 @@ class Searcher:
                 n = len(numbers) if isinstance(numbers, np.ndarray) else numbers.stop - numbers.start
                 for start in range(0, n, step):
                     stop = min(start + step, n)
-                    some: Rows | slice
+                    these: Rows | slice
                     if isinstance(numbers, slice):
-                        some = slice(numbers.start + start, numbers.start + stop)
+                        these = slice(numbers.start + start, numbers.start + stop)
                     else:
-                        some = numbers[start:stop]
+                        these = numbers[start:stop]
                     values = block[start:stop]
-                    lengths = self._known(some, values, buffer)
+                    lengths = self._known(these, values, buffer)
                     unusable = np.flatnonzero(lengths == 0) if lengths.min() == 0 else _NONE
                     extreme = _are_extreme(lengths)
                     if extreme:
@@ -220,7 +225,7 @@ class Searcher:
                             out *= inverse
                         if len(unusable):
                             out[:, unusable] = -np.inf
-                        candidates.add(out, some)
+                        candidates.add(out, these)
                         if candidates.too_many():
                             candidates.settle(self.X)
 
@@ -233,6 +238,19 @@ class Searcher:
             lengths = row_lengths(values, buffer)
             self._lengths[some] = lengths
         return lengths
+
+
+@contextmanager
+def _one_thread_of_blas() -> Iterator[None]:
+    """Let NumPy's BLAS compute in the thread that calls it."""
+    with _blas().limit(limits=1):
+        yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Return the controller of NumPy's BLAS; cached, since finding the libraries takes a while."""
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 def _are_extreme(lengths: Scores) -> bool:

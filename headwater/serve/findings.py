@@ -26,7 +26,7 @@ from headwater.embed.texts import encoder_of
 from headwater.errors import InputError
 from headwater.evaluate.class_order import columns_of
 from headwater.evaluate.measured import WITHOUT_CLASSES
-from headwater.experiment.apply import SavedHead, name_of, specs_of
+from headwater.experiment.apply import SavedHead, is_tuned, name_of, specs_of
 from headwater.experiment.encoders import RunEncoder, encoders_of
 from headwater.experiment.predict import Predictor, threshold_words
 from headwater.heads import LinearProbe, Ordinal, TokenHead, relevance
@@ -186,6 +186,11 @@ class Finder:
             for one in encoders_of(run, trust_remote_code=trusted)
             for modality in one.specs
         }
+        self._before: dict[str, Encoder[Any]] = {}
+        if is_tuned(run) and run.reference is not None:
+            for one in encoders_of(run, trust_remote_code=trusted):
+                loaded = encoders.of_run(one.frozen, device, f"the run {name_of(run)}")
+                self._before |= {f"{one.base}/{modality}": loaded for modality in one.specs}
         for one in encoders_of(run, trust_remote_code=trusted):
             made = {m: self._made_by[f"{one.base}/{m}"].spec(m, one.specs[m].dtype) for m in one.specs}
             tokens_as = {m: spec.with_tokens_as(one.specs[m].tokens_dtype) for m, spec in made.items()}
@@ -234,7 +239,11 @@ class Finder:
         data, pooled = self._data(features)
         columns = {column: [keys[kind]] for kind, column in KEY_COLUMNS.items()}
         table = pl.DataFrame(columns, dict.fromkeys(columns, pl.String))
-        vectors = joined(pooled, {}) if self._predictor.past.compares else None
+        vectors = None
+        if self._predictor.past.compares:
+            vectors = joined(
+                self._data(self._features(image, text, self._before))[0].inputs if self._before else pooled, {}
+            )
         row = self._predictor.described(self._saved, data, vectors, table, np.array([0])).row(0, named=True)
         scores = {name.removeprefix("score_"): value for name, value in row.items() if name.startswith("score_")}
         ranked = sorted(scores.items(), key=lambda pair: -pair[1])
@@ -297,16 +306,18 @@ class Finder:
         pooled = isinstance(self.run.head, LinearProbe | Ordinal) and len(self._saved.own) == 1
         return pooled and specs_of(self.run)[self._saved.own[0]].has_tokens
 
-    def _features(self, image: HeldImage | Content | None, text: str | None) -> dict[str, Features]:
-        """Encode a case for each input."""
-        out = {}
+    def _features(
+        self, image: HeldImage | Content | None, text: str | None, by: Mapping[str, Encoder[Any]] | None = None
+    ) -> dict[str, Features]:
+        """Encode a case for each input, by the run's encoders or by others."""
+        by, out = by or self._made_by, {}
         for name in self._saved.own:
             modality = modality_of(name)
             if modality in ("image", "pair") and image is None:
                 raise InputError(f"{self.name} reads images: choose one.")
             if modality in ("text", "pair") and (text is None or not text.strip()):
                 raise InputError(f"{self.name} reads texts: write a sentence.")
-            out[name] = self._encoders.encode(self._made_by[name], modality, _content(modality, image, text))
+            out[name] = self._encoders.encode(by[name], modality, _content(modality, image, text))
         return out
 
     def _data(

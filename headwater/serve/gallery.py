@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
-from threadpoolctl import ThreadpoolController
 
 from headwater._missing import is_missing
 from headwater.embed import Content
@@ -29,7 +26,6 @@ from headwater.store import KEY_COLUMNS, STORED, Store
 
 MOST_VALUES = 40  # distinct values of a column that one can filter by
 SPARE = 64  # items searched beyond those wanted, so that filters seldom need another search
-AT_ONCE, MOST_WORKERS = 16, 16  # searches of a batch, and threads that search
 MASKS = 32  # filters whose samples are remembered
 REFERENCE = 20  # letters of a reference
 EMPTY = "(empty)"
@@ -120,10 +116,9 @@ class Gallery:
                 first.require_column(column, option)
         self.table, self.roles = first.table, first.roles
         self.patients = None if patient is None else _codes(self.table[patient])
+        self._items: dict[str, NDArray[np.int64]] = {}
         self._masks: OrderedDict[tuple[Any, ...], Mask] = OrderedDict()
-        # each worker computes on one core: threads of BLAS would wait for each other
-        one_each = {"most": AT_ONCE, "workers": min(len(os.sched_getaffinity(0)), MOST_WORKERS)}
-        self._search = {name: Batcher(self._searches(cases), **one_each) for name, cases in self.cases.items()}
+        self._search = {name: Batcher(self._searches(cases)) for name, cases in self.cases.items()}
 
     def __len__(self) -> int:
         return len(self.table)
@@ -280,7 +275,7 @@ class Gallery:
         self, cases: Cases, scores: NDArray[Any], items: NDArray[Any], mask: Mask | None, asked: Asked
     ) -> Found:
         """Return the samples of items, best first, without those that may not be found."""
-        owners = cases.items[cases.by_item]
+        owners = self._owners(cases)
         first, stop = (np.searchsorted(owners, items, side) for side in ("left", "right"))
         parts = [cases.by_item[a:b] for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
         rows = np.concatenate([*parts, cases.by_item[:0]])
@@ -299,12 +294,18 @@ class Gallery:
             rows, of_rows = rows[kept], of_rows[kept]
         return Found(rows, of_rows)
 
+    def _owners(self, cases: Cases) -> NDArray[np.int64]:
+        """Return the item of each sample in ``cases.by_item``, ascending."""
+        name = cases.features.name
+        if name not in self._items:
+            self._items[name] = cases.items[cases.by_item]
+        return self._items[name]
+
     @staticmethod
     def _searches(cases: Cases) -> Any:
         def searched(wishes: Sequence[Wish]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
             k = max(wish.n_items for wish in wishes)
-            with _one_thread():
-                scores, items = cases.searcher.search(np.stack([wish.vector for wish in wishes]), k)
+            scores, items = cases.searcher.search(np.stack([wish.vector for wish in wishes]), k)
             out = []
             for of_wish, its in zip(scores, items, strict=True):
                 real = its >= 0
@@ -317,18 +318,6 @@ class Gallery:
         """End the threads that search."""
         for batcher in self._search.values():
             batcher.close()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let NumPy's BLAS compute on one core."""
-    with _blas().limit(limits=1):
-        yield
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(internal_api="openblas")
 
 
 def refined(vector: Vector, more: Sequence[Vector], less: Sequence[Vector]) -> Vector:

@@ -1,6 +1,7 @@
 """info, verify and demo: what a newcomer looks at."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -116,6 +117,9 @@ def test_demo(tmp_path):
     assert list(result.runs) == ["image", "text", "image + text"]
     assert all(open_run(run.path).metrics == run.metrics for run in result.runs.values())
     assert any("fit-head" in line for line in said)
+    if find_spec("matplotlib") is not None:
+        assert result.report == out / "report.html"
+        assert "Adding the text to the image" in result.report.read_text()
     lines = "\n".join(result.lines())
-    for words in ("image + text", "accuracy", "Most similar to", "±"):
+    for words in ("image + text", "accuracy", "Most similar to", "±", "headwater serve", "report"):
         assert words in lines

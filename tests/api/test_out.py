@@ -52,6 +52,7 @@ VERBS = {
     "contrast": lambda store, run, out: api.contrast("no.csv", encoder="stub:4", out=out),
     "demo": lambda store, run, out: api.demo(out),
     "plot": lambda store, run, out: report.plot(run, out=out),
+    "report": lambda store, run, out: api.report("gone", out=out),
     "bundle": lambda store, run, out: api.bundle(run, out),
     "predict": lambda store, run, out: api.predict(run, image="gone.png", out=out),
     "explain": lambda store, run, out: api.explain(run, id="gone", out=out),

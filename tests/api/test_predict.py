@@ -239,6 +239,32 @@ def test_a_run_that_trained_its_encoder(gallery, tiny, tmp_path):
     assert any("stored no features" in note for note in found.notes)
 
 
+def test_a_run_that_trained_its_encoder_tells_what_is_unlike(gallery, tiny, tmp_path):
+    """By the encoder as it was before training, in a run, in a bundle of it, and on the page."""
+    from PIL import Image
+
+    spec = tiny("timm-vit").spec
+    asked = {"label": "grade", "groups": "patient", "where": FIRST, "holdout": 0.3, "train": "lora", "epochs": 1}
+    hw.fine_tune(gallery / "manifest.csv", encoder=spec, image="image", text=None, out=tmp_path / "run", **asked)
+    Image.new("RGB", (48, 48), (250, 20, 20)).save(tmp_path / "red.png")
+    images = [tmp_path / "red.png", gallery / "images" / "40.png"]
+    found = hw.predict(tmp_path / "run", image=images).table["unlike_training"].to_list()
+    assert found[0] > 95 > found[1]
+    hw.bundle(tmp_path / "run", tmp_path / "b.zip", with_weights=True)
+    assert hw.predict(tmp_path / "b.zip", image=images).table["unlike_training"].to_list() == pytest.approx(
+        found, abs=3
+    )
+    pytest.importorskip("fastapi")
+    from headwater._progress import silent
+    from headwater.embed.contents import HeldImage, content_key
+    from headwater.serve.findings import Encoders, Finder
+
+    finder = Finder(tmp_path / "run", tmp_path, Encoders(), "cpu", False, silent)
+    data = (tmp_path / "red.png").read_bytes()
+    told = finder.find(HeldImage(content_key(data), "x", None, data), None)
+    assert told["unlike_training"] == pytest.approx(found[0], abs=3)
+
+
 def test_zero_shot_has_no_training_cases(tiny, gallery, tmp_path):
     (tmp_path / "prompts.toml").write_text('[classes]\nlow = ["smooth tissue"]\nhigh = ["rough tissue"]\n')
     hw.embed(gallery / "manifest.csv", tmp_path / "c.hw", encoder="builtin:clip", name="clip")

@@ -215,7 +215,7 @@ def test_settings_are_dropped_on_the_way(two, tmp_path):
     at = {on: found.trials.filter(pl.col("head") == "mlp") for on, found in done.items()}
     assert at[False]["dropped_at_epoch"].is_null().all()
     for _, of_fold in at[True].group_by("fold"):
-        assert sorted(of_fold["dropped_at_epoch"].fill_null(0).to_list()) == [0, 0, 3, 3]
+        assert sorted(of_fold["dropped_at_epoch"].fill_null(0).to_list()) in ([0, 3, 3, 4], [0, 0, 3, 4])
         assert of_fold.filter("selected")["dropped_at_epoch"].to_list() == [None]
         kept = of_fold.filter(pl.col("dropped_at_epoch").is_null())
         assert of_fold.filter("selected")["loss"].item() == kept["loss"].min()
@@ -227,7 +227,9 @@ def test_settings_are_dropped_on_the_way(two, tmp_path):
         run = open_run(found.path / "runs" / "good-image.mlp")
         assert run.config["halving"] is on
         told = run.metrics["selection"]["halving"]
-        assert (told["at"] == [{"share_of_epochs_after_warmup": 0.125, "settings_kept": 2}]) if on else told is None
+        assert ([(at["share_of_epochs_after_warmup"], at["settings_kept"]) for at in told["at"]] if on else told) == (
+            [(0.125, 2), (0.25, 1)] if on else None
+        )
     with pytest.raises(InputError, match="other halving"):
         sweep(two, params=params, halving=True, out=tmp_path / "False", **asked)
 

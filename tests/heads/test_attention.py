@@ -465,7 +465,7 @@ class Drops:
     def __init__(self, share, dropped):
         self.shares, self._dropped = [share], dropped
 
-    def __call__(self, now):
+    def __call__(self, share, now, before):
         return [i for i in now if i not in self._dropped]
 
 

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
 from headwater.errors import HeadError
@@ -10,7 +13,7 @@ from headwater.heads import MLP
 from headwater.heads._network import Shape
 from headwater.heads._objective import Objective, losses
 from headwater.heads._race import side_by_side
-from headwater.heads._stopping import rows_to_stop_by
+from headwater.heads._stopping import RowsToStopBy, rows_to_stop_by
 from headwater.heads._training import Group, Networks, Schedule, train
 
 
@@ -278,7 +281,7 @@ class Drops:
     def shares(self):
         return sorted(self.at)
 
-    def __call__(self, now):
+    def __call__(self, share, now, before):
         self.seen.append(now)
         gone = self.at[self.shares[len(self.seen) - 1]]
         return [i for i in now if i not in gone]
@@ -391,7 +394,52 @@ def test_work_side_by_side_leaves_the_number_of_threads():
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rows_are_kept_or_standardised_anew(precision, monkeypatch):
+    """Networks are the same whether their standardised rows are kept or, as for many rows, made in each step."""
+    X = {"a": features(120, 40), "b": 5 + 3 * features(120, 30, seed=1)}
+    y = np.digitize(X["a"][:, 0], [-0.5, 0.5])
+    fits, _ = fits_of(120, [{"lr": 1e-2}, {"lr": 1e-3, "dropout": 0.3}])
+    head = MLP(hidden=(256,), epochs=6, batch_size=32, precision=precision, device="cpu")
+    kept = head.fit_many(X, y, fits)
+    monkeypatch.setattr("headwater.heads._training.KEPT_BYTES", 0)
+    for a, b in zip(kept, head.fit_many(X, y, fits), strict=True):
+        assert np.array_equal(a.curve_, b.curve_)
+        assert all(np.array_equal(a.params_[name], b.params_[name]) for name in a.params_)
+
+
 # Rows to stop by
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 14), st.integers(0, 2)), min_size=40, max_size=80),
+    st.sampled_from([0.15, 0.25]),
+    st.integers(0, 3),
+)
+def test_groups_are_held_out_as_scikit_learn_would(rows, share, seed):
+    """Held-out groups are those of the first fold of `StratifiedGroupKFold`, also where folds are equally good."""
+    groups, codes = np.array(rows).T
+    counts, n_folds = np.bincount(codes), round(1 / share)
+    assume(counts[counts > 0].min() >= n_folds and len(np.unique(groups)) >= n_folds)
+    found = rows_to_stop_by(codes, groups, share, seed)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    kept, held = next(splitter.split(np.zeros((len(codes), 0)), codes, groups))
+    if len(np.unique(codes[kept])) == len(np.unique(codes)):
+        assert found.tolist() == held.tolist()
+    else:
+        assert not len(found)
+
+
+def test_rows_to_stop_by_are_found_once_for_the_same_rows():
+    """Each fit gets the rows of its own share and seed, within its own rows."""
+    codes, groups = np.arange(120) % 2, np.arange(120) // 3
+    stop_by = RowsToStopBy(codes, groups)
+    parts = [np.arange(90), np.arange(30, 120)]
+    for rows in (*parts, *parts):
+        for share, seed in ((0.15, 0), (0.25, 0), (0.15, 1)):
+            expected = rows_to_stop_by(codes[rows], groups[rows], share, seed)
+            assert np.array_equal(stop_by(rows, share, seed), expected)
+    assert stop_by(parts[0], 0.15, 0) is stop_by(parts[0], 0.15, 0)
 
 
 def test_groups_are_held_out_whole():

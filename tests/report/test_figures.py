@@ -16,7 +16,7 @@ from headwater.errors import HeadError, InputError, MissingExtra
 from headwater.report import plot, plot_systems
 from headwater.report._curves import GRID, spread
 from headwater.report._style import style
-from headwater.report.figures import _figures
+from headwater.report.figures import figures_of
 from headwater.runs.run import read_results
 
 N = 72
@@ -141,7 +141,7 @@ def test_folds_of_one_side_have_no_curve():
 def drawn(run):
     """The figures of a run, not written, by name."""
     with style():
-        return dict(_figures(read_results(run.path), None))
+        return dict(figures_of(read_results(run.path), None))
 
 
 def test_a_reliability_diagram_shows_the_bins(fit):
@@ -239,7 +239,7 @@ def test_training_is_drawn(fit):
     )
     curves.write_parquet(run.path / "curves.parquet")
     with style():
-        figures = dict(_figures(read_results(run.path), None))
+        figures = dict(figures_of(read_results(run.path), None))
     losses = figures["training"].axes[0]
     (marked,) = [line for line in losses.lines if line.get_marker() == "o"]
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (1, 0.6)

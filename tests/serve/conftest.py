@@ -5,14 +5,10 @@ import time
 
 import polars as pl
 import pytest
-from fastapi.testclient import TestClient
 
 import headwater as hw
 from headwater._progress import silent
-from headwater.serve.app import make_app
 from headwater.serve.options import ServeOptions
-from headwater.serve.server import prepare, server_of
-from headwater.serve.service import Service
 from headwater.store import open_store
 from tests.gallery import gallery, paint
 
@@ -53,6 +49,11 @@ def options_of(served, tmp_path, **changes):
 @pytest.fixture
 def serving(served, tmp_path):
     """Return a function that makes a client of a server; all are closed at the end."""
+    from fastapi.testclient import TestClient
+
+    from headwater.serve.app import make_app
+    from headwater.serve.service import Service
+
     clients = []
 
     def make(token=None, measured=True, **changes):
@@ -79,6 +80,9 @@ def client(serving):
 @pytest.fixture
 def running(served, tmp_path):
     """Return a function that runs a server in a thread, on a free port, and returns its address."""
+
+    from headwater.serve.server import prepare, server_of
+
     servers = []
 
     def run(**changes):

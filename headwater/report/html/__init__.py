@@ -1,0 +1,1 @@
+"""A report of finished runs as one HTML file that needs no other."""
