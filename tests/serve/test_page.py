@@ -6,6 +6,7 @@ import json
 import re
 import time
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -154,6 +155,20 @@ def test_filters(visit, paint, tmp_path):
     until(page, "document.querySelectorAll('.case').length === 20")
     page.select_option("#k", "10")
     until(page, "document.querySelectorAll('.case').length === 10")
+
+
+@pytest.mark.parametrize(
+    "filters", ["null", "5", "[1]", '{"site": 5}', '{"site": ["gone"]}', '{"__proto__": ["x"]}', "{", '{"gone": ["x"]}']
+)
+def test_a_link_of_somebody_else(filters, visit):
+    """Filters that this store does not have are left out, and the page works."""
+    page = visit()
+    until(page, "document.title.includes('gallery')")
+    page.goto(f"{page.url_of_server}#{urlencode({'filters': filters})}")
+    page.reload()
+    until(page, "document.title.includes('gallery')")
+    assert page.locator("#error").is_hidden()
+    assert page.locator("#n-filters").inner_text() == ""
 
 
 def test_a_region_of_the_query(visit, gallery):

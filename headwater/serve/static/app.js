@@ -75,11 +75,24 @@ function recall(entry) {
     state.preview = `/api/cases/${encodeURIComponent(state.query.case)}/image?size=large`;
     state.name = "stored case";
   }
-  try { state.filters = JSON.parse(kept.get("filters") ?? "{}"); } catch { state.filters = {}; }
+  state.filters = filtersOf(kept.get("filters"));
   state.k = Number(kept.get("k")) || 20;
   state.features = kept.get("in") && kept.get("in") in state.info.features ? kept.get("in") : first();
   state.onePer = !kept.has("all");
   state.notOwn = !kept.has("own");
+}
+
+// Filters of an address, which somebody else may have written: lists of values that this store has.
+function filtersOf(text) {
+  const found = {};
+  try {
+    for (const [name, values] of Object.entries(JSON.parse(text ?? "{}") ?? {})) {
+      const known = new Set((state.info.filters[name] ?? []).map(({ value }) => value));
+      const kept = Array.isArray(values) ? values.filter((value) => known.has(value)) : [];
+      if (kept.length) found[name] = kept;
+    }
+  } catch { /* no filters */ }
+  return found;
 }
 
 const first = () => Object.keys(state.info.features)[0];
