@@ -75,6 +75,9 @@ def test_on_paper(visit, written, tmp_path, name):
     page = visit(written / f"{name}.html", width=690)
     page.emulate_media(media="print")
     assert page.locator("nav").is_hidden()
+    pictures = page.locator("img").evaluate_all("all => all.map((image) => image.complete && image.naturalWidth > 0)")
+    assert all(pictures)  # also those far below, which nobody has scrolled to
+    assert name != "full" or len(pictures) > 3
     assert page.locator(".tools").first.is_hidden()
     assert sideways(page) <= 0
     page.pdf(path=tmp_path / "report.pdf", format="A4")
