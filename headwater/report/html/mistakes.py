@@ -129,7 +129,7 @@ def mistakes(one: Subject, origin: Origin, material: Material) -> Html | None:
         name = f"Case {place + 1}"
         image = tag("div", "no picture", class_="none")
         if picture is not None:
-            image = Html(f'<img alt="{name}" loading="lazy" src="{inline(picture)}">')
+            image = Html(f'<img alt="{name}" src="{inline(picture)}">')
         lines: list[Content] = [tag("b", f"{place + 1}. {mistake.true}"), mistake.called]
         lines += [f"{column} {values[place]}" for column, values in columns.items() if values[place]]
         if material.ids:
