@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from headwater._words import without_folders
 from headwater.errors import HeadwaterError
 from headwater.serve.batches import Ended
-from headwater.serve.guard import Guard, Timings
+from headwater.serve.guard import Guard, Timed, Timings
 from headwater.serve.service import LARGE, MOST_TEXT, THUMBNAIL, Question, Service
 from headwater.serve.uploads import Busy, Gone
 
@@ -124,14 +124,6 @@ def make_app(service: Service, *, token: str | None, timings: Timings | None = N
     )
     _handle_errors(app)
 
-    @app.middleware("http")
-    async def timing(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = timed.now()
-        response = await call(request)
-        route = getattr(request.scope.get("route"), "path", "other")
-        timed.add(route, response.status_code, timed.now() - began)
-        return response
-
     @app.get("/", include_in_schema=False)
     def page() -> Response:
         return _file("index.html")
@@ -177,9 +169,9 @@ def make_app(service: Service, *, token: str | None, timings: Timings | None = N
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     @app.post("/api/search")
-    def search(asked: Search) -> dict[str, Any]:
+    def search(asked: Search) -> Response:
         """Return the most similar cases, labels among the nearest beside their base rates, and warnings."""
-        return service.search(
+        found = service.search(
             asked.query.question(),
             features=asked.features,
             k=asked.k,
@@ -187,6 +179,7 @@ def make_app(service: Service, *, token: str | None, timings: Timings | None = N
             one_per_patient=asked.one_per_patient,
             own_patient=asked.exclude_own_patient,
         )
+        return JSONResponse(found)  # plain values already
 
     @app.post("/api/findings")
     def findings(asked: Find) -> list[dict[str, Any]]:
@@ -211,7 +204,7 @@ def make_app(service: Service, *, token: str | None, timings: Timings | None = N
         return {"routes": timed.to_dict(), "uploads": len(service.uploads)}
 
     return Guard(
-        app,
+        Timed(app, timed),
         hosts=options.hosts,
         token=token,
         max_bytes=options.max_bytes,

@@ -213,6 +213,32 @@ async def _answer(send: Send, status: int, words: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+class Timed:
+    """ASGI middleware that counts requests and takes their time, by route."""
+
+    def __init__(self, app: App, timings: Timings) -> None:
+        self._app, self._timings = app, timings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, and note how long it took."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = self._timings.now(), 500
+
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._timings.add(route, status, self._timings.now() - began)
+
+
 class Timings:
     """How many requests were answered, and how quickly: by route, never by what was asked."""
 
