@@ -1,6 +1,7 @@
 """Every file imports its own folder or a lower floor, and heavy packages only inside functions."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -133,7 +134,8 @@ def test_every_part_has_a_floor():
 
 def test_importing_everything_is_light():
     """Importing every module of the package loads none of the heavy dependencies."""
-    code = f"import importlib, sys; [importlib.import_module(n) for n in {sorted(MODULES)!r}]; print(*sys.modules)"
+    here = MODULES if importlib.util.find_spec("fastapi") else MODULES - {"headwater.serve.app"}
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {sorted(here)!r}]; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not HEAVY & {name.split(".")[0] for name in loaded.stdout.split()}
 
