@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,9 +17,8 @@ from headwater._missing import words_of
 from headwater._options import with_options
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
-from headwater._tables import csv_bytes
 from headwater._words import aligned, counted, cut
-from headwater._writable import require_writable
+from headwater.api._table_files import table_file, write_table
 from headwater.errors import InputError, SplitError
 from headwater.evaluate import Split, make_splits
 from headwater.evaluate.leakage import Sides
@@ -239,7 +237,7 @@ def audit(
     InputError, SplitError, StoreError
         Each with one line that says what, where and what to do.
     """
-    target = _pairs_file(out)
+    target = None if out is None else table_file(out)
     near = with_options("audit", options, near or NearDuplicates())
     false_alarms, threshold = near.false_alarms, near.threshold
     require_device(device)  # refuses a GPU that is not there, before anything is read
@@ -299,7 +297,7 @@ def audit(
         site_labels = counts_by_site(site, _words(y))
     pairs = pl.concat([table for _, table in parts])
     if target is not None:
-        _write(pairs, target)
+        write_table(pairs, target)
     return Audit(
         path=opened.location,
         n_samples=len(data.ids),
@@ -373,24 +371,3 @@ def _words(values: NDArray[Any]) -> NDArray[Any]:
     if values.ndim == 2:
         return np.array([" ".join(map(str, np.flatnonzero(row).tolist())) for row in values])
     return values.astype(str)
-
-
-def _pairs_file(out: str | Path | None) -> Path | None:
-    if out is None:
-        return None
-    path = require_writable(out)
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"--out {path}: give a file that ends in .csv or .parquet.")
-    if path.is_dir():
-        raise InputError(f"--out {path} is a folder. Give a file.")
-    return path
-
-
-def _write(pairs: pl.DataFrame, path: Path) -> None:
-    data = io.BytesIO()  # the error from polars for a full disk looks like any other
-    if path.suffix == ".csv":
-        data.write(csv_bytes(pairs))
-    else:
-        pairs.write_parquet(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.getvalue())

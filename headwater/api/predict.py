@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,9 @@ from headwater._checks import require_whole
 from headwater._devices import Device, require_device
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
-from headwater._tables import csv_bytes
 from headwater._words import aligned, counted, cut
 from headwater._writable import require_writable
+from headwater.api._table_files import table_file, write_table
 from headwater.api.embed import fill_as_planned
 from headwater.embed.choice import Execution
 from headwater.embed.items import SHOWN
@@ -184,7 +183,8 @@ def predict(
         Each with one line that says what, where and what to do.
     """
     say = progress_to(progress)
-    path, drawn = _table_file(out), None if heat_maps is None else require_writable(heat_maps, "--heat-maps")
+    path = None if out is None else table_file(out)
+    drawn = None if heat_maps is None else require_writable(heat_maps, "--heat-maps")
     require_device(device)  # refuses a GPU that is not there, before anything is read
     require_whole("--batch-size", batch_size, 1)
     execution = Execution(device=device, batch_size=batch_size, workers=workers)
@@ -227,7 +227,7 @@ def predict(
     left_out = data.left_out.select(pl.all().cast(pl.String))
     found = Predicted(name_of(fitted), saved.task, table, threshold_words(fitted), left_out, notes, drawings, path)
     if path is not None:
-        _write(table, path)
+        write_table(table, path)
     return found
 
 
@@ -446,25 +446,3 @@ def _nested(row: Mapping[str, Any]) -> dict[str, Any]:
         parts = zip(row["nearest"], row["nearest_labels"], row["nearest_cosines"], strict=True)
         out["nearest"] = [{"id": id, "label": label, "cosine": cosine} for id, label, cosine in parts]
     return out
-
-
-def _table_file(out: str | Path | None) -> Path | None:
-    if out is None:
-        return None
-    path = require_writable(out)
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"--out {path}: give a file that ends in .csv or .parquet.")
-    if path.is_dir():
-        raise InputError(f"--out {path} is a folder. Give a file.")
-    return path
-
-
-def _write(table: pl.DataFrame, path: Path) -> None:
-    """Write the predictions; in a CSV file lists become text with semicolons."""
-    data = io.BytesIO()  # the error from polars for a full disk looks like any other
-    if path.suffix == ".csv":
-        data.write(csv_bytes(table))
-    else:
-        table.write_parquet(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.getvalue())

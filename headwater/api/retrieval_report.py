@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +15,8 @@ from headwater._missing import words_of
 from headwater._options import as_tuple
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
-from headwater._tables import csv_bytes
 from headwater._words import counted, indented
-from headwater._writable import require_writable
+from headwater.api._table_files import table_file, write_table
 from headwater.errors import InputError
 from headwater.evaluate.bootstrap import N_DRAWS, Draws, require_draws
 from headwater.evaluate.intervals import LEVEL, require_level
@@ -213,7 +211,7 @@ def retrieval_report(
     ----------
     arXiv 2605.00902 for the measures: top 1, majority of the top 3 and 5, macro F1, leaving one patient out.
     """
-    target = None if out is None else _queries_file(out)
+    target = None if out is None else table_file(out)
     require_device(device)  # refuses a GPU that is not there, before anything is read
     require_level(level)
     require_draws(draws)
@@ -255,7 +253,7 @@ def retrieval_report(
         say=progress_to(progress),
     )
     if target is not None:
-        _write(measured.queries, target)
+        write_table(measured.queries, target)
     names, counts = np.unique(measured.queries["label"].to_numpy().astype(str), return_counts=True)
     return RetrievalReport(
         path=opened.location,
@@ -277,22 +275,3 @@ def retrieval_report(
         crowding=measured.crowding,
         queries=measured.queries,
     )
-
-
-def _queries_file(out: str | Path) -> Path:
-    path = require_writable(out)
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"--out {path}: give a file that ends in .csv or .parquet.")
-    if path.is_dir():
-        raise InputError(f"--out {path} is a folder. Give a file.")
-    return path
-
-
-def _write(table: pl.DataFrame, path: Path) -> None:
-    data = io.BytesIO()  # the error from polars for a full disk looks like any other
-    if path.suffix == ".csv":
-        data.write(csv_bytes(table))
-    else:
-        table.write_parquet(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.getvalue())
