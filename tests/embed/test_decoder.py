@@ -259,11 +259,15 @@ def test_modalities_follow_the_prompt(tiny):
     assert load(member, prompt=PAIRED).modalities == {"pair"}
 
 
-def test_an_image_that_is_too_long(tiny, tmp_path):
-    """An image of a shape that the model refuses fails alone, and the reason says its size."""
+def test_an_image_that_is_too_long(tiny, tmp_path, monkeypatch):
+    """An image of a shape that nothing resizes, or that the model refuses, fails alone, and the reason says its size."""
     Image.new("RGB", (500, 2)).save(tmp_path / "a.png")
+    encoder = load(tiny("hf-qwen2_vl"))
+    with pytest.raises(ImageError, match=r"500 x 2 pixels, so it is more than 200 times as long as wide"):
+        encoder.prepare("image", image(tmp_path / "a.png"))
+    monkeypatch.setattr("headwater.embed.encoder.is_strip", lambda width, height: False)
     with pytest.raises(ImageError, match=r"cannot read an image of 500 x 2 pixels \(absolute aspect ratio"):
-        load(tiny("hf-qwen2_vl")).prepare("image", image(tmp_path / "a.png"))
+        encoder.prepare("image", image(tmp_path / "a.png"))
 
 
 def test_weights_from_a_file(tiny, tmp_path):
