@@ -7,9 +7,11 @@ computed together: a resample is a weight for every group, so that most metrics 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,9 @@ from headwater.evaluate.intervals import LEVEL, Evidence, Interval, require_leve
 from headwater.evaluate.measured import METRICS, Task, measured
 
 Floats = NDArray[np.float64]
-ROWS_AT_ONCE = 1_000_000  # weights (rows times resamples) computed at once
+Bools = NDArray[np.bool_]
+Found = TypeVar("Found")
+ROWS_AT_ONCE = 1_000_000  # weights (rows times resamples) computed at once by a thread
 N_DRAWS, LEAST_DRAWS = 2000, 100
 """Default number of resamples, and the least that intervals are read from."""
 DEFAULT_METRIC: Mapping[Task, str] = {
@@ -174,11 +178,21 @@ def resamples(
                 yield Resampled(m, number, one, Weightings(draws, one.groups), times)
 
 
+def _in_threads(function: Callable[[int], Found], starts: Sequence[int]) -> Iterator[Found]:
+    """Yield what a function returns for each start, in their order; NumPy computes some at a time."""
+    n_threads = min(len(starts), len(os.sched_getaffinity(0)))
+    if n_threads == 1:
+        yield from map(function, starts)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        yield from pool.map(function, starts)
+
+
 Measure = Callable[[FoldScores, Weightings], Mapping[str, Floats]]
 
 
 def in_parts(measure: Measure, width: int = 1) -> Measure:
-    """Return a measure that is computed for some weightings at a time, so that memory stays bounded.
+    """Return a measure that is computed for some weightings at a time, in threads, so that memory stays bounded.
 
     A weighting in which no row counts has NaN. ``width`` is the number of entries that a row counts as.
     """
@@ -186,13 +200,15 @@ def in_parts(measure: Measure, width: int = 1) -> Measure:
     def of_all(fold: FoldScores, weights: Weightings) -> Mapping[str, Floats]:
         step = max(1, ROWS_AT_ONCE // (len(fold.truth) * width))
         out: dict[str, Floats] = {}
-        for start in range(0, len(weights), step):
+
+        def part(start: int) -> tuple[slice, Bools, Mapping[str, Floats]]:
             some = weights.some(slice(start, start + step))
             there = np.asarray(some.total > 0)
-            if there.any():
-                for name, values in measure(fold, some.some(there)).items():
-                    whole = out.setdefault(name, np.full(len(weights), np.nan))
-                    whole[start : start + step][there] = values
+            return slice(start, start + step), there, measure(fold, some.some(there)) if there.any() else {}
+
+        for place, there, found in _in_threads(part, range(0, len(weights), step)):
+            for name, values in found.items():
+                out.setdefault(name, np.full(len(weights), np.nan))[place][there] = values
         return out
 
     return of_all
