@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,17 @@ from typing import Any
 
 from headwater._checks import require_names
 from headwater._extras import need
-from headwater._reading import read_regular
+from headwater._reading import read_json, read_regular
 from headwater._shown import Shown
 from headwater._words import counted, size
 from headwater._writable import require_writable
 from headwater.api._conclusions import conclusion, named
+from headwater.api.audit import Audit
 from headwater.api.cohort import cohort
 from headwater.api.compare import compare
 from headwater.api.table import table
 from headwater.errors import HeadError, HeadwaterError, InputError, nearest
+from headwater.report.html.audited import Audited, audited_of
 from headwater.report.html.checklists import CHECKLISTS, answers, require_checklist, require_study
 from headwater.report.html.material import Comparison, Material, Subject
 from headwater.report.html.origin import origin_of
@@ -80,12 +83,14 @@ def report(
     study: str | Path | None = None,
     columns: str | Sequence[str] | None = None,
     by: str | None = None,
+    audit: str | Path | Audit | None = None,
     pictures: bool = True,
     ids: bool = False,
 ) -> Report:
     """Write a report of finished runs: one HTML file that needs no other and asks for nothing.
 
-    It prints what stands in the runs' files, and what `compare` and `table` return; it computes no result of its own.
+    It prints what stands in the runs' files, and what `compare`, `table` and `audit` return; it computes no result of
+    its own.
     For each run: what was done in sentences, the flow of samples, results with intervals, each class, figures,
     calibration, subgroups, the worst mistakes, and a map of the features. For several runs: a table, box plots over
     folds, and a conclusion in words for each pair. The same runs and store give the same bytes.
@@ -109,6 +114,8 @@ def report(
         the map.
     by
         A column, such as the site: colours of the map, and columns of the table that describes ``columns``.
+    audit
+        What `audit` found in the runs' store: its result, or a JSON file that ``headwater audit --json`` wrote.
     pictures
         Whether to show small pictures of cases.
     ids
@@ -131,6 +138,7 @@ def report(
         raise InputError(f"--out {target} is a folder. Give a file.")
     require_checklist(checklist)
     written = {} if study is None else _study(Path(study), checklist)
+    audited = None if audit is None else _audited(audit)
     chosen = require_names("--column", columns) if columns else ()
     if by is not None and not isinstance(by, str):
         raise InputError(f"by: give the name of one column, but this is {by!r:.60}.")
@@ -154,6 +162,7 @@ def report(
         columns=chosen,
         by=by,
         cohort=_cohort(subjects[0], chosen, by),
+        audited=audited,
         pictures=pictures,
         ids=ids,
     )
@@ -288,6 +297,20 @@ def _cohort(
         return None
     head, *rows = found.cells()
     return head, rows
+
+
+def _audited(given: str | Path | Audit) -> Audited:
+    """Return what an audit found."""
+    if isinstance(given, Audit):
+        return audited_of(json.loads(json.dumps(given.to_dict())))
+    try:
+        return audited_of(read_json(given))
+    except FileNotFoundError as error:
+        raise InputError(f"--audit {given}: no such file.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--audit {given}: not the result of an audit ({error}). Make it by headwater audit STORE --json > FILE."
+        ) from error
 
 
 def _study(path: Path, checklist: str | None) -> dict[str, str]:

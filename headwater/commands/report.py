@@ -33,6 +33,10 @@ def report(
     by: Annotated[
         str | None, option(panel=o.REPORT, metavar="COL", help="Divide that table, and colour the map, by this column.")
     ] = None,
+    audit: Annotated[
+        Path | None,
+        option(panel=o.REPORT, metavar="FILE.json", help="Show what an audit found: the output of audit --json."),
+    ] = None,
     pictures: Annotated[
         bool, option("--pictures/--no-pictures", panel=PRIVACY, help="Show small pictures of cases.")
     ] = True,
@@ -60,6 +64,7 @@ def report(
         study=study,
         columns=column or None,
         by=by,
+        audit=audit,
         pictures=pictures,
         ids=ids,
     )

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from headwater.api import embed, evaluate, fit_head
+from headwater.api import audit, embed, evaluate, fit_head
 from tests.gallery import N, gallery, paint
 
 __all__ = ["gallery", "paint"]
@@ -41,6 +41,12 @@ def study_store(gallery, tmp_path_factory):
     for encoder in ("builtin:texture", "builtin:ngram"):
         embed(folder / "manifest.csv", folder / "study.hw", encoder=encoder)
     return folder / "study.hw"
+
+
+@pytest.fixture(scope="session")
+def audited(study_store):
+    """An audit of the store by site."""
+    return audit(study_store, features="texture/image", label="grade", groups="patient", folds=3, by="evil_site")
 
 
 @pytest.fixture(scope="session")

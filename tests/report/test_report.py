@@ -137,6 +137,42 @@ def test_every_number_in_a_table_names_a_key_that_holds_it(runs, page):
     assert checked > 60
 
 
+def test_what_an_audit_found_is_shown(runs, page, audited, tmp_path):
+    """Each number of the audit is printed with its key, from the result as from its JSON, and names are escaped."""
+    found = json.loads(json.dumps(audited.to_dict()))
+    (tmp_path / "audit.json").write_text(json.dumps(found))
+    shown = page(runs["text"], pictures=False, audit=audited)
+    assert page(runs["text"], pictures=False, audit=tmp_path / "audit.json").source == shown.source
+    cells = {(attrs.get("title"), attrs.get("data-v")) for tag, attrs in shown.tags if tag == "td"}
+    (site,) = found["sites"]
+    for key in ("robustness", "by_chance", "same_site", "same_label"):
+        assert (f"audit: sites[0].{key}", f"{site[key]:.10g}") in cells
+        assert number(site[key]) in shown.text
+    assert span(*site["interval"]) in shown.text
+    assert ("audit: found[0].clusters.n", f"{found['found'][0]['clusters']['n']:.10g}") in cells
+    for place, one in enumerate(found["site_labels"]):
+        for label, n in one["labels"].items():
+            assert (f"audit: site_labels[{place}].labels.{label}", f"{n:.10g}") in cells
+    assert "<script>alert" not in shown.source
+    assert "onload" not in {name for _, attrs in shown.tags for name in attrs}
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ([0.1, 0.2], "lie near others of the same evil_site more than"),
+        ([0.8, 0.9], "the grade decides more than the evil_site"),
+        ([0.2, 0.9], "neither the grade nor the evil_site clearly decides"),
+    ],
+)
+def test_the_conclusion_of_an_audit_follows_its_interval(runs, page, audited, tmp_path, interval, words):
+    """The sentence compares the interval with chance."""
+    found = json.loads(json.dumps(audited.to_dict()))
+    found["sites"][0] |= {"interval": interval, "by_chance": 0.5}
+    (tmp_path / "audit.json").write_text(json.dumps(found))
+    assert words in page(runs["text"], pictures=False, audit=tmp_path / "audit.json").text
+
+
 def test_what_is_in_the_text_changes_with_the_file(runs, page, tmp_path):
     """Numbers are read, not remembered: a changed file gives a changed page."""
 

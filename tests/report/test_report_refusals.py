@@ -1,5 +1,7 @@
 """report: what cannot be reported ends in one line, before anything is written."""
 
+import json
+
 import pytest
 
 from headwater.api import report
@@ -54,6 +56,29 @@ class TestRefusals:
 
     def test_an_unknown_checklist(self, runs, refused):
         refused(runs["image"], InputError, "Did you mean|There are: claim", checklist="clam")
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("{", "not the result of an audit"),
+            ("[]", "expected object"),
+            ('{"n_samples": 3}', "missing required field"),
+            ("NaN", "not the result of an audit"),
+        ],
+    )
+    def test_a_file_that_is_no_audit(self, runs, refused, tmp_path, text, why):
+        (tmp_path / "audit.json").write_text(text)
+        refused(runs["image"], InputError, why, audit=tmp_path / "audit.json")
+
+    @pytest.mark.parametrize(("key", "value"), [("robustness", 1.5), ("interval", [0.1]), ("same_site", None)])
+    def test_an_audit_with_another_number(self, runs, refused, tmp_path, audited, key, value):
+        found = json.loads(json.dumps(audited.to_dict()))
+        found["sites"][0][key] = value
+        (tmp_path / "audit.json").write_text(json.dumps(found))
+        refused(runs["image"], InputError, rf"sites\[0?\]\.{key}|sites\[\.\.\.\]\.{key}", audit=tmp_path / "audit.json")
+
+    def test_no_audit_there(self, runs, refused, tmp_path):
+        refused(runs["image"], InputError, "no such file", audit=tmp_path / "nothing.json")
 
     def test_a_column_that_is_not_there(self, runs, refused):
         refused(runs["image"], InputError, "no column", columns=["agee"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headwater.report.html.audited import Audited
 from headwater.runs.predictions import names_of
 from headwater.runs.run import Results
 
@@ -124,6 +125,8 @@ class Material:
         Columns of the samples that are shown with mistakes and colour the map; and a column that divides the cohort.
     cohort
         Head and rows of the table of the cohort; None without columns.
+    audited
+        What `headwater.api.audit` found in the store; None without one.
     pictures, ids
         Whether to show pictures, and ids.
     """
@@ -138,6 +141,7 @@ class Material:
     columns: Sequence[str] = ()
     by: str | None = None
     cohort: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
+    audited: Audited | None = None
     pictures: bool = True
     ids: bool = False
 

@@ -10,6 +10,7 @@ from importlib.resources import files
 from headwater._words import counted
 from headwater.report.html import drawn, several
 from headwater.report.html.about import about, cautions
+from headwater.report.html.audited import audit_section
 from headwater.report.html.checklists import CHECKLISTS, checklist
 from headwater.report.html.details import details_of
 from headwater.report.html.flow import flow
@@ -52,6 +53,8 @@ def page(material: Material, systems: Mapping[str, Mapping[str, Results]]) -> st
     sections += [_run(material, one, place, origins.get(one.name), sheets) for place, one in enumerate(subjects)]
     if material.cohort is not None:
         sections.append(_cohort(material))
+    if material.audited is not None:
+        sections.append(audit_section(material.audited))
     if material.checklist is not None:
         title = CHECKLISTS[material.checklist][0]
         sections.append(Section(f"{title} checklist", checklist(material), id="checklist"))
