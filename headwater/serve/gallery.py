@@ -28,6 +28,7 @@ MOST_VALUES = 40  # distinct values of a column that one can filter by
 SPARE = 64  # items searched beyond those wanted, so that filters seldom need another search
 MASKS = 32  # filters whose samples are remembered
 REFERENCE = 20  # letters of a reference
+EXAMPLES = 12  # cases that the page offers to begin with
 EMPTY = "(empty)"
 
 Vector = NDArray[np.float64]
@@ -135,6 +136,20 @@ class Gallery:
     def rows(self) -> dict[str, int]:
         """The row of each reference."""
         return {reference: row for row, reference in enumerate(self.references)}
+
+    @cached_property
+    def examples(self) -> list[int]:
+        """Rows of a few samples to begin with, evenly spaced: each patient once, with images if any has one."""
+        role, rows = self.roles.image, np.arange(len(self))
+        if role is not None:
+            there = self.table.select(
+                (pl.col(role).is_not_null() & pl.col(KEY_COLUMNS["image"]).is_not_null()).alias("there")
+            )["there"].to_numpy()
+            rows = np.flatnonzero(there) if there.any() else rows
+        if self.patients is not None:
+            rows = rows[np.sort(np.unique(self.patients[rows], return_index=True)[1])]
+        spaced = np.linspace(0, max(len(rows) - 1, 0), min(EXAMPLES, len(rows))).round().astype(int)
+        return [int(row) for row in rows[spaced]]
 
     @cached_property
     def by_image(self) -> dict[str, int]:

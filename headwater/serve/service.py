@@ -162,6 +162,7 @@ class Service:
             "runs": [finder.described() for finder in self.finders.values()],
             "blind": self.options.blind,
             "max_bytes": self.options.max_bytes,
+            "examples": [self.case(row) for row in self.gallery.examples],
         }
 
     def _takes_text(self, name: str) -> bool:

@@ -34,6 +34,7 @@ def visit(chromium, running):
     def open_page(width=1280, height=900, **changes):
         url = running(**changes)
         page = chromium.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(90_000)  # of machines with other work
         page.url_of_server, page.odd = url, []
         page.on("pageerror", lambda error: page.odd.append(str(error)))
         page.on("request", lambda r: page.odd.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
@@ -48,7 +49,7 @@ def visit(chromium, running):
         page.close()
 
 
-def until(page, expression, timeout=30):
+def until(page, expression, timeout=90):
     """Wait until an expression is true; the page itself may not evaluate words."""
     end = time.monotonic() + timeout
     while not page.evaluate(expression):
@@ -139,6 +140,20 @@ def test_go_on_from_a_case_and_back(visit, paint, tmp_path):
     page.goto(link)  # a link that was kept shows the same
     page.wait_for_selector(".case")
     assert cases_of(page) == there
+
+
+def test_begin_with_a_stored_case(visit):
+    """Someone without an image begins with one of the store, each of another patient."""
+    page = visit()
+    page.wait_for_selector("#example-list img")
+    assert page.locator("#example-list button").count() == 12
+    until(page, "[...document.querySelectorAll('#example-list img')].every((i) => i.naturalWidth > 0)")
+    page.locator("#example-list button").nth(3).click()
+    page.wait_for_selector(".case")
+    assert not page.locator("#examples").is_visible()
+    assert "stored case" in page.locator("#query-name").inner_text()
+    page.locator("#clear").click()
+    assert page.locator("#examples").is_visible()
 
 
 def test_filters(visit, paint, tmp_path):

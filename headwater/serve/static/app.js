@@ -190,12 +190,24 @@ function drawLabels(labels) {
 
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
-function card(hit, place) {
-  const columns = Object.entries(hit.columns).filter(([, value]) => value !== null);
+const columnsOf = (hit) => Object.entries(hit.columns).filter(([, value]) => value !== null);
+
+function opener(hit, place, title) {
   const inside = hit.image ? element("img", { src: `/api/cases/${encodeURIComponent(hit.case)}/image`, alt: `Case ${place + 1}`, decoding: "async", loading: place < 24 ? "eager" : "lazy", draggable: false })
-    : element("span", { className: "words", textContent: columns.map(([, value]) => value).join(", ") || `case ${place + 1}` });
-  const open = element("button", { type: "button", className: "open", title: "Search from this case (Enter); Space enlarges", "aria-label": `Search from case ${place + 1}` }, inside);
+    : element("span", { className: "words", textContent: columnsOf(hit).map(([, value]) => value).join(", ") || `case ${place + 1}` });
+  const open = element("button", { type: "button", className: "open", title, "aria-label": `Search from case ${place + 1}` }, inside);
   open.onclick = () => from(hit);
+  return open;
+}
+
+function drawExamples() {
+  $("examples").hidden = !state.info.examples.length;
+  $("example-list").replaceChildren(...state.info.examples.map((hit, place) => opener(hit, place, "Search from this case")));
+}
+
+function card(hit, place) {
+  const columns = columnsOf(hit);
+  const open = opener(hit, place, "Search from this case (Enter); Space enlarges");
   const more = element("button", { type: "button", textContent: "+", title: "More like this", "aria-label": "More like this", "aria-pressed": String(state.query.more.includes(hit.case)) });
   const less = element("button", { type: "button", textContent: "−", title: "Less like this", "aria-label": "Less like this", "aria-pressed": String(state.query.less.includes(hit.case)) });
   const look = element("button", { type: "button", textContent: "⤢", title: "Enlarge", "aria-label": "Enlarge" });
@@ -590,6 +602,7 @@ try {
   $("features-row").hidden = Object.keys(info.features).length < 2;
   for (const row of document.querySelectorAll(".patients")) row.hidden = !info.patients;
   $("empty-hint").textContent = "The image stays in the memory of the server for a while, and is never stored.";
+  drawExamples();
   begin();
   recall(history.state);
   go(false);
