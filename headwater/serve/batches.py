@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
@@ -12,6 +12,7 @@ from headwater.errors import HeadwaterError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+FEW = 4  # items at once in the background, so that others need not wait long
 
 
 class Ended(HeadwaterError):
@@ -33,14 +34,22 @@ class Batcher(Generic[Given, Made]):
 
     def __init__(self, work: Callable[[Sequence[Given]], Sequence[Made]], most: int = 32, workers: int = 1) -> None:
         self._work, self._most = work, most
-        self._waiting: queue.SimpleQueue[tuple[Given, Future[Made]] | None] = queue.SimpleQueue()
+        self._waiting: deque[tuple[Given, Future[Made]]] = deque()
+        self._background: deque[tuple[Given, Future[Made]]] = deque()
+        self._changed, self._ended = threading.Condition(), False
         self._threads = [threading.Thread(target=self._run, daemon=True, name="batches") for _ in range(workers)]
-        self._lock, self._ended = threading.Lock(), False
         for thread in self._threads:
             thread.start()
 
-    def __call__(self, item: Given) -> Made:
+    def __call__(self, item: Given, *, background: bool = False) -> Made:
         """Return the result for an item, once its batch is done.
+
+        Parameters
+        ----------
+        item
+            What to compute.
+        background
+            Whether others go first: such items are computed, a few at once, while nothing else waits.
 
         Raises
         ------
@@ -48,37 +57,32 @@ class Batcher(Generic[Given, Made]):
             After `close`.
         """
         done: Future[Made] = Future()
-        with self._lock:
+        with self._changed:
             if self._ended:
                 raise Ended("the server is ending.")
-            self._waiting.put((item, done))
+            (self._background if background else self._waiting).append((item, done))
+            self._changed.notify()
         return done.result()
 
     def close(self) -> None:
         """Finish what was asked for, and end."""
-        with self._lock:
+        with self._changed:
             self._ended = True
-            for _ in self._threads:
-                self._waiting.put(None)
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch = [first]
-            ended = False
-            while len(batch) < self._most:
-                try:
-                    more = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
-                    ended = True
-                    break  # each worker is told once
-                batch.append(more)
+        while batch := self._next():
             self._do(batch)
-            if ended:
-                return
+
+    def _next(self) -> list[tuple[Given, Future[Made]]]:
+        """Wait for items, and return those to compute together; none at the end."""
+        with self._changed:
+            while not (self._waiting or self._background or self._ended):
+                self._changed.wait()
+            items, most = (self._waiting, self._most) if self._waiting else (self._background, FEW)
+            return [items.popleft() for _ in range(min(most, len(items)))]
 
     def _do(self, batch: list[tuple[Given, Future[Made]]]) -> None:
         """Compute a batch; if that fails, each item alone, so that one does not spoil the others."""

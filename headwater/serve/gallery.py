@@ -74,6 +74,8 @@ class Asked:
         Leave out the patient of ``own``.
     one_per_patient
         Find each patient once.
+    background
+        Whether other searches go first.
     """
 
     vector: Vector
@@ -82,6 +84,7 @@ class Asked:
     own: int | None = None
     own_patient: bool = True
     one_per_patient: bool = True
+    background: bool = False
 
 
 class Gallery:
@@ -268,7 +271,7 @@ class Gallery:
         if not few:  # most items may be found: search together with other requests, then leave out
             once = asked.one_per_patient and self.patients is not None
             wanted = min(asked.k * (4 if once else 1) + SPARE, cases.features.n_items)
-            scores, items = self._search[name](Wish(asked.vector, wanted))
+            scores, items = self._search[name](Wish(asked.vector, wanted), background=asked.background)
             found = self._of_items(cases, scores, items, mask, asked)
             if len(found.rows) >= asked.k or wanted == cases.features.n_items:
                 return Found(found.rows[: asked.k], found.scores[: asked.k])

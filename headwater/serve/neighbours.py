@@ -18,7 +18,7 @@ from headwater.serve.batches import Ended
 from headwater.serve.gallery import Asked, Gallery
 
 QUERIES = 400  # samples that are asked with, to measure the vote
-AT_ONCE = 16
+AT_ONCE = 4
 UNUSUAL = 5  # percentile of the similarity to the nearest case, below which nothing in the store resembles the query
 CROWD = 0.6  # share of neighbours with one site, from which it is said, if it is that much above the site's share
 ABOVE = 0.3
@@ -135,7 +135,7 @@ class Neighbours:
 
     def _neighbours(self, name: str, row: int) -> tuple[list[int], NDArray[Any]]:
         """Return the neighbours of a sample among other patients, as the page finds them."""
-        found = self._gallery.find(name, Asked(self._gallery.vector(name, row), self._k, {}, own=row))
+        found = self._gallery.find(name, Asked(self._gallery.vector(name, row), self._k, {}, own=row, background=True))
         return found.rows.tolist(), found.scores
 
     def _vote(self, name: str) -> Vote:
@@ -146,7 +146,7 @@ class Neighbours:
             rows = rows[[self._labels[row] is not None for row in rows.tolist()]]
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:QUERIES])
         nearest, right = [], []
-        with ThreadPoolExecutor(AT_ONCE) as pool:  # so that they are searched together
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # so that a few are searched together
             found = list(pool.map(lambda row: self._neighbours(name, row), rows.tolist()))
         for row, (others, scores) in zip(rows.tolist(), found, strict=True):
             if not others:

@@ -20,7 +20,7 @@ def test_items_that_wait_are_done_together():
     threads = [threading.Thread(target=lambda i=i: found.update({i: batcher(i)})) for i in range(20)]
     for thread in threads:
         thread.start()
-    while batcher._waiting.qsize() < 20 - (sizes[0] if sizes else 1) - 1:
+    while len(batcher._waiting) < 20 - (sizes[0] if sizes else 1) - 1:
         pass
     go.set()
     for thread in threads:
@@ -83,3 +83,54 @@ def test_what_is_asked_after_the_end_is_refused():
     batcher.close()
     with pytest.raises(Ended, match="the server is ending"):
         batcher(1)
+
+
+def test_what_is_in_the_background_goes_last():
+    """Of what waits, the background comes after all others, and a few at once."""
+    batches, go = [], threading.Event()
+
+    def work(items):
+        batches.append(list(items))
+        go.wait(10)
+        return items
+
+    batcher = Batcher(work)
+    items = [0, *range(-10, 0), *range(1, 11)]  # those below 0 are asked for first
+    threads = []
+    for n, item in enumerate(items):
+        threads.append(threading.Thread(target=batcher, args=(item,), kwargs={"background": item < 0}))
+        threads[-1].start()
+        while len(batcher._waiting) + len(batcher._background) + len(batches) < n + 1:
+            pass
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert batches[0] == [0]
+    assert sorted(batches[1]) == list(range(1, 11))
+    assert [len(batch) for batch in batches[2:]] == [4, 4, 2]
+    batcher.close()
+
+
+def test_the_end_finishes_what_waits():
+    """After the end nothing new is taken, and all that waited is answered, the background too."""
+    go, found = threading.Event(), []
+    batcher = Batcher(lambda items: go.wait(10) and items)
+
+    def ask(item):
+        found.append(batcher(item, background=item % 2 == 0))
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(10)]
+    for thread in threads:
+        thread.start()
+    while len(batcher._waiting) + len(batcher._background) < 5:
+        pass
+    ending = threading.Thread(target=batcher.close)
+    ending.start()
+    while not batcher._ended:
+        pass
+    with pytest.raises(Ended):
+        batcher(11)
+    go.set()
+    for thread in [*threads, ending]:
+        thread.join()
+    assert sorted(found) == list(range(10))
