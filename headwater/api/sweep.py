@@ -22,6 +22,7 @@ from headwater._options import as_tuple, with_options
 from headwater._progress import Progress, counting, progress_to, silent
 from headwater._reading import read_json, read_regular
 from headwater._shown import Shown
+from headwater._tables import csv_bytes
 from headwater._writable import require_writable
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.bootstrap import default_metric
@@ -492,7 +493,7 @@ def _finished(
         ]
     )
     _write(folder / "leaderboard.parquet", parquet(leaderboard))
-    _write(folder / "leaderboard.csv", leaderboard.write_csv().encode())
+    _write(folder / "leaderboard.csv", csv_bytes(leaderboard))
     _write(folder / "trials.parquet", parquet(trials))
     _write(folder / "sweep.json", to_json(found).encode())
     return Sweep(folder, found, leaderboard, trials)
