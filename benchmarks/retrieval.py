@@ -140,9 +140,9 @@ def filtered(bench: Bench) -> None:
 
 
 def indexed(bench: Bench) -> None:
-    """Search through headwater's index against the FAISS index that is in it; of a tenth of the rows."""
-    X = np.ascontiguousarray(bench.X[: len(bench.X) // 10])
-    for kind in ("ivf", "hnsw"):
+    """Search through headwater's index against the FAISS index that is in it."""
+    for kind, n_rows in (("ivf", len(bench.X)), ("ivf", len(bench.X) // 10), ("hnsw", len(bench.X) // 10)):
+        X = np.ascontiguousarray(bench.X[:n_rows])
         ours = build_index(X, kind)
         if kind == "hnsw":
             params = faiss.SearchParametersHNSW(efSearch=64)
