@@ -35,6 +35,12 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then the options of each panel, then the others."""
+        for panel, records in self.panels(ctx).items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+    def panels(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """Return what each argument and option is called and what it does, by panel, in the order of the help."""
         panels: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -42,10 +48,7 @@ class Command(TyperCommand):
                 is_argument = param.param_type_name == "argument"
                 panel = "Arguments" if is_argument else getattr(param, "rich_help_panel", None) or OTHER
                 panels.setdefault(panel, []).append(record)
-        others = panels.pop(OTHER, [])
-        for panel, records in [*panels.items(), (OTHER, others)]:
-            with formatter.section(panel):
-                formatter.write_dl(records)
+        return {**{panel: found for panel, found in panels.items() if panel != OTHER}, OTHER: panels.get(OTHER, [])}
 
 
 def write_families(group: Any, ctx: Any, formatter: Any, families: Mapping[str, Iterable[str]]) -> None:

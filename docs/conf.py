@@ -1,0 +1,56 @@
+"""The site: built by ``sphinx-build -W -n docs site``, without a network, and readable from a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE / "_extensions")]
+
+from headwater import __version__  # noqa: E402  (this checkout's)
+
+project = "headwater"
+author = "the headwater authors"
+project_copyright = f"2026, {author}"
+version = release = __version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",  # for its role
+    "numpydoc",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "command_reference",
+    "python_reference",
+    "beyond_docs",
+]
+exclude_patterns = ["_build", "_extensions"]
+language = "en"
+
+# Pages are Markdown, as they are read in the repository.
+source_suffix = {".md": "markdown"}
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.header"]  # a page of the reference may start with a smaller heading
+
+# The reference comes from docstrings; `name` links where there is something to link to.
+default_role = "autolink"
+add_module_names = False
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autosummary_generate = False
+numpydoc_show_class_members = False
+numpydoc_validation_checks: set[str] = set()
+
+smartquotes = False  # two hyphens are two hyphens
+
+# Furo asks nothing of other servers; the search runs in the reader's browser, also from a folder.
+html_theme = "furo"
+html_title = f"headwater {release}"
+html_copy_source = False
+html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {"navigation_with_keys": True}
+copybutton_exclude = ".linenos, .gp, .go"
