@@ -69,6 +69,7 @@ _LAZY = {
     "import_features": "headwater.api",
     "index": "headwater.api",
     "info": "headwater.api",
+    "manifest": "headwater.api",
     "open_run": "headwater.api",
     "plot": "headwater.report",
     "plot_systems": "headwater.report",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headwater.api.gc import Dropped, gc
     from headwater.api.index import IndexSummary, index
     from headwater.api.inspect import StoreInfo, info, verify
+    from headwater.api.manifest import MadeManifest, manifest
     from headwater.api.predict import Predicted, predict
     from headwater.api.repair import Encoding, Repaired, repair
     from headwater.api.report import Report, report
@@ -61,6 +62,7 @@ __all__ = [
     "Hit",
     "Imported",
     "IndexSummary",
+    "MadeManifest",
     "Predicted",
     "Repaired",
     "Report",
@@ -89,6 +91,7 @@ __all__ = [
     "import_features",
     "index",
     "info",
+    "manifest",
     "open_run",
     "predict",
     "read_mapping",
@@ -125,6 +128,7 @@ _PLACES = {
     **dict.fromkeys(("Dropped", "gc"), "headwater.api.gc"),
     **dict.fromkeys(("IndexSummary", "index"), "headwater.api.index"),
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
+    **dict.fromkeys(("MadeManifest", "manifest"), "headwater.api.manifest"),
     **dict.fromkeys(("Predicted", "predict"), "headwater.api.predict"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
     **dict.fromkeys(("Report", "report"), "headwater.api.report"),

@@ -1,0 +1,57 @@
+"""The command manifest: a known data set, or a folder of images, as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from headwater.commands import options as o
+from headwater.commands.options import option
+from headwater.commands.output import show
+
+Kind = Literal["breakhis", "folder"]
+
+
+def manifest(
+    kind: Annotated[Kind, o.typer.Argument(metavar="KIND", help="The data set, or folder for any folder of images.")],
+    folder: Annotated[Path, o.typer.Argument(metavar="DIR", help="Where it was unpacked; a partial download will do.")],
+    out: Annotated[
+        Path, option("--out", "-o", panel=o.OUTPUT, metavar="FILE", help="The manifest to write, .csv or .parquet.")
+    ],
+    columns_from: Annotated[
+        str | None,
+        option(
+            panel=o.DATA,
+            metavar="REGEX",
+            help="Named groups of this expression, searched in image paths, become columns: (?P<patient>[^_/]+)_.",
+        ),
+    ] = None,
+    groups_file: Annotated[
+        Path | None,
+        option(
+            panel=o.DATA,
+            metavar="FILE",
+            help="Which images belong together: the patients of bach (.xlsx, .csv), the clusters of lc25000 (.csv).",
+        ),
+    ] = None,
+    part: Annotated[
+        Literal["full", "crop"],
+        option(panel=o.DATA, help="cbis-ddsm: full mammograms, or the crop around each abnormality."),
+    ] = "full",
+    json: o.Json = False,
+) -> None:
+    """Write a known data set as a manifest.
+
+    Its columns hold labels, the published split, and what must stay together, such as the patient. Counts are compared
+    with the published ones, and each known trap of the set is named.
+
+    Data sets: breakhis, folder.
+
+    Example:
+      headwater manifest breakhis BreaKHis_v1 -o breakhis.parquet
+      headwater manifest folder scans -o scans.csv --columns-from '(?P<patient>[^_/]+)_(?P<side>[LR])'
+    """
+    from headwater import api
+
+    made = api.manifest(kind, folder, out=out, columns_from=columns_from, groups_file=groups_file, part=part)
+    show(made.lines(), made.to_dict(), json)
