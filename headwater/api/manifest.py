@@ -6,16 +6,18 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from headwater._alike import alike_line
 from headwater._shown import Shown
 from headwater._words import counted
 from headwater.api._table_files import table_file, write_table
 from headwater.errors import InputError
+from headwater.sources._types import is_identifier
 from headwater.sources.about import KEY, About, about_file
 from headwater.sources.known import KINDS, Asked, Count, read_known
 from headwater.sources.known._found import Part
@@ -135,6 +137,7 @@ def manifest(
     table, about = found.table, found.about
     if columns_from is not None:
         table = with_columns_from(table, columns_from)
+        about = _with_groups(about, table, found.table.columns)
     root = Path(os.path.abspath(folder))  # noqa: PTH100  (links stay as they were named)
     base = None if target is None else Path(os.path.abspath(target)).parent  # noqa: PTH100
     table = table.with_columns(image=_placed(table["image"], root, base))
@@ -170,6 +173,14 @@ def with_columns_from(table: pl.DataFrame, pattern: str) -> pl.DataFrame:
         n, some = int((~matched).sum()), table["image"].filter(~matched).head(SHOWN).to_list()
         raise InputError(f"{option} does not match {counted(n, 'path')}, such as {', '.join(map(repr, some))}.")
     return table.with_columns(parts.select(names).get_columns())
+
+
+def _with_groups(about: About, table: pl.DataFrame, known: Sequence[str]) -> About:
+    """Add the columns that were read from paths and name patients or slides to the groups, and warn of spellings."""
+    new = [name for name in table.columns if name not in known and is_identifier(name)]
+    said = [line for line in about.warnings if not new or "--columns-from" not in line]
+    said += [line for name in new for line in alike_line(table[name], name)]
+    return replace(about, groups=(*about.groups, *new), warnings=tuple(said))
 
 
 def _placed(images: pl.Series, root: Path, base: Path | None) -> pl.Series:

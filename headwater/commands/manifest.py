@@ -9,7 +9,19 @@ from headwater.commands import options as o
 from headwater.commands.options import option
 from headwater.commands.output import show
 
-Kind = Literal["breakhis", "folder"]
+Kind = Literal[
+    "breakhis",
+    "bach",
+    "quilt",
+    "mias",
+    "vindr-mammo",
+    "rsna-mammo",
+    "cbis-ddsm",
+    "glas",
+    "lc25000",
+    "nct-crc",
+    "folder",
+]
 
 
 def manifest(
@@ -45,7 +57,8 @@ def manifest(
     Its columns hold labels, the published split, and what must stay together, such as the patient. Counts are compared
     with the published ones, and each known trap of the set is named.
 
-    Data sets: breakhis, folder.
+    Data sets: breakhis, bach, quilt, mias, vindr-mammo, rsna-mammo, cbis-ddsm, glas, lc25000, nct-crc; or folder,
+    for any folder of images.
 
     Example:
       headwater manifest breakhis BreaKHis_v1 -o breakhis.parquet

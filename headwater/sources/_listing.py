@@ -101,17 +101,16 @@ class Files:
         return self.paths.str.extract(r"([^/]*)$", 1)
 
     @cached_property
-    def _full(self) -> pl.Series:
+    def full(self) -> pl.Series:
         """The absolute paths, since the folder that was named may say which part of a set it is."""
-        return (pl.lit(f"{self.root.as_posix().rstrip('/')}/") + pl.col("image")).pipe(
-            lambda e: self.paths.to_frame().select(e.alias("full"))["full"]
-        )
+        full = pl.lit(f"{self.root.as_posix().rstrip('/')}/") + pl.col("image")
+        return self.paths.to_frame().select(full.alias("full"))["full"]
 
     def matching(self, pattern: str) -> pl.DataFrame:
-        """Return the files whose absolute path matches a pattern: ``image``, and a column for each named group."""
-        parts = self._full.str.extract_groups(pattern).struct.unnest()
-        table = pl.DataFrame([self.paths, *parts.get_columns()])
-        return table.filter(self._full.str.contains(pattern))
+        """Return the files whose absolute path matches a pattern: ``image``, ``full`` and each named group."""
+        parts = self.full.str.extract_groups(pattern).struct.unnest()
+        table = pl.DataFrame([self.paths, self.full, *parts.get_columns()])
+        return table.filter(self.full.str.contains(pattern))
 
     def find(self, name: str) -> Path | None:
         """Return the file with this name, in any case, nearest to the folder: below it, or in one of two above it."""
