@@ -12,13 +12,13 @@ from typing import Any
 
 import polars as pl
 
+from headwater._about import KEY, About, about_file
 from headwater._alike import alike_line
 from headwater._shown import Shown
 from headwater._words import counted
 from headwater.api._table_files import table_file, write_table
 from headwater.errors import InputError
 from headwater.sources._types import is_identifier
-from headwater.sources.about import KEY, About, about_file
 from headwater.sources.known import KINDS, Asked, Count, read_known
 from headwater.sources.known._found import Part
 

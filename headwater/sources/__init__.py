@@ -3,7 +3,6 @@
 from headwater.sources._folder import images_below
 from headwater.sources._listing import require_utf8_names
 from headwater.sources._types import plain, typed, with_plain_types
-from headwater.sources.about import About, about_file, read_about
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image, size_of
 from headwater.sources.manifest import (
     Manifest,
@@ -19,17 +18,14 @@ __all__ = [
     "FORMATS",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "About",
     "Manifest",
     "Vectors",
-    "about_file",
     "as_manifest",
     "images_below",
     "load_bytes",
     "make_histology",
     "modalities_of",
     "plain",
-    "read_about",
     "read_image",
     "read_manifest",
     "read_table",

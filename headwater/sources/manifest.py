@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
+from headwater._about import KEY, About, NotAbout, read_about
 from headwater._reading import TABLE, NotParquet, parse_parquet, read_regular
 from headwater.errors import ManifestError, ManifestNotFound, nearest
 from headwater.sources._folder import read_folder
@@ -62,6 +63,8 @@ class Manifest:
         Name of the column with the texts, or None.
     root
         The folder that relative image paths start from.
+    about
+        What is known of the columns: which are outcomes, and which keep rows together.
     """
 
     table: pl.DataFrame
@@ -69,6 +72,7 @@ class Manifest:
     image: str | None
     text: str | None
     root: Path
+    about: About = field(default_factory=About)
 
     @property
     def n_samples(self) -> int:
@@ -169,10 +173,11 @@ def read_manifest(
     path = Path(path)
     require_utf8_names([str(path.absolute())], path)
     asked = {"id": id, "image": image, "text": text}
+    about = About()
     if path.is_dir():
         table, root = read_folder(path), path.absolute()
     elif path.exists():
-        table, root = _read_file(path, asked), path.absolute().parent
+        (table, about), root = _read_file(path, asked), path.absolute().parent
     else:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         known = f" ({why})" if (why := why_not_found(path)) else ""
@@ -194,7 +199,7 @@ def read_manifest(
     _check_content(table, [column for column in (image, text) if column is not None], path)
 
     table, found = _with_ids(table, roles["id"], asked["id"], image, path)
-    return Manifest(table, id=found, image=image, text=text, root=root)
+    return Manifest(table, id=found, image=image, text=text, root=root, about=about.of(table.columns))
 
 
 def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
@@ -209,7 +214,7 @@ def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
     if not path.is_file():
         known = f" ({why})" if (why := why_not_found(path)) else ""
         raise ManifestNotFound(f"table not found: {path}{known}. Give a CSV, TSV, Parquet or JSON-lines file.")
-    return _read_file(path, {"id": id, "image": None, "text": None}, strict=False)
+    return _read_file(path, {"id": id, "image": None, "text": None}, strict=False)[0]
 
 
 def as_manifest(table: pl.DataFrame, path: Path, root: Path, id: str | None = None) -> Manifest:
@@ -251,8 +256,8 @@ def _as_identified(table: pl.DataFrame) -> pl.DataFrame:
     return with_text(table, numbers, "")
 
 
-def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True) -> pl.DataFrame:
-    """Read a table file; in a CSV, columns with a role and identifiers stay text, others may become numbers."""
+def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True) -> tuple[pl.DataFrame, About]:
+    """Read a table file, and what is known of it; in a CSV, columns with a role and identifiers stay text."""
     suffix = path.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
         known = ", ".join(MANIFEST_SUFFIXES)
@@ -260,16 +265,18 @@ def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True)
     try:
         data = read_regular(path, most=TABLE)
         if suffix == ".parquet":
-            return parse_parquet(data)[0]
+            table, words = parse_parquet(data)
+            return table, About.from_json(words[KEY]) if KEY in words else About()
         if suffix in _JSON_LINES:
-            return _read_json_lines(data, asked, path)
+            return _read_json_lines(data, asked, path), read_about(path)
         table = _read_text(data, _SEPARATORS[suffix], path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, Malformed, NotParquet) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, Malformed, NotParquet, NotAbout) as error:
         raise _unparsed(path, suffix, b"" if suffix == ".parquet" else data, error) from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from error
     of_role = _find_roles(table.columns, asked, path, strict=strict).values()
-    return pl.DataFrame([c if c.name in of_role or is_identifier(c.name) else typed(c) for c in table.get_columns()])
+    columns = [c if c.name in of_role or is_identifier(c.name) else typed(c) for c in table.get_columns()]
+    return pl.DataFrame(columns), read_about(path)
 
 
 def read_text_table(path: Path) -> pl.DataFrame:

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._about import KEY, About
 from headwater._reading import TABLE, matching, parse_json, parse_parquet
 from headwater._schema import Count, Word, read_as
 from headwater._shown import as_html
@@ -197,6 +198,11 @@ class Store:
         """By sample id, the reason why an image file could not be read and so has no key."""
         return self._samples.unreadable
 
+    @property
+    def about(self) -> About:
+        """What is known of the samples' columns: which are outcomes, and which keep rows together."""
+        return self._samples.about.of(self._samples.table.columns)
+
     @cached_property
     def _samples(self) -> _Samples:
         path = self._samples_path
@@ -216,13 +222,14 @@ class Store:
         try:
             roles: Roles | StoreError = self._roles_in(table, words["headwater"])
             unreadable = read_as(dict[str, str], parse_json(words.get("unreadable", "{}")))
+            about = About.from_json(words[KEY]) if KEY in words else About()
         except (KeyError, ValueError) as error:
-            unreadable = {}
+            unreadable, about = {}, About()
             roles = StoreError(
                 f"{location(path)} was written by another tool: it does not say which columns hold ids, images and "
                 f"texts ({error}). {advice}"
             )
-        return _Samples(table, roles, unreadable)
+        return _Samples(table, roles, unreadable, about)
 
     def _roles_in(self, table: pl.DataFrame, words: str) -> Roles:
         roles = read_as(Roles, parse_json(words))
@@ -241,7 +248,13 @@ class Store:
         """Whether a manifest was embedded into this store."""
         return self._samples_path.exists()
 
-    def write_samples(self, table: pl.DataFrame, roles: Roles, unreadable: Mapping[str, str] | None = None) -> None:
+    def write_samples(
+        self,
+        table: pl.DataFrame,
+        roles: Roles,
+        unreadable: Mapping[str, str] | None = None,
+        about: About | None = None,
+    ) -> None:
         """Replace the samples table, atomically.
 
         Parameters
@@ -252,9 +265,13 @@ class Store:
             The columns of ids, images and texts.
         unreadable
             By sample id, the reason why an image file could not be read.
+        about
+            What is known of the columns.
         """
         written = {**vars(roles), "root": seen_from(self.path, roles.root)}
         metadata = {"headwater": json.dumps(written), "unreadable": json.dumps(dict(unreadable or {}))}
+        if about:
+            metadata[KEY] = about.of(table.columns).to_json()
         data = io.BytesIO()  # in memory, since polars has no distinct error for a full disk
         table.write_parquet(data, metadata=metadata)
         write_summed(self._samples_path, data.getvalue())
@@ -667,6 +684,7 @@ class _Samples:
     table: pl.DataFrame
     roles: Roles | StoreError
     unreadable: Mapping[str, str]
+    about: About
 
 
 def create_store(path: str | Path) -> Store:

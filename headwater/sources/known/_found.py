@@ -9,8 +9,8 @@ from typing import Literal
 
 import polars as pl
 
+from headwater._about import About
 from headwater._words import counted
-from headwater.sources.about import About
 
 Part = Literal["full", "crop"]
 

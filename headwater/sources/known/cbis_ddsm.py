@@ -152,13 +152,11 @@ def _traps(rows: pl.DataFrame) -> list[str]:
     if women:
         said.append(
             f"{women:,} women are in both training and test of the published split, with "
-            f"{counted(same, 'identical view')}: masses and calcifications were divided separately. Use --groups patient with folds, or leave these women "
-            'out with --where "in_both = false"'
+            f"{counted(same, 'identical view')}: masses and calcifications were divided separately. Use --groups "
+            'patient with folds, or leave these women out with --where "in_both = false"'
         )
     if mixed:
-        said.append(
-            f"{counted(mixed, 'view')} with both a malignant and a benign finding: the film's label is malignant"
-        )
+        said.append(f"{counted(mixed, 'view')} with both a malignant and a benign finding: the film is malignant")
     return [*said, "the DICOM PatientID differs between views of one woman: use the column patient"]
 
 

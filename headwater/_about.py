@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from headwater._reading import parse_json, read_regular
-from headwater.errors import ManifestError
+from headwater.errors import InputError, ManifestError
 
-__all__ = ["KEY", "MOST", "About", "about_file", "read_about"]
+__all__ = ["KEY", "MOST", "About", "NotAbout", "about_file", "read_about", "refuse_outcomes"]
 
 KEY = "headwater-about"
 MOST = 1 << 20
 """Most bytes of such a description."""
 MOST_COLUMNS = 10_000
 """Most columns that one list may name."""
+
+
+class NotAbout(ValueError):
+    """A text is not a description of a table."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,20 @@ class About:
 
         Raises
         ------
-        ValueError
+        NotAbout
             When it is not such a description.
         """
         if len(text) > MOST:
-            raise ValueError(f"it has {len(text):,} bytes, but at most {MOST:,} are read")
-        value = parse_json(text)
+            raise NotAbout(f"it has {len(text):,} bytes, but at most {MOST:,} are read")
+        try:
+            value = parse_json(text)
+        except ValueError as error:
+            raise NotAbout(f"what is known of the table is no JSON: {error}") from error
         if not isinstance(value, dict):
-            raise ValueError("it is not an object in braces")
+            raise NotAbout("it is not an object in braces")
         kind = value.get("kind")
         if kind is not None and not isinstance(kind, str):
-            raise ValueError("kind is not a text")
+            raise NotAbout("kind is not a text")
         return cls(
             kind=kind,
             outcomes=_texts(value, "outcomes"),
@@ -85,6 +92,18 @@ class About:
             made=_texts_by_name(value),
             counts=_counts(value),
             warnings=_texts(value, "warnings"),
+        )
+
+    def joined(self, other: About) -> About:
+        """Return what holds for a table that has the columns of two."""
+        return replace(
+            self,
+            kind=self.kind or other.kind,
+            outcomes=tuple(dict.fromkeys((*self.outcomes, *other.outcomes))),
+            groups=tuple(dict.fromkeys((*self.groups, *other.groups))),
+            made={**other.made, **self.made},
+            counts={**other.counts, **self.counts},
+            warnings=tuple(dict.fromkeys((*self.warnings, *other.warnings))),
         )
 
     def of(self, columns: Iterable[str]) -> About:
@@ -96,6 +115,27 @@ class About:
             groups=tuple(name for name in self.groups if name in there),
             made={name: by for name, by in self.made.items() if name in there},
         )
+
+
+def refuse_outcomes(about: About, columns: Iterable[str], option: str) -> None:
+    """Raise `InputError` if one of the columns is an outcome, which an input would give away.
+
+    Parameters
+    ----------
+    about
+        What is known of the table.
+    columns
+        The columns that would be inputs.
+    option
+        The option that names them, for the message.
+    """
+    for name in columns:
+        if name in about.outcomes:
+            of = f" of {about.kind}" if about.kind else ""
+            raise InputError(
+                f"{option} {name}: this column is an outcome{of}: it holds what is to be predicted, or became known "
+                "with it. It may be a --label, but no input."
+            )
 
 
 def about_file(table: Path) -> Path:
@@ -127,22 +167,22 @@ def read_about(table: Path) -> About:
 def _texts(value: Mapping[str, Any], name: str) -> tuple[str, ...]:
     found = value.get(name, [])
     if not isinstance(found, list) or len(found) > MOST_COLUMNS or not all(isinstance(word, str) for word in found):
-        raise ValueError(f"{name} is not a list of texts")
+        raise NotAbout(f"{name} is not a list of texts")
     return tuple(dict.fromkeys(found))
 
 
 def _texts_by_name(value: Mapping[str, Any]) -> dict[str, str]:
     found = value.get("made", {})
     if not isinstance(found, dict) or not all(isinstance(word, str) for word in found.values()):
-        raise ValueError("made is not an object of texts")
+        raise NotAbout("made is not an object of texts")
     return found
 
 
 def _counts(value: Mapping[str, Any]) -> dict[str, tuple[int, int | None]]:
     found = value.get("counts", {})
     if not isinstance(found, dict):
-        raise ValueError("counts is not an object")
+        raise NotAbout("counts is not an object")
     for pair in found.values():
         if not isinstance(pair, list) or len(pair) != 2 or not all(n is None or type(n) is int for n in pair):
-            raise ValueError("counts are not pairs of numbers")
+            raise NotAbout("counts are not pairs of numbers")
     return {name: (pair[0] or 0, pair[1]) for name, pair in found.items()}
