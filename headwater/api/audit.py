@@ -36,6 +36,7 @@ from headwater.samples.duplicates import (
     find_duplicates,
 )
 from headwater.samples.groups import group_column
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.labels import with_labels
 from headwater.samples.missing import MissingRule
 from headwater.samples.stated import texts_that_state
@@ -255,6 +256,9 @@ def audit(
     if by is not None and label is None:
         raise InputError("--by needs --label: it asks whether the site or the label decides which samples are alike.")
     opened = store if isinstance(store, Store) else open_store(store)
+    if label is not None:
+        (label,), sql = defined_labels([label])
+        opened = opened.defining(sql)
     names = _names(opened, features)
     column = group_column(opened, groups)
     for option, name in (("--label", label), ("--groups", column), ("--split", split), ("--by", by)):

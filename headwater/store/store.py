@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +52,7 @@ from headwater.store.reader import FeatureReader, text_of
 from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
 from headwater.store.summed import has_sum, read_summed, remove_summed, write_summed
-from headwater.store.where import select_samples
+from headwater.store.where import select_samples, with_defined
 
 FORMAT = 1
 OWN = ("store.json", "samples.parquet", "samples.sum.json", "files.parquet", "files.sum.json")
@@ -130,10 +131,13 @@ class Store:
     ----------
     path
         Folder of the store; for a store at a URL, the folder of its cache.
+    defined
+        SQL expressions that define further columns of samples, by their names; see `defining`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.defined: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         return f"Store({self.location!r})"
@@ -184,7 +188,28 @@ class Store:
         StoreError
             When it differs from its checksum, or cannot be read.
         """
-        return self._samples.table
+        return self._table
+
+    @cached_property
+    def _table(self) -> pl.DataFrame:
+        return with_defined(self._samples.table, self.defined) if self.defined else self._samples.table
+
+    def defining(self, sql: Mapping[str, str]) -> Store:
+        """Return the store with further columns of samples, each defined by an SQL expression over the others.
+
+        Nothing is written. The expressions are checked as those of ``--where`` are, when the samples are read.
+
+        Parameters
+        ----------
+        sql
+            An expression for each name, such as ``{"covid": "finding LIKE '%COVID%'"}``.
+        """
+        if not sql:
+            return self
+        other = copy(self)
+        other.__dict__.pop("_table", None)
+        other.defined = {**self.defined, **sql}
+        return other
 
     @property
     def roles(self) -> Roles:
@@ -285,6 +310,7 @@ class Store:
 
     def _forget_samples(self) -> None:
         self.__dict__.pop("_samples", None)
+        self.__dict__.pop("_table", None)
 
     def select(self, where: str | None) -> pl.DataFrame:
         """Return the samples for which the boolean SQL expression ``where`` is true.

@@ -726,7 +726,8 @@ def cbis(root, layout):
             one, two = ("1-1.jpg", "2-2.jpg") if number == 1 else ("2-2.jpg", "1-1.jpg")
             picture(root / "jpeg" / mask / one, (5, 6))
             picture(root / "jpeg" / mask / two, (20, 30))
-        path = f'{folder}/1.2/{full}/000000.dcm,"{of_number}/1.2/{mask}/000000.dcm\n","{of_number}/1.2/{mask}/000001.dcm\n"'
+        start = f"{of_number}/1.2/{mask}"
+        path = f'{folder}/1.2/{full}/000000.dcm,"{start}/000000.dcm\n","{start}/000001.dcm\n"'
         return f"{patient},{density},{side},{view},{number},{kind},A,B,4,{pathology},3,{path}"
 
     one = row("P_00001", 3, "LEFT", "CC", 1, "mass", "MALIGNANT", "Mass-Training_P_00001_LEFT_CC")
