@@ -23,6 +23,7 @@ COMMANDS = {
     "First steps": {"demo": store.demo, "doctor": store.doctor, "manifest": manifest.manifest},
     "Store": {
         "embed": store.embed,
+        "samples": manifest.samples,
         "info": store.info,
         "verify": store.verify,
         "gc": store.gc,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from headwater.api.repair import Encoding, Repaired, repair
     from headwater.api.report import Report, report
     from headwater.api.retrieval_report import RetrievalReport, retrieval_report
+    from headwater.api.samples import ReplacedSamples, samples
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
@@ -65,6 +66,7 @@ __all__ = [
     "MadeManifest",
     "Predicted",
     "Repaired",
+    "ReplacedSamples",
     "Report",
     "RetrievalReport",
     "Run",
@@ -98,6 +100,7 @@ __all__ = [
     "repair",
     "report",
     "retrieval_report",
+    "samples",
     "similar",
     "sweep",
     "table",
@@ -133,6 +136,7 @@ _PLACES = {
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
     **dict.fromkeys(("Report", "report"), "headwater.api.report"),
     **dict.fromkeys(("RetrievalReport", "retrieval_report"), "headwater.api.retrieval_report"),
+    **dict.fromkeys(("ReplacedSamples", "samples"), "headwater.api.samples"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),

@@ -1,4 +1,4 @@
-"""The command manifest: a known data set, or a folder of images, as a table."""
+"""The commands on tables: manifest, which writes one, and samples, which puts one into a store."""
 
 from __future__ import annotations
 
@@ -68,3 +68,27 @@ def manifest(
 
     made = api.manifest(kind, folder, out=out, columns_from=columns_from, groups_file=groups_file, part=part)
     show(made.lines(), made.to_dict(), json)
+
+
+def samples(
+    store: o.Store,
+    manifest: o.Manifest,
+    image: o.ImageColumn = None,
+    text: o.TextColumn = None,
+    id: o.IdColumn = None,
+    workers: o.Workers = None,
+    rehash: Annotated[bool, option("--rehash", panel=o.DATA, help="Read files again that look unchanged.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Replace the samples table of a store.
+
+    The features stay as they are, and no encoder runs: for new labels, new groups, or fewer rows. Samples without
+    features are named.
+
+    Example:
+      headwater samples scans.hw scans-with-grades.csv
+    """
+    from headwater import api
+
+    done = api.samples(store, manifest, image=image, text=text, id=id, workers=workers, rehash=rehash, progress=True)
+    show(done.lines(), done.to_dict(), json)
