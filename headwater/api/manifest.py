@@ -138,6 +138,7 @@ def manifest(
     if columns_from is not None:
         table = with_columns_from(table, columns_from)
         about = _with_groups(about, table, found.table.columns)
+    about = about.of(table.columns)
     root = Path(os.path.abspath(folder))  # noqa: PTH100  (links stay as they were named)
     base = None if target is None else Path(os.path.abspath(target)).parent  # noqa: PTH100
     table = table.with_columns(image=_placed(table["image"], root, base))
@@ -197,8 +198,9 @@ def _placed(images: pl.Series, root: Path, base: Path | None) -> pl.Series:
 
 def _write(table: pl.DataFrame, about: About, target: Path) -> None:
     if target.suffix == ".csv":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        about_file(target).write_text(about.to_json(), encoding="utf-8")  # first: no table without its outcomes
         write_table(table, target)
-        about_file(target).write_text(about.to_json(), encoding="utf-8")
         return
     data = io.BytesIO()
     table.write_parquet(data, metadata={KEY: about.to_json()})

@@ -17,7 +17,7 @@ from headwater._reading import read_regular
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._groups import read_groups
 
 LABELS = {"n": "Normal", "b": "Benign", "is": "InSitu", "iv": "Invasive"}
@@ -35,13 +35,14 @@ def read(files: Files, asked: Asked) -> Known:
     ``split`` is ``train`` for the labelled archive and ``test`` for the unlabelled one. With all 400 images,
     ``eva_split`` holds the training and validation images of kaiko's eva.
     """
-    labelled, test = files.matching(FILE), files.matching(TEST)
+    labelled, said = once(files.matching(FILE))
+    test, twice = once(files.matching(TEST))
     if labelled.is_empty() and test.is_empty():
         return nothing("bach")
     train = labelled.select("id", "image", pl.col("code").replace_strict(LABELS).alias("label"), split=pl.lit("train"))
     unlabelled = test.select("id", "image", label=pl.lit(None, pl.String), split=pl.lit("test"))
-    table = pl.concat([train.sort("label", "id"), unlabelled]).unique("id", keep="first", maintain_order=True)
-    said = _disagreeing(table, files)
+    table = pl.concat([train.sort("label", "id"), unlabelled])
+    said += twice + _disagreeing(table, files)
     if train.height == 400:
         values = ["val" if _in_validation(n) else "train" for n in range(400)]
         table = table.with_columns(eva_split=pl.Series([*values, *[None] * (table.height - 400)], dtype=pl.String))

@@ -14,7 +14,7 @@ import polars as pl
 
 from headwater._reading import read_regular
 from headwater.sources._listing import Files
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 
 FILE = (
     r"(?:^|/)(?P<id>SOB_(?P<label>[BM])_(?P<subtype>A|F|PT|TA|DC|LC|MC|PC)-(?P<year>\d\d)-(?P<number>\d+)"
@@ -42,7 +42,7 @@ def read(files: Files, asked: Asked) -> Known:
     ``slide`` is the published unit, such as ``14-22549AB``; ``patient`` is its number without the letters of the
     blocks, ``14-22549``. The five published random splits become ``repeat1`` to ``repeat5`` if their files are there.
     """
-    found = files.matching(FILE)
+    found, said = once(files.matching(FILE))
     if found.is_empty():
         return nothing("breakhis")
     table = found.select(
@@ -53,10 +53,7 @@ def read(files: Files, asked: Asked) -> Known:
         pl.col("magnification").cast(pl.Int64),
         pl.format("{}-{}", "year", "number").alias("patient"),
         pl.format("{}-{}{}", "year", "number", "block").alias("slide"),
-    ).unique("id", keep="first", maintain_order=True)
-    said = []
-    if n_twice := found.height - table.height:
-        said.append(f"{n_twice:,} files have the name of another: only the first of each is listed")
+    )
     table, of_folds = _with_repeats(table, files)
     said += of_folds
     both = table.group_by("slide").agg(pl.col("subtype").unique().sort()).filter(pl.col("subtype").list.len() > 1)

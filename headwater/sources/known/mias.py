@@ -18,7 +18,7 @@ from headwater._reading import read_regular
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast
 
 FILE = r"(?:^|/)(?P<id>mdb(?P<number>\d{3}))(?:[a-z]{2})?\.(?:pgm|png|jpg|jpeg|tif|bmp)$"
@@ -42,7 +42,7 @@ def read(files: Files, asked: Asked) -> Known:
     class, severity, ``x``, ``y`` and ``radius`` of each, in pixels of the 1024 x 1024 film, ``y`` from the top. Two
     consecutive films are of one woman: the odd number is the right breast, the even one the left.
     """
-    found = files.matching(FILE).unique("id", keep="first", maintain_order=True)
+    found, said = once(files.matching(FILE))
     if found.is_empty():
         return nothing("mias")
     number = pl.col("number").cast(pl.Int64)
@@ -60,12 +60,11 @@ def read(files: Files, asked: Asked) -> Known:
     films = _films(files)
     if films is None:
         none = f"no {' or '.join(TABLES[:2])} with the findings is there: without it there are no labels"
-        return Known("mias", table, counts, (), ("patient",), [none])
+        return Known("mias", table, counts, (), ("patient",), [*said, none])
     path, rows = films
     lesions = _lesions(rows)
     table = table.join(lesions, on="id", how="left", maintain_order="left")
     counts += by_value(table, "density", BY_DENSITY)
-    said: list[str] = []
     several = table.filter(pl.col("n_lesions") > 1)["id"].to_list()
     if several:
         said.append(
