@@ -12,8 +12,8 @@ import re
 
 import polars as pl
 
-from headwater._reading import read_regular
 from headwater.sources._listing import Files
+from headwater.sources.known._files import read_words
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 
 FILE = (
@@ -33,6 +33,8 @@ SUBTYPES = {
 PUBLISHED = {"benign": 2480, "malignant": 5429}
 BY_MAGNIFICATION = {"40": 1995, "100": 2081, "200": 2013, "400": 1820}
 BY_SUBTYPE = dict(zip(SUBTYPES.values(), (444, 1014, 453, 569, 3451, 626, 792, 560), strict=True))
+MOST = 4 << 20
+"""Most bytes of a file of a published split, which has 7,909 lines."""
 FOLDS = re.compile(r"(?:^|/)dsfold([1-9])\.txt$")
 
 
@@ -86,7 +88,7 @@ def _with_repeats(table: pl.DataFrame, files: Files) -> tuple[pl.DataFrame, list
     for path in files.paths.filter(files.paths.str.contains(FOLDS.pattern)).to_list():
         number = FOLDS.search(path)
         assert number is not None
-        lines = read_regular(files.root / path).decode(errors="replace").splitlines()
+        lines = read_words(files.root / path, MOST).split("\n")
         cells = [[cell.strip() for cell in line.split("|")] for line in lines]
         sides = {
             row[0].rpartition(".")[0]: side

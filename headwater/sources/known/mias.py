@@ -14,23 +14,24 @@ from typing import Any
 
 import polars as pl
 
-from headwater._reading import read_regular
 from headwater._words import counted
-from headwater.errors import ManifestError
 from headwater.sources._listing import Files
+from headwater.sources.known._files import read_words
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast
 
 FILE = r"(?:^|/)(?P<id>mdb(?P<number>\d{3}))(?:[a-z]{2})?\.(?:pgm|png|jpg|jpeg|tif|bmp)$"
 TABLES = ("Info.txt", "README", "README.txt", "00README", "00README.txt")
 ROW = re.compile(
-    r"^\s*(mdb\d{3})\w*\s+([FGD])\s+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)"
-    r"(?:\s+([BM])(?:\s+(?:(\d+)\s+(\d+)(?:\s+(\d+))?|\*NOTE\s*3\*))?)?\s*$",
+    r"^[ \t]*(mdb\d{3})[a-z]*[ \t]+([FGD])[ \t]+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)"
+    r"(?:[ \t]+([BM])(?:[ \t]+(?:(\d{1,4})[ \t]+(\d{1,4})(?:[ \t]+(\d{1,4}))?|\*NOTE[ \t]*3\*))?)?[ \t]*$",
     re.MULTILINE,
 )
 DENSITY = {"F": "fatty", "G": "fatty-glandular", "D": "dense-glandular"}
 BY_DENSITY = {"fatty": 106, "fatty-glandular": 104, "dense-glandular": 112}
 SEVERITY = {"B": "benign", "M": "malignant"}
+MOST = 1 << 20
+"""Most bytes of the table of findings, which has 330 lines."""
 HEIGHT = 1024
 """Rows of an image of mini-MIAS, from whose bottom the table counts."""
 
@@ -88,11 +89,7 @@ def _films(files: Files) -> tuple[Path, list[Row]] | None:
         path = files.find(name)
         if path is None:
             continue
-        try:
-            text = read_regular(path).decode("latin-1")
-        except OSError as error:
-            raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from error
-        rows = ROW.findall(text.replace("\r\n", "\n").replace("\r", "\n"))
+        rows = ROW.findall(read_words(path, MOST))
         if rows:
             return path, rows
     return None

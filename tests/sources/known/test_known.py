@@ -510,6 +510,13 @@ def test_mias_findings(tmp_path, table, end):
     assert "1 lesion without a place" in said(made, "without a place")
 
 
+def test_mias_with_a_table_of_blanks(tmp_path):
+    """A table of a million blanks or line ends is read in linear time, and one that is too large is refused."""
+    for text in ("\n" * 10**6, " " * 10**6, "mdb001 G CIRC B" + " " * 10**6 + "x"):
+        assert "no labels" in said(hw.manifest("mias", mias(tmp_path, text)), "Info.txt")
+    assert "cannot be read" in refusal("mias", mias(tmp_path, " " * (2 << 20)))
+
+
 def test_mias_without_its_table(tmp_path):
     made = hw.manifest("mias", mias(tmp_path, ""))
     assert made.table["patient"].n_unique() == 4
