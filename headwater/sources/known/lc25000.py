@@ -39,8 +39,8 @@ def read(files: Files, asked: Asked) -> Known:
     if asked.groups_file is None:
         said = (
             "the tiles are about 20 rotations and flips of each of 1,250 photographs, so a random split tests on "
-            "copies of training images. Give the clusters of LC25000-clean with --groups-file, or find them: "
-            "headwater audit STORE --groups-out source"
+            "copies of training images. Give the clusters of LC25000-clean with --groups-file, or find a part "
+            "of the copies: headwater audit STORE --groups-out source"
         )
         return Known("lc25000", table, counts, ("label",), (), [*twice, said])
     source_of = sources_in(asked.groups_file)

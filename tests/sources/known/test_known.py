@@ -1015,6 +1015,8 @@ def test_what_is_written_is_a_manifest(tmp_path, kind, suffix):
     assert (manifest.id, manifest.image) == ("id", "image")
     assert manifest.text == ("text" if kind == "quilt" else None)
     assert all(path.is_file() for path in manifest.image_paths())
+    if "mask" in made.table.columns:
+        assert all((tmp_path / path).is_file() for path in manifest.table["mask"])
     assert not made.table["image"].str.starts_with("/").any()
     assert manifest.about == made.about
     assert set(made.about.outcomes + made.about.groups) <= set(made.table.columns)
