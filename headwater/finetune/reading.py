@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._about import About
 from headwater._checks import require_names
 from headwater._progress import Progress
 from headwater.embed import Content, load_encoder
@@ -29,7 +30,7 @@ from headwater.samples.bags import bagged, names_of, those_in
 from headwater.samples.views import viewed
 from headwater.sources import Manifest
 from headwater.sources.steps import BY_TORCH, parse_steps
-from headwater.store import MODALITIES, PARTS, Data, InMemory, Modality, SelectedRows, select_samples
+from headwater.store import MODALITIES, PARTS, Data, InMemory, Modality, SelectedRows, select_samples, with_defined
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +62,12 @@ class Table:
     ----------
     samples
         Their columns, and the keys of their contents.
+    about
+        What is known of the columns.
     """
 
     samples: pl.DataFrame
+    about: About = field(default_factory=About)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +125,13 @@ def first_choice(encoder: str | Sequence[str] | EncoderChoice) -> EncoderChoice:
     return encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(require_names("--encoder", encoder)[0])
 
 
-def read_samples(manifest: str | Path, columns: ManifestColumns, where: str | None) -> tuple[Manifest, Table]:
-    """Read a manifest and select its samples."""
+def read_samples(
+    manifest: str | Path, columns: ManifestColumns, where: str | None, label_sql: Mapping[str, str] | None = None
+) -> tuple[Manifest, Table]:
+    """Read a manifest, add the labels that expressions define, and select its samples."""
     table = columns.read(manifest)
-    if where is None:
-        return table, Table(table.table)
-    chosen = select_samples(table.table, where)
-    return Manifest(chosen, table.id, table.image, table.text, table.root), Table(chosen)
+    chosen = select_samples(with_defined(table.table, label_sql or {}), where)
+    return replace(table, table=chosen), Table(chosen, table.about.of(chosen.columns))
 
 
 def load_encoders(
