@@ -105,7 +105,7 @@ def evaluate(
     mapping
         The run's class for labels of the other data set: ``{"normal": "benign"}``, or a file with such a mapping; see
         ``merge`` of `headwater.Selection`. None or ``""`` leaves out samples with that label (with several labels per
-        sample, only that label).
+        sample, only that label). Labels that the run merged and that are not named here are merged as in the run.
     level, n_draws
         Confidence level of the intervals, and the number of bootstrap resamples.
     device
@@ -305,7 +305,7 @@ def _read(
         y = of_times.y
     else:
         data, found = with_labels(read, labels, separator, constant=True)
-        data, y = _mapped(data, found, classes, task, means)
+        data, y = _mapped(data, found, classes, task, means, run.config.get("merge") or {})
     return _Rows(data, y, Columns.read(data, protocol, missing), missing)
 
 
@@ -350,9 +350,17 @@ def _positive(run: Run, asked: str | None) -> Positive | None:
 
 
 def _mapped(
-    data: Data, found: Labels, classes: Sequence[Any], task: Task, mapping: dict[str, str | None]
+    data: Data,
+    found: Labels,
+    classes: Sequence[Any],
+    task: Task,
+    mapping: dict[str, str | None],
+    merge: Mapping[str, str | None],
 ) -> tuple[Data, NDArray[np.int64]]:
-    """Return the kept samples, and class numbers ``(n,)`` or 0/1 ``(n, n_labels)`` in the run's order."""
+    """Return the kept samples, and class numbers ``(n,)`` or 0/1 ``(n, n_labels)`` in the run's order.
+
+    ``merge`` holds the labels that the run itself merged or left out.
+    """
     if (found.names is not None) != (task == "multilabel"):
         several, one = ("several labels", "one label")
         had, has = (several, one) if task == "multilabel" else (one, several)
@@ -366,6 +374,8 @@ def _mapped(
                 f"--map {name}={target}: the run has no class {target!r}.{nearest(target, words)} It has: "
                 f"{', '.join(words)}."
             )
+    as_in_run = {name: merge[name] for name in there if name in merge and name not in words and name not in mapping}
+    mapping = {**as_in_run, **mapping}
     number = {name: words.index(str(mapping.get(name, name))) for name in there if mapping.get(name, name) in words}
     dropped = {name for name in mapping if not mapping[name]}
     unknown = [name for name in there if name not in number and name not in dropped]
@@ -379,8 +389,9 @@ def _mapped(
     values = np.array([number.get(str(v), -1) for v in found.y.tolist()])
     keep = values >= 0
     if not keep.any():
-        raise InputError("--map leaves out all samples: none is left to test.")
-    return (data, values) if keep.all() else (keep_samples(data, keep, "left out by --map"), values[keep])
+        raise InputError("--map and the run's --merge leave out all samples: none is left to test.")
+    how = "left out by the run's --merge" if as_in_run else "left out by --map"
+    return (data, values) if keep.all() else (keep_samples(data, keep, how), values[keep])
 
 
 def _measured(

@@ -193,6 +193,24 @@ def test_labels_are_mapped(inside, outside, tmp_path, command):
     assert set(folded.predictions["label"]) == {"beech", "cedar"}
 
 
+def test_labels_that_the_run_merged_are_merged_again(inside, outside, tmp_path):
+    """Labels become those that the run made of them, unless --map says otherwise; what it left out is left out."""
+    run = fitted(inside, tmp_path, merge={"beech": "tree", "cedar": "tree"})
+    made = evaluate(run, outside, label="kind", groups="who")
+    assert made.predictions["label"].to_list() == [
+        "ash" if kind == "ash" else "tree" for kind in outside.samples["kind"].to_list()
+    ]
+    by_hand = evaluate(run, outside, label="kind", groups="who", mapping={"beech": "tree", "cedar": "tree"})
+    assert made.predictions.equals(by_hand.predictions)
+    other = evaluate(run, outside, label="kind", groups="who", mapping={"cedar": "ash"})
+    assert (other.predictions["label"] == "tree").sum() == (outside.samples["kind"] == "beech").sum()
+    without = fitted(inside, tmp_path / "without", merge={"cedar": None})
+    found = evaluate(without, outside, label="kind", groups="who")
+    assert found.metrics["left_out"] == {"left out by the run's --merge": (outside.samples["kind"] == "cedar").sum()}
+    listed = fitted(inside, tmp_path / "listed", ["first", "last"], where="kind <> 'beech'")
+    assert evaluate(listed, outside, label=["first", "last"], groups="who").metrics["n_samples"] == 90
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
