@@ -99,7 +99,10 @@ def test_a_damaged_file(state, tmp_path):
         assert f"{name}: " in error_of(tmp_path / name)
     assert error_of(tmp_path / "absent.pt") == f"--weights {tmp_path / 'absent.pt'}: no such file."
     several = "a.safetensors, cut.pt, cut.safetensors"
-    assert error_of(tmp_path) == f"--weights {tmp_path}: the folder has several files of weights ({several}). Name the file."
+    assert (
+        error_of(tmp_path)
+        == f"--weights {tmp_path}: the folder has several files of weights ({several}). Name the file."
+    )
 
 
 def test_tensors_that_do_not_fit_are_named(state, tmp_path):
