@@ -52,7 +52,7 @@ class Encoders(Shown):
             if of:
                 out += [*([""] if out else []), *textwrap.wrap(f"{len(of)} {heading}", WIDTH), "", widths[0]]
                 out += [rows[name] for name in of]
-        return [*out, "", "µm/px in brackets is a convention that the authors do not state; terms: read the licence"]
+        return [*out, "", "(µm/px): a convention, not stated by the authors; terms: read the licence"]
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return plain JSON values."""

@@ -14,7 +14,7 @@ from headwater._checks import one_of, require_whole, whole_in
 from headwater._devices import Device, Precision
 from headwater._extras import need
 from headwater.embed.feed import FeedName
-from headwater.embed.known import KNOWN
+from headwater.embed.known import KNOWN, known_of
 from headwater.embed.model_spec import ModelSpec
 from headwater.embed.run import Shard
 from headwater.errors import InputError
@@ -77,9 +77,10 @@ class EncoderChoice:
         known = KNOWN.get(self.spec)
         if known is not None and known.spec is not None:
             object.__setattr__(self, "spec", str(known.spec))
-            object.__setattr__(self, "pooling", self.pooling or known.pooling)
         elif "?" in self.spec:
             object.__setattr__(self, "spec", str(ModelSpec.parse(self.spec)))  # the same, however it was written
+        if self.pooling is None and (known := known_of(self.spec)) is not None:  # the same, by name or in the long form
+            object.__setattr__(self, "pooling", known.pooling)
         if isinstance(size := self.image_size, np.ndarray | np.integer):
             found = size.tolist()
             object.__setattr__(self, "image_size", tuple(found) if isinstance(found, list) else found)
