@@ -95,7 +95,8 @@ def load_encoder(
     chosen["image_size"] = parse_image_size(choice.image_size)
     if named_by is None:
         _refuse_options(named, backend, chosen)
-    admit(named, named_by=named_by, trusted=choice.trust_remote_code)
+    if not (model.arguments or (backend in PLACED[1:] and _is_folder(choice.weights))):  # else the hub is not asked
+        admit(named, named_by=named_by, trusted=choice.trust_remote_code)
     name, weights = _place_of(model, choice, named_by)
     module, _, attribute = (CLIP_BACKEND if named == CLIP else BACKENDS[backend]).partition(":")
     build = getattr(import_module(module), attribute)

@@ -229,6 +229,33 @@ def test_another_image_size(twins, tile):
     assert again.spec("image", "float16") == found
 
 
+def test_an_image_size_that_is_no_square(twins, tile):
+    """Another shape is not cropped; position embeddings are interpolated to it."""
+    spec, folder, _ = twins("dinov2-s14")
+    encoder = load_encoder(EncoderChoice(spec, weights=folder, image_size="140x70"), device="cpu", probing="never")
+    assert encoder.prepare("image", content_of(tile)).shape == (140, 70, 3)
+    assert vector_of(encoder, tile).shape == (48,)
+
+
+def test_a_folder_asks_the_hub_for_nothing(twins, monkeypatch):
+    """With a folder, no file of the hub or of its cache is looked up: a machine without a network need not wait."""
+    for name in ("virchow2", "phikon", "quiltnet-b-32"):
+        spec, folder, _ = twins(name)
+        for place in ("gate", "sentence", "from_open_clip"):
+            monkeypatch.setattr(f"headwater.embed.{place}.file_on_hub", lambda *of: pytest.fail(f"looked up {of}"))
+        load_encoder(EncoderChoice(spec, weights=folder), device="cpu", probing="never")
+
+
+def test_code_in_a_folder_is_refused(twins, tmp_path):
+    """A folder is checked like any other model's: code of its author runs only if the user trusts it."""
+    spec, folder, _ = twins("phikon")
+    own = shutil.copytree(folder, tmp_path / "own")
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"attn_implementation": "somebody/kernel"}))
+    with pytest.raises(EncoderError, match="would fetch code from the hub and run it"):
+        load_encoder(EncoderChoice(spec, weights=own), device="cpu", probing="never")
+
+
 def test_images_that_are_not_square(twins, picture, tmp_path):
     """Phikon squeezes an image into a square, as its processor does; Phikon-v2 takes the centre."""
     image = picture(tmp_path / "wide.png", 3, (300, 200))
