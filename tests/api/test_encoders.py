@@ -204,7 +204,9 @@ def test_similar_and_predict_by_name(lunit, manifest, tmp_path, command):
 def test_doctor_names_what_disagrees(lunit, monkeypatch):
     """doctor says what the name stands for, its licence and trap, and each setting that the hub has otherwise."""
     monkeypatch.setattr("headwater.embed.speed.SECONDS", 0.05)
-    report = doctor(encoder=NAME, weights=lunit, pooling=None, batch_size=1, device="cpu", precision="fp32", offline=True)
+    report = doctor(
+        encoder=NAME, weights=lunit, pooling=None, batch_size=1, device="cpu", precision="fp32", offline=True
+    )
     out = "\n".join(report.lines())
     assert f"{NAME}: found in the directory named ({lunit})" in out
     assert f"  stands for {KNOWN[NAME].spec.plain}, pooling cls\n" in out
@@ -251,7 +253,12 @@ def test_known_disagreements(name, settings, tmp_path):
         ("phikon", "preprocessor_config.json", {"size": {"height": 224, "width": 224}, "resample": 2}, set()),
         ("phikon-v2", "preprocessor_config.json", {"size": {"shortest_edge": 256}}, {"resize"}),
         ("phikon-v2", "preprocessor_config.json", {"crop_size": {"height": 192, "width": 192}}, {"size"}),
-        ("quiltnet-b-32", "open_clip_config.json", {"preprocess_cfg": {"std": [0.5] * 3, "size": 336}}, {"std", "size"}),
+        (
+            "quiltnet-b-32",
+            "open_clip_config.json",
+            {"preprocess_cfg": {"std": [0.5] * 3, "size": 336}},
+            {"std", "size"},
+        ),
         ("uni", "config.json", {"architecture": "vit_base_patch16_224", "model_args": {"init_values": 1}}, None),
         ("uni", "config.json", {"pretrained_cfg": {"mean": "x", "std": [1], "crop_pct": "y", "input_size": 3}}, set()),
         ("uni", "config.json", {"pretrained_cfg": [], "model_args": 7}, set()),

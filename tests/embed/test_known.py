@@ -1,5 +1,6 @@
 """Known encoders: the vector of each is the one that its card describes, and its facts are those of others."""
 
+import json
 import re
 import shutil
 from pathlib import Path
