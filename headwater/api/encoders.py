@@ -6,15 +6,14 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from headwater._checks import one_of
 from headwater._shown import Shown
 from headwater._words import aligned, any_of
-from headwater.embed.known import KNOWN, Known, known_encoder
-from headwater.errors import EncoderError
+from headwater.embed.known import KNOWN, Known, known_encoder, require_licence
+from headwater.embed.known.entry import Licence
 
-Licence = Literal["any", "commercial"]
 WIDTH = 80
 HEADER = ("name", "values", "pixels", "µm/px", "text", "commercial", "gated")
 USE = {True: "yes", False: "no", None: "terms"}
@@ -85,12 +84,7 @@ def encoders(name: str | None = None, *, licence: Licence = "any") -> Encoders:
     if name is None:
         return Encoders(tuple(entry for entry in KNOWN.values() if licence == "any" or entry.commercial))
     entry = known_encoder(name)
-    if licence == "commercial" and not entry.commercial:
-        why = "does not allow" if entry.commercial is False else "does not clearly allow"
-        raise EncoderError(
-            f"{name}: its licence ({entry.licence}) {why} commercial use. Choose another, from headwater encoders "
-            f"--licence commercial, or ask its owner: {entry.source}."
-        )
+    require_licence(name, licence)
     return Encoders((entry,), full=True)
 
 
@@ -102,6 +96,8 @@ def described(entry: Known) -> list[str]:
     for name, value in facts:
         wrapped = textwrap.wrap(value, WIDTH - widest - 4, break_long_words=False, break_on_hyphens=False)
         out += [f"  {(name if i == 0 else '').ljust(widest)}  {line}" for i, line in enumerate(wrapped)]
+    if entry.spec is not None:
+        out += ["", "the same in the long form:", "", f"  {entry.command}"]
     if entry.snippet is not None:
         file = re.sub(r"[-.]", "_", entry.name) + "_encoder.py"  # not the name of the package that it imports
         kind = entry.snippet.partition("\nclass ")[2].partition(":")[0]
@@ -138,8 +134,6 @@ def _facts(entry: Known) -> Iterator[tuple[str, str]]:
     yield "trap", entry.trap
     for one in entry.differences:
         yield one.setting, f"elsewhere {one.elsewhere}; {one.why} ({one.source})"
-    if entry.spec is not None:
-        yield "equal to", entry.command
 
 
 def as_json(entry: Known) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from headwater.commands import options as o
-from headwater.commands.options import option
 from headwater.commands.output import show
 
 
@@ -13,9 +12,7 @@ def encoders(
     name: Annotated[
         str | None, o.typer.Argument(metavar="[NAME]", help="Say everything about this encoder, such as uni2-h.")
     ] = None,
-    licence: Annotated[
-        Literal["any", "commercial"], option(panel=o.ENCODER, help="Only encoders that allow commercial use.")
-    ] = "any",
+    licence: o.Licence = "any",
     json: o.Json = False,
 ) -> None:
     """List known encoders: licence, size, scale, traps.

@@ -182,6 +182,10 @@ ImageSize = Annotated[
     str | None,
     option(panel=ENCODER, metavar="N|HxW", help="Resize images to this size, instead of the encoder's own."),
 ]
+Licence = Annotated[
+    Literal["any", "commercial"],
+    option(panel=ENCODER, help="commercial: only encoders that are known to allow commercial use."),
+]
 Trust = Annotated[
     bool,
     option("--trust-remote-code", panel=ENCODER, help="Run code that a model, run or store brings, with your rights."),

@@ -15,6 +15,7 @@ from headwater._devices import Device, Precision
 from headwater._extras import need
 from headwater.embed.feed import FeedName
 from headwater.embed.known import KNOWN, known_of
+from headwater.embed.known.entry import Licence
 from headwater.embed.model_spec import ModelSpec
 from headwater.embed.run import Shard
 from headwater.errors import InputError
@@ -57,6 +58,8 @@ class EncoderChoice:
         Steps applied to an image before the encoder's preprocessing; see `headwater.sources.steps.parse_steps`.
     trust_remote_code
         Allow code that comes with a model, or that a run or store names, to run with all your rights.
+    licence
+        ``commercial`` refuses an encoder whose licence is not known to allow commercial use; ``any`` refuses none.
     """
 
     spec: str
@@ -69,15 +72,16 @@ class EncoderChoice:
     image_size: str | int | Sequence[int] | None = None
     steps: Sequence[str] = ()
     trust_remote_code: bool = False
+    licence: Licence = "any"
 
     def __post_init__(self) -> None:
         for name in ("tokens", "layer"):
             if isinstance(value := getattr(self, name), Integral):  # a number may be given as one
                 object.__setattr__(self, name, str(value))
-        known = KNOWN.get(self.spec)
+        known = KNOWN.get(str(self.spec))
         if known is not None and known.spec is not None:
             object.__setattr__(self, "spec", str(known.spec))
-        elif "?" in self.spec:
+        elif "?" in str(self.spec):
             object.__setattr__(self, "spec", str(ModelSpec.parse(self.spec)))  # the same, however it was written
         if self.pooling is None and (known := known_of(self.spec)) is not None:  # the same, by name or in the long form
             object.__setattr__(self, "pooling", known.pooling)

@@ -17,7 +17,7 @@ from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.encoder import CHOICES, CLIP, WHOLE, Encoder
 from headwater.embed.fetched import folder_on_hub, weights_in
 from headwater.embed.gate import admit, admit_weights, unasked
-from headwater.embed.known import KNOWN, known_of, nearest_names
+from headwater.embed.known import KNOWN, known_of, nearest_names, require_licence
 from headwater.embed.model_spec import ModelSpec
 from headwater.embed.pooling import POOLINGS
 from headwater.embed.probe import require_sound
@@ -89,6 +89,7 @@ def load_encoder(
     if precision not in get_args(Precision):
         raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
     backend = _backend_of(choice)
+    require_licence(choice.spec, choice.licence)
     model = ModelSpec.parse(choice.spec)
     named = model.plain
     chosen = {option: getattr(choice, option) for option in (*CHOICES, "trust_remote_code")}

@@ -15,7 +15,9 @@ from headwater.embed import load_encoder
 from headwater.embed.compare import checksum_line, disagreements
 from headwater.embed.known import KNOWN
 from headwater.embed.model_spec import ModelSpec
+from headwater.embed.scale import warn_of_scale
 from headwater.errors import EncoderError
+from headwater.sources import read_manifest
 from tests.models.known import CARDS
 
 NAME = "lunit-s16"
@@ -105,6 +107,26 @@ def test_one_in_full(command, name):
     assert (as_json["name"], as_json["dim"], as_json["runs"]) == (name, known.dim, known.runs)
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("uni2-h", "uni2-h: its licence (CC-BY-NC-ND-4.0) does not allow commercial use."),
+        (str(KNOWN["uni2-h"].spec), "uni2-h: its licence (CC-BY-NC-ND-4.0) does not allow commercial use."),
+        ("medsiglip", "does not clearly allow commercial use."),
+        (
+            "hf:lab/other",
+            "--licence commercial: its licence is not known to headwater.",
+        ),
+    ],
+)
+def test_commercial_use_is_asked_for(refused, manifest, tmp_path, spec, said):
+    """embed and doctor with --licence commercial refuse before anything is loaded, by name or long form alike."""
+    asked = ("--encoder", spec, "--licence", "commercial")
+    assert said in refused("embed", manifest, tmp_path / "s.hw", *asked)
+    assert said in refused("doctor", *asked)
+    load_encoder("builtin:texture", licence="commercial")
+
+
 def test_from_python():
     """``hw.encoders()`` gives the entries as values."""
     assert {one.name for one in hw.encoders().entries} == set(KNOWN)
@@ -166,19 +188,33 @@ def test_a_name_and_its_long_form_are_the_same_features(lunit, manifest, tmp_pat
 
 
 def test_another_scale_is_said(lunit, manifest, tmp_path, command):
-    """A column of microns a pixel that the encoder was not made for is one line with both figures; a fit is silent."""
-    words = ("embed", manifest, tmp_path / "s.hw", "--encoder", NAME, "--weights", lunit, "--batch-size", 2)
-    plan = command(*words, "--dry-run").out
-    assert "warning" not in plan  # Lunit was trained on 0.5 and 0.25
+    """embed says in one line, with both figures, that images have another scale than the encoder was made for."""
     table = pl.read_csv(manifest)
     table.with_columns(mpp=pl.Series([0.5, 1.01] * 3)).write_csv(manifest)
+    done = command("embed", manifest, tmp_path / "s.hw", "--encoder", NAME, "--weights", lunit, "--batch-size", 2)
     line = "warning: 3 of 6 images have 1.01 microns a pixel (column 'mpp'), but lunit-s16 is meant for 0.5 or 0.25."
-    assert line in command(*words, "--dry-run").out
-    done = command(*words)
-    assert done.out.count("microns a pixel") == 1
     assert line in done.out
-    table.with_columns(mpp=pl.Series(["0.52", "-", "nan", "0", "inf", None])).write_csv(manifest)
-    assert "warning" not in command(*words, "--dry-run").out
+    assert done.out.count("microns a pixel") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "scales", "said"),
+    [
+        ("lunit-s16", "mpp", [0.5, 0.25, 0.5, 0.25, 0.46, 0.27], None),  # Lunit was trained on both
+        ("uni", "mpp", [0.5, 0.25, 0.5, 0.25, 0.5, 0.25], "3 of 6 images have 0.25 microns a pixel"),
+        ("uni", "MPP", [1, 1, 2, 2, 2, 4], "6 of 6 images have 2, 1 or 4 microns a pixel (column 'MPP')"),
+        ("uni", "microns_per_pixel", ["0.52", "-", "nan", "0", "inf", None], None),
+        ("uni", "mpp", [None] * 6, None),
+        ("uni", "width", [9] * 6, None),
+        ("medsiglip", "mpp", [9] * 6, None),  # states no scale
+    ],
+)
+def test_scales(manifest, name, column, scales, said):
+    """A scale within a tenth fits, what is no number is passed over, and an encoder without a scale fits all."""
+    table = pl.read_csv(manifest).drop("mpp").with_columns(pl.Series(column, scales))
+    table.write_csv(manifest)
+    found = warn_of_scale(read_manifest(manifest), str(KNOWN[name].spec))
+    assert found is None if said is None else said in found
 
 
 def test_similar_and_predict_by_name(lunit, manifest, tmp_path, command):

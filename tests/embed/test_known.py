@@ -340,12 +340,17 @@ PEERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def registry():
+    """The registry of another project, by its names."""
+    return pytest.importorskip("yaml").safe_load(REGISTRY.read_text())
+
+
 @pytest.mark.skipif(not REGISTRY.exists(), reason="the registry of another project is not here")
 @pytest.mark.parametrize("name", PEERS)
-def test_facts_are_those_of_another_registry(name):
+def test_facts_are_those_of_another_registry(name, registry):
     """Each field equals that of an independent registry, or the entry says why it differs, with a source."""
-    yaml = pytest.importorskip("yaml")
-    theirs, known = yaml.safe_load(REGISTRY.read_text())[PEERS[name]], KNOWN[name]
+    theirs, known = registry[PEERS[name]], KNOWN[name]
     transform = known.transform if known.spec is None else known.spec.transform or known.transform
     pairs = {
         "dim": (known.dim, theirs["embedding_dim"]),

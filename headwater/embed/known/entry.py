@@ -10,6 +10,8 @@ from headwater.embed.model_spec import ModelSpec, Transform, Value
 Subject = Literal["pathology", "mammography", "medical", "general"]
 Runs = Literal["here", "author's code", "not here"]
 Precision = Literal["fp32", "fp16", "bf16"]
+Licence = Literal["any", "commercial"]
+"""What a licence must allow."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
