@@ -18,7 +18,7 @@ from headwater.embed.model_spec import ModelSpec
 from headwater.embed.scale import warn_of_scale
 from headwater.errors import EncoderError
 from headwater.sources import read_manifest
-from tests.models.known import CARDS
+from tests.models.known import CARDS, twin
 
 NAME = "lunit-s16"
 """A known encoder that is small enough to be built as it is."""
@@ -41,14 +41,26 @@ def lunit(tmp_path_factory):
     return folder
 
 
+def write_manifest(folder, picture):
+    """Write a manifest of six tiles of six patients, half of them at 0.25 microns a pixel."""
+    images = [picture(folder / f"{i}.png", i, (224, 224)).name for i in range(6)]
+    columns = {"image": images, "mpp": [0.5, 0.25] * 3, "label": ["a", "b"] * 3}
+    pl.DataFrame({**columns, "patient": [f"p{i}" for i in range(6)]}).write_csv(folder / "tiles.csv")
+    return folder / "tiles.csv"
+
+
 @pytest.fixture
 def manifest(tmp_path, picture):
-    """A manifest of six tiles of six patients, half of them at 0.25 microns a pixel."""
-    images = [picture(tmp_path / f"{i}.png", i, (224, 224)).name for i in range(6)]
-    columns = {"image": images, "mpp": [0.5, 0.25] * 3, "label": ["a", "b"] * 3}
-    table = pl.DataFrame({**columns, "patient": [f"p{i}" for i in range(6)]})
-    table.write_csv(tmp_path / "tiles.csv")
-    return tmp_path / "tiles.csv"
+    """A manifest of its own for a test."""
+    return write_manifest(tmp_path, picture)
+
+
+@pytest.fixture(scope="module")
+def stored(lunit, tmp_path_factory, picture):
+    """A store whose features were made by name, and its manifest."""
+    folder = tmp_path_factory.mktemp("stored")
+    tiles = write_manifest(folder, picture)
+    return embed(tiles, folder / "s.hw", encoder=NAME, weights=lunit, device="cpu", batch_size=2), tiles
 
 
 # The list
@@ -171,9 +183,9 @@ def test_the_table_of_the_docs():
 # A name in embed, and what comes after it
 
 
-def test_a_name_and_its_long_form_are_the_same_features(lunit, manifest, tmp_path):
+def test_a_name_and_its_long_form_are_the_same_features(lunit, stored):
     """What is embedded by name is stored for the long form too; the name is recorded, and the spec is the long form."""
-    store = embed(manifest, tmp_path / "s.hw", encoder=NAME, weights=lunit, device="cpu", batch_size=2)
+    store, manifest = stored
     assert store.feature_names() == [f"{NAME}/image"]
     features = store.features(f"{NAME}/image")
     assert features.spec.encoder == str(KNOWN[NAME].spec)
@@ -182,7 +194,7 @@ def test_a_name_and_its_long_form_are_the_same_features(lunit, manifest, tmp_pat
     (recorded,) = features.environments().values()
     assert (recorded["encoder_name"], recorded["weights_file"]) == (NAME, str(lunit))
     long = EncoderChoice(str(KNOWN[NAME].spec), pooling="cls", weights=lunit / "model.safetensors")
-    again = embed(manifest, tmp_path / "s.hw", encoder=long, device="cpu", batch_size=2)
+    again = embed(manifest, store.location, encoder=long, device="cpu", batch_size=2)
     assert again.results[f"{NAME}/image"].embedded == 0
     assert again.results[f"{NAME}/image"].kept == 6
 
@@ -217,21 +229,38 @@ def test_scales(manifest, name, column, scales, said):
     assert found is None if said is None else said in found
 
 
-def test_similar_and_predict_by_name(lunit, manifest, tmp_path, command):
-    """Later commands find the folder of weights where the store recorded it."""
-    store, run = tmp_path / "s.hw", tmp_path / "run"
-    embed(manifest, store, encoder=NAME, weights=lunit, device="cpu", batch_size=2)
-    features = ("--features", f"{NAME}/image")
-    hits = command("similar", store, *features, "--image", manifest.parent / "3.png", "--weights", lunit, "--json")
+def test_similar_and_predict_by_name(lunit, stored, tmp_path, command):
+    """Later commands load the encoder again; predict finds its folder where the store recorded it."""
+    store, manifest = stored
+    features = (store.location, "--features", f"{NAME}/image")
+    hits = command("similar", *features, "--image", manifest.parent / "3.png", "--weights", lunit, "--json")
     assert json.loads(hits.out)[0]["image"].endswith("3.png")
     asked = ("--label", "label", "--groups", "patient", "--folds", 2, "--set", "C=1")
-    fitted = command("fit-head", store, *features, *asked, "--out", run)
+    fitted = command("fit-head", *features, *asked, "--out", tmp_path / "run")
     assert fitted.status == 0, fitted
-    told = command("predict", run, "--image", manifest.parent / "5.png", "--device", "cpu")
+    told = command("predict", tmp_path / "run", "--image", manifest.parent / "5.png", "--device", "cpu")
     assert told.status == 0, told
-    assert f"{NAME}/image" in command("info", store).out
-    assert f" {NAME}" in command("info", store).out
-    assert "architecture=" not in command("info", store).out
+    shown = command("info", store.location).out
+    assert f" {NAME}" in shown
+    assert "architecture=" not in shown
+
+
+@pytest.mark.parametrize("name", ["phikon", "virchow2"])
+def test_a_bundle_holds_the_encoder(name, manifest, tmp_path, command):
+    """A bundle with weights predicts where the folder is not: arguments, transform and pooling travel in the spec."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    spec, _ = twin(name, folder)
+    choice = EncoderChoice(spec, weights=folder, pooling=KNOWN[name].pooling)
+    store = embed(manifest, tmp_path / "s.hw", encoder=choice, name=name, text=None, device="cpu", batch_size=2)
+    asked = {"label": "label", "groups": "patient", "folds": 2, "params": {"C": 1.0}}
+    hw.fit_head(store, features=f"{name}/image", **asked, out=tmp_path / "run")
+    here = hw.predict(tmp_path / "run", image=manifest.parent / "5.png", device="cpu")
+    bundled = command("bundle", tmp_path / "run", tmp_path / "run.zip", "--with-weights")
+    assert bundled.status == 0, bundled
+    folder.rename(tmp_path / "elsewhere")
+    there = hw.predict(tmp_path / "run.zip", image=manifest.parent / "5.png", device="cpu")
+    assert there.to_dict()["cases"][0]["scores"] == pytest.approx(here.to_dict()["cases"][0]["scores"])
 
 
 # doctor
