@@ -81,7 +81,7 @@ class EncoderChoice:
         known = KNOWN.get(str(self.spec))
         if known is not None and known.spec is not None:
             object.__setattr__(self, "spec", str(known.spec))
-        elif "?" in str(self.spec):
+        elif ":" in str(self.spec).partition("?")[0]:
             object.__setattr__(self, "spec", str(ModelSpec.parse(self.spec)))  # the same, however it was written
         if self.pooling is None and (known := known_of(self.spec)) is not None:  # the same, by name or in the long form
             object.__setattr__(self, "pooling", known.pooling)

@@ -202,7 +202,7 @@ class ModelSpec:
         return said
 
     def _refusal(self, what: str) -> EncoderError:
-        return EncoderError(f"{self.plain}?…: {what}{'' if what.endswith('?') else '.'}")
+        return EncoderError(f"{self.plain}?…: {what}{'' if what.endswith(('?', '.')) else '.'}")
 
     def _value(self, key: str, word: str) -> Value:
         if key in NAMES:

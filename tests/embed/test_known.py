@@ -133,7 +133,10 @@ def test_the_long_form_says_the_same(name):
 
 def test_unknown_names():
     """A name that is not known gets the nearest ones."""
-    assert "uni2-h" in nearest_names("UNI2_h")
+    assert nearest_names("UNI2_h") == " Did you mean uni2-h or uni?"
+    assert nearest_names("") == nearest_names("zzzz") == ""
+    with pytest.raises(EncoderError, match=r"unknown encoder 'virchow2\?x=1'\."):
+        load_encoder("virchow2?x=1")
     with pytest.raises(EncoderError, match=r"unknown encoder 'virchow-2'\. Did you mean .*virchow2"):
         load_encoder("virchow-2")
     with pytest.raises(EncoderError, match=r"Did you mean dinov2-s14"):

@@ -96,8 +96,9 @@ def short_name(spec: str) -> str:
 
 def nearest_names(name: str) -> str:
     """Return `` Did you mean A or B?`` for the closest names, or an empty string."""
-    folded = name.lower().replace("_", "-")
-    close = [one for one in KNOWN if one.startswith(folded) or folded.startswith(one)] if folded else []
+    folded = name.strip().lower().replace("_", "-")
+    close = [one for one in KNOWN if one == folded]
+    close += [one for one in KNOWN if one.startswith(folded) or folded.startswith(one)] if folded else []
     close += difflib.get_close_matches(folded, KNOWN, n=3)
     names = list(dict.fromkeys(close))[:3]
     return f" Did you mean {' or '.join(names)}?" if names else ""
