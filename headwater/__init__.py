@@ -64,6 +64,7 @@ _LAZY = {
     "demo": "headwater.api",
     "doctor": "headwater.api",
     "encode": "headwater.api",
+    "encoders": "headwater.api",
     "explain": "headwater.api",
     "export_features": "headwater.api",
     "fine_tune": "headwater.api",

@@ -34,6 +34,17 @@ def aligned(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[
     return lines if width is None else [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
 
 
+def any_of(words: Sequence[str]) -> str:
+    """Return words joined by commas and ``or``.
+
+    Examples
+    --------
+    >>> any_of(["1", "0.5", "0.25"]), any_of(["1"]), any_of([])
+    ('1, 0.5 or 0.25', '1', '')
+    """
+    return " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
 def cut(value: Any, most: int) -> str:
     r"""Return a value on one line of at most ``most`` characters.
 

@@ -21,6 +21,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 ADVICE = re.compile(r"\b(?:raise|lower|pass|set|give|use|increase|reduce) ([a-z]+_[a-z_]+)\b")
 OTHERS = {
+    "--revision": "of hf download, the hub's own command",
+    "--local-dir": "of hf download",
     "--fold-by-fold": "of a script of benchmarks/, in the docstring that cites its figures",
 }
 

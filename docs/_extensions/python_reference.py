@@ -15,13 +15,13 @@ from sphinx.util.docutils import SphinxDirective
 FAMILIES = {
     "Fill and read a store": [
         *("embed", "encode", "import_features", "export_features", "open_store", "info", "verify", "repair", "gc"),
-        *("index", "torch_dataset"),
+        *("index", "torch_dataset", "manifest", "samples"),
     ],
     "Fit and test": ["fit_head", "fit_separately", "sweep", "zero_shot", "fine_tune", "contrast"],
     "Judge": ["evaluate", "compare", "table", "cohort", "plot", "plot_systems", "report", "explain", "open_run"],
     "New cases": ["predict", "bundle", "verify_bundle"],
     "Search and look": ["similar", "retrieval_report", "audit", "serve"],
-    "Try it": ["demo", "doctor"],
+    "Try it": ["demo", "doctor", "encoders"],
     "Options as values": [
         *("EncoderChoice", "ManifestColumns", "Storage", "Execution", "Protocol", "Selection", "Training"),
         *("LoraSettings", "CaseFilter", "NearDuplicates", "Event"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from headwater.api.doctor import DoctorReport, doctor
     from headwater.api.embed import Embedded, embed
     from headwater.api.encode import encode
+    from headwater.api.encoders import Encoders, encoders
     from headwater.api.evaluate import evaluate
     from headwater.api.explain import Explained, explain
     from headwater.api.export import Exported, export_features
@@ -57,6 +58,7 @@ __all__ = [
     "Dropped",
     "Duplicates",
     "Embedded",
+    "Encoders",
     "Encoding",
     "Explained",
     "Exported",
@@ -82,6 +84,7 @@ __all__ = [
     "doctor",
     "embed",
     "encode",
+    "encoders",
     "evaluate",
     "explain",
     "export_features",
@@ -123,6 +126,7 @@ _PLACES = {
     **dict.fromkeys(("DoctorReport", "doctor"), "headwater.api.doctor"),
     **dict.fromkeys(("Embedded", "embed"), "headwater.api.embed"),
     "encode": "headwater.api.encode",
+    **dict.fromkeys(("Encoders", "encoders"), "headwater.api.encoders"),
     "evaluate": "headwater.api.evaluate",
     **dict.fromkeys(("Explained", "explain"), "headwater.api.explain"),
     **dict.fromkeys(("Exported", "export_features"), "headwater.api.export"),

@@ -18,6 +18,9 @@ from headwater._shown import Shown
 from headwater._words import size
 from headwater.embed import Encoder, Source, load_encoder, no_network, source_of
 from headwater.embed.choice import EncoderChoice, encoder_choice
+from headwater.embed.compare import findings_of
+from headwater.embed.known import known_of, short_name
+from headwater.embed.model_spec import ModelSpec, shown
 from headwater.embed.speed import Measured, measure
 from headwater.errors import EncoderError
 from headwater.retrieve.library import CPU, GPU, FaissLibrary, faiss_library
@@ -89,6 +92,10 @@ class Examined:
         Speed and memory for each modality.
     tried
         Whether it was tested on synthetic items first; encoders without weights are not.
+    spec
+        Its spec in the long form, if it has one: what the name of a known encoder stands for.
+    findings
+        What the files of such a model say against its spec, and whether the weights are the published ones.
     """
 
     name: str
@@ -98,6 +105,8 @@ class Examined:
     features: dict[Modality, FeatureSpec]
     measured: dict[Modality, Measured]
     tried: bool = False
+    spec: str | None = None
+    findings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return it in a few lines."""
@@ -108,6 +117,7 @@ class Examined:
             parts.append(f"{self.n_parameters:,} parameters")
         parts += [str(self.environment[key]) for key in ("device", "precision") if key in self.environment]
         out = [f"{self.name}: {', '.join(parts)}"]
+        out += [] if self.spec is None else self._stands_for(self.spec)
         out += [TRIED] if self.tried else []
         for modality, spec in self.features.items():
             tokens = ""
@@ -126,6 +136,20 @@ class Examined:
                 f"  {size(each)} per item in {spec.dtype}: {rate} per second, {size(100_000 * each)} for 100,000 items"
             )
         return out
+
+    def _stands_for(self, spec: str) -> list[str]:
+        """Return what a long form holds, what its files say against it, and the traps that are known."""
+        model, known = ModelSpec.parse(spec), known_of(spec)
+        pooling = next((f.pooling for f in self.features.values() if f.modality == "image"), "own")
+        out = [f"stands for {model.plain}, pooling {pooling}"]
+        if model.arguments:
+            out.append(f"built with {', '.join(f'{key}={shown(v)}' for key, v in sorted(model.arguments.items()))}")
+        out += [] if model.transform is None else [f"images: {model.transform}"]
+        if known is not None:
+            use = {True: "", False: ", no commercial use", None: ", read its terms before commercial use"}
+            out.append(f"licence: {known.licence}{use[known.commercial]}")
+            out += [f"note: {known.trap}"] if known.trap else []
+        return [f"  {line}" for line in (*out, *self.findings)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -202,7 +226,21 @@ def doctor(
     measured = {modality: measure(model, modality, batch_size) for modality in sorted(model.modalities)}
     features = {modality: model.spec(modality, "float16") for modality in measured}
     tried = model.probed is not None
-    found = Examined(choice.spec, source, model.n_parameters(), model.environment(), features, measured, tried)
+    plain = ModelSpec.parse(choice.spec)
+    long = bool(plain.arguments) or plain.transform is not None or known_of(choice.spec) is not None
+    with no_network(offline):
+        findings = tuple(findings_of(choice)) if long else ()
+    found = Examined(
+        short_name(choice.spec),
+        source,
+        model.n_parameters(),
+        model.environment(),
+        features,
+        measured,
+        tried,
+        choice.spec if long else None,
+        findings,
+    )
     return DoctorReport(_environment(), found)
 
 
@@ -268,6 +306,8 @@ def _prepared_by(spec: FeatureSpec) -> str:
     if "tokenizer" in settings and spec.modality == "text":
         length = settings.get("max_length", settings.get("context_length"))
         return f"tokenizer {settings['tokenizer']}, at most {length} tokens"
+    if spec.encoder and ModelSpec.parse(spec.encoder).transform is not None:
+        return "preprocessed as its spec says"
     inner = settings.get("image_processor", settings)
     known = inner.get("image_processor_type") if isinstance(inner, dict) else None
     return f"preprocessed by {known}" if known else "preprocessed by its own transform"

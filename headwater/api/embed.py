@@ -42,6 +42,8 @@ class Embedded(Store):
         Columns that were named but that the encoder does not read, by modality.
     alike
         A warning for each feature set whose vectors are nearly all the same.
+    warnings
+        What may spoil the features of this manifest, such as images of another scale.
     changes
         How this manifest differs from the previous one, which it replaces; None if there was none.
     """
@@ -54,6 +56,7 @@ class Embedded(Store):
         self.n_failed_before: dict[str, int] = {}
         self.not_encoded: dict[Modality, str] = {}
         self.alike: dict[str, str] = {}
+        self.warnings: list[str] = []
         self.changes: Changes | None = None
 
     @property
@@ -84,7 +87,12 @@ class Embedded(Store):
         }
         changes = None if self.changes is None else asdict(self.changes)
         counts = {"n_samples": self.n_samples, "changes": changes}
-        return {"store": self.location, **counts, "features": features, "warnings": list(self.alike.values())}
+        return {
+            "store": self.location,
+            **counts,
+            "features": features,
+            "warnings": [*self.warnings, *self.alike.values()],
+        }
 
     def lines(self) -> list[str]:
         """Return in a few lines what was done and what was skipped, and the store's location."""
@@ -105,7 +113,7 @@ class Embedded(Store):
                 out.append(f"  {counted(result.cut, 'text')} truncated to the length that the encoder reads")
             if before:
                 out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed retries them")
-        out += [f"warning: {line}" for line in self.alike.values()]
+        out += [f"warning: {line}" for line in (*self.warnings, *self.alike.values())]
         out += [
             f"column {column!r} was not encoded: its {m}s need another encoder or pooling"
             for m, column in self.not_encoded.items()
@@ -210,6 +218,7 @@ def fill_as_planned(
             progress(features.line(plan.part))
     target = Embedded(create_store(store).path, plan.table.n_samples)
     target.not_encoded = dict(plan.not_encoded)
+    target.warnings = list(plan.warnings)
     with target.changing():
         planned = plan_samples(target, plan.table, plan.items)  # again: another process may have written since
         target.write_samples(planned.samples, planned.roles, planned.unreadable, planned.about)

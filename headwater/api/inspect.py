@@ -12,6 +12,7 @@ import polars as pl
 
 from headwater._shown import Shown
 from headwater._words import aligned, counted, size
+from headwater.embed.known import short_name
 from headwater.errors import StoreError
 from headwater.retrieve import check_index
 from headwater.store import FAILED, STORED, TO_DO, Features, Store, fetch_file, index_files, open_store, sample_keys
@@ -74,7 +75,7 @@ class StoreInfo(Shown):
         shape = f"{features['stored']:,} x {features['dim']} {features['dtype']}{tokens}"
         failed = [f"{counted(len(self.failed[name]), 'sample')} failed"] if name in self.failed else []
         to_do = [f"{counted(features['to_do'], 'item')} to do"] if features["to_do"] else []
-        return [name, shape, size(features["bytes"]), features["encoder"], ", ".join(failed + to_do)]
+        return [name, shape, size(features["bytes"]), short_name(features["encoder"]), ", ".join(failed + to_do)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -153,10 +153,11 @@ Halving = Annotated[
 # Encoder
 
 Encoder = Annotated[
-    str, option(panel=ENCODER, metavar="SPEC", help="Encoder, such as timm:resnet34.a1_in1k or builtin:texture.")
+    str,
+    option(panel=ENCODER, metavar="SPEC", help="A name (headwater encoders), or timm:MODEL, hf:ORG/NAME, …."),
 ]
 Weights = Annotated[
-    Path | None, option(panel=ENCODER, metavar="FILE", help="Local weights to use instead: safetensors or torch.")
+    Path | None, option(panel=ENCODER, metavar="FILE|DIR", help="Local weights to use instead, or a model's folder.")
 ]
 Adapter = Annotated[
     Path | None,
@@ -182,6 +183,10 @@ Prompt = Annotated[
 ImageSize = Annotated[
     str | None,
     option(panel=ENCODER, metavar="N|HxW", help="Resize images to this size, instead of the encoder's own."),
+]
+Licence = Annotated[
+    Literal["any", "commercial"],
+    option(panel=ENCODER, help="commercial: only encoders that are known to allow commercial use."),
 ]
 Trust = Annotated[
     bool,

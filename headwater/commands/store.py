@@ -47,6 +47,7 @@ def embed(
     image_size: o.ImageSize = None,
     step: o.Steps = None,
     trust_remote_code: o.Trust = False,
+    licence: o.Licence = "any",
     name: Annotated[
         str | None, option(panel=STORAGE, metavar="NAME", help="Name of the features. Default: from the encoder.")
     ] = None,
@@ -131,6 +132,7 @@ def doctor(
     prompt: o.Prompt = None,
     image_size: o.ImageSize = None,
     trust_remote_code: o.Trust = False,
+    licence: o.Licence = "any",
     precision: o.Precision = "auto",
     device: o.Device = "auto",
     batch_size: o.BatchSize = 32,
@@ -162,6 +164,7 @@ def doctor(
         prompt=prompt,
         image_size=image_size,
         trust_remote_code=trust_remote_code,
+        licence=licence,
     )
     show(found.lines(), found.to_dict(), json)
 

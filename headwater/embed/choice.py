@@ -14,6 +14,9 @@ from headwater._checks import one_of, require_whole, whole_in
 from headwater._devices import Device, Precision
 from headwater._extras import need
 from headwater.embed.feed import FeedName
+from headwater.embed.known import KNOWN, known_of
+from headwater.embed.known.entry import Licence
+from headwater.embed.model_spec import ModelSpec
 from headwater.embed.run import Shard
 from headwater.errors import InputError
 
@@ -31,9 +34,11 @@ class EncoderChoice:
         ``timm:MODEL``, ``torchvision:MODEL``, ``open_clip:MODEL/WEIGHTS``, ``open_clip:hf-hub:ORG/NAME``,
         ``hf:ORG/NAME``, ``hf:DIRECTORY``, ``python:FILE.py:CLASS``, ``python:NAME`` of an installed package,
         ``builtin:clip``, ``builtin:texture``, ``builtin:ngram``, ``stub:DIM``; or ``joined:RUN``, two encoders joined
-        by contrastive training.
+        by contrastive training. The name of a known encoder, such as ``uni2-h``, is replaced by the spec that it stands
+        for, and its pooling is taken unless another is given.
     weights
-        A local state dict (safetensors or a torch file) to load instead of the named weights.
+        A local state dict (safetensors or a torch file) to load instead of the named weights; or a folder with the
+        files of a model on the hub.
     adapter
         A run of `fine_tune`, or a folder saved by peft; the trained adapter is applied to the weights.
     tokens
@@ -53,6 +58,8 @@ class EncoderChoice:
         Steps applied to an image before the encoder's preprocessing; see `headwater.sources.steps.parse_steps`.
     trust_remote_code
         Allow code that comes with a model, or that a run or store names, to run with all your rights.
+    licence
+        ``commercial`` refuses an encoder whose licence is not known to allow commercial use; ``any`` refuses none.
     """
 
     spec: str
@@ -65,11 +72,19 @@ class EncoderChoice:
     image_size: str | int | Sequence[int] | None = None
     steps: Sequence[str] = ()
     trust_remote_code: bool = False
+    licence: Licence = "any"
 
     def __post_init__(self) -> None:
         for name in ("tokens", "layer"):
             if isinstance(value := getattr(self, name), Integral):  # a number may be given as one
                 object.__setattr__(self, name, str(value))
+        known = KNOWN.get(str(self.spec))
+        if known is not None and known.spec is not None:
+            object.__setattr__(self, "spec", str(known.spec))
+        elif ":" in str(self.spec).partition("?")[0]:
+            object.__setattr__(self, "spec", str(ModelSpec.parse(self.spec)))  # the same, however it was written
+        if self.pooling is None and (known := known_of(self.spec)) is not None:  # the same, by name or in the long form
+            object.__setattr__(self, "pooling", known.pooling)
         if isinstance(size := self.image_size, np.ndarray | np.integer):
             found = size.tolist()
             object.__setattr__(self, "image_size", tuple(found) if isinstance(found, list) else found)

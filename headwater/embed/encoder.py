@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from PIL import Image
 
 from headwater._schema import Size, Word
 from headwater.embed.contents import Content
+from headwater.embed.known import known_of
 from headwater.errors import ImageError
 from headwater.sources.images import LONGEST, is_strip
 from headwater.sources.steps import Steps
@@ -99,6 +101,8 @@ class Encoder(ABC, Generic[Prepared]):
     """Result of the test, now or earlier."""
     longest: int | None = None
     """Tokens of the longest text in the test, at most what the encoder reads; None if it truncates no text."""
+    recorded: Mapping[str, str] = MappingProxyType({})
+    """What is recorded with the features besides the environment: the name of a known encoder, and a named folder."""
 
     @property
     def sees_images(self) -> bool:
@@ -199,7 +203,10 @@ def default_name(encoder: str) -> str:
     >>> default_name("timm:resnet34.a1_in1k"), default_name("open_clip:ViT-B-32/laion2b_s34b_b79k")
     ('resnet34.a1_in1k', 'ViT-B-32-laion2b_s34b_b79k')
     """
+    if (known := known_of(encoder)) is not None:
+        return known.name
     backend, _, model = encoder.partition(":")
+    model = model if backend == "python" else re.sub(r"(@[^/]*)?(\?.*)?$", "", model)
     model = model.rpartition(":")[2] if backend == "python" else model
     model = Path(model).name if model.startswith((".", "/", "~", "local-dir:")) else model
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in model).strip("-._")

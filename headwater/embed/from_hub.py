@@ -20,9 +20,11 @@ from PIL import Image
 from headwater._devices import Precision
 from headwater._extras import need
 from headwater.embed._naflex import PATCHES, padded_patches, patches_of, pooled_tokens, see_patches, takes_patches
+from headwater.embed._preprocess import ImagePipeline, ImagePreparer
 from headwater.embed._torch import Frozen, fitting, quiet_libraries
 from headwater.embed.contents import Content
-from headwater.embed.encoder import Encoded
+from headwater.embed.encoder import Encoded, Preparer
+from headwater.embed.model_spec import Transform
 from headwater.embed.pooling import (
     OF_CELLS,
     OF_CLASS,
@@ -72,6 +74,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
         The pooling that the folder of a sentence-transformers model declares.
     image_size
         Height and width, instead of those that the model was trained for; position embeddings are interpolated.
+    transform
+        How images are prepared, instead of the model's own processor, which is then not read.
     """
 
     library = "transformers"
@@ -86,16 +90,21 @@ class HubEncoder(Tunable[NDArray[Any]]):
         pooling: str | None = None,
         sentence: Sentence | None = None,
         image_size: tuple[int, int] | None = None,
+        transform: Transform | None = None,
         device: str = "auto",
         precision: Precision = "auto",
         trust_remote_code: bool = False,
     ) -> None:
         need("transformers", "encoders")
         self.name, self.tokens = f"hf:{name}", tokens
+        self._transform = None if transform is None else transform.at(image_size)
         self._pooling = parse_pooling(pooling, self.name)
         name = model_place(name, sentence)
         with quiet_libraries():
-            model, self._processor, self._tokenizer = _build(name, self.name, weights, trust_remote_code)
+            model, self._processor, self._tokenizer = _build(
+                name, self.name, weights, trust_remote_code, self._transform
+            )
+        self._pipeline = None if self._transform is None else ImagePipeline(self._transform.steps())
         self._dual = self._processor is not None and self._tokenizer is not None
         vision, text = (getattr(model.config, f"{part}_config", model.config) for part in ("vision", "text"))
         self._has_class_token = getattr(getattr(model, "embeddings", None), "cls_token", None) is not None
@@ -178,7 +187,9 @@ class HubEncoder(Tunable[NDArray[Any]]):
         """Return the spec of these features."""
         shape = self._token_shapes[modality]
         if modality == "image":
-            preprocessing = self.with_steps(plain_settings(self._processor.to_dict()))
+            preprocessing = self.with_steps(
+                plain_settings(self._processor.to_dict()) if self._transform is None else self._transform.settings()
+            )
             pooling = self._pooling or ("projection" if self._dual else "default")
         else:
             preprocessing = {
@@ -222,6 +233,11 @@ class HubEncoder(Tunable[NDArray[Any]]):
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Turn an image into pixels."""
         return self._pixels(image)
+
+    def preparer(self, modality: Modality) -> Preparer | None:
+        """Return the pipeline of images, with the steps before it; None for a processor of transformers."""
+        given = self._pipeline if modality == "image" else None
+        return None if given is None else ImagePreparer(given, self.steps)
 
     def prepare_text(self, text: str) -> NDArray[Any]:
         """Turn a text into token ids."""
@@ -295,6 +311,8 @@ class HubEncoder(Tunable[NDArray[Any]]):
         sees = model.get_image_features if self._dual else model.forward
         if "interpolate_pos_encoding" in inspect.signature(sees).parameters:
             self._interpolates = {"interpolate_pos_encoding": True}
+        if self._transform is not None:
+            return self._processor
         height, width = size
         old, crop = (dict(getattr(self._processor, part, None) or {}) for part in ("size", "crop_size"))
         if height != width and hasattr(self._processor, "crop_pct"):
@@ -311,13 +329,20 @@ class HubEncoder(Tunable[NDArray[Any]]):
         auto = need("transformers", "encoders").AutoImageProcessor
         return auto.from_pretrained(name, trust_remote_code=trust_remote_code, **changed)
 
-    def _pixels(self, image: Any) -> NDArray[np.float32]:
-        """Return preprocessed pixels, float32 of shape ``(3, height, width)``, or a grid of patches."""
+    def _pixels(self, image: Any) -> NDArray[Any]:
+        """Return preprocessed pixels, float32 of shape ``(3, height, width)``, or a grid of patches.
+
+        A given transform leaves the last steps to `_batch`: uint8 of shape ``(height, width, 3)``.
+        """
+        if self._pipeline is not None:
+            return self._pipeline.prepare(image)
         made = self._processor(images=image, return_tensors="np")
         values: NDArray[np.float32] = patches_of(made) if self._naflex else np.asarray(made["pixel_values"][0])
         return values
 
     def _batch(self, batch: Sequence[NDArray[Any]]) -> Tensor:
+        if self._pipeline is not None:
+            return self._pipeline.batch(batch, self._frozen)
         torch = need("torch", "encoders")
         x: Tensor = torch.from_numpy(np.stack(batch)).to(self._frozen.device, self._frozen.dtype)
         return x.contiguous(memory_format=torch.channels_last)
@@ -460,8 +485,13 @@ def builtin_clip(
     return encoder
 
 
-def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: bool) -> tuple[Any, Any, Any]:
-    """Build a transformers model, its image processor and its tokenizer; None for one that it does not need."""
+def _build(
+    name: str, spec: str, weights: str | Path | None, trust_remote_code: bool, transform: Transform | None
+) -> tuple[Any, Any, Any]:
+    """Build a transformers model, its image processor and its tokenizer; None for one that it does not need.
+
+    A given transform takes the place of the processor.
+    """
     transformers = need("transformers", "encoders")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     state = None if weights is None else load_state(weights)
@@ -479,7 +509,11 @@ def _build(name: str, spec: str, weights: str | Path | None, trust_remote_code: 
     )
     dual = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
     sees = dual or model.main_input_name == "pixel_values"
-    processor = transformers.AutoImageProcessor.from_pretrained(name, **options) if sees else None
+    processor: Any = transform if sees else None
+    if sees and transform is None:
+        processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
+    if transform is not None and not sees:
+        raise EncoderError(f"{spec} reads no images, so that its spec cannot say how they are resized.")
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options) if dual or not sees else None
     missing = sorted(n for n in report["missing_keys"] if not n.startswith("pooler."))
     shapes = sorted(f"{n} {tuple(own)} instead of {tuple(ours)}" for n, own, ours in report["mismatched_keys"])

@@ -24,6 +24,7 @@ from headwater.embed._torch import Frozen, fitting, quiet_libraries
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Preparer
 from headwater.embed.gate import file_on_hub, needs_code
+from headwater.embed.model_spec import Transform
 from headwater.embed.pooling import (
     OF_CELLS,
     OF_CLASS,
@@ -67,6 +68,8 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         that lacks the needed token is not encoded: ``last`` is for texts, ``cls`` needs a class token.
     image_size
         Height and width, instead of those that the model was trained for; position embeddings are interpolated.
+    transform
+        How images are prepared, instead of the model's own transform.
 
     References
     ----------
@@ -84,6 +87,7 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         tokens: str = "none",
         pooling: str | None = None,
         image_size: tuple[int, int] | None = None,
+        transform: Transform | None = None,
         device: str = "auto",
         precision: Precision = "auto",
         trust_remote_code: bool = False,
@@ -99,9 +103,14 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
             if image_size is not None:
                 need("open_clip.factory", "encoders").resize_pos_embed(state, model)
             fit_weights(model, state, f"--weights {weights}", optional=("text.transformer.embeddings.",))
-        self._config = {k: list(v) if isinstance(v, tuple) else v for k, v in model.visual.preprocess_cfg.items()}
-        transforms = need("open_clip.transform", "encoders")
-        self._pipeline = ImagePipeline(transforms.image_transform_v2(transforms.PreprocessCfg(**self._config), False))
+        if transform is None:
+            self._config = {k: list(v) if isinstance(v, tuple) else v for k, v in model.visual.preprocess_cfg.items()}
+            transforms = need("open_clip.transform", "encoders")
+            made = transforms.image_transform_v2(transforms.PreprocessCfg(**self._config), False)
+        else:
+            self._config = transform.at(image_size).settings()
+            made = transform.at(image_size).steps()
+        self._pipeline = ImagePipeline(made)
         self.longest = int(self._tokenize.context_length)
         self._pooling = parse_pooling(pooling, self.name)
         self.modalities = self._poolable(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._stages import chosen_stages, see_stages
 from headwater.embed._torch import Frozen, fitting, quiet_libraries
+from headwater.embed.fetched import weights_in, weights_on_hub
 from headwater.embed.images_only import ImagesOnly
+from headwater.embed.model_spec import ModelSpec, Transform, Value
 from headwater.embed.pooling import (
     OF_CELLS,
     OF_CLASS,
@@ -53,6 +56,10 @@ class TimmEncoder(ImagesOnly):
         and register tokens do not enter a mean or a maximum.
     image_size
         Height and width, instead of those that the model was trained for.
+    arguments
+        What the model is built with, instead of a configuration on the hub; see `headwater.embed.model_spec`.
+    transform
+        How images are prepared, instead of the model's own evaluation transform.
 
     References
     ----------
@@ -71,29 +78,43 @@ class TimmEncoder(ImagesOnly):
         layer: str | None = None,
         pooling: str | None = None,
         image_size: tuple[int, int] | None = None,
+        arguments: Mapping[str, Value] | None = None,
+        transform: Transform | None = None,
         device: str = "auto",
         precision: Precision = "auto",
     ) -> None:
         timm = need("timm", "encoders")
         self.name, self.tokens = f"timm:{name}", tokens
+        described = ModelSpec("timm", name, arguments or {}, transform)
+        file = weights_on_hub(described) if arguments and weights is None else weights
         with quiet_libraries():
-            model = _build(timm, name, self.name, pretrained=weights is None)
-        if weights is not None:
+            model = _build(timm, described, pretrained=file is None)
+        if file is not None:
+            source = self.name if weights is None else f"--weights {weights}"
             classifier = model.pretrained_cfg.get("classifier") or ()
             heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-            fit_weights(model, load_state(weights), f"--weights {weights}", optional=[f"{head}." for head in heads])
+            aside = [f"{head}." for head in heads] + ["mask_token"] * bool(arguments)
+            fit_weights(model, load_state(weights_in(file)), source, optional=aside)
         self.image_size = image_size
-        if image_size is not None:
-            _resize(model, image_size, self.name)
+        if transform is not None:
+            transform = transform.at(image_size)
+        seen = image_size if transform is None else transform.size
+        if seen is not None:
+            _resize(model, seen, self.name)
         self._stages = {} if layer is None else chosen_stages(layer, model, self.name)
         if len(self._stages) > 1 and tokens != "none":
             raise EncoderError(
                 f"{self.name}: --layer {layer} names {len(self._stages)} stages, but --tokens needs a single one."
             )
-        self._config = timm.data.resolve_model_data_config(model)
-        if image_size is not None:
-            self._config["input_size"] = (3, *image_size)
-        self._pipeline = ImagePipeline(timm.data.create_transform(**self._config, is_training=False))
+        if transform is None:
+            self._config = timm.data.resolve_model_data_config(model)
+            if image_size is not None:
+                self._config["input_size"] = (3, *image_size)
+            self._pipeline = ImagePipeline(timm.data.create_transform(**self._config, is_training=False))
+        else:
+            self._config = transform.settings()
+            self._pipeline = ImagePipeline(transform.steps())
+        self._sees: tuple[int, int] = self._config["input_size"][1:] if transform is None else transform.size
         self._channels_last_map = not self._stages and getattr(model, "output_fmt", "NCHW") == "NHWC"
         self._prefix = int(getattr(model, "num_prefix_tokens", 0))
         patches = getattr(model, "patch_embed", None)
@@ -104,7 +125,7 @@ class TimmEncoder(ImagesOnly):
         )
         self._frozen = Frozen(model, device, precision, weights, adapter, self.name)
         self.threads_own_cores = self._frozen.device == "cpu"
-        _, height, width = self._config["input_size"]
+        height, width = self._sees
         with fitting(self.name, image_size):
             probe = self.encode("image", [self._pipeline.prepare(Image.new("RGB", (width, height)))])
         self._dim = probe.pooled.shape[1]
@@ -149,7 +170,7 @@ class TimmEncoder(ImagesOnly):
         """Return tokens of shape ``(n, n_tokens, dim)`` from a feature map or a sequence."""
         cells = self._cells(features)
         if features.ndim == 3:
-            _, rows, columns = self._config["input_size"]
+            rows, columns = self._sees
             height, width = grid_of_sequence(cells.shape[1], self._grid, of_square=rows == columns)
         else:
             height, width = features.shape[1:3] if self._channels_last_map else features.shape[2:4]
@@ -176,17 +197,22 @@ def has_class_token(model: Any) -> bool:
     return has and int(getattr(model, "num_prefix_tokens", 0)) > 0
 
 
-def _build(timm: Any, name: str, spec: str, *, pretrained: bool) -> Any:
+def _build(timm: Any, described: ModelSpec, *, pretrained: bool) -> Any:
     """Build a timm model without its classifier."""
+    spec = described.plain
+    name = str(described.arguments.get("architecture", described.name))
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **described.built_with())
     except RuntimeError as error:
         if not str(error).startswith(("Unknown model", "Invalid pretrained tag")):
             raise EncoderError(f"{spec}: cannot be built ({first_line(error)}).") from error
         close = difflib.get_close_matches(name, [*timm.list_models(), *timm.list_pretrained()], n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else ""
-        raise EncoderError(f"{spec}: timm has no such model.{hint}") from error
+        what = "such model" if name == described.name else f"model {name}"
+        raise EncoderError(f"{spec}: timm has no {what}.{hint}") from error
     except Exception as error:  # the library raises many kinds for what it cannot use
+        if described.arguments:
+            raise EncoderError(f"{spec}: {name} cannot be built so ({first_line(error)}).") from error
         what = "cannot be read" if name.startswith("local-dir:") else "cannot be fetched from the hub"
         raise EncoderError(f"{spec}: {what} ({first_line(error)}). Without a network, pass --weights FILE.") from error
 

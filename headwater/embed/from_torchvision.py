@@ -14,6 +14,7 @@ from headwater._devices import Precision
 from headwater._extras import need
 from headwater.embed._preprocess import ImagePipeline
 from headwater.embed._torch import Frozen, quiet_libraries
+from headwater.embed.fetched import weights_in
 from headwater.embed.images_only import ImagesOnly
 from headwater.embed.pooling import OF_CELLS, OF_CLASS, parse_pooling, pool_cells, require_pooling
 from headwater.embed.tunable import TorchFeatures
@@ -78,7 +79,7 @@ class TorchvisionEncoder(ImagesOnly):
             model = _as_trained(architecture)
             head = without_classifier(model, self.name)
             aside = [f"{part}." for part in (head, *ASIDE)]
-            fit_weights(model, _renamed(load_state(weights)), f"--weights {weights}", optional=aside)
+            fit_weights(model, _renamed(load_state(weights_in(weights))), f"--weights {weights}", optional=aside)
         self._pooling = parse_pooling(pooling, self.name)
         if self._pooling is not None:
             _pool_last(model, self._pooling, self.name)

@@ -14,6 +14,7 @@ from headwater.embed.encoder import Encoder
 from headwater.embed.from_decoder import DecoderEncoder
 from headwater.embed.from_hub import HubEncoder
 from headwater.embed.gate import admit, needs_code, unasked
+from headwater.embed.model_spec import ModelSpec, Transform
 from headwater.embed.sentence import declared, model_place
 from headwater.embed.weights import first_line
 from headwater.errors import EncoderError, HeadwaterError
@@ -32,6 +33,7 @@ def hub_encoder(
     pooling: str | None = None,
     prompt: str | None = None,
     image_size: tuple[int, int] | None = None,
+    transform: Transform | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     trust_remote_code: bool = False,
@@ -49,6 +51,8 @@ def hub_encoder(
     with loading(spec), quiet_libraries():
         config = need("transformers", "encoders").AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
     if is_decoder(config):
+        if transform is not None:
+            raise EncoderError(f"{spec} is a vision-language decoder, which prepares images itself. Leave ?… out.")
         if image_size is not None:
             raise EncoderError(
                 f"{spec} reads images in their own aspect ratio. Leave --image-size out, or pass --step resize=HxW."
@@ -85,6 +89,7 @@ def hub_encoder(
             pooling=pooling,
             sentence=sentence,
             image_size=image_size,
+            transform=transform,
             device=device,
             precision=precision,
             trust_remote_code=trust_remote_code,
@@ -99,12 +104,13 @@ def tokens_of_text(spec: str, text: str, *, named_by: str) -> list[str] | None:
     named_by
         The store that names the encoder. Code of the model's author is not run.
     """
-    name = spec.removeprefix("hf:")
+    model = ModelSpec.parse(spec)
+    name, revision = model.repository or (model.name, None)
     try:
-        admit(spec, named_by=named_by)
+        admit(model.plain, named_by=named_by)
         with unasked("hf", trusted=False), quiet_libraries():
             auto = need("transformers", "encoders").AutoTokenizer
-            tokenizer = auto.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+            tokenizer = auto.from_pretrained(name, revision=revision, local_files_only=True, trust_remote_code=False)
             return list(tokenizer.convert_ids_to_tokens(tokenizer(text, truncation=True)["input_ids"]))
     except (HeadwaterError, ImportError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # for example a damaged folder; the caller then shows numbers instead of words

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from headwater._checks import whole_in
 from headwater._devices import Precision, resolve_device
@@ -15,7 +15,10 @@ from headwater.embed._preprocess import jpeg_decoder
 from headwater.embed.adapter import Adapter, read_adapter
 from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.encoder import CHOICES, CLIP, WHOLE, Encoder
+from headwater.embed.fetched import folder_on_hub, weights_in
 from headwater.embed.gate import admit, admit_weights, unasked
+from headwater.embed.known import KNOWN, known_of, nearest_names, require_licence
+from headwater.embed.model_spec import ModelSpec
 from headwater.embed.pooling import POOLINGS
 from headwater.embed.probe import require_sound
 from headwater.errors import EncoderError, nearest
@@ -42,6 +45,8 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "joined": ("trust_remote_code",),
 }
 """Options of an encoder besides the model, by back end."""
+PLACED = ("timm", "open_clip", "hf")
+"""Back ends whose models are in a folder or on the hub; those after the first load a folder as a whole."""
 
 
 def load_encoder(
@@ -81,17 +86,19 @@ def load_encoder(
         test shows that its features cannot be used.
     """
     choice: EncoderChoice = with_options("load_encoder", options, encoder_choice(spec))
-    named = choice.spec
     if precision not in get_args(Precision):
         raise EncoderError(f"precision must be {', '.join(get_args(Precision))}, but is {precision!r}.")
-    backend, name = _backend_of(choice)
+    backend = _backend_of(choice)
+    require_licence(choice.spec, choice.licence)
+    model = ModelSpec.parse(choice.spec)
+    named = model.plain
     chosen = {option: getattr(choice, option) for option in (*CHOICES, "trust_remote_code")}
     chosen["image_size"] = parse_image_size(choice.image_size)
     if named_by is None:
         _refuse_options(named, backend, chosen)
-    admit(named, named_by=named_by, trusted=choice.trust_remote_code)
-    if named_by is not None and choice.weights is not None:
-        admit_weights(choice.weights, named_by)
+    if not (model.arguments or (backend in PLACED[1:] and _is_folder(choice.weights))):  # else the hub is not asked
+        admit(named, named_by=named_by, trusted=choice.trust_remote_code)
+    name, weights = _place_of(model, choice, named_by)
     module, _, attribute = (CLIP_BACKEND if named == CLIP else BACKENDS[backend]).partition(":")
     build = getattr(import_module(module), attribute)
     steps = parse_steps(choice.steps, named_by=named_by)
@@ -101,17 +108,22 @@ def load_encoder(
     if _has_weights(choice, backend):
         if backend != "python":
             resolve_device(device)  # before anything is downloaded
-        arguments = {"weights": choice.weights, "tokens": choice.tokens, "device": device, "precision": precision}
+        arguments = {"weights": weights, "tokens": choice.tokens, "device": device, "precision": precision}
     tuned = None
     if choice.adapter is not None:
-        tuned = read_adapter(choice.adapter, named)
+        tuned = read_adapter(choice.adapter, choice.spec)
         _take_over(tuned, chosen)
         steps = tuned.steps_with(steps)
     if arguments and backend != "python":
         arguments["adapter"] = tuned
     arguments |= {option: chosen[option] for option in OPTIONS.get(backend, ())}
+    arguments |= {} if model.transform is None else {"transform": model.transform}
+    arguments |= {"arguments": model.arguments} if model.arguments else {}
     with unasked(backend, choice.trust_remote_code):
         built: Encoder[Any] = build(name, **arguments)
+    if backend in PLACED:
+        built.name = choice.spec  # wherever its files are
+    built.recorded = _recorded(choice)
     own = [option for option in CHOICES if option in OPTIONS.get(backend, ())]
     built.choices = {option: str(chosen[option]) for option in own if chosen[option] is not None}
     if tuned is not None:
@@ -131,10 +143,14 @@ def load_encoder(
     return built
 
 
-def _backend_of(choice: EncoderChoice) -> tuple[str, str]:
-    """Return the back end and the model that a spec names."""
+def _backend_of(choice: EncoderChoice) -> str:
+    """Return the back end that a spec names."""
     spec, tokens = choice.spec, choice.tokens
-    backend, _, name = spec.partition(":")
+    backend, colon, name = spec.partition(":")
+    if spec in KNOWN:  # one that has no spec here
+        raise _not_here(spec)
+    if not colon and (close := nearest_names(spec)):
+        raise EncoderError(f"unknown encoder {spec!r}.{close} For all known encoders, run headwater encoders.")
     if backend not in BACKENDS:
         raise EncoderError(
             f"unknown encoder {spec!r}.{nearest(backend, BACKENDS)} "
@@ -144,7 +160,57 @@ def _backend_of(choice: EncoderChoice) -> tuple[str, str]:
         raise EncoderError(f"encoder {spec!r} names no model. Write {backend}:NAME.")
     if tokens not in ("none", "all") and not whole_in(tokens):
         raise EncoderError(f"tokens must be none, all or a number, but is {tokens!r}.")
-    return backend, name
+    return backend
+
+
+def _not_here(name: str) -> EncoderError:
+    """Return the error for a known encoder that headwater cannot load by itself."""
+    if KNOWN[name].snippet is None:
+        return EncoderError(f"{name} does not run here: {KNOWN[name].blocked}.")
+    return EncoderError(
+        f"{name} needs code of its authors. Save the file that headwater encoders {name} prints, and pass --encoder "
+        "python:FILE.py:CLASS."
+    )
+
+
+def _place_of(model: ModelSpec, choice: EncoderChoice, named_by: str | None) -> tuple[str, str | Path | None]:
+    """Return the model's name for its back end, and its file of weights, from a folder or a revision on the hub."""
+    weights = choice.weights
+    if not _is_folder(weights):
+        if weights is not None and named_by is not None:
+            admit_weights(weights, named_by)
+        revised = model.backend in PLACED[1:] and model.repository is not None and model.repository[1] is not None
+        if weights is None and revised:
+            return _in_folder(model, folder_on_hub(model)), None
+        return model.name, weights
+    if model.backend not in PLACED[1:]:
+        file = weights if model.backend == "python" else weights_in(weights)
+        if named_by is not None:
+            admit_weights(file, named_by)
+        return model.name, weights
+    if model.backend == "open_clip" and model.repository is None:
+        return model.name, weights_in(weights)
+    place = _in_folder(model, Path(weights))
+    admit(f"{model.backend}:{place}", named_by=named_by, trusted=choice.trust_remote_code)
+    return place, None
+
+
+def _is_folder(weights: str | Path | None) -> TypeGuard[str | Path]:
+    return isinstance(weights, str | Path) and Path(weights).is_dir()
+
+
+def _in_folder(model: ModelSpec, folder: Path) -> str:
+    """Return the name by which a back end loads a folder."""
+    return f"local-dir:{folder}" if model.backend == "open_clip" else str(folder)
+
+
+def _recorded(choice: EncoderChoice) -> dict[str, str]:
+    """Return what is recorded of the choice but is no part of the spec."""
+    known = known_of(choice.spec)
+    recorded = {} if known is None else {"encoder_name": known.name}
+    if choice.weights is not None and _is_folder(choice.weights):
+        recorded["weights_file"] = str(Path(choice.weights).resolve())
+    return recorded
 
 
 def _has_weights(choice: EncoderChoice, backend: str) -> bool:

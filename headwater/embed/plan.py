@@ -24,8 +24,10 @@ from headwater.embed import Content, Encoder, Shard, keys_of
 from headwater.embed.choice import EncoderChoice, Execution
 from headwater.embed.encoder import default_name
 from headwater.embed.items import SHOWN, Items, failed_items, items_of, refuse_failed
+from headwater.embed.known import short_name
 from headwater.embed.load import load_encoder
 from headwater.embed.sample_table import SamplesPlan, plan_samples, refuse_own_keys
+from headwater.embed.scale import warn_of_scale
 from headwater.errors import DiskError, EncoderError, HeadwaterError, ImageError, InputError, ManifestError
 from headwater.sources import Manifest, read_manifest
 from headwater.store import (
@@ -161,6 +163,8 @@ class EmbedPlan(Shown):
         The shard of blocks that this process embeds; None for all blocks.
     refusals
         Errors that would stop the run; empty if there are none.
+    warnings
+        What does not stop the run but may spoil its features, such as images of another scale.
     """
 
     location: str
@@ -173,6 +177,7 @@ class EmbedPlan(Shown):
     index: FileIndex
     part: Shard | None
     refusals: Sequence[HeadwaterError] = field(default_factory=tuple)
+    warnings: Sequence[str] = ()
 
     @property
     def items(self) -> dict[Modality, Items]:
@@ -193,12 +198,13 @@ class EmbedPlan(Shown):
             out += [f"    {id}: {why}" for id, why in list(plan.items.unreadable.items())[:SHOWN]]
             spec = plan.spec
             tokens = "" if not spec.has_tokens else f", tokens {spec.n_tokens or 'any number'} x {spec.token_dim}"
-            out.append(f"  {spec.encoder}, {spec.dim} values in {spec.dtype}{tokens}")
+            out.append(f"  {short_name(spec.encoder)}, {spec.dim} values in {spec.dtype}{tokens}")
         out += [f"column {column!r} would not be embedded" for column in self.not_encoded.values()]
         changes = self.samples.changes
         out += [] if changes is None else changes.lines()
         what = "" if self.exists else ", which would be created"
         out.append(f"{counted(self.table.n_samples, 'sample')}, in {self.location}{what}")
+        out += [f"warning: {line}" for line in self.warnings]
         return [*out, *(f"error: {error}" for error in self.refusals), "nothing was written (--dry-run)"]
 
     def to_dict(self) -> dict[str, Any]:
@@ -223,6 +229,7 @@ class EmbedPlan(Shown):
             },
             "not_encoded": dict(self.not_encoded),
             "refusals": [str(error) for error in self.refusals],
+            "warnings": list(self.warnings),
         }
 
 
@@ -319,6 +326,7 @@ def plan_embedding(
         index,
         execution.part,
         tuple(refusals),
+        tuple(filter(None, [warn_of_scale(table, encoder.spec) if "image" in wanted else None])),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from headwater._extras import need
+from headwater.embed.model_spec import ModelSpec
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -34,9 +35,10 @@ class Source:
 
 def source_of(encoder: str, weights: str | Path | None = None) -> Source:
     """Return where an encoder's files are now, without fetching any."""
-    backend, _, name = encoder.partition(":")
+    model = ModelSpec.parse(encoder)
+    backend, name = model.backend, model.name
     if weights is not None:
-        return Source("file", str(Path(weights).resolve()))
+        return Source("directory" if Path(weights).is_dir() else "file", str(Path(weights).resolve()))
     if backend == "python":
         file, colon, _ = name.rpartition(":")
         return Source("file", str(Path(file).resolve())) if colon else Source("built in", name)

@@ -139,8 +139,8 @@ class Tunable(Encoder[Prepared], Generic[Prepared]):
         return f"{self.module}\n{getattr(self.module, 'config', '')}"
 
     def environment(self) -> dict[str, Any]:
-        """Return versions, device and precision."""
-        return self._frozen.environment(self.library)
+        """Return versions, device and precision, and what was recorded of the encoder's name and folder."""
+        return {**self._frozen.environment(self.library), **self.recorded}
 
     def restore(self, environment: Mapping[str, Any]) -> None:
         """Use the precision of an earlier run."""

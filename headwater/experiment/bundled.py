@@ -17,8 +17,10 @@ from headwater._reading import SMALL, open_regular, parse_json, read_json
 from headwater._tensors import as_safetensors
 from headwater.embed import content_key
 from headwater.embed.adapter import read_adapter
+from headwater.embed.fetched import weights_in
 from headwater.embed.gate import file_on_hub
 from headwater.embed.load import load_encoder
+from headwater.embed.model_spec import ModelSpec
 from headwater.embed.weights import load_state
 from headwater.errors import EncoderError, InputError
 from headwater.experiment.apply import IMPORTED, is_tuned, name_of, specs_of
@@ -198,7 +200,8 @@ def _adapter_of(encoder: RunEncoder, place: str) -> dict[str, bytes | Path]:
 def _weights_of(encoder: RunEncoder, named_by: str) -> tuple[dict[str, bytes | Path], str | None]:
     """Return the files of an encoder's weights, and where they are in the bundle; None if it has none."""
     choice, base = encoder.choice, encoder.base
-    backend, _, name = choice.spec.partition(":")
+    model = ModelSpec.parse(choice.spec)
+    backend, name = model.backend, model.name
     if backend in ("builtin", "stub"):
         return {}, None
     if backend in ("python", "joined"):
@@ -206,8 +209,9 @@ def _weights_of(encoder: RunEncoder, named_by: str) -> tuple[dict[str, bytes | P
             f"--with-weights: {choice.spec} is {'code' if backend == 'python' else 'a run of two encoders'}, which a "
             "bundle does not hold. Leave --with-weights out."
         )
-    if backend == "hf" or name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
+    given = Path(choice.weights) if choice.weights is not None and Path(choice.weights).is_dir() else None
+    if backend == "hf" or name.startswith("local-dir:") or (backend == "open_clip" and given is not None):
+        folder = given or Path(name.removeprefix("local-dir:"))
         if not folder.is_dir():
             config = file_on_hub(name, "config.json")
             if config is None:
@@ -225,7 +229,7 @@ def _weights_of(encoder: RunEncoder, named_by: str) -> tuple[dict[str, bytes | P
         return files, place
     place = f"{WEIGHTS}/{base}.safetensors"
     if choice.weights is not None:
-        source = Path(choice.weights)
+        source = weights_in(choice.weights)
         if source.suffix == ".safetensors":
             return {place: _shareable(source)}, place
         return {place: _tensors(load_state(source))}, place

@@ -253,9 +253,10 @@ def _config(found: Description, path: Path, folder: Path) -> dict[str, Any]:
         base = name.rpartition("/")[0]
         place = found.encoders.get(base)
         if place is not None and not place.endswith(".safetensors"):  # a model's folder is named by the spec
-            backend = str(spec.get("encoder", "")).partition(":")[0]
+            model, mark, words = str(spec.get("encoder", "")).partition("?")
+            backend = model.partition(":")[0]
             local = "local-dir:" if backend in ("timm", "open_clip") else ""
-            spec = {**spec, "encoder": f"{backend}:{local}{_inside(folder, place)}"}
+            spec = {**spec, "encoder": f"{backend}:{local}{_inside(folder, place)}{mark}{words}"}
         features[name] = spec
     return {
         "command": found.command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -94,8 +95,8 @@ def wanted(
             bagged = " To form bags of samples, pass --bags COL." if kind == "mil" else ""
             raise InputError(
                 f"--head {kind} needs tokens, but {name} holds none. Store them with: headwater embed MANIFEST "
-                f"{store.location} --encoder {spec.encoder} --name {short}-tokens --tokens all. Or pass --features "
-                f"{name}{POOLED} to use its pooled feature as one token.{bagged}"
+                f"{store.location} --encoder {quote(spec.encoder)} --name {short}-tokens --tokens all. Or pass "
+                f"--features {name}{POOLED} to use its pooled feature as one token.{bagged}"
             )
     others = tuple(name for name in also if name not in names)
     return Wanted(names, tokens, missing == "keep", bags, others, views)

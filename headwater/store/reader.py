@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
@@ -206,7 +207,7 @@ class FeatureReader:
             name = self.name.partition("/")[0]
             raise StoreError(
                 f"{self.name} holds no tokens. Store them with: headwater embed MANIFEST STORE --encoder "
-                f"{self.spec.encoder} --name {name}-tokens --tokens all"
+                f"{quote(self.spec.encoder)} --name {name}-tokens --tokens all"
             )
         values = self.token_parts["tokens/values" if self.spec.ragged else "tokens"]
         numbers: MappedArray | AsFloat32 = values

@@ -145,7 +145,7 @@ class Store:
     def _repr_html_(self) -> str:
         n = len(self.samples) if self.has_samples() else 0
         rows = [
-            f"  {f.name}: {f.n_items:,} items of {f.spec.dim} {f.spec.dtype}, {f.spec.encoder}"
+            f"  {f.name}: {f.n_items:,} items of {f.spec.dim} {f.spec.dtype}, {f.spec.encoder.partition('?')[0]}"
             for f in self.every_features()
         ]
         return as_html([f"{self!r}: {n:,} samples", *rows])

@@ -98,7 +98,11 @@ def test_a_damaged_file(state, tmp_path):
         (tmp_path / name).write_bytes(data[:1000])
         assert f"{name}: " in error_of(tmp_path / name)
     assert error_of(tmp_path / "absent.pt") == f"--weights {tmp_path / 'absent.pt'}: no such file."
-    assert error_of(tmp_path) == f"--weights {tmp_path}: no such file."
+    several = "a.safetensors, cut.pt, cut.safetensors"
+    assert (
+        error_of(tmp_path)
+        == f"--weights {tmp_path}: the folder has several files of weights ({several}). Name the file."
+    )
 
 
 def test_tensors_that_do_not_fit_are_named(state, tmp_path):
@@ -115,7 +119,8 @@ def test_tensors_that_do_not_fit_are_named(state, tmp_path):
 def test_unknown_names():
     """What was meant is guessed; what is allowed is listed."""
     assert "Did you mean 'timm'?" in error_of(None, "tim:resnet34")
-    assert error_of(None, "resnet34").startswith("unknown encoder 'resnet34'.")
+    assert error_of(None, "resnet43").startswith("unknown encoder 'resnet43'. Did you mean resnet34")
+    assert error_of(None, "zzzz").startswith("unknown encoder 'zzzz'. Write BACKEND:NAME")
     assert error_of(None, "timm:") == "encoder 'timm:' names no model. Write timm:NAME."
     assert error_of(None, "timm:resnet43").startswith("timm:resnet43: timm has no such model. Did you mean resnet")
     assert "resnet34.a1_in1k" in error_of(None, "timm:resnet34.a1_in2k")

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from headwater._words import counted, size
+from headwater.embed.known import short_name
 from headwater.report.html.material import Subject
 from headwater.report.html.words import groups_words, listed, metric_inside, one_group, percent, sentence
 from headwater.runs.printed import lines_of_texts
@@ -141,7 +142,9 @@ def _features(one: Subject) -> list[str]:
         how = "further trained here" if tuned or spec.get("adapter") else "not trained on these data"
         tokens = one.config.get("tokens") or ()
         into = "one vector for each of its parts" if name in tokens else f"{spec['dim']:,} numbers"
-        out.append(f"{what} is turned into {into} by the encoder {spec['encoder']}, which was {how} ({name})")
+        out.append(
+            f"{what} is turned into {into} by the encoder {short_name(str(spec['encoder']))}, which was {how} ({name})"
+        )
         if steps := preprocessing_words(spec):
             out.append(f"Before that it is prepared: {steps}")
     return out

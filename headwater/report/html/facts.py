@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwater._words import counted
+from headwater.embed.known import short_name
 from headwater.report.html.about import HEADS, place_name, preprocessing_words
 from headwater.report.html.material import Material, Subject
 from headwater.report.html.words import (
@@ -194,7 +195,8 @@ def model(material: Material) -> list[Fact]:
     kind = str(one.config.get("head"))
     out = [Fact(f"Head {kind}: {HEADS.get(kind, 'see the documentation')}", "config.json: head")]
     for name, spec in (one.config.get("features") or {}).items():
-        words = f"Input {name}: {spec['dim']:,} numbers of {spec['encoder']}, pooling {spec.get('pooling')}"
+        encoder = short_name(str(spec["encoder"]))
+        words = f"Input {name}: {spec['dim']:,} numbers of {encoder}, pooling {spec.get('pooling')}"
         out.append(Fact(words, f"config.json: features.{name}"))
     key = "outputs" if one.task in ("regression", "survival") else "classes"
     out.append(Fact(f"Output: {one.task}, {listed(one.names[:FEW])}", f"metrics.json: {key}"))
@@ -217,7 +219,9 @@ def initial(material: Material) -> list[Fact]:
     out = []
     for name, spec in (one.config.get("features") or {}).items():
         digest = spec.get("weights")
-        words = f"{spec['encoder']}" + (f", weights with digest {digest}" if digest else ", which has no weights")
+        words = short_name(str(spec["encoder"])) + (
+            f", weights with digest {digest}" if digest else ", which has no weights"
+        )
         words += f", adapter {spec['adapter']}" if spec.get("adapter") else ""
         out.append(Fact(f"Encoder of {name}: {words}", f"config.json: features.{name}.weights"))
     return out
