@@ -1,6 +1,7 @@
 """Read samples: manifests, images, and vectors from other tools."""
 
 from headwater.sources._types import plain, typed, with_plain_types
+from headwater.sources.dicom import burned_in
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image, size_of
 from headwater.sources.manifest import (
     Manifest,
@@ -21,6 +22,7 @@ __all__ = [
     "Manifest",
     "Vectors",
     "as_manifest",
+    "burned_in",
     "images_below",
     "load_bytes",
     "make_histology",
