@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,10 @@ from headwater.sources.dicom.rendering import render
 from headwater.sources.reading import AS_DECLARED, Reading
 
 __all__ = ["SUFFIXES", "burned_in", "is_dicom", "is_encrypted", "picture_of", "size_of_dicom"]
+
+
+_ENDLESS = re.compile(rb"\xe0\x7f\x10\x00O[BW]\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0")
+"""Where compressed pixels of undefined length begin."""
 
 
 def picture_of(data: bytes, *, max_pixels: int, reading: Reading = AS_DECLARED) -> Image.Image:
@@ -60,6 +65,9 @@ def burned_in(data: bytes) -> bool:
 def _of_one_image(data: bytes) -> Any:
     """Return the header of a file that holds a single image."""
     header = read_header(data)
-    if why := refusal_of(header, has_pixels="PixelData" in header):
+    has_pixels = "PixelData" in header
+    if not has_pixels and _ENDLESS.search(data):  # pydicom drops pixels that do not end
+        raise ImageError(f"truncated DICOM file ({len(data)} bytes): its compressed pixels do not end")
+    if why := refusal_of(header, has_pixels=has_pixels):
         raise ImageError(why)
     return header

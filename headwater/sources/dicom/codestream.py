@@ -62,6 +62,8 @@ def declared_in(frame: bytes) -> Declared:
         found = _of_jpeg(frame)
     elif start >= 0:
         found = _of_jpeg_2000(frame, start)
+    elif len(frame) < 8:
+        found = None
     else:
         raise ImageError("the pixel data are neither JPEG, JPEG-LS nor JPEG 2000, as the transfer syntax says")
     if found is None:

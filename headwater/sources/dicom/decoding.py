@@ -21,6 +21,7 @@ from headwater.errors import ImageError
 from headwater.sources.dicom.codestream import Declared, declared_in
 from headwater.sources.dicom.header import DEFLATED, one_line, pydicom_quiet, syntax_of, value_of, whole_of
 
+TAIL = 64  # bytes in which the end of a JPEG image must lie: devices add some
 LABEL = "headwater"
 """Name of the plug-in in pydicom's decoders."""
 
@@ -123,7 +124,7 @@ def stored_values(header: Any, *, max_pixels: int, halvings: int = 0) -> Stored:
             high = whole_of(header, "HighBit")
             raise ImageError(f"DICOM whose {stored} bits end at bit {high} of {allocated} is not read: convert it")
     if halvings and syntax in (*_JPEG_2000, *_HTJ2K):
-        smaller = _halved(header, syntax, halvings, photometric)
+        smaller = _halved(header, halvings, photometric)
         if smaller is not None:
             return smaller
     samples, found = _decoded(header, syntax)
@@ -219,6 +220,8 @@ def _shaped(pixels: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any]:
 
 
 def _jpeg(frame: bytes, declared: Declared) -> NDArray[Any]:
+    if b"\xff\xd9" not in frame[-TAIL:]:  # without the marker of its end, libjpeg would make up what is missing
+        raise ImageError(f"truncated image: its {len(frame)} compressed bytes do not end as JPEG does")
     # naming the same colour space twice leaves colours as they are
     space = {1: "GRAYSCALE", 3: "YCBCR"}[declared.n_components]
     pixels: NDArray[Any] = need("imagecodecs", "dicom").jpeg8_decode(frame, colorspace=space, outcolorspace=space)
@@ -233,12 +236,8 @@ def _jpeg_ls(frame: bytes, declared: Declared) -> NDArray[Any]:
 
 
 def _jpeg_2000(frame: bytes, declared: Declared) -> NDArray[Any]:
+    # by OpenJPEG, HTJ2K too: imagecodecs' own decoder of it leaves pixels undefined where a file is damaged
     pixels: NDArray[Any] = need("imagecodecs", "dicom").jpeg2k_decode(frame, planar=False)
-    return pixels
-
-
-def _htj2k(frame: bytes, declared: Declared, halvings: int = 0) -> NDArray[Any]:
-    pixels: NDArray[Any] = need("imagecodecs", "dicom").htj2k_decode(frame, planar=False, skipres=halvings or None)
     return pixels
 
 
@@ -247,10 +246,11 @@ def _rle(frame: bytes, n_bytes: int, allocated: int) -> bytes:
     if allocated % 8:
         raise ImageError(f"damaged DICOM header: run lengths of {allocated} bits")
     out = bytearray(n_bytes)
-    imagecodecs = need("imagecodecs", "dicom")
     try:
-        found = imagecodecs.dicomrle_decode(frame, np.dtype(f"<u{allocated // 8}"), out=out)
-    except (imagecodecs.ImcdError, ValueError) as error:
+        found = need("imagecodecs", "dicom").dicomrle_decode(frame, np.dtype(f"<u{allocated // 8}"), out=out)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a class that imagecodecs does not name
         raise ImageError(f"damaged DICOM pixels (run lengths: {one_line(error)})") from error
     if len(found) != n_bytes:
         raise ImageError(f"truncated DICOM file: {len(found):,} of {n_bytes:,} bytes of pixels")
@@ -260,8 +260,7 @@ def _rle(frame: bytes, n_bytes: int, allocated: int) -> bytes:
 _DECODERS: dict[str, Callable[[bytes, Declared], NDArray[Any]]] = {
     **dict.fromkeys(_JPEG, _jpeg),
     **dict.fromkeys(_JPEG_LS, _jpeg_ls),
-    **dict.fromkeys(_JPEG_2000, _jpeg_2000),
-    **dict.fromkeys(_HTJ2K, _htj2k),
+    **dict.fromkeys((*_JPEG_2000, *_HTJ2K), _jpeg_2000),
 }
 
 
@@ -274,7 +273,7 @@ def _meant(photometric: str, declared: Declared) -> str:
     return str(photometric)
 
 
-def _halved(header: Any, syntax: str, halvings: int, photometric: str) -> Stored | None:
+def _halved(header: Any, halvings: int, photometric: str) -> Stored | None:
     """Decode JPEG 2000 at a lower resolution; None where only the full one can be had."""
     pydicom_quiet()
     encaps = need("pydicom.encaps", "dicom")
@@ -290,7 +289,7 @@ def _halved(header: Any, syntax: str, halvings: int, photometric: str) -> Stored
         return None
     start = frame[declared.start :]
     try:
-        pixels = _htj2k(start, declared, n) if syntax in _HTJ2K else _by_pillow(start, declared, n)
+        pixels = _by_pillow(start, declared, n)
     except MemoryError:
         raise
     except Exception as error:  # on a damaged codestream, decoders raise nearly anything

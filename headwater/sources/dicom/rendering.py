@@ -77,6 +77,13 @@ def render(header: Any, stored: Stored, reading: Reading) -> Image.Image:
     raise ImageError("DICOM of this photometric interpretation is not read: save it as grey, palette colour or RGB")
 
 
+def stored_numbers(stored: Stored) -> NDArray[np.int64]:
+    """Return stored values as whole numbers, without the bits that are not used."""
+    samples, values = _indexed(stored)
+    numbers: NDArray[np.int64] = values[samples]
+    return numbers
+
+
 def levels_of_values(header: Any, values: NDArray[np.int64], present: NDArray[np.bool_], reading: Reading) -> Any:
     """Return the grey level, uint8, of each stored value.
 
