@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headwater.api import embed as embed
     from headwater.api import evaluate as evaluate
     from headwater.api import report as report
+    from headwater.api import samples as samples
     from headwater.serve.server import serve as serve
 
 __version__ = "0.1.0"
@@ -35,7 +36,10 @@ class _Verb(ModuleType):
         return getattr(import_module(_VERBS[verb]), verb)(*args, **kwargs)
 
 
-_VERBS = {**dict.fromkeys(("embed", "evaluate", "report"), "headwater.api"), "serve": "headwater.serve.server"}
+_VERBS = {
+    **dict.fromkeys(("embed", "evaluate", "report", "samples"), "headwater.api"),
+    "serve": "headwater.serve.server",
+}
 
 for _name in _VERBS:
     import_module(f"headwater.{_name}").__class__ = _Verb
@@ -69,6 +73,7 @@ _LAZY = {
     "import_features": "headwater.api",
     "index": "headwater.api",
     "info": "headwater.api",
+    "manifest": "headwater.api",
     "open_run": "headwater.api",
     "plot": "headwater.report",
     "plot_systems": "headwater.report",

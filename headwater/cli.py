@@ -13,16 +13,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headwater.commands import heads, predict, report, retrieval, serve, store, training
+from headwater.commands import heads, manifest, predict, report, retrieval, serve, store, training
 from headwater.commands.help import Command, write_families, write_help
 from headwater.commands.output import DEBUG, fail
 
 FOREIGN = "A file was damaged, or changed by hand: headwater --debug … shows where it was read."
 
 COMMANDS = {
-    "First steps": {"demo": store.demo, "doctor": store.doctor},
+    "First steps": {"demo": store.demo, "doctor": store.doctor, "manifest": manifest.manifest},
     "Store": {
         "embed": store.embed,
+        "samples": manifest.samples,
         "info": store.info,
         "verify": store.verify,
         "gc": store.gc,

@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1] / "headwater"
 FLOORS = {
     "errors": 0,
     "_extras": 0.5,  # the lower half of the ground floor is errors alone
+    "_about": 0.8,
+    "_alike": 0.7,
     "_arrays": 0.7,
     "_backend": 0.8,
     "_devices": 0.7,

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from headwater.api.gc import Dropped, gc
     from headwater.api.index import IndexSummary, index
     from headwater.api.inspect import StoreInfo, info, verify
+    from headwater.api.manifest import MadeManifest, manifest
     from headwater.api.predict import Predicted, predict
     from headwater.api.repair import Encoding, Repaired, repair
     from headwater.api.report import Report, report
     from headwater.api.retrieval_report import RetrievalReport, retrieval_report
+    from headwater.api.samples import ReplacedSamples, samples
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
@@ -61,8 +63,10 @@ __all__ = [
     "Hit",
     "Imported",
     "IndexSummary",
+    "MadeManifest",
     "Predicted",
     "Repaired",
+    "ReplacedSamples",
     "Report",
     "RetrievalReport",
     "Run",
@@ -89,12 +93,14 @@ __all__ = [
     "import_features",
     "index",
     "info",
+    "manifest",
     "open_run",
     "predict",
     "read_mapping",
     "repair",
     "report",
     "retrieval_report",
+    "samples",
     "similar",
     "sweep",
     "table",
@@ -125,10 +131,12 @@ _PLACES = {
     **dict.fromkeys(("Dropped", "gc"), "headwater.api.gc"),
     **dict.fromkeys(("IndexSummary", "index"), "headwater.api.index"),
     **dict.fromkeys(("StoreInfo", "info", "verify"), "headwater.api.inspect"),
+    **dict.fromkeys(("MadeManifest", "manifest"), "headwater.api.manifest"),
     **dict.fromkeys(("Predicted", "predict"), "headwater.api.predict"),
     **dict.fromkeys(("Encoding", "Repaired", "repair"), "headwater.api.repair"),
     **dict.fromkeys(("Report", "report"), "headwater.api.report"),
     **dict.fromkeys(("RetrievalReport", "retrieval_report"), "headwater.api.retrieval_report"),
+    **dict.fromkeys(("ReplacedSamples", "samples"), "headwater.api.samples"),
     **dict.fromkeys(("Run", "open_run"), "headwater.runs.run"),
     **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),

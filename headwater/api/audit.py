@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from headwater.evaluate.leakage import Sides
 from headwater.evaluate.stated import Stated
 from headwater.experiment.sites import SiteEffect, counts_by_site, require_sites, site_effect, site_table
 from headwater.runs.printed import lines_of_texts
-from headwater.samples.columns import full_column, require_column
+from headwater.samples.columns import full_column, require_column, without_blanks
 from headwater.samples.duplicates import (
     AuditColumns,
     Cluster,
@@ -36,16 +36,51 @@ from headwater.samples.duplicates import (
     find_duplicates,
 )
 from headwater.samples.groups import group_column
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.labels import with_labels
+from headwater.samples.linked import linked
 from headwater.samples.missing import MissingRule
 from headwater.samples.stated import texts_that_state
+from headwater.sources import plain
 from headwater.store import Data, Store, open_store
 
+LARGE = 0.5  # share of samples in one group, from which a warning is given
 MOST_SIDES = 100  # values of a split's column
 SHOWN = 5  # printed clusters
 FOLDS = 5  # to choose and evaluate words that predict the label
 SHOWN_IDS = 4  # printed ids of a cluster
 MOST = 24  # printed characters of a cell
+
+
+@dataclass(frozen=True)
+class GroupsOut:
+    """A column of groups that an audit wrote into the samples of a store.
+
+    Attributes
+    ----------
+    column
+        Its name.
+    n_groups, largest, n_samples
+        Number of groups, of samples in the largest, and of all samples.
+    """
+
+    column: str
+    n_groups: int
+    largest: int
+    n_samples: int
+
+    def lines(self) -> list[str]:
+        """Say what was written, and warn of a group that holds most samples."""
+        out = [
+            f"groups in column {self.column}: {self.n_groups:,} of {counted(self.n_samples, 'sample')}, the largest of "
+            f"{self.largest:,}: pass --groups {self.column}"
+        ]
+        if self.largest > LARGE * self.n_samples and self.largest > 2:
+            out.append(
+                f"warning: one group holds {self.largest / self.n_samples:.0%} of the samples: near duplicates link "
+                "cases that are only similar. Lower --false-alarms, or raise --threshold"
+            )
+        return out
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +105,8 @@ class Audit(Shown):
     by, sites, site_labels
         The column of sites; what each feature set shows of them; and the number of samples of each label at each site.
         Empty without ``by``.
+    groups_out
+        The column of groups that was written into the store; None if none was.
     """
 
     path: str
@@ -85,13 +122,16 @@ class Audit(Shown):
     by: str | None = None
     sites: Sequence[SiteEffect] = ()
     site_labels: Sequence[dict[str, Any]] = ()
+    groups_out: GroupsOut | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the pairs."""
         texts = None if self.texts is None else asdict(self.texts)
         own = {k: v for k, v in vars(self).items() if k != "pairs"}
         sites = [asdict(one) for one in self.sites]
-        return {**own, "found": [asdict(one) for one in self.found], "texts": texts, "sites": sites}
+        made = None if self.groups_out is None else asdict(self.groups_out)
+        found = [asdict(one) for one in self.found]
+        return {**own, "found": found, "texts": texts, "sites": sites, "groups_out": made}
 
     def lines(self) -> list[str]:
         """Return the results in a few lines."""
@@ -110,7 +150,7 @@ class Audit(Shown):
             out += ["", f"{self.label} by {self.by}", *site_table(self.site_labels, self.by)]
             for effect in self.sites:
                 out += ["", *effect.lines(self.by, self.label)]
-        return out
+        return out if self.groups_out is None else [*out, "", *self.groups_out.lines()]
 
     def _of(self, one: Duplicates) -> list[str]:
         out = [f"{one.features}: {counted(one.n_contents, 'distinct content')}"]
@@ -226,7 +266,8 @@ def audit(
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
-        Any field of `headwater.NearDuplicates` by its name: ``false_alarms``, ``threshold``, ``exact``.
+        Any field of `headwater.NearDuplicates` by its name: ``false_alarms``, ``threshold``, ``exact``,
+        ``groups_out``.
 
     Returns
     -------
@@ -255,6 +296,12 @@ def audit(
     if by is not None and label is None:
         raise InputError("--by needs --label: it asks whether the site or the label decides which samples are alike.")
     opened = store if isinstance(store, Store) else open_store(store)
+    if label is not None:
+        (label,), sql = defined_labels([label])
+        opened = opened.defining(sql)
+    if near.groups_out is not None:
+        opened.require_own()
+        _refuse_groups_out(opened, near.groups_out)
     names = _names(opened, features)
     column = group_column(opened, groups)
     for option, name in (("--label", label), ("--groups", column), ("--split", split), ("--by", by)):
@@ -295,9 +342,12 @@ def audit(
             site_effect(n, data.inputs[n], site, _words(y), group, seed=seed, device=device, say=say) for n in names
         ]
         site_labels = counts_by_site(site, _words(y))
-    pairs = pl.concat([table for _, table in parts])
+    pairs = pl.concat([table for _, table, _ in parts])
     if target is not None:
         write_table(pairs, target)
+    made = None
+    if near.groups_out is not None:
+        made = _write_groups(opened, near.groups_out, data.ids, [cluster for _, _, cluster in parts], column)
     return Audit(
         path=opened.location,
         n_samples=len(data.ids),
@@ -306,13 +356,48 @@ def audit(
         groups=column,
         split=split if folds is None else counted(folds, "fold"),
         groups_across_split=across,
-        found=[one for one, _ in parts],
+        found=[one for one, _, _ in parts],
         pairs=pairs,
         texts=None if y is None else _stated(data, opened.roles.text, y, group, columns.splits, seed),
         by=by,
         sites=sites,
         site_labels=site_labels,
+        groups_out=made,
     )
+
+
+def _refuse_groups_out(store: Store, name: str) -> None:
+    """Refuse the name of a column that holds something else."""
+    if not name.strip():
+        raise InputError("--groups-out is empty: give the name of a column to write.")
+    if name in store.samples.columns and name not in store.about.made:
+        raise InputError(f"--groups-out {name}: the samples have a column {name!r} already. Give another name.")
+
+
+def _write_groups(
+    store: Store, name: str, ids: NDArray[Any], clusters: Sequence[NDArray[Any]], groups: str | None
+) -> GroupsOut:
+    """Write a column of groups into the samples: those with the same value of ``groups``, or in one cluster.
+
+    Samples that were not audited are linked by ``groups`` alone.
+    """
+    with store.changing():
+        own = Store(store.path)  # without the columns that this call defines
+        table, roles = own.samples, own.roles
+        every = table[roles.id].cast(pl.String)
+        links = [] if groups is None else [without_blanks(plain(table[groups]).cast(pl.String))]
+        for cluster in clusters:
+            of_id = pl.DataFrame({"id": ids, "cluster": cluster}, schema={"id": pl.String, "cluster": pl.Int64})
+            of_id = of_id.filter(pl.col("cluster") >= 0)
+            links.append(
+                every.alias("id").to_frame().join(of_id, on="id", how="left", maintain_order="left")["cluster"]
+            )
+        column = linked(every, links).alias(name)
+        about = own.about
+        made = replace(about, made={**about.made, name: "audit"}, groups=tuple(dict.fromkeys((*about.groups, name))))
+        own.write_samples(table.with_columns(column), roles, own.unreadable, made)
+    sizes = column.value_counts()["count"]
+    return GroupsOut(name, len(sizes), int(sizes.max()), len(every))  # type: ignore[arg-type]
 
 
 def _stated(

@@ -291,7 +291,8 @@ def _write_samples(store: Store, plans: Sequence[_Plan]) -> list[str]:
             image, root = of.image, str(of.root)
     settled = Roles(id=roles.id, image=image, text=text, root=root)
     if before is None or settled != roles or not samples.equals(before):
-        store.write_samples(samples, settled, {} if before is None else store.unreadable)
+        about = manifest.about if before is None else store.about.joined(manifest.about)
+        store.write_samples(samples, settled, {} if before is None else store.unreadable, about)
     return new
 
 

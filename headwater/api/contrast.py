@@ -16,6 +16,7 @@ from headwater.finetune.contrastive import ContrastiveLoss
 from headwater.finetune.options import CONTRAST, Training
 from headwater.finetune.reading import TunedEncoders, first_choice
 from headwater.runs.write import run_folder
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.selection import OF_PAIRS, Selection
 
 USED = {*OF_PAIRS, "weights", "adapter", "image_size", "steps", "image", "text", "id"}
@@ -90,6 +91,7 @@ def contrast(
         training or CONTRAST,
         only=USED,
     )
+    (name, *_), sql = ((None,), {}) if label is None else defined_labels([label])
     plan = ContrastPlan(
         manifest=Path(manifest),
         encoders=TunedEncoders.of(encoder, weights, choice, columns),
@@ -100,7 +102,8 @@ def contrast(
         training=training,
         allow_leakage=allow_leakage,
         prompts=None if prompts is None else str(prompts),
-        label=label,
+        label=name,
+        label_sql=sql,
     )
     plan.refuse()
     return plan.run(run_folder(out), progress_to(progress))

@@ -15,6 +15,7 @@ from headwater._extras import need
 from headwater._memory import keep_freed_memory
 from headwater.errors import InputError
 from headwater.samples.columns import full_column, require_column
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.missing import MissingRule
 from headwater.store import BlockShuffle, RaggedArray, Store, open_store
 
@@ -65,6 +66,8 @@ def torch_dataset(
         raise InputError(f"batch_size ({batch_size}) and window ({window}) must be at least 1.")
     opened = store if isinstance(store, Store) else open_store(store)
     if label is not None:
+        (label,), sql = defined_labels([label])
+        opened = opened.defining(sql)
         require_column(opened, label, "label")
     data = opened.read(features, where=where, tokens=tokens)
     X: Any = data.inputs[features]

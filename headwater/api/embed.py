@@ -212,7 +212,7 @@ def fill_as_planned(
     target.not_encoded = dict(plan.not_encoded)
     with target.changing():
         planned = plan_samples(target, plan.table, plan.items)  # again: another process may have written since
-        target.write_samples(planned.samples, planned.roles, planned.unreadable)
+        target.write_samples(planned.samples, planned.roles, planned.unreadable, planned.about)
         target.changes = planned.changes
         plan.index.save()
     engine = None if execution.engine == "local" else _ray_engine(choice, execution, plan.encoder)

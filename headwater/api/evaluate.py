@@ -58,6 +58,7 @@ from headwater.samples.columns import Columns, keep_samples, require_column
 from headwater.samples.groups import group_column
 from headwater.samples.inputs import read_inputs, samples_behind
 from headwater.samples.label_names import mapping_of, refuse_unknown
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.labels import Labels, with_labels, with_numbers
 from headwater.samples.missing import MissingFound
 from headwater.samples.selection import WITHOUT_FIT, Selection
@@ -140,7 +141,7 @@ def evaluate(
     """
     say = progress_to(progress)
     protocol, selection = with_options("evaluate", options, Protocol(), Selection(), only=WITHOUT_FIT)
-    named = None if label is None else require_names("--label", label)
+    named, sql = (None, {}) if label is None else defined_labels(require_names("--label", label))
     require_device(device)  # refuses a GPU that is not there, before anything is read
     fitted = run if isinstance(run, Run) else open_run(run)
     fitted = replace(fitted, head=on_device(fitted.head, device))
@@ -149,7 +150,7 @@ def evaluate(
     labels = _labels(fitted, named, time, event)
     require_reason(allow_leakage)
     means = mapping_of(mapping, "--map")
-    opened = store if isinstance(store, Store) else open_store(store)
+    opened = (store if isinstance(store, Store) else open_store(store)).defining(sql)
     saved = SavedHead.on(fitted, opened, features)
     task: Task = fitted.metrics["task"]
     protocol = replace(
@@ -207,6 +208,7 @@ def evaluate(
         "store": opened.full_location,
         "features": described(opened, saved.names),
         "label": list(labels),
+        **({"label_sql": sql} if sql else {}),
         "map": means,
         names_key(task): classes,
         "head": fitted.config["head"],

@@ -18,6 +18,7 @@ from headwater.finetune.options import Training
 from headwater.finetune.reading import TunedEncoders, first_choice
 from headwater.runs.run import Run
 from headwater.runs.write import run_folder
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.selection import Selection
 
 USED = {"groups", "folds", "split", "holdout", "by", "per", "aggregate", "positive", "seed", "seeds"}
@@ -101,16 +102,18 @@ def fine_tune(
         training or Training(),
         only=USED | set(vars(Training())),
     )
+    labels, sql = defined_labels(require_names("--label", label))
     plan = TunePlan(
         manifest=Path(manifest),
         encoders=TunedEncoders.of(encoder, weights, choice, columns),
-        labels=require_names("--label", label),
+        labels=labels,
         head=HeadChoice.of(head, params or {}),
         params=dict(params or {}),
         protocol=protocol,
         selection=selection,
         training=training,
         allow_leakage=allow_leakage,
+        label_sql=sql,
     )
     plan.refuse()
     return plan.run(run_folder(out), progress_to(progress))

@@ -25,6 +25,7 @@ from headwater.experiment.retrieval import retrieval
 from headwater.runs.printed import interval_words, number_words
 from headwater.samples.columns import full_column, levels, require_column
 from headwater.samples.groups import group_column
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.labels import with_labels
 from headwater.samples.missing import MissingRule
 from headwater.store import SelectedRows, Store, open_store
@@ -217,7 +218,8 @@ def retrieval_report(
     require_draws(draws)
     if seed < 0:
         raise InputError(f"--seed must be at least 0, but is {seed}.")
-    opened = store if isinstance(store, Store) else open_store(store)
+    (label,), sql = defined_labels([label])
+    opened = (store if isinstance(store, Store) else open_store(store)).defining(sql)
     column, columns = group_column(opened, groups), as_tuple(by)
     for option, name in (("--label", label), ("--groups", column), *(("--by", one) for one in columns)):
         if name is not None:

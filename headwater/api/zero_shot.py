@@ -38,6 +38,7 @@ from headwater.runs.run import Run
 from headwater.runs.write import described, environment, run_folder, write_run
 from headwater.samples.columns import Columns, require_column
 from headwater.samples.groups import group_column
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.labels import Labels, with_labels
 from headwater.samples.selection import WITHOUT_FIT, Selection
 from headwater.store import Store, open_store
@@ -108,10 +109,10 @@ def zero_shot(
     say = progress_to(progress)
     target = run_folder(out)
     protocol, selection = with_options("zero_shot", options, Protocol(), Selection(), only=WITHOUT_FIT)
-    labels = require_names("--label", label)
+    labels, sql = defined_labels(require_names("--label", label))
     require_device(device)  # refuses a GPU that is not there, before anything is read
     _refuse(transductive, ablate, metric, n_draws, protocol.seed)
-    opened = store if isinstance(store, Store) else open_store(store)
+    opened = (store if isinstance(store, Store) else open_store(store)).defining(sql)
     image, text = dual(features)
     column = group_column(opened, protocol.groups) if ablate else None if protocol.groups == "none" else protocol.groups
     protocol = replace(protocol, groups=column)
@@ -156,6 +157,7 @@ def zero_shot(
         "store": opened.full_location,
         "features": described(opened, [image, text]),
         "label": list(labels),
+        **({"label_sql": sql} if sql else {}),
         "classes": classes,
         "head": kind,
         "prompts": known.to_dict(),

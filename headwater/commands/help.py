@@ -26,6 +26,9 @@ class Command(TyperCommand):
             from headwater.errors import InputError, nearest
 
             option, value = _given_to(param.opts, given)
+            if param.param_type_name == "argument":
+                option = param.metavar or param.name
+                value = next((word for word in given if not word.startswith("-") and word not in known), "")
             raise InputError(f"{option} {value!r}.{nearest(value, known)} There are: {', '.join(known)}.") from error
         return parsed
 

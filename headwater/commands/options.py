@@ -32,10 +32,11 @@ Features = Annotated[
     list[str],
     option(panel=DATA, metavar="NAME/MODALITY", help="Features, such as vit/image; repeat for more inputs."),
 ]
-Label = Annotated[list[str], option(panel=DATA, metavar="COL", help="Column to predict; repeat for several labels.")]
-MaybeLabel = Annotated[
-    list[str] | None, option("--label", panel=DATA, metavar="COL", help="Column to predict; repeat for several labels.")
-]
+_OF_LABEL = (
+    """Column to predict, or NAME = EXPRESSION over columns, such as "covid = finding LIKE '%COVID%'"; repeat."""
+)
+Label = Annotated[list[str], option(panel=DATA, metavar="COL", help=_OF_LABEL)]
+MaybeLabel = Annotated[list[str] | None, option("--label", panel=DATA, metavar="COL", help=_OF_LABEL)]
 Time = Annotated[
     str | None, option(panel=DATA, metavar="COL", help="--task survival: column of times until event or censoring.")
 ]
@@ -70,7 +71,8 @@ Merge = Annotated[
     option(
         panel=DATA,
         metavar="LABEL=CLASS|FILE",
-        help="Labels that mean the same, or a CSV (from,to) or TOML file of them; LABEL= leaves samples out. Repeat.",
+        help="Labels that mean the same, or a CSV (from,to) or TOML file of them; LABEL= leaves samples out; *=CLASS "
+        "maps all others. Repeat.",
     ),
 ]
 PositiveClass = Annotated[

@@ -198,6 +198,14 @@ def audit(
     out: Annotated[
         Path | None, option(panel=o.OUTPUT, metavar="FILE", help="Write the pairs, as .csv or .parquet.")
     ] = None,
+    groups_out: Annotated[
+        str | None,
+        option(
+            panel=o.OUTPUT,
+            metavar="COL",
+            help="Write clusters of duplicates, joined with --groups, into this column of the samples, for --groups.",
+        ),
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Find duplicates in a store.
@@ -223,6 +231,7 @@ def audit(
         false_alarms=false_alarms,
         threshold=threshold,
         exact=exact,
+        groups_out=groups_out,
         device=device,
         out=out,
         progress=True,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headwater._about import refuse_outcomes
 from headwater._checks import one_of
 from headwater._progress import Progress, silent
 from headwater._shown import Shown
@@ -51,8 +52,10 @@ class ManifestColumns:
     id: str | None = None
 
     def read(self, manifest: str | Path) -> Manifest:
-        """Read a manifest by these columns."""
-        return read_manifest(manifest, id=self.id, image=self.image, text=self.text)
+        """Read a manifest by these columns; refuse texts that are outcomes."""
+        table = read_manifest(manifest, id=self.id, image=self.image, text=self.text)
+        refuse_outcomes(table.about, [] if table.text is None else [table.text], "--text")
+        return table
 
 
 @dataclass(frozen=True)

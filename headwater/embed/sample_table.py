@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
+from headwater._about import About
 from headwater.embed import unique_texts
 from headwater.embed.items import Items, key_or_error
 from headwater.errors import ManifestError, StoreError
@@ -109,12 +110,15 @@ class SamplesPlan:
         By sample id, the reason why an image cannot be read.
     changes
         How the samples differ from those in the store; None if it has none.
+    about
+        What is known of the manifest's columns.
     """
 
     samples: pl.DataFrame
     roles: Roles
     unreadable: Mapping[str, str]
     changes: Changes | None
+    about: About = field(default_factory=About)
 
 
 def plan_samples(store: Store | None, table: Manifest, items: Mapping[Modality, Items]) -> SamplesPlan:
@@ -142,7 +146,8 @@ def plan_samples(store: Store | None, table: Manifest, items: Mapping[Modality, 
             unreadable = {} if store is None else {id: why for id, why in store.unreadable.items() if id in still}
     roles = Roles(id=table.id, image=columns["image"], text=columns["text"], root=str(table.root))
     samples = samples.with_columns(keys)
-    return SamplesPlan(samples, roles, unreadable, None if before is None else _changes(*before, samples, roles))
+    changes = None if before is None else _changes(*before, samples, roles)
+    return SamplesPlan(samples, roles, unreadable, changes, table.about.of(samples.columns))
 
 
 def _changes(old: pl.DataFrame, old_roles: Roles, new: pl.DataFrame, roles: Roles) -> Changes:

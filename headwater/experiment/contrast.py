@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -127,6 +127,7 @@ class ContrastPlan:
     allow_leakage: str | None
     prompts: str | None
     label: str | None
+    label_sql: Mapping[str, str] = field(default_factory=dict)
 
     def refuse(self) -> None:
         """Raise `InputError` for invalid options, before any file is read."""
@@ -183,6 +184,7 @@ class ContrastPlan:
             "allow_leakage": self.allow_leakage,
             "prompts": self.prompts,
             "label": self.label,
+            **({"label_sql": dict(self.label_sql)} if self.label_sql else {}),
         }
 
     def run(self, target: Path | None, say: Progress) -> Contrasted:
@@ -343,7 +345,7 @@ class ContrastPlan:
     def _read(self, say: Progress) -> PairData:
         """Read the prompts and the manifest, load the encoders, and split the pairs."""
         prompts = None if self.prompts is None else read_prompts(self.prompts)
-        table, samples = read_samples(self.manifest, self.encoders.columns, self.selection.where)
+        table, samples = read_samples(self.manifest, self.encoders.columns, self.selection.where, self.label_sql)
         if table.text is None or table.image is None:
             raise InputError(
                 "contrastive training needs an image and a text for each sample: name columns with --image and --text."

@@ -43,7 +43,8 @@ from headwater.samples.flow import flow_of
 from headwater.samples.grades import grades_of
 from headwater.samples.groups import require_columns
 from headwater.samples.inputs import Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
-from headwater.samples.label_names import merged
+from headwater.samples.label_names import OTHERS, merged, with_others
+from headwater.samples.label_sql import defined_labels
 from headwater.samples.labels import labels_there, with_labels, with_numbers
 from headwater.samples.missing import MissingFound
 from headwater.samples.selection import Selection
@@ -84,7 +85,9 @@ class FitOptions:
     def on(self, store: Store) -> FitPlan:
         """Return the plan for a store; refuse columns and features that the store lacks."""
         selection = self.selection
-        protocol = require_columns(store, self.labels, self.protocol, selection)
+        labels, sql = (self.labels, {}) if self.protocol.survival else defined_labels(self.labels)
+        store = store.defining(sql)
+        protocol = require_columns(store, labels, self.protocol, selection)
         what = wanted(
             store,
             self.features,
@@ -95,7 +98,11 @@ class FitOptions:
             also=selection.samples_with,
             views=selection.views,
         )
-        return FitPlan(store, replace(self, protocol=protocol), what)
+        if isinstance(selection.merge, Mapping) and OTHERS in selection.merge:  # a run names every label that it merged
+            rule = selection.rule(labels, protocol, store.roles.id)
+            known = labels_there(rule.tidied(store.samples), labels, selection.label_separator)
+            selection = replace(selection, merge=with_others(selection.merge, known))
+        return FitPlan(store, replace(self, labels=labels, protocol=protocol, selection=selection), what)
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ class FitPlan:
             "store": self.store.full_location,
             "features": described(self.store, self.what.names),
             "label": list(asked.labels),
+            **({"label_sql": dict(self.store.defined)} if self.store.defined else {}),
             "head": asked.head.kind,
             "params": dict(asked.params),
             "trials": asked.head.trials,

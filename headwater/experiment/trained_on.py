@@ -19,6 +19,7 @@ from headwater.runs.run import Run
 from headwater.samples.contents import kinds_of
 from headwater.samples.inputs import Wanted, read_inputs, samples_behind
 from headwater.samples.label_names import merged
+from headwater.samples.label_sql import label_sql_of
 from headwater.samples.labels import with_labels, with_numbers
 from headwater.samples.missing import MissingRule
 from headwater.samples.survival import with_times
@@ -132,7 +133,7 @@ def shared_with(
 def _of_store(run: Run) -> TrainedOn:
     """Return the samples of the run's store that its head was fitted on."""
     config, own = run.config, list(specs_of(run))
-    store = open_store(config["store"])
+    store = open_store(config["store"]).defining(label_sql_of(config))
     what = Wanted(
         tuple(own),
         frozenset(config.get("tokens", ())),
@@ -159,7 +160,7 @@ def _of_files(run: Run) -> TrainedOn:
 
     config = run.config
     columns = ManifestColumns(config["image"], config["text"], config["id"])
-    manifest, _ = read_samples(config["manifest"], columns, config["where"])
+    manifest, _ = read_samples(config["manifest"], columns, config["where"], label_sql_of(config))
     table = _rule_of(run, manifest.id).tidied(manifest.table)
     manifest = replace(manifest, table=table.filter(pl.all_horizontal(pl.col(config["label"]).is_not_null())))
     items = {kind: items_of(manifest, kind, None, "skip", silent) for kind in kinds_of(specs_of(run))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class TunePlan:
     selection: Selection
     training: Training
     allow_leakage: str | None
+    label_sql: Mapping[str, str] = field(default_factory=dict)
 
     def refuse(self) -> None:
         """Raise `InputError` for invalid options, before any file is read."""
@@ -101,6 +102,7 @@ class TunePlan:
             "manifest": str(self.manifest.absolute()),
             **self.encoders.to_dict(),
             "label": list(self.labels),
+            **({"label_sql": dict(self.label_sql)} if self.label_sql else {}),
             "head": self.head.kind,
             "params": dict(self.params),
             **{name: selection[name] for name in ("label_separator", "where", "bags", "views", "missing_values")},
@@ -138,7 +140,7 @@ class TunePlan:
         head, selection = self.head.head(), self.selection
         pooled = str(head.get_params().get("tokenizer", "")).startswith("pooled")
         tokens = head.takes_tokens and not selection.in_bags and not pooled
-        manifest, table = read_samples(self.manifest, self.encoders.columns, selection.where)
+        manifest, table = read_samples(self.manifest, self.encoders.columns, selection.where, self.label_sql)
         protocol = require_columns(table, self.labels, self.protocol, selection)
         encoders = load_encoders(self.encoders, manifest, self.training, tokens=tokens)
         inputs, samples = read_contents(manifest, encoders, self.training.modes, self.training.workers, say)

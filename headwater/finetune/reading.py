@@ -29,7 +29,7 @@ from headwater.samples.bags import bagged, names_of, those_in
 from headwater.samples.views import viewed
 from headwater.sources import Manifest
 from headwater.sources.steps import BY_TORCH, parse_steps
-from headwater.store import MODALITIES, PARTS, Data, InMemory, Modality, SelectedRows, select_samples
+from headwater.store import MODALITIES, PARTS, Data, InMemory, Modality, SelectedRows, select_samples, with_defined
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +121,13 @@ def first_choice(encoder: str | Sequence[str] | EncoderChoice) -> EncoderChoice:
     return encoder if isinstance(encoder, EncoderChoice) else EncoderChoice(require_names("--encoder", encoder)[0])
 
 
-def read_samples(manifest: str | Path, columns: ManifestColumns, where: str | None) -> tuple[Manifest, Table]:
-    """Read a manifest and select its samples."""
+def read_samples(
+    manifest: str | Path, columns: ManifestColumns, where: str | None, label_sql: Mapping[str, str] | None = None
+) -> tuple[Manifest, Table]:
+    """Read a manifest, add the labels that expressions define, and select its samples."""
     table = columns.read(manifest)
-    if where is None:
-        return table, Table(table.table)
-    chosen = select_samples(table.table, where)
-    return Manifest(chosen, table.id, table.image, table.text, table.root), Table(chosen)
+    chosen = select_samples(with_defined(table.table, label_sql or {}), where)
+    return replace(table, table=chosen), Table(chosen)
 
 
 def load_encoders(

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
+
+from headwater._alike import alike_line
 
 NAMED = 3  # names that a warning lists
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?")
@@ -81,12 +84,4 @@ def alike_labels(values: Iterable[Any], option: str | None) -> list[str]:
 
 def alike_values(values: Iterable[Any], option: str, column: str) -> list[str]:
     """Warn of groups or levels that seem to be the same."""
-    found = alike(values)
-    named = "; ".join(" and ".join(map(repr, names[: NAMED + 1])) for names in found[:NAMED])
-    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
-    if not found:
-        return []
-    return [
-        f"{option} {column}: values differ only in case, blanks or spelling: {named}{more}. If they are the same, use "
-        "one spelling in the manifest"
-    ]
+    return alike_line(pl.Series([str(value) for value in values], dtype=pl.String), f"{option} {column}")

@@ -42,11 +42,15 @@ class NearDuplicates:
     exact
         Compare all pairs, however many contents there are; by default those of 50,000 contents or more are found by an
         approximate search, whose recall is measured.
+    groups_out
+        A column to write into the samples of the store, for ``groups``: samples in one cluster of duplicates, or of one
+        group, have the same value.
     """
 
     false_alarms: float = 1e-5
     threshold: float | None = None
     exact: bool = False
+    groups_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,11 @@ def find_duplicates(
     near: NearDuplicates,
     device: Device = "auto",
     progress: Progress,
-) -> tuple[Duplicates, pl.DataFrame]:
-    """Find the duplicates of one feature set, and return them with a table of pairs; see `headwater.api.audit`."""
+) -> tuple[Duplicates, pl.DataFrame, Rows]:
+    """Find the duplicates of one feature set; see `headwater.api.audit`.
+
+    Return them with a table of pairs, and the number of each sample's cluster, -1 for none.
+    """
     modality = modality_of(name)
     where = contents_of(data, modality)
     same = contents_of(data, "image") if modality == "pair" else where
@@ -242,7 +249,7 @@ def find_duplicates(
         worst=_worst(data, columns, cluster_of, links),
         search=how,
     )
-    return result, _table(data, columns, name, cluster_of, links)
+    return result, _table(data, columns, name, cluster_of, links), cluster_of
 
 
 def _approximate(units: NDArray[np.float32], threshold: float, tail: Tail | None) -> NearPairs | None:

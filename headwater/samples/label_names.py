@@ -60,6 +60,25 @@ def with_merge(selection: Selection) -> Selection:
     return replace(selection, merge=mapping_of(selection.merge, "--merge"))
 
 
+OTHERS = "*"
+"""In a mapping: all labels that it does not name."""
+
+
+def with_others(mapping: Mapping[str, str | None], known: Iterable[str]) -> Mapping[str, str | None]:
+    """Return a mapping that names every label that ``"*"`` stands for: those that are neither named nor a target.
+
+    Examples
+    --------
+    >>> with_others({"glioma": "tumour", "*": "other"}, ["glioma", "cyst", "scar"])
+    {'glioma': 'tumour', 'cyst': 'other', 'scar': 'other'}
+    """
+    if OTHERS not in mapping:
+        return mapping
+    named = {name: target for name, target in mapping.items() if name != OTHERS}
+    kept = set(named) | set(named.values()) | {mapping[OTHERS]}
+    return {**named, **{name: mapping[OTHERS] for name in known if name not in kept}}
+
+
 def refuse_unknown(mapping: Mapping[str, str | None], there: Iterable[str], option: str) -> None:
     """Raise `InputError` for a label that does not occur, with the nearest one that does."""
     known = list(there)

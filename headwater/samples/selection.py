@@ -43,7 +43,7 @@ class Selection:
     merge
         Labels that mean the same, mapped to one name: ``{"adenoca.": "adenocarcinoma"}``, or a file with such a
         mapping: a table with the columns ``from`` and ``to``, or TOML. None or ``""`` leaves out samples with that
-        label (with several labels per sample, only that label).
+        label (with several labels per sample, only that label). The label ``"*"`` stands for all that are not named.
     label_separator
         Splits the text of the label column into several labels, such as ``";"``.
     missing_values

@@ -1,16 +1,16 @@
 """Read samples: manifests, images, and vectors from other tools."""
 
+from headwater.sources._folder import images_below
+from headwater.sources._listing import require_utf8_names
 from headwater.sources._types import plain, typed, with_plain_types
 from headwater.sources.dicom import burned_in
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image, size_of
 from headwater.sources.manifest import (
     Manifest,
     as_manifest,
-    images_below,
     read_manifest,
     read_table,
     read_text_table,
-    require_utf8_names,
 )
 from headwater.sources.synthetic import make_histology
 from headwater.sources.vectors import FORMATS, Vectors, modalities_of, read_vectors

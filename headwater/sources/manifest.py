@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
+from headwater._about import KEY, About, NotAbout, read_about
 from headwater._reading import TABLE, NotParquet, parse_parquet, read_regular
 from headwater.errors import ManifestError, ManifestNotFound, nearest
+from headwater.sources._folder import read_folder
+from headwater.sources._listing import require_utf8_names
 from headwater.sources._places import why_not_found
 from headwater.sources._records import (
     Malformed,
@@ -23,7 +25,6 @@ from headwater.sources._records import (
     wrong_json_line,
 )
 from headwater.sources._types import is_identifier, typed, with_plain_types, with_text
-from headwater.sources.images import IMAGE_SUFFIXES
 
 __all__ = ["Manifest", "read_manifest"]
 
@@ -43,7 +44,6 @@ _NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _WORDS_FOR = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _JSON_LINES = (".jsonl", ".ndjson")
-SHOWN_NAMES = 3  # most file names that a message lists
 MANIFEST_SUFFIXES = (*_SEPARATORS, ".parquet", *_JSON_LINES)
 
 
@@ -63,6 +63,8 @@ class Manifest:
         Name of the column with the texts, or None.
     root
         The folder that relative image paths start from.
+    about
+        What is known of the columns: which are outcomes, and which keep rows together.
     """
 
     table: pl.DataFrame
@@ -70,6 +72,7 @@ class Manifest:
     image: str | None
     text: str | None
     root: Path
+    about: About = field(default_factory=About)
 
     @property
     def n_samples(self) -> int:
@@ -149,8 +152,8 @@ def read_manifest(
     path
         A ``.csv``, ``.tsv``, ``.parquet``, ``.jsonl`` or ``.ndjson`` file, or a folder with one subfolder per
         class. A folder becomes a table of ``id``, ``image`` and ``label``, sorted by ``image``; an id is the relative
-        path without its suffix, or with it if two files differ only in their suffix. Files and folders whose names
-        start with a dot are skipped.
+        path without its suffix, or with it if two files differ only in their suffix. A folder whose images lie in no
+        subfolder becomes one without ``label``. Files and folders whose names start with a dot are skipped.
     id, image, text
         Names of the columns with these roles.
 
@@ -170,16 +173,17 @@ def read_manifest(
     path = Path(path)
     require_utf8_names([str(path.absolute())], path)
     asked = {"id": id, "image": image, "text": text}
+    about = About()
     if path.is_dir():
-        table, root = _read_folder(path), path.absolute()
+        table, root = read_folder(path), path.absolute()
     elif path.exists():
-        table, root = _read_file(path, asked), path.absolute().parent
+        (table, about), root = _read_file(path, asked), path.absolute().parent
     else:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         known = f" ({why})" if (why := why_not_found(path)) else ""
         raise ManifestNotFound(
             f"manifest not found: {path}{known}.{nearest(path.name, siblings)} Give a CSV, TSV, Parquet or JSON-lines "
-            "file, or a folder with one subfolder per class."
+            "file, or a folder of images."
         )
     if table.is_empty():
         raise ManifestError(f"{path}: the manifest has no rows")
@@ -195,7 +199,7 @@ def read_manifest(
     _check_content(table, [column for column in (image, text) if column is not None], path)
 
     table, found = _with_ids(table, roles["id"], asked["id"], image, path)
-    return Manifest(table, id=found, image=image, text=text, root=root)
+    return Manifest(table, id=found, image=image, text=text, root=root, about=about.of(table.columns))
 
 
 def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
@@ -210,7 +214,7 @@ def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
     if not path.is_file():
         known = f" ({why})" if (why := why_not_found(path)) else ""
         raise ManifestNotFound(f"table not found: {path}{known}. Give a CSV, TSV, Parquet or JSON-lines file.")
-    return _read_file(path, {"id": id, "image": None, "text": None}, strict=False)
+    return _read_file(path, {"id": id, "image": None, "text": None}, strict=False)[0]
 
 
 def as_manifest(table: pl.DataFrame, path: Path, root: Path, id: str | None = None) -> Manifest:
@@ -252,8 +256,8 @@ def _as_identified(table: pl.DataFrame) -> pl.DataFrame:
     return with_text(table, numbers, "")
 
 
-def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True) -> pl.DataFrame:
-    """Read a table file; in a CSV, columns with a role and identifiers stay text, others may become numbers."""
+def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True) -> tuple[pl.DataFrame, About]:
+    """Read a table file, and what is known of it; in a CSV, columns with a role and identifiers stay text."""
     suffix = path.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
         known = ", ".join(MANIFEST_SUFFIXES)
@@ -261,16 +265,18 @@ def _read_file(path: Path, asked: dict[str, str | None], *, strict: bool = True)
     try:
         data = read_regular(path, most=TABLE)
         if suffix == ".parquet":
-            return parse_parquet(data)[0]
+            table, words = parse_parquet(data)
+            return table, About.from_json(words[KEY]) if KEY in words else About()
         if suffix in _JSON_LINES:
-            return _read_json_lines(data, asked, path)
+            return _read_json_lines(data, asked, path), read_about(path)
         table = _read_text(data, _SEPARATORS[suffix], path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, Malformed, NotParquet) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, Malformed, NotParquet, NotAbout) as error:
         raise _unparsed(path, suffix, b"" if suffix == ".parquet" else data, error) from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from error
     of_role = _find_roles(table.columns, asked, path, strict=strict).values()
-    return pl.DataFrame([c if c.name in of_role or is_identifier(c.name) else typed(c) for c in table.get_columns()])
+    columns = [c if c.name in of_role or is_identifier(c.name) else typed(c) for c in table.get_columns()]
+    return pl.DataFrame(columns), read_about(path)
 
 
 def read_text_table(path: Path) -> pl.DataFrame:
@@ -346,99 +352,6 @@ def _check_header(header: list[str], data: bytes, separator: str, path: Path) ->
     repeated = [name for name, n in Counter(name for name in names if name and name.strip()).items() if n > 1]
     if repeated:
         raise ManifestError(f"{path}: several columns are called {_listed(repeated)}. Give each a name of its own.")
-
-
-def _read_folder(folder: Path) -> pl.DataFrame:
-    """List the images of a folder with one subfolder per class."""
-    loose = sorted(path.name for path in _visible(folder) if _is_image(path))
-    require_utf8_names(loose, folder)
-    if loose:
-        raise ManifestError(
-            f"{folder}: {len(loose)} images are not in a subfolder ({_listed(loose)}). Move them into one subfolder "
-            "per class, or write a manifest file."
-        )
-    images = sorted(
-        path.relative_to(folder).as_posix()
-        for subfolder in _visible(folder)
-        if subfolder.is_dir()
-        for path in _images_below(subfolder)
-    )
-    if not images:
-        raise ManifestError(
-            f"{folder}: there are no images in subfolders. Supported suffixes are {_listed(sorted(IMAGE_SUFFIXES))}."
-        )
-    require_utf8_names(images, folder)
-    stems = [image.removesuffix(Path(image).suffix) for image in images]
-    n_with_stem = Counter(stems)
-    return pl.DataFrame(
-        {
-            "id": [stem if n_with_stem[stem] == 1 else image for stem, image in zip(stems, images)],
-            "image": images,
-            "label": [image.split("/", 1)[0] for image in images],
-        },
-        schema=dict.fromkeys(("id", "image", "label"), pl.String),
-    )
-
-
-def require_utf8_names(names: list[str], path: Path) -> None:
-    """Raise if file names are not in UTF-8, as on a system with another encoding.
-
-    Raises
-    ------
-    ManifestError
-        The message shows the bytes of the names.
-    """
-    odd = [name for name in names if not _is_text(name)]
-    if odd:
-        shown = ", ".join(str(os.fsencode(name)) for name in odd[:SHOWN_NAMES])
-        more = f" and {len(odd) - SHOWN_NAMES:,} more" if len(odd) > SHOWN_NAMES else ""
-        raise ManifestError(
-            f"{_printable(path)}: file names are not in UTF-8: {shown}{more}. Rename them, for example with convmv."
-        )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _printable(path: Path) -> str:
-    r"""Return a path that can be printed anywhere; bytes that are not UTF-8 are written like ``\xe9``."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted; hidden ones are left out.
-
-    Raises
-    ------
-    ManifestError
-        When there are none, or their names are not in UTF-8.
-    """
-    found = sorted(_images_below(folder))
-    if not found:
-        raise ManifestError(f"{folder}: there are no images. Supported suffixes are {_listed(sorted(IMAGE_SUFFIXES))}.")
-    require_utf8_names([path.relative_to(folder).as_posix() for path in found], folder)
-    return found
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    for path in _visible(folder):
-        if path.is_dir():
-            yield from _images_below(path)
-        elif _is_image(path):
-            yield path
-
-
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".")]
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def _find_roles(

@@ -29,7 +29,7 @@ from headwater.store.store import (
     index_files,
     open_store,
 )
-from headwater.store.where import rows_where, select_samples
+from headwater.store.where import rows_where, select_samples, with_defined
 from headwater.store.writer import BlockResult, BlockTask, FeatureWriter
 
 __all__ = [
@@ -87,6 +87,7 @@ __all__ = [
     "stat_of",
     "store_folder",
     "to_bfloat16",
+    "with_defined",
     "write_bytes",
     "write_derived",
 ]

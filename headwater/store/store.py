@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._about import KEY, About
 from headwater._reading import TABLE, matching, parse_json, parse_parquet
 from headwater._schema import Count, Word, read_as
 from headwater._shown import as_html
@@ -50,7 +52,7 @@ from headwater.store.reader import FeatureReader, text_of
 from headwater.store.remote import Remote, remote_of, store_folder
 from headwater.store.spec import FeatureSpec
 from headwater.store.summed import has_sum, read_summed, remove_summed, write_summed
-from headwater.store.where import select_samples
+from headwater.store.where import select_samples, with_defined
 
 FORMAT = 1
 OWN = ("store.json", "samples.parquet", "samples.sum.json", "files.parquet", "files.sum.json")
@@ -129,10 +131,13 @@ class Store:
     ----------
     path
         Folder of the store; for a store at a URL, the folder of its cache.
+    defined
+        SQL expressions that define further columns of samples, by their names; see `defining`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.defined: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         return f"Store({self.location!r})"
@@ -183,7 +188,28 @@ class Store:
         StoreError
             When it differs from its checksum, or cannot be read.
         """
-        return self._samples.table
+        return self._table
+
+    @cached_property
+    def _table(self) -> pl.DataFrame:
+        return with_defined(self._samples.table, self.defined) if self.defined else self._samples.table
+
+    def defining(self, sql: Mapping[str, str]) -> Store:
+        """Return the store with further columns of samples, each defined by an SQL expression over the others.
+
+        Nothing is written. The expressions are checked as those of ``--where`` are, when the samples are read.
+
+        Parameters
+        ----------
+        sql
+            An expression for each name, such as ``{"covid": "finding LIKE '%COVID%'"}``.
+        """
+        if not sql:
+            return self
+        other = copy(self)
+        other.__dict__.pop("_table", None)
+        other.defined = {**self.defined, **sql}
+        return other
 
     @property
     def roles(self) -> Roles:
@@ -196,6 +222,11 @@ class Store:
     def unreadable(self) -> Mapping[str, str]:
         """By sample id, the reason why an image file could not be read and so has no key."""
         return self._samples.unreadable
+
+    @property
+    def about(self) -> About:
+        """What is known of the samples' columns: which are outcomes, and which keep rows together."""
+        return self._samples.about.of(self._samples.table.columns)
 
     @cached_property
     def _samples(self) -> _Samples:
@@ -216,13 +247,14 @@ class Store:
         try:
             roles: Roles | StoreError = self._roles_in(table, words["headwater"])
             unreadable = read_as(dict[str, str], parse_json(words.get("unreadable", "{}")))
+            about = About.from_json(words[KEY]) if KEY in words else About()
         except (KeyError, ValueError) as error:
-            unreadable = {}
+            unreadable, about = {}, About()
             roles = StoreError(
                 f"{location(path)} was written by another tool: it does not say which columns hold ids, images and "
                 f"texts ({error}). {advice}"
             )
-        return _Samples(table, roles, unreadable)
+        return _Samples(table, roles, unreadable, about)
 
     def _roles_in(self, table: pl.DataFrame, words: str) -> Roles:
         roles = read_as(Roles, parse_json(words))
@@ -241,7 +273,13 @@ class Store:
         """Whether a manifest was embedded into this store."""
         return self._samples_path.exists()
 
-    def write_samples(self, table: pl.DataFrame, roles: Roles, unreadable: Mapping[str, str] | None = None) -> None:
+    def write_samples(
+        self,
+        table: pl.DataFrame,
+        roles: Roles,
+        unreadable: Mapping[str, str] | None = None,
+        about: About | None = None,
+    ) -> None:
         """Replace the samples table, atomically.
 
         Parameters
@@ -252,9 +290,13 @@ class Store:
             The columns of ids, images and texts.
         unreadable
             By sample id, the reason why an image file could not be read.
+        about
+            What is known of the columns.
         """
         written = {**vars(roles), "root": seen_from(self.path, roles.root)}
         metadata = {"headwater": json.dumps(written), "unreadable": json.dumps(dict(unreadable or {}))}
+        if about:
+            metadata[KEY] = about.of(table.columns).to_json()
         data = io.BytesIO()  # in memory, since polars has no distinct error for a full disk
         table.write_parquet(data, metadata=metadata)
         write_summed(self._samples_path, data.getvalue())
@@ -268,6 +310,7 @@ class Store:
 
     def _forget_samples(self) -> None:
         self.__dict__.pop("_samples", None)
+        self.__dict__.pop("_table", None)
 
     def select(self, where: str | None) -> pl.DataFrame:
         """Return the samples for which the boolean SQL expression ``where`` is true.
@@ -667,6 +710,7 @@ class _Samples:
     table: pl.DataFrame
     roles: Roles | StoreError
     unreadable: Mapping[str, str]
+    about: About
 
 
 def create_store(path: str | Path) -> Store:

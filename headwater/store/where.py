@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import combinations
 
@@ -94,6 +95,43 @@ def rows_where(table: pl.DataFrame, where: str) -> NDArray[np.int64]:
     if chosen.is_empty():
         raise InputError(f"--where {_shortened(where)} is true for none of the {len(table)} samples.")
     return chosen[number].to_numpy().astype(np.int64)
+
+
+def with_defined(table: pl.DataFrame, sql: Mapping[str, str], option: str = "--label") -> pl.DataFrame:
+    """Return a table with a column for each SQL expression over its columns; true and false become 1 and 0.
+
+    An expression gives text, numbers or truth values, one for each row; it is checked as `select_samples` checks one.
+
+    Raises
+    ------
+    InputError
+        When an expression cannot be used, or there is a column of its name.
+    """
+    return table.with_columns(_defined(table, name, words, option) for name, words in sql.items())
+
+
+def _defined(table: pl.DataFrame, name: str, words: str, option: str) -> pl.Series:
+    asked = f"{option} {_shortened(f'{name} = {words}')}"
+    if name in table.columns:
+        raise InputError(f"{asked}: there is a column {name!r} already. Give the label another name.")
+    if refused := refusal(words):
+        raise InputError(f"{asked} cannot be used: {refused}. Columns: {', '.join(table.columns)}.")
+    try:
+        expression = pl.sql_expr(_with_floats(words))
+        if expression.meta.has_multiple_outputs():
+            raise InputError(f"{asked} gives several columns. Write an expression that gives one.")
+        if not expression.meta.root_names():
+            raise InputError(
+                f"{asked} names no column. Columns: {', '.join(table.columns)}; write texts in single quotes."
+            )
+        found = table.select(expression.alias(name))[name]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{asked} cannot be used ({_why(error, table.columns)}") from error
+    if len(found) != table.height:
+        raise InputError(f"{asked} gives {len(found):,} values for {table.height:,} samples. Give one for each sample.")
+    return found.cast(pl.Int64) if found.dtype == pl.Boolean else found
 
 
 def _chosen(table: pl.DataFrame, where: str, columns: list[str]) -> pl.DataFrame:

@@ -354,11 +354,27 @@ class TestFolder:
 
     def test_images_outside_a_class_folder_are_named(self, tmp_path: Path) -> None:
         self.lay(tmp_path, "a/1.png", "stray.png")
-        assert "'stray.png'" in complaint(tmp_path)
+        words = complaint(tmp_path)
+        assert "'stray.png'" in words
+        assert "1 other in subfolders" in words
+
+    def test_images_in_no_subfolder_have_no_label(self, tmp_path: Path) -> None:
+        manifest = read_manifest(self.lay(tmp_path, "b.png", "a.TIF", "notes.txt", "empty/notes.txt"))
+        assert manifest.table.to_dict(as_series=False) == {"id": ["a", "b"], "image": ["a.TIF", "b.png"]}
+
+    def test_a_loop_of_links_is_listed_once(self, tmp_path: Path) -> None:
+        self.lay(tmp_path, "a/1.png", "b/2.png")
+        (tmp_path / "a" / "back").symlink_to(tmp_path)
+        (tmp_path / "a" / "loop.png").symlink_to(tmp_path / "a" / "loop.png")
+        assert read_manifest(tmp_path).ids == ["a/1", "b/2"]
+
+    def test_a_name_with_a_newline_is_refused(self, tmp_path: Path) -> None:
+        self.lay(tmp_path, "a/1.png", "a/2\n.png")
+        assert r"2\n.png" in complaint(tmp_path)
 
     def test_a_folder_without_images_is_refused(self, tmp_path: Path) -> None:
         self.lay(tmp_path, "a/notes.txt")
-        assert "no images in subfolders" in complaint(tmp_path)
+        assert "there are no images" in complaint(tmp_path)
 
     def test_a_folder_named_like_a_table_is_still_a_folder(self, tmp_path: Path) -> None:
         assert read_manifest(self.lay(tmp_path / "set.csv", "a/1.png")).ids == ["a/1"]

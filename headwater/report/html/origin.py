@@ -17,6 +17,7 @@ from headwater.errors import HeadwaterError
 from headwater.report.html.about import place_name
 from headwater.report.html.material import Subject
 from headwater.samples.cases import Cases
+from headwater.samples.label_sql import label_sql_of
 from headwater.samples.pictures import picture_of_file, picture_of_sample
 from headwater.samples.vectors import unit_rows
 from headwater.sources import plain
@@ -132,7 +133,7 @@ def origin_of(one: Subject) -> Origin:
 
 
 def _of_store(one: Subject) -> Origin:
-    store = open_store(one.config["store"])
+    store = open_store(one.config["store"]).defining(label_sql_of(one.config))
     there = store.feature_names()
     wanted = list(one.features)[:1] if one.config["command"] == "zero-shot" else one.features
     features = {name: Cases(store, name) for name in wanted if name in there}

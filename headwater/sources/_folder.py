@@ -1,0 +1,87 @@
+"""A folder of images as a table: one subfolder per class, or no subfolders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from headwater._words import counted
+from headwater.errors import ManifestError
+from headwater.sources._listing import SHOWN_NAMES, Files, require_utf8_names
+from headwater.sources.images import IMAGE_SUFFIXES
+
+_SUFFIXES = rf"(?i)({'|'.join(sorted(s.replace('.', chr(92) + '.') for s in IMAGE_SUFFIXES))})$"
+
+
+def read_folder(folder: Path) -> pl.DataFrame:
+    """List the images of a folder as ``id``, ``image`` and, if they lie in subfolders, ``label``.
+
+    Raises
+    ------
+    ManifestError
+        When there are no images, when some lie in subfolders and others do not, or when names are not in UTF-8.
+    """
+    files = Files.below(folder)
+    require_utf8_names(files.odd, folder)
+    images = images_in(files)
+    loose = images.filter(~images.str.contains("/", literal=True))
+    if 0 < len(loose) < len(images):
+        shown = ", ".join(map(repr, loose.head(SHOWN_NAMES).to_list()))
+        n = len(loose)
+        are = "images are" if n > 1 else "image is"
+        raise ManifestError(
+            f"{folder}: {n:,} {are} not in a subfolder ({shown}), {counted(len(images) - n, 'other')} in subfolders. "
+            "Put every image into one subfolder per class, or all of them into one folder, or write a manifest file."
+        )
+    if images.is_empty():
+        raise ManifestError(
+            f"{folder}: there are no images. Supported suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    return as_table(images)
+
+
+def images_in(files: Files) -> pl.Series:
+    """Return the relative paths of the images among some files, sorted."""
+    return files.paths.filter(files.paths.str.contains(_SUFFIXES))
+
+
+def as_table(images: pl.Series) -> pl.DataFrame:
+    """Return relative paths of images as ``id``, ``image`` and, if all lie in subfolders, ``label``.
+
+    An id is the path without its suffix, or with it if two files differ only in their suffix.
+    """
+    stem = pl.col("image").str.replace(r"\.[^./]*$", "")
+    table = (
+        images.alias("image")
+        .to_frame()
+        .select(
+            pl.when(stem.is_unique()).then(stem).otherwise("image").alias("id"),
+            "image",
+            pl.col("image").str.extract(r"^([^/]+)/", 1).alias("label"),
+        )
+    )
+    return table if table["label"].null_count() == 0 and table.height else table.drop("label")
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted; hidden ones are left out.
+
+    Raises
+    ------
+    ManifestError
+        When there are none, or their names are not in UTF-8.
+    """
+    files = Files.below(folder)
+    require_utf8_names(files.odd, folder)
+    found = images_in(files)
+    if found.is_empty():
+        raise ManifestError(
+            f"{folder}: there are no images. Supported suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
+    return [folder / path for path in found.to_list()]
+
+
+def _no_images(folder: Path) -> ManifestError:
+    known = ", ".join(sorted(IMAGE_SUFFIXES))
+    return ManifestError(f"{folder}: there are no images. Supported suffixes are {known}.")

@@ -1,0 +1,57 @@
+"""Tables among the files of a data set, and the images that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+from headwater._words import cut
+from headwater.errors import ManifestError
+from headwater.sources._listing import Files
+from headwater.sources.manifest import read_text_table
+
+
+def read_columns(path: Path, columns: Iterable[str], what: str) -> pl.DataFrame:
+    """Read a table with all cells as stripped text; names of columns are stripped too.
+
+    Raises
+    ------
+    ManifestError
+        When it lacks one of the columns, or cannot be read.
+    """
+    try:
+        table = read_text_table(path)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    names = [name.strip() for name in table.columns]
+    if len(set(names)) < len(names):
+        raise ManifestError(f"{path}: several columns have the same name. Get the file as {what} publishes it.")
+    table.columns = names
+    lacking = [name for name in columns if name not in names]
+    if lacking:
+        there = cut(", ".join(names), 200)
+        raise ManifestError(
+            f"{path}: there is no column {lacking[0]!r}, so this is not the table of {what}. Get the file as it was "
+            f"published. Columns: {there}."
+        )
+    return table.with_columns(pl.all().str.strip_chars()).with_columns(
+        pl.when(pl.all() == "").then(None).otherwise(pl.all()).name.keep()
+    )
+
+
+def only_present(table: pl.DataFrame, files: Files, what: str = "images") -> tuple[pl.DataFrame, list[str]]:
+    """Leave out rows whose image is not there, unless none is: then keep all rows, and say so.
+
+    ``image`` is null in rows whose file was not found; ``place`` holds where the set would have it.
+    """
+    n_missing = table["image"].null_count()
+    if n_missing == table.height:
+        filled = table.with_columns(image=pl.col("place")).drop("place")
+        return filled, [f"none of the {what} is there: the rows name the places that the archive gives them"]
+    kept = table.filter(pl.col("image").is_not_null()).drop("place")
+    if not n_missing:
+        return kept, []
+    example = table.filter(pl.col("image").is_null())["place"][0]
+    return kept, [f"{n_missing:,} of {table.height:,} {what} are not there, such as {example}: their rows are left out"]
