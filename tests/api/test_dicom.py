@@ -1,5 +1,7 @@
 """DICOM through the verbs: embedded beside other images, read again as it was, shown only where it may be."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -43,7 +45,7 @@ def test_dicom_beside_png(mixed, tmp_path):
     store = hw.embed(mixed, tmp_path / "s.hw", encoder="builtin:texture")
     assert (store.n_samples, store.n_failed) == (12, 0)
     data = store.read("texture/image")
-    vectors = {id: vector for id, vector in zip(data.ids, data.X, strict=True)}
+    vectors = dict(zip(data.ids, data.X, strict=True))
     for i in range(6):
         np.testing.assert_array_equal(vectors[f"dicom/{i}"], vectors[f"png/{i}"])
     assert "steps" not in store.features("texture/image").spec.preprocessing
@@ -112,9 +114,38 @@ def test_files_without_a_suffix_in_a_table(mixed, tmp_path):
     hw.fit_head(
         tmp_path / "t.hw", features="texture/image", label="label", groups="none", folds=2, out=tmp_path / "run"
     )
+    alone = hw.predict(tmp_path / "run", mixed / "IM0001")  # not taken for a manifest
+    assert alone.table["id"].to_list() == ["IM0001"]
     found = hw.predict(tmp_path / "run", image=[mixed / "IM0001", mixed / "png" / "1.png"])
     assert found.table.height == 2
     assert found.table["predicted"].null_count() == 0
+
+
+def test_a_manifest_from_headers(mixed, tmp_path, monkeypatch):
+    """Headers become a manifest that keeps patients whole, by a salt that is the user's own or a named file."""
+    made = hw.manifest("dicom", mixed, out=tmp_path / "m.parquet", salt=tmp_path / "keys" / "salt")
+    assert (tmp_path / "keys" / "salt").stat().st_mode & 0o777 == 0o600
+    assert made.n_samples == 6
+    assert list(made.about.groups) == ["patient", "exam"]
+    assert {one.what: one.found for one in made.counts} == {
+        "images": 6,
+        "patients": 1,
+        "exams": 1,
+        "files that are not DICOM": 6,
+    }
+    store = hw.embed(tmp_path / "m.parquet", tmp_path / "s.hw", encoder="builtin:texture")
+    assert (store.n_samples, store.n_failed) == (6, 0)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    own = [hw.manifest("dicom", mixed).table["patient"][0] for _ in range(2)]
+    assert (tmp_path / "config" / "headwater" / "salt").exists()
+    assert own[0] == own[1] != made.table["patient"][0]
+    assert "12345" not in json.dumps(made.to_dict()) + made.table.write_csv()
+    (mixed / "dicom" / "report.dcm").write_bytes(dicom())
+    assert "1 file left out, such as 'dicom/report.dcm': DICOM without pixels" in " ".join(
+        hw.manifest("dicom", mixed).warnings
+    )
+    with pytest.raises(InputError, match=r"--salt goes with dicom"):
+        hw.manifest("folder", mixed, salt=tmp_path / "salt")
 
 
 @pytest.mark.parametrize("said", ["YES", "NO", None])

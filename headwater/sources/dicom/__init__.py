@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
 from PIL import Image
 
+from headwater._reading import open_regular
 from headwater.errors import ImageError
 from headwater.sources.dicom.decoding import size_in, stored_values
 from headwater.sources.dicom.header import SUFFIXES, is_burned_in, is_dicom, is_encrypted, read_header, refusal_of
 from headwater.sources.dicom.rendering import render
 from headwater.sources.reading import AS_DECLARED, Reading
 
-__all__ = ["SUFFIXES", "burned_in", "is_dicom", "is_encrypted", "picture_of", "size_of_dicom"]
+__all__ = ["SUFFIXES", "burned_in", "is_dicom", "is_dicom_file", "is_encrypted", "picture_of", "size_of_dicom"]
 
 
 _ENDLESS = re.compile(rb"\xe0\x7f\x10\x00O[BW]\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0")
@@ -43,6 +45,15 @@ def picture_of(data: bytes, *, max_pixels: int, reading: Reading = AS_DECLARED) 
     rows, columns = size_in(header, max_pixels)
     halvings = reading.halvings(width=columns, height=rows)
     return render(header, stored_values(header, max_pixels=max_pixels, halvings=halvings), reading)
+
+
+def is_dicom_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file, of any name, begins as DICOM; false if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return is_dicom(file.read(256))
+    except (OSError, ValueError):
+        return False
 
 
 def size_of_dicom(data: bytes) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from headwater._extras import need
 from headwater._reading import open_regular, read_regular
 from headwater._words import counted
 from headwater.errors import HeadwaterError, ImageError, InputError, ManifestError
+from headwater.sources._listing import Files
 from headwater.sources.dicom.header import (
     DEFLATED,
     first_of,
@@ -135,15 +136,21 @@ class DicomTable:
         lines = [f"{counted(self.table.height, 'image')} of {counted(patients, 'patient')}"]
         if self.n_other:
             lines.append(f"{counted(self.n_other, 'file')} not DICOM")
-        reasons = Counter(self.skipped.values())
-        for reason, n in reasons.most_common(SHOWN):
-            example = next(name for name, why in self.skipped.items() if why == reason)
-            lines.append(f"{counted(n, 'file')} left out, such as {example!r}: {reason}")
-        if len(reasons) > SHOWN:
-            lines.append(
-                f"{counted(sum(n for _, n in reasons.most_common()[SHOWN:]), 'file')} left out for other reasons"
-            )
+        reasons = self.reasons()
+        lines += [line for line, _ in reasons[:SHOWN]]
+        if more := sum(n for _, n in reasons[SHOWN:]):
+            lines.append(f"{counted(more, 'file')} left out for other reasons")
         return [*lines, *self.warnings]
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Return a sentence for each reason to leave out files, with their number, the most frequent first."""
+        first: dict[str, str] = {}
+        for name, reason in self.skipped.items():
+            first.setdefault(reason, name)
+        return [
+            (f"{counted(n, 'file')} left out, such as {first[reason]!r}: {reason}", n)
+            for reason, n in Counter(self.skipped.values()).most_common()
+        ]
 
 
 def read_dicom_folder(
@@ -157,7 +164,7 @@ def read_dicom_folder(
 
     Only the tags of `COLUMNS` leave a header: no name, date, free text or private tag. Patient, exam and series are
     HMAC-SHA256 digests of PatientID, StudyInstanceUID and SeriesInstanceUID, so they agree between tables made with one
-    salt and cannot be computed without it. Hidden files are left out, and links to folders are not followed.
+    salt and cannot be computed without it. Hidden files are left out.
 
     Parameters
     ----------
@@ -177,20 +184,24 @@ def read_dicom_folder(
 
     Raises
     ------
-    ManifestError
+    ManifestNotFound, ManifestError
         When there is no such folder, or it holds no DICOM image.
     InputError
         When the salt is shorter than 16 bytes.
     MissingExtra
         When pydicom is not installed.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ManifestError(f"{root}: no such folder. Give a folder of DICOM files.")
+    return require_images(folder, read_dicom_files(Files.below(folder), salt=salt, workers=workers, say=say))
+
+
+def read_dicom_files(
+    files: Files, *, salt: bytes, workers: int = WORKERS, say: Callable[[int, int], None] | None = None
+) -> DicomTable:
+    """Read the headers of the DICOM files among those of a folder, as `read_dicom_folder` does."""
     if len(salt) < 16:
         raise InputError("a salt must have at least 16 bytes. Pass the bytes of a file that read_or_make_salt made.")
     pydicom_quiet()
-    names = sorted(_files_below(root))
+    root, names = files.root, files.paths.to_list()
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     n_other = 0
@@ -206,11 +217,22 @@ def read_dicom_folder(
                     rows.append(found)
             if say is not None:
                 say(start + len(some), len(names))
-    if not rows:
-        why = "; ".join(DicomTable(pl.DataFrame(schema=COLUMNS), skipped, n_other).lines()[1:])
-        raise ManifestError(f"{root}: there is no DICOM image that can be read{f' ({why})' if why else ''}.")
     table = pl.DataFrame(rows, schema=COLUMNS)
     return DicomTable(table, skipped, n_other, tuple(_warnings(table)))
+
+
+def require_images(folder: str | os.PathLike[str], found: DicomTable) -> DicomTable:
+    """Return a table that holds images.
+
+    Raises
+    ------
+    ManifestError
+        When it holds none; the message says what was there.
+    """
+    if found.table.is_empty():
+        why = "; ".join(found.lines()[1:])
+        raise ManifestError(f"{folder}: there is no DICOM image that can be read{f' ({why})' if why else ''}.")
+    return found
 
 
 def read_or_make_salt(path: str | os.PathLike[str]) -> bytes:
@@ -223,6 +245,7 @@ def read_or_make_salt(path: str | os.PathLike[str]) -> bytes:
     """
     place = Path(path)
     try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         handle = os.open(place, flags, 0o600)
     except FileExistsError:
@@ -257,15 +280,6 @@ def hashed(value: str, salt: bytes) -> str:
     return hmac.new(salt, value.encode(), sha256).hexdigest()[:HASH_LETTERS]
 
 
-def _files_below(root: Path) -> Iterator[str]:
-    """Return files below a folder, relative to it, without hidden ones."""
-    for place, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith("."):
-                yield os.path.relpath(os.path.join(place, name), root)  # noqa: PTH118  (for a million files)
-
-
 def _row_of(root: Path, name: str, salt: bytes) -> dict[str, Any] | str | None:
     """Return the row of a file; why it has none, if it is DICOM; None if it is not."""
     try:
@@ -279,10 +293,7 @@ def _row_of(root: Path, name: str, salt: bytes) -> dict[str, Any] | str | None:
             header, has_pixels = _header_of(file, start, n_bytes)
         if why := refusal_of(header, has_pixels=has_pixels):
             return why
-        name.encode()
         return _values(header, name, salt)
-    except UnicodeEncodeError:
-        return "the file's name is not in UTF-8"
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except HeadwaterError as error:
