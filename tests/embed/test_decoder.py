@@ -260,7 +260,7 @@ def test_modalities_follow_the_prompt(tiny):
 
 
 def test_an_image_that_is_too_long(tiny, tmp_path, monkeypatch):
-    """An image of a shape that nothing resizes, or that the model refuses, fails alone, and the reason says its size."""
+    """An image of a shape that nothing resizes, or that the model refuses, fails alone, and the reason has its size."""
     Image.new("RGB", (500, 2)).save(tmp_path / "a.png")
     encoder = load(tiny("hf-qwen2_vl"))
     with pytest.raises(ImageError, match=r"500 x 2 pixels, so it is more than 200 times as long as wide"):

@@ -269,6 +269,36 @@ def test_windows_in_plain_numbers():
     np.testing.assert_array_equal(Window(50, 10, "LINEAR_EXACT")(np.array([45.0, 50.0, 55.0])), [0, 0.5, 1])
 
 
+def test_the_only_frame_of_an_enhanced_file():
+    """Rescale and window of a frame are used as those of other files are; the frame's own come before shared ones."""
+    window = item(WindowCenter=1000, WindowWidth=500, VOILUTFunction="LINEAR_EXACT")
+    shared = item(
+        PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-1000)],
+        FrameVOILUTSequence=[item(WindowCenter=1, WindowWidth=1)],
+    )
+    own = {"PerFrameFunctionalGroupsSequence": [item(FrameVOILUTSequence=[window])]}
+    data = dicom(STEPS, bits=12, NumberOfFrames=1, SharedFunctionalGroupsSequence=[shared], **own)
+    wanted = [level(2 * int(v) - 1000, (1000, 500, "LINEAR_EXACT")) for v in STEPS.ravel()]
+    assert np.abs(grey(data).ravel().astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("reading", [{}, {"decode": "half"}])
+def test_lossy_values_beyond_the_stored_bits_are_white(reading):
+    """JPEG 2000 may overshoot: a value above 12 bits counts as the highest, and does not start again from black."""
+    pixels = np.full((64, 64), 4200, np.uint16)
+    made = dataset(pixels, syntax="JPEG 2000", bits=16)
+    made.BitsStored, made.HighBit = 12, 11
+    assert (grey(as_bytes(made), **reading) == 255).all()
+
+
+def test_32_bits():
+    """Many bits are scaled by all of them, or by those that occur."""
+    wide = np.array([[0, 1 << 16, 1 << 31, (1 << 32) - 1]], np.uint32)
+    assert grey(dicom(wide)).tolist() == [[0, 0, 128, 255]]
+    assert grey(dicom(wide[:, :3]), window="minmax").tolist() == [[0, 0, 255]]
+    assert grey(dicom(wide[:, :3])).tolist() == [[0, 0, 128]]
+
+
 def test_white_is_inverted_once_and_last():
     """MONOCHROME1 is the negative of MONOCHROME2, with or without the shape that says so too, for every window."""
     for window in ("voi", "minmax", "full", "700,300"):

@@ -11,7 +11,15 @@ from PIL import Image
 from headwater._reading import open_regular
 from headwater.errors import ImageError
 from headwater.sources.dicom.decoding import size_in, stored_values
-from headwater.sources.dicom.header import SUFFIXES, is_burned_in, is_dicom, is_encrypted, read_header, refusal_of
+from headwater.sources.dicom.header import (
+    SUFFIXES,
+    is_burned_in,
+    is_dicom,
+    is_encrypted,
+    read_header,
+    refusal_of,
+    use_frame_values,
+)
 from headwater.sources.dicom.rendering import render
 from headwater.sources.reading import AS_DECLARED, Reading
 
@@ -81,4 +89,5 @@ def _of_one_image(data: bytes) -> Any:
         raise ImageError(f"truncated DICOM file ({len(data)} bytes): its compressed pixels do not end")
     if why := refusal_of(header, has_pixels=has_pixels):
         raise ImageError(why)
+    use_frame_values(header)
     return header

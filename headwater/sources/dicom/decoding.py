@@ -45,9 +45,12 @@ class Stored:
     Attributes
     ----------
     samples
-        Of shape ``(rows, columns)``, or ``(rows, columns, 3)`` for colour. Bits above ``bits`` are not yet removed.
+        Of shape ``(rows, columns)``, or ``(rows, columns, 3)`` for colour. Bits above ``kept`` are not yet removed.
     bits
-        Bits of a sample that are used, the lowest ones.
+        Bits of a sample that the header says are used, the lowest ones.
+    kept
+        Bits that hold a value: as many, or all, if what compresses them leaves no others. A lossy value may then be
+        beyond the range of ``bits``.
     signed
         Whether the highest of these is a sign.
     photometric
@@ -56,6 +59,7 @@ class Stored:
 
     samples: NDArray[Any]
     bits: int
+    kept: int
     signed: bool
     photometric: str
 
@@ -130,7 +134,14 @@ def stored_values(header: Any, *, max_pixels: int, halvings: int = 0) -> Stored:
     samples, found = _decoded(header, syntax)
     signed = bool(whole_of(header, "PixelRepresentation", 0))
     meant = str(found["photometric_interpretation"])
-    return Stored(samples, 1 if allocated == 1 else stored, signed, meant)
+    exact = syntax in (*_JPEG_LS, *_JPEG_2000, *_HTJ2K)
+    return Stored(samples, stored, 8 * samples.dtype.itemsize if exact else stored, signed, meant)
+
+
+def ends_of(stored: Stored) -> tuple[int, int]:
+    """Return the lowest and highest value that the used bits can hold."""
+    top = (1 << (stored.bits - 1)) if stored.signed else (1 << stored.bits)
+    return (-top if stored.signed else 0), top - 1
 
 
 def size_in(header: Any, max_pixels: int) -> tuple[int, int]:
@@ -285,7 +296,8 @@ def _halved(header: Any, halvings: int, photometric: str) -> Stored | None:
     n_samples = whole_of(header, "SamplesPerPixel", 1)
     declared = _as_promised(frame, rows, columns, n_samples)
     n = min(halvings, declared.levels)
-    if n == 0 or (n_samples > 1 and declared.precision > 8):
+    signed = bool(whole_of(header, "PixelRepresentation", 0))
+    if n == 0 or signed != declared.signed or (n_samples > 1 and declared.precision > 8):
         return None
     start = frame[declared.start :]
     try:
@@ -295,8 +307,9 @@ def _halved(header: Any, halvings: int, photometric: str) -> Stored | None:
     except Exception as error:  # on a damaged codestream, decoders raise nearly anything
         raise ImageError(f"damaged DICOM pixels ({one_line(error)})") from error
     shape = (-(-rows // 2**n), -(-columns // 2**n), n_samples)
-    signed = bool(whole_of(header, "PixelRepresentation", 0))
-    return Stored(_shaped(pixels, shape), declared.precision, signed, _meant(photometric, declared))
+    shaped = _shaped(pixels, shape)
+    bits, kept = whole_of(header, "BitsStored"), 8 * shaped.dtype.itemsize
+    return Stored(shaped, min(bits, kept), kept, signed, _meant(photometric, declared))
 
 
 def _by_pillow(frame: bytes, declared: Declared, halvings: int) -> NDArray[Any]:

@@ -220,6 +220,18 @@ def refusal_of(header: Any, *, has_pixels: bool) -> str | None:
     )
 
 
+def use_frame_values(header: Any) -> None:
+    """Copy rescale and window of the only frame of an enhanced file to where other files have them."""
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        frame = first_of(value_of(header, groups))
+        for sequence in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            item = None if frame is None else first_of(value_of(frame, sequence))
+            for keyword in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction"):
+                value = None if item is None else value_of(item, keyword)
+                if value is not None:
+                    setattr(header, keyword, value)
+
+
 def named_syntax(syntax: str) -> str:
     """Return a transfer syntax with its name in the standard."""
     shown = cut(printable(syntax), 64)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from headwater.errors import ImageError
-from headwater.sources.dicom.decoding import Stored
+from headwater.sources.dicom.decoding import Stored, ends_of
 from headwater.sources.dicom.header import BIG_ENDIAN, first_of, number_of, one_line, syntax_of, value_of
 from headwater.sources.reading import Reading
 
@@ -84,7 +84,9 @@ def stored_numbers(stored: Stored) -> NDArray[np.int64]:
     return numbers
 
 
-def levels_of_values(header: Any, values: NDArray[np.int64], present: NDArray[np.bool_], reading: Reading) -> Any:
+def levels_of_values(
+    header: Any, values: NDArray[np.int64], present: NDArray[np.bool_], ends: tuple[int, int], reading: Reading
+) -> NDArray[np.uint8]:
     """Return the grey level, uint8, of each stored value.
 
     Parameters
@@ -93,12 +95,15 @@ def levels_of_values(header: Any, values: NDArray[np.int64], present: NDArray[np
         Every stored value that a sample can have.
     present
         Which of these occur in the image; only ``window=minmax`` looks at it.
+    ends
+        The lowest and highest value that the used bits can hold; lossy values beyond them count as these.
     """
     padded = _padding(header, values)
-    measured, bits = modality(header, values)
+    measured, bits = modality(header, np.clip(values, *ends))
+    full = modality(header, np.array(ends))[0] if bits is None else np.array([0.0, (1 << bits) - 1])
     inside = present & ~padded
-    shown = _shown(header, measured, bits, inside, reading)
-    levels = np.rint(255 * shown).astype(np.uint8)
+    shown = _shown(header, measured, full, inside, reading)
+    levels: NDArray[np.uint8] = np.rint(255 * shown).astype(np.uint8)
     if value_of(header, "PhotometricInterpretation") == "MONOCHROME1":
         levels = np.invert(levels)
     levels[padded] = 0
@@ -189,8 +194,8 @@ def _padding(header: Any, values: NDArray[np.int64]) -> NDArray[np.bool_]:
     return (values >= min(ends)) & (values <= max(ends))
 
 
-def _shown(header: Any, measured: Values, bits: int | None, inside: NDArray[np.bool_], reading: Reading) -> Values:
-    """Return brightness, 0 to 1, of measured values."""
+def _shown(header: Any, measured: Values, full: Values, inside: NDArray[np.bool_], reading: Reading) -> Values:
+    """Return brightness, 0 to 1, of measured values; ``full`` holds the ends of the full range."""
     if reading.limits is not None:
         return Window(*reading.limits)(measured)
     if reading.window == "minmax":
@@ -207,9 +212,7 @@ def _shown(header: Any, measured: Values, bits: int | None, inside: NDArray[np.b
         window = window_of(header)
         if window is not None:
             return window(measured)
-    if bits is not None:
-        return measured / ((1 << bits) - 1)
-    return _scaled(measured, float(measured.min()), float(measured.max()))
+    return _scaled(measured, float(full.min()), float(full.max()))
 
 
 def _scaled(measured: Values, low: float, high: float) -> Values:
@@ -243,7 +246,7 @@ def _grey(header: Any, stored: Stored, reading: Reading) -> Image.Image:
     samples, values = _indexed(stored)
     wants = reading.window == "minmax"
     present = _present(samples, len(values)) if wants else np.ones(len(values), np.bool_)
-    levels = levels_of_values(header, values, present, reading)
+    levels = levels_of_values(header, values, present, ends_of(stored), reading)
     grey = Image.fromarray(_looked_up(levels, samples))
     return Image.merge("RGB", (grey, grey, grey))
 
@@ -261,10 +264,10 @@ def _indexed(stored: Stored) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def _without_spare_bits(values: NDArray[np.int64], stored: Stored) -> NDArray[np.int64]:
-    kept = values & ((1 << stored.bits) - 1)
+    kept = values & ((1 << stored.kept) - 1)
     if not stored.signed:
         return kept
-    sign = 1 << (stored.bits - 1)
+    sign = 1 << (stored.kept - 1)
     return (kept ^ sign) - sign
 
 
