@@ -16,6 +16,7 @@ from PIL import Image
 
 from headwater.errors import ImageError, InputError, MissingExtra
 from headwater.sources import read_image, size_of
+from headwater.sources.dicom import header
 from headwater.sources.dicom.codestream import declared_in
 from headwater.sources.dicom.decoding import stored_values
 from headwater.sources.dicom.header import DECODABLE, read_header, transfer_syntax_of
@@ -165,6 +166,16 @@ def test_every_transfer_syntax_that_is_promised_is_tested():
     assert {*SYNTAXES.values(), "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203"} == DECODABLE
 
 
+def test_colours_of_jpeg_ls_in_scans():
+    """Colours that follow each other, one scan each, are the colours of pixels."""
+    import jpeg_ls
+
+    made = dataset(COLOUR, syntax="JPEG-LS")
+    planes = np.ascontiguousarray(COLOUR.transpose(2, 0, 1))
+    made.PixelData = pydicom.encaps.encapsulate([bytes(jpeg_ls.encode_array(planes, interleave_mode=0))])
+    np.testing.assert_array_equal(numbers(as_bytes(made)), COLOUR)
+
+
 def test_planes_and_subsampled_colours():
     """Colours in planes, YBR in full and YBR with half the colours become the RGB that was meant."""
     planes = dataset(COLOUR, PlanarConfiguration=1, PixelData=COLOUR.transpose(2, 0, 1).tobytes())
@@ -289,6 +300,9 @@ def test_lossy_values_beyond_the_stored_bits_are_white(reading):
     made = dataset(pixels, syntax="JPEG 2000", bits=16)
     made.BitsStored, made.HighBit = 12, 11
     assert (grey(as_bytes(made), **reading) == 255).all()
+    made = dataset(np.array([[0, 4095, 5000]], np.uint16), syntax="JPEG 2000", bits=16)
+    made.BitsStored, made.HighBit = 12, 11
+    assert grey(as_bytes(made), window="minmax").tolist() == [[0, 255, 255]]
 
 
 def test_32_bits():
@@ -316,8 +330,11 @@ def test_a_look_up_table_is_preferred_to_a_window():
     wanted = np.rint(255 * np.clip(STEPS.astype(int) - 100, 0, 255) * 4 / 1023)
     np.testing.assert_array_equal(grey(data), wanted)
     signed = STEPS.astype(np.int16) - 2048
-    low = dicom(signed, bits=16, VOILUTSequence=look_up_table(-100, np.arange(0, 1024, 4), 10))
-    np.testing.assert_array_equal(grey(low), np.rint(255 * np.clip(signed.astype(int) + 100, 0, 255) * 4 / 1023))
+    table = look_up_table(-100, np.arange(0, 1024, 4), 10)
+    as_unsigned = look_up_table(65436, np.arange(0, 1024, 4), 10)  # the same first value, by another VR
+    for sequence in (table, as_unsigned):
+        shown = grey(dicom(signed, bits=16, VOILUTSequence=sequence))
+        np.testing.assert_array_equal(shown, np.rint(255 * np.clip(signed.astype(int) + 100, 0, 255) * 4 / 1023))
 
 
 def test_a_modality_look_up_table_comes_before_the_window():
@@ -443,21 +460,21 @@ def bad_rows(**tags):
     return dicom(EIGHT, **tags)
 
 
-def bomb():
-    body = zlib.compressobj(9, zlib.DEFLATED, -15)
-    data = as_bytes(dataset(EIGHT, syntax="deflated"))
-    _, end = transfer_syntax_of(data)
-    start = b"\x08\x00\x05\x00CS\x00\x00"
-    huge = body.compress(start) + b"".join(body.compress(b"\0" * (1 << 20)) for _ in range(600)) + body.flush()
-    return data[:end] + huge
-
-
 def half_a_frame(syntax):
     """Return a file whose frame lacks its second half, though all around it is whole."""
     made = dataset(COLOUR if syntax == "JPEG" else TWELVE, syntax=syntax, bits=8 if syntax == "JPEG" else 12)
     frame = pydicom.encaps.get_frame(made.PixelData, 0, number_of_frames=1)
     made.PixelData = pydicom.encaps.encapsulate([frame[: len(frame) // 2]])
     return as_bytes(made)
+
+
+def many_elements():
+    """A file of distinct elements without values, which take more memory than the bytes that they lie in."""
+    data = as_bytes(dataset(EIGHT))
+    numbers = np.arange(150_000)
+    words = np.zeros((len(numbers), 4), "<u2")
+    words[:, 0], words[:, 1], words[:, 2] = 0x1001 + numbers // 60_000 * 2, numbers % 60_000, 0x4F4C  # LO
+    return data[: transfer_syntax_of(data)[1]] + words.tobytes()
 
 
 def wrong_size(syntax):
@@ -480,7 +497,7 @@ BAD = {
     "truncated": (lambda: cut(dicom(STEPS), 1000), "truncated DICOM file: 7,192 of 8,192 bytes"),
     "truncated JPEG-LS": (lambda: cut(dicom(STEPS, syntax="JPEG-LS", bits=12), 200), "truncated|damaged"),
     "truncated deflated": (lambda: cut(dicom(TWELVE, syntax="deflated"), 99), "truncated DICOM file"),
-    "deflated bomb": (bomb, "would take more than 536,870,912 bytes"),
+    "many elements": (many_elements, "too many elements"),
     "encrypted": (lambda: b"\x30\x82\x10\x00\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x03" + b"\xa0" * 200, "encrypted"),
     "slide": (lambda: dicom(EIGHT, kind=SLIDE), "this is a whole slide in DICOM.*headwater tiles"),
     "tomosynthesis": (
@@ -564,6 +581,14 @@ def test_bad_files_are_errors_of_one_line(kind):
     assert "\n" not in words
     assert len(words) < 400
     assert "Doe" not in words
+
+
+def test_a_deflated_file_has_a_limit(monkeypatch):
+    """A file that would inflate to more is refused before it does; one that is below the limit is read."""
+    monkeypatch.setattr(header, "MOST_INFLATED", 4000)
+    read_image(dicom(EIGHT, syntax="deflated"))
+    with pytest.raises(ImageError, match="more than 4,000 bytes"):
+        read_image(dicom(np.zeros((1000, 1000), np.uint8), syntax="deflated"))
 
 
 @given(

@@ -241,9 +241,7 @@ def _jpeg(frame: bytes, declared: Declared) -> NDArray[Any]:
 
 def _jpeg_ls(frame: bytes, declared: Declared) -> NDArray[Any]:
     pixels: NDArray[Any] = need("imagecodecs", "dicom").jpegls_decode(frame)
-    scan = frame.find(b"\xff\xda")
-    in_planes = declared.n_components > 1 and frame[scan + 4 : scan + 5] == b"\x01"
-    return pixels.transpose(1, 2, 0) if in_planes else pixels
+    return pixels
 
 
 def _jpeg_2000(frame: bytes, declared: Declared) -> NDArray[Any]:

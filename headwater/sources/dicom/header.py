@@ -15,6 +15,9 @@ from headwater.errors import ImageError
 MOST_INFLATED = 1 << 29
 """Most bytes that a deflated file may have when inflated: 1,000 times fewer bytes can ask for as many."""
 
+MOST_READS = 100_000
+"""Most pieces in which a header is read, one or two for each element: a few megabytes can hold millions of elements."""
+
 SUFFIXES = frozenset({".dcm", ".dicom"})
 """The file name suffixes, in lower case, that count as DICOM in a folder."""
 
@@ -31,6 +34,30 @@ _OF_PYDICOM = r"pydicom(\.|$)"
 # The first element of a file without a preamble, in group 2 or 8: tag, then a VR, or a short length (implicit VR).
 _BARE = re.compile(rb"[\x02\x08]\x00[\x00-\x20]\x00(?:[A-Z]{2}|.\x00\x00\x00)", re.DOTALL)
 _BARE_BIG = re.compile(rb"\x00\x08\x00[\x00-\x20][A-Z]{2}", re.DOTALL)
+
+
+class CountedBytes(io.BytesIO):
+    """Bytes that are read in at most `MOST_READS` pieces."""
+
+    n_reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes.
+
+        Raises
+        ------
+        ImageError
+            When there were too many pieces before.
+        """
+        self.n_reads = one_more(self.n_reads)
+        return super().read(size)
+
+
+def one_more(n_reads: int) -> int:
+    """Return how many pieces were read; raise `ImageError` if they are too many."""
+    if n_reads >= MOST_READS:
+        raise ImageError("the DICOM header has too many elements for one image: it may be a slide, or damaged")
+    return n_reads + 1
 
 
 def is_dicom(data: bytes) -> bool:
@@ -57,10 +84,10 @@ def read_header(data: bytes) -> Any:
     try:
         syntax, end = transfer_syntax_of(data)
         if syntax != DEFLATED:
-            return pydicom.dcmread(io.BytesIO(data), force=True)
+            return pydicom.dcmread(CountedBytes(data), force=True)
         body = inflated(data[end:], MOST_INFLATED)
         found = need("pydicom.filereader", "dicom").read_dataset(
-            io.BytesIO(body), is_implicit_VR=False, is_little_endian=True
+            CountedBytes(body), is_implicit_VR=False, is_little_endian=True
         )
         found.file_meta = pydicom.dataset.FileMetaDataset()
         found.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian

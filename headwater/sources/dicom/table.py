@@ -24,6 +24,7 @@ from headwater.errors import HeadwaterError, ImageError, InputError, ManifestErr
 from headwater.sources._listing import Files
 from headwater.sources.dicom.header import (
     DEFLATED,
+    CountedBytes,
     first_of,
     inflated,
     is_dicom,
@@ -31,6 +32,7 @@ from headwater.sources.dicom.header import (
     kind_of,
     number_of,
     one_line,
+    one_more,
     pydicom_quiet,
     refusal_of,
     syntax_of,
@@ -301,12 +303,14 @@ def _row_of(root: Path, name: str, salt: bytes) -> dict[str, Any] | str | None:
 
 
 class _Bounded(io.RawIOBase):
-    """A file of which no more than `MOST_HEADER` bytes are read at once: lengths in a header may be lies."""
+    """A file that is read in a limited number of pieces of at most `MOST_HEADER` bytes: lengths may be lies."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._n_reads = 0
 
     def read(self, size: int = -1) -> bytes:
+        self._n_reads = one_more(self._n_reads)
         if size is None or size < 0 or size > MOST_HEADER:
             raise ImageError("damaged DICOM header: a value is longer than a header")
         return self._file.read(size)
@@ -338,7 +342,7 @@ def _header_of(file: BinaryIO, start: bytes, n_bytes: int) -> tuple[Any, bool]:
         if syntax == DEFLATED:
             file.seek(end)
             body = inflated(file.read(MOST_HEADER), 4 * MOST_HEADER)
-            source, n_bytes = io.BytesIO(body), len(body)
+            source, n_bytes = CountedBytes(body), len(body)
             header = need("pydicom.filereader", "dicom").read_dataset(
                 source,
                 is_implicit_VR=False,
