@@ -4,7 +4,6 @@ import contextlib
 import io
 import math
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
