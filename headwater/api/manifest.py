@@ -145,9 +145,11 @@ def manifest(
     if columns_from is not None:
         table = with_columns_from(table, columns_from)
         about = _with_groups(about, table, found.table.columns)
+    about = about.of(table.columns)
     root = Path(os.path.abspath(folder))  # noqa: PTH100  (links stay as they were named)
     base = None if target is None else Path(os.path.abspath(target)).parent  # noqa: PTH100
-    table = table.with_columns(image=_placed(table["image"], root, base))
+    files = [name for name in ("image", "mask") if name in table.columns]
+    table = table.with_columns(_placed(table[name], root, base) for name in files)
     made = MadeManifest(kind, str(folder), table, found.counts, about, target)
     if target is not None:
         _write(table, about, target)
@@ -196,16 +198,18 @@ def _placed(images: pl.Series, root: Path, base: Path | None) -> pl.Series:
     if base is not None and (root == base or base in root.parents):
         start = root.relative_to(base).as_posix()
     prefix = "" if start == "." else f"{start.rstrip('/')}/"
-    placed = pl.lit(prefix) + pl.col("image")
+    name = images.name
+    placed = pl.lit(prefix) + pl.col(name)
     # a spreadsheet takes a cell that begins so for a formula
     safe = pl.when(placed.str.contains(r"^[=+\-@]")).then(pl.lit("./") + placed).otherwise(placed)
-    return images.to_frame().select(safe.alias("image"))["image"]
+    return images.to_frame().select(safe.alias(name))[name]
 
 
 def _write(table: pl.DataFrame, about: About, target: Path) -> None:
     if target.suffix == ".csv":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        about_file(target).write_text(about.to_json(), encoding="utf-8")  # first: no table without its outcomes
         write_table(table, target)
-        about_file(target).write_text(about.to_json(), encoding="utf-8")
         return
     data = io.BytesIO()
     table.write_parquet(data, metadata={KEY: about.to_json()})
