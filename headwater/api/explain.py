@@ -25,7 +25,7 @@ from headwater.heads.explain import Relevance
 from headwater.runs.foreign import reads_runs
 from headwater.runs.run import Run, open_run
 from headwater.samples.inputs import Wanted, given_to, parts_of, read_inputs
-from headwater.sources.steps import parse_steps
+from headwater.sources.steps import parse_steps, reading_of
 from headwater.store import KEY_COLUMNS, Data, Store, open_store
 
 SHOWN = 8  # printed tokens
@@ -246,9 +246,7 @@ def _draw(store: Store, data: Data, found: Mapping[str, NDArray[np.float32]], ou
     seen = store.features(name).spec.preprocessing
     steps = parse_steps(seen.get("steps", ()), named_by=f"the store {store.location}")
     try:
-        image = Content(bytes.fromhex(data.table[KEY_COLUMNS["image"]][0]), path).image(
-            None if steps is None else steps.bits
-        )
+        image = Content(bytes.fromhex(data.table[KEY_COLUMNS["image"]][0]), path).image(reading_of(steps))
         image = image if steps is None else steps(image)
     except HeadwaterError as error:
         raise InputError(f"--out {out}: the image cannot be read ({error}).") from error

@@ -99,14 +99,15 @@ def manifest(
     columns_from: str | None = None,
     groups_file: str | Path | None = None,
     part: Part = "full",
+    salt: str | Path | None = None,
 ) -> MadeManifest:
     """Write a known data set, or a folder of images, as a manifest.
 
     Parameters
     ----------
     kind
-        The data set: one of `headwater.sources.known.KINDS`, such as ``breakhis``, or ``folder`` for a folder of images
-        that is none of these.
+        The data set: one of `headwater.sources.known.KINDS`, such as ``breakhis``, ``dicom`` for a folder
+        of DICOM files, or ``folder`` for a folder of images that is none of these.
     folder
         The folder of the unpacked archive, one above it, or one inside it. A partial download is accepted.
     out
@@ -120,6 +121,9 @@ def manifest(
         or ``.csv``; the clusters of LC25000, a ``.csv`` file or a folder of such.
     part
         For CBIS-DDSM: ``full`` mammograms, or the ``crop`` around each abnormality.
+    salt
+        For ``dicom``: a file with the secret that patients, exams and series are hashed with, which is made if there is
+        none. Keep it, and do not pass it on. Default: ``~/.config/headwater/salt``.
 
     Returns
     -------
@@ -133,7 +137,10 @@ def manifest(
         When the folder does not hold this data set, or a table in it cannot be read.
     """
     target = None if out is None else table_file(out)
-    found = read_known(kind, folder, Asked(None if groups_file is None else Path(groups_file), part))
+    asked = Asked(
+        None if groups_file is None else Path(groups_file), part, None if salt is None else Path(salt).expanduser()
+    )
+    found = read_known(kind, folder, asked)
     table, about = found.table, found.about
     if columns_from is not None:
         table = with_columns_from(table, columns_from)

@@ -37,7 +37,7 @@ from headwater.runs.run import Run, open_run
 from headwater.samples.columns import require_column
 from headwater.samples.inputs import read_inputs
 from headwater.samples.vectors import joined
-from headwater.sources import IMAGE_SUFFIXES, Manifest, images_below, require_utf8_names
+from headwater.sources import IMAGE_SUFFIXES, Manifest, images_below, is_dicom_file, require_utf8_names
 from headwater.store import PARTS, Store, is_url, open_store
 
 Files = str | Path | Sequence[str | Path]
@@ -285,7 +285,7 @@ def _manifest_of(
     folder: Path,
 ) -> tuple[Path, ManifestColumns | None]:
     """Return a manifest of the cases, and its columns; one is written where only files and texts were given."""
-    if isinstance(cases, str | Path) and Path(cases).suffix.lower() not in IMAGE_SUFFIXES:
+    if isinstance(cases, str | Path) and not (Path(cases).suffix.lower() in IMAGE_SUFFIXES or is_dicom_file(cases)):
         if not Path(cases).is_dir():
             return _chosen(Path(cases), columns or ManifestColumns(), where, folder)
         root = Path(cases)

@@ -20,6 +20,7 @@ Kind = Literal[
     "glas",
     "lc25000",
     "nct-crc",
+    "dicom",
     "folder",
 ]
 
@@ -50,6 +51,14 @@ def manifest(
         Literal["full", "crop"],
         option(panel=o.DATA, help="cbis-ddsm: full mammograms, or the crop around each abnormality."),
     ] = "full",
+    salt: Annotated[
+        Path | None,
+        option(
+            panel=o.DATA,
+            metavar="FILE",
+            help="dicom: the secret that patients are hashed with, made if missing. Default: ~/.config/headwater/salt.",
+        ),
+    ] = None,
     json: o.Json = False,
 ) -> None:
     """Write a known data set as a manifest.
@@ -57,16 +66,17 @@ def manifest(
     Its columns hold labels, the published split, and what must stay together, such as the patient. Counts are compared
     with the published ones, and each known trap of the set is named.
 
-    Data sets: breakhis, bach, quilt, mias, vindr-mammo, rsna-mammo, cbis-ddsm, glas, lc25000, nct-crc; or folder,
-    for any folder of images.
+    Data sets: breakhis, bach, quilt, mias, vindr-mammo, rsna-mammo, cbis-ddsm, glas, lc25000, nct-crc; dicom, for
+    any folder of DICOM files; or folder, for any folder of images.
 
     Example:
       headwater manifest breakhis BreaKHis_v1 -o breakhis.parquet
+      headwater manifest dicom scans -o scans.parquet
       headwater manifest folder scans -o scans.csv --columns-from '(?P<patient>[^_/]+)_(?P<side>[LR])'
     """
     from headwater import api
 
-    made = api.manifest(kind, folder, out=out, columns_from=columns_from, groups_file=groups_file, part=part)
+    made = api.manifest(kind, folder, out=out, columns_from=columns_from, groups_file=groups_file, part=part, salt=salt)
     show(made.lines(), made.to_dict(), json)
 
 

@@ -36,6 +36,9 @@ def serve(
         str | None,
         option(panel=PAGE, metavar="COL", help="Site or scanner: warn if neighbours share it."),
     ] = None,
+    show_burned_in: Annotated[
+        bool, option("--show-burned-in", panel=PAGE, help="Show DICOM whose pixels hold text, such as a name.")
+    ] = False,
     blind: Annotated[bool, option("--blind", panel=PAGE, help="Ask for the reader's call before findings.")] = False,
     host: Annotated[str, option(panel=NETWORK, help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, option(panel=NETWORK, min=0, help="Port to listen on; 0 for a free one.")] = 8000,
@@ -79,6 +82,7 @@ def serve(
         label=label,
         patient=patient,
         by=by,
+        show_burned_in=show_burned_in,
         blind=blind,
         host=host,
         port=port,

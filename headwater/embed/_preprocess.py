@@ -73,6 +73,15 @@ class ImagePipeline:
         return batch
 
     @property
+    def resizes_to(self) -> tuple[int, int] | None:
+        """Least height and width of images after the first resizing; None if nothing resizes them."""
+        size = next((step.size for step in self._steps if type(step).__name__ == "Resize"), None)
+        if size is None:
+            return None
+        sides = [size] if isinstance(size, int) else list(size)
+        return int(sides[0]), int(sides[-1])
+
+    @property
     def of_torch(self) -> bool:
         """Whether torch can do all of it: one resizing that `_new_size` knows, then crops."""
         steps = [step for step in self._steps if getattr(step, "__name__", "") != "_convert_to_rgb"]

@@ -50,6 +50,11 @@ class TextureEncoder(Encoder[NDArray[np.float32]]):
     def __init__(self) -> None:
         self._dim = len(self._describe(np.zeros((64, 64, 3), np.uint8)))
 
+    @property
+    def resizes_to(self) -> tuple[int, int]:
+        """Return the largest of the three sizes."""
+        return self.SIDES[0], self.SIDES[0]
+
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return what defines these features."""
         return FeatureSpec(

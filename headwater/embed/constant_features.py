@@ -65,7 +65,7 @@ class Levels:
         if self.brightest < LEAST_LEVELS:
             return (
                 "The images are nearly black. If they hold 12-bit samples in 16-bit files, pass --step bits=12; "
-                "otherwise check how they were exported."
+                "if they are DICOM, --step window=minmax; otherwise check how they were exported."
             )
         if self.darkest > 255 - LEAST_LEVELS:
             return (
@@ -116,7 +116,7 @@ def warnings_of_inputs(data: Data) -> list[str]:
                 "Check the texts, and try another --layer or --pooling"
                 if name.endswith("/text")
                 else "Check the images: nearly black or white ones give such features. Embed 12-bit samples in 16-bit "
-                "files with --step bits=12"
+                "files with --step bits=12, and dark DICOM with --step window=minmax"
             )
             found.append(
                 f"{name}: samples have nearly the same features (mean cosine {cosine:.4f}), so a head can hardly tell "

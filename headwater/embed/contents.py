@@ -16,6 +16,7 @@ from PIL import Image
 
 from headwater.errors import ImageError
 from headwater.sources import load_bytes, read_image
+from headwater.sources.reading import AS_DECLARED, Reading
 from headwater.store import Modality, pair_key
 
 
@@ -42,8 +43,8 @@ class Content:
     source: Path | str
     words: str | None = None
 
-    def image(self, bits: int | None = None) -> Image.Image:
-        """Read the image, in mode RGB; for ``bits``, see `headwater.sources.read_image`.
+    def image(self, reading: Reading = AS_DECLARED) -> Image.Image:
+        """Read the image, in mode RGB; for ``reading``, see `headwater.sources.read_image`.
 
         Raises
         ------
@@ -52,7 +53,7 @@ class Content:
         """
         data = self.file()
         try:
-            return read_image(data, bits=bits)
+            return read_image(data, reading=reading)
         except ImageError as error:
             raise ImageError(f"{error}: {self.source}") from error
 

@@ -19,7 +19,7 @@ from headwater.embed.contents import Content
 from headwater.embed.known import known_of
 from headwater.errors import ImageError
 from headwater.sources.images import LONGEST, is_strip
-from headwater.sources.steps import Steps
+from headwater.sources.steps import Steps, reading_of
 from headwater.store import FeatureSpec, Modality
 
 Prepared = TypeVar("Prepared")
@@ -109,6 +109,11 @@ class Encoder(ABC, Generic[Prepared]):
         """Whether it encodes images, alone or with a text."""
         return not self.modalities <= {"text"}
 
+    @property
+    def resizes_to(self) -> tuple[int, int] | None:
+        """Least height and width that it resizes an image to, before it crops; None if that is not known."""
+        return None
+
     @abstractmethod
     def spec(self, modality: Modality, dtype: str) -> FeatureSpec:
         """Return the spec of this encoder's features of one modality."""
@@ -177,7 +182,7 @@ class Encoder(ABC, Generic[Prepared]):
 
 def seen_by(content: Content, steps: Steps | None) -> Image.Image:
     """Read an image in mode RGB, and apply the steps that an encoder was given."""
-    image = content.image(None if steps is None else steps.bits)
+    image = content.image(reading_of(steps))
     if is_strip(*image.size):
         raise ImageError(
             f"the image has {image.width} x {image.height} pixels, so it is more than {LONGEST} times as long as wide, "

@@ -230,6 +230,13 @@ class HubEncoder(Tunable[NDArray[Any]]):
         }
         return of
 
+    @property
+    def resizes_to(self) -> tuple[int, int] | None:
+        """Return the size in the processor's settings."""
+        size = dict(getattr(self._processor, "size", None) or {})
+        height, width = (int(size.get(side) or size.get("shortest_edge") or 0) for side in ("height", "width"))
+        return (height, width) if height and width and not self._naflex else None
+
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Turn an image into pixels."""
         return self._pixels(image)

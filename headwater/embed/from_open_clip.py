@@ -174,6 +174,11 @@ class OpenClipEncoder(Tunable[NDArray[Any]]):
         plain = [n for n, _ in self.module.named_parameters(recurse=False) if n.startswith(("text", "positional"))]
         return {"image": ("visual",), "text": tuple(dict.fromkeys([*read, *plain]))}
 
+    @property
+    def resizes_to(self) -> tuple[int, int] | None:
+        """Return the size of the pipeline's resizing."""
+        return self._pipeline.resizes_to
+
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop an image."""
         return self._pipeline.prepare(image)

@@ -30,6 +30,11 @@ class ImagesOnly(Tunable[NDArray[Any]]):
         """Return that the whole model sees images."""
         return {"image": ("",)}
 
+    @property
+    def resizes_to(self) -> tuple[int, int] | None:
+        """Return the size of the pipeline's resizing."""
+        return self._pipeline.resizes_to
+
     def prepare_image(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop an image."""
         return self._pipeline.prepare(image)

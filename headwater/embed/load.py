@@ -139,7 +139,7 @@ def load_encoder(
         jpeg_decoder()  # refuses that it is missing, before anything is read
     if probing != "never":
         built.probed = require_sound(built, batch_size, anew=probing == "anew", keep=probing != "unkept")
-    built.steps = steps
+    built.steps = None if steps is None else steps.for_size(built.resizes_to)
     return built
 
 

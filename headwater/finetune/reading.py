@@ -192,7 +192,8 @@ def _loaded(asked: TunedEncoders, device: str, *, tokens: bool) -> list[Tunable[
             steps = parse_steps(asked.choice.steps)
             if steps is not None and steps.jpeg_by_torch:
                 raise InputError(f"--step {BY_TORCH} is for embed: training reads images as usual. Leave it out.")
-            encoder.steps = steps if encoder.tuned is None else encoder.tuned.steps_with(steps)
+            steps = steps if encoder.tuned is None else encoder.tuned.steps_with(steps)
+            encoder.steps = None if steps is None else steps.for_size(encoder.resizes_to)
         loaded.append(encoder)
     if asked.choice.image_size is not None and not any(encoder.sees_images for encoder in loaded):
         raise EncoderError(f"{' and '.join(asked.encoders)} encode no images: leave --image-size out.")

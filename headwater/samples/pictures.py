@@ -20,10 +20,12 @@ def picture_of_sample(cases: Cases, row: int) -> Image.Image | None:
     """Return the image of a sample, at most `SIDE` pixels wide and high, in mode RGB; None where there is none.
 
     An image whose file is missing, cannot be read or has changed since it was embedded counts as missing. Its steps
-    before the encoder, such as a crop, are not applied, but values of more than 8 bits are scaled as they were.
+    before the encoder, such as a crop, are not applied, but files are read as they were: the bits, and the window of
+    DICOM. DICOM whose pixels may show who the patient is (Burned In Annotation) is left out: results are passed on.
     """
     from headwater.embed import Content
-    from headwater.sources.steps import parse_steps
+    from headwater.sources import burned_in, read_image
+    from headwater.sources.steps import parse_steps, reading_of
 
     role, key = cases.roles.image, cases.table[KEY_COLUMNS["image"]][row]
     if role is None or key is None or cases.table[role][row] is None:
@@ -31,17 +33,20 @@ def picture_of_sample(cases: Cases, row: int) -> Image.Image | None:
     try:
         steps = parse_steps(cases.features.spec.preprocessing.get("steps", ()), named_by="the store")
         path = Path(cases.roles.root) / str(cases.table[role][row])
-        return _small(Content(bytes.fromhex(key), path).image(None if steps is None else steps.bits))
+        content = Content(bytes.fromhex(key), path)
+        data = content.file()
+        return None if burned_in(data) else _small(read_image(data, reading=reading_of(steps)))
     except (HeadwaterError, ValueError, TypeError):
         return None
 
 
 def picture_of_file(path: Path) -> Image.Image | None:
     """Return an image file as `picture_of_sample` does; None if it cannot be read."""
-    from headwater.sources import load_bytes, read_image
+    from headwater.sources import burned_in, load_bytes, read_image
 
     try:
-        return _small(read_image(load_bytes(path)))
+        data = load_bytes(path)
+        return None if burned_in(data) else _small(read_image(data))
     except HeadwaterError:
         return None
 

@@ -38,6 +38,7 @@ from headwater.samples.inputs import Wanted
 from headwater.samples.vectors import joined
 from headwater.serve.batches import Batcher
 from headwater.serve.uploads import Room
+from headwater.sources.reading import AS_DECLARED, Reading
 from headwater.store import KEY_COLUMNS, Data, Modality, Store, pair_key
 
 REMEMBERED, REMEMBERED_BYTES = 512, 256 << 20  # items whose features are kept, and bytes of these
@@ -203,10 +204,10 @@ class Finder:
         return {"image", "text"} if "pair" in kinds else set(kinds)
 
     @property
-    def bits(self) -> int | None:
-        """Number of bits that the samples of 16-bit files use, as its encoder reads them."""
+    def reading(self) -> Reading:
+        """How its encoder reads files."""
         steps = [of.steps for name, of in self._made_by.items() if modality_of(name) != "text"]
-        return next((of.bits for of in steps if of is not None), None)
+        return next((of.reading for of in steps if of is not None), AS_DECLARED)
 
     def described(self) -> dict[str, Any]:
         """Return what the run is, for the page."""

@@ -21,7 +21,8 @@ from headwater.errors import ImageError, InputError, nearest
 from headwater.samples.cases import Cases, Found
 from headwater.serve.batches import Batcher
 from headwater.sources import read_image
-from headwater.sources.steps import parse_steps
+from headwater.sources.reading import AS_DECLARED, Reading
+from headwater.sources.steps import parse_steps, reading_of
 from headwater.store import KEY_COLUMNS, STORED, Store
 
 MOST_VALUES = 40  # distinct values of a column that one can filter by
@@ -45,9 +46,9 @@ class CaseImage(Content):
         except ImageError as error:
             raise ImageError("this case's image was moved, or changed since it was embedded.") from error
 
-    def image(self, bits: int | None = None) -> Image.Image:
+    def image(self, reading: Reading = AS_DECLARED) -> Image.Image:
         """Read the image, in mode RGB."""
-        return read_image(self.file(), bits=bits)
+        return read_image(self.file(), reading=reading)
 
 
 class Wish(NamedTuple):
@@ -196,10 +197,10 @@ class Gallery:
         path = Path(self.roles.root) / str(self.table[self.roles.image][row])  # type: ignore[index]
         return CaseImage(bytes.fromhex(self.table[KEY_COLUMNS["image"]][row]), path)
 
-    def bits(self, name: str) -> int | None:
-        """Return the number of bits that the samples of 16-bit files use, as they were when they were embedded."""
+    def reading(self, name: str) -> Reading:
+        """Return how files are read, as they were when they were embedded."""
         steps = parse_steps(self.cases[name].features.spec.preprocessing.get("steps", ()), named_by="the store")
-        return None if steps is None else steps.bits
+        return reading_of(steps)
 
     def text(self, row: int) -> str | None:
         """Return the text of a sample."""

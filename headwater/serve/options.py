@@ -54,6 +54,8 @@ class ServeOptions:
         Where images and texts are encoded.
     weights
         A file of the encoder's weights, if that recorded by the store has moved.
+    show_burned_in
+        Show stored DICOM images even if they say that their pixels show text (Burned In Annotation).
     trust_remote_code
         Allow code that comes with a model, or that store and runs name, to run.
     """
@@ -77,6 +79,7 @@ class ServeOptions:
     keep_minutes: int = 60
     device: Device = "auto"
     weights: str | Path | None = None
+    show_burned_in: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from headwater._progress import Progress
 from headwater._words import without_folders
 from headwater.embed import Content, Encoder, content_key
 from headwater.embed.contents import HeldImage
-from headwater.errors import HeadwaterError, InputError, nearest
+from headwater.errors import HeadwaterError, ImageError, InputError, nearest
 from headwater.samples.contents import modality_of
 from headwater.serve.findings import Encoders, Finder
 from headwater.serve.gallery import Asked, Gallery, Vector, refined
@@ -24,12 +24,19 @@ from headwater.serve.log import Log
 from headwater.serve.neighbours import Neighbours
 from headwater.serve.options import ServeOptions
 from headwater.serve.uploads import Uploads, cropped, jpeg_of
+from headwater.sources import burned_in, read_image
+from headwater.sources.reading import AS_DECLARED, Reading
 from headwater.store import STORED, Modality, Store, is_url, pair_key
 
 VOTERS = 10
 THUMBNAIL, LARGE = 320, 4096  # longest sides of pictures, in pixels
 MOST_TEXT = 2000
 Region = tuple[float, float, float, float]
+
+BURNED_IN = (
+    "this case's pixels may show who the patient is (Burned In Annotation is not NO), so it is not shown; the server's "
+    "--show-burned-in allows it."
+)
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,8 @@ class Service:
             if column is not None:
                 cases.require_column(column, option)
         self.neighbours = Neighbours(self.gallery, label, options.by, VOTERS)
-        bits = self.gallery.bits(next(iter(self.gallery.cases)))
-        self.uploads = Uploads(options.max_pixels, 60.0 * options.keep_minutes, bits=bits)
+        reading = self.gallery.reading(next(iter(self.gallery.cases)))
+        self.uploads = Uploads(options.max_pixels, 60.0 * options.keep_minutes, reading=reading)
         for name, of in self.gallery.cases.items():
             say(f"{name}: {of.features.n_items:,} items")
             of.searcher.lengths()
@@ -265,7 +272,7 @@ class Service:
         if self.gallery.cases[name].features.spec.modality == "text":
             self._require_dual(name)
         encoder = self._encoder(name)
-        return self._encode(encoder, "image", self.image(question, self.gallery.bits(name)), name)
+        return self._encode(encoder, "image", self.image(question, self.gallery.reading(name)), name)
 
     def _of_text(self, name: str, text: str) -> Vector:
         if self.gallery.cases[name].features.spec.modality != "text":
@@ -273,7 +280,7 @@ class Service:
         return self._encode(self._encoder(name), "text", Content(content_key(text.encode()), text), name)
 
     def _of_pair(self, name: str, question: Question, has_text: bool) -> Vector:
-        image = self.image(question, self.gallery.bits(name))
+        image = self.image(question, self.gallery.reading(name))
         if not has_text or image is None:
             raise InputError(f"{name} reads an image and its text together: give both.")
         text = str(question.text)
@@ -304,13 +311,13 @@ class Service:
 
     # Images
 
-    def image(self, question: Question, bits: int | None = None) -> Content | None:
+    def image(self, question: Question, reading: Reading = AS_DECLARED) -> Content | None:
         """Return the image that is asked with, or the part of it; None if there is none.
 
         Parameters
         ----------
-        bits
-            Number of bits that the samples of 16-bit files use, by which a part is scaled.
+        reading
+            How the file is read of which a part is taken.
         """
         if question.upload is not None:
             content: Content = self.uploads.get(question.upload).content
@@ -325,15 +332,24 @@ class Service:
             return content
         held = content if isinstance(content, HeldImage) else HeldImage(content.key, "a case", None, content.file())
         region = question.region
-        return self.uploads.pool(lambda: cropped(held, region, self.options.max_pixels, bits))
+        return self.uploads.pool(lambda: cropped(held, region, self.options.max_pixels, reading))
 
     def picture(self, reference: str, side: int) -> bytes:
-        """Return the image of a stored case as a JPEG file, at most ``side`` pixels wide and high."""
+        """Return the image of a stored case as a JPEG file, at most ``side`` pixels wide and high.
+
+        Raises
+        ------
+        ImageError
+            When it cannot be read, or is DICOM whose pixels may show who the patient is.
+        """
         row = self.gallery.row_of(reference)
         name = next(iter(self.gallery.cases))
-        content, bits = self.gallery.content(row), self.gallery.bits(name)
+        content, reading = self.gallery.content(row), self.gallery.reading(name)
         with self.encoders.room.of(content):
-            return jpeg_of(content.image(bits), side)
+            data = content.file()
+            if not self.options.show_burned_in and burned_in(data):
+                raise ImageError(BURNED_IN)
+            return jpeg_of(read_image(data, reading=reading), side)
 
     # Findings
 
@@ -371,7 +387,7 @@ class Service:
         text = question.text if question.text and question.text.strip() else None
         if text is None and question.case is not None and "text" in finder.reads:
             text = self.gallery.text(self.gallery.row_of(question.case))
-        return self.image(question, finder.bits), text
+        return self.image(question, finder.reading), text
 
     # Readers
 

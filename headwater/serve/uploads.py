@@ -19,6 +19,7 @@ from PIL import Image
 from headwater.embed.contents import Content, HeldImage, content_key
 from headwater.errors import HeadwaterError, ImageError
 from headwater.sources import read_image, size_of
+from headwater.sources.reading import AS_DECLARED, Reading
 
 PREVIEW = 1600  # longest side of what the page shows of an upload, in pixels
 MOST_BYTES, MOST_UPLOADS = 1 << 30, 1000  # of all uploads together
@@ -126,12 +127,12 @@ class Uploads:
         Most pixels of an image, which is checked before it is decoded.
     keep
         Seconds after its last use for which an upload is kept.
-    bits
-        Number of bits that the samples of 16-bit files use, for previews; see `headwater.sources.read_image`.
+    reading
+        How files are read for previews; see `headwater.sources.read_image`.
     """
 
-    def __init__(self, max_pixels: int, keep: float, pool: Pool | None = None, bits: int | None = None) -> None:
-        self._max_pixels, self._keep, self._bits = max_pixels, keep, bits
+    def __init__(self, max_pixels: int, keep: float, pool: Pool | None = None, reading: Reading = AS_DECLARED) -> None:
+        self._max_pixels, self._keep, self._reading = max_pixels, keep, reading
         self._held: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
         self.pool = Pool() if pool is None else pool
@@ -176,7 +177,7 @@ class Uploads:
             return found
 
     def _read(self, data: bytes) -> Upload:
-        image = read_image(data, max_pixels=self._max_pixels, bits=self._bits)
+        image = read_image(data, max_pixels=self._max_pixels, reading=self._reading)
         width, height = image.size
         preview = jpeg_of(image, PREVIEW)
         return Upload(HeldImage(content_key(data), "the upload", None, data), width, height, preview, time.monotonic())
@@ -203,7 +204,7 @@ def jpeg_of(image: Image.Image, side: int) -> bytes:
 
 
 def cropped(
-    content: HeldImage, region: tuple[float, float, float, float], max_pixels: int, bits: int | None = None
+    content: HeldImage, region: tuple[float, float, float, float], max_pixels: int, reading: Reading = AS_DECLARED
 ) -> HeldImage:
     """Return a part of an image as an image of its own.
 
@@ -211,15 +212,15 @@ def cropped(
     ----------
     region
         Left, top, right and bottom, as shares of width and height.
-    bits
-        Number of bits that the samples of 16-bit files use.
+    reading
+        How files are read.
 
     Raises
     ------
     ImageError
         When the part has no pixels.
     """
-    image = read_image(content.data, max_pixels=max_pixels, bits=bits)
+    image = read_image(content.data, max_pixels=max_pixels, reading=reading)
     box = tuple(round(share * side) for share, side in zip(region, (image.width, image.height) * 2, strict=True))
     left, top, right, bottom = box
     if right - left < 2 or bottom - top < 2:

@@ -3,6 +3,7 @@
 from headwater.sources._folder import images_below
 from headwater.sources._listing import require_utf8_names
 from headwater.sources._types import plain, typed, with_plain_types
+from headwater.sources.dicom import burned_in, is_dicom_file
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image, size_of
 from headwater.sources.manifest import (
     Manifest,
@@ -21,7 +22,9 @@ __all__ = [
     "Manifest",
     "Vectors",
     "as_manifest",
+    "burned_in",
     "images_below",
+    "is_dicom_file",
     "load_bytes",
     "make_histology",
     "modalities_of",

@@ -15,6 +15,7 @@ the same, read with ``bits=N``         ``round(255 * v / (2 ** N - 1))``; an err
 PGM, PPM with a maxval                 ``round(255 * v / maxval)``
 32-bit or signed integer TIFF          as 16-bit grey; an error when a value is outside 0 to 65535
 32-bit float TIFF                      ``round(255 * v)``; an error when a value is outside 0 to 1
+DICOM                                  as a viewer shows it, or by another ``window``; see `headwater.sources.dicom`
 =====================================  =================================================================
 
 TIFFs that declare white as zero are inverted. Transparent pixels are composited on white, the background of a slide
@@ -46,12 +47,17 @@ from PIL import (
 )
 
 from headwater._reading import read_regular
-from headwater.errors import ImageError, ImageNotFound
+from headwater.errors import ImageError, ImageNotFound, MissingExtra
 from headwater.sources._places import why_not_found
+from headwater.sources.dicom import SUFFIXES as DICOM_SUFFIXES
+from headwater.sources.dicom import is_dicom, is_encrypted, picture_of, size_of_dicom
+from headwater.sources.reading import AS_DECLARED, Reading
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "load_bytes", "read_image"]
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"})
+IMAGE_SUFFIXES = DICOM_SUFFIXES | frozenset(
+    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"}
+)
 """The file name suffixes, in lower case, that count as images in a folder."""
 
 MAX_PIXELS = 1 << 28
@@ -111,11 +117,11 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_image(
-    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, bits: int | None = None
+    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, reading: Reading = AS_DECLARED
 ) -> Image.Image:
     """Decode an image into 8-bit RGB.
 
-    Reads PNG, JPEG, TIFF, BMP, WebP and PBM/PGM/PPM, recognised by their first bytes, not by the file name.
+    Reads PNG, JPEG, TIFF, BMP, WebP, PBM/PGM/PPM and DICOM, recognised by their first bytes, not by the file name.
     The table at the top of this module shows how other depths and colour spaces become 8-bit RGB. The function
     uses no global state, so any number of threads may call it.
 
@@ -126,9 +132,9 @@ def read_image(
     max_pixels
         Most pixels of an image; a larger one raises an error before it is decoded. Pillow itself does not read a
         WebP of more than 178,956,970 pixels.
-    bits
-        Number of bits that the samples of a 16-bit file use, such as 12, so that white is 2 ** bits - 1. None uses
-        what the file declares. 8-bit files are not affected.
+    reading
+        The bits of 16-bit files, such as 12, so that white is 2 ** bits - 1, and the window and resolution of DICOM.
+        By default, what each file declares.
 
     Returns
     -------
@@ -142,6 +148,8 @@ def read_image(
     ImageError
         When the bytes are not an image, are truncated or damaged, hold too many pixels, or hold values without a
         fixed scale.
+    MissingExtra
+        When the image is DICOM, and the packages that read it are not installed.
 
     Examples
     --------
@@ -156,8 +164,8 @@ def read_image(
     else:
         data, where = load_bytes(source), f": {os.fspath(source)}"
     try:
-        return _decode(data, max_pixels, bits)
-    except MemoryError:
+        return _decode(data, max_pixels, reading)
+    except (MemoryError, MissingExtra):
         raise  # not an error of the file
     except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
         raise ImageError(_reason(error, data) + where) from error
@@ -171,9 +179,9 @@ def size_of(data: bytes) -> tuple[int, int]:
     ImageError
         When the bytes are not an image.
     """
-    reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
-    if reader is None:
-        raise ImageError("not an image of a supported format (PNG, JPEG, TIFF, BMP, WebP, PBM, PGM or PPM)")
+    if is_dicom(data):
+        return size_of_dicom(data)
+    reader = _reader_of(data)
     if header := _NETPBM_HEADER.match(data):
         return int(header[2]), int(header[3])
     try:
@@ -204,12 +212,22 @@ def is_strip(width: int, height: int) -> bool:
     return max(width, height) > LONGEST * min(width, height)
 
 
-def _decode(data: bytes, max_pixels: int, bits: int | None) -> Image.Image:
+def _reader_of(data: bytes) -> type[ImageFile.ImageFile]:
+    reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
+    if reader is None and is_encrypted(data):
+        raise ImageError("the file is encrypted or signed (CMS): decrypt it first, for example with openssl cms")
+    if reader is None:
+        raise ImageError("not an image of a supported format (PNG, JPEG, TIFF, BMP, WebP, PBM, PGM, PPM or DICOM)")
+    return reader
+
+
+def _decode(data: bytes, max_pixels: int, reading: Reading) -> Image.Image:
     if not data:
         raise ImageError("empty image file (0 bytes)")
-    reader = next((reader for magic, reader in _READERS if magic.match(data)), None)
-    if reader is None:
-        raise ImageError("not an image of a supported format (PNG, JPEG, TIFF, BMP, WebP, PBM, PGM or PPM)")
+    if is_dicom(data):  # first, since what precedes its data may be the header of a TIFF
+        return picture_of(data, max_pixels=max_pixels, reading=reading)
+    reader = _reader_of(data)
+    bits = reading.bits
     header = _NETPBM_HEADER.match(data)
     if header and int(header[4]) != 255:
         return _decode_netpbm(data, header, max_pixels, bits)

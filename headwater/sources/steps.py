@@ -16,13 +16,13 @@ from headwater.errors import ImageError, InputError, nearest
 from headwater.sources.images import read_image
 from headwater.sources.mammogram import BACKGROUND, breast_box, dark_to_zero, facing_left
 from headwater.sources.manifest import MANIFEST_SUFFIXES, read_manifest
+from headwater.sources.reading import AS_DECLARED, WANTED, Reading
 from headwater.sources.stain import MACENKO_REFERENCE, Colours, Stains, macenko, macenko_of, reinhard, reinhard_of
 
 Change = Callable[[Image.Image], Image.Image]
 Found = TypeVar("Found", Stains, Colours)
-KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram", "bits", "jpeg")
+KINDS = ("background", "breast", "orient", "resize", "macenko", "reinhard", "mammogram", *WANTED, "jpeg")
 WRITTEN = {
-    "bits": "bits=12",
     "jpeg": "jpeg=torch",
     "background": "background=40",
     "orient": "orient=left",
@@ -43,16 +43,13 @@ class Steps:
     ----------
     names
         The steps as given, with shorthands spelled out and files replaced by the numbers estimated from them.
+    reading
+        What the first steps say about reading files.
     """
 
     names: tuple[str, ...]
     changes: tuple[Change, ...]
-
-    @property
-    def bits(self) -> int | None:
-        """Number of bits that the samples of 16-bit files use, applied when they are read; None for all 16."""
-        first = self.names[0] if self.names else ""
-        return int(first.removeprefix("bits=")) if first.startswith("bits=") else None
+    reading: Reading = AS_DECLARED
 
     @property
     def jpeg_by_torch(self) -> bool:
@@ -62,6 +59,31 @@ class Steps:
     def __reduce__(self) -> tuple[Any, ...]:
         return parse_steps, (self.names,)  # by their names, since functions made on the spot cannot be pickled
 
+    def for_size(self, size: tuple[int, int] | None) -> Steps:
+        """Return the same steps with ``decode=auto`` replaced by the size that an encoder needs.
+
+        Parameters
+        ----------
+        size
+            Least height and width to which the encoder resizes; None if it does not say.
+
+        Raises
+        ------
+        InputError
+            When the size is not known, or steps crop the image before it is resized.
+        """
+        if self.reading.decode != "auto":
+            return self
+        resized = next((name for name in self.names if name.startswith("resize=")), None)
+        if any(name == "breast" for name in self.names):
+            raise InputError("--step decode=auto cannot know how much breast leaves. Pass decode=half instead.")
+        least = None if size is None else f"{size[0]}x{size[1]}"
+        least = least if resized is None else resized.removeprefix("resize=")
+        if least is None:
+            raise InputError("--step decode=auto: this encoder does not say what size it needs. Pass decode=half.")
+        made = parse_steps([f"decode={least}" if name == "decode=auto" else name for name in self.names])
+        return self if made is None else made
+
     def __call__(self, image: Image.Image) -> Image.Image:
         """Apply the steps to an image of mode RGB."""
         for change in self.changes:
@@ -69,11 +91,22 @@ class Steps:
         return image
 
 
+def reading_of(steps: Steps | None) -> Reading:
+    """Return how files are read before steps are applied."""
+    return AS_DECLARED if steps is None else steps.reading
+
+
 def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps | None:
     """Parse steps, to be applied in the given order; return None if there are none.
 
     ``bits=N``
-        Samples of 16-bit files use N bits, 9 to 16: white is 2 ** N - 1, not 65,535. Must be the first step.
+        Samples of 16-bit files use N bits, 9 to 16: white is 2 ** N - 1, not 65,535. DICOM files declare their bits.
+    ``window=voi``, ``window=minmax``, ``window=full``, ``window=CENTER,WIDTH``
+        Values of DICOM files that become black and white: those that the file names (the default), the lowest and
+        highest of each image, all that the stored bits can hold, or a window.
+    ``decode=half``, ``decode=quarter``, ``decode=HxW``, ``decode=auto``
+        Decode JPEG 2000 in DICOM files at a half or a quarter of its sides, or at the lowest resolution of at least
+        H x W pixels; ``auto`` takes the size that the encoder resizes to. By default, in full.
     ``jpeg=torch``
         JPEG files are decoded by TorchCodec and resized by torch, on the encoder's device: data-centre GPUs have
         decoders for it. It goes without other steps. Other files, and JPEG files that are turned or not RGB or grey,
@@ -92,6 +125,9 @@ def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps |
         Normalise haematoxylin and eosin to the method's published reference, or to the stains of an image.
     ``reinhard=FILE``
         Normalise the colours of tissue to their mean and standard deviation in an image.
+
+    The first three apply while a file is read, so they come before all others. Those that name the default
+    (``window=voi``, ``decode=full``) are left out of the spec.
 
     FILE may also be a manifest or a folder. The reference is then the mean stain colour, and the median of all other
     numbers, over at most 256 evenly spaced images. Give a manifest of the training rows. Nothing is fitted to the
@@ -118,12 +154,16 @@ def parse_steps(words: Sequence[str], *, named_by: str | None = None) -> Steps |
     spelled = [part for word in words for part in (MAMMOGRAM if word == "mammogram" else (word,))]
     if named_by is not None and (files := [word for word in spelled if _names_file(word)]):
         raise InputError(f"{named_by}: the step {files[0]!r} would read a file. Pass --step yourself.")
-    if any(word.startswith("bits=") for word in spelled[1:]):
-        raise InputError("--step bits=N applies when files are read. Give it once, before all other steps.")
+    first = [word for word in spelled if word.partition("=")[0] in WANTED]
+    if spelled[: len(first)] != first:
+        kind = first[-1].partition("=")[0]
+        raise InputError(f"--step {kind}=… applies when files are read. Give it once, before all other steps.")
+    reading = Reading.of(first)
+    spelled = [*reading.words, *spelled[len(first) :]]
     if BY_TORCH in spelled and len(spelled) > 1:
         raise InputError(f"--step {BY_TORCH} decodes on the encoder's device, where no other step is. Pass it alone.")
     made = [_step(word) for word in spelled]
-    return Steps(tuple(name for name, _ in made), tuple(change for _, change in made)) if made else None
+    return Steps(tuple(name for name, _ in made), tuple(change for _, change in made), reading) if made else None
 
 
 def _names_file(word: str) -> bool:
@@ -134,7 +174,7 @@ def _names_file(word: str) -> bool:
 
 def _step(word: str) -> tuple[str, Change]:
     kind, _, value = word.partition("=")
-    if kind == "bits" and re.fullmatch(r"9|1[0-6]", value):
+    if kind in WANTED and value:
         return word, lambda image: image  # applied when the file is read
     if word == BY_TORCH:
         return word, lambda image: image  # applied when the file is decoded
@@ -158,7 +198,7 @@ def _step(word: str) -> tuple[str, Change]:
         colours = Colours.of(_numbers(numbers, 6))
         return f"reinhard={numbers}", lambda image: reinhard(image, colours)
     if kind in KINDS:
-        wants = WRITTEN.get(kind, kind)
+        wants = {**WANTED, **WRITTEN}.get(kind, kind)
         raise InputError(f"--step {word!r}: write it as {wants}.")
     raise InputError(f"--step {word!r}.{nearest(kind, KINDS)} There are: {', '.join(KINDS)}.")
 

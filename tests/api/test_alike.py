@@ -9,6 +9,7 @@ from headwater.embed import Content, content_key
 from headwater.embed.constant_features import mean_cosine
 from headwater.errors import ImageError, InputError
 from headwater.sources import read_image
+from headwater.sources.reading import Reading
 from headwater.sources.steps import parse_steps
 
 N = 6
@@ -132,25 +133,25 @@ def test_bits(tmp_path, bits):
     expected = np.round(samples.astype(float) * 255 / top).astype(int).tolist()
     for name in ("a.png", "a.tif"):
         Image.fromarray(samples).save(tmp_path / name)
-        assert np.asarray(read_image(tmp_path / name, bits=bits))[:, :, 0].tolist() == expected
+        assert np.asarray(read_image(tmp_path / name, reading=Reading(bits)))[:, :, 0].tolist() == expected
     pgm = b"P5 3 1 65535 " + samples.astype(">u2").tobytes()
-    assert np.asarray(read_image(pgm, bits=bits))[:, :, 0].tolist() == expected
+    assert np.asarray(read_image(pgm, reading=Reading(bits)))[:, :, 0].tolist() == expected
     Image.fromarray(np.array([[0, 100, 255]], np.uint8)).save(tmp_path / "b.png")
-    assert np.asarray(read_image(tmp_path / "b.png", bits=bits))[:, :, 0].tolist() == [[0, 100, 255]]
+    assert np.asarray(read_image(tmp_path / "b.png", reading=Reading(bits)))[:, :, 0].tolist() == [[0, 100, 255]]
     if bits < 16:
         Image.fromarray(samples * 2).save(tmp_path / "c.png")
         with pytest.raises(ImageError, match=rf"more than {bits} bits: pass --step bits={bits + 1}"):
-            read_image(tmp_path / "c.png", bits=bits)
+            read_image(tmp_path / "c.png", reading=Reading(bits))
 
 
 def test_bits_as_a_step(tmp_path):
     """The step comes first and once, of 9 to 16 bits, and says how files are read."""
     steps = parse_steps(["bits=12", "orient=left"])
-    assert (steps.bits, steps.names) == (12, ("bits=12", "orient=left"))
-    assert parse_steps(["orient=left"]).bits is None
+    assert (steps.reading.bits, steps.names) == (12, ("bits=12", "orient=left"))
+    assert parse_steps(["orient=left"]).reading.bits is None
     for words in (["orient=left", "bits=12"], ["bits=12", "bits=12"], ["bits=8"], ["bits=17"], ["bits"], ["bits=x"]):
         with pytest.raises(InputError, match=r"--step"):
             parse_steps(words)
     Image.fromarray(np.full((2, 2), 4095, np.uint16)).save(tmp_path / "a.png")
     content = Content(content_key((tmp_path / "a.png").read_bytes()), tmp_path / "a.png")
-    assert content.image(12).getpixel((0, 0)) == (255, 255, 255)
+    assert content.image(Reading(12)).getpixel((0, 0)) == (255, 255, 255)

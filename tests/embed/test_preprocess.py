@@ -129,3 +129,13 @@ def test_what_torch_does_not_resize_as_well_is_left_to_pillow(monkeypatch):
         (picture_of(100, 201), transforms.Resize(64)),
     ):
         assert np.array_equal(ImagePipeline(transforms.Compose([step])).prepare(given), np.asarray(step(given)))
+
+
+def test_the_size_that_images_are_resized_to():
+    """Known from the pipeline's resizing: a side, two sides, or nothing where images keep their size."""
+    from torchvision import transforms
+
+    for size, wanted in ((256, (256, 256)), ((1520, 912), (1520, 912)), (None, None)):
+        steps = [] if size is None else [transforms.Resize(size)]
+        pipeline = ImagePipeline(transforms.Compose([*steps, transforms.CenterCrop(224), transforms.ToTensor()]))
+        assert pipeline.resizes_to == wanted

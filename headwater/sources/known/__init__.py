@@ -111,6 +111,7 @@ KINDS: dict[str, Kind] = {
         r"/(ADI|BACK|DEB|LYM|MUC|MUS|NORM|STR|TUM)-(TCGA-)?[A-Z]{8}\.tif$",
         "files such as ADI/ADI-AAAMHQMK.tif",
     ),
+    "dicom": Kind(f"{_HERE}.dicom:read", "DICOM", "", "DICOM files", ("salt",)),
     "folder": Kind(f"{_HERE}.folder:read", "a folder of images", "", "images"),
 }
 """Every data set by the word that names it."""
@@ -151,6 +152,8 @@ def read_known(kind: str, folder: str | Path, asked: Asked | None = None) -> Kno
         raise InputError(f"--groups-file goes with {' and '.join(able)}, not with {kind}. Leave it out.")
     if asked.part != "full" and "part" not in this.takes:
         raise InputError(f"--part goes with cbis-ddsm, not with {kind}. Leave it out.")
+    if asked.salt is not None and "salt" not in this.takes:
+        raise InputError(f"--salt goes with dicom, not with {kind}. Leave it out.")
     files = Files.below(folder)
     module, _, name = this.reader.partition(":")
     found: Known = getattr(import_module(module), name)(files, asked)

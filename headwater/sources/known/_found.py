@@ -25,10 +25,13 @@ class Asked:
         A file, or a folder of files, that says which images belong together, where the data set has none.
     part
         For CBIS-DDSM: full mammograms, or the crop around each abnormality.
+    salt
+        For DICOM: the file of the secret that patients are hashed with; None for the user's own.
     """
 
     groups_file: Path | None = None
     part: Part = "full"
+    salt: Path | None = None
 
 
 @dataclass(frozen=True)
