@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,6 +193,22 @@ Trust = Annotated[
     bool,
     option("--trust-remote-code", panel=ENCODER, help="Run code that a model, run or store brings, with your rights."),
 ]
+Window = Annotated[
+    str | None,
+    option(
+        panel=ENCODER,
+        metavar="voi|minmax|full|CENTRE,WIDTH",
+        help="Values of a DICOM image from black to white: --step window=…. Default: voi, as the file says.",
+    ),
+]
+Decode = Annotated[
+    str | None,
+    option(
+        panel=ENCODER,
+        metavar="half|quarter|auto",
+        help="Resolution at which JPEG 2000 in DICOM is decoded: --step decode=…. Default: full.",
+    ),
+]
 Steps = Annotated[
     list[str] | None,
     option(
@@ -317,3 +334,9 @@ def params_of_heads(assignments: list[str]) -> dict[str, dict[str, Any]]:
             raise InputError(f"--set {name}=…: write HEAD.PARAM=VALUE, such as linear.C=[0.1,1].")
         params.setdefault(head, {})[param] = value
     return params
+
+
+def steps_of(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the image steps of a command's options: how files are read, then ``--step``."""
+    reading = (f"{name}={given[name]}" for name in ("window", "decode") if given[name] is not None)
+    return (*reading, *(given["step"] or ()))

@@ -45,6 +45,8 @@ def embed(
     pooling: o.Pooling = None,
     prompt: o.Prompt = None,
     image_size: o.ImageSize = None,
+    window: o.Window = None,
+    decode: o.Decode = None,
     step: o.Steps = None,
     trust_remote_code: o.Trust = False,
     licence: o.Licence = "any",
@@ -101,7 +103,7 @@ def embed(
     done = api.embed(
         manifest,
         store,
-        encoder=picked(EncoderChoice, given, spec=encoder, steps=tuple(step or ())),
+        encoder=picked(EncoderChoice, given, spec=encoder, steps=o.steps_of(given)),
         storage=picked(Storage, given),
         columns=picked(ManifestColumns, given),
         execution=picked(Execution, given),

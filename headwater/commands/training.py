@@ -97,6 +97,8 @@ def fine_tune(
     pooling: o.Pooling = None,
     prompt: o.Prompt = None,
     image_size: o.ImageSize = None,
+    window: o.Window = None,
+    decode: o.Decode = None,
     step: o.Steps = None,
     head: Annotated[str, option(panel=o.HEAD, metavar="KIND", help="Kind of head.")] = "linear",
     set_: o.SetParam = None,
@@ -194,6 +196,8 @@ def contrast(
     weights: WeightFiles = None,
     adapter: o.Adapter = None,
     image_size: o.ImageSize = None,
+    window: o.Window = None,
+    decode: o.Decode = None,
     step: o.Steps = None,
     dim: Annotated[
         int | None,
@@ -277,4 +281,4 @@ def _encoder_options(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options of the encoder that are given."""
     names = ("adapter", "layer", "pooling", "prompt", "image_size")
     chosen = {name: given[name] for name in names if given.get(name) is not None}
-    return {**chosen, "steps": tuple(given["step"] or ())}
+    return {**chosen, "steps": o.steps_of(given)}

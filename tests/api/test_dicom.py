@@ -51,6 +51,16 @@ def test_dicom_beside_png(mixed, tmp_path):
     assert "steps" not in store.features("texture/image").spec.preprocessing
 
 
+def test_options_of_the_command(mixed, tmp_path, command):
+    """``--window`` and ``--decode`` are steps, which stand before the others."""
+    words = ("embed", mixed, tmp_path / "s.hw", "--encoder", "builtin:texture")
+    done = command(*words, "--step", "resize=32x32", "--decode", "half", "--window", "1000,1500")
+    assert done.status == 0, done.err
+    steps = open_store(tmp_path / "s.hw").features("texture/image").spec.preprocessing["steps"]
+    assert list(steps) == ["window=1000,1500", "decode=half", "resize=32x32"]
+    assert "--step window=wide: write it as" in command(*words, "--window", "wide").err
+
+
 def test_the_window_is_part_of_the_spec(mixed, tmp_path):
     """Another window gives other vectors, in other features: they never mix, and its default changes no spec."""
     place = tmp_path / "s.hw"
