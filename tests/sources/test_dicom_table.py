@@ -162,10 +162,17 @@ def test_warnings_of_text_in_the_image(folder, tmp_path):
     quiet = mammogram(Modality="US", PatientID="")
     del quiet.BurnedInAnnotation
     folder("b.dcm", quiet)
-    words = read_dicom_folder(tmp_path, salt=SALT).warnings
+    captured = mammogram()  # of modality MG
+    captured.SOPClassUID = captured.file_meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    del captured.BurnedInAnnotation
+    folder("c.dcm", captured)
+    found = read_dicom_folder(tmp_path, salt=SALT)
+    words = found.warnings
     assert len(words) == 3
     assert "1 image may show who the patient is" in words[0]
-    assert "1 image of US" in words[1]
+    assert "2 images without Burned In Annotation (US, secondary captures)" in words[1]
+    kept = pl.SQLContext(t=found.table).execute(f"SELECT id FROM t WHERE {words[0].split(chr(34))[1]}", eager=True)
+    assert set(kept["id"]) == set(found.table["id"]) - {"a.dcm", "a"}  # those that do not say stay
     assert "without a PatientID" in words[2]
 
 

@@ -513,11 +513,15 @@ def _warnings(table: pl.DataFrame) -> Iterator[str]:
     if n := table.filter(said == "YES").height:
         yield (
             f"{counted(n, 'image')} may show who the patient is: Burned In Annotation is YES. Leave them out, for "
-            "example with --where \"burned_in_annotation <> 'YES'\", or crop the text away"
+            "example with --where \"COALESCE(burned_in_annotation, '') <> 'YES'\", or crop the text away"
         )
-    silent = table.filter(said.is_null() & pl.col("modality").is_in(WITHOUT_STATEMENT))
+    captured = pl.col("kind").str.contains("Secondary Capture").fill_null(False)
+    often = pl.col("modality").is_in(WITHOUT_STATEMENT).fill_null(False)
+    silent = table.filter(said.is_null() & (often | captured)).with_columns(
+        what=pl.when(captured).then(pl.lit("secondary captures")).otherwise(pl.col("modality"))
+    )
     if silent.height:
-        kinds = ", ".join(sorted(silent["modality"].unique().to_list()))
-        yield f"{counted(silent.height, 'image')} of {kinds} do not say whether text is burned in: look at some"
+        kinds = ", ".join(sorted(silent["what"].unique().to_list()))
+        yield f"{counted(silent.height, 'image')} without Burned In Annotation ({kinds}), which may show names: look at some"
     if n := table["patient"].null_count():
         yield f"{counted(n, 'image')} without a PatientID: a split cannot keep these patients whole"
