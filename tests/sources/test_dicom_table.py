@@ -171,8 +171,8 @@ def test_warnings_of_text_in_the_image(folder, tmp_path):
     assert len(words) == 3
     assert "1 image may show who the patient is" in words[0]
     assert "2 images without Burned In Annotation (US, secondary captures)" in words[1]
-    kept = pl.SQLContext(t=found.table).execute(f"SELECT id FROM t WHERE {words[0].split(chr(34))[1]}", eager=True)
-    assert set(kept["id"]) == set(found.table["id"]) - {"a.dcm", "a"}  # those that do not say stay
+    kept = pl.SQLContext(t=found.table).execute(f"SELECT image FROM t WHERE {words[0].split(chr(34))[1]}", eager=True)
+    assert set(kept["image"]) == set(found.table["image"]) - {"a.dcm"}  # those that do not say stay
     assert "without a PatientID" in words[2]
 
 

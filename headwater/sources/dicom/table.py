@@ -510,9 +510,9 @@ def _view_of(header: Any, position: str | None) -> str | None:
 
 def _warnings(table: pl.DataFrame) -> Iterator[str]:
     said = pl.col("burned_in_annotation")
-    if n := table.filter(said == "YES").height:
+    if shown := table.filter(said == "YES").height:
         yield (
-            f"{counted(n, 'image')} may show who the patient is: Burned In Annotation is YES. Leave them out, for "
+            f"{counted(shown, 'image')} may show who the patient is: Burned In Annotation is YES. Leave them out, for "
             "example with --where \"COALESCE(burned_in_annotation, '') <> 'YES'\", or crop the text away"
         )
     captured = pl.col("kind").str.contains("Secondary Capture").fill_null(False)
@@ -522,6 +522,7 @@ def _warnings(table: pl.DataFrame) -> Iterator[str]:
     )
     if silent.height:
         kinds = ", ".join(sorted(silent["what"].unique().to_list()))
-        yield f"{counted(silent.height, 'image')} without Burned In Annotation ({kinds}), which may show names: look at some"
-    if n := table["patient"].null_count():
-        yield f"{counted(n, 'image')} without a PatientID: a split cannot keep these patients whole"
+        n = counted(silent.height, "image")
+        yield f"{n} without Burned In Annotation ({kinds}), which may show names: look at some"
+    if without := table["patient"].null_count():
+        yield f"{counted(without, 'image')} without a PatientID: a split cannot keep these patients whole"
