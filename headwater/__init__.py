@@ -78,6 +78,7 @@ _LAZY = {
     "similar": "headwater.api",
     "sweep": "headwater.api",
     "table": "headwater.api",
+    "tiles": "headwater.api",
     "torch_dataset": "headwater.api",
     "verify": "headwater.api",
     "verify_bundle": "headwater.api",

@@ -22,6 +22,7 @@ FOREIGN = "A file was damaged, or changed by hand: headwater --debug … shows w
 COMMANDS = {
     "First steps": {"demo": store.demo, "doctor": store.doctor},
     "Store": {
+        "tiles": store.tiles,
         "embed": store.embed,
         "info": store.info,
         "verify": store.verify,
