@@ -49,7 +49,8 @@ FLOORS = {
 }
 ARRAYS_ONLY = {"heads", "retrieve", "evaluate"}
 HEAVY = {"torch", "torchvision", "timm", "open_clip", "transformers", "peft", "faiss", "xgboost", "optuna"}
-HEAVY |= {"matplotlib", "zarr", "ray", "h5py", "anndata", "datasets", "lance", "fsspec", "s3fs", "openslide", "tifffile", "pydicom"}
+HEAVY |= {"matplotlib", "zarr", "ray", "h5py", "anndata", "datasets", "lance", "fsspec", "s3fs"}
+HEAVY |= {"openslide", "tifffile", "pydicom"}
 TOP = ("__init__", "__main__")  # the package itself, which looks its verbs up when they are used
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in TOP)
 

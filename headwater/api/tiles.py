@@ -72,8 +72,8 @@ class TilesTable(Shown):
         if empty:
             more = f" and {len(empty) - 3:,} more" if len(empty) > 3 else ""
             out.append(
-                f"{counted(len(empty), 'slide')} without a tile: {', '.join(empty[:3])}{more}. Look at --thumbnails, or "
-                "lower --min-tissue"
+                f"{counted(len(empty), 'slide')} without a tile: {', '.join(empty[:3])}{more}. Look at --thumbnails, "
+                "or lower --min-tissue"
             )
         if self.skipped:
             out.append(f"{counted(len(self.skipped), 'slide')} left out:")
@@ -215,8 +215,8 @@ def tiles(
     whole = pl.concat(made)
     if whole.is_empty():
         raise InputError(
-            f"no tile of {counted(len(made), 'slide')} has {min_tissue:.0%} of tissue. Lower --min-tissue, or pass --mask "
-            "none."
+            f"no tile of {counted(len(made), 'slide')} has {min_tissue:.0%} of tissue. Lower --min-tissue, or pass "
+            "--mask none."
         )
     write_table(whole, target)
     return TilesTable(whole, target, about, skipped, drawn)
@@ -313,4 +313,3 @@ def _seen_from(slide: Path, folder: Path) -> str:
 
 def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80] or "slide"
-

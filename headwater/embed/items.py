@@ -123,7 +123,7 @@ def keys_of_files(
     whole = files.filter(~tiled)
     plain, why = _keys_of_whole_files(whole, workers, progress, index)
     plain_keys = dict(zip(whole.to_list(), plain.to_list(), strict=True))
-    seen, errors = _slides_seen(list(dict.fromkeys(str(t.slide) for t in of_tiles if t)), workers, progress, index)
+    seen, errors = slides_seen(list(dict.fromkeys(str(t.slide) for t in of_tiles if t)), workers, progress, index)
     if slides is not None:
         slides |= seen
     keys: list[bytes | None] = []
@@ -138,7 +138,7 @@ def keys_of_files(
     return pl.Series("key", keys, dtype=pl.Binary), why
 
 
-def _slides_seen(
+def slides_seen(
     slides: Sequence[str], workers: int | None, progress: Progress, index: FileIndex | None
 ) -> tuple[dict[str, SlideSeen], dict[str, ImageError]]:
     """Return the digest of each slide, and why others cannot be read; unchanged files in ``index`` are not read."""
@@ -147,8 +147,8 @@ def _slides_seen(
     errors: dict[str, ImageError] = {}
     for slide in slides:
         try:
-            files[slide] = files_of(Path(slide))
             open_slide(slide)
+            files[slide] = files_of(Path(slide))
         except (ImageError, OSError) as error:
             errors[slide] = slide_error(error, slide)
     every = pl.Series("source", sorted({str(file) for slide in files if slide not in errors for file in files[slide]}))

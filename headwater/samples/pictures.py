@@ -23,6 +23,8 @@ def picture_of_sample(cases: Cases, row: int) -> Image.Image | None:
     before the encoder, such as a crop, are not applied, but values of more than 8 bits are scaled as they were.
     """
     from headwater.embed import Content
+    from headwater.samples.slide_maps import know_slide
+    from headwater.sources.slides import tile_at
     from headwater.sources.steps import parse_steps
 
     role, key = cases.roles.image, cases.table[KEY_COLUMNS["image"]][row]
@@ -31,6 +33,8 @@ def picture_of_sample(cases: Cases, row: int) -> Image.Image | None:
     try:
         steps = parse_steps(cases.features.spec.preprocessing.get("steps", ()), named_by="the store")
         path = Path(cases.roles.root) / str(cases.table[role][row])
+        if (tile := tile_at(path)) is not None:
+            know_slide(cases.store, tile.slide)
         return _small(Content(bytes.fromhex(key), path).image(None if steps is None else steps.bits))
     except (HeadwaterError, ValueError, TypeError):
         return None

@@ -152,9 +152,9 @@ def read_manifest(
     A column that is not given is found by its name, in upper or lower case: ``id``, ``sample_id`` or ``image_id``;
     ``image``, ``image_path``, ``path`` or ``file``; ``text``, ``caption``, ``report`` or ``notes``; and similar
     names. A table of tiles, with columns ``slide``, ``x``, ``y``, ``width`` and ``size`` (see `headwater.tiles`) and no
-    column of images, gets a column ``image`` that names them. Without an id column, a column ``id`` is made: from the image paths if they are unique, else from row
-    numbers, counted from 1. The same happens if an ``image_id`` or ``uid`` that was not named has repeated or missing
-    values.
+    column of images, gets a column ``image`` that names them. Without an id column, a column ``id`` is made: from the
+    image paths if they are unique, else from row numbers, counted from 1. The same happens if an ``image_id`` or
+    ``uid`` that was not named has repeated or missing values.
 
     Columns of the three roles, and others whose names mark identifiers, are read as text: an id ``007`` stays
     ``007``. `headwater.sources._types` decides which of the others are numbers.

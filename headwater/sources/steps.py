@@ -55,6 +55,11 @@ class Steps:
         return int(first.removeprefix("bits=")) if first.startswith("bits=") else None
 
     @property
+    def resizes(self) -> bool:
+        """Whether images are resized, so that it is meant that large ones become small."""
+        return any(name.startswith("resize=") for name in self.names)
+
+    @property
     def jpeg_by_torch(self) -> bool:
         """Whether torch decodes JPEG files, on the encoder's device."""
         return BY_TORCH in self.names

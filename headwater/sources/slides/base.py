@@ -31,7 +31,7 @@ _STRIP = 2048  # pixels on a side that a thumbnail is read in, where no level is
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of a slide: its width and height in pixels, and how many level-0 pixels one of its pixels spans."""
+    """One resolution of a slide: width and height in pixels, and the level-0 pixels that one of its pixels spans."""
 
     width: int
     height: int
@@ -110,7 +110,7 @@ class Slide(ABC):
         (224, 224)
         """
         where = f"region {x},{y} of {width} x {width}"
-        if not (0 <= x and 0 <= y and 0 < width and x + width <= self.width and y + width <= self.height):
+        if min(x, y) < 0 or width < 1 or x + width > self.width or y + width > self.height:
             raise ImageError(f"{where} is not inside the slide of {self.width} x {self.height}: {self.path}")
         if not 0 < size <= MOST_SIDE:
             raise ImageError(f"a tile of {size} pixels: must be 1 to {MOST_SIDE:,}: {self.path}")
@@ -173,7 +173,7 @@ class Slide(ABC):
 
     @abstractmethod
     def _read(self, x: int, y: int, level: int, width: int, height: int) -> Image.Image:
-        """Read pixels of a level, in mode RGB; ``x`` and ``y`` are level-0 pixels, ``width`` and ``height`` the level's.
+        """Read pixels of a level, in mode RGB; ``x`` and ``y`` are level-0 pixels, the size is in those of the level.
 
         Pixels outside the slide are white.
         """

@@ -56,8 +56,11 @@ def _whole(values: pl.Series, path: Path) -> pl.Series:
     """Return a column as whole numbers in range."""
     name = values.name
     numbers = values.cast(pl.Float64, strict=False)
-    wrong = numbers.is_null() | ~numbers.is_finite() | (numbers != numbers.round()) | ~numbers.is_between(
-        _LEAST[name], _MOST[name]
+    wrong = (
+        numbers.is_null()
+        | ~numbers.is_finite()
+        | (numbers != numbers.round())
+        | ~numbers.is_between(_LEAST[name], _MOST[name])
     )
     _refuse(wrong.fill_null(True), values, path, f" from {_LEAST[name]} to {_MOST[name]:,}")
     return numbers.cast(pl.Int64)

@@ -81,6 +81,16 @@ def slide_digest(path: Path) -> bytes:
     return found
 
 
+def is_known(path: Path) -> bool:
+    """Whether the digest of a slide is known in this process, for its files as they are now."""
+    try:
+        key = (str(path.absolute()), tuple(state_of(file) for file in files_of(path)))
+    except (ImageError, OSError):
+        return False
+    with _lock:
+        return key in _known
+
+
 def remember(path: Path, digest: bytes, files: list[Path] | None = None) -> None:
     """Take a slide's digest as known while its files are as they are now."""
     state = tuple(state_of(file) for file in (files_of(path) if files is None else files))

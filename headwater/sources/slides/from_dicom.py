@@ -85,8 +85,8 @@ class DicomSlide(Slide):
         expected, organised = self._across * self._down, header.organised or "TILED_FULL"
         if organised != "TILED_FULL" or header.n_frames != expected or expected > MOST_FRAMES:
             raise ImageError(
-                f"this DICOM slide has {header.n_frames:,} frames ({organised}), but {expected:,} fill its pixels; only "
-                f"complete rows of frames are read: {path}"
+                f"this DICOM slide has {header.n_frames:,} frames ({organised}), but {expected:,} fill its pixels; "
+                f"only complete rows of frames are read: {path}"
             )
         if header.n_bits != 8 or header.n_samples not in (1, 3):
             raise ImageError(f"this DICOM slide is not 8-bit RGB or grey: {path}")

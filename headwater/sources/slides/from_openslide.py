@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +14,6 @@ from headwater.sources.slides.base import Level, Slide, plausible_mpp, reason_of
 
 CACHE_BYTES = 128 << 20
 """Decoded tiles that the slides of a process keep together."""
-
-_lock = threading.Lock()
 
 
 class OpenSlideSlide(Slide):
@@ -32,11 +29,12 @@ class OpenSlideSlide(Slide):
             for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
         )
         mpp = plausible_mpp(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y"))
+        self.is_plain_tiff = properties.get("openslide.vendor") == "generic-tiff"
         icc = properties.get("openslide.icc-size", "")
         super().__init__(path, levels, mpp, int(icc) if icc.isascii() and icc.isdigit() and len(icc) < 18 else None)
 
     def _read(self, x: int, y: int, level: int, width: int, height: int) -> Image.Image:
-        image = self._handle.read_region((x, y), level, (width, height))
+        image: Image.Image = self._handle.read_region((x, y), level, (width, height))
         if image.getchannel("A").getextrema() == (255, 255):
             return image.convert("RGB")
         white = Image.new("RGB", image.size, "white")
@@ -71,10 +69,7 @@ def opened(path: Path) -> OpenSlideSlide | None:
         if found == "dicom":  # it is strict about DICOM; the frames may be readable all the same
             return None
         why = reason_of(error).replace(f"{path}: ", "").removeprefix(f"Reading {path}")
-        advice = ""
-        if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
-            advice = f"; the folder {path.stem!r} that belongs beside it is missing"
-        raise ImageError(f"damaged or incomplete slide ({why.strip(': ')}){advice}: {path}") from error
+        raise ImageError(f"damaged or incomplete slide ({why.strip(': ')}): {path}") from error
 
 
 @lru_cache(maxsize=1)
@@ -88,13 +83,3 @@ def _library() -> Any:
 @lru_cache(maxsize=1)
 def _cache() -> Any:
     return _library().OpenSlideCache(CACHE_BYTES)
-
-
-def vendor_of(path: Path) -> str | None:
-    """Return what OpenSlide takes a file for, such as ``aperio``; None for anything that it does not read."""
-    openslide = _library()
-    try:
-        found = openslide.OpenSlide.detect_format(str(path))
-    except openslide.OpenSlideError:
-        return None
-    return None if found is None else str(found)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import threading
+import weakref
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from headwater._extras import need
+from headwater._reading import open_regular
 from headwater.errors import ImageError
 from headwater.sources.slides.base import MOST_SIDE, Level, Slide, plausible_mpp, reason_of
 
@@ -33,7 +36,7 @@ class TiffSlide(Slide):
     backend: ClassVar[str] = "tifffile"
 
     def __init__(self, path: Path, file: Any) -> None:
-        self._file, self._lock = file, threading.Lock()
+        self._lock = threading.Lock()
         self._pages = _pyramid(file, path)
         first = self._pages[0]
         levels = tuple(
@@ -42,6 +45,11 @@ class TiffSlide(Slide):
         )
         icc = first.tags.get(34675)
         super().__init__(path, levels, _mpp(first), None if icc is None else int(icc.count))
+        for page in self._pages:
+            _ = page.jpegtables, page.decode  # what is read of the file once, before it is closed
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._read_at = partial(os.pread, descriptor)
+        weakref.finalize(self, os.close, descriptor)
         self._tiles: dict[tuple[int, int], NDArray[np.uint8] | None] = {}
 
     def _read(self, x: int, y: int, level: int, width: int, height: int) -> Image.Image:
@@ -73,7 +81,7 @@ class TiffSlide(Slide):
         tile = None
         if page.databytecounts[index]:
             n_bytes = page.databytecounts[index]
-            data = os.pread(self._file.filehandle.fileno(), n_bytes, page.dataoffsets[index])
+            data = self._read_at(n_bytes, page.dataoffsets[index])
             if len(data) < n_bytes:
                 raise ImageError(f"truncated slide: {self.path}")
             if page.compression == _JPEG:
@@ -96,9 +104,11 @@ def opened(path: Path) -> TiffSlide | None:
     ImageError
         When it is damaged, or not laid out as a slide.
     """
-    with path.open("rb") as head:
+    with open_regular(path) as head:
         if head.read(4) not in MAGIC:
             return None
+        if not _is_whole(head):
+            raise ImageError(f"damaged or truncated TIFF file ({os.fstat(head.fileno()).st_size:,} bytes): {path}")
     try:
         file = need("tifffile", "slides").TiffFile(path, is_ome=False)  # without it, files that it names are opened
     except ImportError:
@@ -106,13 +116,35 @@ def opened(path: Path) -> TiffSlide | None:
     except Exception as error:  # on a damaged file, it raises nearly anything
         raise ImageError(f"damaged TIFF file ({reason_of(error)}): {path}") from error
     try:
-        return TiffSlide(path, file)
-    except ImageError:
-        file.close()
+        with file:
+            return TiffSlide(path, file)
+    except (ImageError, MemoryError):
         raise
     except Exception as error:
-        file.close()
         raise ImageError(f"damaged TIFF file ({reason_of(error)}): {path}") from error
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    """Whether all directories of a TIFF file lie in it: of a truncated one, the first may be read all the same."""
+    file.seek(0)
+    head, size = file.read(16), os.fstat(file.fileno()).st_size
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    big = int.from_bytes(head[2:4], order) == 43
+    n_count, n_entry, n_offset, start = (8, 20, 8, 8) if big else (2, 12, 4, 4)
+    place = int.from_bytes(head[start : start + n_offset], order)
+    seen: set[int] = set()
+    while place and len(seen) < MOST_PAGES:
+        if place in seen or place + n_count > size:
+            return False
+        seen.add(place)
+        file.seek(place)
+        n_entries = int.from_bytes(file.read(n_count), order)
+        end = place + n_count + n_entries * n_entry
+        if end + n_offset > size:
+            return False
+        file.seek(end)
+        place = int.from_bytes(file.read(n_offset), order)
+    return True
 
 
 def _pyramid(file: Any, path: Path) -> list[Any]:
@@ -180,7 +212,7 @@ def _require_size(data: bytes, page: Any, path: Path) -> None:
 
 def _mpp(page: Any) -> float | None:
     """Return the micrometres per pixel that OME-XML or the tags of resolution give; None if neither does."""
-    sizes = {}
+    sizes: dict[str, str] = {}
     for axis, value, unit in _OME.findall((page.description or "")[:1_000_000]):
         if unit in ("", "µm", "um", "μm"):
             sizes.setdefault(axis, value)

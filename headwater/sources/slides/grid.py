@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -97,8 +97,8 @@ def tile_table(slide: Slide, grid: Grid, mpp: float | None = None) -> Tiled:
     width = round(grid.size * grid.mpp / own)
     if own > grid.mpp * COARSER and not grid.upsample:
         raise InputError(
-            f"{slide.path}: the slide has {own:g} micrometres per pixel, which is coarser than {grid.mpp:g}. Pass --mpp "
-            f"{own:g}, or --upsample to enlarge its pixels."
+            f"{slide.path}: the slide has {own:g} micrometres per pixel, which is coarser than {grid.mpp:g}. Pass "
+            f"--mpp {own:g}, or --upsample to enlarge its pixels."
         )
     if width < 1 or width > min(slide.width, slide.height):
         raise ImageError(
@@ -139,8 +139,8 @@ def _thumbnail(slide: Slide, width: int) -> tuple[Image.Image, float]:
 
 def with_squares(
     picture: Image.Image,
-    left: NDArray[np.float64] | Sequence[float],
-    top: NDArray[np.float64] | Sequence[float],
+    left: NDArray[np.floating[Any]],
+    top: NDArray[np.floating[Any]],
     side: float,
 ) -> Image.Image:
     """Return a picture with the outlines of squares."""

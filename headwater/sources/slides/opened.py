@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 from headwater._reading import open_regular
@@ -97,7 +98,15 @@ def require_file(path: Path) -> None:
 
 
 def _open(path: Path) -> Slide:
-    found = from_openslide.opened(path) or from_tiff.opened(path) or from_dicom.opened(path)
+    by_openslide = from_openslide.opened(path)
+    found: Slide | None = by_openslide
+    if by_openslide is not None and by_openslide.is_plain_tiff and len(by_openslide.levels) == 1:
+        with suppress(ImageError):  # OpenSlide sees no levels in sub-images
+            other = from_tiff.opened(path)
+            found = other if other is not None and len(other.levels) > 1 else found
+    found = found or from_tiff.opened(path) or from_dicom.opened(path)
+    if found is None and path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
+        raise ImageError(f"incomplete slide: the folder {path.stem!r} that belongs beside it is missing: {path}")
     if found is None:
         raise ImageError(f"not a whole-slide image of a supported format: {path}")
     return found

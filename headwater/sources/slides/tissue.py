@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -66,7 +68,7 @@ def tissue_mask(thumbnail: Image.Image) -> NDArray[np.bool_]:
 
 
 def share_of_tissue(
-    mask: NDArray[np.bool_], left: NDArray[np.float64], top: NDArray[np.float64], side: float
+    mask: NDArray[np.bool_], left: NDArray[np.floating[Any]], top: NDArray[np.floating[Any]], side: float
 ) -> NDArray[np.float32]:
     """Return the share of tissue in squares of a mask.
 
