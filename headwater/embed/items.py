@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,7 +198,7 @@ def _keys_of_whole_files(
             before[place_of[path]] = stat_of(
                 place_of[path]
             )  # a file that changes while it is read is read again next time
-        return key_or_error(Path(path), file_digest if of_slides else key_of_file)
+        return digest_or_error(Path(path)) if of_slides else key_or_error(Path(path))
 
     keys: dict[str, bytes] = {}
     with (
@@ -227,10 +227,18 @@ def absolute(files: pl.Series) -> pl.Series:
     return pl.Series(files.name, [os.path.abspath(file) for file in files], dtype=pl.String)  # noqa: PTH100
 
 
-def key_or_error(path: Path, digest: Callable[[Path], bytes] = key_of_file) -> bytes | ImageError:
+def key_or_error(path: Path) -> bytes | ImageError:
     """Return the key of an image file, or the error if it cannot be read."""
     try:
-        return digest(path)
+        return key_of_file(path)
+    except ImageError as error:
+        return error
+
+
+def digest_or_error(path: Path) -> bytes | ImageError:
+    """Return the digest of a file of a slide, or the error if it cannot be read."""
+    try:
+        return file_digest(path)
     except ImageError as error:
         return error
 

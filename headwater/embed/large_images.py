@@ -11,7 +11,7 @@ from headwater.embed.constant_features import spread
 from headwater.embed.contents import Content
 from headwater.embed.encoder import Encoder
 from headwater.errors import ImageError
-from headwater.sources.images import size_of_file
+from headwater.sources.images import MAX_PIXELS, size_of_file
 from headwater.store import FeatureSpec
 
 TIMES = 10
@@ -35,6 +35,8 @@ def warn_of_large(spec: FeatureSpec, encoder: Encoder[Any], contents: Sequence[C
             size = size_of_file(Path(content.source))
         except ImageError:
             continue
+        if size[0] * size[1] > MAX_PIXELS:
+            continue  # it was refused
         looked += 1
         if min(size) > TIMES * side:
             large += 1

@@ -13,7 +13,7 @@ from headwater._links import leads_out
 from headwater._reading import open_regular, read_regular
 from headwater.errors import ImageError
 from headwater.sources.slides.from_dicom import header_of, is_dicom
-from headwater.sources.slides.opened import require_file
+from headwater.sources.slides.opened import require_file, state_of
 
 _AT_ONCE = 8 << 20
 _REMEMBERED = 4096
@@ -48,15 +48,6 @@ def files_of(path: Path) -> list[Path]:
     if len(kept) > MOST_FILES:
         raise ImageError(f"a slide of {len(kept):,} files; at most {MOST_FILES:,} are read: {path}")
     return [path, *kept]
-
-
-def state_of(path: Path) -> tuple[int, int, int]:
-    """Return size, time of change and inode of a slide's own file; the size is -1 if it is missing."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):
-        return -1, -1, 0
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def slide_digest(path: Path) -> bytes:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from PIL import Image
 
 from headwater._extras import need
@@ -35,8 +36,9 @@ class OpenSlideSlide(Slide):
 
     def _read(self, x: int, y: int, level: int, width: int, height: int) -> Image.Image:
         image: Image.Image = self._handle.read_region((x, y), level, (width, height))
-        if image.getchannel("A").getextrema() == (255, 255):
-            return image.convert("RGB")
+        values = np.asarray(image)
+        if int(np.bitwise_and.reduce(values.view("<u4"), axis=None)) >> 24 == 255:  # nothing is transparent
+            return Image.frombytes("RGB", image.size, values, "raw", "RGBX", 0, 1)  # twice as fast as convert
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         return white

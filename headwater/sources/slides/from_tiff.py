@@ -177,7 +177,7 @@ def _require_tiles(page: Any, path: Path) -> None:
 
 def _why_not(page: Any) -> str | None:
     if not page.is_tiled:
-        return "it is not tiled; convert it, such as with: vips tiffsave FILE OUT --tile --pyramid"
+        return "it is not tiled; convert it into a tiled pyramid, such as with vips tiffsave"
     if page.bitspersample != 8 or page.samplesperpixel not in (1, 3) or page.sampleformat != 1:
         return f"{page.samplesperpixel} samples of {page.bitspersample} bits; 8-bit RGB or grey is read"
     if page.samplesperpixel > 1 and page.planarconfig != 1:

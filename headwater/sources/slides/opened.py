@@ -33,6 +33,7 @@ class _Opened:
             if key in self.slides:
                 self.slides.move_to_end(key)
                 return self.slides[key]
+        require_file(path)
         slide = _open(path)
         with self.lock:
             slide = self.slides.setdefault(key, slide)
@@ -74,10 +75,17 @@ def open_slide(path: str | os.PathLike[str]) -> Slide:
     MissingExtra
         When the extra ``slides`` is not installed.
     """
-    path = Path(path)
-    require_file(path)
-    stat = path.stat()
-    return _opened.get(path.absolute(), (stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    path = Path(path).absolute()
+    return _opened.get(path, state_of(path))
+
+
+def state_of(path: Path) -> State:
+    """Return size, time of change and inode of a file; the size is -1 if it is missing."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return -1, -1, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def require_file(path: Path) -> None:
