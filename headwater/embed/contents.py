@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from itertools import repeat
 from pathlib import Path
@@ -46,7 +47,7 @@ class Content:
     source: Path | str
     words: str | None = None
 
-    @property
+    @cached_property
     def tile(self) -> Tile | None:
         """The region of a slide that the image is; None for a file of its own."""
         return tile_at(self.source) if isinstance(self.source, Path) else None

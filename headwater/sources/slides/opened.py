@@ -27,12 +27,13 @@ class _Opened:
         self.lock = threading.Lock()
         self.slides: OrderedDict[tuple[str, State], Slide] = OrderedDict()
 
-    def get(self, path: Path, state: State) -> Slide:
-        key = (str(path), state)
+    def get(self, name: str, state: State) -> Slide:
+        key = (name, state)
         with self.lock:
             if key in self.slides:
                 self.slides.move_to_end(key)
                 return self.slides[key]
+        path = Path(name)
         require_file(path)
         slide = _open(path)
         with self.lock:
@@ -75,14 +76,14 @@ def open_slide(path: str | os.PathLike[str]) -> Slide:
     MissingExtra
         When the extra ``slides`` is not installed.
     """
-    path = Path(path).absolute()
-    return _opened.get(path, state_of(path))
+    name = os.path.abspath(path)  # noqa: PTH100  (done for each tile: paths as objects would take longer)
+    return _opened.get(name, state_of(name))
 
 
-def state_of(path: Path) -> State:
+def state_of(path: str | os.PathLike[str]) -> State:
     """Return size, time of change and inode of a file; the size is -1 if it is missing."""
     try:
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116  (for the same reason)
     except (OSError, ValueError):
         return -1, -1, 0
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
