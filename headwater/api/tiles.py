@@ -15,7 +15,7 @@ import polars as pl
 from headwater._checks import one_of, require_number, require_whole
 from headwater._progress import Progress, counting, progress_to
 from headwater._shown import Shown
-from headwater._words import aligned, counted
+from headwater._words import aligned, counted, cut
 from headwater._writable import require_writable
 from headwater.api._table_files import table_file, write_table
 from headwater.errors import HeadwaterError, ImageError, InputError, ManifestError, MissingExtra
@@ -26,6 +26,7 @@ from headwater.sources.slides.base import MOST_SIDE, MPP_RANGE
 
 Slides = str | Path | Sequence[str | Path]
 SHOWN = 20  # most slides that are printed
+WIDEST = 60  # printed characters of a slide's path
 OWN = ("id", "slide", "x", "y", "level", "width", "size", "mpp", "tissue")
 """Columns of the table, in their order; those of a table of slides come after them."""
 NAMES = ("slide", "slide_path", "image", "image_path", "path", "file", "filename", "file_path")
@@ -64,11 +65,11 @@ class TilesTable(Shown):
         rows = [["slide", "tiles", "of", "width", "height", "µm/pixel"]]
         for one in self.slides[:SHOWN]:
             numbers = [f"{one[name]:,}" for name in ("n_tiles", "n_places", "width", "height")]
-            rows.append([Path(one["path"]).name, *numbers, f"{one['mpp']:.4g}"])
+            rows.append([cut(one["slide"], WIDEST), *numbers, f"{one['mpp']:.4g}"])
         out = aligned(rows)
         if len(self.slides) > SHOWN:
             out.append(f"… and {len(self.slides) - SHOWN:,} more slides")
-        empty = [Path(one["path"]).name for one in self.slides if not one["n_tiles"]]
+        empty = [one["slide"] for one in self.slides if not one["n_tiles"]]
         if empty:
             more = f" and {len(empty) - 3:,} more" if len(empty) > 3 else ""
             out.append(
@@ -175,7 +176,7 @@ def tiles(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
 
-    def cut(number: int) -> tuple[pl.DataFrame, dict[str, Any], Path | None] | HeadwaterError:
+    def one_slide(number: int) -> tuple[pl.DataFrame, dict[str, Any], Path | None] | HeadwaterError:
         path = files[number]
         try:
             slide = open_slide(path)
@@ -184,7 +185,8 @@ def tiles(
             raise
         except HeadwaterError as error:
             return error
-        facts = {**slide.about, "mpp": mpp_of_slide or slide.mpp, "n_tiles": len(tiled.table)}
+        place = _seen_from(path, target.absolute().parent)
+        facts = {"slide": place, **slide.about, "mpp": mpp_of_slide or slide.mpp, "n_tiles": len(tiled.table)}
         picture = None
         if folder is not None:
             picture = folder / f"{number + 1:0{len(str(len(files)))}d}-{_plain(path.stem)}.png"
@@ -195,7 +197,7 @@ def tiles(
         ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool,
         counting(say, "cut slides", len(files), unit="slides") as update,
     ):
-        for number, done in enumerate(pool.map(cut, range(len(files)))):
+        for number, done in enumerate(pool.map(one_slide, range(len(files)))):
             path = files[number]
             if isinstance(done, HeadwaterError):
                 if len(files) == 1:
@@ -204,7 +206,7 @@ def tiles(
             else:
                 table, facts, picture = done
                 about.append(facts)
-                made.append(_with_names(table, path, target, columns, number))
+                made.append(_with_names(table, facts["slide"], columns, number))
                 if picture is not None:
                     drawn[str(path)] = picture
             update(number + 1, len(skipped))
@@ -290,11 +292,8 @@ def _named_in(path: Path) -> tuple[list[Path], pl.DataFrame]:
     return [path.parent / name for name in named.to_list()], others
 
 
-def _with_names(
-    table: pl.DataFrame, slide: Path, target: Path, columns: pl.DataFrame | None, number: int
-) -> pl.DataFrame:
+def _with_names(table: pl.DataFrame, place: str, columns: pl.DataFrame | None, number: int) -> pl.DataFrame:
     """Add to tiles the path of their slide, ids, and the columns of the slide's row."""
-    place = _seen_from(slide, target.absolute().parent)
     named = table.with_columns(pl.lit(place).alias("slide")).with_columns(
         pl.concat_str(pl.lit(f"{place}@"), "x", pl.lit(","), "y").alias("id")
     )
