@@ -27,6 +27,7 @@ COMMANDS = {
         "manifest": manifest.manifest,
     },
     "Store": {
+        "tiles": store.tiles,
         "embed": store.embed,
         "samples": manifest.samples,
         "info": store.info,

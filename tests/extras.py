@@ -10,7 +10,7 @@ from headwater.errors import MissingExtra
 EXTRAS = {"torch", "torchvision", "timm", "open_clip", "transformers", "peft", "faiss", "xgboost", "optuna", "ray"}
 EXTRAS |= {"matplotlib", "s3fs", "fsspec", "h5py", "anndata", "datasets", "lance", "pyarrow", "moto", "xarray", "dask"}
 EXTRAS |= {"pydicom", "imagecodecs", "jpeg_ls", "sksurv", "fastapi", "uvicorn", "httpx", "schemathesis", "playwright"}
-EXTRAS |= {"openpyxl"}
+EXTRAS |= {"openpyxl", "openslide", "tifffile"}
 ABSENT = {name for name in EXTRAS if importlib.util.find_spec(name) is None}
 """Packages of extras that are not here: what needs them is skipped."""
 

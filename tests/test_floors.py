@@ -63,6 +63,8 @@ HEAVY |= {
     "s3fs",
     "pydicom",
     "imagecodecs",
+    "openslide",
+    "tifffile",
 }
 TOP = ("__init__", "__main__")  # the package itself, which looks its verbs up when they are used
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in TOP)

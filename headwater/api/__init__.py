@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
+    from headwater.api.tiles import TilesTable, tiles
     from headwater.api.zero_shot import zero_shot
     from headwater.experiment.contrast import Contrasted
     from headwater.runs.run import Run, open_run
@@ -75,6 +76,7 @@ __all__ = [
     "StoreInfo",
     "Sweep",
     "Table",
+    "TilesTable",
     "audit",
     "bundle",
     "cohort",
@@ -107,6 +109,7 @@ __all__ = [
     "similar",
     "sweep",
     "table",
+    "tiles",
     "torch_dataset",
     "verify",
     "verify_bundle",
@@ -145,6 +148,7 @@ _PLACES = {
     **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
     **dict.fromkeys(("Table", "table"), "headwater.api.table"),
+    **dict.fromkeys(("TilesTable", "tiles"), "headwater.api.tiles"),
     "zero_shot": "headwater.api.zero_shot",
     "read_mapping": "headwater.samples.label_names",
 }

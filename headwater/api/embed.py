@@ -15,6 +15,7 @@ from headwater.embed.choice import EncoderChoice, Execution, encoder_choice
 from headwater.embed.constant_features import warn_of_alike
 from headwater.embed.feed import require_feed
 from headwater.embed.items import SHOWN, SKIP, failed_items, refuse_failed
+from headwater.embed.large_images import warn_of_large
 from headwater.embed.plan import EmbedPlan, FeaturePlan, ManifestColumns, Storage, plan_embedding
 from headwater.embed.run import Engine
 from headwater.embed.sample_table import Changes, plan_samples
@@ -44,6 +45,8 @@ class Embedded(Store):
         A warning for each feature set whose vectors are nearly all the same.
     warnings
         What may spoil the features of this manifest, such as images of another scale.
+    large
+        A warning for each feature set of images that are far larger than what the encoder sees.
     changes
         How this manifest differs from the previous one, which it replaces; None if there was none.
     """
@@ -57,6 +60,7 @@ class Embedded(Store):
         self.not_encoded: dict[Modality, str] = {}
         self.alike: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.large: dict[str, str] = {}
         self.changes: Changes | None = None
 
     @property
@@ -73,6 +77,10 @@ class Embedded(Store):
             if self.failed[name] and not (r.embedded or r.left or r.kept > self.n_failed_before[name])
         ]
 
+    @property
+    def _warnings(self) -> list[str]:
+        return [*self.warnings, *self.large.values(), *self.alike.values()]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         features = {
@@ -87,12 +95,7 @@ class Embedded(Store):
         }
         changes = None if self.changes is None else asdict(self.changes)
         counts = {"n_samples": self.n_samples, "changes": changes}
-        return {
-            "store": self.location,
-            **counts,
-            "features": features,
-            "warnings": [*self.warnings, *self.alike.values()],
-        }
+        return {"store": self.location, **counts, "features": features, "warnings": self._warnings}
 
     def lines(self) -> list[str]:
         """Return in a few lines what was done and what was skipped, and the store's location."""
@@ -113,7 +116,7 @@ class Embedded(Store):
                 out.append(f"  {counted(result.cut, 'text')} truncated to the length that the encoder reads")
             if before:
                 out.append(f"  {counted(before, 'item')} failed in an earlier run: --retry-failed retries them")
-        out += [f"warning: {line}" for line in (*self.warnings, *self.alike.values())]
+        out += [f"warning: {line}" for line in self._warnings]
         out += [
             f"column {column!r} was not encoded: its {m}s need another encoder or pooling"
             for m, column in self.not_encoded.items()
@@ -265,6 +268,8 @@ def _fill(
     failed = failed_items(features, contents)
     target.n_failed_before[name] = len(failed) - len(result.failed)
     target.failed[name] = items.failed_samples(whole.table.ids, failed)
+    if result.embedded and (line := warn_of_large(plan.spec, whole.encoder, contents)) is not None:
+        target.large[name] = f"{name}: {line}"
     if result.embedded and (line := warn_of_alike(features, whole.encoder, contents)) is not None:
         target.alike[name] = line
 

@@ -25,6 +25,7 @@ from headwater.heads.explain import Relevance
 from headwater.runs.foreign import reads_runs
 from headwater.runs.run import Run, open_run
 from headwater.samples.inputs import Wanted, given_to, parts_of, read_inputs
+from headwater.samples.slide_maps import require_same_slides, slide_map, tiles_in
 from headwater.sources.steps import parse_steps, reading_of
 from headwater.store import KEY_COLUMNS, Data, Store, open_store
 
@@ -46,12 +47,15 @@ class Explained(Shown):
     relevance
         For each input, the relevance of each of its tokens, float32, of shape ``(t,)``.
     words
-        For each text input, its tokens if the tokenizer could be read, else their numbers.
+        For each text input, its tokens if the tokenizer could be read, else their numbers; for a bag, the ids of its
+        instances.
     check
         For each input, the mean probability of the likeliest class while tokens are deleted (``deletion``) and inserted
         (``insertion``), most relevant first, and the same in random order; empty for a linear probe.
     picture
         Path of the heat map; None if none was written.
+    parts
+        What relevance is of: ``tokens`` of a sample, or ``instances`` of a bag.
     """
 
     id: str
@@ -62,6 +66,7 @@ class Explained(Shown):
     words: Mapping[str, Sequence[str]]
     check: Mapping[str, Mapping[str, float]]
     picture: Path | None
+    parts: str = "tokens"
 
     def lines(self) -> list[str]:
         """Return the results in a few lines."""
@@ -70,14 +75,14 @@ class Explained(Shown):
             order = np.argsort(-np.abs(values), kind="stable")[:SHOWN]
             labels = self.words.get(name)
             shown = [[labels[i] if labels else f"token {i}", f"{values[i]:+.4f}"] for i in order.tolist()]
-            out += [f"{name}, the {len(shown)} most relevant of {len(values)} tokens:"]
+            out += [f"{name}, the {len(shown)} most relevant of {len(values)} {self.parts}:"]
             out += [f"  {line}" for line in aligned(shown)]
             if name in self.check:
                 found = self.check[name]
                 out.append(
-                    f"  mean class probability after deleting tokens in this order: {found['deletion']:.3f} (random "
-                    f"order: {found['deletion_random']:.3f}); after inserting them: {found['insertion']:.3f} (random "
-                    f"order: {found['insertion_random']:.3f})"
+                    f"  mean class probability after deleting {self.parts} in this order: {found['deletion']:.3f} "
+                    f"(random order: {found['deletion_random']:.3f}); after inserting them: {found['insertion']:.3f} "
+                    f"(random order: {found['insertion_random']:.3f})"
                 )
         out.append(f"heat map in {self.picture}" if self.picture else "--out FILE.png draws a heat map")
         return out
@@ -109,14 +114,14 @@ def explain(
     """Compute which tokens of a sample support a class, from stored tokens, without running the encoder.
 
     It explains the saved head: a head over tokens, or a linear or ordinal head on image features that are means of
-    tokens.
+    tokens. For a run with bags, it is the relevance of a bag's instances, such as the tiles of a slide.
 
     Parameters
     ----------
     run
         A run of `fit_head`.
     id
-        The sample.
+        The sample; for a run with bags, the bag.
     target
         A class, or label. Default: the likeliest.
     method
@@ -124,7 +129,8 @@ def explain(
     store
         The store of the features. Default: the run's own store.
     out
-        An image file to write: the image under a heat map of its tokens.
+        An image file to write: the image under a heat map of its tokens, or the slides of a bag's tiles under a heat
+        map of these.
 
     Raises
     ------
@@ -144,13 +150,9 @@ def explain(
         raise InputError(f"explain needs a run that predicts classes, but this run predicts {what}.")
     if fitted.config.get("views"):
         raise InputError("explain needs one image per row, but this run has several views of a case.")
-    if fitted.config.get("bags"):
-        raise InputError(
-            "explain needs one image per row, but this run has bags. Its instances.parquet has each instance's weight."
-        )
     opened = store if isinstance(store, Store) else open_store(store or fitted.config["store"])
-    data = _one_sample(opened, fitted, id)
     head = fitted.head
+    data = _one_bag(opened, fitted, id) if fitted.config.get("bags") else _one_sample(opened, fitted, id)
     X = given_to(head, parts_of(data))
     names = list(data.inputs)
     classes = [str(c) for c in fitted.metrics["classes"]]
@@ -165,9 +167,61 @@ def explain(
     check = {}
     if isinstance(head, TokenHead):
         check = {name: _checked(head, X, values, name) for name, values in zip(names, found, strict=True)}
+    if fitted.config.get("bags"):
+        members = {name: _members(data.inputs[name]) for name in names}
+        picture = None if out is None else _draw_bag(opened, members, kept, Path(out))
+        return Explained(
+            id, classes[chosen], float(scores[chosen]), method, kept, members, check, picture, parts="instances"
+        )
     picture = None if out is None else _draw(opened, data, kept, Path(out))
     words = {name: _words(opened, data, name, len(kept[name])) for name in names if name.endswith("/text")}
     return Explained(id, classes[chosen], float(scores[chosen]), method, kept, words, check, picture)
+
+
+def _one_bag(store: Store, run: Run, id: str) -> Data:
+    """Read the instances of one bag."""
+    config = run.config
+    if not isinstance(run.head, TokenHead):
+        raise InputError(f"a {config['head']} head on bags has no instances to explain. Fit one with --head mil.")
+    names = tuple(config["features"])
+    data = read_inputs(store, Wanted(names, frozenset(), config.get("missing") == "keep", config["bags"]), None)
+    row = np.flatnonzero(data.ids == id)
+    if not len(row):
+        raise InputError(
+            f"--id {id}: no such {config['bags']} in {store.location}.{nearest(id, data.ids.tolist())} The run has "
+            "bags, of which one is explained."
+        )
+    inputs = {name: X.select(row) for name, X in data.inputs.items()}
+    present = {name: part[row] for name, part in data.present.items()}
+    return Data(inputs, data.table[row.tolist()], data.ids[row], data.left_out, present)
+
+
+def _members(bags: Any) -> list[str]:
+    """Return the ids of the instances of the only bag."""
+    return [str(id) for id in bags.ids[bags.members[0]]]
+
+
+def _draw_bag(
+    store: Store, members: Mapping[str, Sequence[str]], found: Mapping[str, NDArray[np.float32]], out: Path
+) -> Path:
+    """Draw relevance of tiles over their slides."""
+    tiles = tiles_in(store)
+    name = next((name for name in found if name.endswith("/image")), None)
+    if tiles is None or name is None:
+        raise InputError(
+            f"--out {out}: the bags are not of tiles of slides, so there is no slide to draw. Leave --out out."
+        )
+    ids = [id for id in members[name] if id in tiles]
+    values = np.array([value for id, value in zip(members[name], found[name], strict=True) if id in tiles])
+    drawn = [tiles[id] for id in ids]
+    try:
+        require_same_slides(store, ids, drawn)
+        picture = slide_map(drawn, values)
+    except HeadwaterError as error:
+        raise InputError(f"--out {out}: the slide cannot be read ({error}).") from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(out)
+    return out
 
 
 def _one_sample(store: Store, run: Run, id: str) -> Data:

@@ -36,14 +36,17 @@ from headwater.runs.foreign import reads_runs
 from headwater.runs.run import Run, open_run
 from headwater.samples.columns import require_column
 from headwater.samples.inputs import read_inputs
+from headwater.samples.slide_maps import require_same_slides, slide_map, tiles_in
 from headwater.samples.vectors import joined
 from headwater.sources import IMAGE_SUFFIXES, Manifest, images_below, is_dicom_file, require_utf8_names
+from headwater.sources.slides import Tile
 from headwater.store import PARTS, Store, is_url, open_store
 
 Files = str | Path | Sequence[str | Path]
 MOST = 20  # printed cases
 CASE = "case"
 SHORT = {"nearest_labels": "nearest", "unlike_training": "unlike", "seen_in_training": "seen"}
+MOST_MAPS = 8  # classes whose scores are drawn over each slide
 UNUSUAL = 95  # percentile from which a case is printed as unlike the training data
 
 
@@ -167,7 +170,8 @@ def predict(
     trust_remote_code
         Allow code that comes with a model, or that the run names, to run with all your rights.
     heat_maps
-        A folder, for the heat map of each image; for runs that `headwater.explain` can explain.
+        A folder, for the heat map of each image or bag, for runs that `headwater.explain` can explain. If the cases are
+        tiles of slides and not in bags, their scores are drawn over each slide instead, for any run.
     out
         A file to write, ``.csv`` or ``.parquet``.
     progress
@@ -218,7 +222,7 @@ def predict(
         say(f"{counted(len(data.ids), 'case')} to predict")
         vectors = None if frozen is None else _vectors_before(saved, frozen, data.ids)
         table = predictor.predict(saved, store, data, where, vectors)
-        drawings = {} if drawn is None else _draw(fitted, store, table["id"].to_list(), drawn)
+        drawings = {} if drawn is None else _draw(fitted, store, table, drawn)
     notes = list(predictor.past.why_unknown)
     if fitted.head.transductive:
         notes.append("this head predicts cases together: the prediction of one depends on the others")
@@ -385,18 +389,52 @@ def _require_columns(cases: Manifest, encoder: RunEncoder) -> None:
             )
 
 
-def _draw(run: Run, store: Store, ids: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Draw the heat map of each case."""
+def _draw(run: Run, store: Store, table: pl.DataFrame, folder: Path) -> dict[str, Path]:
+    """Draw the heat map of each case; of tiles, those of their scores over each slide."""
     from headwater.api.explain import explain
 
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--heat-maps {folder} is a file. Give a folder.")
+    ids = table["id"].to_list()
+    if not run.config.get("bags") and (tiles := tiles_in(store)) is not None:
+        return _draw_slides(run, store, table, tiles, folder)
     found = {}
     for number, id in enumerate(ids, start=1):
-        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in Path(id).name)[:80] or "case"
-        file = folder / f"{number:0{len(str(len(ids)))}d}-{name}.png"
+        file = folder / f"{number:0{len(str(len(ids)))}d}-{_file_name(id)}.png"
         explain(run, id=id, store=store, out=file)
         found[id] = file
+    return found
+
+
+def _file_name(id: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in Path(id).name)[:80] or "case"
+
+
+def _draw_slides(
+    run: Run, store: Store, table: pl.DataFrame, tiles: Mapping[str, Tile], folder: Path
+) -> dict[str, Path]:
+    """Draw the scores of tiles over each slide: of the last of two classes, or of each class or output."""
+    columns = [name for name in table.columns if name.startswith("score_")]
+    columns = columns or [name for name, dtype in table.schema.items() if dtype.is_float()][:1]
+    columns = columns[1:] if len(columns) == 2 and run.metrics["task"] == "binary" else columns[:MOST_MAPS]
+    of_slide: dict[Path, list[int]] = {}
+    ids = [str(id) for id in table["id"]]
+    for row, id in enumerate(ids):
+        if id in tiles:
+            of_slide.setdefault(tiles[id].slide, []).append(row)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for number, (slide, rows) in enumerate(of_slide.items(), start=1):
+        drawn = [tiles[ids[row]] for row in rows]
+        require_same_slides(store, [ids[row] for row in rows], drawn)
+        for column in columns:
+            values = table[column].to_numpy()
+            low, high = (0.0, 1.0) if column.startswith("score_") else (values.min(), values.max())
+            signed = 2 * (values[rows] - low) / max(high - low, 1e-12) - 1
+            end = "" if len(columns) == 1 else f"-{_file_name(column.removeprefix('score_'))}"
+            file = folder / f"{number:0{len(str(len(of_slide)))}d}-{_file_name(slide.stem)}{end}.png"
+            slide_map(drawn, signed).save(file)
+            found[f"{slide}{end}"] = file
     return found
 
 

@@ -1,4 +1,4 @@
-"""Commands that fill a store and look after it: embed, doctor, demo, info, verify, gc, import, export."""
+"""Commands that fill a store and look after it: tiles, embed, doctor, demo, info, verify, gc, import, export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headwater.commands import options as o
 from headwater.commands.options import option
 from headwater.commands.output import fail, show, warn_of_code
 
-STORAGE, FAILURES, SHARING = "Storage", "Failures", "Many processes"
+STORAGE, FAILURES, SHARING, TILES = "Storage", "Failures", "Many processes", "Tiles"
 KINDS = "clip-retrieval folder, .npy, .npz, .h5, .pt, .safetensors, .parquet or .lance"
 
 
@@ -29,6 +29,66 @@ def demo(
 
     result = api.demo(out, seed=seed, progress=True)
     print("\n".join(["", *result.lines(), ""]))
+
+
+def tiles(
+    slides: Annotated[
+        list[Path],
+        o.typer.Argument(metavar="SLIDES…", help="Slides, folders of slides, or a table with a column slide."),
+    ],
+    out: Annotated[
+        Path, option("--out", "-o", panel=o.OUTPUT, metavar="FILE", help="The table to write, .parquet or .csv.")
+    ],
+    mpp: Annotated[
+        float, option(panel=TILES, metavar="X", help="Micrometres per pixel of the tiles: 0.5 is about 20x, 0.25 40x.")
+    ] = 0.5,
+    size: Annotated[int, option(panel=TILES, metavar="N", help="Pixels on a side of a tile.")] = 224,
+    overlap: Annotated[int, option(panel=TILES, metavar="N", help="Pixels that neighbouring tiles share.")] = 0,
+    mask: Annotated[
+        Literal["otsu", "none"], option(panel=TILES, help="otsu: tiles on tissue; none: all tiles.")
+    ] = "otsu",
+    min_tissue: Annotated[
+        float, option(panel=TILES, metavar="SHARE", help="Least share of tissue in a tile, 0 to 1.")
+    ] = 0.5,
+    mpp_of_slide: Annotated[
+        float | None,
+        option(panel=TILES, metavar="X", help="Micrometres per pixel of the slides, instead of what the files say."),
+    ] = None,
+    upsample: Annotated[
+        bool, option("--upsample", panel=TILES, help="Accept slides that are coarser than --mpp, and enlarge them.")
+    ] = False,
+    thumbnails: Annotated[
+        Path | None,
+        option(panel=o.OUTPUT, metavar="DIR", help="Write a picture of each slide with its tiles drawn on it."),
+    ] = None,
+    workers: o.Workers = None,
+    json: o.Json = False,
+) -> None:
+    """Cut whole slides into tiles on tissue.
+
+    Writes a table of regions that headwater embed reads; no tile files.
+
+    Example:
+      headwater tiles slides/ -o tiles.parquet --mpp 0.5 --size 224 --thumbnails thumbnails
+      headwater embed tiles.parquet slides.hw --encoder timm:resnet34.a1_in1k
+    """
+    from headwater import api
+
+    done = api.tiles(
+        slides,
+        out,
+        mpp=mpp,
+        size=size,
+        overlap=overlap,
+        mask=mask,
+        min_tissue=min_tissue,
+        mpp_of_slide=mpp_of_slide,
+        upsample=upsample,
+        thumbnails=thumbnails,
+        workers=workers,
+        progress=True,
+    )
+    show(done.lines(), done.to_dict(), json)
 
 
 def embed(

@@ -184,7 +184,7 @@ class Worker:
         self.features = open_store(store).features(name)
         self.writer = FeatureWriter(self.features, environment)
         spec = self.writer.features.spec
-        own = self.encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
+        own = self.encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype).with_tiles(spec.tiles)
         own.require_same(spec, f"{name}, by a worker,")
         self.batch_size = batch_size
 

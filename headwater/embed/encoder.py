@@ -18,7 +18,8 @@ from headwater._schema import Size, Word
 from headwater.embed.contents import Content
 from headwater.embed.known import known_of
 from headwater.errors import ImageError
-from headwater.sources.images import LONGEST, is_strip
+from headwater.sources.images import LONGEST, PYRAMID, is_strip
+from headwater.sources.slides import is_slide_name
 from headwater.sources.steps import Steps, reading_of
 from headwater.store import FeatureSpec, Modality
 
@@ -59,6 +60,12 @@ class Probed:
     batch_size: Size
     verdict: Literal["fine"] = "fine"
     format: Literal[1] = 1
+
+
+A_SLIDE = (
+    "this is a whole slide, of which one vector would show little; cut it into tiles with headwater tiles, or pass "
+    "--step resize=HxW if one vector is meant"
+)
 
 
 class Unreadable(ImageError):
@@ -182,7 +189,12 @@ class Encoder(ABC, Generic[Prepared]):
 
 def seen_by(content: Content, steps: Steps | None) -> Image.Image:
     """Read an image in mode RGB, and apply the steps that an encoder was given."""
+    meant = content.tile is not None or (steps is not None and steps.resizes)
+    if not meant and isinstance(content.source, Path) and is_slide_name(content.source):
+        raise ImageError(f"{A_SLIDE}: {content.source}")
     image = content.image(reading_of(steps))
+    if not meant and image.info.get(PYRAMID):
+        raise ImageError(f"{A_SLIDE}: {content.source}")
     if is_strip(*image.size):
         raise ImageError(
             f"the image has {image.width} x {image.height} pixels, so it is more than {LONGEST} times as long as wide, "

@@ -291,7 +291,9 @@ def plan_embedding(
         raise EncoderError(f"{encoder.spec} reads no images. Leave --image-size out.")
     wanted, not_encoded = _modalities(table, model, columns)
     names = {modality: f"{storage.base(encoder)}/{modality}" for modality in wanted}
-    specs = {m: model.spec(m, storage.dtype).with_tokens_as(storage.tokens_dtype) for m in wanted}
+    geometry = table.tile_geometry() if model.sees_images else None
+    tiles = None if geometry is None else geometry.to_dict()
+    specs = {m: model.spec(m, storage.dtype).with_tokens_as(storage.tokens_dtype).with_tiles(tiles) for m in wanted}
     alone = execution.part is None and not collect
     for modality, name in names.items():
         check_name(name)

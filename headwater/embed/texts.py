@@ -42,7 +42,7 @@ def encoder_of(
         trust_remote_code=trust_remote_code,
         named_by=f"the store {store.location}",
     )
-    own = encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype)
+    own = encoder.spec(spec.modality, spec.dtype).with_tokens_as(spec.tokens_dtype).with_tiles(spec.tiles)
     spec.require_same(own, f"{store.location}: {name}")
     return encoder
 

@@ -227,7 +227,7 @@ class ContrastPlan:
         }
         config = self.config | {
             "groups": ready.group_column or "none",
-            "features": {one.name: one.encoder.spec(one.modality, "float32").to_dict() for one in ready.inputs},
+            "features": {one.name: one.spec.to_dict() for one in ready.inputs},
             "trained_parameters": {part.encoder.name: part.trained for part in adapted},
             "environment": environment(),
         }

@@ -368,7 +368,7 @@ def _tuned_specs(ready: TuningData, adapters: Sequence[Adapter]) -> dict[str, Fe
     digests = dict(zip(encoders, (adapter.digest for adapter in adapters), strict=True))
     found = {}
     for one in ready.inputs:
-        spec = one.encoder.spec(one.modality, "float32")
+        spec = one.spec
         found[one.name.rpartition(":")[2]] = replace(spec, adapter=digests.get(id(one.encoder), spec.adapter))
     return found
 

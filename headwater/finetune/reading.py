@@ -30,7 +30,17 @@ from headwater.samples.bags import bagged, names_of, those_in
 from headwater.samples.views import viewed
 from headwater.sources import Manifest
 from headwater.sources.steps import BY_TORCH, parse_steps
-from headwater.store import MODALITIES, PARTS, Data, InMemory, Modality, SelectedRows, select_samples, with_defined
+from headwater.store import (
+    MODALITIES,
+    PARTS,
+    Data,
+    FeatureSpec,
+    InMemory,
+    Modality,
+    SelectedRows,
+    select_samples,
+    with_defined,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +55,8 @@ class TunedInput:
         The encoder, the modality, and how it is trained.
     contents
         Distinct images, texts or pairs.
+    tiles
+        Geometry of the tiles of slides, if these are the images.
     """
 
     name: str
@@ -52,6 +64,12 @@ class TunedInput:
     modality: Modality
     how: TrainMode
     contents: Sequence[Content]
+    tiles: Mapping[str, Any] | None = None
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The spec of the features of the encoder as it is."""
+        return self.encoder.spec(self.modality, "float32").with_tiles(self.tiles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +246,8 @@ def read_contents(
     ids = np.array(table.ids, np.str_)
     reason = np.full(len(ids), "", object)
     inputs, numbers = [], {}
+    geometry = table.tile_geometry() if any(encoder.sees_images for encoder in encoders.values()) else None
+    tiles = None if geometry is None else geometry.to_dict()
     for modality, encoder in encoders.items():
         items = items_of(table, modality, workers, "skip", progress)
         place = {content.key.hex(): i for i, content in enumerate(items.contents)}
@@ -235,7 +255,7 @@ def read_contents(
         reason = np.where(reason == "", np.array(items.why_none(table.ids, modality), object), reason)
         samples = samples.with_columns(part.keys for part in (items.parts or {modality: items}).values())
         name = f"{default_name(encoder.name)}/{modality}"
-        inputs.append(TunedInput(name, encoder, modality, how[modality], items.contents))
+        inputs.append(TunedInput(name, encoder, modality, how[modality], items.contents, tiles))
         numbers[name] = found
     keep = np.flatnonzero(reason == "")
     if not len(keep):

@@ -24,7 +24,9 @@ def picture_of_sample(cases: Cases, row: int) -> Image.Image | None:
     DICOM. DICOM whose pixels may show who the patient is (Burned In Annotation) is left out: results are passed on.
     """
     from headwater.embed import Content
+    from headwater.samples.slide_maps import know_slide
     from headwater.sources import burned_in, read_image
+    from headwater.sources.slides import tile_at
     from headwater.sources.steps import parse_steps, reading_of
 
     role, key = cases.roles.image, cases.table[KEY_COLUMNS["image"]][row]
@@ -34,6 +36,9 @@ def picture_of_sample(cases: Cases, row: int) -> Image.Image | None:
         steps = parse_steps(cases.features.spec.preprocessing.get("steps", ()), named_by="the store")
         path = Path(cases.roles.root) / str(cases.table[role][row])
         content = Content(bytes.fromhex(key), path)
+        if (tile := tile_at(path)) is not None:
+            know_slide(cases.store, tile.slide)
+            return _small(content.image())
         data = content.file()
         return None if burned_in(data) else _small(read_image(data, reading=reading_of(steps)))
     except (HeadwaterError, ValueError, TypeError):

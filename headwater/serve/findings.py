@@ -83,7 +83,11 @@ class Encoders:
     def of_run(self, one: RunEncoder, device: str, named_by: str) -> Encoder[Any]:
         """Load an encoder of a run, unless one that makes the same features is loaded already."""
         for known in self._loaded.values():
-            made = {m: known.spec(m, spec.dtype) for m, spec in one.specs.items() if m in known.modalities}
+            made = {
+                m: known.spec(m, spec.dtype).with_tiles(spec.tiles)
+                for m, spec in one.specs.items()
+                if m in known.modalities
+            }
             if len(made) == len(one.specs) and not any(one.specs[m].differences(made[m]) for m in made):
                 return known
         key = repr(one.choice)
@@ -194,8 +198,11 @@ class Finder:
                 self._before |= {f"{one.base}/{modality}": loaded for modality in one.specs}
         for one in encoders_of(run, trust_remote_code=trusted):
             made = {m: self._made_by[f"{one.base}/{m}"].spec(m, one.specs[m].dtype) for m in one.specs}
-            tokens_as = {m: spec.with_tokens_as(one.specs[m].tokens_dtype) for m, spec in made.items()}
-            one.require_same(run, tokens_as)
+            as_there = {
+                m: spec.with_tokens_as(one.specs[m].tokens_dtype).with_tiles(one.specs[m].tiles)
+                for m, spec in made.items()
+            }
+            one.require_same(run, as_there)
 
     @property
     def reads(self) -> set[str]:

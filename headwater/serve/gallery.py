@@ -19,9 +19,11 @@ from headwater._missing import is_missing
 from headwater.embed import Content
 from headwater.errors import ImageError, InputError, nearest
 from headwater.samples.cases import Cases, Found
+from headwater.samples.slide_maps import know_slide
 from headwater.serve.batches import Batcher
 from headwater.sources import read_image
 from headwater.sources.reading import AS_DECLARED, Reading
+from headwater.sources.slides import tile_at
 from headwater.sources.steps import parse_steps, reading_of
 from headwater.store import KEY_COLUMNS, STORED, Store
 
@@ -195,6 +197,8 @@ class Gallery:
         if not self.has_image(row):
             raise InputError("this case has no image.")
         path = Path(self.roles.root) / str(self.table[self.roles.image][row])  # type: ignore[index]
+        if (tile := tile_at(path)) is not None:
+            know_slide(self.store, tile.slide)
         return CaseImage(bytes.fromhex(self.table[KEY_COLUMNS["image"]][row]), path)
 
     def reading(self, name: str) -> Reading:

@@ -26,6 +26,7 @@ not applied.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -46,7 +47,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from headwater._reading import read_regular
+from headwater._reading import open_regular, read_regular
 from headwater.errors import ImageError, ImageNotFound, MissingExtra
 from headwater.sources._places import why_not_found
 from headwater.sources.dicom import SUFFIXES as DICOM_SUFFIXES
@@ -91,6 +92,10 @@ _TIFF_N_SAMPLES, _TIFF_PLANES, _TIFF_FORMAT = 277, 284, 339
 _WHITE_IS_ZERO, _RGB, _CMYK = 0, 2, 5
 _PLANES = 2
 _EXIF_ORIENTATION = 274
+_TIFF_DESCRIPTION, _TIFF_TILE_WIDTH, _TIFF_BELOW, _NDPI = 270, 322, 330, 65420
+
+PYRAMID = "headwater_pyramid"
+"""Key in the ``info`` of an image that was read from a whole slide: a TIFF file with a pyramid, or of a scanner."""
 _SIGNED = 2
 
 
@@ -113,7 +118,8 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"this is a folder, not an image file: {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"cannot read image file ({reason}): {path}") from error
+        advice = "; a slide is cut into tiles with headwater tiles" if getattr(error, "errno", 0) == errno.EFBIG else ""
+        raise ImageError(f"cannot read image file ({reason}){advice}: {path}") from error
 
 
 def read_image(
@@ -191,6 +197,29 @@ def size_of(data: bytes) -> tuple[int, int]:
     return width, height
 
 
+def size_of_file(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return width and height that an image file declares; no more of it is read than its header.
+
+    Raises
+    ------
+    ImageError
+        When there is no such file, or it is not an image.
+    """
+    try:
+        with open_regular(path) as file:
+            head = file.read(32)
+            reader = next((reader for magic, reader in _READERS if magic.match(head)), None)
+            file.seek(0)
+            if reader is PpmImagePlugin.PpmImageFile:
+                return size_of(file.read(1 << 16))
+            if reader is not None:
+                width, height = reader(file).size
+                return width, height
+    except Exception as error:  # on a damaged file, Pillow's decoders raise nearly anything
+        raise ImageError(f"cannot read the size of an image ({error}): {os.fspath(path)}") from error
+    raise ImageError(f"not an image of a supported format: {os.fspath(path)}")
+
+
 def is_plain_jpeg(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bool:
     """Whether these bytes begin as a JPEG file that any decoder turns into the same upright RGB or grey image.
 
@@ -234,14 +263,37 @@ def _decode(data: bytes, max_pixels: int, reading: Reading) -> Image.Image:
 
     image = reader(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
+    of_slide = False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _refuse_samples(image)
+        of_slide = _is_slide(image, data)
         # By default, Pillow allocates these pixels too, but first checks its process-wide limit.
         size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
         image.im = Image.new(image.mode, size, None).im
     image.load()
     _set_upright(image)
-    return _to_rgb(image, data, bits)
+    found = _to_rgb(image, data, bits)
+    if of_slide:
+        found.info[PYRAMID] = True
+    return found
+
+
+def _is_slide(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
+    """Whether a TIFF file is tiled and has a smaller copy of its image, or comes from a slide scanner."""
+    tags = image.tag_v2
+    if _NDPI in tags or str(tags.get(_TIFF_DESCRIPTION, "")).startswith("Aperio"):
+        return True
+    if _TIFF_TILE_WIDTH not in tags:
+        return False
+    if _TIFF_BELOW in tags:
+        return True
+    other = TiffImagePlugin.TiffImageFile(io.BytesIO(data))
+    try:
+        other.seek(1)
+    except (EOFError, OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return False
+    (width, height), (w, h) = image.size, other.size
+    return 0 < w < width and abs(height * w / width - h) <= 2
 
 
 def _refuse_samples(image: TiffImagePlugin.TiffImageFile) -> None:
@@ -263,7 +315,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"image too large: {width} x {height} is {width * height:,} pixels, but at most {max_pixels:,} "
-            "are allowed; cut it into tiles, or import features of its tiles"
+            "are allowed; cut it into tiles (headwater tiles), or import features of its tiles"
         )
 
 

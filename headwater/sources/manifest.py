@@ -25,6 +25,7 @@ from headwater.sources._records import (
     wrong_json_line,
 )
 from headwater.sources._types import is_identifier, typed, with_plain_types, with_text
+from headwater.sources.slides.columns import IMAGE, Geometry, geometry_of, has_tiles, with_places
 
 __all__ = ["Manifest", "read_manifest"]
 
@@ -105,6 +106,19 @@ class Manifest:
             return places
         return pl.Series("place", [None if place is None else str(Path(place)) for place in places], dtype=pl.String)
 
+    def tile_geometry(self) -> Geometry | None:
+        """Return what all tiles of slides among the images have in common; None if there are none.
+
+        Raises
+        ------
+        ManifestError
+            When tiles of several geometries, or tiles and other images, are mixed.
+        """
+        if self.image is None:
+            return None
+        mpp = self.table["mpp"] if "mpp" in self.table.columns else None
+        return geometry_of(self._filled(self.image), mpp, self.root)
+
     def texts(self) -> list[str | None]:
         """Return each sample's text, unchanged; None for a sample whose text is missing or blank."""
         if self.text is None:
@@ -140,9 +154,10 @@ def read_manifest(
 
     A column that is not given is found by its name, in upper or lower case: ``id``, ``sample_id`` or ``image_id``;
     ``image``, ``image_path``, ``path`` or ``file``; ``text``, ``caption``, ``report`` or ``notes``; and similar
-    names. Without an id column, a column ``id`` is made: from the image paths if they are unique, else from row
-    numbers, counted from 1. The same happens if an ``image_id`` or ``uid`` that was not named has repeated or missing
-    values.
+    names. A table of tiles, with columns ``slide``, ``x``, ``y``, ``width`` and ``size`` (see `headwater.tiles`) and no
+    column of images, gets a column ``image`` that names them. Without an id column, a column ``id`` is made: from the
+    image paths if they are unique, else from row numbers, counted from 1. The same happens if an ``image_id`` or
+    ``uid`` that was not named has repeated or missing values.
 
     Columns of the three roles, and others whose names mark identifiers, are read as text: an id ``007`` stays
     ``007``. `headwater.sources._types` decides which of the others are numbers.
@@ -189,6 +204,8 @@ def read_manifest(
         raise ManifestError(f"{path}: the manifest has no rows")
 
     roles = _find_roles(table.columns, asked, path)
+    if roles["image"] is None and has_tiles(table.columns) and IMAGE not in table.columns:
+        table, roles["image"] = with_places(table, path), IMAGE
     image, text = roles["image"], roles["text"]
     if image is None and text is None:
         raise ManifestError(

@@ -52,6 +52,11 @@ class Steps:
     reading: Reading = AS_DECLARED
 
     @property
+    def resizes(self) -> bool:
+        """Whether images are resized, so that it is meant that large ones become small."""
+        return any(name.startswith("resize=") for name in self.names)
+
+    @property
     def jpeg_by_torch(self) -> bool:
         """Whether torch decodes JPEG files, on the encoder's device."""
         return BY_TORCH in self.names

@@ -18,6 +18,9 @@ DType = Annotated[str, msgspec.Meta(pattern="^(float16|float32)$")]
 TokensDType = Annotated[str, msgspec.Meta(pattern="^(float16|float32|bfloat16|int8)$")]
 Tokens = Annotated[str, msgspec.Meta(pattern="^(none|all|[1-9][0-9]{0,7})$")]
 
+TILES = "tiles"
+"""Name of the geometry of tiles in the preprocessing."""
+
 PLACED = ("hf:", "python:", "joined:", "open_clip:local-dir:", "timm:local-dir:")
 """Prefixes of encoder specs that are followed by a path, or by a name on a hub."""
 
@@ -107,6 +110,21 @@ class FeatureSpec:
     def with_tokens_as(self, dtype: str | None) -> FeatureSpec:
         """Return the spec with tokens stored as ``dtype``; None stands for the type of the pooled vectors."""
         return replace(self, tokens_dtype=dtype if self.has_tokens and dtype != self.dtype else None)
+
+    @property
+    def tiles(self) -> Mapping[str, Any] | None:
+        """Geometry of the tiles of slides that the features are of; None for other features.
+
+        An encoder does not know it: it is added by what reads the tiles.
+        """
+        found: Mapping[str, Any] | None = self.preprocessing.get(TILES)
+        return found
+
+    def with_tiles(self, tiles: Mapping[str, Any] | None) -> FeatureSpec:
+        """Return the spec for tiles of this geometry; texts have none."""
+        if tiles is None or self.modality == "text":
+            return self
+        return replace(self, preprocessing={**self.preprocessing, TILES: dict(tiles)})
 
     @property
     def ragged(self) -> bool:

@@ -62,6 +62,7 @@ VERBS = {
     ),
     "similar": lambda store, run, out: api.similar(store, features="gone/image", id="gone", out=out),
     "manifest": lambda store, run, out: api.manifest("folder", "gone", out=out),
+    "tiles": lambda store, run, out: api.tiles("gone.svs", out),
     "export": lambda store, run, out: api.export_features(store, out, features="gone/image"),
 }
 
