@@ -83,6 +83,7 @@ _LAZY = {
     "similar": "headwater.api",
     "sweep": "headwater.api",
     "table": "headwater.api",
+    "text": "headwater.api",
     "torch_dataset": "headwater.api",
     "verify": "headwater.api",
     "verify_bundle": "headwater.api",

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headwater.commands import heads, manifest, predict, report, retrieval, serve, store, training
+from headwater.commands import heads, manifest, predict, report, retrieval, serve, store, text, training
 from headwater.commands.help import Command, write_families, write_help
 from headwater.commands.output import DEBUG, fail
 
 FOREIGN = "A file was damaged, or changed by hand: headwater --debug … shows where it was read."
 
 COMMANDS = {
-    "First steps": {"demo": store.demo, "doctor": store.doctor, "manifest": manifest.manifest},
+    "First steps": {"demo": store.demo, "doctor": store.doctor, "manifest": manifest.manifest, "text": text.text},
     "Store": {
         "embed": store.embed,
         "samples": manifest.samples,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
+    from headwater.api.text import WrittenTexts, text
     from headwater.api.zero_shot import zero_shot
     from headwater.experiment.contrast import Contrasted
     from headwater.runs.run import Run, open_run
@@ -73,6 +74,7 @@ __all__ = [
     "StoreInfo",
     "Sweep",
     "Table",
+    "WrittenTexts",
     "audit",
     "bundle",
     "cohort",
@@ -104,6 +106,7 @@ __all__ = [
     "similar",
     "sweep",
     "table",
+    "text",
     "torch_dataset",
     "verify",
     "verify_bundle",
@@ -141,6 +144,7 @@ _PLACES = {
     **dict.fromkeys(("Hit", "hit_lines", "similar"), "headwater.api.similar"),
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
     **dict.fromkeys(("Table", "table"), "headwater.api.table"),
+    **dict.fromkeys(("WrittenTexts", "text"), "headwater.api.text"),
     "zero_shot": "headwater.api.zero_shot",
     "read_mapping": "headwater.samples.label_names",
 }
