@@ -65,8 +65,8 @@ class MissingProbe:
         most = ", ".join(f"{name} {share:.0%}" for name, share in list(self.columns.items())[:3])
         return (
             f"missing values alone predict {self.target} (AUC {self.auc:.2f}, {LEVEL:.0%} interval {low:.2f} to "
-            f"{high:.2f}; missing most often: {most}): a head on these texts may learn who filled in the form. Leave such columns out of the "
-            "template, or see docs/mammography.md"
+            f"{high:.2f}; missing most often: {most}): a head on these texts may learn who filled in the form. Leave "
+            "such columns out of the template"
         )
 
     def to_dict(self) -> dict[str, Any]:
