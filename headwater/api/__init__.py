@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headwater.api.contrast import contrast
     from headwater.api.dataset import torch_dataset
     from headwater.api.demo import DemoResult, demo
+    from headwater.api.demo_mammography import MammographyDemo
     from headwater.api.doctor import DoctorReport, doctor
     from headwater.api.embed import Embedded, embed
     from headwater.api.encode import encode
@@ -65,6 +66,7 @@ __all__ = [
     "Imported",
     "IndexSummary",
     "MadeManifest",
+    "MammographyDemo",
     "Predicted",
     "Repaired",
     "ReplacedSamples",
@@ -123,6 +125,7 @@ _PLACES = {
     **dict.fromkeys(("Contrasted", "contrast"), "headwater.api.contrast"),
     "torch_dataset": "headwater.api.dataset",
     **dict.fromkeys(("DemoResult", "demo"), "headwater.api.demo"),
+    "MammographyDemo": "headwater.api.demo_mammography",
     **dict.fromkeys(("DoctorReport", "doctor"), "headwater.api.doctor"),
     **dict.fromkeys(("Embedded", "embed"), "headwater.api.embed"),
     "encode": "headwater.api.encode",

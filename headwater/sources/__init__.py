@@ -4,6 +4,7 @@ from headwater.sources._folder import images_below
 from headwater.sources._listing import require_utf8_names
 from headwater.sources._types import plain, typed, with_plain_types
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image, size_of
+from headwater.sources.mammography import make_mammography
 from headwater.sources.manifest import (
     Manifest,
     as_manifest,
@@ -24,6 +25,7 @@ __all__ = [
     "images_below",
     "load_bytes",
     "make_histology",
+    "make_mammography",
     "modalities_of",
     "plain",
     "read_image",
