@@ -136,12 +136,13 @@ def test_noise_falls_with_frequency():
 
 
 def test_scanners_show_the_same_breast_differently():
-    """The machine of one site shows air and fat brighter, and dense tissue darker, than that of the other."""
+    """The machine of one site shows air and fat brighter than that of the other, and with less contrast."""
     north, south = (
-        paint(np.random.default_rng(0), breast("C"), "CC", 160, 128, site.scanner) for site in mammography._SITES
+        np.quantile(paint(np.random.default_rng(0), breast("C"), "CC", 160, 128, site.scanner), (0.02, 0.5, 0.995))
+        for site in mammography._SITES
     )
-    for share, brighter in ((0.02, True), (0.5, True), (0.995, False)):
-        assert (np.quantile(south, share) > np.quantile(north, share) + 0.01) == brighter
+    assert (south[:2] > north[:2] + 0.01).all()
+    assert south[2] - south[1] < 0.9 * (north[2] - north[1])
 
 
 def test_values_are_missing_by_site_and_not_by_label():
