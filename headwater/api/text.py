@@ -203,7 +203,10 @@ def _written(found: Template, rows: Manifest, path: str | Path, label: str | Non
         raise InputError(
             f"--template {path}: the sentences have a field {{{label}}}, which is the --label to predict. Remove it."
         )
+    if label is not None and label == found.vary_by:
+        raise InputError(f"--template {path}: vary_by is the --label to predict: the wording would tell it. Change it.")
     refuse_outcomes(rows.about, found.columns, f"--template {path}: field")
+    refuse_outcomes(rows.about, found.reads, f"--template {path}: vary_by")
     try:
         return write_texts(found, rows.table, rows.ids)
     except InputError as error:

@@ -62,21 +62,8 @@ class TemplateTexts:
         return cls(column, made.digest, template, read)
 
     def refuse_label(self, labels: Sequence[str], sql: Mapping[str, str], allowed: str | None) -> None:
-        """Refuse a label that the texts say, or that is defined by a column that they say.
-
-        Raises
-        ------
-        InputError
-            Unless a reason to accept it was given.
-        """
-        for label in labels:
-            words = set(re.findall(r"\w+", sql.get(label, ""))) | {label}
-            said = [column for column in self.template.columns if column in words]
-            if said and allowed is None:
-                raise InputError(
-                    f"--label {label}: the texts of column {self.column!r} say {said[0]}. Make them without it "
-                    "(headwater text), leave the texts out of --features, or pass --allow-leakage REASON."
-                )
+        """Refuse a label that the texts say; see `refuse_said`."""
+        refuse_said(self.column, self.template.reads, labels, sql, allowed)
 
     def section(
         self,
@@ -106,7 +93,7 @@ class TemplateTexts:
         """
         columns = list(self.template.columns)
         section: dict[str, Any] = {"column": self.column, "digest": self.digest, "columns": columns}
-        if any(name not in table.columns for name in columns):
+        if any(name not in table.columns for name in self.template.reads):
             return section, []
         rows = np.arange(len(table))
         targets = [(label, y, rows)] if y.ndim == 1 else []
@@ -163,6 +150,53 @@ class TemplateTexts:
             say(f"{name}: {counted(len(contents), 'text')} without one of {counted(len(texts), 'column')}")
             embed_texts(store, name, contents)
         return {column: store.with_texts(these, _keys(these)) for column, these in texts.items()}
+
+
+def refuse_said(
+    column: str, said: Sequence[str], labels: Sequence[str], sql: Mapping[str, str], allowed: str | None
+) -> None:
+    """Refuse a label that texts say, or that is defined by a column that they say.
+
+    Parameters
+    ----------
+    column
+        The column of texts.
+    said
+        The columns that its texts are made from.
+    labels, sql
+        The labels, and the expressions of those that are defined by one.
+    allowed
+        The reason to accept it, if one was given.
+
+    Raises
+    ------
+    InputError
+        Unless a reason was given.
+    """
+    for label in labels:
+        words = set(re.findall(r"\w+", sql.get(label, ""))) | {label}
+        found = [name for name in said if name in words or (name in sql.get(label, "") and not name.isidentifier())]
+        if found and allowed is None:
+            raise InputError(
+                f"--label {label}: the texts of column {column!r} say {found[0]}. Make them without it (headwater "
+                "text), leave the texts out, or pass --allow-leakage REASON."
+            )
+
+
+def other_template(fitted: Mapping[str, Any], store: Store) -> list[str]:
+    """Warn if the texts of a store were not made by the template of a run, whose ``metrics.json`` is given."""
+    then = fitted.get("text_template")
+    if not isinstance(then, Mapping):
+        return []
+    column = store.roles.text
+    now = None if column is None else store.about.texts.get(column)
+    if now is not None and now.digest == then.get("digest"):
+        return []
+    here = "not by a template" if now is None else f"by another one ({now.digest[:8]})"
+    return [
+        f"the run was fitted on texts of template {str(then.get('digest'))[:8]}, but those of {store.location} were "
+        f"made {here}: the difference in wording may count"
+    ]
 
 
 def _keys(texts: pl.Series) -> pl.Series:

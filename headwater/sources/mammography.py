@@ -50,6 +50,7 @@ TEMPLATE = """# Sentences from the metadata of the synthetic mammograms. What is
 outcomes = ["label", "finding"]
 missing = "unknown"
 order = "shuffled"
+vary_by = "exam"
 
 sentences = [
     ["The patient is {age}.", "Age: {age}."],

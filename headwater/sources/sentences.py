@@ -12,7 +12,7 @@ from headwater._missing import is_missing
 from headwater._tables import plain_cell
 from headwater._words import counted, printable
 from headwater.errors import InputError, nearest
-from headwater.sources.template import Covariate, Field, Sentence, Template
+from headwater.sources.template import Covariate, Field, Sentence, Template, one_line
 
 MOST_CELL = 1_000
 """Most characters of a value in a sentence: a longer one is a report, not a covariate."""
@@ -33,7 +33,8 @@ def write_texts(
 ) -> list[str | None]:
     """Return the text of each row; None for a row of which every sentence is left out.
 
-    A row's text depends on its own values and its id alone: rows can be added, removed or reordered.
+    A row's text depends on its own values and its id (or, in place of the id, its value of the template's ``vary_by``)
+    alone: rows can be added, removed or reordered.
 
     Parameters
     ----------
@@ -62,13 +63,14 @@ def write_texts(
     fixed = range(len(template.sentences))
     out: list[str | None] = []
     total = 0
-    for row, id in enumerate(ids):
-        order = _order(len(template.sentences), template.seed, id) if template.shuffled else fixed
+    varied = _varied(template, table, ids)
+    for row, (id, by) in enumerate(zip(ids, varied, strict=True)):
+        order = _order(len(template.sentences), template.seed, by) if template.shuffled else fixed
         said: list[str] = []
         has_text = False  # before a column is withheld
         for number in order:
             sentence = template.sentences[number]
-            parts = _phrasing(sentence, template.seed, id, number)
+            parts = _phrasing(sentence, template.seed, by, number)
             values = {part: words[part][row] for part in parts if isinstance(part, Field)}
             has_text |= _is_said(sentence, values, None)
             if _is_said(sentence, values, without):
@@ -107,13 +109,16 @@ def missing_in(template: Template, table: pl.DataFrame) -> dict[str, pl.Series]:
 
 def require_columns(template: Template, columns: Sequence[str]) -> None:
     """Raise `InputError` unless a table has every column that a template names."""
-    named = [*((name, f"field {{{name}}}") for name in template.columns), *((n, "outcome") for n in template.outcomes)]
-    for name, what in named:
+    named = {name: f"sentences have a field {{{name}}}" for name in template.columns}
+    named |= {name: f"vary_by names {name!r}" for name in template.reads[len(template.columns) :] if name not in named}
+    named |= {name: f"outcomes name {name!r}" for name in template.outcomes}
+    for name, what in named.items():
         if name not in columns:
-            what = f"outcomes name {name!r}" if what == "outcome" else f"sentences have a {what}"
             shown = ", ".join(columns[:40]) + (f" and {len(columns) - 40} more" if len(columns) > 40 else "")
             raise InputError(
-                f"the template's {what}, but there is no such column.{nearest(name, columns)} There are: {shown}."
+                one_line(
+                    f"the template's {what}, but there is no such column.{nearest(name, columns)} There are: {shown}."
+                )
             )
 
 
@@ -123,6 +128,14 @@ def _is_said(sentence: Sentence, values: Mapping[Field, str | None], without: st
         return True
     others = [word for one, word in values.items() if one.column != without]
     return None not in others and (bool(others) or without not in sentence.columns)
+
+
+def _varied(template: Template, table: pl.DataFrame, ids: Sequence[str]) -> list[str]:
+    """Return what a row's wording depends on: its id, or its value of the column ``vary_by`` if it has one."""
+    if template.vary_by is None:
+        return list(ids)
+    values = _cells(table[template.vary_by]).to_list()
+    return [id if value is None or not value.strip() else value for id, value in zip(ids, values, strict=True)]
 
 
 def _phrasing(sentence: Sentence, seed: int, id: str, number: int) -> Sequence[str | Field]:
@@ -150,7 +163,7 @@ def _words_of(values: pl.Series, field: Field, how: Covariate) -> Written:
         n = counted(int(cells.is_in(wrong).sum()), "row")
         refused = each[first]
         assert isinstance(refused, _Refused)
-        raise InputError(f"column {values.name!r} holds {first!r:.80} ({n} so): {refused.why}")
+        raise InputError(one_line(f"column {values.name!r} holds {first!r:.80} ({n} so): {refused.why}"))
     found: Mapping[str | None, str | None] = {cell: w for cell, w in each.items() if not isinstance(w, _Refused)}
     return [found[cell] for cell in cells.to_list()]
 

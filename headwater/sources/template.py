@@ -29,7 +29,7 @@ UNKNOWN = "unknown"
 FORMS = ("d", *(f".{n}f" for n in range(7)), "lower", "upper", "capital")
 """What may follow a column's name in a field, after a colon."""
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_KEYS = ("sentences", "columns", "missing", "if_missing", "order", "seed", "outcomes")
+_KEYS = ("sentences", "columns", "missing", "if_missing", "order", "seed", "vary_by", "outcomes")
 _OF_SENTENCE = ("text", "if_missing")
 _OF_COLUMN = ("unit", "map", "other", "bins", "missing", "missing_values")
 _OF_BIN = ("below", "word")
@@ -72,7 +72,7 @@ class Covariate:
     Attributes
     ----------
     unit
-        Words after a number: for one, and for any other number.
+        Words after a value, such as a number: for one, and for any other.
     map
         Words for values.
     other
@@ -109,6 +109,8 @@ class Template:
         Whether each sample has its own order of sentences.
     seed
         Of orders and of the choice among phrasings, which also depend on the sample's id, and on nothing else.
+    vary_by
+        The column whose values take the place of the id, such as the exam, so that its samples have one wording.
     outcomes
         Columns that must not be in the sentences, because they are to be predicted.
     """
@@ -119,7 +121,13 @@ class Template:
     missing: str = UNKNOWN
     shuffled: bool = False
     seed: int = 0
+    vary_by: str | None = None
     outcomes: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns on which texts depend: those in the sentences, and ``vary_by``."""
+        return (*self.columns, *([] if self.vary_by is None else [self.vary_by]))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -129,6 +137,11 @@ class Template:
     def covariate(self, column: str) -> Covariate:
         """Return how the values of a column are written."""
         return self.covariates.get(column, Covariate())
+
+
+def one_line(words: str) -> str:
+    """Return words of a message on one line, without the control characters that a name may bring in."""
+    return " ".join(printable(words).split())
 
 
 def read_template(path: str | Path) -> Template:
@@ -208,6 +221,7 @@ class _Reader:
         seed = values.get("seed", 0)
         if type(seed) is not int or not 0 <= seed < 1 << 63:
             raise self._wrong(f"seed must be a whole number of at least 0, but is {seed!r:.60}")
+        vary_by = self._word(values["vary_by"], "vary_by") if "vary_by" in values else None
         outcomes = tuple(self._words(values.get("outcomes", []), "outcomes"))
         for name in outcomes:
             if name in used:
@@ -215,8 +229,10 @@ class _Reader:
                     f"the sentences have a field {{{name}}}, which is among its outcomes: it is to be predicted. "
                     "Remove the field"
                 )
+        if vary_by in outcomes:
+            raise self._wrong(f"vary_by is {vary_by!r}, which is among its outcomes: the wording would tell it")
         missing = self._word(values.get("missing", UNKNOWN), "missing")
-        return Template(source, sentences, covariates, missing, order == "shuffled", seed, outcomes)
+        return Template(source, sentences, covariates, missing, order == "shuffled", seed, vary_by, outcomes)
 
     def _sentence(self, value: Any, leaves_out: bool, number: int) -> Sentence:
         name = f"sentence {number}"
@@ -283,6 +299,8 @@ class _Reader:
         bins = self._bins(value.get("bins", []), f"{here}bins")
         if words is not None and bins:
             raise self._wrong(f"{here}has both map and bins. Keep one")
+        if unit is not None and (words is not None or bins):
+            raise self._wrong(f"{here}unit goes with numbers, but there is a map or bins. Write it in their words")
         if "other" in value and words is None:
             raise self._wrong(f"{here}other goes with map")
         return Covariate(
@@ -343,4 +361,4 @@ class _Reader:
                 raise self._wrong(f"{name}unknown key {key!r}.{nearest(key, keys)} There are: {', '.join(keys)}")
 
     def _wrong(self, what: str, end: str = ".") -> InputError:
-        return InputError(f"{self.where}: {what}{end}")
+        return InputError(f"{self.where}: {one_line(what)}{end}")

@@ -124,6 +124,14 @@ def test_what_is_to_be_predicted_is_refused(exams, sentence, options, words):
     assert not exams.with_name("out.csv").exists()
 
 
+@pytest.mark.parametrize(("by", "words"), [("label", "is an outcome of set"), ("site", "vary_by is the --label")])
+def test_no_wording_tells_the_label(exams, by, words):
+    """A wording that is chosen by an outcome, or by the label, is refused: it would tell them."""
+    exams.with_name("t.toml").write_text(f'vary_by = "{by}"\nsentences = [["{{age}}.", "{{age}} old."]]')
+    with pytest.raises(InputError, match=words):
+        written(exams, label="site")
+
+
 def test_outcomes_of_a_template_stay_outcomes(exams):
     """A column that the template names as an outcome is refused as texts later."""
     written(exams)

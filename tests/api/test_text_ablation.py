@@ -1,5 +1,6 @@
 """fit-head on texts of a template: controls, an ablation of each covariate, refusals and warnings."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -163,3 +164,63 @@ def test_a_template_in_a_store_that_is_no_template(folder, tmp_path):
     store.write_samples(store.samples, store.roles, {}, type(about)(texts=broken))
     with pytest.raises(InputError, match=r"b.hw: the template of column 'report': sentence 1: the form"):
         hw.fit_head(tmp_path / "b.hw", features="ngram/text", **ASKED)
+
+
+def test_fine_tuning_on_texts_that_say_the_label_is_refused(folder):
+    """fine-tune refuses such a label as fit-head does, before an encoder is loaded."""
+    with pytest.raises(InputError, match="texts of column 'report' say hair"):
+        hw.fine_tune(folder / "s.parquet", encoder="builtin:clip", label="hair", text="report", groups="patient")
+
+
+def test_another_template_is_said_by_evaluate(folder, tmp_path):
+    """evaluate warns if the texts of the other data set were made by another template, or by none."""
+    run = hw.fit_head(folder / "s.hw", features="ngram/text", out=tmp_path / "run", **ASKED)
+    table = pl.read_csv(folder / "exams.csv").with_columns(
+        pl.col("id") + "x", pl.col("patient") + "x", image=pl.lit(f"{folder}/") + pl.col("image")
+    )
+    table.write_csv(tmp_path / "other.csv")
+    (tmp_path / "t2.toml").write_text(TEMPLATE.replace("Hair", "Her hair is"))
+    store = store_of(tmp_path / "other.csv", tmp_path / "t2.toml", tmp_path / "o.hw")
+    asked = {"label": "label", "groups": "patient", "allow_leakage": "a test"}
+    found = hw.evaluate(run, store, **asked)
+    (line,) = [line for line in found.metrics["warnings"] if "by another one" in line]
+    assert f"warning: {line}" in found.lines()
+    same = hw.evaluate(run, folder / "s.hw", **asked)
+    assert not [line for line in same.metrics["warnings"] if "template" in line]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+def test_a_report_says_how_texts_were_made(folder, tmp_path):
+    """A report names the template's columns, and has a row for each covariate that was left out."""
+    hw.fit_head(folder / "s.hw", features="ngram/text", controls="ablation", out=tmp_path / "run", **ASKED)
+    page = hw.report(tmp_path / "run", out=tmp_path / "r.html", pictures=False).path.read_text()
+    assert "from the columns age, family, hair" in page
+    assert "without family" in page
+
+
+VIEWED = """order = "shuffled"
+vary_by = "patient"
+sentences = [["Age {age}.", "Aged {age}."], "Hair {hair}."]"""
+
+
+def test_views_of_an_exam(folder, tmp_path):
+    """An ablation keeps the rows of exams whose views are inputs of their own."""
+    table = pl.read_csv(folder / "exams.csv").with_columns(
+        image=pl.lit(f"{folder}/") + pl.col("image"), view=pl.int_range(pl.len()) % 2
+    )
+    table = table.with_columns(pl.col("label", "age", "hair").first().over("patient"))
+    table.write_csv(tmp_path / "v.csv")
+    (tmp_path / "v.toml").write_text(VIEWED)
+    store = store_of(tmp_path / "v.csv", tmp_path / "v.toml", tmp_path / "v.hw")
+    run = hw.fit_head(
+        store,
+        features=["stub6/image", "ngram/text"],
+        bags="patient",
+        views="view",
+        controls="ablation",
+        **{**ASKED, "groups": None},
+    )
+    assert run.metrics["n_samples"] == N // 2
+    controls = run.metrics["controls"]
+    assert controls["without age"]["mean"]["auc"] < run.mean["auc"] - 0.05
+    assert controls["without hair"]["inputs"] == list(controls["shuffled pairs"]["inputs"])

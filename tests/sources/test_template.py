@@ -1,5 +1,6 @@
 """Templates: what each feature writes, what a text depends on, and templates from somebody else."""
 
+import json
 import string
 
 import polars as pl
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from headwater.errors import InputError
 from headwater.sources.sentences import MOST_CELL, MOST_TEXT, missing_in, write_texts
-from headwater.sources.template import FORMS, MOST_BYTES, parse_template, read_template
+from headwater.sources.template import FORMS, MOST_BYTES, _Reader, parse_template, read_template
 
 TABLE = pl.DataFrame(
     {
@@ -136,6 +137,24 @@ def test_seeds_choose_phrasings_and_orders():
     assert all(text.endswith("Third.") for text in fixed)
 
 
+def test_samples_of_one_exam_have_one_wording():
+    """With vary_by, rows of one value have one wording; a row without a value has that of its id."""
+    table = pl.DataFrame(
+        {
+            "id": [f"{i}" for i in range(60)],
+            "age": [50] * 60,
+            "density": ["A"] * 60,
+            "exam": [i // 4 if i < 56 else None for i in range(60)],
+        }
+    )
+    source = 'vary_by = "exam"' + SEVERAL.format(seed=0)
+    made = pl.Series(texts(source, table))
+    per = table.with_columns(text=made).drop_nulls("exam").group_by("exam").agg(pl.col("text").n_unique())
+    assert per["text"].to_list() == [1] * 14
+    assert made.n_unique() > 8
+    assert made[56:].to_list() == texts(SEVERAL.format(seed=0), table)[56:]
+
+
 PLAIN = st.text(string.ascii_letters + string.digits + " .,;:-_äß{}'\"\\/%$", max_size=30)
 
 
@@ -219,6 +238,12 @@ def test_which_values_are_missing():
         ("sentences = ['{density}']\n[columns.density]\nbins = [{ word = 'x' }]", "which are for numbers"),
         ("sentences = ['{density}']\n[columns.density]\nmap = { A = 'x', d = 'y' }", "'D' (1 row so)"),
         ("order = 'random'\nsentences = ['{age}']", "order must be"),
+        ("sentences = ['{age}']\n[columns.age]\nunit = 'x'\nmap = { 1 = 'y' }", "unit goes with numbers"),
+        ('sentences = ["{a\\nb}"]', "field {a b}, but there is no such column"),
+        ('sentences = ["{a\\u009b}"]', "control characters"),
+        ("vary_by = 'exm'\nsentences = ['{age}']", "vary_by names 'exm'"),
+        ("vary_by = 'x'\noutcomes = ['x']\nsentences = ['{age}']", "the wording would tell it"),
+        ('sentences = ["{age}"]\n[columns."a\\nb"]\nunit = "x"', "no sentence has a field {a b}"),
         ("seed = -1\nsentences = ['{age}']", "seed must be"),
         ("seed = true\nsentences = ['{age}']", "seed must be"),
         ("if_missing = 'skip'\nsentences = ['{age}']", "if_missing must be"),
@@ -240,6 +265,41 @@ def test_a_template_that_cannot_be_used_is_one_line(source, words):
     assert words in message
     assert "\n" not in message
     assert len(message) < 700
+
+
+KEYS = ["sentences", "columns", "missing", "if_missing", "order", "seed", "outcomes", "text", "map", "bins", "age"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["{age}", "say"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS[:7]), VALUES, max_size=4))
+def test_any_values_make_a_template_or_one_line(values):
+    """Whatever a TOML file holds, it makes a template, or is refused by one line, and never another error."""
+    values.setdefault("sentences", ["{age} {density}"])
+    message = ""
+    try:
+        template = _Reader("t").template("", values)
+        write_texts(template, TABLE, TABLE["id"].to_list())
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_makes_a_template_or_one_line(text):
+    """The same holds for text that is no TOML, and for a phrasing of any characters."""
+    for source in (text, f"sentences = [{json.dumps(text)}]"):
+        message = ""
+        try:
+            parse_template(source)
+        except InputError as error:
+            message = str(error)
+        assert "\n" not in message
 
 
 def test_forms_are_a_closed_set():

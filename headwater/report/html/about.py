@@ -141,6 +141,9 @@ def _features(one: Subject) -> list[str]:
         out.append(f"{what} is turned into {into} by the encoder {spec['encoder']}, which was {how} ({name})")
         if steps := preprocessing_words(spec):
             out.append(f"Before that it is prepared: {steps}")
+    if made := one.metrics.get("text_template"):
+        columns = ", ".join(map(str, made["columns"]))
+        out.append(f"The texts were written by a template (digest {made['digest'][:8]}), from the columns {columns}")
     return out
 
 
