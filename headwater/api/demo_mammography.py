@@ -14,7 +14,7 @@ from headwater.api.report import report
 from headwater.api.text import text
 from headwater.runs.printed import control_lines, plus_minus
 from headwater.runs.run import Run
-from headwater.sources.mammography import make_mammography
+from headwater.sources.synthetic_mammograms import make_mammography
 
 N_PATIENTS = 60
 INPUTS = {

@@ -4,7 +4,6 @@ from headwater.sources._folder import images_below
 from headwater.sources._listing import require_utf8_names
 from headwater.sources._types import plain, typed, with_plain_types
 from headwater.sources.images import IMAGE_SUFFIXES, MAX_PIXELS, load_bytes, read_image, size_of
-from headwater.sources.mammography import make_mammography
 from headwater.sources.manifest import (
     Manifest,
     as_manifest,
@@ -13,6 +12,7 @@ from headwater.sources.manifest import (
     read_text_table,
 )
 from headwater.sources.synthetic import make_histology
+from headwater.sources.synthetic_mammograms import make_mammography
 from headwater.sources.vectors import FORMATS, Vectors, modalities_of, read_vectors
 
 __all__ = [

@@ -14,9 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 import headwater as hw
 from headwater.errors import InputError
-from headwater.sources import mammography, read_manifest
+from headwater.sources import load_bytes, read_image, read_manifest, synthetic_mammograms
 from headwater.sources._breast import DENSE, Breast, Scanner, paint
-from headwater.sources.mammography import (
+from headwater.sources.synthetic_mammograms import (
     _IMAGE_SEPARATION,
     DENSITIES,
     VIEWS,
@@ -139,7 +139,7 @@ def test_scanners_show_the_same_breast_differently():
     """The machine of one site shows air and fat brighter than that of the other, and with less contrast."""
     north, south = (
         np.quantile(paint(np.random.default_rng(0), breast("C"), "CC", 160, 128, site.scanner), (0.02, 0.5, 0.995))
-        for site in mammography._SITES
+        for site in synthetic_mammograms._SITES
     )
     assert (south[:2] > north[:2] + 0.01).all()
     assert south[2] - south[1] < 0.9 * (north[2] - north[1])
@@ -228,6 +228,20 @@ def test_dicom_holds_the_same_picture(tmp_path):
         assert "PatientAge" in data if row["age"] is not None else "PatientAge" not in data
     assert seen == {("north", "MONOCHROME2"), ("south", "MONOCHROME1")}
     assert table["exam"].n_unique() == 4
+
+
+def test_dicom_is_read_as_the_png_is(tmp_path):
+    """Where headwater reads DICOM, both forms give the same picture, up to one level of 256."""
+    pytest.importorskip("pydicom")
+    pytest.importorskip("headwater.sources.dicom")
+    for form in ("png16", "dicom"):
+        make_mammography(tmp_path / form, n_patients=4, height=96, width=80, form=form)
+    for image in pl.read_csv(tmp_path / "dicom" / "manifest.csv")["image"]:
+        ours, png = (
+            np.asarray(read_image(load_bytes(path)), np.int64)
+            for path in (tmp_path / "dicom" / image, tmp_path / "png16" / image.replace(".dcm", ".png"))
+        )
+        assert np.abs(ours - png).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ DENSITIES: Mapping[str, float] = {"A": 0.10, "B": 0.40, "C": 0.40, "D": 0.10}
 """Share of women in each category, about that of a screening programme."""
 
 _IMAGE_SEPARATION = 2.4  # distance between the mean scores of breasts with and without cancer, in standard deviations
-_TEXT_SEPARATION = 2.0
+_TEXT_SEPARATION = 1.7
 _BENIGN_FINDINGS = 0.55  # share of breasts without cancer that have a benign finding
 _MISSING = {"north": {"age": 0.02, "density": 0.0, "family_history": 0.05, "previous_biopsy": 0.05}}
 _MISSING["south"] = {"age": 0.10, "density": 0.15, "family_history": 0.45, "previous_biopsy": 0.35}
