@@ -9,7 +9,7 @@ from headwater.errors import MissingExtra
 
 EXTRAS = {"torch", "torchvision", "timm", "open_clip", "transformers", "peft", "faiss", "xgboost", "optuna", "ray"}
 EXTRAS |= {"matplotlib", "s3fs", "fsspec", "h5py", "anndata", "datasets", "lance", "pyarrow", "moto", "xarray", "dask"}
-EXTRAS |= {"sksurv", "fastapi", "uvicorn", "httpx", "schemathesis", "playwright"}
+EXTRAS |= {"sksurv", "fastapi", "uvicorn", "httpx", "schemathesis", "playwright", "openpyxl"}
 ABSENT = {name for name in EXTRAS if importlib.util.find_spec(name) is None}
 """Packages of extras that are not here: what needs them is skipped."""
 

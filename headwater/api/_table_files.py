@@ -43,8 +43,9 @@ def write_table(table: pl.DataFrame, path: Path) -> None:
 def write_manifest(table: pl.DataFrame, about: About, path: Path) -> None:
     """Write a table, and what is known of it: in a Parquet file itself, or in a file beside a CSV file."""
     if path.suffix == ".csv":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about_file(path).write_text(about.to_json(), encoding="utf-8")  # first: no table without its outcomes
         write_table(table, path)
-        about_file(path).write_text(about.to_json(), encoding="utf-8")
         return
     data = io.BytesIO()
     table.write_parquet(data, metadata={KEY: about.to_json()})
@@ -68,8 +69,8 @@ def placed(images: pl.Series, root: Path, base: Path | None) -> pl.Series:
     if base is not None and (root == base or base in root.parents):
         start = root.relative_to(base).as_posix()
     prefix = "" if start == "." else f"{start.rstrip('/')}/"
-    path = pl.col("image")
+    path = pl.col(images.name)
     there = pl.when(path.str.starts_with("/")).then(path).otherwise(pl.lit(prefix) + path)
     # a spreadsheet takes a cell that begins so for a formula
     safe = pl.when(there.str.contains(r"^[=+\-@]")).then(pl.lit("./") + there).otherwise(there)
-    return images.alias("image").to_frame().select(safe.alias("image"))["image"]
+    return images.to_frame().select(safe.alias(images.name))[images.name]

@@ -34,6 +34,10 @@ class StoreInfo(Shown):
         For each feature set, why samples have no features, by sample id.
     unlisted
         For each feature set, why items failed that no sample uses, by key.
+    outcomes
+        Columns that may be labels, but never inputs.
+    groups
+        Columns known to keep rows together.
     """
 
     path: str
@@ -42,12 +46,16 @@ class StoreInfo(Shown):
     features: dict[str, dict[str, Any]]
     failed: dict[str, dict[str, str]]
     unlisted: dict[str, dict[str, str]]
+    outcomes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def lines(self, *, failed: bool = False) -> list[str]:
         """Return it in a few lines; with ``failed``, also what failed and why."""
         out = [f"{self.path}: {counted(self.n_samples, 'sample')}"]
         if self.columns:
             out.append(f"  columns: {', '.join(self.columns)}")
+        for what, names in (("outcomes, never inputs", self.outcomes), ("keep together", self.groups)):
+            out += [f"  {what}: {', '.join(names)}"] if names else []
         out += [f"  {line}" for line in aligned([self._cells(name) for name in self.features])]
         n_failed = len({id for why in self.failed.values() for id in why})
         for words, listed in (("failed in", self.failed), ("not in the samples, failed in", self.unlisted)):
@@ -105,6 +113,8 @@ def info(store: str | Path | Store) -> StoreInfo:
         features=features,
         failed=failed,
         unlisted=unlisted,
+        outcomes=opened.about.outcomes if there else (),
+        groups=opened.about.groups if there else (),
     )
 
 

@@ -137,9 +137,11 @@ def manifest(
     if columns_from is not None:
         table = with_columns_from(table, columns_from)
         about = _with_groups(about, table, found.table.columns)
+    about = about.of(table.columns)
     root = Path(os.path.abspath(folder))  # noqa: PTH100  (links stay as they were named)
     base = None if target is None else Path(os.path.abspath(target)).parent  # noqa: PTH100
-    table = table.with_columns(image=placed(table["image"], root, base))
+    files = [name for name in ("image", "mask") if name in table.columns]
+    table = table.with_columns(placed(table[name], root, base) for name in files)
     made = MadeManifest(kind, str(folder), table, found.counts, about, target)
     if target is not None:
         write_manifest(table, about, target)

@@ -170,7 +170,7 @@ def text(
         raise InputError(f"--out {out} is the manifest itself. Give another file.")
     for option, name in (("--label", label), ("--groups", None if groups == "none" else groups), ("--site", site)):
         if name is not None:
-            require_column(_Rows(rows.table), name, option)
+            require_column(_Rows(rows.table, rows.about), name, option)
     if column in rows.table.columns and column not in rows.about.texts:
         raise InputError(f"--column {column}: the manifest has this column already. Give the new one another name.")
     if column in found.columns:
@@ -195,6 +195,7 @@ class _Rows:
     """A table as functions of stores take it."""
 
     samples: pl.DataFrame
+    about: About
 
 
 def _written(found: Template, rows: Manifest, path: str | Path, label: str | None) -> list[str | None]:
@@ -214,13 +215,14 @@ def _written(found: Template, rows: Manifest, path: str | Path, label: str | Non
 
 
 def _copied(rows: Manifest, target: Path | None) -> pl.DataFrame:
-    """Return the table with paths of images as they are written in the new file."""
-    if rows.image is None or target is None:
+    """Return the table with paths of images and masks as they are written in the new file."""
+    if target is None:
         return rows.table
     base, root = (Path(os.path.abspath(p)) for p in (target.parent, rows.root))  # noqa: PTH100  (links stay)
     if base == root:
         return rows.table
-    return rows.table.with_columns(placed(rows.table[rows.image], root, base).alias(rows.image))
+    files = [c for c in dict.fromkeys((rows.image, "mask")) if c is not None and rows.table.schema.get(c) == pl.String]
+    return rows.table.with_columns(placed(rows.table[name], root, base) for name in files)
 
 
 def _probes(
@@ -232,7 +234,11 @@ def _probes(
     if not targets:
         return []
     whole = groups or next(iter(rows.about.groups), None)
-    whole = group_column(_Rows(rows.table), whole) if label is not None or whole is not None else _patients(rows)
+    whole = (
+        group_column(_Rows(rows.table, rows.about), whole)
+        if label is not None or whole is not None
+        else _patients(rows)
+    )
     probes = []
     for target in targets:
         there = known_rows(rows.table, target)
@@ -251,6 +257,6 @@ def _probes(
 def _patients(rows: Manifest) -> str | None:
     """Return the column of patients; None if there is none."""
     try:
-        return group_column(_Rows(rows.table), None)
+        return group_column(_Rows(rows.table, rows.about), None)
     except InputError:
         return next((c for c in rows.table.columns if c.strip().lower() in ("patient", "patient_id", "exam")), None)

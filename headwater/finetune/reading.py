@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._about import About
 from headwater._checks import require_names
 from headwater._progress import Progress
 from headwater.embed import Content, load_encoder
@@ -61,9 +62,12 @@ class Table:
     ----------
     samples
         Their columns, and the keys of their contents.
+    about
+        What is known of the columns.
     """
 
     samples: pl.DataFrame
+    about: About = field(default_factory=About)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +131,7 @@ def read_samples(
     """Read a manifest, add the labels that expressions define, and select its samples."""
     table = columns.read(manifest)
     chosen = select_samples(with_defined(table.table, label_sql or {}), where)
-    return replace(table, table=chosen), Table(chosen)
+    return replace(table, table=chosen), Table(chosen, table.about.of(chosen.columns))
 
 
 def load_encoders(

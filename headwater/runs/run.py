@@ -228,6 +228,7 @@ class _Config(TypedDict, total=False):
     command: Required[Word]
     features: dict[str, dict[str, Any]]
     label: Word | list[Word] | None
+    label_sql: dict[str, Word]
     label_separator: Word | None
     merge: dict[str, Word | None] | None
     head: Word

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from headwater._about import About
 from headwater._words import counted
 from headwater.errors import InputError, nearest
 from headwater.evaluate.aggregate import Units, kept_whole, units_of
@@ -27,6 +28,9 @@ class Samples(typing.Protocol):
 
     @property
     def samples(self) -> pl.DataFrame: ...
+
+    @property
+    def about(self) -> About: ...
 
 
 def require_column(store: Samples, column: str, option: str) -> str:

@@ -31,8 +31,10 @@ def group_column(store: Samples, groups: str | None, *whole: str | None) -> str 
         return None
     if groups is not None:
         return groups
-    for column in store.samples.columns:
-        if column not in whole and _letters(column) in PATIENT_COLUMNS and _repeats(store.samples[column]):
+    known = store.about.groups  # a data set may name its groups otherwise, such as video
+    for column in dict.fromkeys((*known, *store.samples.columns)):
+        groups_rows = column in known or _letters(column) in PATIENT_COLUMNS
+        if column not in whole and groups_rows and _repeats(store.samples[column]):
             raise InputError(
                 f"the manifest has a column {column!r}: pass --groups {_shell(column)} to keep rows of the same "
                 "value together, in splits and intervals, or --groups none if rows are independent."

@@ -82,7 +82,9 @@ def _dtype_of(there: pl.Series) -> pl.DataType:
         digits = there.str.strip_prefix("-").str.len_bytes().max()
         return pl.Int64() if isinstance(digits, int) and digits <= _DIGITS else pl.String()
     if there.str.contains(_DECIMAL).all():
-        digits = there.str.replace_all(r"^-?0*\.?0*|\.", "").str.len_bytes().max()
+        digits = there.str.len_bytes().max()  # at least the number of digits, which takes longer to find
+        if not (isinstance(digits, int) and digits <= _DECIMAL_DIGITS):
+            digits = there.str.replace_all(r"^-?0*\.?0*|\.", "").str.len_bytes().max()
         fits = isinstance(digits, int) and digits <= _DECIMAL_DIGITS
         same = there.n_unique() == there.cast(pl.Float64).n_unique()
         return pl.Float64() if fits and same else pl.String()

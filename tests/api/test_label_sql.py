@@ -73,7 +73,8 @@ def test_what_follows_knows_the_label(store, tmp_path):
     assert (
         hw.evaluate(tmp_path / "run", store, label="covid", where="size >= 36", groups="patient").mean["accuracy"] > 0.8
     )
-    assert hw.report(tmp_path / "run", out=tmp_path / "r.html").path.exists()
+    page = hw.report(tmp_path / "run", out=tmp_path / "r.html").path.read_text()
+    assert "The label ill is defined as finding LIKE &#x27;%COVID%&#x27;" in page
 
 
 VERBS = {

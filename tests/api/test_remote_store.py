@@ -188,3 +188,16 @@ def test_killed(url, filled, gallery, s3, tmp_path):
     assert done.returncode == 0, done.stderr
     expected = {name: data for name, data in files_below(filled).items() if "stub-16" in name or name.count("/") == 1}
     assert objects_of(s3, url) == expected
+
+
+def test_samples_and_groups(embedded, gallery, done, tmp_path, monkeypatch):
+    """The table of samples is replaced in the bucket, and groups are written into it."""
+    table = pl.read_csv(gallery / "manifest.csv").with_columns(image=f"{gallery}/" + pl.col("image"), grade=pl.lit("x"))
+    table.head(20).write_csv(tmp_path / "few.csv")
+    assert f"20 samples, in {embedded}" in done("samples", embedded, tmp_path / "few.csv")
+    done("audit", embedded, *TEXTURE, "--groups", "none", "--groups-out", "together")
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "another"))
+    store = open_store(embedded)
+    assert store.samples["grade"].to_list() == ["x"] * 20
+    assert store.samples["together"].null_count() == 0
+    assert store.about.made == {"together": "audit"}

@@ -118,6 +118,19 @@ def test_outcomes_rest_with_the_samples(scans, suffix):
     assert hw.open_store(scans / "a.hw").about.outcomes == ("label",)
     hw.embed(path, scans / "b.hw", encoder="builtin:texture")
     assert hw.open_store(scans / "b.hw").about == About(kind="x", outcomes=("label",), groups=("patient",))
+    assert "  outcomes, never inputs: label" in hw.info(scans / "b.hw").lines()
+
+
+def test_a_known_group_is_asked_for(make_store):
+    """A group that has another name than a patient, such as the video, is asked for all the same."""
+    store = make_store(
+        np.random.default_rng(0).standard_normal((12, 3)), label=["a", "b"] * 6, video=list("aabbccddeeff")
+    )
+    asked = {"features": "made/image", "label": "label", "folds": 2, "params": {"C": 0.1}}
+    assert hw.fit_head(store, **asked).config["groups"] in (None, "none")
+    store.write_samples(store.samples, store.roles, about=About(groups=("video",)))
+    with pytest.raises(InputError, match="pass --groups video"):
+        hw.fit_head(store, **asked)
 
 
 def test_an_outcome_is_no_text(scans, refused):

@@ -90,6 +90,16 @@ def test_paths_of_images_lead_to_the_same_files(exams, tmp_path):
         assert paths[-1] is None
 
 
+def test_paths_of_masks_lead_to_the_same_files(tmp_path):
+    """Masks beside images are found from the copy too, and absolute paths stay as they are."""
+    (tmp_path / "t.toml").write_text('sentences = ["Age {age}."]')
+    table = pl.DataFrame({"image": ["a.png", f"{tmp_path}/b.png"], "mask": ["m.png", None], "age": [1, 2]})
+    table.write_csv(tmp_path / "m.csv")
+    made = hw.text(tmp_path / "m.csv", template=tmp_path / "t.toml", out=tmp_path / "there" / "o.parquet").table
+    assert made["image"].to_list() == [f"{tmp_path}/a.png", f"{tmp_path}/b.png"]
+    assert made["mask"].to_list() == [f"{tmp_path}/m.png", None]
+
+
 def test_texts_can_be_made_again_and_only_they(exams):
     """A column that a template made is replaced; another column is not."""
     written(exams)

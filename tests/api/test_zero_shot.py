@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from headwater.api import evaluate, open_run
+from headwater.api import evaluate, open_run, zero_shot
 from headwater.embed import unique_texts
 from headwater.heads import ClassTexts, TransductiveZeroShot
 from headwater.store import open_store
@@ -57,6 +57,15 @@ def dual(make_store, write_features):
     T = rng.standard_normal((len(texts), 8)).astype(np.float32) * rng.uniform(0.1, 9, (len(texts), 1))
     write_features(store, "made/text", T, keys_of(texts), dtype="float32", logit_scale=SCALE)
     return store, X, dict(zip(texts, T, strict=True))
+
+
+def test_a_label_that_an_expression_defines(dual, tmp_path):
+    """An expression may give the class that the prompts name."""
+    store, *_ = dual
+    asked = {"features": "made", "prompts": toml(tmp_path / "p.toml", TEMPLATES, CLASSES)}
+    run = zero_shot(store, label="where_it_is = LOWER(UPPER(place))", **asked)
+    assert run.config["label_sql"] == {"where_it_is": "LOWER(UPPER(place))"}
+    assert run.predictions["label"].to_list() == zero_shot(store, label="place", **asked).predictions["label"].to_list()
 
 
 def test_probabilities(command, dual, tmp_path):

@@ -57,6 +57,27 @@ def test_what_a_run_holds(cases, tiny, tmp_path, train):
     assert not list(tmp_path.glob(".run*"))
 
 
+def test_a_label_that_an_expression_defines(cases, tiny, tmp_path):
+    """The label of an expression over the manifest is that of a column, and evaluate finds the training samples."""
+    spec = tiny("timm-vit").spec
+    run = tuned(cases, spec, train="last-1", label="rough = label = 'malignant'", epochs=1, out=tmp_path / "run")
+    assert (run.config["label"], run.config["label_sql"]) == (["rough"], {"rough": "label = 'malignant'"})
+    labels = pl.read_csv(cases)["label"].to_list()
+    assert [label == 1 for label in run.predictions.sort(pl.col("id").str.slice(5).cast(int))["label"].to_list()] == [
+        label == "malignant" for label in labels
+    ]
+    store = hw.embed(cases, tmp_path / "a.hw", encoder=spec, adapter=tmp_path / "run", device="cpu", name="tuned")
+    found = hw.evaluate(
+        tmp_path / "run",
+        store,
+        features=["tuned/image"],
+        label="rough = label = 'malignant'",
+        groups="patient",
+        allow_leakage="the same samples, to see that they are found",
+    )
+    assert found.metrics["external"]["shared"]["image"] == 48
+
+
 def test_its_splits_are_those_of_fit_head(cases, tiny, tmp_path):
     """Fold by fold, the same samples are tested as by fit-head, and the frozen head scores them as it does."""
     spec = tiny("timm-vit").spec

@@ -11,6 +11,7 @@ from headwater._words import counted, size
 from headwater.report.html.material import Subject
 from headwater.report.html.words import groups_words, listed, metric_inside, one_group, percent, sentence
 from headwater.runs.printed import lines_of_texts
+from headwater.samples.label_sql import label_sql_of
 
 HEADS: Mapping[str, str] = {
     "linear": "a logistic regression on the features (linear probe)",
@@ -102,6 +103,8 @@ def _samples(one: Subject) -> list[str]:
         out.append(f"The samples come from {place_name(source)}")
     if one.config.get("where"):
         out.append(f"Selected were those with {one.config['where']}")
+    for name, sql in label_sql_of(one.config).items():
+        out.append(f"The label {name} is defined as {sql}")
     for why, count in (one.metrics.get("left_out") or {}).items():
         out.append(f"{counted(count, 'sample')} {'was' if count == 1 else 'were'} left out: {why}")
     out.append(f"{n} {'was' if one.metrics['n_samples'] == 1 else 'were'} used")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from headwater._reading import read_regular
 from headwater._words import cut
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
@@ -39,6 +40,21 @@ def read_columns(path: Path, columns: Iterable[str], what: str) -> pl.DataFrame:
     return table.with_columns(pl.all().str.strip_chars()).with_columns(
         pl.when(pl.all() == "").then(None).otherwise(pl.all()).name.keep()
     )
+
+
+def read_words(path: Path, most: int) -> str:
+    """Return the text of a small file, with ``\\n`` at the end of each line, whatever its encoding.
+
+    Raises
+    ------
+    ManifestError
+        When it cannot be read, or has more than ``most`` bytes.
+    """
+    try:
+        text = read_regular(path, most=most).decode("latin-1")
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def only_present(table: pl.DataFrame, files: Files, what: str = "images") -> tuple[pl.DataFrame, list[str]]:

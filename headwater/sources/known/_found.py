@@ -95,7 +95,17 @@ class Known:
             groups=tuple(self.groups),
             counts={one.what: (one.found, one.published) for one in self.counts},
             warnings=tuple(self.warnings),
-        ).of(self.table.columns)
+        )
+
+
+def once(found: pl.DataFrame, by: str = "id") -> tuple[pl.DataFrame, list[str]]:
+    """Keep the first of files that have the name of another, and say how many were left out."""
+    table = found.unique(by, keep="first", maintain_order=True)
+    n = found.height - table.height
+    if not n:
+        return table, []
+    twice = found.filter(pl.col(by).is_duplicated())[by][0]
+    return table, [f"{counted(n, 'file')} left out that have the name of another, such as {twice}: the first is listed"]
 
 
 def by_value(table: pl.DataFrame, column: str, published: dict[str, int], end: str = "") -> list[Count]:

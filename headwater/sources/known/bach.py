@@ -13,17 +13,19 @@ from pathlib import Path
 
 import polars as pl
 
-from headwater._reading import read_regular
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._files import read_words
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._groups import read_groups
 
 LABELS = {"n": "Normal", "b": "Benign", "is": "InSitu", "iv": "Invasive"}
 FILE = r"/(?:Normal|Benign|InSitu|Invasive)/(?P<id>(?P<code>n|b|is|iv)\d{3})\.tiff?$"
 TEST = r"(?i:test)[^/]*/(?:[^/]+/)*(?P<id>test\d{1,3})\.tiff?$"
 NAME = r"^(?:.*/)?((?:n|b|is|iv)\d{3})(?:\.tiff?)?$"
+MOST = 1 << 20
+"""Most bytes of the list of labels, which has 400 lines."""
 TRUTH = "microscopy_ground_truth.csv"
 VALIDATION = ((41, 59), (60, 90), (139, 169), (240, 258), (260, 273), (345, 368))
 """Half-open ranges of eva's validation images among the 400 sorted by class and name, counted from 0."""
@@ -35,13 +37,14 @@ def read(files: Files, asked: Asked) -> Known:
     ``split`` is ``train`` for the labelled archive and ``test`` for the unlabelled one. With all 400 images,
     ``eva_split`` holds the training and validation images of kaiko's eva.
     """
-    labelled, test = files.matching(FILE), files.matching(TEST)
+    labelled, said = once(files.matching(FILE))
+    test, twice = once(files.matching(TEST))
     if labelled.is_empty() and test.is_empty():
         return nothing("bach")
     train = labelled.select("id", "image", pl.col("code").replace_strict(LABELS).alias("label"), split=pl.lit("train"))
     unlabelled = test.select("id", "image", label=pl.lit(None, pl.String), split=pl.lit("test"))
-    table = pl.concat([train.sort("label", "id"), unlabelled]).unique("id", keep="first", maintain_order=True)
-    said = _disagreeing(table, files)
+    table = pl.concat([train.sort("label", "id"), unlabelled])
+    said += twice + _disagreeing(table, files)
     if train.height == 400:
         values = ["val" if _in_validation(n) else "train" for n in range(400)]
         table = table.with_columns(eva_split=pl.Series([*values, *[None] * (table.height - 400)], dtype=pl.String))
@@ -113,7 +116,7 @@ def _disagreeing(table: pl.DataFrame, files: Files) -> list[str]:
     path = files.find(TRUTH)
     if path is None:
         return []
-    rows = re.findall(r"(?m)^\s*(\w+)\.tif\s*,\s*(\w+)\s*$", read_regular(path).decode(errors="replace"))
+    rows = re.findall(r"(?m)^[ \t]*(\w{4,5})\.tif[ \t]*,[ \t]*(\w{4,10})[ \t]*$", read_words(path, MOST))
     label_of = dict(zip(*table.select("id", "label").to_dict(as_series=False).values(), strict=True))
     differ = [name for name, label in rows if label_of.get(name, label) != label]
     if not differ:

@@ -12,9 +12,9 @@ import re
 
 import polars as pl
 
-from headwater._reading import read_regular
 from headwater.sources._listing import Files
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._files import read_words
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 
 FILE = (
     r"(?:^|/)(?P<id>SOB_(?P<label>[BM])_(?P<subtype>A|F|PT|TA|DC|LC|MC|PC)-(?P<year>\d\d)-(?P<number>\d+)"
@@ -33,6 +33,8 @@ SUBTYPES = {
 PUBLISHED = {"benign": 2480, "malignant": 5429}
 BY_MAGNIFICATION = {"40": 1995, "100": 2081, "200": 2013, "400": 1820}
 BY_SUBTYPE = dict(zip(SUBTYPES.values(), (444, 1014, 453, 569, 3451, 626, 792, 560), strict=True))
+MOST = 4 << 20
+"""Most bytes of a file of a published split, which has 7,909 lines."""
 FOLDS = re.compile(r"(?:^|/)dsfold([1-9])\.txt$")
 
 
@@ -42,7 +44,7 @@ def read(files: Files, asked: Asked) -> Known:
     ``slide`` is the published unit, such as ``14-22549AB``; ``patient`` is its number without the letters of the
     blocks, ``14-22549``. The five published random splits become ``repeat1`` to ``repeat5`` if their files are there.
     """
-    found = files.matching(FILE)
+    found, said = once(files.matching(FILE))
     if found.is_empty():
         return nothing("breakhis")
     table = found.select(
@@ -53,10 +55,7 @@ def read(files: Files, asked: Asked) -> Known:
         pl.col("magnification").cast(pl.Int64),
         pl.format("{}-{}", "year", "number").alias("patient"),
         pl.format("{}-{}{}", "year", "number", "block").alias("slide"),
-    ).unique("id", keep="first", maintain_order=True)
-    said = []
-    if n_twice := found.height - table.height:
-        said.append(f"{n_twice:,} files have the name of another: only the first of each is listed")
+    )
     table, of_folds = _with_repeats(table, files)
     said += of_folds
     both = table.group_by("slide").agg(pl.col("subtype").unique().sort()).filter(pl.col("subtype").list.len() > 1)
@@ -89,7 +88,7 @@ def _with_repeats(table: pl.DataFrame, files: Files) -> tuple[pl.DataFrame, list
     for path in files.paths.filter(files.paths.str.contains(FOLDS.pattern)).to_list():
         number = FOLDS.search(path)
         assert number is not None
-        lines = read_regular(files.root / path).decode(errors="replace").splitlines()
+        lines = read_words(files.root / path, MOST).split("\n")
         cells = [[cell.strip() for cell in line.split("|")] for line in lines]
         sides = {
             row[0].rpartition(".")[0]: side

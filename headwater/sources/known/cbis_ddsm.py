@@ -192,7 +192,6 @@ def _crops(rows: pl.DataFrame, files: Files) -> tuple[pl.DataFrame, list[str]]:
     larger image is the mask, which has the size of the whole film.
     """
     table = rows.with_columns(_label("malignant"), pl.format("{}_{}", "folder", "number").alias("id"))
-    table = table.unique("id", keep="first", maintain_order=True)
     in_folder = files.matching(FILE).filter(pl.col("number").is_not_null())
     in_folder = in_folder.select((pl.col("folder") + pl.col("number")).alias("id"), "image")
     of_series = files.matching(OF_SERIES).select("series", "image")

@@ -13,7 +13,7 @@ import polars as pl
 from headwater._words import counted
 from headwater.sources._listing import Files
 from headwater.sources.known._files import read_columns
-from headwater.sources.known._found import Asked, Count, Known, nothing
+from headwater.sources.known._found import Asked, Count, Known, nothing, once
 
 FILE = r"(?:^|/)(?P<id>(?P<part>train|testA|testB)_\d{1,3})\.(?:bmp|png|jpg|jpeg|tif)$"
 MASK = r"(?:^|/)(?P<id>(?:train|testA|testB)_\d{1,3})_anno\.(?:bmp|png|tif)$"
@@ -34,7 +34,7 @@ def read(files: Files, asked: Asked) -> Known:
 
     ``split`` is ``train`` or ``test``, ``part`` names the two test sets; ``mask`` is the file with the glands.
     """
-    found = files.matching(FILE).unique("id", keep="first", maintain_order=True)
+    found, said = once(files.matching(FILE))
     if found.is_empty():
         return nothing("glas")
     side = pl.when(pl.col("part") == "train").then(pl.lit("train")).otherwise(pl.lit("test"))
@@ -46,16 +46,15 @@ def read(files: Files, asked: Asked) -> Known:
     path = files.find(TABLE)
     if path is None:
         none = f"{TABLE} is not there: without it there are no labels and no patients. It lies in the archive"
-        return Known("glas", table, [Count("images", n, 165)], (), (), [none])
+        return Known("glas", table, [Count("images", n, 165)], (), (), [*said, none])
     cells = read_columns(path, ("name", "patient ID", GRADE, GRADE_2015), "GlaS")
     grades = cells.select(
         pl.col("name").alias("id"),
         pl.col(GRADE).str.to_lowercase().alias("label"),
         pl.col(GRADE_2015).str.to_lowercase().str.replace("differentated", "differentiated").alias("grade"),
         pl.col("patient ID").alias("patient"),
-    ).unique("id", keep="first")
+    ).unique()
     table = table.join(grades, on="id", how="left", maintain_order="left")
-    said: list[str] = []
     if without := table["label"].null_count():
         said.append(f"{counted(without, 'image')} not in {TABLE}: no label, no patient")
     said += _across(table)

@@ -15,7 +15,7 @@ from headwater._words import counted
 from headwater.errors import InputError, ManifestError
 from headwater.sources._listing import Files
 from headwater.sources.known._files import read_columns
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 
 FILE = r"(?:^|/)(?P<id>(?P<code>colonca|colonn|lungaca|lungn|lungscc)(?P<number>\d{1,4}))\.(?i:jpeg|jpg|png)$"
 LABELS = {
@@ -30,23 +30,22 @@ CLUSTERS = "final_clusters.csv"
 
 def read(files: Files, asked: Asked) -> Known:
     """Read LC25000 by its file names; ``source`` is the photograph that a tile was made from, if clusters are given."""
-    found = files.matching(FILE)
+    found, twice = once(files.matching(FILE))
     if found.is_empty():
         return nothing("lc25000")
     label = pl.col("code").replace_strict(LABELS).alias("label")
     table = found.select("id", "image", label, pl.col("code").str.extract("^(colon|lung)", 1).alias("organ"))
-    table = table.unique("id", keep="first", maintain_order=True)
     counts = [Count("images", table.height, 25_000), *by_value(table, "label", dict.fromkeys(LABELS.values(), 5000))]
     if asked.groups_file is None:
         said = (
             "the tiles are about 20 rotations and flips of each of 1,250 photographs, so a random split tests on "
-            "copies of training images. Give the clusters of LC25000-clean with --groups-file, or find them: "
-            "headwater audit STORE --groups-out source"
+            "copies of training images. Give the clusters of LC25000-clean with --groups-file, or find a part "
+            "of the copies: headwater audit STORE --groups-out source"
         )
-        return Known("lc25000", table, counts, ("label",), (), [said])
+        return Known("lc25000", table, counts, ("label",), (), [*twice, said])
     source_of = sources_in(asked.groups_file)
     table = table.join(source_of, on="id", how="left", maintain_order="left")
-    said_of = ["photographs of one patient are not known: a split by source may still divide a patient"]
+    said_of = [*twice, "photographs of one patient are not known: a split by source may still divide a patient"]
     if n := table["source"].null_count():
         said_of.append(f"{counted(n, 'image')} in no cluster: their source is empty")
     counts.append(Count("sources", table["source"].drop_nulls().n_unique(), 1250))

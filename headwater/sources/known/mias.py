@@ -14,23 +14,24 @@ from typing import Any
 
 import polars as pl
 
-from headwater._reading import read_regular
 from headwater._words import counted
-from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._files import read_words
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast
 
 FILE = r"(?:^|/)(?P<id>mdb(?P<number>\d{3}))(?:[a-z]{2})?\.(?:pgm|png|jpg|jpeg|tif|bmp)$"
 TABLES = ("Info.txt", "README", "README.txt", "00README", "00README.txt")
 ROW = re.compile(
-    r"^\s*(mdb\d{3})\w*\s+([FGD])\s+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)"
-    r"(?:\s+([BM])(?:\s+(?:(\d+)\s+(\d+)(?:\s+(\d+))?|\*NOTE\s*3\*))?)?\s*$",
+    r"^[ \t]*(mdb\d{3})[a-z]*[ \t]+([FGD])[ \t]+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)"
+    r"(?:[ \t]+([BM])(?:[ \t]+(?:(\d{1,4})[ \t]+(\d{1,4})(?:[ \t]+(\d{1,4}))?|\*NOTE[ \t]*3\*))?)?[ \t]*$",
     re.MULTILINE,
 )
 DENSITY = {"F": "fatty", "G": "fatty-glandular", "D": "dense-glandular"}
 BY_DENSITY = {"fatty": 106, "fatty-glandular": 104, "dense-glandular": 112}
 SEVERITY = {"B": "benign", "M": "malignant"}
+MOST = 1 << 20
+"""Most bytes of the table of findings, which has 330 lines."""
 HEIGHT = 1024
 """Rows of an image of mini-MIAS, from whose bottom the table counts."""
 
@@ -42,7 +43,7 @@ def read(files: Files, asked: Asked) -> Known:
     class, severity, ``x``, ``y`` and ``radius`` of each, in pixels of the 1024 x 1024 film, ``y`` from the top. Two
     consecutive films are of one woman: the odd number is the right breast, the even one the left.
     """
-    found = files.matching(FILE).unique("id", keep="first", maintain_order=True)
+    found, said = once(files.matching(FILE))
     if found.is_empty():
         return nothing("mias")
     number = pl.col("number").cast(pl.Int64)
@@ -60,12 +61,11 @@ def read(files: Files, asked: Asked) -> Known:
     films = _films(files)
     if films is None:
         none = f"no {' or '.join(TABLES[:2])} with the findings is there: without it there are no labels"
-        return Known("mias", table, counts, (), ("patient",), [none])
+        return Known("mias", table, counts, (), ("patient",), [*said, none])
     path, rows = films
     lesions = _lesions(rows)
     table = table.join(lesions, on="id", how="left", maintain_order="left")
     counts += by_value(table, "density", BY_DENSITY)
-    said: list[str] = []
     several = table.filter(pl.col("n_lesions") > 1)["id"].to_list()
     if several:
         said.append(
@@ -89,11 +89,7 @@ def _films(files: Files) -> tuple[Path, list[Row]] | None:
         path = files.find(name)
         if path is None:
             continue
-        try:
-            text = read_regular(path).decode("latin-1")
-        except OSError as error:
-            raise ManifestError(f"{path}: cannot be read ({error.strerror or error}).") from error
-        rows = ROW.findall(text.replace("\r\n", "\n").replace("\r", "\n"))
+        rows = ROW.findall(read_words(path, MOST))
         if rows:
             return path, rows
     return None

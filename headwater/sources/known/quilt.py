@@ -13,7 +13,7 @@ from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
 from headwater.sources.known._files import only_present, read_columns
-from headwater.sources.known._found import Asked, Count, Known, nothing
+from headwater.sources.known._found import Asked, Count, Known, nothing, once
 
 TABLE = "quilt_1M_lookup.csv"
 COLUMNS = ("caption", "image_path", "subset")
@@ -52,8 +52,7 @@ def read(files: Files, asked: Asked) -> Known:
         file.alias("place"),
     )
     counts = [Count("pairs", table.height), Count("distinct images", table["file"].n_unique())]
-    images = there.unique("file", keep="first", maintain_order=True).select("file", "image")
-    said = []
+    images, said = once(there.select("file", "image"), "file")
     unlisted = images.join(table, on="file", how="anti")["file"].sort()
     if len(unlisted):
         said.append(f"{counted(len(unlisted), 'image')} without a row in {TABLE}, such as {unlisted[0]}: left out")

@@ -15,7 +15,7 @@ from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
 from headwater.sources.known._files import only_present, read_columns
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
 FILE = r"(?:^|/)(?P<patient>\d{1,6})[/_](?P<id>\d{3,12})\.(?:dcm|png|jpg|jpeg|tif|tiff)$"
@@ -35,7 +35,7 @@ def read(files: Files, asked: Asked) -> Known:
     ``label`` is 1 for a breast with cancer. ``biopsy``, ``invasive``, ``birads`` and ``difficult_negative_case`` became
     known with or after it: they are outcomes. ``density`` is missing at one of the two sites.
     """
-    there = files.matching(FILE).unique("id", keep="first", maintain_order=True)
+    there, twice = once(files.matching(FILE))
     train, test = files.find("train.csv"), files.find("test.csv")
     if train is None and test is None:
         if there.is_empty():
@@ -46,7 +46,7 @@ def read(files: Files, asked: Asked) -> Known:
         parts.append(_rows(train, (*OF_BOTH, *OF_TRAIN), "train"))
     if test is not None:
         parts.append(_rows(test, OF_BOTH, "test"))
-    table = pl.concat(parts, how="diagonal").unique("id", keep="first", maintain_order=True)
+    table = pl.concat(parts, how="diagonal").unique(maintain_order=True)
     labelled = table.filter(pl.col("split") == "train")
     counts = [] if train is None else _counts(labelled)
     said = [] if train is None else _traps(labelled)
@@ -56,7 +56,7 @@ def read(files: Files, asked: Asked) -> Known:
     first = [name for name in first if name in table.columns]
     table = table.select(*first, pl.exclude(first))
     outcomes = ("label", "biopsy", "invasive", "birads", "difficult_negative_case")
-    return Known("rsna-mammo", table, counts, outcomes, ("patient", "breast"), [*missing, *said])
+    return Known("rsna-mammo", table, counts, outcomes, ("patient", "breast"), [*missing, *twice, *said])
 
 
 def _rows(path: Path, columns: tuple[str, ...], split: str) -> pl.DataFrame:

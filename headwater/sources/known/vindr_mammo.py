@@ -16,7 +16,7 @@ from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
 from headwater.sources.known._files import only_present, read_columns
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing
+from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
 FILE = r"/(?P<exam>[0-9a-f]{32})[/_](?P<id>[0-9a-f]{32})\.(?:dicom|dcm|png|jpg|jpeg|tif|tiff)$"
@@ -53,12 +53,12 @@ def read(files: Files, asked: Asked) -> Known:
     pixels. ``exam`` is the study; patients are not given.
     """
     path = files.find(TABLE)
-    there = files.matching(FILE).unique("id", keep="first", maintain_order=True)
+    there, twice = once(files.matching(FILE))
     if path is None:
         if there.is_empty():
             return nothing("vindr-mammo")
         raise ManifestError(f"{files.root}: {TABLE} is not there. Download it into this folder: it holds the labels.")
-    cells = read_columns(path, COLUMNS, "VinDr-Mammo").unique("image_id", keep="first", maintain_order=True)
+    cells = read_columns(path, COLUMNS, "VinDr-Mammo").unique(maintain_order=True)
     side = pl.col("split").str.to_lowercase().replace({"training": "train"})
     table = cells.select(
         pl.col("image_id").alias("id"),
@@ -82,6 +82,7 @@ def read(files: Files, asked: Asked) -> Known:
     ]
     table = table.join(there.select("id", "image"), on="id", how="left", maintain_order="left")
     table, said = only_present(table, files)
+    said += twice
     findings = files.find(FINDINGS)
     if findings is None:
         said.append(f"{FINDINGS} is not there: no findings are listed")

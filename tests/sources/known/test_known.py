@@ -245,7 +245,9 @@ def test_bach_refuses_a_harmful_workbook(tmp_path, harm):
         if harm == "lies about its size":
             data = path.read_bytes()
             path.write_bytes(data.replace((80 << 20).to_bytes(4, "little"), (10).to_bytes(4, "little")))
-    assert "cannot be read as a workbook" in refusal("bach", bach(tmp_path), groups_file=path)
+    message = refusal("bach", bach(tmp_path), groups_file=path)
+    assert "cannot be read as a workbook" in message
+    assert {"bomb": "unpacks to more than", "entities": "declares entities"}.get(harm, "") in message
 
 
 @pytest.mark.parametrize(
@@ -506,6 +508,13 @@ def test_mias_findings(tmp_path, table, end):
     assert lesions[5] == [{"class": "CALC", "severity": "malignant"}]
     assert "mdb005" in said(made, "several lesions")
     assert "1 lesion without a place" in said(made, "without a place")
+
+
+def test_mias_with_a_table_of_blanks(tmp_path):
+    """A table of a million blanks or line ends is read in linear time, and one that is too large is refused."""
+    for text in ("\n" * 10**6, " " * 10**6, "mdb001 G CIRC B" + " " * 10**6 + "x"):
+        assert "no labels" in said(hw.manifest("mias", mias(tmp_path, text)), "Info.txt")
+    assert "cannot be read" in refusal("mias", mias(tmp_path, " " * (2 << 20)))
 
 
 def test_mias_without_its_table(tmp_path):
@@ -1006,6 +1015,8 @@ def test_what_is_written_is_a_manifest(tmp_path, kind, suffix):
     assert (manifest.id, manifest.image) == ("id", "image")
     assert manifest.text == ("text" if kind == "quilt" else None)
     assert all(path.is_file() for path in manifest.image_paths())
+    if "mask" in made.table.columns:
+        assert all((tmp_path / path).is_file() for path in manifest.table["mask"])
     assert not made.table["image"].str.starts_with("/").any()
     assert manifest.about == made.about
     assert set(made.about.outcomes + made.about.groups) <= set(made.table.columns)
@@ -1040,10 +1051,39 @@ def test_options_that_a_set_does_not_take(tmp_path):
         hw.manifest("glas", tmp_path, out=tmp_path / "m.json")
 
 
-def test_a_row_that_is_listed_twice(tmp_path):
-    """Reading is strict about ids, which embed needs to be unique."""
-    with pytest.raises(ManifestError, match="there are no images"):
-        read_known("folder", tmp_path, Asked())
+@pytest.mark.parametrize("kind", ["breakhis", "bach", "lc25000", "glas", "mias", "vindr-mammo", "rsna-mammo", "quilt"])
+def test_an_archive_that_was_unpacked_twice(tmp_path, kind):
+    """Of two files with one name the first is listed, and that is said."""
+    LAID[kind](tmp_path / "a")
+    before = hw.manifest(kind, tmp_path / "a")
+    LAID[kind](tmp_path / "b")
+    after = hw.manifest(kind, tmp_path)
+    paths = [name for name in ("image", "mask") if name in before.table.columns]
+    assert after.table.drop(paths).equals(before.table.drop(paths))
+    assert after.n_samples == before.n_samples
+    assert any("the first is listed" in line for line in after.warnings)
+
+
+@pytest.mark.parametrize("change", ["the same row", "another label"])
+def test_a_row_that_is_listed_twice(tmp_path, change):
+    """A row that is repeated whole is read once; two rows of one image that differ are refused."""
+    root = rsna(tmp_path / "r")
+    path = root / "train.csv"
+    lines = path.read_text().splitlines()
+    again = lines[1] if change == "the same row" else lines[1].replace("61.0,0,", "61.0,1,")
+    path.write_text("\n".join([*lines, again]) + "\n")
+    if change == "the same row":
+        assert hw.manifest("rsna-mammo", root).n_samples == 4
+    else:
+        assert "'462822612' is listed in several rows" in refusal("rsna-mammo", root)
+        with pytest.raises(ManifestError):
+            read_known("rsna-mammo", root, Asked())
+
+
+def test_a_label_from_names_is_an_outcome(tmp_path):
+    for name in ("a_1", "b_2"):
+        dummy(tmp_path / f"{name}.png")
+    assert hw.manifest("folder", tmp_path, columns_from="(?P<label>[ab])_").about.outcomes == ("label",)
 
 
 def test_the_command(tmp_path, command):
