@@ -179,7 +179,7 @@ def _cells(values: pl.Series) -> pl.Series:
     """Return values as strings, each number in one spelling; null for a missing one."""
     dtype = values.dtype
     if isinstance(dtype, pl.List) and not dtype.inner.is_nested():
-        return values.cast(pl.List(pl.String)).list.join(", ")
+        return values.cast(pl.List(pl.String)).list.join("; ")  # as in a CSV file that a verb writes
     if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
         raise InputError(f"column {values.name!r} holds {dtype}, which cannot be written in a sentence.")
     if dtype.is_float():

@@ -91,10 +91,10 @@ def test_what_a_template_writes(column, source, wanted):
 
 
 def test_lists_and_dates_are_written():
-    """A list is joined by commas, and a date is in ISO form."""
+    """A list is joined by semicolons, and a date is in ISO form."""
     table = pl.DataFrame({"id": ["a"], "f": [["mass", "calcification"]], "d": ["2020-01-31"]})
     table = table.with_columns(pl.col("d").str.to_date())
-    assert texts('sentences = ["{f} on {d}"]', table) == ["mass, calcification on 2020-01-31"]
+    assert texts('sentences = ["{f} on {d}"]', table) == ["mass; calcification on 2020-01-31"]
 
 
 def test_numbers_beside_na_are_numbers_too():
