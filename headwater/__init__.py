@@ -84,6 +84,7 @@ _LAZY = {
     "similar": "headwater.api",
     "sweep": "headwater.api",
     "table": "headwater.api",
+    "text": "headwater.api",
     "tiles": "headwater.api",
     "torch_dataset": "headwater.api",
     "verify": "headwater.api",

@@ -10,13 +10,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from headwater._reading import parse_json, read_regular
 from headwater.errors import InputError, ManifestError
 
-__all__ = ["KEY", "MOST", "About", "NotAbout", "about_file", "read_about", "refuse_outcomes"]
+__all__ = ["KEY", "MOST", "About", "MadeText", "NotAbout", "about_file", "read_about", "refuse_outcomes"]
 
 KEY = "headwater-about"
 MOST = 1 << 20
@@ -27,6 +28,31 @@ MOST_COLUMNS = 10_000
 
 class NotAbout(ValueError):
     """A text is not a description of a table."""
+
+
+@dataclass(frozen=True)
+class MadeText:
+    """The template that a column of texts was made from.
+
+    Attributes
+    ----------
+    columns
+        The columns whose values stand in the texts.
+    template
+        The template, as TOML text; see `headwater.sources.template`.
+    """
+
+    columns: tuple[str, ...]
+    template: str
+
+    @property
+    def digest(self) -> str:
+        """The BLAKE2b-128 digest of the template, in hex."""
+        return blake2b(self.template.encode(), digest_size=16).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"digest": self.digest, "columns": list(self.columns), "template": self.template}
 
 
 @dataclass(frozen=True)
@@ -44,6 +70,8 @@ class About:
         Columns whose values must not be divided between training and test, the most careful first.
     made
         Columns that headwater computed from features, by the name of the command.
+    texts
+        Columns of texts that were made from a template.
     counts
         By what is counted, the number found and the published one, null where none was published.
     warnings
@@ -54,6 +82,7 @@ class About:
     outcomes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     made: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, MadeText] = field(default_factory=dict)
     counts: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -62,7 +91,8 @@ class About:
 
     def to_json(self) -> str:
         """Return the description as JSON text."""
-        value = {**vars(self), "counts": {name: list(pair) for name, pair in self.counts.items()}}
+        texts = {name: one.to_dict() for name, one in self.texts.items()}
+        value = {**vars(self), "texts": texts, "counts": {name: list(pair) for name, pair in self.counts.items()}}
         return json.dumps(value, ensure_ascii=False, indent=2)
 
     @classmethod
@@ -90,6 +120,7 @@ class About:
             outcomes=_texts(value, "outcomes"),
             groups=_texts(value, "groups"),
             made=_texts_by_name(value),
+            texts=_made_texts(value),
             counts=_counts(value),
             warnings=_texts(value, "warnings"),
         )
@@ -102,6 +133,7 @@ class About:
             outcomes=tuple(dict.fromkeys((*self.outcomes, *other.outcomes))),
             groups=tuple(dict.fromkeys((*self.groups, *other.groups))),
             made={**other.made, **self.made},
+            texts={**other.texts, **self.texts},
             counts={**other.counts, **self.counts},
             warnings=tuple(dict.fromkeys((*self.warnings, *other.warnings))),
         )
@@ -114,6 +146,7 @@ class About:
             outcomes=tuple(name for name in self.outcomes if name in there),
             groups=tuple(name for name in self.groups if name in there),
             made={name: by for name, by in self.made.items() if name in there},
+            texts={name: one for name, one in self.texts.items() if name in there},
         )
 
 
@@ -176,6 +209,18 @@ def _texts_by_name(value: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(word, str) for word in found.values()):
         raise NotAbout("made is not an object of texts")
     return found
+
+
+def _made_texts(value: Mapping[str, Any]) -> dict[str, MadeText]:
+    found = value.get("texts", {})
+    if not isinstance(found, dict) or len(found) > MOST_COLUMNS:
+        raise NotAbout("texts is not an object")
+    out = {}
+    for name, one in found.items():
+        if not isinstance(one, dict) or not isinstance(one.get("template"), str):
+            raise NotAbout(f"texts: {name!r:.60} has no template")
+        out[name] = MadeText(_texts(one, "columns"), one["template"])
+    return out
 
 
 def _counts(value: Mapping[str, Any]) -> dict[str, tuple[int, int | None]]:

@@ -25,8 +25,14 @@ def plain_cell(cell: str) -> str:
     return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
+_FORMULA, _NUMBER = r"^[=+\-@\t\r]", r"^[+\-](?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+\-]?[0-9]+)?$"
+
+
 def csv_bytes(table: pl.DataFrame) -> bytes:
-    """Return a table as a CSV file without formulas; lists become text with semicolons."""
+    """Return a table as a CSV file without formulas; lists become text with semicolons.
+
+    Cells that a spreadsheet would take for a formula get an apostrophe; numbers with a sign do not.
+    """
     import io
 
     import polars as pl
@@ -38,7 +44,10 @@ def csv_bytes(table: pl.DataFrame) -> bytes:
     ]
     flattened = table.with_columns(flat)
     plain = [
-        pl.when(pl.col(name).str.contains(r"^[=+\-@\t\r]")).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        pl.when(pl.col(name).str.contains(_FORMULA) & ~pl.col(name).str.contains(_NUMBER))
+        .then("'" + pl.col(name))
+        .otherwise(pl.col(name))
+        .alias(name)
         for name, dtype in flattened.schema.items()
         if dtype == pl.String
     ]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headwater.commands import encoders, heads, manifest, predict, report, retrieval, serve, store, training
+from headwater.commands import encoders, heads, manifest, predict, report, retrieval, serve, store, text, training
 from headwater.commands.help import Command, write_families, write_help
 from headwater.commands.output import DEBUG, fail
 
@@ -25,6 +25,7 @@ COMMANDS = {
         "doctor": store.doctor,
         "encoders": encoders.encoders,
         "manifest": manifest.manifest,
+        "text": text.text,
     },
     "Store": {
         "tiles": store.tiles,

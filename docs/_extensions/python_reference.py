@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 FAMILIES = {
     "Fill and read a store": [
         *("embed", "encode", "import_features", "export_features", "open_store", "info", "verify", "repair", "gc"),
-        *("index", "torch_dataset", "manifest", "samples"),
+        *("index", "torch_dataset", "manifest", "tiles", "text", "samples"),
     ],
     "Fit and test": ["fit_head", "fit_separately", "sweep", "zero_shot", "fine_tune", "contrast"],
     "Judge": ["evaluate", "compare", "table", "cohort", "plot", "plot_systems", "report", "explain", "open_run"],

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headwater.api.contrast import contrast
     from headwater.api.dataset import torch_dataset
     from headwater.api.demo import DemoResult, demo
+    from headwater.api.demo_mammography import MammographyDemo
     from headwater.api.doctor import DoctorReport, doctor
     from headwater.api.embed import Embedded, embed
     from headwater.api.encode import encode
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from headwater.api.similar import Hit, hit_lines, similar
     from headwater.api.sweep import Sweep, sweep
     from headwater.api.table import Table, table
+    from headwater.api.text import WrittenTexts, text
     from headwater.api.tiles import TilesTable, tiles
     from headwater.api.zero_shot import zero_shot
     from headwater.experiment.contrast import Contrasted
@@ -67,6 +69,7 @@ __all__ = [
     "Imported",
     "IndexSummary",
     "MadeManifest",
+    "MammographyDemo",
     "Predicted",
     "Repaired",
     "ReplacedSamples",
@@ -77,6 +80,7 @@ __all__ = [
     "Sweep",
     "Table",
     "TilesTable",
+    "WrittenTexts",
     "audit",
     "bundle",
     "cohort",
@@ -109,6 +113,7 @@ __all__ = [
     "similar",
     "sweep",
     "table",
+    "text",
     "tiles",
     "torch_dataset",
     "verify",
@@ -126,6 +131,7 @@ _PLACES = {
     **dict.fromkeys(("Contrasted", "contrast"), "headwater.api.contrast"),
     "torch_dataset": "headwater.api.dataset",
     **dict.fromkeys(("DemoResult", "demo"), "headwater.api.demo"),
+    "MammographyDemo": "headwater.api.demo_mammography",
     **dict.fromkeys(("DoctorReport", "doctor"), "headwater.api.doctor"),
     **dict.fromkeys(("Embedded", "embed"), "headwater.api.embed"),
     "encode": "headwater.api.encode",
@@ -149,6 +155,7 @@ _PLACES = {
     **dict.fromkeys(("Sweep", "sweep"), "headwater.api.sweep"),
     **dict.fromkeys(("Table", "table"), "headwater.api.table"),
     **dict.fromkeys(("TilesTable", "tiles"), "headwater.api.tiles"),
+    **dict.fromkeys(("WrittenTexts", "text"), "headwater.api.text"),
     "zero_shot": "headwater.api.zero_shot",
     "read_mapping": "headwater.samples.label_names",
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from headwater._about import KEY, About, about_file
 from headwater._tables import csv_bytes
 from headwater._writable import require_writable
 from headwater.errors import InputError
@@ -37,3 +38,39 @@ def write_table(table: pl.DataFrame, path: Path) -> None:
         table.write_parquet(data)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.getvalue())
+
+
+def write_manifest(table: pl.DataFrame, about: About, path: Path) -> None:
+    """Write a table, and what is known of it: in a Parquet file itself, or in a file beside a CSV file."""
+    if path.suffix == ".csv":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about_file(path).write_text(about.to_json(), encoding="utf-8")  # first: no table without its outcomes
+        write_table(table, path)
+        return
+    data = io.BytesIO()
+    table.write_parquet(data, metadata={KEY: about.to_json()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.getvalue())
+
+
+def placed(images: pl.Series, root: Path, base: Path | None) -> pl.Series:
+    """Return paths of images as they are written in a manifest in another folder.
+
+    Parameters
+    ----------
+    images
+        Paths relative to ``root``, or absolute ones, which stay; null where there is none.
+    root
+        The folder that they are relative to.
+    base
+        The folder of the manifest: paths are relative to it if ``root`` is this folder or below it, and else absolute.
+    """
+    start = root.as_posix()
+    if base is not None and (root == base or base in root.parents):
+        start = root.relative_to(base).as_posix()
+    prefix = "" if start == "." else f"{start.rstrip('/')}/"
+    path = pl.col(images.name)
+    there = pl.when(path.str.starts_with("/")).then(path).otherwise(pl.lit(prefix) + path)
+    # a spreadsheet takes a cell that begins so for a formula
+    safe = pl.when(there.str.contains(r"^[=+\-@]")).then(pl.lit("./") + there).otherwise(there)
+    return images.to_frame().select(safe.alias(images.name))[images.name]

@@ -1,4 +1,4 @@
-"""demo: all main commands on synthetic images, without a network."""
+"""demo: all main commands on synthetic images of tissue, or of mammograms, without a network."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+from headwater._checks import one_of
 from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
 from headwater._writable import require_writable
+from headwater.api.demo_mammography import N_PATIENTS, MammographyDemo, demonstrate
 from headwater.api.embed import embed
 from headwater.api.fine_tune import fine_tune
 from headwater.api.fit import fit_head
@@ -25,6 +27,7 @@ from headwater.runs.printed import plus_minus, positive_lines
 from headwater.runs.run import Run
 from headwater.sources.synthetic import make_histology
 
+DemoKind = Literal["histology", "mammography"]
 INPUTS = {
     "image": ["texture/image"],
     "text": ["ngram/text"],
@@ -128,17 +131,25 @@ class DemoResult(Shown):
 
 
 def demo(
-    out: str | Path, *, n_patients: int = 24, seed: int = 0, progress: Progress | bool | None = None
-) -> DemoResult:
-    """Make a small synthetic histology set, embed its images and captions, fit heads, and find similar cases.
+    out: str | Path,
+    *,
+    kind: DemoKind = "histology",
+    n_patients: int | None = None,
+    seed: int = 0,
+    progress: Progress | bool | None = None,
+) -> DemoResult | MammographyDemo:
+    """Make a small synthetic set of images and texts, embed both, and fit heads.
 
     Parameters
     ----------
     out
         The folder to write: ``images/``, ``manifest.csv``, ``demo.hw``, ``runs/`` and, if matplotlib is installed,
         ``report.html``. The folder of an earlier demonstration is replaced.
+    kind
+        ``histology``, with captions, a ladder of methods, and similar cases; or ``mammography``, with sentences from
+        metadata, and an ablation of them.
     n_patients, seed
-        Number of patients, and random seed of the images.
+        Number of patients, and random seed of the images. Default: 24 patients, or 60 for mammography.
     progress
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
 
@@ -148,6 +159,7 @@ def demo(
         When ``out`` holds something else.
     """
     say = progress_to(progress)
+    one_of("--kind", kind, get_args(DemoKind))
     folder = require_writable(out)
     marker = folder / "made-by-headwater-demo"
     if (folder.is_dir() and any(folder.iterdir()) and not marker.exists()) or folder.is_file():
@@ -155,6 +167,13 @@ def demo(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     marker.touch()
+    if kind == "mammography":
+        return demonstrate(folder, N_PATIENTS if n_patients is None else n_patients, seed, say)
+    return _histology(folder, 24 if n_patients is None else n_patients, seed, say)
+
+
+def _histology(folder: Path, n_patients: int, seed: int, say: Callable[[str], None]) -> DemoResult:
+    """Make stained tissue with captions, embed both, fit heads, and find similar cases."""
     say("making synthetic histology images")
     manifest = make_histology(folder, n_patients=n_patients, seed=seed)
     store = folder / "demo.hw"

@@ -36,6 +36,7 @@ from headwater.experiment.apply import SavedHead, name_of
 from headwater.experiment.fit import counts_of, flow_in
 from headwater.experiment.leakage import require_reason
 from headwater.experiment.prompts import SEES
+from headwater.experiment.template_texts import other_template
 from headwater.experiment.trained_on import shared_with
 from headwater.heads.base import on_device
 from headwater.runs.foreign import reads_runs
@@ -178,6 +179,9 @@ def evaluate(
         found = of_outcome(outcome, truth, resampling.groups, [at], level)
         metrics["kaplan_meier"] = {"chosen_on": "out-of-fold risks of the samples that the head was fitted on", **found}
     metrics |= counts_of(truth, classes, rows.columns, protocol, rows.missing, "--map", len(labels), say)
+    for line in (others := other_template(fitted.metrics, opened)):
+        say(f"warning: {line}")
+    metrics["warnings"] += others
     metrics |= positive_section(which)
     flow = replace(selection, bags=fitted.config.get("bags"))
     metrics["flow"] = flow_in(opened, rows.data, flow, protocol.groups or protocol.per)

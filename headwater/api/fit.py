@@ -18,7 +18,7 @@ from headwater._writable import require_writable
 from headwater.errors import HeadwaterError, InputError
 from headwater.evaluate.fold_means import natural
 from headwater.evaluate.options import Protocol
-from headwater.experiment.fit import FitOptions, labels_of
+from headwater.experiment.fit import Controls, FitOptions, labels_of
 from headwater.experiment.head import HeadChoice
 from headwater.runs.families import FAMILY
 from headwater.runs.run import Run
@@ -37,7 +37,7 @@ def fit_head(
     head: str | None = None,
     params: Mapping[str, Any] | None = None,
     prompts: str | Path | None = None,
-    controls: bool = False,
+    controls: Controls = None,
     keep_folds: bool = False,
     device: Device = "auto",
     allow_leakage: str | None = None,
@@ -68,7 +68,9 @@ def fit_head(
         A TOML file with the texts of each class, for heads that compare images with texts, such as ``tip-adapter``;
         see `headwater.heads.read_prompts`. Prompts that the store lacks are embedded and stored.
     controls
-        Also evaluate, on the same splits, each input alone, shuffled inputs, and random features.
+        Also evaluate, on the same splits, each input alone, shuffled inputs, and random features; with ``"ablation"``
+        also the texts of a template (`text`) without each of its columns. By default each input alone and shuffled
+        pairs, where such texts are fused with other inputs, and else nothing.
     keep_folds
         Write the heads of the folds too, so that `evaluate` reports how each of them does on another data set.
     device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from headwater._about import KEY, About, about_file
+from headwater._about import About
 from headwater._alike import alike_line
 from headwater._shown import Shown
 from headwater._words import counted
-from headwater.api._table_files import table_file, write_table
+from headwater.api._table_files import placed, table_file, write_manifest
 from headwater.errors import InputError
 from headwater.sources._types import is_identifier
 from headwater.sources.known import KINDS, Asked, Count, read_known
@@ -149,10 +148,10 @@ def manifest(
     root = Path(os.path.abspath(folder))  # noqa: PTH100  (links stay as they were named)
     base = None if target is None else Path(os.path.abspath(target)).parent  # noqa: PTH100
     files = [name for name in ("image", "mask") if name in table.columns]
-    table = table.with_columns(_placed(table[name], root, base) for name in files)
+    table = table.with_columns(placed(table[name], root, base) for name in files)
     made = MadeManifest(kind, str(folder), table, found.counts, about, target)
     if target is not None:
-        _write(table, about, target)
+        write_manifest(table, about, target)
     return made
 
 
@@ -190,28 +189,3 @@ def _with_groups(about: About, table: pl.DataFrame, known: Sequence[str]) -> Abo
     said = [line for line in about.warnings if not new or "--columns-from" not in line]
     said += [line for name in new for line in alike_line(table[name], name)]
     return replace(about, groups=(*about.groups, *new), warnings=tuple(said))
-
-
-def _placed(images: pl.Series, root: Path, base: Path | None) -> pl.Series:
-    """Return paths relative to ``root`` as paths relative to ``base`` if they lie below it, else as absolute paths."""
-    start = root.as_posix()
-    if base is not None and (root == base or base in root.parents):
-        start = root.relative_to(base).as_posix()
-    prefix = "" if start == "." else f"{start.rstrip('/')}/"
-    name = images.name
-    placed = pl.lit(prefix) + pl.col(name)
-    # a spreadsheet takes a cell that begins so for a formula
-    safe = pl.when(placed.str.contains(r"^[=+\-@]")).then(pl.lit("./") + placed).otherwise(placed)
-    return images.to_frame().select(safe.alias(name))[name]
-
-
-def _write(table: pl.DataFrame, about: About, target: Path) -> None:
-    if target.suffix == ".csv":
-        target.parent.mkdir(parents=True, exist_ok=True)
-        about_file(target).write_text(about.to_json(), encoding="utf-8")  # first: no table without its outcomes
-        write_table(table, target)
-        return
-    data = io.BytesIO()
-    table.write_parquet(data, metadata={KEY: about.to_json()})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data.getvalue())

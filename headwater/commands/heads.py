@@ -75,11 +75,20 @@ def fit_head(
         bool, option("--keep-folds", panel=o.OUTPUT, help="Keep the heads of the folds too, for evaluate.")
     ] = False,
     controls: Annotated[
+        bool | None,
+        option(
+            "--controls/--no-controls",
+            panel=o.REPORT,
+            help="Also evaluate each input alone, shuffled inputs and random ones, on the same splits. Default: the "
+            "first two, where texts from a template are fused with other inputs.",
+        ),
+    ] = None,
+    text_ablation: Annotated[
         bool,
         option(
-            "--controls",
+            "--text-ablation",
             panel=o.REPORT,
-            help="Also evaluate each input alone, shuffled inputs and random ones, on the same splits.",
+            help="The same, and texts from a template without each of its columns, embedded again.",
         ),
     ] = False,
     device: o.Device = "auto",
@@ -107,7 +116,7 @@ def fit_head(
         "head": head,
         "params": params_of(set_ or []),
         "prompts": prompts,
-        "controls": controls,
+        "controls": "ablation" if text_ablation else controls,
         "keep_folds": keep_folds,
         "device": device,
         "allow_leakage": allow_leakage,

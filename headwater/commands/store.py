@@ -16,6 +16,13 @@ KINDS = "clip-retrieval folder, .npy, .npz, .h5, .pt, .safetensors, .parquet or 
 
 def demo(
     out: Annotated[Path, option(panel=o.OUTPUT, metavar="DIR", help="Where to write it.")] = Path("headwater-demo"),
+    kind: Annotated[
+        Literal["histology", "mammography"],
+        option(panel=o.DATA, help="Stained tissue with captions, or mammograms with sentences from metadata."),
+    ] = "histology",
+    patients: Annotated[
+        int | None, option(panel=o.DATA, min=4, metavar="N", help="Number of patients. Default: 24, or 60.")
+    ] = None,
     seed: o.Seed = 0,
 ) -> None:
     """Try everything once on made-up images, without a network.
@@ -24,10 +31,11 @@ def demo(
 
     Example:
       headwater demo --out headwater-demo
+      headwater demo --kind mammography --out mammography-demo
     """
     from headwater import api
 
-    result = api.demo(out, seed=seed, progress=True)
+    result = api.demo(out, kind=kind, n_patients=patients, seed=seed, progress=True)
     print("\n".join(["", *result.lines(), ""]))
 
 

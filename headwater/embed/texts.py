@@ -60,6 +60,29 @@ def features_of_texts(
         When a text could not be embedded, or the encoder does not encode texts.
     """
     contents, place = unique_texts(texts)
+    features, rows = embed_texts(
+        store, name, contents, weights=weights, device=device, trust_remote_code=trust_remote_code
+    )
+    scale = features.spec.logit_scale
+    return features.pooled[rows[place]].astype(np.float64), DEFAULT_LOGIT_SCALE if scale is None else scale
+
+
+def embed_texts(
+    store: Store,
+    name: str,
+    contents: Sequence[Content],
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> tuple[Features, NDArray[np.int64]]:
+    """Embed and store the texts that the features ``name`` lack; return the features, and the row of each text.
+
+    Raises
+    ------
+    StoreError
+        When a text could not be embedded, or the encoder does not encode texts.
+    """
     features = store.features(name) if name in store.feature_names() else None
     rows = np.full(len(contents), -1) if features is None else _rows_of(features, contents)
     if features is None or (rows < 0).any():
@@ -71,11 +94,10 @@ def features_of_texts(
         fill(features, encoder, contents)
         features = features.refresh()
         rows = _rows_of(features, contents)
-    failed = [contents[i].source for i in np.flatnonzero(rows < 0)]
+    failed = [contents[int(i)].source for i in np.flatnonzero(rows < 0)]
     if failed:
         raise StoreError(f"{name}: {len(failed)} texts could not be embedded, for example {failed[0]!r}.")
-    scale = features.spec.logit_scale
-    return features.pooled[rows[place]].astype(np.float64), DEFAULT_LOGIT_SCALE if scale is None else scale
+    return features, rows
 
 
 def features_of_query(

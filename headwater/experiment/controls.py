@@ -1,4 +1,4 @@
-"""Controls of a run, on the same splits: each input alone, shuffled inputs, and random features."""
+"""Controls of a run, on the same splits: each input alone, shuffled, random, or without one of a text's covariates."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ class Control:
     Attributes
     ----------
     kind
-        ``alone``, ``shuffled`` or ``random``.
+        ``alone``, ``shuffled``, ``random`` or ``without``.
     chosen
         The head.
     parts
         Its inputs.
+    column
+        For ``without``: the column that the texts do not say.
     """
 
     kind: str
     chosen: HeadChoice
     parts: Mapping[str, Any]
+    column: str | None = None
 
 
 def run_controls(
-    chosen: HeadChoice,
-    parts: Mapping[str, Any],
+    controls: Mapping[str, Control],
     outcome: Outcome,
     y: NDArray[Any],
     groups: NDArray[Any] | None,
-    seed: int,
     evaluate: Evaluate,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -55,21 +56,20 @@ def run_controls(
 
     Parameters
     ----------
-    chosen, parts
-        The head of the run, and its inputs by name.
+    controls
+        By name.
     outcome, y, groups
         The outcome of the run, its labels, and the groups to resample for intervals; None to resample samples.
-    seed
-        Seed for shuffling and for random features.
     evaluate
         Evaluates a head on inputs, on the splits of the run.
     say
         Called with a line about each step.
     """
     found: dict[str, Any] = {}
-    for name, control in _controls(chosen, parts, seed).items():
+    for name, control in controls.items():
         lacking = [n for n, X in control.parts.items() if control.kind == "alone" and _lacks_some(X)]
         what = {"kind": control.kind, "head": control.chosen.kind, "inputs": list(control.parts)}
+        what |= {} if control.column is None else {"column": control.column}
         if lacking:
             found[name] = {**what, "not_made": f"some samples have no {lacking[0]}"}
             continue
@@ -85,7 +85,16 @@ def run_controls(
     return found
 
 
-def _controls(chosen: HeadChoice, parts: Mapping[str, Any], seed: int) -> dict[str, Control]:
+def controls_of(chosen: HeadChoice, parts: Mapping[str, Any], seed: int) -> dict[str, Control]:
+    """Return the controls of a run by name: each input alone, if there are several; shuffled inputs; random features.
+
+    Parameters
+    ----------
+    chosen, parts
+        The head of the run, and its inputs by name.
+    seed
+        Seed for shuffling and for random features.
+    """
     several = len(parts) > 1
     of_one = chosen.instead(LONE) if chosen.head().least_inputs > 1 else chosen
     out: dict[str, Control] = {}

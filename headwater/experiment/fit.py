@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,11 @@ from headwater.evaluate.novelty import Reference, fit_reference
 from headwater.evaluate.options import Protocol
 from headwater.evaluate.positive import Positive
 from headwater.evaluate.shots import few_shots
-from headwater.experiment.controls import run_controls
+from headwater.experiment.controls import Control, controls_of, run_controls
 from headwater.experiment.head import HeadChoice
 from headwater.experiment.leakage import Leakage, check_leakage, require_reason, shared_images
 from headwater.experiment.prompts import SEES, texts_for
+from headwater.experiment.template_texts import TemplateTexts
 from headwater.runs.metrics import kind_of, metrics_of, trials_of
 from headwater.runs.positive import positive_section
 from headwater.runs.predictions import RowColumns, names_key, predictions_of
@@ -54,6 +55,10 @@ from headwater.samples.vectors import vectors_of
 from headwater.samples.views import views_of
 from headwater.store import Data, Store
 
+Controls = bool | Literal["ablation"] | None
+"""Which controls are made: all or none; ``"ablation"`` for all, and one without each covariate of the texts; None for
+inputs alone and shuffled pairs, where texts from a template are fused with other inputs."""
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -65,7 +70,7 @@ class FitOptions:
     params: Mapping[str, Any]
     protocol: Protocol
     selection: Selection
-    controls: bool = False
+    controls: Controls = False
     keep_folds: bool = False
     allow_leakage: str | None = None
     prompts: str | Path | None = None
@@ -74,6 +79,8 @@ class FitOptions:
         """Raise `InputError` for invalid options, before the store is read."""
         self.protocol.refuse()
         require_reason(self.allow_leakage)
+        if not isinstance(self.controls, bool | None) and self.controls != "ablation":
+            raise InputError(f"controls must be True, False, None or 'ablation', but is {self.controls!r}.")
         for option, given in (("--label-separator", self.selection.label_separator), ("--merge", self.selection.merge)):
             if self.protocol.task in WITHOUT_CLASSES and given:
                 what = "numbers" if self.protocol.regression else "risks"
@@ -102,7 +109,14 @@ class FitOptions:
             rule = selection.rule(labels, protocol, store.roles.id)
             known = labels_there(rule.tidied(store.samples), labels, selection.label_separator)
             selection = replace(selection, merge=with_others(selection.merge, known))
-        return FitPlan(store, replace(self, labels=labels, protocol=protocol, selection=selection), what)
+        texts = TemplateTexts.behind(store, what.names)
+        if texts is not None:
+            texts.refuse_label(labels, sql, self.allow_leakage)
+        elif self.controls == "ablation":
+            raise InputError(
+                "--text-ablation needs texts that a template made among --features (headwater text, then embed --text)."
+            )
+        return FitPlan(store, replace(self, labels=labels, protocol=protocol, selection=selection), what, texts)
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class FitPlan:
     store: Store
     asked: FitOptions
     what: Wanted
+    texts: TemplateTexts | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -170,12 +185,40 @@ class FitPlan:
         rows = self._rows(say)
         splits = splits_of(rows.y, rows.columns, self.asked.protocol)
         leakage = _checked_leakage(self, rows, splits, say)
+        rows = self._with_template(rows, say)
         fitted = self._fitted(rows, splits, inner_always, say)
         run = self._reported(target, rows, fitted, leakage, say)
         if for_new_cases and target is not None:
             run = replace(run, reference=self._reference(rows))
         run = replace(run, cost={"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory()})
         return write_run(target, run, self.asked.head.kind)
+
+    def _with_template(self, rows: LabelledRows, say: Progress) -> LabelledRows:
+        """Say what the texts of a template are made from, and warn if their missing values alone predict something."""
+        if self.texts is None:
+            return rows
+        samples, row = samples_behind(self.store, self.what, self.asked.selection.where, rows.data)
+        y = rows.y[:, 1] if self.asked.protocol.survival else rows.y
+        whole, label = rows.columns.whole, self.asked.labels[-1]
+        groups = None if whole is None else whole[row]
+        section, warnings = self.texts.section(samples.table, label, y[row], groups, self.asked.protocol.by, say)
+        return replace(rows, template=section, warnings=[*rows.warnings, *warnings])
+
+    def _controls(self, chosen: HeadChoice, rows: LabelledRows, say: Progress) -> dict[str, Control]:
+        """Return the controls of the run, by name."""
+        asked, parts, of = self.asked.controls, parts_of(rows.data), ("alone", "shuffled")
+        if asked is False or (asked is None and (self.texts is None or len(parts) < 2)):
+            return {}
+        found = controls_of(chosen, parts, self.asked.protocol.seed)
+        if asked is None:
+            return {name: control for name, control in found.items() if control.kind in of}
+        if asked == "ablation" and self.texts is not None:
+            for column, store in self.texts.without_each(self.store, say).items():
+                data = replace(self, store=store)._rows(silent).data
+                if data.ids.tolist() != rows.data.ids.tolist():
+                    raise InputError(f"--text-ablation: without {column}, other samples have texts. Report this.")
+                found[f"without {column}"] = Control("without", chosen, parts_of(data), column)
+        return found
 
     def _reference(self, rows: LabelledRows) -> Reference | None:
         """Return the distances of left-out rows; None for too few."""
@@ -243,12 +286,9 @@ class FitPlan:
             names=rows.names,
             resampling=rows.resampling,
         )
-        controls = None
-        if asked.controls:
-            controls = run_controls(
-                chosen, parts, decisions.outcome, rows.y, columns.whole, protocol.seed, of_control, say
-            )
-        return Fitted(X, outcome, decisions, described_as, controls)
+        asked_for = self._controls(chosen, rows, say)
+        found = run_controls(asked_for, decisions.outcome, rows.y, columns.whole, of_control, say)
+        return Fitted(X, outcome, decisions, described_as, found or None)
 
     def _reported(
         self, target: Path | None, rows: LabelledRows, fitted: Fitted, leakage: Leakage, say: Progress
@@ -272,6 +312,8 @@ class FitPlan:
         metrics["leakage"] = leakage
         if head.transductive:
             metrics["transduction"] = {"sees": SEES}
+        if rows.template is not None:
+            metrics["text_template"] = rows.template
         if fitted.controls is not None:
             metrics["controls"] = fitted.controls
         words = [str(c) for c in classes]
@@ -324,6 +366,8 @@ class LabelledRows:
         Anomalies in the features.
     grades
         For an ordinal task: the classes from the lowest to the highest.
+    template
+        What is known of the template that made the texts, for ``metrics.json``; None if none did.
     """
 
     data: Data
@@ -334,6 +378,7 @@ class LabelledRows:
     positive: Positive | None
     warnings: list[str]
     grades: list[Any] | None = None
+    template: dict[str, Any] | None = None
 
     @property
     def class_names(self) -> list[Any]:

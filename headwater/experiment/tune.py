@@ -30,6 +30,7 @@ from headwater.evaluate.paired import Paired
 from headwater.experiment.fit import LabelledRows, counts_of, of_samples_behind, splits_of
 from headwater.experiment.head import HeadChoice
 from headwater.experiment.leakage import Leakage, check_leakage, require_reason
+from headwater.experiment.template_texts import refuse_said
 from headwater.experiment.tune_folds import FoldPlan, FoldTraining, TunedFolds, TuningData
 from headwater.finetune.features import EncodedInput, make
 from headwater.finetune.options import Training, beside, hashed, memory_advice, progress_of
@@ -59,6 +60,7 @@ from headwater.samples.selection import Selection
 from headwater.samples.stated import texts_that_state
 from headwater.samples.vectors import joined
 from headwater.samples.views import views_of
+from headwater.sources.template import parse_template
 from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
 
 SAVED = "trained on all samples except those held out for early stopping; no reported metric is for this head"
@@ -142,6 +144,9 @@ class TunePlan:
         tokens = head.takes_tokens and not selection.in_bags and not pooled
         manifest, table = read_samples(self.manifest, self.encoders.columns, selection.where, self.label_sql)
         protocol = require_columns(table, self.labels, self.protocol, selection)
+        if manifest.text is not None and manifest.text in manifest.about.texts:
+            said = parse_template(manifest.about.texts[manifest.text].template, f"{self.manifest}").reads
+            refuse_said(manifest.text, said, self.labels, self.label_sql, self.allow_leakage)
         encoders = load_encoders(self.encoders, manifest, self.training, tokens=tokens)
         inputs, samples = read_contents(manifest, encoders, self.training.modes, self.training.workers, say)
         if len(inputs) < head.least_inputs and selection.views is None:

@@ -87,6 +87,9 @@ def run_lines(metrics: Mapping[str, Any], separator: str | None = None) -> list[
     out += decision_lines(metrics, n_folds, main)
     out += edge_lines(metrics.get("selection") or {})
     out += lines_of_texts((metrics.get("leakage") or {}).get("texts"))
+    if "text_template" in metrics:
+        made = metrics["text_template"]
+        out.append(f"texts of {made['column']} say {', '.join(made['columns'])} (template {made['digest'][:8]})")
     if "controls" in metrics:
         out += ["", *control_lines(metrics)]
     if "ablation" in metrics:

@@ -13,6 +13,7 @@ from headwater.sources.manifest import (
     read_text_table,
 )
 from headwater.sources.synthetic import make_histology
+from headwater.sources.synthetic_mammograms import make_mammography
 from headwater.sources.vectors import FORMATS, Vectors, modalities_of, read_vectors
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "is_dicom_file",
     "load_bytes",
     "make_histology",
+    "make_mammography",
     "modalities_of",
     "plain",
     "read_image",

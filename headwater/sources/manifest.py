@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -232,6 +232,28 @@ def read_table(path: Path, id: str | None = None) -> pl.DataFrame:
         known = f" ({why})" if (why := why_not_found(path)) else ""
         raise ManifestNotFound(f"table not found: {path}{known}. Give a CSV, TSV, Parquet or JSON-lines file.")
     return _read_file(path, {"id": id, "image": None, "text": None}, strict=False)[0]
+
+
+def read_rows(path: str | os.PathLike[str], id: str | None = None) -> Manifest:
+    """Read a manifest whose rows need neither image nor text; else as `read_manifest` does.
+
+    Raises
+    ------
+    ManifestNotFound, ManifestError
+        As `read_manifest` does, and for a folder.
+    """
+    path = Path(path)
+    require_utf8_names([str(path.absolute())], path)
+    if path.is_dir():
+        raise ManifestError(f"{path} is a folder. Give a CSV, TSV, Parquet or JSON-lines file.")
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ManifestNotFound(f"manifest not found: {path}.{nearest(path.name, siblings)}")
+    table, about = _read_file(path, {"id": id, "image": None, "text": None}, strict=False)
+    if table.is_empty():
+        raise ManifestError(f"{path}: the manifest has no rows")
+    found = as_manifest(table, path, path.absolute().parent, id)
+    return replace(found, about=about.of(found.table.columns))
 
 
 def as_manifest(table: pl.DataFrame, path: Path, root: Path, id: str | None = None) -> Manifest:

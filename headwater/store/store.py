@@ -211,6 +211,20 @@ class Store:
         other.defined = {**self.defined, **sql}
         return other
 
+    def with_texts(self, texts: pl.Series, keys: pl.Series) -> Store:
+        """Return the store with other texts of its samples. Nothing is written.
+
+        Parameters
+        ----------
+        texts, keys
+            The text of each sample, in the column of texts, and its key (32 hex digits); null for a sample without one.
+        """
+        other = copy(self)
+        other.__dict__.pop("_table", None)
+        table = self._samples.table.with_columns(texts.alias(str(self.roles.text)), keys.alias(KEY_COLUMNS["text"]))
+        other.__dict__["_samples"] = replace(self._samples, table=table)
+        return other
+
     @property
     def roles(self) -> Roles:
         """The columns of ids, images and texts."""

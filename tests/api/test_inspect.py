@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from headwater.api import demo, info, open_run, verify
+from headwater.errors import InputError
 from headwater.store import create_store, open_store
 
 
@@ -123,3 +124,30 @@ def test_demo(tmp_path):
     lines = "\n".join(result.lines())
     for words in ("image + text", "accuracy", "Most similar to", "±", "headwater serve", "report"):
         assert words in lines
+
+
+@pytest.mark.usefixtures("quick_texture")
+def test_demo_of_mammograms(tmp_path, command):
+    """The demonstration on mammograms makes texts, three runs with an ablation, and says what missing values tell."""
+    done = command("demo", "--kind", "mammography", "--patients", "8", "--out", tmp_path / "demo")
+    assert done.status == 0, done.err
+    for words in ("32 synthetic mammograms", "image + text", "without family_history", "shuffled pairs", "Next steps"):
+        assert words in done.out
+    runs = {name: open_run(tmp_path / "demo" / "runs" / name) for name in ("image", "text", "image-and-text")}
+    controls = runs["image-and-text"].metrics["controls"]
+    assert [part["column"] for part in controls.values() if part["kind"] == "without"] == [
+        *("age", "density", "implant", "family_history", "previous_biopsy"),
+    ]
+    assert runs["text"].metrics["text_template"]["column"] == "report"
+    assert verify(tmp_path / "demo" / "demo.hw") == []
+    again = demo(tmp_path / "demo", kind="mammography", n_patients=8)
+    assert {name: run.metrics["mean"] for name, run in again.runs.items()} == {
+        name.replace("-and-", " + "): run.metrics["mean"] for name, run in runs.items()
+    }
+
+
+def test_demo_of_something_else(tmp_path):
+    """An unknown kind of demonstration is refused before a folder is made."""
+    with pytest.raises(InputError, match="There are: histology, mammography"):
+        demo(tmp_path / "demo", kind="mamography")
+    assert not (tmp_path / "demo").exists()

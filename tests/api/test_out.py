@@ -61,6 +61,7 @@ VERBS = {
         store, features="gone/image", label="label", out=out
     ),
     "similar": lambda store, run, out: api.similar(store, features="gone/image", id="gone", out=out),
+    "text": lambda store, run, out: api.text("gone.csv", template="gone.toml", out=out),
     "manifest": lambda store, run, out: api.manifest("folder", "gone", out=out),
     "tiles": lambda store, run, out: api.tiles("gone.svs", out),
     "export": lambda store, run, out: api.export_features(store, out, features="gone/image"),

@@ -147,6 +147,9 @@ def _features(one: Subject) -> list[str]:
         )
         if steps := preprocessing_words(spec):
             out.append(f"Before that it is prepared: {steps}")
+    if made := one.metrics.get("text_template"):
+        columns = ", ".join(map(str, made["columns"]))
+        out.append(f"The texts were written by a template (digest {made['digest'][:8]}), from the columns {columns}")
     return out
 
 
