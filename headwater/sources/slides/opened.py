@@ -51,6 +51,7 @@ _before_forks: list[_Opened] = []
 def _in_child() -> None:
     """Start anew in a forked process: its parent's handles share a position in the file with the parent's.
 
+    A fork while another thread reads may leave a lock of OpenSlide itself held for ever: fork before, or spawn.
     They are kept, since closing them here could wait for a lock that another thread held at the fork.
     """
     global _opened
