@@ -21,9 +21,9 @@ from headwater.sources.known._found import Asked, Count, Known, by_value, nothin
 from headwater.sources.known._groups import read_groups
 
 LABELS = {"n": "Normal", "b": "Benign", "is": "InSitu", "iv": "Invasive"}
-FILE = r"/(?:Normal|Benign|InSitu|Invasive)/(?P<id>(?P<code>n|b|is|iv)\d{3})\.tiff?$"
-TEST = r"(?i:test)[^/]*/(?:[^/]+/)*(?P<id>test\d{1,3})\.tiff?$"
-NAME = r"^(?:.*/)?((?:n|b|is|iv)\d{3})(?:\.tiff?)?$"
+FILE = r"/(?:Normal|Benign|InSitu|Invasive)/(?P<id>(?P<code>n|b|is|iv)\d{3})\.(?i:tiff?)$"
+TEST = r"(?i:test)[^/]*/(?:[^/]+/)*(?P<id>test\d{1,3})\.(?i:tiff?)$"
+NAME = r"^(?:.*/)?((?:n|b|is|iv)\d{3})(?:\.(?i:tiff?))?$"
 MOST = 1 << 20
 """Most bytes of the list of labels, which has 400 lines."""
 TRUTH = "microscopy_ground_truth.csv"

@@ -34,8 +34,8 @@ COLUMNS = (
 )
 MORE = ("mass shape", "mass margins", "calc type", "calc distribution")
 FOLDER = r"(?:Mass|Calc)-(?:Training|Test)_P_\d{5}_(?:LEFT|RIGHT)_(?:CC|MLO)"
-FILE = rf"/(?P<folder>{FOLDER})(?P<number>_\d+)?/(?:[^/]+/)*[^/]+\.(?:dcm|png|jpg|jpeg|tif|tiff)$"
-OF_SERIES = r"/(?P<series>[0-9]+(?:\.[0-9]+){5,})/[^/]+\.(?:dcm|png|jpg|jpeg|tif|tiff)$"
+FILE = rf"/(?P<folder>{FOLDER})(?P<number>_\d+)?/(?:[^/]+/)*[^/]+\.(?i:dcm|png|jpg|jpeg|tif|tiff)$"
+OF_SERIES = r"/(?P<series>[0-9]+(?:\.[0-9]+){5,})/[^/]+\.(?i:dcm|png|jpg|jpeg|tif|tiff)$"
 PATHOLOGY = {"MALIGNANT": 1, "BENIGN": 0, "BENIGN_WITHOUT_CALLBACK": 0}
 
 

@@ -15,8 +15,8 @@ from headwater.sources._listing import Files
 from headwater.sources.known._files import read_columns
 from headwater.sources.known._found import Asked, Count, Known, nothing, once
 
-FILE = r"(?:^|/)(?P<id>(?P<part>train|testA|testB)_\d{1,3})\.(?:bmp|png|jpg|jpeg|tif)$"
-MASK = r"(?:^|/)(?P<id>(?:train|testA|testB)_\d{1,3})_anno\.(?:bmp|png|tif)$"
+FILE = r"(?:^|/)(?P<id>(?P<part>train|testA|testB)_\d{1,3})\.(?i:bmp|png|jpg|jpeg|tif)$"
+MASK = r"(?:^|/)(?P<id>(?:train|testA|testB)_\d{1,3})_anno\.(?i:bmp|png|tif)$"
 TABLE = "Grade.csv"
 GRADE, GRADE_2015 = "grade (GlaS)", "grade (Sirinukunwattana et al. 2015)"
 PUBLISHED = {

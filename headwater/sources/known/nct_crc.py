@@ -20,7 +20,7 @@ _N_TRAIN = (10407, 10566, 11512, 11557, 8896, 13536, 8763, 10446, 14317)
 _N_TEST = (1338, 847, 339, 634, 1035, 592, 741, 421, 1233)
 PUBLISHED = {TRAIN: _N_TRAIN, PLAIN: _N_TRAIN, TEST: _N_TEST}
 _CODES = "|".join(CLASSES)
-FILE = rf"/(?:{_CODES})/(?P<name>(?P<label>{_CODES})-(?P<tcga>TCGA-)?[A-Za-z0-9]+)\.(?:tif|tiff|png)$"
+FILE = rf"/(?:{_CODES})/(?P<name>(?P<label>{_CODES})-(?P<tcga>TCGA-)?[A-Za-z0-9]+)\.(?i:tif|tiff|png)$"
 SET = rf"(?:^|/)({PLAIN}|{TRAIN}|{TEST})/"
 
 

@@ -18,7 +18,7 @@ from headwater.sources.known._files import only_present, read_columns
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
-FILE = r"(?:^|/)(?P<patient>\d{1,6})[/_](?P<id>\d{3,12})\.(?:dcm|png|jpg|jpeg|tif|tiff)$"
+FILE = r"(?:^|/)(?P<patient>\d{1,6})[/_](?P<id>\d{3,12})\.(?i:dcm|png|jpg|jpeg|tif|tiff)$"
 OF_BOTH = ("site_id", "patient_id", "image_id", "laterality", "view", "age", "implant", "machine_id")
 OF_TRAIN = ("cancer", "biopsy", "invasive", "BIRADS", "density", "difficult_negative_case")
 VIEWS = {"MLO": 27_903, "CC": 26_765, "AT": 19, "LM": 10, "ML": 8, "LMO": 1}

@@ -19,7 +19,7 @@ from headwater.sources.known._files import only_present, read_columns
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
-FILE = r"/(?P<exam>[0-9a-f]{32})[/_](?P<id>[0-9a-f]{32})\.(?:dicom|dcm|png|jpg|jpeg|tif|tiff)$"
+FILE = r"/(?P<exam>[0-9a-f]{32})[/_](?P<id>[0-9a-f]{32})\.(?i:dicom|dcm|png|jpg|jpeg|tif|tiff)$"
 TABLE, FINDINGS = "breast-level_annotations.csv", "finding_annotations.csv"
 COLUMNS = (
     *("study_id", "series_id", "image_id", "laterality", "view_position", "height", "width"),
