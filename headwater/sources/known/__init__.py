@@ -156,7 +156,12 @@ def read_known(kind: str, folder: str | Path, asked: Asked | None = None) -> Kno
         raise InputError(f"--salt goes with dicom, not with {kind}. Leave it out.")
     files = Files.below(folder)
     module, _, name = this.reader.partition(":")
-    found: Known = getattr(import_module(module), name)(files, asked)
+    try:
+        found: Known = getattr(import_module(module), name)(files, asked)
+    except ManifestError as error:  # a table of this name is in another set
+        if this.sign and not files.full.str.contains(this.sign).any() and seems_to_be(files, but=kind):
+            raise ManifestError(_not_there(kind, folder, files)) from error
+        raise
     if found.table.is_empty():
         raise ManifestError(_not_there(kind, folder, files))
     twice = found.table.filter(pl.col("id").is_duplicated())["id"]

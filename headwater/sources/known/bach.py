@@ -113,10 +113,10 @@ def patients_in(path: Path) -> dict[str, str]:
 
 def _disagreeing(table: pl.DataFrame, files: Files) -> list[str]:
     """Warn if the list of labels that comes with the images says something else than their names."""
-    path = files.find(TRUTH)
-    if path is None:
+    found = files.called(TRUTH)
+    if not found:
         return []
-    rows = re.findall(r"(?m)^[ \t]*(\w{4,5})\.tif[ \t]*,[ \t]*(\w{4,10})[ \t]*$", read_words(path, MOST))
+    rows = re.findall(r"(?m)^[ \t]*(\w{4,5})\.tif[ \t]*,[ \t]*(\w{4,10})[ \t]*$", read_words(found[0], MOST))
     label_of = dict(zip(*table.select("id", "label").to_dict(as_series=False).values(), strict=True))
     differ = [name for name, label in rows if label_of.get(name, label) != label]
     if not differ:

@@ -86,12 +86,10 @@ Row = tuple[str, str, str, str, str, str, str]
 def _films(files: Files) -> tuple[Path, list[Row]] | None:
     """Return the rows of the table of findings, and its file; None if there is none."""
     for name in TABLES:
-        path = files.find(name)
-        if path is None:
-            continue
-        rows = ROW.findall(read_words(path, MOST))
-        if rows:
-            return path, rows
+        for path in files.called(name):
+            rows = ROW.findall(read_words(path, MOST))
+            if rows:
+                return path, rows
     return None
 
 

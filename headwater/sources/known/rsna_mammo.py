@@ -7,14 +7,12 @@ Carr et al., RSNA screening mammography breast cancer detection, Kaggle, 2022.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._files import only_present, read_columns
+from headwater.sources.known._files import find_columns, only_present
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
@@ -36,16 +34,24 @@ def read(files: Files, asked: Asked) -> Known:
     known with or after it: they are outcomes. ``density`` is missing at one of the two sites.
     """
     there, twice = once(files.matching(FILE))
-    train, test = files.find("train.csv"), files.find("test.csv")
+    above, what = not there.is_empty(), "RSNA Screening Mammography"
+    train = find_columns(files, "train.csv", (*OF_BOTH, *OF_TRAIN), what, above=above)
+    other = []
+    try:
+        test = find_columns(files, "test.csv", OF_BOTH, what, above=above)
+    except ManifestError:
+        if train is None:
+            raise
+        test, other = None, ["test.csv is of another set: it is left out"]
     if train is None and test is None:
         if there.is_empty():
             return nothing("rsna-mammo")
         raise ManifestError(f"{files.root}: train.csv is not there. Download it into this folder: it holds the labels.")
     parts = []
     if train is not None:
-        parts.append(_rows(train, (*OF_BOTH, *OF_TRAIN), "train"))
+        parts.append(_rows(train[1], (*OF_BOTH, *OF_TRAIN), "train"))
     if test is not None:
-        parts.append(_rows(test, OF_BOTH, "test"))
+        parts.append(_rows(test[1], OF_BOTH, "test"))
     table = pl.concat(parts, how="diagonal").unique(maintain_order=True)
     labelled = table.filter(pl.col("split") == "train")
     counts = [] if train is None else _counts(labelled)
@@ -56,12 +62,11 @@ def read(files: Files, asked: Asked) -> Known:
     first = [name for name in first if name in table.columns]
     table = table.select(*first, pl.exclude(first))
     outcomes = ("label", "biopsy", "invasive", "birads", "difficult_negative_case")
-    return Known("rsna-mammo", table, counts, outcomes, ("patient", "breast"), [*missing, *twice, *said])
+    return Known("rsna-mammo", table, counts, outcomes, ("patient", "breast"), [*missing, *twice, *other, *said])
 
 
-def _rows(path: Path, columns: tuple[str, ...], split: str) -> pl.DataFrame:
-    """Read one of the two tables."""
-    cells = read_columns(path, columns, "RSNA Screening Mammography")
+def _rows(cells: pl.DataFrame, columns: tuple[str, ...], split: str) -> pl.DataFrame:
+    """Return one of the two tables."""
     whole = [
         pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).alias(new)
         for new, name in _WHOLE.items()

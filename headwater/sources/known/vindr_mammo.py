@@ -15,7 +15,7 @@ import polars as pl
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._files import only_present, read_columns
+from headwater.sources.known._files import find_columns, only_present
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
@@ -52,13 +52,14 @@ def read(files: Files, asked: Asked) -> Known:
     categories of an image's findings, separated by semicolons, and ``finding_boxes`` their boxes as JSON text, in
     pixels. ``exam`` is the study; patients are not given.
     """
-    path = files.find(TABLE)
     there, twice = once(files.matching(FILE))
-    if path is None:
+    annotated = find_columns(files, TABLE, COLUMNS, "VinDr-Mammo", above=not there.is_empty())
+    if annotated is None:
         if there.is_empty():
             return nothing("vindr-mammo")
         raise ManifestError(f"{files.root}: {TABLE} is not there. Download it into this folder: it holds the labels.")
-    cells = read_columns(path, COLUMNS, "VinDr-Mammo").unique(maintain_order=True)
+    path, cells = annotated
+    cells = cells.unique(maintain_order=True)
     side = pl.col("split").str.to_lowercase().replace({"training": "train"})
     table = cells.select(
         pl.col("image_id").alias("id"),
@@ -83,11 +84,11 @@ def read(files: Files, asked: Asked) -> Known:
     table = table.join(there.select("id", "image"), on="id", how="left", maintain_order="left")
     table, said = only_present(table, files)
     said += twice
-    findings = files.find(FINDINGS)
-    if findings is None:
+    found = find_columns(files, FINDINGS, OF_FINDING, "VinDr-Mammo", above=files.root not in path.parents)
+    if found is None:
         said.append(f"{FINDINGS} is not there: no findings are listed")
     else:
-        cells = read_columns(findings, OF_FINDING, "VinDr-Mammo")
+        findings, cells = found
         each, of_image = _findings(cells, findings)
         counts += by_value(each, "category", CATEGORIES)
         table = table.join(of_image, on="id", how="left", maintain_order="left")

@@ -74,3 +74,46 @@ def test_films_of_mias_in_capitals(tmp_path):
         ("mdb001", "R", "benign"),
         ("mdb002", "L", "normal"),
     ]
+
+
+@pytest.mark.parametrize("kind", ["rsna-mammo", "vindr-mammo", "quilt", "cbis-ddsm"])
+def test_a_table_above_another_set(tmp_path, kind):
+    """A table above the folder is not taken for that of the folder, unless images of the set lie in it."""
+    names = {"rsna-mammo": "train.csv", "vindr-mammo": "breast-level_annotations.csv", "quilt": "quilt_1M_lookup.csv"}
+    text = {
+        "rsna-mammo": RSNA.format(cancer=0),
+        "vindr-mammo": VINDR,
+        "quilt": "caption,image_path,subset\na,b.jpg,c\n",
+    }
+    (tmp_path / names.get(kind, "mass_case_description_train_set.csv")).write_text(text.get(kind, "a\n1\n"))
+    bach = files(tmp_path / "bach", "Photos/Benign/b001.tif")
+    assert "looks like BACH" in refusal(kind, bach)
+
+
+def test_tables_of_the_same_name(tmp_path):
+    """Of several tables of one name, that with the columns of the set is read, not the nearest."""
+    root = files(tmp_path, "rsna/train_images/10/100.dcm")
+    (root / "train.csv").write_text("a,b\n1,2\n")
+    (root / "test.csv").write_text("a,b\n1,2\n")
+    (root / "rsna" / "train.csv").write_text(RSNA.format(cancer=1))
+    made = hw.manifest("rsna-mammo", root)
+    assert made.table.select("id", "label").rows() == [("100", 1)]
+    assert any("test.csv is of another set" in line for line in made.warnings)
+    inner = hw.manifest("rsna-mammo", root / "rsna" / "train_images")
+    assert inner.table["id"].to_list() == ["100"]
+
+
+def test_a_table_of_the_name_in_another_set(tmp_path):
+    """What the folder looks like is said, even if it holds a table of the same name."""
+    root = files(tmp_path, "Photos/Benign/b001.tif")
+    (root / "train.csv").write_text("a,b\n1,2\n")
+    assert "looks like BACH, not RSNA" in refusal("rsna-mammo", root)
+
+
+def test_several_readmes(tmp_path):
+    """The README with the findings is read, whatever other files of that name lie nearer."""
+    root = files(tmp_path, "all-mias/mdb001.pgm")
+    (root / "README").write_text("my notes\n")
+    (root / "Info.txt").write_text("more notes\n")
+    (root / "all-mias" / "README").write_text("mdb001 G CIRC M 535 425 197\n")
+    assert hw.manifest("mias", root).table["label"].to_list() == ["malignant"]
