@@ -65,6 +65,12 @@ def find_columns(
     return None
 
 
+def whole(column: str) -> pl.Expr:
+    """Return text as whole numbers, written as ``7`` or ``7.0``; null for anything else."""
+    number = pl.col(column).cast(pl.Float64, strict=False)
+    return pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False).alias(column)
+
+
 def read_words(path: Path, most: int) -> str:
     r"""Return the text of a small file, with ``\n`` at the end of each line, whatever its encoding.
 

@@ -18,7 +18,7 @@ from headwater._words import counted
 from headwater.errors import ImageError, ManifestError
 from headwater.sources._listing import Files
 from headwater.sources.images import size_of
-from headwater.sources.known._files import find_columns, only_present
+from headwater.sources.known._files import find_columns, only_present, whole
 from headwater.sources.known._found import Asked, Count, Known, nothing
 from headwater.sources.known._mammograms import breast, laterality
 
@@ -94,9 +94,9 @@ def _rows(path: Path, cells: pl.DataFrame, name: str) -> pl.DataFrame:
         pl.col("image view").str.to_uppercase().alias("view"),
         pl.lit(TABLES[name][0]).alias("split"),
         pl.col("abnormality type").str.to_lowercase().alias("type"),
-        pl.col(density).cast(pl.Int64, strict=False).alias("density"),
-        pl.col("assessment").cast(pl.Int64, strict=False).alias("birads"),
-        pl.col("subtlety").cast(pl.Int64, strict=False),
+        whole(density).alias("density"),
+        whole("assessment").alias("birads"),
+        whole("subtlety"),
         pl.col("pathology").str.to_uppercase(),
         *(pl.col(one).alias(one.replace(" ", "_")) for one in more),
         *(place[short].alias(f"{short}_place") for short in place),

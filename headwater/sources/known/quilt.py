@@ -12,7 +12,7 @@ import polars as pl
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._files import find_columns, only_present
+from headwater.sources.known._files import find_columns, only_present, whole
 from headwater.sources.known._found import Asked, Count, Known, nothing, once
 
 TABLE = "quilt_1M_lookup.csv"
@@ -39,9 +39,7 @@ def read(files: Files, asked: Asked) -> Known:
     file = pl.col("image_path").str.extract(r"([^/]+)$", 1)
     video = file.str.extract(OF_VIDEO, 1)
     kept = [name for name in KEPT if name in cells.columns]
-    numbers = [
-        pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64) for name in ("height", "width") if name in cells
-    ]
+    numbers = [whole(name) for name in ("height", "width") if name in cells]
     table = cells.with_row_index("row").select(
         (pl.col("row") + 1).cast(pl.String).alias("id"),
         pl.col("caption").alias("text"),

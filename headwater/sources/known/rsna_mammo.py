@@ -12,7 +12,7 @@ import polars as pl
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._files import find_columns, only_present
+from headwater.sources.known._files import find_columns, only_present, whole
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
@@ -54,6 +54,7 @@ def read(files: Files, asked: Asked) -> Known:
         parts.append(_rows(test[1], OF_BOTH, "test"))
     table = pl.concat(parts, how="diagonal").unique(maintain_order=True)
     labelled = table.filter(pl.col("split") == "train")
+    table = table.with_columns(pl.when(pl.col("label").is_in([0, 1])).then("label").alias("label") if train else [])
     counts = [] if train is None else _counts(labelled)
     said = [] if train is None else _traps(labelled)
     table = table.join(there.select("id", "image"), on="id", how="left", maintain_order="left")
@@ -67,11 +68,7 @@ def read(files: Files, asked: Asked) -> Known:
 
 def _rows(cells: pl.DataFrame, columns: tuple[str, ...], split: str) -> pl.DataFrame:
     """Return one of the two tables."""
-    whole = [
-        pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).alias(new)
-        for new, name in _WHOLE.items()
-        if name in columns
-    ]
+    numbers = [whole(name).alias(new) for new, name in _WHOLE.items() if name in columns]
     flags = [
         pl.col("difficult_negative_case").str.to_lowercase().replace_strict(_FLAGS, default=None)
         for name in columns
@@ -83,7 +80,7 @@ def _rows(cells: pl.DataFrame, columns: tuple[str, ...], split: str) -> pl.DataF
         pl.col("patient_id").alias("patient"),
         laterality("laterality"),
         pl.col("view").str.to_uppercase(),
-        *whole,
+        *numbers,
         *density,
         *flags,
         pl.col("age").cast(pl.Float64, strict=False),
@@ -112,6 +109,8 @@ def _traps(table: pl.DataFrame) -> list[str]:
         said.append(
             f"train.csv has {RESPLIT:,} rows: this is the set as MLE-bench divides it, not as it was published (54,706)"
         )
+    if odd := int((~table["label"].is_in([0, 1]).fill_null(False)).sum()):
+        said.append(f"{counted(odd, 'row')} of train.csv whose cancer is neither 0 nor 1: no label")
     for (site,), rows in sorted(table.group_by("site"), key=lambda one: str(one[0])):
         if rows["density"].null_count() == rows.height and rows.height:
             said.append(

@@ -15,7 +15,7 @@ import polars as pl
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._files import find_columns, only_present
+from headwater.sources.known._files import find_columns, only_present, whole
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
@@ -68,8 +68,8 @@ def read(files: Files, asked: Asked) -> Known:
         pl.col("view_position").alias("view"),
         pl.col("breast_birads").str.extract(r"([0-6])\s*$", 1).cast(pl.Int64).alias("birads"),
         pl.col("breast_density").str.extract(r"\b([A-D])\s*$", 1).alias("density"),
-        pl.col("height").cast(pl.Int64, strict=False),
-        pl.col("width").cast(pl.Int64, strict=False),
+        whole("height"),
+        whole("width"),
         pl.col("series_id").alias("series"),
         side.alias("split"),
         pl.format("images/{}/{}.dicom", "study_id", "image_id").alias("place"),
@@ -106,6 +106,11 @@ def read(files: Files, asked: Asked) -> Known:
     return Known("vindr-mammo", table, counts, outcomes, ("exam", "breast"), said)
 
 
+def _finite(column: str) -> pl.Expr:
+    number = pl.col(column).cast(pl.Float64, strict=False)
+    return pl.when(number.is_finite()).then(number).alias(column)
+
+
 def _findings(cells: pl.DataFrame, path: object) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return one row per category of a finding, and one row per image with its findings."""
     lists = cells["finding_categories"].fill_null("[]")
@@ -120,7 +125,7 @@ def _findings(cells: pl.DataFrame, path: object) -> tuple[pl.DataFrame, pl.DataF
         pl.col("image_id").alias("id"),
         words.alias("categories"),
         pl.col("finding_birads").str.extract(r"([0-6])\s*$", 1).cast(pl.Int64).alias("birads"),
-        *(pl.col(name).cast(pl.Float64, strict=False) for name in ("xmin", "ymin", "xmax", "ymax")),
+        *(_finite(name) for name in ("xmin", "ymin", "xmax", "ymax")),
     )
     each = rows.select("id", "categories").explode("categories").drop_nulls().rename({"categories": "category"})
     boxed = rows.drop_nulls("xmin")

@@ -1,5 +1,7 @@
 """Known data sets in folders that are not as published: other letters, two sets in one, a level too high, clashes."""
 
+import json
+
 import pytest
 
 import headwater as hw
@@ -117,3 +119,48 @@ def test_several_readmes(tmp_path):
     (root / "Info.txt").write_text("more notes\n")
     (root / "all-mias" / "README").write_text("mdb001 G CIRC M 535 425 197\n")
     assert hw.manifest("mias", root).table["label"].to_list() == ["malignant"]
+
+
+def test_two_copies_of_tiles(tmp_path):
+    """Tiles of one name in folders that do not say which archive they are of: the first is listed, and this is said."""
+    made = hw.manifest("nct-crc", files(tmp_path, "a/ADI/ADI-AAAMHQMK.tif", "b/ADI/ADI-AAAMHQMK.tif"))
+    assert made.n_samples == 1
+    assert any(line.startswith("1 file left out that have the name of another") for line in made.warnings)
+
+
+def test_an_archive_inside_another(tmp_path):
+    """The archive of a tile is the innermost folder that is called so."""
+    root = files(tmp_path, "CRC-VAL-HE-7K/NCT-CRC-HE-100K-NONORM/ADI/ADI-AAAMHQMK.tif")
+    made = hw.manifest("nct-crc", root)
+    assert made.table.select("set", "split").rows() == [("NCT-CRC-HE-100K-NONORM", "train")]
+
+
+@pytest.mark.parametrize("word", ["inf", "nan", "1e30", "0.5", "yes", ""])
+def test_numbers_that_are_none(tmp_path, word):
+    """A number that is not whole, not finite or no number is missing, never rounded; a label so lost is counted."""
+    root = files(tmp_path, "img/v_image_0.jpg", "train_images/10/100.dcm")
+    (root / "quilt_1M_lookup.csv").write_text(f"caption,image_path,subset,height\na,v_image_0.jpg,quilt,{word}\n")
+    assert hw.manifest("quilt", root).table["height"].to_list() == [None]
+    (root / "train.csv").write_text(RSNA.format(cancer=word))
+    made = hw.manifest("rsna-mammo", root)
+    assert made.table["label"].to_list() == [None]
+    assert "1 row of train.csv whose cancer is neither 0 nor 1: no label" in made.warnings
+
+
+@pytest.mark.parametrize(("word", "label"), [("1", 1), ("0.0", 0), ("2", None)])
+def test_a_label_is_zero_or_one(tmp_path, word, label):
+    root = files(tmp_path, "train_images/10/100.dcm")
+    (root / "train.csv").write_text(RSNA.format(cancer=word))
+    assert hw.manifest("rsna-mammo", root).table["label"].to_list() == [label]
+
+
+def test_boxes_are_json(tmp_path):
+    """A corner that is no number is null: NaN would be no JSON."""
+    (tmp_path / "breast-level_annotations.csv").write_text(VINDR)
+    (tmp_path / "finding_annotations.csv").write_text(
+        f"image_id,finding_categories,finding_birads,xmin,ymin,xmax,ymax\n{'b' * 32},['Mass'],BI-RADS 4,1,nan,inf,4\n"
+    )
+    boxes = hw.manifest("vindr-mammo", tmp_path).table["finding_boxes"][0]
+    assert json.loads(boxes, parse_constant=pytest.fail) == [
+        {"categories": ["Mass"], "birads": 4, "box": [1.0, None, None, 4.0]}
+    ]
