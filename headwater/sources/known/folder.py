@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import posixpath
+from shlex import quote
+
+import polars as pl
+
 from headwater.sources._folder import read_folder
 from headwater.sources._listing import Files
 from headwater.sources.known._found import Asked, Count, Known
@@ -11,8 +16,13 @@ def read(files: Files, asked: Asked) -> Known:
     """Read a folder of images: ``id``, ``image`` and, with one subfolder per class, ``label``."""
     table = read_folder(files.root)
     said = []
+    if "split" in table.columns:
+        parts = ", ".join(sorted(table["split"].unique()))
+        said.append(f"the subfolders are parts of a split ({parts}): they are the column split, not labels")
     if "label" not in table.columns:
-        said.append("the images lie in no subfolder, so they have no label")
+        said.append(f"the images lie in no subfolder{' of a class' * bool(said)}, so they have no label")
+    else:
+        said += _one_label(table, files)
     return Known(
         "folder",
         table,
@@ -20,3 +30,15 @@ def read(files: Files, asked: Asked) -> Known:
         outcomes=("label",),
         warnings=[*said, "no column keeps patients whole: read them from the names with --columns-from"],
     )
+
+
+def _one_label(table: pl.DataFrame, files: Files) -> list[str]:
+    """Warn if all images have one label, since the folder lies above that of the classes, or is one class."""
+    labels = table["label"].drop_nulls().unique().to_list()
+    if len(labels) != 1:
+        return []
+    said = f"all labels are {labels[0]!r}, the name of the only subfolder"
+    common = posixpath.commonpath([posixpath.dirname(path) for path in table["image"].to_list()])
+    if "split" not in table.columns and any(posixpath.dirname(path) != common for path in table["image"].to_list()):
+        return [f"{said}. If the classes lie inside it, give that folder: {quote(str(files.root / common))}"]
+    return [said]

@@ -1,6 +1,7 @@
 """Known data sets in folders that are not as published: other letters, two sets in one, a level too high, clashes."""
 
 import json
+import shlex
 
 import pytest
 
@@ -164,3 +165,34 @@ def test_boxes_are_json(tmp_path):
     assert json.loads(boxes, parse_constant=pytest.fail) == [
         {"categories": ["Mass"], "birads": 4, "box": [1.0, None, None, 4.0]}
     ]
+
+
+def test_a_folder_above_the_classes(tmp_path):
+    """One subfolder gives one label, which is said with the folder that holds the classes."""
+    root = files(tmp_path / "a set", "images/a/1.png", "images/b/2.png")
+    made = hw.manifest("folder", root)
+    line = next(one for one in made.warnings if "'images'" in one)
+    inner = shlex.split(line.rpartition(": ")[2])[0]
+    assert hw.manifest("folder", inner).table["label"].to_list() == ["a", "b"]
+    assert not any("'a'" in one for one in hw.manifest("folder", inner).warnings)
+    (one,) = (line for line in hw.manifest("folder", files(tmp_path / "one", "a/1.png")).warnings if "'a'" in line)
+    assert "give that folder" not in one
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "splits"),
+    [
+        (("train/a/1.png", "test/b/2.png"), ["b", "a"], ["test", "train"]),
+        (("Training/a/1.png", "Validation/b/2.png"), ["a", "b"], ["train", "val"]),
+        (("train/a/x/1.png", "test/2.png"), [None, "a"], ["test", "train"]),
+        (("train/1.png", "dev/2.png"), None, ["val", "train"]),
+        (("train/1.png", "benign/2.png"), ["benign", "train"], None),  # a class may be called so
+    ],
+)
+def test_subfolders_of_a_split(tmp_path, names, labels, splits):
+    """Folders called train, val and test are a split, and the folders inside are the classes."""
+    made = hw.manifest("folder", files(tmp_path, *names))
+    table = made.table
+    assert (table["label"].to_list() if "label" in table.columns else None) == labels
+    assert (table["split"].to_list() if "split" in table.columns else None) == splits
+    assert any("parts of a split" in line for line in made.warnings) == (splits is not None)
