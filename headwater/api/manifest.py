@@ -23,7 +23,7 @@ from headwater.sources.known import KINDS, Asked, Count, read_known
 from headwater.sources.known._found import Part
 
 SHOWN = 5  # files that a message names
-_NAMED = re.compile(r"\(\?P<(\w+)>")
+_NAMED = re.compile(r"\(\?P?<([^\W\d]\w*)>")
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,7 +136,7 @@ def manifest(
     ManifestNotFound, ManifestError
         When the folder does not hold this data set, or a table in it cannot be read.
     """
-    target = None if out is None else table_file(out)
+    target = None if out is None else _new_manifest(out)
     asked = Asked(
         None if groups_file is None else Path(groups_file), part, None if salt is None else Path(salt).expanduser()
     )
@@ -184,10 +184,17 @@ def with_columns_from(table: pl.DataFrame, pattern: str) -> pl.DataFrame:
     return table.with_columns(parts.select(names).get_columns())
 
 
+def _never(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Warn of columns that were read from paths and are empty in some rows."""
+    n_of = {name: table[name].null_count() for name in columns}
+    return [f"--columns-from: {name} is empty in {counted(n, 'row')}" for name, n in n_of.items() if n]
+
+
 def _with_groups(about: About, table: pl.DataFrame, known: Sequence[str]) -> About:
     """Add the columns that were read from paths and name patients or slides to the groups, and warn of spellings."""
     new = [name for name in table.columns if name not in known and is_identifier(name)]
     said = [line for line in about.warnings if not new or "--columns-from" not in line]
+    said += _never(table, [name for name in table.columns if name not in known])
     said += [line for name in new for line in alike_line(table[name], name)]
     return replace(about, groups=(*about.groups, *new), warnings=tuple(said))
 
@@ -203,6 +210,30 @@ def _placed(images: pl.Series, root: Path, base: Path | None) -> pl.Series:
     # a spreadsheet takes a cell that begins so for a formula
     safe = pl.when(placed.str.contains(r"^[=+\-@]")).then(pl.lit("./") + placed).otherwise(placed)
     return images.to_frame().select(safe.alias(name))[name]
+
+
+def _new_manifest(out: str | Path) -> Path:
+    """Return the path of a manifest to write, where there is none, or one that was written here.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written, or another file is there: it may be a table of the data set itself.
+    """
+    target = table_file(out)
+    if target.exists() and not _is_made(target):
+        raise InputError(f"--out {target}: this file is no manifest from headwater manifest. Give another name.")
+    return target
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a file is a manifest that was written here."""
+    if path.suffix == ".csv":
+        return about_file(path).is_file()
+    try:
+        return KEY in pl.read_parquet_metadata(path)
+    except (pl.exceptions.PolarsError, OSError):
+        return False
 
 
 def _write(table: pl.DataFrame, about: About, target: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 
 import polars as pl
 
@@ -188,12 +189,14 @@ def _not_there(kind: str, folder: str | Path, files: Files) -> str:
     this = KINDS[kind]
     other = seems_to_be(files, but=kind)
     if other is not None:
-        return f"{folder} looks like {KINDS[other].title}, not {this.title}. Run: headwater manifest {other} {folder}"
+        run = f"headwater manifest {other} {quote(str(folder))}"
+        return f"{folder} looks like {KINDS[other].title}, not {this.title}. Run: {run}"
     packed = files.paths.filter(files.paths.str.contains(_PACKED))
     if len(packed):
         return (
             f"{folder} is not {this.title} yet: unpack {packed[0]} first, then give the folder of the unpacked files."
         )
     some = files.names.head(3).to_list()
-    there = f"Such files are there: {', '.join(map(repr, some))}." if some else "The folder is empty."
+    left_out = "".join(f"{line}." for line in files.odd_line()) or "The folder is empty."
+    there = f"Such files are there: {', '.join(map(repr, some))}." if some else left_out
     return f"{folder} is not {this.title}: there are no {this.looked_for}. {there} Give the folder of the archive."

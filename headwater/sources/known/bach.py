@@ -55,11 +55,12 @@ def read(files: Files, asked: Asked) -> Known:
     if patients:
         n = int(table.filter(pl.col("split") == "train")["patient"].null_count())
         groups = ("patient",)
-        said.append(
+        unknown = (
             f"{counted(n, 'training image')} of no known patient: they are of other patients than the named ones, but "
             "may be of one patient among each other. Their patient stays empty; --groups patient needs --where "
             '"patient IS NOT NULL"'
         )
+        said += [unknown] if n else []
     else:
         table = table.drop("patient")
         said.append(

@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import polars as pl
 import pytest
 
 import headwater as hw
@@ -196,3 +197,45 @@ def test_subfolders_of_a_split(tmp_path, names, labels, splits):
     assert (table["label"].to_list() if "label" in table.columns else None) == labels
     assert (table["split"].to_list() if "split" in table.columns else None) == splits
     assert any("parts of a split" in line for line in made.warnings) == (splits is not None)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_only_manifests_are_replaced(tmp_path, suffix):
+    """A table of the set itself, or of somebody else, is not overwritten; a manifest made before is."""
+    root = files(tmp_path, "train_images/10/100.dcm")
+    (root / "train.csv").write_text(RSNA.format(cancer=1))
+    published = (root / "train.csv").read_bytes()
+    other = root / f"other.{suffix}"
+    pl.read_csv(root / "train.csv").write_csv(other) if suffix == "csv" else pl.read_csv(
+        root / "train.csv"
+    ).write_parquet(other)
+    for path in (root / "train.csv", other):
+        assert "no manifest from headwater manifest" in refusal("rsna-mammo", root, out=path)
+    assert (root / "train.csv").read_bytes() == published
+    for _ in range(2):
+        assert hw.manifest("rsna-mammo", root, out=root / f"made.{suffix}").n_samples == 1
+    (root / "broken.parquet").write_bytes(b"no parquet")
+    assert "no manifest" in refusal("rsna-mammo", root, out=root / "broken.parquet")
+
+
+def test_the_command_in_a_refusal_can_be_pasted(tmp_path):
+    """Blanks, brackets and quotes of a folder, such as that of GlaS, are quoted for a shell."""
+    root = files(tmp_path / "Warwick QU Dataset (Released '16)", "train_1.bmp")
+    words = shlex.split(refusal("breakhis", root).partition("Run: ")[2])
+    assert words == ["headwater", "manifest", "glas", str(root)]
+
+
+def test_groups_of_either_spelling(tmp_path):
+    """Named groups are written with or without P; an escaped bracket is none; rows without a value are counted."""
+    root = files(tmp_path, "p1-a(x.png", "p2-(x.png")
+    made = hw.manifest("folder", root, columns_from=r"(?<patient>p\d)-(?P<side>[a-z])?\(")
+    assert made.table.select("patient", "side").rows() == [("p1", "a"), ("p2", None)]
+    assert made.about.groups == ("patient",)
+    assert "--columns-from: side is empty in 1 row" in made.warnings
+    assert "no named group" in refusal("folder", root, columns_from=r"(?<=p)1")
+
+
+def test_names_that_were_left_out_are_said(tmp_path):
+    """A folder that holds only names which no table can hold is not called empty."""
+    root = files(tmp_path, "a\x1b[31m.png")
+    assert "whose names are not in UTF-8 or hold control characters: 'a\\x1b[31m.png'" in refusal("bach", root)
