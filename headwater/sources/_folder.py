@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import polars as pl
 
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import SHOWN_NAMES, Files, require_utf8_names
+from headwater.sources.dicom import is_dicom_file
 from headwater.sources.images import IMAGE_SUFFIXES
 
 SPLITS = {
@@ -41,9 +43,7 @@ def read_folder(folder: Path) -> pl.DataFrame:
             "Put every image into one subfolder per class, or all of them into one folder, or write a manifest file."
         )
     if images.is_empty():
-        raise ManifestError(
-            f"{folder}: there are no images. Supported suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}."
-        )
+        raise _no_images(folder, files)
     return as_table(images)
 
 
@@ -93,12 +93,19 @@ def images_below(folder: Path) -> list[Path]:
     require_utf8_names(files.odd, folder)
     found = images_in(files)
     if found.is_empty():
-        raise ManifestError(
-            f"{folder}: there are no images. Supported suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}."
-        )
+        raise _no_images(folder, files)
     return [folder / path for path in found.to_list()]
 
 
-def _no_images(folder: Path) -> ManifestError:
+def dicom_without_suffix(files: Files) -> str | None:
+    """Return the first file that has no suffix, or a UID as its name, if it is DICOM; no other is looked into."""
+    bare = files.paths.filter(files.names.str.contains(r"^([^.]+|[0-9.]+)$"))
+    return str(bare[0]) if len(bare) and is_dicom_file(files.root / bare[0]) else None
+
+
+def _no_images(folder: Path, files: Files) -> ManifestError:
+    if first := dicom_without_suffix(files):
+        run = f"headwater manifest dicom {quote(str(folder))} -o FILE"
+        return ManifestError(f"{folder}: there are no images with a suffix, but {first!r} is DICOM. Run: {run}")
     known = ", ".join(sorted(IMAGE_SUFFIXES))
     return ManifestError(f"{folder}: there are no images. Supported suffixes are {known}.")

@@ -7,7 +7,7 @@ from shlex import quote
 
 import polars as pl
 
-from headwater.sources._folder import read_folder
+from headwater.sources._folder import dicom_without_suffix, read_folder
 from headwater.sources._listing import Files
 from headwater.sources.known._found import Asked, Count, Known
 
@@ -15,12 +15,13 @@ from headwater.sources.known._found import Asked, Count, Known
 def read(files: Files, asked: Asked) -> Known:
     """Read a folder of images: ``id``, ``image`` and, with one subfolder per class, ``label``."""
     table = read_folder(files.root)
-    said = []
+    said = _dicom_without_suffix(files)
     if "split" in table.columns:
         parts = ", ".join(sorted(table["split"].unique()))
         said.append(f"the subfolders are parts of a split ({parts}): they are the column split, not labels")
     if "label" not in table.columns:
-        said.append(f"the images lie in no subfolder{' of a class' * bool(said)}, so they have no label")
+        of = " of a class" if "split" in table.columns else ""
+        said.append(f"the images lie in no subfolder{of}, so they have no label")
     else:
         said += _one_label(table, files)
     return Known(
@@ -30,6 +31,12 @@ def read(files: Files, asked: Asked) -> Known:
         outcomes=("label",),
         warnings=[*said, "no column keeps patients whole: read them from the names with --columns-from"],
     )
+
+
+def _dicom_without_suffix(files: Files) -> list[str]:
+    """Warn of DICOM files that are no images by their names; one of them is looked into."""
+    first = dicom_without_suffix(files)
+    return [f"files without a suffix are left out; {first!r} is DICOM: headwater manifest dicom"] if first else []
 
 
 def _one_label(table: pl.DataFrame, files: Files) -> list[str]:

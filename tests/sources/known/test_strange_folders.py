@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -10,6 +11,7 @@ import headwater as hw
 from headwater.errors import HeadwaterError
 from headwater.sources._listing import Files
 from headwater.sources.known import seems_to_be
+from tests.dicoms import as_bytes, dataset
 
 RSNA = (
     "site_id,patient_id,image_id,laterality,view,age,cancer,biopsy,invasive,BIRADS,implant,density,machine_id,"
@@ -239,3 +241,14 @@ def test_names_that_were_left_out_are_said(tmp_path):
     """A folder that holds only names which no table can hold is not called empty."""
     root = files(tmp_path, "a\x1b[31m.png")
     assert "whose names are not in UTF-8 or hold control characters: 'a\\x1b[31m.png'" in refusal("bach", root)
+
+
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.113619"])
+def test_dicom_without_suffix_among_images(tmp_path, name):
+    """A folder of images leaves out DICOM files without a suffix, says so, and names the command that reads them."""
+    (tmp_path / name).write_bytes(as_bytes(dataset(np.zeros((4, 4), np.uint8))))
+    assert f"{name!r} is DICOM. Run: headwater manifest dicom" in refusal("folder", tmp_path)
+    files(tmp_path, "a.png")
+    assert any(f"{name!r} is DICOM" in line for line in hw.manifest("folder", tmp_path).warnings)
+    (tmp_path / name).write_bytes(b"a text")
+    assert not any("DICOM" in line for line in hw.manifest("folder", tmp_path).warnings)
