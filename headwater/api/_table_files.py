@@ -29,6 +29,30 @@ def table_file(out: str | Path) -> Path:
     return path
 
 
+def manifest_file(out: str | Path) -> Path:
+    """Return the path of a manifest to write, where there is none, or one that was written here.
+
+    Raises
+    ------
+    InputError
+        As for `table_file`, and when another file is there: it may be a table of the data set itself.
+    """
+    path = table_file(out)
+    if path.exists() and not _is_made(path):
+        raise InputError(f"--out {path}: this file is no manifest that headwater wrote. Give another name.")
+    return path
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a file is a manifest that was written here."""
+    if path.suffix == ".csv":
+        return about_file(path).is_file()
+    try:
+        return KEY in pl.read_parquet_metadata(path)
+    except (pl.exceptions.PolarsError, OSError):
+        return False
+
+
 def write_table(table: pl.DataFrame, path: Path) -> None:
     """Write a table to a path from `table_file`; in a CSV file lists are text with semicolons."""
     data = io.BytesIO()  # the error from polars for a full disk looks like any other

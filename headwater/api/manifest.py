@@ -15,14 +15,14 @@ from headwater._about import About
 from headwater._alike import alike_line
 from headwater._shown import Shown
 from headwater._words import counted
-from headwater.api._table_files import placed, table_file, write_manifest
+from headwater.api._table_files import manifest_file, placed, write_manifest
 from headwater.errors import InputError
 from headwater.sources._types import is_identifier
 from headwater.sources.known import KINDS, Asked, Count, read_known
 from headwater.sources.known._found import Part
 
 SHOWN = 5  # files that a message names
-_NAMED = re.compile(r"\(\?P<(\w+)>")
+_NAMED = re.compile(r"\(\?P?<([^\W\d]\w*)>")
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +135,7 @@ def manifest(
     ManifestNotFound, ManifestError
         When the folder does not hold this data set, or a table in it cannot be read.
     """
-    target = None if out is None else table_file(out)
+    target = None if out is None else manifest_file(out)
     asked = Asked(
         None if groups_file is None else Path(groups_file), part, None if salt is None else Path(salt).expanduser()
     )
@@ -183,9 +183,16 @@ def with_columns_from(table: pl.DataFrame, pattern: str) -> pl.DataFrame:
     return table.with_columns(parts.select(names).get_columns())
 
 
+def _never(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Warn of columns that were read from paths and are empty in some rows."""
+    n_of = {name: table[name].null_count() for name in columns}
+    return [f"--columns-from: {name} is empty in {counted(n, 'row')}" for name, n in n_of.items() if n]
+
+
 def _with_groups(about: About, table: pl.DataFrame, known: Sequence[str]) -> About:
     """Add the columns that were read from paths and name patients or slides to the groups, and warn of spellings."""
     new = [name for name in table.columns if name not in known and is_identifier(name)]
     said = [line for line in about.warnings if not new or "--columns-from" not in line]
+    said += _never(table, [name for name in table.columns if name not in known])
     said += [line for name in new for line in alike_line(table[name], name)]
     return replace(about, groups=(*about.groups, *new), warnings=tuple(said))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from headwater._progress import Progress, progress_to
 from headwater._shown import Shown
 from headwater._words import counted
 from headwater.embed.items import SHOWN, items_of
+from headwater.embed.known import known_of
 from headwater.embed.plan import ManifestColumns
 from headwater.embed.sample_table import Changes, plan_samples, refuse_own_keys
 from headwater.errors import ManifestError
@@ -69,9 +71,17 @@ class ReplacedSamples(Shown):
             if ids:
                 some = ", ".join(map(repr, ids[:SHOWN])) + (", …" if len(ids) > SHOWN else "")
                 out.append(f"{name}: {counted(len(ids), 'sample')} without features: {some}")
-                out.append(f"  headwater embed {self.manifest} {self.store} --encoder {self.encoders[name]} adds them")
+                places = f"{quote(self.manifest)} {quote(self.store)}"
+                words = f"--encoder {quote(_named(self.encoders[name]))} --name {quote(name.rpartition('/')[0])}"
+                out.append(f"  headwater embed {places} {words} adds them")
         out += [f"  {id}: {why}" for id, why in list(self.unreadable.items())[:SHOWN]]
         return [*out, f"{counted(self.n_samples, 'sample')}, in {self.store}"]
+
+
+def _named(spec: str) -> str:
+    """Return what ``--encoder`` takes for a spec: the name of a known encoder, which stands for its pooling too."""
+    known = known_of(spec)
+    return spec if known is None else known.name
 
 
 def samples(

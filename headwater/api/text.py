@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from headwater._about import MOST, About, MadeText, refuse_outcomes
 from headwater._shown import Shown
 from headwater._words import counted, indented
-from headwater.api._table_files import placed, table_file, write_manifest
+from headwater.api._table_files import manifest_file, placed, write_manifest
 from headwater.errors import InputError
 from headwater.experiment.missingness import MissingProbe, count_line, known_rows, probe_missing, site_column
 from headwater.samples.columns import require_column
@@ -163,7 +163,7 @@ def text(
     >>> text(folder / "exams.csv", template=folder / "t.toml").table["report"].to_list()
     ['Age 61, density c.', 'Age unknown, density b.']
     """
-    target = None if out is None else table_file(out)
+    target = None if out is None else manifest_file(out)
     found = read_template(template)
     rows = read_rows(manifest, id)
     if target is not None and target.exists() and target.samefile(manifest):

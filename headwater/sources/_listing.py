@@ -17,6 +17,8 @@ from headwater.sources._places import why_not_found
 
 MOST_FILES = 5_000_000
 """Most files below a folder: a data set is named by its own folder, not by that of the disk."""
+MOST_OF_A_NAME = 16
+"""Most files of one name that are looked into."""
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LITTER = ("__MACOSX",)
 SHOWN_NAMES = 3  # most file names that a message lists
@@ -112,20 +114,25 @@ class Files:
         table = pl.DataFrame([self.paths, self.full, *parts.get_columns()])
         return table.filter(self.full.str.contains(pattern))
 
-    def find(self, name: str) -> Path | None:
-        """Return the file with this name, in any case, nearest to the folder: below it, or in one of two above it."""
+    def called(self, name: str, *, above: bool = True) -> list[Path]:
+        """Return the files with this name, in any case, at most `MOST_OF_A_NAME`.
+
+        Those below the folder come first, the nearest one before others; then those in one of the two folders above it.
+
+        Parameters
+        ----------
+        above
+            Whether to look above the folder: a table there belongs to this folder only if its images lie in it.
+        """
         lower = self.names.str.to_lowercase() == name.lower()
-        if found := self.paths.filter(lower).to_list():
-            nearest_first = sorted(found, key=lambda path: (path.count("/"), path))
-            return self.root / str(nearest_first[0])
-        for folder in list(self.root.parents)[:2]:
+        below = sorted(self.paths.filter(lower).to_list(), key=lambda path: (path.count("/"), path))
+        found = [self.root / path for path in below]
+        for folder in list(self.root.parents)[:2] if above else []:
             try:
-                there = [p for p in folder.iterdir() if p.name.lower() == name.lower() and p.is_file()]
+                found += sorted(p for p in folder.iterdir() if p.name.lower() == name.lower() and p.is_file())
             except OSError:
                 continue
-            if there:
-                return min(there)
-        return None
+        return found[:MOST_OF_A_NAME]
 
     def odd_line(self) -> list[str]:
         """Warn of names that were left out."""

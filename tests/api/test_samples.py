@@ -1,6 +1,7 @@
 """samples replaces a store's table without an encoder, and audit writes groups into it."""
 
 import json
+import shlex
 
 import numpy as np
 import polars as pl
@@ -8,6 +9,8 @@ import pytest
 
 import headwater as hw
 from headwater._about import KEY, About, about_file
+from headwater.api.samples import ReplacedSamples
+from headwater.embed.known import KNOWN
 from headwater.errors import HeadwaterError, InputError, ManifestError
 from headwater.samples.linked import linked
 
@@ -254,3 +257,23 @@ def test_linked_is_the_transitive_closure():
                             part[i] = part[j] = min(part[i], part[j])
         assert found == [f"s{i}" for i in part]
     assert linked(pl.Series(["a", "b"]), []).to_list() == ["a", "b"]
+
+
+def test_the_command_that_adds_features_can_be_pasted(scans, picture, command):
+    """It names the feature set, and quotes places; the long form of an encoder would end at its first ``&``."""
+    picture(scans / "new.png", 99)
+    (scans / "a folder").mkdir()
+    hw.embed(scans / "m.csv", scans / "a folder/a.hw", encoder="builtin:texture", name="mine")
+    table = pl.concat(
+        [
+            pl.read_csv(scans / "m.csv"),
+            pl.DataFrame([("s9", "new.png", "a", "p9")], schema=["id", "image", "label", "patient"], orient="row"),
+        ]
+    )
+    lines = hw.samples(scans / "a folder/a.hw", written(scans, table)).lines()
+    (line,) = (line for line in lines if line.endswith(" adds them"))
+    words = shlex.split(line.removesuffix(" adds them"))
+    assert command(*words[1:]).status == 0
+    assert hw.samples(scans / "a folder/a.hw", scans / "n.csv").missing == {"mine/image": []}
+    known = ReplacedSamples("s", "m", 1, None, {"mine/image": ["x"]}, {"mine/image": str(KNOWN["virchow2"].spec)}, {})
+    assert "--encoder virchow2 --name mine" in known.lines()[1]

@@ -270,3 +270,59 @@ def test_all_that_ships_in_pydicom():
     assert {"test_files/CT_small.dcm", "test_files/SC_rgb_jpeg.dcm", "test_files/image_dfl.dcm"} <= set(
         found.table["image"]
     )
+
+
+@pytest.mark.parametrize("other", ["p01", "P1", " P 01", "Р01"])
+def test_one_patient_in_two_spellings(folder, other):
+    """Digests of two spellings have nothing in common, so the reader says which of them are very likely one."""
+    folder("a", mammogram(PatientID="P01"))
+    root = folder("b", mammogram(PatientID=other, SpecificCharacterSet="ISO_IR 192"))
+    found = read_dicom_folder(root, salt=SALT)
+    digests = found.table.filter(pl.col("image").is_in(["a", "b"]))["patient"].to_list()
+    (line,) = (line for line in found.warnings if "spelling" in line)
+    assert digests[0] != digests[1]
+    assert all(digest in line for digest in digests)
+    assert not any(secret in line for secret in ("P01", other))
+
+
+def test_patients_that_are_two(folder):
+    """Other PatientIDs are not called alike."""
+    folder("a", mammogram(PatientID="P01"))
+    assert not any(
+        "spelling" in line for line in read_dicom_folder(folder("b", mammogram(PatientID="P10")), salt=SALT).warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("Doe_Jane", True),
+        ("x-DOE.", True),
+        ("12345", True),
+        ("MG 12345 L", True),
+        ("doeberl", False),
+        ("912345", False),
+    ],
+)
+def test_names_in_paths(tmp_path, path, named):
+    """Paths stand in the table as they are: those that hold the PatientID or a name of the patient are counted."""
+    root = tmp_path / "scans"
+    root.mkdir()
+    (root / path).write_bytes(as_bytes(mammogram()))
+    lines = [line for line in read_dicom_folder(root, salt=SALT).warnings if line.startswith("the paths of ")]
+    assert [line.partition(" hold ")[0] for line in lines] == (["the paths of 1 image"] if named else [])
+    assert not any(secret in line for line in lines for secret in SECRETS)
+
+
+def test_a_parser_quotes_no_value(folder, monkeypatch):
+    """What pydicom says of a damaged header may hold one of its values, and is left out of the reasons."""
+
+    def broken(*args, **options):
+        raise ValueError("could not convert 'Doe^Jane'")
+
+    root = folder("broken", mammogram())
+    monkeypatch.setattr(pydicom, "dcmread", broken)
+    with pytest.raises(ManifestError) as caught:
+        read_dicom_folder(root, salt=SALT)
+    assert "damaged DICOM header" in str(caught.value)
+    assert "Doe" not in str(caught.value)

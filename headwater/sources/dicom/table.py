@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal
 
 import polars as pl
 
+from headwater._alike import spelled_alike
 from headwater._extras import need
 from headwater._reading import open_regular, read_regular
 from headwater._words import counted
@@ -48,6 +49,8 @@ MOST_HEADER = 64 << 20  # bytes of a header, and of one value in it
 START = 4096  # bytes that show what a file is
 SHOWN = 5
 WITHOUT_STATEMENT = ("US", "SC", "OT")  # modalities that often have text in the image, whatever the header leaves out
+
+LEAST_OF_NAME, LEAST_OF_ID = 3, 4  # letters of a part of a name, or of a PatientID, that are looked for in paths
 
 _CODE = re.compile(r"[A-Z0-9_ -]{1,24}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,;:/()+_-]{0,63}")
@@ -107,8 +110,9 @@ _TAGS = (
     "ImageLaterality", "Laterality", "PatientAge", "PatientSex", "ImagerPixelSpacing", "PixelSpacing",
     "BodyPartThickness", "CompressionForce", "KVP", "Exposure", "PresentationIntentType", "PhotometricInterpretation",
     "BreastImplantPresent", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "Rows", "Columns", "BitsStored",
-    "NumberOfFrames", "BurnedInAnnotation", "EstimatedRadiographicMagnificationFactor",
+    "NumberOfFrames", "BurnedInAnnotation", "EstimatedRadiographicMagnificationFactor", "PatientName",
 )  # fmt: skip
+"""What is read. PatientName is only looked for in the file's path, to warn of it."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,8 @@ def read_dicom_files(
     pydicom_quiet()
     root, names = files.root, files.paths.to_list()
     rows: list[dict[str, Any]] = []
+    id_of: dict[str, str] = {}  # PatientIDs by their digests: to compare spellings, and for nothing else
+    n_named = 0
     skipped: dict[str, str] = {}
     n_other = 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -216,11 +222,15 @@ def read_dicom_files(
                 elif isinstance(found, str):
                     skipped[name] = found
                 else:
-                    rows.append(found)
+                    rows.append(found.values)
+                    n_named += found.is_named
+                    if found.patient is not None:
+                        id_of[found.values["patient"]] = found.patient
             if say is not None:
                 say(start + len(some), len(names))
     table = pl.DataFrame(rows, schema=COLUMNS)
-    return DicomTable(table, skipped, n_other, tuple(_warnings(table)))
+    said = (*_warnings(table), *_alike(id_of), *_named_line(n_named))
+    return DicomTable(table, skipped, n_other, said)
 
 
 def require_images(folder: str | os.PathLike[str], found: DicomTable) -> DicomTable:
@@ -282,7 +292,26 @@ def hashed(value: str, salt: bytes) -> str:
     return hmac.new(salt, value.encode(), sha256).hexdigest()[:HASH_LETTERS]
 
 
-def _row_of(root: Path, name: str, salt: bytes) -> dict[str, Any] | str | None:
+@dataclass(frozen=True)
+class _Row:
+    """A row, and what must not leave the reader.
+
+    Attributes
+    ----------
+    values
+        The row.
+    patient
+        The PatientID; None if the file has none.
+    is_named
+        Whether the file's path holds the PatientID or a part of the patient's name.
+    """
+
+    values: dict[str, Any]
+    patient: str | None
+    is_named: bool
+
+
+def _row_of(root: Path, name: str, salt: bytes) -> _Row | str | None:
     """Return the row of a file; why it has none, if it is DICOM; None if it is not."""
     try:
         with open_regular(root / name) as file:
@@ -295,11 +324,12 @@ def _row_of(root: Path, name: str, salt: bytes) -> dict[str, Any] | str | None:
             header, has_pixels = _header_of(file, start, n_bytes)
         if why := refusal_of(header, has_pixels=has_pixels):
             return why
-        return _values(header, name, salt)
+        return _Row(_values(header, name, salt), _text(header, "PatientID"), _is_named(header, f"{root.name}/{name}"))
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except HeadwaterError as error:
-        return str(error)
+        why = str(error)  # a parser's own words may quote a value
+        return "damaged DICOM header" if why.startswith("damaged DICOM header (") else why
 
 
 class _Bounded(io.RawIOBase):
@@ -506,6 +536,39 @@ def _view_of(header: Any, position: str | None) -> str | None:
     item = _item(header, "ViewCodeSequence")
     coded = None if item is None else _VIEWS.get(_code_of(item))
     return coded or (None if position is None else _POSITIONS.get(position, position))
+
+
+def _is_named(header: Any, path: str) -> bool:
+    """Whether a path holds the PatientID, or a part of the patient's name, as a word of its own."""
+    try:
+        name = str(value_of(header, "PatientName") or "")
+    except ImageError:
+        name = ""
+    words = [word for word in re.split(r"[\W_]+", name) if len(word) >= LEAST_OF_NAME]
+    patient = _text(header, "PatientID") or ""
+    words += [patient] if len(patient) >= LEAST_OF_ID else []
+    found = "|".join(re.escape(word.casefold()) for word in words)
+    return bool(found) and re.search(rf"(?<![^\W_])(?:{found})(?![^\W_])", path.casefold()) is not None
+
+
+def _alike(id_of: dict[str, str]) -> Iterator[str]:
+    """Warn of PatientIDs that are very likely one patient in several spellings, whose digests do not show it."""
+    digests = {patient: digest for digest, patient in id_of.items()}
+    if found := spelled_alike(pl.Series(list(digests), dtype=pl.String)):
+        shown = "; ".join(" and ".join(digests[patient] for patient in some[:4]) for some in found[:SHOWN])
+        more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+        yield (
+            f"patient: PatientIDs differ only in case, blanks or spelling, of {shown}{more}. If they are the same, "
+            "write one digest in place of the others"
+        )
+
+
+def _named_line(n: int) -> Iterator[str]:
+    if n:
+        yield (
+            f"the paths of {counted(n, 'image')} hold the PatientID or the name of the patient, and stand in the "
+            "columns id and image. Rename the files before you pass the table on"
+        )
 
 
 def _warnings(table: pl.DataFrame) -> Iterator[str]:

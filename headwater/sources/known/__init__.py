@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 
 import polars as pl
 
@@ -51,38 +52,38 @@ KINDS: dict[str, Kind] = {
     "breakhis": Kind(
         f"{_HERE}.breakhis:read",
         "BreakHis",
-        r"(^|/)SOB_[BM]_(A|F|PT|TA|DC|LC|MC|PC)-\d\d-\d+[A-Z]*-(40|100|200|400)-\d{3}\.(png|PNG)$",
+        r"(^|/)SOB_[BM]_(A|F|PT|TA|DC|LC|MC|PC)-\d\d-\d+[A-Z]*-(40|100|200|400)-\d{3}\.(?i:png)$",
         "files such as SOB_B_A-14-22549AB-40-001.png",
     ),
     "bach": Kind(
         f"{_HERE}.bach:read",
         "BACH",
-        r"/(Normal|Benign|InSitu|Invasive)/(n|b|is|iv)\d{3}\.tiff?$",
+        r"/(Normal|Benign|InSitu|Invasive)/(n|b|is|iv)\d{3}\.(?i:tiff?)$",
         "files such as Photos/Benign/b001.tif",
         ("groups_file",),
     ),
     "quilt": Kind(
         f"{_HERE}.quilt:read",
         "Quilt-1M",
-        r"/quilt_1M_lookup\.csv$|_image_[0-9a-f]{8}-[0-9a-f-]+\.jpg$",
+        r"/quilt_1M_lookup\.csv$|_image_[0-9a-f]{8}-[0-9a-f-]+\.(?i:jpg)$",
         "quilt_1M_lookup.csv",
     ),
     "mias": Kind(
         f"{_HERE}.mias:read",
         "MIAS",
-        r"/mdb\d{3}([a-z]{2})?\.(pgm|png)$",
+        r"(?i)/mdb\d{3}([a-z]{2})?\.(pgm|png)$",
         "files such as mdb001.pgm",
     ),
     "vindr-mammo": Kind(
         f"{_HERE}.vindr_mammo:read",
         "VinDr-Mammo",
-        r"/(breast-level|finding)_annotations\.csv$|/[0-9a-f]{32}/[0-9a-f]{32}\.dicom$",
+        r"/(breast-level|finding)_annotations\.csv$|/[0-9a-f]{32}/[0-9a-f]{32}\.(?i:dicom)$",
         "breast-level_annotations.csv",
     ),
     "rsna-mammo": Kind(
         f"{_HERE}.rsna_mammo:read",
         "RSNA Screening Mammography",
-        r"/(train|test)_images/\d+/\d+\.(dcm|png)$",
+        r"/(train|test)_images/\d+/\d+\.(?i:dcm|png)$",
         "train.csv with the columns site_id, patient_id and image_id",
     ),
     "cbis-ddsm": Kind(
@@ -95,20 +96,20 @@ KINDS: dict[str, Kind] = {
     "glas": Kind(
         f"{_HERE}.glas:read",
         "GlaS",
-        r"/(train|testA|testB)_\d{1,3}(_anno)?\.bmp$",
+        r"/(train|testA|testB)_\d{1,3}(_anno)?\.(?i:bmp)$",
         "files such as train_1.bmp",
     ),
     "lc25000": Kind(
         f"{_HERE}.lc25000:read",
         "LC25000",
-        r"/(colonca|colonn|lungaca|lungn|lungscc)\d{1,4}\.jpeg$",
+        r"/(colonca|colonn|lungaca|lungn|lungscc)\d{1,4}\.(?i:jpeg)$",
         "files such as colonca1.jpeg",
         ("groups_file",),
     ),
     "nct-crc": Kind(
         f"{_HERE}.nct_crc:read",
         "NCT-CRC-HE",
-        r"/(ADI|BACK|DEB|LYM|MUC|MUS|NORM|STR|TUM)-(TCGA-)?[A-Z]{8}\.tif$",
+        r"/(ADI|BACK|DEB|LYM|MUC|MUS|NORM|STR|TUM)-(TCGA-)?[A-Z]{8}\.(?i:tif)$",
         "files such as ADI/ADI-AAAMHQMK.tif",
     ),
     "dicom": Kind(f"{_HERE}.dicom:read", "DICOM", "", "DICOM files", ("salt",)),
@@ -156,7 +157,12 @@ def read_known(kind: str, folder: str | Path, asked: Asked | None = None) -> Kno
         raise InputError(f"--salt goes with dicom, not with {kind}. Leave it out.")
     files = Files.below(folder)
     module, _, name = this.reader.partition(":")
-    found: Known = getattr(import_module(module), name)(files, asked)
+    try:
+        found: Known = getattr(import_module(module), name)(files, asked)
+    except ManifestError as error:  # a table of this name is in another set
+        if this.sign and not files.full.str.contains(this.sign).any() and seems_to_be(files, but=kind):
+            raise ManifestError(_not_there(kind, folder, files)) from error
+        raise
     if found.table.is_empty():
         raise ManifestError(_not_there(kind, folder, files))
     twice = found.table.filter(pl.col("id").is_duplicated())["id"]
@@ -183,12 +189,14 @@ def _not_there(kind: str, folder: str | Path, files: Files) -> str:
     this = KINDS[kind]
     other = seems_to_be(files, but=kind)
     if other is not None:
-        return f"{folder} looks like {KINDS[other].title}, not {this.title}. Run: headwater manifest {other} {folder}"
+        run = f"headwater manifest {other} {quote(str(folder))}"
+        return f"{folder} looks like {KINDS[other].title}, not {this.title}. Run: {run}"
     packed = files.paths.filter(files.paths.str.contains(_PACKED))
     if len(packed):
         return (
             f"{folder} is not {this.title} yet: unpack {packed[0]} first, then give the folder of the unpacked files."
         )
     some = files.names.head(3).to_list()
-    there = f"Such files are there: {', '.join(map(repr, some))}." if some else "The folder is empty."
+    left_out = "".join(f"{line}." for line in files.odd_line()) or "The folder is empty."
+    there = f"Such files are there: {', '.join(map(repr, some))}." if some else left_out
     return f"{folder} is not {this.title}: there are no {this.looked_for}. {there} Give the folder of the archive."

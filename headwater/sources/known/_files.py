@@ -42,6 +42,35 @@ def read_columns(path: Path, columns: Iterable[str], what: str) -> pl.DataFrame:
     )
 
 
+def find_columns(
+    files: Files, name: str, columns: Iterable[str], what: str, *, above: bool = True
+) -> tuple[Path, pl.DataFrame] | None:
+    """Return the file with this name that has the columns, and its table; None if there is no file of this name.
+
+    Other sets have tables of the same name, such as ``train.csv``: the nearest one that has the columns is taken.
+
+    Raises
+    ------
+    ManifestError
+        When no file of this name can be read as such a table; the message is about the nearest.
+    """
+    first: ManifestError | None = None
+    for path in files.called(name, above=above):
+        try:
+            return path, read_columns(path, columns, what)
+        except ManifestError as error:
+            first = first or error
+    if first is not None:
+        raise first
+    return None
+
+
+def whole(column: str) -> pl.Expr:
+    """Return text as whole numbers, written as ``7`` or ``7.0``; null for anything else."""
+    number = pl.col(column).cast(pl.Float64, strict=False)
+    return pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False).alias(column)
+
+
 def read_words(path: Path, most: int) -> str:
     r"""Return the text of a small file, with ``\n`` at the end of each line, whatever its encoding.
 

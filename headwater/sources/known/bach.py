@@ -21,9 +21,9 @@ from headwater.sources.known._found import Asked, Count, Known, by_value, nothin
 from headwater.sources.known._groups import read_groups
 
 LABELS = {"n": "Normal", "b": "Benign", "is": "InSitu", "iv": "Invasive"}
-FILE = r"/(?:Normal|Benign|InSitu|Invasive)/(?P<id>(?P<code>n|b|is|iv)\d{3})\.tiff?$"
-TEST = r"(?i:test)[^/]*/(?:[^/]+/)*(?P<id>test\d{1,3})\.tiff?$"
-NAME = r"^(?:.*/)?((?:n|b|is|iv)\d{3})(?:\.tiff?)?$"
+FILE = r"/(?:Normal|Benign|InSitu|Invasive)/(?P<id>(?P<code>n|b|is|iv)\d{3})\.(?i:tiff?)$"
+TEST = r"(?i:test)[^/]*/(?:[^/]+/)*(?P<id>test\d{1,3})\.(?i:tiff?)$"
+NAME = r"^(?:.*/)?((?:n|b|is|iv)\d{3})(?:\.(?i:tiff?))?$"
 MOST = 1 << 20
 """Most bytes of the list of labels, which has 400 lines."""
 TRUTH = "microscopy_ground_truth.csv"
@@ -55,11 +55,12 @@ def read(files: Files, asked: Asked) -> Known:
     if patients:
         n = int(table.filter(pl.col("split") == "train")["patient"].null_count())
         groups = ("patient",)
-        said.append(
+        unknown = (
             f"{counted(n, 'training image')} of no known patient: they are of other patients than the named ones, but "
             "may be of one patient among each other. Their patient stays empty; --groups patient needs --where "
             '"patient IS NOT NULL"'
         )
+        said += [unknown] if n else []
     else:
         table = table.drop("patient")
         said.append(
@@ -113,10 +114,10 @@ def patients_in(path: Path) -> dict[str, str]:
 
 def _disagreeing(table: pl.DataFrame, files: Files) -> list[str]:
     """Warn if the list of labels that comes with the images says something else than their names."""
-    path = files.find(TRUTH)
-    if path is None:
+    found = files.called(TRUTH)
+    if not found:
         return []
-    rows = re.findall(r"(?m)^[ \t]*(\w{4,5})\.tif[ \t]*,[ \t]*(\w{4,10})[ \t]*$", read_words(path, MOST))
+    rows = re.findall(r"(?m)^[ \t]*(\w{4,5})\.tif[ \t]*,[ \t]*(\w{4,10})[ \t]*$", read_words(found[0], MOST))
     label_of = dict(zip(*table.select("id", "label").to_dict(as_series=False).values(), strict=True))
     differ = [name for name, label in rows if label_of.get(name, label) != label]
     if not differ:

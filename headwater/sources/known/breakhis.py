@@ -18,7 +18,7 @@ from headwater.sources.known._found import Asked, Count, Known, by_value, nothin
 
 FILE = (
     r"(?:^|/)(?P<id>SOB_(?P<label>[BM])_(?P<subtype>A|F|PT|TA|DC|LC|MC|PC)-(?P<year>\d\d)-(?P<number>\d+)"
-    r"(?P<block>[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<field>\d{3}))\.(?:png|PNG)$"
+    r"(?P<block>[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<field>\d{3}))\.(?i:png)$"
 )
 SUBTYPES = {
     "A": "adenosis",

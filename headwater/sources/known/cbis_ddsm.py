@@ -8,6 +8,7 @@ Lee et al., A curated mammography data set for use in computer-aided detection a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +18,7 @@ from headwater._words import counted
 from headwater.errors import ImageError, ManifestError
 from headwater.sources._listing import Files
 from headwater.sources.images import size_of
-from headwater.sources.known._files import only_present, read_columns
+from headwater.sources.known._files import find_columns, only_present, whole
 from headwater.sources.known._found import Asked, Count, Known, nothing
 from headwater.sources.known._mammograms import breast, laterality
 
@@ -34,8 +35,8 @@ COLUMNS = (
 )
 MORE = ("mass shape", "mass margins", "calc type", "calc distribution")
 FOLDER = r"(?:Mass|Calc)-(?:Training|Test)_P_\d{5}_(?:LEFT|RIGHT)_(?:CC|MLO)"
-FILE = rf"/(?P<folder>{FOLDER})(?P<number>_\d+)?/(?:[^/]+/)*[^/]+\.(?:dcm|png|jpg|jpeg|tif|tiff)$"
-OF_SERIES = r"/(?P<series>[0-9]+(?:\.[0-9]+){5,})/[^/]+\.(?:dcm|png|jpg|jpeg|tif|tiff)$"
+FILE = rf"/(?P<folder>{FOLDER})(?P<number>_\d+)?/(?:[^/]+/)*[^/]+\.(?i:dcm|png|jpg|jpeg|tif|tiff)$"
+OF_SERIES = r"/(?P<series>[0-9]+(?:\.[0-9]+){5,})/[^/]+\.(?i:dcm|png|jpg|jpeg|tif|tiff)$"
 PATHOLOGY = {"MALIGNANT": 1, "BENIGN": 0, "BENIGN_WITHOUT_CALLBACK": 0}
 
 
@@ -47,17 +48,19 @@ def read(files: Files, asked: Asked) -> Known:
     malignant if anything on it is, in either set; ``pathology`` lists what this set says. ``in_both`` marks women
     who are in training and test, since masses and calcifications were divided separately.
     """
-    paths = {name: path for name in TABLES if (path := files.find(name)) is not None}
-    if not paths:
+    known = not (files.matching(FILE).is_empty() and files.matching(OF_SERIES).is_empty())
+    read_from = {name: find_columns(files, name, COLUMNS, "CBIS-DDSM", above=known) for name in TABLES}
+    tables = {name: found for name, found in read_from.items() if found is not None}
+    if not tables:
         if files.matching(FILE).is_empty():
             return nothing("cbis-ddsm")
         raise ManifestError(
             f"{files.root}: there is no {next(iter(TABLES))}. Download the four tables of cases into this folder: they "
             "hold the labels."
         )
-    rows = pl.concat([_rows(path, name) for name, path in paths.items()], how="diagonal")
-    said = [f"{name} is not there: its films are left out" for name in TABLES if name not in paths]
-    counts = _counts(rows, paths)
+    rows = pl.concat([_rows(path, cells, name) for name, (path, cells) in tables.items()], how="diagonal")
+    said = [f"{name} is not there: its films are left out" for name in TABLES if name not in tables]
+    counts = _counts(rows, tables)
     rows, zero = _without_zero(rows)
     said += zero + _traps(rows)
     rows = rows.with_columns(
@@ -75,9 +78,8 @@ def read(files: Files, asked: Asked) -> Known:
     return Known("cbis-ddsm", table, counts, outcomes, ("patient", "breast"), [*odd, *said])
 
 
-def _rows(path: Path, name: str) -> pl.DataFrame:
-    """Read one table: one row per abnormality."""
-    cells = read_columns(path, COLUMNS, "CBIS-DDSM")
+def _rows(path: Path, cells: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return one table: one row per abnormality."""
     density = next((c for c in ("breast_density", "breast density") if c in cells.columns), None)
     if density is None:
         raise ManifestError(f"{path}: there is no column breast_density or 'breast density'. Download it again.")
@@ -92,9 +94,9 @@ def _rows(path: Path, name: str) -> pl.DataFrame:
         pl.col("image view").str.to_uppercase().alias("view"),
         pl.lit(TABLES[name][0]).alias("split"),
         pl.col("abnormality type").str.to_lowercase().alias("type"),
-        pl.col(density).cast(pl.Int64, strict=False).alias("density"),
-        pl.col("assessment").cast(pl.Int64, strict=False).alias("birads"),
-        pl.col("subtlety").cast(pl.Int64, strict=False),
+        whole(density).alias("density"),
+        whole("assessment").alias("birads"),
+        whole("subtlety"),
         pl.col("pathology").str.to_uppercase(),
         *(pl.col(one).alias(one.replace(" ", "_")) for one in more),
         *(place[short].alias(f"{short}_place") for short in place),
@@ -116,7 +118,7 @@ def _rows(path: Path, name: str) -> pl.DataFrame:
 _PLACES = {"full": "image file path", "crop": "cropped image file path", "mask": "ROI mask file path"}
 
 
-def _counts(rows: pl.DataFrame, paths: dict[str, Path]) -> list[Count]:
+def _counts(rows: pl.DataFrame, paths: Collection[str]) -> list[Count]:
     whole = len(paths) == len(TABLES)
     each = rows.group_by("film").agg(pl.col("split", "type", "malignant").n_unique())
     women = rows.group_by("patient").agg(pl.col("split").n_unique())

@@ -12,11 +12,11 @@ import polars as pl
 
 from headwater._words import counted
 from headwater.sources._listing import Files
-from headwater.sources.known._files import read_columns
+from headwater.sources.known._files import find_columns
 from headwater.sources.known._found import Asked, Count, Known, nothing, once
 
-FILE = r"(?:^|/)(?P<id>(?P<part>train|testA|testB)_\d{1,3})\.(?:bmp|png|jpg|jpeg|tif)$"
-MASK = r"(?:^|/)(?P<id>(?:train|testA|testB)_\d{1,3})_anno\.(?:bmp|png|tif)$"
+FILE = r"(?:^|/)(?P<id>(?P<part>train|testA|testB)_\d{1,3})\.(?i:bmp|png|jpg|jpeg|tif)$"
+MASK = r"(?:^|/)(?P<id>(?:train|testA|testB)_\d{1,3})_anno\.(?i:bmp|png|tif)$"
 TABLE = "Grade.csv"
 GRADE, GRADE_2015 = "grade (GlaS)", "grade (Sirinukunwattana et al. 2015)"
 PUBLISHED = {
@@ -43,11 +43,11 @@ def read(files: Files, asked: Asked) -> Known:
     if masks.height:
         table = table.join(masks.unique("id"), on="id", how="left", maintain_order="left")
     n = table.height
-    path = files.find(TABLE)
-    if path is None:
+    graded = find_columns(files, TABLE, ("name", "patient ID", GRADE, GRADE_2015), "GlaS")
+    if graded is None:
         none = f"{TABLE} is not there: without it there are no labels and no patients. It lies in the archive"
         return Known("glas", table, [Count("images", n, 165)], (), (), [*said, none])
-    cells = read_columns(path, ("name", "patient ID", GRADE, GRADE_2015), "GlaS")
+    _, cells = graded
     grades = cells.select(
         pl.col("name").alias("id"),
         pl.col(GRADE).str.to_lowercase().alias("label"),

@@ -20,7 +20,7 @@ from headwater.sources.known._files import read_words
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast
 
-FILE = r"(?:^|/)(?P<id>mdb(?P<number>\d{3}))(?:[a-z]{2})?\.(?:pgm|png|jpg|jpeg|tif|bmp)$"
+FILE = r"(?i)(?:^|/)(?P<id>mdb(?P<number>\d{3}))(?:[a-z]{2})?\.(?:pgm|png|jpg|jpeg|tif|bmp)$"
 TABLES = ("Info.txt", "README", "README.txt", "00README", "00README.txt")
 ROW = re.compile(
     r"^[ \t]*(mdb\d{3})[a-z]*[ \t]+([FGD])[ \t]+(CALC|CIRC|SPIC|MISC|ARCH|ASYM|NORM)"
@@ -43,7 +43,7 @@ def read(files: Files, asked: Asked) -> Known:
     class, severity, ``x``, ``y`` and ``radius`` of each, in pixels of the 1024 x 1024 film, ``y`` from the top. Two
     consecutive films are of one woman: the odd number is the right breast, the even one the left.
     """
-    found, said = once(files.matching(FILE))
+    found, said = once(files.matching(FILE).with_columns(pl.col("id").str.to_lowercase()))
     if found.is_empty():
         return nothing("mias")
     number = pl.col("number").cast(pl.Int64)
@@ -86,12 +86,10 @@ Row = tuple[str, str, str, str, str, str, str]
 def _films(files: Files) -> tuple[Path, list[Row]] | None:
     """Return the rows of the table of findings, and its file; None if there is none."""
     for name in TABLES:
-        path = files.find(name)
-        if path is None:
-            continue
-        rows = ROW.findall(read_words(path, MOST))
-        if rows:
-            return path, rows
+        for path in files.called(name):
+            rows = ROW.findall(read_words(path, MOST))
+            if rows:
+                return path, rows
     return None
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import polars as pl
 
 from headwater.sources._listing import Files
-from headwater.sources.known._found import Asked, Count, Known, nothing
+from headwater.sources.known._found import Asked, Count, Known, nothing, once
 
 CLASSES = ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM")
 TRAIN, PLAIN, TEST = "NCT-CRC-HE-100K", "NCT-CRC-HE-100K-NONORM", "CRC-VAL-HE-7K"
@@ -20,8 +20,8 @@ _N_TRAIN = (10407, 10566, 11512, 11557, 8896, 13536, 8763, 10446, 14317)
 _N_TEST = (1338, 847, 339, 634, 1035, 592, 741, 421, 1233)
 PUBLISHED = {TRAIN: _N_TRAIN, PLAIN: _N_TRAIN, TEST: _N_TEST}
 _CODES = "|".join(CLASSES)
-FILE = rf"/(?:{_CODES})/(?P<name>(?P<label>{_CODES})-(?P<tcga>TCGA-)?[A-Za-z0-9]+)\.(?:tif|tiff|png)$"
-SET = rf"(?:^|/)({PLAIN}|{TRAIN}|{TEST})/"
+FILE = rf"/(?:{_CODES})/(?P<name>(?P<label>{_CODES})-(?P<tcga>TCGA-)?[A-Za-z0-9]+)\.(?i:tif|tiff|png)$"
+SET = rf"^.*/({PLAIN}|{TRAIN}|{TEST})/"  # the innermost one
 
 
 def read(files: Files, asked: Asked) -> Known:
@@ -33,16 +33,14 @@ def read(files: Files, asked: Asked) -> Known:
     table = found.with_columns(pl.col("full").str.extract(SET, 1).fill_null(of_name).alias("set"))
     name = pl.when(pl.col("name").is_unique()).then("name").otherwise(pl.format("{}/{}", "set", "name"))
     split = pl.when(pl.col("set") == TEST).then(pl.lit("test")).otherwise(pl.lit("train"))
-    table = table.select(name.alias("id"), "image", "label", "set", split.alias("split")).unique(
-        "id", keep="first", maintain_order=True
-    )
+    table, said = once(table.select(name.alias("id"), "image", "label", "set", split.alias("split")))
     there = [one for one in PUBLISHED if one in set(table["set"].unique())]
     counts = []
     for one in there:
         n_of = dict(table.filter(pl.col("set") == one)["label"].value_counts().iter_rows())
         counts.append(Count(one, sum(n_of.values()), sum(PUBLISHED[one])))
         counts += [Count(f"{one} {c}", n_of.get(c, 0), n) for c, n in zip(CLASSES, PUBLISHED[one], strict=True)]
-    said = [
+    said += [
         "no patients or slides are named: any split inside the 100,000 images divides patients. Train on it whole, and "
         "test on CRC-VAL-HE-7K with --split split",
         "colours and JPEG artefacts differ between classes: report builtin:texture beside the encoder",

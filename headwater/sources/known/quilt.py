@@ -12,7 +12,7 @@ import polars as pl
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._files import only_present, read_columns
+from headwater.sources.known._files import find_columns, only_present, whole
 from headwater.sources.known._found import Asked, Count, Known, nothing, once
 
 TABLE = "quilt_1M_lookup.csv"
@@ -28,19 +28,18 @@ def read(files: Files, asked: Asked) -> Known:
     ``video`` is the part of an image's name before ``_image_``. Images of the other subsets have no video: each is a
     group of its own, named by its file.
     """
-    path = files.find(TABLE)
     there = files.matching(FILE)
-    if path is None:
-        if there.filter(pl.col("file").str.contains(OF_VIDEO)).is_empty():
+    known = not there.filter(pl.col("file").str.contains(OF_VIDEO)).is_empty()
+    found = find_columns(files, TABLE, COLUMNS, "Quilt-1M", above=known)
+    if found is None:
+        if not known:
             return nothing("quilt")
         raise ManifestError(f"{files.root}: {TABLE} is not there. Put it beside the images: it holds the captions.")
-    cells = read_columns(path, COLUMNS, "Quilt-1M")
+    _, cells = found
     file = pl.col("image_path").str.extract(r"([^/]+)$", 1)
     video = file.str.extract(OF_VIDEO, 1)
     kept = [name for name in KEPT if name in cells.columns]
-    numbers = [
-        pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64) for name in ("height", "width") if name in cells
-    ]
+    numbers = [whole(name) for name in ("height", "width") if name in cells]
     table = cells.with_row_index("row").select(
         (pl.col("row") + 1).cast(pl.String).alias("id"),
         pl.col("caption").alias("text"),

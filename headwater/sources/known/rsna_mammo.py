@@ -7,18 +7,16 @@ Carr et al., RSNA screening mammography breast cancer detection, Kaggle, 2022.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._files import only_present, read_columns
+from headwater.sources.known._files import find_columns, only_present, whole
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
-FILE = r"(?:^|/)(?P<patient>\d{1,6})[/_](?P<id>\d{3,12})\.(?:dcm|png|jpg|jpeg|tif|tiff)$"
+FILE = r"(?:^|/)(?P<patient>\d{1,6})[/_](?P<id>\d{3,12})\.(?i:dcm|png|jpg|jpeg|tif|tiff)$"
 OF_BOTH = ("site_id", "patient_id", "image_id", "laterality", "view", "age", "implant", "machine_id")
 OF_TRAIN = ("cancer", "biopsy", "invasive", "BIRADS", "density", "difficult_negative_case")
 VIEWS = {"MLO": 27_903, "CC": 26_765, "AT": 19, "LM": 10, "ML": 8, "LMO": 1}
@@ -36,18 +34,27 @@ def read(files: Files, asked: Asked) -> Known:
     known with or after it: they are outcomes. ``density`` is missing at one of the two sites.
     """
     there, twice = once(files.matching(FILE))
-    train, test = files.find("train.csv"), files.find("test.csv")
+    above, what = not there.is_empty(), "RSNA Screening Mammography"
+    train = find_columns(files, "train.csv", (*OF_BOTH, *OF_TRAIN), what, above=above)
+    other = []
+    try:
+        test = find_columns(files, "test.csv", OF_BOTH, what, above=above)
+    except ManifestError:
+        if train is None:
+            raise
+        test, other = None, ["test.csv is of another set: it is left out"]
     if train is None and test is None:
         if there.is_empty():
             return nothing("rsna-mammo")
         raise ManifestError(f"{files.root}: train.csv is not there. Download it into this folder: it holds the labels.")
     parts = []
     if train is not None:
-        parts.append(_rows(train, (*OF_BOTH, *OF_TRAIN), "train"))
+        parts.append(_rows(train[1], (*OF_BOTH, *OF_TRAIN), "train"))
     if test is not None:
-        parts.append(_rows(test, OF_BOTH, "test"))
+        parts.append(_rows(test[1], OF_BOTH, "test"))
     table = pl.concat(parts, how="diagonal").unique(maintain_order=True)
     labelled = table.filter(pl.col("split") == "train")
+    table = table.with_columns(pl.when(pl.col("label").is_in([0, 1])).then("label").alias("label") if train else [])
     counts = [] if train is None else _counts(labelled)
     said = [] if train is None else _traps(labelled)
     table = table.join(there.select("id", "image"), on="id", how="left", maintain_order="left")
@@ -56,17 +63,12 @@ def read(files: Files, asked: Asked) -> Known:
     first = [name for name in first if name in table.columns]
     table = table.select(*first, pl.exclude(first))
     outcomes = ("label", "biopsy", "invasive", "birads", "difficult_negative_case")
-    return Known("rsna-mammo", table, counts, outcomes, ("patient", "breast"), [*missing, *twice, *said])
+    return Known("rsna-mammo", table, counts, outcomes, ("patient", "breast"), [*missing, *twice, *other, *said])
 
 
-def _rows(path: Path, columns: tuple[str, ...], split: str) -> pl.DataFrame:
-    """Read one of the two tables."""
-    cells = read_columns(path, columns, "RSNA Screening Mammography")
-    whole = [
-        pl.col(name).cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).alias(new)
-        for new, name in _WHOLE.items()
-        if name in columns
-    ]
+def _rows(cells: pl.DataFrame, columns: tuple[str, ...], split: str) -> pl.DataFrame:
+    """Return one of the two tables."""
+    numbers = [whole(name).alias(new) for new, name in _WHOLE.items() if name in columns]
     flags = [
         pl.col("difficult_negative_case").str.to_lowercase().replace_strict(_FLAGS, default=None)
         for name in columns
@@ -78,7 +80,7 @@ def _rows(path: Path, columns: tuple[str, ...], split: str) -> pl.DataFrame:
         pl.col("patient_id").alias("patient"),
         laterality("laterality"),
         pl.col("view").str.to_uppercase(),
-        *whole,
+        *numbers,
         *density,
         *flags,
         pl.col("age").cast(pl.Float64, strict=False),
@@ -107,6 +109,8 @@ def _traps(table: pl.DataFrame) -> list[str]:
         said.append(
             f"train.csv has {RESPLIT:,} rows: this is the set as MLE-bench divides it, not as it was published (54,706)"
         )
+    if odd := int((~table["label"].is_in([0, 1]).fill_null(False)).sum()):
+        said.append(f"{counted(odd, 'row')} of train.csv whose cancer is neither 0 nor 1: no label")
     for (site,), rows in sorted(table.group_by("site"), key=lambda one: str(one[0])):
         if rows["density"].null_count() == rows.height and rows.height:
             said.append(

@@ -15,11 +15,11 @@ import polars as pl
 from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
-from headwater.sources.known._files import only_present, read_columns
+from headwater.sources.known._files import find_columns, only_present, whole
 from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
 from headwater.sources.known._mammograms import breast, laterality
 
-FILE = r"/(?P<exam>[0-9a-f]{32})[/_](?P<id>[0-9a-f]{32})\.(?:dicom|dcm|png|jpg|jpeg|tif|tiff)$"
+FILE = r"/(?P<exam>[0-9a-f]{32})[/_](?P<id>[0-9a-f]{32})\.(?i:dicom|dcm|png|jpg|jpeg|tif|tiff)$"
 TABLE, FINDINGS = "breast-level_annotations.csv", "finding_annotations.csv"
 COLUMNS = (
     *("study_id", "series_id", "image_id", "laterality", "view_position", "height", "width"),
@@ -52,13 +52,14 @@ def read(files: Files, asked: Asked) -> Known:
     categories of an image's findings, separated by semicolons, and ``finding_boxes`` their boxes as JSON text, in
     pixels. ``exam`` is the study; patients are not given.
     """
-    path = files.find(TABLE)
     there, twice = once(files.matching(FILE))
-    if path is None:
+    annotated = find_columns(files, TABLE, COLUMNS, "VinDr-Mammo", above=not there.is_empty())
+    if annotated is None:
         if there.is_empty():
             return nothing("vindr-mammo")
         raise ManifestError(f"{files.root}: {TABLE} is not there. Download it into this folder: it holds the labels.")
-    cells = read_columns(path, COLUMNS, "VinDr-Mammo").unique(maintain_order=True)
+    path, cells = annotated
+    cells = cells.unique(maintain_order=True)
     side = pl.col("split").str.to_lowercase().replace({"training": "train"})
     table = cells.select(
         pl.col("image_id").alias("id"),
@@ -67,8 +68,8 @@ def read(files: Files, asked: Asked) -> Known:
         pl.col("view_position").alias("view"),
         pl.col("breast_birads").str.extract(r"([0-6])\s*$", 1).cast(pl.Int64).alias("birads"),
         pl.col("breast_density").str.extract(r"\b([A-D])\s*$", 1).alias("density"),
-        pl.col("height").cast(pl.Int64, strict=False),
-        pl.col("width").cast(pl.Int64, strict=False),
+        whole("height"),
+        whole("width"),
         pl.col("series_id").alias("series"),
         side.alias("split"),
         pl.format("images/{}/{}.dicom", "study_id", "image_id").alias("place"),
@@ -83,11 +84,11 @@ def read(files: Files, asked: Asked) -> Known:
     table = table.join(there.select("id", "image"), on="id", how="left", maintain_order="left")
     table, said = only_present(table, files)
     said += twice
-    findings = files.find(FINDINGS)
-    if findings is None:
+    found = find_columns(files, FINDINGS, OF_FINDING, "VinDr-Mammo", above=files.root not in path.parents)
+    if found is None:
         said.append(f"{FINDINGS} is not there: no findings are listed")
     else:
-        cells = read_columns(findings, OF_FINDING, "VinDr-Mammo")
+        findings, cells = found
         each, of_image = _findings(cells, findings)
         counts += by_value(each, "category", CATEGORIES)
         table = table.join(of_image, on="id", how="left", maintain_order="left")
@@ -105,6 +106,11 @@ def read(files: Files, asked: Asked) -> Known:
     return Known("vindr-mammo", table, counts, outcomes, ("exam", "breast"), said)
 
 
+def _finite(column: str) -> pl.Expr:
+    number = pl.col(column).cast(pl.Float64, strict=False)
+    return pl.when(number.is_finite()).then(number).alias(column)
+
+
 def _findings(cells: pl.DataFrame, path: object) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return one row per category of a finding, and one row per image with its findings."""
     lists = cells["finding_categories"].fill_null("[]")
@@ -119,7 +125,7 @@ def _findings(cells: pl.DataFrame, path: object) -> tuple[pl.DataFrame, pl.DataF
         pl.col("image_id").alias("id"),
         words.alias("categories"),
         pl.col("finding_birads").str.extract(r"([0-6])\s*$", 1).cast(pl.Int64).alias("birads"),
-        *(pl.col(name).cast(pl.Float64, strict=False) for name in ("xmin", "ymin", "xmax", "ymax")),
+        *(_finite(name) for name in ("xmin", "ymin", "xmax", "ymax")),
     )
     each = rows.select("id", "categories").explode("categories").drop_nulls().rename({"categories": "category"})
     boxed = rows.drop_nulls("xmin")
