@@ -212,7 +212,7 @@ def test_only_manifests_are_replaced(tmp_path, suffix):
         root / "train.csv"
     ).write_parquet(other)
     for path in (root / "train.csv", other):
-        assert "no manifest from headwater manifest" in refusal("rsna-mammo", root, out=path)
+        assert "no manifest that headwater wrote" in refusal("rsna-mammo", root, out=path)
     assert (root / "train.csv").read_bytes() == published
     for _ in range(2):
         assert hw.manifest("rsna-mammo", root, out=root / f"made.{suffix}").n_samples == 1
