@@ -252,3 +252,16 @@ def test_dicom_without_suffix_among_images(tmp_path, name):
     assert any(f"{name!r} is DICOM" in line for line in hw.manifest("folder", tmp_path).warnings)
     (tmp_path / name).write_bytes(b"a text")
     assert not any("DICOM" in line for line in hw.manifest("folder", tmp_path).warnings)
+
+
+@pytest.mark.parametrize("real", ["malignant", "a", "z"])
+def test_a_folder_that_links_lead_to(tmp_path, real):
+    """It is listed at its own place, whatever links are called, and at the first one if it lies elsewhere."""
+    files(tmp_path / "set", f"{real}/1.png")
+    files(tmp_path / "elsewhere", "2.png")
+    for name in ("b", "m", "zz"):
+        (tmp_path / "set" / name).symlink_to(real)
+    for name in ("y2", "y1"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / real / "up").symlink_to(tmp_path / "set")
+    assert Files.below(tmp_path / "set").paths.to_list() == sorted([f"{real}/1.png", "y1/2.png"])
