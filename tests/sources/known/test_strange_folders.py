@@ -280,9 +280,9 @@ def test_a_file_in_the_folder_of_another_class(tmp_path, kind, name, label):
     """The name decides, and the warning says so; a file in its own folder, or in none, is not warned of."""
     made = hw.manifest(kind, files(tmp_path / "wrong", name))
     assert made.table["label"].to_list() == [label]
-    assert any(
-        f"another label, such as {tmp_path}/wrong/{name}" in line or f"such as {name}" in line for line in made.warnings
-    )
+    (line,) = (line for line in made.warnings if "of another label" in line)
+    assert line.startswith("1 file in the folder")
+    assert name in line
     right = hw.manifest(kind, files(tmp_path / "right", ONE[kind]))
     assert not any("of another label" in line for line in right.warnings)
 
