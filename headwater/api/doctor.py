@@ -19,7 +19,7 @@ from headwater._words import size
 from headwater.embed import Encoder, Source, load_encoder, no_network, source_of
 from headwater.embed.choice import EncoderChoice, encoder_choice
 from headwater.embed.compare import findings_of
-from headwater.embed.known import known_of, short_name
+from headwater.embed.known import known_of, short_name, warn_of_plain
 from headwater.embed.model_spec import ModelSpec, shown
 from headwater.embed.speed import Measured, measure
 from headwater.errors import EncoderError
@@ -117,7 +117,7 @@ class Examined:
             parts.append(f"{self.n_parameters:,} parameters")
         parts += [str(self.environment[key]) for key in ("device", "precision") if key in self.environment]
         out = [f"{self.name}: {', '.join(parts)}"]
-        out += [] if self.spec is None else self._stands_for(self.spec)
+        out += [f"  {line}" for line in self.findings] if self.spec is None else self._stands_for(self.spec)
         out += [TRIED] if self.tried else []
         for modality, spec in self.features.items():
             tokens = ""
@@ -229,7 +229,7 @@ def doctor(
     plain = ModelSpec.parse(choice.spec)
     long = bool(plain.arguments) or plain.transform is not None or known_of(choice.spec) is not None
     with no_network(offline):
-        findings = tuple(findings_of(choice)) if long else ()
+        findings = tuple(findings_of(choice)) if long else tuple(filter(None, [warn_of_plain(choice.spec)]))
     found = Examined(
         short_name(choice.spec),
         source,

@@ -213,8 +213,15 @@ def _build(timm: Any, described: ModelSpec, *, pretrained: bool) -> Any:
     except Exception as error:  # the library raises many kinds for what it cannot use
         if described.arguments:
             raise EncoderError(f"{spec}: {name} cannot be built so ({first_line(error)}).") from error
-        what = "cannot be read" if name.startswith("local-dir:") else "cannot be fetched from the hub"
-        raise EncoderError(f"{spec}: {what} ({first_line(error)}). Without a network, pass --weights FILE.") from error
+        if name.startswith("local-dir:"):
+            raise EncoderError(f"{spec}: cannot be read ({first_line(error)}). Copy the folder again.") from error
+        advice = "pass --weights FILE"
+        if described.repository is not None:  # the configuration is wanted too
+            place, _, folder = described.repository[0].rpartition("/")
+            advice = f"run hf download {place}/{folder} --local-dir {folder} where there is one, and pass --encoder "
+            advice += f"timm:local-dir:{folder}"
+        words = f"cannot be fetched from the hub ({first_line(error)}). Without a network, {advice}."
+        raise EncoderError(f"{spec}: {words}") from error
 
 
 def _resize(model: Any, size: tuple[int, int], spec: str) -> None:

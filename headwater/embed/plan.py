@@ -24,7 +24,7 @@ from headwater.embed import Content, Encoder, Shard, keys_of
 from headwater.embed.choice import EncoderChoice, Execution
 from headwater.embed.encoder import default_name
 from headwater.embed.items import SHOWN, Items, failed_items, items_of, refuse_failed
-from headwater.embed.known import short_name
+from headwater.embed.known import short_name, warn_of_plain
 from headwater.embed.load import load_encoder
 from headwater.embed.sample_table import SamplesPlan, plan_samples, refuse_own_keys
 from headwater.embed.scale import warn_of_scale
@@ -317,6 +317,7 @@ def plan_embedding(
         require(partial(_require_space, Path(store), needed))
     samples = plan_samples(there, table, items)
     location = str(store) if there is None else there.location
+    said = [warn_of_plain(encoder.spec), warn_of_scale(table, encoder.spec) if "image" in wanted else None]
     return EmbedPlan(
         location,
         there is not None,
@@ -328,7 +329,7 @@ def plan_embedding(
         index,
         execution.part,
         tuple(refusals),
-        tuple(filter(None, [warn_of_scale(table, encoder.spec) if "image" in wanted else None])),
+        tuple(filter(None, said)),
     )
 
 

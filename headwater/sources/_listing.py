@@ -46,6 +46,8 @@ class Files:
     def below(cls, folder: str | os.PathLike[str]) -> Files:
         """List a folder and its subfolders; a folder that links lead to several times is listed once.
 
+        It is listed at its own place if that lies below the folder, else at the first link by name.
+
         Raises
         ------
         ManifestNotFound
@@ -64,9 +66,12 @@ class Files:
         odd: list[str] = []
         seen: set[tuple[int, int]] = set()
         waiting = [""]
+        linked: list[str] = []  # listed last: whatever order a disk has, the result is one
         try:
-            while waiting:
-                here = waiting.pop()
+            while waiting or linked:
+                if not waiting:
+                    linked.sort(reverse=True)
+                here = waiting.pop() if waiting else linked.pop()
                 there = os.path.join(root, here)  # noqa: PTH118  (a million paths)
                 place = os.stat(there)  # noqa: PTH116
                 if (place.st_dev, place.st_ino) in seen:
@@ -83,7 +88,7 @@ class Files:
                         if _ODD.search(name):
                             odd.append(f"{here}{name}")
                         elif is_folder:
-                            waiting.append(f"{here}{name}/")
+                            (linked if entry.is_symlink() else waiting).append(f"{here}{name}/")
                         else:
                             paths.append(f"{here}{name}")
                 if len(paths) > MOST_FILES:

@@ -13,7 +13,7 @@ from headwater.api import doctor, embed
 from headwater.api.encoders import table_of_entries
 from headwater.embed import load_encoder
 from headwater.embed.compare import checksum_line, disagreements
-from headwater.embed.known import KNOWN
+from headwater.embed.known import KNOWN, warn_of_plain
 from headwater.embed.model_spec import ModelSpec
 from headwater.embed.scale import warn_of_scale
 from headwater.errors import EncoderError
@@ -346,3 +346,46 @@ def test_checksums(tmp_path):
     assert "is not the published model.safetensors" in checksum_line(KNOWN["virchow2"].spec, file)
     assert "another format" in checksum_line(KNOWN["uni"].spec, file)
     assert checksum_line(ModelSpec.parse("timm:resnet34.a1_in1k"), file) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("timm:hf-hub:paige-ai/Virchow2", "virchow2"),
+        ("timm:hf-hub:PAIGE-AI/virchow2@main", "virchow2"),
+        ("hf:kaiko-ai/midnight", "midnight"),
+        ("hf:MahmoodLab/UNI", "uni"),  # by another library
+        ("open_clip:hf-hub:wisdomik/QuiltNet-B-32", "quiltnet-b-32"),
+        (str(KNOWN["virchow2"].spec), None),
+        ("hf:kaiko-ai/midnight?resize=98x98&interpolation=bicubic&mean=0.5,0.5,0.5&std=0.5,0.5,0.5", None),
+        ("hf:google/medsiglip-448", None),  # the name stands for no more than this
+        ("timm:resnet34.a1_in1k", None),
+        ("builtin:texture", None),
+    ],
+)
+def test_known_weights_by_another_spec(spec, name):
+    """A spec that names the weights of a known encoder, but not its settings, is told of the name."""
+    found = warn_of_plain(spec)
+    assert found is None if name is None else f"Pass --encoder {name}," in found
+
+
+def test_embed_and_doctor_tell_of_the_name(manifest, tmp_path, command):
+    """Both commands that load an encoder say so, and go on."""
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    size = {"image_size": 28, "patch_size": 14, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Dinov2Model(Dinov2Config(**size)).save_pretrained(tmp_path / "model")
+    side = {"height": 28, "width": 28}
+    BitImageProcessor(size={"shortest_edge": 28}, crop_size=side).save_pretrained(tmp_path / "model")
+    asked = ("--encoder", "hf:kaiko-ai/midnight", "--weights", tmp_path / "model", "--batch-size", 2)
+    line = "these are the weights of midnight without its settings"
+    for done in (command("doctor", *asked), command("embed", manifest, tmp_path / "s.hw", *asked)):
+        assert done.status == 0, done
+        assert line in done.out
+
+
+def test_a_plain_model_without_a_network(command):
+    """The advice is one that works: the file of weights alone lacks the configuration."""
+    done = command("doctor", "--encoder", "timm:hf-hub:paige-ai/Virchow2", "--offline")
+    assert "hf download paige-ai/Virchow2 --local-dir Virchow2" in done.error
+    assert "pass --encoder timm:local-dir:Virchow2" in done.error

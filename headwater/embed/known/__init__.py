@@ -11,6 +11,7 @@ from typing import get_args
 
 from headwater.embed.known import general, image_text, mammography, pathology
 from headwater.embed.known.entry import Difference, Known, Licence
+from headwater.embed.model_spec import ModelSpec
 from headwater.errors import EncoderError
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "nearest_names",
     "require_licence",
     "short_name",
+    "warn_of_plain",
 ]
 
 KNOWN: dict[str, Known] = {
@@ -30,6 +32,11 @@ KNOWN: dict[str, Known] = {
 """Every known encoder by its name, in the order in which they are listed."""
 OWN = ("builtin:", "stub:", "joined:", "python:")
 """Encoders whose licence is headwater's or the user's own concern."""
+_BY_REPOSITORY = {
+    entry.spec.repository[0].lower(): entry
+    for entry in KNOWN.values()
+    if entry.spec is not None and entry.spec.repository is not None
+}
 _BY_SPEC = {str(entry.spec): entry for entry in KNOWN.values() if entry.spec is not None}
 
 
@@ -49,6 +56,30 @@ def known_encoder(name: str) -> Known:
 def known_of(spec: str) -> Known | None:
     """Return the known encoder that a spec in its long form stands for; None if it is none of them."""
     return _BY_SPEC.get(spec)
+
+
+def warn_of_plain(spec: str) -> str | None:
+    """Return a warning if a spec names the weights of a known encoder without its settings; None if not.
+
+    Such a spec leaves to the library how images are prepared and tokens are pooled, and what a timm model is built
+    with. A spec with settings of its own has made its choice.
+
+    Examples
+    --------
+    >>> warn_of_plain("timm:hf-hub:paige-ai/Virchow2").partition(":")[0]
+    'these are the weights of virchow2 without its settings'
+    >>> warn_of_plain("timm:resnet34.a1_in1k")
+    """
+    model = ModelSpec.parse(spec)
+    if model.repository is None or model.arguments or model.transform is not None or known_of(spec) is not None:
+        return None
+    known = _BY_REPOSITORY.get(model.repository[0].lower())
+    if known is None:
+        return None
+    return (
+        f"these are the weights of {known.name} without its settings: what its authors say of resizing, normalisation "
+        f"and pooling may not be followed. Pass --encoder {known.name}, or keep on if that is meant"
+    )
 
 
 def require_licence(spec: str, licence: Licence) -> None:

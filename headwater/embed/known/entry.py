@@ -136,7 +136,7 @@ class Known:
             "cls": "class token",
             "cls+mean": "class token, joined with the mean of patch tokens (without registers)",
         }
-        own = "projected, not normalised" if self.text else "the model's own"
+        own = "projected, not normalised" if self.text and self.spec is not None else "the model's own"
         return own if self.pooling is None else words.get(self.pooling, self.pooling)
 
     @property

@@ -14,6 +14,7 @@ from shlex import quote
 import polars as pl
 
 from headwater._alike import alike_line
+from headwater._words import counted
 from headwater.errors import InputError, ManifestError, nearest
 from headwater.sources._listing import Files
 from headwater.sources.known._found import Asked, Count, Known
@@ -168,12 +169,19 @@ def read_known(kind: str, folder: str | Path, asked: Asked | None = None) -> Kno
     twice = found.table.filter(pl.col("id").is_duplicated())["id"]
     if len(twice):
         raise ManifestError(f"{folder}: {twice[0]!r} is listed in several rows. Get the table as it was published.")
-    return replace(found, warnings=[*found.warnings, *spellings(found), *files.odd_line()])
+    said = [*found.warnings, *spellings(found), *(_sides(found) if kind != "dicom" else []), *files.odd_line()]
+    return replace(found, warnings=said)
 
 
 def spellings(found: Known) -> list[str]:
     """Warn of groups that occur in several spellings, such as ``P01`` and ``p1``."""
     return [line for name in found.groups for line in alike_line(found.table[name], name)]
+
+
+def _sides(found: Known) -> list[str]:
+    """Warn of mammograms whose side is not known."""
+    n = found.table["laterality"].null_count() if "laterality" in found.table.columns else 0
+    return [f"{counted(n, 'image')} whose side is neither left nor right: laterality and breast are empty"] if n else []
 
 
 def seems_to_be(files: Files, but: str = "") -> str | None:

@@ -89,8 +89,16 @@ def read_words(path: Path, most: int) -> str:
 def only_present(table: pl.DataFrame, files: Files, what: str = "images") -> tuple[pl.DataFrame, list[str]]:
     """Leave out rows whose image is not there, unless none is: then keep all rows, and say so.
 
+    Raises `ManifestError` if a row names no place, or one outside of the archive.
+
     ``image`` is null in rows whose file was not found; ``place`` holds where the set would have it.
     """
+    outside = pl.col("place").str.contains(r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)").fill_null(True)
+    odd = table.filter(outside)
+    if odd.height:
+        place = odd["place"][0]
+        why = "a row names no file" if place is None else f"a row names a file outside of the archive: {place!r:.80}"
+        raise ManifestError(f"{files.root}: {why}. Get the table as it was published.")
     n_missing = table["image"].null_count()
     if n_missing == table.height:
         filled = table.with_columns(image=pl.col("place")).drop("place")

@@ -111,6 +111,27 @@ def once(found: pl.DataFrame, by: str = "id") -> tuple[pl.DataFrame, list[str]]:
     return table, [f"{counted(n, 'file')} left out that have the name of another, such as {twice}: the first is listed"]
 
 
+def misplaced(table: pl.DataFrame, full: pl.Series, folders: dict[str, str], label: str = "label") -> list[str]:
+    """Warn of files that lie in the folder of another class than their names say.
+
+    Parameters
+    ----------
+    full
+        The path of the file of each row.
+    folders
+        The class that each name of a folder stands for.
+    """
+    words = "|".join(folders)
+    of_folder = full.str.extract(rf"^.*/({words})/", 1).replace_strict(folders, default=None, return_dtype=pl.String)
+    differ = table.filter(of_folder.ne_missing(table[label]) & of_folder.is_not_null())
+    if differ.is_empty():
+        return []
+    return [
+        f"{counted(differ.height, 'file')} in the folder of another {label}, such as {differ['image'][0]}: the name is "
+        "taken, not the folder"
+    ]
+
+
 def by_value(table: pl.DataFrame, column: str, published: dict[str, int], end: str = "") -> list[Count]:
     """Count the rows of each value of a column; values that were not published are counted too."""
     found = {str(value): n for value, n in table[column].drop_nulls().value_counts().iter_rows()}

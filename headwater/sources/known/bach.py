@@ -17,7 +17,7 @@ from headwater._words import counted
 from headwater.errors import ManifestError
 from headwater.sources._listing import Files
 from headwater.sources.known._files import read_words
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
+from headwater.sources.known._found import Asked, Count, Known, by_value, misplaced, nothing, once
 from headwater.sources.known._groups import read_groups
 
 LABELS = {"n": "Normal", "b": "Benign", "is": "InSitu", "iv": "Invasive"}
@@ -42,6 +42,7 @@ def read(files: Files, asked: Asked) -> Known:
     if labelled.is_empty() and test.is_empty():
         return nothing("bach")
     train = labelled.select("id", "image", pl.col("code").replace_strict(LABELS).alias("label"), split=pl.lit("train"))
+    said += misplaced(train, labelled["full"], {one: one for one in LABELS.values()})
     unlabelled = test.select("id", "image", label=pl.lit(None, pl.String), split=pl.lit("test"))
     table = pl.concat([train.sort("label", "id"), unlabelled])
     said += twice + _disagreeing(table, files)

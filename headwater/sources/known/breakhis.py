@@ -14,7 +14,7 @@ import polars as pl
 
 from headwater.sources._listing import Files
 from headwater.sources.known._files import read_words
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
+from headwater.sources.known._found import Asked, Count, Known, by_value, misplaced, nothing, once
 
 FILE = (
     r"(?:^|/)(?P<id>SOB_(?P<label>[BM])_(?P<subtype>A|F|PT|TA|DC|LC|MC|PC)-(?P<year>\d\d)-(?P<number>\d+)"
@@ -56,6 +56,7 @@ def read(files: Files, asked: Asked) -> Known:
         pl.format("{}-{}", "year", "number").alias("patient"),
         pl.format("{}-{}{}", "year", "number", "block").alias("slide"),
     )
+    said += misplaced(table, found["full"], {one: one for one in PUBLISHED})
     table, of_folds = _with_repeats(table, files)
     said += of_folds
     both = table.group_by("slide").agg(pl.col("subtype").unique().sort()).filter(pl.col("subtype").list.len() > 1)

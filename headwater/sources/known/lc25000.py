@@ -15,7 +15,7 @@ from headwater._words import counted
 from headwater.errors import InputError, ManifestError
 from headwater.sources._listing import Files
 from headwater.sources.known._files import read_columns
-from headwater.sources.known._found import Asked, Count, Known, by_value, nothing, once
+from headwater.sources.known._found import Asked, Count, Known, by_value, misplaced, nothing, once
 
 FILE = r"(?:^|/)(?P<id>(?P<code>colonca|colonn|lungaca|lungn|lungscc)(?P<number>\d{1,4}))\.(?i:jpeg|jpg|png)$"
 LABELS = {
@@ -35,6 +35,7 @@ def read(files: Files, asked: Asked) -> Known:
         return nothing("lc25000")
     label = pl.col("code").replace_strict(LABELS).alias("label")
     table = found.select("id", "image", label, pl.col("code").str.extract("^(colon|lung)", 1).alias("organ"))
+    twice += misplaced(table, found["full"], {one: one for one in LABELS.values()})
     counts = [Count("images", table.height, 25_000), *by_value(table, "label", dict.fromkeys(LABELS.values(), 5000))]
     if asked.groups_file is None:
         said = (

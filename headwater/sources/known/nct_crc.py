@@ -12,7 +12,7 @@ from __future__ import annotations
 import polars as pl
 
 from headwater.sources._listing import Files
-from headwater.sources.known._found import Asked, Count, Known, nothing, once
+from headwater.sources.known._found import Asked, Count, Known, misplaced, nothing, once
 
 CLASSES = ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM")
 TRAIN, PLAIN, TEST = "NCT-CRC-HE-100K", "NCT-CRC-HE-100K-NONORM", "CRC-VAL-HE-7K"
@@ -33,7 +33,9 @@ def read(files: Files, asked: Asked) -> Known:
     table = found.with_columns(pl.col("full").str.extract(SET, 1).fill_null(of_name).alias("set"))
     name = pl.when(pl.col("name").is_unique()).then("name").otherwise(pl.format("{}/{}", "set", "name"))
     split = pl.when(pl.col("set") == TEST).then(pl.lit("test")).otherwise(pl.lit("train"))
+    wrong = misplaced(table, table["full"], {one: one for one in CLASSES})
     table, said = once(table.select(name.alias("id"), "image", "label", "set", split.alias("split")))
+    said += wrong
     there = [one for one in PUBLISHED if one in set(table["set"].unique())]
     counts = []
     for one in there:

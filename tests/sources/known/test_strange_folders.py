@@ -252,3 +252,51 @@ def test_dicom_without_suffix_among_images(tmp_path, name):
     assert any(f"{name!r} is DICOM" in line for line in hw.manifest("folder", tmp_path).warnings)
     (tmp_path / name).write_bytes(b"a text")
     assert not any("DICOM" in line for line in hw.manifest("folder", tmp_path).warnings)
+
+
+@pytest.mark.parametrize("real", ["malignant", "a", "z"])
+def test_a_folder_that_links_lead_to(tmp_path, real):
+    """It is listed at its own place, whatever links are called, and at the first one if it lies elsewhere."""
+    files(tmp_path / "set", f"{real}/1.png")
+    files(tmp_path / "elsewhere", "2.png")
+    for name in ("b", "m", "zz"):
+        (tmp_path / "set" / name).symlink_to(real)
+    for name in ("y2", "y1"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / real / "up").symlink_to(tmp_path / "set")
+    assert Files.below(tmp_path / "set").paths.to_list() == sorted([f"{real}/1.png", "y1/2.png"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "label"),
+    [
+        ("breakhis", "benign/SOB_M_DC-14-13412-40-001.png", "malignant"),
+        ("bach", "Photos/Normal/b001.tif", "Benign"),
+        ("lc25000", "lung_n/lungaca1.jpeg", "lung_aca"),
+        ("nct-crc", "ADI/TUM-AAAMHQMK.tif", "TUM"),
+    ],
+)
+def test_a_file_in_the_folder_of_another_class(tmp_path, kind, name, label):
+    """The name decides, and the warning says so; a file in its own folder, or in none, is not warned of."""
+    made = hw.manifest(kind, files(tmp_path / "wrong", name))
+    assert made.table["label"].to_list() == [label]
+    (line,) = (line for line in made.warnings if "of another label" in line)
+    assert line.startswith("1 file in the folder")
+    assert name in line
+    right = hw.manifest(kind, files(tmp_path / "right", ONE[kind]))
+    assert not any("of another label" in line for line in right.warnings)
+
+
+@pytest.mark.parametrize("patient", ["../../../etc", "..\\..", "10/../.."])
+def test_a_table_that_names_files_elsewhere(tmp_path, patient):
+    """The places that a manifest names lie in the archive, whatever the table says."""
+    (tmp_path / "train.csv").write_text(RSNA.format(cancer=0).replace(",10,100,", f",{patient},100,"))
+    assert "outside of the archive" in refusal("rsna-mammo", tmp_path)
+
+
+def test_a_side_that_is_none(tmp_path):
+    """Rows whose side is neither left nor right are counted: they belong to no breast."""
+    (tmp_path / "train.csv").write_text(RSNA.format(cancer=0).replace(",L,", ",middle,"))
+    made = hw.manifest("rsna-mammo", tmp_path)
+    assert made.table.select("laterality", "breast").rows() == [(None, None)]
+    assert "1 image whose side is neither left nor right: laterality and breast are empty" in made.warnings
