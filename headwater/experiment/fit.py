@@ -116,7 +116,9 @@ class FitOptions:
             raise InputError(
                 "--text-ablation needs texts that a template made among --features (headwater text, then embed --text)."
             )
-        return FitPlan(store, replace(self, labels=labels, protocol=protocol, selection=selection), what, texts)
+        controls = False if self.controls is None and texts is None else self.controls
+        asked = replace(self, labels=labels, protocol=protocol, selection=selection, controls=controls)
+        return FitPlan(store, asked, what, texts)
 
 
 @dataclass(frozen=True)
