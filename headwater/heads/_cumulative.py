@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from headwater._backend import to_numpy
@@ -191,7 +192,8 @@ class CumulativeObjective:
 
 def cumulated(xp: Any, free: Array) -> Array:
     """Return thresholds from their parameters ``[θ_0, δ_1, …]``, of shape ``(p, K - 1)``."""
-    return xp.cumulative_sum(xp.concat([free[:, :1], xp.exp(free[:, 1:])], axis=1), axis=1)
+    wrapped = array_namespace(free)  # NumPy itself has no cumulative_sum before 2.1
+    return wrapped.cumulative_sum(xp.concat([free[:, :1], xp.exp(free[:, 1:])], axis=1), axis=1)
 
 
 def _logistic(xp: Any, z: Array, weight: Array | None) -> tuple[Array, Array, Array]:
