@@ -20,15 +20,9 @@ from headwater.commands.output import DEBUG, fail
 FOREIGN = "A file was damaged, or changed by hand: headwater --debug … shows where it was read."
 
 COMMANDS = {
-    "First steps": {
-        "demo": store.demo,
-        "doctor": store.doctor,
-        "encoders": encoders.encoders,
-        "manifest": manifest.manifest,
-        "text": text.text,
-    },
+    "First steps": {"demo": store.demo, "doctor": store.doctor, "encoders": encoders.encoders},
+    "Data": {"manifest": manifest.manifest, "tiles": store.tiles, "text": text.text},
     "Store": {
-        "tiles": store.tiles,
         "embed": store.embed,
         "samples": manifest.samples,
         "info": store.info,
