@@ -217,10 +217,10 @@ class Searcher:
                     if extreme:
                         values = unit(values)[0]
                     inverse = np.float32(1) / lengths
-                    queries = scaled if values.dtype == np.float16 else asked.queries
+                    queries = scaled if few and values.dtype == np.float16 else asked.queries
                     for part, candidates in found:
                         out = similar[: part.stop - part.start, : stop - start]
-                        _multiply(queries[part], values, out, buffer)
+                        _multiply(queries[part], values, out, buffer, few)
                         if not extreme:
                             out *= inverse
                         if len(unusable):
@@ -259,12 +259,18 @@ def _are_extreme(lengths: Scores) -> bool:
     return bool(len(usable)) and not _LEAST < usable.min() <= usable.max() < _MOST
 
 
-def _multiply(queries: Scores, values: NDArray[Any], out: Scores, buffer: Scores) -> None:
-    """Write the product of each query with each row, as `as_floats` returns rows, some rows at a time."""
+def _multiply(queries: Scores, values: NDArray[Any], out: Scores, buffer: Scores, few: bool) -> None:
+    """Write the product of each query with each row, some rows at a time.
+
+    Few queries are scaled for float16, as `as_floats` returns it. For more of them the rows are: their smallest numbers
+    are subnormal before, and some processors take a hundred times as long for each product with one.
+    """
     for start in range(0, len(values), len(buffer)):
         rows = as_floats(values[start : start + len(buffer)], buffer)
         part = out[:, start : start + len(rows)]
-        if len(queries) > _FEW:
+        if not few:
+            if values.dtype == np.float16:
+                rows *= np.float32(HALF_SCALE)
             np.matmul(queries, rows.T, out=part)
             continue
         for number, query in enumerate(queries):
