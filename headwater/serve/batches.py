@@ -12,7 +12,8 @@ from headwater.errors import HeadwaterError
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
-FEW = 4  # items at once in the background, so that others need not wait long
+FEW = 8  # items at once in the background, so that others need not wait long
+PAUSE = 0.05  # seconds without another item before the background's turn: who asks one after the other goes first
 
 
 class Ended(HeadwaterError):
@@ -81,6 +82,8 @@ class Batcher(Generic[Given, Made]):
         with self._changed:
             while not (self._waiting or self._background or self._ended):
                 self._changed.wait()
+            if not (self._waiting or self._ended):
+                self._changed.wait_for(lambda: self._waiting or self._ended, PAUSE)
             items, most = (self._waiting, self._most) if self._waiting else (self._background, FEW)
             return [items.popleft() for _ in range(min(most, len(items)))]
 

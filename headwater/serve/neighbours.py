@@ -18,7 +18,7 @@ from headwater.serve.batches import Ended
 from headwater.serve.gallery import Asked, Gallery
 
 QUERIES = 400  # samples that are asked with, to measure the vote
-AT_ONCE = 4
+AT_ONCE = 8
 UNUSUAL = 5  # percentile of the similarity to the nearest case, below which nothing in the store resembles the query
 CROWD = 0.6  # share of neighbours with one site, from which it is said, if it is that much above the site's share
 ABOVE = 0.3

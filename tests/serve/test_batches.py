@@ -107,7 +107,7 @@ def test_what_is_in_the_background_goes_last():
         thread.join()
     assert batches[0] == [0]
     assert sorted(batches[1]) == list(range(1, 11))
-    assert [len(batch) for batch in batches[2:]] == [4, 4, 2]
+    assert [len(batch) for batch in batches[2:]] == [8, 2]
     batcher.close()
 
 
