@@ -1,4 +1,4 @@
-"""How results look in a Python session: one line; in a notebook, the lines that the command prints."""
+"""How results look in a Python session: one line; printed, or in a notebook: the lines that the command prints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ class Shown:
     def __repr__(self) -> str:
         first = next((line.strip() for line in self.lines() if line.strip()), "")
         return f"<{type(self).__name__}: {first}>"
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
     def _repr_html_(self) -> str:
         return as_html(self.lines())

@@ -1,0 +1,318 @@
+"""What every recipe shares: its options, its data, tiny models, and ``result.json``.
+
+A recipe reproduces one published system. With ``--data DIR`` it runs on the data set itself; with ``--small`` on data
+and models that are made on the spot, in half a minute and without a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+import headwater as hw
+from headwater.sources import make_histology, make_mammography
+
+ROOT = Path(__file__).resolve().parents[1]
+Number = float | str | None
+"""A figure as the paper gives it; words where it gives words (``0.95 to 0.96``), None where it gives nothing."""
+
+
+class Own(msgspec.Struct, forbid_unknown_fields=True):
+    """A metric as this recipe measured it: a mean over folds with its standard deviation, or a value on a test set."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    std: float | None = None
+    n_samples: int | None = None
+
+
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    """One metric of one run of a recipe, beside what the paper gives.
+
+    Attributes
+    ----------
+    at
+        Which run it is, such as a magnification or an option; empty if there is one.
+    metric
+        The metric's name in ``metrics.json``.
+    published
+        What the paper gives.
+    own
+        What the recipe measured.
+    """
+
+    at: str
+    metric: str
+    published: Number
+    own: Own
+
+
+class Result(msgspec.Struct, forbid_unknown_fields=True):
+    """The contents of ``result.json``.
+
+    Attributes
+    ----------
+    system
+        The system's name, ``A1`` to ``D10``.
+    title, recipe, command
+        What it is; its file; the command that made this result.
+    headwater
+        The version that did.
+    mode
+        ``small``, or ``data`` for a real data set.
+    data
+        The data set's name.
+    n_samples, n_groups
+        Its images, and its patients (or whatever kept rows together; None where nothing did).
+    encoders
+        The encoders used, each with where its weights are from.
+    rows
+        The numbers.
+    differs
+        How this run differs from the paper: ``data``, ``weights``, ``size``, ``protocol``.
+    seconds
+        Wall time of the whole recipe.
+    """
+
+    system: str
+    title: str
+    recipe: str
+    command: str
+    headwater: str
+    mode: Literal["small", "data"]
+    data: str
+    n_samples: int
+    n_groups: int | None
+    encoders: list[str]
+    rows: list[Row]
+    differs: dict[Literal["data", "weights", "size", "protocol"], str]
+    seconds: float
+
+
+class Recipe:
+    """One published system: reads the options of its script, finds its data and models, and writes its result.
+
+    Parameters
+    ----------
+    system
+        The system's name, such as ``A1``.
+    title
+        What it is, in a few words.
+
+    Attributes
+    ----------
+    small : bool
+        Whether it runs on data and models that are made on the spot.
+    out : Path
+        An empty folder for all that it writes.
+    """
+
+    def __init__(self, system: str, title: str) -> None:
+        words = argparse.ArgumentParser(description=f"{system}: {title}")
+        words.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder, or a manifest")
+        words.add_argument("--small", action="store_true", help="run on made data, with tiny models")
+        words.add_argument(
+            "--external", type=Path, metavar="DIR", help="a second data set, of another place, to test on"
+        )
+        words.add_argument("--encoder", metavar="SPEC", help="another encoder than the paper's")
+        words.add_argument("--weights", metavar="FILE", help="its weights, if they are in a file")
+        words.add_argument("--out", type=Path, metavar="DIR", help="a new folder for runs and result.json")
+        given = words.parse_args()
+        if given.small == (given.data is not None):
+            words.error("give either --data DIR, the real data set, or --small, made data")
+        self.system, self.title, self.small = system, title, bool(given.small)
+        self.out: Path = given.out or Path("recipe-runs") / system.lower()
+        if self.out.exists() and any(self.out.iterdir()):
+            words.error(f"--out {self.out} is not empty: delete it, or give another folder")
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._given, self._began, self._data = given, time.monotonic(), ""
+        self._encoders: list[str] = []
+
+    def manifest(self, kind: str, small: Callable[[Path], Path] | None = None) -> Path:
+        """Return the manifest of the data set, or of made data.
+
+        Parameters
+        ----------
+        kind
+            The known data set, one of ``headwater manifest``. A folder that has a ``manifest.csv`` is taken as it is.
+        small
+            Makes data in a folder and returns the manifest; synthetic histology by default.
+        """
+        given: Path | None = self._given.data
+        if given is None:
+            self._data = "synthetic mammograms" if small in (mammography,) else "synthetic histology"
+            return (small or histology)(self.out / "data")
+        self._data = given.resolve().parent.name if given.is_file() else given.resolve().name
+        return self._table(kind, given, "manifest.parquet")
+
+    def external(self, kind: str, small: Callable[[Path], Path]) -> Path | None:
+        """Return the manifest of a second data set, or of made data; None if ``--external`` was not given.
+
+        Parameters
+        ----------
+        kind
+            The known data set, one of ``headwater manifest``. A folder that has a ``manifest.csv`` is taken as it is.
+        small
+            Makes data in a folder and returns the manifest.
+        """
+        if self.small:
+            return small(self.out / "external")
+        given: Path | None = self._given.external
+        return None if given is None else self._table(kind, given, "external.parquet")
+
+    def _table(self, kind: str, given: Path, name: str) -> Path:
+        found = given if given.is_file() else given / "manifest.csv"
+        if found.is_file():
+            return found
+        made: Path = hw.manifest(kind, given, out=self.out / name).path
+        return made
+
+    def encoder(self, published: str, small: str, **options: Any) -> hw.EncoderChoice:
+        """Return the paper's encoder, the one of ``--encoder``, or a tiny model saved to disk.
+
+        Parameters
+        ----------
+        published
+            The spec of the paper's encoder, whose weights are fetched or in the cache.
+        small
+            A built-in encoder, or the name of a tiny model; see `tiny`.
+        options
+            Other fields of `headwater.EncoderChoice`.
+        """
+        if self.small:
+            spec, says = (
+                (small, small) if ":" in small else (tiny(small, self.out / "models"), f"{small}, tiny, untrained")
+            )
+        else:
+            spec = self._given.encoder or published
+            says = spec
+            if self._given.weights:
+                options["weights"] = self._given.weights
+                says += f" ({Path(self._given.weights).name})"
+        if says not in self._encoders:
+            self._encoders.append(says)
+        return hw.EncoderChoice(spec, **options)
+
+    def write(
+        self,
+        runs: Mapping[str, Any],
+        published: Mapping[str, Mapping[str, Number]],
+        *,
+        metrics: Sequence[str] = (),
+        differs: Mapping[Literal["data", "weights", "size", "protocol"], str],
+    ) -> Result:
+        """Write ``result.json``: each metric that the paper gives, as published and as measured here.
+
+        Parameters
+        ----------
+        runs
+            Runs, or what `headwater.evaluate` returned, each by what it is (``40x``, ``BACH``; empty for the only one).
+        published
+            The paper's figures, by run and metric.
+        metrics
+            Metrics to write for every run, also those that the paper does not give. The table of all recipes shows the
+            published ones, or the first of these where a paper gives none.
+        differs
+            How this run differs from the paper.
+        """
+        rows = []
+        for at, run in runs.items():
+            given = published.get(at, {})
+            for metric in dict.fromkeys([*given, *metrics]):
+                rows.append(Row(at, metric, given.get(metric), _own(run, metric)))
+        tested = [run.predictions for run in runs.values()]
+        groups = {g for table in tested if "group" in table.columns for g in table["group"]}
+        words = dict(differs)
+        if not self.small:
+            words["data"] = self._data
+        result = Result(
+            system=self.system,
+            title=self.title,
+            recipe=f"recipes/{Path(sys.argv[0]).name}",
+            command=self._command(),
+            headwater=hw.__version__,
+            mode="small" if self.small else "data",
+            data=self._data,
+            n_samples=len({sample for table in tested for sample in table["id"]}),
+            n_groups=len(groups) or None,
+            encoders=self._encoders,
+            rows=rows,
+            differs=words,
+            seconds=round(time.monotonic() - self._began, 1),
+        )
+        (self.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+        for row in rows:
+            says = "" if row.published is None else f"   published {row.published}"
+            print(f"{self.system} {row.at:>12} {row.metric:<24} {_shown(row.own)}{says}")
+        print(f"{self.out / 'result.json'} after {result.seconds:.0f} s")
+        return result
+
+    def _command(self) -> str:
+        """Return the command without folders of this machine."""
+        words = ["python", f"recipes/{Path(sys.argv[0]).name}"]
+        if self.small:
+            words.append("--small")
+        else:
+            words += ["--data", self._data]
+            if self._given.external:
+                words += ["--external", self._given.external.resolve().name]
+        for name in ("encoder", "weights"):
+            value = getattr(self._given, name)
+            if value:
+                words += [f"--{name}", Path(value).name if name == "weights" else value]
+        return shlex.join(words)
+
+
+def histology(folder: Path, **options: Any) -> Path:
+    """Make synthetic histology: 192 images of 24 patients at four magnifications, with captions."""
+    return make_histology(folder, **{"images_per_patient": 8, "size": 64, **options})
+
+
+def mammography(folder: Path, **options: Any) -> Path:
+    """Make synthetic mammograms with metadata: 240 images of 60 patients."""
+    return make_mammography(folder, **options)
+
+
+def tiny(name: str, folder: Path) -> str:
+    """Save a tiny model, untrained, and return its spec.
+
+    Parameters
+    ----------
+    name
+        A member of ``tests/models``, such as ``hf-qwen2_vl``.
+    folder
+        Where models are saved, each in a folder of its own.
+    """
+    import torch
+
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    from tests.models import MEMBERS
+
+    torch.manual_seed(0)
+    place = folder / name
+    place.mkdir(parents=True)
+    spec: str = MEMBERS[name](place).spec
+    return spec
+
+
+def _own(run: Any, metric: str) -> Own:
+    metrics = run.metrics
+    value = metrics["mean"][metric]
+    if value is None:
+        raise SystemExit(f"{metric} has no value in this run")
+    low, high = (metrics.get("intervals") or {}).get(metric) or (None, None)
+    return Own(value, low, high, (metrics.get("std") or {}).get(metric), metrics["n_samples"])
+
+
+def _shown(own: Own) -> str:
+    between = "" if own.low is None or own.high is None else f" [{own.low:.3f}, {own.high:.3f}]"
+    return f"{own.value:.3f}{between}"
