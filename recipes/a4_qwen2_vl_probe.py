@@ -2,8 +2,8 @@
 A4: Qwen2-VL, linear probe
 ==========================
 
-A vision-language model reads each image once. Its language decoder's last hidden state becomes the image's vector, and a
-logistic regression classifies it. Nothing in the model is trained, and it writes no text. The study did this with
+A vision-language model reads each image once. Its language decoder's last hidden state becomes the image's vector, and
+a logistic regression classifies it. Nothing in the model is trained, and it writes no text. The study did this with
 Qwen2-VL-2B-Instruct on BreakHis, separately at each magnification, in five folds that keep patients whole.
 """
 
@@ -40,7 +40,7 @@ print(hw.table([recipe.out / "runs"], metrics=["accuracy", "precision", "recall"
 runs = {f"{level}x": run for level, run in runs.items()}
 recipe.write(
     runs,
-    published=dict.fromkeys(runs, {"accuracy": "0.8037 to 0.8581"}),
+    published={at: {"accuracy": "0.8037 to 0.8581"} for at in runs},
     metrics=["accuracy", "f1", "auc"],
     differs={
         "data": "synthetic histology, 48 images of 24 patients at each magnification",

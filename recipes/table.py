@@ -46,10 +46,8 @@ def tables(found: list[Result]) -> str:
         ]
         for result in here:
             for n, row in enumerate(_shown(result)):
-                name = f"{_link(result)} {result.title}" if n == 0 else ""
-                lines.append(
-                    f"| {name} | {_data(result) if n == 0 else ''} | {row.at} | `{row.metric}` | {_paper(row)} | {_own(row)} |"
-                )
+                what = (f"{_link(result)} {result.title}", _data(result)) if n == 0 else ("", "")
+                lines.append(f"| {' | '.join((*what, row.at, f'`{row.metric}`', _paper(row), _own(row)))} |")
         lines += [
             "",
             "What differs from the papers:",
