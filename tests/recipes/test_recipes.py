@@ -1,4 +1,4 @@
-"""Recipes: each published system has one that runs, reads as a user would write it, and wrote its figures in the docs."""
+"""Recipes: each published system has one that runs and reads as a user would write it; the docs show its figures."""
 
 import ast
 import io
