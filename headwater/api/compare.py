@@ -28,6 +28,7 @@ from headwater.evaluate.positive import Positive, negative_first
 from headwater.runs.foreign import reads_runs
 from headwater.runs.positive import positive_in_run
 from headwater.runs.predictions import (
+    REPEATS,
     at_units,
     codes_of,
     folds_of,
@@ -40,10 +41,15 @@ from headwater.runs.predictions import (
 )
 from headwater.runs.printed import interval_words, number_words, p_words, positive_lines
 from headwater.runs.run import Run, open_run
+from headwater.samples.linked import linked
 
 OTHER_FOLDS = (
     "folds differ between the runs: there are no tests over folds, and each run has the mean over its own folds. To "
     "test the procedures, fit both with the same --folds, --seed and --groups"
+)
+DIVIDED = (
+    "on both sides of its splits, such as patients whose other images were trained on; its value may be too high for "
+    "new patients"
 )
 UNKNOWN_ROWS = "metrics.json lacks the number of training rows; the corrected t-test assumes all rows outside the fold"
 Outcome = Literal["undefined", "differ", "alike", "unclear", "corrected", "better", "worse"]
@@ -287,8 +293,8 @@ def compare(
     if which is not None:
         classes = negative_first(classes, str(which.name))
     truth = truth_of(tables[0], classes, task)
-    grouped = all("group" in table.columns for table in tables)
-    groups = codes_of(tables[0]["group"]) if grouped else np.arange(len(truth))
+    grouped = any("group" in table.columns for table in tables)
+    groups = _groups(tables)
     fold_of = np.stack([table["fold"].to_numpy() for table in tables])
     same_folds = bool((fold_of == fold_of[0]).all())
     scores = [scores_of(table, classes, task) for table in tables]
@@ -316,11 +322,13 @@ def compare(
     friedman = over_folds.friedman() if len(names) > 2 else None
     friedman_p, friedman_least_p = (None, None) if friedman is None else (friedman.p, friedman.least_p)
     notes = [] if same_folds else [OTHER_FOLDS]
+    divided = _divided(names, tables, groups) if grouped else {}
+    notes += [f"{name}: {counted(n, 'group')} {DIVIDED}" for name, n in divided.items()]
     notes += on_rows.notes + over_folds.notes
     if over_folds.n > 1:
         notes += [f"{name}: {UNKNOWN_ROWS}" for name, of in zip(names, models, strict=True) if of[0].n_train is None]
         notes.append(PROCEDURES)
-    differences = [replace(d, verdict=verdict(d, metric, margin)) for d in differences]
+    differences = [replace(d, verdict=_with_caution(verdict(d, metric, margin), d, divided)) for d in differences]
     subgroups = _subgroups(tables, names, models, paired, draw.Draws(level, n_draws, seed))
     counts = (metric, level, n_draws, "group" if grouped else per or "sample", len(truth))
     return Compared(
@@ -448,6 +456,33 @@ def _trained_units(run: Run, units: pl.DataFrame, column: str) -> list[dict[str,
             fold = {**fold, "n_train": max(1, round(n * units_of[key] / rows_of[key]))}
         out.append(fold)
     return out
+
+
+def _groups(tables: Sequence[pl.DataFrame]) -> NDArray[np.int64]:
+    """Return a group for each row, so that no run's groups are divided; a row is its own group if no run has any."""
+    columns = [codes_of(table["group"]) for table in tables if "group" in table.columns]
+    if columns and all(np.array_equal(column, columns[0]) for column in columns):
+        return columns[0]
+    rows = np.arange(len(tables[0]))
+    return codes_of(linked(pl.Series(rows), [pl.Series(column) for column in columns])) if columns else rows
+
+
+def _divided(names: Sequence[str], tables: Sequence[pl.DataFrame], groups: NDArray[np.int64]) -> dict[str, int]:
+    """Return how many groups were divided between folds, for each run that divided any."""
+    found = {}
+    for name, table in zip(names, tables, strict=True):
+        keys = [key for key in REPEATS if key in table.columns and key != "fold"]
+        folds = table.select(*keys, "fold", group=groups).group_by(*keys, "group").agg(pl.col("fold").n_unique())
+        n = folds.filter(pl.col("fold") > 1)["group"].n_unique()
+        if n:
+            found[name] = n
+    return found
+
+
+def _with_caution(words: str, d: Difference, divided: Mapping[str, int]) -> str:
+    """Return a verdict that names the run of the two that divided groups, if one did and the other did not."""
+    those = [name for name in (d.first, d.second) if name in divided]
+    return f"{words}; but {those[0]} divided groups, which inflates its value" if len(those) == 1 else words
 
 
 def _subgroups(

@@ -88,6 +88,34 @@ def test_patients_are_what_is_drawn(runs):
     assert width[0] > 1.2 * width[1]
 
 
+def test_groups_that_one_run_knows_are_drawn_for_all(runs):
+    """A run without groups beside one with them: patients are resampled, and the run that divided them is named."""
+    known, unknown = runs("fair"), runs("fair", groups="none", allow_leakage="to measure it")
+    for both in ([known, unknown], [unknown, known]):
+        found = compare(both)
+        assert found.drawn == "group"
+        alone = compare([known, runs("bad")]).runs["fair-label-patient-0"]
+        assert found.runs["fair-label-patient-0"] == pytest.approx(alone, abs=0.02)
+        assert found.differences[0].verdict.endswith("; but fair-label-none-1 divided groups, which inflates its value")
+        [note] = [note for note in found.notes if "groups on both sides" in note]
+        assert note.startswith("fair-label-none-1: ")
+        assert "40" in note
+    assert not [note for note in compare([known, runs("bad")]).notes if "both sides" in note]
+
+
+def test_groups_of_different_columns_are_joined(runs):
+    """Of a run by patient and one by exam, what is drawn keeps both whole, in whatever order they are given."""
+    fine, coarse = runs("fair"), runs("fair", inner_folds=3)
+    wide = coarse.predictions.with_columns(group=pl.col("group").cast(pl.Int64) // 2)
+    coarse = type(coarse)(**{**vars(coarse), "predictions": wide})
+    first, second, without = compare([fine, coarse]), compare([coarse, fine]), compare([fine, runs("bad")])
+    name = "fair-label-patient-0"
+    assert first.runs[name] == second.runs[name]
+    assert first.runs[name]["value"] == without.runs[name]["value"]
+    assert first.runs[name]["low"] != without.runs[name]["low"]
+    assert [note for note in first.notes if "both sides" in note], "folds of patients divide exams' groups here"
+
+
 def test_what_counts_for_procedures_is_the_corrected_t(runs):
     """Runs trained anew in each fold: interval and Holm's p are of the corrected t, and the others stand beside it."""
     both = [runs("good"), runs("fair"), runs("bad")]
