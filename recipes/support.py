@@ -80,6 +80,8 @@ class Result(msgspec.Struct, forbid_unknown_fields=True):
         How this run differs from the paper: ``data``, ``weights``, ``size``, ``protocol``.
     seconds
         Wall time of the whole recipe.
+    conclusions
+        What comparisons of its runs say, in words.
     """
 
     system: str
@@ -95,6 +97,7 @@ class Result(msgspec.Struct, forbid_unknown_fields=True):
     rows: list[Row]
     differs: dict[Literal["data", "weights", "size", "protocol"], str]
     seconds: float
+    conclusions: list[str] = []
 
 
 class Recipe:
@@ -208,6 +211,7 @@ class Recipe:
         *,
         metrics: Sequence[str] = (),
         differs: Mapping[Literal["data", "weights", "size", "protocol"], str],
+        conclusions: Sequence[str] = (),
     ) -> Result:
         """Write ``result.json``: each metric that the paper gives, as published and as measured here.
 
@@ -222,6 +226,8 @@ class Recipe:
             published ones, or the first of these where a paper gives none.
         differs
             How this run differs from the paper.
+        conclusions
+            What comparisons of the runs say, in words.
         """
         rows = []
         for at, run in runs.items():
@@ -247,6 +253,7 @@ class Recipe:
             rows=rows,
             differs=words,
             seconds=round(time.monotonic() - self._began, 1),
+            conclusions=list(conclusions),
         )
         (self.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
         for row in rows:
@@ -269,6 +276,11 @@ class Recipe:
             if value:
                 words += [f"--{name}", Path(value).name if name == "weights" else value]
         return shlex.join(words)
+
+
+def here(name: str) -> Path:
+    """Return the path of a file beside the recipes."""
+    return Path(__file__).parent / name
 
 
 def histology(folder: Path, **options: Any) -> Path:

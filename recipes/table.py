@@ -1,4 +1,4 @@
-"""Write the tables of ``docs/recipes.md`` from the results in ``recipes/results``.
+"""Write the tables of ``docs/recipes.md`` and ``docs/real_data.md`` from the results in ``recipes/results``.
 
     python recipes/table.py
 
@@ -14,7 +14,14 @@ import msgspec
 from support import ROOT, Result, Row
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = ROOT / "docs" / "recipes.md"
+PAGE, STUDIES_PAGE = ROOT / "docs" / "recipes.md", ROOT / "docs" / "real_data.md"
+REPORTS = ROOT / "docs" / "_static" / "reports"
+STUDIES = {
+    "density": "Density of the breast",
+    "patients": "Patients on both sides of a split",
+    "radiographs": "Radiographs with notes",
+}
+"""Studies on real data, by name, in the order of their page."""
 FAMILIES = {
     "A": "Breast histopathology: networks and vision-language models",
     "B": "Several labels from image and text",
@@ -29,8 +36,51 @@ _BETWEEN = re.compile(r"(<!-- tables: written by recipes/table.py -->\n).*(<!-- 
 
 def results() -> list[Result]:
     """Return all results, in the order of the systems; of one system, small ones first."""
-    found = [msgspec.json.decode(path.read_bytes(), type=Result) for path in sorted(RESULTS.glob("*.json"))]
+    found = _read("[a-d][0-9]*.json")
     return sorted(found, key=lambda result: (SYSTEMS.index(result.system), result.mode != "small", result.data))
+
+
+def study_results() -> list[Result]:
+    """Return the results of studies on real data, in the order of their page."""
+    return sorted(_read("study_*.json"), key=lambda result: (list(STUDIES).index(result.system), result.data))
+
+
+def studies(found: list[Result]) -> str:
+    """Return, for each study and data set, its systems, what comparisons say, and where its report is, in Markdown."""
+    parts = []
+    for result in found:
+        metrics = list(dict.fromkeys(row.metric for row in result.rows))
+        of = {(row.at, row.metric): _own(row) for row in result.rows}
+        lines = [
+            f"### {STUDIES[result.system]}: {result.data}",
+            "",
+            f"{result.n_samples:,} images, {result.n_groups or 'no'} groups; encoder {', '.join(result.encoders)}; "
+            f"{result.seconds:.0f} s in all. [Report](_static/reports/{_report(result)}), [script](../{result.recipe}), "
+            f"[result](../recipes/results/{_report(result).replace('.html', '.json')}):",
+            "",
+            "```text",
+            result.command,
+            "```",
+            "",
+            f"| system | {' | '.join(f'`{metric}`' for metric in metrics)} |",
+            f"|---|{'---|' * len(metrics)}",
+            *(
+                f"| {at} | {' | '.join(of[at, metric] for metric in metrics)} |"
+                for at in dict.fromkeys(row.at for row in result.rows)
+            ),
+            "",
+            *(f"- {line}" for line in result.conclusions),
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _report(result: Result) -> str:
+    return f"study_{result.system}-{result.data}.html"
+
+
+def _read(pattern: str) -> list[Result]:
+    return [msgspec.json.decode(path.read_bytes(), type=Result) for path in sorted(RESULTS.glob(pattern))]
 
 
 def tables(found: list[Result]) -> str:
@@ -96,3 +146,4 @@ def _own(row: Row) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page_with(tables(results()), PAGE.read_text()))
+    STUDIES_PAGE.write_text(page_with(studies(study_results()), STUDIES_PAGE.read_text()))

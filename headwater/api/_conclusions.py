@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from headwater.api.compare import Compared, Difference, outcome_of
+from headwater.api.compare import Compared, Difference, divided_words, outcome_of
 from headwater.report.html.about import inputs_words
 from headwater.report.html.words import metric_inside, number, p_value, span
 
@@ -16,7 +16,10 @@ from headwater.report.html.words import metric_inside, number, p_value, span
 def named(found: Compared, names: Sequence[str]) -> Compared:
     """Return a comparison whose runs have other names, in the same order."""
     called = dict(zip(found.runs, names, strict=True))
-    differences = [replace(d, first=called[d.first], second=called[d.second]) for d in found.differences]
+    differences = [
+        replace(d, first=called[d.first], second=called[d.second], divided=called.get(d.divided or ""))
+        for d in found.differences
+    ]
     notes = list(found.notes)
     for old, new in called.items():
         notes = [f"{new}:{note.removeprefix(f'{old}:')}" if note.startswith(f"{old}:") else note for note in notes]
@@ -60,6 +63,8 @@ def conclusion(d: Difference, found: Compared, configs: Mapping[str, Mapping[str
     if d.p_holm is not None and not np.isnan(d.p_holm):
         numbers += f", corrected for the number of pairs {p_value(d.p_holm)}"
     numbers += f" ({d.first} minus {d.second})"
+    if d.divided is not None:
+        numbers += f", {divided_words(d.divided)}"
     if outcome == "undefined":
         return f"{d.first} and {d.second} cannot be compared", f"{word} is not defined"
     if added is not None:

@@ -85,6 +85,8 @@ class Difference:
         The p value of ``test``, corrected for the number of pairs; None with one pair, or without a p.
     verdict
         What the interval says: that one run is better, that it is not inferior by more than the margin, or neither.
+    divided
+        The run that had groups on both sides of its splits, if the other kept them whole; else None.
     """
 
     first: str
@@ -97,6 +99,7 @@ class Difference:
     least_p: Mapping[str, float]
     p_holm: float | None
     verdict: str = ""
+    divided: str | None = None
 
 
 @dataclass(frozen=True)
@@ -328,7 +331,7 @@ def compare(
     if over_folds.n > 1:
         notes += [f"{name}: {UNKNOWN_ROWS}" for name, of in zip(names, models, strict=True) if of[0].n_train is None]
         notes.append(PROCEDURES)
-    differences = [replace(d, verdict=_with_caution(verdict(d, metric, margin), d, divided)) for d in differences]
+    differences = [_said(d, metric, margin, divided) for d in differences]
     subgroups = _subgroups(tables, names, models, paired, draw.Draws(level, n_draws, seed))
     counts = (metric, level, n_draws, "group" if grouped else per or "sample", len(truth))
     return Compared(
@@ -479,10 +482,18 @@ def _divided(names: Sequence[str], tables: Sequence[pl.DataFrame], groups: NDArr
     return found
 
 
-def _with_caution(words: str, d: Difference, divided: Mapping[str, int]) -> str:
-    """Return a verdict that names the run of the two that divided groups, if one did and the other did not."""
+def _said(d: Difference, metric: str, margin: float | None, divided: Mapping[str, int]) -> Difference:
+    """Return a difference with its verdict, which names the run that divided groups if the other did not."""
     those = [name for name in (d.first, d.second) if name in divided]
-    return f"{words}; but {those[0]} divided groups, which inflates its value" if len(those) == 1 else words
+    words = verdict(d, metric, margin)
+    if len(those) != 1:
+        return replace(d, verdict=words)
+    return replace(d, verdict=f"{words}; {divided_words(those[0])}", divided=those[0])
+
+
+def divided_words(name: str) -> str:
+    """Return the caution about a run that divided groups."""
+    return f"but {name} divided groups between training and test, which inflates its value"
 
 
 def _subgroups(

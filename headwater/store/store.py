@@ -326,7 +326,7 @@ class Store:
         self.__dict__.pop("_samples", None)
         self.__dict__.pop("_table", None)
 
-    def select(self, where: str | None) -> pl.DataFrame:
+    def select(self, where: str | None = None) -> pl.DataFrame:
         """Return the samples for which the boolean SQL expression ``where`` is true.
 
         Raises

@@ -10,6 +10,7 @@ import pytest
 from headwater.api import evaluate
 from headwater.api.compare import Difference, compare, verdict
 from headwater.api.fit import fit_head
+from headwater.api.report import report
 from headwater.errors import InputError
 from headwater.evaluate.bootstrap import FoldScores
 from headwater.evaluate.measured import METRICS
@@ -88,7 +89,7 @@ def test_patients_are_what_is_drawn(runs):
     assert width[0] > 1.2 * width[1]
 
 
-def test_groups_that_one_run_knows_are_drawn_for_all(runs):
+def test_groups_that_one_run_knows_are_drawn_for_all(runs, tmp_path):
     """A run without groups beside one with them: patients are resampled, and the run that divided them is named."""
     known, unknown = runs("fair"), runs("fair", groups="none", allow_leakage="to measure it")
     for both in ([known, unknown], [unknown, known]):
@@ -96,11 +97,16 @@ def test_groups_that_one_run_knows_are_drawn_for_all(runs):
         assert found.drawn == "group"
         alone = compare([known, runs("bad")]).runs["fair-label-patient-0"]
         assert found.runs["fair-label-patient-0"] == pytest.approx(alone, abs=0.02)
-        assert found.differences[0].verdict.endswith("; but fair-label-none-1 divided groups, which inflates its value")
+        assert found.differences[0].divided == "fair-label-none-1"
+        assert "but fair-label-none-1 divided groups" in found.differences[0].verdict
         [note] = [note for note in found.notes if "groups on both sides" in note]
         assert note.startswith("fair-label-none-1: ")
         assert "40" in note
-    assert not [note for note in compare([known, runs("bad")]).notes if "both sides" in note]
+    page = report([known.path, unknown.path], names=["whole", "apart"], out=tmp_path / "r.html").path.read_text()
+    assert "but apart divided groups" in page
+    plain = compare([known, runs("bad")])
+    assert plain.differences[0].divided is None
+    assert not [note for note in plain.notes if "both sides" in note]
 
 
 def test_groups_of_different_columns_are_joined(runs):
