@@ -21,6 +21,7 @@ extensions = [
     "numpydoc",
     "sphinx_design",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "command_reference",
     "python_reference",
     "beyond_docs",
@@ -29,7 +30,7 @@ exclude_patterns = ["_build", "_extensions"]
 language = "en"
 
 # Pages are Markdown, as they are read in the repository.
-source_suffix = {".md": "markdown"}
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}  # the gallery writes .rst
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # a page of the reference may start with a smaller heading
@@ -54,3 +55,20 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 copybutton_exclude = ".linenos, .gp, .go"
+
+# Recipes as pages. They are shown, not run: `pytest -m recipes` runs them. `-D plot_gallery=1` runs them here too.
+sphinx_gallery_conf = {
+    "examples_dirs": "../recipes",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/([a-d]\d+|study)_",
+    "ignore_pattern": r"(^|/)(support|table|builtin_clip|__init__)\.py$",
+    "plot_gallery": "False",
+    "reset_argv": "recipe_pages.small",
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "min_reported_time": 1e9,
+    "copyfile_regex": r".*\.toml",
+    "nested_sections": False,
+    "write_computation_times": False,
+}

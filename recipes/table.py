@@ -15,7 +15,6 @@ from support import ROOT, Result, Row
 
 RESULTS = Path(__file__).parent / "results"
 PAGE, STUDIES_PAGE = ROOT / "docs" / "recipes.md", ROOT / "docs" / "real_data.md"
-REPORTS = ROOT / "docs" / "_static" / "reports"
 STUDIES = {
     "density": "Density of the breast",
     "patients": "Patients on both sides of a split",
@@ -51,12 +50,13 @@ def studies(found: list[Result]) -> str:
     for result in found:
         metrics = list(dict.fromkeys(row.metric for row in result.rows))
         of = {(row.at, row.metric): _own(row) for row in result.rows}
+        name = f"study_{result.system}-{result.data}"
         lines = [
             f"### {STUDIES[result.system]}: {result.data}",
             "",
             f"{result.n_samples:,} images, {result.n_groups or 'no'} groups; encoder {', '.join(result.encoders)}; "
-            f"{result.seconds:.0f} s in all. [Report](_static/reports/{_report(result)}), [script](../{result.recipe}), "
-            f"[result](../recipes/results/{_report(result).replace('.html', '.json')}):",
+            f'{result.seconds:.0f} s on two cores. <a href="_static/reports/{name}.html">Report</a>, '
+            f"[script](../{result.recipe}), [result](../recipes/results/{name}.json):",
             "",
             "```text",
             result.command,
@@ -73,10 +73,6 @@ def studies(found: list[Result]) -> str:
         ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _report(result: Result) -> str:
-    return f"study_{result.system}-{result.data}.html"
 
 
 def _read(pattern: str) -> list[Result]:

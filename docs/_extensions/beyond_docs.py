@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 PAGES = {"benchmarks/RESULTS.md": "results.md", "README.md": "index.md", "CHANGELOG.md": "changelog.md"}
+_RECIPE = re.compile(r"recipes/(\w+)\.py")
 _LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
 
 
@@ -26,14 +27,16 @@ def rewritten(text: str, page: str) -> str:
     '[figures](results.md) [heads](heads.md)'
     >>> rewritten("[heads](../heads.md)", "decisions/0001.md")
     '[heads](../heads.md)'
+    >>> rewritten("[A1](../recipes/a1_resnet34.py)", "recipes.md")
+    '[A1](gallery/a1_resnet34.rst)'
     """
     folder = posixpath.dirname(f"docs/{page}")
 
     def target(match: re.Match[str]) -> str:
         place = posixpath.normpath(posixpath.join(folder, match[1]))
-        if place not in PAGES:
-            return match[0]
-        return f"]({posixpath.relpath('docs/' + PAGES[place], folder)}{match[2] or ''})"
+        recipe = _RECIPE.fullmatch(place)
+        page = f"gallery/{recipe[1]}.rst" if recipe else PAGES.get(place)
+        return match[0] if page is None else f"]({posixpath.relpath(f'docs/{page}', folder)}{match[2] or ''})"
 
     return _LINK.sub(target, text)
 

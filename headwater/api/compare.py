@@ -493,7 +493,7 @@ def _said(d: Difference, metric: str, margin: float | None, divided: Mapping[str
 
 def divided_words(name: str) -> str:
     """Return the caution about a run that divided groups."""
-    return f"but {name} divided groups between training and test, which inflates its value"
+    return f"but {name} had groups on both sides of its splits, which inflates its value"
 
 
 def _subgroups(

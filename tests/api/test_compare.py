@@ -98,12 +98,12 @@ def test_groups_that_one_run_knows_are_drawn_for_all(runs, tmp_path):
         alone = compare([known, runs("bad")]).runs["fair-label-patient-0"]
         assert found.runs["fair-label-patient-0"] == pytest.approx(alone, abs=0.02)
         assert found.differences[0].divided == "fair-label-none-1"
-        assert "but fair-label-none-1 divided groups" in found.differences[0].verdict
+        assert "but fair-label-none-1 had groups on both sides" in found.differences[0].verdict
         [note] = [note for note in found.notes if "groups on both sides" in note]
         assert note.startswith("fair-label-none-1: ")
         assert "40" in note
     page = report([known.path, unknown.path], names=["whole", "apart"], out=tmp_path / "r.html").path.read_text()
-    assert "but apart divided groups" in page
+    assert "but apart had groups on both sides" in page
     plain = compare([known, runs("bad")])
     assert plain.differences[0].divided is None
     assert not [note for note in plain.notes if "both sides" in note]
