@@ -6,19 +6,21 @@ The same question in nine ways: which of three densities has this breast? The 32
 and every split keeps the two together. Every system is tested on every image, in the same five folds.
 """
 
+from dataclasses import replace
+
 import headwater as hw
 from support import Recipe, here
 
 recipe = Recipe("density", "Breast density on MIAS")
 manifest = recipe.manifest("mias")
-encoder = recipe.encoder("timm:mobilenetv2_100", small="timm-conv", tokens="all")
+encoder = recipe.encoder("timm:mobilenetv2_100", small="timm-conv")
 
 # %%
 # Write what is known of each mammogram as sentences, and embed images and texts once.
 
 table = hw.text(manifest, template=here("density_text.toml"), out=recipe.out / "texts.parquet").path
 store, runs = recipe.out / "features.hw", recipe.out / "runs"
-hw.embed(table, store, encoder=encoder, image="image", name="mobilenet", progress=True)
+hw.embed(table, store, encoder=replace(encoder, tokens="all"), image="image", name="mobilenet", progress=True)
 hw.embed(table, store, encoder="builtin:clip", image="image", text="report", name="clip", tokens="all", progress=True)
 hw.embed(table, store, encoder="builtin:texture", image="image", name="texture", progress=True)
 hw.embed(table, store, encoder="builtin:ngram", text="report", name="ngram", progress=True)
