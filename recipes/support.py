@@ -323,23 +323,19 @@ def histology(folder: Path, **options: Any) -> Path:
     return make_histology(folder, **{"images_per_patient": 8, "size": 64, **options})
 
 
-FINDINGS = {
-    "nuclear features": "nuclei",
-    "mitotic activity": "mito",
-    "margin": "border|edge",
-    "growth pattern": "layers|lumina|polarity|nests",
-    "chromatin and nucleoli": "chromatin|nucleoli",
-    "stromal reaction": "stroma",
-}
-"""What findings in the captions of synthetic histology are about, by the words that they use."""
+SUSPICIOUS = (
+    *("irregular", "pleomorphic", "several", "frequent", "infiltrating", "ragged"),
+    *("loss", "crowded", "coarse", "prominent", "desmoplastic", "lymphocytes"),
+)
+"""Words of the captions of synthetic histology, one for each finding that suggests malignancy."""
 
 
 def multilabel_histology(folder: Path, **options: Any) -> Path:
     """Make synthetic histology with several labels, in the columns of Quilt-1M: 240 image-caption pairs of 120 videos.
 
-    ``pathology`` holds exactly three of 16 labels: the lesion's kind, which the image shows; benign or malignant, which
-    image and caption show; and what one of the caption's three findings is about. One kind is spelled in two ways,
-    which ``merge.csv`` unites. One pair has no caption, and one no corrected text.
+    ``pathology`` holds exactly three of 14 labels: the lesion's kind, which the image shows; benign or malignant, which
+    image and caption show in part; and how many of the caption's three findings are suspicious. One kind is spelled in
+    two ways, which ``merge.csv`` unites. One pair has no caption, and one no corrected text.
 
     Parameters
     ----------
@@ -351,12 +347,12 @@ def multilabel_histology(folder: Path, **options: Any) -> Path:
     made = make_histology(
         folder, **{"n_patients": 120, "images_per_patient": 2, "magnifications": (100, 200), "size": 64, **options}
     )
-    rng = np.random.default_rng(0)
-    rows = []
+    rng, rows = np.random.default_rng(0), []
     for row in pl.read_csv(made).to_dicts():
-        there = [name for name, words in FINDINGS.items() if any(word in row["caption"] for word in words.split("|"))]
+        words = row["caption"].lower()
+        n = ("no", "one", "two", "three")[sum(word in words for word in SUSPICIOUS)]
         kind = row["subtype"].replace("tumor", str(rng.choice(["tumor", "tumour"])))
-        labels = "; ".join([kind, row["label"], str(rng.choice(there))])
+        labels = f"{kind}; {row['label']}; {n} suspicious finding{'s' * (n not in ('one',))}"
         texts = {"text": row["caption"], "corrected_text": row["caption"]}
         rows.append({"id": row["id"], "image": row["image"], **texts, "video": row["patient"], "pathology": labels})
     rows[2]["text"] = rows[5]["corrected_text"] = None
