@@ -221,6 +221,16 @@ class Recipe:
             self._encoders.append(says)
         return hw.EncoderChoice(spec, **options)
 
+    def encoders(
+        self, published: Mapping[str, str], small: Mapping[str, str], **options: Any
+    ) -> dict[str, hw.EncoderChoice]:
+        """Return several encoders by name: those of the comparison, the one of ``--encoder``, or small ones."""
+        if self._given.encoder:
+            return {self._given.encoder: self.encoder(next(iter(published.values())), "", **options)}
+        if self.small:
+            return {name: self.encoder("", one, **options) for name, one in small.items()}
+        return {name: self.encoder(one, "", **options) for name, one in published.items()}
+
     def epochs(self, published: int, small: int) -> int:
         """Return the paper's number of epochs, that of ``--epochs``, or that of the small run."""
         return small if self.small else self._given.epochs or published
