@@ -82,5 +82,5 @@ recipe.write(
         "weights": "two small dual encoders that know no mammograms: one trained on synthetic histology, one untrained",
         "protocol": GIVEN,
     },
-    on_data={"protocol": GIVEN},
+    on_data={"data": f"{len(there)} categories of density; the paper has four", "protocol": GIVEN},
 )
