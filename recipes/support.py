@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
+import polars as pl
 
 import headwater as hw
 from headwater.sources import make_histology, make_mammography
@@ -22,6 +24,11 @@ from headwater.sources import make_histology, make_mammography
 ROOT = Path(__file__).resolve().parents[1]
 Number = float | str | None
 """A figure as the paper gives it; words where it gives words (``0.95 to 0.96``), None where it gives nothing."""
+
+
+Differing = Literal["data", "weights", "size", "protocol"]
+MAMMOGRAMS = ("mias", "vindr-mammo", "rsna-mammo", "cbis-ddsm")
+"""Known data sets of mammograms."""
 
 
 class Own(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,7 +102,7 @@ class Result(msgspec.Struct, forbid_unknown_fields=True):
     n_groups: int | None
     encoders: list[str]
     rows: list[Row]
-    differs: dict[Literal["data", "weights", "size", "protocol"], str]
+    differs: dict[Differing, str]
     seconds: float
     conclusions: list[str] = []
 
@@ -127,6 +134,8 @@ class Recipe:
         )
         words.add_argument("--encoder", metavar="SPEC", help="another encoder than the paper's")
         words.add_argument("--weights", metavar="FILE", help="its weights, if they are in a file")
+        words.add_argument("--epochs", type=int, metavar="N", help="fewer epochs of tuning than the paper's")
+        words.add_argument("--image-size", type=int, metavar="PIXELS", help="smaller images in tuning than the paper's")
         words.add_argument("--out", type=Path, metavar="DIR", help="a new folder for runs and result.json")
         given = words.parse_args()
         if given.small == (given.data is not None):
@@ -138,6 +147,7 @@ class Recipe:
         self.out.mkdir(parents=True, exist_ok=True)
         self._given, self._began, self._data = given, time.monotonic(), ""
         self._encoders: list[str] = []
+        self._instead: dict[str, str] = {}
 
     def manifest(self, kind: str, small: Callable[[Path], Path] | None = None) -> Path:
         """Return the manifest of the data set, or of made data.
@@ -151,10 +161,16 @@ class Recipe:
         """
         given: Path | None = self._given.data
         if given is None:
-            self._data = "synthetic mammograms" if small in (mammography,) else "synthetic histology"
+            self._data = "synthetic mammograms" if kind in MAMMOGRAMS else "synthetic histology"
             return (small or histology)(self.out / "data")
         self._data = given.resolve().parent.name if given.is_file() else given.resolve().name
         return self._table(kind, given, "manifest.parquet")
+
+    def beside(self, name: str) -> Path | None:
+        """Return a file of this name in the folder of the data, such as ``merge.csv``; None if there is none."""
+        given: Path | None = self._given.data
+        folder = self.out / "data" if given is None else given.parent if given.is_file() else given
+        return folder / name if (folder / name).is_file() else None
 
     def external(self, kind: str, small: Callable[[Path], Path]) -> Path | None:
         """Return the manifest of a second data set, or of made data; None if ``--external`` was not given.
@@ -192,7 +208,9 @@ class Recipe:
         """
         if self.small:
             spec, says = (
-                (small, small) if ":" in small else (tiny(small, self.out / "models"), f"{small}, tiny, untrained")
+                (small, small)
+                if ":" in small
+                else (tiny(small, self.out / "models"), f"{small}, tiny{'' if small in OF_CLIP else ', untrained'}")
             )
         else:
             spec = self._given.encoder or published
@@ -200,9 +218,35 @@ class Recipe:
             if self._given.weights:
                 options["weights"] = self._given.weights
                 says += f" ({Path(self._given.weights).name})"
+            if spec != published:
+                self._instead[published] = says
         if says not in self._encoders:
             self._encoders.append(says)
         return hw.EncoderChoice(spec, **options)
+
+    def encoders(
+        self, published: Mapping[str, str], small: Mapping[str, str], **options: Any
+    ) -> dict[str, hw.EncoderChoice]:
+        """Return several encoders by name: those of the comparison, the one of ``--encoder``, or small ones."""
+        if self._given.encoder:
+            return {self._given.encoder: self.encoder(next(iter(published.values())), "", **options)}
+        if self.small:
+            return {name: self.encoder("", one, **options) for name, one in small.items()}
+        return {name: self.encoder(one, "", **options) for name, one in published.items()}
+
+    def epochs(self, published: int, small: int) -> int:
+        """Return the paper's number of epochs, that of ``--epochs``, or that of the small run."""
+        return small if self.small else self._given.epochs or published
+
+    def image_size(self, published: int | None = None) -> int | None:
+        """Return the side of the images in pixels, as in the paper or by ``--image-size``; None for the encoder's."""
+        given: int | None = None if self.small else self._given.image_size
+        return given or published
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the recipe began."""
+        return time.monotonic() - self._began
 
     def write(
         self,
@@ -210,7 +254,8 @@ class Recipe:
         published: Mapping[str, Mapping[str, Number]],
         *,
         metrics: Sequence[str] = (),
-        differs: Mapping[Literal["data", "weights", "size", "protocol"], str],
+        differs: Mapping[Differing, str],
+        on_data: Mapping[Differing, str] | None = None,
         conclusions: Sequence[str] = (),
     ) -> Result:
         """Write ``result.json``: each metric that the paper gives, as published and as measured here.
@@ -225,7 +270,10 @@ class Recipe:
             Metrics to write for every run, also those that the paper does not give. The table of all recipes shows the
             published ones, or the first of these where a paper gives none.
         differs
-            How this run differs from the paper.
+            How the small run differs from the paper.
+        on_data
+            How the run on a real data set differs from the paper. Another data set, another encoder, fewer epochs and
+            smaller images, as given by options, are said without it.
         conclusions
             What comparisons of the runs say, in words.
         """
@@ -236,9 +284,7 @@ class Recipe:
                 rows.append(Row(at, metric, given.get(metric), _own(run, metric)))
         tested = [run.predictions for run in runs.values()]
         groups = {g for table in tested if "group" in table.columns for g in table["group"]}
-        words = dict(differs)
-        if not self.small:
-            words["data"] = self._data
+        words = dict(differs) if self.small else {**self._differs(), **(on_data or {})}
         result = Result(
             system=self.system,
             title=self.title,
@@ -252,7 +298,7 @@ class Recipe:
             encoders=self._encoders,
             rows=rows,
             differs=words,
-            seconds=round(time.monotonic() - self._began, 1),
+            seconds=round(self.seconds, 1),
             conclusions=list(conclusions),
         )
         (self.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
@@ -261,6 +307,19 @@ class Recipe:
             print(f"{self.system} {row.at:>12} {row.metric:<24} {_shown(row.own)}{says}")
         print(f"{self.out / 'result.json'} after {result.seconds:.0f} s")
         return result
+
+    def _differs(self) -> dict[Differing, str]:
+        """Return what the options of a run on real data change."""
+        words: dict[Differing, str] = {"data": self._data}
+        if self._instead:
+            words["weights"] = "; ".join(f"{says} instead of {name}" for name, says in self._instead.items())
+            if "builtin:clip" in self._instead.values():
+                words["weights"] += "; builtin:clip is a demonstration model that saw synthetic histology alone"
+        sizes = [f"{self._given.epochs} epoch{'s' * (self._given.epochs > 1)}"] if self._given.epochs else []
+        sizes += [f"images of {self._given.image_size} pixels"] if self._given.image_size else []
+        if sizes:
+            words["size"] = ", ".join(sizes)
+        return words
 
     def _command(self) -> str:
         """Return the command without folders of this machine."""
@@ -271,10 +330,10 @@ class Recipe:
             words += ["--data", self._data]
             if self._given.external:
                 words += ["--external", self._given.external.resolve().name]
-        for name in ("encoder", "weights"):
+        for name in ("encoder", "weights", "epochs", "image_size"):
             value = getattr(self._given, name)
             if value:
-                words += [f"--{name}", Path(value).name if name == "weights" else value]
+                words += [f"--{name.replace('_', '-')}", Path(value).name if name == "weights" else str(value)]
         return shlex.join(words)
 
 
@@ -288,22 +347,68 @@ def histology(folder: Path, **options: Any) -> Path:
     return make_histology(folder, **{"images_per_patient": 8, "size": 64, **options})
 
 
+SUSPICIOUS = (
+    *("irregular", "pleomorphic", "several", "frequent", "infiltrating", "ragged"),
+    *("loss", "crowded", "coarse", "prominent", "desmoplastic", "lymphocytes"),
+)
+"""Words of the captions of synthetic histology, one for each finding that suggests malignancy."""
+
+
+def multilabel_histology(folder: Path, **options: Any) -> Path:
+    """Make synthetic histology with several labels, in the columns of Quilt-1M: 240 image-caption pairs of 120 videos.
+
+    ``pathology`` holds exactly three of 14 labels: the lesion's kind, which the image shows; benign or malignant, which
+    image and caption show in part; and how many of the caption's three findings are suspicious. One kind is spelled in
+    two ways, which ``merge.csv`` unites. One pair has no caption, and one no corrected text.
+
+    Parameters
+    ----------
+    folder
+        Where to write; a patient stands for a video.
+    options
+        Arguments of `headwater.sources.make_histology`.
+    """
+    made = make_histology(
+        folder, **{"n_patients": 120, "images_per_patient": 2, "magnifications": (100, 200), "size": 64, **options}
+    )
+    rng, rows = np.random.default_rng(0), []
+    for row in pl.read_csv(made).to_dicts():
+        words = row["caption"].lower()
+        n = ("no", "one", "two", "three")[sum(word in words for word in SUSPICIOUS)]
+        kind = row["subtype"].replace("tumor", str(rng.choice(["tumor", "tumour"])))
+        labels = f"{kind}; {row['label']}; {n} suspicious finding{'s' * (n not in ('one',))}"
+        texts = {"text": row["caption"], "corrected_text": row["caption"]}
+        rows.append({"id": row["id"], "image": row["image"], **texts, "video": row["patient"], "pathology": labels})
+    rows[2]["text"] = rows[5]["corrected_text"] = None
+    pl.DataFrame(rows).write_csv(made)
+    (folder / "merge.csv").write_text("from,to\nphyllodes tumour,phyllodes tumor\n")
+    return made
+
+
 def mammography(folder: Path, **options: Any) -> Path:
     """Make synthetic mammograms with metadata: 240 images of 60 patients."""
     return make_mammography(folder, **options)
 
 
+OF_CLIP = {"clip-convnext": "vision_model", "clip-bert": "text_model"}
+"""The encoders within ``builtin:clip``: a ConvNeXt of images and a BERT of texts, trained on synthetic histology."""
+
+
 def tiny(name: str, folder: Path) -> str:
-    """Save a tiny model, untrained, and return its spec.
+    """Save a tiny model and return its spec.
 
     Parameters
     ----------
     name
-        A member of ``tests/models``, such as ``hf-qwen2_vl``.
+        A member of ``tests/models``, such as ``hf-qwen2_vl``, which is untrained; or one of the two encoders within
+        ``builtin:clip``, ``clip-convnext`` or ``clip-bert``.
     folder
         Where models are saved, each in a folder of its own.
     """
     import torch
+
+    if name in OF_CLIP:
+        return _of_clip(name, folder / name)
 
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
@@ -314,6 +419,18 @@ def tiny(name: str, folder: Path) -> str:
     place.mkdir(parents=True)
     spec: str = MEMBERS[name](place).spec
     return spec
+
+
+def _of_clip(name: str, folder: Path) -> str:
+    """Save one of the two encoders within ``builtin:clip`` as a model of its own."""
+    from transformers import AutoImageProcessor, AutoTokenizer, VisionTextDualEncoderModel
+
+    source = Path(hw.__file__).parent / "embed" / "clip"
+    both = VisionTextDualEncoderModel.from_pretrained(source).float()
+    getattr(both, OF_CLIP[name]).save_pretrained(folder)
+    reader: Any = AutoImageProcessor if name == "clip-convnext" else AutoTokenizer
+    reader.from_pretrained(source).save_pretrained(folder)
+    return f"hf:{folder}"
 
 
 def _own(run: Any, metric: str) -> Own:

@@ -127,7 +127,8 @@ def _link(result: Result) -> str:
 
 def _data(result: Result) -> str:
     groups = "" if result.n_groups is None else f", {result.n_groups:,} groups"
-    return f"{result.data}: {result.n_samples:,} samples{groups}"
+    models = "" if result.mode == "small" else f" with {', '.join(f'`{name}`' for name in result.encoders)}"
+    return f"{result.data}{models}: {result.n_samples:,} samples{groups}"
 
 
 def _paper(row: Row) -> str:

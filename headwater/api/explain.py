@@ -16,6 +16,7 @@ from headwater._shown import Shown
 from headwater._words import aligned
 from headwater._writable import require_writable
 from headwater.embed import Content
+from headwater.embed.encoder import CLIP
 from headwater.embed.hub import tokens_of_text
 from headwater.errors import HeadwaterError, InputError, nearest
 from headwater.evaluate.class_order import columns_of
@@ -322,7 +323,7 @@ def _words(store: Store, data: Data, name: str, n: int) -> list[str]:
     numbers = [f"token {i}" for i in range(n)]
     spec = store.features(name).spec
     role = store.roles.text
-    if not spec.encoder.startswith("hf:") or role is None or spec.tokens != "all" or n < 2:
+    if not (spec.encoder.startswith("hf:") or spec.encoder == CLIP) or role is None or spec.tokens != "all" or n < 2:
         return numbers
     text = str(data.table[role][0])
     cut = tokens_of_text(spec.encoder, text, named_by=f"the store {store.location}")

@@ -18,12 +18,13 @@ from headwater.finetune.options import Training
 from headwater.finetune.reading import TunedEncoders, first_choice
 from headwater.runs.run import Run
 from headwater.runs.write import run_folder
+from headwater.samples.label_names import with_merge
 from headwater.samples.label_sql import defined_labels
 from headwater.samples.selection import Selection
 
 USED = {"groups", "folds", "split", "holdout", "by", "per", "aggregate", "positive", "seed", "seeds"}
 USED |= {"calibrate", "sensitivity", "specificity", "conformal", "conformal_per_class", "prevalence"}
-USED |= {"where", "bags", "views", "label_separator", "missing_values"}
+USED |= {"where", "bags", "views", "label_separator", "merge", "missing_values"}
 USED |= {"weights", "adapter", "layer", "pooling", "prompt", "image_size", "steps", "image", "text", "id"}
 """Options that it uses, besides all of `headwater.Training`."""
 
@@ -76,7 +77,7 @@ def fine_tune(
         Any field of `headwater.Training`, `headwater.ManifestColumns` and `headwater.EncoderChoice` (except ``tokens``
         and ``trust_remote_code``), such as ``train="lora"`` or ``epochs=10``; ``groups``, ``folds``, ``split``,
         ``holdout``, ``by``, ``per``, ``aggregate``, ``positive`` and ``seed`` of `headwater.Protocol`; and ``where``,
-        ``bags``, ``views``, ``label_separator`` and ``missing_values`` of `headwater.Selection`.
+        ``bags``, ``views``, ``label_separator``, ``merge`` and ``missing_values`` of `headwater.Selection`.
 
     Returns
     -------
@@ -110,7 +111,7 @@ def fine_tune(
         head=HeadChoice.of(head, params or {}),
         params=dict(params or {}),
         protocol=protocol,
-        selection=selection,
+        selection=with_merge(selection),
         training=training,
         allow_leakage=allow_leakage,
         label_sql=sql,

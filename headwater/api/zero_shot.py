@@ -38,10 +38,14 @@ from headwater.runs.run import Run
 from headwater.runs.write import described, environment, run_folder, write_run
 from headwater.samples.columns import Columns, require_column
 from headwater.samples.groups import group_column
+from headwater.samples.label_names import merged_by, naming_others, with_merge
 from headwater.samples.label_sql import defined_labels
 from headwater.samples.labels import Labels, with_labels
 from headwater.samples.selection import WITHOUT_FIT, Selection
 from headwater.store import Store, open_store
+
+USED = (*WITHOUT_FIT, "merge")
+"""Options of `headwater.Protocol` and `headwater.Selection` that it uses."""
 
 
 def zero_shot(
@@ -92,7 +96,7 @@ def zero_shot(
         Where events go: None for nowhere, True for standard error, or a callable; see `headwater.Event`.
     options
         ``groups`` (the column to resample for intervals, such as the patient; ``"none"`` for samples), ``by``,
-        ``seed`` (of the resamples, with ``ablate``), ``positive``, ``where``, ``label_separator`` and
+        ``seed`` (of the resamples, with ``ablate``), ``positive``, ``where``, ``label_separator``, ``merge`` and
         ``missing_values``; see `headwater.Protocol` and `headwater.Selection`.
 
     Returns
@@ -108,7 +112,7 @@ def zero_shot(
     """
     say = progress_to(progress)
     target = run_folder(out)
-    protocol, selection = with_options("zero_shot", options, Protocol(), Selection(), only=WITHOUT_FIT)
+    protocol, selection = with_options("zero_shot", options, Protocol(), Selection(), only=USED)
     labels, sql = defined_labels(require_names("--label", label))
     require_device(device)  # refuses a GPU that is not there, before anything is read
     _refuse(transductive, ablate, metric, n_draws, protocol.seed)
@@ -128,6 +132,8 @@ def zero_shot(
     missing = rule.found(opened.select(selection.where))
     read = rule.applied(opened.read(image, where=selection.where))
     data, found = with_labels(read, labels, selection.label_separator)
+    selection = naming_others(with_merge(selection), labels, opened.samples, rule)
+    data, found = merged_by(selection, data, found, labels, opened.samples, rule)
     say(f"{counted(len(found.y), 'sample')} with {image}")
     named = found.names if found.names is not None else found.y.astype(str).tolist()
     known = describe(opened, image, prompts, named, weights=weights, device=device, trust_remote_code=trust_remote_code)
@@ -162,7 +168,7 @@ def zero_shot(
         "head": kind,
         "prompts": known.to_dict(),
         "logit_scale": known.logit_scale,
-        **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in WITHOUT_FIT},
+        **{name: value for name, value in {**selection.to_dict(), **protocol.to_dict()}.items() if name in USED},
         "transductive": transductive,
         "ablate": ablate,
         "environment": environment(),
@@ -173,7 +179,7 @@ def zero_shot(
     several = classes if task == "multilabel" else None
     decisions = decisions_of(outcome, y, protocol.without_fit, units=rows.units, names=several, resampling=resampling)
     metrics |= decisions.metrics | more | positive_section(which)
-    metrics |= counts_of(y, classes, rows, protocol, missing, None, len(labels), say)
+    metrics |= counts_of(y, classes, rows, protocol, missing, "--merge", len(labels), say)
     metrics["flow"] = flow_in(opened, data, selection, protocol.groups or protocol.per)
     predictions = predictions_of(data.ids, y, outcome, classes, RowColumns(rows.whole, rows.levels, per=decisions.per))
     return write_run(target, Run(target, config, metrics, predictions, head), kind)

@@ -505,6 +505,7 @@ def zero_shot(
     ],
     label: o.Label,
     label_separator: o.Separator = None,
+    merge: o.Merge = None,
     where: o.Where = None,
     missing_values: o.MissingValues = None,
     positive: o.PositiveClass = None,
@@ -554,6 +555,7 @@ def zero_shot(
         trust_remote_code=trust_remote_code,
         out=out,
         progress=True,
+        merge=mapping_of("--merge", merge or []),
         **{name: given[name] for name in WITHOUT_FIT},
     )
     show(run.lines(), run.metrics, json)

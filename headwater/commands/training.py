@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from headwater.commands import options as o
-from headwater.commands.options import option, params_of
+from headwater.commands.options import mapping_of, option, params_of
 from headwater.commands.output import show
 
 Encoders = Annotated[
@@ -79,6 +79,7 @@ def fine_tune(
     ] = None,
     id: o.IdColumn = None,
     label_separator: o.Separator = None,
+    merge: o.Merge = None,
     where: o.Where = None,
     bags: o.Bags = None,
     views: o.Views = None,
@@ -166,7 +167,7 @@ def fine_tune(
         allow_leakage=allow_leakage,
         columns=picked(ManifestColumns, given),
         protocol=picked(Protocol, given),
-        selection=picked(Selection, given),
+        selection=picked(Selection, given, merge=mapping_of("--merge", merge or [])),
         training=_training(given),
         out=out,
         progress=True,

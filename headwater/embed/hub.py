@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from headwater._devices import Precision
 from headwater._extras import need
 from headwater.embed._torch import quiet_libraries
-from headwater.embed.encoder import Encoder
+from headwater.embed.encoder import CLIP, Encoder
 from headwater.embed.from_decoder import DecoderEncoder
 from headwater.embed.from_hub import HubEncoder
 from headwater.embed.gate import admit, needs_code, unasked
@@ -99,12 +99,14 @@ def hub_encoder(
 def tokens_of_text(spec: str, text: str, *, named_by: str) -> list[str] | None:
     """Return the tokens of a text by the tokenizer of ``hf:NAME``, from local files; None if it cannot be loaded.
 
+    ``builtin:clip`` has its tokenizer in the package.
+
     Parameters
     ----------
     named_by
         The store that names the encoder. Code of the model's author is not run.
     """
-    model = ModelSpec.parse(spec)
+    model = ModelSpec.parse(f"hf:{Path(__file__).with_name('clip')}" if spec == CLIP else spec)
     name, revision = model.repository or (model.name, None)
     try:
         admit(model.plain, named_by=named_by)

@@ -44,9 +44,9 @@ from headwater.samples.flow import flow_of
 from headwater.samples.grades import grades_of
 from headwater.samples.groups import require_columns
 from headwater.samples.inputs import Wanted, given_to, instances_of, parts_of, read_inputs, samples_behind, wanted
-from headwater.samples.label_names import OTHERS, merged, with_others
+from headwater.samples.label_names import merged_by, naming_others
 from headwater.samples.label_sql import defined_labels
-from headwater.samples.labels import labels_there, with_labels, with_numbers
+from headwater.samples.labels import with_labels, with_numbers
 from headwater.samples.missing import MissingFound
 from headwater.samples.selection import Selection
 from headwater.samples.stated import READ, texts_that_state
@@ -105,10 +105,8 @@ class FitOptions:
             also=selection.samples_with,
             views=selection.views,
         )
-        if isinstance(selection.merge, Mapping) and OTHERS in selection.merge:  # a run names every label that it merged
-            rule = selection.rule(labels, protocol, store.roles.id)
-            known = labels_there(rule.tidied(store.samples), labels, selection.label_separator)
-            selection = replace(selection, merge=with_others(selection.merge, known))
+        rule = selection.rule(labels, protocol, store.roles.id)
+        selection = naming_others(selection, labels, store.samples, rule)  # a run names every label that it merged
         texts = TemplateTexts.behind(store, what.names)
         if texts is not None:
             texts.refuse_label(labels, sql, self.allow_leakage)
@@ -239,11 +237,8 @@ class FitPlan:
         elif protocol.survival:
             data, labels = with_times(read, asked.labels)
         else:
-            separator = selection.label_separator
-            data, labels = with_labels(read, asked.labels, separator)
-            if isinstance(selection.merge, Mapping) and selection.merge:
-                known = labels_there(rule.tidied(self.store.samples), asked.labels, separator)
-                data, labels = merged(data, labels, selection.merge, known)
+            data, labels = with_labels(read, asked.labels, selection.label_separator)
+            data, labels = merged_by(selection, data, labels, asked.labels, self.store.samples, rule)
             if protocol.ordinal:
                 grades = grades_of(labels, asked.labels[0], protocol.order)
             else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from headwater._memory import peak_memory
@@ -55,14 +56,17 @@ from headwater.samples.columns import Columns, keep_samples
 from headwater.samples.flow import flow_of
 from headwater.samples.groups import require_columns
 from headwater.samples.inputs import refuse_bags
+from headwater.samples.label_names import OTHERS, merged_by, naming_others
 from headwater.samples.labels import refuse_separator, with_labels
 from headwater.samples.selection import Selection
 from headwater.samples.stated import texts_that_state
 from headwater.samples.vectors import joined
 from headwater.samples.views import views_of
 from headwater.sources.template import parse_template
-from headwater.store import Data, FeatureSpec, InMemory, SelectedRows
+from headwater.store import Data, FeatureSpec, InMemory, SelectedRows, with_defined
 
+KEPT = ("label_separator", "merge", "where", "bags", "views", "missing_values")
+"""Options of the selection in ``config.json``."""
 SAVED = "trained on all samples except those held out for early stopping; no reported metric is for this head"
 
 HELD_OUT = "scores of the rows held out of each fold's training rows to stop by; no weight was trained on them"
@@ -107,7 +111,7 @@ class TunePlan:
             **({"label_sql": dict(self.label_sql)} if self.label_sql else {}),
             "head": self.head.kind,
             "params": dict(self.params),
-            **{name: selection[name] for name in ("label_separator", "where", "bags", "views", "missing_values")},
+            **{name: selection[name] for name in KEPT},
             "allow_leakage": self.allow_leakage,
             **self.training.config(self.protocol.seed),
             **self.protocol.to_dict(),
@@ -115,6 +119,10 @@ class TunePlan:
 
     def run(self, target: Path | None, say: Progress) -> Run:
         """Read, train fold by fold, report and write."""
+        if isinstance(self.selection.merge, Mapping) and OTHERS in self.selection.merge:
+            rule = self.selection.rule(self.labels, self.protocol, None)
+            named = naming_others(self.selection, self.labels, self._listed(), rule)
+            return replace(self, selection=named).run(target, say)
         began = time.monotonic()
         if self.protocol.needs_out_of_fold and self.training.patience is None:
             raise InputError(NEEDS_HELD_OUT)
@@ -136,6 +144,10 @@ class TunePlan:
         return run
 
     # Steps
+
+    def _listed(self) -> pl.DataFrame:
+        """Read all samples of the manifest, also those that ``--where`` leaves out."""
+        return with_defined(self.encoders.columns.read(self.manifest).table, self.label_sql)
 
     def _read(self, team: Team, say: Progress) -> TuningData:
         """Read the manifest, load the encoders, encode all contents once, and split."""
@@ -160,6 +172,8 @@ class TunePlan:
         samples = rule.applied(samples)
         of_rows = in_bags(samples, selection.bags, selection.views, used)
         data, labels = with_labels(of_rows, self.labels, selection.label_separator)
+        listed = manifest.table if selection.where is None else self._listed()
+        data, labels = merged_by(selection, data, labels, self.labels, listed, rule)
         task = infer_task(labels.y)
         protocol.refuse_for(task)
         positive = protocol.positive_in(task, np.unique(labels.y).tolist())
@@ -173,7 +187,6 @@ class TunePlan:
         inputs = of_views(inputs, data)
         made = {one.name: made[one.name.rpartition(":")[2]] for one in inputs}
         say(f"{counted(len(rows.y), selection.unit)} with {' and '.join(f'{i.name} ({i.how})' for i in inputs)}")
-        listed = manifest.table if selection.where is None else self.encoders.columns.read(self.manifest).table
         flow = flow_of(
             listed,
             manifest.table,
@@ -247,8 +260,8 @@ class TunePlan:
         """Return everything that must be unchanged for a stopped run to be continued."""
         left_out = ("device", "workers", "accumulate")
         config = {name: value for name, value in self.config.items() if name not in left_out}
-        for name in ("positive", "prevalence", "time", "event", "risk_groups", "order"):
-            if config.get(name) is None:  # older versions, whose runs may be continued, had no such option
+        for name in ("positive", "prevalence", "time", "event", "risk_groups", "order", "merge"):
+            if not config.get(name):  # older versions, whose runs may be continued, had no such option
                 config.pop(name, None)
         rows = ready.rows
         sides = (np.r_[s.train, -1, s.test] for s in ready.splits)
@@ -315,7 +328,7 @@ class TunePlan:
             decisions.outcome, rows.data, y, classes=classes, resampling=rows.resampling, params=self.head.fixed, by=by
         )
         metrics |= decisions.metrics
-        metrics |= counts_of(y, classes, columns, protocol, rows.missing, None, len(self.labels), say)
+        metrics |= counts_of(y, classes, columns, protocol, rows.missing, "--merge", len(self.labels), say)
         metrics |= positive_section(rows.positive)
         space = self.head.head().search_space
         metrics["selection"]["at_edge"] = [asdict(edge) for edge in at_edges(frozen, space)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from headwater._checks import whole_in
@@ -16,7 +17,8 @@ from headwater._reading import read_regular
 from headwater._words import counted
 from headwater.errors import InputError, ManifestError, nearest
 from headwater.samples.columns import keep_samples
-from headwater.samples.labels import Labels
+from headwater.samples.labels import Labels, labels_there
+from headwater.samples.missing import MissingRule
 from headwater.samples.selection import Selection
 from headwater.sources import read_text_table
 from headwater.store import Data
@@ -77,6 +79,24 @@ def with_others(mapping: Mapping[str, str | None], known: Iterable[str]) -> Mapp
     named = {name: target for name, target in mapping.items() if name != OTHERS}
     kept = set(named) | set(named.values()) | {mapping[OTHERS]}
     return {**named, **{name: mapping[OTHERS] for name in known if name not in kept}}
+
+
+def naming_others(selection: Selection, labels: Sequence[str], table: pl.DataFrame, rule: MissingRule) -> Selection:
+    """Return a selection whose ``merge`` names every label of a table that ``"*"`` stands for."""
+    if not isinstance(selection.merge, Mapping) or OTHERS not in selection.merge:
+        return selection
+    known = labels_there(rule.tidied(table), labels, selection.label_separator)
+    return replace(selection, merge=with_others(selection.merge, known))
+
+
+def merged_by(
+    selection: Selection, data: Data, found: Labels, labels: Sequence[str], table: pl.DataFrame, rule: MissingRule
+) -> tuple[Data, Labels]:
+    """Return labels merged as a selection says, whose mapping may name any label of a table of all samples."""
+    if not isinstance(selection.merge, Mapping) or not selection.merge:
+        return data, found
+    known = labels_there(rule.tidied(table), labels, selection.label_separator)
+    return merged(data, found, selection.merge, known)
 
 
 def refuse_unknown(mapping: Mapping[str, str | None], there: Iterable[str], option: str) -> None:

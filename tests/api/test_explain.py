@@ -18,11 +18,11 @@ QUICK = {"width": 16, "heads": 2, "blocks": 1, "hidden": [16], "epochs": 4, "lr"
 
 @pytest.fixture(scope="session")
 def tokens(gallery, tiny, tmp_path_factory):
-    """A store of the gallery with all tokens of a ViT, of a convolutional network and of a BERT."""
+    """A store of the gallery with all tokens of a ViT, of a convolutional network, of a BERT and of a dual encoder."""
     folder = tmp_path_factory.mktemp("explain")
     table = pl.read_csv(gallery / "manifest.csv").with_columns(image=str(gallery) + "/" + pl.col("image"))
     table.write_csv(folder / "manifest.csv")
-    for member, name in (("timm-vit", "vit"), ("timm-conv", "conv"), ("hf-bert", "bert")):
+    for member, name in (("timm-vit", "vit"), ("timm-conv", "conv"), ("hf-bert", "bert"), ("builtin-clip", "clip")):
         embed(folder / "manifest.csv", folder / "t.hw", encoder=tiny(member).spec, name=name, tokens="all")
     return folder / "t.hw"
 
@@ -33,19 +33,20 @@ def fitted(store, out, features, head, params):
     )
 
 
-def test_image_and_words(tokens, command, tmp_path):
+@pytest.mark.parametrize("text", ["bert/text", "clip/text"])
+def test_image_and_words(tokens, command, tmp_path, text):
     """A co-attention head says of each token of image and text how much it counts, and draws the image's."""
-    fitted(tokens, tmp_path / "run", ["vit/image", "bert/text"], "co-attention", QUICK)
+    fitted(tokens, tmp_path / "run", ["vit/image", text], "co-attention", QUICK)
     done = command("explain", tmp_path / "run", "--id", "s03", "--out", tmp_path / "heat.png", "--json")
     assert done.status == 0, done.err
     found = json.loads(done.out)
-    data = open_store(tokens).read("vit/image", "bert/text", tokens=True, where="id = 's03'")
+    data = open_store(tokens).read("vit/image", text, tokens=True, where="id = 's03'")
     assert len(found["relevance"]["vit/image"]) == data.inputs["vit/image"].shape[1]
-    words = found["words"]["bert/text"]
-    assert len(words) == data.inputs["bert/text"].lengths[0]
+    words = found["words"][text]
+    assert len(words) == data.inputs[text].lengths[0]
     assert words[0] == "[CLS]"
     assert "tissue" in words
-    assert set(found["check"]["bert/text"]) == {"deletion", "insertion", "deletion_random", "insertion_random"}
+    assert set(found["check"][text]) == {"deletion", "insertion", "deletion_random", "insertion_random"}
     with Image.open(tmp_path / "heat.png") as picture:
         assert min(picture.size) >= 448
 

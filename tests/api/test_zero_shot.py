@@ -52,7 +52,10 @@ def dual(make_store, write_features):
     """A store of vectors of images and of every prompt, by an encoder that cannot be loaded."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((30, 8)).astype(np.float32)
-    store = make_store(X, place=[list(CLASSES)[i % 3] for i in range(30)], half=["ab"[i % 2] for i in range(30)])
+    place = [list(CLASSES)[i % 3] for i in range(30)]
+    mixed = ["Occident" if name == "west" and i % 2 else name for i, name in enumerate(place)]
+    lists = [name.replace("Occident", "west; Occident") for name in mixed]
+    store = make_store(X, place=place, mixed=mixed, lists=lists, half=["ab"[i % 2] for i in range(30)])
     texts = [t for words in CLASSES.values() for t in prompts_of(TEMPLATES, words)]
     T = rng.standard_normal((len(texts), 8)).astype(np.float32) * rng.uniform(0.1, 9, (len(texts), 1))
     write_features(store, "made/text", T, keys_of(texts), dtype="float32", logit_scale=SCALE)
@@ -66,6 +69,24 @@ def test_a_label_that_an_expression_defines(dual, tmp_path):
     run = zero_shot(store, label="where_it_is = LOWER(UPPER(place))", **asked)
     assert run.config["label_sql"] == {"where_it_is": "LOWER(UPPER(place))"}
     assert run.predictions["label"].to_list() == zero_shot(store, label="place", **asked).predictions["label"].to_list()
+
+
+def test_labels_that_mean_the_same_are_merged(dual, command, tmp_path):
+    """Merged labels are those that prompts describe, of one label per sample and of several."""
+    store, *_ = dual
+    prompts = toml(tmp_path / "p.toml")
+    plain = zero_shot(store, features="made", prompts=prompts, label="place")
+    run = zero_shot(store, features="made", prompts=prompts, label="mixed", merge={"Occident": "west"})
+    assert (run.mean, run.config["merge"]) == (plain.mean, {"Occident": "west"})
+    several = zero_shot(
+        store, features="made", prompts=prompts, label="lists", label_separator=";", merge={"Occident": "west"}
+    )
+    assert several.metrics["classes"] == list(CLASSES)
+    assert several.predictions["label"].to_list() == [[name] for name in plain.predictions["label"]]
+    asked = ["--features", "made", "--prompts", prompts, "--label", "mixed"]
+    done = command("zero-shot", store.path, *asked, "--merge", "Occident=west", "--json")
+    assert json.loads(done.out)["mean"]["accuracy"] == plain.mean["accuracy"]
+    assert "no class for label 'Occident'" in command("zero-shot", store.path, *asked).error
 
 
 def test_probabilities(command, dual, tmp_path):

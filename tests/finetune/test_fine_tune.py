@@ -57,6 +57,38 @@ def test_what_a_run_holds(cases, tiny, tmp_path, train):
     assert not list(tmp_path.glob(".run*"))
 
 
+def test_labels_that_mean_the_same_are_merged(cases, tiny, tmp_path, command):
+    """A run with merged labels is that on labels that were merged before, and evaluate merges them again."""
+    spec, table = tiny("timm-vit").spec, pl.read_csv(cases)
+    images = (str(cases.parent) + "/" + table["image"]).alias("image")
+    two_names = pl.when(pl.int_range(pl.len()) % 3 == 0).then(pl.lit("bland")).otherwise("label")
+    mixed = pl.when(pl.col("label") == "benign").then(two_names).otherwise("label").alias("mixed")
+    table.with_columns(images, mixed).write_csv(tmp_path / "cases.csv")
+    asked = {"train": "last-1", "epochs": 1}
+    run = tuned(tmp_path / "cases.csv", spec, label="mixed", merge={"bland": "benign"}, out=tmp_path / "run", **asked)
+    plain = tuned(tmp_path / "cases.csv", spec, **asked)
+    assert run.config["merge"] == {"bland": "benign"}
+    assert (run.metrics["classes"], run.mean) == (["benign", "malignant"], plain.mean)
+    store = hw.embed(
+        tmp_path / "cases.csv", tmp_path / "a.hw", encoder=spec, adapter=tmp_path / "run", device="cpu", name="tuned"
+    )
+    found = hw.evaluate(
+        tmp_path / "run", store, features="tuned/image", label="mixed", groups="patient", allow_leakage="a test"
+    )
+    assert found.metrics["classes"] == ["benign", "malignant"]
+    (tmp_path / "m.toml").write_text('"malignant" = "grave"\n"*" = "other"\n')
+    words = ["fine-tune", tmp_path / "cases.csv", "--encoder", spec, "--label", "mixed", "--groups", "patient"]
+    words += ["--folds", 2, "--train", "last-1", "--epochs", 1, "--set", "C=0.01", "--no-refit"]
+    for given in ([tmp_path / "m.toml"], ["malignant=grave", "*=other"]):
+        merge = [word for one in given for word in ("--merge", one)]
+        assert command(*words, *merge, "--out", tmp_path / "other").status == 0
+        config = hw.open_run(tmp_path / "other").config
+        assert config["classes"] == ["grave", "other"]
+        assert config["merge"] == {"malignant": "grave", "benign": "other", "bland": "other"}
+    with pytest.raises(InputError, match="--merge blnd=benign: no sample has label 'blnd'"):
+        tuned(tmp_path / "cases.csv", spec, label="mixed", merge={"blnd": "benign"}, **asked)
+
+
 def test_a_label_that_an_expression_defines(cases, tiny, tmp_path):
     """The label of an expression over the manifest is that of a column, and evaluate finds the training samples."""
     spec = tiny("timm-vit").spec

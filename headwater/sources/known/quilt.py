@@ -19,12 +19,15 @@ TABLE = "quilt_1M_lookup.csv"
 COLUMNS = ("caption", "image_path", "subset")
 KEPT = ("subset", "split", "pathology", "roi_text", "noisy_text", "corrected_text", "med_umls_ids", "magnification")
 FILE = r"(?:^|/)(?P<file>[^/]+\.(?i:jpg|jpeg|png))$"
+WORD = r"""'[^']*'|"[^"]*\""""
+LIST = rf"^\[\s*(?:(?:{WORD})\s*,?\s*)*\]$"
 OF_VIDEO = r"^(.+?)_image_"
 
 
 def read(files: Files, asked: Asked) -> Known:
     """Read Quilt-1M from its table: one row per pair, so an image with several captions has several rows.
 
+    ``pathology`` has labels separated by semicolons, also where the table has a list such as ``['Breast', 'Bone']``.
     ``video`` is the part of an image's name before ``_image_``. Images of the other subsets have no video: each is a
     group of its own, named by its file.
     """
@@ -38,7 +41,7 @@ def read(files: Files, asked: Asked) -> Known:
     _, cells = found
     file = pl.col("image_path").str.extract(r"([^/]+)$", 1)
     video = file.str.extract(OF_VIDEO, 1)
-    kept = [name for name in KEPT if name in cells.columns]
+    kept = [_labels(name) if name == "pathology" else pl.col(name) for name in KEPT if name in cells.columns]
     numbers = [whole(name) for name in ("height", "width") if name in cells]
     table = cells.with_row_index("row").select(
         (pl.col("row") + 1).cast(pl.String).alias("id"),
@@ -71,3 +74,11 @@ def read(files: Files, asked: Asked) -> Known:
             said.append(f"{counted(across, 'video')} in several parts of the published split")
     table = table.select("id", "image", "text", "video", pl.exclude("id", "image", "text", "video", "of_video", "file"))
     return Known("quilt", table, counts, (), ("video",), [*missing, *said])
+
+
+def _labels(column: str) -> pl.Expr:
+    """Return lists that are written as Python does as labels separated by semicolons; others stay as they are."""
+    words = pl.col(column).str.extract_all(WORD).list.eval(pl.element().str.slice(1, pl.element().str.len_chars() - 2))
+    joined = words.list.join("; ")
+    listed = pl.when(joined == "").then(None).otherwise(joined)
+    return pl.when(pl.col(column).str.contains(LIST)).then(listed).otherwise(column).alias(column)

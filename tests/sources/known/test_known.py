@@ -841,9 +841,10 @@ def quilt(root):
     header += ",magnification,height,width"
     rows = [
         "0,a nest of cells,7M7Ol5StU7U_image_1a2b3c4d-0000.jpg,quilt,train,['Breast'],,,,,1.0,480,640",
-        '1,"the same, again",7M7Ol5StU7U_image_1a2b3c4d-0000.jpg,quilt,val,,,,,,1.0,480,640',
+        '1,"the same, again",7M7Ol5StU7U_image_1a2b3c4d-0000.jpg,quilt,val,'
+        '"[\'Breast\', ""Bone (Ewing\'s)""]",,,,,1.0,480,640',
         "2,another frame,7M7Ol5StU7U_image_1a2b3c4d-0001.jpg,quilt,train,,,,,,,480,640",
-        "3,of a paper,PMC123_fig1.jpg,pubmed,train,,,,,,,100,100",
+        "3,of a paper,PMC123_fig1.jpg,pubmed,train,Skin; Bone,,,,,,100,100",
     ]
     root.mkdir(exist_ok=True)
     (root / "quilt_1M_lookup.csv").write_text("\n".join([header, *rows]) + "\n")
@@ -867,6 +868,7 @@ def test_quilt_pairs_and_videos(tmp_path):
         ("4", "of a paper", "PMC123_fig1.jpg"),
     ]
     assert made.table["image"][0].endswith("q/images_part1/7M7Ol5StU7U_image_1a2b3c4d-0000.jpg")
+    assert made.table["pathology"].to_list() == ["Breast", "Breast; Bone (Ewing's)", None, "Skin; Bone"]
     assert "4 rows are pairs of 3 images" in said(made, "random split of rows")
     assert "zz_image" in said(made, "without a row")
     assert "1 image of no video" in said(made, "of no video")
