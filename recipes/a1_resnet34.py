@@ -16,10 +16,10 @@ manifest = recipe.manifest("breakhis", lambda folder: histology(folder, n_patien
 encoder = recipe.encoder("timm:resnet34.a1_in1k", small="timm-conv")
 
 # %%
-# Train at each magnification, and once more at 40x with augmentation: the paper does not name its changes, so colour and
-# geometry are drawn anew for each image and epoch. In each fold a logistic regression is fitted on the frozen features
-# first, and training starts from there. Some of the training patients are held out to choose the epoch: the test
-# patients choose nothing.
+# Train at each magnification, and once more at 40x with augmentation. The paper does not name its changes: here colour
+# and geometry are drawn anew for each image and epoch. In each fold a logistic regression is fitted on the frozen
+# features first, and training starts from there. Some of the training patients are held out to choose the epoch: the
+# test patients choose nothing.
 
 settings = {f"{level}x": (level, ()) for level in (40, 100, 200, 400)}
 settings["40x, augmented"] = (40, ("colour", "geometry"))
@@ -72,7 +72,7 @@ recipe.write(
     differs={
         "data": "synthetic histology, 80 images of 40 patients at each magnification; BACH: other patients and stains",
         "weights": "a tiny ResNet of random weights",
-        "size": "5 epochs",
+        "size": "5 epochs: too few images and steps for training to add to the frozen features",
         "protocol": "3 folds instead of 5",
     },
     on_data={"protocol": "70 patients: blocks of one slide number stay together, which the paper counts as 82"},
