@@ -385,6 +385,20 @@ def multilabel_histology(folder: Path, **options: Any) -> Path:
     return made
 
 
+def bach(folder: Path) -> Path:
+    """Make synthetic histology with the four classes of BACH: other patients and stains, 120 images at 200x.
+
+    As in BACH's own archive, no patient is named.
+    """
+    made = histology(folder, n_patients=40, images_per_patient=3, magnifications=(200,), seed=1)
+    classes = {"adenosis": "Normal", "papillary carcinoma": "InSitu"}
+    others = pl.col("label").replace_strict({"benign": "Benign", "malignant": "Invasive"})
+    kinds = pl.col("subtype").replace_strict(classes, default=None, return_dtype=pl.String)
+    table = pl.read_csv(made).select("id", "image", pl.coalesce(kinds, others).alias("label"))
+    table.write_csv(made)
+    return made
+
+
 def mammography(folder: Path, **options: Any) -> Path:
     """Make synthetic mammograms with metadata: 240 images of 60 patients."""
     return make_mammography(folder, **options)
@@ -400,8 +414,8 @@ def tiny(name: str, folder: Path) -> str:
     Parameters
     ----------
     name
-        A member of ``tests/models``, such as ``hf-qwen2_vl``, which is untrained; or one of the two encoders within
-        ``builtin:clip``, ``clip-convnext`` or ``clip-bert``.
+        A member of ``tests/models``, such as ``hf-qwen2_vl``, or a plain network of ``tests/models/plain.py``, which are
+        untrained; or one of the two encoders within ``builtin:clip``, ``clip-convnext`` or ``clip-bert``.
     folder
         Where models are saved, each in a folder of its own.
     """
@@ -412,12 +426,12 @@ def tiny(name: str, folder: Path) -> str:
 
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
-    from tests.models import MEMBERS
+    from tests.models import MEMBERS, plain
 
     torch.manual_seed(0)
     place = folder / name
     place.mkdir(parents=True)
-    spec: str = MEMBERS[name](place).spec
+    spec: str = {**MEMBERS, **plain.MEMBERS}[name](place).spec
     return spec
 
 

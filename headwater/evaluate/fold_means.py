@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from headwater.evaluate import Fold, Outcome, count_folds, summarise
+
+DIGITS = 20
+"""Width that numbers in words are padded to when words are sorted."""
 
 
 def summary(folds: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
@@ -33,8 +37,14 @@ def numbered(fold: Fold, outcome: Outcome) -> dict[str, int]:
 
 
 def natural(word: str) -> tuple[int, float, str]:
-    """Sort key: numbers by value, before words."""
+    """Sort key: numbers by value, before words; whole numbers within words by value too.
+
+    Examples
+    --------
+    >>> sorted(["site 10", "100x", "site 9", "40x", "40x augmented", "400", "40"], key=natural)
+    ['40', '400', '40x', '40x augmented', '100x', 'site 9', 'site 10']
+    """
     try:
         return 0, float(word), word
     except ValueError:
-        return 1, 0.0, word
+        return 1, 0.0, re.sub(r"\d+", lambda digits: digits[0].zfill(DIGITS), word) + f"\0{word}"  # no ties

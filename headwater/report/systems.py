@@ -89,7 +89,7 @@ def plot_systems(
         files += save(bars(systems, metric, column), folder, "systems", formats, dpi)
         files += save(boxes(systems, metric), folder, "folds", formats, dpi)
         if any(results.curves is not None for results in every):
-            files += save(_losses(systems), folder, "training", formats, dpi)
+            files += save(losses(systems), folder, "training", formats, dpi)
         if every[0].metrics.get("class_counts"):
             files += save(_classes(every[0]), folder, "classes", formats, dpi)
     return Drawn(folder, files)
@@ -151,7 +151,7 @@ def boxes(systems: Systems, metric: str) -> Any:
     return figure
 
 
-def _losses(systems: Systems) -> Any:
+def losses(systems: Systems) -> Any:
     import polars as pl
 
     figure = new_figure(COLUMN, 0.8 * COLUMN)
@@ -166,18 +166,13 @@ def _losses(systems: Systems) -> Any:
                 table.group_by("epoch", maintain_order=True).agg(pl.col("train_loss", "stop_loss").mean()).sort("epoch")
             )
             colour, called = COLOURS[number % len(COLOURS)], f"{name}{f', {level}' if level else ''}"
-            axes.plot(mean["epoch"], mean["train_loss"].to_numpy(), color=colour, label=f"{called}, training")
+            axes.plot(mean["epoch"], mean["train_loss"].to_numpy(), color=colour, label=called)
             if not mean["stop_loss"].is_null().all():
-                axes.plot(
-                    mean["epoch"],
-                    mean["stop_loss"].to_numpy(),
-                    color=colour,
-                    linestyle="--",
-                    label=f"{called}, held out",
-                )
+                axes.plot(mean["epoch"], mean["stop_loss"].to_numpy(), color=colour, linestyle="--")
             number += 1
-    axes.set(xlabel="epoch", ylabel="loss, mean over folds")
-    axes.legend(loc="upper right")
+    axes.set(xlabel="epoch", ylabel="loss (dashed: held-out rows)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside upper center", ncols=min(3, number))
     return figure
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from headwater.report import plot, plot_systems
 from headwater.report._curves import GRID, spread
 from headwater.report._style import style
 from headwater.report.figures import figures_of
+from headwater.report.systems import losses
 from headwater.runs.run import read_results
 
 N = 72
@@ -240,10 +242,30 @@ def test_training_is_drawn(fit):
     curves.write_parquet(run.path / "curves.parquet")
     with style():
         figures = dict(figures_of(read_results(run.path), None))
-    losses = figures["training"].axes[0]
-    (marked,) = [line for line in losses.lines if line.get_marker() == "o"]
+    axes = figures["training"].axes[0]
+    (marked,) = [line for line in axes.lines if line.get_marker() == "o"]
     assert (marked.get_xdata()[0], marked.get_ydata()[0]) == (1, 0.6)
-    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["fold 1", "all samples"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["fold 1", "all samples"]
+
+
+def test_losses_of_several_systems_are_not_behind_their_legend(fit):
+    """A system has one colour and one name; held-out rows are dashed, and epochs are whole numbers."""
+    import polars as pl
+
+    found = read_results(fit("grade").path)
+    curves = pl.DataFrame(
+        {"fold": [0, 0, 0], "epoch": [0, 1, 2], "train_loss": [None, 0.7, 0.5], "stop_loss": [0.8, 0.6, 0.9]}
+    )
+    found = replace(found, curves=curves)
+    with style():
+        figure = losses({name: dict.fromkeys(("40", "100", "200"), found) for name in ("probe", "LoRA")})
+        figure.canvas.draw()
+        (axes,), (legend,) = figure.axes, figure.legends
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+        names = [text.get_text() for text in legend.get_texts()]
+        assert names == [f"{name}, {level}" for name in ("probe", "LoRA") for level in ("40", "100", "200")]
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "--"] * 6
+        assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_several_runs_are_drawn_side_by_side(fit, store, command, tmp_path):
