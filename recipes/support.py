@@ -414,7 +414,7 @@ def tiny(name: str, folder: Path) -> str:
     Parameters
     ----------
     name
-        A member of ``tests/models``, such as ``hf-qwen2_vl``, or a plain network of ``tests/models/plain.py``, which are
+        A member of ``tests/models``, such as ``hf-qwen2_vl``, or a network of ``tests/models/plain.py``, which are
         untrained; or one of the two encoders within ``builtin:clip``, ``clip-convnext`` or ``clip-bert``.
     folder
         Where models are saved, each in a folder of its own.
