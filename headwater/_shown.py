@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from html import escape
+from typing import Any
 
 
 class Shown:
@@ -33,3 +35,18 @@ def as_html(lines: Iterable[str]) -> str:
     '<pre>a &lt; b</pre>'
     """
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
+
+
+def without_nan(value: Any) -> Any:
+    """Return a value with None in place of numbers that JSON has no words for: NaN and the infinities.
+
+    Examples
+    --------
+    >>> without_nan({"auc": [0.5, float("nan")], "n": 3})
+    {'auc': [0.5, None], 'n': 3}
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

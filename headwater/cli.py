@@ -13,14 +13,32 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from headwater.commands import encoders, heads, manifest, predict, report, retrieval, serve, store, text, training
+from headwater.commands import (
+    encoders,
+    heads,
+    manifest,
+    offline,
+    predict,
+    report,
+    retrieval,
+    serve,
+    store,
+    text,
+    training,
+)
 from headwater.commands.help import Command, write_families, write_help
 from headwater.commands.output import DEBUG, fail
 
 FOREIGN = "A file was damaged, or changed by hand: headwater --debug … shows where it was read."
 
 COMMANDS = {
-    "First steps": {"demo": store.demo, "doctor": store.doctor, "encoders": encoders.encoders},
+    "First steps": {
+        "demo": store.demo,
+        "docs": offline.docs,
+        "doctor": store.doctor,
+        "encoders": encoders.encoders,
+        "wheelhouse": offline.wheelhouse,
+    },
     "Data": {"manifest": manifest.manifest, "tiles": store.tiles, "text": text.text},
     "Store": {
         "embed": store.embed,

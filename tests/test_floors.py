@@ -33,6 +33,7 @@ FLOORS = {
     "_checks": 0.8,
     "_progress": 0.8,
     "_writable": 1.5,
+    "offline": 1,
     "sources": 1,
     "store": 1,
     "embed": 2,

@@ -23,6 +23,10 @@ ADVICE = re.compile(r"\b(?:raise|lower|pass|set|give|use|increase|reduce) ([a-z]
 OTHERS = {
     "--revision": "of hf download, the hub's own command",
     "--local-dir": "of hf download",
+    **dict.fromkeys(("--no-index", "--find-links", "--only-binary", "--hash", "--dest"), "of pip"),
+    **dict.fromkeys(("--disable-pip-version-check", "--no-input", "--no-deps", "--python-version"), "of pip"),
+    **dict.fromkeys(("--implementation", "--platform"), "of pip"),
+    "--quiet": "of sha256sum",
     "--fold-by-fold": "of a script of benchmarks/, in the docstring that cites its figures",
 }
 

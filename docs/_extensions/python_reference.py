@@ -21,7 +21,7 @@ FAMILIES = {
     "Judge": ["evaluate", "compare", "table", "cohort", "plot", "plot_systems", "report", "explain", "open_run"],
     "New cases": ["predict", "bundle", "verify_bundle"],
     "Search and look": ["similar", "retrieval_report", "audit", "serve"],
-    "Try it": ["demo", "doctor", "encoders"],
+    "Try it": ["demo", "docs", "doctor", "encoders", "wheelhouse"],
     "Options as values": [
         *("EncoderChoice", "ManifestColumns", "Storage", "Execution", "Protocol", "Selection", "Training"),
         *("LoraSettings", "CaseFilter", "NearDuplicates", "Event"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headwater.api.dataset import torch_dataset
     from headwater.api.demo import DemoResult, demo
     from headwater.api.demo_mammography import MammographyDemo
+    from headwater.api.docs import Documentation, docs
     from headwater.api.doctor import DoctorReport, doctor
     from headwater.api.embed import Embedded, embed
     from headwater.api.encode import encode
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from headwater.api.table import Table, table
     from headwater.api.text import WrittenTexts, text
     from headwater.api.tiles import TilesTable, tiles
+    from headwater.api.wheelhouse import Wheelhouse, wheelhouse
     from headwater.api.zero_shot import zero_shot
     from headwater.experiment.contrast import Contrasted
     from headwater.runs.run import Run, open_run
@@ -58,6 +60,7 @@ __all__ = [
     "DemoResult",
     "Difference",
     "DoctorReport",
+    "Documentation",
     "Dropped",
     "Duplicates",
     "Embedded",
@@ -80,6 +83,7 @@ __all__ = [
     "Sweep",
     "Table",
     "TilesTable",
+    "Wheelhouse",
     "WrittenTexts",
     "audit",
     "bundle",
@@ -87,6 +91,7 @@ __all__ = [
     "compare",
     "contrast",
     "demo",
+    "docs",
     "doctor",
     "embed",
     "encode",
@@ -118,6 +123,7 @@ __all__ = [
     "torch_dataset",
     "verify",
     "verify_bundle",
+    "wheelhouse",
     "zero_shot",
 ]
 
@@ -132,6 +138,7 @@ _PLACES = {
     "torch_dataset": "headwater.api.dataset",
     **dict.fromkeys(("DemoResult", "demo"), "headwater.api.demo"),
     "MammographyDemo": "headwater.api.demo_mammography",
+    **dict.fromkeys(("Documentation", "docs"), "headwater.api.docs"),
     **dict.fromkeys(("DoctorReport", "doctor"), "headwater.api.doctor"),
     **dict.fromkeys(("Embedded", "embed"), "headwater.api.embed"),
     "encode": "headwater.api.encode",
@@ -156,6 +163,7 @@ _PLACES = {
     **dict.fromkeys(("Table", "table"), "headwater.api.table"),
     **dict.fromkeys(("TilesTable", "tiles"), "headwater.api.tiles"),
     **dict.fromkeys(("WrittenTexts", "text"), "headwater.api.text"),
+    **dict.fromkeys(("Wheelhouse", "wheelhouse"), "headwater.api.wheelhouse"),
     "zero_shot": "headwater.api.zero_shot",
     "read_mapping": "headwater.samples.label_names",
 }

@@ -14,7 +14,7 @@ import polars as pl
 
 from headwater._checks import require_names
 from headwater._missing import words_of
-from headwater._shown import Shown
+from headwater._shown import Shown, without_nan
 from headwater._tables import Format, latex, markdown, plain_cell, require_format
 from headwater._words import aligned
 from headwater.errors import InputError
@@ -55,7 +55,7 @@ class Cohort(Shown):
         """Return the table as Markdown, CSV, LaTeX or JSON."""
         require_format(form)
         if form == "json":
-            return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+            return json.dumps(without_nan(self.to_dict()), indent=2, ensure_ascii=False) + "\n"
         cells = self.cells()
         if form == "csv":
             out = io.StringIO()

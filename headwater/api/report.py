@@ -12,7 +12,7 @@ from typing import Any
 from headwater._checks import require_names
 from headwater._extras import need
 from headwater._reading import read_json, read_regular
-from headwater._shown import Shown
+from headwater._shown import Shown, without_nan
 from headwater._words import counted, size
 from headwater._writable import require_writable
 from headwater.api._conclusions import conclusion, named
@@ -251,16 +251,8 @@ def _comparisons(systems: Systems) -> tuple[list[Comparison], list[str]]:
         configs = {name: results.config for name, (_, results) in once.items()}
         sentences = [conclusion(d, found, configs) for d in found.differences]
         plain = {**found.to_dict(), "differences": [vars(d) for d in found.differences]}
-        out.append(Comparison(level, _without_nan(plain), sentences))
+        out.append(Comparison(level, without_nan(plain), sentences))
     return out, apart
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 def _require_columns(one: Subject, given: Mapping[str, Sequence[str]]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from headwater._checks import require_names
 from headwater._reading import open_regular
-from headwater._shown import Shown
+from headwater._shown import Shown, without_nan
 from headwater._tables import Format, latex, markdown, plain_cell, require_format
 from headwater._words import aligned, size
 from headwater.api.compare import Compared, compare
@@ -139,7 +139,7 @@ class Table(Shown):
         if form == "json":
             import json
 
-            return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+            return json.dumps(without_nan(self.to_dict()), indent=2, ensure_ascii=False) + "\n"
         if form == "csv":
             return self._csv()
         tables = [self._cells(), *([self._pair_cells()] if self.pairs else [])]

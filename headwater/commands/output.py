@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import traceback
 from typing import Any, NoReturn
 
+from headwater._shown import without_nan
 from headwater._words import printable
 
 DEBUG = "HEADWATER_DEBUG"
@@ -19,7 +19,7 @@ def show(lines: list[str], value: Any, as_json: bool) -> None:
     if as_json:
         import json
 
-        print(json.dumps(_without_nan(value), indent=2, ensure_ascii=False, default=str, allow_nan=False))
+        print(json.dumps(without_nan(value), indent=2, ensure_ascii=False, default=str, allow_nan=False))
     else:
         print("\n".join(map(printable, lines)))
 
@@ -42,12 +42,3 @@ def warn_of_code(trusted: bool) -> None:
             "change and send whatever you can."
         )
         print(words, file=sys.stderr, flush=True)
-
-
-def _without_nan(value: Any) -> Any:
-    """Return a value with null in place of numbers that JSON has no words for: NaN and the infinities."""
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from sklearn.base import is_regressor
 
 from headwater._reading import read_json
 from headwater._schema import Word, read_as
+from headwater._shown import without_nan
 from headwater._tensors import as_safetensors, read_arrays
 from headwater.errors import HeadError, how_to_make, nearest
 from headwater.heads._token_head import TokenHead
@@ -109,7 +111,8 @@ def save_head(head: Any, kind: str, folder: Path) -> None:
     if "params" in values:
         values["params"] = _without_device(values["params"])
     task = {"task": "survival"} if kind in SURVIVAL else {"task": "regression"} if is_regressor(head) else {}
-    (folder / "head.json").write_text(json.dumps({"format": FORMAT, "head": kind, **task, **values}, indent=2) + "\n")
+    written = without_nan({"format": FORMAT, "head": kind, **task, **values})
+    (folder / "head.json").write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
     (folder / "head.safetensors").write_bytes(as_safetensors(arrays))
 
 
@@ -142,6 +145,8 @@ def load_head(folder: Path) -> Any:
             values["params"] = _without_device(params)
         if "classes" in values:
             _require_classes(values["classes"])
+        if values.get("objective", 0.0) is None:  # of a head that was trained together with its encoder
+            values["objective"] = math.nan
         head = cls.from_state(values, arrays)
         if not isinstance(head, TokenHead):  # which would import torch
             _try(head)

@@ -1,7 +1,7 @@
 """Bundles: a run's head with what new cases need, in one file that holds data only and can be sent.
 
 A bundle is a zip file whose members are not compressed: JSON, safetensors and Markdown. ``digests.json`` has the digest
-of every other member. ``bundle.json`` says what is in it; its schema is published in ``docs/bundle.schema.json``.
+of every other member. ``bundle.json`` says what is in it; its schema is ``docs/schemas/bundle.schema.json``.
 """
 
 from __future__ import annotations

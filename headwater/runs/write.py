@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from headwater._reading import read_json
+from headwater._shown import without_nan
 from headwater._tensors import as_safetensors
 from headwater._writable import require_writable
 from headwater.errors import InputError
@@ -169,7 +170,8 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    """Return a value as JSON text; null stands for numbers that are not finite."""
+    return json.dumps(without_nan(value), indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
 def described(store: Store, names: Sequence[str]) -> dict[str, Any]:

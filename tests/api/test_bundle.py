@@ -191,7 +191,7 @@ def test_a_mean_of_one_row_is_that_row(make_store, tmp_path):
 
 
 def test_the_published_schema_is_that_of_the_code():
-    published = Path(__file__).parents[2] / "docs" / "bundle.schema.json"
+    published = Path(__file__).parents[2] / "docs" / "schemas" / "bundle.schema.json"
     assert json.loads(published.read_text()) == bundles.schema()
 
 

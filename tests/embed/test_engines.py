@@ -312,3 +312,20 @@ def is_worker(process):
     """Whether a process is one of Ray's that makes blocks."""
     command = " ".join(process.info["cmdline"] or ())
     return command.startswith("ray::") and "Worker" in command
+
+
+NO_STATISTICS = """
+from headwater.embed.by_ray import RayEngine
+from ray._common.usage.usage_lib import usage_stats_enabled
+
+with RayEngine(recipe=None).blocks(None, [], None, "{}"):
+    print(usage_stats_enabled())
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_started_sends_no_statistics():
+    """A cluster that headwater starts sends Ray's makers nothing, as docs/air_gapped.md says."""
+    pytest.importorskip("ray._common.usage.usage_lib")
+    done = subprocess.run([sys.executable, "-c", NO_STATISTICS], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False", done.stderr
