@@ -150,7 +150,7 @@ def test_outcomes_of_a_template_stay_outcomes(exams):
 
 
 def test_one_template_for_tables_of_different_columns(exams, command):
-    """A column that the template calls optional and the table lacks is unknown; the command says that it is not there."""
+    """A column that the template calls optional and the table lacks is unknown; the command says so."""
     exams.with_name("t.toml").write_text('optional = ["implant"]\nsentences = ["Age {age}.", "Implant: {implant}."]')
     made = written(exams, "o.parquet")
     assert made.table["report"][0] == "Age 50. Implant: unknown."
