@@ -120,8 +120,8 @@ class Recipe:
         Whether it runs on data and models that are made on the spot.
     out : Path
         An empty folder for all that it writes.
-    kind : str
-        The known data set that `manifest` returned, or ``synthetic``.
+    kinds : list of str
+        The known data sets that `manifest` and `external` returned, or ``synthetic`` for made ones.
     """
 
     def __init__(self, system: str, title: str) -> None:
@@ -145,9 +145,15 @@ class Recipe:
         if self.out.exists() and any(self.out.iterdir()):
             words.error(f"--out {self.out} is not empty: delete it, or give another folder")
         self.out.mkdir(parents=True, exist_ok=True)
-        self._given, self._began, self._data, self.kind = given, time.monotonic(), "", "synthetic"
+        self._given, self._began, self._data = given, time.monotonic(), ""
+        self.kinds: list[str] = []
         self._encoders: list[str] = []
         self._instead: dict[str, str] = {}
+
+    @property
+    def kind(self) -> str:
+        """The first of `kinds`."""
+        return self.kinds[0]
 
     def manifest(self, kind: str | Sequence[str], small: Callable[[Path], Path] | None = None) -> Path:
         """Return the manifest of the data set, or of made data.
@@ -162,12 +168,12 @@ class Recipe:
         """
         given: Path | None = self._given.data
         if given is None:
+            self.kinds.append("synthetic")
             of_mammograms = (kind if isinstance(kind, str) else kind[0]) in MAMMOGRAMS
             self._data = "synthetic mammograms" if of_mammograms else "synthetic histology"
             return (small or histology)(self.out / "data")
         self._data = given.resolve().parent.name if given.is_file() else given.resolve().name
-        self.kind = _kind_of(given, kind)
-        return self._table(self.kind, given, "manifest.parquet")
+        return self._table(kind, given, "manifest.parquet")
 
     def beside(self, name: str) -> Path | None:
         """Return a file of this name in the folder of the data, such as ``merge.csv``; None if there is none."""
@@ -186,11 +192,14 @@ class Recipe:
             Makes data in a folder and returns the manifest.
         """
         if self.small:
+            self.kinds.append("synthetic")
             return small(self.out / "external")
         given: Path | None = self._given.external
-        return None if given is None else self._table(_kind_of(given, kind), given, "external.parquet")
+        return None if given is None else self._table(kind, given, "external.parquet")
 
-    def _table(self, kind: str, given: Path, name: str) -> Path:
+    def _table(self, kinds: str | Sequence[str], given: Path, name: str) -> Path:
+        kind = _kind_of(given, kinds)
+        self.kinds.append(kind)
         found = given if given.is_file() else given / "manifest.csv"
         if found.is_file():
             return found
@@ -230,6 +239,16 @@ class Recipe:
         if says not in self._encoders:
             self._encoders.append(says)
         return hw.EncoderChoice(spec, **options)
+
+    def encoders(
+        self, published: Mapping[str, str], small: Mapping[str, str], **options: Any
+    ) -> dict[str, hw.EncoderChoice]:
+        """Return several encoders by name: those of the comparison, the one of ``--encoder``, or small ones."""
+        if self._given.encoder:
+            return {self._given.encoder: self.encoder(next(iter(published.values())), "", **options)}
+        if self.small:
+            return {name: self.encoder("", one, **options) for name, one in small.items()}
+        return {name: self.encoder(one, "", **options) for name, one in published.items()}
 
     def epochs(self, published: int, small: int) -> int:
         """Return the paper's number of epochs, that of ``--epochs``, or that of the small run."""
@@ -307,6 +326,8 @@ class Recipe:
         words: dict[Differing, str] = {"data": self._data}
         if self._instead:
             words["weights"] = "; ".join(f"{says} instead of {name}" for name, says in self._instead.items())
+            if "builtin:clip" in self._instead.values():
+                words["weights"] += "; builtin:clip is a demonstration model that saw synthetic histology alone"
         sizes = [f"{self._given.epochs} epochs"] if self._given.epochs else []
         sizes += [f"images of {self._given.image_size} pixels"] if self._given.image_size else []
         if sizes:
