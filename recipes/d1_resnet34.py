@@ -10,27 +10,20 @@ The other recipes of this family add attention between image cells (D2), and wha
 """
 
 import headwater as hw
-from support import Recipe, mammography
+from support import Recipe, small_mammography
 
 recipe = Recipe("D1", "ResNet-34 alone")
-table = recipe.manifest(
-    ("rsna-mammo", "vindr-mammo", "cbis-ddsm", "mias"),
-    lambda folder: mammography(folder, n_patients=100, height=192, width=128),
-)
+table = recipe.manifest(("rsna-mammo", "vindr-mammo", "cbis-ddsm"), small_mammography)
 
 # %%
-# The two tasks, as each data set has them. RSNA marks breasts with cancer, VinDr lists findings, CBIS-DDSM and MIAS
-# have both. Images of one patient stay together; VinDr does not name patients, so there its exams do.
+# The two tasks, as each data set has them: RSNA marks breasts with cancer, VinDr lists findings, CBIS-DDSM has both.
+# Images of one patient stay together; VinDr does not name patients, so there its exams do.
 
 tasks = {
     "rsna-mammo": {"malignancy": "label"},
-    "vindr-mammo": {"calcification": "calcification = finding_categories LIKE '%Calcification%'"},
-    "cbis-ddsm": {"malignancy": "label", "calcification": "calcification = type = 'calcification'"},
-    "mias": {
-        "malignancy": "malignancy = coalesce(severity, '') = 'malignant'",
-        "calcification": "calcification = abnormality LIKE '%CALC%'",
-    },
-    "synthetic": {"malignancy": "label", "calcification": "calcification = finding = 'calcification'"},
+    "vindr-mammo": {"calcification": "calc = finding_categories LIKE '%Calcification%'"},
+    "cbis-ddsm": {"malignancy": "cancer = label = 'malignant'", "calcification": "calc = type = 'calcification'"},
+    "synthetic": {"malignancy": "label", "calcification": "calc = finding = 'calcification'"},
 }[recipe.kind]
 whole = "exam" if recipe.kind == "vindr-mammo" else "patient"
 
@@ -38,29 +31,19 @@ whole = "exam" if recipe.kind == "vindr-mammo" else "patient"
 # The image: pixels below 40 become black, the breast is cropped, and 1520 x 912 pixels go through ResNet-34, once.
 # Its pooled feature is stored.
 
-images = recipe.encoder(
-    "timm:resnet34.a1_in1k",
-    small="timm-conv",
-    image_size="192x128" if recipe.small else recipe.image_size("1520x912"),
-    steps=["background=40", "breast"],
-)
+size, steps = "192x128" if recipe.small else recipe.image_size("1520x912"), ["background=40", "breast"]
+images = recipe.encoder("timm:resnet34.a1_in1k", small="timm-conv", image_size=size, steps=steps)
 store = recipe.out / "exams.hw"
 hw.embed(table, store, encoder=images, name="mammogram", progress=True)
 
 # %%
 # A linear probe on the pooled feature, its penalty selected inside the training patients of each fold.
 
+inputs, protocol = ["mammogram/image"], hw.Protocol(groups=whole, folds=3 if recipe.small else 5)
 runs = {}
 for task, label in tasks.items():
-    runs[task] = hw.fit_head(
-        store,
-        features="mammogram/image",
-        label=label,
-        groups=whole,
-        folds=3 if recipe.small else 5,
-        head="linear",
-        out=recipe.out / f"runs/{task}",
-    )
+    out = recipe.out / f"runs/{task}"
+    runs[task] = hw.fit_head(store, features=inputs, label=label, head="linear", protocol=protocol, out=out)
 print(hw.table([run.path for run in runs.values()], names=list(runs), metrics=["auc", "average_precision"]))
 
 recipe.write(

@@ -8,27 +8,20 @@ malignancy.
 """
 
 import headwater as hw
-from support import Recipe, mammography
+from support import Recipe, small_mammography
 
 recipe = Recipe("D2", "ResNet-34, self-attention over its feature map")
-table = recipe.manifest(
-    ("rsna-mammo", "vindr-mammo", "cbis-ddsm", "mias"),
-    lambda folder: mammography(folder, n_patients=100, height=192, width=128),
-)
+table = recipe.manifest(("rsna-mammo", "vindr-mammo", "cbis-ddsm"), small_mammography)
 
 # %%
-# The two tasks, as each data set has them. RSNA marks breasts with cancer, VinDr lists findings, CBIS-DDSM and MIAS
-# have both. Images of one patient stay together; VinDr does not name patients, so there its exams do.
+# The two tasks, as each data set has them: RSNA marks breasts with cancer, VinDr lists findings, CBIS-DDSM has both.
+# Images of one patient stay together; VinDr does not name patients, so there its exams do.
 
 tasks = {
     "rsna-mammo": {"malignancy": "label"},
-    "vindr-mammo": {"calcification": "calcification = finding_categories LIKE '%Calcification%'"},
-    "cbis-ddsm": {"malignancy": "label", "calcification": "calcification = type = 'calcification'"},
-    "mias": {
-        "malignancy": "malignancy = coalesce(severity, '') = 'malignant'",
-        "calcification": "calcification = abnormality LIKE '%CALC%'",
-    },
-    "synthetic": {"malignancy": "label", "calcification": "calcification = finding = 'calcification'"},
+    "vindr-mammo": {"calcification": "calc = finding_categories LIKE '%Calcification%'"},
+    "cbis-ddsm": {"malignancy": "cancer = label = 'malignant'", "calcification": "calc = type = 'calcification'"},
+    "synthetic": {"malignancy": "label", "calcification": "calc = finding = 'calcification'"},
 }[recipe.kind]
 whole = "exam" if recipe.kind == "vindr-mammo" else "patient"
 
@@ -36,13 +29,8 @@ whole = "exam" if recipe.kind == "vindr-mammo" else "patient"
 # Image: pixels below 40 become black, the breast is cropped, and 1520 x 912 pixels give 48 x 29 cells of ResNet-34's
 # feature map. They are stored as tokens; ``tokens=512`` stores fewer where a data set is large.
 
-images = recipe.encoder(
-    "timm:resnet34.a1_in1k",
-    small="timm-conv",
-    tokens="all",
-    image_size="192x128" if recipe.small else recipe.image_size("1520x912"),
-    steps=["background=40", "breast"],
-)
+size, steps = "192x128" if recipe.small else recipe.image_size("1520x912"), ["background=40", "breast"]
+images = recipe.encoder("timm:resnet34.a1_in1k", small="timm-conv", tokens="all", image_size=size, steps=steps)
 store = recipe.out / "exams.hw"
 hw.embed(table, store, encoder=images, name="mammogram", progress=True)
 
@@ -54,17 +42,12 @@ params = {"tokenizer": "mix", "n_tokens": 256, "width": 256, "blocks": 4, "heads
 params |= {"hidden": [1024, 512], "lr": 5e-5, "weight_decay": 1e-4, "warmup": 1, "epochs": 30, "batch_size": 96}
 if recipe.small:
     params |= {"n_tokens": 16, "width": 32, "blocks": 1, "hidden": [32], "lr": 2e-3, "epochs": 12}
+inputs, protocol = ["mammogram/image"], hw.Protocol(groups=whole, folds=3 if recipe.small else 5)
 runs = {}
 for task, label in tasks.items():
+    out = recipe.out / f"runs/{task}"
     runs[task] = hw.fit_head(
-        store,
-        features="mammogram/image",
-        label=label,
-        groups=whole,
-        folds=3 if recipe.small else 5,
-        head="self-attention",
-        params=params,
-        out=recipe.out / f"runs/{task}",
+        store, features=inputs, label=label, head="self-attention", params=params, protocol=protocol, out=out
     )
 print(hw.table([run.path for run in runs.values()], names=list(runs), metrics=["auc", "average_precision"]))
 
@@ -73,17 +56,9 @@ print(hw.table([run.path for run in runs.values()], names=list(runs), metrics=["
 # tokens of the feature map better. The last line of the sweep is chosen by inner folds, without the test rows.
 
 first, label = next(iter(tasks.items()))
-sweep = hw.sweep(
-    store,
-    features=["mammogram/image"],
-    label=label,
-    groups=whole,
-    folds=3 if recipe.small else 5,
-    heads="self-attention",
-    params={"self-attention": {**params, "tokenizer": ["mix", "pooled-linear", "pooled-mlp"]}},
-    report_each="tokenizer",
-    out=recipe.out / "tokenizers",
-)
+tokenizers = {"self-attention": {**params, "tokenizer": ["mix", "pooled-linear", "pooled-mlp"]}}
+asked = {"heads": "self-attention", "params": tokenizers, "report_each": "tokenizer", "protocol": protocol}
+sweep = hw.sweep(store, features=inputs, label=label, out=recipe.out / "tokenizers", **asked)
 print(first, sweep, sep="\n")
 
 recipe.write(

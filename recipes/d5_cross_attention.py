@@ -9,27 +9,20 @@ study found this the best for calcifications in the smaller of its two data sets
 from pathlib import Path
 
 import headwater as hw
-from support import Recipe, mammography
+from support import Recipe, small_mammography
 
 recipe = Recipe("D5", "ResNet-34 and metadata as text, cross-attention")
-table = recipe.manifest(
-    ("rsna-mammo", "vindr-mammo", "cbis-ddsm", "mias"),
-    lambda folder: mammography(folder, n_patients=100, height=192, width=128),
-)
+table = recipe.manifest(("rsna-mammo", "vindr-mammo", "cbis-ddsm"), small_mammography)
 
 # %%
-# The two tasks, as each data set has them. RSNA marks breasts with cancer, VinDr lists findings, CBIS-DDSM and MIAS
-# have both. Images of one patient stay together; VinDr does not name patients, so there its exams do.
+# The two tasks, as each data set has them: RSNA marks breasts with cancer, VinDr lists findings, CBIS-DDSM has both.
+# Images of one patient stay together; VinDr does not name patients, so there its exams do.
 
 tasks = {
     "rsna-mammo": {"malignancy": "label"},
-    "vindr-mammo": {"calcification": "calcification = finding_categories LIKE '%Calcification%'"},
-    "cbis-ddsm": {"malignancy": "label", "calcification": "calcification = type = 'calcification'"},
-    "mias": {
-        "malignancy": "malignancy = coalesce(severity, '') = 'malignant'",
-        "calcification": "calcification = abnormality LIKE '%CALC%'",
-    },
-    "synthetic": {"malignancy": "label", "calcification": "calcification = finding = 'calcification'"},
+    "vindr-mammo": {"calcification": "calc = finding_categories LIKE '%Calcification%'"},
+    "cbis-ddsm": {"malignancy": "cancer = label = 'malignant'", "calcification": "calc = type = 'calcification'"},
+    "synthetic": {"malignancy": "label", "calcification": "calc = finding = 'calcification'"},
 }[recipe.kind]
 whole = "exam" if recipe.kind == "vindr-mammo" else "patient"
 
@@ -45,13 +38,8 @@ print(hw.text(table, template=Path(__file__).parent / "d_report.toml", out=exams
 # feature map. Text: the tokens of BioClinicalBERT, not its class token. Both encoders run once and stay frozen. Cells
 # of large data sets need space: ``tokens=512`` stores fewer.
 
-images = recipe.encoder(
-    "timm:resnet34.a1_in1k",
-    small="timm-conv",
-    tokens="all",
-    image_size="192x128" if recipe.small else recipe.image_size("1520x912"),
-    steps=["background=40", "breast"],
-)
+size, steps = "192x128" if recipe.small else recipe.image_size("1520x912"), ["background=40", "breast"]
+images = recipe.encoder("timm:resnet34.a1_in1k", small="timm-conv", tokens="all", image_size=size, steps=steps)
 texts = recipe.encoder("hf:emilyalsentzer/Bio_ClinicalBERT", small="clip-bert", reads="text", tokens="all")
 store = recipe.out / "exams.hw"
 hw.embed(exams, store, encoder=images, name="mammogram", progress=True)
@@ -65,18 +53,19 @@ params = {"tokenizer": "mix", "n_tokens": 256, "width": 256, "blocks": 3, "heads
 params |= {"hidden": [1024, 512], "lr": 5e-5, "weight_decay": 1e-4, "warmup": 1, "epochs": 30, "batch_size": 96}
 if recipe.small:
     params |= {"n_tokens": 16, "width": 32, "blocks": 1, "hidden": [32], "lr": 2e-3, "epochs": 12}
+inputs, protocol = ["mammogram/image", "report/text"], hw.Protocol(groups=whole, folds=3 if recipe.small else 5)
 runs = {}
 for task, label in tasks.items():
+    out = recipe.out / f"runs/{task}"
     runs[task] = hw.fit_head(
         store,
-        features=["mammogram/image", "report/text"],
+        features=inputs,
         label=label,
-        groups=whole,
-        folds=3 if recipe.small else 5,
         head="cross-attention",
         params=params,
         controls=False,
-        out=recipe.out / f"runs/{task}",
+        protocol=protocol,
+        out=out,
     )
 print(hw.table([run.path for run in runs.values()], names=list(runs), metrics=["auc", "average_precision"]))
 

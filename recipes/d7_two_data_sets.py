@@ -11,14 +11,12 @@ from pathlib import Path
 
 import headwater as hw
 import polars as pl
-from support import Recipe, mammography
+from support import Recipe, small_mammography
 
 recipe = Recipe("D7", "co-attention, trained on two data sets")
 sets = ("rsna-mammo", "vindr-mammo", "cbis-ddsm")
-first = recipe.manifest(sets, lambda folder: mammography(folder, n_patients=60, height=192, width=128))
-second = recipe.external(sets, lambda folder: mammography(folder, n_patients=60, height=192, width=128, seed=1))
-if second is None:
-    raise SystemExit("D7 trains on two data sets: give the other one by --external DIR")
+first = recipe.manifest(sets, lambda folder: small_mammography(folder, n_patients=60))
+second = recipe.external(sets, lambda folder: small_mammography(folder, n_patients=60, seed=1), required=True)
 
 # %%
 # One table of both. Labels become columns of the same name and meaning, and no patient number occurs in both. Columns
@@ -34,24 +32,19 @@ tasks = [task for task in ("malignancy", "calcification") if all(task in marks[k
 tables = []
 for name, kind, path in zip(("first", "second"), recipe.kinds, (first, second), strict=True):
     table = pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
-    table = table.with_columns(
-        pl.format(name + "-{}", "id").alias("id"),
-        pl.format(name + "-{}", "exam" if kind == "vindr-mammo" else "patient").alias("patient"),
-        pl.Series("image", [str(path.parent.resolve() / image) for image in table["image"]]),
-        pl.lit(name).alias("dataset"),
-        *(marks[kind][task].cast(pl.Int64).alias(task) for task in tasks),
-    )
-    tables.append(table.drop("label"))
+    paths = pl.Series("image", [str(path.parent.resolve() / image) for image in table["image"]])
+    whole = "exam" if kind == "vindr-mammo" else "patient"
+    names = [pl.format(name + "-{}", "id").alias("id"), pl.format(name + "-{}", whole).alias("patient")]
+    labels = [marks[kind][task].cast(pl.Int64).alias(task) for task in tasks]
+    tables.append(table.with_columns(paths, *names, *labels, pl.lit(name).alias("dataset")))
 pl.concat(tables, how="diagonal_relaxed").write_parquet(recipe.out / "both.parquet")
 
 # %%
 # Texts and tokens, as in D6. One template serves both data sets, so the same fact has the same words.
 
-exams, store = recipe.out / "exams.parquet", recipe.out / "exams.hw"
-template = Path(__file__).parent / "d_report.toml"
+exams, store, template = recipe.out / "exams.parquet", recipe.out / "exams.hw", Path(__file__).parent / "d_report.toml"
 print(hw.text(recipe.out / "both.parquet", template=template, out=exams, groups="patient", site="dataset"))
-size = "192x128" if recipe.small else recipe.image_size("1520x912")
-steps = ["background=40", "breast"]
+size, steps = "192x128" if recipe.small else recipe.image_size("1520x912"), ["background=40", "breast"]
 images = recipe.encoder("timm:resnet34.a1_in1k", small="timm-conv", tokens="all", image_size=size, steps=steps)
 texts = recipe.encoder("hf:emilyalsentzer/Bio_ClinicalBERT", small="clip-bert", reads="text", tokens="all")
 hw.embed(exams, store, encoder=images, name="mammogram", progress=True)
@@ -63,26 +56,16 @@ hw.embed(exams, store, encoder=texts, name="report", text="report", progress=Tru
 
 params = {"tokenizer": "mix", "n_tokens": 256, "width": 256, "blocks": 3, "heads": 4, "pool": "max"}
 params |= {"hidden": [1024, 512], "lr": 5e-5, "weight_decay": 1e-4, "warmup": 1, "epochs": 30, "batch_size": 96}
-if recipe.small:
-    params |= {"n_tokens": 16, "width": 32, "blocks": 1, "hidden": [32], "lr": 2e-3, "epochs": 8}
+params |= {"n_tokens": 16, "width": 32, "blocks": 1, "hidden": [32], "lr": 2e-3, "epochs": 8} if recipe.small else {}
 protocol = hw.Protocol(groups="patient", folds=3 if recipe.small else 5, by="dataset")
-runs, shown = {}, {}
+head = {"head": "co-attention", "params": params, "controls": False, "protocol": protocol}
+inputs, runs, shown = ["mammogram/image", "report/text"], {}, {}
 for task in tasks:
     for trained in ("both", "first", "second"):
-        shown[f"{task}, trained on {trained}"] = run = hw.fit_head(
-            store,
-            features=["mammogram/image", "report/text"],
-            label=task,
-            where=None if trained == "both" else f"dataset = '{trained}'",
-            head="co-attention",
-            params=params,
-            controls=False,
-            protocol=protocol,
-            out=recipe.out / f"runs/{task}-{trained}",
-        )
-        if trained == "both":
-            runs |= {f"{task}, {tested} set": (run, tested) for tested in ("first", "second")}
-print(hw.table([run.path for run in shown.values()], names=list(shown), metrics=["auc"], by=True))
+        where, out = None if trained == "both" else f"dataset = '{trained}'", recipe.out / f"runs/{task}-{trained}"
+        shown[task, trained] = hw.fit_head(store, features=inputs, label=task, where=where, out=out, **head)
+    runs |= {f"{task}, {name} set": (shown[task, "both"], name) for name in ("first", "second")}
+print(hw.table([run.path for run in shown.values()], metrics=["auc"], by=True))
 
 recipe.write(
     runs,

@@ -10,27 +10,21 @@ calcifications on VinDr. The data set with which the encoder is trained first is
 from pathlib import Path
 
 import headwater as hw
-from support import Recipe, mammography
+from support import Recipe, small_mammography
 
 recipe = Recipe("D9", "the image encoder of D6, tuned on another data set")
-second = recipe.manifest(
-    ("rsna-mammo", "vindr-mammo"), lambda folder: mammography(folder, n_patients=40, height=192, width=128)
-)
-first = recipe.external(
-    ("cbis-ddsm", "rsna-mammo", "vindr-mammo"),
-    lambda folder: mammography(folder, n_patients=40, height=192, width=128, seed=1),
-)
-if first is None:
-    raise SystemExit("D9 begins with an encoder trained elsewhere: give that data set by --external DIR")
+sets = ("rsna-mammo", "vindr-mammo", "cbis-ddsm")
+second = recipe.manifest(sets[:2], lambda folder: small_mammography(folder, n_patients=40))
+first = recipe.external(sets, lambda folder: small_mammography(folder, n_patients=40, seed=1), required=True)
 
 # %%
 # Labels and groups, as each data set has them. Tasks are those that both data sets have.
 
 labels = {
     "rsna-mammo": {"malignancy": "label"},
-    "vindr-mammo": {"calcification": "calcification = finding_categories LIKE '%Calcification%'"},
-    "cbis-ddsm": {"malignancy": "label", "calcification": "calcification = type = 'calcification'"},
-    "synthetic": {"malignancy": "label", "calcification": "calcification = finding = 'calcification'"},
+    "vindr-mammo": {"calcification": "calc = finding_categories LIKE '%Calcification%'"},
+    "cbis-ddsm": {"malignancy": "cancer = label = 'malignant'", "calcification": "calc = type = 'calcification'"},
+    "synthetic": {"malignancy": "label", "calcification": "calc = finding = 'calcification'"},
 }
 of_second, of_first = (labels[kind] for kind in recipe.kinds)
 whole_second, whole_first = ("exam" if kind == "vindr-mammo" else "patient" for kind in recipe.kinds)
@@ -55,32 +49,18 @@ if recipe.small:
 # First the system of D6, with all weights of ResNet-34 trained. Then its image encoder alone, as it is in ``adapter``,
 # is tuned on the second data set; and for comparison the encoder that never saw the first.
 
+joint = {"encoder": [images.spec, texts.spec], "weights": [str(images.weights or ""), str(texts.weights or "")]}
+joint |= {"text": "report", "train": ["image=full", "text=none"], "head": "co-attention", "params": params}
 runs = {}
 for task in [task for task in of_second if task in of_first]:
-    d6 = hw.fine_tune(
-        exams,
-        encoder=[images.spec, texts.spec],
-        weights=[str(images.weights or ""), str(texts.weights or "")],
-        text="report",
-        label=of_first[task],
-        groups=whole_first,
-        holdout=0.2,
-        head="co-attention",
-        params=params,
-        train=["image=full", "text=none"],
-        out=recipe.out / f"runs/{task}-first",
-        **how,
-        **asked,
-    )
+    protocol, out = hw.Protocol(groups=whole_first, holdout=0.2), recipe.out / f"runs/{task}-first"
+    d6 = hw.fine_tune(exams, label=of_first[task], protocol=protocol, out=out, **joint, **how, **asked)
+    split = {"folds": 2} if recipe.small else {"holdout": 0.2}
     for name, adapter in (("from D6", d6.path), ("from ImageNet", None)):
+        encoder = hw.EncoderChoice(images.spec, weights=images.weights, adapter=adapter, **how)
+        protocol, out = hw.Protocol(groups=whole_second, **split), recipe.out / f"runs/{task} {name}"
         runs[f"{task}, {name}"] = hw.fine_tune(
-            second,
-            encoder=hw.EncoderChoice(images.spec, weights=images.weights, adapter=adapter, **how),
-            label=of_second[task],
-            protocol=hw.Protocol(groups=whole_second, **({"folds": 2} if recipe.small else {"holdout": 0.2})),
-            train="full",
-            out=recipe.out / f"runs/{task}-{name.replace(' ', '-')}",
-            **asked,
+            second, encoder=encoder, label=of_second[task], train="full", protocol=protocol, out=out, **asked
         )
     print(task, hw.compare(list(runs.values())[-2:]), sep="\n")
 

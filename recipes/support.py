@@ -181,7 +181,9 @@ class Recipe:
         folder = self.out / "data" if given is None else given.parent if given.is_file() else given
         return folder / name if (folder / name).is_file() else None
 
-    def external(self, kind: str | Sequence[str], small: Callable[[Path], Path]) -> Path | None:
+    def external(
+        self, kind: str | Sequence[str], small: Callable[[Path], Path], *, required: bool = False
+    ) -> Path | None:
         """Return the manifest of a second data set, or of made data; None if ``--external`` was not given.
 
         Parameters
@@ -190,11 +192,15 @@ class Recipe:
             As in `manifest`.
         small
             Makes data in a folder and returns the manifest.
+        required
+            Whether to end the program if ``--external`` was not given.
         """
         if self.small:
             self.kinds.append("synthetic")
             return small(self.out / "external")
         given: Path | None = self._given.external
+        if given is None and required:
+            raise SystemExit(f"{self.system} needs two data sets: give the other one by --external DIR")
         return None if given is None else self._table(kind, given, "external.parquet")
 
     def _table(self, kinds: str | Sequence[str], given: Path, name: str) -> Path:
@@ -396,6 +402,11 @@ def multilabel_histology(folder: Path, **options: Any) -> Path:
 def mammography(folder: Path, **options: Any) -> Path:
     """Make synthetic mammograms with metadata: 240 images of 60 patients."""
     return make_mammography(folder, **options)
+
+
+def small_mammography(folder: Path, **options: Any) -> Path:
+    """Make small synthetic mammograms with metadata: 400 images of 100 patients, 192 x 128 pixels."""
+    return make_mammography(folder, **{"n_patients": 100, "height": 192, "width": 128, **options})
 
 
 OF_CLIP = {"clip-convnext": "vision_model", "clip-bert": "text_model"}
