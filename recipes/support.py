@@ -123,6 +123,8 @@ class Recipe:
         Whether it runs on data and models that are made on the spot.
     out : Path
         An empty folder for all that it writes.
+    kinds : list of str
+        The known data sets that `manifest` and `external` returned, or ``synthetic`` for made ones.
     """
 
     def __init__(self, system: str, title: str) -> None:
@@ -135,7 +137,8 @@ class Recipe:
         words.add_argument("--encoder", metavar="SPEC", help="another encoder than the paper's")
         words.add_argument("--weights", metavar="FILE", help="its weights, if they are in a file")
         words.add_argument("--epochs", type=int, metavar="N", help="fewer epochs of tuning than the paper's")
-        words.add_argument("--image-size", type=int, metavar="PIXELS", help="smaller images in tuning than the paper's")
+        words.add_argument("--image-size", metavar="PIXELS", help="smaller images than the paper's: PIXELS or HxW")
+        words.add_argument("--text-encoder", metavar="SPEC", help="another encoder of texts than the paper's")
         words.add_argument("--out", type=Path, metavar="DIR", help="a new folder for runs and result.json")
         given = words.parse_args()
         if given.small == (given.data is not None):
@@ -146,22 +149,31 @@ class Recipe:
             words.error(f"--out {self.out} is not empty: delete it, or give another folder")
         self.out.mkdir(parents=True, exist_ok=True)
         self._given, self._began, self._data = given, time.monotonic(), ""
+        self.kinds: list[str] = []
         self._encoders: list[str] = []
         self._instead: dict[str, str] = {}
 
-    def manifest(self, kind: str, small: Callable[[Path], Path] | None = None) -> Path:
+    @property
+    def kind(self) -> str:
+        """The first of `kinds`."""
+        return self.kinds[0]
+
+    def manifest(self, kind: str | Sequence[str], small: Callable[[Path], Path] | None = None) -> Path:
         """Return the manifest of the data set, or of made data.
 
         Parameters
         ----------
         kind
-            The known data set, one of ``headwater manifest``. A folder that has a ``manifest.csv`` is taken as it is.
+            The known data set, one of ``headwater manifest``; or several, of which the folder's is taken. A folder that
+            has a ``manifest.csv`` is taken as it is.
         small
             Makes data in a folder and returns the manifest; synthetic histology by default.
         """
         given: Path | None = self._given.data
         if given is None:
-            self._data = "synthetic mammograms" if kind in MAMMOGRAMS else "synthetic histology"
+            self.kinds.append("synthetic")
+            of_mammograms = (kind if isinstance(kind, str) else kind[0]) in MAMMOGRAMS
+            self._data = "synthetic mammograms" if of_mammograms else "synthetic histology"
             return (small or histology)(self.out / "data")
         self._data = given.resolve().parent.name if given.is_file() else given.resolve().name
         return self._table(kind, given, "manifest.parquet")
@@ -172,29 +184,40 @@ class Recipe:
         folder = self.out / "data" if given is None else given.parent if given.is_file() else given
         return folder / name if (folder / name).is_file() else None
 
-    def external(self, kind: str, small: Callable[[Path], Path]) -> Path | None:
+    def external(
+        self, kind: str | Sequence[str], small: Callable[[Path], Path], *, required: bool = False
+    ) -> Path | None:
         """Return the manifest of a second data set, or of made data; None if ``--external`` was not given.
 
         Parameters
         ----------
         kind
-            The known data set, one of ``headwater manifest``. A folder that has a ``manifest.csv`` is taken as it is.
+            As in `manifest`.
         small
             Makes data in a folder and returns the manifest.
+        required
+            Whether to end the program if ``--external`` was not given.
         """
         if self.small:
+            self.kinds.append("synthetic")
             return small(self.out / "external")
         given: Path | None = self._given.external
+        if given is None and required:
+            raise SystemExit(f"{self.system} needs two data sets: give the other one by --external DIR")
         return None if given is None else self._table(kind, given, "external.parquet")
 
-    def _table(self, kind: str, given: Path, name: str) -> Path:
+    def _table(self, kinds: str | Sequence[str], given: Path, name: str) -> Path:
+        kind = _kind_of(given, kinds)
+        self.kinds.append(kind)
         found = given if given.is_file() else given / "manifest.csv"
         if found.is_file():
             return found
         made: Path = hw.manifest(kind, given, out=self.out / name).path
         return made
 
-    def encoder(self, published: str, small: str, **options: Any) -> hw.EncoderChoice:
+    def encoder(
+        self, published: str, small: str, *, reads: Literal["image", "text"] = "image", **options: Any
+    ) -> hw.EncoderChoice:
         """Return the paper's encoder, the one of ``--encoder``, or a tiny model saved to disk.
 
         Parameters
@@ -203,6 +226,8 @@ class Recipe:
             The spec of the paper's encoder, whose weights are fetched or in the cache.
         small
             A built-in encoder, or the name of a tiny model; see `tiny`.
+        reads
+            What it encodes: ``--text-encoder`` replaces those of texts, ``--encoder`` all others.
         options
             Other fields of `headwater.EncoderChoice`.
         """
@@ -213,9 +238,9 @@ class Recipe:
                 else (tiny(small, self.out / "models"), f"{small}, tiny{'' if small in OF_CLIP else ', untrained'}")
             )
         else:
-            spec = self._given.encoder or published
+            spec = (self._given.encoder if reads == "image" else self._given.text_encoder) or published
             says = spec
-            if self._given.weights:
+            if self._given.weights and reads == "image":
                 options["weights"] = self._given.weights
                 says += f" ({Path(self._given.weights).name})"
             if spec != published:
@@ -238,9 +263,9 @@ class Recipe:
         """Return the paper's number of epochs, that of ``--epochs``, or that of the small run."""
         return small if self.small else self._given.epochs or published
 
-    def image_size(self, published: int | None = None) -> int | None:
-        """Return the side of the images in pixels, as in the paper or by ``--image-size``; None for the encoder's."""
-        given: int | None = None if self.small else self._given.image_size
+    def image_size(self, published: int | str | None = None) -> int | str | None:
+        """Return the size of the images in pixels, as in the paper or by ``--image-size``; None for the encoder's."""
+        given: str | None = None if self.small else self._given.image_size
         return given or published
 
     @property
@@ -264,6 +289,7 @@ class Recipe:
         ----------
         runs
             Runs, or what `headwater.evaluate` returned, each by what it is (``40x``, ``BACH``; empty for the only one).
+            A pair of a run and a value of its ``by`` column stands for these samples alone.
         published
             The paper's figures, by run and metric.
         metrics
@@ -282,7 +308,7 @@ class Recipe:
             given = published.get(at, {})
             for metric in dict.fromkeys([*given, *metrics]):
                 rows.append(Row(at, metric, given.get(metric), _own(run, metric)))
-        tested = [run.predictions for run in runs.values()]
+        tested = [(run[0] if isinstance(run, tuple) else run).predictions for run in runs.values()]
         groups = {g for table in tested if "group" in table.columns for g in table["group"]}
         words = dict(differs) if self.small else {**self._differs(), **(on_data or {})}
         result = Result(
@@ -330,7 +356,7 @@ class Recipe:
             words += ["--data", self._data]
             if self._given.external:
                 words += ["--external", self._given.external.resolve().name]
-        for name in ("encoder", "weights", "epochs", "image_size"):
+        for name in ("encoder", "weights", "text_encoder", "epochs", "image_size"):
             value = getattr(self._given, name)
             if value:
                 words += [f"--{name.replace('_', '-')}", Path(value).name if name == "weights" else str(value)]
@@ -404,6 +430,11 @@ def mammography(folder: Path, **options: Any) -> Path:
     return make_mammography(folder, **options)
 
 
+def small_mammography(folder: Path, **options: Any) -> Path:
+    """Make small synthetic mammograms with metadata: 400 images of 100 patients, 192 x 128 pixels."""
+    return make_mammography(folder, **{"n_patients": 100, "height": 192, "width": 128, **options})
+
+
 OF_CLIP = {"clip-convnext": "vision_model", "clip-bert": "text_model"}
 """The encoders within ``builtin:clip``: a ConvNeXt of images and a BERT of texts, trained on synthetic histology."""
 
@@ -447,8 +478,20 @@ def _of_clip(name: str, folder: Path) -> str:
     return f"hf:{folder}"
 
 
+def _kind_of(given: Path, kinds: str | Sequence[str]) -> str:
+    """Return the only kind, or the one of several that the files of a folder look like."""
+    from headwater.sources.known import Files, seems_to_be
+
+    if isinstance(kinds, str):
+        return kinds
+    found = seems_to_be(Files.below(given.parent if given.is_file() else given))
+    if found not in kinds:
+        raise SystemExit(f"{given} looks like none of {', '.join(kinds)}")
+    return found
+
+
 def _own(run: Any, metric: str) -> Own:
-    metrics = run.metrics
+    metrics = run[0].metrics["by"]["levels"][run[1]] if isinstance(run, tuple) else run.metrics
     value = metrics["mean"][metric]
     if value is None:
         raise SystemExit(f"{metric} has no value in this run")

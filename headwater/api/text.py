@@ -43,6 +43,8 @@ class WrittenTexts(Shown):
         The template, and the columns that it used.
     missing
         By column of the template, the number of rows in which its value is missing.
+    absent
+        Columns of the template that are optional and that the manifest lacks.
     probes
         How well missing values alone predict the label and the site, where this was measured.
     about
@@ -59,6 +61,7 @@ class WrittenTexts(Shown):
     probes: Sequence[MissingProbe]
     about: About
     path: Path | None = None
+    absent: Sequence[str] = ()
 
     @property
     def n_samples(self) -> int:
@@ -88,6 +91,7 @@ class WrittenTexts(Shown):
             "digest": self.made.digest,
             "columns": list(self.made.columns),
             "missing": dict(self.missing),
+            "absent": list(self.absent),
             "outcomes": list(self.about.outcomes),
             "probes": [probe.to_dict() for probe in self.probes],
             "warnings": self.warnings,
@@ -98,7 +102,12 @@ class WrittenTexts(Shown):
         n = self.n_samples
         out = [
             f"{counted(n, 'sample')}, {counted(self.n_texts, 'distinct text')} in column {self.column!r}",
-            *indented([[name, count_line(missing, n)] for name, missing in self.missing.items()]),
+            *indented(
+                [
+                    [name, "no such column: missing in each row" if name in self.absent else count_line(missing, n)]
+                    for name, missing in self.missing.items()
+                ]
+            ),
         ]
         first = next((text for text in self.table[self.column].to_list() if text), None)
         out += [] if first is None else [f"such as: {first}"]
@@ -177,14 +186,15 @@ def text(
         raise InputError(f"--column {column}: the template has a field of this name. Give the new column another name.")
     texts = _written(found, rows, template, label)
     table = _copied(rows, target).with_columns(pl.Series(column, texts, dtype=pl.String))
-    made = MadeText(found.columns, found.source)
+    absent = found.absent(rows.table.columns)
+    made = MadeText(tuple(name for name in found.columns if name not in absent), found.source)
     outcomes = dict.fromkeys((*rows.about.outcomes, *found.outcomes))
     about = replace(rows.about, outcomes=tuple(outcomes), texts={**rows.about.texts, column: made}).of(table.columns)
     if len(about.to_json()) > MOST:
         raise InputError(f"--template {template}: what is known of the table is too large with it. Shorten it.")
     missing = {name: int(values.sum()) for name, values in missing_in(found, rows.table).items()}
     probes = _probes(found, rows, label, groups, site)
-    done = WrittenTexts(str(manifest), column, table, made, missing, probes, about, target)
+    done = WrittenTexts(str(manifest), column, table, made, missing, probes, about, target, absent)
     if target is not None:
         write_manifest(table, about, target)
     return done

@@ -91,9 +91,10 @@ class TemplateTexts:
         say
             Called with each warning.
         """
-        columns = list(self.template.columns)
+        absent = self.template.absent(table.columns)
+        columns = [name for name in self.template.columns if name not in absent]
         section: dict[str, Any] = {"column": self.column, "digest": self.digest, "columns": columns}
-        if any(name not in table.columns for name in self.template.reads):
+        if any(name not in (*table.columns, *self.template.optional) for name in self.template.reads):
             return section, []
         rows = np.arange(len(table))
         targets = [(label, y, rows)] if y.ndim == 1 else []
@@ -144,6 +145,7 @@ class TemplateTexts:
             .to_frame("text")
             .select(pl.when(keyed).then("text"))["text"]
             for column in self.template.columns
+            if column in table.columns
         }
         contents, _ = unique_texts(pl.concat(list(texts.values())).drop_nulls().unique(maintain_order=True).to_list())
         for name in self.features:

@@ -41,7 +41,7 @@ def write_texts(
     template
         The sentences.
     table
-        The values, with every column of the template.
+        The values, with every column of the template that is not optional.
     ids
         The sample ids, of length ``n_rows``.
     without
@@ -55,6 +55,7 @@ def write_texts(
         When a column is absent, holds a value that the template has no word for, or texts are too long.
     """
     require_columns(template, table.columns)
+    table = _completed(template, table)
     fields = dict.fromkeys(
         part for s in template.sentences for phrasing in s.phrasings for part in phrasing if isinstance(part, Field)
     )
@@ -97,6 +98,7 @@ def write_texts(
 def missing_in(template: Template, table: pl.DataFrame) -> dict[str, pl.Series]:
     """Return, for each column of the template, whether each value is missing."""
     require_columns(template, table.columns)
+    table = _completed(template, table)
     return {
         column: pl.Series(
             column,
@@ -108,18 +110,24 @@ def missing_in(template: Template, table: pl.DataFrame) -> dict[str, pl.Series]:
 
 
 def require_columns(template: Template, columns: Sequence[str]) -> None:
-    """Raise `InputError` unless a table has every column that a template names."""
+    """Raise `InputError` unless a table has every column that a template names and that is not optional."""
     named = {name: f"sentences have a field {{{name}}}" for name in template.columns}
     named |= {name: f"vary_by names {name!r}" for name in template.reads[len(template.columns) :] if name not in named}
     named |= {name: f"outcomes name {name!r}" for name in template.outcomes}
     for name, what in named.items():
-        if name not in columns:
+        if name not in columns and name not in template.optional:
             shown = ", ".join(columns[:40]) + (f" and {len(columns) - 40} more" if len(columns) > 40 else "")
             raise InputError(
                 one_line(
                     f"the template's {what}, but there is no such column.{nearest(name, columns)} There are: {shown}."
                 )
             )
+
+
+def _completed(template: Template, table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table with the optional columns that it lacks, all of whose values are missing."""
+    lacks = [name for name in template.reads if name in template.optional and name not in table.columns]
+    return table.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in dict.fromkeys(lacks))
 
 
 def _is_said(sentence: Sentence, values: Mapping[Field, str | None], without: str | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ UNKNOWN = "unknown"
 FORMS = ("d", *(f".{n}f" for n in range(7)), "lower", "upper", "capital")
 """What may follow a column's name in a field, after a colon."""
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_KEYS = ("sentences", "columns", "missing", "if_missing", "order", "seed", "vary_by", "outcomes")
+_KEYS = ("sentences", "columns", "missing", "if_missing", "order", "seed", "vary_by", "outcomes", "optional")
 _OF_SENTENCE = ("text", "if_missing")
 _OF_COLUMN = ("unit", "map", "other", "bins", "missing", "missing_values")
 _OF_BIN = ("below", "word")
@@ -113,6 +113,8 @@ class Template:
         The column whose values take the place of the id, such as the exam, so that its samples have one wording.
     outcomes
         Columns that must not be in the sentences, because they are to be predicted.
+    optional
+        Columns that a table may lack: their values are then missing in each row.
     """
 
     source: str
@@ -123,6 +125,7 @@ class Template:
     seed: int = 0
     vary_by: str | None = None
     outcomes: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -133,6 +136,10 @@ class Template:
     def columns(self) -> tuple[str, ...]:
         """The columns that the sentences use, in the order of their first use."""
         return tuple(dict.fromkeys(column for sentence in self.sentences for column in sentence.columns))
+
+    def absent(self, columns: Collection[str]) -> tuple[str, ...]:
+        """Return the columns of the sentences that are optional and that a table lacks, given its columns."""
+        return tuple(name for name in self.columns if name in self.optional and name not in columns)
 
     def covariate(self, column: str) -> Covariate:
         """Return how the values of a column are written."""
@@ -166,7 +173,7 @@ def parse_template(source: str, where: str = "template") -> Template:
     source
         The text, at most `MOST_BYTES` bytes: ``sentences``, a list of sentences or of tables with ``text`` (one
         phrasing or several) and ``if_missing``; and optionally ``columns``, ``missing``, ``if_missing``, ``order``,
-        ``seed`` and ``outcomes``.
+        ``seed``, ``vary_by``, ``outcomes`` and ``optional``.
     where
         What a message begins with.
 
@@ -231,8 +238,12 @@ class _Reader:
                 )
         if vary_by in outcomes:
             raise self._wrong(f"vary_by is {vary_by!r}, which is among its outcomes: the wording would tell it")
+        optional = tuple(self._words(values.get("optional", []), "optional"))
+        for name in optional:
+            if name not in (*used, *outcomes, vary_by):
+                raise self._wrong(f"optional names {name!r}, which the template does not use.{nearest(name, used)}", "")
         missing = self._word(values.get("missing", UNKNOWN), "missing")
-        return Template(source, sentences, covariates, missing, order == "shuffled", seed, vary_by, outcomes)
+        return Template(source, sentences, covariates, missing, order == "shuffled", seed, vary_by, outcomes, optional)
 
     def _sentence(self, value: Any, leaves_out: bool, number: int) -> Sentence:
         name = f"sentence {number}"

@@ -149,6 +149,18 @@ def test_outcomes_of_a_template_stay_outcomes(exams):
         hw.embed(exams.with_name("out.csv"), exams.with_name("s.hw"), encoder="builtin:ngram", text="stage")
 
 
+def test_one_template_for_tables_of_different_columns(exams, command):
+    """A column that the template calls optional and the table lacks is unknown; the command says so."""
+    exams.with_name("t.toml").write_text('optional = ["implant"]\nsentences = ["Age {age}.", "Implant: {implant}."]')
+    made = written(exams, "o.parquet")
+    assert made.table["report"][0] == "Age 50. Implant: unknown."
+    assert made.made.columns == ("age",)
+    assert made.absent == ("implant",)
+    done = command("text", exams, "--template", exams.with_name("t.toml"), "-o", exams.with_name("o.parquet"))
+    assert "implant" in done.out
+    assert "no such column" in done.out
+
+
 def test_a_table_without_images_will_do(tmp_path):
     """Rows need neither image nor text; a folder or a missing file is refused."""
     (tmp_path / "t.toml").write_text('sentences = ["Age {age}."]')

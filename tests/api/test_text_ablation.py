@@ -110,6 +110,16 @@ def test_fusion_with_texts_of_a_template_has_controls(folder, command, tmp_path)
     assert list(json.loads(done.out)["controls"])[-3:] == ["without age", "without family", "without hair"]
 
 
+def test_a_column_that_is_not_there_is_not_ablated(folder, tmp_path):
+    """Texts without an optional column that the table lacks would be the same texts."""
+    (tmp_path / "t.toml").write_text('optional = ["density"]\nsentences = ["Age {age}.", "Density {density}."]')
+    store = store_of(folder / "exams.csv", tmp_path / "t.toml", tmp_path / "optional.hw")
+    run = hw.fit_head(store, features="ngram/text", controls="ablation", **ASKED)
+    assert [name for name in run.metrics["controls"] if name.startswith("without")] == ["without age"]
+    assert run.metrics["text_template"]["columns"] == ["age"]
+    assert "missing_values" in run.metrics["text_template"]
+
+
 def test_a_label_that_texts_say_is_refused(folder):
     """A label that stands in the texts, or is made from one, is refused without a reason."""
     for label in ("hair", "old = age > 54"):

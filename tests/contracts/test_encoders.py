@@ -28,6 +28,7 @@ TEXTS = [
 ]
 IMAGES = [
     "timm-conv",
+    "timm-efficientnet",
     "timm-vit",
     "timm-vit-registers",
     "timm-nhwc",

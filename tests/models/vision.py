@@ -115,6 +115,7 @@ def swin(folder):
 
 MEMBERS = {
     "timm-conv": lambda folder: build_timm(folder, "test_resnet", drop_rate=0.5, drop_path_rate=0.3),
+    "timm-efficientnet": lambda folder: build_timm(folder, "test_efficientnet", drop_rate=0.3, drop_path_rate=0.3),
     "timm-vit": lambda folder: build_timm(folder, "test_vit", img_size=SIDE, drop_rate=0.3, drop_path_rate=0.3),
     "timm-vit-registers": lambda folder: build_timm(folder, "test_vit", img_size=SIDE, reg_tokens=3, drop_rate=0.3),
     "timm-stage": lambda folder: replace(build_timm(folder, "test_resnet"), options={"layer": "stage3"}),

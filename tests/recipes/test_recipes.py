@@ -33,7 +33,7 @@ def table():
 
 
 def test_every_system_has_a_recipe_and_a_result(table):
-    assert list(FILES) == sorted(table.SYSTEMS)
+    assert set(FILES) == set(table.SYSTEMS)
     found = table.results()
     assert {result.system for result in found if result.mode == "small"} == set(table.SYSTEMS)
     for result in found:

@@ -190,6 +190,28 @@ def test_a_withheld_column_leaves_rows_as_they_are():
     assert texts(source, table, without="age") == ["unknown", "unknown", None, "unknown"]
 
 
+def test_a_column_that_a_table_may_lack_is_missing_in_each_row():
+    """With ``optional``, one template serves tables of different columns; other names are still refused."""
+    source = """
+        outcomes = ["cancer"]
+        optional = ["implant", "machine", "cancer"]
+        vary_by = "machine"
+        sentences = ["Age {age}.", "Implant {implant}.", { text = "By {machine}.", if_missing = "leave out" }]
+    """
+    there = TABLE.with_columns(machine=pl.Series(["X", None, "Y", "Z"]), cancer=pl.lit(1))
+    assert texts(source, there)[:2] == ["Age 61. Implant yes. By X.", "Age 1. Implant no."]
+    lacks = TABLE.drop("implant")
+    assert texts(source, lacks)[:2] == ["Age 61. Implant unknown.", "Age 1. Implant unknown."]
+    found = missing_in(parse_template(source), lacks)
+    assert {name: values.to_list() for name, values in found.items()} == {
+        "age": [False, False, True, False],
+        "implant": [True] * 4,
+        "machine": [True] * 4,
+    }
+    with pytest.raises(InputError, match="there is no such column"):
+        texts(source, TABLE.drop("age"))
+
+
 def test_which_values_are_missing():
     """A value counts as missing as the texts say it."""
     template = parse_template('sentences = ["{age} {country}"]\n[columns.country]\nmap = { NA = "n", PL = "p" }')
@@ -238,6 +260,7 @@ def test_which_values_are_missing():
         ("sentences = ['{density}']\n[columns.density]\nbins = [{ word = 'x' }]", "which are for numbers"),
         ("sentences = ['{density}']\n[columns.density]\nmap = { A = 'x', d = 'y' }", "'D' (1 row so)"),
         ("order = 'random'\nsentences = ['{age}']", "order must be"),
+        ("optional = ['agee']\nsentences = ['{age}']", "optional names 'agee', which the template does not use"),
         ("sentences = ['{age}']\n[columns.age]\nunit = 'x'\nmap = { 1 = 'y' }", "unit goes with numbers"),
         ('sentences = ["{a\\nb}"]', "field {a b}, but there is no such column"),
         ('sentences = ["{a\\u009b}"]', "control characters"),
