@@ -334,7 +334,7 @@ class Recipe:
             words["weights"] = "; ".join(f"{says} instead of {name}" for name, says in self._instead.items())
             if "builtin:clip" in self._instead.values():
                 words["weights"] += "; builtin:clip is a demonstration model that saw synthetic histology alone"
-        sizes = [f"{self._given.epochs} epochs"] if self._given.epochs else []
+        sizes = [f"{self._given.epochs} epoch{'s' * (self._given.epochs > 1)}"] if self._given.epochs else []
         sizes += [f"images of {self._given.image_size} pixels"] if self._given.image_size else []
         if sizes:
             words["size"] = ", ".join(sizes)
