@@ -33,7 +33,7 @@ class ByNumber:
 
 
 def chart(result: dict[str, Any]) -> Image.Image:
-    """Draw the first rows of a ``result.json``: the value here with its interval, and the published one, from 0 to 1."""
+    """Draw the first rows of a ``result.json``: each value with its interval, and the published one, from 0 to 1."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(26)
     for share in (0.0, 0.5, 1.0):
