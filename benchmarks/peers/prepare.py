@@ -20,26 +20,28 @@ SHARDS = 2
 TEMPLATES = ["a histology image of {}", "{} of the lung", "H&E stain, {}"]
 
 
-def prepare(work: Path, source: Path) -> Path:
+def prepare(work: Path, source: Path, n_images: int | None = None) -> Path:
     """Write the folder ``data`` of the work folder, unless it is whole; return it.
 
     ``manifest.csv`` has the columns of the source, ``fold`` (the five outer folds that headwater makes of source tiles)
-    and ``split``: fold 0 tests, fold 1 validates, the others train.
+    and ``split``: fold 0 tests, fold 1 validates, the others train. With ``n_images``, about that many are used.
     """
     folder = work / "data"
     if (folder / "whole").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shutil.copytree(source / "lc25000_lung" / "images", folder / "images", copy_function=shutil.copyfile)
-    folder.joinpath("images").chmod(0o755)
+    (folder / "images").mkdir()
     with (source / "lc25000_lung" / "manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
+    rows = rows[:: max(1, len(rows) // (n_images or len(rows)))]
     y = np.array([row["label"] for row in rows])
     groups = np.array([row["source_tile"] for row in rows])
     for fold, (_, test) in enumerate(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(y, y, groups)):
         for index in test:
             rows[index] |= {"fold": str(fold), "split": part(fold, 0)}
+    for row in rows:
+        shutil.copyfile(source / "lc25000_lung" / row["image"], folder / row["image"])
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -44,7 +44,14 @@ TORCH = [f"torch=={VERSION['torch']}", f"torchvision=={VERSION['torchvision']}"]
 REQUIREMENTS = {
     # jsonargparse 4.53.0, which pip would take, refuses `criterion: torch.nn.CrossEntropyLoss` of eva's configurations
     "eva": [*TORCH, "kaiko-eva[vision]==0.4.5", "jsonargparse[omegaconf]==4.50.0"],
-    "clip": [*TORCH, "clip-benchmark==1.6.2", f"open_clip_torch=={VERSION['open_clip_torch']}"],
+    # clip_benchmark imports requests, which it does not require, and ends with a TypeError under numpy 2.4
+    "clip": [
+        *TORCH,
+        "clip-benchmark==1.6.2",
+        "requests",
+        "numpy<2.4",
+        f"open_clip_torch=={VERSION['open_clip_torch']}",
+    ],
 }
 SHOWN = (
     "torch", "torchvision", "timm", "numpy", "scikit-learn", "open_clip_torch", "kaiko-eva", "lightning",
@@ -123,19 +130,22 @@ def take_turns(headwater: Side, peer: Side, repeats: int) -> None:
             side.second.append(side.all("second", strict=False))
 
 
-def summary(side: Side, images: Path) -> dict[str, Any]:
-    """Return all figures of a side; ``images`` is the folder in which one image is then replaced."""
+def summary(side: Side) -> dict[str, Any]:
+    """Return all figures of a side that has taken its turns."""
     space, files = disk(*[path for path in side.made if path.exists()])
     found: dict[str, Any] = {"first": side.first, "second": side.second, **side.scores()}
     found |= {"disk_mb": round(space, 2), "files": files}
-    before = side.features()
-    if before is not None:
-        with replaced(images):
-            steps = side.all("changed", strict=False)
-            after = side.features()
-        errors = [step["error"] for step in steps.values() if "error" in step]
-        found["replaced_image"] = {"embedded_again": not same(before, after), "errors": errors}
     return found
+
+
+def after_replacing(side: Side, images: Path) -> dict[str, Any]:
+    """Replace an image below the folder of images, give the same commands again, and compare the stored features."""
+    before = side.features()
+    with replaced(images):
+        steps = side.all("changed", strict=False)
+        after = side.features()
+    errors = [step["error"] for step in steps.values() if "error" in step]
+    return {"embedded_again": not same(before, after), "errors": errors}
 
 
 @contextmanager
@@ -248,7 +258,9 @@ def plain(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     )
     take_turns(ours, peer, options.repeats)
     agreement = least_cosine(ours.features(), peer.features())
-    found = {"headwater": summary(ours, data / "images"), "peer": summary(peer, data / "images")}
+    found = {"headwater": summary(ours), "peer": summary(peer)}
+    found["headwater"]["replaced_image"] = after_replacing(ours, data / "images")
+    found["peer"]["replaced_image"] = after_replacing(peer, data / "images")
     n = len(rows_of(work))
     found["headwater"]["killed"] = {"embedding": killed(ours, "embed", blocks_at_least(ours.folder, 0.5, n))}
     found["peer"]["killed"] = {"embedding": killed(peer, "script", lambda text: progress(text, n) >= 0.5)}
@@ -297,7 +309,7 @@ def eva(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     peer = Side(folder, steps, [embeddings, logs], scores, features, may_fail=("predict",))
     take_turns(ours, peer, options.repeats)
     agreement = least_cosine(ours.features(), peer.features())
-    found = {"headwater": summary(ours, data / "images"), "peer": summary(peer, data / "images")}
+    found = {"headwater": summary(ours), "peer": summary(peer)}
     found["peer"]["validation_balanced_accuracy"] = results()["val/MulticlassAccuracy"]
     found["steps"] = options.eva_steps
     # the same five test folds: one `eva fit` each, on a manifest of the stored embeddings with other splits
@@ -322,10 +334,10 @@ def eva(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     def stored(share: float) -> Callable[[str], bool]:
         return lambda _: sum(1 for _ in embeddings.rglob("*.pt")) >= share * n
 
-    found["headwater"]["killed"] = {"embedding": killed(ours, "embed", blocks_at_least(ours.folder, 0.5, n))}
-    found["peer"]["killed"] = {}
-    # `fit` alone does not need all steps here: does it start on what is left?
+    # from here on, `fit` need not take all steps: does it start, and on which features?
     peer.commands["fit"] = (steps["fit"][0], more | {"MAX_STEPS": "40"})
+    found["peer"]["replaced_image"] = after_replacing(peer, data / "images")
+    found["peer"]["killed"] = {}
     for name, share in (("embedding", 0.5), ("embedding, near its end", 0.93)):
         at = killed(peer, "predict", stored(share))
         with (embeddings / "manifest.csv").open() as file:
@@ -357,57 +369,64 @@ def clip_zero_shot(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     peer = Side(folder, {"eval": (command, {})}, [result], scores, lambda: None)
     take_turns(ours, peer, options.repeats)
-    return {"headwater": summary(ours, data / "images"), "peer": summary(peer, data / "images")}
+    return {"headwater": summary(ours), "peer": summary(peer)}
 
 
 def clip_probe(work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Compare with CLIP_benchmark's linear probe, five folds, without its demand for a GPU."""
-    data, folder = work / "data", work / "runs" / "clip_probe"
+    data = work / "data"
     encoder = ["--encoder", f"open_clip:local-dir:{data / 'clip'}", "--name", "clip"]
     ours = headwater_side(work, "clip_probe", encoder, {"fit-head": ["--features", "clip/image"]}, "clip")
-    names = [f"lung{fold}" for fold in range(FOLDS)]
-    arguments = [
-        "eval", "--task", "linear_probe", "--dataset", *[f"wds/{name}" for name in names],
-        "--dataset_root", str(data / "wds" / "{dataset}"), "--train_split", "train", "--val_split", "val",
-        "--split", "test", "--model", f"local-dir:{data / 'clip'}", "--pretrained", "",
-        "--num_workers", str(cores()), "--feature_root", "features", "--output", "{dataset}.json",
+    peer = probe_side(work, "clip_probe", [f"lung{fold}" for fold in range(FOLDS)])
+    one = probe_side(work, "clip_probe_one_fold", ["lung0"])
+    command, more = one.commands["eval"]
+    stock = [str(work / "clip" / "bin" / "clip_benchmark"), *command[2:]]
+    one.folder.mkdir(parents=True, exist_ok=True)
+    as_installed = took(run(stock, one.folder, more, one.folder / "stock.log"))
+    take_turns(ours, peer, options.repeats)
+    found = {"headwater": summary(ours), "peer": summary(peer)}
+    found["peer"]["as_installed"] = as_installed
+    # the rest shows in one fold as well as in five
+    one.clean()
+    one.all("first")
+    found["peer"]["replaced_image"] = after_replacing(one, data / "images")
+
+    def between(_: str) -> bool:
+        return any(one.folder.rglob("targets_val.pt")) and not any(one.folder.rglob("targets_test.pt"))
+
+    found["peer"]["killed"] = {
+        "embedding training images": killed(one, "eval", lambda text: batches(text) >= 2),
+        "embedding test images": killed(one, "eval", between),
+    }
+    return found
+
+
+def probe_side(work: Path, name: str, folds: list[str]) -> Side:
+    """Return CLIP_benchmark's linear probe on some of the data sets."""
+    data, folder = work / "data", work / "runs" / name
+    # --no_amp: on a CPU, mixed precision gives bfloat16 features, which its probe cannot join
+    command = [
+        str(work / "clip" / "bin" / "python"), str(HERE / "clip_cpu.py"), "eval", "--task", "linear_probe",
+        "--dataset", *[f"wds/{fold}" for fold in folds], "--dataset_root", str(data / "wds" / "{dataset}"),
+        "--train_split", "train", "--val_split", "val", "--split", "test", "--model", f"local-dir:{data / 'clip'}",
+        "--pretrained", "", "--no_amp", "--num_workers", str(cores()), "--feature_root", "features",
+        "--output", "{dataset}.json",
     ]  # fmt: skip
-    stock = [str(work / "clip" / "bin" / "clip_benchmark"), *arguments]
-    python = str(work / "clip" / "bin" / "python")
-    features = folder / "features"
 
     def scores() -> dict[str, float]:
-        metrics = [json.loads((folder / f"{name}.json").read_text())["metrics"] for name in names]
+        metrics = [json.loads((folder / f"{fold}.json").read_text())["metrics"] for fold in folds]
         return {
             "accuracy": float(np.mean([each["lp_acc1"] for each in metrics])),
             "balanced_accuracy": float(np.mean([each["lp_mean_per_class_recall"] for each in metrics])),
         }
 
-    def stored() -> np.ndarray:
+    def features() -> np.ndarray:
         """Return all bytes of the stored features: their order is that of the workers, so rows are not compared."""
-        contents = b"".join(file.read_bytes() for file in sorted(features.rglob("features_*.pt")))
-        return np.frombuffer(contents, np.uint8)
+        files = sorted((folder / "features").rglob("features_*.pt"))
+        return np.frombuffer(b"".join(file.read_bytes() for file in files), np.uint8)
 
-    made = [features, *[folder / f"{name}.json" for name in names]]
-    steps = {"eval": ([python, str(HERE / "clip_cpu.py"), *arguments], {})}
-    peer = Side(folder, steps, made, scores, stored, may_fail=("eval",))
-    folder.mkdir(parents=True, exist_ok=True)
-    done = run(stock, folder, {}, folder / "stock.log")
-    peer.clean()
-    as_installed = took(done)
-    take_turns(ours, peer, options.repeats)
-    found = {"headwater": summary(ours, data / "images"), "peer": summary(peer, data / "images")}
-    found["peer"]["as_installed"] = as_installed
-    found["headwater"]["killed"] = {
-        "embedding": killed(ours, "embed", blocks_at_least(ours.folder, 0.5, len(rows_of(work))))
-    }
-    found["peer"]["killed"] = {
-        "embedding training images": killed(peer, "eval", lambda text: batches(text) >= 7),
-        "embedding test images": killed(
-            peer, "eval", lambda _: any(features.rglob("targets_val.pt")) and not any(features.rglob("targets_test.pt"))
-        ),
-    }
-    return found
+    made = [folder / "features", *[folder / f"{fold}.json" for fold in folds]]
+    return Side(folder, {"eval": (command, {})}, made, scores, features, may_fail=("eval",))
 
 
 def batches(output: str) -> int:
@@ -475,12 +494,16 @@ def main() -> None:
     parser.add_argument(
         "--eva-steps", type=int, default=1000, help="training steps of eva's head (it publishes 12,500)"
     )
+    parser.add_argument(
+        "--images", type=int, help="use about this many images only, to try the script; with a --work of its own"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures go")
     options = parser.parse_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     environments(work)
-    prepare(work, options.data.resolve())
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"comparisons": {}}
+    prepare(work, options.data.resolve(), options.images)
+    results = json.loads(options.results.read_text()) if options.results.exists() else {"comparisons": {}}
     for name in options.only:
         if name == "none":
             continue
@@ -490,8 +513,9 @@ def main() -> None:
         results["comparisons"][name] = {"machine": where, "repeats": options.repeats, **found}
         results["versions"] = versions(work)
         text = json.dumps(results, indent=1)
-        RESULTS.write_text(text.replace(str(work), "WORK").replace(str(ROOT), ".") + "\n")
-    write_page(results, PAGE)
+        options.results.write_text(text.replace(str(work), "WORK").replace(str(ROOT), ".") + "\n")
+    if options.results == RESULTS:
+        write_page(results, PAGE)
 
 
 if __name__ == "__main__":
