@@ -1,4 +1,4 @@
-"""Write the tables of ``docs/peers.md`` from ``results.json``: every figure of the page stands in one of them."""
+"""Write ``docs/peers.md`` from ``peers.md`` and ``results.json``: each figure of the page stands in one of its tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+TEXT = Path(__file__).parent / "peers.md"
 BLOCK = re.compile(r"<!-- table (\w+) of benchmarks/peers/results\.json -->\n.*?<!-- end of table -->", re.S)
 NAMES = {
     "plain": ("timm and scikit-learn", "script"),
@@ -17,8 +18,8 @@ NAMES = {
 
 
 def write_page(results: Mapping[str, Any], page: Path) -> None:
-    """Write every table of the page again."""
-    page.write_text(filled(page.read_text(), results))
+    """Write the page again."""
+    page.write_text(filled(TEXT.read_text(), results))
 
 
 def filled(text: str, results: Mapping[str, Any]) -> str:
