@@ -1,4 +1,4 @@
-"""Write ``docs/peers.md`` from ``peers.md`` and ``results.json``: each figure of the page stands in one of its tables."""
+"""Write ``docs/peers.md`` from ``peers.md`` and ``results.json``: each figure of it stands in one of its tables."""
 
 from __future__ import annotations
 
