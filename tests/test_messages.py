@@ -164,3 +164,17 @@ def test_advice_to_write_asks_whether_something_is_there(path):
     left = {"embed/adapter.py", "embed/joined.py"}
     text = re.sub(r'"\s*f?"', "", path.read_text())
     assert not re.search(r"Run: headwater [^\n]*--out \{", text) or str(path.relative_to(ROOT)) in left
+
+
+def test_messages_name_pages_that_an_installation_has():
+    """Who installed a wheel has no docs/ folder: shown texts name a page of the documentation, not its file."""
+    lost = []
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        docs = {id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, holders) and ast.get_docstring(n)}
+        docs |= {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                lost += [f"{path.name}: {found}" for found in re.findall(r"\bdocs/\w+\.md\b", node.value)]
+    assert not lost

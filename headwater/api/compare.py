@@ -57,7 +57,7 @@ ALPHA = 0.05
 """The level of Holm's correction above which a difference between two of several runs is not called clear."""
 PROCEDURES = (
     "p corrected t compares two procedures that are trained anew in each fold. The other tests compare fixed models on "
-    "these rows or folds; as tests of procedures their p values are too small (docs/evaluation.md)"
+    "these rows or folds; as tests of procedures their p values are too small (page 'Evaluation' of the documentation)"
 )
 
 
@@ -203,7 +203,7 @@ class Compared(Shown):
         out += ["", *(f"  {line}" for line in aligned(rows))]
         if self.friedman_p is not None:
             p = p_words(self.friedman_p, self.friedman_least_p)
-            out.append(f"no difference between runs, by ranks over folds (Friedman): p {p}")
+            out.append(f"test that no run differs from the others, by ranks over folds (Friedman): p {p}")
         out += ["", *(d.verdict for d in self.differences), *self._subgroup_lines()]
         return [*out, *([""] if self.notes else []), *self.notes]
 
@@ -651,8 +651,10 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[pl.DataFrame]:
     for run, name in zip(runs, names, strict=True):
         for what in ("task", names_key(first.metrics["task"])):
             if not _alike(run.metrics[what], first.metrics[what], first.metrics["task"]):
+                advice = " Fit both with the same --task." if what == "task" else ""
                 raise InputError(
                     f"{names[0]} and {name} have different {what}: {first.metrics[what]} and {run.metrics[what]}."
+                    + advice
                 )
         if run.predictions["id"].is_duplicated().any():
             raise InputError(

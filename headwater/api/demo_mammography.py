@@ -62,7 +62,8 @@ class MammographyDemo(Shown):
         return [
             *out,
             "",
-            f"All results are in {self.out}. docs/mammography.md explains each step. Next steps:",
+            f"All results are in {self.out}. The page 'A mammography study' of the documentation explains each "
+            "step. Next steps:",
             f"  headwater info {self.out}/demo.hw",
             f"  headwater fit-head {self.out}/demo.hw --features texture/image --label density --task ordinal --groups "
             "patient",

@@ -212,12 +212,17 @@ def embed(
 
 
 def fill_as_planned(
-    plan: EmbedPlan, store: str | Path, choice: EncoderChoice, execution: Execution, progress: Progress
+    plan: EmbedPlan,
+    store: str | Path,
+    choice: EncoderChoice,
+    execution: Execution,
+    progress: Progress,
+    kept: bool = True,
 ) -> Embedded:
-    """Carry out a plan: write the samples, then fill each feature set."""
+    """Carry out a plan: write the samples, then fill each feature set; speak of space if it is ``kept``."""
     require_feed(execution.feed, plan.encoder, [of.spec.modality for of in plan.features.values()])
     for features in plan.features.values():
-        if len(features.blocks):
+        if kept and len(features.blocks):
             progress(features.line(plan.part))
     target = Embedded(create_store(store).path, plan.table.n_samples)
     target.not_encoded = dict(plan.not_encoded)

@@ -365,7 +365,7 @@ def _embedded(
         )
         encoder.require_same(run, {modality: plan.features[modality].spec for modality in encoder.specs})
         needed = replace(plan, features={modality: plan.features[modality] for modality in encoder.specs})
-        made = fill_as_planned(needed, place, encoder.choice, execution, say)
+        made = fill_as_planned(needed, place, encoder.choice, execution, say, kept=False)
         if made.n_failed == made.n_samples:
             id, why = next((id, why) for failed in made.failed.values() for id, why in failed.items())
             raise InputError(f"no case can be predicted, since none can be read, such as {id}: {why}.")

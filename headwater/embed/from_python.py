@@ -181,7 +181,10 @@ def _class_in(module: ModuleType, name: str, file: str, spec: str) -> type:
 def _modalities_of(kind: type, spec: str) -> frozenset[Modality]:
     lacking = [call for name, call in METHODS.items() if not callable(getattr(kind, name, None))]
     if lacking:
-        raise EncoderError(f"{spec}: {kind.__name__} has no {' and '.join(lacking)}. See docs/encoders.md.")
+        raise EncoderError(
+            f"{spec}: {kind.__name__} has no {' and '.join(lacking)}. "
+            "See the page 'Your own encoder' of the documentation."
+        )
     given = getattr(kind, "modalities", None)
     allowed = KEY_COLUMNS  # pairs are for decoders only
     if not isinstance(given, (tuple, list, set, frozenset)) or not given or not set(given) <= set(allowed):

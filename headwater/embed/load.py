@@ -154,7 +154,8 @@ def _backend_of(choice: EncoderChoice) -> str:
     if backend not in BACKENDS:
         raise EncoderError(
             f"unknown encoder {spec!r}.{nearest(backend, BACKENDS)} "
-            f"Write BACKEND:NAME, with BACKEND one of {', '.join(BACKENDS)}."
+            "Write a name that headwater encoders lists, or BACKEND:NAME, such as timm:mobilenetv2_100, with BACKEND "
+            f"one of {', '.join(BACKENDS)}."
         )
     if not name:
         raise EncoderError(f"encoder {spec!r} names no model. Write {backend}:NAME.")

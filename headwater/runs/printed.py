@@ -226,7 +226,7 @@ def p_words(p: float | None, least: float | None = None) -> str:
     if p is None or p != p:
         return "–"
     word = "<0.001" if p < 0.001 else f"{p:.3f}"
-    return f"{word} (least {least:.2g})" if least is not None and least > 0.01 else word
+    return f"{word} (least possible {least:.2g})" if least is not None and least > 0.01 else word
 
 
 def decision_lines(metrics: Mapping[str, Any], n_folds: int, main: Sequence[str]) -> list[str]:
@@ -307,10 +307,10 @@ def _threshold_and_set_lines(metrics: Mapping[str, Any], n_folds: int) -> list[s
 
 
 def _calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """Report the calibration of all test rows, with what is right beside it; no lines for older runs."""
+    """Report the calibration of all test rows, with the ideal value beside it; no lines for older runs."""
     if found is None or all(found[name] is None for name in found["intervals"]):
         return []
-    rows = [["", "", _percent(found), "right"]]
+    rows = [["", "", _percent(found), "ideal"]]
     for name, ends in found["intervals"].items():
         best = NEAREST_IS_BEST[name]
         shown = interval_words(*(ends or (None, None)))

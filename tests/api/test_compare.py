@@ -63,6 +63,8 @@ def test_a_real_difference_and_none(runs):
     assert none.p["bootstrap"] > 0.2
     assert real.p_holm > real.p["corrected_t"]
     assert found.friedman_p < 0.1
+    (line,) = [line for line in found.lines() if "Friedman" in line]
+    assert line.startswith("test that no run differs")
 
 
 def test_values_are_those_of_the_runs(runs):
@@ -258,7 +260,7 @@ def test_the_command(runs, command, tmp_path):
     assert done.status == 0
     assert "95 % intervals by resampling groups" in done.out
     assert "bad-label-patient-0 - good-label-patient-0" in done.out
-    assert "(least 0.062)" in done.out
+    assert "(least possible 0.062)" in done.out
     value = json.loads(command("compare", *paths, "--metric", "accuracy", "--json").out)
     assert set(value["differences"][0]["p"]) == {"bootstrap", "corrected_t", "wilcoxon"}
     assert "no McNemar test" in value["notes"][0]
@@ -267,7 +269,7 @@ def test_the_command(runs, command, tmp_path):
 def test_runs_that_cannot_be_compared(runs, two_features):
     """Other samples, labels, tasks and metrics are refused with one line."""
     good = runs("good")
-    with pytest.raises(InputError, match="different task: binary and multiclass"):
+    with pytest.raises(InputError, match=r"different task: binary and multiclass\. Fit both with the same --task"):
         compare([good, runs("good", "kind")])
     with pytest.raises(InputError, match=r"tested different samples \(\d+ and 0"):
         compare([good, runs("good", where="patient < 20")])

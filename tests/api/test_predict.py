@@ -305,6 +305,7 @@ def test_some_files_cannot_be_read(run, gallery, tmp_path):
 def test_command(run, gallery, command, tmp_path):
     done = command("predict", run, "--image", gallery / "images" / "40.png", "--out", tmp_path / "p.csv", "--json")
     assert done.status == 0, done.err
+    assert "to store" not in done.err  # nothing of a new case is kept
     (case,) = json.loads(done.out)["cases"]
     assert set(case["scores"]) == {"high", "low"}
     assert len(case["nearest"]) == 5

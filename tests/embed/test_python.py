@@ -89,7 +89,7 @@ def test_code_and_weights_are_in_the_spec(own, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("def encode", "def embed"), "Mean has no encode(modality, batch). See docs/encoders.md."),
+        (("def encode", "def embed"), "Mean has no encode(modality, batch). See the page 'Your own encoder'"),
         (
             ("modalities =", "kinds ="),
             'Mean.modalities must be ("image",), ("text",) or ("image", "text"), not None.',

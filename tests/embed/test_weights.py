@@ -120,7 +120,7 @@ def test_unknown_names():
     """What was meant is guessed; what is allowed is listed."""
     assert "Did you mean 'timm'?" in error_of(None, "tim:resnet34")
     assert error_of(None, "resnet43").startswith("unknown encoder 'resnet43'. Did you mean resnet34")
-    assert error_of(None, "zzzz").startswith("unknown encoder 'zzzz'. Write BACKEND:NAME")
+    assert error_of(None, "zzzz").startswith("unknown encoder 'zzzz'. Write a name that headwater encoders lists, or")
     assert error_of(None, "timm:") == "encoder 'timm:' names no model. Write timm:NAME."
     assert error_of(None, "timm:resnet43").startswith("timm:resnet43: timm has no such model. Did you mean resnet")
     assert "resnet34.a1_in1k" in error_of(None, "timm:resnet34.a1_in2k")

@@ -393,6 +393,18 @@ def test_a_run_of_an_earlier_version(runs, page, tmp_path):
     assert "39 samples" not in found.text
 
 
+@pytest.mark.parametrize(("high", "said"), [(0.2, True), (0.4, False)])
+def test_a_calibration_error_above_its_interval_is_explained(runs, page, tmp_path, high, said):
+    """Its interval is corrected for the bias of the value, which a reader would take for a mistake."""
+
+    def change(metrics):
+        metrics["mean"]["ece"] = 0.3
+        metrics["intervals"]["ece"] = [0.1, high]
+
+    found = page(copied(runs["text"], tmp_path, change))
+    assert ("ECE is too high in small folds" in found.text) == said
+
+
 def test_several_runs(runs, page):
     """The table of systems, the tests of pairs and their conclusions are those that table and compare return."""
     names = ["picture", "words", "picture and words"]

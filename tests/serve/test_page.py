@@ -201,6 +201,13 @@ def test_a_region_of_the_query(visit, gallery):
     until(page, f"document.querySelector('.case .score span').textContent === '{before}'")
 
 
+def test_no_sentence_is_asked_for_that_the_encoder_cannot_read(visit):
+    visit(features=["texture/image"]).wait_for_selector("#words", state="hidden")
+    page = visit(features=["clip/image"])
+    page.wait_for_selector("#example-list img")
+    assert page.locator("#words").is_visible()
+
+
 def test_words_and_their_weight(visit, paint, tmp_path):
     page = visit(features=["clip/image"])
     page.fill("#text", "rough tissue")

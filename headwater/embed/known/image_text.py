@@ -156,7 +156,8 @@ ENTRIES = (
         weights_file="open_clip_pytorch_model.bin",
         sha256="52cc993c5c5ff962bd0c60931874bc001e7e9b41666a385530f4a036294576be",
         source=f"{HUB}/{BIOMEDCLIP}",
-        trap="Its folder lacks the config.json of its text model: docs/encoders.md says what to add without a network.",
+        trap="Its folder lacks the config.json of its text model: the page 'Encoders' of the documentation says what "
+        "to add.",
     ),
     Known(
         name="medsiglip",

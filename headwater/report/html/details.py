@@ -69,6 +69,10 @@ def calibration(one: Subject) -> Html | None:
     if not rows:
         return None
     out = [table(["", "value", f"{level} interval", "ideal"], rows)]
+    value, high = metrics["mean"].get("ece"), ends(metrics, "ece")[1]
+    if value is not None and high is not None and value > high:
+        hint = "ECE is too high in small folds. Its interval is corrected for this, so the value may lie above it."
+        out.append(tag("p", hint, class_="hint"))
     if "calibration" in metrics:
         found = metrics["calibration"]
         before = [

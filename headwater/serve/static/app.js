@@ -127,7 +127,7 @@ function drawQuery() {
   $("refine").hidden = !more.length && !less.length;
   $("refine-text").textContent = [more.length ? `more like ${more.length}` : "", less.length ? `less like ${less.length}` : ""].filter(Boolean).join(", ");
   const takes = state.info.features[state.features].text;
-  $("text").placeholder = takes ? "describe what to look for" : "this encoder reads no sentences";
+  $("words").hidden = !takes && !state.query.text;  // words typed for another encoder stay, to be removed
   $("features").value = state.features;
   $("one-per").checked = state.onePer;
   $("not-own").checked = state.notOwn;
