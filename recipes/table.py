@@ -98,13 +98,13 @@ def tables(found: list[Result]) -> str:
             "",
             "What differs from the papers:",
             "",
-            "| system | run on | models | differs | seconds |",
-            "|---|---|---|---|---|",
+            "| system | run on | models | differs |",
+            "|---|---|---|---|",
         ]
         for result in here:
             says = "; ".join(f"**{name}**: {words}" for name, words in result.differs.items() if words)
             models = "<br>".join(f"`{name}`" for name in result.encoders)
-            lines.append(f"| {_link(result)} | {result.data} | {models} | {says} | {result.seconds:.0f} |")
+            lines.append(f"| {_link(result)} | {result.data} | {models} | {says} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
