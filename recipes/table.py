@@ -54,8 +54,8 @@ def studies(found: list[Result]) -> str:
         lines = [
             f"### {STUDIES[result.system]}: {result.data}",
             "",
-            f"{result.n_samples:,} images, {result.n_groups or 'no'} groups; encoder {', '.join(result.encoders)}; "
-            f'{result.seconds:.0f} s on two cores. <a href="_static/reports/{name}.html">Report</a>, '
+            f"{result.n_samples:,} images, {result.n_groups or 'no'} groups; encoder {', '.join(result.encoders)}. "
+            f'<a href="_static/reports/{name}.html">Report</a>, '
             f"[script](../{result.recipe}), [result](../recipes/results/{name}.json):",
             "",
             "```text",
