@@ -44,8 +44,23 @@ def test_every_system_has_a_recipe_and_a_result(table):
 
 
 def test_the_docs_show_what_recipes_measured(table):
-    page = table.PAGE.read_text()
+    page, studies = table.PAGE.read_text(), table.STUDIES_PAGE.read_text()
     assert page == table.page_with(table.tables(table.results()), page), "run: python recipes/table.py"
+    assert studies == table.page_with(table.studies(table.study_results()), studies), "run: python recipes/table.py"
+
+
+def test_every_study_has_its_script_and_report(table):
+    """Each study was run on real data, and its whole report is part of the site."""
+    found = table.study_results()
+    assert {result.system for result in found} == set(table.STUDIES)
+    for result in found:
+        assert (ROOT / result.recipe).is_file()
+        assert result.mode == "data"
+        assert result.conclusions
+        report = ROOT / f"docs/_static/reports/study_{result.system}-{result.data}.html"
+        text = report.read_text()
+        assert "<img" not in text, "pictures of cases are not ours to publish"
+        assert f"{result.rows[0].own.value:.3f}" in text
 
 
 def test_a_figure_without_its_file_is_found(table):
