@@ -49,9 +49,9 @@ def docs(out: str | Path | None = None) -> Documentation:
     InputError
         When this headwater has no documentation in it, or the folder holds something else.
     """
+    given = None if out is None else require_writable(out)
     archive = archive_here()
-    given = out is not None
-    folder = require_writable(out if out is not None else Path(cache_folder()) / "docs" / top_of(archive))
+    folder = given or require_writable(Path(cache_folder()) / "docs" / top_of(archive))
     if given and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
         raise InputError(f"--out {folder} holds something else. Give a folder that does not exist yet.")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def wheelhouse(
     """
     say = progress_to(progress)
     folder = require_writable(out)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / SUMS).is_file()):
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not _is_wheelhouse(folder)):
         raise InputError(f"--out {folder} holds something else. Give a folder that does not exist yet.")
     target = target_of(python, glibc, machine)
     chosen = tuple(dict.fromkeys(as_tuple(extras)))
@@ -131,6 +132,14 @@ def wheelhouse(
             shutil.rmtree(folder)
         beside.replace(folder)
     return Wheelhouse(folder, target, chosen, {wheel.name: wheel.version for wheel in wheels}, n_bytes, docs)
+
+
+def _is_wheelhouse(folder: Path) -> bool:
+    """Whether a folder holds what a wheelhouse does, and nothing else: it is deleted when it is written again."""
+    names = {path.name for path in folder.iterdir()}
+    parts = {WHEELS, REQUIREMENTS, INSTALL, SUMS}
+    others = {name for name in names - parts if not fnmatch(name, "headwater-docs-*.zip")}
+    return parts <= names and not others and all(path.suffix == ".whl" for path in (folder / WHEELS).iterdir())
 
 
 def _docs(folder: Path) -> str | None:

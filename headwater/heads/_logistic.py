@@ -321,7 +321,9 @@ def solve_all(
     """
     step = max(1, max_columns // problems.n_outputs)
     starts = range(0, len(problems.C), step)
-    ends = [_solve_part(rows, _some(problems, slice(start, start + step)), build, tol, max_iter) for start in starts]
+    # Some matrix libraries raise this flag for finite numbers, by what stands beside small arrays in memory.
+    with np.errstate(invalid="ignore"):
+        ends = [_solve_part(rows, _some(problems, slice(at, at + step)), build, tol, max_iter) for at in starts]
     return Minimum(
         theta=np.concatenate([to_numpy(end.theta).astype(np.float64) for end in ends]),
         value=np.concatenate([to_numpy(end.value) for end in ends]),

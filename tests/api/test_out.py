@@ -64,6 +64,8 @@ VERBS = {
     "text": lambda store, run, out: api.text("gone.csv", template="gone.toml", out=out),
     "manifest": lambda store, run, out: api.manifest("folder", "gone", out=out),
     "tiles": lambda store, run, out: api.tiles("gone.svs", out),
+    "wheelhouse": lambda store, run, out: api.wheelhouse(out, extras="gone"),
+    "docs": lambda store, run, out: api.docs(out),
     "export": lambda store, run, out: api.export_features(store, out, features="gone/image"),
 }
 

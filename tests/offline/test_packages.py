@@ -151,8 +151,12 @@ def test_an_earlier_wheelhouse_is_replaced_and_nothing_else(tiny, tmp_path):
     (tmp_path / "house" / "wheels" / "old-1.0-py3-none-any.whl").touch()
     wheelhouse(tmp_path / "house")
     assert not (tmp_path / "house" / "wheels" / "old-1.0-py3-none-any.whl").exists()
+    (tmp_path / "house" / "wheels" / "notes.txt").touch()
+    with pytest.raises(InputError, match="holds something else"):
+        wheelhouse(tmp_path / "house")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "mine" / "SHA256SUMS").touch()  # as beside a system image that was downloaded
     with pytest.raises(InputError, match="holds something else"):
         wheelhouse(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
