@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from headwater.evaluate.bootstrap import FoldScores
 from headwater.evaluate.measured import METRICS
 from headwater.evaluate.paired import Paired
 from headwater.evaluate.statistics import corrected_t, corrected_t_interval, holm
+from headwater.runs.run import Run
 
 N = 120
 
@@ -109,6 +111,38 @@ def test_groups_that_one_run_knows_are_drawn_for_all(runs, tmp_path):
     plain = compare([known, runs("bad")])
     assert plain.differences[0].divided is None
     assert not [note for note in plain.notes if "both sides" in note]
+
+
+@pytest.mark.parametrize("known", [(True, True), (True, False), (False, True)])
+def test_equal_models_seldom_differ_if_any_run_knows_the_patients(known):
+    """Two equally good models, whose scores are alike within a patient: 5 % of intervals exclude 0, not a quarter."""
+    rng = np.random.default_rng(1)
+    patient = np.repeat(np.arange(40), 5)
+
+    def model(name, label, has_groups):
+        score = (label - 0.5) + rng.standard_normal(40)[patient] + 0.3 * rng.standard_normal(200)
+        share = 1 / (1 + np.exp(-score))
+        table = pl.DataFrame(
+            {
+                "id": [str(i) for i in range(200)],
+                "fold": np.zeros(200, int),
+                "label": label.astype(str),
+                "predicted": (score > 0).astype(int).astype(str),
+                "score_0": 1 - share,
+                "score_1": share,
+                **({"group": patient.astype(str)} if has_groups else {}),
+            }
+        )
+        metrics = {"task": "binary", "classes": ["0", "1"], "folds": [{}], "mean": {"accuracy": 0.5}, "std": {}}
+        return Run(Path(name), {"label": ["y"]}, metrics, table, None)
+
+    wrong = 0
+    for _ in range(200):
+        label = rng.integers(0, 2, 40)[patient]
+        both = [model(name, label, has) for name, has in zip("ab", known, strict=True)]
+        [found] = compare(both, metric="accuracy", n_draws=400).differences
+        wrong += not found.low <= 0 <= found.high
+    assert 0.01 <= wrong / 200 <= 0.11
 
 
 def test_groups_of_different_columns_are_joined(runs):
